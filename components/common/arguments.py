@@ -1,0 +1,223 @@
+"""Arguments as frozen dataclasses: one place for a name, its type, default, bounds and description.
+
+A step's arguments are a frozen dataclass whose fields are made with ``argument``. From that one
+source come the component's inputs, the pipeline's inputs, the step's command line, the options of
+``imgpipe run`` and the documentation. ``check_fields`` in ``__post_init__`` refuses a bad value
+before any work is done.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from components.common.errors import InvalidArgumentError
+
+Arguments = TypeVar("Arguments")
+
+
+def argument(
+    default: Any,
+    description: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """Declares a field of an arguments dataclass.
+
+    Args:
+        default: The default value; its type (int, float, str, bool) is the argument's type.
+        description: What a person filling in a form needs to know; one to three sentences.
+        minimum: Smallest value allowed.
+        above: The value must be greater than this.
+        maximum: Largest value allowed.
+        below: The value must be less than this.
+        choices: The strings that are allowed.
+    """
+    bounds = {
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "below": below,
+        "choices": tuple(choices) if choices is not None else None,
+    }
+    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+
+def description_of(field: "dataclasses.Field[Any]") -> str:
+    """Returns the field's description with what is allowed, as the form and ``--help`` show it."""
+    text = str(field.metadata["description"])
+    allowed = _allowed(field)
+    return f"{text} Allowed: {allowed}." if allowed else text
+
+
+def check_fields(arguments: Any) -> None:
+    """Checks and converts every field of an arguments dataclass; called from ``__post_init__``.
+
+    A whole float is taken for an int (tuning services hand integers back as floats), an int for a
+    float; nothing else is converted.
+
+    Raises:
+        InvalidArgumentError: naming every argument that is wrong, its value and what is allowed.
+    """
+    problems = []
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        try:
+            converted = _converted(value, type(field.default))
+        except (ValueError, OverflowError):
+            kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+            problems.append(f"{field.name}={value!r}: must be {kind[type(field.default)]}")
+            continue
+        # object.__setattr__ is the documented way to convert in __post_init__ of a frozen dataclass.
+        object.__setattr__(arguments, field.name, converted)
+        if not _is_allowed(field, converted):
+            problems.append(f"{field.name}={value!r}: allowed is {_allowed(field)}")
+    if problems:
+        raise InvalidArgumentError(
+            "; ".join(problems), remedy="correct the value, or leave the argument out to use its default"
+        )
+
+
+def flat_fields(arguments_classes: Iterable[type[Any]]) -> dict[str, "dataclasses.Field[Any]"]:
+    """Returns the fields of several arguments dataclasses by name.
+
+    A field that several of them have is one input: it must read the same everywhere.
+
+    Raises:
+        ValueError: if two fields of one name differ in default, bounds or description.
+    """
+    fields: dict[str, dataclasses.Field[Any]] = {}
+    for arguments_class in arguments_classes:
+        for field in dataclasses.fields(arguments_class):
+            known = fields.setdefault(field.name, field)
+            if (known.default, dict(known.metadata)) != (field.default, dict(field.metadata)):
+                raise ValueError(f"{field.name} is declared in two ways: move it to shared_arguments.py")
+    return fields
+
+
+def from_values(arguments_class: type[Arguments], values: Mapping[str, Any]) -> Arguments:
+    """Builds an arguments dataclass from those entries of ``values`` that are its fields."""
+    names = {field.name for field in dataclasses.fields(arguments_class)}  # type: ignore[arg-type]
+    return arguments_class(**{name: value for name, value in values.items() if name in names})
+
+
+def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[Any]]) -> dict[str, Any]:
+    """Parses ``--name=value`` and ``--name value`` for the fields of the given dataclasses.
+
+    Hyphens and underscores in a name mean the same, as in the original algorithm (``--job-dir``,
+    ``--job_dir``). A boolean may stand without a value.
+
+    Returns:
+        The values that were given, by field name, converted to the fields' types.
+
+    Raises:
+        InvalidArgumentError: for a word that is no flag, an unknown or repeated flag (the nearest
+            known one is named), a missing value, or a value of the wrong type.
+    """
+    fields = {field.name: field for cls in arguments_classes for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if not word.startswith("--"):
+            raise InvalidArgumentError(
+                f"{word!r} is not a flag", remedy="write every argument as --name=value"
+            )
+        flag, equals, text = word[2:].partition("=")
+        name = flag.replace("-", "_")
+        if name not in fields:
+            raise InvalidArgumentError(
+                f"there is no argument --{flag}", remedy=nearest_name(name, fields, prefix="--")
+            )
+        if name in values:
+            raise InvalidArgumentError(f"--{flag} is given twice", remedy="leave one of the two out")
+        if not equals:
+            if isinstance(fields[name].default, bool) and (not remaining or remaining[0].startswith("--")):
+                text = "true"
+            elif remaining and not remaining[0].startswith("--"):
+                text = remaining.pop(0)
+            else:
+                raise InvalidArgumentError(f"--{flag} has no value", remedy=f"write --{flag}=value")
+        values[name] = parse_text(fields[name], text)
+    return values
+
+
+def parse_text(field: "dataclasses.Field[Any]", text: str) -> Any:
+    """Converts a word of a command line to the field's type.
+
+    Raises:
+        InvalidArgumentError: if the text does not say a value of that type.
+    """
+    kind: Any = type(field.default)
+    try:
+        if kind is int and re.fullmatch(r"[+-]?\d+\.0*", text):
+            # Tuning services write whole numbers as 32.0.
+            text = text.partition(".")[0]
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
+        return kind(text)
+    except (KeyError, ValueError):
+        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise InvalidArgumentError(
+            f"--{field.name}={text}: must be {names[kind]}", remedy=description_of(field)
+        ) from None
+
+
+def nearest_name(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Returns a remedy that names what was probably meant, or else everything that is known."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(prefix + word for word in near) + "?"
+    return "known are " + ", ".join(prefix + word for word in known)
+
+
+def _converted(value: Any, kind: type) -> Any:
+    if isinstance(value, bool):
+        if kind is not bool:
+            raise ValueError
+        return value
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, kind):
+        raise ValueError
+    return value
+
+
+def _is_allowed(field: "dataclasses.Field[Any]", value: Any) -> bool:
+    rules = field.metadata
+    if rules["choices"] is not None:
+        return value in rules["choices"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (rules["minimum"] is None or value >= rules["minimum"])
+        and (rules["above"] is None or value > rules["above"])
+        and (rules["maximum"] is None or value <= rules["maximum"])
+        and (rules["below"] is None or value < rules["below"])
+    )
+
+
+def _allowed(field: "dataclasses.Field[Any]") -> str:
+    rules = field.metadata
+    if rules["choices"] is not None:
+        return ", ".join(choice or "''" for choice in rules["choices"])
+    words = {"minimum": "at least", "above": "greater than", "maximum": "at most", "below": "less than"}
+    given = [f"{word} {_number(rules[rule])}" for rule, word in words.items() if rules[rule] is not None]
+    if not given and isinstance(field.default, float):
+        return "finite numbers"
+    return " and ".join(given)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"

@@ -1,0 +1,141 @@
+"""The dataset manifest: a small JSON file that says what the shards beside it hold."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common.errors import InvalidDataError, MissingInputError
+from components.common.storage import written_whole
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+TRAIN = "train"
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One TFRecord file.
+
+    Attributes:
+        path: Relative to the manifest, or absolute for files that a user keeps elsewhere.
+        examples: How many records it has.
+        bytes: Its size.
+        sha256: Of the whole file, in hexadecimal.
+    """
+
+    path: str
+    examples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of one split, and how many images each label has, in the order of the labels."""
+
+    shards: tuple[Shard, ...]
+    images_per_label: tuple[int, ...]
+
+    @property
+    def examples(self) -> int:
+        """The number of images in the split."""
+        return sum(shard.examples for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a Dataset artifact holds.
+
+    Attributes:
+        labels: Names; ``labels[i]`` is label i+1 on disk and class i of the model.
+        splits: By name: ``train``, ``validation``.
+        made_by: How it was made: a JSON object of counts and settings, without times or host names,
+            so that the same inputs give the same manifest. Its key ``source`` describes the input,
+            ``reencoded`` lists the images whose bytes had to be changed: path and reason.
+    """
+
+    labels: tuple[str, ...]
+    splits: dict[str, Split]
+    made_by: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """Returns a SHA-256 that is equal for equal images, labels and order, wherever they lie."""
+        content = {
+            "labels": self.labels,
+            "shards": {
+                name: [shard.sha256 for shard in split.shards] for name, split in sorted(self.splits.items())
+            },
+        }
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json``, whole or not at all; equal manifests give equal bytes."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    # A file name that is not UTF-8 is a string with lone surrogates: as a backslash and the number it is
+    # valid JSON, and reads back as the same string.
+    with written_whole(folder / MANIFEST_NAME) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads ``manifest.json``.
+
+    Raises:
+        MissingInputError: if there is none.
+        InvalidDataError: if it is of another format version or not of this form.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read the dataset manifest {str(path)!r}: {error.strerror}",
+            remedy="give the folder that the convert step wrote",
+        ) from None
+    except ValueError:
+        raise InvalidDataError("the dataset manifest is not JSON", where=str(path), remedy=_AGAIN) from None
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise InvalidDataError(
+            f"the dataset manifest is not of format version {FORMAT_VERSION}", where=str(path), remedy=_AGAIN
+        )
+    try:
+        return Manifest(
+            labels=tuple(content["labels"]),
+            splits={
+                name: Split(
+                    shards=tuple(Shard(**shard) for shard in split["shards"]),
+                    images_per_label=tuple(split["images_per_label"]),
+                )
+                for name, split in content["splits"].items()
+            },
+            made_by=content["made_by"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidDataError(
+            f"the dataset manifest lacks a part: {error}", where=str(path), remedy=_AGAIN
+        ) from None
+
+
+def shard_paths(folder: Path, split: Split) -> list[Path]:
+    """Returns where the split's shards lie, in order; ``folder`` is where the manifest lies."""
+    return [folder / shard.path for shard in split.shards]
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_AGAIN = "run the convert step again"

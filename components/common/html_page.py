@@ -1,0 +1,295 @@
+"""HTML pages that stand alone: no link, script or font from anywhere, readable offline and on paper.
+
+A page is a Jinja2 template that extends ``page.html`` and imports ``macros.html``, both beside this
+module. Whatever a template prints is escaped: labels and file names come from users. The functions
+here do the arithmetic of a drawing; the macros of the same names draw it.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+THUMBNAIL_PIXELS = 96
+# What stands for a number that does not exist.
+DASH = "\N{EN DASH}"
+_THUMBNAIL_QUALITY = 80
+# The drawing's own units: a browser scales it to the width of the page.
+_CHART_WIDTH, _CHART_HEIGHT = 520.0, 270.0
+# Values that differ by less, of their size, are drawn as equal.
+_NARROWEST = 1e-6
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 58.0, 14.0, 12.0, 42.0
+
+
+def render(template_name: str, package: str, **values: Any) -> str:
+    """Renders a page.
+
+    Args:
+        template_name: A file in the package's ``templates`` folder.
+        package: The dotted name of the step's package, e.g. ``components.validate``.
+        **values: What the template prints; a name that it prints and that is not given is an error.
+
+    Returns:
+        The whole page, with everything printed escaped.
+    """
+    return _environment(package).get_template(template_name).render(**values)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture with lines of text below it.
+
+    Attributes:
+        source: A data URI; empty shows a box that says that the picture cannot be shown.
+        captions: One line each.
+        title: Shown when the pointer rests on the picture.
+    """
+
+    source: str
+    captions: tuple[str, ...] = ()
+    title: str = ""
+
+
+def thumbnail_source(encoded: bytes, *, pixels: int = THUMBNAIL_PIXELS) -> str:
+    """Returns a JPEG data URI of an image file whose longer side is at most ``pixels``.
+
+    The pixels are shown as they are stored, as the model sees them: EXIF orientation is not applied.
+    Returns an empty string for an image that cannot be read: a page is worth having without it.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough.
+            image.draft("RGB", (pixels, pixels))
+            small = _as_rgb(image)
+        small.thumbnail((pixels, pixels))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
+    except Exception:  # Pillow raises about a dozen classes for a damaged file, and not all are documented.
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart.
+
+    Attributes:
+        name: For the legend.
+        points: (x, y), in the order in which they are joined; those that are not finite are left out.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where, in the drawing's units, and what it says."""
+
+    position: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series in the drawing's units; ``number`` chooses its colour."""
+
+    number: int
+    name: str
+    path: str
+    dots: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """A line chart, ready to draw; all positions are in the drawing's units."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_name: str
+    y_name: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    marker: Tick | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no point to draw."""
+        return not any(line.dots for line in self.lines)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    y_name: str,
+    marker: tuple[float, str] | None = None,
+    y_maximum: float | None = None,
+) -> LineChart:
+    """Lays out a line chart.
+
+    Args:
+        series: The lines; one without a finite point is left out.
+        x_name: Name of the horizontal axis.
+        y_name: Name of the vertical axis.
+        marker: An x and a text: a vertical line there.
+        y_maximum: The largest y there can be, e.g. 1 for an accuracy: the axis does not go beyond it.
+    """
+    drawn = [
+        (one.name, [(float(x), float(y)) for x, y in one.points if math.isfinite(x) and math.isfinite(y)])
+        for one in series
+    ]
+    drawn = [(name, points) for name, points in drawn if points]
+    xs = [x for _, points in drawn for x, _ in points] or [0.0, 1.0]
+    ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
+    if marker is not None:
+        xs.append(marker[0])
+    x_low, x_high = _widened(min(xs), max(xs))
+    y_values = _tick_values(*_widened(min(ys), max(ys)), outside=True)
+    if y_maximum is not None and max(ys) <= y_maximum:
+        y_values = [value for value in y_values if value <= y_maximum + 1e-9]
+        if y_values[-1] < max(ys):
+            y_values.append(y_maximum)
+    y_low, y_high = y_values[0], y_values[-1]
+    left, right = _MARGIN_LEFT, _CHART_WIDTH - _MARGIN_RIGHT
+    top, bottom = _MARGIN_TOP, _CHART_HEIGHT - _MARGIN_BOTTOM
+
+    def place_x(x: float) -> float:
+        return round(left + (x - x_low) / (x_high - x_low) * (right - left), 2)
+
+    def place_y(y: float) -> float:
+        return round(bottom - (y - y_low) / (y_high - y_low) * (bottom - top), 2)
+
+    lines = tuple(
+        Line(
+            number=number,
+            name=name,
+            path=" ".join(f"{place_x(x)},{place_y(y)}" for x, y in points),
+            dots=tuple((place_x(x), place_y(y), f"{name}: {y:.4g} at {x:g}") for x, y in points),
+        )
+        for number, (name, points) in enumerate(drawn)
+    )
+    return LineChart(
+        width=_CHART_WIDTH,
+        height=_CHART_HEIGHT,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        x_name=x_name,
+        y_name=y_name,
+        x_ticks=tuple(
+            Tick(place_x(value), f"{value:g}" if abs(value) < 1e4 else f"{value:,.0f}")
+            for value in _tick_values(x_low, x_high, outside=False)
+        ),
+        y_ticks=tuple(Tick(place_y(value), f"{value:.6g}") for value in y_values),
+        lines=lines,
+        marker=Tick(place_x(marker[0]), marker[1]) if marker is not None else None,
+    )
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """A cell of a heat table; ``share`` is its part of the row's sum, 0..1."""
+
+    count: int
+    share: float
+    diagonal: bool
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """A confusion matrix, ready to draw: a row for each true class, a column for each predicted one."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[HeatCell, ...], ...]
+
+
+def heat_table(names: Sequence[str], counts: Sequence[Sequence[int]]) -> HeatTable:
+    """Lays out a confusion matrix.
+
+    Args:
+        names: Of the N classes.
+        counts: N rows of N numbers: ``counts[true][predicted]``.
+    """
+    return HeatTable(
+        names=tuple(names),
+        rows=tuple(
+            tuple(
+                HeatCell(
+                    count=int(count),
+                    share=count / total if (total := sum(row)) else 0.0,
+                    diagonal=row_number == column_number,
+                )
+                for column_number, count in enumerate(row)
+            )
+            for row_number, row in enumerate(counts)
+        ),
+    )
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns ``0.1234`` as ``12.3 %`` (with a space that does not break), None as a dash."""
+    return DASH if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Returns a number with ``digits`` decimals, None as a dash."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+@cache
+def _environment(package: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(package), jinja2.PackageLoader("components.common")]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["decimal"] = decimal
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        # Alpha is dropped, not composited: so does the decoder that training uses.
+        return image.convert("RGBA").convert("RGB")
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256).convert("RGB")
+    return image.convert("RGB")
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """Returns a range that has a width worth an axis."""
+    size = max(abs(low), abs(high))
+    if high - low > _NARROWEST * max(size, 1.0):
+        return low, high
+    room = 0.1 * size if size > _NARROWEST else 1.0
+    return low - room, high + room
+
+
+def _tick_values(low: float, high: float, *, outside: bool) -> list[float]:
+    """Returns 4 to 8 round values; from just below ``low`` to just above ``high`` if ``outside``."""
+    power = 10 ** math.floor(math.log10((high - low) / 4))
+    step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= 6)
+    # A little tolerance: 0.30000000000000004 is 0.3 to a reader.
+    first, last = low / step, high / step
+    start = math.floor(first + 1e-9) if outside else math.ceil(first - 1e-9)
+    stop = math.ceil(last - 1e-9) if outside else math.floor(last + 1e-9)
+    return [round(number * step, 12) + 0.0 for number in range(start, stop + 1)]

@@ -1,0 +1,38 @@
+"""From an image file's bytes to pixels, inside the TensorFlow graph.
+
+Training, evaluation and the served model all call ``decode_image``, so that a model is served the
+very pixels that it was trained and evaluated on.
+"""
+
+from typing import Any
+
+from components.common.quiet_tensorflow import tf
+
+_JPEG_START = b"\xff\xd8\xff"
+
+
+def decode_image(encoded: Any, image_size: int) -> Any:
+    """Decodes one image and scales it to a square.
+
+    The whole picture is kept: a picture that is not square is stretched, nothing is cut off. Scaling is
+    bilinear without antialiasing, JPEG's transform the accurate one, whose pixels are Pillow's; both are
+    the same everywhere.
+
+    Args:
+        encoded: A scalar string tensor: the bytes of a JPEG, PNG, GIF (first frame) or BMP file.
+        image_size: The square's side in pixels.
+
+    Returns:
+        uint8 [image_size, image_size, 3], red, green, blue.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
+    """
+    pixels = tf.cond(
+        tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    pixels.set_shape([None, None, 3])
+    scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
+    return tf.saturate_cast(tf.round(scaled), tf.uint8)

@@ -1,0 +1,126 @@
+"""One JSON object a line on stdout: what a person greps, Cloud Logging parses and `imgpipe` draws.
+
+The keys ``severity``, ``message`` and ``time`` are those that Google Cloud Logging understands in
+a container's output; ``event`` says what kind of line it is.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> None:
+    """Writes one structured line to stdout.
+
+    Args:
+        event: The kind of line, e.g. ``progress``; constant, so that it can be searched for.
+        message: The line for a person.
+        severity: INFO, WARNING or ERROR.
+        **fields: JSON values; a NaN or an infinity becomes null, which JSON has no word for.
+    """
+    line = {
+        "severity": severity,
+        "event": event,
+        "message": message,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **{name: _finite(value) for name, value in fields.items()},
+    }
+    # One write call a line: lines of several threads do not mix.
+    # A file name that is not UTF-8 would otherwise make the line unprintable.
+    text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def log_result(step: str, message: str, **fields: Any) -> None:
+    """Writes what a step came to, in the line that `imgpipe run` shows beside the step's name.
+
+    Args:
+        step: The pipeline step.
+        message: A short line without the step's name, e.g. ``top-1 accuracy 0.9861 on 360 images``.
+        **fields: JSON values.
+    """
+    log_event("step_result", f"{step}: {message}", step=step, result=message, **fields)
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Returns the object that ``log_event`` wrote, or None for any other line of output."""
+    line = line.strip()
+    if not line.startswith('{"severity"'):
+        return None
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+class Progress:
+    """Reports how far long work has come, without flooding a log.
+
+    At most one line a second, and at most one line for each percent of the time that has passed:
+    quick work shows life at once, and ten hours of training make about a thousand lines.
+
+    Args:
+        step: The pipeline step that works.
+        total: The amount of work, in ``unit``; 0 when unknown.
+        unit: What is counted, in the plural: images, examples, steps.
+    """
+
+    def __init__(self, step: str, total: int, unit: str) -> None:
+        self._step = step
+        self._total = total
+        self._unit = unit
+        self._started = self._last = time.monotonic()
+
+    def update(self, done: int, **fields: Any) -> None:
+        """Writes a ``progress`` line if one is due; ``fields`` go with it."""
+        now = time.monotonic()
+        if now - self._last < max(1.0, 0.01 * (now - self._started)):
+            return
+        self._last = now
+        seconds = now - self._started
+        rate = done / seconds if seconds > 0 else 0.0
+        of_total = f" of {self._total:,}" if self._total else ""
+        log_event(
+            "progress",
+            f"{self._step}: {done:,}{of_total} {self._unit}, {rate:,.1f} a second",
+            step=self._step,
+            done=done,
+            total=self._total,
+            unit=self._unit,
+            per_second=round(rate, 3),
+            **fields,
+        )
+
+
+def with_progress(items: Sequence[Item], step: str, unit: str) -> Iterator[Item]:
+    """Yields the items, reporting how many are done."""
+    progress = Progress(step, len(items), unit)
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress.update(done)
+
+
+@contextmanager
+def timed(event: str, message: str, **fields: Any) -> Iterator[None]:
+    """Logs ``event`` with the seconds that the block took, if it ended well."""
+    started = time.monotonic()
+    yield
+    log_event(event, message, seconds=round(time.monotonic() - started, 3), **fields)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,214 @@
+"""The tf.Example contract: which features a record has, and the one place that knows labels start at 1.
+
+On disk a label is 1..N (Google's built-in algorithm wanted it so), in the model a class is 0..N-1.
+``label_to_class`` and ``class_to_label`` are the only code that shifts.
+"""
+
+from dataclasses import dataclass
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from components.common.errors import InvalidDataError
+
+IMAGE_ENCODED = "image/encoded"
+CLASS_LABEL = "image/class/label"
+CLASS_TEXT = "image/class/synset"
+FILENAME = "image/filename"
+# The value that Google's converter wrote for every image.
+COLORSPACE = b"RGB"
+CHANNELS = 3
+
+_REQUIRED_REMEDY = (
+    f"a record needs {IMAGE_ENCODED} (one bytes value: the image file) and {CLASS_LABEL} (one int64, 1..N)"
+)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One labelled image as it is stored.
+
+    Attributes:
+        encoded: The image file's bytes: JPEG, PNG, GIF, BMP or WebP.
+        label: 1..N, as on disk.
+        text: The label's name; empty when the record does not say.
+        filename: Where the image came from; empty when the record does not say.
+        format: ``JPEG``, ``PNG``, ...; empty when the record does not say.
+        height: In pixels; 0 when the record does not say.
+        width: In pixels; 0 when the record does not say.
+    """
+
+    encoded: bytes
+    label: int
+    text: str = ""
+    filename: str = ""
+    format: str = ""
+    height: int = 0
+    width: int = 0
+
+
+def label_to_class(label: int) -> int:
+    """Returns the model's class, 0..N-1, of a label on disk, 1..N."""
+    return label - 1
+
+
+def class_to_label(class_index: int) -> int:
+    """Returns the label on disk, 1..N, of the model's class, 0..N-1."""
+    return class_index + 1
+
+
+def encode_example(record: ImageRecord) -> bytes:
+    """Serializes a record as a tf.Example with the features of Google's converter.
+
+    Equal records give equal bytes: map entries are written in the order of their keys.
+    """
+    example = _Example()
+    feature = example.features.feature
+    feature[IMAGE_ENCODED].bytes_list.value.append(record.encoded)
+    feature[CLASS_LABEL].int64_list.value.append(record.label)
+    feature[CLASS_TEXT].bytes_list.value.append(record.text.encode())
+    feature[FILENAME].bytes_list.value.append(record.filename.encode("utf-8", "surrogateescape"))
+    feature["image/format"].bytes_list.value.append(record.format.encode())
+    feature["image/height"].int64_list.value.append(record.height)
+    feature["image/width"].int64_list.value.append(record.width)
+    feature["image/channels"].int64_list.value.append(CHANNELS)
+    feature["image/colorspace"].bytes_list.value.append(COLORSPACE)
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def decode_example(data: bytes, *, where: str) -> ImageRecord:
+    """Parses a tf.Example that anybody wrote; only the image and the label are required.
+
+    Args:
+        data: The serialized tf.Example.
+        where: File and record, for the error message.
+
+    Raises:
+        InvalidDataError: if it is no tf.Example, or a required feature is missing, of another type,
+            or has not exactly one value.
+    """
+    example = _Example()
+    try:
+        example.ParseFromString(data)
+    except DecodeError:
+        raise InvalidDataError(
+            "the record is not a tf.Example", where=where, remedy=_REQUIRED_REMEDY
+        ) from None
+    feature = example.features.feature
+
+    def single(name: str, kind: str) -> bytes | int | None:
+        if name not in feature:
+            return None
+        found = feature[name].WhichOneof("kind")
+        values = getattr(feature[name], kind).value
+        if found != kind or len(values) != 1:
+            count = len(getattr(feature[name], found).value) if found else 0
+            raise InvalidDataError(
+                f"feature {name!r} has {count} value(s) of type {found or 'none'}, not one of type {kind}",
+                where=where,
+                remedy=_REQUIRED_REMEDY,
+            )
+        value: bytes | int = values[0]
+        return value
+
+    def text_of(name: str) -> str:
+        try:
+            value = single(name, "bytes_list")
+        except InvalidDataError:
+            return ""
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+    def number_of(name: str) -> int:
+        try:
+            value = single(name, "int64_list")
+        except InvalidDataError:
+            return 0
+        return value if isinstance(value, int) else 0
+
+    encoded = single(IMAGE_ENCODED, "bytes_list")
+    label = single(CLASS_LABEL, "int64_list")
+    for name, value in ((IMAGE_ENCODED, encoded), (CLASS_LABEL, label)):
+        if value is None:
+            present = ", ".join(sorted(feature)) or "none at all"
+            raise InvalidDataError(
+                f"feature {name!r} is missing; the record has: {present}",
+                where=where,
+                remedy=_REQUIRED_REMEDY,
+            )
+    assert isinstance(encoded, bytes)  # noqa: S101 - tells the type checker what single() made sure of
+    assert isinstance(label, int)  # noqa: S101
+    return ImageRecord(
+        encoded=encoded,
+        label=label,
+        text=text_of(CLASS_TEXT),
+        filename=text_of(FILENAME),
+        format=text_of("image/format"),
+        height=number_of("image/height"),
+        width=number_of("image/width"),
+    )
+
+
+def _example_class() -> type:
+    """Builds the message class of tensorflow/core/example/{example,feature}.proto.
+
+    In a descriptor pool of its own, because TensorFlow registers the same names in the default one
+    when it is imported into the same process.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
+    scalar = descriptor_pb2.FieldDescriptorProto
+
+    def add_list(name: str, kind: int) -> None:
+        message = file.message_type.add(name=name)
+        message.field.add(name="value", number=1, type=kind, label=scalar.LABEL_REPEATED)
+
+    add_list("BytesList", scalar.TYPE_BYTES)
+    add_list("FloatList", scalar.TYPE_FLOAT)
+    add_list("Int64List", scalar.TYPE_INT64)
+
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
+        type_name = ".tensorflow." + name.title().replace("_", "")
+        feature.field.add(
+            name=name,
+            number=number,
+            type=scalar.TYPE_MESSAGE,
+            type_name=type_name,
+            label=scalar.LABEL_OPTIONAL,
+            oneof_index=0,
+        )
+
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=scalar.TYPE_STRING, label=scalar.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value",
+        number=2,
+        type=scalar.TYPE_MESSAGE,
+        type_name=".tensorflow.Feature",
+        label=scalar.LABEL_OPTIONAL,
+    )
+    features.field.add(
+        name="feature",
+        number=1,
+        type=scalar.TYPE_MESSAGE,
+        type_name=".tensorflow.Features.FeatureEntry",
+        label=scalar.LABEL_REPEATED,
+    )
+
+    example = file.message_type.add(name="Example")
+    example.field.add(
+        name="features",
+        number=1,
+        type=scalar.TYPE_MESSAGE,
+        type_name=".tensorflow.Features",
+        label=scalar.LABEL_OPTIONAL,
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    message_class: type = message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    return message_class
+
+
+_Example = _example_class()

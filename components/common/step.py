@@ -1,0 +1,124 @@
+"""Runs a step's function: arguments checked, errors explained, time logged, exit code set.
+
+Both doors into a step go through here: the KFP component (``run_component``) and the command line
+(``run_command``).
+"""
+
+import dataclasses
+import importlib
+import inspect
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from components.common.arguments import from_values
+from components.common.errors import InternalError, InterruptedRunError, PipelineError
+from components.common.log import log_event
+
+
+def run_component(module_name: str, function_name: str, values: Mapping[str, Any]) -> Any:
+    """Calls the function of a ``component.py`` with the flat values that KFP handed over.
+
+    A parameter of the function that is annotated with an arguments dataclass is built from the
+    values of its fields. The step's logic module (``components.train.train`` for the step train) is
+    imported before the clock starts: loading TensorFlow is not the step's work.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        SystemExit: with the error's exit code, after the error was logged, if the step fails.
+    """
+    step = module_name.split(".")[-2]
+    with _explained(step), _termination_raised():
+        function = getattr(importlib.import_module(module_name), function_name)
+        parameters = inspect.signature(function).parameters.values()
+        arguments: dict[str, Any] = {
+            parameter.name: (
+                from_values(parameter.annotation, values)
+                if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
+                else values[parameter.name]
+            )
+            for parameter in parameters
+        }
+        log_event("step_started", f"{step}: started", step=step)
+        importlib.import_module(f"components.{step}.{step}")
+        started = time.monotonic()
+        result = function(**arguments)
+        artifacts = {
+            name: value.path
+            for name, value in arguments.items()
+            if isinstance(getattr(value, "path", None), str)
+        }
+        seconds = round(time.monotonic() - started, 3)
+        log_event(
+            "step_finished",
+            f"{step}: done in {seconds:.1f} s",
+            step=step,
+            work_seconds=seconds,
+            artifacts=artifacts,
+        )
+        return result
+
+
+def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
+    """Runs a step's command line and exits: 0, or the error's exit code after the error was logged."""
+    with _explained(step), _termination_raised():
+        command()
+    sys.exit(0)
+
+
+def log_error(step: str, error: PipelineError) -> None:
+    """Writes the ``step_failed`` line that `imgpipe` shows and a person greps for."""
+    log_event(
+        "step_failed",
+        f"{step}: {error}",
+        severity="ERROR",
+        step=step,
+        error=type(error).__name__,
+        problem=error.problem,
+        where=error.where,
+        remedy=error.remedy,
+        exit_code=error.exit_code,
+        retry_can_help=error.retry_can_help,
+    )
+
+
+@contextmanager
+def _explained(step: str) -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = InterruptedRunError(f"{step} was interrupted", remedy="start it again")
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        failure = InternalError(
+            f"{type(error).__name__}: {error}",
+            where=f"{frame.name} in {frame.filename}, line {frame.lineno}",
+            remedy="this is a mistake in imgpipe or in the environment: report it with the log above",
+        )
+    else:
+        return
+    log_error(step, failure)
+    sys.exit(failure.exit_code)
+
+
+@contextmanager
+def _termination_raised() -> Iterator[None]:
+    """Turns SIGTERM, by which an orchestrator evicts a pod, into InterruptedRunError inside the block."""
+
+    def raise_interrupted(*_: Any) -> NoReturn:
+        raise InterruptedRunError("the step was told to stop (SIGTERM)", remedy="start it again")
+
+    previous = signal.signal(signal.SIGTERM, raise_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,74 @@
+"""Reading and writing TFRecord files without TensorFlow.
+
+A record is its length (uint64, little-endian), the masked CRC-32C of these eight bytes, the data,
+and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer.h). TensorFlow
+reads these files as its own.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from components.common.errors import InvalidDataError, MissingInputError
+
+_HEADER_BYTES = 12
+_FOOTER_BYTES = 4
+# tf.Example cannot be larger: protocol buffers end at 2 GiB.
+_LARGEST_RECORD_BYTES = 2**31
+_MASK_DELTA = 0xA282EAD8
+
+
+def write_record(file: BinaryIO, data: bytes) -> None:
+    """Appends one record to an open binary file."""
+    length = struct.pack("<Q", len(data))
+    file.write(b"".join((length, _masked_crc(length), data, _masked_crc(data))))
+
+
+def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the byte offset and the data of every record of an uncompressed TFRecord file.
+
+    Raises:
+        MissingInputError: if the file cannot be opened.
+        InvalidDataError: at the first damaged record, with its number (from 0) and its offset.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise MissingInputError(f"cannot read {path}: {error.strerror}", remedy="check the path") from None
+    with file:
+        offset = 0
+        number = 0
+        while header := file.read(_HEADER_BYTES):
+            where = f"{path}, record {number}, byte offset {offset}"
+            if len(header) < _HEADER_BYTES:
+                raise _damaged("the file ends inside a record's header", where)
+            length_bytes, length_crc = header[:8], header[8:]
+            if _masked_crc(length_bytes) != length_crc:
+                hint = " (no TFRecord file, or a compressed one?)" if number == 0 else ""
+                raise _damaged(f"the record's length does not match its checksum{hint}", where)
+            length = struct.unpack("<Q", length_bytes)[0]
+            if length > _LARGEST_RECORD_BYTES:
+                raise _damaged(f"the record claims {length:,} bytes", where)
+            data = file.read(length)
+            footer = file.read(_FOOTER_BYTES)
+            if len(data) < length or len(footer) < _FOOTER_BYTES:
+                raise _damaged("the file ends inside a record", where)
+            if _masked_crc(data) != footer:
+                raise _damaged("the record's data does not match its checksum", where)
+            yield offset, data
+            offset += _HEADER_BYTES + length + _FOOTER_BYTES
+            number += 1
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+def _damaged(problem: str, where: str) -> InvalidDataError:
+    return InvalidDataError(
+        problem, where=where, remedy="write the file again: it was cut off or damaged, or is no TFRecord file"
+    )

@@ -1,0 +1,1 @@
+"""Labelled images, or TFRecord files that exist already, become a Dataset: shards and a manifest."""

@@ -1,0 +1,172 @@
+"""TFRecord files that a user has already: read once, counted and described, not copied."""
+
+import functools
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.common.dataset import Shard, Split
+from components.common.errors import InvalidDataError
+from components.common.log import Progress, log_event
+from components.common.records import decode_example, label_to_class
+from components.common.storage import match_pattern
+from components.common.tfrecord import read_records, write_record
+from components.convert.parallel import in_order
+
+
+@dataclass(frozen=True)
+class ScannedShard:
+    """What one file holds.
+
+    Attributes:
+        shard: With its absolute path.
+        images_per_label: By label, 1..N.
+        texts: The label texts of the records, by label; two of them, if there are more.
+    """
+
+    shard: Shard
+    images_per_label: Counter[int]
+    texts: dict[int, frozenset[str]]
+
+
+def scan_records(
+    patterns: Mapping[str, str], labels: Sequence[str], threads: int
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Reads every record of the files that the patterns match.
+
+    Args:
+        patterns: By split: a path, a glob, or several separated by commas.
+        labels: The names of the labels when the user gave them; else empty.
+        threads: How many files are read at once.
+
+    Returns:
+        The splits, and the names of the labels: those given, else the texts in the records if each
+        label has a text of its own, else the numbers.
+
+    Raises:
+        MissingInputError: if a pattern matches nothing.
+        InvalidDataError: for a damaged record, one that is no labelled image, a label below 1 or
+            beyond the labels given, labels that are not consecutive, or a split without a record.
+    """
+    paths = {name: match_pattern(pattern) for name, pattern in patterns.items()}
+    scanned: dict[str, list[ScannedShard]] = {name: [] for name in paths}
+    progress = Progress("convert", 0, "images")
+    done = 0
+    scan = functools.partial(scan_shard, largest_label=len(labels))
+    in_all = [(name, path) for name, split_paths in paths.items() for path in split_paths]
+    for (name, _), shard in zip(in_all, in_order(scan, (path for _, path in in_all), threads), strict=True):
+        scanned[name].append(shard)
+        done += shard.shard.examples
+        progress.update(done)
+    for name, shards in scanned.items():
+        if not any(shard.shard.examples for shard in shards):
+            raise InvalidDataError(
+                f"there is no record in the {name} files",
+                where=patterns[name],
+                remedy="give files that hold records",
+            )
+    everything = [shard for shards in scanned.values() for shard in shards]
+    if not labels:
+        _check_consecutive(everything)
+        labels = _names_of_labels(everything)
+    return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
+
+
+def scan_shard(path: Path, *, largest_label: int = 0) -> ScannedShard:
+    """Reads every record of a file.
+
+    Args:
+        path: The TFRecord file.
+        largest_label: Labels beyond this are refused; 0 = none are.
+
+    Raises:
+        MissingInputError: if the file cannot be read.
+        InvalidDataError: naming the file and the first record that is wrong.
+    """
+    content = _Hash()
+    images_per_label: Counter[int] = Counter()
+    texts: dict[int, set[str]] = {}
+    for number, (offset, data) in enumerate(read_records(path)):
+        # The checksums were right, so this frames the record as it stands in the file: one pass over
+        # the file gives its hash too.
+        write_record(content, data)  # type: ignore[arg-type]
+        where = f"{path}, record {number}, byte offset {offset}"
+        record = decode_example(data, where=where)
+        if record.label < 1:
+            raise InvalidDataError(
+                f"the label is {record.label}", where=where, remedy="labels are whole numbers from 1 on"
+            )
+        if largest_label and record.label > largest_label:
+            raise InvalidDataError(
+                f"the label is {record.label}, but the labels file has {largest_label} lines",
+                where=where,
+                remedy="name every label in labels_file: line i names label i",
+            )
+        images_per_label[record.label] += 1
+        seen = texts.setdefault(record.label, set())
+        if len(seen) < 2:
+            seen.add(record.text.strip())
+    return ScannedShard(
+        Shard(str(path.absolute()), images_per_label.total(), content.size, content.sha256.hexdigest()),
+        images_per_label,
+        {label: frozenset(seen) for label, seen in texts.items()},
+    )
+
+
+class _Hash:
+    """A file that keeps the size and the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+        self.sha256.update(data)
+
+
+def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
+    found = set().union(*(shard.images_per_label for shard in shards))
+    largest = max(found)
+    if len(found) == largest:
+        return
+    missing = (label for label in range(1, largest) if label not in found)
+    first = ", ".join(str(label) for label in itertools.islice(missing, 5))
+    count = largest - len(found)
+    raise InvalidDataError(
+        f"the labels go up to {largest:,}, but no record has label {first}"
+        + (f" or {count - 5:,} others" if count > 5 else ""),
+        where=f"{shards[0].shard.path} and the other files",
+        remedy="number the labels 1, 2, 3, ... without gaps, or give labels_file if labels without images "
+        "are meant",
+    )
+
+
+def _names_of_labels(shards: Sequence[ScannedShard]) -> tuple[str, ...]:
+    texts: dict[int, set[str]] = {}
+    for shard in shards:
+        for label, seen in shard.texts.items():
+            texts.setdefault(label, set()).update(seen)
+    names = [next(iter(texts[label])) if len(texts[label]) == 1 else "" for label in sorted(texts)]
+    usable = all(name and "\n" not in name and "\r" not in name for name in names)
+    if usable and len(set(names)) == len(names):
+        return tuple(names)
+    if any(names):
+        log_event(
+            "label_texts_unused",
+            "convert: the records do not have one text for each label; the labels are named by their numbers "
+            "(give labels_file to name them)",
+            severity="WARNING",
+        )
+    return tuple(str(label) for label in sorted(texts))
+
+
+def _split(shards: Sequence[ScannedShard], labels: int) -> Split:
+    images_per_label = [0] * labels
+    for shard in shards:
+        for label, count in shard.images_per_label.items():
+            images_per_label[label_to_class(label)] += count
+    return Split(tuple(shard.shard for shard in shards), tuple(images_per_label))

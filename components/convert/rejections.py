@@ -1,0 +1,60 @@
+"""rejected.csv, and how many rejected rows are too many."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.common.errors import InvalidDataError
+from components.common.storage import written_whole
+from components.convert.rows import Rejection
+
+REJECTED_NAME = "rejected.csv"
+HEADER = ("file", "line", "path", "label", "reason")
+_SHOWN = 5
+
+
+def write_rejected(folder: Path, rejections: Sequence[Rejection]) -> None:
+    """Writes rejected.csv: a header, then file, line, path, label and reason of every rejected row.
+
+    A line of 0 (an image of a folder, which has no line) is left empty.
+    """
+    with (
+        written_whole(folder / REJECTED_NAME) as temporary,
+        # Only a file name that is not UTF-8 needs the backslashes.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        for row in rejections:
+            writer.writerow((row.file, row.line or "", row.path, row.label, row.reason))
+
+
+def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: Path) -> None:
+    """Refuses to go on when too many rows are rejected.
+
+    Args:
+        rejections: The rejected rows, in the order of the source.
+        rows: How many rows there are in all.
+        max_fraction: The largest share that may be rejected.
+        folder: Where rejected.csv lies.
+
+    Raises:
+        InvalidDataError: with the counts, the first rejected rows, and where the others are listed.
+    """
+    count = len(rejections)
+    if count / rows <= max_fraction:
+        return
+    first = "".join(f"\n  {described(row)}" for row in rejections[:_SHOWN])
+    more = f"\n  and {count - _SHOWN:,} more" if count > _SHOWN else ""
+    raise InvalidDataError(
+        f"{count:,} of {rows:,} rows are rejected, a share of {count / rows:.4g}; "
+        f"max_rejected_fraction={max_fraction:g} is allowed:{first}{more}",
+        where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
+        remedy="correct or remove these rows, or raise max_rejected_fraction",
+    )
+
+
+def described(row: Rejection) -> str:
+    """Returns file, line, path and reason in one line."""
+    place = f"{row.file}, line {row.line}" if row.line else row.file
+    return f"{place}: {row.path!r}: {row.reason}"

@@ -1,0 +1,1 @@
+"""Export: the trained model as it is served, checked in a process of its own."""

@@ -1,0 +1,19 @@
+"""The arguments of the export step."""
+
+from dataclasses import dataclass
+
+from components.common.arguments import argument, check_fields
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Where the model goes."""
+
+    job_dir: str = argument(
+        "",
+        "Folder for the run's output: job_dir/model gets the checked SavedModel. "
+        "Empty = the model is only an artifact of the run.",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -1,0 +1,130 @@
+"""Checks the trained model in a process of its own and publishes it."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common.errors import CheckFailedError, MissingInputError
+from components.common.log import log_event, log_result, parse_event
+from components.common.storage import publish_folder
+from components.evaluate.reference import read_reference
+
+# The largest difference of a probability that float32 arithmetic in another order explains.
+TOLERANCE = 1e-5
+
+
+def export(
+    dataset_folder: Path, model_folder: Path, evaluation_folder: Path, exported_folder: Path, job_dir: str
+) -> None:
+    """Publishes the model if a fresh process answers with it as the evaluation did.
+
+    Args:
+        dataset_folder: Where the data set's manifest lies.
+        model_folder: What the train step wrote.
+        evaluation_folder: What the evaluate step wrote.
+        exported_folder: Gets the model.
+        job_dir: If not empty, ``job_dir/model`` gets the model too; what stood there is replaced.
+
+    Raises:
+        CheckFailedError: if the model cannot be loaded or answers otherwise than in the evaluation.
+        MissingInputError: if the model or the evaluation is not there.
+    """
+    if not (model_folder / "saved_model.pb").is_file():
+        raise MissingInputError(
+            f"there is no SavedModel in {str(model_folder)!r}",
+            remedy="give the folder that holds saved_model.pb",
+        )
+    reference = read_reference(evaluation_folder)
+    publish_folder(model_folder, exported_folder)
+    classes, probabilities = _answers_of_fresh_process(exported_folder, dataset_folder, len(reference))
+    difference = check_answers(reference, classes, probabilities)
+    log_result(
+        "export",
+        f"{len(reference)} answers of a fresh process agree with the evaluation "
+        f"(largest difference {difference:.1e})",
+        examples=len(reference),
+        largest_difference=difference,
+    )
+    if job_dir:
+        publish_folder(exported_folder, Path(job_dir) / "model")
+        log_event("published", f"export: published to {Path(job_dir) / 'model'}")
+
+
+def check_answers(
+    reference: NDArray[np.float32], classes: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> float:
+    """Compares what was served with what was evaluated.
+
+    Args:
+        reference: float32 [n, N], the evaluation's probabilities.
+        classes: int64 [n], served.
+        probabilities: float32 [n, N], served.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        CheckFailedError: if a probability differs by more than ``TOLERANCE``, or a class is not the one
+            that the evaluation found most probable (unless two are equally probable to tolerance).
+    """
+    if probabilities.shape != reference.shape:
+        raise CheckFailedError(
+            f"the served model gave probabilities of shape {probabilities.shape}, "
+            f"the evaluation {reference.shape}",
+            remedy="run the pipeline again from the train step",
+        )
+    differences = np.abs(probabilities - reference).max(axis=1)
+    of_class = np.take_along_axis(reference, classes[:, None], axis=1)[:, 0]
+    wrong = ~(differences <= TOLERANCE) | (of_class < reference.max(axis=1) - 2 * TOLERANCE)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise CheckFailedError(
+            f"served in a fresh process the model answers otherwise than in the evaluation for "
+            f"{wrong.sum()} of {len(reference)} images, first for validation image {first}: "
+            f"class {classes[first]}, probabilities off by {differences[first]:.2g}",
+            where="signature serving_default",
+            remedy="do not deploy this model; report this with the run's log: it is a mistake in imgpipe",
+        )
+    return float(differences.max())
+
+
+def _answers_of_fresh_process(
+    model_folder: Path, dataset_folder: Path, examples: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    with tempfile.TemporaryDirectory() as folder:
+        answers = Path(folder) / "answers.npz"
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "components.export.serving_check",
+                f"--model={model_folder}",
+                f"--dataset={dataset_folder}",
+                f"--examples={examples}",
+                f"--answers={answers}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise CheckFailedError(
+                f"a fresh process could not serve the model: {_reason(result)}",
+                where=str(model_folder),
+                remedy="do not deploy this model; run the pipeline again from the train step",
+            )
+        with np.load(answers) as arrays:
+            return arrays["classes"], arrays["probabilities"]
+
+
+def _reason(result: "subprocess.CompletedProcess[str]") -> str:
+    for line in reversed(result.stdout.splitlines()):
+        event = parse_event(line)
+        if event is not None and event["event"] == "step_failed":
+            return str(event["problem"])
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    return f"it ended with status {result.returncode}" + (f": {lines[-1]}" if lines else "")

@@ -1,0 +1,70 @@
+"""The two small files beside a SavedModel that say where it came from and how to deploy it."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.common.errors import MissingInputError
+
+PROVENANCE_NAME = "provenance.json"
+DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
+
+
+def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
+    """Writes ``provenance.json``: how the model came about, with our version added to ``versions``."""
+    versions = {"imgpipe": _our_version(), **provenance.get("versions", {})}
+    text = json.dumps({**provenance, "versions": versions}, ensure_ascii=False, indent=1, sort_keys=True)
+    (folder / PROVENANCE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Reads ``provenance.json``.
+
+    Raises:
+        MissingInputError: if there is none or it is no JSON object.
+    """
+    path = folder / PROVENANCE_NAME
+    try:
+        provenance = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingInputError(
+            f"cannot read {str(path)!r}: {error}", remedy="give the model folder that the train step wrote"
+        ) from None
+    if not isinstance(provenance, dict):
+        raise MissingInputError(f"{str(path)!r} is not a JSON object", remedy="train the model again")
+    return provenance
+
+
+def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "") -> None:
+    """Writes ``deployment_config.yaml`` with the fields of the original algorithm.
+
+    ``deploymentUri`` is ``.``: the folder in which the file lies, wherever it is moved to.
+    """
+    config = {
+        "deploymentUri": ".",
+        "framework": "TENSORFLOW",
+        "labels": {"job_id": job_id, "global_step": str(global_step)},
+        "runtimeVersion": ".".join(version_of_tensorflow().split(".")[:2]),
+    }
+    text = yaml.safe_dump(config, sort_keys=False)
+    (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def version_of_tensorflow() -> str:
+    """Returns the version of the TensorFlow that is installed, without importing it; "" if there is none."""
+    for name in ("tensorflow-cpu", "tensorflow", "tensorflow-tpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _our_version() -> str:
+    try:
+        return version("image-classification-pipeline")
+    except PackageNotFoundError:
+        return ""

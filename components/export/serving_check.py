@@ -1,0 +1,59 @@
+"""Loads a model in this process, as a server would, and writes what it answers.
+
+Started by the export step as ``python -m components.export.serving_check``, so that nothing of the
+process that trained or evaluated the model can be left over.
+"""
+
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from components.common.arguments import argument, parse_command_line
+from components.common.dataset import VALIDATION, read_manifest
+from components.common.split_records import split_records
+from components.common.step import run_command
+from components.export.serving import load_served_model
+
+# Some are asked one by one, the rest in batches: a server gets both.
+_SINGLE_REQUESTS = 8
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class ServingCheckArguments:
+    """What to load and ask."""
+
+    model: str = argument("", "Folder of the SavedModel.")
+    dataset: str = argument("", "Folder of the data set.")
+    examples: int = argument(1, "How many of the first validation images to ask for.", minimum=1)
+    answers: str = argument("", "The .npz file to write: classes int64 [n], probabilities float32 [n, N].")
+
+
+def write_answers(arguments: ServingCheckArguments) -> None:
+    """Asks the model for the first validation images and writes its answers in their order."""
+    model = load_served_model(Path(arguments.model))
+    folder = Path(arguments.dataset)
+    records = islice(split_records(folder, read_manifest(folder).splits[VALIDATION]), arguments.examples)
+    images = [record.encoded for record in records]
+    answers = [model.predict([image]) for image in images[:_SINGLE_REQUESTS]]
+    answers += [
+        model.predict(images[start : start + _BATCH_SIZE])
+        for start in range(_SINGLE_REQUESTS, len(images), _BATCH_SIZE)
+    ]
+    np.savez(
+        arguments.answers,
+        classes=np.concatenate([answer.classes for answer in answers]),
+        probabilities=np.concatenate([answer.probabilities for answer in answers]),
+    )
+
+
+if __name__ == "__main__":
+    run_command(
+        "export",
+        lambda: write_answers(
+            ServingCheckArguments(**parse_command_line(sys.argv[1:], [ServingCheckArguments]))
+        ),
+    )

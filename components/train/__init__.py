@@ -1,0 +1,1 @@
+"""Training: TFRecords in, the SavedModel of the most accurate evaluation out."""

@@ -1,0 +1,203 @@
+"""Builds the classifiers: scaling, backbone and last layer, from pixels of 0..255 to logits.
+
+A classifier is kept in two parts. The backbone turns images into one feature vector each; the head
+turns the vector into logits. A frozen backbone can so be run once over the data and the head
+trained on what it gave.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from components.common.errors import InvalidArgumentError, UnavailableError
+from components.common.quiet_tensorflow import keras, tf
+from components.train.model_types import MODEL_TYPES, ModelType
+
+# Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
+# with torchvision's ResNets.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in its two parts.
+
+    Attributes:
+        backbone: float32 [batch, size, size, 3] of 0..255 -> float32 [batch, features].
+        head: float32 [batch, features] -> float32 [batch, num_classes], logits.
+    """
+
+    backbone: keras.Model
+    head: keras.Model
+
+    def logits(self, images: Any, *, training: bool, frozen: bool = False) -> Any:
+        """Returns float32 logits [batch, num_classes] of images [batch, size, size, 3] of 0..255.
+
+        A frozen backbone runs in inference mode even in training: its statistics stay as they are.
+        """
+        features = self.backbone(tf.cast(images, tf.float32), training=training and not frozen)
+        return self.head(features, training=training)
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of both parts, backbone first."""
+        return [*self.backbone.variables, *self.head.variables]
+
+
+def build_classifier(
+    model_type: str, *, num_classes: int, image_size: int, weights: str, seed: int
+) -> Classifier:
+    """Builds a classifier.
+
+    Args:
+        model_type: A name of ``MODEL_TYPES``.
+        num_classes: Outputs of the head.
+        image_size: Side of the square images, in pixels.
+        weights: ``imagenet`` or ``none``.
+        seed: Of the random weights.
+
+    Raises:
+        InvalidArgumentError: if no ImageNet weights are published for the network.
+        UnavailableError: if the weights are not on this machine and cannot be downloaded.
+    """
+    keras.utils.set_random_seed(seed)
+    kind = MODEL_TYPES[model_type]
+    if weights == "imagenet" and not kind.has_imagenet_weights:
+        raise InvalidArgumentError(
+            f"there are no ImageNet weights for {model_type}",
+            remedy="use weights=none, or one of: "
+            + ", ".join(name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights),
+        )
+    images = keras.Input((image_size, image_size, 3), name="images")
+    scaled = _scaled(images, kind)
+    network = _build_network(model_type, image_size, weights)
+    backbone = keras.Model(images, network(scaled), name="backbone")
+    features = keras.Input(backbone.output_shape[1:], name="features")
+    dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(dropped)
+    return Classifier(backbone, keras.Model(features, logits, name="head"))
+
+
+def set_batch_normalization_momentum(classifier: Classifier, max_steps: int) -> None:
+    """Makes batch normalization's moving averages follow a run of ``max_steps``.
+
+    Keras' momentum of 0.99 averages over about the last 100 steps. In a run of a few hundred steps the
+    averages then still hold statistics of nearly untrained weights, and the model validates at chance
+    while it trains well. Averaging over a twentieth of the run, at least over 10 steps and at most as
+    Keras does, keeps them to weights of the present.
+    """
+    momentum = min(0.99, max(0.9, 1 - 20 / max_steps))
+    for layer in _layers(classifier.backbone):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def decayed_kernels(classifier: Classifier) -> list[Any]:
+    """Returns the trainable kernels: variables that weight decay holds for, not biases or statistics."""
+    return [
+        variable
+        for part in (classifier.backbone, classifier.head)
+        for variable in part.trainable_variables
+        if variable.name.endswith("kernel")
+    ]
+
+
+def _scaled(images: Any, kind: ModelType) -> Any:
+    if kind.scaling == "minus_one_to_one":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaling")(images)
+    if kind.scaling == "imagenet_statistics":
+        mean, deviation = np.array(_IMAGENET_MEAN), np.array(_IMAGENET_DEVIATION)
+        scale, offset = 1 / (255 * deviation), -mean / deviation
+        return keras.layers.Rescaling(scale.tolist(), offset=offset.tolist(), name="scaling")(images)
+    return images
+
+
+def _build_network(model_type: str, image_size: int, weights: str) -> keras.Model:
+    if model_type == "resnet-18":
+        return build_basic_resnet((2, 2, 2, 2), image_size, name="resnet18")
+    constructors = {
+        "efficientnet-b0": keras.applications.EfficientNetB0,
+        "mobilenet-v2": keras.applications.MobileNetV2,
+    }
+    try:
+        return constructors[model_type](
+            include_top=False,
+            weights="imagenet" if weights == "imagenet" else None,
+            input_shape=(image_size, image_size, 3),
+            pooling="avg",
+        )
+    except Exception as error:
+        # keras.utils.get_file raises a bare Exception when a download fails, OSError and ValueError
+        # when the file on disk is damaged.
+        if weights != "imagenet":
+            raise
+        raise UnavailableError(
+            f"the ImageNet weights of {model_type} are neither on this machine nor can they be downloaded: "
+            f"{error}",
+            where="$KERAS_HOME/models (by default ~/.keras/models)",
+            remedy="run once where there is internet and copy that folder here, or train with weights=none",
+        ) from None
+
+
+def build_basic_resnet(blocks: tuple[int, ...], image_size: int, *, name: str) -> keras.Model:
+    """Builds a ResNet of basic blocks (two 3x3 convolutions), as ResNet-18 and 34 are made of.
+
+    Source: He et al., Deep Residual Learning for Image Recognition (2015), table 1; the shortcut is a
+    1x1 convolution wherever the shape changes (their option B), padding as in torchvision.
+
+    Args:
+        blocks: Number of blocks of each of the four stages.
+        image_size: Side of the square images, in pixels.
+        name: Of the Keras model.
+
+    Returns:
+        A model of scaled images float32 [batch, size, size, 3] -> float32 [batch, 512].
+    """
+    layers = keras.layers
+    images = keras.Input((image_size, image_size, 3))
+    x = layers.ZeroPadding2D(3, name="stem_pad")(images)
+    x = _convolution(x, 64, 7, stride=2, name="stem", padding="valid")
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            stride = 2 if stage > 0 and block == 0 else 1
+            x = _basic_block(x, 64 * 2**stage, stride, name=f"stage{stage + 1}_block{block + 1}")
+    return keras.Model(images, layers.GlobalAveragePooling2D(name="pool")(x), name=name)
+
+
+def _basic_block(x: Any, filters: int, stride: int, *, name: str) -> Any:
+    layers = keras.layers
+    shortcut = x
+    if stride != 1 or x.shape[-1] != filters:
+        shortcut = _convolution(x, filters, 1, stride=stride, name=f"{name}_shortcut")
+    padded = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
+    y = _convolution(padded, filters, 3, stride=stride, name=f"{name}_1", padding="valid")
+    y = layers.ReLU(name=f"{name}_relu1")(y)
+    y = _convolution(y, filters, 3, stride=1, name=f"{name}_2")
+    return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([shortcut, y]))
+
+
+def _convolution(x: Any, filters: int, size: int, *, stride: int, name: str, padding: str = "same") -> Any:
+    """A convolution without bias, followed by batch normalization."""
+    layers = keras.layers
+    x = layers.Conv2D(
+        filters,
+        size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(x)
+    return layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
+
+
+def _layers(model: keras.Model) -> list[Any]:
+    found = []
+    for layer in model.layers:
+        found.extend(_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    return found

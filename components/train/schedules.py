@@ -1,0 +1,77 @@
+"""The learning rate at every step."""
+
+import math
+from typing import Any
+
+from components.common.quiet_tensorflow import keras, tf
+from components.train.arguments import TrainingArguments
+
+
+@keras.saving.register_keras_serializable(package="imgpipe")
+class WarmupThenCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """A straight line up to the initial rate, then half a cosine down to 0.
+
+    At step s < warmup_steps the rate is warmup + (initial - warmup) * s / warmup_steps; after that
+    initial * (1 + cos(pi * (s - warmup_steps) / (decay_steps - warmup_steps))) / 2, and 0 from
+    decay_steps on. Source: Goyal et al. (2017) for the warm-up, Loshchilov and Hutter (2016), without
+    restarts, for the cosine.
+
+    Args:
+        initial_learning_rate: The rate when the warm-up is over.
+        warmup_learning_rate: The rate at step 0, if there is a warm-up.
+        warmup_steps: Length of the warm-up; 0 for none.
+        decay_steps: The step at which the rate reaches 0.
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        warmup_learning_rate: float,
+        warmup_steps: int,
+        decay_steps: int,
+    ) -> None:
+        super().__init__()
+        self.initial_learning_rate = initial_learning_rate
+        self.warmup_learning_rate = warmup_learning_rate
+        self.warmup_steps = warmup_steps
+        self.decay_steps = decay_steps
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate at a step, both scalars (the rate float32)."""
+        step = tf.cast(step, tf.float32)
+        rise = step / max(1, self.warmup_steps)
+        warming = self.warmup_learning_rate + (self.initial_learning_rate - self.warmup_learning_rate) * rise
+        share = (step - self.warmup_steps) / max(1, self.decay_steps - self.warmup_steps)
+        falling = 0.5 * self.initial_learning_rate * (1 + tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0)))
+        return tf.where(step < self.warmup_steps, warming, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, as Keras asks of a schedule."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "warmup_learning_rate": self.warmup_learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "decay_steps": self.decay_steps,
+        }
+
+
+def build_optimizer(arguments: TrainingArguments) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the arguments, with the learning rate schedule inside."""
+    schedule = WarmupThenCosine(
+        arguments.initial_learning_rate,
+        arguments.warmup_learning_rate,
+        arguments.warmup_steps,
+        arguments.max_steps,
+    )
+    settings = arguments.optimizer_settings()
+    if arguments.optimizer_type == "momentum":
+        return keras.optimizers.SGD(
+            schedule, momentum=settings["momentum"], nesterov=settings["use_nesterov"]
+        )
+    if arguments.optimizer_type == "adam":
+        return keras.optimizers.Adam(
+            schedule, beta_1=settings["beta1"], beta_2=settings["beta2"], epsilon=settings["epsilon"]
+        )
+    return keras.optimizers.RMSprop(
+        schedule, rho=settings["decay"], momentum=settings["momentum"], epsilon=settings["epsilon"]
+    )

@@ -1,0 +1,220 @@
+"""Trains a classifier on a data set and writes the SavedModel of its best evaluation."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest, shard_paths
+from components.common.errors import InvalidArgumentError, InvalidDataError
+from components.common.log import Progress, log_event, log_result
+from components.common.quiet_tensorflow import keras, tf
+from components.export.provenance import write_deployment_config, write_provenance
+from components.export.serving_model import write_saved_model
+from components.train.arguments import TrainingArguments
+from components.train.input_pipeline import evaluation_batches, feature_batches, training_batches
+from components.train.loop import LoopResult, Trainable, run_loop
+from components.train.models import (
+    Classifier,
+    build_classifier,
+    decayed_kernels,
+    set_batch_normalization_momentum,
+)
+from components.train.schedules import build_optimizer
+
+# A frozen backbone's features are computed once and kept when they take no more memory than this.
+_FEATURE_BYTES = 2**30
+
+
+def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path) -> LoopResult:
+    """Trains and writes the model folder: SavedModel, labels, provenance, deployment configuration.
+
+    Args:
+        arguments: All settings.
+        dataset_folder: Where the data set's ``manifest.json`` lies.
+        model_folder: To be written; must not exist or be empty.
+
+    Raises:
+        InvalidArgumentError: if the arguments do not fit the data.
+        InvalidDataError: if a split is empty.
+        UnavailableError: if pretrained weights cannot be had.
+        CheckFailedError: if the training diverges.
+    """
+    manifest = read_manifest(dataset_folder)
+    _check_fit(arguments, manifest)
+    image_size = arguments.resolved_image_size()
+    keras.utils.set_random_seed(arguments.seed)
+    classifier = build_classifier(
+        arguments.model_type,
+        num_classes=manifest.num_classes,
+        image_size=image_size,
+        weights=arguments.weights,
+        seed=arguments.seed,
+    )
+    log_event(
+        "model_built",
+        f"train: {arguments.model_type} at {image_size} pixels, "
+        f"{sum(int(np.prod(variable.shape)) for variable in classifier.variables):,} parameters",
+        model_type=arguments.model_type,
+    )
+    features_bytes = 4 * classifier.backbone.output_shape[-1] * _examples(manifest, arguments)
+    if arguments.freeze == "backbone" and features_bytes <= _FEATURE_BYTES:
+        result = _train_on_features(classifier, arguments, manifest, dataset_folder)
+    else:
+        result = _train_on_images(classifier, arguments, manifest, dataset_folder)
+    log_result(
+        "train",
+        f"best top-1 accuracy {result.best.top_1_accuracy:.4f}, at step {result.best.step:,} "
+        f"of {arguments.max_steps:,}",
+        training_step=result.best.step,
+        top_1_accuracy=result.best.top_1_accuracy,
+    )
+    write_saved_model(classifier, image_size, manifest.labels, model_folder)
+    write_deployment_config(model_folder, global_step=result.best.step)
+    write_provenance(
+        model_folder,
+        {
+            "model_type": arguments.model_type,
+            "image_size": image_size,
+            "arguments": dataclasses.asdict(arguments),
+            "data_digest": manifest.digest(),
+            "best_step": result.best.step,
+            "evaluations": [dataclasses.asdict(evaluation) for evaluation in result.evaluations],
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        },
+    )
+    return result
+
+
+def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
+    for name in (TRAIN, VALIDATION):
+        if name not in manifest.splits or not manifest.splits[name].examples:
+            raise InvalidDataError(
+                f"the data set has no {name} images", remedy=f"give images for the {name} split"
+            )
+    if arguments.num_classes not in (0, manifest.num_classes):
+        raise InvalidArgumentError(
+            f"num_classes={arguments.num_classes}, but the data has {manifest.num_classes} labels: "
+            f"{', '.join(manifest.labels[:10])}{', ...' if manifest.num_classes > 10 else ''}",
+            remedy=f"give num_classes={manifest.num_classes}, or 0 to take it from the data",
+        )
+    training, validation = (manifest.splits[name].examples for name in (TRAIN, VALIDATION))
+    if arguments.train_batch_size > training:
+        raise InvalidArgumentError(
+            f"train_batch_size={arguments.train_batch_size} is more than the {training} training images",
+            remedy=f"give at most {training}",
+        )
+    if arguments.num_eval_images > validation:
+        raise InvalidArgumentError(
+            f"num_eval_images={arguments.num_eval_images} is more than the {validation} validation images",
+            remedy=f"give at most {validation}, or 0 for all",
+        )
+
+
+def _train_on_images(
+    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
+) -> LoopResult:
+    image_size = arguments.resolved_image_size()
+    frozen = arguments.freeze == "backbone"
+    if frozen:
+        trained, kernels = _head_variables(classifier)
+        kept = classifier.head.variables
+    else:
+        set_batch_normalization_momentum(classifier, arguments.max_steps)
+        trained = [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]
+        kernels, kept = decayed_kernels(classifier), classifier.variables
+
+    def logits(images: Any, *, training: bool) -> Any:
+        return classifier.logits(images, training=training, frozen=frozen)
+
+    trainable = Trainable(
+        logits,
+        tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
+        trained,
+        kernels,
+        kept,
+        manifest.num_classes,
+    )
+    training = manifest.splits[TRAIN]
+    batches = training_batches(
+        shard_paths(folder, training),
+        examples=training.examples,
+        image_size=image_size,
+        batch_size=arguments.train_batch_size,
+        seed=arguments.seed,
+    )
+    return run_loop(
+        trainable,
+        build_optimizer(arguments),
+        arguments,
+        batches,
+        _validation_batches(arguments, manifest, folder),
+    )
+
+
+def _train_on_features(
+    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
+) -> LoopResult:
+    """Runs the frozen backbone once over the data, then trains the head on what it gave."""
+    training = manifest.splits[TRAIN]
+    # In the order of the shards: shuffling is done on the features.
+    images = evaluation_batches(
+        shard_paths(folder, training),
+        image_size=arguments.resolved_image_size(),
+        batch_size=arguments.resolved_eval_batch_size(),
+    )
+    progress = Progress("train", _examples(manifest, arguments), "images through the frozen backbone")
+    compute = _feature_function(classifier, arguments.resolved_image_size())
+    features, classes = _features(compute, images, progress, done=0)
+    validation = _features(
+        compute, _validation_batches(arguments, manifest, folder), progress, done=len(classes)
+    )
+    trained, kernels = _head_variables(classifier)
+    trainable = Trainable(
+        classifier.head,
+        tf.TensorSpec([None, features.shape[1]], tf.float32),
+        trained,
+        kernels,
+        classifier.head.variables,
+        manifest.num_classes,
+    )
+    batches = feature_batches(features, classes, batch_size=arguments.train_batch_size, seed=arguments.seed)
+    return run_loop(trainable, build_optimizer(arguments), arguments, batches, [validation])
+
+
+def _feature_function(classifier: Classifier, image_size: int) -> Any:
+    @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
+    def features(images: Any) -> Any:
+        return classifier.backbone(tf.cast(images, tf.float32), training=False)
+
+    return features
+
+
+def _features(compute: Any, batches: Any, progress: Progress, *, done: int) -> tuple[Any, Any]:
+    features, classes = [], []
+    for images, batch_classes in batches:
+        features.append(compute(images).numpy())
+        classes.append(batch_classes.numpy())
+        done += len(classes[-1])
+        progress.update(done)
+    return np.concatenate(features), np.concatenate(classes)
+
+
+def _validation_batches(arguments: TrainingArguments, manifest: Manifest, folder: Path) -> Any:
+    return evaluation_batches(
+        shard_paths(folder, manifest.splits[VALIDATION]),
+        image_size=arguments.resolved_image_size(),
+        batch_size=arguments.resolved_eval_batch_size(),
+        images=arguments.num_eval_images,
+    )
+
+
+def _head_variables(classifier: Classifier) -> tuple[list[Any], list[Any]]:
+    trained = classifier.head.trainable_variables
+    return trained, [variable for variable in trained if variable.name.endswith("kernel")]
+
+
+def _examples(manifest: Manifest, arguments: TrainingArguments) -> int:
+    validation = arguments.num_eval_images or manifest.splits[VALIDATION].examples
+    return manifest.splits[TRAIN].examples + validation

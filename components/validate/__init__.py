@@ -1,0 +1,1 @@
+"""The step that reads every record before a machine is rented."""

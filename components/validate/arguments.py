@@ -1,0 +1,18 @@
+"""The arguments of the validate step."""
+
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import check_fields
+
+
+@dataclass(frozen=True)
+class ValidateArguments:
+    """What the training will ask of the data; checked before a machine is rented for it."""
+
+    num_classes: int = shared_arguments.num_classes()
+    train_batch_size: int = shared_arguments.train_batch_size()
+    num_eval_images: int = shared_arguments.num_eval_images()
+
+    def __post_init__(self) -> None:
+        check_fields(self)

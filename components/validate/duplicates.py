@@ -1,0 +1,134 @@
+"""Images whose bytes are equal: the same one in train and validation, the same one under two labels."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.common.dataset import TRAIN
+from components.common.html_page import Thumbnail, thumbnail_source
+from components.common.records import label_to_class
+from components.validate.findings import KEPT_PER_KIND, WARNING, Finding
+from components.validate.reading import DIGEST_BYTES, ImageTable, record_at, record_name
+
+# More members of one group than this are counted, not named.
+_NAMED_MEMBERS = 6
+_WITH_PICTURE = 20
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One of several images with equal bytes; ``where`` is its shard and record."""
+
+    split: str
+    label: str
+    filename: str
+    where: str
+    source: str
+
+
+def groups_of_equal_images(images: ImageTable) -> list[list[int]]:
+    """Returns the numbers of the images with equal bytes: each group and the groups in reading order."""
+    if not images.digests:
+        return []
+    digests = np.frombuffer(images.digests, dtype=f"S{DIGEST_BYTES}")
+    order = np.argsort(digests, kind="stable")
+    is_same = digests[order[1:]] == digests[order[:-1]]
+    groups: list[list[int]] = []
+    previous = -2
+    for place in np.flatnonzero(is_same).tolist():
+        if place != previous + 1:
+            groups.append([int(order[place])])
+        groups[-1].append(int(order[place + 1]))
+        previous = place
+    return sorted(groups)
+
+
+def duplicate_findings(images: ImageTable, labels: tuple[str, ...], folder: Path) -> Iterator[Finding]:
+    """Yields a warning for each pair across the splits and for each image under several labels.
+
+    Equal images with one label in one split are no finding: some repeat images to balance classes.
+    """
+    pairs = doubles = 0
+    for group in groups_of_equal_images(images):
+        splits = [_shard_of(images, number)[0] for number in group]
+        if TRAIN in splits and len(set(splits)) > 1 and pairs < KEPT_PER_KIND:
+            trained = _member(images, group[splits.index(TRAIN)], labels, folder, pairs < _WITH_PICTURE)
+            for number, split in zip(group, splits, strict=True):
+                if split != TRAIN:
+                    yield _leak(trained, _member(images, number, labels, folder, pairs < _WITH_PICTURE))
+                    pairs += 1
+        group_labels = [images.labels[number] for number in group]
+        if len(set(group_labels)) > 1 and doubles < KEPT_PER_KIND:
+            # One image of each label first, so that the first ones named show the contradiction.
+            firsts = [group[group_labels.index(label)] for label in sorted(set(group_labels))]
+            named = (firsts + [number for number in group if number not in firsts])[:_NAMED_MEMBERS]
+            members = [_member(images, one, labels, folder, doubles < _WITH_PICTURE) for one in named]
+            yield _two_labels(members, len(group))
+            doubles += 1
+
+
+def _leak(trained: _Member, other: _Member) -> Finding:
+    return Finding(
+        WARNING,
+        "image_in_two_splits",
+        f"the same image is in {trained.split} and {other.split}: {_name(trained)} and {_name(other)}",
+        f"{trained.where}; {other.where}",
+        "remove one of the two: a model that was trained on an image is no longer tested by it",
+        thumbnails=_pictures(trained, other),
+    )
+
+
+def _two_labels(members: list[_Member], number: int) -> Finding:
+    names = list(dict.fromkeys(repr(member.label) for member in members))
+    more = f"; and {number - len(members):,} more" if number > len(members) else ""
+    return Finding(
+        WARNING,
+        "image_with_two_labels",
+        f"the same image is labelled {' and '.join(names)}",
+        "; ".join(f"{member.where}, {_name(member)}, is {member.label!r}" for member in members) + more,
+        "keep the row with the right label and remove the others",
+        thumbnails=_pictures(*members[: len(names)]),
+    )
+
+
+def _name(member: _Member) -> str:
+    return repr(member.filename) if member.filename else "an image without a file name"
+
+
+def _pictures(*members: _Member) -> tuple[Thumbnail, ...]:
+    return tuple(
+        Thumbnail(member.source, (f"{member.split}: {member.label}",), member.where)
+        for member in members
+        if member.source
+    )
+
+
+def _shard_of(images: ImageTable, number: int) -> tuple[str, str]:
+    """Returns the split and the path of the shard in which an image lies."""
+    _, split, shard = images.shards[_shard_index(images, number)]
+    return split, shard.path
+
+
+def _shard_index(images: ImageTable, number: int) -> int:
+    # A shard without an image begins where the next one does: the last that begins there is meant.
+    return bisect_right(images.shards, number, key=lambda shard: shard[0]) - 1
+
+
+def _member(
+    images: ImageTable, number: int, labels: tuple[str, ...], folder: Path, with_picture: bool
+) -> _Member:
+    _, split, shard = images.shards[_shard_index(images, number)]
+    record_number = images.record_numbers[number]
+    where = record_name(shard, record_number)
+    record = record_at(folder / shard.path, images.offsets[number], where=where)
+    class_index = label_to_class(record.label)
+    return _Member(
+        split=split,
+        label=labels[class_index] if 0 <= class_index < len(labels) else str(record.label),
+        filename=record.filename,
+        where=where,
+        source=thumbnail_source(record.encoded) if with_picture else "",
+    )

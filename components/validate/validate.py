@@ -1,0 +1,96 @@
+"""Validates a data set: every record is read, every finding is told."""
+
+import json
+from pathlib import Path
+
+from components.common.dataset import Manifest, read_manifest
+from components.common.log import log_result, timed
+from components.common.storage import written_whole
+from components.validate.arguments import ValidateArguments
+from components.validate.checks import argument_findings, class_findings, count_findings, name_findings
+from components.validate.duplicates import duplicate_findings
+from components.validate.findings import (
+    ERROR,
+    WARNING,
+    Findings,
+    findings_json,
+    log_findings,
+    raise_if_errors,
+)
+from components.validate.reading import read_dataset
+from components.validate.report import validation_report
+
+
+def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> Findings:
+    """Reads every shard of every split and holds the data against its manifest and the arguments.
+
+    A split that could not be read whole is judged by the numbers that the manifest has of it: one
+    damaged record does not bring a tail of consequences.
+
+    Args:
+        manifest: Of the data.
+        folder: Where the manifest lies; the shards' paths are relative to it.
+        arguments: What the training will ask for.
+
+    Returns:
+        Every finding, and what was counted and measured.
+    """
+    reading = read_dataset(manifest, folder)
+    counted = {name: tuple(split.images_per_label) for name, split in reading.splits.items()}
+    judged = {
+        name: counted[name]
+        if split.complete or len(manifest.splits[name].images_per_label) != manifest.num_classes
+        else manifest.splits[name].images_per_label
+        for name, split in reading.splits.items()
+    }
+    found = reading.findings
+    found.extend(count_findings(manifest, reading))
+    found.extend(argument_findings(manifest.labels, judged, arguments))
+    found.extend(class_findings(manifest.labels, judged))
+    found.extend(name_findings(reading))
+    found.extend(duplicate_findings(reading.images, manifest.labels, folder))
+    return Findings(
+        manifest=manifest,
+        arguments=arguments,
+        counts=counted,
+        formats=dict(sorted(reading.formats.items())),
+        sizes=reading.image_sizes,
+        samples=tuple(tuple(samples) for samples in reading.samples),
+        findings=tuple(sorted(found.kept, key=lambda finding: finding.severity != ERROR)),
+        kinds=dict(found.counts),
+    )
+
+
+def validate_to_files(folder: Path, report: Path, summary: Path, arguments: ValidateArguments) -> None:
+    """Validates the data set in a folder, writes the page and the summary, then fails if there is an error.
+
+    Args:
+        folder: Holds ``manifest.json``.
+        report: Where to write the HTML page.
+        summary: Where to write the findings as JSON.
+        arguments: What the training will ask for.
+
+    Raises:
+        MissingInputError: if there is no manifest.
+        InvalidDataError: if the manifest is no manifest, or any error is about the data.
+        InvalidArgumentError: if there are errors, all of them about arguments.
+    """
+    manifest = read_manifest(folder)
+    with timed("validated", "validate: the shards were read"):
+        findings = validate(manifest, folder, arguments)
+    log_findings(findings)
+    with written_whole(summary) as file:
+        text = json.dumps(findings_json(findings), ensure_ascii=False, indent=1)
+        file.write_text(text + "\n", encoding="utf-8", errors="replace")
+    with written_whole(report) as file:
+        file.write_text(validation_report(findings), encoding="utf-8", errors="replace")
+    errors, warnings = findings.number_of(ERROR), findings.number_of(WARNING)
+    log_result(
+        "validate",
+        f"{sum(map(sum, findings.counts.values())):,} images, {manifest.num_classes:,} labels, "
+        f"{errors:,} error{'s' if errors != 1 else ''}, {warnings:,} warning{'s' if warnings != 1 else ''}",
+        errors=errors,
+        warnings=warnings,
+        examples={name: sum(counts) for name, counts in findings.counts.items()},
+    )
+    raise_if_errors(findings)

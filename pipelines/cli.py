@@ -1,0 +1,201 @@
+"""The command line: ``imgpipe``."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from components.common.arguments import description_of, flat_fields, from_values
+from components.common.errors import PipelineError, error_classes
+from components.common.storage import check_empty, check_writable, local_path
+from pipelines.local_run import RunFolder, RunResult, StepFailedError, run_locally
+from pipelines.parameters import PIPELINE_ARGUMENTS
+from pipelines.recipes import RECIPES, recipe_for
+from pipelines.run_display import RunDisplay
+
+_COMPILED = Path(__file__).parent / "compiled" / "local" / "image_classification.yaml"
+_DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
+
+_RUN_EPILOG = """
+\b
+Examples:
+  imgpipe run                                        the digits sample, about two minutes
+  imgpipe run --images flowers/                      a folder a class
+  imgpipe run --train-csv train.csv --validation-csv validation.csv
+  imgpipe run --images flowers/ --model-type resnet-18 --weights none --max-steps 3000
+\b
+Exit status: 0 if the model was published, otherwise
+"""
+
+
+class _Command(click.Command):
+    """Takes --max_steps for --max-steps, as the original algorithm did."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings["token_normalize_func"] = lambda word: word.replace("_", "-")
+
+
+@click.group()
+@click.version_option(package_name="image-classification-pipeline", prog_name="imgpipe")
+def imgpipe() -> None:
+    """Labelled images in, the most accurate SavedModel out."""
+
+
+def _pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for field in reversed(flat_fields(PIPELINE_ARGUMENTS).values()):
+        command = click.option(
+            "--" + field.name.replace("_", "-"),
+            field.name,
+            type=type(field.default),
+            default=None,
+            metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
+            help=f"{description_of(field)}  [{_default_text(field)}]",
+        )(command)
+    return command
+
+
+def _default_text(field: "dataclasses.Field[Any]") -> str:
+    by_recipe = [
+        f"{name}: {recipe.parameters[field.name]}"
+        for name, recipe in RECIPES.items()
+        if field.name in recipe.parameters
+    ]
+    return "; ".join([f"default: {field.default!r}", *by_recipe])
+
+
+def _exit_codes() -> str:
+    return "\n".join(
+        f"  {error.exit_code}  {(error.__doc__ or '').splitlines()[0]}" for error in error_classes()
+    )
+
+
+@imgpipe.command(cls=_Command, epilog=_RUN_EPILOG + _exit_codes())
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default=None,
+    help="The settings to start from; every flag given goes before them. By default: digits without "
+    "data, frozen-backbone for your own images, original if --weights none or --freeze none is given. "
+    + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="What stdout ends with: a summary for a person, or one JSON line.",
+)
+@_pipeline_options
+def run(recipe: str | None, output_format: str, **flags: Any) -> None:
+    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export.
+
+    The images come as a folder with a subfolder a class (--images), as CSV files of path,label
+    (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
+    are trained on.
+    """
+    console = Console(stderr=True)
+    try:
+        folder, result = _run(
+            {name: value for name, value in flags.items() if value is not None}, recipe, console
+        )
+    except PipelineError as error:
+        _fail(error, output_format, console)
+    if output_format == "json":
+        click.echo(json.dumps(_summary(folder, result), ensure_ascii=False))
+        return
+    click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
+    for name, path in (("model", folder.model), ("report", folder.report), ("data", folder.data_report)):
+        click.echo(f"  {name:<14}  {path}")
+    click.echo(f"  {'logs':<14}  {folder.log}")
+
+
+def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tuple[RunFolder, RunResult]:
+    sample = not any(given.get(name) for name in _DATA)
+    recipe = recipe or recipe_for(given, sample=sample)
+    parameters = {**RECIPES[recipe].parameters, **given}
+    folder = RunFolder(
+        local_path(given.get("job_dir") or time.strftime("imgpipe-runs/%Y%m%d-%H%M%S")).absolute()
+    )
+    parameters["job_dir"] = str(folder.job_dir)
+    if sample:
+        parameters["train_csv"] = str(folder.job_dir / "data" / "digits.csv")
+    for name in _DATA:
+        if parameters.get(name):
+            parameters[name] = _absolute(parameters[name])
+    # Every argument is checked before anything is written or started.
+    for arguments_class in PIPELINE_ARGUMENTS:
+        from_values(arguments_class, parameters)
+    check_empty(folder.job_dir)
+    check_writable(folder.job_dir)
+    source = "scikit-learn's digits (no data was given)" if sample else _source(given)
+    model = f"{parameters['model_type']}, " if "model_type" in parameters else ""
+    console.print(
+        f"imgpipe run: {source}, {model}recipe {recipe}: {RECIPES[recipe].description}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if sample:
+        # Imported here: scikit-learn takes seconds to load.
+        from pipelines.sample_data import write_digits
+
+        write_digits(folder.job_dir / "data")
+    return folder, run_locally(_COMPILED, parameters, folder, RunDisplay(console))
+
+
+def _absolute(patterns: str) -> str:
+    return ",".join(str(local_path(pattern.strip()).absolute()) for pattern in patterns.split(","))
+
+
+def _source(given: Mapping[str, Any]) -> str:
+    return next(str(given[name]) for name in ("images", "train_csv", "training_data_path") if given.get(name))
+
+
+def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
+    return {
+        "model": str(folder.model),
+        "report": str(folder.report),
+        "data_report": str(folder.data_report),
+        "logs": str(folder.log),
+        "top_1_accuracy": result.top_1_accuracy,
+        "seconds": result.seconds,
+        "overhead_seconds": result.overhead_seconds,
+    }
+
+
+def _fail(error: PipelineError, output_format: str, console: Console) -> None:
+    step = error.step if isinstance(error, StepFailedError) else ""
+    console.print(
+        f"\nerror{' in ' + step if step else ''}: {error}",
+        style="red",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if output_format == "json":
+        click.echo(
+            json.dumps(
+                {
+                    "error": error.problem,
+                    "where": error.where,
+                    "remedy": error.remedy,
+                    "step": step,
+                    "exit_code": error.exit_code,
+                    "retry_can_help": error.retry_can_help,
+                },
+                ensure_ascii=False,
+            )
+        )
+    sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """Runs ``imgpipe``."""
+    imgpipe()

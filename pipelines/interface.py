@@ -1,0 +1,138 @@
+"""Turns arguments dataclasses into the flat inputs of components and pipelines.
+
+A step's function takes its arguments as one dataclass; KFP knows only flat inputs. What is written
+here makes, from one declaration of an argument, the input of the component and that of the pipeline,
+with type, default and description.
+"""
+
+import ast
+import dataclasses
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import docstring_parser
+from kfp import dsl
+
+from components.common.arguments import description_of, flat_fields
+
+
+def component_of(function: Callable[..., Any], *, base_image: str) -> Any:
+    """Makes a KFP component of a step's function in a ``component.py``.
+
+    The component's source is a stub that calls the function in the installed package, so that a
+    component holds no code that could differ from the package's, and the same function serves
+    locally, on Kubeflow and on Vertex AI.
+
+    Args:
+        function: Its parameters are annotated with KFP artifact types or arguments dataclasses; its
+            docstring describes the artifacts.
+        base_image: The image that holds our package.
+    """
+    node = _definition(function)
+    artifacts, fields = [], {}
+    for parameter, argument in zip(
+        inspect.signature(function).parameters.values(), node.args.args, strict=True
+    ):
+        if dataclasses.is_dataclass(parameter.annotation):
+            fields.update(flat_fields([parameter.annotation]))  # type: ignore[list-item]
+        else:
+            assert argument.annotation is not None  # noqa: S101 - KFP demands annotations
+            artifacts.append((parameter.name, ast.unparse(argument.annotation)))
+    source = _stub_source(function, artifacts, fields)
+    # inspect.getsource, by which KFP takes the component's code, finds it here.
+    file_name = f"<component {function.__module__}.{function.__name__}>"
+    linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
+    scope = dict(vars(inspect.getmodule(function)))
+    exec(compile(source, file_name, "exec", dont_inherit=True), scope)  # noqa: S102 - the stub made above
+    stub = scope[function.__name__]
+    stub.__module__ = function.__module__
+    return dsl.component(stub, base_image=base_image, install_kfp_package=False)
+
+
+def pipeline_of(
+    graph: Callable[[Mapping[str, Any]], Any],
+    *,
+    name: str,
+    description: str,
+    fields: Mapping[str, "dataclasses.Field[Any]"],
+) -> Any:
+    """Makes a KFP pipeline whose inputs are the given fields.
+
+    Args:
+        graph: Makes the tasks; gets the pipeline's inputs by name.
+        name: Of the pipeline.
+        description: What the pipeline does.
+        fields: The inputs, in the order in which a form shows them.
+    """
+
+    def pipeline(*inputs: Any) -> Any:
+        return graph(dict(zip(fields, inputs, strict=True)))
+
+    pipeline.__name__ = name.replace("-", "_")
+    pipeline.__doc__ = _docstring(
+        description, {field.name: description_of(field) for field in fields.values()}
+    )
+    # KFP asks the signature for the inputs and calls the function with one channel for each, in order.
+    pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=field.default,
+                annotation=type(field.default),
+            )
+            for field in fields.values()
+        ]
+    )
+    return dsl.pipeline(name=name, description=description)(pipeline)
+
+
+def chosen(inputs: Mapping[str, Any], arguments_class: type[Any]) -> dict[str, Any]:
+    """Returns those pipeline inputs that are arguments of a step."""
+    return {name: inputs[name] for name in flat_fields([arguments_class])}
+
+
+def _definition(function: Callable[..., Any]) -> ast.FunctionDef:
+    body = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    return next(node for node in body if isinstance(node, ast.FunctionDef))
+
+
+def _stub_source(
+    function: Callable[..., Any],
+    artifacts: list[tuple[str, str]],
+    fields: Mapping[str, "dataclasses.Field[Any]"],
+) -> str:
+    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    described = {
+        parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parsed.params
+    }
+    # KFP takes the descriptions of inputs from Args and those of outputs from Returns.
+    inputs = {name: described[name] for name, annotation in artifacts if not annotation.startswith("Output")}
+    inputs.update({field.name: description_of(field) for field in fields.values()})
+    outputs = {name: described[name] for name, annotation in artifacts if annotation.startswith("Output")}
+    summary = " ".join(filter(None, (parsed.short_description, parsed.long_description))).replace("\n", " ")
+    parameters = [f"{name}: {annotation}" for name, annotation in artifacts]
+    parameters += [
+        f"{field.name}: {type(field.default).__name__} = {field.default!r}" for field in fields.values()
+    ]
+    lines = [
+        f"def {function.__name__}(",
+        *(f"    {parameter}," for parameter in parameters),
+        "):",
+        textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
+        "    from components.common.step import run_component",
+        f"    return run_component({function.__module__!r}, {function.__name__!r}, locals())",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(summary: str, inputs: Mapping[str, str], outputs: Mapping[str, str] | None = None) -> str:
+    sections = [summary]
+    for title, descriptions in (("Args", inputs), ("Returns", outputs)):
+        if descriptions:
+            lines = [f"    {name}: {description}" for name, description in descriptions.items()]
+            sections.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(sections)

@@ -1,0 +1,1 @@
+"""Where a pipeline runs: how each target places tasks and starts runs."""

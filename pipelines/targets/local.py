@@ -1,0 +1,56 @@
+"""This machine: the compiled pipeline run by kfp.local, each step a process of its own."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.targets.target import Target
+
+COMPILED = Path(__file__).parent.parent / "compiled"
+
+
+def _place(_step: str, task: Any) -> None:
+    task.set_caching_options(False)
+
+
+LOCAL = Target("local", _place)
+
+
+def run(pipeline_file: Path, parameters: dict[str, Any], artifacts: Path) -> None:
+    """Runs a compiled pipeline here; what the steps print goes to stdout.
+
+    Args:
+        pipeline_file: The compiled YAML.
+        parameters: Of the pipeline; what is left out has its default.
+        artifacts: The folder in which the run's artifacts are laid.
+
+    Raises:
+        RuntimeError: by KFP, naming the task that failed.
+    """
+    from kfp import components, local
+    from kfp.local import subprocess_task_handler
+
+    # KFP replaces "python3" everywhere in the command, parameter values included: a folder called
+    # python3 would be lost. The command finds the right python3 by PATH instead.
+    subprocess_task_handler.replace_python_executable = lambda command, _executable: command
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(artifacts))
+    pipeline = components.load_component_from_file(str(pipeline_file))
+    pipeline(**parameters)
+
+
+def main() -> None:
+    """Runs what stdin asks for: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``."""
+    request = json.load(sys.stdin)
+    try:
+        run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]))
+    except RuntimeError as error:
+        # The step that failed has said why; KFP adds only its name.
+        print(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

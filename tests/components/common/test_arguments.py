@@ -1,0 +1,114 @@
+from dataclasses import dataclass, fields
+
+import pytest
+
+from components.common.arguments import (
+    argument,
+    check_fields,
+    description_of,
+    from_values,
+    nearest_name,
+    parse_command_line,
+)
+from components.common.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True)
+class Sample:
+    batch_size: int = argument(32, "Images in a step.", minimum=1, maximum=2**31 - 1)
+    learning_rate: float = argument(0.1, "How far a step goes.", above=0, below=1)
+    momentum: float = argument(0.9, "How much of the last step stays.")
+    optimizer: str = argument("sgd", "Which optimizer.", choices=("sgd", "adam", ""))
+    job_dir: str = argument("", "Where the result goes.")
+    augment: bool = argument(False, "Vary the images.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def parse(*words):
+    return parse_command_line(words, [Sample])
+
+
+def test_flags_are_taken_with_equals_or_space_and_hyphen_or_underscore():
+    assert parse("--batch-size=8", "--job_dir", "a=b", "--learning_rate=1e-3", "--augment") == {
+        "batch_size": 8,
+        "job_dir": "a=b",
+        "learning_rate": 0.001,
+        "augment": True,
+    }
+    assert parse("--augment", "false", "--job-dir=")["augment"] is False
+
+
+def test_whole_floats_are_taken_for_whole_numbers():
+    # Tuning services hand integers back as 32.0.
+    assert parse("--batch_size=32.0") == {"batch_size": 32}
+    assert Sample(batch_size=32.0).batch_size == 32
+    assert isinstance(Sample(batch_size=32.0).batch_size, int)
+    assert isinstance(Sample(momentum=1).momentum, float)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["batch_size=3"], ["'batch_size=3'", "--name=value"]),
+        (["--batchsize=3"], ["--batchsize", "did you mean --batch_size"]),
+        (["--xyzzy=3"], ["--xyzzy", "known are", "--optimizer"]),
+        (["--job_dir=a", "--job-dir=b"], ["--job-dir", "twice"]),
+        (["--job_dir"], ["--job_dir has no value"]),
+        (["--job_dir", "--batch_size=3"], ["--job_dir has no value"]),
+        (["--batch_size=many"], ["--batch_size=many", "whole number", "at least 1"]),
+        (["--batch_size=1.5"], ["--batch_size=1.5", "whole number"]),
+        (["--learning_rate=fast"], ["--learning_rate=fast", "a number"]),
+        (["--augment=maybe"], ["--augment=maybe", "true or false"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_the_flag_and_what_to_do(words, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse(*words)
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"batch_size": 0}, "batch_size=0: allowed is at least 1 and at most 2147483647"),
+        ({"batch_size": 1.5}, "batch_size=1.5: must be a whole number"),
+        ({"batch_size": True}, "batch_size=True: must be a whole number"),
+        ({"batch_size": "3"}, "batch_size='3': must be a whole number"),
+        ({"learning_rate": 0}, "learning_rate=0: allowed is greater than 0 and less than 1"),
+        ({"learning_rate": 1.0}, "learning_rate=1.0"),
+        ({"learning_rate": 10**400}, "must be a number"),
+        ({"momentum": float("nan")}, "momentum=nan: allowed is finite numbers"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        ({"optimizer": "lion"}, "optimizer='lion': allowed is sgd, adam, ''"),
+        ({"augment": 1}, "augment=1: must be true or false"),
+        ({"job_dir": None}, "job_dir=None: must be text"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_what_is_allowed(values, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        Sample(**values)
+    assert said in str(caught.value)
+
+
+def test_all_wrong_values_are_named_at_once():
+    with pytest.raises(InvalidArgumentError) as caught:
+        Sample(batch_size=0, learning_rate=2.0, optimizer="x")
+    assert all(name in str(caught.value) for name in ("batch_size", "learning_rate", "optimizer"))
+
+
+def test_from_values_takes_only_its_own():
+    assert from_values(Sample, {"batch_size": 4, "other": 1}) == Sample(batch_size=4)
+
+
+def test_description_ends_with_what_is_allowed():
+    described = {field.name: description_of(field) for field in fields(Sample)}
+    assert described["learning_rate"] == "How far a step goes. Allowed: greater than 0 and less than 1."
+    assert described["job_dir"] == "Where the result goes."
+
+
+def test_nearest_name_falls_back_on_everything():
+    assert nearest_name("tran", ["train", "tune"]) == "did you mean train?"
+    assert nearest_name("qqq", ["train", "tune"]) == "known are train, tune"

@@ -1,0 +1,25 @@
+from components.common.errors import (
+    EXIT_CODE_INTERRUPTED,
+    InterruptedRunError,
+    InvalidDataError,
+    PipelineError,
+    error_classes,
+)
+
+
+def test_every_class_has_an_exit_code_of_its_own_outside_python_and_shell():
+    codes = [error.exit_code for error in error_classes()]
+    assert len(set(codes)) == len(codes)
+    assert all(64 <= code <= 78 for code in codes)
+    assert codes == sorted(codes)
+
+
+def test_only_an_interrupted_run_is_worth_a_retry():
+    assert [error for error in error_classes() if error.retry_can_help] == [InterruptedRunError]
+    assert InterruptedRunError.exit_code == EXIT_CODE_INTERRUPTED
+
+
+def test_text_says_problem_place_and_remedy():
+    error = InvalidDataError("row has 3 columns", where="a.csv, line 7", remedy="quote the comma")
+    assert str(error) == "row has 3 columns\nwhere: a.csv, line 7\nwhat to do: quote the comma"
+    assert str(PipelineError("only this")) == "only this"

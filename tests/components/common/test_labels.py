@@ -1,0 +1,54 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidDataError, MissingInputError
+from components.common.labels import read_labels_file, sorted_labels, write_labels_file
+
+names = (
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1, max_size=10)
+    .map(str.strip)
+    .filter(lambda name: name and not name.startswith("\ufeff"))
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(labels=st.lists(names, min_size=1, max_size=8, unique=True))
+def test_any_names_come_back(tmp_path, labels):
+    write_labels_file(tmp_path / "labels.txt", labels)
+    assert read_labels_file(tmp_path / "labels.txt") == tuple(labels)
+
+
+@pytest.mark.parametrize(
+    "content", [b"rose\ntulip\n", b"\xef\xbb\xbfrose\r\ntulip", b" rose \n\ttulip\n\n\n", b"rose\rtulip\r"]
+)
+def test_marks_and_line_ends_of_all_editors_are_read(tmp_path, content):
+    (tmp_path / "labels.txt").write_bytes(content)
+    assert read_labels_file(tmp_path / "labels.txt") == ("rose", "tulip")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", ["empty"]),
+        (b"\n\n", ["empty"]),
+        (b"rose\n\ntulip\n", ["blank line", "line 2"]),
+        (b"rose\ntulip\nrose\n", ["'rose'", "twice", "line 1", "line 3"]),
+        (b"ros\xe9\n", ["not UTF-8", "save it as UTF-8"]),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_line(tmp_path, content, said):
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(InvalidDataError) as caught:
+        read_labels_file(tmp_path / "labels.txt")
+    for part in (*said, "labels.txt"):
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_is_missing_input(tmp_path):
+    with pytest.raises(MissingInputError, match=r"nowhere\.txt"):
+        read_labels_file(tmp_path / "nowhere.txt")
+
+
+def test_labels_are_sorted_by_code_point_without_repetition():
+    assert sorted_labels(["b", "é", "a", "B", "a"]) == ("B", "a", "b", "é")

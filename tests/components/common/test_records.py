@@ -1,0 +1,109 @@
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidDataError
+from components.common.records import (
+    ImageRecord,
+    _Example,
+    class_to_label,
+    decode_example,
+    encode_example,
+    label_to_class,
+)
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(
+    st.builds(
+        ImageRecord,
+        encoded=st.binary(max_size=50),
+        label=int64,
+        text=texts,
+        filename=texts,
+        format=texts,
+        height=int64,
+        width=int64,
+    )
+)
+def test_a_record_comes_back_as_it_went_and_always_as_the_same_bytes(record):
+    encoded = encode_example(record)
+    assert decode_example(encoded, where="here") == record
+    assert encode_example(record) == encoded
+
+
+def test_the_bytes_of_a_record_do_not_change_with_versions():
+    # A data set's hash depends on them.
+    encoded = encode_example(ImageRecord(b"x", 1, "rose", "a/b.jpg", "JPEG", 3, 4))
+    digest = "e36fcf5442624d3a2bdd4ee71c2a1260789e87dc9f3b03b503c3de8604dac5e0"
+    assert hashlib.sha256(encoded).hexdigest() == digest
+    names = [b"channels", b"class/label", b"class/synset", b"colorspace", b"encoded", b"filename", b"format"]
+    positions = [encoded.index(b"image/" + name) for name in names]
+    assert positions == sorted(positions)
+
+
+def test_labels_on_disk_start_at_one():
+    assert label_to_class(1) == 0
+    assert [class_to_label(label_to_class(label)) for label in range(1, 5)] == [1, 2, 3, 4]
+
+
+def example(**features):
+    message = _Example()
+    for name, (kind, values) in features.items():
+        getattr(message.features.feature[name.replace("__", "/")], kind).value.extend(values)
+    return message.SerializeToString()
+
+
+IMAGE = ("bytes_list", [b"jpeg"])
+LABEL = ("int64_list", [3])
+
+
+def test_only_image_and_label_are_needed():
+    record = decode_example(example(image__encoded=IMAGE, image__class__label=LABEL), where="here")
+    assert record == ImageRecord(b"jpeg", 3)
+
+
+def test_odd_optional_features_are_left_out():
+    record = decode_example(
+        example(
+            image__encoded=IMAGE,
+            image__class__label=LABEL,
+            image__class__synset=("int64_list", [5]),
+            image__height=("bytes_list", [b"5"]),
+            image__filename=("bytes_list", [b"a", b"b"]),
+        ),
+        where="here",
+    )
+    assert record == ImageRecord(b"jpeg", 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xff\xff", ["not a tf.Example"]),
+        (b"", ["image/encoded", "missing", "none at all"]),
+        (example(image__encoded=IMAGE), ["image/class/label", "missing", "image/encoded"]),
+        (example(image=IMAGE, label=LABEL), ["image/encoded", "missing", "image, label"]),
+        (
+            example(image__encoded=IMAGE, image__class__label=("float_list", [1.0])),
+            ["image/class/label", "1 value(s) of type float_list", "int64_list"],
+        ),
+        (
+            example(image__encoded=IMAGE, image__class__label=("int64_list", [1, 2])),
+            ["image/class/label", "2 value(s)"],
+        ),
+        (
+            example(image__encoded=("bytes_list", []), image__class__label=LABEL),
+            ["image/encoded", "0 value(s)"],
+        ),
+    ],
+)
+def test_a_record_that_is_no_labelled_image_is_refused_with_its_place(data, said):
+    with pytest.raises(InvalidDataError) as caught:
+        decode_example(data, where="file x, record 5")
+    for part in (*said, "file x, record 5", "a record needs image/encoded"):
+        assert part in str(caught.value)

@@ -1,0 +1,39 @@
+"""The one place where the tests ask TensorFlow: does it read what our code writes?"""
+
+from components.common.records import ImageRecord, decode_example, encode_example
+from components.common.tfrecord import read_records, write_record
+
+
+def test_tensorflow_reads_our_records_and_we_read_its(tmp_path):
+    from components.common.quiet_tensorflow import tf
+
+    records = [
+        ImageRecord(b"\xff\xd8 first", 1, "Größe, 日本", "a/é.jpg", "JPEG", 3, 4),
+        ImageRecord(b"", 2),
+    ]
+    path = tmp_path / "train-00000-of-00001"
+    with path.open("wb") as file:
+        for record in records:
+            write_record(file, encode_example(record))
+    serialized = [data.numpy() for data in tf.data.TFRecordDataset([str(path)])]
+    assert len(serialized) == 2
+    features = {
+        name: list(getattr(feature, feature.WhichOneof("kind")).value)
+        for name, feature in tf.train.Example.FromString(serialized[0]).features.feature.items()
+    }
+    assert features == {
+        "image/encoded": [b"\xff\xd8 first"],
+        "image/class/label": [1],
+        "image/class/synset": ["Größe, 日本".encode()],
+        "image/filename": ["a/é.jpg".encode()],
+        "image/format": [b"JPEG"],
+        "image/height": [3],
+        "image/width": [4],
+        "image/channels": [3],
+        "image/colorspace": [b"RGB"],
+    }
+    theirs = tmp_path / "theirs"
+    with tf.io.TFRecordWriter(str(theirs)) as writer:
+        for data in serialized:
+            writer.write(tf.train.Example.FromString(data).SerializeToString())
+    assert [decode_example(data, where="") for _, data in read_records(theirs)] == records

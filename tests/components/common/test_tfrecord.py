@@ -1,0 +1,87 @@
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidDataError, MissingInputError
+from components.common.tfrecord import read_records, write_record
+
+
+def written(path, records):
+    with path.open("wb") as file:
+        for record in records:
+            write_record(file, record)
+    return path
+
+
+in_tmp_path = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@in_tmp_path
+@given(records=st.lists(st.binary(max_size=200), max_size=6))
+def test_records_come_back_in_order_with_their_offsets(tmp_path, records):
+    path = written(tmp_path / "file", records)
+    offsets, found = [], []
+    for offset, data in read_records(path):
+        offsets.append(offset)
+        found.append(data)
+    assert found == records
+    assert offsets == [sum(16 + len(record) for record in records[:n]) for n in range(len(records))]
+
+
+def test_a_flipped_bit_anywhere_is_detected_with_record_and_offset(tmp_path):
+    records = [b"first", b"", b"a third record"]
+    whole = written(tmp_path / "whole", records).read_bytes()
+    starts = [0, 21, 37]
+    path = tmp_path / "flipped"
+    for position in range(len(whole)):
+        number = sum(start <= position for start in starts) - 1
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            found = []
+            with pytest.raises(InvalidDataError) as caught:
+                found.extend(data for _, data in read_records(path))
+            assert f"{path}, record {number}, byte offset {starts[number]}" in str(caught.value)
+
+
+@in_tmp_path
+@given(data=st.data(), records=st.lists(st.binary(max_size=40), min_size=1, max_size=4))
+def test_a_file_that_is_cut_off_inside_a_record_is_refused(tmp_path, data, records):
+    whole = written(tmp_path / "whole", records).read_bytes()
+    ends = [sum(16 + len(record) for record in records[: n + 1]) for n in range(len(records))]
+    length = data.draw(st.integers(1, len(whole) - 1).filter(lambda size: size not in ends))
+    path = tmp_path / "cut"
+    path.write_bytes(whole[:length])
+    with pytest.raises(InvalidDataError, match="ends inside a record") as caught:
+        list(read_records(path))
+    assert f"record {sum(end <= length for end in ends)}," in str(caught.value)
+
+
+@in_tmp_path
+@given(content=st.binary(min_size=1, max_size=100))
+def test_what_is_no_tfrecord_file_is_refused(tmp_path, content):
+    path = tmp_path / "noise"
+    path.write_bytes(content)
+    with pytest.raises(InvalidDataError, match="record 0"):
+        list(read_records(path))
+
+
+def test_records_before_the_damage_are_yielded(tmp_path):
+    path = written(tmp_path / "file", [b"one", b"two"])
+    path.write_bytes(path.read_bytes()[:-1])
+    records = read_records(path)
+    assert next(records) == (0, b"one")
+    with pytest.raises(InvalidDataError, match=re.escape("record 1, byte offset 19")):
+        next(records)
+
+
+def test_a_missing_file_is_missing_input(tmp_path):
+    with pytest.raises(MissingInputError, match="nowhere"):
+        list(read_records(tmp_path / "nowhere"))
+    with pytest.raises(MissingInputError):
+        list(read_records(tmp_path))

@@ -1,0 +1,637 @@
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.common.dataset import read_manifest
+from components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    OutputError,
+    PipelineError,
+)
+from components.common.log import parse_event
+from components.common.records import ImageRecord, encode_example
+from components.common.tfrecord import write_record
+from components.convert.arguments import ConvertArguments
+from components.convert.convert import convert
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def contents(folder):
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+
+
+def rejected_rows(folder):
+    with (folder / "rejected.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(error, arguments, folder):
+    with pytest.raises(error) as caught:
+        convert(arguments, folder)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- CSV and folder to records
+
+
+def test_a_folder_becomes_shards_labels_and_a_manifest(tmp_path, flowers, records_of):
+    output = tmp_path / "out"
+    manifest = convert(ConvertArguments(images=str(flowers)), output)
+    assert sorted(contents(output)) == [
+        "labels.txt",
+        "manifest.json",
+        "train-00000-of-00001",
+        "validation-00000-of-00001",
+    ]
+    assert read_manifest(output) == manifest
+    assert manifest.labels == ("daisy", "rose", "tulip")
+    assert (output / "labels.txt").read_text() == "daisy\nrose\ntulip\n"
+    assert manifest.splits["train"].images_per_label == (8, 4, 1)
+    assert manifest.splits["validation"].images_per_label == (2, 1, 0)
+    records = records_of(output, manifest, "train") + records_of(output, manifest, "validation")
+    assert len(records) == 16
+    for record in records:
+        assert record.encoded == (flowers / record.filename).read_bytes()
+        assert record.text == record.filename.split("/")[0] == manifest.labels[record.label - 1]
+        assert (record.format, record.height, record.width) == ("JPEG", 8, 8)
+    assert len({record.filename for record in records}) == 16
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            data = (output / shard.path).read_bytes()
+            assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_two_csv_files_are_the_two_splits(tmp_path, photo, csv_of, records_of):
+    for number in range(5):
+        photo(tmp_path / f"{number}.jpg", number)
+    arguments = ConvertArguments(
+        train_csv=csv_of(tmp_path / "train.csv", [("0.jpg", "Größe"), ("1.jpg", "b"), ("2.jpg", "b")]),
+        validation_csv=csv_of(tmp_path / "v.csv", [("3.jpg", "b"), ("4.jpg", '"a, only"')]),
+    )
+    manifest = convert(arguments, tmp_path / "out")
+    assert manifest.labels == ("Größe", "a, only", "b")
+    assert manifest.splits["train"].images_per_label == (1, 0, 2)
+    assert manifest.splits["validation"].images_per_label == (0, 1, 1)
+    validation = records_of(tmp_path / "out", manifest, "validation")
+    assert {(record.filename, record.text, record.label) for record in validation} == {
+        ("3.jpg", "b", 3),
+        ("4.jpg", "a, only", 2),
+    }
+    assert "validation_fraction" not in manifest.made_by
+
+
+def test_a_labels_file_sets_the_numbers(tmp_path, flowers):
+    (tmp_path / "labels.txt").write_text("tulip\nrose\nviolet\ndaisy\n")
+    arguments = ConvertArguments(images=str(flowers), labels_file=str(tmp_path / "labels.txt"))
+    manifest = convert(arguments, tmp_path / "out")
+    assert manifest.labels == ("tulip", "rose", "violet", "daisy")
+    assert manifest.splits["train"].images_per_label == (1, 4, 0, 8)
+
+
+def test_the_manifest_says_how_it_was_made_and_nothing_of_this_machine(tmp_path, flowers, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = convert(ConvertArguments(images="flowers", seed=5), tmp_path / "out")
+    assert manifest.made_by == {
+        "source": {"form": "folder", "images": "flowers", "labels_file": ""},
+        "rows": 16,
+        "written": 16,
+        "rejected": 0,
+        "seed": 5,
+        "shard_megabytes": 128,
+        "validation_fraction": 0.2,
+        "reencoded": [],
+    }
+    assert str(tmp_path).encode() not in (tmp_path / "out" / "manifest.json").read_bytes()
+
+
+def test_the_number_of_shards_follows_from_the_bytes(tmp_path, photo, csv_of, records_of):
+    rows = []
+    for number in range(6):
+        path = photo(tmp_path / f"{number}.jpg", number)
+        # Bytes behind the end of a JPEG belong to the file, and are no damage.
+        path.write_bytes(path.read_bytes() + b"x" * 500_000)
+        rows.append((path.name, "ab"[number % 2]))
+    arguments = ConvertArguments(
+        train_csv=csv_of(tmp_path / "train.csv", rows),
+        validation_csv=csv_of(tmp_path / "validation.csv", rows[:1]),
+        shard_megabytes=1,
+    )
+    manifest = convert(arguments, tmp_path / "out")
+    shards = manifest.splits["train"].shards
+    assert [shard.path for shard in shards] == [f"train-0000{number}-of-00004" for number in range(4)]
+    assert [shard.examples for shard in shards] == [1, 2, 1, 2]
+    assert len(records_of(tmp_path / "out", manifest, "train")) == 6
+
+
+def test_what_was_encoded_anew_is_listed_in_the_order_of_the_output(tmp_path, photo, records_of):
+    folder = tmp_path / "images"
+    for number in range(4):
+        photo(folder / "a" / f"{number}.jpg", number)
+        photo(folder / "b" / f"{number}.bmp", number, format="BMP")
+        photo(folder / "c" / f"{number}.gif", number, format="GIF")
+    manifest = convert(ConvertArguments(images=str(folder)), tmp_path / "out")
+    written = [
+        record
+        for split in ("train", "validation")
+        for record in records_of(tmp_path / "out", manifest, split)
+    ]
+    assert manifest.made_by["reencoded"] == [
+        {"path": record.filename, "reason": "BMP" if record.text == "b" else "GIF"}
+        for record in written
+        if record.text != "a"
+    ]
+    for record in written:
+        assert record.format == ("JPEG" if record.text == "a" else "PNG")
+        stored = Image.open(io.BytesIO(record.encoded)).convert("RGB")
+        source = Image.open(folder / record.filename).convert("RGB")
+        assert (np.asarray(stored) == np.asarray(source)).all()
+
+
+def test_file_names_that_are_not_utf8_are_kept(tmp_path, photo, records_of):
+    folder = tmp_path / "images"
+    for number in range(2):
+        photo(folder / "a" / f"caf\udce9{number}.gif", number, format="GIF")
+    manifest = convert(ConvertArguments(images=str(folder)), tmp_path / "out")
+    assert read_manifest(tmp_path / "out") == manifest
+    assert {entry["path"] for entry in manifest.made_by["reencoded"]} == {
+        "a/caf\udce90.gif",
+        "a/caf\udce91.gif",
+    }
+
+
+# ---------------------------------------------------------------- same inputs, same bytes
+
+
+def test_the_same_bytes_at_any_number_of_threads_and_any_hash_seed(tmp_path, flowers):
+    outputs = []
+    for threads in (1, 7):
+        outputs.append(tmp_path / f"threads-{threads}")
+        convert(ConvertArguments(images=str(flowers)), outputs[-1], threads=threads)
+    for hash_seed in ("1", "2"):
+        outputs.append(tmp_path / f"hash-{hash_seed}")
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "components.convert",
+                f"--images={flowers}",
+                f"--output_dir={outputs[-1]}",
+            ],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    assert all(contents(output) == contents(outputs[0]) for output in outputs)
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path, photo, csv_of):
+    rows = [(photo(tmp_path / f"{number}.jpg", number).name, "ab"[number % 2]) for number in range(12)]
+    path = tmp_path / "list.csv"
+    convert(ConvertArguments(train_csv=csv_of(path, rows)), tmp_path / "one")
+    random.Random(3).shuffle(rows)  # noqa: S311
+    convert(ConvertArguments(train_csv=csv_of(path, rows)), tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_another_seed_gives_another_split_of_the_same_images(tmp_path, flowers, records_of):
+    files = {}
+    for seed in (0, 1):
+        output = tmp_path / str(seed)
+        manifest = convert(ConvertArguments(images=str(flowers), seed=seed), output)
+        files[seed] = [
+            [record.filename for record in records_of(output, manifest, split)]
+            for split in ("train", "validation")
+        ]
+    assert set(files[0][1]) != set(files[1][1])
+    assert Counter(files[0][0] + files[0][1]) == Counter(files[1][0] + files[1][1])
+
+
+# ---------------------------------------------------------------- rejected rows
+
+
+@pytest.fixture
+def bad_csv(tmp_path, photo, csv_of):
+    """Twelve rows, seven of them bad, each in its own way."""
+    for number in range(5):
+        photo(tmp_path / f"good{number}.jpg", number)
+    cut = photo(tmp_path / "cut.jpg", 9)
+    cut.write_bytes(cut.read_bytes()[:-30])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    return csv_of(
+        tmp_path / "list.csv",
+        [
+            ("good0.jpg", "a"),
+            ("cut.jpg", "a"),
+            ("gone.jpg", "b"),
+            ("empty.jpg", "b"),
+            ("good1.jpg", "b"),
+            "good2.jpg",
+            ("page.jpg", "a"),
+            ("good2.jpg", ""),
+            ("good2.jpg", "a"),
+            ("gs://bucket/x.jpg", "a"),
+            ("good3.jpg", "b"),
+            ("good4.jpg", "a"),
+        ],
+    )
+
+
+REASONS = [
+    ("2", "cut.jpg", "a", "undecodable JPEG"),
+    ("3", "gone.jpg", "b", "no such file"),
+    ("4", "empty.jpg", "b", "an empty file"),
+    ("6", "good2.jpg", "", "1 column instead of 2"),
+    ("7", "page.jpg", "a", "a web page"),
+    ("8", "good2.jpg", "", "the label is empty"),
+    ("10", "gs://bucket/x.jpg", "a", "local files only"),
+]
+
+
+def test_too_many_rejected_rows_fail_after_all_were_looked_at(tmp_path, bad_csv, capsys):
+    output = tmp_path / "out"
+    text = refused(InvalidDataError, ConvertArguments(train_csv=bad_csv), output)
+    warnings = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert "line 3: 'gone.jpg': no such file" in next(
+        event["message"] for event in warnings if event["event"] == "convert_will_fail"
+    )
+    assert "7 of 12 rows are rejected" in text
+    assert "max_rejected_fraction=0 is allowed" in text
+    for line, path, _, reason in REASONS[:5]:
+        assert f"{bad_csv}, line {line}: {path!r}: " in text
+        assert reason in text
+    assert "and 2 more" in text
+    assert str(output / "rejected.csv") in text
+    assert "raise max_rejected_fraction" in text
+    assert list(contents(output)) == ["rejected.csv"]
+    found = rejected_rows(output)
+    assert [(row["line"], row["path"], row["label"]) for row in found] == [row[:3] for row in REASONS]
+    assert all(row["file"] == bad_csv for row in found)
+    for row, (*_, reason) in zip(found, REASONS, strict=True):
+        assert reason in row["reason"]
+
+
+def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of, capsys):
+    output = tmp_path / "out"
+    manifest = convert(ConvertArguments(train_csv=bad_csv, max_rejected_fraction=7 / 12), output)
+    assert {name: manifest.made_by[name] for name in ("rows", "written", "rejected")} == {
+        "rows": 12,
+        "written": 5,
+        "rejected": 7,
+    }
+    assert len(rejected_rows(output)) == 7
+    assert sum(split.examples for split in manifest.splits.values()) == 5
+    done = [parse_event(line) for line in capsys.readouterr().out.splitlines()][-1]
+    assert done["message"].startswith("convert: 12 rows = 5 written + 7 rejected")
+    text = refused(
+        InvalidDataError, ConvertArguments(train_csv=bad_csv, max_rejected_fraction=0.58), tmp_path / "two"
+    )
+    assert "max_rejected_fraction=0.58" in text
+
+
+def test_rejections_of_both_files_are_listed_in_their_order(tmp_path, photo, csv_of):
+    photo(tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").touch()
+    rows = [("bad.jpg", "a"), ("good.jpg", "a"), ("gone.jpg", "a")]
+    train, validation = (csv_of(tmp_path / name, rows) for name in ("train.csv", "validation.csv"))
+    convert(
+        ConvertArguments(train_csv=train, validation_csv=validation, max_rejected_fraction=0.9),
+        tmp_path / "out",
+    )
+    assert [(row["file"], row["line"]) for row in rejected_rows(tmp_path / "out")] == [
+        (train, "1"),
+        (train, "3"),
+        (validation, "1"),
+        (validation, "3"),
+    ]
+
+
+def test_a_conversion_that_was_refused_can_be_repeated_into_the_same_folder(tmp_path, bad_csv):
+    refused(InvalidDataError, ConvertArguments(train_csv=bad_csv), tmp_path / "out")
+    convert(ConvertArguments(train_csv=bad_csv, max_rejected_fraction=1.0), tmp_path / "out")
+    assert read_manifest(tmp_path / "out").made_by["rejected"] == 7
+
+
+@pytest.mark.parametrize("row", ["good.jpg,a\n", "gone.jpg,a\ngood.jpg,a\ngood.jpg,a\n"])
+def test_a_split_without_an_image_is_refused(tmp_path, photo, row):
+    photo(tmp_path / "good.jpg")
+    (tmp_path / "train.csv").write_text("gone.jpg,a\n")
+    (tmp_path / "list.csv").write_text(row)
+    arguments = ConvertArguments(
+        train_csv=str(tmp_path / "train.csv"),
+        validation_csv=str(tmp_path / "list.csv"),
+        max_rejected_fraction=1.0,
+    )
+    assert "no image for train" in refused(InvalidDataError, arguments, tmp_path / "one")
+    (tmp_path / "single.csv").write_text("good.jpg,a\n")
+    arguments = ConvertArguments(train_csv=str(tmp_path / "single.csv"))
+    text = refused(InvalidDataError, arguments, tmp_path / "two")
+    assert "no image for validation" in text
+    assert "at least two" in text
+
+
+cells = st.sampled_from(
+    [
+        "good0.jpg",
+        "good1.gif",
+        "cut.jpg",
+        "gone.jpg",
+        ",",
+        ",",
+        "a",
+        "b",
+        "\n",
+        "\n",
+        '"',
+        " ",
+        "é",
+        "gs://b/x.jpg",
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.lists(cells, max_size=30).map("".join))
+def test_rows_are_written_plus_rejected_for_any_csv(tmp_path_factory, photo, content):
+    folder = tmp_path_factory.mktemp("any")
+    photo(folder / "good0.jpg", 0)
+    photo(folder / "good1.gif", 1, format="GIF")
+    (folder / "cut.jpg").write_bytes((folder / "good0.jpg").read_bytes()[:200])
+    (folder / "list.csv").write_text(content, encoding="utf-8")
+    arguments = ConvertArguments(train_csv=str(folder / "list.csv"), max_rejected_fraction=1.0)
+    output = folder / "out"
+    try:
+        made_by = convert(arguments, output, threads=2).made_by
+    except PipelineError:
+        assert set(contents(output)) <= {"rejected.csv"}
+        return
+    rejected = rejected_rows(output) if (output / "rejected.csv").exists() else []
+    assert made_by["rejected"] == len(rejected)
+    assert made_by["rows"] == made_by["written"] + made_by["rejected"]
+    assert made_by["rows"] == sum(bool(line.strip()) for line in content.split("\n"))
+
+
+# ---------------------------------------------------------------- the output folder
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, flowers):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.doc").write_text("precious")
+    assert str(output) in refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    (output / "rejected.csv").write_text("mine, not yours\n")
+    refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    (output / "thesis.doc").unlink()
+    refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    assert contents(output) == {"rejected.csv": b"mine, not yours\n"}
+    (output / "rejected.csv").unlink()
+    convert(ConvertArguments(images=str(flowers)), output)
+    before = contents(output)
+    refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    assert contents(output) == before
+
+
+def test_what_a_killed_conversion_left_is_replaced_and_nothing_else(tmp_path, flowers):
+    convert(ConvertArguments(images=str(flowers)), tmp_path / "whole")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / ".imgpipe-convert-unfinished").touch()
+    (output / "train-00000-of-00007").write_text("old")
+    (output / f".train-00001-of-00007.{'0' * 32}.partial").write_text("half")
+    convert(ConvertArguments(images=str(flowers)), output)
+    assert contents(output) == contents(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / ".imgpipe-convert-unfinished").touch()
+    (killed / "thesis.doc").write_text("precious")
+    refused(OutputError, ConvertArguments(images=str(flowers)), killed)
+    assert contents(killed) == {"thesis.doc": b"precious"}
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, photo):
+    folder = tmp_path / "images"
+    for number in range(4):
+        path = photo(folder / "a" / f"{number}.jpg", number)
+        path.write_bytes(path.read_bytes() + b"x" * 100_000)
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); "
+        "import runpy; runpy.run_module('components.convert', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", script, f"--images={folder}", f"--output_dir={tmp_path / 'out'}"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode == OutputError.exit_code
+    failure = parse_event(ended.stdout.splitlines()[-1])
+    assert "File too large" in failure["problem"]
+    assert contents(tmp_path / "out") == {}
+
+
+# ---------------------------------------------------------------- TFRecord files
+
+
+def write_records(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for record in records:
+            write_record(file, encode_example(record))
+    return path
+
+
+def records_with(*labels, text="label {}"):
+    return [ImageRecord(b"jpeg", label, text.format(label)) for label in labels]
+
+
+def on_records(folder, **values):
+    return ConvertArguments(
+        training_data_path=f"{folder}/train-*", validation_data_path=f"{folder}/validation-*", **values
+    )
+
+
+def test_tfrecord_files_are_described_where_they_lie(tmp_path):
+    data = tmp_path / "data"
+    paths = [
+        write_records(data / "train-00000-of-00002", records_with(1, 2, 2)),
+        write_records(data / "train-00001-of-00002", records_with(3)),
+        write_records(data / "validation-00000-of-00001", records_with(1, 3)),
+    ]
+    output = tmp_path / "out"
+    manifest = convert(on_records(data), output)
+    assert sorted(contents(output)) == ["labels.txt", "manifest.json"]
+    assert read_manifest(output) == manifest
+    assert manifest.labels == ("label 1", "label 2", "label 3")
+    assert manifest.splits["train"].images_per_label == (1, 2, 1)
+    assert manifest.splits["validation"].images_per_label == (1, 0, 1)
+    shards = [shard for name in ("train", "validation") for shard in manifest.splits[name].shards]
+    assert [(shard.path, shard.bytes, shard.sha256) for shard in shards] == [
+        (str(path), path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths
+    ]
+    assert [shard.examples for shard in shards] == [3, 1, 2]
+    assert {name: manifest.made_by[name] for name in ("rows", "written", "rejected")} == {
+        "rows": 6,
+        "written": 6,
+        "rejected": 0,
+    }
+
+
+def test_relative_patterns_give_absolute_paths(tmp_path, monkeypatch):
+    write_records(tmp_path / "data" / "train-0", records_with(1))
+    write_records(tmp_path / "data" / "validation-0", records_with(1))
+    monkeypatch.chdir(tmp_path)
+    manifest = convert(on_records("data"), tmp_path / "out")
+    assert manifest.splits["train"].shards[0].path == f"{tmp_path}/data/train-0"
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        records_with(1, 2, text=""),
+        records_with(1, 2, text="same for all"),
+        [*records_with(1, 2), ImageRecord(b"jpeg", 2, "another")],
+        records_with(1, 2, text="two\nlines {}"),
+    ],
+    ids=["no text", "one text for two labels", "two texts for one label", "line break"],
+)
+def test_texts_that_do_not_name_the_labels_are_not_used(tmp_path, train):
+    write_records(tmp_path / "train-0", train)
+    write_records(tmp_path / "validation-0", train[:1])
+    assert convert(on_records(tmp_path), tmp_path / "out").labels == ("1", "2")
+
+
+def test_a_labels_file_names_the_labels_of_records(tmp_path):
+    write_records(tmp_path / "train-0", records_with(1, 3))
+    write_records(tmp_path / "validation-0", records_with(1))
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
+    manifest = convert(on_records(tmp_path, labels_file=str(tmp_path / "labels.txt")), tmp_path / "out")
+    assert manifest.labels == ("a", "b", "c", "d")
+    assert manifest.splits["train"].images_per_label == (1, 0, 1, 0)
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    text = refused(
+        InvalidDataError, on_records(tmp_path, labels_file=str(tmp_path / "labels.txt")), tmp_path / "two"
+    )
+    assert "the label is 3, but the labels file has 2 lines" in text
+    assert "train-0, record 1" in text
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (records_with(1, 0), ["the label is 0", "train-0, record 1", "from 1 on"]),
+        (records_with(-7), ["the label is -7", "train-0, record 0"]),
+        (records_with(1, 2, 5), ["go up to 5", "no record has label 3, 4", "without gaps"]),
+        (records_with(1, 2**40), ["no record has label 2, 3, 4, 5, 6 or 1,099,511,627,769 others"]),
+        ([], ["no record in the train files", "train-*"]),
+    ],
+)
+def test_wrong_labels_in_records_are_refused_with_their_place(tmp_path, train, said):
+    write_records(tmp_path / "train-0", train)
+    write_records(tmp_path / "validation-0", records_with(1))
+    text = refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    for part in said:
+        assert part in text
+    assert contents(tmp_path / "out") == {}
+
+
+def test_damaged_records_and_other_files_are_refused_with_their_place(tmp_path):
+    path = write_records(tmp_path / "train-0", records_with(1, 2))
+    write_records(tmp_path / "validation-0", records_with(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert "train-0, record 1" in refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    path.write_bytes(b"\x1f\x8b" + whole)
+    assert "compressed" in refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    with path.open("wb") as file:
+        write_record(file, b"\xff\xff\xff")
+    text = refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    assert "not a tf.Example" in text
+    assert "train-0, record 0" in text
+
+
+def test_a_pattern_that_matches_nothing_says_what_lies_there(tmp_path):
+    write_records(tmp_path / "data" / "train-00000-of-00001", records_with(1))
+    arguments = ConvertArguments(
+        training_data_path=f"{tmp_path}/data/train-*.tfrecord",
+        validation_data_path=f"{tmp_path}/data/train-*",
+    )
+    assert "train-00000-of-00001" in refused(MissingInputError, arguments, tmp_path / "out")
+
+
+# ---------------------------------------------------------------- errors within seconds, and both doors
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"train_csv": "nowhere.csv"}, MissingInputError),
+        ({"images": "nowhere"}, MissingInputError),
+        ({"images": ".", "labels_file": "nowhere.txt"}, MissingInputError),
+        ({"train_csv": "gs://b/x.csv"}, InvalidArgumentError),
+        ({"images": "gs://b/x"}, InvalidArgumentError),
+        ({"training_data_path": "gs://b/x*", "validation_data_path": "y"}, InvalidArgumentError),
+    ],
+)
+def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, values, error):
+    monkeypatch.chdir(tmp_path)
+    text = refused(error, ConvertArguments(**values), tmp_path / "out")
+    assert next(value for value in reversed(values.values()) if value != "y") in text
+    assert contents(tmp_path / "out") == {}
+
+
+def test_the_command_line_converts_and_exits_with_the_errors_code(tmp_path, flowers):
+    def run(*words):
+        command = [sys.executable, "-m", "components.convert", *words]
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
+
+    code, last = run("--images", str(flowers), "--output-dir", str(tmp_path / "out"))
+    assert (code, last["event"]) == (0, "step_result")
+    assert read_manifest(tmp_path / "out").num_classes == 3
+    code, last = run("--images", str(flowers))
+    assert code == InvalidArgumentError.exit_code
+    assert "output_dir" in last["problem"]
+    code, last = run("--imges=x")
+    assert code == InvalidArgumentError.exit_code
+    assert "did you mean --images" in last["remedy"]
+
+
+def test_the_component_writes_the_dataset_and_its_metadata(tmp_path, flowers):
+    from kfp.dsl import Dataset
+
+    from components.common.step import run_component
+
+    dataset = Dataset(uri=str(tmp_path / "dataset"))
+    run_component(
+        "components.convert.component", "convert", {"dataset": dataset, "images": str(flowers), "seed": 3.0}
+    )
+    assert read_manifest(tmp_path / "dataset").made_by["seed"] == 3
+    assert dataset.metadata == {
+        "labels": 3,
+        "train_examples": 13,
+        "validation_examples": 3,
+        "rejected_rows": 0,
+        "reencoded_images": 0,
+    }
+
+
+def test_converting_does_not_import_tensorflow():
+    script = (
+        "import sys, components.convert.convert, components.convert.component, components.convert.__main__; "
+        "sys.exit([name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'keras')] or 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)

@@ -1,0 +1,56 @@
+import dataclasses
+
+import pytest
+
+from components.common.errors import InvalidArgumentError
+from components.convert.arguments import ConvertArguments
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train_csv": "a"},
+        {"train_csv": "a", "validation_csv": "b", "labels_file": "c"},
+        {"images": "a"},
+        {"training_data_path": "a", "validation_data_path": "b"},
+    ],
+)
+def test_each_form_of_input_is_taken_alone(values):
+    assert dataclasses.asdict(ConvertArguments(**values)).items() >= values.items()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, ["no input", "train_csv", "images", "training_data_path"]),
+        ({"train_csv": "a", "images": "b"}, ["train_csv='a'", "images='b'", "keep one"]),
+        (
+            {"images": "b", "training_data_path": "c", "validation_data_path": "d"},
+            ["images='b'", "training_data_path='c'"],
+        ),
+        ({"validation_csv": "a"}, ["validation_csv='a'", "without train_csv"]),
+        ({"images": "i", "validation_csv": "a"}, ["validation_csv='a'", "without train_csv"]),
+        ({"training_data_path": "a"}, ["training_data_path='a'", "without validation_data_path"]),
+        ({"validation_data_path": "a"}, ["validation_data_path='a'", "without training_data_path"]),
+        ({"images": "a", "validation_data_path": "b"}, ["without training_data_path"]),
+        (
+            {"images": "a", "validation_fraction": 0},
+            ["validation_fraction=0", "greater than 0 and less than 1"],
+        ),
+        ({"images": "a", "validation_fraction": 1.0}, ["validation_fraction=1.0"]),
+        ({"images": "a", "max_rejected_fraction": 1.5}, ["max_rejected_fraction=1.5", "at most 1"]),
+        ({"images": "a", "shard_megabytes": 0}, ["shard_megabytes=0", "at least 1"]),
+        ({"images": "a", "seed": -1}, ["seed=-1"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(values, said):
+    with pytest.raises(InvalidArgumentError) as caught:
+        ConvertArguments(**values)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_every_argument_is_described_in_whole_sentences():
+    for field in dataclasses.fields(ConvertArguments):
+        assert len(field.metadata["description"]) > 40
+        assert field.metadata["description"].endswith(".")

@@ -1,0 +1,191 @@
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from components.common.errors import InternalError, InvalidDataError
+from components.evaluate.metrics import (
+    ConfusedPair,
+    Metrics,
+    compute_metrics,
+    most_confused_pairs,
+    worst_mistakes,
+)
+
+
+def softmax_rows(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    exponents = np.exp(values)
+    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Labels and probabilities in which every class may be missing from either; without ties."""
+    classes = draw(st.integers(2, 8))
+    examples = draw(st.integers(1, 40))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = generator.integers(0, draw(st.integers(1, classes)), examples)
+    return labels, softmax_rows(generator.normal(size=(examples, classes)) * 2)
+
+
+def none_as_nan(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+@given(predictions())
+@settings(max_examples=60, deadline=None)
+def test_metrics_equal_those_of_scikit_learn(drawn):
+    labels, probabilities = drawn
+    classes = probabilities.shape[1]
+    names = list(range(classes))
+    ours = compute_metrics(labels, probabilities)
+    predicted = probabilities.argmax(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+            labels, predicted, labels=names, zero_division=np.nan
+        )
+        # scikit-learn expects that float32 rows sum to 1 within the error of float64.
+        exact = probabilities.astype(np.float64)
+        exact /= exact.sum(axis=1, keepdims=True)
+        loss = sklearn_metrics.log_loss(labels, exact, labels=names)
+        top_5 = (
+            sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=names)
+            if classes > 5
+            else 1.0
+        )
+    assert ours.top_1_accuracy == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
+    assert ours.top_5_accuracy == pytest.approx(top_5)
+    assert ours.loss == pytest.approx(loss, rel=1e-5)
+    assert (
+        np.array(ours.confusion_matrix) == sklearn_metrics.confusion_matrix(labels, predicted, labels=names)
+    ).all()
+    np.testing.assert_allclose(none_as_nan([one.precision for one in ours.per_class]), precision)
+    np.testing.assert_allclose(none_as_nan([one.recall for one in ours.per_class]), recall)
+    np.testing.assert_allclose(none_as_nan([one.f1 for one in ours.per_class]), f1)
+    assert [one.support for one in ours.per_class] == support.tolist()
+    assert [one.predicted for one in ours.per_class] == np.bincount(predicted, minlength=classes).tolist()
+    assert ours.macro_precision == pytest.approx(np.nanmean(precision))
+    assert ours.macro_recall == pytest.approx(np.nanmean(recall))
+    assert ours.macro_f1 == pytest.approx(np.nanmean(f1))
+
+
+@given(predictions())
+@settings(max_examples=30, deadline=None)
+def test_json_of_the_metrics_holds_plain_finite_numbers_only(drawn):
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            for item in value.values():
+                check(item)
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+        else:
+            assert type(value) in (int, float, type(None))
+            assert value is None or math.isfinite(value)
+
+    content = compute_metrics(*drawn).to_json()
+    check(content)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def compute(labels: list[int], probabilities: list[list[float]]) -> Metrics:
+    return compute_metrics(np.array(labels), np.array(probabilities, np.float32))
+
+
+def test_rows_of_the_confusion_matrix_are_true_classes():
+    metrics = compute([0, 0, 2], [[0.1, 0.9, 0.0], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3]])
+    assert metrics.confusion_matrix == ((1, 1, 0), (0, 0, 0), (0, 1, 0))
+
+
+def test_precision_of_a_class_never_predicted_and_recall_of_an_absent_one_are_none():
+    metrics = compute([0, 1], [[0.9, 0.1, 0.0], [0.9, 0.1, 0.0]])
+    first, second, third = metrics.per_class
+    assert (first.precision, first.recall) == (0.5, 1.0)
+    assert (second.precision, second.recall, second.f1) == (None, 0.0, 0.0)
+    assert (third.precision, third.recall, third.f1) == (None, None, None)
+    assert (metrics.macro_precision, metrics.macro_recall) == (0.5, 0.5)
+
+
+def test_tie_goes_to_the_lowest_class():
+    metrics = compute([0, 1], [[0.5, 0.5], [0.5, 0.5]])
+    assert metrics.confusion_matrix == ((1, 0), (1, 0))
+
+
+def test_tie_in_the_top_five_goes_to_the_lowest_classes():
+    labels = list(range(6))
+    assert compute(labels, [[1 / 6] * 6] * 6).top_5_accuracy == pytest.approx(5 / 6)
+
+
+def test_top_five_of_three_classes_is_one():
+    assert compute([2], [[0.9, 0.1, 0.0]]).top_5_accuracy == 1.0
+
+
+def test_probability_of_zero_for_the_true_class_gives_a_finite_loss():
+    assert compute([1], [[1.0, 0.0]]).loss == pytest.approx(-math.log(1e-7))
+    assert compute([0], [[1.0, 0.0]]).loss == 0.0
+
+
+def test_labels_of_a_small_integer_type_do_not_overflow():
+    labels = np.full(3, 99, np.uint8)
+    probabilities = np.zeros((3, 100), np.float32)
+    probabilities[:, 98] = 1
+    assert compute_metrics(labels, probabilities).confusion_matrix[99][98] == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_output_that_is_not_finite_is_refused(value):
+    with pytest.raises(
+        InvalidDataError, match=r"NaN or infinite for 1 of 2 images\nwhere: first for image 1"
+    ):
+        compute([0, 1], [[0.5, 0.5], [value, 0.5]])
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_class_that_the_model_does_not_have_is_refused(label):
+    with pytest.raises(InvalidDataError, match=rf"class {label} is not among the model's 2 classes"):
+        compute([0, label], [[0.5, 0.5], [0.5, 0.5]])
+
+
+def test_evaluation_without_an_image_is_refused():
+    with pytest.raises(InvalidDataError, match="no image to evaluate"):
+        compute_metrics(np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(InternalError, match=r"\(2,\) and probabilities of shape \(1, 2\)"):
+        compute([0, 1], [[0.5, 0.5]])
+
+
+def test_worst_mistakes_are_the_surest_first_and_ties_keep_the_order():
+    labels = np.array([0, 0, 1, 1, 0])
+    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.95, 0.05], [0.8, 0.2], [0.4, 0.6]], np.float32)
+    mistakes = worst_mistakes(labels, probabilities, 3)
+    assert [(one.index, one.true_class, one.predicted_class) for one in mistakes] == [
+        (2, 1, 0),
+        (0, 0, 1),
+        (3, 1, 0),
+    ]
+    assert [one.probability for one in mistakes] == pytest.approx([0.95, 0.8, 0.8])
+
+
+def test_worst_mistakes_of_a_faultless_model_are_none():
+    assert worst_mistakes(np.array([0]), np.array([[0.9, 0.1]], np.float32), 5) == ()
+
+
+def test_most_confused_pairs_are_the_largest_first_without_the_right_answers():
+    labels = np.array([0] * 5 + [1] * 4 + [2] * 3)
+    predicted = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0])
+    metrics = compute_metrics(labels, np.eye(3, dtype=np.float32)[predicted])
+    assert most_confused_pairs(metrics, 3) == (
+        ConfusedPair(2, 0, 3),
+        ConfusedPair(0, 1, 2),
+        ConfusedPair(1, 2, 2),
+    )
+    assert len(most_confused_pairs(metrics, 30)) == 4

@@ -1,0 +1,633 @@
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.common.dataset import Manifest, Shard, Split, file_sha256, read_manifest, write_manifest
+from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from components.common.records import ImageRecord, encode_example, label_to_class
+from components.common.step import run_component
+from components.common.tfrecord import write_record
+from components.validate.arguments import ValidateArguments
+from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json
+from components.validate.report import validation_report
+from components.validate.validate import validate, validate_to_files
+
+ARGUMENTS = ValidateArguments(train_batch_size=8)
+PHOTOS = Path(__file__).parents[4] / "shared" / "data"
+LABELS = ("daisy", "roses")
+
+
+def jpeg(number: int, *, width: int = 24, height: int = 16) -> bytes:
+    """Returns a small JPEG file whose content depends on the number."""
+    image = Image.new("RGB", (width, height), (number * 37 % 256, number * 91 % 256, number % 256))
+    image.putpixel((number % width, number // width % height), (255, 255, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def record(number: int, label: int, *, encoded: bytes | None = None, text: str = "") -> ImageRecord:
+    return ImageRecord(jpeg(number) if encoded is None else encoded, label, text, f"image-{number}.jpg")
+
+
+def records(first: int, per_label: Sequence[int]) -> list[ImageRecord]:
+    """Returns as many records of label 1, 2, ... as the sequence says, all with different images."""
+    labels = [label for label, images in enumerate(per_label, start=1) for _ in range(images)]
+    return [record(first + place, label) for place, label in enumerate(labels)]
+
+
+def write_dataset(
+    folder: Path,
+    splits: Mapping[str, Sequence[Sequence[ImageRecord | bytes]]],
+    labels: Sequence[str] = LABELS,
+) -> Manifest:
+    """Writes shards (by split, a list of records or serialized examples each) and their manifest."""
+    written = {}
+    for name, shards in splits.items():
+        entries, per_label = [], [0] * len(labels)
+        for number, shard in enumerate(shards):
+            path = folder / f"{name}-{number:05d}-of-{len(shards):05d}"
+            with path.open("wb") as file:
+                for one in shard:
+                    write_record(file, one if isinstance(one, bytes) else encode_example(one))
+                    if isinstance(one, ImageRecord) and 1 <= one.label <= len(labels):
+                        per_label[label_to_class(one.label)] += 1
+            entries.append(Shard(path.name, len(shard), path.stat().st_size, file_sha256(path)))
+        written[name] = Split(tuple(entries), tuple(per_label))
+    manifest = Manifest(tuple(labels), written, {})
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Callable[..., Manifest]:
+    """Writes a data set without a finding, but for the records that are added to its shards."""
+
+    def write(
+        train: Sequence[ImageRecord | bytes] = (), validation: Sequence[ImageRecord | bytes] = ()
+    ) -> Manifest:
+        return write_dataset(
+            tmp_path,
+            {
+                "train": [records(0, (10, 10)), [*records(100, (2, 2)), *train]],
+                "validation": [[*records(200, (3, 3)), *validation]],
+            },
+        )
+
+    return write
+
+
+def findings_of(manifest: Manifest, folder: Path, **arguments: int) -> Findings:
+    return validate(manifest, folder, ValidateArguments(**{"train_batch_size": 8, **arguments}))
+
+
+def single(findings: Findings, kind: str, severity: str) -> Finding:
+    """Returns the only finding there is, which must be of this kind."""
+    assert [(one.kind, one.severity) for one in findings.findings] == [(kind, severity)]
+    assert findings.findings[0].remedy
+    return findings.findings[0]
+
+
+def kinds(findings: Findings) -> list[str]:
+    return [finding.kind for finding in findings.findings]
+
+
+def encoded_as(image_format: str, mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 12), (200, 30, 60)).convert(mode).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def test_sound_data_gives_no_finding(sound, tmp_path):
+    findings = findings_of(sound(), tmp_path)
+    assert findings.findings == ()
+    assert findings.counts == {"train": (12, 12), "validation": (3, 3)}
+    assert findings.formats == {"JPEG": 30}
+
+
+def test_image_sizes_are_measured(tmp_path):
+    sizes = ((10, 700), (20, 60), (30, 50), (40, 40))
+    train = [
+        ImageRecord(jpeg(number, width=width, height=height), 1 + number % 2)
+        for number, (width, height) in enumerate(sizes)
+    ]
+    manifest = write_dataset(tmp_path, {"train": [train], "validation": []})
+    found = findings_of(manifest, tmp_path, train_batch_size=1).sizes
+    assert (found.width.minimum, found.width.median, found.width.maximum) == (10, 20, 40)
+    assert (found.height.minimum, found.height.median, found.height.maximum) == (40, 50, 700)
+    assert {(one.minimum, one.maximum): one.images for one in found.shorter_side if one.images} == {
+        (0, 31): 3,
+        (32, 63): 1,
+    }
+
+
+def test_six_samples_of_each_label_are_kept_small(sound, tmp_path):
+    samples = findings_of(sound(), tmp_path).samples
+    assert [len(some) for some in samples] == [6, 6]
+    assert all(one.source.startswith("data:image/jpeg;base64,") for some in samples for one in some)
+    assert samples[0][0].title == "train-00000-of-00002, record 0 (image-0.jpg)"
+
+
+def test_undecodable_image_is_named_by_shard_record_and_file(sound, tmp_path):
+    finding = single(
+        findings_of(sound(train=[record(7, 1, encoded=jpeg(7)[:-40])]), tmp_path), "undecodable_image", ERROR
+    )
+    assert finding.where == "train-00001-of-00002, record 4 (image-7.jpg)"
+    assert "cannot be decoded: undecodable JPEG" in finding.problem
+
+
+def test_image_that_is_damaged_but_decodes_is_a_warning(sound, tmp_path):
+    whole = jpeg(7)
+    damaged = whole[:-2] + bytes(200) + whole[-2:]
+    finding = single(
+        findings_of(sound(train=[record(7, 1, encoded=damaged)]), tmp_path), "damaged_image", WARNING
+    )
+    assert "damaged but decodable" in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("encoded", "kind", "severity"),
+    [
+        (encoded_as("GIF"), "unusual_image", WARNING),
+        (encoded_as("PNG", "RGBA"), "unusual_image", WARNING),
+        (encoded_as("WEBP"), "unusual_image", WARNING),
+        (encoded_as("BMP"), "unusual_image", WARNING),
+        (encoded_as("BMP", "1"), "unsupported_image", ERROR),
+        (encoded_as("WEBP", "RGBA", lossless=True, exact=True), "unusual_image", WARNING),
+    ],
+    ids=["gif", "transparent png", "webp", "bmp", "1-bit bmp", "opaque rgba webp"],
+)
+def test_image_that_convert_would_store_anew_is_reported(encoded, kind, severity, sound, tmp_path):
+    single(findings_of(sound(train=[record(7, 1, encoded=encoded)]), tmp_path), kind, severity)
+
+
+def test_transparent_webp_is_an_error_because_training_cannot_decode_it(sound, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (20, 12), (200, 30, 60, 90)).save(buffer, "WEBP", lossless=True)
+    manifest = sound(train=[record(7, 1, encoded=buffer.getvalue())])
+    single(findings_of(manifest, tmp_path), "unsupported_image", ERROR)
+
+
+@pytest.mark.parametrize("label", [0, 3, -1])
+def test_label_out_of_range_is_named(label, sound, tmp_path):
+    finding = single(findings_of(sound(train=[record(77, label)]), tmp_path), "label_out_of_range", ERROR)
+    assert finding.problem == f"label {label} is not in 1..2"
+    assert finding.where == "train-00001-of-00002, record 4 (image-77.jpg)"
+
+
+def test_record_without_label_or_of_another_type_does_not_end_the_shard(tmp_path):
+    broken = encode_example(record(7, 1)).replace(b"image/class/label", b"image/class/lavel")
+    manifest = write_dataset(
+        tmp_path,
+        {"train": [[b"no example", broken, *records(0, (10, 10))]], "validation": [records(50, (1, 1))]},
+    )
+    findings = findings_of(manifest, tmp_path)
+    assert kinds(findings) == ["invalid_record", "invalid_record"]
+    assert findings.findings[0].where == "train-00000-of-00001, record 0"
+    assert "'image/class/label' is missing" in findings.findings[1].problem
+    assert findings.counts["train"] == (10, 10)
+
+
+def test_damaged_record_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
+    manifest = sound()
+    path = tmp_path / "train-00000-of-00002"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    findings = findings_of(manifest, tmp_path, train_batch_size=24)
+    assert kinds(findings) == ["damaged_record", "changed_shard"]
+    damage = findings.findings[0]
+    assert damage.where.startswith("train-00000-of-00002, record 9, byte offset ")
+    assert "does not match its checksum" in damage.problem
+    assert findings.counts["train"] == (9 + 2, 2)
+    assert sum(findings.counts["validation"]) == 6
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damaged_byte_of_a_shard_is_found(sound, tmp_path, data):
+    manifest = sound()
+    path = tmp_path / "validation-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    findings = findings_of(manifest, tmp_path)
+    assert kinds(findings) == ["damaged_record", "changed_shard"]
+    assert "(the size is right)" in findings.findings[1].problem
+    assert "Not every record could be read" in validation_report(findings)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_record_with_any_content_is_a_finding_or_sound_but_never_ends_the_step(sound, tmp_path, data):
+    content = bytearray(encode_example(record(77, 1)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    findings = findings_of(sound(train=[bytes(content)]), tmp_path)
+    assert sum(findings.counts["validation"]) == 6
+
+
+def test_shard_that_was_cut_off_is_found(sound, tmp_path):
+    manifest = sound()
+    path = tmp_path / "validation-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert kinds(findings_of(manifest, tmp_path)) == ["damaged_record", "changed_shard"]
+
+
+def test_shard_that_lost_whole_records_is_found(sound, tmp_path):
+    manifest = sound()
+    path = tmp_path / "validation-00000-of-00001"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(encode_example(record(200, 1))) + 16])
+    findings = findings_of(manifest, tmp_path)
+    assert set(kinds(findings)) == {"shard_count", "changed_shard", "label_count", "label_without_validation"}
+    assert "the manifest says 6 records, the file has 1" in findings.findings[0].problem
+
+
+def test_shard_that_was_replaced_by_another_is_found(sound, tmp_path):
+    manifest = sound()
+    write_dataset(tmp_path, {"validation": [records(300, (3, 3))]})
+    finding = single(findings_of(manifest, tmp_path), "changed_shard", ERROR)
+    assert finding.where == "validation-00000-of-00001"
+
+
+def test_missing_shard_is_named(sound, tmp_path):
+    manifest = sound()
+    (tmp_path / "train-00000-of-00002").unlink()
+    finding = single(findings_of(manifest, tmp_path), "missing_shard", ERROR)
+    assert finding.where == "train-00000-of-00002"
+
+
+def test_counts_that_differ_from_the_manifest_are_found(tmp_path):
+    manifest = write_dataset(tmp_path, {"train": [records(0, (12, 10))], "validation": [records(50, (2, 2))]})
+    text = (tmp_path / "manifest.json").read_text().replace("12,", "11,").replace("10\n", "11\n")
+    (tmp_path / "manifest.json").write_text(text)
+    assert read_manifest(tmp_path).splits["train"].images_per_label == (11, 11) != manifest.splits
+    findings = findings_of(read_manifest(tmp_path), tmp_path)
+    assert [one.problem for one in findings.findings] == [
+        "the manifest says 11 images of 'daisy' in train, the shards have 12",
+        "the manifest says 11 images of 'roses' in train, the shards have 10",
+    ]
+
+
+def test_num_classes_that_differs_from_the_data_names_both_and_the_labels(sound, tmp_path):
+    finding = single(findings_of(sound(), tmp_path, num_classes=3), "num_classes", ERROR)
+    assert finding.problem == "the data has 2 labels (daisy, roses), num_classes is 3"
+    assert "num_classes=2" in finding.remedy
+
+
+def test_num_classes_of_the_data_or_zero_is_right(sound, tmp_path):
+    manifest = sound()
+    assert not findings_of(manifest, tmp_path, num_classes=2).findings
+    assert not findings_of(manifest, tmp_path, num_classes=0).findings
+
+
+def test_batch_larger_than_the_training_images_is_an_error(sound, tmp_path):
+    finding = single(findings_of(sound(), tmp_path, train_batch_size=25), "train_batch_size", ERROR)
+    assert finding.problem == "train_batch_size is 25, there are 24 training images"
+    assert not findings_of(sound(), tmp_path, train_batch_size=24).findings
+
+
+def test_more_evaluation_images_than_there_are_is_an_error(sound, tmp_path):
+    finding = single(findings_of(sound(), tmp_path, num_eval_images=7), "num_eval_images", ERROR)
+    assert finding.problem == "num_eval_images is 7, there are 6 validation images"
+    assert not findings_of(sound(), tmp_path, num_eval_images=6).findings
+
+
+def test_label_without_training_image_is_an_error(tmp_path):
+    manifest = write_dataset(tmp_path, {"train": [records(0, (12, 0))], "validation": [records(50, (2, 2))]})
+    finding = single(findings_of(manifest, tmp_path), "label_without_training", ERROR)
+    assert finding.problem == "label 2 ('roses') has no training image"
+
+
+def test_label_with_few_training_images_is_a_warning(tmp_path):
+    manifest = write_dataset(tmp_path, {"train": [records(0, (12, 9))], "validation": [records(50, (2, 2))]})
+    finding = single(findings_of(manifest, tmp_path), "few_training_images", WARNING)
+    assert finding.problem == "label 'roses' has 9 training images, fewer than 10"
+
+
+def test_label_without_validation_image_is_a_warning(tmp_path):
+    manifest = write_dataset(tmp_path, {"train": [records(0, (12, 12))], "validation": [records(50, (2, 0))]})
+    assert "'roses'" in single(findings_of(manifest, tmp_path), "label_without_validation", WARNING).problem
+
+
+@pytest.mark.parametrize(("split", "word"), [("validation", "validation"), ("train", "training")])
+@pytest.mark.parametrize("named", [True, False])
+def test_empty_split_is_one_error(split, word, named, tmp_path):
+    splits = {"train": [records(0, (12, 12))], "validation": [records(50, (2, 2))]}
+    if named:
+        splits[split] = []
+    else:
+        del splits[split]
+    finding = single(
+        findings_of(write_dataset(tmp_path, splits), tmp_path, num_eval_images=1), "empty_split", ERROR
+    )
+    assert finding.problem == f"there is no {word} image"
+
+
+def test_strong_imbalance_is_a_warning(tmp_path):
+    manifest = write_dataset(
+        tmp_path,
+        {"train": [records(0, (111, 11)), records(500, (0, 0))], "validation": [records(900, (2, 2))]},
+    )
+    finding = single(findings_of(manifest, tmp_path), "imbalance", WARNING)
+    assert finding.problem.startswith("label 'daisy' has 111 training images, 'roses' has 11")
+
+
+def test_ten_to_one_is_no_strong_imbalance(tmp_path):
+    manifest = write_dataset(
+        tmp_path, {"train": [records(0, (100, 10))], "validation": [records(900, (2, 2))]}
+    )
+    assert not findings_of(manifest, tmp_path).findings
+
+
+def test_single_label_is_a_warning(tmp_path):
+    manifest = write_dataset(
+        tmp_path, {"train": [records(0, (12,))], "validation": [records(900, (2,))]}, labels=("daisy",)
+    )
+    single(findings_of(manifest, tmp_path), "single_label", WARNING)
+
+
+def test_names_in_the_records_that_contradict_the_labels_are_a_warning(sound, tmp_path):
+    manifest = sound(
+        train=[record(77, 1, text="roses"), record(78, 1, text="tulips"), record(79, 2, text="roses")]
+    )
+    finding = single(findings_of(manifest, tmp_path), "label_name", WARNING)
+    assert finding.problem == (
+        "label 1 is 'daisy', but 2 of its records name it otherwise, the first 'roses'"
+    )
+    assert finding.where == "train-00001-of-00002, record 4 (image-77.jpg)"
+
+
+def test_image_in_train_and_validation_is_named_as_a_pair(sound, tmp_path):
+    manifest = sound(validation=[record(7, 1, encoded=jpeg(0)), record(8, 1, encoded=jpeg(0))])
+    findings = findings_of(manifest, tmp_path)
+    assert kinds(findings) == ["image_in_two_splits"] * 2
+    assert findings.findings[0].severity == WARNING
+    assert (
+        findings.findings[0].problem
+        == "the same image is in train and validation: 'image-0.jpg' and 'image-7.jpg'"
+    )
+    assert findings.findings[0].where == "train-00000-of-00002, record 0; validation-00000-of-00001, record 6"
+    assert [one.captions for one in findings.findings[0].thumbnails] == [
+        ("train: daisy",),
+        ("validation: daisy",),
+    ]
+
+
+def test_image_under_two_labels_is_named_with_both(sound, tmp_path):
+    findings = findings_of(sound(train=[record(7, 2, encoded=jpeg(0))]), tmp_path)
+    finding = single(findings, "image_with_two_labels", WARNING)
+    assert finding.problem == "the same image is labelled 'daisy' and 'roses'"
+    assert finding.where == (
+        "train-00000-of-00002, record 0, 'image-0.jpg', is 'daisy'; "
+        "train-00001-of-00002, record 4, 'image-7.jpg', is 'roses'"
+    )
+
+
+def test_image_that_is_repeated_within_a_split_and_label_is_no_finding(sound, tmp_path):
+    assert not findings_of(sound(train=[record(7, 1, encoded=jpeg(0))]), tmp_path).findings
+
+
+def test_equal_images_are_found_after_an_empty_shard_too(tmp_path):
+    manifest = write_dataset(
+        tmp_path,
+        {
+            "train": [records(0, (10, 10)), []],
+            "validation": [[], [record(7, 1, encoded=jpeg(3)), record(9, 2)]],
+        },
+    )
+    finding = next(
+        one for one in findings_of(manifest, tmp_path).findings if one.kind == "image_in_two_splits"
+    )
+    assert finding.where == "train-00000-of-00002, record 3; validation-00001-of-00002, record 0"
+
+
+def test_every_finding_is_reported_and_errors_come_first(tmp_path):
+    manifest = write_dataset(
+        tmp_path,
+        {"train": [[record(0, 1), record(1, 9), record(2, 1, encoded=b"")]], "validation": [[record(0, 1)]]},
+    )
+    findings = findings_of(manifest, tmp_path, num_classes=7, num_eval_images=5, train_batch_size=6)
+    assert set(kinds(findings)) == {
+        "label_out_of_range",
+        "undecodable_image",
+        "num_classes",
+        "num_eval_images",
+        "train_batch_size",
+        "label_without_training",
+        "few_training_images",
+        "image_in_two_splits",
+    }
+    severities = [one.severity for one in findings.findings]
+    assert severities == sorted(severities)
+
+
+def test_equal_data_give_equal_json_wherever_they_lie(tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest = write_dataset(
+            folder, {"train": [[record(0, 1), record(1, 9), b"x"]], "validation": [[record(0, 1)]]}
+        )
+        texts.append(json.dumps(findings_json(findings_of(manifest, folder))))
+    assert texts[0] == texts[1]
+
+
+def test_report_and_summary_are_written_before_one_error_lists_all(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    wrong = [record(number, 9) for number in range(25)]
+    write_dataset(data, {"train": [records(100, (10, 10)) + wrong], "validation": [records(200, (2, 2))]})
+    report, summary = tmp_path / "new" / "report", tmp_path / "new" / "summary"
+    with pytest.raises(InvalidDataError) as raised:
+        validate_to_files(data, report, summary, ARGUMENTS)
+    text = str(raised.value)
+    assert text.startswith(
+        "25 errors were found:\n1. label 9 is not in 1..2 (train-00000-of-00001, record 20"
+    )
+    assert text.count("label 9 is not in") == 10
+    assert "and 15 more" in text
+    assert "what to do: correct the label" in text
+    assert len(json.loads(summary.read_text())["findings"]) == 25
+    assert json.loads(summary.read_text())["errors"] == 25
+    assert "label 9 is not in 1..2" in report.read_text()
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(line["event"] == "finding" for line in logged) == 20
+    more = next(line for line in logged if line["event"] == "findings_not_logged")
+    assert more["count"] == 5
+    assert "and 5 more" in more["message"]
+
+
+def test_errors_about_arguments_alone_are_an_argument_error(sound, tmp_path):
+    sound()
+    arguments = ValidateArguments(num_classes=3, train_batch_size=100)
+    with pytest.raises(
+        InvalidArgumentError, match=r"(?s)2 errors.*num_classes is 3.*train_batch_size is 100"
+    ):
+        validate_to_files(tmp_path, tmp_path / "report.html", tmp_path / "summary.json", arguments)
+
+
+def test_single_error_is_raised_as_it_is(sound, tmp_path):
+    sound()
+    with pytest.raises(InvalidArgumentError) as raised:
+        validate_to_files(
+            tmp_path,
+            tmp_path / "report.html",
+            tmp_path / "summary.json",
+            ValidateArguments(num_classes=3, train_batch_size=8),
+        )
+    assert raised.value.problem == "the data has 2 labels (daisy, roses), num_classes is 3"
+
+
+def test_warnings_do_not_fail_the_step(tmp_path):
+    write_dataset(tmp_path, {"train": [records(0, (12, 9))], "validation": [records(50, (2, 2))]})
+    validate_to_files(tmp_path, tmp_path / "report.html", tmp_path / "summary.json", ARGUMENTS)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["errors"], summary["warnings"]) == (0, 1)
+    assert summary["images_per_label"]["train"] == {"daisy": 12, "roses": 9}
+
+
+def test_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(MissingInputError):
+        validate_to_files(tmp_path, tmp_path / "report.html", tmp_path / "summary.json", ARGUMENTS)
+
+
+def test_labels_and_file_names_are_shown_as_text(tmp_path):
+    evil = "<script>alert(1)</script>"
+    train = [*records(0, (10, 10)), ImageRecord(b"", 1, filename=evil)]
+    write_dataset(tmp_path, {"train": [train], "validation": [records(50, (1, 1))]}, labels=(evil, "b"))
+    with pytest.raises(InvalidDataError):
+        validate_to_files(tmp_path, tmp_path / "report.html", tmp_path / "summary.json", ARGUMENTS)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+
+
+def test_page_of_a_thousand_labels_stays_small(tmp_path):
+    labels = [f"label {number}" for number in range(1000)]
+    manifest = write_dataset(
+        tmp_path, {"train": [records(0, [1] * 12)], "validation": [records(50, [1])]}, labels=labels
+    )
+    with pytest.raises(InvalidDataError):
+        validate_to_files(tmp_path, tmp_path / "report.html", tmp_path / "summary.json", ARGUMENTS)
+    assert manifest.num_classes == 1000
+    page = (tmp_path / "report.html").read_text()
+    assert "200 of 1,000" in page
+    assert len(page) < 300_000
+
+
+def test_component_builds_its_arguments_from_flat_values_and_writes_its_artifacts(sound, tmp_path):
+    dsl = pytest.importorskip("kfp.dsl")
+    sound()
+    run_component(
+        "components.validate.component",
+        "validate",
+        {
+            "dataset": dsl.Dataset(uri=str(tmp_path)),
+            "report": dsl.HTML(uri=str(tmp_path / "report")),
+            "summary": dsl.Artifact(uri=str(tmp_path / "summary")),
+            "num_classes": 2,
+            "train_batch_size": 8,
+            "num_eval_images": 0,
+        },
+    )
+    assert (tmp_path / "report").read_text().startswith("<!DOCTYPE html>")
+    assert json.loads((tmp_path / "summary").read_text())["arguments"]["num_classes"] == 2
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+
+
+def test_command_line_validates_and_tells_data_errors_from_wrong_arguments(sound, tmp_path):
+    sound()
+    command = (
+        "-m",
+        "components.validate",
+        f"--dataset={tmp_path}",
+        f"--report={tmp_path / 'r'}",
+        f"--summary={tmp_path / 's'}",
+    )
+    assert run(*command, "--train-batch-size=8").returncode == 0
+    assert run(*command, "--train_batch_size=800").returncode == InvalidArgumentError.exit_code
+    (tmp_path / "train-00000-of-00002").unlink()
+    assert run(*command).returncode == InvalidDataError.exit_code
+    assert run("-m", "components.validate").returncode == InvalidArgumentError.exit_code
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "components.validate.validate",
+        "components.validate.report",
+        "components.evaluate.metrics",
+        "components.evaluate.report",
+    ],
+)
+def test_importing_does_not_load_tensorflow(module):
+    script = (
+        f"import sys, {module}; sys.exit(sorted({{'tensorflow', 'keras', 'kfp'}} & set(sys.modules)) or 0)"
+    )
+    finished = run("-c", script)
+    assert finished.returncode == 0, finished.stderr
+
+
+def flower_photos(*names: str) -> list[bytes]:
+    missing = [name for name in names if not (PHOTOS / "flowers_224" / name).is_file()]
+    if missing:
+        pytest.skip(
+            f"SKIPPED WITH REASON: the flower photos are not here: {PHOTOS / 'flowers_224' / missing[0]}"
+        )
+    return [(PHOTOS / "flowers_224" / name).read_bytes() for name in names]
+
+
+def test_the_two_leaked_pairs_of_the_flower_photos_are_found(tmp_path):
+    flower_photos("train/sunflowers/15069459615_7e0fd61914_n.jpg")
+    folder = PHOTOS / "flowers_224"
+    splits = {
+        split: [
+            [
+                ImageRecord(path.read_bytes(), 1, "sunflowers", str(path.relative_to(folder)))
+                for path in sorted((folder / source / "sunflowers").glob("*.jpg"))
+            ]
+        ]
+        for split, source in (("train", "train"), ("validation", "val"))
+    }
+    manifest = write_dataset(tmp_path, splits, labels=("sunflowers",))
+    found = {
+        one.problem for one in findings_of(manifest, tmp_path).findings if one.kind == "image_in_two_splits"
+    }
+    assert found == {
+        "the same image is in train and validation: 'train/sunflowers/15069459615_7e0fd61914_n.jpg' "
+        "and 'val/sunflowers/15072973261_73e2912ef2_n.jpg'",
+        "the same image is in train and validation: 'train/sunflowers/14889392928_9742aed45b_m.jpg' "
+        "and 'val/sunflowers/15066430311_fb57fa92b0_m.jpg'",
+    }
+
+
+def test_the_flower_photo_that_the_original_list_has_under_two_labels_is_found(tmp_path):
+    photo = flower_photos("train/roses/15922772266_1167a06620.jpg")[0]
+    listed = PHOTOS / "lists" / "all_data.csv"
+    if not listed.is_file():
+        pytest.skip(f"SKIPPED WITH REASON: the original list is not here: {listed}")
+    rows = [line.split(",") for line in listed.read_text().splitlines() if "15922772266_1167a06620" in line]
+    labels = ("roses", "tulips")
+    train = [ImageRecord(photo, labels.index(label) + 1, label, path) for path, label in rows]
+    manifest = write_dataset(
+        tmp_path,
+        {"train": [[*records(0, (10, 10)), *train]], "validation": [records(50, (1, 1))]},
+        labels=labels,
+    )
+    finding = single(findings_of(manifest, tmp_path), "image_with_two_labels", WARNING)
+    assert finding.problem == "the same image is labelled 'roses' and 'tulips'"
+    assert all(path in finding.where for path, _ in rows)
