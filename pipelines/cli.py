@@ -6,17 +6,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from components.common.arguments import description_of, flat_fields, from_values
-from components.common.errors import PipelineError, error_classes
+from components.common.errors import (
+    ERROR_CLASSES,
+    InterruptedRunError,
+    InvalidArgumentError,
+    PipelineError,
+)
 from components.common.storage import check_empty, check_writable, local_path
 from pipelines.local_run import RunFolder, RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.recipes import RECIPES, recipe_for
+from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
 
 _COMPILED = Path(__file__).parent / "compiled" / "local" / "image_classification.yaml"
@@ -28,7 +33,8 @@ Examples:
   imgpipe run                                        the digits sample, about two minutes
   imgpipe run --images flowers/                      a folder a class
   imgpipe run --train-csv train.csv --validation-csv validation.csv
-  imgpipe run --images flowers/ --model-type resnet-18 --weights none --max-steps 3000
+  imgpipe run --images flowers/ --model-type efficientnet-b0 --max-steps 2000
+  imgpipe run --images scans/ --weights none --image-size 64
 \b
 Exit status: 0 if the model was published, otherwise
 """
@@ -56,7 +62,7 @@ def _pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=type(field.default),
             default=None,
             metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
-            help=f"{description_of(field)}  [{_default_text(field)}]",
+            help=description_of(field) + _default_text(field),
         )(command)
     return command
 
@@ -67,12 +73,13 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
         for name, recipe in RECIPES.items()
         if field.name in recipe.parameters
     ]
-    return "; ".join([f"default: {field.default!r}", *by_recipe])
+    default = [] if field.default == "" else [f"default: {field.default}"]
+    return f"  [{'; '.join([*default, *by_recipe])}]" if default or by_recipe else ""
 
 
 def _exit_codes() -> str:
     return "\n".join(
-        f"  {error.exit_code}  {(error.__doc__ or '').splitlines()[0]}" for error in error_classes()
+        f"  {error.exit_code}  {(error.__doc__ or '').splitlines()[0]}" for error in ERROR_CLASSES
     )
 
 
@@ -82,8 +89,8 @@ def _exit_codes() -> str:
     type=click.Choice(list(RECIPES)),
     default=None,
     help="The settings to start from; every flag given goes before them. By default: digits without "
-    "data, frozen-backbone for your own images, original if --weights none or --freeze none is given. "
-    + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
+    "data; for your own images frozen-backbone, or from-scratch with --weights none, or fine-tune with "
+    "--freeze none. " + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
 )
 @click.option(
     "--format",
@@ -119,19 +126,17 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
 def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tuple[RunFolder, RunResult]:
     sample = not any(given.get(name) for name in _DATA)
     recipe = recipe or recipe_for(given, sample=sample)
-    parameters = {**RECIPES[recipe].parameters, **given}
+    parameters = settings_of(recipe, given)
     folder = RunFolder(
         local_path(given.get("job_dir") or time.strftime("imgpipe-runs/%Y%m%d-%H%M%S")).absolute()
     )
     parameters["job_dir"] = str(folder.job_dir)
     if sample:
         parameters["train_csv"] = str(folder.job_dir / "data" / "digits.csv")
-    for name in _DATA:
-        if parameters.get(name):
-            parameters[name] = _absolute(parameters[name])
     # Every argument is checked before anything is written or started.
     for arguments_class in PIPELINE_ARGUMENTS:
         from_values(arguments_class, parameters)
+    _check_texts(parameters)
     check_empty(folder.job_dir)
     check_writable(folder.job_dir)
     source = "scikit-learn's digits (no data was given)" if sample else _source(given)
@@ -150,8 +155,20 @@ def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tupl
     return folder, run_locally(_COMPILED, parameters, folder, RunDisplay(console))
 
 
-def _absolute(patterns: str) -> str:
-    return ",".join(str(local_path(pattern.strip()).absolute()) for pattern in patterns.split(","))
+def _check_texts(parameters: Mapping[str, Any]) -> None:
+    """Refuses what KFP or this version would take for something else.
+
+    Raises:
+        InvalidArgumentError: for a URL where a local path is wanted, or KFP's own placeholder sign.
+    """
+    for name in _DATA:
+        local_path(parameters.get(name, ""))
+    for name, value in parameters.items():
+        if isinstance(value, str) and "{{$" in value:
+            raise InvalidArgumentError(
+                f"{name}={value!r} holds '{{{{$', which Kubeflow Pipelines takes for a placeholder",
+                remedy="rename the file or folder",
+            )
 
 
 def _source(given: Mapping[str, Any]) -> str:
@@ -170,10 +187,11 @@ def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
     }
 
 
-def _fail(error: PipelineError, output_format: str, console: Console) -> None:
+def _fail(error: PipelineError, output_format: str, console: Console) -> NoReturn:
     step = error.step if isinstance(error, StepFailedError) else ""
+    log = f"\nlog: {error.log}" if isinstance(error, StepFailedError) else ""
     console.print(
-        f"\nerror{' in ' + step if step else ''}: {error}",
+        f"\nerror{' in ' + step if step else ''}: {error}{log}",
         style="red",
         highlight=False,
         markup=False,
@@ -198,4 +216,10 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> None:
 
 def main() -> None:
     """Runs ``imgpipe``."""
-    imgpipe()
+    try:
+        imgpipe.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(InvalidArgumentError.exit_code)
+    except click.Abort:
+        sys.exit(InterruptedRunError.exit_code)

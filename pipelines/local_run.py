@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from components.common.errors import EXIT_CODE_INTERRUPTED, InternalError, PipelineError
+from components.common.errors import InternalError, InterruptedRunError, PipelineError
 from components.common.log import parse_event
 from pipelines.run_display import RunDisplay
 
@@ -66,10 +66,16 @@ class _Followed:
 
 
 class StepFailedError(PipelineError):
-    """A step's error, as the step told it; its exit code is the step's."""
+    """A step's error, as the step told it; its exit code is the step's.
 
-    def __init__(self, event: Mapping[str, Any]) -> None:
+    Args:
+        event: The step's ``step_failed`` event.
+        log: The run's log.
+    """
+
+    def __init__(self, event: Mapping[str, Any], log: Path) -> None:
         super().__init__(event["problem"], where=event["where"], remedy=event["remedy"])
+        self.log = log
         self.step: str = event["step"]
         self.exit_code = event["exit_code"]
         self.retry_can_help = event["retry_can_help"]
@@ -118,7 +124,7 @@ def run_locally(
         followed = _follow(process.stdout, log, display, started)
         status = process.wait()
     if followed.failure is not None:
-        raise StepFailedError(followed.failure)
+        raise StepFailedError(followed.failure, folder.log)
     if status != 0 or "evaluate" not in followed.results:
         raise InternalError(
             f"the run ended with status {status} without saying why; its last lines:\n  "
@@ -198,6 +204,4 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
     if interrupted:
-        error = PipelineError("the run was interrupted", remedy="start it again with a new job_dir")
-        error.exit_code = EXIT_CODE_INTERRUPTED
-        raise error
+        raise InterruptedRunError("the run was interrupted", remedy="start it again, with a new job_dir")

@@ -60,6 +60,36 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 }
             ),
         ),
+        "from-scratch": Recipe(
+            "a network from random weights: for pictures unlike photos, and many of them",
+            "EXPECTED",
+            MappingProxyType(
+                {
+                    "model_type": "resnet-18",
+                    "weights": "none",
+                    "max_steps": 1000,
+                    "train_batch_size": 64,
+                    "initial_learning_rate": 0.05,
+                    "warmup_steps": 100,
+                    "weight_decay": 5e-4,
+                }
+            ),
+        ),
+        "fine-tune": Recipe(
+            "the whole network is trained on from ImageNet weights: the most accurate, the slowest",
+            "EXPECTED",
+            MappingProxyType(
+                {
+                    "model_type": "mobilenet-v2",
+                    "weights": "imagenet",
+                    "freeze": "none",
+                    "max_steps": 300,
+                    "initial_learning_rate": 0.01,
+                    "warmup_steps": 50,
+                    "weight_decay": 1e-4,
+                }
+            ),
+        ),
         "original": Recipe(
             "the defaults of Google's built-in algorithm",
             "depends on the data: give max_steps, initial_learning_rate and warmup_steps",
@@ -78,12 +108,19 @@ def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:
     """
     if sample:
         return "digits"
-    model_type = given.get("model_type", RECIPES["frozen-backbone"].parameters["model_type"])
-    kind = MODEL_TYPES.get(model_type)
-    if (
-        given.get("weights", "imagenet") == "imagenet"
-        and given.get("freeze", "backbone") == "backbone"
-        and (kind is None or kind.has_imagenet_weights)
-    ):
-        return "frozen-backbone"
-    return "original"
+    kind = MODEL_TYPES.get(given.get("model_type", ""))
+    without_weights = kind is not None and not kind.has_imagenet_weights
+    if given.get("weights", "none" if without_weights else "imagenet") == "none":
+        return "from-scratch"
+    return "fine-tune" if given.get("freeze", "backbone") == "none" else "frozen-backbone"
+
+
+def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recipe's parameters with those that the user set in their place.
+
+    A warm-up of the recipe is cut to a tenth of the steps where the user asks for a short run.
+    """
+    settings = {**RECIPES[name].parameters, **given}
+    if "warmup_steps" in settings and "warmup_steps" not in given:
+        settings["warmup_steps"] = min(settings["warmup_steps"], max(0, settings["max_steps"] // 10))
+    return settings

@@ -85,6 +85,14 @@ class CheckFailedError(PipelineError):
     exit_code = 76
 
 
-def error_classes() -> tuple[type[PipelineError], ...]:
-    """Returns the classes above, in the order of their exit codes (for the documentation and tests)."""
-    return tuple(sorted(PipelineError.__subclasses__(), key=lambda error: error.exit_code))
+# In the order of their exit codes, for the documentation.
+ERROR_CLASSES: tuple[type[PipelineError], ...] = (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    UnavailableError,
+    InternalError,
+    OutputError,
+    InterruptedRunError,
+    CheckFailedError,
+)

@@ -214,8 +214,8 @@ def _log_done(manifest: Manifest) -> None:
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in manifest.splits.items())
     log_result(
         "convert",
-        f"{counts['rows']:,} rows = {counts['written']:,} written ({splits}) + "
-        f"{counts['rejected']:,} rejected; {reencoded:,} encoded anew; {manifest.num_classes:,} labels",
+        f"{counts['rows']:,} rows = {counts['written']:,} written + {counts['rejected']:,} rejected; "
+        f"{splits}; {reencoded:,} encoded anew; {manifest.num_classes:,} labels",
         **counts,
         reencoded=reencoded,
     )

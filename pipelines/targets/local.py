@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def run(pipeline_file: Path, parameters: dict[str, Any], artifacts: Path) -> Non
     from kfp import components, local
     from kfp.local import subprocess_task_handler
 
+    # The images are meant for clusters; here every step runs in this environment.
+    warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
     # KFP replaces "python3" everywhere in the command, parameter values included: a folder called
     # python3 would be lost. The command finds the right python3 by PATH instead.
     subprocess_task_handler.replace_python_executable = lambda command, _executable: command

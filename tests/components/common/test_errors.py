@@ -1,21 +1,21 @@
 from components.common.errors import (
+    ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     InterruptedRunError,
     InvalidDataError,
     PipelineError,
-    error_classes,
 )
 
 
 def test_every_class_has_an_exit_code_of_its_own_outside_python_and_shell():
-    codes = [error.exit_code for error in error_classes()]
+    codes = [error.exit_code for error in ERROR_CLASSES]
     assert len(set(codes)) == len(codes)
     assert all(64 <= code <= 78 for code in codes)
     assert codes == sorted(codes)
 
 
 def test_only_an_interrupted_run_is_worth_a_retry():
-    assert [error for error in error_classes() if error.retry_can_help] == [InterruptedRunError]
+    assert [error for error in ERROR_CLASSES if error.retry_can_help] == [InterruptedRunError]
     assert InterruptedRunError.exit_code == EXIT_CODE_INTERRUPTED
 
 

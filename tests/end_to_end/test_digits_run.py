@@ -1,0 +1,138 @@
+"""The main job: from nothing to a checked SavedModel of the digits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.common.dataset import read_manifest
+
+STEPS = ["convert", "validate", "train", "evaluate", "export"]
+
+
+def artifact(run, step, name):
+    (folder,) = (run.folder / "artifacts").glob(f"*/{step}/{name}")
+    return folder
+
+
+def metadata_of(run, step, name):
+    (file,) = (run.folder / "artifacts").glob(f"*/{step}/executor_output.json")
+    (one,) = json.loads(file.read_text())["artifacts"][name]["artifacts"]
+    return one["metadata"]
+
+
+def test_the_run_ends_well_with_an_accuracy_of_at_least_097(digits_run):
+    assert digits_run.status == 0, digits_run.shown
+    assert digits_run.summary["top_1_accuracy"] >= 0.97
+
+
+def test_a_fifth_is_held_out_and_every_digit_is_in_it(digits_run):
+    manifest = read_manifest(artifact(digits_run, "convert", "dataset"))
+    assert manifest.labels == tuple("0123456789")
+    train, validation = manifest.splits["train"], manifest.splits["validation"]
+    assert train.examples + validation.examples == 1797
+    assert abs(validation.examples - 1797 / 5) <= 5
+    assert all(count >= 30 for count in validation.images_per_label)
+
+
+def test_the_summary_names_what_is_there_and_the_seconds_of_every_step(digits_run):
+    summary = digits_run.summary
+    assert (Path(summary["model"]) / "saved_model.pb").is_file()
+    assert Path(summary["report"]).read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+    assert Path(summary["data_report"]).is_file()
+    assert Path(summary["logs"]).is_file()
+    assert list(summary["seconds"]) == [*STEPS, "total"]
+    assert sum(summary["seconds"][step] for step in STEPS) <= summary["seconds"]["total"]
+
+
+def test_a_person_sees_a_line_for_every_step(digits_run):
+    lines = digits_run.shown.splitlines()
+    assert "scikit-learn's digits (no data was given)" in lines[0]
+    steps = [
+        line.split()[0] for line in lines if line.strip() and line.split()[0] in STEPS and " s  " in line
+    ]
+    assert steps == STEPS
+    assert "Traceback" not in digits_run.shown
+    assert "oneDNN" not in digits_run.shown
+
+
+def test_tensorflow_does_not_chatter_in_the_log(digits_run):
+    log = (digits_run.folder / "run.log").read_text(encoding="utf-8")
+    for word in ("oneDNN", "cuda", "CUDA", "cpu_feature_guard", "Warning"):
+        assert word not in log
+
+
+def test_the_report_shows_the_evaluations_figures(digits_run):
+    page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
+    assert f"{digits_run.summary['top_1_accuracy']:.2%}".replace("%", " %") in page.replace("\xa0", " ")
+    for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Arguments", "Data"):
+        assert heading in page
+    assert "data:image/" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_the_kubeflow_interface_gets_the_same_figures(digits_run):
+    metrics = metadata_of(digits_run, "evaluate", "metrics")
+    assert metrics["top_1_accuracy"] == digits_run.summary["top_1_accuracy"]
+    matrix = metadata_of(digits_run, "evaluate", "classification_metrics")["confusionMatrix"]
+    assert [one["displayName"] for one in matrix["annotationSpecs"]] == list("0123456789")
+    right = sum(row["row"][index] for index, row in enumerate(matrix["rows"]))
+    assert right / metrics["examples"] == pytest.approx(metrics["top_1_accuracy"])
+
+
+def test_the_best_evaluations_model_is_exported(digits_run):
+    provenance = json.loads((Path(digits_run.summary["model"]) / "provenance.json").read_text())
+    best = max(evaluation["top_1_accuracy"] for evaluation in provenance["evaluations"])
+    first = next(one["step"] for one in provenance["evaluations"] if one["top_1_accuracy"] == best)
+    assert provenance["best_step"] == first
+    assert best == pytest.approx(digits_run.summary["top_1_accuracy"], abs=1e-6)
+
+
+def test_the_model_has_the_original_algorithms_signature(digits_run):
+    tool = Path(sys.executable).parent / "saved_model_cli"
+    shown = subprocess.run(
+        [tool, "show", "--all", "--dir", digits_run.summary["model"]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    signature = " ".join(
+        shown.split("signature_def['serving_default']:")[1].split("signature_def[")[0].split()
+    )
+    for tensor, dtype, shape in (
+        ("inputs['image_bytes']", "DT_STRING", "(-1)"),
+        ("inputs['key']", "DT_STRING", "(-1)"),
+        ("outputs['classes']", "DT_INT64", "(-1)"),
+        ("outputs['key']", "DT_STRING", "(-1)"),
+        ("outputs['probabilities']", "DT_FLOAT", "(-1, 10)"),
+    ):
+        assert f"{tensor} tensor_info: dtype: {dtype} shape: {shape}" in signature
+    assert "Method name is: tensorflow/serving/predict" in signature
+    assert "signature_def['classify']" in shown
+
+
+def test_the_published_model_is_the_exported_artifact(digits_run):
+    published, exported = Path(digits_run.summary["model"]), artifact(digits_run, "export", "exported_model")
+    assert {
+        file.relative_to(published): file.read_bytes() for file in published.rglob("*") if file.is_file()
+    } == {file.relative_to(exported): file.read_bytes() for file in exported.rglob("*") if file.is_file()}
+    assert (published / "assets" / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
+
+
+def test_converting_and_validating_did_not_load_tensorflow(digits_run):
+    # Loading it alone takes longer than these steps with all their work.
+    work = {
+        event["step"]: event["work_seconds"]
+        for event in digits_run.events
+        if event["event"] == "step_finished"
+    }
+    assert set(work) == set(STEPS)
+    code = (
+        "import sys, components.convert.component, components.convert.convert, "
+        "components.validate.component, components.validate.validate, components.validate.report, "
+        "components.evaluate.report, components.export.export, components.export.component; "
+        "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

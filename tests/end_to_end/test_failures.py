@@ -1,0 +1,123 @@
+"""What goes wrong is said at once, by its own name, with the remedy, and in the exit status."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.runs import IMGPIPE, SMALL, run_imgpipe
+
+# From the start of the step that fails.
+LONGEST_SECONDS = 10
+
+
+def check_explained(run, *, step, status, words):
+    assert run.status == status, run.shown
+    assert run.summary["step"] == step
+    assert run.summary["exit_code"] == status
+    for word in words:
+        assert word in run.shown
+    assert f"error in {step}:" in run.shown
+    assert "what to do:" in run.shown
+    assert "Traceback" not in run.shown
+    assert "RuntimeError" not in run.shown
+    assert run.seconds_to_failure() <= LONGEST_SECONDS
+    assert not (run.folder / "model").exists()
+
+
+def write_csv(path: Path, rows) -> str:
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def rows(coloured_folder):
+    """Rows of a good CSV file that lies beside the folders of the classes."""
+    return [
+        f'"{file.relative_to(coloured_folder)}"'.replace('"dark"', '""dark""') + f",{label}"
+        for label, name in (("red", 'röt, "dark"'), ("blue", "青"))
+        for file in sorted((coloured_folder / name).iterdir())
+    ]
+
+
+def test_a_wrong_path_in_the_csv(tmp_path, coloured_folder, rows):
+    csv = write_csv(coloured_folder / "train.csv", [*rows, "no/such.png,red"])
+    run = run_imgpipe(tmp_path / "job", "--train-csv", csv, *SMALL)
+    check_explained(run, step="convert", status=65, words=["train.csv", "line 25", "no/such.png"])
+
+
+def test_a_csv_that_does_not_exist(tmp_path):
+    run = run_imgpipe(tmp_path / "job", "--train-csv", str(tmp_path / "nowhere.csv"), *SMALL)
+    check_explained(run, step="convert", status=66, words=["nowhere.csv", "No such file"])
+
+
+def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path):
+    (tmp_path / "train-00000-of-00001").write_bytes(b"")
+    run = run_imgpipe(
+        tmp_path / "job",
+        "--training-data-path",
+        f"{tmp_path}/train-*.tfrecord",
+        "--validation-data-path",
+        f"{tmp_path}/eval-*.tfrecord",
+        *SMALL,
+    )
+    check_explained(run, step="convert", status=66, words=["train-*.tfrecord", "train-00000-of-00001"])
+
+
+def test_an_unknown_label(tmp_path, coloured_folder, rows):
+    csv = write_csv(coloured_folder / "train.csv", rows)
+    labels = write_csv(tmp_path / "labels.txt", ["red", "green"])
+    run = run_imgpipe(tmp_path / "job", "--train-csv", csv, "--labels-file", labels, *SMALL)
+    check_explained(run, step="convert", status=65, words=["12 of 24", "line 13", "'blue'"])
+
+
+def test_a_label_count_that_differs_from_num_classes(tmp_path, coloured_folder):
+    run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--num-classes", "3", *SMALL)
+    check_explained(run, step="validate", status=64, words=["2 labels", "num_classes is 3", "青"])
+
+
+def test_a_truncated_image(tmp_path, coloured_folder, rows):
+    image = coloured_folder / "青" / "3.png"
+    image.write_bytes(image.read_bytes()[:200])
+    csv = write_csv(coloured_folder / "train.csv", rows)
+    run = run_imgpipe(tmp_path / "job", "--train-csv", csv, *SMALL)
+    check_explained(run, step="convert", status=65, words=["青/3.png", "line 18", "rejected.csv"])
+
+
+def test_a_batch_larger_than_the_data(tmp_path, coloured_folder):
+    run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), *SMALL)
+    check_explained(run, step="validate", status=64, words=["train_batch_size", "32"])
+
+
+def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "no weights here"))
+    run = run_imgpipe(
+        tmp_path / "job", "--images", str(coloured_folder), "--train-batch-size", "8", "--max-steps", "3"
+    )
+    check_explained(run, step="train", status=69, words=["ImageNet weights of mobilenet-v2", "weights=none"])
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path, coloured_folder):
+    job = tmp_path / "job"
+    arguments = ["--images", str(coloured_folder), "--train-batch-size", "8", *SMALL[:-1], "100000"]
+    process = subprocess.Popen(
+        [IMGPIPE, "run", "--job-dir", str(job), *arguments], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not ((job / "run.log").exists() and '"train: ' in (job / "run.log").read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "told to stop" in shown or "interrupted" in shown
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes()
+        except OSError:
+            continue
+        assert os.fsencode(job) not in command

@@ -1,0 +1,101 @@
+"""One declaration of an argument makes the component's and the pipeline's input."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import yaml
+from kfp import compiler
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.common.arguments import argument, flat_fields
+from pipelines.interface import component_of, pipeline_of
+
+
+@dataclass(frozen=True)
+class Colours:
+    hue: float = argument(0.5, "The hue.", minimum=0, maximum=1)
+    name: str = argument("red", "The name.", choices=("red", "blue"))
+    count: int = argument(3, "How many.")
+    bright: bool = argument(False, "Whether it is bright.")
+
+
+@dataclass(frozen=True)
+class MoreColours:
+    count: int = argument(3, "How many.")
+    depth: int = argument(8, "Bits.")
+
+
+def paint(canvas: Input[Dataset], painting: Output[Model], arguments: Colours) -> None:
+    """Paints a canvas.
+
+    Args:
+        canvas: What is painted
+            on, in two lines.
+        painting: What comes out.
+        arguments: How to paint.
+    """
+
+
+def compiled(component, path):
+    compiler.Compiler().compile(component, str(path))
+    return yaml.safe_load(path.read_text())
+
+
+def test_a_component_has_an_input_for_every_field_with_type_default_and_description(tmp_path):
+    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    inputs = spec["components"]["comp-paint"]["inputDefinitions"]
+    assert {
+        name: (one["parameterType"], one["defaultValue"], one["description"])
+        for name, one in inputs["parameters"].items()
+    } == {
+        "hue": ("NUMBER_DOUBLE", 0.5, "The hue. Allowed: at least 0 and at most 1."),
+        "name": ("STRING", "red", "The name. Allowed: red, blue."),
+        "count": ("NUMBER_INTEGER", 3.0, "How many."),
+        "bright": ("BOOLEAN", False, "Whether it is bright."),
+    }
+    assert inputs["artifacts"]["canvas"]["description"] == "What is painted on, in two lines."
+
+
+def test_outputs_have_their_descriptions(tmp_path):
+    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    outputs = spec["components"]["comp-paint"]["outputDefinitions"]["artifacts"]
+    assert outputs["painting"]["description"] == "What comes out."
+
+
+def test_a_components_code_only_calls_the_installed_function(tmp_path):
+    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    container = spec["deploymentSpec"]["executors"]["exec-paint"]["container"]
+    assert container["image"] == "painter:1"
+    assert "pip install" not in " ".join(container["command"])
+    assert f"run_component('{paint.__module__}', 'paint', locals())" in container["command"][-1]
+
+
+def test_a_field_of_two_steps_is_one_input():
+    assert list(flat_fields([Colours, MoreColours])) == ["hue", "name", "count", "bright", "depth"]
+
+
+def test_fields_that_differ_cannot_be_one_input():
+    other = dataclasses.make_dataclass("Other", [("count", int, argument(4, "How many."))])
+    with pytest.raises(ValueError, match="count is declared in two ways"):
+        flat_fields([Colours, other])
+
+
+def test_a_pipeline_hands_its_inputs_on_by_name(tmp_path):
+    painter = component_of(paint, base_image="painter:1")
+    fields = flat_fields([Colours])
+
+    def graph(inputs):
+        from kfp import dsl
+
+        canvas = dsl.importer(artifact_uri="/canvas", artifact_class=Dataset)
+        painter(canvas=canvas.output, **inputs)
+
+    pipeline = pipeline_of(graph, name="to-paint", description="Paints.", fields=fields)
+    spec = compiled(pipeline, tmp_path / "pipeline.yaml")
+    handed_on = spec["root"]["dag"]["tasks"]["paint"]["inputs"]["parameters"]
+    assert {name: one["componentInputParameter"] for name, one in handed_on.items()} == {
+        name: name for name in fields
+    }
+    root = spec["root"]["inputDefinitions"]["parameters"]
+    assert root["hue"]["description"] == "The hue. Allowed: at least 0 and at most 1."
