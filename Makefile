@@ -15,11 +15,12 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help run test env lint types compile check-compiled locks clean
+.PHONY: help run test proof env lint types compile check-compiled locks clean
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     the whole test suite"
+	@echo "make proof    what takes minutes: accuracy and time on real photos"
 	@echo "make env      .venv with everything a developer needs"
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
@@ -31,6 +32,9 @@ run: $(VENV)/installed-run
 
 test: env
 	$(BIN)/python -m pytest
+
+proof: env
+	$(BIN)/python -m pytest -m proof -s
 
 env: $(VENV)/installed-develop
 

@@ -1,4 +1,4 @@
-"""Compiles every pipeline for every target into pipelines/compiled/<target>/.
+"""Compiles every pipeline for every target into pipelines/compiled/<target>/, and docs/arguments.md.
 
 python compile.py           writes the files
 python compile.py --check   writes nothing; fails if a file is not what it would write
@@ -12,35 +12,41 @@ from typing import Any
 
 from kfp import compiler
 
+from pipelines.arguments_reference import arguments_reference
 from pipelines.image_classification import image_classification
 from pipelines.targets.kubeflow import KUBEFLOW
 from pipelines.targets.local import LOCAL
 from pipelines.targets.target import Target
 
-COMPILED = Path(__file__).parent / "pipelines" / "compiled"
+ROOT = Path(__file__).resolve().parent
+COMPILED = Path("pipelines") / "compiled"
+REFERENCE = Path("docs") / "arguments.md"
 TARGETS = (LOCAL, KUBEFLOW)
 PIPELINES: dict[str, Callable[[Target], Any]] = {"image_classification": image_classification}
 
 
-def compile_pipelines(folder: Path) -> list[Path]:
-    """Writes ``<target>/<pipeline>.yaml`` below the folder and returns the files."""
+def write_files(root: Path) -> list[Path]:
+    """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
     for target in TARGETS:
         for name, build in PIPELINES.items():
-            file = folder / target.name / f"{name}.yaml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            compiler.Compiler().compile(build(target), package_path=str(file))
-            files.append(file)
+            files.append(COMPILED / target.name / f"{name}.yaml")
+            (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
+            compiler.Compiler().compile(build(target), package_path=str(root / files[-1]))
+    files.append(REFERENCE)
+    (root / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
+    (root / REFERENCE).write_text(arguments_reference(), encoding="utf-8")
     return files
 
 
 def drifted_files() -> list[Path]:
     """Returns the committed files that differ from what would be written, are missing, or are left over."""
     with tempfile.TemporaryDirectory() as temporary:
-        fresh = {
-            file.relative_to(temporary): file.read_bytes() for file in compile_pipelines(Path(temporary))
-        }
-    committed = {file.relative_to(COMPILED): file.read_bytes() for file in COMPILED.rglob("*.yaml")}
+        fresh = {file: (Path(temporary) / file).read_bytes() for file in write_files(Path(temporary))}
+    present = [file.relative_to(ROOT) for file in (ROOT / COMPILED).rglob("*.yaml")]
+    committed = {
+        file: (ROOT / file).read_bytes() for file in [*present, REFERENCE] if (ROOT / file).is_file()
+    }
     return sorted(name for name in {*fresh, *committed} if fresh.get(name) != committed.get(name))
 
 
@@ -49,15 +55,15 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         drifted = drifted_files()
         for name in drifted:
-            print(f"pipelines/compiled/{name} is not what the code compiles to", file=sys.stderr)
+            print(f"{name} is not what the code compiles to", file=sys.stderr)
         if drifted:
             print("run `make compile` and commit the result", file=sys.stderr)
         return 1 if drifted else 0
     if arguments:
         print(__doc__, file=sys.stderr)
         return 64
-    for file in compile_pipelines(COMPILED):
-        print(file.relative_to(COMPILED.parent.parent))
+    for file in write_files(ROOT):
+        print(file)
     return 0
 
 

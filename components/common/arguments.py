@@ -10,6 +10,8 @@ import dataclasses
 import difflib
 import math
 import re
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -52,7 +54,7 @@ def argument(
 def description_of(field: "dataclasses.Field[Any]") -> str:
     """Returns the field's description with what is allowed, as the form and ``--help`` show it."""
     text = str(field.metadata["description"])
-    allowed = _allowed(field)
+    allowed = allowed_values(field)
     return f"{text} Allowed: {allowed}." if allowed else text
 
 
@@ -77,7 +79,7 @@ def check_fields(arguments: Any) -> None:
         # object.__setattr__ is the documented way to convert in __post_init__ of a frozen dataclass.
         object.__setattr__(arguments, field.name, converted)
         if not _is_allowed(field, converted):
-            problems.append(f"{field.name}={value!r}: allowed is {_allowed(field)}")
+            problems.append(f"{field.name}={value!r}: allowed is {allowed_values(field)}")
     if problems:
         raise InvalidArgumentError(
             "; ".join(problems), remedy="correct the value, or leave the argument out to use its default"
@@ -111,7 +113,7 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
     """Parses ``--name=value`` and ``--name value`` for the fields of the given dataclasses.
 
     Hyphens and underscores in a name mean the same, as in the original algorithm (``--job-dir``,
-    ``--job_dir``). A boolean may stand without a value.
+    ``--job_dir``). A boolean may stand without a value. ``--help`` anywhere lists all arguments.
 
     Returns:
         The values that were given, by field name, converted to the fields' types.
@@ -119,7 +121,12 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
     Raises:
         InvalidArgumentError: for a word that is no flag, an unknown or repeated flag (the nearest
             known one is named), a missing value, or a value of the wrong type.
+        SystemExit: with status 0, after ``--help`` or ``-h``.
     """
+    arguments_classes = list(arguments_classes)
+    if "--help" in words or "-h" in words:
+        print(help_text(arguments_classes))
+        sys.exit(0)
     fields = {field.name: field for cls in arguments_classes for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     remaining = list(words)
@@ -146,6 +153,18 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
                 raise InvalidArgumentError(f"--{flag} has no value", remedy=f"write --{flag}=value")
         values[name] = parse_text(fields[name], text)
     return values
+
+
+def help_text(arguments_classes: Iterable[type[Any]]) -> str:
+    """Returns what ``--help`` prints: every argument with type, default and description."""
+    paragraphs = ["Arguments, each as --name=value:"]
+    for field in flat_fields(arguments_classes).values():
+        default = f", default {field.default}" if field.default != "" else ""
+        description = textwrap.fill(
+            description_of(field), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+        paragraphs.append(f"  --{field.name} ({type(field.default).__name__}{default})\n{description}")
+    return "\n\n".join(paragraphs)
 
 
 def parse_text(field: "dataclasses.Field[Any]", text: str) -> Any:
@@ -208,7 +227,8 @@ def _is_allowed(field: "dataclasses.Field[Any]", value: Any) -> bool:
     )
 
 
-def _allowed(field: "dataclasses.Field[Any]") -> str:
+def allowed_values(field: "dataclasses.Field[Any]") -> str:
+    """Returns what the field may hold, in words; empty if it is any value of its type."""
     rules = field.metadata
     if rules["choices"] is not None:
         return ", ".join(choice or "''" for choice in rules["choices"])

@@ -41,7 +41,7 @@ def copy_of_project(tmp_path):
     root.mkdir()
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copy(ROOT / "compile.py", root)
-    for name in ("components", "pipelines"):
+    for name in ("components", "pipelines", "docs"):
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     return root
 
@@ -66,6 +66,14 @@ def test_compiling_elsewhere_in_another_environment_gives_the_committed_bytes(co
 def test_check_passes_on_what_is_committed():
     result = compile_py(ROOT, "--check")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_check_fails_when_the_arguments_page_is_old(copy_of_project):
+    page = copy_of_project / "docs" / "arguments.md"
+    page.write_text(page.read_text() + "by hand\n")
+    result = compile_py(copy_of_project, "--check")
+    assert result.returncode == 1
+    assert "docs/arguments.md" in result.stderr
 
 
 @pytest.mark.parametrize("change", ["edited", "missing", "left over"])

@@ -1,0 +1,53 @@
+"""Writes docs/arguments.md from the arguments dataclasses."""
+
+import dataclasses
+from typing import Any
+
+from components.common.arguments import allowed_values
+from components.convert.arguments import ConvertArguments
+from components.export.arguments import ExportArguments
+from components.train.arguments import TrainingArguments
+from components.validate.arguments import ValidateArguments
+
+_INTRODUCTION = """# Arguments
+
+Written by `make compile` from the code; do not edit.
+
+The inputs of the pipeline `image-classification`, under the same names in the Kubeflow form, as options of
+`imgpipe run` (`--max-steps` and `--max_steps` are the same) and in a step's own command line. The defaults
+are the original algorithm's where it had them; `imgpipe run` starts from a [recipe](train.md#recipes).
+"""
+_SECTIONS = (
+    ("Data", ConvertArguments),
+    ("Training", TrainingArguments),
+    ("Output", ExportArguments),
+)
+
+
+def arguments_reference() -> str:
+    """Returns the page: a table for each step, an argument that several steps share once."""
+    sections = [_INTRODUCTION]
+    shown: set[str] = set()
+    for title, arguments_class in _SECTIONS:
+        fields = [field for field in dataclasses.fields(arguments_class) if field.name not in shown]
+        shown.update(field.name for field in fields)
+        sections.append("\n".join([f"## {title}", "", *_table(fields), ""]))
+    missing = {field.name for field in dataclasses.fields(ValidateArguments)} - shown
+    if missing:
+        raise ValueError(f"the page leaves out {', '.join(sorted(missing))}")
+    return "\n".join(sections)
+
+
+def _table(fields: "list[dataclasses.Field[Any]]") -> list[str]:
+    lines = ["| argument | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+    for field in fields:
+        default = f"`{field.default}`" if field.default != "" else "empty"
+        cells = (
+            f"`{field.name}`",
+            type(field.default).__name__,
+            default,
+            allowed_values(field),
+            field.metadata["description"],
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
