@@ -47,7 +47,7 @@ def _scikit_learn_hidden() -> Iterator[None]:
         yield
     finally:
         if hidden:
-            del sys.modules["sklearn"]
+            sys.modules.pop("sklearn", None)
 
 
 # Read by TensorFlow's C++ side when it loads: 2 leaves errors only.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.dataset import Split, shard_paths
+from components.common.errors import InternalError
 from components.common.records import ImageRecord, decode_example
 from components.common.tfrecord import read_records
 
@@ -22,3 +23,17 @@ def split_records(folder: Path, split: Split) -> Iterator[ImageRecord]:
     for path in shard_paths(folder, split):
         for number, (_, data) in enumerate(read_records(path)):
             yield decode_example(data, where=f"{path}, record {number}")
+
+
+def record_place(folder: Path, split: Split, index: int) -> str:
+    """Returns the file and the record in it, for a message, of the split's record ``index`` (from 0).
+
+    Raises:
+        InternalError: if the split has no such record.
+    """
+    number = index
+    for path, shard in zip(shard_paths(folder, split), split.shards, strict=True):
+        if number < shard.examples:
+            return f"{path}, record {number}"
+        number -= shard.examples
+    raise InternalError(f"record {index} of a split of {split.examples}")

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from components.common.dataset import VALIDATION, Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_result
-from components.common.records import label_to_class
-from components.common.split_records import split_records
+from components.common.records import ImageRecord, label_to_class
+from components.common.split_records import record_place, split_records
 from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
 from components.evaluate.reference import write_reference
 from components.evaluate.report import Mistake, evaluation_report
 from components.export.provenance import read_provenance
-from components.export.serving import ServedModel, load_served_model
+from components.export.serving import ServedModel, check_labels, load_served_model
 
 METRICS_NAME = "metrics.json"
 _MISTAKES_SHOWN = 24
@@ -47,21 +47,22 @@ def evaluate(dataset_folder: Path, model_folder: Path, files: EvaluationFiles) -
         files: Where to write.
 
     Raises:
-        InvalidDataError: if the model and the data do not have the same labels, or an image cannot
-            be decoded.
+        InvalidDataError: if the model and the data do not have the same labels, there is no
+            validation image, or one cannot be decoded (which one is said).
         MissingInputError: if the model or the data set is not there.
+        CheckFailedError: if the model is damaged.
     """
     manifest = read_manifest(dataset_folder)
     provenance = read_provenance(model_folder)
     model = load_served_model(model_folder)
-    if model.labels != manifest.labels:
+    check_labels(model, manifest.labels, where=str(model_folder))
+    split = manifest.splits.get(VALIDATION)
+    if split is None or not split.examples:
         raise InvalidDataError(
-            f"the model's labels ({_listed(model.labels)}) are not those of the data set "
-            f"({_listed(manifest.labels)})",
-            where=str(model_folder),
-            remedy="evaluate the model on data converted with its own labels file, assets/labels.txt",
+            f"the data set has no {VALIDATION} images",
+            where=str(dataset_folder),
+            remedy=f"give images for the {VALIDATION} split",
         )
-    split = manifest.splits[VALIDATION]
     classes, probabilities = _predict(model, dataset_folder, split)
     metrics = compute_metrics(classes, probabilities)
     log_result(
@@ -94,11 +95,35 @@ def _predict(model: ServedModel, folder: Path, split: Split) -> tuple[NDArray[np
     classes: list[int] = []
     probabilities: list[NDArray[np.float32]] = []
     while batch := list(islice(records, _BATCH_SIZE)):
-        answer = model.predict([record.encoded for record in batch])
+        try:
+            answer = model.predict([record.encoded for record in batch])
+        except InvalidDataError as error:
+            raise _located(error, model, batch, folder, split, first=len(classes)) from None
         classes.extend(label_to_class(record.label) for record in batch)
         probabilities.append(answer.probabilities)
         progress.update(len(classes))
     return np.array(classes, dtype=np.int64), np.concatenate(probabilities)
+
+
+def _located(
+    error: InvalidDataError,
+    model: ServedModel,
+    batch: Sequence[ImageRecord],
+    folder: Path,
+    split: Split,
+    *,
+    first: int,
+) -> InvalidDataError:
+    """Finds the image that made a batch fail, by asking for one at a time, and names its record."""
+    for index, record in enumerate(batch, start=first):
+        try:
+            model.predict([record.encoded])
+        except InvalidDataError as found:
+            name = f" ({record.filename})" if record.filename else ""
+            return InvalidDataError(
+                found.problem, where=record_place(folder, split, index) + name, remedy=found.remedy
+            )
+    return error
 
 
 def _mistakes(
@@ -122,7 +147,3 @@ def _mistakes(
         )
         for mistake in worst
     ]
-
-
-def _listed(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")

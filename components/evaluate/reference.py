@@ -21,11 +21,11 @@ def read_reference(folder: Path) -> NDArray[np.float32]:
     """Reads what ``write_reference`` wrote.
 
     Raises:
-        MissingInputError: if it is not there.
+        MissingInputError: if it is not there or damaged.
     """
     try:
         probabilities: NDArray[np.float32] = np.load(folder / _NAME, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise MissingInputError(
             f"cannot read the evaluation in {str(folder)!r}: {error}",
             remedy="give the folder that the evaluate step wrote",

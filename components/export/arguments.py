@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from components.common.arguments import argument, check_fields
+from components.common.storage import local_path
 
 
 @dataclass(frozen=True)
@@ -16,4 +17,10 @@ class ExportArguments:
     )
 
     def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InvalidArgumentError: if job_dir is a URL, which this version does not write to.
+        """
         check_fields(self)
+        local_path(self.job_dir)

@@ -12,6 +12,7 @@ from components.common.errors import CheckFailedError, MissingInputError
 from components.common.log import log_event, log_result, parse_event
 from components.common.storage import publish_folder
 from components.evaluate.reference import read_reference
+from components.export.publish import check_model_target, publish_model
 
 # The largest difference of a probability that float32 arithmetic in another order explains.
 TOLERANCE = 1e-5
@@ -27,12 +28,16 @@ def export(
         model_folder: What the train step wrote.
         evaluation_folder: What the evaluate step wrote.
         exported_folder: Gets the model.
-        job_dir: If not empty, ``job_dir/model`` gets the model too; what stood there is replaced.
+        job_dir: If not empty, ``job_dir/model`` gets the model too; a model of ours that stood there is
+            replaced.
 
     Raises:
         CheckFailedError: if the model cannot be loaded or answers otherwise than in the evaluation.
         MissingInputError: if the model or the evaluation is not there.
+        OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
     """
+    if job_dir:
+        check_model_target(job_dir)
     if not (model_folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(model_folder)!r}",
@@ -50,8 +55,8 @@ def export(
         largest_difference=difference,
     )
     if job_dir:
-        publish_folder(exported_folder, Path(job_dir) / "model")
-        log_event("published", f"export: published to {Path(job_dir) / 'model'}")
+        target = publish_model(exported_folder, job_dir)
+        log_event("published", f"export: published to {target}")
 
 
 def check_answers(
@@ -79,6 +84,7 @@ def check_answers(
         )
     differences = np.abs(probabilities - reference).max(axis=1)
     of_class = np.take_along_axis(reference, classes[:, None], axis=1)[:, 0]
+    # Not differences > TOLERANCE, which a NaN is not.
     wrong = ~(differences <= TOLERANCE) | (of_class < reference.max(axis=1) - 2 * TOLERANCE)
     if wrong.any():
         first = int(np.argmax(wrong))
@@ -108,7 +114,8 @@ def _answers_of_fresh_process(
                 f"--answers={answers}",
             ],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if result.returncode != 0:

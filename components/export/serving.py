@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
+from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError, PipelineError
 from components.common.labels import read_labels_file
 from components.common.quiet_tensorflow import tf
+from components.common.records import class_to_label
 from components.export.serving_model import LABELS_ASSET
 
 
@@ -35,14 +36,16 @@ class ServedModel:
         """Returns the answers for image files, in their order.
 
         Raises:
-            InvalidDataError: if an image of the batch cannot be decoded.
+            InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the keys do not come back as they were sent.
         """
         keys = [str(number).encode() for number in range(len(images))]
         try:
-            answer = self._signature(image_bytes=tf.constant(list(images)), key=tf.constant(keys))
+            answer = self._signature(
+                image_bytes=tf.constant(list(images), tf.string), key=tf.constant(keys, tf.string)
+            )
         except tf.errors.InvalidArgumentError as error:
-            reason = str(error.message).partition("[[")[0].strip().splitlines()[0]
+            reason = str(error.message).partition("[[")[0].strip().partition("\n")[0]
             raise InvalidDataError(
                 f"the model cannot decode an image: {reason}",
                 remedy="run the validate step on the data: it names the image",
@@ -59,15 +62,65 @@ def load_served_model(folder: Path) -> ServedModel:
 
     Raises:
         MissingInputError: if there is no SavedModel of ours.
+        CheckFailedError: if it is damaged.
     """
     if not (folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(folder)!r}", remedy="give the folder that holds saved_model.pb"
         )
-    loaded = tf.saved_model.load(str(folder))
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except PipelineError:
+        # SIGTERM while it loads.
+        raise
+    except Exception as error:
+        # Each kind of damage has an exception of its own: OSError, IndexError, DataLossError, ...
+        raise CheckFailedError(
+            f"the SavedModel cannot be loaded: {error}", where=str(folder), remedy=_AGAIN
+        ) from None
     if "serving_default" not in loaded.signatures:
         raise MissingInputError(
             f"the SavedModel in {str(folder)!r} has no signature serving_default",
             remedy="give a model that the train step wrote",
         )
-    return ServedModel(loaded, read_labels_file(folder / "assets" / LABELS_ASSET))
+    labels = read_labels_file(folder / "assets" / LABELS_ASSET)
+    outputs = loaded.signatures["serving_default"].structured_outputs["probabilities"].shape[-1]
+    if outputs != len(labels):
+        raise CheckFailedError(
+            f"the SavedModel gives {outputs} probabilities, its assets/{LABELS_ASSET} names {len(labels)}",
+            where=str(folder),
+            remedy=_AGAIN,
+        )
+    return ServedModel(loaded, labels)
+
+
+def check_labels(model: ServedModel, labels: Sequence[str], *, where: str) -> None:
+    """Makes sure that the model's classes are the data set's labels, in the same order.
+
+    Args:
+        model: The loaded model.
+        labels: Of the data set.
+        where: The model's folder, for the message.
+
+    Raises:
+        InvalidDataError: naming both, if they differ.
+    """
+    if model.labels == tuple(labels):
+        return
+    first = next(
+        (place for place, pair in enumerate(zip(model.labels, labels, strict=False)) if pair[0] != pair[1]),
+        min(len(model.labels), len(labels)),
+    )
+    raise InvalidDataError(
+        f"the model's labels ({_listed(model.labels)}) are not those of the data set ({_listed(labels)}); "
+        f"the first that differs is label {class_to_label(first)}",
+        where=where,
+        remedy="use data converted with the model's own labels file, assets/labels.txt",
+    )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return f"{len(labels)}: {', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}"
+
+
+_AGAIN = "run the pipeline again from the train step"

@@ -15,7 +15,7 @@ from components.common.arguments import argument, parse_command_line
 from components.common.dataset import VALIDATION, read_manifest
 from components.common.split_records import split_records
 from components.common.step import run_command
-from components.export.serving import load_served_model
+from components.export.serving import check_labels, load_served_model
 
 # Some are asked one by one, the rest in batches: a server gets both.
 _SINGLE_REQUESTS = 8
@@ -33,10 +33,17 @@ class ServingCheckArguments:
 
 
 def write_answers(arguments: ServingCheckArguments) -> None:
-    """Asks the model for the first validation images and writes its answers in their order."""
+    """Asks the model for the first validation images and writes its answers in their order.
+
+    Raises:
+        CheckFailedError: if the model is damaged.
+        InvalidDataError: if its labels are not the data set's.
+    """
     model = load_served_model(Path(arguments.model))
     folder = Path(arguments.dataset)
-    records = islice(split_records(folder, read_manifest(folder).splits[VALIDATION]), arguments.examples)
+    manifest = read_manifest(folder)
+    check_labels(model, manifest.labels, where=arguments.model)
+    records = islice(split_records(folder, manifest.splits[VALIDATION]), arguments.examples)
     images = [record.encoded for record in records]
     answers = [model.predict([image]) for image in images[:_SINGLE_REQUESTS]]
     answers += [

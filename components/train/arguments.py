@@ -109,16 +109,22 @@ class TrainingArguments:
                 f"warmup_steps={self.warmup_steps} is not less than max_steps={self.max_steps}",
                 remedy="lower warmup_steps or raise max_steps",
             )
+        kind = MODEL_TYPES[self.model_type]
+        if self.weights == "imagenet" and not kind.has_imagenet_weights:
+            with_weights = [name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights]
+            raise InvalidArgumentError(
+                f"weights=imagenet, but there are no ImageNet weights for model_type={self.model_type}",
+                remedy=f"use weights=none, or one of: {', '.join(with_weights)}",
+            )
         if self.freeze == "backbone" and self.weights == "none":
             raise InvalidArgumentError(
                 "freeze=backbone with weights=none would train a last layer on random features",
                 remedy="use weights=imagenet, or freeze=none",
             )
-        smallest = MODEL_TYPES[self.model_type].smallest_image_size
-        if 0 < self.image_size < smallest:
+        if 0 < self.image_size < kind.smallest_image_size:
             raise InvalidArgumentError(
-                f"image_size={self.image_size} is too small for {self.model_type}",
-                remedy=f"give at least {smallest}, or 0 for the model's own size",
+                f"image_size={self.image_size} is too small for model_type={self.model_type}",
+                remedy=f"give at least {kind.smallest_image_size}, or 0 for the model's own size",
             )
         self.optimizer_settings()
 
@@ -126,37 +132,33 @@ class TrainingArguments:
         """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``.
 
         Raises:
-            InvalidArgumentError: for a name that the optimizer does not have or a value that is no
-                number (use_nesterov: true or false).
+            InvalidArgumentError: for a name that the optimizer does not have, a name that is given
+                twice, or a value that the setting cannot have.
         """
-        settings: dict[str, float | bool] = dict(OPTIMIZER_ARGUMENTS[self.optimizer_type])
+        defaults = OPTIMIZER_ARGUMENTS[self.optimizer_type]
+        given: dict[str, float | bool] = {}
+        where = f"optimizer_arguments={self.optimizer_arguments!r}"
         for pair in filter(None, (part.strip() for part in self.optimizer_arguments.split(","))):
             name, _, text = (word.strip() for word in pair.partition("="))
-            where = f"optimizer_arguments={self.optimizer_arguments!r}"
-            if name not in settings:
+            if name not in defaults:
                 raise InvalidArgumentError(
-                    f"{self.optimizer_type} has no setting {name!r}",
+                    f"optimizer_type={self.optimizer_type} has no setting {name!r}",
                     where=where,
-                    remedy=nearest_name(name, settings),
+                    remedy=nearest_name(name, defaults),
                 )
-            try:
-                settings[name] = _setting(text, settings[name])
-            except (KeyError, ValueError):
+            if name in given:
+                raise InvalidArgumentError(
+                    f"{name} is given twice", where=where, remedy="leave one of the two out"
+                )
+            value = _setting(name, text)
+            if value is None:
                 raise InvalidArgumentError(
                     f"{name}={text!r} is not a value for {name}",
                     where=where,
-                    remedy="give a number of at least 0 (below 1 for all but epsilon); "
-                    "true or false for use_nesterov",
-                ) from None
-            if not isinstance(settings[name], bool) and not 0 <= settings[name] < (
-                math.inf if name == "epsilon" else 1
-            ):
-                raise InvalidArgumentError(
-                    f"{name}={text} is out of range",
-                    where=where,
-                    remedy="give a number from 0 to below 1 (epsilon: any from 0)",
+                    remedy=f"give {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
                 )
-        return settings
+            given[name] = value
+        return {**defaults, **given}
 
     def resolved_image_size(self) -> int:
         """Returns the image size in pixels, the model's own where none was given."""
@@ -171,7 +173,18 @@ class TrainingArguments:
         return self.eval_batch_size or self.train_batch_size
 
 
-def _setting(text: str, default: float | bool) -> float | bool:
-    if isinstance(default, bool):
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    return float(text)
+_ALLOWED_SETTINGS = MappingProxyType({"use_nesterov": "true or false", "epsilon": "a number greater than 0"})
+_FRACTION = "a number from 0 to below 1"
+
+
+def _setting(name: str, text: str) -> float | bool | None:
+    """Returns the value that the text says, or None if the setting cannot have it."""
+    if name == "use_nesterov":
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # epsilon keeps a division from one by zero.
+    allowed = 0 < value < math.inf if name == "epsilon" else 0 <= value < 1
+    return value if allowed else None

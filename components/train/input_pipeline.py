@@ -1,6 +1,5 @@
 """From TFRecord shards to batches of decoded images."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from components.common.image_decoding import decode_image
 from components.common.quiet_tensorflow import tf
 from components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
+from components.convert.parallel import usable_threads
 
 # Decoded images are kept between epochs when the whole split takes no more than this.
 _CACHE_BYTES = 2**30
@@ -87,7 +87,7 @@ def feature_batches(features: Any, classes: Any, *, batch_size: int, seed: int) 
 def _decoded(dataset: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
     return dataset.map(
         lambda encoded, label: (decode_image(encoded, image_size), label),
-        num_parallel_calls=len(os.sched_getaffinity(0)),
+        num_parallel_calls=usable_threads(),
     )
 
 

@@ -80,7 +80,7 @@ def run_loop(
         evaluation_batches: Can be gone through again for every evaluation.
 
     Raises:
-        CheckFailedError: if the loss is not finite any more.
+        CheckFailedError: if the loss of a step or of an evaluation is not finite.
     """
     # Built beforehand, so that the step is traced once: Keras otherwise makes the optimizer's variables
     # in the first trace and traces again without them.
@@ -94,13 +94,17 @@ def run_loop(
     best_weights: list[np.ndarray] = []
     losses: list[float] = []
     for step, (inputs, classes) in enumerate(training_batches, start=1):
-        loss = float(train_step(inputs, classes))
+        loss, rate = train_step(inputs, classes).numpy().tolist()
         if not math.isfinite(loss):
-            raise _diverged(step, optimizer)
+            raise _diverged("training", step, rate)
         losses.append(loss)
-        progress.update(step, loss=loss)
+        progress.update(step, loss=loss, learning_rate=rate)
         if step % every == 0 or step == arguments.max_steps:
             evaluation = _evaluate(evaluate_batch, evaluation_batches, step, float(np.mean(losses)))
+            # The step just done may be the one that went wrong: a loss that JSON has no word for, and
+            # an accuracy that is the share of class 0.
+            if not math.isfinite(evaluation.loss):
+                raise _diverged("validation", step, rate)
             losses.clear()
             evaluations.append(evaluation)
             if best is None or evaluation.top_1_accuracy > best.top_1_accuracy:
@@ -117,6 +121,7 @@ def run_loop(
 def _train_step(
     trainable: Trainable, optimizer: keras.optimizers.Optimizer, arguments: TrainingArguments
 ) -> Callable[..., Any]:
+    """Returns the function that takes one step: (inputs, classes) -> float32 [cross-entropy, rate]."""
     smoothing, weight_decay = arguments.label_smoothing, arguments.weight_decay
 
     @tf.function(input_signature=(trainable.input_spec, tf.TensorSpec([None], tf.int64)))
@@ -129,13 +134,16 @@ def _train_step(
             cross_entropy = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
             penalty = tf.add_n([tf.nn.l2_loss(kernel) for kernel in trainable.kernels])
             loss = cross_entropy + weight_decay * penalty
+        # Asked for before apply() counts the step.
+        rate = tf.cast(optimizer.learning_rate, tf.float32)
         optimizer.apply(tape.gradient(loss, trainable.trained), trainable.trained)
-        return cross_entropy
+        return tf.stack([cross_entropy, rate])
 
     return train_step  # type: ignore[no-any-return]
 
 
 def _evaluate_batch(trainable: Trainable) -> Callable[..., Any]:
+    """Returns (inputs, classes) -> float32 [correct, in top five, sum of losses, images]."""
     top = min(5, trainable.num_classes)
 
     @tf.function(input_signature=(trainable.input_spec, tf.TensorSpec([None], tf.int64)))
@@ -173,9 +181,8 @@ def _evaluate(
     return evaluation
 
 
-def _diverged(step: int, optimizer: keras.optimizers.Optimizer) -> CheckFailedError:
-    rate = float(optimizer.learning_rate)
+def _diverged(which: str, step: int, rate: float) -> CheckFailedError:
     return CheckFailedError(
-        f"the training loss is not a number any more at step {step} (learning rate {rate:.3g})",
+        f"the {which} loss is not a number any more at step {step} (learning rate {rate:.3g})",
         remedy="lower initial_learning_rate, or give warmup_steps so that the rate rises slowly",
     )

@@ -5,12 +5,13 @@ turns the vector into logits. A frozen backbone can so be run once over the data
 trained on what it gave.
 """
 
+import socket
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from components.common.errors import InvalidArgumentError, UnavailableError
+from components.common.errors import PipelineError, UnavailableError
 from components.common.quiet_tensorflow import keras, tf
 from components.train.model_types import MODEL_TYPES, ModelType
 
@@ -18,6 +19,8 @@ from components.train.model_types import MODEL_TYPES, ModelType
 # with torchvision's ResNets.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+# A network that drops what it is sent answers a download with silence, for ever.
+_DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,10 @@ def build_classifier(
         seed: Of the random weights.
 
     Raises:
-        InvalidArgumentError: if no ImageNet weights are published for the network.
         UnavailableError: if the weights are not on this machine and cannot be downloaded.
     """
     keras.utils.set_random_seed(seed)
     kind = MODEL_TYPES[model_type]
-    if weights == "imagenet" and not kind.has_imagenet_weights:
-        raise InvalidArgumentError(
-            f"there are no ImageNet weights for {model_type}",
-            remedy="use weights=none, or one of: "
-            + ", ".join(name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights),
-        )
     images = keras.Input((image_size, image_size, 3), name="images")
     scaled = _scaled(images, kind)
     network = _build_network(model_type, image_size, weights)
@@ -121,6 +117,8 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
         "efficientnet-b0": keras.applications.EfficientNetB0,
         "mobilenet-v2": keras.applications.MobileNetV2,
     }
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:
         return constructors[model_type](
             include_top=False,
@@ -128,6 +126,9 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
             input_shape=(image_size, image_size, 3),
             pooling="avg",
         )
+    except PipelineError:
+        # SIGTERM during the download.
+        raise
     except Exception as error:
         # keras.utils.get_file raises a bare Exception when a download fails, OSError and ValueError
         # when the file on disk is damaged.
@@ -139,6 +140,8 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
             where="$KERAS_HOME/models (by default ~/.keras/models)",
             remedy="run once where there is internet and copy that folder here, or train with weights=none",
         ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def build_basic_resnet(blocks: tuple[int, ...], image_size: int, *, name: str) -> keras.Model:

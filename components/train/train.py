@@ -10,6 +10,7 @@ from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError
 from components.common.log import Progress, log_event, log_result
 from components.common.quiet_tensorflow import keras, tf
+from components.common.storage import check_empty
 from components.export.provenance import write_deployment_config, write_provenance
 from components.export.serving_model import write_saved_model
 from components.train.arguments import TrainingArguments
@@ -37,14 +38,15 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
 
     Raises:
         InvalidArgumentError: if the arguments do not fit the data.
-        InvalidDataError: if a split is empty.
+        InvalidDataError: if a split is empty, or there is only one label.
+        OutputError: if there is something in ``model_folder``.
         UnavailableError: if pretrained weights cannot be had.
         CheckFailedError: if the training diverges.
     """
+    check_empty(model_folder)
     manifest = read_manifest(dataset_folder)
     _check_fit(arguments, manifest)
     image_size = arguments.resolved_image_size()
-    keras.utils.set_random_seed(arguments.seed)
     classifier = build_classifier(
         arguments.model_type,
         num_classes=manifest.num_classes,
@@ -93,6 +95,11 @@ def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
             raise InvalidDataError(
                 f"the data set has no {name} images", remedy=f"give images for the {name} split"
             )
+    if manifest.num_classes < 2:
+        raise InvalidDataError(
+            f"the data set has only one label ({', '.join(manifest.labels)}): every model answers it",
+            remedy="give images of at least two labels",
+        )
     if arguments.num_classes not in (0, manifest.num_classes):
         raise InvalidArgumentError(
             f"num_classes={arguments.num_classes}, but the data has {manifest.num_classes} labels: "

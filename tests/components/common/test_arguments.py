@@ -109,6 +109,19 @@ def test_description_ends_with_what_is_allowed():
     assert described["job_dir"] == "Where the result goes."
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--batch-size=8", "-h"], ["--job_dir", "--help", "--nonsense"]]
+)
+def test_help_lists_every_argument_and_ends_well(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--batch_size (int, default 32)\n      Images in a step. Allowed: at least 1" in printed
+    assert "--job_dir (str)\n      Where the result goes.\n" in printed
+    assert "--augment (bool, default False)" in printed
+
+
 def test_nearest_name_falls_back_on_everything():
     assert nearest_name("tran", ["train", "tune"]) == "did you mean train?"
     assert nearest_name("qqq", ["train", "tune"]) == "known are train, tune"

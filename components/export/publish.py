@@ -1,0 +1,41 @@
+"""Puts a model into job_dir, where the original algorithm put it."""
+
+from pathlib import Path
+
+from components.common.errors import OutputError
+from components.common.storage import local_path, publish_folder
+from components.export.provenance import PROVENANCE_NAME
+
+MODEL_FOLDER = "model"
+
+
+def check_model_target(job_dir: str) -> Path:
+    """Returns ``job_dir/model``, the folder that a model will be published to.
+
+    Raises:
+        InvalidArgumentError: if job_dir is a URL.
+        OutputError: if something stands there that is not a model of ours: it would be replaced.
+    """
+    target = local_path(job_dir) / MODEL_FOLDER
+    if not target.exists() or (target / PROVENANCE_NAME).is_file():
+        return target
+    if target.is_dir() and not any(target.iterdir()):
+        return target
+    raise OutputError(
+        f"{str(target)!r} exists and is not a model that imgpipe wrote",
+        remedy="name another job_dir, or move it away; nothing of others is replaced",
+    )
+
+
+def publish_model(model_folder: Path, job_dir: str) -> Path:
+    """Copies a model folder to ``job_dir/model`` by write-then-swap and returns that path.
+
+    A model of ours that stood there is replaced; until then it stands there whole.
+
+    Raises:
+        InvalidArgumentError: if job_dir is a URL.
+        OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
+    """
+    target = check_model_target(job_dir)
+    publish_folder(model_folder, target)
+    return target

@@ -1,0 +1,75 @@
+"""The training job's command line: TFRecords in, ``job_dir/model`` out.
+
+``python -m components.train --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
+--max_steps=1000 ...``, with the flags of Google's built-in algorithm.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.common.arguments import argument, check_fields, from_values, parse_command_line
+from components.common.errors import InvalidArgumentError
+from components.common.log import log_event
+from components.common.step import run_command
+from components.common.storage import check_writable, local_path
+from components.convert.arguments import ConvertArguments
+from components.export.publish import check_model_target, publish_model
+from components.train.arguments import TrainingArguments
+
+
+@dataclass(frozen=True)
+class JobArguments:
+    """What the component gets as artifacts and the command line as paths."""
+
+    training_data_path: str = argument(
+        "",
+        "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by "
+        "commas. Required.",
+    )
+    validation_data_path: str = argument("", "TFRecord files with the validation images. Required.")
+    job_dir: str = argument("", "Folder for the output: job_dir/model gets the SavedModel. Required.")
+    labels_file: str = argument(
+        "",
+        "Text file with one label a line, UTF-8: line i names label i. Empty = the texts in the records, "
+        "or the numbers.",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("training_data_path", "validation_data_path", "job_dir"):
+            if not getattr(self, name):
+                raise InvalidArgumentError(f"--{name} is not given", remedy="--help lists all arguments")
+        local_path(self.job_dir)
+
+
+def main(words: Sequence[str]) -> None:
+    """Trains as the command line says and publishes the model."""
+    values = parse_command_line(words, (JobArguments, TrainingArguments))
+    job = from_values(JobArguments, values)
+    arguments = from_values(TrainingArguments, values)
+    check_model_target(job.job_dir)
+    check_writable(local_path(job.job_dir))
+    # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
+    from components.convert.convert import convert
+    from components.train.train import train
+
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
+        convert(
+            ConvertArguments(
+                training_data_path=job.training_data_path,
+                validation_data_path=job.validation_data_path,
+                labels_file=job.labels_file,
+            ),
+            dataset,
+        )
+        train(arguments, dataset, model)
+        target = publish_model(model, job.job_dir)
+    log_event("published", f"train: published to {target}")
+
+
+if __name__ == "__main__":
+    run_command("train", lambda: main(sys.argv[1:]))

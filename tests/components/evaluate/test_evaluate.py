@@ -1,0 +1,152 @@
+import base64
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from kfp import dsl
+from PIL import Image
+
+from components.common.dataset import TRAIN, VALIDATION, read_manifest
+from components.common.errors import InvalidDataError, MissingInputError
+from components.common.records import ImageRecord
+from components.common.split_records import split_records
+from components.evaluate.component import evaluate as evaluate_component
+from components.evaluate.evaluate import EvaluationFiles, evaluate
+from components.evaluate.reference import read_reference
+from components.export.serving import load_served_model
+
+
+@pytest.fixture(scope="module")
+def dataset(coloured_dataset, tmp_path_factory):
+    return coloured_dataset(tmp_path_factory.mktemp("data"), validation=45, shards=3)
+
+
+@pytest.fixture(scope="module")
+def model(linear_model, tmp_path_factory):
+    return linear_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def evaluated(dataset, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    files = EvaluationFiles(folder / "evaluation", folder / "page" / "report.html")
+    return evaluate(dataset, model, files)[0], files
+
+
+def files_in(folder):
+    return EvaluationFiles(folder / "evaluation", folder / "report.html")
+
+
+def refused(dataset, model, folder):
+    with pytest.raises(InvalidDataError) as caught:
+        evaluate(dataset, model, files_in(folder))
+    assert not (folder / "evaluation").exists()
+    return caught.value
+
+
+def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, model):
+    metrics, files = evaluated
+    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    classes = np.array([record.label - 1 for record in records])
+    probabilities = load_served_model(model).predict([record.encoded for record in records]).probabilities
+    assert metrics.examples == 45
+    assert metrics.top_1_accuracy == np.mean(probabilities.argmax(axis=1) == classes)
+    assert metrics.top_5_accuracy == 1.0
+    of_true_class = probabilities[np.arange(45), classes].astype(np.float64)
+    assert metrics.loss == pytest.approx(-np.log(of_true_class.clip(1e-7)).mean(), rel=1e-4)
+    np.testing.assert_allclose(read_reference(files.folder), probabilities, atol=1e-6)
+
+
+def test_the_metrics_file_holds_the_same_numbers(evaluated):
+    metrics, files = evaluated
+    written = json.loads((files.folder / "metrics.json").read_text())
+    assert written.pop("labels") == ["dark", "bright"]
+    assert written == json.loads(json.dumps(metrics.to_json()))
+
+
+def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset, trained_digits, tmp_path):
+    files = files_in(tmp_path)
+    metrics, _ = evaluate(digits_dataset, trained_digits[0], files)
+    records = list(split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
+    answers = load_served_model(trained_digits[0]).predict([record.encoded for record in records])
+    true = np.array([record.label - 1 for record in records])
+    wrong = np.flatnonzero(answers.classes != true)
+    surest = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")][:24]
+    page = files.report.read_text(encoding="utf-8")
+    sources = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    assert len(sources) == len(surest) == min(24, round(360 * (1 - metrics.top_1_accuracy)))
+    for source, index in zip(sources, surest, strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(source))).convert("L").resize((8, 8))
+        original = Image.open(io.BytesIO(records[index].encoded)).convert("L")
+        assert np.abs(np.asarray(shown, int) - np.asarray(original, int)).mean() < 12
+        assert records[index].filename in page
+
+
+def test_a_model_with_other_labels_is_refused_before_it_is_asked(dataset, linear_model, tmp_path):
+    model = linear_model(tmp_path / "model", ("bright", "dark"))
+    error = refused(dataset, model, tmp_path)
+    assert "the model's labels (2: bright, dark) are not those of the data set (2: dark, bright)" in str(
+        error
+    )
+    assert error.where == str(model)
+
+
+def test_a_damaged_image_is_named_by_file_record_and_name(dataset, model, write_dataset, tmp_path):
+    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    records[40] = ImageRecord(records[40].encoded[:60], 1, "", "photos/cut off.png")
+    damaged = write_dataset(tmp_path / "data", {VALIDATION: records}, ("dark", "bright"), shards=3)
+    error = refused(damaged, model, tmp_path)
+    assert error.where == f"{damaged / 'validation-00002-of-00003'}, record 10 (photos/cut off.png)"
+    assert "cannot decode" in error.problem
+
+
+@pytest.mark.parametrize("splits", [{TRAIN: []}, {VALIDATION: []}])
+def test_without_validation_images_there_is_nothing_to_evaluate(splits, model, write_dataset, tmp_path):
+    empty = write_dataset(tmp_path / "data", splits, ("dark", "bright"))
+    assert "no validation images" in refused(empty, model, tmp_path).problem
+
+
+def test_a_missing_model_is_named(dataset, tmp_path):
+    with pytest.raises(MissingInputError, match=str(tmp_path)):
+        evaluate(dataset, tmp_path, files_in(tmp_path))
+
+
+@pytest.mark.parametrize("classes", [2, 101])
+def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classes(
+    classes, coloured_dataset, linear_model, tmp_path
+):
+    labels = tuple(f"label {number}" for number in range(classes))
+    artifacts = {
+        "dataset": dsl.Dataset(uri=str(coloured_dataset(tmp_path / "data", labels))),
+        "model": dsl.Model(uri=str(linear_model(tmp_path / "model", labels))),
+        "metrics": dsl.Metrics(uri=str(tmp_path / "metrics")),
+        "classification_metrics": dsl.ClassificationMetrics(uri=str(tmp_path / "matrix")),
+        "report": dsl.HTML(uri=str(tmp_path / "artifacts" / "report.html")),
+        "evaluation": dsl.Artifact(uri=str(tmp_path / "evaluation")),
+    }
+    evaluate_component(**artifacts)
+    logged = artifacts["metrics"].metadata
+    assert set(logged) == {"top_1_accuracy", "top_5_accuracy", "loss", "examples"}
+    assert all(type(value) is float and math.isfinite(value) for value in logged.values())
+    assert logged["examples"] == 6.0
+    matrix = artifacts["classification_metrics"].metadata
+    if classes == 2:
+        rows = matrix["confusionMatrix"]["rows"]
+        assert sum(sum(row["row"]) for row in rows) == 6
+        names = [one["displayName"] for one in matrix["confusionMatrix"]["annotationSpecs"]]
+        assert names == list(labels)
+    else:
+        assert matrix == {}
+    assert "<html" in (tmp_path / "artifacts" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "evaluation" / "metrics.json").is_file()
+
+
+def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_path):
+    labels = tuple(f"label {number}" for number in range(1000))
+    dataset = coloured_dataset(tmp_path / "data", labels)
+    metrics, _ = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path))
+    assert len(metrics.per_class) == len(metrics.confusion_matrix) == 1000
+    assert metrics.top_1_accuracy <= metrics.top_5_accuracy

@@ -1,0 +1,156 @@
+import shutil
+
+import numpy as np
+import pytest
+from kfp import dsl
+
+from components.common.dataset import VALIDATION, read_manifest
+from components.common.errors import CheckFailedError, MissingInputError, OutputError
+from components.common.log import parse_event
+from components.evaluate.evaluate import EvaluationFiles, evaluate
+from components.export.arguments import ExportArguments
+from components.export.component import export as export_component
+from components.export.export import TOLERANCE, check_answers, export
+from components.export.serving import load_served_model
+
+REFERENCE = np.array([[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], np.float32)
+CLASSES = np.array([1, 0, 0])
+
+
+@pytest.fixture(scope="module")
+def dataset(coloured_dataset, tmp_path_factory):
+    return coloured_dataset(tmp_path_factory.mktemp("data"), validation=45)
+
+
+@pytest.fixture(scope="module")
+def evaluated(dataset, linear_model, tmp_path_factory):
+    """A model and its evaluation."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    model = linear_model(folder / "model")
+    evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    return model, folder / "evaluation"
+
+
+@pytest.fixture
+def model(evaluated, tmp_path):
+    """A copy to be damaged."""
+    shutil.copytree(evaluated[0], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(dataset, model, evaluation, folder):
+    """Returns the reason, having made sure that job_dir holds the model that stood there before."""
+    old = folder / "job" / "model"
+    old.mkdir(parents=True)
+    (old / "provenance.json").write_text("the old one")
+    with pytest.raises(CheckFailedError) as caught:
+        export(dataset, model, evaluation, folder / "exported", str(folder / "job"))
+    assert files(folder / "job") == {"model/provenance.json": b"the old one"}
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- comparing answers
+
+
+def test_equal_answers_pass_and_tell_the_largest_difference():
+    assert check_answers(REFERENCE, CLASSES, REFERENCE) == 0.0
+    near = REFERENCE + np.float32(5e-6)
+    assert check_answers(REFERENCE, CLASSES, near) == pytest.approx(5e-6, rel=0.02)
+
+
+def test_of_two_equally_probable_classes_either_will_do():
+    assert check_answers(REFERENCE, np.array([1, 0, 1]), REFERENCE) == 0.0
+
+
+@pytest.mark.parametrize("value", [REFERENCE[1, 0] + 1e-4, np.nan, np.inf, -np.inf])
+def test_a_probability_that_is_off_fails_and_names_the_image(value):
+    probabilities = REFERENCE.copy()
+    probabilities[1, 0] = value
+    with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for validation image 1"):
+        check_answers(REFERENCE, CLASSES, probabilities)
+    assert TOLERANCE < 1e-4
+
+
+def test_another_class_fails_although_the_probabilities_agree():
+    with pytest.raises(CheckFailedError, match="first for validation image 0: class 0"):
+        check_answers(REFERENCE, np.array([0, 0, 0]), REFERENCE)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 3), (0, 2)])
+def test_another_shape_fails(shape):
+    with pytest.raises(CheckFailedError, match="shape"):
+        check_answers(REFERENCE, np.zeros(shape[0], np.int64), np.zeros(shape, np.float32))
+
+
+# ---------------------------------------------------------------- the whole step
+
+
+def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated, tmp_path, capsys):
+    artifacts = {
+        "dataset": dsl.Dataset(uri=str(dataset)),
+        "model": dsl.Model(uri=str(evaluated[0]), metadata={"framework": "TensorFlow"}),
+        "evaluation": dsl.Artifact(uri=str(evaluated[1])),
+        "exported_model": dsl.Model(uri=str(tmp_path / "exported")),
+    }
+    export_component(**artifacts, arguments=ExportArguments(job_dir=str(tmp_path / "job")))
+    assert files(tmp_path / "exported") == files(evaluated[0])
+    assert files(tmp_path / "job" / "model") == files(evaluated[0])
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["model"]
+    assert artifacts["exported_model"].metadata == {"framework": "TensorFlow"}
+    events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
+    result = next(event for event in events if event["event"] == "step_result")
+    # All 45 are asked: eight of them alone, the rest in batches.
+    assert result["examples"] == 45
+    assert result["largest_difference"] <= TOLERANCE
+    assert load_served_model(tmp_path / "job" / "model").labels == read_manifest(dataset).labels
+
+
+def test_truncated_weights_are_not_published(dataset, evaluated, model, tmp_path):
+    data = model / "variables" / "variables.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:200])
+    message = refused(dataset, model, evaluated[1], tmp_path)
+    assert "a fresh process could not serve the model" in message
+    assert "cannot be loaded" in message
+
+
+def test_weights_of_another_model_are_not_published(dataset, evaluated, model, linear_model, tmp_path):
+    other = linear_model(tmp_path / "other", seed=1)
+    shutil.rmtree(model / "variables")
+    shutil.copytree(other / "variables", model / "variables")
+    message = refused(dataset, model, evaluated[1], tmp_path)
+    assert "answers otherwise than in the evaluation" in message
+    assert "do not deploy this model" in message
+
+
+def test_labels_of_another_model_are_not_published(dataset, evaluated, model, tmp_path):
+    (model / "assets" / "labels.txt").write_text("bright\ndark\n")
+    message = refused(dataset, model, evaluated[1], tmp_path)
+    assert "the model's labels (2: bright, dark) are not those of the data set (2: dark, bright)" in message
+
+
+def test_a_job_dir_of_somebody_else_is_refused_before_any_work(dataset, evaluated, tmp_path):
+    (tmp_path / "job" / "model").mkdir(parents=True)
+    (tmp_path / "job" / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        export(dataset, evaluated[0], evaluated[1], tmp_path / "exported", str(tmp_path / "job"))
+    assert files(tmp_path) == {"job/model/mine.txt": b"mine"}
+
+
+def test_a_missing_model_or_evaluation_is_named(dataset, evaluated, tmp_path):
+    with pytest.raises(MissingInputError, match="no SavedModel in"):
+        export(dataset, tmp_path, evaluated[1], tmp_path / "exported", "")
+    with pytest.raises(MissingInputError, match="cannot read the evaluation"):
+        export(dataset, evaluated[0], tmp_path, tmp_path / "exported", "")
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_model_that_was_trained_passes_too(digits_dataset, trained_digits, tmp_path):
+    folder, _ = trained_digits
+    evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", "")
+    assert files(tmp_path / "exported") == files(folder)
+    assert read_manifest(digits_dataset).splits[VALIDATION].examples == 360

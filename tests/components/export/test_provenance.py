@@ -1,0 +1,48 @@
+import json
+import re
+
+import pytest
+import yaml
+
+from components.common.errors import MissingInputError
+from components.export.provenance import read_provenance, write_deployment_config, write_provenance
+
+
+def test_the_deployment_configuration_has_the_original_fields(tmp_path):
+    write_deployment_config(tmp_path, global_step=2000, job_id="run-7")
+    assert yaml.safe_load((tmp_path / "deployment_config.yaml").read_text()) == {
+        "deploymentUri": ".",
+        "framework": "TENSORFLOW",
+        "labels": {"job_id": "run-7", "global_step": "2000"},
+        "runtimeVersion": "2.21",
+    }
+
+
+def test_provenance_reads_back_with_the_versions_added(tmp_path):
+    written = {"model_type": "größer", "evaluations": [{"step": 1}], "versions": {"keras": "3"}}
+    write_provenance(tmp_path, written)
+    read = read_provenance(tmp_path)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", read["versions"].pop("imgpipe"))
+    assert read == written
+
+
+def test_what_is_written_holds_no_time_and_no_name_of_this_machine(trained_digits):
+    import socket
+
+    folder, _ = trained_digits
+    text = (folder / "provenance.json").read_text() + (folder / "deployment_config.yaml").read_text()
+    assert not re.search(r"\d{4}-\d{2}-\d{2}|\d{2}:\d{2}:\d{2}", text)
+    assert socket.gethostname() not in text
+    assert str(folder.parent) not in text
+    assert "NaN" not in text
+    assert json.loads((folder / "provenance.json").read_text())
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "\xff"])
+def test_a_missing_or_broken_file_says_which_folder_to_give(tmp_path, content):
+    if content is not None:
+        (tmp_path / "provenance.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(MissingInputError) as caught:
+        read_provenance(tmp_path)
+    assert str(tmp_path / "provenance.json") in caught.value.problem
+    assert caught.value.remedy

@@ -1,0 +1,86 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
+from components.common.quiet_tensorflow import tf
+from components.export.serving import check_labels, load_served_model
+
+
+@pytest.fixture(scope="module")
+def folder(linear_model, tmp_path_factory):
+    return linear_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_answers_come_in_the_order_of_the_images(folder, encode):
+    model = load_served_model(folder)
+    images = [encode(np.full((8, 8, 3), 20 * number)) for number in range(10)]
+    together = model.predict(images)
+    assert together.classes.dtype == np.int64
+    assert together.probabilities.dtype == np.float32
+    for number, image in enumerate(images):
+        alone = model.predict([image])
+        np.testing.assert_allclose(alone.probabilities[0], together.probabilities[number], atol=1e-6)
+
+
+def test_no_image_gets_no_answer(folder):
+    answer = load_served_model(folder).predict([])
+    assert answer.classes.shape == (0,)
+    assert answer.probabilities.shape == (0, 2)
+
+
+def test_an_image_that_cannot_be_decoded_is_bad_data_in_one_line(folder):
+    for image in (b"no image", b"", b"\xff\xd8\xff"):
+        with pytest.raises(InvalidDataError) as caught:
+            load_served_model(folder).predict([image])
+        assert caught.value.problem.startswith("the model cannot decode an image: ")
+        assert "\n" not in caught.value.problem
+        assert "{{" not in caught.value.problem
+
+
+def test_a_folder_without_a_model_of_ours_is_missing_input(tmp_path):
+    with pytest.raises(MissingInputError, match="no SavedModel"):
+        load_served_model(tmp_path)
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(MissingInputError, match="no signature serving_default"):
+        load_served_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
+def test_a_truncated_model_fails_its_check(copied, name):
+    content = (copied / name).read_bytes()
+    (copied / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckFailedError, match="cannot be loaded"):
+        load_served_model(copied)
+
+
+def test_a_model_whose_labels_do_not_count_its_probabilities_fails_its_check(copied):
+    (copied / "assets" / "labels.txt").write_text("dark\nbright\nmore\n")
+    with pytest.raises(CheckFailedError, match=r"gives 2 probabilities.* names 3"):
+        load_served_model(copied)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("bright", "dark"), ["2: bright, dark", "label 1"]),
+        (("dark", "light"), ["2: dark, light", "label 2"]),
+        (("dark", "bright", "more"), ["3: dark, bright, more", "label 3"]),
+        (("dark",), ["1: dark", "label 2"]),
+    ],
+)
+def test_other_labels_are_refused_naming_the_first_that_differs(folder, labels, said):
+    model = load_served_model(folder)
+    check_labels(model, ("dark", "bright"), where="here")
+    with pytest.raises(InvalidDataError) as caught:
+        check_labels(model, labels, where="here")
+    for part in ["2: dark, bright", *said]:
+        assert part in caught.value.problem
+    assert caught.value.where == "here"

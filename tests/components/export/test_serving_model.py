@@ -1,0 +1,149 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.common.image_decoding import decode_image
+from components.common.quiet_tensorflow import tf
+from components.export.serving_model import write_saved_model
+
+LABELS = ("dark", "größer, 日本", "bright")
+SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"
+
+
+@pytest.fixture(scope="module")
+def folder(linear_model, tmp_path_factory):
+    return linear_model(tmp_path_factory.mktemp("model") / "model", LABELS)
+
+
+@pytest.fixture(scope="module")
+def signature(folder):
+    loaded = tf.saved_model.load(str(folder))
+    yield loaded.signatures["serving_default"]
+    # The variables die with the model.
+    assert loaded is not None
+
+
+@pytest.fixture(scope="module")
+def images(encode):
+    draw = np.random.default_rng(0)
+    return [encode(draw.integers(0, 256, (8, 8, 3))) for _ in range(32)]
+
+
+def ask(signature, images, keys=None):
+    keys = [f"key {number}".encode() for number in range(len(images))] if keys is None else keys
+    answer = signature(image_bytes=tf.constant(images, tf.string), key=tf.constant(keys, tf.string))
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+def test_the_signature_is_that_of_the_original_algorithm(folder):
+    loaded = tf.saved_model.load(str(folder))
+    assert set(loaded.signatures) == {"serving_default", "classify"}
+    for signature in loaded.signatures.values():
+        inputs = signature.structured_input_signature[1]
+        assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
+            "image_bytes": (tf.string, [None]),
+            "key": (tf.string, [None]),
+        }
+        outputs = signature.structured_outputs
+        assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in outputs.items()} == {
+            "classes": (tf.int64, [None]),
+            "key": (tf.string, [None]),
+            "probabilities": (tf.float32, [None, 3]),
+        }
+
+
+def test_saved_model_cli_shows_the_signature_as_documented(folder):
+    command = [SAVED_MODEL_CLI, "show", "--dir", folder, "--tag_set", "serve"]
+    result = subprocess.run(
+        [*command, "--signature_def", "serving_default"], capture_output=True, text=True, check=True
+    )
+    shown = "".join(result.stdout.split())
+    for part in (
+        "inputs['image_bytes']tensor_info:dtype:DT_STRINGshape:(-1)",
+        "inputs['key']tensor_info:dtype:DT_STRINGshape:(-1)",
+        "outputs['classes']tensor_info:dtype:DT_INT64shape:(-1)",
+        "outputs['key']tensor_info:dtype:DT_STRINGshape:(-1)",
+        "outputs['probabilities']tensor_info:dtype:DT_FLOATshape:(-1,3)",
+        "Methodnameis:tensorflow/serving/predict",
+    ):
+        assert part in shown
+
+
+def test_probabilities_are_the_softmax_and_the_class_is_their_argmax(signature, images):
+    answer = ask(signature, images)
+    assert answer["probabilities"].sum(axis=1) == pytest.approx(np.ones(32), abs=1e-6)
+    assert (answer["classes"] == answer["probabilities"].argmax(axis=1)).all()
+    assert len(set(answer["classes"])) > 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 32])
+def test_any_number_of_images_is_answered(signature, images, count):
+    answer = ask(signature, images[:count])
+    assert answer["classes"].shape == (count,)
+    assert answer["probabilities"].shape == (count, 3)
+    assert answer["key"].tolist() == [f"key {number}".encode() for number in range(count)]
+    everything = ask(signature, images)["probabilities"][:count]
+    np.testing.assert_allclose(answer["probabilities"], everything, atol=1e-6)
+
+
+def test_the_alias_gives_the_same_answers(folder, images):
+    loaded = tf.saved_model.load(str(folder))
+    first, second = (ask(loaded.signatures[name], images) for name in ("serving_default", "classify"))
+    assert (first["probabilities"] == second["probabilities"]).all()
+
+
+@pytest.mark.parametrize("keys", [[b"a"], [b"a", b"b", b"c"], []])
+def test_every_image_needs_a_key_of_its_own(signature, images, keys):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one key for each"):
+        ask(signature, images[:2], keys)
+
+
+def test_an_image_that_cannot_be_decoded_is_an_error(signature, images):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        ask(signature, [images[0], b"no image"])
+
+
+def test_what_is_served_sees_the_pixels_of_training(encode, tmp_path):
+    class Echo:
+        """Its logits are the picture itself."""
+
+        variables = ()
+
+        def logits(self, images, **_):
+            return tf.reshape(tf.cast(images, tf.float32), [-1, 6 * 6 * 3]) / 16
+
+    draw = np.random.default_rng(0)
+    photo = encode(draw.integers(0, 256, (19, 31, 3)), "JPEG")
+    write_saved_model(Echo(), 6, [str(number) for number in range(108)], tmp_path / "model")
+    answer = ask(tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"], [photo])
+    pixels = decode_image(tf.constant(photo), 6).numpy().reshape(1, 108) / np.float32(16)
+    np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(pixels).numpy(), rtol=1e-6)
+
+
+def test_a_moved_folder_serves_in_a_process_that_never_saw_our_code(folder, signature, images, tmp_path):
+    moved = tmp_path / "elsewhere" / "1"
+    shutil.copytree(folder, moved)
+    (tmp_path / "image").write_bytes(images[3])
+    code = (
+        "import sys, tensorflow as tf\n"
+        f"model = tf.saved_model.load({str(moved)!r})\n"
+        f"image = open({str(tmp_path / 'image')!r}, 'rb').read()\n"
+        "ask = model.signatures['serving_default']\n"
+        "answer = ask(image_bytes=tf.constant([image]), key=tf.constant(['k']))\n"
+        "assert not any(name.split('.')[0] == 'components' for name in sys.modules)\n"
+        "print(*answer['probabilities'][0].numpy().tolist())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = [float(word) for word in result.stdout.split()]
+    assert found == pytest.approx(ask(signature, [images[3]])["probabilities"][0].tolist(), abs=1e-6)
+
+
+def test_the_labels_are_an_asset_of_the_model(folder):
+    assert (folder / "assets" / "labels.txt").read_text(encoding="utf-8") == "".join(
+        f"{label}\n" for label in LABELS
+    )

@@ -1,0 +1,213 @@
+"""Every model type gets the same checks; what holds for one only stands below them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from components.common.quiet_tensorflow import keras, tf
+from components.export.serving import load_served_model
+from components.export.serving_model import write_saved_model
+from components.train.arguments import TrainingArguments
+from components.train.loop import Trainable, run_loop
+from components.train.model_types import MODEL_TYPES
+from components.train.models import build_classifier, decayed_kernels, set_batch_normalization_momentum
+from components.train.schedules import build_optimizer
+
+SIZE = 32
+CLASSES = 3
+
+# By model type: Keras' own scaling, all parameters and the trained ones with 1000 classes. Sources:
+# keras.io/api/applications for the first two, torchvision's model page for resnet-18.
+PUBLISHED = {
+    "mobilenet-v2": (keras.applications.mobilenet_v2.preprocess_input, 3_538_984, 3_504_872),
+    "efficientnet-b0": (keras.applications.efficientnet.preprocess_input, 5_330_571, 5_288_548),
+    "resnet-18": (
+        lambda images: keras.applications.imagenet_utils.preprocess_input(images, mode="torch"),
+        11_699_112,
+        11_689_512,
+    ),
+}
+
+
+def build(model_type, *, classes=CLASSES, size=SIZE, seed=0):
+    return build_classifier(model_type, num_classes=classes, image_size=size, weights="none", seed=seed)
+
+
+def pictures(count, size=SIZE):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def normalizations(classifier):
+    network = classifier.backbone.layers[-1]
+    return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def one_step(classifier, *, frozen):
+    """Takes one training step, as train.py does, and returns the values before it."""
+    before = [variable.numpy().copy() for variable in classifier.variables]
+    head = classifier.head.trainable_variables
+    trainable = Trainable(
+        lambda images, training: classifier.logits(images, training=training, frozen=frozen),
+        tf.TensorSpec([None, SIZE, SIZE, 3], tf.uint8),
+        head if frozen else [*classifier.backbone.trainable_variables, *head],
+        decayed_kernels(classifier)[-1:] if frozen else decayed_kernels(classifier),
+        classifier.variables,
+        CLASSES,
+    )
+    arguments = TrainingArguments(max_steps=1, model_type="mobilenet-v2", initial_learning_rate=0.01)
+    batches = itertools.repeat((pictures(6), np.arange(6) % CLASSES))
+    run_loop(trainable, build_optimizer(arguments), arguments, batches, [next(batches)])
+    return before
+
+
+@pytest.fixture(scope="module", params=list(MODEL_TYPES))
+def model_type(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def classifier(model_type):
+    return build(model_type)
+
+
+@pytest.fixture
+def lively_classifier(classifier):
+    """The classifier with statistics of pictures, so that features do not vanish, and mild logits."""
+    layers = normalizations(classifier)
+    kept = layers[0].momentum
+    for layer in layers:
+        layer.momentum = 0.0
+    classifier.backbone(tf.constant(pictures(16), tf.float32), training=True)
+    for layer in layers:
+        layer.momentum = kept
+    kernel = classifier.head.trainable_variables[0]
+    kernel.assign(np.random.default_rng(1).normal(scale=0.005, size=kernel.shape))
+    return classifier
+
+
+@pytest.fixture
+def without_tracing():
+    """One step needs no graph, which takes longer to make than a step."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_every_model_type_has_published_numbers():
+    assert set(PUBLISHED) == set(MODEL_TYPES)
+
+
+def test_the_shapes_are_those_of_the_arguments(classifier):
+    logits = classifier.logits(tf.constant(pictures(2)), training=False)
+    assert logits.shape == (2, CLASSES)
+    assert logits.dtype == tf.float32
+    assert classifier.backbone.input_shape == (None, SIZE, SIZE, 3)
+    assert classifier.head.output_shape == (None, CLASSES)
+    assert np.isfinite(logits).all()
+
+
+def test_the_network_sees_pixels_scaled_as_it_wants_them(lively_classifier, model_type):
+    preprocess = PUBLISHED[model_type][0]
+    images = pictures(4).astype(np.float32)
+    network = lively_classifier.backbone.layers[-1]
+    features = lively_classifier.backbone(images).numpy()
+    np.testing.assert_allclose(features, network(preprocess(images.copy())).numpy(), rtol=1e-3, atol=1e-3)
+    # A wrong scaling would not pass for the right one.
+    assert not np.allclose(features, network(images / 100).numpy(), rtol=1e-1, atol=1e-1)
+
+
+def test_a_step_changes_every_trained_variable_and_the_statistics(classifier, without_tracing):
+    before = one_step(classifier, frozen=False)
+    unchanged = [
+        variable.path
+        for variable, value in zip(classifier.variables, before, strict=True)
+        if np.array_equal(variable.numpy(), value)
+        # EfficientNet's own scaling is set for good.
+        and "normalization/" not in variable.path.replace("batch_normalization", "")
+    ]
+    assert unchanged == []
+    assert all(np.isfinite(variable.numpy()).all() for variable in classifier.variables)
+
+
+def test_a_frozen_backbone_stays_as_it_was_bit_for_bit(classifier, without_tracing):
+    before = one_step(classifier, frozen=True)
+    backbone = len(classifier.backbone.variables)
+    for variable, value in zip(classifier.backbone.variables, before[:backbone], strict=True):
+        assert variable.numpy().tobytes() == value.tobytes(), variable.path
+    kernel, bias = classifier.head.trainable_variables
+    assert not any(np.array_equal(kernel.numpy(), value) for value in before[backbone:])
+    assert not any(np.array_equal(bias.numpy(), value) for value in before[backbone:])
+
+
+def test_the_saved_model_answers_as_the_one_in_memory(lively_classifier, encode, tmp_path):
+    images = pictures(5)
+    write_saved_model(lively_classifier, SIZE, ["a", "b", "c"], tmp_path / "model")
+    answers = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
+    # Every picture has an answer of its own.
+    assert answers.probabilities.std(axis=0).min() > 1e-3
+    in_memory = tf.nn.softmax(lively_classifier.logits(tf.constant(images), training=False)).numpy()
+    np.testing.assert_allclose(answers.probabilities, in_memory, atol=1e-5)
+    assert (answers.classes == in_memory.argmax(axis=1)).all()
+
+
+def test_parameters_are_as_many_as_published_at_any_size(model_type):
+    _, published, published_trained = PUBLISHED[model_type]
+    # 45 is no multiple of the network's stride.
+    classifier = build(model_type, classes=1000, size=45)
+    parts = (classifier.backbone, classifier.head)
+    trained = sum(np.prod(v.shape) for part in parts for v in part.trainable_variables)
+    assert sum(part.count_params() for part in parts) == published
+    assert trained == published_trained
+    assert classifier.logits(tf.constant(pictures(2, 45)), training=False).shape == (2, 1000)
+
+
+def test_weight_decay_holds_for_kernels_only(classifier):
+    kernels = decayed_kernels(classifier)
+    assert len({id(kernel) for kernel in kernels}) == len(kernels)
+    assert all(len(kernel.shape) >= 2 for kernel in kernels)
+    everything = [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]
+    others = [v for v in everything if not any(v is kernel for kernel in kernels)]
+    # Biases, and batch normalization's scale and offset.
+    assert all(len(variable.shape) == 1 for variable in others)
+
+
+# ---------------------------------------------------------------- one model type is enough
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "momentum"), [(1, 0.9), (60, 0.9), (200, 0.9), (1000, 0.98), (2000, 0.99), (10**6, 0.99)]
+)
+def test_statistics_average_over_a_twentieth_of_the_run(max_steps, momentum):
+    classifier = build("resnet-18")
+    set_batch_normalization_momentum(classifier, max_steps)
+    layers = normalizations(classifier)
+    assert len(layers) == 20
+    assert [layer.momentum for layer in layers] == pytest.approx([momentum] * 20)
+
+
+def test_the_momentum_decides_how_far_the_statistics_follow():
+    images = tf.constant(pictures(8))
+    moved = {}
+    for max_steps in (100, 10**6):
+        classifier = build("resnet-18")
+        set_batch_normalization_momentum(classifier, max_steps)
+        mean = next(v for v in classifier.backbone.variables if v.path.endswith("stem_bn/moving_mean"))
+        classifier.logits(images, training=True)
+        moved[max_steps] = mean.numpy()
+    # Both start at 0: one step moves the mean by (1 - momentum) of the batch's.
+    np.testing.assert_allclose(moved[100] / 0.1, moved[10**6] / 0.01, rtol=1e-3)
+
+
+def test_resnet_18_computes_what_the_paper_says():
+    """Its feature maps: 1/4, 1/8, 1/16 and 1/32 of the image, with 64, 128, 256 and 512 channels."""
+    network = build("resnet-18", size=64).backbone.layers[-1]
+    shapes = [network.get_layer(f"stage{stage}_block2_relu2").output.shape[1:] for stage in range(1, 5)]
+    assert shapes == [(16, 16, 64), (8, 8, 128), (4, 4, 256), (2, 2, 512)]
+
+
+def test_the_seed_decides_the_weights():
+    first, again, other = (build("resnet-18", seed=seed) for seed in (7, 7, 8))
+    for one, two in zip(first.variables, again.variables, strict=True):
+        assert np.array_equal(one.numpy(), two.numpy())
+    assert not np.array_equal(first.variables[0].numpy(), other.variables[0].numpy())

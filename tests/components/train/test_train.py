@@ -1,0 +1,199 @@
+import dataclasses
+import json
+import math
+
+import h5py
+import numpy as np
+import pytest
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+from components.common.dataset import TRAIN, VALIDATION, read_manifest
+from components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
+from components.common.quiet_tensorflow import keras, tf
+from components.common.records import label_to_class
+from components.common.split_records import split_records
+from components.evaluate.metrics import compute_metrics
+from components.export.serving import load_served_model
+from components.train import train as training
+from components.train.arguments import TrainingArguments
+from components.train.train import train
+
+LABELS = [str(digit) for digit in range(10)]
+MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+
+
+def small(**values):
+    """A training of two steps."""
+    settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
+    return TrainingArguments(**{**settings, "weights": "none", **values})
+
+
+def refused(error, arguments, dataset, folder):
+    with pytest.raises(error) as caught:
+        train(arguments, dataset, folder / "model")
+    assert not (folder / "model").exists()
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- it learns, and only what is there
+
+
+def test_a_short_run_from_random_weights_reads_unseen_digits(trained_digits):
+    _, result = trained_digits
+    assert result.best.top_1_accuracy >= 0.9
+    # It validates as well as it trains: the statistics of batch normalization have kept up.
+    last = result.evaluations[-1]
+    assert last.loss < last.train_loss + 0.1
+
+
+def test_shuffled_labels_cannot_be_learnt(digit_records, digits_training, write_dataset, tmp_path):
+    """What the accuracy above is worth: no way from the labels to the validation but the pictures."""
+    order = np.random.default_rng(0).permutation(len(digit_records[TRAIN]))
+    records = [
+        type(record)(record.encoded, digit_records[TRAIN][other].label)
+        for record, other in zip(digit_records[TRAIN], order, strict=True)
+    ]
+    splits = {TRAIN: records, VALIDATION: digit_records[VALIDATION]}
+    dataset = write_dataset(tmp_path / "data", splits, LABELS)
+    arguments = dataclasses.replace(digits_training, max_steps=30)
+    result = train(arguments, dataset, tmp_path / "model")
+    assert result.best.top_1_accuracy < 0.25
+    assert result.best.loss > 2.0
+
+
+def test_the_model_that_is_written_has_the_accuracy_that_the_loop_found(trained_digits, digits_dataset):
+    folder, result = trained_digits
+    records = list(split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
+    answers = load_served_model(folder).predict([record.encoded for record in records])
+    metrics = compute_metrics(
+        np.array([label_to_class(record.label) for record in records]), answers.probabilities
+    )
+    assert metrics.top_1_accuracy == pytest.approx(result.best.top_1_accuracy, abs=1e-9)
+    assert metrics.top_5_accuracy == pytest.approx(result.best.top_5_accuracy, abs=1e-9)
+    assert metrics.loss == pytest.approx(result.best.loss, rel=1e-4)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_the_model_folder_is_complete(trained_digits, digits_dataset, digits_training):
+    folder, result = trained_digits
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "saved_model.pb",
+        "variables/variables.index",
+        "assets/labels.txt",
+        "deployment_config.yaml",
+        "provenance.json",
+    } <= names
+    assert (folder / "assets" / "labels.txt").read_text().split() == LABELS
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["best_step"] == result.best.step
+    assert provenance["data_digest"] == read_manifest(digits_dataset).digest()
+    assert TrainingArguments(**provenance["arguments"]) == digits_training
+    assert [one["step"] for one in provenance["evaluations"]] == [20, 40, 60]
+    assert set(provenance["versions"]) == {"imgpipe", "tensorflow", "keras"}
+
+
+def test_equal_arguments_and_data_give_equal_weights(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    results = [train(small(), dataset, tmp_path / name) for name in "ab"]
+    assert results[0] == results[1]
+    weights = [
+        (tmp_path / name / "variables" / "variables.data-00000-of-00001").read_bytes() for name in "ab"
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_labels_of_any_text_and_a_single_validation_image_will_do(coloured_dataset, tmp_path):
+    labels = ("Größe, klein", "日本", "a 'b' \"c\"")
+    dataset = coloured_dataset(tmp_path / "data", labels, train=4, validation=1)
+    result = train(small(image_size=45), dataset, tmp_path / "model")
+    assert load_served_model(tmp_path / "model").labels == labels
+    # Of three classes all are among the top five.
+    assert result.best.top_5_accuracy == 1.0
+    assert result.best.top_1_accuracy in (0.0, 1.0)
+    assert math.isfinite(result.best.loss)
+
+
+# ---------------------------------------------------------------- a frozen backbone
+
+
+@pytest.fixture
+def mobilenet_weights(tmp_path, monkeypatch):
+    """A $KERAS_HOME with weights of MobileNetV2, random ones."""
+    folder = tmp_path / "keras" / "models"
+    folder.mkdir(parents=True)
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    # Statistics of real pictures: otherwise every feature is nearly 0.
+    layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in layers:
+        layer.momentum = 0.0
+    network(tf.random.stateless_uniform((16, 32, 32, 3), (1, 2), -1, 1), training=True)
+    with h5py.File(folder / MOBILENET_FILE, "w") as file:
+        save_weights_to_hdf5_group(file, network)
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(folder.parent))
+
+
+def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the_same(
+    mobilenet_weights, coloured_dataset, tmp_path, monkeypatch
+):
+    dataset = coloured_dataset(tmp_path / "data", train=8, validation=5)
+    # All examples in every batch: the two ways shuffle differently.
+    arguments = small(
+        model_type="mobilenet-v2",
+        weights="imagenet",
+        freeze="backbone",
+        max_steps=3,
+        train_batch_size=8,
+        train_steps_per_eval=1,
+        eval_batch_size=3,
+        initial_learning_rate=0.1,
+    )
+    on_features = train(arguments, dataset, tmp_path / "features")
+    monkeypatch.setattr(training, "_FEATURE_BYTES", 0)
+    on_images = train(arguments, dataset, tmp_path / "images")
+    for one, other in zip(on_features.evaluations, on_images.evaluations, strict=True):
+        assert one.top_1_accuracy == other.top_1_accuracy
+        assert one.loss == pytest.approx(other.loss, rel=1e-3)
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+    assert on_features.evaluations[0].loss != on_features.evaluations[2].loss
+
+
+# ---------------------------------------------------------------- what does not fit is refused first
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"train_batch_size": 13}, ["train_batch_size=13", "12 training images", "at most 12"]),
+        ({"num_eval_images": 7}, ["num_eval_images=7", "6 validation images", "at most 6"]),
+        ({"num_classes": 3}, ["num_classes=3", "2 labels", "dark, bright", "num_classes=2"]),
+    ],
+)
+def test_arguments_that_do_not_fit_the_data_are_refused(values, said, coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    message = refused(InvalidArgumentError, small(**values), dataset, tmp_path)
+    for part in said:
+        assert part in message
+
+
+def test_one_label_is_nothing_to_learn(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data", ("only",))
+    assert "only one label (only)" in refused(InvalidDataError, small(), dataset, tmp_path)
+
+
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_an_empty_split_is_refused(split, coloured_dataset, tmp_path):
+    sizes = {"train": 4, "validation": 4, split: 0}
+    dataset = coloured_dataset(tmp_path / "data", **sizes)
+    assert f"no {split} images" in refused(InvalidDataError, small(), dataset, tmp_path)
+
+
+def test_a_folder_that_holds_something_is_left_alone(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        train(small(), dataset, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]

@@ -1,0 +1,118 @@
+"""The two doors into the step: the KFP component and the command line."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from kfp import dsl
+
+from components.common.dataset import TRAIN, VALIDATION, read_manifest
+from components.common.errors import CheckFailedError
+from components.common.log import parse_event
+from components.train.arguments import TrainingArguments
+from components.train.component import train
+
+
+def small(**values):
+    settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
+    return TrainingArguments(**{**settings, "weights": "none", **values})
+
+
+def command(*words):
+    result = subprocess.run(
+        [sys.executable, "-m", "components.train", *words], capture_output=True, text=True, check=False
+    )
+    events = [event for line in result.stdout.splitlines() if (event := parse_event(line))]
+    return result, events
+
+
+def test_the_component_logs_finite_python_floats(coloured_dataset, tmp_path):
+    dataset = dsl.Dataset(uri=str(coloured_dataset(tmp_path / "data")))
+    model, metrics = dsl.Model(uri=str(tmp_path / "model")), dsl.Metrics(uri=str(tmp_path / "metrics"))
+    train(dataset, model, metrics, small())
+    assert set(metrics.metadata) == {"top_1_accuracy", "top_5_accuracy", "loss", "best_step"}
+    assert all(type(value) is float and math.isfinite(value) for value in metrics.metadata.values())
+    assert metrics.metadata["top_5_accuracy"] == 1.0
+    assert model.metadata == {"framework": "TensorFlow", "model_type": "resnet-18", "best_step": 2}
+    assert (tmp_path / "model" / "saved_model.pb").is_file()
+
+
+def test_a_training_that_diverges_logs_no_metric_and_leaves_no_model(coloured_dataset, tmp_path):
+    dataset = dsl.Dataset(uri=str(coloured_dataset(tmp_path / "data")))
+    model, metrics = dsl.Model(uri=str(tmp_path / "model")), dsl.Metrics(uri=str(tmp_path / "metrics"))
+    with pytest.raises(CheckFailedError, match="learning rate"):
+        train(dataset, model, metrics, small(max_steps=4, initial_learning_rate=1e30))
+    assert metrics.metadata == {}
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data", ("dunkel", "größer, heller"), shards=2)
+    job_dir = tmp_path / "job"
+    words = [
+        f"--training_data_path={dataset}/train-*",
+        f"--validation_data_path={dataset}/validation-*",
+        f"--job-dir={job_dir}",
+        "--num_classes=2",
+        "--max_steps=1",
+        "--train_batch_size=4",
+        "--model_type=resnet-18",
+        "--weights=none",
+        "--image_size=32",
+        "--optimizer_arguments=momentum=0.8,use_nesterov=true",
+    ]
+    result, events = command(*words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert events[-1]["event"] == "published"
+    model = job_dir / "model"
+    assert (model / "assets" / "labels.txt").read_text(encoding="utf-8") == "dunkel\ngrößer, heller\n"
+    provenance = json.loads((model / "provenance.json").read_text())
+    assert provenance["arguments"]["optimizer_arguments"] == "momentum=0.8,use_nesterov=true"
+    assert provenance["data_digest"] == read_manifest(dataset).digest()
+    assert [path.name for path in job_dir.iterdir()] == ["model"]
+    assert read_manifest(dataset).splits[TRAIN].examples == 12
+    assert read_manifest(dataset).splits[VALIDATION].examples == 6
+
+
+def test_help_lists_every_argument_with_its_description():
+    result, _ = command("--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    for name in ("training_data_path", "job_dir", *TrainingArguments.__dataclass_fields__):
+        assert f"--{name} (" in result.stdout
+    assert "--max_steps (int, default 1000)" in result.stdout
+    assert "Allowed: at least 1." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "said"),
+    [
+        (["--max_step=3"], 64, "--max_steps"),
+        (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is not given"),
+        (
+            ["--job-dir=gs://b/j", "--training_data_path=a", "--validation_data_path=b"],
+            64,
+            "local files only",
+        ),
+        (
+            ["--job-dir=.", "--training_data_path=a", "--validation_data_path=b", "--max_steps=0"],
+            64,
+            "max_steps=0",
+        ),
+    ],
+)
+def test_a_wrong_command_line_ends_at_once_with_its_exit_code(words, exit_code, said):
+    result, events = command(*words)
+    assert result.returncode == exit_code
+    assert said in f"{events[-1]['problem']} {events[-1]['remedy']}"
+
+
+def test_a_model_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    words = ["--training_data_path=a", "--validation_data_path=b", f"--job_dir={tmp_path}"]
+    result, _ = command(*words)
+    assert result.returncode == 73
+    assert (tmp_path / "model" / "mine.txt").read_text() == "mine"

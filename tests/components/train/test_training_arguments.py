@@ -1,0 +1,136 @@
+import pytest
+
+from components.common.errors import InvalidArgumentError
+from components.train.arguments import TrainingArguments
+from components.train.model_types import MODEL_TYPES
+
+
+def refusal(**values):
+    with pytest.raises(InvalidArgumentError) as caught:
+        TrainingArguments(**values)
+    return str(caught.value)
+
+
+def test_the_defaults_are_those_of_the_original_algorithm():
+    arguments = TrainingArguments()
+    assert arguments.model_type == "efficientnet-b0"
+    assert arguments.train_batch_size == 32
+    assert arguments.warmup_learning_rate == 1e-4
+    assert arguments.initial_learning_rate == 1e-4
+    assert arguments.optimizer_type == "momentum"
+    assert arguments.optimizer_settings() == {"momentum": 0.9, "use_nesterov": False}
+    assert arguments.label_smoothing == 0.1
+    assert arguments.weight_decay == 1e-4
+    assert arguments.num_eval_images == 0
+    assert arguments.resolved_image_size() == 224
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("max_steps", 0, "at least 1"),
+        ("max_steps", 1.5, "a whole number"),
+        ("train_batch_size", 0, "at least 1"),
+        ("num_classes", -1, "at least 0"),
+        ("num_eval_images", -1, "at least 0"),
+        ("model_type", "resnet-19", "resnet-18"),
+        ("image_size", -1, "at least 0 and at most 2048"),
+        ("image_size", 4096, "at least 0 and at most 2048"),
+        ("weights", "imagnet", "imagenet, none"),
+        ("freeze", "head", "none, backbone"),
+        ("initial_learning_rate", 0, "greater than 0"),
+        ("initial_learning_rate", float("inf"), "greater than 0"),
+        ("warmup_steps", -1, "at least 0"),
+        ("warmup_learning_rate", -1e-9, "at least 0"),
+        ("optimizer_type", "sgd", "momentum, adam, rmsprop"),
+        ("label_smoothing", 1.0, "at least 0 and less than 1"),
+        ("label_smoothing", -0.1, "at least 0 and less than 1"),
+        ("weight_decay", float("nan"), "at least 0"),
+        ("weight_decay", -1e-9, "at least 0"),
+        ("train_steps_per_eval", -1, "at least 0"),
+        ("eval_batch_size", -1, "at least 0"),
+        ("seed", -1, "at least 0"),
+        ("seed", 2**31, "at most 2147483647"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_name_value_and_what_is_allowed(name, value, allowed):
+    message = refusal(**{name: value})
+    assert f"{name}={value!r}" in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"warmup_steps": 10, "max_steps": 10}, ["warmup_steps=10", "max_steps=10", "lower warmup_steps"]),
+        ({"freeze": "backbone", "weights": "none"}, ["freeze=backbone", "weights=none", "weights=imagenet"]),
+        (
+            {"model_type": "resnet-18", "weights": "imagenet"},
+            ["weights=imagenet", "model_type=resnet-18", "weights=none", "mobilenet-v2"],
+        ),
+        ({"model_type": "mobilenet-v2", "image_size": 31}, ["image_size=31", "mobilenet-v2", "at least 32"]),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_with_the_way_out(values, said):
+    message = refusal(**values)
+    for part in said:
+        assert part in message
+
+
+def test_every_model_type_can_be_chosen_at_its_smallest_and_its_own_size():
+    for name, kind in MODEL_TYPES.items():
+        arguments = TrainingArguments(model_type=name, weights="none", image_size=kind.smallest_image_size)
+        assert arguments.resolved_image_size() == kind.smallest_image_size
+        assert TrainingArguments(model_type=name, weights="none").resolved_image_size() == kind.image_size
+
+
+@pytest.mark.parametrize(
+    ("optimizer_type", "text", "settings"),
+    [
+        ("momentum", "", {"momentum": 0.9, "use_nesterov": False}),
+        ("momentum", "momentum=0.8", {"momentum": 0.8, "use_nesterov": False}),
+        ("momentum", " use_nesterov = TRUE , momentum=0,", {"momentum": 0.0, "use_nesterov": True}),
+        ("momentum", "use_nesterov=0", {"momentum": 0.9, "use_nesterov": False}),
+        ("adam", "beta1=0.5,epsilon=1", {"beta1": 0.5, "beta2": 0.999, "epsilon": 1.0}),
+        ("rmsprop", "decay=0.95,momentum=.5", {"decay": 0.95, "momentum": 0.5, "epsilon": 1e-7}),
+    ],
+)
+def test_optimizer_arguments_override_the_optimizers_defaults(optimizer_type, text, settings):
+    arguments = TrainingArguments(optimizer_type=optimizer_type, optimizer_arguments=text)
+    assert arguments.optimizer_settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("optimizer_type", "text", "said"),
+    [
+        ("momentum", "momentun=0.9", ["momentum has no setting 'momentun'", "did you mean momentum?"]),
+        ("momentum", "beta1=0.9", ["optimizer_type=momentum has no setting 'beta1'", "use_nesterov"]),
+        ("adam", "beta_1=0.9", ["'beta_1'", "did you mean beta1"]),
+        ("momentum", "momentum", ["momentum=''", "from 0 to below 1"]),
+        ("momentum", "momentum=fast", ["momentum='fast'", "from 0 to below 1"]),
+        ("momentum", "momentum=1", ["momentum='1'", "from 0 to below 1"]),
+        ("momentum", "momentum=-0.1", ["momentum='-0.1'"]),
+        ("rmsprop", "decay=nan", ["decay='nan'", "from 0 to below 1"]),
+        ("adam", "epsilon=0", ["epsilon='0'", "greater than 0"]),
+        ("adam", "epsilon=inf", ["epsilon='inf'", "greater than 0"]),
+        ("momentum", "use_nesterov=yes", ["use_nesterov='yes'", "true or false"]),
+        ("momentum", "momentum=0.9,momentum=0.5", ["momentum is given twice"]),
+    ],
+)
+def test_wrong_optimizer_arguments_are_refused_with_the_whole_text(optimizer_type, text, said):
+    message = refusal(optimizer_type=optimizer_type, optimizer_arguments=text)
+    for part in [*said, f"optimizer_arguments={text!r}"]:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "given", "resolved"), [(1000, 0, 50), (100, 0, 25), (10, 0, 10), (1000, 7, 7), (5, 7, 5)]
+)
+def test_steps_between_evaluations_are_a_twentieth_of_the_run_but_at_least_25(max_steps, given, resolved):
+    arguments = TrainingArguments(max_steps=max_steps, train_steps_per_eval=given)
+    assert arguments.resolved_steps_per_eval() == resolved
+
+
+def test_evaluations_use_the_training_batch_size_unless_told_otherwise():
+    assert TrainingArguments(train_batch_size=7).resolved_eval_batch_size() == 7
+    assert TrainingArguments(train_batch_size=7, eval_batch_size=9).resolved_eval_batch_size() == 9

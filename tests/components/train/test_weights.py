@@ -1,0 +1,124 @@
+"""Where pretrained weights come from, and what happens where they do not."""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+from components.common.errors import InterruptedRunError, UnavailableError
+from components.common.image_decoding import decode_image
+from components.common.quiet_tensorflow import keras, tf
+from components.train import models
+from components.train.models import build_classifier
+
+MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+PRETRAINED = Path(__file__).parents[4] / "shared" / "data" / "pretrained"
+
+
+def build(model_type="mobilenet-v2", weights="imagenet", size=32, seed=0):
+    return build_classifier(model_type, num_classes=2, image_size=size, weights=weights, seed=seed)
+
+
+@pytest.fixture
+def keras_home(tmp_path, monkeypatch):
+    """An empty $KERAS_HOME; Keras read the environment variable when it was imported."""
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
+    (tmp_path / "keras" / "models").mkdir(parents=True)
+    return tmp_path / "keras"
+
+
+@pytest.fixture
+def silent_proxy(monkeypatch):
+    """A proxy that takes every connection and never answers; ``on_connect`` runs when one comes."""
+
+    @contextmanager
+    def proxy(on_connect=lambda: None):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            taken = []
+
+            def take():
+                taken.append(server.accept()[0])
+                on_connect()
+
+            thread = threading.Thread(target=take, daemon=True)
+            thread.start()
+            # urllib keeps what it made of the variables the first time.
+            monkeypatch.setattr(urllib.request, "_opener", None)
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            for name in ("https_proxy", "HTTPS_PROXY"):
+                monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
+            yield
+            thread.join(timeout=5)
+            assert taken
+            taken[0].close()
+
+    return proxy
+
+
+def test_weights_are_loaded_from_the_file_where_keras_keeps_them(keras_home):
+    published = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(224, 224, 3))
+    with h5py.File(keras_home / "models" / MOBILENET_FILE, "w") as file:
+        save_weights_to_hdf5_group(file, published)
+    loaded = build(seed=1).backbone
+    assert len(loaded.variables) == len(published.variables)
+    for variable, value in zip(loaded.variables, published.variables, strict=True):
+        assert np.array_equal(variable.numpy(), value.numpy()), variable.path
+    random = build(weights="none", seed=1).backbone
+    assert not np.array_equal(random.variables[0].numpy(), loaded.variables[0].numpy())
+
+
+@pytest.mark.skipif(not PRETRAINED.is_dir(), reason="../shared/data/pretrained is not here")
+def test_the_published_weights_know_a_photo(keras_home):
+    photos = sorted((PRETRAINED.parent / "flowers_224" / "val" / "daisy").glob("*"))[:8]
+    if not photos:
+        pytest.skip("../shared/data/flowers_224 is not here")
+    shutil.copy(PRETRAINED / MOBILENET_FILE, keras_home / "models")
+    # The published last layer on top of our backbone: ImageNet's class 985 is the daisy.
+    top = PRETRAINED / MOBILENET_FILE.replace("_no_top", "")
+    last = keras.applications.MobileNetV2(weights=str(top)).layers[-1]
+    images = tf.stack([decode_image(tf.constant(path.read_bytes()), 224) for path in photos])
+    answers = last(build(size=224).backbone(tf.cast(images, tf.float32))).numpy().argmax(axis=1)
+    assert np.mean(answers == 985) >= 0.75
+
+
+def test_when_nobody_answers_the_download_the_error_comes_soon_and_says_what_to_do(
+    keras_home, silent_proxy, monkeypatch
+):
+    monkeypatch.setattr(models, "_DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+    started = time.monotonic()
+    with silent_proxy(), pytest.raises(UnavailableError) as caught:
+        build("mobilenet-v2")
+    assert time.monotonic() - started < 15
+    assert "mobilenet-v2" in caught.value.problem
+    assert "KERAS_HOME" in caught.value.where
+    assert "weights=none" in caught.value.remedy
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_damaged_weights_file_is_unavailable_too(keras_home):
+    (keras_home / "models" / MOBILENET_FILE).write_bytes(b"no HDF5 file")
+    with pytest.raises(UnavailableError, match="mobilenet-v2"):
+        build()
+
+
+def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(keras_home, silent_proxy):
+    def raise_interrupted(*_):
+        raise InterruptedRunError("stop")
+
+    previous = signal.signal(signal.SIGTERM, raise_interrupted)
+    try:
+        with silent_proxy(lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(InterruptedRunError):
+            build()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
