@@ -12,7 +12,8 @@ ifdef UV
 # Bytecode is compiled at once: TensorFlow takes 8 s to import without it and 3 s with it.
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
 else
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Twice quiet: a source package of Kubeflow makes pip warn of its own future.
+INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
 .PHONY: help run test proof env lint types compile check-compiled locks clean

@@ -18,11 +18,12 @@ from components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
-from components.common.storage import check_empty, check_writable, local_path
-from pipelines.local_run import RunFolder, RunResult, StepFailedError, run_locally
+from components.common.storage import local_path
+from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
+from pipelines.run_folder import RunFolder, claimed, new_folder
 
 _COMPILED = Path(__file__).parent / "compiled" / "local" / "image_classification.yaml"
 _DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
@@ -118,27 +119,34 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
         click.echo(json.dumps(_summary(folder, result), ensure_ascii=False))
         return
     click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
-    for name, path in (("model", folder.model), ("report", folder.report), ("data", folder.data_report)):
-        click.echo(f"  {name:<14}  {path}")
-    click.echo(f"  {'logs':<14}  {folder.log}")
+    for name, path in _outputs(folder):
+        click.echo(f"  {name:<14}  {_shown(path)}")
 
 
 def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tuple[RunFolder, RunResult]:
-    sample = not any(given.get(name) for name in _DATA)
+    _check_not_empty(given)
+    sample = not _data_given(given)
     recipe = recipe or recipe_for(given, sample=sample)
     parameters = settings_of(recipe, given)
-    folder = RunFolder(
-        local_path(given.get("job_dir") or time.strftime("imgpipe-runs/%Y%m%d-%H%M%S")).absolute()
-    )
+    if "job_dir" in given:
+        folder = RunFolder(local_path(given["job_dir"]).absolute())
+    else:
+        folder = new_folder(Path("imgpipe-runs").absolute(), time.strftime("%Y%m%d-%H%M%S"))
     parameters["job_dir"] = str(folder.job_dir)
     if sample:
-        parameters["train_csv"] = str(folder.job_dir / "data" / "digits.csv")
+        parameters["train_csv"] = str(folder.sample_data / "digits.csv")
     # Every argument is checked before anything is written or started.
     for arguments_class in PIPELINE_ARGUMENTS:
         from_values(arguments_class, parameters)
     _check_texts(parameters)
-    check_empty(folder.job_dir)
-    check_writable(folder.job_dir)
+    with claimed(folder):
+        return folder, _run_into(folder, given, recipe, parameters, console)
+
+
+def _run_into(
+    folder: RunFolder, given: Mapping[str, Any], recipe: str, parameters: Mapping[str, Any], console: Console
+) -> RunResult:
+    sample = not _data_given(given)
     source = "scikit-learn's digits (no data was given)" if sample else _source(given)
     model = f"{parameters['model_type']}, " if "model_type" in parameters else ""
     console.print(
@@ -151,8 +159,25 @@ def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tupl
         # Imported here: scikit-learn takes seconds to load.
         from pipelines.sample_data import write_digits
 
-        write_digits(folder.job_dir / "data")
-    return folder, run_locally(_COMPILED, parameters, folder, RunDisplay(console))
+        write_digits(folder.sample_data)
+    return run_locally(_COMPILED, parameters, folder, RunDisplay(console))
+
+
+def _check_not_empty(given: Mapping[str, Any]) -> None:
+    """Refuses a path that is empty, as ``--images "$DIR"`` gives where DIR is not set.
+
+    Raises:
+        InvalidArgumentError: naming the flag.
+    """
+    for name in (*_DATA, "job_dir"):
+        if given.get(name) == "":
+            raise InvalidArgumentError(
+                f"--{name.replace('_', '-')} is empty", remedy="give a path, or leave the flag out"
+            )
+
+
+def _data_given(given: Mapping[str, Any]) -> bool:
+    return any(given.get(name) for name in _DATA)
 
 
 def _check_texts(parameters: Mapping[str, Any]) -> None:
@@ -164,7 +189,15 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     for name in _DATA:
         local_path(parameters.get(name, ""))
     for name, value in parameters.items():
-        if isinstance(value, str) and "{{$" in value:
+        if not isinstance(value, str):
+            continue
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgumentError(
+                f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
+            ) from None
+        if "{{$" in value:
             raise InvalidArgumentError(
                 f"{name}={value!r} holds '{{{{$', which Kubeflow Pipelines takes for a placeholder",
                 remedy="rename the file or folder",
@@ -173,6 +206,20 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
 
 def _source(given: Mapping[str, Any]) -> str:
     return next(str(given[name]) for name in ("images", "train_csv", "training_data_path") if given.get(name))
+
+
+def _outputs(folder: RunFolder) -> tuple[tuple[str, Path], ...]:
+    return (
+        ("model", folder.model),
+        ("report", folder.report),
+        ("data report", folder.data_report),
+        ("logs", folder.log),
+    )
+
+
+def _shown(path: Path) -> str:
+    """Returns the path from the current folder, if it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
@@ -205,6 +252,7 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
                     "where": error.where,
                     "remedy": error.remedy,
                     "step": step,
+                    "logs": str(error.log) if isinstance(error, StepFailedError) else "",
                     "exit_code": error.exit_code,
                     "retry_can_help": error.retry_can_help,
                 },

@@ -8,49 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from components.common.errors import InternalError, InterruptedRunError, PipelineError
+from components.common.errors import InternalError, InterruptedRunError, OutputError, PipelineError
 from components.common.log import parse_event
 from pipelines.run_display import RunDisplay
+from pipelines.run_folder import RunFolder
 
 # Without an event of its own, an error is shown with this many last lines of the log.
 _LAST_LINES = 15
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where a run's output lies below its job_dir."""
-
-    job_dir: Path
-
-    @property
-    def model(self) -> Path:
-        """The checked SavedModel."""
-        return self.job_dir / "model"
-
-    @property
-    def report(self) -> Path:
-        """The evaluation's page."""
-        return self.job_dir / "report.html"
-
-    @property
-    def data_report(self) -> Path:
-        """The validation's page."""
-        return self.job_dir / "data_report.html"
-
-    @property
-    def log(self) -> Path:
-        """Everything that the steps printed."""
-        return self.job_dir / "run.log"
-
-    @property
-    def artifacts(self) -> Path:
-        """KFP's artifacts of each step."""
-        return self.job_dir / "artifacts"
+# The terminal was closed, Ctrl-C, and what an orchestrator sends.
+_STOPPED_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_SECONDS_TO_END = 10.0
 
 
 @dataclass
@@ -62,6 +34,7 @@ class _Followed:
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
+    current_step: str = ""
     last_lines: list[str] = field(default_factory=list)
 
 
@@ -119,21 +92,25 @@ def run_locally(
         "parameters": dict(parameters),
         "artifacts": str(folder.artifacts),
     }
-    with folder.log.open("w", encoding="utf-8") as log, _runner_process(request) as process, display:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        followed = _follow(process.stdout, log, display, started)
-        status = process.wait()
+    followed = _Followed()
+    status = 0
+    try:
+        with folder.log.open("w", encoding="utf-8") as log, _runner_process(request) as process, display:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            _follow(process.stdout, log, display, started, followed)
+            status = process.wait()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {str(folder.job_dir)!r}: {error.strerror}", remedy="free some space there"
+        ) from None
+    finally:
+        # Above all when a step has failed: the pages say why.
+        _copy_report(followed, "evaluate", folder.report)
+        _copy_report(followed, "validate", folder.data_report)
     if followed.failure is not None:
         raise StepFailedError(followed.failure, folder.log)
     if status != 0 or "evaluate" not in followed.results:
-        raise InternalError(
-            f"the run ended with status {status} without saying why; its last lines:\n  "
-            + "\n  ".join(followed.last_lines),
-            where=str(folder.log),
-            remedy="was a process killed, for want of memory perhaps? Look into the log",
-        )
-    shutil.copyfile(followed.artifacts["evaluate"]["report"], folder.report)
-    shutil.copyfile(followed.artifacts["validate"]["report"], folder.data_report)
+        raise _unexplained(followed, folder)
     total = time.monotonic() - started
     return RunResult(
         top_1_accuracy=followed.results["evaluate"]["top_1_accuracy"],
@@ -142,8 +119,31 @@ def run_locally(
     )
 
 
-def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float) -> _Followed:
-    followed = _Followed()
+def _unexplained(followed: _Followed, folder: RunFolder) -> InternalError:
+    """Returns the error of a run that ended without an error of a step's own."""
+    if followed.current_step:
+        return InternalError(
+            f"{followed.current_step} ended without a word: it was killed, or crashed in native code",
+            where=str(folder.log),
+            remedy="if the machine ran out of memory, lower train_batch_size or image_size",
+        )
+    return InternalError(
+        "the run ended without saying why; its last lines:\n  " + "\n  ".join(followed.last_lines),
+        where=str(folder.log),
+        remedy="report this with the log: it is a mistake in imgpipe or in the environment",
+    )
+
+
+def _copy_report(followed: _Followed, step: str, target: Path) -> None:
+    source = followed.artifacts.get(step, {}).get("report", "")
+    if source and Path(source).is_file():
+        # A full disk is an error of its own, and already told.
+        with suppress(OSError):
+            shutil.copyfile(source, target)
+
+
+def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, followed: _Followed) -> None:
+    """Reads the run's output to its end, into the log, onto the display and into ``followed``."""
     step_started = started
     for line in lines:
         log.write(line)
@@ -155,19 +155,21 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float) -
             continue
         display.show(event)
         now = time.monotonic()
-        if event["event"] == "step_result":
+        if event["event"] == "step_started":
+            followed.artifacts[event["step"]] = event["artifacts"]
+            followed.current_step = event["step"]
+        elif event["event"] == "step_result":
             followed.results[event["step"]] = event
         elif event["event"] == "step_finished":
             step = event["step"]
             followed.seconds[step] = now - step_started
+            followed.current_step = ""
             followed.work_seconds[step] = event["work_seconds"]
-            followed.artifacts[step] = event["artifacts"]
             display.step_finished(step, now - step_started)
             step_started = now
         elif event["event"] == "step_failed":
             followed.failure = event
             display.step_failed(event["step"], now - step_started)
-    return followed
 
 
 @contextmanager
@@ -182,7 +184,14 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"},
+        # The safe path keeps the current folder out of the module search: it may hold a folder `pipelines` or
+        # `components` of the user's own.
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": "utf-8",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "1",
+        },
     )
     interrupted = False
 
@@ -191,7 +200,7 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         interrupted = True
         os.killpg(process.pid, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in _STOPPED_BY}
     try:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
         with process.stdin:
@@ -200,8 +209,32 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+        _end(process)
     if interrupted:
-        raise InterruptedRunError("the run was interrupted", remedy="start it again, with a new job_dir")
+        raise InterruptedRunError(
+            "the run was interrupted", remedy="start it again; the same job_dir can be used"
+        )
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Ends the process group, kindly first, then by force: a step may sit in native code for minutes."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        left = _signalled(process.pid, number)
+        deadline = time.monotonic() + _SECONDS_TO_END
+        while left and time.monotonic() < deadline:
+            # The runner is ours to reap; the steps are reaped by the system once it is gone.
+            process.poll()
+            time.sleep(0.05)
+            left = _signalled(process.pid, 0)
+        if not left:
+            break
+    process.wait()
+
+
+def _signalled(group: int, number: int) -> bool:
+    """Sends a signal (0 for none) to a process group; False if nothing of it is left."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

@@ -78,7 +78,9 @@ def check_fields(arguments: Any) -> None:
             continue
         # object.__setattr__ is the documented way to convert in __post_init__ of a frozen dataclass.
         object.__setattr__(arguments, field.name, converted)
-        if not _is_allowed(field, converted):
+        if isinstance(converted, float) and not math.isfinite(converted):
+            problems.append(f"{field.name}={value!r}: must be a finite number")
+        elif not _is_allowed(field, converted):
             problems.append(f"{field.name}={value!r}: allowed is {allowed_values(field)}")
     if problems:
         raise InvalidArgumentError(
@@ -217,8 +219,6 @@ def _is_allowed(field: "dataclasses.Field[Any]", value: Any) -> bool:
     rules = field.metadata
     if rules["choices"] is not None:
         return value in rules["choices"]
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
     return (
         (rules["minimum"] is None or value >= rules["minimum"])
         and (rules["above"] is None or value > rules["above"])

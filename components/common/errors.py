@@ -6,7 +6,27 @@ Python's 1 and 2 nor with the shell's 126 and above), and states whether a retry
 orchestrator that retries only ``EXIT_CODE_INTERRUPTED`` never repeats a mistake.
 """
 
+import re
+
 EXIT_CODE_INTERRUPTED = 75
+
+
+# What a person reads of a value that may be a whole line of a damaged file, and of an error.
+_LONGEST_VALUE = 300
+_LONGEST_TEXT = 6_000
+
+
+def shortened(text: str) -> str:
+    """Returns the text without the middle of every very long quoted value or word, and not endless itself."""
+    for pattern in (r"'[^'\n]*'", r"\S+"):
+        text = re.sub(pattern, _without_middle, text)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ... and more"
+
+
+def _without_middle(match: "re.Match[str]") -> str:
+    value = match.group()
+    half = _LONGEST_VALUE // 2
+    return value if len(value) <= _LONGEST_VALUE else f"{value[:half]} ... {value[-half:]}"
 
 
 class PipelineError(Exception):
@@ -22,6 +42,7 @@ class PipelineError(Exception):
     retry_can_help = False
 
     def __init__(self, problem: str, *, where: str = "", remedy: str = "") -> None:
+        problem, where, remedy = (shortened(text) for text in (problem, where, remedy))
         super().__init__(problem)
         self.problem = problem
         self.where = where
@@ -73,7 +94,7 @@ class OutputError(PipelineError):
 
 
 class InterruptedRunError(PipelineError):
-    """The run was told to stop (SIGTERM, SIGINT): start it again and it goes on. EX_TEMPFAIL."""
+    """The run was told to stop (SIGTERM, SIGINT): start it again. EX_TEMPFAIL."""
 
     exit_code = EXIT_CODE_INTERRUPTED
     retry_can_help = True

@@ -3,6 +3,7 @@
 Use as ``from components.common.quiet_tensorflow import keras, tf``.
 """
 
+import faulthandler
 import logging
 import os
 import sys
@@ -21,6 +22,8 @@ def _native_output_held_back() -> Iterator[None]:
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         original = os.dup(2)
+        # If the native code ends the process, the place at least is told.
+        faulthandler.enable(original)
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -30,6 +33,7 @@ def _native_output_held_back() -> Iterator[None]:
             raise
         finally:
             os.dup2(original, 2)
+            faulthandler.enable(2)
             os.close(original)
 
 

@@ -35,7 +35,7 @@ def num_eval_images() -> Any:
     """Validation images in an evaluation."""
     return argument(
         0,
-        "Validation images that an evaluation during training uses, the first ones in the data's order; "
-        "0 = all. Must not exceed what there is.",
+        "Validation images that an evaluation during training uses: a sample spread evenly over the data, "
+        "the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.",
         minimum=0,
     )

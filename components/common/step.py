@@ -45,23 +45,17 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
             )
             for parameter in parameters
         }
-        log_event("step_started", f"{step}: started", step=step)
-        importlib.import_module(f"components.{step}.{step}")
-        started = time.monotonic()
-        result = function(**arguments)
         artifacts = {
             name: value.path
             for name, value in arguments.items()
             if isinstance(getattr(value, "path", None), str)
         }
+        log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
+        importlib.import_module(f"components.{step}.{step}")
+        started = time.monotonic()
+        result = function(**arguments)
         seconds = round(time.monotonic() - started, 3)
-        log_event(
-            "step_finished",
-            f"{step}: done in {seconds:.1f} s",
-            step=step,
-            work_seconds=seconds,
-            artifacts=artifacts,
-        )
+        log_event("step_finished", f"{step}: done in {seconds:.1f} s", step=step, work_seconds=seconds)
         return result
 
 
@@ -88,6 +82,10 @@ def log_error(step: str, error: PipelineError) -> None:
     )
 
 
+class _Terminated(BaseException):
+    """SIGTERM arrived. No ``Exception``, so that no handler for errors of the work takes it for one."""
+
+
 @contextmanager
 def _explained(step: str) -> Iterator[None]:
     try:
@@ -96,6 +94,8 @@ def _explained(step: str) -> Iterator[None]:
         failure = error
     except KeyboardInterrupt:
         failure = InterruptedRunError(f"{step} was interrupted", remedy="start it again")
+    except _Terminated:
+        failure = InterruptedRunError(f"{step} was told to stop (SIGTERM)", remedy="start it again")
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -112,12 +112,12 @@ def _explained(step: str) -> Iterator[None]:
 
 @contextmanager
 def _termination_raised() -> Iterator[None]:
-    """Turns SIGTERM, by which an orchestrator evicts a pod, into InterruptedRunError inside the block."""
+    """Ends the block where SIGTERM, by which an orchestrator evicts a pod, arrives."""
 
-    def raise_interrupted(*_: Any) -> NoReturn:
-        raise InterruptedRunError("the step was told to stop (SIGTERM)", remedy="start it again")
+    def raise_terminated(*_: Any) -> NoReturn:
+        raise _Terminated
 
-    previous = signal.signal(signal.SIGTERM, raise_interrupted)
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         yield
     finally:

@@ -15,10 +15,10 @@ from components.common.labels import read_labels_file, sorted_labels, write_labe
 from components.common.log import Progress, log_event, log_result
 from components.common.records import class_to_label
 from components.common.storage import local_path, written_whole
+from components.common.threads import usable_threads
 from components.convert.arguments import ConvertArguments
 from components.convert.existing_records import scan_records
 from components.convert.output_folder import LABELS_NAME, conversion_into, writing_explained
-from components.convert.parallel import usable_threads
 from components.convert.rejections import check_rejected, described, write_rejected
 from components.convert.rows import Rejection, Row, Rows, read_csv, read_folder
 from components.convert.shards import WrittenSplit, write_split

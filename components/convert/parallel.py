@@ -1,6 +1,5 @@
 """Work on several threads with results in order and bounded memory."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +10,6 @@ Result = TypeVar("Result")
 
 # Items in work or waiting to be taken, for each thread: enough that a slow item does not hold up the rest.
 _WINDOW_PER_THREAD = 4
-
-
-def usable_threads() -> int:
-    """Returns how many threads can work at once in this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

@@ -37,6 +37,4 @@ def evaluate(
     metrics.log_metric("loss", result.loss)
     metrics.log_metric("examples", float(result.examples))
     if manifest.num_classes <= _LARGEST_MATRIX:
-        classification_metrics.log_confusion_matrix(
-            list(manifest.labels), [list(row) for row in result.confusion_matrix]
-        )
+        classification_metrics.log_confusion_matrix(list(manifest.labels), result.confusion_matrix().tolist())

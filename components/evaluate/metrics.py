@@ -5,8 +5,8 @@ read), ``probabilities`` is [examples, N], and a tie goes to the lowest class.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from components.common.errors import InternalError, InvalidDataError
 # A probability of exactly 0 for the true class would make the mean loss infinite.
 SMALLEST_PROBABILITY = 1e-7
 _TOP_K = 5
+# Probabilities that are looked at together: intermediate results stay at some megabytes.
+_CHUNK_PROBABILITIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The measurements of one evaluation, in plain Python numbers.
+    """The measurements of one evaluation, in plain Python numbers but for the confusion matrix.
 
     Attributes:
         examples: How many images were evaluated.
@@ -51,7 +53,9 @@ class Metrics:
         macro_recall: Likewise for recall.
         macro_f1: Likewise for F1.
         per_class: By class.
-        confusion_matrix: [N][N]: ``confusion_matrix[true][predicted]`` images.
+        confusion: The cells of the confusion matrix that are not 0, int64 [cells, 3]: true class,
+            predicted class, images; sorted. There are no more of them than images, while the whole matrix
+            of 5,000 classes has 25 million cells. Not compared.
     """
 
     examples: int
@@ -62,14 +66,28 @@ class Metrics:
     macro_recall: float | None
     macro_f1: float | None
     per_class: tuple[ClassMetrics, ...]
-    confusion_matrix: tuple[tuple[int, ...], ...]
+    confusion: NDArray[np.int64] = field(compare=False)
+
+    @property
+    def wrong(self) -> int:
+        """How many images were predicted as another class."""
+        true, predicted, count = self.confusion.T
+        return int(count[true != predicted].sum())
+
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """Returns the whole matrix, int64 [N, N]: ``[true, predicted]`` images."""
+        classes = len(self.per_class)
+        matrix = np.zeros((classes, classes), np.int64)
+        true, predicted, count = self.confusion.T
+        matrix[true, predicted] = count
+        return matrix
 
     def to_json(self) -> dict[str, Any]:
         """Returns the measurements as JSON values: numbers, None, lists and objects only."""
         return {
             **dataclasses.asdict(self),
             "per_class": [dataclasses.asdict(one) for one in self.per_class],
-            "confusion_matrix": [list(row) for row in self.confusion_matrix],
+            "confusion": self.confusion.tolist(),
         }
 
 
@@ -116,10 +134,9 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
     predicted = probabilities.argmax(axis=1)
     of_true_class = probabilities[np.arange(examples), labels]
     # In 64 bits: labels of a small type would overflow.
-    cells = labels.astype(np.int64) * classes + predicted
-    confusion = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    cells, counts = np.unique(labels.astype(np.int64) * classes + predicted, return_counts=True)
     loss = -np.log(np.clip(of_true_class.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
-    per_class = _per_class(confusion)
+    per_class = _per_class(labels, predicted, classes)
     return Metrics(
         examples=examples,
         top_1_accuracy=float(np.mean(predicted == labels)),
@@ -129,7 +146,7 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
         macro_recall=_mean_of_defined(one.recall for one in per_class),
         macro_f1=_mean_of_defined(one.f1 for one in per_class),
         per_class=per_class,
-        confusion_matrix=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=np.stack([cells // classes, cells % classes, counts], axis=1),
     )
 
 
@@ -169,12 +186,10 @@ def most_confused_pairs(metrics: Metrics, count: int) -> tuple[ConfusedPair, ...
 
     Equal numbers are in the order of the true class, then of the predicted one.
     """
-    matrix = np.array(metrics.confusion_matrix)
-    np.fill_diagonal(matrix, 0)
-    true, predicted = np.nonzero(matrix)
-    numbers = matrix[true, predicted]
-    largest = np.argsort(-numbers, kind="stable")[:count]
-    return tuple(ConfusedPair(int(true[i]), int(predicted[i]), int(numbers[i])) for i in largest)
+    confusion = metrics.confusion
+    off_diagonal = confusion[confusion[:, 0] != confusion[:, 1]]
+    largest = off_diagonal[np.argsort(-off_diagonal[:, 2], kind="stable")[:count]]
+    return tuple(ConfusedPair(*cell) for cell in largest.tolist())
 
 
 def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> None:
@@ -188,7 +203,7 @@ def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[
             "there is no image to evaluate", remedy="give the evaluation a split with at least one image"
         )
     classes = probabilities.shape[1]
-    finite = np.isfinite(probabilities).all(axis=1)
+    finite = np.concatenate([np.isfinite(probabilities[rows]).all(axis=1) for rows in _chunks(probabilities)])
     if not finite.all():
         raise InvalidDataError(
             f"the model's output is NaN or infinite for "
@@ -210,15 +225,30 @@ def _rank_of_true_class(
     labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]
 ) -> NDArray[np.integer[Any]]:
     """Returns how many classes come before the true one: more probable, or as probable and lower."""
-    of_true_class = probabilities[np.arange(len(labels)), labels][:, None]
-    lower = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
-    before = (probabilities > of_true_class) | ((probabilities == of_true_class) & lower)
-    ranks: NDArray[np.integer[Any]] = before.sum(axis=1)
+    ranks = np.empty(len(labels), np.int64)
+    classes = np.arange(probabilities.shape[1])[None, :]
+    for rows in _chunks(probabilities):
+        some, true = probabilities[rows], labels[rows, None]
+        of_true_class = np.take_along_axis(some, true.astype(np.int64), axis=1)
+        before = (some > of_true_class) | ((some == of_true_class) & (classes < true))
+        ranks[rows] = before.sum(axis=1)
     return ranks
 
 
-def _per_class(confusion: NDArray[np.integer[Any]]) -> tuple[ClassMetrics, ...]:
-    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+def _chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:
+    """Yields the rows in pieces of about a million probabilities."""
+    examples, classes = probabilities.shape
+    rows = max(1, _CHUNK_PROBABILITIES // max(1, classes))
+    return (slice(start, start + rows) for start in range(0, examples, rows))
+
+
+def _per_class(
+    labels: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int
+) -> tuple[ClassMetrics, ...]:
+    counts = [
+        np.bincount(values, minlength=classes).tolist()
+        for values in (labels[labels == predicted], labels, predicted)
+    ]
     return tuple(
         ClassMetrics(
             precision=hit / said if said else None,
@@ -228,7 +258,7 @@ def _per_class(confusion: NDArray[np.integer[Any]]) -> tuple[ClassMetrics, ...]:
             support=there,
             predicted=said,
         )
-        for hit, there, said in zip(hits.tolist(), support.tolist(), predicted.tolist(), strict=True)
+        for hit, there, said in zip(*counts, strict=True)
     )
 
 

@@ -87,12 +87,12 @@ def evaluation_report(
             evaluations, best_step, {"train_loss": "training", "loss": "validation"}, "loss", None
         ),
         per_class=list(zip(labels, metrics.per_class, strict=True)),
-        matrix=heat_table(labels, metrics.confusion_matrix) if show_matrix else None,
+        matrix=heat_table(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
         pairs=[
             (labels[pair.true_class], labels[pair.predicted_class], pair.count)
             for pair in (() if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS))
         ],
-        wrong=metrics.examples - sum(row[index] for index, row in enumerate(metrics.confusion_matrix)),
+        wrong=metrics.wrong,
         mistakes=[_thumbnail(mistake) for mistake in mistakes],
         arguments=dict(provenance.get("arguments") or {}),
         versions=dict(provenance.get("versions") or {}),

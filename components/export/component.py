@@ -32,4 +32,7 @@ def export(
         Path(exported_model.path),
         arguments.job_dir,
     )
-    exported_model.metadata.update(model.metadata)
+    # Only what is said of the model: an orchestrator keeps things of the input artifact's own beside it.
+    for name in ("framework", "model_type", "best_step"):
+        if name in model.metadata:
+            exported_model.metadata[name] = model.metadata[name]

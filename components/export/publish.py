@@ -2,11 +2,20 @@
 
 from pathlib import Path
 
-from components.common.errors import OutputError
+from components.common.errors import MissingInputError, OutputError
 from components.common.storage import local_path, publish_folder
-from components.export.provenance import PROVENANCE_NAME
+from components.export.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME, read_provenance
 
 MODEL_FOLDER = "model"
+# What a model folder of ours holds: TensorFlow's files and our two.
+_NAMES = {
+    "saved_model.pb",
+    "fingerprint.pb",
+    "variables",
+    "assets",
+    DEPLOYMENT_CONFIG_NAME,
+    PROVENANCE_NAME,
+}
 
 
 def check_model_target(job_dir: str) -> Path:
@@ -17,9 +26,7 @@ def check_model_target(job_dir: str) -> Path:
         OutputError: if something stands there that is not a model of ours: it would be replaced.
     """
     target = local_path(job_dir) / MODEL_FOLDER
-    if not target.exists() or (target / PROVENANCE_NAME).is_file():
-        return target
-    if target.is_dir() and not any(target.iterdir()):
+    if not target.exists() or _is_ours(target):
         return target
     raise OutputError(
         f"{str(target)!r} exists and is not a model that imgpipe wrote",
@@ -39,3 +46,19 @@ def publish_model(model_folder: Path, job_dir: str) -> Path:
     target = check_model_target(job_dir)
     publish_folder(model_folder, target)
     return target
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty, or a model that we wrote with nothing added to it."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    if PROVENANCE_NAME not in names or names - _NAMES:
+        return False
+    try:
+        versions = read_provenance(folder).get("versions")
+    except MissingInputError:
+        return False
+    return isinstance(versions, dict) and "imgpipe" in versions

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError, PipelineError
+from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from components.common.labels import read_labels_file
 from components.common.quiet_tensorflow import tf
 from components.common.records import class_to_label
 from components.export.serving_model import LABELS_ASSET
+
+# Images in a request of ours, in the evaluation and in the check of what is served.
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,6 @@ def load_served_model(folder: Path) -> ServedModel:
         )
     try:
         loaded = tf.saved_model.load(str(folder))
-    except PipelineError:
-        # SIGTERM while it loads.
-        raise
     except Exception as error:
         # Each kind of damage has an exception of its own: OSError, IndexError, DataLossError, ...
         raise CheckFailedError(

@@ -15,11 +15,10 @@ from components.common.arguments import argument, parse_command_line
 from components.common.dataset import VALIDATION, read_manifest
 from components.common.split_records import split_records
 from components.common.step import run_command
-from components.export.serving import check_labels, load_served_model
+from components.export.serving import BATCH_SIZE, check_labels, load_served_model
 
-# Some are asked one by one, the rest in batches: a server gets both.
+# Some are asked one by one as well: a server gets both.
 _SINGLE_REQUESTS = 8
-_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class ServingCheckArguments:
 def write_answers(arguments: ServingCheckArguments) -> None:
     """Asks the model for the first validation images and writes its answers in their order.
 
+    They are asked in the batches of the evaluation, so that the arithmetic is the same, and the first few one
+    by one, as ``single_classes`` and ``single_probabilities``.
+
     Raises:
         CheckFailedError: if the model is damaged.
         InvalidDataError: if its labels are not the data set's.
@@ -45,15 +47,16 @@ def write_answers(arguments: ServingCheckArguments) -> None:
     check_labels(model, manifest.labels, where=arguments.model)
     records = islice(split_records(folder, manifest.splits[VALIDATION]), arguments.examples)
     images = [record.encoded for record in records]
-    answers = [model.predict([image]) for image in images[:_SINGLE_REQUESTS]]
-    answers += [
-        model.predict(images[start : start + _BATCH_SIZE])
-        for start in range(_SINGLE_REQUESTS, len(images), _BATCH_SIZE)
+    batches = [
+        model.predict(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE)
     ]
+    singles = [model.predict([image]) for image in images[:_SINGLE_REQUESTS]]
     np.savez(
         arguments.answers,
-        classes=np.concatenate([answer.classes for answer in answers]),
-        probabilities=np.concatenate([answer.probabilities for answer in answers]),
+        classes=np.concatenate([answer.classes for answer in batches]),
+        probabilities=np.concatenate([answer.probabilities for answer in batches]),
+        single_classes=np.concatenate([answer.classes for answer in singles]),
+        single_probabilities=np.concatenate([answer.probabilities for answer in singles]),
     )
 
 

@@ -52,7 +52,9 @@ def write_saved_model(classifier: Any, image_size: int, labels: Sequence[str], f
     The signature ``serving_default``, and its alias ``classify``, take ``image_bytes`` (string [n]: whole
     JPEG, PNG, GIF or BMP files) and ``key`` (string [n], handed through), and return ``classes``
     (int64 [n]: 0..N-1, the label on disk less one), ``key`` (string [n]) and ``probabilities`` (float32
-    [n, N]). It is that of Google's built-in algorithm.
+    [n, N]). It is that of Google's built-in algorithm. Images are decoded as TensorFlow does: EXIF
+    orientation and transparency are not heeded, so a client prepares such images as the convert step does
+    (``components.common.images.prepare_image``).
 
     Args:
         classifier: With ``variables`` (Keras variables) and ``logits(images, training=...)``.

@@ -1,7 +1,11 @@
 """The networks by name, and what is to be known of each without loading TensorFlow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+# Every network here halves the image five times.
+SMALLEST_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -9,26 +13,73 @@ class ModelType:
     """What a network expects.
 
     Attributes:
+        family: How it is built: ``basic-resnet`` and ``bottleneck-resnet`` are our own, the others of
+            keras.applications.
         image_size: Side in pixels for which it was published.
-        smallest_image_size: Below this its last feature map would vanish.
-        scaling: How pixels of 0..255 are scaled inside the model: ``none`` (the network does it
-            itself), ``minus_one_to_one`` (x / 127.5 - 1), or ``imagenet_statistics`` (x / 255, minus
-            mean, by standard deviation of each channel over ImageNet).
         dropout: Rate before the last layer, as published.
-        has_imagenet_weights: Whether weights trained on ImageNet are published for it.
+        keras_name: Of its constructor in keras.applications; empty for our own.
+        blocks: Of our own ResNets: the number of blocks of each stage.
     """
 
+    family: str
     image_size: int
-    smallest_image_size: int
-    scaling: str
     dropout: float
-    has_imagenet_weights: bool
+    keras_name: str = ""
+    blocks: tuple[int, ...] = ()
+
+    @property
+    def has_imagenet_weights(self) -> bool:
+        """Whether weights trained on ImageNet are published for it: by Keras, for its own."""
+        return bool(self.keras_name)
+
+    @property
+    def scaling(self) -> str:
+        """How pixels of 0..255 are scaled inside the model, before the network.
+
+        ``none`` (the network does it itself), ``minus_one_to_one`` (x / 127.5 - 1),
+        ``imagenet_statistics`` (x / 255, minus mean, by standard deviation of each channel over
+        ImageNet), or ``caffe`` (blue, green, red, minus each channel's mean over ImageNet).
+        """
+        return _SCALING_OF_FAMILY[self.family]
 
 
-MODEL_TYPES = MappingProxyType(
+# The wrong one silently costs ten points of accuracy: the weights were trained with this one.
+_SCALING_OF_FAMILY: Mapping[str, str] = MappingProxyType(
     {
-        "resnet-18": ModelType(224, 32, "imagenet_statistics", 0.0, has_imagenet_weights=False),
-        "efficientnet-b0": ModelType(224, 32, "none", 0.2, has_imagenet_weights=True),
-        "mobilenet-v2": ModelType(224, 32, "minus_one_to_one", 0.0, has_imagenet_weights=True),
+        "basic-resnet": "imagenet_statistics",
+        "bottleneck-resnet": "imagenet_statistics",
+        "resnet": "caffe",
+        "efficientnet": "none",
+        "efficientnet-v2": "none",
+        "mobilenet-v2": "minus_one_to_one",
+    }
+)
+
+# Image sizes and dropout rates: Tan and Le, EfficientNet (2019), table in the authors' code; keras.io's
+# applications page for the V2 networks.
+MODEL_TYPES: Mapping[str, ModelType] = MappingProxyType(
+    {
+        "resnet-18": ModelType("basic-resnet", 224, 0.0, blocks=(2, 2, 2, 2)),
+        "resnet-34": ModelType("basic-resnet", 224, 0.0, blocks=(3, 4, 6, 3)),
+        "resnet-50": ModelType("resnet", 224, 0.0, "ResNet50"),
+        "resnet-101": ModelType("resnet", 224, 0.0, "ResNet101"),
+        "resnet-152": ModelType("resnet", 224, 0.0, "ResNet152"),
+        "resnet-200": ModelType("bottleneck-resnet", 224, 0.0, blocks=(3, 24, 36, 3)),
+        "efficientnet-b0": ModelType("efficientnet", 224, 0.2, "EfficientNetB0"),
+        "efficientnet-b1": ModelType("efficientnet", 240, 0.2, "EfficientNetB1"),
+        "efficientnet-b2": ModelType("efficientnet", 260, 0.3, "EfficientNetB2"),
+        "efficientnet-b3": ModelType("efficientnet", 300, 0.3, "EfficientNetB3"),
+        "efficientnet-b4": ModelType("efficientnet", 380, 0.4, "EfficientNetB4"),
+        "efficientnet-b5": ModelType("efficientnet", 456, 0.4, "EfficientNetB5"),
+        "efficientnet-b6": ModelType("efficientnet", 528, 0.5, "EfficientNetB6"),
+        "efficientnet-b7": ModelType("efficientnet", 600, 0.5, "EfficientNetB7"),
+        "mobilenet-v2": ModelType("mobilenet-v2", 224, 0.0, "MobileNetV2"),
+        "efficientnet-v2-b0": ModelType("efficientnet-v2", 224, 0.2, "EfficientNetV2B0"),
+        "efficientnet-v2-b1": ModelType("efficientnet-v2", 240, 0.2, "EfficientNetV2B1"),
+        "efficientnet-v2-b2": ModelType("efficientnet-v2", 260, 0.3, "EfficientNetV2B2"),
+        "efficientnet-v2-b3": ModelType("efficientnet-v2", 300, 0.3, "EfficientNetV2B3"),
+        "efficientnet-v2-s": ModelType("efficientnet-v2", 384, 0.2, "EfficientNetV2S"),
+        "efficientnet-v2-m": ModelType("efficientnet-v2", 480, 0.3, "EfficientNetV2M"),
+        "efficientnet-v2-l": ModelType("efficientnet-v2", 480, 0.4, "EfficientNetV2L"),
     }
 )

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from components.common.errors import PipelineError, UnavailableError
+from components.common.errors import UnavailableError
 from components.common.quiet_tensorflow import keras, tf
 from components.train.model_types import MODEL_TYPES, ModelType
+from components.train.resnet import build_resnet
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
 # with torchvision's ResNets.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+# Mean of blue, green and red over ImageNet, in units of 0..255, as Keras' ResNets were trained with.
+_CAFFE_MEAN = (103.939, 116.779, 123.68)
 # A network that drops what it is sent answers a download with silence, for ever.
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
@@ -107,28 +110,28 @@ def _scaled(images: Any, kind: ModelType) -> Any:
         mean, deviation = np.array(_IMAGENET_MEAN), np.array(_IMAGENET_DEVIATION)
         scale, offset = 1 / (255 * deviation), -mean / deviation
         return keras.layers.Rescaling(scale.tolist(), offset=offset.tolist(), name="scaling")(images)
+    if kind.scaling == "caffe":
+        offset = [-mean for mean in _CAFFE_MEAN]
+        return keras.layers.Rescaling(1.0, offset=offset, name="scaling")(keras.ops.flip(images, axis=-1))
     return images
 
 
 def _build_network(model_type: str, image_size: int, weights: str) -> keras.Model:
-    if model_type == "resnet-18":
-        return build_basic_resnet((2, 2, 2, 2), image_size, name="resnet18")
-    constructors = {
-        "efficientnet-b0": keras.applications.EfficientNetB0,
-        "mobilenet-v2": keras.applications.MobileNetV2,
-    }
+    kind = MODEL_TYPES[model_type]
+    if not kind.keras_name:
+        bottleneck = kind.family == "bottleneck-resnet"
+        name = model_type.replace("-", "")
+        return build_resnet(kind.blocks, image_size, bottleneck=bottleneck, name=name)
+    constructor = getattr(keras.applications, kind.keras_name)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:
-        return constructors[model_type](
+        return constructor(
             include_top=False,
             weights="imagenet" if weights == "imagenet" else None,
             input_shape=(image_size, image_size, 3),
             pooling="avg",
         )
-    except PipelineError:
-        # SIGTERM during the download.
-        raise
     except Exception as error:
         # keras.utils.get_file raises a bare Exception when a download fails, OSError and ValueError
         # when the file on disk is damaged.
@@ -142,61 +145,6 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
-
-
-def build_basic_resnet(blocks: tuple[int, ...], image_size: int, *, name: str) -> keras.Model:
-    """Builds a ResNet of basic blocks (two 3x3 convolutions), as ResNet-18 and 34 are made of.
-
-    Source: He et al., Deep Residual Learning for Image Recognition (2015), table 1; the shortcut is a
-    1x1 convolution wherever the shape changes (their option B), padding as in torchvision.
-
-    Args:
-        blocks: Number of blocks of each of the four stages.
-        image_size: Side of the square images, in pixels.
-        name: Of the Keras model.
-
-    Returns:
-        A model of scaled images float32 [batch, size, size, 3] -> float32 [batch, 512].
-    """
-    layers = keras.layers
-    images = keras.Input((image_size, image_size, 3))
-    x = layers.ZeroPadding2D(3, name="stem_pad")(images)
-    x = _convolution(x, 64, 7, stride=2, name="stem", padding="valid")
-    x = layers.ReLU(name="stem_relu")(x)
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            stride = 2 if stage > 0 and block == 0 else 1
-            x = _basic_block(x, 64 * 2**stage, stride, name=f"stage{stage + 1}_block{block + 1}")
-    return keras.Model(images, layers.GlobalAveragePooling2D(name="pool")(x), name=name)
-
-
-def _basic_block(x: Any, filters: int, stride: int, *, name: str) -> Any:
-    layers = keras.layers
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = _convolution(x, filters, 1, stride=stride, name=f"{name}_shortcut")
-    padded = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
-    y = _convolution(padded, filters, 3, stride=stride, name=f"{name}_1", padding="valid")
-    y = layers.ReLU(name=f"{name}_relu1")(y)
-    y = _convolution(y, filters, 3, stride=1, name=f"{name}_2")
-    return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([shortcut, y]))
-
-
-def _convolution(x: Any, filters: int, size: int, *, stride: int, name: str, padding: str = "same") -> Any:
-    """A convolution without bias, followed by batch normalization."""
-    layers = keras.layers
-    x = layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    return layers.BatchNormalization(epsilon=1e-5, name=f"{name}_bn")(x)
 
 
 def _layers(model: keras.Model) -> list[Any]:

@@ -1,10 +1,13 @@
 """Trains a classifier on a data set and writes the SavedModel of its best evaluation."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest, shard_paths
 from components.common.errors import InvalidArgumentError, InvalidDataError
@@ -14,7 +17,13 @@ from components.common.storage import check_empty
 from components.export.provenance import write_deployment_config, write_provenance
 from components.export.serving_model import write_saved_model
 from components.train.arguments import TrainingArguments
-from components.train.input_pipeline import evaluation_batches, feature_batches, training_batches
+from components.train.input_pipeline import (
+    FeatureBatches,
+    evaluation_batches,
+    kept_decoded,
+    training_batches,
+)
+from components.train.located_batches import LocatedBatches, short_reason
 from components.train.loop import LoopResult, Trainable, run_loop
 from components.train.models import (
     Classifier,
@@ -26,6 +35,8 @@ from components.train.schedules import build_optimizer
 
 # A frozen backbone's features are computed once and kept when they take no more memory than this.
 _FEATURE_BYTES = 2**30
+# Validation features that go through the head at a time.
+_FEATURE_ROWS = 1024
 
 
 def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path) -> LoopResult:
@@ -37,8 +48,9 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
         model_folder: To be written; must not exist or be empty.
 
     Raises:
-        InvalidArgumentError: if the arguments do not fit the data.
-        InvalidDataError: if a split is empty, or there is only one label.
+        InvalidArgumentError: if the arguments do not fit the data or the memory.
+        InvalidDataError: if a split is empty, there is only one label, or an image cannot be decoded
+            (which one is said).
         OutputError: if there is something in ``model_folder``.
         UnavailableError: if pretrained weights cannot be had.
         CheckFailedError: if the training diverges.
@@ -61,10 +73,11 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
         model_type=arguments.model_type,
     )
     features_bytes = 4 * classifier.backbone.output_shape[-1] * _examples(manifest, arguments)
-    if arguments.freeze == "backbone" and features_bytes <= _FEATURE_BYTES:
-        result = _train_on_features(classifier, arguments, manifest, dataset_folder)
-    else:
-        result = _train_on_images(classifier, arguments, manifest, dataset_folder)
+    with _lack_of_memory_explained(arguments):
+        if arguments.freeze == "backbone" and features_bytes <= _FEATURE_BYTES:
+            result = _train_on_features(classifier, arguments, manifest, dataset_folder)
+        else:
+            result = _train_on_images(classifier, arguments, manifest, dataset_folder)
     log_result(
         "train",
         f"best top-1 accuracy {result.best.top_1_accuracy:.4f}, at step {result.best.step:,} "
@@ -144,19 +157,25 @@ def _train_on_images(
         manifest.num_classes,
     )
     training = manifest.splits[TRAIN]
+    keep_training, keep_validation = kept_decoded(
+        training_images=training.examples,
+        validation_images=_validation_images(manifest, arguments),
+        image_size=image_size,
+    )
     batches = training_batches(
         shard_paths(folder, training),
         examples=training.examples,
         image_size=image_size,
         batch_size=arguments.train_batch_size,
         seed=arguments.seed,
+        keep_decoded=keep_training,
     )
     return run_loop(
         trainable,
         build_optimizer(arguments),
         arguments,
-        batches,
-        _validation_batches(arguments, manifest, folder),
+        LocatedBatches(batches, folder, training),
+        _validation_batches(arguments, manifest, folder, keep_decoded=keep_validation),
     )
 
 
@@ -164,30 +183,40 @@ def _train_on_features(
     classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
 ) -> LoopResult:
     """Runs the frozen backbone once over the data, then trains the head on what it gave."""
-    training = manifest.splits[TRAIN]
+    training, validation_images = manifest.splits[TRAIN], _validation_images(manifest, arguments)
     # In the order of the shards: shuffling is done on the features.
     images = evaluation_batches(
         shard_paths(folder, training),
+        examples=training.examples,
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
     )
     progress = Progress("train", _examples(manifest, arguments), "images through the frozen backbone")
     compute = _feature_function(classifier, arguments.resolved_image_size())
-    features, classes = _features(compute, images, progress, done=0)
-    validation = _features(
-        compute, _validation_batches(arguments, manifest, folder), progress, done=len(classes)
+    width = classifier.backbone.output_shape[-1]
+    features, classes = _features(
+        compute, LocatedBatches(images, folder, training), (training.examples, width), progress, done=0
+    )
+    validation_features, validation_classes = _features(
+        compute,
+        _validation_batches(arguments, manifest, folder, keep_decoded=False),
+        (validation_images, width),
+        progress,
+        done=len(classes),
     )
     trained, kernels = _head_variables(classifier)
     trainable = Trainable(
         classifier.head,
-        tf.TensorSpec([None, features.shape[1]], tf.float32),
+        tf.TensorSpec([None, width], tf.float32),
         trained,
         kernels,
         classifier.head.variables,
         manifest.num_classes,
     )
-    batches = feature_batches(features, classes, batch_size=arguments.train_batch_size, seed=arguments.seed)
-    return run_loop(trainable, build_optimizer(arguments), arguments, batches, [validation])
+    pieces = [slice(start, start + _FEATURE_ROWS) for start in range(0, validation_images, _FEATURE_ROWS)]
+    validation = [(validation_features[piece], validation_classes[piece]) for piece in pieces]
+    batches = FeatureBatches(features, classes, batch_size=arguments.train_batch_size, seed=arguments.seed)
+    return run_loop(trainable, build_optimizer(arguments), arguments, batches, validation)
 
 
 def _feature_function(classifier: Classifier, image_size: int) -> Any:
@@ -198,23 +227,60 @@ def _feature_function(classifier: Classifier, image_size: int) -> Any:
     return features
 
 
-def _features(compute: Any, batches: Any, progress: Progress, *, done: int) -> tuple[Any, Any]:
-    features, classes = [], []
+def _features(
+    compute: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Any]],
+    shape: tuple[int, int],
+    progress: Progress,
+    *,
+    done: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Fills one array of ``shape`` = (images, features) and one of their classes."""
+    features, classes = np.empty(shape, np.float32), np.empty(shape[0], np.int64)
+    filled = 0
     for images, batch_classes in batches:
-        features.append(compute(images).numpy())
-        classes.append(batch_classes.numpy())
-        done += len(classes[-1])
-        progress.update(done)
-    return np.concatenate(features), np.concatenate(classes)
+        end = filled + len(batch_classes)
+        if end <= len(classes):
+            features[filled:end] = compute(images).numpy()
+            classes[filled:end] = batch_classes.numpy()
+        filled = end
+        progress.update(done + filled)
+    if filled != len(classes):
+        raise InvalidDataError(
+            f"the shards hold {filled:,} images, the manifest says {len(classes):,}",
+            remedy="run the convert step again: a file has changed since",
+        )
+    return features, classes
 
 
-def _validation_batches(arguments: TrainingArguments, manifest: Manifest, folder: Path) -> Any:
-    return evaluation_batches(
-        shard_paths(folder, manifest.splits[VALIDATION]),
+def _validation_batches(
+    arguments: TrainingArguments, manifest: Manifest, folder: Path, *, keep_decoded: bool
+) -> LocatedBatches:
+    validation = manifest.splits[VALIDATION]
+    batches = evaluation_batches(
+        shard_paths(folder, validation),
+        examples=validation.examples,
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
         images=arguments.num_eval_images,
+        seed=arguments.seed,
+        keep_decoded=keep_decoded,
     )
+    return LocatedBatches(batches, folder, validation)
+
+
+@contextmanager
+def _lack_of_memory_explained(arguments: TrainingArguments) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        reason = short_reason(error)
+        and_evaluation = ", eval_batch_size" if arguments.eval_batch_size else ""
+        raise InvalidArgumentError(
+            f"there is not enough memory for train_batch_size={arguments.train_batch_size} and "
+            f"image_size={arguments.resolved_image_size()}{': ' if reason else ''}{reason}",
+            remedy=f"lower train_batch_size{and_evaluation} or image_size, or choose a smaller model_type",
+        ) from None
 
 
 def _head_variables(classifier: Classifier) -> tuple[list[Any], list[Any]]:
@@ -222,6 +288,9 @@ def _head_variables(classifier: Classifier) -> tuple[list[Any], list[Any]]:
     return trained, [variable for variable in trained if variable.name.endswith("kernel")]
 
 
+def _validation_images(manifest: Manifest, arguments: TrainingArguments) -> int:
+    return arguments.num_eval_images or manifest.splits[VALIDATION].examples
+
+
 def _examples(manifest: Manifest, arguments: TrainingArguments) -> int:
-    validation = arguments.num_eval_images or manifest.splits[VALIDATION].examples
-    return manifest.splits[TRAIN].examples + validation
+    return manifest.splits[TRAIN].examples + _validation_images(manifest, arguments)

@@ -1,7 +1,6 @@
 """Reads every record of every shard once, and keeps little of it."""
 
 import hashlib
-import os
 import struct
 from array import array
 from collections import Counter, deque
@@ -17,6 +16,7 @@ from components.common.images import ImageError, image_format_of, prepare_image
 from components.common.log import Progress
 from components.common.records import ImageRecord, decode_example, label_to_class
 from components.common.tfrecord import read_records
+from components.common.threads import usable_threads
 from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
 
 SAMPLES_PER_LABEL = 6
@@ -126,7 +126,7 @@ def read_dataset(manifest: Manifest, folder: Path) -> Reading:
         samples=[[] for _ in manifest.labels],
     )
     progress = Progress("validate", sum(split.examples for split in manifest.splits.values()), "examples")
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    workers = usable_threads(_MOST_WORKERS)
     done = 0
     with ThreadPoolExecutor(workers) as pool:
         for split_name, split in manifest.splits.items():

@@ -1,7 +1,7 @@
 """This machine: the compiled pipeline run by kfp.local, each step a process of its own."""
 
 import json
-import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -35,13 +35,21 @@ def run(pipeline_file: Path, parameters: dict[str, Any], artifacts: Path) -> Non
 
     # The images are meant for clusters; here every step runs in this environment.
     warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
-    # KFP replaces "python3" everywhere in the command, parameter values included: a folder called
-    # python3 would be lost. The command finds the right python3 by PATH instead.
-    subprocess_task_handler.replace_python_executable = lambda command, _executable: command
-    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    subprocess_task_handler.replace_python_executable = _with_python
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(artifacts))
     pipeline = components.load_component_from_file(str(pipeline_file))
     pipeline(**parameters)
+
+
+def _with_python(command: list[str], executable: str) -> list[str]:
+    """Puts this interpreter into the shell script that starts a step, and nowhere else.
+
+    KFP's own function replaces "python3" in every word of the command, parameter values included: a folder
+    called python3 would be lost.
+    """
+    script = next(place for place, word in enumerate(command) if "ephemeral_component.py" in word)
+    started = command[script].replace("python3 -m", f"{shlex.quote(executable)} -m")
+    return [*command[:script], started, *command[script + 1 :]]
 
 
 def main() -> None:

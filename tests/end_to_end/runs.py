@@ -40,13 +40,14 @@ class Run:
         return (times[1] - times[0]).total_seconds()
 
 
-def run_imgpipe(folder: Path, *arguments: str) -> Run:
+def run_imgpipe(folder: Path, *arguments: str, cwd: Path | None = None) -> Run:
     result = subprocess.run(
         [IMGPIPE, "run", "--job-dir", str(folder), "--format", "json", *arguments],
         capture_output=True,
         text=True,
         check=False,
         encoding="utf-8",
+        cwd=cwd,
     )
     last = result.stdout.splitlines()[-1] if result.stdout else "{}"
     return Run(result.returncode, result.stderr, json.loads(last), folder)

@@ -54,6 +54,25 @@ def test_a_csv_that_does_not_exist(tmp_path):
     check_explained(run, step="convert", status=66, words=["nowhere.csv", "No such file"])
 
 
+def test_a_failed_runs_folder_can_be_used_again(tmp_path, coloured_folder, rows):
+    csv = Path(write_csv(coloured_folder / "train.csv", [*rows, "no/such.png,red"]))
+    first = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
+    check_explained(first, step="convert", status=65, words=["no/such.png"])
+    write_csv(csv, rows)
+    second = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
+    # Past convert: the batch is larger than the data.
+    check_explained(second, step="validate", status=64, words=["train_batch_size"])
+
+
+def test_modules_of_the_users_own_in_the_current_folder_are_not_run(tmp_path):
+    for name in ("components", "pipelines", "json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong module was imported')")
+    run = run_imgpipe(tmp_path / "job", "--train-csv", "nowhere.csv", *SMALL, cwd=tmp_path)
+    check_explained(run, step="convert", status=66, words=["nowhere.csv"])
+    assert "wrong module" not in (run.folder / "run.log").read_text()
+
+
 def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path):
     (tmp_path / "train-00000-of-00001").write_bytes(b"")
     run = run_imgpipe(
@@ -77,6 +96,8 @@ def test_an_unknown_label(tmp_path, coloured_folder, rows):
 def test_a_label_count_that_differs_from_num_classes(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--num-classes", "3", *SMALL)
     check_explained(run, step="validate", status=64, words=["2 labels", "num_classes is 3", "青"])
+    # The page that shows it is not lost with the failure.
+    assert "num_classes is 3" in (run.folder / "data_report.html").read_text(encoding="utf-8")
 
 
 def test_a_truncated_image(tmp_path, coloured_folder, rows):
@@ -89,7 +110,7 @@ def test_a_truncated_image(tmp_path, coloured_folder, rows):
 
 def test_a_batch_larger_than_the_data(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), *SMALL)
-    check_explained(run, step="validate", status=64, words=["train_batch_size", "32"])
+    check_explained(run, step="validate", status=64, words=["train_batch_size", "64", "20"])
 
 
 def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):

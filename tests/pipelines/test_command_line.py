@@ -39,6 +39,9 @@ def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
         (["--images", "a", "--train-csv", "b"], ["images", "train_csv", "keep one"]),
         (["--validation-csv", "b"], ["validation_csv", "train_csv"]),
         (["--weights", "none", "--freeze", "backbone", "--images", "a"], ["freeze=backbone", "weights=none"]),
+        (["--images="], ["--images is empty"]),
+        (["--train-csv", ""], ["--train-csv is empty"]),
+        (["--initial-learning-rate", "inf"], ["initial_learning_rate=inf", "finite"]),
         (["--images", "gs://bucket/images"], ["gs://bucket/images", "local files only"]),
     ],
 )
@@ -68,7 +71,7 @@ def test_a_job_dir_with_something_in_it_is_refused_and_left_alone(tmp_path):
     assert [file.name for file in theirs.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("job_dir", ["a_file", "a_file/below", "/proc/imgpipe"])
+@pytest.mark.parametrize("job_dir", ["a_file", "a_file/below", "/proc/imgpipe", "n" * 300])
 def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, job_dir):
     (tmp_path / "a_file").write_text("")
     result = imgpipe("run", "--job-dir", job_dir, cwd=tmp_path)

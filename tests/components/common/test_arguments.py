@@ -80,7 +80,7 @@ def test_a_wrong_command_line_is_refused_with_the_flag_and_what_to_do(words, sai
         ({"learning_rate": 0}, "learning_rate=0: allowed is greater than 0 and less than 1"),
         ({"learning_rate": 1.0}, "learning_rate=1.0"),
         ({"learning_rate": 10**400}, "must be a number"),
-        ({"momentum": float("nan")}, "momentum=nan: allowed is finite numbers"),
+        ({"momentum": float("nan")}, "momentum=nan: must be a finite number"),
         ({"learning_rate": float("inf")}, "learning_rate=inf"),
         ({"optimizer": "lion"}, "optimizer='lion': allowed is sgd, adam, ''"),
         ({"augment": 1}, "augment=1: must be true or false"),

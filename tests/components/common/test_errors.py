@@ -23,3 +23,10 @@ def test_text_says_problem_place_and_remedy():
     error = InvalidDataError("row has 3 columns", where="a.csv, line 7", remedy="quote the comma")
     assert str(error) == "row has 3 columns\nwhere: a.csv, line 7\nwhat to do: quote the comma"
     assert str(PipelineError("only this")) == "only this"
+
+
+def test_a_huge_value_does_not_flood_the_terminal():
+    error = PipelineError("the line '" + "x y" * 10_000_000 + "' has 1 column", where="w" * 100_000)
+    assert len(str(error)) < 2_000
+    assert str(error).startswith("the line 'x y")
+    assert "has 1 column" in str(error)

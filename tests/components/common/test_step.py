@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import time
 import types
 from dataclasses import dataclass
 
@@ -64,6 +65,18 @@ def test_sigterm_and_ctrl_c_can_be_retried(capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_sigterm_is_not_taken_for_an_error_of_the_work(capsys):
+    def forgiving():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception:  # noqa: S110
+            pass
+
+    code, _ = failed(capsys, forgiving)
+    assert code == EXIT_CODE_INTERRUPTED
+
+
 def test_a_component_gets_its_arguments_dataclass_from_flat_values(capsys, monkeypatch):
     def sample(dataset: object, arguments: Sample) -> int:
         return arguments.size
@@ -78,6 +91,7 @@ def test_a_component_gets_its_arguments_dataclass_from_flat_values(capsys, monke
     assert result == 7
     started, finished = events(capsys)
     assert started["event"] == "step_started"
-    assert finished["artifacts"] == {"dataset": "/somewhere"}
+    assert started["artifacts"] == {"dataset": "/somewhere"}
+    assert finished["event"] == "step_finished"
     with pytest.raises(SystemExit):
         run_component("components.sample.component", "sample", {"size": 7})

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from components.convert.parallel import in_order, usable_threads
+from components.convert.parallel import in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
@@ -44,7 +44,3 @@ def test_the_first_failure_is_raised_and_the_rest_is_left():
         list(results)
     assert len(begun) < 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("convert")]
-
-
-def test_there_is_a_thread():
-    assert usable_threads() >= 1

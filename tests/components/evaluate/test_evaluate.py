@@ -148,5 +148,6 @@ def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_pat
     labels = tuple(f"label {number}" for number in range(1000))
     dataset = coloured_dataset(tmp_path / "data", labels)
     metrics, _ = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path))
-    assert len(metrics.per_class) == len(metrics.confusion_matrix) == 1000
+    assert len(metrics.per_class) == 1000
+    assert len(metrics.confusion) <= 6
     assert metrics.top_1_accuracy <= metrics.top_5_accuracy

@@ -2,6 +2,7 @@ import pytest
 
 from components.common.errors import InvalidArgumentError, OutputError
 from components.export.arguments import ExportArguments
+from components.export.provenance import write_provenance
 from components.export.publish import check_model_target, publish_model
 
 
@@ -10,7 +11,7 @@ def model(tmp_path):
     folder = tmp_path / "trained"
     (folder / "variables").mkdir(parents=True)
     (folder / "variables" / "data").write_text("new")
-    (folder / "provenance.json").write_text("{}")
+    write_provenance(folder, {})
     return folder
 
 
@@ -24,10 +25,27 @@ def test_a_model_goes_to_job_dir_model_whole(model, tmp_path):
 def test_an_earlier_model_of_ours_is_replaced_leaving_nothing_of_it(model, tmp_path):
     old = tmp_path / "job" / "model"
     old.mkdir(parents=True)
-    (old / "provenance.json").write_text("{}")
-    (old / "old.txt").write_text("old")
+    write_provenance(old, {})
+    (old / "saved_model.pb").write_text("old")
     publish_model(model, str(tmp_path / "job"))
     assert sorted(path.name for path in old.iterdir()) == ["provenance.json", "variables"]
+
+
+@pytest.mark.parametrize("provenance", ["[]", "{}", "no JSON", '{"versions": []}'])
+def test_a_folder_with_somebody_elses_provenance_is_left_alone(model, tmp_path, provenance):
+    theirs = tmp_path / "job" / "model"
+    theirs.mkdir(parents=True)
+    (theirs / "provenance.json").write_text(provenance)
+    with pytest.raises(OutputError, match="not a model that"):
+        publish_model(model, str(tmp_path / "job"))
+
+
+def test_a_model_of_ours_to_which_something_was_added_is_left_alone(model, tmp_path):
+    target = publish_model(model, str(tmp_path / "job"))
+    (target / "precious.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a model that"):
+        publish_model(model, str(tmp_path / "job"))
+    assert (target / "precious.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("make", ["folder", "file"])

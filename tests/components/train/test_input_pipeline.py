@@ -1,5 +1,7 @@
+import shutil
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from components.common.records import ImageRecord
 from components.common.split_records import split_records
 from components.train import input_pipeline
 from components.train.input_pipeline import (
+    FeatureBatches,
     evaluation_batches,
-    feature_batches,
-    read_examples,
+    kept_decoded,
+    sample_indices,
     training_batches,
 )
 
@@ -35,71 +38,166 @@ def paths(dataset):
     return shard_paths(dataset, read_manifest(dataset).splits[TRAIN])
 
 
-@pytest.fixture(params=["kept decoded", "decoded anew"])
-def branch(request, monkeypatch):
+@pytest.fixture(params=[True, False], ids=["kept decoded", "decoded anew"])
+def keep_decoded(request):
     """Both ways of the training pipeline: the decoded images fit into memory, or they do not."""
-    if request.param == "decoded anew":
-        monkeypatch.setattr(input_pipeline, "_CACHE_BYTES", 0)
+    return request.param
 
 
-def batches(paths, count, *, batch_size=4, seed=0):
-    made = training_batches(paths, examples=COUNT, image_size=SIZE, batch_size=batch_size, seed=seed)
+def batches(paths, count, keep_decoded, *, batch_size=4, seed=0, examples=COUNT):
+    made = training_batches(
+        paths,
+        examples=examples,
+        image_size=SIZE,
+        batch_size=batch_size,
+        seed=seed,
+        keep_decoded=keep_decoded,
+    )
     return [(images.numpy(), classes.numpy()) for images, classes in made.take(count)]
 
 
-def order(paths, seed, epochs=3):
-    return [int(classes[0]) for _, classes in batches(paths, epochs * COUNT, batch_size=1, seed=seed)]
+def evaluation(paths, **values):
+    return evaluation_batches(paths, examples=COUNT, image_size=SIZE, batch_size=4, **values)
+
+
+def classes_of(made):
+    return np.concatenate([classes.numpy() for _, classes in made]).tolist()
+
+
+def order(paths, keep_decoded, seed, epochs=3):
+    made = batches(paths, epochs * COUNT, keep_decoded, batch_size=1, seed=seed)
+    return [int(classes[0]) for _, classes in made]
 
 
 def test_labels_from_1_on_become_classes_from_0_on_in_the_order_of_the_shards(paths, dataset):
-    pairs = [(encoded.numpy(), int(label)) for encoded, label in read_examples(paths)]
     records = list(split_records(dataset, read_manifest(dataset).splits[TRAIN]))
     assert [record.label for record in records] == list(range(1, COUNT + 1))
-    assert pairs == [(record.encoded, record.label - 1) for record in records]
+    assert classes_of(evaluation(paths)) == list(range(COUNT))
 
 
-def test_images_keep_their_labels(paths, branch):
-    for images, classes in batches(paths, 5):
+def test_images_keep_their_labels(paths, keep_decoded):
+    for images, classes in batches(paths, 5, keep_decoded):
         assert images.shape == (4, SIZE, SIZE, 3)
         assert images.dtype == np.uint8
         assert classes.dtype == np.int64
         assert (images == 10 * classes[:, None, None, None]).all()
 
 
-def test_every_example_is_seen_once_an_epoch(paths, branch):
+def test_every_example_is_seen_once_an_epoch(paths, keep_decoded):
     # Batches of 4 of 10 examples: five batches are two epochs.
-    seen = np.concatenate([classes for _, classes in batches(paths, 5)])
+    seen = np.concatenate([classes for _, classes in batches(paths, 5, keep_decoded)])
     assert Counter(seen[:COUNT].tolist()) == Counter(range(COUNT))
     assert Counter(seen[COUNT:].tolist()) == Counter(range(COUNT))
 
 
-def test_the_seed_alone_decides_the_order_and_every_epoch_has_another(paths, branch):
-    first = order(paths, seed=5)
-    assert order(paths, seed=5) == first
-    assert order(paths, seed=6) != first
+def test_the_seed_alone_decides_the_order_and_every_epoch_has_another(paths, keep_decoded):
+    first = order(paths, keep_decoded, seed=5)
+    assert order(paths, keep_decoded, seed=5) == first
+    assert order(paths, keep_decoded, seed=6) != first
     epochs = [tuple(first[start : start + COUNT]) for start in (0, COUNT, 2 * COUNT)]
     assert len(set(epochs)) == 3
 
 
-def test_a_batch_may_be_the_whole_data_set(paths, branch):
-    for _, classes in batches(paths, 2, batch_size=COUNT):
+def test_a_batch_may_be_the_whole_data_set(paths, keep_decoded):
+    for _, classes in batches(paths, 2, keep_decoded, batch_size=COUNT):
         assert sorted(classes.tolist()) == list(range(COUNT))
 
 
 def test_an_evaluation_sees_everything_once_in_order_with_a_smaller_last_batch(paths):
-    made = evaluation_batches(paths, image_size=SIZE, batch_size=4)
+    made = evaluation(paths)
     for _ in range(2):
         classes = [batch.numpy().tolist() for _, batch in made]
         assert classes == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-@pytest.mark.parametrize(("images", "seen"), [(0, 10), (1, 1), (5, 5), (10, 10)])
-def test_an_evaluation_of_fewer_images_uses_the_first_ones(paths, images, seen):
-    made = evaluation_batches(paths, image_size=SIZE, batch_size=4, images=images)
-    assert np.concatenate([batch.numpy() for _, batch in made]).tolist() == list(range(seen))
+@pytest.fixture(scope="module")
+def sorted_paths(write_dataset, encode, tmp_path_factory):
+    """Twenty shards of 20 images, each shard of one label of its own."""
+    records = [ImageRecord(encode(np.zeros((SIZE, SIZE, 3))), number // 20 + 1) for number in range(20 * 20)]
+    labels = [str(number) for number in range(20)]
+    folder = write_dataset(tmp_path_factory.mktemp("sorted"), {TRAIN: records}, labels, shards=20)
+    return shard_paths(folder, read_manifest(folder).splits[TRAIN])
 
 
-def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, branch):
+def test_shards_of_one_label_each_are_mixed_however_few_examples_are_shuffled(
+    sorted_paths, keep_decoded, monkeypatch
+):
+    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 16)
+    made = batches(sorted_paths, 10, keep_decoded, batch_size=16, examples=400)
+    for _, classes in made:
+        assert len(set(classes.tolist())) >= 6
+
+
+def test_the_shards_come_in_another_order_each_epoch_that_the_seed_decides(sorted_paths, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 1)
+    monkeypatch.setattr(input_pipeline, "_SHARDS_AT_ONCE", 1)
+
+    def shards(seed):
+        made = batches(sorted_paths, 40, False, batch_size=20, seed=seed, examples=400)
+        assert all(len(set(classes.tolist())) == 1 for _, classes in made)
+        return [int(classes[0]) for _, classes in made]
+
+    first = shards(1)
+    assert sorted(first[:20]) == sorted(first[20:]) == list(range(20))
+    assert first[:20] != first[20:]
+    assert shards(1) == first
+    assert shards(2) != first
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("images", [1, 3, 5, 10])
+def test_an_evaluation_of_fewer_images_uses_a_sample_of_the_whole_split(paths, images, keep):
+    made = evaluation(paths, images=images, seed=3, keep_decoded=keep)
+    seen = classes_of(made)
+    # One of each of so many equal parts: sorted by label, every label has its share.
+    ends = [number * COUNT // images for number in range(images + 1)]
+    assert all(start <= index < end for start, index, end in zip(ends[:-1], seen, ends[1:], strict=True))
+    assert classes_of(made) == seen == sample_indices(COUNT, images, 3).tolist()
+    for pixels, classes in made:
+        assert (pixels.numpy() == 10 * classes.numpy()[:, None, None, None]).all()
+
+
+def test_the_seed_decides_the_sample():
+    first = sample_indices(1000, 10, 1)
+    assert (sample_indices(1000, 10, 1) == first).all()
+    assert (sample_indices(1000, 10, 2) != first).any()
+
+
+def test_a_sample_of_labels_that_alternate_has_both():
+    assert 30 < (sample_indices(200, 100, 0) % 2).sum() < 70
+
+
+def test_a_sample_of_all_is_all():
+    assert sample_indices(7, 7, 5).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("images", [0, 5])
+def test_validation_images_that_are_kept_are_decoded_once(paths, tmp_path, images):
+    copies = [shutil.copy(path, tmp_path) for path in paths]
+    made = evaluation(copies, images=images, keep_decoded=True)
+    first = classes_of(made)
+    for path in copies:
+        Path(path).unlink()
+    assert classes_of(made) == first
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "kept"),
+    [
+        (8, 2, (True, True)),
+        (9, 2, (True, False)),
+        (10, 1, (True, False)),
+        # What training cannot use is left to the validation.
+        (11, 10, (False, True)),
+        (11, 11, (False, False)),
+    ],
+)
+def test_training_and_validation_images_share_one_limit(training, validation, kept, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "_CACHE_BYTES", 10 * 4 * 4 * 3)
+    assert kept_decoded(training_images=training, validation_images=validation, image_size=4) == kept
+
+
+def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, keep_decoded):
     split = read_manifest(digits_dataset).splits[TRAIN]
     images, _ = next(
         iter(
@@ -109,6 +207,7 @@ def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, branc
                 image_size=12,
                 batch_size=split.examples,
                 seed=0,
+                keep_decoded=keep_decoded,
             )
         )
     )
@@ -124,12 +223,18 @@ def test_features_keep_their_classes_and_are_seen_once_an_epoch():
     features = np.stack([classes, -classes], axis=1).astype(np.float32)
     orders = []
     for seed in (1, 1, 2):
-        made = feature_batches(features, classes, batch_size=5, seed=seed)
         seen = []
-        for chosen, labels in made.take(4):
-            assert (chosen.numpy()[:, 0] == labels.numpy()).all()
-            assert (chosen.numpy()[:, 1] == -labels.numpy()).all()
-            seen += labels.numpy().tolist()
+        for chosen, labels in islice(FeatureBatches(features, classes, batch_size=5, seed=seed), 4):
+            assert (chosen[:, 0] == labels).all()
+            assert (chosen[:, 1] == -labels).all()
+            seen += labels.tolist()
         assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
         orders.append(seen)
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_features_are_not_copied():
+    features = np.zeros((10, 2), np.float32)
+    made = FeatureBatches(features, np.arange(10), batch_size=5, seed=0)
+    features[:] = 7
+    assert (next(iter(made))[0] == 7).all()

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -9,13 +10,15 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from components.common.dataset import TRAIN, VALIDATION, read_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
+from components.common.log import Progress
 from components.common.quiet_tensorflow import keras, tf
-from components.common.records import label_to_class
+from components.common.records import ImageRecord, label_to_class
 from components.common.split_records import split_records
 from components.evaluate.metrics import compute_metrics
 from components.export.serving import load_served_model
 from components.train import train as training
 from components.train.arguments import TrainingArguments
+from components.train.input_pipeline import sample_indices
 from components.train.train import train
 
 LABELS = [str(digit) for digit in range(10)]
@@ -148,8 +151,12 @@ def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the
         train_batch_size=8,
         train_steps_per_eval=1,
         eval_batch_size=3,
+        num_eval_images=4,
         initial_learning_rate=0.1,
+        seed=1,
     )
+    # The four go through the head in two pieces.
+    monkeypatch.setattr(training, "_FEATURE_ROWS", 3)
     on_features = train(arguments, dataset, tmp_path / "features")
     monkeypatch.setattr(training, "_FEATURE_BYTES", 0)
     on_images = train(arguments, dataset, tmp_path / "images")
@@ -158,6 +165,93 @@ def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the
         assert one.loss == pytest.approx(other.loss, rel=1e-3)
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
     assert on_features.evaluations[0].loss != on_features.evaluations[2].loss
+
+
+def test_features_are_held_once(capsys):
+    def batches():
+        for _ in range(100):
+            yield np.zeros(100), tf.zeros(100, tf.int64)
+
+    progress = Progress("train", 10_000, "images")
+    tracemalloc.start()
+    features, classes = training._features(
+        lambda images: tf.ones((len(images), 500)), batches(), (10_000, 500), progress, done=0
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (features.shape, features.dtype, classes.shape) == ((10_000, 500), np.float32, (10_000,))
+    assert features.min() == 1
+    assert peak < 1.2 * features.nbytes
+
+
+@pytest.mark.parametrize("images", [3, 5])
+def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(images):
+    batches = [(np.zeros(2), tf.zeros(2, tf.int64)), (np.zeros(2), tf.zeros(2, tf.int64))]
+    with pytest.raises(InvalidDataError, match=f"hold 4 images, the manifest says {images}"):
+        training._features(
+            lambda _: tf.ones((2, 7)), batches, (images, 7), Progress("train", images, "images"), done=0
+        )
+
+
+# ---------------------------------------------------------------- what fails on the way is explained
+
+
+def with_a_cut_off_image(coloured_dataset, write_dataset, folder, split):
+    """A data set whose record 5 of a split cannot be decoded."""
+    manifest = read_manifest(sound := coloured_dataset(folder / "sound"))
+    splits = {name: list(split_records(sound, manifest.splits[name])) for name in (TRAIN, VALIDATION)}
+    splits[split][5] = ImageRecord(splits[split][5].encoded[:60], 2, "", "photos/cut off.png")
+    return write_dataset(folder / "damaged", splits, manifest.labels)
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_an_image_that_cannot_be_decoded_is_named(
+    split, freeze, mobilenet_weights, coloured_dataset, write_dataset, tmp_path
+):
+    dataset = with_a_cut_off_image(coloured_dataset, write_dataset, tmp_path, split)
+    arguments = small(model_type="mobilenet-v2", weights="imagenet", freeze=freeze, max_steps=4)
+    message = refused(InvalidDataError, arguments, dataset, tmp_path)
+    assert f"{split}-00000-of-00001, record 5 (photos/cut off.png)" in message
+    assert "an image cannot be decoded" in message
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")]
+)
+def test_too_little_memory_names_the_arguments_to_lower(error, coloured_dataset, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(training, "run_loop", fail)
+    dataset = coloured_dataset(tmp_path / "data")
+    message = refused(InvalidArgumentError, small(), dataset, tmp_path)
+    assert "not enough memory for train_batch_size=4 and image_size=32" in message
+    assert "lower train_batch_size or image_size" in message
+    message = refused(InvalidArgumentError, small(eval_batch_size=9), dataset, tmp_path)
+    assert "lower train_batch_size, eval_batch_size or image_size" in message
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_seeds_sample_of_the_validation_images_is_decoded_for_the_first_evaluation_only(
+    seed, coloured_dataset, tmp_path, monkeypatch
+):
+    # The class of a validation image is its index.
+    dataset = coloured_dataset(tmp_path / "data", LABELS, validation=10)
+
+    class EnoughError(Exception):
+        pass
+
+    def two_evaluations(trainable, optimizer, arguments, training_batches, evaluation_batches):
+        for _ in range(2):
+            seen = [number for _, classes in evaluation_batches for number in classes.numpy().tolist()]
+            assert seen == sample_indices(10, 3, seed).tolist()
+            (dataset / "validation-00000-of-00001").unlink(missing_ok=True)
+        raise EnoughError
+
+    monkeypatch.setattr(training, "run_loop", two_evaluations)
+    with pytest.raises(EnoughError):
+        train(small(seed=seed, num_eval_images=3), dataset, tmp_path / "model")
 
 
 # ---------------------------------------------------------------- what does not fit is refused first

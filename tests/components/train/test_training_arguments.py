@@ -2,7 +2,7 @@ import pytest
 
 from components.common.errors import InvalidArgumentError
 from components.train.arguments import TrainingArguments
-from components.train.model_types import MODEL_TYPES
+from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 
 
 def refusal(**values):
@@ -79,8 +79,8 @@ def test_values_that_do_not_go_together_are_refused_with_the_way_out(values, sai
 
 def test_every_model_type_can_be_chosen_at_its_smallest_and_its_own_size():
     for name, kind in MODEL_TYPES.items():
-        arguments = TrainingArguments(model_type=name, weights="none", image_size=kind.smallest_image_size)
-        assert arguments.resolved_image_size() == kind.smallest_image_size
+        arguments = TrainingArguments(model_type=name, weights="none", image_size=SMALLEST_IMAGE_SIZE)
+        assert arguments.resolved_image_size() == SMALLEST_IMAGE_SIZE
         assert TrainingArguments(model_type=name, weights="none").resolved_image_size() == kind.image_size
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-from components.common.errors import InterruptedRunError, UnavailableError
+from components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
 from components.common.image_decoding import decode_image
 from components.common.quiet_tensorflow import keras, tf
+from components.common.step import run_command
 from components.train import models
 from components.train.models import build_classifier
 
@@ -113,12 +114,6 @@ def test_a_damaged_weights_file_is_unavailable_too(keras_home):
 
 
 def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(keras_home, silent_proxy):
-    def raise_interrupted(*_):
-        raise InterruptedRunError("stop")
-
-    previous = signal.signal(signal.SIGTERM, raise_interrupted)
-    try:
-        with silent_proxy(lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(InterruptedRunError):
-            build()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with silent_proxy(lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(SystemExit) as ended:
+        run_command("train", build)
+    assert ended.value.code == EXIT_CODE_INTERRUPTED

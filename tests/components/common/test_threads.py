@@ -1,0 +1,59 @@
+import os
+
+import pytest
+
+from components.common import threads
+from components.common.threads import usable_threads
+
+
+@pytest.fixture
+def cgroup(tmp_path, monkeypatch):
+    """Eight cores and a control group: ``cgroup({file name: content})``."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
+
+    def write(files):
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "10000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu.max": "something else\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "150000\n"}, 8),
+    ],
+)
+def test_the_quota_of_the_container_counts_and_not_the_cores_of_its_host(files, expected, cgroup):
+    cgroup(files)
+    assert usable_threads() == expected
+
+
+def test_the_process_may_be_held_to_some_cores(cgroup, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert usable_threads() == 3
+
+
+def test_a_large_machine_gives_no_more_than_asked_for(cgroup, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_threads() == 16
+    assert usable_threads(5) == 5
+
+
+@pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
+def test_a_system_that_knows_no_affinity_says_how_many_cores_it_has(count, expected, cgroup, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert usable_threads() == expected
