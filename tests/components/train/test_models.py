@@ -186,7 +186,9 @@ def test_the_saved_model_answers_as_the_one_in_memory(lively_classifier, encode,
     answers = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
     # Every picture has an answer of its own.
     assert answers.probabilities.std(axis=0).min() > 1e-3
-    in_memory = tf.nn.softmax(lively_classifier.logits(tf.constant(images), training=False)).numpy()
+    # In a graph too: run one by one, operations are not fused, and round otherwise.
+    logits = tf.function(lambda: lively_classifier.logits(tf.constant(images), training=False))
+    in_memory = tf.nn.softmax(logits()).numpy()
     np.testing.assert_allclose(answers.probabilities, in_memory, atol=1e-5)
     assert (answers.classes == in_memory.argmax(axis=1)).all()
 
