@@ -65,7 +65,9 @@ def _scene(random: np.random.Generator) -> np.ndarray:
         coarse = random.normal(0, strength, (cells * 3 // 4, cells, 3)).astype(np.float32)
         scene += np.stack(
             [
-                np.asarray(Image.fromarray(coarse[..., channel]).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC))
+                np.asarray(
+                    Image.fromarray(coarse[..., channel]).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+                )
                 for channel in range(3)
             ],
             axis=-1,

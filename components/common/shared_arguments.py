@@ -3,6 +3,7 @@
 from typing import Any
 
 from components.common.arguments import argument
+from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 
 def seed() -> Any:
@@ -38,4 +39,16 @@ def num_eval_images() -> Any:
         "Validation images that an evaluation during training uses, the first ones in the data's order; "
         "0 = all. Must not exceed what there is.",
         minimum=0,
+    )
+
+
+def max_image_pixels() -> Any:
+    """Pixels of the largest image that is decoded."""
+    return argument(
+        DEFAULT_MAX_IMAGE_PIXELS,
+        "Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take "
+        "all memory; raise this for images that are really so large.",
+        minimum=1,
+        # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
+        maximum=2**32,
     )

@@ -39,7 +39,7 @@ def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
         (["--images", "a", "--train-csv", "b"], ["images", "train_csv", "keep one"]),
         (["--validation-csv", "b"], ["validation_csv", "train_csv"]),
         (["--weights", "none", "--freeze", "backbone", "--images", "a"], ["freeze=backbone", "weights=none"]),
-        (["--images", "gs://bucket/images"], ["gs://bucket/images", "local files only"]),
+        (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),
     ],
 )
 def test_a_bad_argument_is_refused_before_anything_is_written(tmp_path, arguments, words):
