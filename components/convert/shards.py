@@ -80,6 +80,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class _Prepared:
+    path: str
     record: bytes
     label: int
     reencoded: str
@@ -189,7 +190,7 @@ def _write_shard(
     reencoded: list[dict[str, str]] = []
     rejected: list[Rejection] = []
     size = 0
-    for row in plan.rows:
+    for _ in range(len(plan.rows)):
         outcome = next(outcomes)
         on_image()
         if isinstance(outcome, Rejection):
@@ -201,7 +202,7 @@ def _write_shard(
         size += len(outcome.record)
         images_per_label[outcome.label] = images_per_label.get(outcome.label, 0) + 1
         if outcome.reencoded:
-            reencoded.append({"path": row.path, "reason": outcome.reencoded})
+            reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
     shard = Shard(plan.name, sum(images_per_label.values()), size, sha256.hexdigest())
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
@@ -236,7 +237,7 @@ def _prepare(row: Row, rules: ImageRules) -> _Prepared | Rejection:
         height=image.height,
         width=image.width,
     )
-    return _Prepared(framed_record(encode_example(record)), label, image.reencoded)
+    return _Prepared(row.path, framed_record(encode_example(record)), label, image.reencoded)
 
 
 def _result_of(content: dict[str, Any]) -> ShardResult:

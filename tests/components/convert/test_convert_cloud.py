@@ -133,7 +133,7 @@ def test_rows_without_an_object_are_rejected_with_the_reason(tmp_path, photos, c
 
 def test_somebody_elses_prefix_is_left_alone(photos, cloud):
     cloud.put("out/thesis.doc", b"precious")
-    with pytest.raises(OutputError, match="thesis.doc"):
+    with pytest.raises(OutputError, match=r"thesis\.doc"):
         convert(ConvertArguments(images=str(photos)), "gs://photos/out")
     assert cloud.contents("out/") == {"thesis.doc": b"precious"}
 
