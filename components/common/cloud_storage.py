@@ -82,6 +82,23 @@ def read_object(uri: str) -> bytes:
         return _tried(lambda: bytes(_blob(uri).download_as_bytes(timeout=_REQUEST_SECONDS, retry=None)))
 
 
+def read_range(uri: str, begin: int, length: int) -> bytes:
+    """Returns a part of an object's content, which may be shorter at its end.
+
+    Raises:
+        MissingInputError: if there is no such object, or it may not be read.
+        InterruptedRunError: if the service cannot be reached for two minutes.
+    """
+    with _explained_reading(uri):
+        return _tried(
+            lambda: bytes(
+                _blob(uri).download_as_bytes(
+                    start=begin, end=begin + length - 1, timeout=_REQUEST_SECONDS, retry=None
+                )
+            )
+        )
+
+
 def download(uri: str, path: Path) -> None:
     """Writes an object's content to a local file, its checksum verified.
 

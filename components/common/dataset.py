@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.cloud_storage import is_cloud_path
+from components.common.cloud_storage import is_cloud_path, read_object
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from components.common.storage import absolute_location, joined, written_whole
+from components.common.storage import absolute_location, joined, local_path, written_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -150,6 +151,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise InvalidDataError(
             f"the dataset manifest lacks a part: {error}", where=str(path), remedy=_AGAIN
         ) from None
+
+
+def read_manifest_at(folder: str) -> Manifest:
+    """Reads the manifest in a folder, local or ``gs://``; there shards get whole locations.
+
+    Raises:
+        MissingInputError: if there is none.
+        InvalidDataError: if it is of another format version or not of this form.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if not is_cloud_path(folder):
+        return read_manifest(local_path(folder))
+    with tempfile.TemporaryDirectory(prefix="imgpipe-") as copy:
+        Path(copy, MANIFEST_NAME).write_bytes(read_object(f"{folder.rstrip('/')}/{MANIFEST_NAME}"))
+        return with_locations(read_manifest(Path(copy)), folder)
 
 
 def shard_paths(folder: Path, split: Split) -> list[Path]:

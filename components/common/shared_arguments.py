@@ -42,6 +42,16 @@ def num_eval_images() -> Any:
     )
 
 
+def image_size() -> Any:
+    """The side of the square to which images are scaled."""
+    return argument(
+        0,
+        "Side in pixels of the square to which every image is scaled. 0 = the model's own (224).",
+        minimum=0,
+        maximum=2048,
+    )
+
+
 def max_image_pixels() -> Any:
     """Pixels of the largest image that is decoded."""
     return argument(

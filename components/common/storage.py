@@ -86,6 +86,21 @@ def read_file(location: str) -> bytes:
         os.close(descriptor)
 
 
+def read_part(location: str, begin: int, length: int) -> bytes:
+    """Returns a part of a local file or an object of Cloud Storage, which may be shorter at its end.
+
+    Raises:
+        OSError: if a local file cannot be read.
+        MissingInputError: if an object cannot be read.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if is_cloud_path(location):
+        return cloud_storage.read_range(location, begin, length)
+    with open(location, "rb") as file:
+        file.seek(begin)
+        return file.read(length)
+
+
 @contextmanager
 def local_copy(location: str) -> Iterator[Path]:
     """Yields a local file with the content: the file itself, or a copy of an object, removed afterwards.

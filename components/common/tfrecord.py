@@ -5,6 +5,7 @@ and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer
 reads these files as its own.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
     except OSError as error:
         raise MissingInputError(f"cannot read {shown}: {error.strerror}", remedy="check the path") from None
     with file:
+        size = os.fstat(file.fileno()).st_size
         offset = 0
         number = 0
         while header := file.read(_HEADER_BYTES):
@@ -62,6 +64,9 @@ def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
             length = struct.unpack("<Q", length_bytes)[0]
             if length > _LARGEST_RECORD_BYTES:
                 raise _damaged(f"the record claims {length:,} bytes", where)
+            if length > size - offset:
+                # Before memory is taken for it.
+                raise _damaged("the file ends inside a record", where)
             data = file.read(length)
             footer = file.read(_FOOTER_BYTES)
             if len(data) < length or len(footer) < _FOOTER_BYTES:

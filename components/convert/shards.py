@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import google_crc32c
+
 from components.common.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
 from components.common.dataset import Shard
 from components.common.errors import InternalError, MissingInputError
 from components.common.folders import Folder
-from components.common.images import ImageError, prepare_image
+from components.common.images import ImageError, PreparedImage, prepare_image
 from components.common.records import ImageRecord, encode_example
 from components.common.storage import read_file
 from components.common.tfrecord import framed_record
@@ -28,6 +30,8 @@ from components.convert.row_table import Rejection, Row
 # Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
 _FORMAT = 1
 _RESULT_SUFFIX = ".json"
+# Of so many files it is remembered that they are sound, at some 300 bytes each.
+_MOST_REMEMBERED = 10_000
 _PARTIAL_SUFFIX = ".partial"
 
 
@@ -146,8 +150,10 @@ def write_shards(
     if any(is_cloud_path(source) for plan in plans for source in _roots(plan)):
         threads = max(threads, DOWNLOADS_AT_ONCE)
 
+    checked = _Checked()
+
     def prepared(row: Row) -> _Prepared | Rejection:
-        return _prepare(row, rules)
+        return _prepare(row, rules, checked)
 
     rows = (row for plan in plans for row in plan.rows)
     with closing(in_order(prepared, rows, threads)) as outcomes, _local_work(folder) as work:
@@ -214,12 +220,37 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _prepare(row: Row, rules: ImageRules) -> _Prepared | Rejection:
+class _Checked:
+    """Files that were found sound as they are: rows are repeated to balance classes, and decoding costs most.
+
+    A file is known again by place, size, version and the CRC-32C of what was read this time, too.
+    """
+
+    def __init__(self) -> None:
+        self._images: dict[tuple[str, int, int, int], tuple[str, int, int]] = {}
+
+    def prepared(self, row: Row, data: bytes, max_pixels: int) -> PreparedImage:
+        """Returns what ``prepare_image`` does, from memory where it can.
+
+        Raises:
+            ImageError: as ``prepare_image`` does.
+        """
+        key = (row.location, len(data), row.version, google_crc32c.value(data))
+        known = self._images.get(key)
+        if known is not None:
+            return PreparedImage(data, *known)
+        image = prepare_image(data, max_pixels)
+        if not image.reencoded and len(self._images) < _MOST_REMEMBERED:
+            self._images[key] = (image.format, image.height, image.width)
+        return image
+
+
+def _prepare(row: Row, rules: ImageRules, checked: _Checked) -> _Prepared | Rejection:
     try:
         data = read_file(row.location)
         if len(data) > rules.max_image_bytes:
             raise ImageError(f"the file has grown to {len(data):,} bytes, more than max_image_bytes allows")
-        image = prepare_image(data, rules.max_image_pixels)
+        image = checked.prepared(row, data, rules.max_image_pixels)
     except ImageError as error:
         return Rejection(row.file, row.line, row.path, row.label, str(error))
     except MissingInputError as error:

@@ -43,12 +43,7 @@ class TrainingArguments:
         "efficientnet-b0 is the most accurate of the three.",
         choices=tuple(MODEL_TYPES),
     )
-    image_size: int = argument(
-        0,
-        "Side in pixels of the square to which every image is scaled. 0 = the model's own (224).",
-        minimum=0,
-        maximum=2048,
-    )
+    image_size: int = shared_arguments.image_size()
     weights: str = argument(
         "imagenet",
         "Where the network starts: imagenet (weights trained on ImageNet; needs far fewer images of your "
