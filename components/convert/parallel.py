@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,6 +16,29 @@ _WINDOW_PER_THREAD = 4
 def usable_threads() -> int:
     """Returns how many threads can work at once in this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def batches(
+    items: Iterable[Item], size_of: Callable[[Item], int], *, most: int = 16, bytes_at_most: int = 500_000
+) -> Iterator[list[Item]]:
+    """Gathers small items, so that handing them to a thread costs little beside the work on them.
+
+    Args:
+        items: Any number of them.
+        size_of: An item's size in bytes.
+        most: A batch has no more items.
+        bytes_at_most: A batch ends when it has so many bytes.
+    """
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
+        if len(batch) >= most or size >= bytes_at_most:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def in_order(

@@ -24,7 +24,7 @@ from components.common.records import ImageRecord, encode_example
 from components.common.storage import read_file
 from components.common.tfrecord import framed_record
 from components.convert.output_folder import WORK_FOLDER, writing_explained
-from components.convert.parallel import in_order
+from components.convert.parallel import batches, in_order
 from components.convert.row_table import Rejection, Row
 
 # Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
@@ -152,11 +152,14 @@ def write_shards(
 
     checked = _Checked()
 
-    def prepared(row: Row) -> _Prepared | Rejection:
-        return _prepare(row, rules, checked)
+    def prepared(some: list[Row]) -> list[_Prepared | Rejection]:
+        return [_prepare(row, rules, checked) for row in some]
 
     rows = (row for plan in plans for row in plan.rows)
-    with closing(in_order(prepared, rows, threads)) as outcomes, _local_work(folder) as work:
+    # One by one from the network: there it is the waiting that is shared out.
+    some_rows = batches(rows, lambda row: row.bytes, most=1 if threads >= DOWNLOADS_AT_ONCE else 16)
+    with closing(in_order(prepared, some_rows, threads)) as prepared_rows, _local_work(folder) as work:
+        outcomes = (outcome for some in prepared_rows for outcome in some)
         for plan in plans:
             partial = work / (plan.name + _PARTIAL_SUFFIX)
             with writing_explained(folder), partial.open("wb", buffering=0) as file:

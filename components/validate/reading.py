@@ -26,6 +26,9 @@ SAMPLES_PER_LABEL = 6
 _MOST_SAMPLES = 300
 _MOST_WORKERS = 8
 _WINDOW_PER_WORKER = 4
+# Records that a worker gets at once: handing them over one by one would cost as much as hashing them.
+_BATCH = 16
+_BATCH_BYTES = 500_000
 DIGEST_BYTES = 32
 _RECORD_LENGTH = struct.Struct("<Q")
 _RECORD_HEADER_BYTES = 12
@@ -294,21 +297,34 @@ def _read_file(
     workers: int,
 ) -> Iterator[None]:
     digest = pool.submit(file_sha256, path)
-    window: deque[tuple[int, int, Future[_Examined]]] = deque()
+    window: deque[Future[list[tuple[int, int, _Examined]]]] = deque()
     records = 0
     damage: InvalidDataError | MissingInputError | None = None
+
+    def examined_batch(batch: list[tuple[int, int, bytes]]) -> list[tuple[int, int, _Examined]]:
+        return [(number, offset, _examine(data, shard, number, checked)) for number, offset, data in batch]
+
+    batch: list[tuple[int, int, bytes]] = []
+    size = 0
     try:
         for offset, data in read_records(path):
-            window.append((records, offset, pool.submit(_examine, data, shard, records, checked)))
+            batch.append((records, offset, data))
+            size += len(data)
             records += 1
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                window.append(pool.submit(examined_batch, batch))
+                batch, size = [], 0
             if len(window) > workers * _WINDOW_PER_WORKER:
-                _take(reading, split, shard, *window.popleft())
-                yield
+                for number, place, examined in window.popleft().result():
+                    _take(reading, split, shard, number, place, examined)
+                    yield
     except (InvalidDataError, MissingInputError) as error:
         damage = error
+    window.append(pool.submit(examined_batch, batch))
     while window:
-        _take(reading, split, shard, *window.popleft())
-        yield
+        for number, place, examined in window.popleft().result():
+            _take(reading, split, shard, number, place, examined)
+            yield
     if damage is not None:
         reading.splits[split].complete = False
     reading.findings.extend(_shard_findings(shard, path, records, digest, damage))
@@ -352,10 +368,9 @@ def _shard_findings(
 
 
 def _take(
-    reading: Reading, split: str, shard: Shard, record_number: int, offset: int, future: "Future[_Examined]"
+    reading: Reading, split: str, shard: Shard, record_number: int, offset: int, examined: _Examined
 ) -> None:
     """Enters one examined record into the reading; called in the order of the records."""
-    examined = future.result()
     record = examined.record
     if examined.finding is not None:
         reading.findings.add(_with_picture(reading, examined.finding, record))
