@@ -1,8 +1,8 @@
 """Validating against a ``tf.data`` pipeline that parses and decodes the same shards.
 
 ``python -m benchmarks.validate``. Takes about three minutes on two cores. The 30,000 rows repeat 3,000
-images, as data sets do whose rare classes are repeated: equal bytes are decoded once. The table shows the 3,000
-different images, too, of which each is decoded.
+images, as data sets do whose rare classes are repeated: equal bytes are decoded once. The table shows
+the 3,000 different images, too, of which each is decoded.
 """
 
 import tempfile
