@@ -16,12 +16,13 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
-.PHONY: help run test proof env lint types compile check-compiled locks clean
+.PHONY: help run test proof bench env lint types compile check-compiled locks clean
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     the whole test suite"
 	@echo "make proof    what takes minutes: accuracy and time on real photos"
+	@echo "make bench    time and memory of converting and validating, against other ways to do it"
 	@echo "make env      .venv with everything a developer needs"
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
@@ -55,11 +56,15 @@ check-compiled: env
 # One resolution for all supported Pythons. What runs is held to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra vertex --extra katib --extra test --group develop \
+		--no-header --extra cpu --extra vertex --extra katib --extra beam --extra test --group develop \
 		pyproject.toml -o $(LOCKS)/develop-cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
+
+bench: env
+	$(BIN)/python -m benchmarks.convert
+	$(BIN)/python -m benchmarks.validate
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

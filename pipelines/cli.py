@@ -18,7 +18,7 @@ from components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
-from components.common.storage import local_path
+from components.common.storage import absolute_location, local_path
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
@@ -184,9 +184,12 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     """Refuses what KFP or this version would take for something else.
 
     Raises:
-        InvalidArgumentError: for a URL where a local path is wanted, or KFP's own placeholder sign.
+        InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder sign.
     """
-    for name in _DATA:
+    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file"):
+        absolute_location(parameters.get(name, ""))
+    # Training and evaluation read shards from local files.
+    for name in ("training_data_path", "validation_data_path", "output_dir"):
         local_path(parameters.get(name, ""))
     for name, value in parameters.items():
         if not isinstance(value, str):

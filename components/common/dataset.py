@@ -3,17 +3,20 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.storage import written_whole
+from components.common.cloud_storage import is_cloud_path, read_object
+from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from components.common.storage import absolute_location, joined, local_path, written_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 TRAIN = "train"
 VALIDATION = "validation"
+TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Shard:
     """One TFRecord file.
 
     Attributes:
-        path: Relative to the manifest, or absolute for files that a user keeps elsewhere.
+        path: Relative to the manifest; absolute or ``gs://`` for files that lie elsewhere.
         examples: How many records it has.
         bytes: Its size.
         sha256: Of the whole file, in hexadecimal.
@@ -52,7 +55,7 @@ class Manifest:
 
     Attributes:
         labels: Names; ``labels[i]`` is label i+1 on disk and class i of the model.
-        splits: By name: ``train``, ``validation``.
+        splits: By name: ``train``, ``validation`` and, if there is one, ``test``.
         made_by: How it was made: a JSON object of counts and settings, without times or host names,
             so that the same inputs give the same manifest. Its key ``source`` describes the input,
             ``reencoded`` lists the images whose bytes had to be changed: path and reason.
@@ -78,14 +81,37 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes ``manifest.json``, whole or not at all; equal manifests give equal bytes."""
+def manifest_text(manifest: Manifest) -> bytes:
+    """Returns the content of ``manifest.json``; equal manifests give equal bytes."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     # A file name that is not UTF-8 is a string with lone surrogates: as a backslash and the number it is
     # valid JSON, and reads back as the same string.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.json``, whole or not at all."""
     with written_whole(folder / MANIFEST_NAME) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(manifest_text(manifest))
+
+
+def with_locations(manifest: Manifest, folder: str) -> Manifest:
+    """Returns the manifest for a place of its own: with the locations of the shards, which lie in ``folder``.
+
+    Args:
+        manifest: The shards' paths are relative to ``folder``, or absolute.
+        folder: A local folder or ``gs://...``.
+    """
+    root = absolute_location(folder)
+    splits = {
+        name: dataclasses.replace(
+            split,
+            shards=tuple(dataclasses.replace(shard, path=joined(root, shard.path)) for shard in split.shards),
+        )
+        for name, split in manifest.splits.items()
+    }
+    return dataclasses.replace(manifest, splits=splits)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -127,9 +153,40 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
+def read_manifest_at(folder: str) -> Manifest:
+    """Reads the manifest in a folder, local or ``gs://``; there shards get whole locations.
+
+    Raises:
+        MissingInputError: if there is none.
+        InvalidDataError: if it is of another format version or not of this form.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if not is_cloud_path(folder):
+        return read_manifest(local_path(folder))
+    with tempfile.TemporaryDirectory(prefix="imgpipe-") as copy:
+        Path(copy, MANIFEST_NAME).write_bytes(read_object(f"{folder.rstrip('/')}/{MANIFEST_NAME}"))
+        return with_locations(read_manifest(Path(copy)), folder)
+
+
 def shard_paths(folder: Path, split: Split) -> list[Path]:
-    """Returns where the split's shards lie, in order; ``folder`` is where the manifest lies."""
+    """Returns where the split's shards lie, in order; ``folder`` is where the manifest lies.
+
+    Raises:
+        InvalidArgumentError: if a shard lies in Cloud Storage, which this reader does not read.
+    """
+    for shard in split.shards:
+        if is_cloud_path(shard.path):
+            raise InvalidArgumentError(
+                f"the shard {shard.path!r} lies in Cloud Storage; this step reads local files",
+                where=str(folder / MANIFEST_NAME),
+                remedy="mount the bucket, or copy the shards, and name the local files",
+            )
     return [folder / shard.path for shard in split.shards]
+
+
+def shard_location(folder: Path, shard: Shard) -> str:
+    """Returns where a shard lies, also in Cloud Storage; ``folder`` is where the manifest lies."""
+    return joined(str(folder), shard.path)
 
 
 def file_sha256(path: Path) -> str:

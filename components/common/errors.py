@@ -94,7 +94,7 @@ class OutputError(PipelineError):
 
 
 class InterruptedRunError(PipelineError):
-    """The run was told to stop (SIGTERM, SIGINT): start it again. EX_TEMPFAIL."""
+    """The run was told to stop (SIGTERM, SIGINT) or lost touch with storage: start it again. EX_TEMPFAIL."""
 
     exit_code = EXIT_CODE_INTERRUPTED
     retry_can_help = True

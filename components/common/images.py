@@ -14,10 +14,10 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Larger images are refused: a few kilobytes can claim gigapixels ("decompression bomb").
-LARGEST_IMAGE_PIXELS = 2**28
-# Pillow refuses images of more than twice this number when it opens them, before memory is taken.
-Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE_PIXELS // 2
+from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
+
+# The limit is an argument here, checked before memory is taken; Pillow's own is one for the whole process.
+Image.MAX_IMAGE_PIXELS = None
 
 JPEG_QUALITY = 95
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -61,7 +61,7 @@ class PreparedImage:
     reencoded: str = ""
 
 
-def prepare_image(data: bytes) -> PreparedImage:
+def prepare_image(data: bytes, max_pixels: int = DEFAULT_MAX_IMAGE_PIXELS) -> PreparedImage:
     """Checks the whole of an image file and encodes it anew if TensorFlow would show it wrongly.
 
     The format is told by the content, not by a file name. JPEG files stay JPEG, all others end as
@@ -70,17 +70,18 @@ def prepare_image(data: bytes) -> PreparedImage:
 
     Args:
         data: The content of the file.
+        max_pixels: The largest width times height.
 
     Raises:
         ImageError: if the file is empty, of another format, damaged (also where a viewer would
-            still show something) or larger than ``LARGEST_IMAGE_PIXELS``.
+            still show something) or has more than ``max_pixels``.
     """
     image_format = image_format_of(data)
     if image_format == "JPEG":
-        return _prepare_jpeg(data)
+        return _prepare_jpeg(data, max_pixels)
     if image_format == "PNG":
-        return _prepare_png(data)
-    return _prepare_other(data, image_format)
+        return _prepare_png(data, max_pixels)
+    return _prepare_other(data, image_format, max_pixels)
 
 
 def image_format_of(data: bytes) -> str:
@@ -102,14 +103,14 @@ def image_format_of(data: bytes) -> str:
     raise ImageError(f"{_stranger(data)}, not {_ACCEPTED}")
 
 
-def _prepare_jpeg(data: bytes) -> PreparedImage:
-    image = _open(data, "JPEG")
+def _prepare_jpeg(data: bytes, max_pixels: int) -> PreparedImage:
+    image = _open(data, "JPEG", max_pixels)
     try:
         # An eighth of the size skips most of the work but reads every coded bit, and strict makes an
         # error of what the decoder would otherwise patch over.
         simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8)
     except ValueError as error:
-        _check_with_pillow(data, str(error))
+        _check_with_pillow(data, str(error), max_pixels)
     orientation = _orientation(image)
     if orientation == _UPRIGHT:
         return PreparedImage(data, "JPEG", image.height, image.width)
@@ -120,9 +121,9 @@ def _prepare_jpeg(data: bytes) -> PreparedImage:
     return PreparedImage(encoded, "JPEG", pixels.height, pixels.width, f"EXIF orientation {orientation}")
 
 
-def _check_with_pillow(data: bytes, complaint: str) -> None:
+def _check_with_pillow(data: bytes, complaint: str, max_pixels: int) -> None:
     """Decides what the fast check's complaint means: a damaged file, or one that it does not know."""
-    image = _open(data, "JPEG")
+    image = _open(data, "JPEG", max_pixels)
     try:
         image.load()
     except Exception as error:
@@ -133,9 +134,9 @@ def _check_with_pillow(data: bytes, complaint: str) -> None:
         raise ImageError(f"damaged but decodable JPEG: {complaint}")
 
 
-def _prepare_png(data: bytes) -> PreparedImage:
+def _prepare_png(data: bytes, max_pixels: int) -> PreparedImage:
     header = _check_png_chunks(data)
-    image = _open(data, "PNG")
+    image = _open(data, "PNG", max_pixels)
     _load(image)
     orientation = _orientation(image)
     reasons = []
@@ -150,8 +151,8 @@ def _prepare_png(data: bytes) -> PreparedImage:
     return _as_png(_with_eight_bits(image, header), reasons)
 
 
-def _prepare_other(data: bytes, image_format: str) -> PreparedImage:
-    image = _open(data, image_format)
+def _prepare_other(data: bytes, image_format: str, max_pixels: int) -> PreparedImage:
+    image = _open(data, image_format, max_pixels)
     reasons = [image_format]
     try:
         if getattr(image, "is_animated", False):
@@ -248,16 +249,44 @@ def _with_info_of(image: Image.Image, opaque: Image.Image) -> Image.Image:
     return opaque
 
 
-def _open(data: bytes, image_format: str) -> Image.Image:
+def _open(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
+    if image_format == "WebP":
+        # Pillow takes the memory of a WebP image when it opens it.
+        _check_pixels(*_webp_size(data), max_pixels)
     try:
-        return Image.open(io.BytesIO(data), formats=[image_format])
-    except Image.DecompressionBombError:
-        raise ImageError(
-            f"the image claims more than {LARGEST_IMAGE_PIXELS:,} pixels; scale it down"
-        ) from None
+        image = Image.open(io.BytesIO(data), formats=[image_format])
     except Exception as error:
         # Pillow raises nearly every kind of error for damaged files.
         raise ImageError(f"undecodable {image_format}: {_one_line(error)}") from None
+    _check_pixels(image.width, image.height, max_pixels)
+    return image
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the image claims {width:,} x {height:,} pixels, more than max_image_pixels={max_pixels:,}; "
+            "scale it down or raise the limit"
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Returns width and height as a WebP file's header has them; 0 for a header that makes no sense.
+
+    Source: RFC 9649, WebP Image Format, sections 2.5 to 2.7.
+    """
+    kind, header = data[12:16], data[20:30]
+    if len(header) < 10:
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(header[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", header, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    return 0, 0
 
 
 def _load(image: Image.Image) -> None:

@@ -6,25 +6,30 @@ from pathlib import Path
 from components.common.errors import InvalidDataError, MissingInputError
 
 
-def read_labels_file(path: Path) -> tuple[str, ...]:
+def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
     """Reads one label name a line (UTF-8, with or without a byte order mark).
 
     Blank lines at the end are ignored; white space around a name is not part of it.
+
+    Args:
+        path: The file.
+        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
 
     Raises:
         MissingInputError: if the file cannot be read.
         InvalidDataError: if it is not UTF-8, holds no label, a blank line in between, or a name twice.
     """
+    shown = shown or str(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise MissingInputError(
-            f"cannot read the labels file {str(path)!r}: {error.strerror}", remedy="check the path"
+            f"cannot read the labels file {shown!r}: {error.strerror}", remedy="check the path"
         ) from None
     except UnicodeDecodeError as error:
         raise InvalidDataError(
             f"the labels file is not UTF-8: {error.reason} at byte {error.start}",
-            where=str(path),
+            where=shown,
             remedy="save it as UTF-8",
         ) from None
     # Not splitlines(), which also breaks lines at characters that a name may hold, e.g. U+2028.
@@ -32,28 +37,33 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise InvalidDataError("the labels file is empty", where=str(path), remedy="write one label a line")
+        raise InvalidDataError("the labels file is empty", where=shown, remedy="write one label a line")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
             raise InvalidDataError(
                 "blank line between labels",
-                where=f"{path}, line {number}",
+                where=f"{shown}, line {number}",
                 remedy="remove it: line i is label i, so a blank line would be a label without a name",
             )
         if name in seen:
             raise InvalidDataError(
                 f"label {name!r} stands twice, first in line {seen[name]}",
-                where=f"{path}, line {number}",
+                where=f"{shown}, line {number}",
                 remedy="keep one of them",
             )
         seen[name] = number
     return tuple(names)
 
 
+def labels_text(names: Sequence[str]) -> str:
+    """Returns the content of a labels file: one label name a line, with a newline at the end."""
+    return "".join(f"{name}\n" for name in names)
+
+
 def write_labels_file(path: Path, names: Sequence[str]) -> None:
     """Writes one label name a line, UTF-8, with a newline at the end."""
-    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    path.write_text(labels_text(names), encoding="utf-8")
 
 
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:

@@ -99,9 +99,10 @@ def decode_example(data: bytes, *, where: str) -> ImageRecord:
     def single(name: str, kind: str) -> bytes | int | None:
         if name not in feature:
             return None
-        found = feature[name].WhichOneof("kind")
+        # A value of another kind reads as an empty list of this one.
         values = getattr(feature[name], kind).value
-        if found != kind or len(values) != 1:
+        if len(values) != 1:
+            found = feature[name].WhichOneof("kind")
             count = len(getattr(feature[name], found).value) if found else 0
             raise InvalidDataError(
                 f"feature {name!r} has {count} value(s) of type {found or 'none'}, not one of type {kind}",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from components.common.arguments import argument
+from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 
 def seed() -> Any:
@@ -38,4 +39,27 @@ def num_eval_images() -> Any:
         "Validation images that an evaluation during training uses: a sample spread evenly over the data, "
         "the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.",
         minimum=0,
+    )
+
+
+def image_size() -> Any:
+    """The side of the square to which images are scaled."""
+    return argument(
+        0,
+        "Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets "
+        "and MobileNet, 224 to 600 for EfficientNets.",
+        minimum=0,
+        maximum=2048,
+    )
+
+
+def max_image_pixels() -> Any:
+    """Pixels of the largest image that is decoded."""
+    return argument(
+        DEFAULT_MAX_IMAGE_PIXELS,
+        "Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take "
+        "all memory; raise this for images that are really so large.",
+        minimum=1,
+        # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
+        maximum=2**32,
     )

@@ -5,6 +5,7 @@ and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer
 reads these files as its own.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,28 +22,39 @@ _LARGEST_RECORD_BYTES = 2**31
 _MASK_DELTA = 0xA282EAD8
 
 
+def framed_record(data: bytes) -> bytes:
+    """Returns a record as it stands in a file: length, data and their checksums."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+
+
 def write_record(file: BinaryIO, data: bytes) -> None:
     """Appends one record to an open binary file."""
-    length = struct.pack("<Q", len(data))
-    file.write(b"".join((length, _masked_crc(length), data, _masked_crc(data))))
+    file.write(framed_record(data))
 
 
-def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
     """Yields the byte offset and the data of every record of an uncompressed TFRecord file.
+
+    Args:
+        path: The file.
+        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
 
     Raises:
         MissingInputError: if the file cannot be opened.
         InvalidDataError: at the first damaged record, with its number (from 0) and its offset.
     """
+    shown = shown or str(path)
     try:
         file = path.open("rb")
     except OSError as error:
-        raise MissingInputError(f"cannot read {path}: {error.strerror}", remedy="check the path") from None
+        raise MissingInputError(f"cannot read {shown}: {error.strerror}", remedy="check the path") from None
     with file:
+        size = os.fstat(file.fileno()).st_size
         offset = 0
         number = 0
         while header := file.read(_HEADER_BYTES):
-            where = f"{path}, record {number}, byte offset {offset}"
+            where = f"{shown}, record {number}, byte offset {offset}"
             if len(header) < _HEADER_BYTES:
                 raise _damaged("the file ends inside a record's header", where)
             length_bytes, length_crc = header[:8], header[8:]
@@ -52,6 +64,9 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
             length = struct.unpack("<Q", length_bytes)[0]
             if length > _LARGEST_RECORD_BYTES:
                 raise _damaged(f"the record claims {length:,} bytes", where)
+            if length > size - offset:
+                # Before memory is taken for it.
+                raise _damaged("the file ends inside a record", where)
             data = file.read(length)
             footer = file.read(_FOOTER_BYTES)
             if len(data) < length or len(footer) < _FOOTER_BYTES:

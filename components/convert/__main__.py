@@ -1,36 +1,70 @@
 """The convert step's command line: ``python -m components.convert --train_csv=... --output_dir=...``."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 
 from components.common.arguments import argument, check_fields, from_values, parse_command_line
 from components.common.errors import InvalidArgumentError
 from components.common.step import run_command
-from components.common.storage import local_path
+from components.common.storage import absolute_location
 from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from components.convert.convert import ShardWriter, convert
 
 
 @dataclass(frozen=True)
-class OutputArguments:
-    """Where the data set goes."""
+class RunnerArguments:
+    """Where the work is done."""
 
-    output_dir: str = argument("", "Folder for the data set; it must be empty or not exist yet.")
+    runner: str = argument(
+        "",
+        "Apache Beam runner that writes the shards, for more data than one machine converts: DirectRunner, "
+        "DataflowRunner, FlinkRunner, SparkRunner or another one of Beam's. All its workers must see "
+        "output_dir and the images, so usually gs://. Needs the extra beam. Empty = this machine, without "
+        "Beam, which is the fastest on one machine.",
+    )
+    project_id: str = argument("", "Google Cloud project in which Dataflow runs. Only together with runner.")
+    runner_options: str = argument(
+        "",
+        "More options of the Beam runner, as on Beam's own command line, separated by spaces, e.g. "
+        "'--region=us-central1 --temp_location=gs://bucket/temp'. Only together with runner.",
+    )
 
     def __post_init__(self) -> None:
-        """Checks that the folder is named."""
+        """Checks that runner_options has a runner.
+
+        ``project_id`` may stand alone: the original converter was always given one.
+        """
         check_fields(self)
-        if not self.output_dir:
+        if self.runner_options and not self.runner:
             raise InvalidArgumentError(
-                "--output_dir is not given", remedy="write --output_dir=FOLDER: an empty or a new folder"
+                f"--runner_options={self.runner_options} is given without --runner",
+                remedy="name the runner, or leave the options out",
             )
 
 
 def main() -> None:
     """Parses the command line and converts."""
-    values = parse_command_line(sys.argv[1:], (ConvertArguments, OutputArguments))
+    values = parse_command_line(sys.argv[1:], (ConvertArguments, RunnerArguments))
+    runner = from_values(RunnerArguments, values)
     arguments = from_values(ConvertArguments, values)
-    convert(arguments, local_path(from_values(OutputArguments, values).output_dir))
+    if not arguments.output_dir:
+        raise InvalidArgumentError(
+            "--output_dir is not given", remedy="write --output_dir=FOLDER: an empty or a new folder"
+        )
+    absolute_location(arguments.output_dir)
+    # The manifest lies beside the shards: no other folder needs to say where they are.
+    folder = arguments.output_dir
+    convert(dataclasses.replace(arguments, output_dir=""), folder, writer=_writer(runner))
+
+
+def _writer(runner: RunnerArguments) -> ShardWriter | None:
+    if not runner.runner:
+        return None
+    # Only here: Beam takes seconds to load, and most runs do without.
+    from components.convert.beam_runner import beam_writer
+
+    return beam_writer(runner.runner, runner.project_id, runner.runner_options)
 
 
 if __name__ == "__main__":

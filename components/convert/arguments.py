@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
 from components.common.errors import InvalidArgumentError
+from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -13,14 +14,21 @@ class ConvertArguments:
 
     train_csv: str = argument(
         "",
-        "CSV file of the training images: one `path,label` a line, no header line, UTF-8. Paths are "
-        "relative to the folder of the CSV file, or absolute. Give this, or images, or "
+        "File that lists the training images: CSV, one `path,label` a line, no header line, UTF-8; or an "
+        "import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl. "
+        "Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or "
         "training_data_path.",
     )
     validation_csv: str = argument(
         "",
-        "CSV file of the validation images, written like train_csv. Leave it empty to set aside the "
-        "share validation_fraction of train_csv. Only together with train_csv.",
+        "File that lists the validation images, written like train_csv. Leave it empty if train_csv says "
+        "which rows are for validation, or to set aside the share validation_fraction. Only together with "
+        "train_csv.",
+    )
+    test_csv: str = argument(
+        "",
+        "File that lists the test images, written like train_csv; they become a split of their own, which "
+        "training does not use. Only together with train_csv.",
     )
     labels_file: str = argument(
         "",
@@ -29,9 +37,10 @@ class ConvertArguments:
     )
     images: str = argument(
         "",
-        "Folder with one subfolder of images for each label, named like the label. If it has the "
-        "subfolders train and val (or validation), each holding the label folders, these are the two "
-        "splits; otherwise the share validation_fraction is set aside. Give this, or train_csv, or "
+        "Folder, local or gs://, with one subfolder of images for each label, named like the label. If it "
+        "has the subfolders train and val (or validation), and perhaps test, each holding the label folders, "
+        "these are the splits; otherwise the share validation_fraction is set aside. Or a pattern such as "
+        "photos/*/*.jpg: an image's label is the name of its folder. Give this, or train_csv, or "
         "training_data_path.",
     )
     training_data_path: str = argument(
@@ -52,6 +61,19 @@ class ConvertArguments:
         above=0,
         below=1,
     )
+    test_fraction: float = argument(
+        0.0,
+        "Share of each label's images that is set aside for a test split, which training does not use, where "
+        "validation images are drawn too. 0 = none.",
+        minimum=0,
+        below=1,
+    )
+    output_dir: str = argument(
+        "",
+        "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact then "
+        "only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion "
+        "left, which then goes on. Empty = beside the manifest in the artifact.",
+    )
     max_rejected_fraction: float = argument(
         0.0,
         "Largest share of rows that may be rejected (a missing or damaged image, an unknown label) before "
@@ -67,6 +89,14 @@ class ConvertArguments:
         minimum=1,
         maximum=2_000,
     )
+    max_image_pixels: int = shared_arguments.max_image_pixels()
+    max_image_bytes: int = argument(
+        DEFAULT_MAX_IMAGE_BYTES,
+        "Largest image file in bytes; a row with a larger one is rejected.",
+        minimum=1,
+        # A record is a protocol buffer, which ends at 2 GiB.
+        maximum=2_000_000_000,
+    )
     seed: int = shared_arguments.seed()
 
     def __post_init__(self) -> None:
@@ -80,6 +110,7 @@ class ConvertArguments:
         given = [name for name in forms if getattr(self, name)]
         for name, needed in (
             ("validation_csv", "train_csv"),
+            ("test_csv", "train_csv"),
             ("validation_data_path", "training_data_path"),
             ("training_data_path", "validation_data_path"),
         ):
@@ -91,8 +122,14 @@ class ConvertArguments:
         if not given:
             raise InvalidArgumentError(
                 "no input is given",
-                remedy="give one of: train_csv (a CSV file of path,label), images (a folder with one "
+                remedy="give one of: train_csv (a file of path,label rows), images (a folder with one "
                 "subfolder a label) or training_data_path (TFRecord files, with validation_data_path)",
+            )
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise InvalidArgumentError(
+                f"validation_fraction={self.validation_fraction:g} and test_fraction={self.test_fraction:g} "
+                "leave no image for training",
+                remedy="give shares whose sum is less than 1",
             )
         if len(given) > 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)

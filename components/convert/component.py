@@ -17,8 +17,9 @@ def convert(dataset: Output[Dataset], arguments: ConvertArguments) -> None:
     the data set or, with the reason, in rejected.csv. The same input gives the same bytes.
 
     Args:
-        dataset: TFRecord shards (unless the input is TFRecord files, which stay where they are),
-            labels.txt, rejected.csv if a row was rejected, and manifest.json, which lists them.
+        dataset: TFRecord shards (unless the input is TFRecord files, which stay where they are, or
+            output_dir names another place), labels.txt, rejected.csv if a row was rejected, and
+            manifest.json, which lists them.
         arguments: What to convert and how.
     """
     manifest = conversion.convert(arguments, Path(dataset.path))

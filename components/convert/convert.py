@@ -5,65 +5,139 @@ order of the rows. Every row that is read is written or listed in rejected.csv.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, Split, write_manifest
+import numpy as np
+import numpy.typing as npt
+
+from components.common.dataset import (
+    MANIFEST_NAME,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    Split,
+    manifest_text,
+    with_locations,
+    write_manifest,
+)
 from components.common.errors import InvalidDataError
-from components.common.labels import read_labels_file, sorted_labels, write_labels_file
+from components.common.folders import Folder, LocalFolder, folder_at
+from components.common.labels import labels_text, read_labels_file, sorted_labels
 from components.common.log import Progress, log_event, log_result
-from components.common.records import class_to_label
-from components.common.storage import local_path, written_whole
+from components.common.records import class_to_label, label_to_class
+from components.common.storage import local_copy, written_whole
 from components.common.threads import usable_threads
 from components.convert.arguments import ConvertArguments
+from components.convert.cloud_rows import look_up
+from components.convert.equal_images import groups_of_equal_images
 from components.convert.existing_records import scan_records
-from components.convert.output_folder import LABELS_NAME, conversion_into, writing_explained
-from components.convert.rejections import check_rejected, described, write_rejected
-from components.convert.rows import Rejection, Row, Rows, read_csv, read_folder
-from components.convert.shards import WrittenSplit, write_split
-from components.convert.split import shuffled, split_rows
+from components.convert.image_folders import read_images
+from components.convert.import_files import read_import_file
+from components.convert.output_folder import (
+    LABELS_NAME,
+    conversion_into,
+    publish,
+    shard_name,
+    writing_explained,
+)
+from components.convert.rejections import REJECTED_NAME, check_rejected, described, rejected_csv
+from components.convert.row_table import RowSelection
+from components.convert.rows import Rows
+from components.convert.shards import (
+    ImageRules,
+    ShardPlan,
+    ShardResult,
+    finished_shard,
+    write_shards,
+)
+from components.convert.split import fractions_of, shuffled, split_rows
 
 _BYTES_OF_MEGABYTE = 1_000_000
+_SPLITS = (TRAIN, VALIDATION, TEST)
+
+# Writes shards into the output folder's work folder and returns what became of their rows, in order; calls
+# the function after each image or after each shard with the number of images.
+ShardWriter = Callable[
+    [Sequence[ShardPlan], ImageRules, Folder, Callable[[int], None]], Sequence[ShardResult]
+]
 
 
-def convert(arguments: ConvertArguments, output_folder: Path, *, threads: int | None = None) -> Manifest:
+def convert(
+    arguments: ConvertArguments,
+    output_folder: Path | str,
+    *,
+    threads: int | None = None,
+    writer: ShardWriter | None = None,
+) -> Manifest:
     """Makes a data set in ``output_folder``.
 
-    From a CSV file or a folder of images: the shards ``train-00000-of-0000N`` and
-    ``validation-00000-of-0000N``, labels.txt and manifest.json. From TFRecord files: only the
-    last two. manifest.json is written last: where it stands, the data set is complete. When it
-    fails, nothing is left but rejected.csv.
+    From a list, a folder or a pattern of images: the shards ``train-00000-of-0000N``,
+    ``validation-00000-of-0000N`` and, if there is a test split, ``test-00000-of-0000N``, labels.txt and
+    manifest.json. From TFRecord files: only the last two. manifest.json is written last: where it
+    stands, the data set is complete. A conversion that was interrupted or killed goes on when it is
+    started again; one that fails leaves nothing but rejected.csv.
+
+    With ``arguments.output_dir`` the data set is made there, and ``output_folder`` gets a manifest with the
+    places of the shards, the labels and rejected.csv.
 
     Args:
         arguments: What to convert and how.
-        output_folder: A folder that is empty or does not exist.
+        output_folder: A folder, local or ``gs://``, that is empty or does not exist; with ``output_dir``, a
+            local one.
         threads: How many threads check images; None = as many as the process may use.
+        writer: What writes the shards; None = threads of this process.
 
     Returns:
-        The manifest, as it was written.
+        The manifest, as it was written to ``output_folder``.
 
     Raises:
         MissingInputError: if an input cannot be read.
         InvalidDataError: if the data is not of the form that is expected, or too many rows are rejected.
         OutputError: if the folder holds something or cannot be written.
+        InterruptedRunError: if the run was told to stop, or Cloud Storage cannot be reached.
     """
     threads = threads or usable_threads()
+    target = folder_at(str(output_folder))
+    data_folder = folder_at(arguments.output_dir) if arguments.output_dir else target
     # Pillow's warnings about odd metadata would stand between the lines of the log; what matters for
     # the pixels is an error or a reason to encode anew.
-    with warnings.catch_warnings(), conversion_into(output_folder):
+    with warnings.catch_warnings(), conversion_into(data_folder):
         warnings.filterwarnings("ignore", module="PIL")
-        labels = read_labels_file(local_path(arguments.labels_file)) if arguments.labels_file else ()
+        labels: tuple[str, ...] = ()
+        shards: list[str] = []
+        if arguments.labels_file:
+            with local_copy(arguments.labels_file) as path:
+                labels = read_labels_file(path, shown=arguments.labels_file)
         if arguments.training_data_path:
             manifest = _from_records(arguments, labels, threads)
         else:
-            manifest = _from_images(arguments, labels, output_folder, threads)
-        with writing_explained(output_folder):
-            with written_whole(output_folder / LABELS_NAME) as temporary:
-                write_labels_file(temporary, manifest.labels)
-            write_manifest(output_folder, manifest)
+            manifest, shards = _from_images(
+                arguments, labels, data_folder, threads, writer or _thread_writer(threads)
+            )
+        files = {
+            LABELS_NAME: labels_text(manifest.labels).encode(),
+            MANIFEST_NAME: manifest_text(manifest),
+        }
+        publish(data_folder, shards, files)
+    if arguments.output_dir:
+        manifest = with_locations(manifest, data_folder.location)
+        _describe_elsewhere(manifest, data_folder, Path(output_folder))
     _log_done(manifest)
     return manifest
+
+
+def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -> None:
+    """Writes into ``folder`` what says where the data lies."""
+    with writing_explained(LocalFolder(folder)):
+        if manifest.made_by["rejected"]:
+            LocalFolder(folder).write(REJECTED_NAME, data_folder.read(REJECTED_NAME))
+        with written_whole(folder / LABELS_NAME) as temporary:
+            temporary.write_text(labels_text(manifest.labels), encoding="utf-8")
+        write_manifest(folder, manifest)
 
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
@@ -81,113 +155,179 @@ def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: i
 
 
 def _from_images(
-    arguments: ConvertArguments, known_labels: Sequence[str], folder: Path, threads: int
-) -> Manifest:
-    train, validation = _read_rows(arguments, known_labels)
-    rows = len(train) + (len(validation) if validation else 0)
-    settings: dict[str, Any] = {"seed": arguments.seed, "shard_megabytes": arguments.shard_megabytes}
-    if validation is None:
-        settings["validation_fraction"] = arguments.validation_fraction
-        train_rows, validation_rows = split_rows(
-            train.accepted, arguments.validation_fraction, arguments.seed
-        )
-    else:
-        train_rows, validation_rows = train.accepted, validation.accepted
-    labels = tuple(known_labels) or sorted_labels(row.label for row in train_rows + validation_rows)
-    log_event(
-        "convert_planned",
-        f"convert: {rows:,} rows: {len(train_rows):,} for training, {len(validation_rows):,} for validation, "
-        f"{rows - len(train_rows) - len(validation_rows):,} rejected at once; {len(labels):,} labels",
+    arguments: ConvertArguments,
+    known_labels: Sequence[str],
+    folder: Folder,
+    threads: int,
+    writer: ShardWriter,
+) -> tuple[Manifest, list[str]]:
+    rows = _read_rows(arguments, known_labels)
+    numbers_of, drawn = _splits(rows, arguments, threads)
+    labels = tuple(known_labels) or _labels_of(rows, numbers_of)
+    _log_planned(rows, numbers_of, labels, arguments)
+    rules = ImageRules(
+        {name: class_to_label(index) for index, name in enumerate(labels)},
+        arguments.max_image_pixels,
+        arguments.max_image_bytes,
     )
-    known = [*train.rejected, *(validation.rejected if validation else ())]
-    if known and len(known) / rows > arguments.max_rejected_fraction:
-        log_event(
-            "convert_will_fail",
-            f"convert: {len(known):,} rows are rejected already, more than max_rejected_fraction allows; the "
-            f"step will fail once every image is checked and rejected.csv is complete. The first: "
-            f"{described(known[0])}",
-            severity="WARNING",
+    plans = {
+        name: _plans(
+            name,
+            RowSelection(rows.accepted, shuffled(rows.accepted, numbers, arguments.seed, name)),
+            arguments.shard_megabytes * _BYTES_OF_MEGABYTE,
         )
-    written = _write_splits(
-        {TRAIN: train_rows, VALIDATION: validation_rows}, labels, folder, arguments, threads
+        for name, numbers in numbers_of.items()
+    }
+    results = _written(plans, rules, folder, writer)
+    rejected = rows.rejected_in_order(
+        [row for split_results in results.values() for result in split_results for row in result.rejected]
     )
-    rejected = [
-        *_rejected_of(train, written[TRAIN], written[VALIDATION] if validation is None else None),
-        *(_rejected_of(validation, written[VALIDATION], None) if validation else ()),
-    ]
     if rejected:
         with writing_explained(folder):
-            write_rejected(folder, rejected)
-        check_rejected(rejected, rows, arguments.max_rejected_fraction, folder)
-    splits = {name: split.split for name, split in written.items()}
+            folder.write(REJECTED_NAME, rejected_csv(rejected))
+        check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder.location)
+    splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)
-    counts = {
-        "rows": rows,
+    made_by: dict[str, Any] = {
+        "source": _source(arguments),
+        "rows": len(rows),
         "written": sum(split.examples for split in splits.values()),
         "rejected": len(rejected),
+        "seed": arguments.seed,
+        "shard_megabytes": arguments.shard_megabytes,
+        **drawn,
+        "reencoded": [
+            entry
+            for split_results in results.values()
+            for result in split_results
+            for entry in result.reencoded
+        ],
     }
-    reencoded = [entry for split in written.values() for entry in split.reencoded]
-    made_by = {"source": _source(arguments), **counts, **settings, "reencoded": reencoded}
-    return Manifest(labels, splits, made_by)
+    return Manifest(labels, splits, made_by), [plan.name for some in plans.values() for plan in some]
 
 
-def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> tuple[Rows, Rows | None]:
-    """Returns the rows for training and for validation; None when both are still to be split."""
+def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows:
+    rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes)
     if arguments.images:
-        found = read_folder(arguments.images, known_labels)
-        if found.other_files or found.other_folders:
-            folders = "".join(f", {name}/" for name in found.other_folders)
+        not_used = read_images(rows, arguments.images)
+        if not_used.files or not_used.folders:
+            folders = "".join(f", {name}/" for name in not_used.folders)
             log_event(
                 "convert_ignored",
-                f"convert: not used in {arguments.images}: {found.other_files:,} files that are no images"
+                f"convert: not used in {arguments.images}: {not_used.files:,} files that are no images"
                 + folders,
-                files=found.other_files,
-                folders=found.other_folders,
+                files=not_used.files,
+                folders=not_used.folders,
             )
-        return found.train, found.validation
-    train = read_csv(arguments.train_csv, known_labels)
-    return train, read_csv(arguments.validation_csv, known_labels) if arguments.validation_csv else None
+    else:
+        read_import_file(rows, arguments.train_csv, TRAIN if arguments.validation_csv else "")
+        if arguments.validation_csv:
+            read_import_file(rows, arguments.validation_csv, VALIDATION)
+        if arguments.test_csv:
+            read_import_file(rows, arguments.test_csv, TEST)
+    look_up(rows)
+    return rows
 
 
-def _write_splits(
-    rows_of: dict[str, list[Row]],
-    labels: Sequence[str],
-    folder: Path,
-    arguments: ConvertArguments,
-    threads: int,
-) -> dict[str, WrittenSplit]:
-    number_of_label = {name: class_to_label(index) for index, name in enumerate(labels)}
-    progress = Progress("convert", sum(map(len, rows_of.values())), "images")
+def _splits(
+    rows: Rows, arguments: ConvertArguments, threads: int
+) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, float]]:
+    """Returns the numbers of the rows by split, and the settings by which some were drawn."""
+    table = rows.accepted
+    numbers_of = {name: table.rows_for(name) for name in _SPLITS}
+    undecided = table.rows_for("")
+    settings: dict[str, float] = {}
+    if len(undecided):
+        groups = groups_of_equal_images(table, undecided, threads)
+        test_fraction = 0.0 if arguments.test_csv else arguments.test_fraction
+        fractions = fractions_of(arguments.validation_fraction, test_fraction)
+        drawn = split_rows(table, undecided, groups, fractions, arguments.seed)
+        numbers_of = {
+            name: np.concatenate([numbers_of[name], drawn.get(name, np.zeros(0, np.int64))])
+            for name in _SPLITS
+        }
+        settings = {f"{name}_fraction": fraction for name, fraction in fractions.items()}
+    if not len(numbers_of[TEST]):
+        del numbers_of[TEST]
+    return numbers_of, settings
+
+
+def _labels_of(rows: Rows, numbers_of: dict[str, npt.NDArray[np.int64]]) -> tuple[str, ...]:
+    used = np.unique(np.concatenate([rows.accepted.labels_of(numbers) for numbers in numbers_of.values()]))
+    return sorted_labels(rows.accepted.label_names[int(number)] for number in used)
+
+
+def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
+    """Divides a split's rows, in their order, evenly among its shards.
+
+    The number of shards follows from the sizes of the images' files, so it is known before the first
+    image is opened.
+    """
+    count = min(len(rows), max(1, -(-rows.bytes // shard_bytes)))
+    return [
+        ShardPlan(
+            shard_name(split, number, count),
+            rows[number * len(rows) // count : (number + 1) * len(rows) // count],
+        )
+        for number in range(count)
+    ]
+
+
+def _written(
+    plans_of: dict[str, list[ShardPlan]], rules: ImageRules, folder: Folder, writer: ShardWriter
+) -> dict[str, list[ShardResult]]:
+    """Writes the shards that are not finished yet and returns, for every split, what became of its rows."""
+    names = folder.names()
+    finished: dict[str, ShardResult] = {}
+    waiting = []
+    for plan in (plan for plans in plans_of.values() for plan in plans):
+        known = finished_shard(folder, names, plan, rules)
+        if known is None:
+            waiting.append(plan)
+        else:
+            finished[plan.name] = known
+    if finished:
+        log_event(
+            "shards_kept",
+            f"convert: {len(finished):,} shards of an earlier run are finished and are not made again",
+            shards=sorted(finished),
+        )
+    progress = Progress("convert", sum(len(plan.rows) for plan in waiting), "images")
     done = 0
 
-    def on_image() -> None:
+    def on_images(count: int) -> None:
         nonlocal done
-        done += 1
+        done += count
         progress.update(done)
 
-    return {
-        name: write_split(
-            name,
-            shuffled(rows, arguments.seed, name),
-            number_of_label,
-            folder,
-            shard_bytes=arguments.shard_megabytes * _BYTES_OF_MEGABYTE,
-            threads=threads,
-            on_image=on_image,
-        )
-        for name, rows in rows_of.items()
-    }
+    if waiting:
+        results = writer(waiting, rules, folder, on_images)
+        finished.update((result.shard.path, result) for result in results)
+    return {name: [finished[plan.name] for plan in plans] for name, plans in plans_of.items()}
 
 
-def _rejected_of(rows: Rows, written: WrittenSplit, also: WrittenSplit | None) -> list[Rejection]:
-    """Returns all rejected rows of a source in its order."""
-    rejected = [*rows.rejected, *written.rejected, *(also.rejected if also else ())]
-    return sorted(rejected, key=lambda row: (row.line, row.path))
+def _thread_writer(threads: int) -> ShardWriter:
+    def write(
+        plans: Sequence[ShardPlan], rules: ImageRules, folder: Folder, on_images: Callable[[int], None]
+    ) -> Sequence[ShardResult]:
+        return list(write_shards(plans, rules, folder, threads=threads, on_image=lambda: on_images(1)))
+
+    return write
+
+
+def _split_of(results: Sequence[ShardResult], labels: int) -> Split:
+    counts: Counter[int] = Counter()
+    for result in results:
+        counts.update(result.images_per_label)
+    images_per_label = [0] * labels
+    for label, count in counts.items():
+        images_per_label[label_to_class(label)] = count
+    return Split(tuple(result.shard for result in results), tuple(images_per_label))
 
 
 def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> None:
-    for name, split in splits.items():
-        if split.examples == 0:
+    for name in (TRAIN, VALIDATION):
+        if splits[name].examples == 0:
             raise InvalidDataError(
                 f"there is no image for {name}",
                 where=arguments.images or arguments.train_csv,
@@ -199,13 +339,34 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
 
 def _source(arguments: ConvertArguments) -> dict[str, str]:
     """Names the input without its folder, so that the manifest does not depend on where the data lay."""
-    names = ("images",) if arguments.images else ("train_csv", "validation_csv")
+    names = ("images",) if arguments.images else ("train_csv", "validation_csv", "test_csv")
     given = {name: getattr(arguments, name) for name in (*names, "labels_file")}
-    form = "folder" if arguments.images else "csv"
     return {
-        "form": form,
+        "form": "folder" if arguments.images else "csv",
         **{name: Path(value).absolute().name if value else "" for name, value in given.items()},
     }
+
+
+def _log_planned(
+    rows: Rows,
+    numbers_of: dict[str, npt.NDArray[np.int64]],
+    labels: Sequence[str],
+    arguments: ConvertArguments,
+) -> None:
+    splits = ", ".join(f"{len(numbers):,} {name}" for name, numbers in numbers_of.items())
+    rejected = rows.rejected_in_order()
+    log_event(
+        "convert_planned",
+        f"convert: {len(rows):,} rows: {splits}, {len(rejected):,} rejected at once; {len(labels):,} labels",
+    )
+    if rejected and len(rejected) / len(rows) > arguments.max_rejected_fraction:
+        log_event(
+            "convert_will_fail",
+            f"convert: {len(rejected):,} rows are rejected already, more than max_rejected_fraction allows; "
+            f"the step will fail once every image is checked and rejected.csv is complete. The first: "
+            f"{described(rejected[0])}",
+            severity="WARNING",
+        )
 
 
 def _log_done(manifest: Manifest) -> None:

@@ -6,15 +6,17 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.common.dataset import Shard, Split
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_event
 from components.common.records import decode_example, label_to_class
-from components.common.storage import match_pattern
+from components.common.storage import absolute_location, local_copy, match_pattern
 from components.common.tfrecord import read_records, write_record
 from components.convert.parallel import in_order
+
+_PROBLEMS_KEPT = 100
+_PROBLEMS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,15 @@ class ScannedShard:
         shard: With its absolute path.
         images_per_label: By label, 1..N.
         texts: The label texts of the records, by label; two of them, if there are more.
+        problems: The first records that are wrong.
+        problem_count: How many there are.
     """
 
     shard: Shard
     images_per_label: Counter[int]
     texts: dict[int, frozenset[str]]
+    problems: tuple[InvalidDataError, ...] = ()
+    problem_count: int = 0
 
 
 def scan_records(
@@ -48,8 +54,9 @@ def scan_records(
 
     Raises:
         MissingInputError: if a pattern matches nothing.
-        InvalidDataError: for a damaged record, one that is no labelled image, a label below 1 or
-            beyond the labels given, labels that are not consecutive, or a split without a record.
+        InvalidDataError: for damaged records, some that are no labelled image, labels below 1 or
+            beyond the labels given (all of them are told), labels that are not consecutive, or a split
+            without a record.
     """
     paths = {name: match_pattern(pattern) for name, pattern in patterns.items()}
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in paths}
@@ -61,6 +68,7 @@ def scan_records(
         scanned[name].append(shard)
         done += shard.shard.examples
         progress.update(done)
+    _raise_problems([shard for shards in scanned.values() for shard in shards])
     for name, shards in scanned.items():
         if not any(shard.shard.examples for shard in shards):
             raise InvalidDataError(
@@ -75,44 +83,82 @@ def scan_records(
     return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
 
 
-def scan_shard(path: Path, *, largest_label: int = 0) -> ScannedShard:
-    """Reads every record of a file.
+def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:
+    """Reads every record of a file, wrong ones too; a damaged one ends the reading.
 
     Args:
-        path: The TFRecord file.
-        largest_label: Labels beyond this are refused; 0 = none are.
+        location: The TFRecord file, local or ``gs://``.
+        largest_label: Labels beyond this are wrong; 0 = none are.
 
     Raises:
         MissingInputError: if the file cannot be read.
-        InvalidDataError: naming the file and the first record that is wrong.
+        InterruptedRunError: if Cloud Storage cannot be reached.
     """
     content = _Hash()
     images_per_label: Counter[int] = Counter()
     texts: dict[int, set[str]] = {}
-    for number, (offset, data) in enumerate(read_records(path)):
-        # The checksums were right, so this frames the record as it stands in the file: one pass over
-        # the file gives its hash too.
-        write_record(content, data)  # type: ignore[arg-type]
-        where = f"{path}, record {number}, byte offset {offset}"
-        record = decode_example(data, where=where)
-        if record.label < 1:
-            raise InvalidDataError(
-                f"the label is {record.label}", where=where, remedy="labels are whole numbers from 1 on"
-            )
-        if largest_label and record.label > largest_label:
-            raise InvalidDataError(
-                f"the label is {record.label}, but the labels file has {largest_label} lines",
-                where=where,
-                remedy="name every label in labels_file: line i names label i",
-            )
-        images_per_label[record.label] += 1
-        seen = texts.setdefault(record.label, set())
-        if len(seen) < 2:
-            seen.add(record.text.strip())
+    problems: list[InvalidDataError] = []
+    count = 0
+    with local_copy(location) as path:
+        try:
+            for number, (offset, data) in enumerate(read_records(path, shown=location)):
+                # The checksums were right, so this frames the record as it stands in the file: one pass over
+                # the file gives its hash too.
+                write_record(content, data)  # type: ignore[arg-type]
+                try:
+                    where = f"{location}, record {number}, byte offset {offset}"
+                    record = decode_example(data, where=where)
+                    _check_label(record.label, largest_label, where)
+                except InvalidDataError as error:
+                    count += 1
+                    if len(problems) < _PROBLEMS_KEPT:
+                        problems.append(error)
+                    continue
+                images_per_label[record.label] += 1
+                seen = texts.setdefault(record.label, set())
+                if len(seen) < 2:
+                    seen.add(record.text.strip())
+        except InvalidDataError as error:
+            count += 1
+            problems.append(error)
     return ScannedShard(
-        Shard(str(path.absolute()), images_per_label.total(), content.size, content.sha256.hexdigest()),
+        Shard(
+            absolute_location(location), images_per_label.total(), content.size, content.sha256.hexdigest()
+        ),
         images_per_label,
         {label: frozenset(seen) for label, seen in texts.items()},
+        tuple(problems),
+        count,
+    )
+
+
+def _check_label(label: int, largest_label: int, where: str) -> None:
+    if label < 1:
+        raise InvalidDataError(
+            f"the label is {label}", where=where, remedy="labels are whole numbers from 1 on"
+        )
+    if largest_label and label > largest_label:
+        raise InvalidDataError(
+            f"the label is {label}, but the labels file has {largest_label} lines",
+            where=where,
+            remedy="name every label in labels_file: line i names label i",
+        )
+
+
+def _raise_problems(shards: Sequence[ScannedShard]) -> None:
+    """Raises one error that tells all that is wrong, or the only one as it is."""
+    problems = [problem for shard in shards for problem in shard.problems]
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0]
+    count = sum(shard.problem_count for shard in shards)
+    lines = "".join(f"\n  {problem.where}: {problem.problem}" for problem in problems[:_PROBLEMS_SHOWN])
+    more = f"\n  and {count - _PROBLEMS_SHOWN:,} more" if count > _PROBLEMS_SHOWN else ""
+    files = sum(bool(shard.problems) for shard in shards)
+    raise InvalidDataError(
+        f"{count:,} records are wrong, in {files:,} of {len(shards):,} files:{lines}{more}",
+        remedy=problems[0].remedy,
     )
 
 

@@ -1,22 +1,34 @@
-"""The folder that a data set is written to: empty before, whole or without a data set after."""
+"""The folder that a data set is written to: somebody else's is left alone, an unfinished one goes on.
+
+While a conversion works, everything lies in a hidden work folder in the output folder. At the end the
+finished files get their own names, ``manifest.json`` last, and the work folder goes.
+"""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from components.common.dataset import MANIFEST_NAME, TRAIN, VALIDATION
-from components.common.errors import OutputError
+from components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
+from components.common.errors import OutputError, PipelineError
+from components.common.folders import Folder
 from components.common.log import log_event
-from components.common.storage import check_empty, check_writable
 from components.convert.rejections import HEADER, REJECTED_NAME
 
 LABELS_NAME = "labels.txt"
-# Stands in the folder from the first to the last moment of a conversion.
-UNFINISHED_NAME = ".imgpipe-convert-unfinished"
-_SHARD = rf"(?:{TRAIN}|{VALIDATION})-\d{{5}}-of-\d{{5}}"
-_NAME = rf"(?:{_SHARD}|{re.escape(LABELS_NAME)}|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)})"
-_OURS = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{32}}\.partial")
+WORK_FOLDER = ".imgpipe-convert-unfinished"
+# Tells a person who looks.
+_MARKER = f"{WORK_FOLDER}/README"
+_MARKER_TEXT = (
+    b"A conversion by imgpipe is at work here, or was interrupted: start it again and it goes on.\n"
+)
+_SHARD = rf"(?:{TRAIN}|{VALIDATION}|{TEST})-\d{{5}}-of-\d{{5}}"
+_TOP = rf"(?:{_SHARD}|{re.escape(LABELS_NAME)}|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)})"
+_OURS_AT_THE_TOP = re.compile(rf"{_TOP}|\.{_TOP}\.[0-9a-f]{{32}}\.partial")
+_WORK_FILE = rf"(?:README|{_SHARD}(?:\.json|\.partial|\.rows)?)"
+_OURS_AT_WORK = re.compile(
+    rf"{re.escape(WORK_FOLDER)}/(?:{_WORK_FILE}|\.{_WORK_FILE}\.[0-9a-f]{{32}}\.partial)?"
+)
+_FINISHED_SHARD = re.compile(_SHARD)
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -25,59 +37,101 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 @contextmanager
-def conversion_into(folder: Path) -> Iterator[None]:
-    """Guards a conversion into ``folder``, which is made if it is missing.
+def conversion_into(folder: Folder) -> Iterator[None]:
+    """Guards a conversion into a folder, which is made if it is missing.
 
-    If the block fails, what it wrote is removed, except rejected.csv. A conversion that was killed
-    leaves a marker beside its files, by which the next one knows them and removes them.
+    A conversion that was interrupted or killed leaves its work folder, and the next one goes on from
+    there. One that fails for another reason leaves nothing but rejected.csv.
 
     Raises:
         OutputError: if the folder cannot be written, or holds anything but the remains of a
             conversion that did not end well.
     """
-    _remove_remains(folder)
-    check_empty(folder)
-    check_writable(folder)
-    marker = folder / UNFINISHED_NAME
+    with writing_explained(folder):
+        _take_over(folder)
+        folder.write(_MARKER, _MARKER_TEXT)
     try:
-        marker.touch()
         yield
-    except BaseException:
-        _remove_ours(folder, keep=REJECTED_NAME)
-        marker.unlink(missing_ok=True)
+    except PipelineError as error:
+        if not error.retry_can_help:
+            _remove_ours(folder, keep=REJECTED_NAME)
         raise
-    marker.unlink()
+    except Exception:
+        _remove_ours(folder, keep=REJECTED_NAME)
+        raise
+    with writing_explained(folder):
+        _remove_work(folder)
+
+
+def publish(folder: Folder, shards: list[str], files: dict[str, bytes]) -> None:
+    """Gives the finished shards their own names and writes the files beside them.
+
+    Args:
+        folder: The output folder.
+        shards: The names of the shards that the work folder holds.
+        files: Name and content of what else belongs there; manifest.json is written last.
+    """
+    with writing_explained(folder):
+        for name in shards:
+            folder.move(f"{WORK_FOLDER}/{name}", name)
+        for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
+            folder.write(name, files[name])
 
 
 @contextmanager
-def writing_explained(folder: Path) -> Iterator[None]:
+def writing_explained(folder: Folder) -> Iterator[None]:
     """Makes an OutputError of the system's errors, e.g. a full disk, in a block that writes to ``folder``."""
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write to {str(folder)!r}: {error.strerror or error}",
+            f"cannot write to {folder.location!r}: {error.strerror or error}",
             remedy="free some space or name another folder",
         ) from None
 
 
-def _remove_remains(folder: Path) -> None:
-    """Removes what an earlier conversion left, if it left no data set."""
-    if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
-        return
-    if (folder / UNFINISHED_NAME).exists():
-        log_event("convert_restarted", f"convert: a conversion into {folder} was killed; starting it again")
-        _remove_ours(folder)
-        (folder / UNFINISHED_NAME).unlink()
-    elif [entry.name for entry in folder.iterdir()] == [REJECTED_NAME]:
+def _take_over(folder: Folder) -> None:
+    """Makes of what lies in the folder the work folder of this conversion, or refuses it."""
+    names = folder.names()
+    is_unfinished = any(name.startswith(f"{WORK_FOLDER}/") for name in names)
+    others = [
+        name
+        for name in names
+        if not (is_unfinished and (_OURS_AT_THE_TOP.fullmatch(name) or _OURS_AT_WORK.fullmatch(name)))
+    ]
+    if not is_unfinished and others == [REJECTED_NAME] and _is_list_of_rejections(folder):
         # All that a conversion leaves that was refused for its rejected rows.
-        rejected = folder / REJECTED_NAME
-        with rejected.open("rb") as file:
-            if file.readline().strip() == ",".join(HEADER).encode():
-                rejected.unlink()
+        folder.remove(REJECTED_NAME)
+        return
+    if others:
+        raise OutputError(
+            f"{folder.location!r} exists already and is not an empty folder: it holds {others[0]!r}",
+            remedy="name a new folder; nothing is deleted or overwritten",
+        )
+    if not is_unfinished:
+        return
+    log_event("convert_resumed", f"convert: a conversion into {folder.location} did not finish; it goes on")
+    # The manifest first: from now on, nothing looks finished.
+    for name in sorted(names, key=lambda name: name != MANIFEST_NAME):
+        if _FINISHED_SHARD.fullmatch(name):
+            folder.move(name, f"{WORK_FOLDER}/{name}")
+        elif _OURS_AT_THE_TOP.fullmatch(name) or name.endswith(".partial"):
+            folder.remove(name)
 
 
-def _remove_ours(folder: Path, keep: str = "") -> None:
-    for entry in list(folder.iterdir()):
-        if _OURS.fullmatch(entry.name) and entry.name != keep:
-            entry.unlink()
+def _is_list_of_rejections(folder: Folder) -> bool:
+    return folder.read(REJECTED_NAME).startswith(",".join(HEADER).encode() + b"\n")
+
+
+def _remove_ours(folder: Folder, keep: str = "") -> None:
+    for name in folder.names():
+        if _OURS_AT_THE_TOP.fullmatch(name) and name != keep:
+            folder.remove(name)
+    _remove_work(folder)
+
+
+def _remove_work(folder: Folder) -> None:
+    # The marker last: a kill in between leaves what the next run knows as ours.
+    for name in sorted(folder.names(), key=lambda name: name == _MARKER):
+        if _OURS_AT_WORK.fullmatch(name):
+            folder.remove(name)

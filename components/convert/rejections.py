@@ -1,35 +1,32 @@
 """rejected.csv, and how many rejected rows are too many."""
 
 import csv
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from components.common.errors import InvalidDataError
-from components.common.storage import written_whole
-from components.convert.rows import Rejection
+from components.convert.row_table import Rejection
 
 REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")
 _SHOWN = 5
 
 
-def write_rejected(folder: Path, rejections: Sequence[Rejection]) -> None:
-    """Writes rejected.csv: a header, then file, line, path, label and reason of every rejected row.
+def rejected_csv(rejections: Sequence[Rejection]) -> bytes:
+    """Returns rejected.csv: a header, then file, line, path, label and reason of every rejected row.
 
     A line of 0 (an image of a folder, which has no line) is left empty.
     """
-    with (
-        written_whole(folder / REJECTED_NAME) as temporary,
-        # Only a file name that is not UTF-8 needs the backslashes.
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        for row in rejections:
-            writer.writerow((row.file, row.line or "", row.path, row.label, row.reason))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for row in rejections:
+        writer.writerow((row.file, row.line or "", row.path, row.label, row.reason))
+    # Only a file name that is not UTF-8 needs the backslashes.
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: Path) -> None:
+def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: str) -> None:
     """Refuses to go on when too many rows are rejected.
 
     Args:
@@ -49,7 +46,7 @@ def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: flo
     raise InvalidDataError(
         f"{count:,} of {rows:,} rows are rejected, a share of {count / rows:.4g}; "
         f"max_rejected_fraction={max_fraction:g} is allowed:{first}{more}",
-        where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
+        where=f"{folder}/{REJECTED_NAME} lists every rejected row with its reason",
         remedy="correct or remove these rows, or raise max_rejected_fraction",
     )
 

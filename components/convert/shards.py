@@ -1,106 +1,267 @@
-"""Rows to TFRecord shards: images checked on threads, records written in order."""
+"""Rows to TFRecord shards: images checked on threads, records written in order, finished shards kept.
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+A finished shard lies in the work folder beside a file that says what became of its rows. A conversion
+that is started again finds both and does not read these rows' images a second time.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from components.common.dataset import Shard, Split, file_sha256
-from components.common.images import ImageError, prepare_image
-from components.common.records import ImageRecord, encode_example, label_to_class
-from components.common.storage import written_whole
-from components.common.tfrecord import write_record
-from components.convert.output_folder import shard_name, writing_explained
-from components.convert.parallel import in_order
-from components.convert.rows import Rejection, Row
+import google_crc32c
+
+from components.common.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
+from components.common.dataset import Shard
+from components.common.errors import InternalError, MissingInputError
+from components.common.folders import Folder
+from components.common.images import ImageError, PreparedImage, prepare_image
+from components.common.records import ImageRecord, encode_example
+from components.common.storage import read_file
+from components.common.tfrecord import framed_record
+from components.convert.output_folder import WORK_FOLDER, writing_explained
+from components.convert.parallel import batches, in_order
+from components.convert.row_table import Rejection, Row
+
+# Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
+_FORMAT = 1
+_RESULT_SUFFIX = ".json"
+# Of so many files it is remembered that they are sound, at some 300 bytes each.
+_MOST_REMEMBERED = 10_000
+_PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True)
-class WrittenSplit:
-    """What became of a split's rows.
+class ShardPlan:
+    """A shard that is to be written.
 
     Attributes:
-        split: The shards, relative to their folder.
+        name: Its file name.
+        rows: Its rows, in the order in which they are written.
+    """
+
+    name: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What an image's record depends on besides the image.
+
+    Attributes:
+        number_of_label: The label on disk, 1..N, of every label's name.
+        max_image_pixels: An image of more pixels is rejected.
+        max_image_bytes: A file of more bytes is rejected.
+    """
+
+    number_of_label: Mapping[str, int]
+    max_image_pixels: int
+    max_image_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard's rows.
+
+    Attributes:
+        fingerprint: Of the rows and the rules.
+        shard: The file, by its name.
+        images_per_label: How many images each label, 1..N, has.
         reencoded: Path and reason of every image whose bytes were changed, in the order of the output.
         rejected: The rows whose image is damaged or none.
     """
 
-    split: Split
+    fingerprint: str
+    shard: Shard
+    images_per_label: dict[int, int]
     reencoded: tuple[dict[str, str], ...]
     rejected: tuple[Rejection, ...]
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    example: bytes
+    path: str
+    record: bytes
     label: int
     reencoded: str
 
 
-def write_split(
-    name: str,
-    rows: Sequence[Row],
-    number_of_label: Mapping[str, int],
-    folder: Path,
-    *,
-    shard_bytes: int,
-    threads: int,
-    on_image: Callable[[], None],
-) -> WrittenSplit:
-    """Writes the rows, in their order, to ``name-00000-of-0000N`` and so on.
+def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
+    """Returns a hash that changes when a row of the shard, an image's file or a rule does."""
+    content = hashlib.sha256(
+        repr(
+            (_FORMAT, sorted(rules.number_of_label.items()), rules.max_image_pixels, rules.max_image_bytes)
+        ).encode("utf-8", "surrogateescape")
+    )
+    for row in plan.rows:
+        text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.version))
+        content.update(text.encode("utf-8", "surrogatepass"))
+    return content.hexdigest()
 
-    The number of shards follows from the sizes of the images' files, so it is known before the
-    first image is opened; each shard gets an equal share of the rows.
+
+def finished_shard(
+    folder: Folder, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
+) -> ShardResult | None:
+    """Returns what an earlier conversion made of the same rows; None if it did not finish the shard.
 
     Args:
-        name: The split's name.
-        rows: The rows in the order in which they are written.
-        number_of_label: The label on disk, 1..N, of every label's name.
-        folder: Where the shards go.
-        shard_bytes: The size of a shard, roughly.
+        folder: The output folder.
+        names: The names of its files, and their sizes.
+        plan: The shard.
+        rules: What its records depend on besides the images.
+    """
+    result_name = f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}"
+    size = names.get(f"{WORK_FOLDER}/{plan.name}")
+    if size is None or result_name not in names:
+        return None
+    try:
+        result = _result_of(json.loads(folder.read(result_name)))
+    except (ValueError, TypeError, KeyError, OSError):
+        return None
+    same = result.shard.bytes == size and result.fingerprint == _fingerprint_of(plan, rules)
+    return result if same else None
+
+
+def write_shards(
+    plans: Sequence[ShardPlan],
+    rules: ImageRules,
+    folder: Folder,
+    *,
+    threads: int,
+    on_image: Callable[[], None] = lambda: None,
+) -> Iterator[ShardResult]:
+    """Writes shards into the work folder, one after the other, and yields what became of their rows.
+
+    Args:
+        plans: The shards.
+        rules: What a record depends on.
+        folder: The output folder; the shards go into its work folder.
         threads: How many threads check images. The output does not depend on it.
         on_image: Called after each image.
 
     Raises:
         OutputError: if a shard cannot be written.
+        InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    count = min(len(rows), max(1, -(-sum(row.bytes for row in rows) // shard_bytes)))
-    images_per_label = [0] * len(number_of_label)
-    shards: list[Shard] = []
+    if any(is_cloud_path(source) for plan in plans for source in _roots(plan)):
+        threads = max(threads, DOWNLOADS_AT_ONCE)
+
+    checked = _Checked()
+
+    def prepared(some: list[Row]) -> list[_Prepared | Rejection]:
+        return [_prepare(row, rules, checked) for row in some]
+
+    rows = (row for plan in plans for row in plan.rows)
+    # One by one from the network: there it is the waiting that is shared out.
+    some_rows = batches(rows, lambda row: row.bytes, most=1 if threads >= DOWNLOADS_AT_ONCE else 16)
+    with closing(in_order(prepared, some_rows, threads)) as prepared_rows, _local_work(folder) as work:
+        outcomes = (outcome for some in prepared_rows for outcome in some)
+        for plan in plans:
+            partial = work / (plan.name + _PARTIAL_SUFFIX)
+            with writing_explained(folder), partial.open("wb", buffering=0) as file:
+                result = _write_shard(plan, _fingerprint_of(plan, rules), outcomes, file, on_image)
+            with writing_explained(folder):
+                folder.take(partial, f"{WORK_FOLDER}/{plan.name}")
+                # The shard first: what this says is always true.
+                text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)
+                folder.write(f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}", text.encode())
+            yield result
+
+
+def _roots(plan: ShardPlan) -> Iterable[str]:
+    # One row in a hundred is enough to see whether images come from the network: more threads do no harm.
+    return (plan.rows[number].location for number in range(0, len(plan.rows), 100))
+
+
+@contextmanager
+def _local_work(folder: Folder) -> Iterator[Path]:
+    scratch = folder.scratch(WORK_FOLDER)
+    if scratch is not None:
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="imgpipe-") as temporary:
+        yield Path(temporary)
+
+
+def _write_shard(
+    plan: ShardPlan,
+    fingerprint: str,
+    outcomes: Iterator[_Prepared | Rejection],
+    file: Any,
+    on_image: Callable[[], None],
+) -> ShardResult:
+    sha256 = hashlib.sha256()
+    images_per_label: dict[int, int] = {}
     reencoded: list[dict[str, str]] = []
     rejected: list[Rejection] = []
-    work = functools.partial(_prepare, number_of_label=number_of_label)
-    with closing(in_order(work, rows, threads)) as outcomes:
-        for number in range(count):
-            path = folder / shard_name(name, number, count)
-            examples = 0
-            begin, end = number * len(rows) // count, (number + 1) * len(rows) // count
-            with writing_explained(folder), written_whole(path) as temporary, temporary.open("wb") as file:
-                for row in rows[begin:end]:
-                    outcome = next(outcomes)
-                    on_image()
-                    if isinstance(outcome, Rejection):
-                        rejected.append(outcome)
-                        continue
-                    write_record(file, outcome.example)
-                    examples += 1
-                    images_per_label[label_to_class(outcome.label)] += 1
-                    if outcome.reencoded:
-                        reencoded.append({"path": row.path, "reason": outcome.reencoded})
-            shards.append(Shard(path.name, examples, path.stat().st_size, file_sha256(path)))
-    return WrittenSplit(Split(tuple(shards), tuple(images_per_label)), tuple(reencoded), tuple(rejected))
+    size = 0
+    for _ in range(len(plan.rows)):
+        outcome = next(outcomes)
+        on_image()
+        if isinstance(outcome, Rejection):
+            rejected.append(outcome)
+            continue
+        _write_all(file, outcome.record)
+        # On the way, so that the file is not read again.
+        sha256.update(outcome.record)
+        size += len(outcome.record)
+        images_per_label[outcome.label] = images_per_label.get(outcome.label, 0) + 1
+        if outcome.reencoded:
+            reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
+    shard = Shard(plan.name, sum(images_per_label.values()), size, sha256.hexdigest())
+    return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
 
-def _prepare(row: Row, *, number_of_label: Mapping[str, int]) -> _Prepared | Rejection:
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        # An unbuffered file may take less than it is given, e.g. at the end of a disk.
+        view = view[file.write(view) :]
+
+
+class _Checked:
+    """Files that were found sound as they are: rows are repeated to balance classes, and decoding costs most.
+
+    A file is known again by place, size, version and the CRC-32C of what was read this time, too.
+    """
+
+    def __init__(self) -> None:
+        self._images: dict[tuple[str, int, int, int], tuple[str, int, int]] = {}
+
+    def prepared(self, row: Row, data: bytes, max_pixels: int) -> PreparedImage:
+        """Returns what ``prepare_image`` does, from memory where it can.
+
+        Raises:
+            ImageError: as ``prepare_image`` does.
+        """
+        key = (row.location, len(data), row.version, google_crc32c.value(data))
+        known = self._images.get(key)
+        if known is not None:
+            return PreparedImage(data, *known)
+        image = prepare_image(data, max_pixels)
+        if not image.reencoded and len(self._images) < _MOST_REMEMBERED:
+            self._images[key] = (image.format, image.height, image.width)
+        return image
+
+
+def _prepare(row: Row, rules: ImageRules, checked: _Checked) -> _Prepared | Rejection:
     try:
-        image = prepare_image(Path(row.location).read_bytes())
+        data = read_file(row.location)
+        if len(data) > rules.max_image_bytes:
+            raise ImageError(f"the file has grown to {len(data):,} bytes, more than max_image_bytes allows")
+        image = checked.prepared(row, data, rules.max_image_pixels)
     except ImageError as error:
         return Rejection(row.file, row.line, row.path, row.label, str(error))
+    except MissingInputError as error:
+        return Rejection(row.file, row.line, row.path, row.label, error.problem)
     except OSError as error:
         reason = f"cannot read {row.location}: {error.strerror}"
         return Rejection(row.file, row.line, row.path, row.label, reason)
-    label = number_of_label[row.label]
+    label = rules.number_of_label[row.label]
     record = ImageRecord(
         encoded=image.encoded,
         label=label,
@@ -110,4 +271,30 @@ def _prepare(row: Row, *, number_of_label: Mapping[str, int]) -> _Prepared | Rej
         height=image.height,
         width=image.width,
     )
-    return _Prepared(encode_example(record), label, image.reencoded)
+    return _Prepared(row.path, framed_record(encode_example(record)), label, image.reencoded)
+
+
+def _result_of(content: dict[str, Any]) -> ShardResult:
+    return ShardResult(
+        fingerprint=content["fingerprint"],
+        shard=Shard(**content["shard"]),
+        images_per_label={int(label): count for label, count in content["images_per_label"].items()},
+        reencoded=tuple(content["reencoded"]),
+        rejected=tuple(Rejection(**row) for row in content["rejected"]),
+    )
+
+
+def result_written(folder: Folder, name: str) -> ShardResult:
+    """Reads what became of a shard that another process has just finished.
+
+    Raises:
+        InternalError: if it did not finish it.
+    """
+    try:
+        return _result_of(json.loads(folder.read(f"{WORK_FOLDER}/{name}{_RESULT_SUFFIX}")))
+    except (OSError, MissingInputError, ValueError, KeyError, TypeError):
+        raise InternalError(
+            f"the runner ended without an error, but there is no shard {name!r}",
+            where=f"{folder.location}/{WORK_FOLDER}",
+            remedy="is the output folder one that all of the runner's workers share?",
+        ) from None

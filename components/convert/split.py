@@ -1,41 +1,115 @@
-"""Which images are for validation, and in which order images are written: both drawn from the seed."""
+"""Which images are for validation and test, and in which order images are written: drawn from the seed."""
 
-import random
-from collections import defaultdict
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping
 
-from components.convert.rows import Row
+import numpy as np
+import numpy.typing as npt
+
+from components.common.dataset import TEST, TRAIN, VALIDATION
+from components.convert.row_table import RowTable
+
+_Numbers = npt.NDArray[np.int64]
 
 
-def split_rows(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Sets aside ``fraction`` of the images of every label for validation.
+def split_rows(
+    table: RowTable, numbers: _Numbers, groups: _Numbers, fractions: Mapping[str, float], seed: int
+) -> dict[str, _Numbers]:
+    """Draws splits from the rows, label by label.
 
-    Rounded to whole images, but at least one and not all of a label's; a label's only image stays
-    in training. What is drawn depends on the label's paths and the seed, not on the order of the
-    rows or on other labels.
+    Of every label, each split gets its fraction, rounded to whole images, but at least one image if the
+    label has enough; a label's last image stays in training. Rows of a group stay together, also
+    across labels; a split may then get a little less or more than its share. What is drawn depends on the
+    paths, the labels and the seed, not on the order of the rows.
+
+    Args:
+        table: The rows.
+        numbers: Those to be split.
+        groups: For each of them its group.
+        fractions: By split: the share to set aside; what is left is for training.
+        seed: Another seed draws others.
 
     Returns:
-        Training and validation rows.
+        The numbers of the rows by split, ``train`` first.
     """
-    rows_of_label = defaultdict(list)
-    for row in rows:
-        rows_of_label[row.label].append(row)
-    train, validation = [], []
-    for label in sorted(rows_of_label):
-        drawn = _drawn(rows_of_label[label], f"{seed} split {label}")
-        count = min(max(round(len(drawn) * fraction), 1), len(drawn) - 1)
-        validation += drawn[:count]
-        train += drawn[count:]
-    return train, validation
+    keys = drawing_keys(table, numbers, f"{seed} split")
+    labels = table.labels_of(numbers)
+    # 0 is training; then the other splits in their order; -1 is undecided.
+    split_of_group = np.full(int(groups.max()) + 1 if len(groups) else 0, -1, np.int8)
+    for label in sorted(set(labels.tolist()), key=lambda label: table.label_names[label]):
+        places = np.flatnonzero(labels == label)
+        places = places[np.argsort(keys[places], kind="stable")]
+        members, sizes = _groups_in_order(groups[places])
+        for number, fraction in enumerate(fractions.values(), start=1):
+            _draw(number, _wanted(len(places), fraction), members, sizes, split_of_group)
+        # What this label leaves over is for training, also where the same image has another label.
+        split_of_group[members[split_of_group[members] < 0]] = 0
+    split_of_row = split_of_group[groups]
+    return {
+        TRAIN: numbers[split_of_row == 0],
+        **{name: numbers[split_of_row == number] for number, name in enumerate(fractions, start=1)},
+    }
 
 
-def shuffled(rows: Sequence[Row], seed: int, split: str) -> list[Row]:
+def shuffled(table: RowTable, numbers: _Numbers, seed: int, split: str) -> _Numbers:
     """Returns the rows in the order in which they are written, whatever order they come in."""
-    return _drawn(rows, f"{seed} order {split}")
+    return numbers[np.argsort(drawing_keys(table, numbers, f"{seed} order {split}"), kind="stable")]
 
 
-def _drawn(rows: Sequence[Row], seed: str) -> list[Row]:
-    drawn = sorted(rows, key=lambda row: (row.path, row.label, row.file, row.line))
-    # A string seeds through SHA-512: equal everywhere, unlike hash(), which differs from run to run.
-    random.Random(seed).shuffle(drawn)  # noqa: S311 - nothing secret
-    return drawn
+def drawing_keys(table: RowTable, numbers: _Numbers, seed: str) -> npt.NDArray[np.uint64]:
+    """Returns a number for each row, drawn from the seed, the path and the label.
+
+    BLAKE2b, so that it is equal everywhere and always, unlike ``hash()``; rows are drawn in the order of
+    these numbers, without sorting or holding their texts.
+    """
+    start = hashlib.blake2b(seed.encode(), digest_size=8)
+
+    def key(number: int) -> int:
+        row_hash = start.copy()
+        path = table.path(number).encode("utf-8", "surrogateescape")
+        row_hash.update(b"\0%b\0%b" % (path, table.label_at(number).encode("utf-8", "surrogateescape")))
+        return int.from_bytes(row_hash.digest(), "big")
+
+    return np.fromiter((key(int(number)) for number in numbers), np.uint64, len(numbers))
+
+
+def fractions_of(validation: float, test: float) -> dict[str, float]:
+    """Returns the splits to draw with their shares."""
+    return {VALIDATION: validation, **({TEST: test} if test else {})}
+
+
+def _wanted(rows: int, fraction: float) -> int:
+    return min(max(round(rows * fraction), 1), rows - 1)
+
+
+def _groups_in_order(groups: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """Returns the distinct groups in the order of their first rows, and how many rows each has."""
+    distinct, firsts, counts = np.unique(groups, return_index=True, return_counts=True)
+    order = np.argsort(firsts)
+    return distinct[order], counts[order]
+
+
+def _draw(
+    number: int, wanted: int, members: _Numbers, sizes: _Numbers, split_of_group: npt.NDArray[np.int8]
+) -> None:
+    """Puts undecided groups of a label, in their order, into split ``number`` until it has enough rows."""
+    so_far = split_of_group[members]
+    taken = int(sizes[so_far == number].sum())
+    # For training, should nothing more be taken.
+    left = int(sizes[so_far <= 0].sum())
+    free = [
+        (group, size)
+        for group, size, split in zip(members.tolist(), sizes.tolist(), so_far.tolist(), strict=True)
+        if split < 0
+    ]
+    for group, size in free:
+        if taken >= wanted:
+            return
+        if taken + size <= wanted and size < left:
+            split_of_group[group] = number
+            taken, left = taken + size, left - size
+    if wanted and not taken:
+        # Every group has more rows than are wanted: the smallest, so that there is one at all.
+        group, size = min(free, key=lambda one: one[1], default=(0, left))
+        if size < left:
+            split_of_group[group] = number

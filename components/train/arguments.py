@@ -44,13 +44,7 @@ class TrainingArguments:
         "ImageNet weights.",
         choices=tuple(MODEL_TYPES),
     )
-    image_size: int = argument(
-        0,
-        "Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets "
-        "and MobileNet, 224 to 600 for EfficientNets.",
-        minimum=0,
-        maximum=2048,
-    )
+    image_size: int = shared_arguments.image_size()
     weights: str = argument(
         "imagenet",
         "Where the network starts: imagenet (weights trained on ImageNet; needs far fewer images of your "

@@ -1,4 +1,8 @@
-"""``python -m components.validate --dataset=FOLDER --report=FILE --summary=FILE [--num_classes=5 ...]``."""
+"""``python -m components.validate --dataset=FOLDER [--report=FILE --summary=FILE --num_classes=5 ...]``.
+
+Instead of a data set's folder, TFRecord files can be given: ``--training_data_path='data/train-*'
+--validation_data_path='data/validation-*'``.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -15,26 +19,68 @@ from components.validate.arguments import ValidateArguments
 class ValidatePaths:
     """What the component gets as artifacts and the command line as paths."""
 
-    dataset: str = argument("", "Folder that holds manifest.json, as the convert step wrote it.")
+    dataset: str = argument(
+        "", "Folder, local or gs://, that holds manifest.json, as the convert step wrote it."
+    )
+    training_data_path: str = argument(
+        "",
+        "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by commas, "
+        "local or gs://. Instead of dataset.",
+    )
+    validation_data_path: str = argument(
+        "", "TFRecord files with the validation images, written like training_data_path."
+    )
+    labels_file: str = argument(
+        "", "Text file with one label a line: line i names label i. Only together with training_data_path."
+    )
     report: str = argument("validation.html", "File to write the HTML page to.")
     summary: str = argument("validation.json", "File to write the findings to, as JSON.")
 
     def __post_init__(self) -> None:
+        """Checks that the data is named, in one way.
+
+        Raises:
+            InvalidArgumentError: if it is not.
+        """
         check_fields(self)
-        if not self.dataset:
-            raise InvalidArgumentError("--dataset is missing", remedy="give --dataset=FOLDER")
+        if not self.dataset and not (self.training_data_path and self.validation_data_path):
+            raise InvalidArgumentError(
+                "--dataset is missing",
+                remedy="give --dataset=FOLDER, or --training_data_path=... with --validation_data_path=...",
+            )
+        others = [
+            name
+            for name in ("training_data_path", "validation_data_path", "labels_file")
+            if getattr(self, name)
+        ]
+        if self.dataset and others:
+            raise InvalidArgumentError(
+                f"--dataset={self.dataset} is given together with --{others[0]}",
+                remedy="give one of the two: the data set's manifest names its shards and labels",
+            )
 
 
 def main(words: Sequence[str]) -> None:
-    """Validates the data set that the command line names."""
+    """Validates the data that the command line names."""
     values = parse_command_line(words, (ValidatePaths, ValidateArguments))
     paths = from_values(ValidatePaths, values)
     arguments = from_values(ValidateArguments, values)
     # Only now: a wrong flag is refused without loading NumPy and Pillow.
-    from components.validate.validate import validate_to_files
+    from pathlib import Path
 
-    validate_to_files(
-        local_path(paths.dataset), local_path(paths.report), local_path(paths.summary), arguments
+    from components.common.dataset import TRAIN, VALIDATION, read_manifest_at
+    from components.validate.record_files import describe_record_files
+    from components.validate.validate import validate_manifest_to_files
+
+    if paths.dataset:
+        manifest = read_manifest_at(paths.dataset)
+        folder = Path() if paths.dataset.startswith("gs://") else local_path(paths.dataset)
+    else:
+        patterns = {TRAIN: paths.training_data_path, VALIDATION: paths.validation_data_path}
+        manifest = describe_record_files(patterns, paths.labels_file, arguments.num_classes)
+        folder = Path()
+    validate_manifest_to_files(
+        manifest, folder, local_path(paths.report), local_path(paths.summary), arguments
     )
 
 

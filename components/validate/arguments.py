@@ -13,6 +13,8 @@ class ValidateArguments:
     num_classes: int = shared_arguments.num_classes()
     train_batch_size: int = shared_arguments.train_batch_size()
     num_eval_images: int = shared_arguments.num_eval_images()
+    image_size: int = shared_arguments.image_size()
+    max_image_pixels: int = shared_arguments.max_image_pixels()
 
     def __post_init__(self) -> None:
         check_fields(self)

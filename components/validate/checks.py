@@ -11,6 +11,10 @@ from components.validate.reading import Reading
 FEW_TRAINING_IMAGES = 10
 STRONG_IMBALANCE = 10
 _NAMED_LABELS = 10
+# What image_size=0 comes to.
+MODELS_OWN_IMAGE_SIZE = 224
+FAR_SMALLER = 4
+FAR_LARGER = 8
 
 
 def count_findings(manifest: Manifest, reading: Reading) -> Iterator[Finding]:
@@ -50,6 +54,35 @@ def name_findings(reading: Reading) -> Iterator[Finding]:
             f"label {label} is {name!r}, but {count:,} of its records name it otherwise, the first {text!r}",
             where,
             "check that line i of the labels file, counted from 1, is the name of label i",
+        )
+
+
+def size_findings(reading: Reading, image_size: int) -> Iterator[Finding]:
+    """Yields a warning each for images that are far smaller and far larger than they are trained at.
+
+    Args:
+        reading: What was read of the data.
+        image_size: The side of the square to which training scales images; 0 = the model's own.
+    """
+    trained = image_size or MODELS_OWN_IMAGE_SIZE
+    sides = reading.shorter_sides
+    small = sum(count for side, count in sides.items() if side * FAR_SMALLER < trained)
+    large = sum(count for side, count in sides.items() if side > trained * FAR_LARGER)
+    if small and reading.extremes.smallest:
+        yield Finding(
+            WARNING,
+            "image_far_smaller",
+            f"{small:,} of {sides.total():,} images have a side of less than 1/{FAR_SMALLER} of the "
+            f"{trained} pixels to which training scales them; the smallest is {reading.extremes.smallest[1]}",
+            remedy="set a smaller image_size, or give larger images: enlarged ones show nothing more",
+        )
+    if large and reading.extremes.largest:
+        yield Finding(
+            WARNING,
+            "image_far_larger",
+            f"{large:,} of {sides.total():,} images are more than {FAR_LARGER} times as large as the "
+            f"{trained} pixels to which training scales them; the largest is {reading.extremes.largest[1]}",
+            remedy="scale them down before: training reads them faster and loses fewer small things",
         )
 
 

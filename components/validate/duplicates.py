@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.common.dataset import TRAIN
+from components.common.dataset import TRAIN, shard_location
 from components.common.html_page import Thumbnail, thumbnail_source
 from components.common.records import label_to_class
 from components.validate.findings import KEPT_PER_KIND, WARNING, Finding
@@ -123,7 +123,7 @@ def _member(
     _, split, shard = images.shards[_shard_index(images, number)]
     record_number = images.record_numbers[number]
     where = record_name(shard, record_number)
-    record = record_at(folder / shard.path, images.offsets[number], where=where)
+    record = record_at(shard_location(folder, shard), images.offsets[number], where=where)
     class_index = label_to_class(record.label)
     return _Member(
         split=split,

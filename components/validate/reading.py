@@ -6,15 +6,17 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from components.common.dataset import TRAIN, Manifest, Shard, file_sha256
+from components.common.dataset import TRAIN, Manifest, Shard, file_sha256, shard_location
 from components.common.errors import InvalidDataError, MissingInputError
 from components.common.html_page import Thumbnail, thumbnail_source
-from components.common.images import ImageError, image_format_of, prepare_image
+from components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
+from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 from components.common.log import Progress
 from components.common.records import ImageRecord, decode_example, label_to_class
+from components.common.storage import local_copy, read_part
 from components.common.tfrecord import read_records
 from components.common.threads import usable_threads
 from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
@@ -24,12 +26,20 @@ SAMPLES_PER_LABEL = 6
 _MOST_SAMPLES = 300
 _MOST_WORKERS = 8
 _WINDOW_PER_WORKER = 4
+# Records that a worker gets at once: handing them over one by one would cost as much as hashing them.
+_BATCH = 16
+_BATCH_BYTES = 500_000
 DIGEST_BYTES = 32
 _RECORD_LENGTH = struct.Struct("<Q")
 _RECORD_HEADER_BYTES = 12
 _BMP_DEPTH_OFFSET = 28
 _BMP_DEPTH_AND_COMPRESSION = struct.Struct("<HI")
 _BMP_RUN_LENGTHS = (1, 2)
+_PUT_BACK = "put the file back, or convert again"
+# Of so many different images it is remembered that they are sound.
+_MOST_REMEMBERED = 20_000
+# Findings of a kind that show the picture they are about.
+_WITH_PICTURE = 20
 _BUCKET_STARTS = (0, 32, 64, 128, 224, 320, 512, 1024, 2048)
 
 
@@ -72,6 +82,21 @@ class SplitReading:
 
 
 @dataclass
+class Extremes:
+    """The images with the shortest and the longest shorter side: pixels, and size and place in words."""
+
+    smallest: tuple[int, str] | None = None
+    largest: tuple[int, str] | None = None
+
+    def add(self, side: int, described: str) -> None:
+        """Takes an image into account; the first one of its size counts."""
+        if self.smallest is None or side < self.smallest[0]:
+            self.smallest = (side, described)
+        if self.largest is None or side > self.largest[0]:
+            self.largest = (side, described)
+
+
+@dataclass
 class Reading:
     """What was read of a data set; filled in while it is read."""
 
@@ -83,6 +108,7 @@ class Reading:
     heights: Counter[int] = field(default_factory=Counter)
     shorter_sides: Counter[int] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
+    extremes: Extremes = field(default_factory=Extremes)
     samples: list[list[Thumbnail]] = field(default_factory=list)
     # By label: how many records name another label in image/class/synset, the first name, and where.
     other_names: dict[int, tuple[int, str, str]] = field(default_factory=dict)
@@ -109,7 +135,9 @@ class Reading:
         )
 
 
-def read_dataset(manifest: Manifest, folder: Path) -> Reading:
+def read_dataset(
+    manifest: Manifest, folder: Path, max_image_pixels: int = DEFAULT_MAX_IMAGE_PIXELS
+) -> Reading:
     """Reads every shard of every split and checks what can be checked of a record by itself.
 
     Records are decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a few
@@ -119,7 +147,12 @@ def read_dataset(manifest: Manifest, folder: Path) -> Reading:
     Args:
         manifest: What should be there.
         folder: Where the manifest lies.
+        max_image_pixels: An image of more pixels is not decoded.
+
+    Raises:
+        InterruptedRunError: if a shard lies in Cloud Storage, which cannot be reached.
     """
+    checked = _Checked(max_image_pixels)
     reading = Reading(
         labels=manifest.labels,
         splits={name: SplitReading([0] * manifest.num_classes) for name in manifest.splits},
@@ -131,19 +164,16 @@ def read_dataset(manifest: Manifest, folder: Path) -> Reading:
     with ThreadPoolExecutor(workers) as pool:
         for split_name, split in manifest.splits.items():
             for shard in split.shards:
-                for _ in _read_shard(reading, split_name, shard, folder / shard.path, pool, workers):
+                for _ in _read_shard(reading, split_name, shard, folder, checked, pool, workers):
                     done += 1
                     progress.update(done)
     return reading
 
 
-def record_at(path: Path, offset: int, *, where: str) -> ImageRecord:
+def record_at(location: str, offset: int, *, where: str) -> ImageRecord:
     """Reads one record again, whose offset and soundness are known from the first reading."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        length = _RECORD_LENGTH.unpack(file.read(_RECORD_LENGTH.size))[0]
-        file.seek(offset + _RECORD_HEADER_BYTES)
-        return decode_example(file.read(length), where=where)
+    length = _RECORD_LENGTH.unpack(read_part(location, offset, _RECORD_LENGTH.size))[0]
+    return decode_example(read_part(location, offset + _RECORD_HEADER_BYTES, length), where=where)
 
 
 def record_name(shard: Shard, record_number: int, filename: str = "") -> str:
@@ -163,7 +193,29 @@ class _Examined:
     finding: Finding | None = None
 
 
-def _examine(data: bytes, shard: Shard, record_number: int) -> _Examined:
+class _Checked:
+    """Images that were found sound: equal bytes are decoded once. Bounded, at some 200 bytes each."""
+
+    def __init__(self, max_image_pixels: int) -> None:
+        self._max_image_pixels = max_image_pixels
+        self._images: dict[bytes, PreparedImage] = {}
+
+    def prepared(self, encoded: bytes, digest: bytes) -> PreparedImage:
+        """Returns what ``prepare_image`` does, without the bytes where it does so from memory.
+
+        Raises:
+            ImageError: as ``prepare_image`` does.
+        """
+        known = self._images.get(digest)
+        if known is not None:
+            return known
+        image = prepare_image(encoded, self._max_image_pixels)
+        if not image.reencoded and len(self._images) < _MOST_REMEMBERED:
+            self._images[digest] = replace(image, encoded=b"")
+        return image
+
+
+def _examine(data: bytes, shard: Shard, record_number: int, checked: _Checked) -> _Examined:
     where = record_name(shard, record_number)
     try:
         record = decode_example(data, where=where)
@@ -172,7 +224,7 @@ def _examine(data: bytes, shard: Shard, record_number: int) -> _Examined:
     digest = hashlib.sha256(record.encoded).digest()
     where = record_name(shard, record_number, record.filename)
     try:
-        image = prepare_image(record.encoded)
+        image = checked.prepared(record.encoded, digest)
     except ImageError as error:
         return _Examined(record, digest, finding=_refused(str(error), where))
     image_format = image_format_of(record.encoded)
@@ -216,26 +268,63 @@ def _training_refuses(encoded: bytes, image_format: str, reason: str) -> bool:
 
 
 def _read_shard(
-    reading: Reading, split: str, shard: Shard, path: Path, pool: ThreadPoolExecutor, workers: int
+    reading: Reading,
+    split: str,
+    shard: Shard,
+    folder: Path,
+    checked: _Checked,
+    pool: ThreadPoolExecutor,
+    workers: int,
 ) -> Iterator[None]:
     """Reads one shard into ``reading``; yields once for each record."""
     reading.images.begin_shard(split, shard)
+    location = shard_location(folder, shard)
+    try:
+        with local_copy(location) as path:
+            yield from _read_file(reading, split, shard, path, checked, pool, workers)
+    except MissingInputError as error:
+        reading.splits[split].complete = False
+        reading.findings.add(Finding(ERROR, "missing_shard", error.problem, shard.path, _PUT_BACK))
+
+
+def _read_file(
+    reading: Reading,
+    split: str,
+    shard: Shard,
+    path: Path,
+    checked: _Checked,
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> Iterator[None]:
     digest = pool.submit(file_sha256, path)
-    window: deque[tuple[int, int, Future[_Examined]]] = deque()
+    window: deque[Future[list[tuple[int, int, _Examined]]]] = deque()
     records = 0
     damage: InvalidDataError | MissingInputError | None = None
+
+    def examined_batch(batch: list[tuple[int, int, bytes]]) -> list[tuple[int, int, _Examined]]:
+        return [(number, offset, _examine(data, shard, number, checked)) for number, offset, data in batch]
+
+    batch: list[tuple[int, int, bytes]] = []
+    size = 0
     try:
         for offset, data in read_records(path):
-            window.append((records, offset, pool.submit(_examine, data, shard, records)))
+            batch.append((records, offset, data))
+            size += len(data)
             records += 1
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                window.append(pool.submit(examined_batch, batch))
+                batch, size = [], 0
             if len(window) > workers * _WINDOW_PER_WORKER:
-                _take(reading, split, shard, *window.popleft())
-                yield
+                for number, place, examined in window.popleft().result():
+                    _take(reading, split, shard, number, place, examined)
+                    yield
     except (InvalidDataError, MissingInputError) as error:
         damage = error
+    window.append(pool.submit(examined_batch, batch))
     while window:
-        _take(reading, split, shard, *window.popleft())
-        yield
+        for number, place, examined in window.popleft().result():
+            _take(reading, split, shard, number, place, examined)
+            yield
     if damage is not None:
         reading.splits[split].complete = False
     reading.findings.extend(_shard_findings(shard, path, records, digest, damage))
@@ -251,8 +340,7 @@ def _shard_findings(
     if isinstance(damage, MissingInputError):
         # Nothing more can be said of a file that cannot be opened.
         digest.exception()
-        remedy = "put the file back, or convert again"
-        yield Finding(ERROR, "missing_shard", damage.problem, shard.path, remedy)
+        yield Finding(ERROR, "missing_shard", damage.problem, shard.path, _PUT_BACK)
         return
     if damage is not None:
         where = damage.where.replace(str(path), shard.path)
@@ -280,13 +368,12 @@ def _shard_findings(
 
 
 def _take(
-    reading: Reading, split: str, shard: Shard, record_number: int, offset: int, future: "Future[_Examined]"
+    reading: Reading, split: str, shard: Shard, record_number: int, offset: int, examined: _Examined
 ) -> None:
     """Enters one examined record into the reading; called in the order of the records."""
-    examined = future.result()
-    if examined.finding is not None:
-        reading.findings.add(examined.finding)
     record = examined.record
+    if examined.finding is not None:
+        reading.findings.add(_with_picture(reading, examined.finding, record))
     if record is None:
         reading.splits[split].complete = False
         return
@@ -294,11 +381,16 @@ def _take(
     if examined.width:
         reading.widths[examined.width] += 1
         reading.heights[examined.height] += 1
-        reading.shorter_sides[min(examined.width, examined.height)] += 1
+        shorter = min(examined.width, examined.height)
+        reading.shorter_sides[shorter] += 1
         reading.formats[examined.format] += 1
     where = record_name(shard, record_number, record.filename)
+    if examined.width:
+        reading.extremes.add(shorter, f"{examined.width} x {examined.height} pixels, {where}")
     if not 1 <= record.label <= len(reading.labels):
-        reading.findings.add(_label_out_of_range(record.label, len(reading.labels), where))
+        reading.findings.add(
+            _with_picture(reading, _label_out_of_range(record, reading.labels, where), record)
+        )
         return
     class_index = label_to_class(record.label)
     reading.splits[split].images_per_label[class_index] += 1
@@ -311,11 +403,26 @@ def _take(
         samples.append(Thumbnail(thumbnail_source(record.encoded), title=where))
 
 
-def _label_out_of_range(label: int, num_classes: int, where: str) -> Finding:
+def _with_picture(reading: Reading, finding: Finding, record: ImageRecord | None) -> Finding:
+    """Returns the finding with a small picture of its record, if there are not many of its kind already."""
+    if record is None or reading.findings.counts[finding.kind] >= _WITH_PICTURE:
+        return finding
+    source = thumbnail_source(record.encoded)
+    if not source:
+        return finding
+    label, known = record.label, reading.labels
+    name = known[label_to_class(label)] if 1 <= label <= len(known) else f"label {label}"
+    return replace(finding, thumbnails=(Thumbnail(source, (name,), finding.where),))
+
+
+def _label_out_of_range(record: ImageRecord, labels: tuple[str, ...], where: str) -> Finding:
+    label = record.label
+    ends = f" ({labels[0]!r} to {labels[-1]!r})" if labels else ""
+    called = f"; the record calls it {record.text!r}" if record.text else ""
     return Finding(
         ERROR,
         "label_out_of_range",
-        f"label {label} is not in 1..{num_classes}",
+        f"label {label} is not in 1..{len(labels)}{ends}{called}",
         where,
         "labels in a record start at 1: add 1 to every label"
         if label == 0

@@ -7,7 +7,13 @@ from components.common.dataset import Manifest, read_manifest
 from components.common.log import log_result, timed
 from components.common.storage import written_whole
 from components.validate.arguments import ValidateArguments
-from components.validate.checks import argument_findings, class_findings, count_findings, name_findings
+from components.validate.checks import (
+    argument_findings,
+    class_findings,
+    count_findings,
+    name_findings,
+    size_findings,
+)
 from components.validate.duplicates import duplicate_findings
 from components.validate.findings import (
     ERROR,
@@ -35,7 +41,7 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
     Returns:
         Every finding, and what was counted and measured.
     """
-    reading = read_dataset(manifest, folder)
+    reading = read_dataset(manifest, folder, arguments.max_image_pixels)
     counted = {name: tuple(split.images_per_label) for name, split in reading.splits.items()}
     judged = {
         name: counted[name]
@@ -48,6 +54,7 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
     found.extend(argument_findings(manifest.labels, judged, arguments))
     found.extend(class_findings(manifest.labels, judged))
     found.extend(name_findings(reading))
+    found.extend(size_findings(reading, arguments.image_size))
     found.extend(duplicate_findings(reading.images, manifest.labels, folder))
     return Findings(
         manifest=manifest,
@@ -75,7 +82,26 @@ def validate_to_files(folder: Path, report: Path, summary: Path, arguments: Vali
         InvalidDataError: if the manifest is no manifest, or any error is about the data.
         InvalidArgumentError: if there are errors, all of them about arguments.
     """
-    manifest = read_manifest(folder)
+    validate_manifest_to_files(read_manifest(folder), folder, report, summary, arguments)
+
+
+def validate_manifest_to_files(
+    manifest: Manifest, folder: Path, report: Path, summary: Path, arguments: ValidateArguments
+) -> None:
+    """Validates the data that a manifest describes, writes page and summary, then fails if there is an error.
+
+    Args:
+        manifest: Of the data.
+        folder: To which the paths of the shards are relative.
+        report: Where to write the HTML page.
+        summary: Where to write the findings as JSON.
+        arguments: What the training will ask for.
+
+    Raises:
+        InvalidDataError: if any error is about the data.
+        InvalidArgumentError: if there are errors, all of them about arguments.
+        InterruptedRunError: if a shard lies in Cloud Storage, which cannot be reached.
+    """
     with timed("validated", "validate: the shards were read"):
         findings = validate(manifest, folder, arguments)
     log_findings(findings)

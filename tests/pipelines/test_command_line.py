@@ -42,7 +42,7 @@ def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
         (["--images="], ["--images is empty"]),
         (["--train-csv", ""], ["--train-csv is empty"]),
         (["--initial-learning-rate", "inf"], ["initial_learning_rate=inf", "finite"]),
-        (["--images", "gs://bucket/images"], ["gs://bucket/images", "local files only"]),
+        (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),
     ],
 )
 def test_a_bad_argument_is_refused_before_anything_is_written(tmp_path, arguments, words):

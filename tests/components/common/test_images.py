@@ -8,7 +8,6 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from components.common import images
 from components.common.images import ImageError, prepare_image
 
 # Smooth, so that a lossy format changes it little; each corner is different, so that turns show.
@@ -266,10 +265,29 @@ def test_what_is_no_image_is_rejected_with_what_it_seems_to_be(data, said):
     assert " at 0x" not in str(caught.value)
 
 
-def test_an_image_of_too_many_pixels_is_rejected_before_memory_is_taken():
-    bomb = png(20_000, 20_000, 8, 0, [b""])
-    with pytest.raises(ImageError, match=f"more than {images.LARGEST_IMAGE_PIXELS:,} pixels"):
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        png(20_000, 20_000, 8, 0, [b""]),
+        b"RIFF\x80\0\0\0WEBPVP8X\n\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2 + b"\0" * 100,
+        b"RIFF\x80\0\0\0WEBPVP8L\x64\0\0\0\x2f\xff\xff\xff\x0f" + b"\0" * 100,
+        b"RIFF\x80\0\0\0WEBPVP8 \x64\0\0\0\0\0\0\x9d\x01\x2a\xff\x3f\xff\x3f" + b"\0" * 100,
+    ],
+    ids=["PNG", "extended WebP", "lossless WebP", "WebP"],
+)
+def test_an_image_of_too_many_pixels_is_rejected_before_memory_is_taken(bomb):
+    with pytest.raises(ImageError, match="more than max_image_pixels=100,000,000"):
         prepare_image(bomb)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_the_limit_of_pixels_is_what_the_caller_says(image_format):
+    data = encoded(PHOTO, image_format)
+    prepared = prepare_image(data)
+    pixels = prepared.width * prepared.height
+    assert prepare_image(data, pixels) == prepared
+    with pytest.raises(ImageError, match=f"more than max_image_pixels={pixels - 1:,}"):
+        prepare_image(data, pixels - 1)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -1,11 +1,12 @@
 import re
+import struct
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import InvalidDataError, MissingInputError
-from components.common.tfrecord import read_records, write_record
+from components.common.tfrecord import framed_record, read_records, write_record
 
 
 def written(path, records):
@@ -85,3 +86,40 @@ def test_a_missing_file_is_missing_input(tmp_path):
         list(read_records(tmp_path / "nowhere"))
     with pytest.raises(MissingInputError):
         list(read_records(tmp_path))
+
+
+@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_path, data):
+    records = data.draw(st.lists(st.binary(max_size=40), min_size=1, max_size=4))
+    path = tmp_path / "shard"
+    with path.open("wb") as file:
+        for record in records:
+            write_record(file, record)
+    content = bytearray(path.read_bytes())
+    for kind in data.draw(
+        st.lists(st.sampled_from(["change", "cut", "insert", "remove", "append"]), max_size=3)
+    ):
+        place = data.draw(st.integers(0, len(content)))
+        if kind == "change" and place < len(content):
+            content[place] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del content[place:]
+        elif kind == "remove":
+            del content[place : place + data.draw(st.integers(1, 30))]
+        elif kind == "insert":
+            content[place:place] = data.draw(st.binary(min_size=1, max_size=30))
+        else:
+            # A header whose checksum is right, claiming what is not there.
+            length = struct.pack("<Q", data.draw(st.sampled_from([1, 2**20, 2**31, 2**40, 2**63])))
+            content += framed_record(length)[12:-4] + framed_record(length)[-4:]
+    path.write_bytes(content)
+    read = []
+    try:
+        for offset, record in read_records(path):
+            assert content[offset + 12 : offset + 12 + len(record)] == record
+            read.append(record)
+    except InvalidDataError as error:
+        assert re.search(rf"record {len(read)}, byte offset \d+", str(error))  # noqa: PT017
+    else:
+        assert b"".join(map(framed_record, read)) == content

@@ -27,9 +27,9 @@ def photo():
 def flowers(tmp_path, photo):
     """A folder of label folders: 10 daisies, 5 roses, 1 tulip."""
     folder = tmp_path / "flowers"
-    for label, count in (("daisy", 10), ("rose", 5), ("tulip", 1)):
+    for place, (label, count) in enumerate((("daisy", 10), ("rose", 5), ("tulip", 1))):
         for number in range(count):
-            photo(folder / label / f"{number}.jpg", number)
+            photo(folder / label / f"{number}.jpg", 100 * place + number)
     return folder
 
 

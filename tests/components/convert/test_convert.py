@@ -247,7 +247,7 @@ def bad_csv(tmp_path, photo, csv_of):
             ("page.jpg", "a"),
             ("good2.jpg", ""),
             ("good2.jpg", "a"),
-            ("gs://bucket/x.jpg", "a"),
+            ("s3://bucket/x.jpg", "a"),
             ("good3.jpg", "b"),
             ("good4.jpg", "a"),
         ],
@@ -261,7 +261,7 @@ REASONS = [
     ("6", "good2.jpg", "", "1 column instead of 2"),
     ("7", "page.jpg", "a", "a web page"),
     ("8", "good2.jpg", "", "the label is empty"),
-    ("10", "gs://bucket/x.jpg", "a", "local files only"),
+    ("10", "s3://bucket/x.jpg", "a", "local paths and gs://"),
 ]
 
 
@@ -362,7 +362,7 @@ cells = st.sampled_from(
         '"',
         " ",
         "é",
-        "gs://b/x.jpg",
+        "s3://b/x.jpg",
     ]
 )
 
@@ -408,21 +408,28 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, flowers):
     assert contents(output) == before
 
 
+WORK = ".imgpipe-convert-unfinished"
+
+
 def test_what_a_killed_conversion_left_is_replaced_and_nothing_else(tmp_path, flowers):
     convert(ConvertArguments(images=str(flowers)), tmp_path / "whole")
     output = tmp_path / "out"
-    output.mkdir()
-    (output / ".imgpipe-convert-unfinished").touch()
+    (output / WORK).mkdir(parents=True)
+    (output / WORK / "README").touch()
+    (output / WORK / "train-00001-of-00007.partial").write_text("half")
+    (output / WORK / "train-00002-of-00007").write_text("another plan's")
     (output / "train-00000-of-00007").write_text("old")
-    (output / f".train-00001-of-00007.{'0' * 32}.partial").write_text("half")
+    (output / f".labels.txt.{'0' * 32}.partial").write_text("half")
     convert(ConvertArguments(images=str(flowers)), output)
     assert contents(output) == contents(tmp_path / "whole")
     killed = tmp_path / "killed"
-    killed.mkdir()
-    (killed / ".imgpipe-convert-unfinished").touch()
+    (killed / WORK).mkdir(parents=True)
     (killed / "thesis.doc").write_text("precious")
-    refused(OutputError, ConvertArguments(images=str(flowers)), killed)
-    assert contents(killed) == {"thesis.doc": b"precious"}
+    assert "thesis.doc" in refused(OutputError, ConvertArguments(images=str(flowers)), killed)
+    assert (killed / "thesis.doc").read_bytes() == b"precious"
+    (killed / "thesis.doc").rename(killed / WORK / "thesis.doc")
+    assert "thesis.doc" in refused(OutputError, ConvertArguments(images=str(flowers)), killed)
+    assert (killed / WORK / "thesis.doc").read_bytes() == b"precious"
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, photo):
@@ -581,9 +588,9 @@ def test_a_pattern_that_matches_nothing_says_what_lies_there(tmp_path):
         ({"train_csv": "nowhere.csv"}, MissingInputError),
         ({"images": "nowhere"}, MissingInputError),
         ({"images": ".", "labels_file": "nowhere.txt"}, MissingInputError),
-        ({"train_csv": "gs://b/x.csv"}, InvalidArgumentError),
-        ({"images": "gs://b/x"}, InvalidArgumentError),
-        ({"training_data_path": "gs://b/x*", "validation_data_path": "y"}, InvalidArgumentError),
+        ({"train_csv": "s3://b/x.csv"}, InvalidArgumentError),
+        ({"images": "s3://b/x"}, InvalidArgumentError),
+        ({"training_data_path": "s3://b/x*", "validation_data_path": "y"}, InvalidArgumentError),
     ],
 )
 def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, values, error):

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,7 +6,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError, PipelineError
-from components.convert.rows import LARGEST_FILE_BYTES, read_csv, read_folder
+from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from components.convert.image_folders import read_images
+from components.convert.import_files import read_import_file
+from components.convert.rows import Rows
+
+
+def read_csv(file, known_labels=(), use=""):
+    rows = Rows(known_labels)
+    read_import_file(rows, file, use)
+    return rows
+
+
+def read_folder(folder, known_labels=()):
+    rows = Rows(known_labels)
+    return rows, read_images(rows, folder)
 
 
 def touch(folder, *names):
@@ -68,12 +83,14 @@ def test_all_editors_files_are_read(tmp_path, content):
         ("a.jpg, ", "the label is empty"),
         ('"a.jpg,x', "the quotes do not match"),
         ('"a.jpg"b,x', "the quotes do not match"),
-        ("gs://bucket/a.jpg,x", "reads local files only, not gs://"),
-        ("GS://bucket/a.jpg,x", "reads local files only"),
+        ("s3://bucket/a.jpg,x", "local paths and gs:// are understood, not s3://"),
+        ("training,gs://bucket/a.jpg", "the label is missing"),
+        ("test,a.jpg,x,y", "exactly one label"),
         ("missing.jpg,x", "no such file"),
         ("folder,x", "not a file"),
         ("a\0.jpg,x", "null"),
         ("n" * 5000 + ",x", "name too long"),
+        ("n" * 2_000_000 + ",x", "the line has 2,000,003 characters"),
         ("a.jpg/b.jpg,x", "Not a directory"),
         ("path,label", "header line"),
     ],
@@ -86,12 +103,13 @@ def test_a_bad_row_is_rejected_alone_with_its_line_and_reason(tmp_path, csv_of, 
     (rejected,) = rows.rejected
     assert (rejected.file, rejected.line) == (csv, 1)
     assert reason.lower() in rejected.reason.lower()
-    assert rejected.path in line or rejected.path in line.replace('"', "")
+    path = rejected.path.removesuffix("...")
+    assert path in line or path in line.replace('"', "")
 
 
 def test_a_huge_file_is_rejected_unread(tmp_path, csv_of):
     with (tmp_path / "huge.jpg").open("wb") as file:
-        file.truncate(LARGEST_FILE_BYTES + 1)
+        file.truncate(DEFAULT_MAX_IMAGE_BYTES + 1)
     rows = read_csv(csv_of(tmp_path / "list.csv", [("huge.jpg", "x")]), ())
     assert "more than" in rows.rejected[0].reason
 
@@ -112,8 +130,7 @@ def test_unknown_labels_are_rejected_with_the_nearest_known_one(tmp_path, csv_of
         (None, MissingInputError, ["cannot read", "list.csv", "No such file"]),
         (b"", InvalidDataError, ["no rows", "list.csv", "path,label"]),
         (b"\n \n", InvalidDataError, ["no rows"]),
-        (b"a.jpg,x\n\xe9.jpg,x\n", InvalidDataError, ["not UTF-8", "list.csv, line 2", "save it as UTF-8"]),
-        ("a.jpg,x\n".encode("utf-16"), InvalidDataError, ["not UTF-8", "line 1"]),
+        ("a.jpg,x\n".encode("utf-16"), InvalidDataError, ["is UTF-16", "list.csv", "save the file as UTF-8"]),
     ],
 )
 def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, error, said):
@@ -125,35 +142,118 @@ def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, error, said):
         assert part in str(caught.value)
 
 
-def test_a_csv_on_cloud_storage_is_refused_at_once():
-    with pytest.raises(InvalidArgumentError, match="gs://"):
-        read_csv("gs://bucket/list.csv", ())
+def test_a_line_that_is_not_utf8_is_rejected_alone(tmp_path):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list.csv").write_bytes(b"a.jpg,x\ncaf\xe9.jpg,x\na.jpg,y\n")
+    rows = read_csv(str(tmp_path / "list.csv"))
+    assert [row.label for row in rows.accepted] == ["x", "y"]
+    (rejected,) = rows.rejected
+    assert (rejected.line, rejected.path) == (2, "caf\\xe9.jpg,x")
+    assert "not UTF-8" in rejected.reason
+
+
+def test_another_url_is_refused():
+    with pytest.raises(InvalidArgumentError, match="s3://"):
+        read_csv("s3://bucket/list.csv")
+
+
+def test_vertex_ai_rows_say_their_split(tmp_path, csv_of):
+    touch(tmp_path, "a.jpg", "test")
+    lines = [
+        "training,a.jpg,x",
+        "VALIDATION,a.jpg,x",
+        "test,a.jpg,x",
+        "unassigned,a.jpg,x",
+        ",a.jpg,x",
+        "test,x",
+    ]
+    rows = read_csv(csv_of(tmp_path / "list.csv", lines))
+    assert [row.use for row in rows.accepted] == ["train", "validation", "test", "", "", ""]
+    assert rows.accepted[5].path == "test"
+    rows = read_csv(csv_of(tmp_path / "list.csv", lines), use="validation")
+    assert [row.use for row in rows.accepted] == ["validation"] * 4
+    assert [(row.line, row.reason.split(",")[0]) for row in rows.rejected] == [
+        (1, "the row says that it is for train"),
+        (3, "the row says that it is for test"),
+    ]
+
+
+def vertex_line(path, label, use=None):
+    line = {"imageGcsUri": path, "classificationAnnotation": {"displayName": label}}
+    if use is not None:
+        line["dataItemResourceLabels"] = {"aiplatform.googleapis.com/ml_use": use}
+    return json.dumps(line)
+
+
+def test_vertex_ai_json_lines_are_rows(tmp_path):
+    touch(tmp_path, "é.jpg")
+    several = {
+        "imageGcsUri": "é.jpg",
+        "classificationAnnotations": [{"displayName": "x"}, {"displayName": "y"}],
+    }
+    lines = [
+        vertex_line("é.jpg", " Größe "),
+        vertex_line("gs://bucket/a.jpg", "x", "test"),
+        "",
+        json.dumps(several),
+        vertex_line("é.jpg", "x", "sometimes"),
+        vertex_line("é.jpg", 7),
+        vertex_line("\ud800.jpg", "x"),
+        '{"imageGcsUri": 3}',
+        "[1]",
+        "not JSON",
+        "[" * 100_000,
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = read_csv(str(tmp_path / "list.jsonl"))
+    assert [(row.line, row.path, row.label, row.use) for row in rows.accepted] == [
+        (1, "é.jpg", "Größe", ""),
+        (2, "gs://bucket/a.jpg", "x", "test"),
+    ]
+    said = ["2 annotations", "'sometimes'", "displayName", "half a Unicode", "no text imageGcsUri"]
+    said += ["not a JSON object", "not JSON", "not JSON"]
+    assert [row.line for row in rows.rejected] == list(range(4, 12))
+    assert len(rows) == 10
+    for row, part in zip(rows.rejected, said, strict=True):
+        assert part in row.reason
 
 
 cells = st.one_of(
     st.sampled_from(
-        ["a.jpg", "x", '"a.jpg"', ",", '"', "\n", "\r\n", "gs://b/a.jpg", "..", "/", "~", "\0", "label"]
+        [
+            *("a.jpg", "x", '"a.jpg"', ",", '"', "\n", "\r\n", "gs://b/a.jpg", "..", "/", "~", "\0", "label"),
+            *("training,", "test,", "\ufeff", "a.jpg,x\n", vertex_line("a.jpg", "x"), "\udce9", "{"),
+            "x" * 1_000_100,
+        ]
     ),
     st.text(st.characters(codec="utf-8"), max_size=5),
 )
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    content=st.one_of(st.lists(cells, max_size=20).map("".join).map(str.encode), st.binary(max_size=30)),
+    content=st.one_of(
+        st.lists(cells, max_size=20).map("".join).map(lambda text: text.encode("utf-8", "surrogateescape")),
+        st.binary(max_size=30),
+    ),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
     known_labels=st.sampled_from([(), ("x", "y")]),
+    use=st.sampled_from(["", "train"]),
 )
-def test_any_content_gives_rows_or_an_explained_error(tmp_path, content, known_labels):
+def test_any_content_gives_rows_or_an_explained_error(tmp_path, suffix, content, mark, known_labels, use):
     touch(tmp_path, "a.jpg")
-    (tmp_path / "list.csv").write_bytes(content)
+    path = tmp_path / f"list.{suffix}"
+    path.write_bytes(mark + content)
     try:
-        rows = read_csv(str(tmp_path / "list.csv"), known_labels)
+        rows = read_csv(str(path), known_labels, use)
     except PipelineError:
         return
-    lines = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    assert len(rows) == len(rows.accepted) + len(rows.rejected) == sum(bool(line.strip()) for line in lines)
+    text = (mark + content).decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+    lines = [line for line in text.split("\n") if line.strip()]
+    assert len(rows) == len(rows.accepted) + len(rows.rejected) == len(lines)
     assert all(rejected.reason for rejected in rows.rejected)
-    assert all(os.path.isfile(row.location) for row in rows.accepted)
+    assert all(row.location.startswith("gs://") or os.path.isfile(row.location) for row in rows.accepted)
 
 
 def test_a_folder_of_label_folders(tmp_path):
@@ -169,10 +269,10 @@ def test_a_folder_of_label_folders(tmp_path):
         "README.md",
         ".DS_Store",
     )
-    found = read_folder(str(tmp_path), ())
-    assert found.validation is None
-    assert found.other_files == 2
-    assert [(row.path, row.label, row.line) for row in found.train.accepted] == [
+    rows, not_used = read_folder(str(tmp_path))
+    assert {row.use for row in rows.accepted} == {""}
+    assert not_used.files == 2
+    assert [(row.path, row.label, row.line) for row in rows.accepted] == [
         ("daisy/x.jpeg", "daisy", 0),
         ("rose/1.png", "rose", 0),
         ("rose/2.JPG", "rose", 0),
@@ -188,33 +288,51 @@ def test_train_and_validation_folders_are_the_splits(tmp_path, validation):
         f"{validation}/rose/2.jpg",
         f"{validation}/tulip/3.jpg",
         "test/rose/4.jpg",
+        "more/rose/5.jpg",
     )
-    found = read_folder(str(tmp_path), ())
-    assert [row.path for row in found.train.accepted] == ["train/rose/1.jpg"]
-    assert [(row.path, row.label) for row in found.validation.accepted] == [
-        (f"{validation}/rose/2.jpg", "rose"),
-        (f"{validation}/tulip/3.jpg", "tulip"),
+    rows, not_used = read_folder(str(tmp_path))
+    assert [(row.path, row.label, row.use) for row in rows.accepted] == [
+        ("train/rose/1.jpg", "rose", "train"),
+        (f"{validation}/rose/2.jpg", "rose", "validation"),
+        (f"{validation}/tulip/3.jpg", "tulip", "validation"),
+        ("test/rose/4.jpg", "rose", "test"),
     ]
-    assert found.other_folders == ("test",)
+    assert not_used.folders == ("more",)
+
+
+def test_a_patterns_files_are_labelled_by_their_folder(tmp_path):
+    touch(tmp_path, "a/rose/1.jpg", "b/rose/2.PNG", "b/tulip/3.gif", "b/tulip/notes.txt")
+    rows, not_used = read_folder(f"{tmp_path}/*/*/*")
+    assert [(row.path, row.label) for row in rows.accepted] == [
+        ("a/rose/1.jpg", "rose"),
+        ("b/rose/2.PNG", "rose"),
+        ("b/tulip/3.gif", "tulip"),
+    ]
+    assert all(os.path.isfile(row.location) for row in rows.accepted)
+    assert not_used.files == 1
+    with pytest.raises(MissingInputError, match="matches no file"):
+        read_folder(f"{tmp_path}/*/*.jpg")
+    with pytest.raises(InvalidDataError, match="1 files and no image"):
+        read_folder(f"{tmp_path}/*/*/*.txt")
 
 
 def test_train_may_be_a_label(tmp_path):
     touch(tmp_path, "train/1.jpg", "tram/2.jpg")
-    assert {row.label for row in read_folder(str(tmp_path), ()).train.accepted} == {"train", "tram"}
+    assert {row.label for row in read_folder(str(tmp_path))[0].accepted} == {"train", "tram"}
 
 
 def test_links_are_followed_once(tmp_path):
     touch(tmp_path, "data/rose/1.jpg", "elsewhere/2.jpg")
     (tmp_path / "data" / "tulip").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data" / "rose" / "loop").symlink_to(tmp_path / "data" / "rose")
-    found = read_folder(str(tmp_path / "data"), ())
-    assert [row.path for row in found.train.accepted] == ["rose/1.jpg", "tulip/2.jpg"]
+    rows, _ = read_folder(str(tmp_path / "data"))
+    assert [row.path for row in rows.accepted] == ["rose/1.jpg", "tulip/2.jpg"]
 
 
 def test_a_broken_link_and_an_unknown_label_are_rejected(tmp_path):
     touch(tmp_path, "rose/1.jpg", "rsoe/2.jpg")
     (tmp_path / "rose" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    rejected = read_folder(str(tmp_path), ("rose",)).train.rejected
+    rejected = read_folder(str(tmp_path), ("rose",))[0].rejected
     assert [row.path for row in rejected] == ["rose/gone.jpg", "rsoe/2.jpg"]
     assert "no such file" in rejected[0].reason
     assert "did you mean 'rose'" in rejected[1].reason

@@ -20,7 +20,7 @@ from components.validate.findings import ERROR, WARNING, Finding, Findings, find
 from components.validate.report import validation_report
 from components.validate.validate import validate, validate_to_files
 
-ARGUMENTS = ValidateArguments(train_batch_size=8)
+ARGUMENTS = ValidateArguments(train_batch_size=8, image_size=16)
 PHOTOS = Path(__file__).parents[4] / "shared" / "data"
 LABELS = ("daisy", "roses")
 
@@ -86,7 +86,9 @@ def sound(tmp_path: Path) -> Callable[..., Manifest]:
 
 
 def findings_of(manifest: Manifest, folder: Path, **arguments: int) -> Findings:
-    return validate(manifest, folder, ValidateArguments(**{"train_batch_size": 8, **arguments}))
+    return validate(
+        manifest, folder, ValidateArguments(**{"train_batch_size": 8, "image_size": 16, **arguments})
+    )
 
 
 def single(findings: Findings, kind: str, severity: str) -> Finding:
@@ -179,8 +181,49 @@ def test_transparent_webp_is_an_error_because_training_cannot_decode_it(sound, t
 @pytest.mark.parametrize("label", [0, 3, -1])
 def test_label_out_of_range_is_named(label, sound, tmp_path):
     finding = single(findings_of(sound(train=[record(77, label)]), tmp_path), "label_out_of_range", ERROR)
-    assert finding.problem == f"label {label} is not in 1..2"
+    assert finding.problem == f"label {label} is not in 1..2 ('daisy' to 'roses')"
     assert finding.where == "train-00001-of-00002, record 4 (image-77.jpg)"
+
+
+def test_a_wrong_label_is_shown_with_its_name_and_picture(sound, tmp_path):
+    wrong = [ImageRecord(jpeg(77 + number), 3, "tulips") for number in range(30)]
+    findings = findings_of(sound(train=wrong), tmp_path)
+    found = [one for one in findings.findings if one.kind == "label_out_of_range"]
+    assert found[0].problem == "label 3 is not in 1..2 ('daisy' to 'roses'); the record calls it 'tulips'"
+    # A page of thousands of pictures would help nobody.
+    assert [bool(one.thumbnails) for one in found] == [True] * 20 + [False] * 10
+    assert found[0].thumbnails[0].captions == ("label 3",)
+    assert found[0].thumbnails[0].source in validation_report(findings)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "kind", "said"),
+    [
+        (
+            65,
+            "image_far_smaller",
+            ["30 of 30 images", "1/4 of the 65 pixels", "24 x 16", "record 0 (image-0.jpg)"],
+        ),
+        (64, None, []),
+        (2, None, []),
+        (1, "image_far_larger", ["30 of 30", "8 times as large as the 1 pixels", "24 x 16"]),
+    ],
+)
+def test_image_sizes_far_from_the_training_size_are_a_warning(image_size, kind, said, sound, tmp_path):
+    findings = findings_of(sound(), tmp_path, image_size=image_size)
+    if kind is None:
+        assert findings.findings == ()
+        return
+    finding = single(findings, kind, WARNING)
+    for part in said:
+        assert part in finding.problem
+
+
+def test_an_image_of_too_many_pixels_is_an_error_unless_the_limit_is_raised(sound, tmp_path):
+    manifest = sound(train=[ImageRecord(jpeg(77, width=40, height=40), 1, "daisy")])
+    finding = single(findings_of(manifest, tmp_path, max_image_pixels=1599), "undecodable_image", ERROR)
+    assert "40 x 40 pixels, more than max_image_pixels=1,599" in finding.problem
+    assert findings_of(manifest, tmp_path, max_image_pixels=1600).findings == ()
 
 
 def test_record_without_label_or_of_another_type_does_not_end_the_shard(tmp_path):
@@ -453,7 +496,7 @@ def test_report_and_summary_are_written_before_one_error_lists_all(tmp_path, cap
         validate_to_files(data, report, summary, ARGUMENTS)
     text = str(raised.value)
     assert text.startswith(
-        "25 errors were found:\n1. label 9 is not in 1..2 (train-00000-of-00001, record 20"
+        "25 errors were found:\n1. label 9 is not in 1..2 ('daisy' to 'roses') (train-00000-of-00001, record"
     )
     assert text.count("label 9 is not in") == 10
     assert "and 15 more" in text
@@ -628,6 +671,7 @@ def test_the_flower_photo_that_the_original_list_has_under_two_labels_is_found(t
         {"train": [[*records(0, (10, 10)), *train]], "validation": [records(50, (1, 1))]},
         labels=labels,
     )
-    finding = single(findings_of(manifest, tmp_path), "image_with_two_labels", WARNING)
+    findings = findings_of(manifest, tmp_path).findings
+    finding = next(one for one in findings if one.kind == "image_with_two_labels")
     assert finding.problem == "the same image is labelled 'roses' and 'tulips'"
     assert all(path in finding.where for path, _ in rows)

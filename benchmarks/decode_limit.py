@@ -1,0 +1,34 @@
+"""The limit to compare with: libjpeg-turbo decoding of images in memory at 1/8, on as many threads as cores.
+
+``python -m benchmarks.decode_limit FOLDER ROWS`` prints images a second.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+import simplejpeg
+
+from components.common.threads import usable_threads
+from components.convert.parallel import in_order
+
+
+def decode(data: bytes) -> None:
+    """Decodes a JPEG as the converter's check does."""
+    simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8)
+
+
+def images_per_second(folder: Path, rows: int) -> float:
+    """Returns how many images a second can be decoded, the files being in memory."""
+    contents = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    everything: Iterator[bytes] = islice(cycle(contents), rows)
+    started = time.monotonic()
+    for _ in in_order(decode, everything, usable_threads()):
+        pass
+    return rows / (time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    print(images_per_second(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,127 @@
+"""Shards written by an Apache Beam runner: Dataflow, Flink, Spark, for more data than one machine converts.
+
+The conversion is planned and finished where it is started. What Beam spreads over its workers is the
+writing of the shards: each worker calls for a whole shard the very functions that one machine calls, so
+the bytes are the same. A shard's rows and what became of them are files in the work folder, which all
+workers must see; so a pipeline that failed goes on where it stopped, too.
+"""
+
+import json
+import shlex
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from components.common.errors import InternalError, InvalidArgumentError, PipelineError, UnavailableError
+from components.common.folders import Folder, folder_at
+from components.convert.output_folder import WORK_FOLDER, writing_explained
+from components.convert.row_table import Row
+from components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
+
+_ROWS_SUFFIX = ".rows"
+# A worker of a cluster runs several of these at once; its processors are shared out by the runner.
+_THREADS_OF_WORKER = 2
+
+
+def beam_writer(
+    runner: str, project_id: str, options: str
+) -> Callable[[Sequence[ShardPlan], ImageRules, Folder, Callable[[int], None]], Sequence[ShardResult]]:
+    """Returns what writes shards by way of a Beam runner.
+
+    Args:
+        runner: The runner's name, e.g. ``DataflowRunner``.
+        project_id: The Google Cloud project for Dataflow; may be empty.
+        options: More options of Beam's command line, separated by spaces.
+
+    Raises:
+        UnavailableError: if Apache Beam is not installed.
+        InvalidArgumentError: if Beam does not know the runner, or the options do not parse.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners import create_runner
+    except ImportError:
+        raise UnavailableError(
+            f"runner={runner!r} needs Apache Beam, which is not installed",
+            remedy="install the extra beam, or leave --runner out to convert on this machine",
+        ) from None
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"runner={runner!r} is none that this installation of Apache Beam has: {error}",
+            remedy="write DirectRunner, DataflowRunner (needs apache-beam[gcp]), FlinkRunner or SparkRunner",
+        ) from None
+    try:
+        words = [f"--runner={runner}", *shlex.split(options)]
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"runner_options={options!r}: {error}", remedy="write --name=value, separated by spaces"
+        ) from None
+    if project_id:
+        words.append(f"--project={project_id}")
+
+    def write(
+        plans: Sequence[ShardPlan], rules: ImageRules, folder: Folder, on_images: Callable[[int], None]
+    ) -> Sequence[ShardResult]:
+        with writing_explained(folder):
+            for plan in plans:
+                folder.write(f"{WORK_FOLDER}/{plan.name}{_ROWS_SUFFIX}", _rows_text(plan))
+        names = [plan.name for plan in plans]
+        location = folder.location
+        try:
+            with apache_beam.Pipeline(options=PipelineOptions(words)) as pipeline:
+                _ = (
+                    pipeline
+                    | "ShardNames" >> apache_beam.Create(names)
+                    # Without it, a runner may hand all of them to one worker.
+                    | "Spread" >> apache_beam.Reshuffle()
+                    | "WriteShard" >> apache_beam.Map(write_shard_of, location, asdict(rules))
+                )
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise InternalError(
+                f"the runner {runner} failed: {str(error)[:2_000]}",
+                remedy="look into the runner's own log; the shards that are finished are kept while the same "
+                "command is started again",
+            ) from error
+        results = []
+        for plan in plans:
+            results.append(result_written(folder, plan.name))
+            on_images(len(plan.rows))
+        return results
+
+    return write
+
+
+def write_shard_of(name: str, location: str, rules: dict[str, Any]) -> str:
+    """Writes one shard; runs on a worker.
+
+    Args:
+        name: The shard's name.
+        location: The output folder; its work folder holds the shard's rows.
+        rules: The fields of ``ImageRules``.
+
+    Returns:
+        The name.
+    """
+    folder = folder_at(location)
+    rows = [
+        Row(**fields)
+        for fields in map(json.loads, folder.read(f"{WORK_FOLDER}/{name}{_ROWS_SUFFIX}").splitlines())
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        for _ in write_shards(
+            [ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_OF_WORKER
+        ):
+            pass
+    return name
+
+
+def _rows_text(plan: ShardPlan) -> bytes:
+    # ASCII: a file name that is not UTF-8 is kept, and no character breaks a line.
+    return "".join(json.dumps(asdict(row), ensure_ascii=True) + "\n" for row in plan.rows).encode("ascii")

@@ -1,0 +1,194 @@
+"""Files that list images: the original CSV form, and the CSV and JSONL forms that Vertex AI imports."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common.dataset import TEST, TRAIN, VALIDATION
+from components.common.errors import InvalidDataError, MissingInputError
+from components.common.storage import absolute_location, folder_of, local_copy
+from components.convert.row_table import UNASSIGNED, Rejection
+from components.convert.rows import Rows
+
+# Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
+_USES = {
+    "training": TRAIN,
+    "train": TRAIN,
+    "validation": VALIDATION,
+    "validate": VALIDATION,
+    "test": TEST,
+    "unassigned": UNASSIGNED,
+    "": UNASSIGNED,
+}
+_USE_KEY = "aiplatform.googleapis.com/ml_use"
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+# A longer line is no row: a file without line ends, perhaps, or no text at all.
+_LONGEST_LINE = 1_000_000
+_HEADER_WORDS = ("label", "labels", "class")
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A line taken apart; ``problem`` is what is wrong with it, if anything."""
+
+    path: str
+    label: str
+    use: str = UNASSIGNED
+    problem: str = ""
+
+
+def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED) -> None:
+    """Reads a file that lists images into ``rows``.
+
+    A CSV file has a row ``path,label``, or ``ml_use,path,label`` (Vertex AI), on each line, without a
+    header; a file whose name ends in .jsonl has one JSON object of Vertex AI's import format on each.
+    UTF-8 with or without a byte order mark, any line ends, blank lines skipped. In CSV a field in double
+    quotes may hold commas and doubled quotes, but no line break. Relative paths belong to the folder
+    of the file. White space around a label is not part of it.
+
+    Args:
+        rows: Where the rows go.
+        file: The path of the file, as the user gave it, local or ``gs://``.
+        use: The split that the file is for; empty when its rows say it themselves or it is to be drawn.
+
+    Raises:
+        InvalidArgumentError: for a URL that is not ``gs://``.
+        MissingInputError: if the file cannot be read.
+        InvalidDataError: if it is not text in UTF-8, or has no row.
+    """
+    location = absolute_location(file)
+    parse = _parse_json if file.lower().endswith(_JSON_SUFFIXES) else _parse_csv
+    # As the user gave it, so that locations are as short as they were.
+    source = rows.add_source(
+        file, folder_of(file if file.startswith("gs://") else str(Path(file).expanduser()))
+    )
+    before = len(rows)
+    with local_copy(location) as path:
+        for number, line, problem in _lines(file, path):
+            parsed = _Parsed(line, "", UNASSIGNED, problem) if problem else _with_use(parse(line), use, file)
+            rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
+            if number == 1 and parsed.label.lower() in _HEADER_WORDS and rows.rejected:
+                reason = "looks like a header line, which the file must not have"
+                rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
+    if len(rows) == before:
+        raise InvalidDataError(
+            "the file has no rows", where=file, remedy="write one path,label a line, without a header"
+        )
+
+
+def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yields number, text and problem of every line that is not blank."""
+    try:
+        with path.open("rb") as start:
+            if start.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise InvalidDataError("the file is UTF-16", where=file, remedy=_SAVE_AS_UTF_8)
+        # Bytes that are not UTF-8 become lone surrogates, which tells on which line they are.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as text:
+            number = 0
+            while line := text.readline(_LONGEST_LINE + 1):
+                number += 1
+                length = len(line)
+                while len(line) > _LONGEST_LINE and not line.endswith("\n"):
+                    line = text.readline(_LONGEST_LINE + 1)
+                    length += len(line)
+                    if not line:
+                        break
+                if length > _LONGEST_LINE + 1:
+                    yield number, "", f"the line has {length:,} characters: not a row"
+                elif not line.isascii() and not _is_unicode(line):
+                    shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                    yield number, shown.strip(), f"the line is not UTF-8; {_SAVE_AS_UTF_8}"
+                elif line.strip():
+                    yield number, line.rstrip("\n"), ""
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read the file {file!r}: {error.strerror}", remedy="check the path"
+        ) from None
+
+
+def _with_use(parsed: _Parsed, use: str, file: str) -> _Parsed:
+    """Returns the row for the split that the file is for."""
+    if not use or parsed.problem:
+        return parsed
+    if parsed.use not in (UNASSIGNED, use):
+        problem = f"the row says that it is for {parsed.use}, but {file} is given for {use}"
+        return _Parsed(parsed.path, parsed.label, use, problem)
+    return _Parsed(parsed.path, parsed.label, use)
+
+
+def _parse_csv(line: str) -> _Parsed:
+    # One line at a time: a quote that is never closed spoils its own row, not the rest of the file.
+    try:
+        cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
+    except csv.Error as error:
+        return _Parsed(line, "", problem=f"the quotes do not match ({error})")
+    use = UNASSIGNED
+    if len(cells) > 2 and cells[0].strip().lower() in _USES:
+        use = _USES[cells[0].strip().lower()]
+        cells = cells[1:]
+    if len(cells) > 2:
+        problem = f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label"
+        return _Parsed(cells[0], ",".join(cells[1:]), use, problem)
+    if len(cells) < 2:
+        return _Parsed(cells[0], "", use, "1 column instead of 2 (path,label)")
+    return _checked(cells[0], cells[1].strip(), use)
+
+
+def _parse_json(line: str) -> _Parsed:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return _Parsed(line, "", problem=f"the line is not JSON ({error})")
+    if not isinstance(content, dict):
+        return _Parsed(line, "", problem="the line is not a JSON object")
+    path = content.get("imageGcsUri")
+    annotations = content.get("classificationAnnotations", [content.get("classificationAnnotation")])
+    resources = content.get("dataItemResourceLabels")
+    use_text = resources.get(_USE_KEY, "") if isinstance(resources, dict) else ""
+    if not isinstance(path, str):
+        return _Parsed(line, "", problem="there is no text imageGcsUri in the line")
+    if not isinstance(annotations, list) or len(annotations) != 1:
+        count = len(annotations) if isinstance(annotations, list) else 0
+        return _Parsed(path, "", problem=f"the image has {count} annotations; it needs exactly one label")
+    label = _display_name(annotations[0])
+    if label is None:
+        problem = "there is no text classificationAnnotation.displayName in the line"
+        return _Parsed(path, "", problem=problem)
+    if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
+        problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
+        return _Parsed(path, label, problem=problem)
+    if not (_is_unicode(path) and _is_unicode(label)):
+        return _Parsed(ascii(path), ascii(label), problem="the line holds half a Unicode character")
+    return _checked(path, label.strip(), _USES[use_text.strip().lower()])
+
+
+def _display_name(annotation: Any) -> str | None:
+    name = annotation.get("displayName") if isinstance(annotation, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _checked(path: str, label: str, use: str) -> _Parsed:
+    problem = ""
+    if not path.strip():
+        problem = "the path is empty"
+    elif not label:
+        problem = "the label is empty"
+    elif path.strip().lower() in _USES and "://" in label:
+        problem = "the label is missing after the path"
+    elif "\n" in label or "\r" in label:
+        problem = "the label has a line break"
+    return _Parsed(path, label, use, problem)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_SAVE_AS_UTF_8 = "save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8')"

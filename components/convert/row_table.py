@@ -1,0 +1,231 @@
+"""Rows in little memory: which image has which label, at some 40 bytes and the path for each row."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.dataset import TEST, TRAIN, VALIDATION
+from components.common.storage import joined
+
+UNASSIGNED = ""
+# A row's split is kept as its place here.
+_USES = (UNASSIGNED, TRAIN, VALIDATION, TEST)
+_DROPPED = len(_USES)
+UNKNOWN_SIZE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One labelled image that exists.
+
+    Attributes:
+        file: The CSV or JSONL file, the folder or the pattern, as the user gave it.
+        line: The line of the file, from 1; 0 in a folder.
+        path: The image's path as the row has it; in a folder, relative to the folder.
+        label: The label's name.
+        location: Where the image lies: an absolute or relative local path, or ``gs://...``.
+        bytes: The size of the image's file.
+        version: Changes when the file is written: its time of change in nanoseconds, or the generation of
+            an object.
+        use: The split that the row is for; empty when it is still to be drawn.
+    """
+
+    file: str
+    line: int
+    path: str
+    label: str
+    location: str
+    bytes: int
+    version: int = 0
+    use: str = UNASSIGNED
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row that is not used, and why; ``path`` and ``label`` are as far as the row has them."""
+
+    file: str
+    line: int
+    path: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or folder that rows come from: its name as given, and what relative paths belong to."""
+
+    file: str
+    root: str
+
+
+class RowTable(Sequence[Row]):
+    """Rows in columns of numbers, paths in one stretch of bytes; a row is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self.sources: list[Source] = []
+        self._labels: dict[str, int] = {}
+        self._label_names: list[str] = []
+        self._paths = bytearray()
+        self._path_ends = array("Q")
+        self._source = array("H")
+        self._line = array("I")
+        self._label = array("I")
+        self._use = array("B")
+        self._bytes = array("q")
+        self._version = array("Q")
+        self._checksum = array("q")
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        source = self.sources[self._source[index]]
+        path = self.path(index)
+        return Row(
+            source.file,
+            self._line[index],
+            path,
+            self._label_names[self._label[index]],
+            joined(source.root, path),
+            self._bytes[index],
+            self._version[index],
+            self.use(index),
+        )
+
+    def add_source(self, file: str, root: str) -> int:
+        """Adds a source and returns its number."""
+        self.sources.append(Source(file, root))
+        return len(self.sources) - 1
+
+    def append(
+        self,
+        source: int,
+        line: int,
+        path: str,
+        label: str,
+        use: str,
+        *,
+        size: int = UNKNOWN_SIZE,
+        version: int = 0,
+        checksum: int = -1,
+    ) -> None:
+        """Adds a row; ``checksum`` is the CRC-32C of the image's file, -1 when it is not known."""
+        number = self._labels.get(label)
+        if number is None:
+            number = self._labels[label] = len(self._label_names)
+            self._label_names.append(label)
+        self._paths += path.encode("utf-8", "surrogateescape")
+        self._path_ends.append(len(self._paths))
+        self._source.append(source)
+        self._line.append(line)
+        self._label.append(number)
+        self._use.append(_USES.index(use))
+        self.append_status(size, version, checksum)
+
+    def append_status(self, size: int, version: int, checksum: int) -> None:
+        """Completes ``append``: what is known of the image's file."""
+        self._bytes.append(size)
+        self._version.append(version)
+        self._checksum.append(checksum)
+
+    def set_status(self, index: int, size: int, version: int, checksum: int) -> None:
+        """Enters what was found out about the image's file."""
+        self._bytes[index], self._version[index], self._checksum[index] = size, version, checksum
+
+    def drop(self, index: int) -> None:
+        """Takes a row out of every split."""
+        self._use[index] = _DROPPED
+
+    def path(self, index: int) -> str:
+        """Returns the path as the row has it."""
+        begin = self._path_ends[index - 1] if index else 0
+        return self._paths[begin : self._path_ends[index]].decode("utf-8", "surrogateescape")
+
+    def location(self, index: int) -> str:
+        """Returns where the image lies."""
+        return joined(self.sources[self._source[index]].root, self.path(index))
+
+    def use(self, index: int) -> str:
+        """Returns the row's split, empty when it is to be drawn; a dropped row has none either."""
+        return _USES[self._use[index]] if self._use[index] < _DROPPED else UNASSIGNED
+
+    def rows_for(self, use: str) -> npt.NDArray[np.int64]:
+        """Returns the numbers of the rows that are for a split, or of those still to be drawn."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.frombuffer(self._use, np.uint8) == _USES.index(use))
+
+    def unknown(self) -> npt.NDArray[np.int64]:
+        """Returns the numbers of the rows whose file was not looked at yet."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.frombuffer(self._bytes, np.int64) == UNKNOWN_SIZE)
+
+    def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Returns the sizes in bytes of some rows' images."""
+        return np.frombuffer(self._bytes, np.int64)[numbers] if len(numbers) else np.zeros(0, np.int64)
+
+    def checksum(self, index: int) -> int:
+        """Returns the CRC-32C of the image's file, -1 when it is not known."""
+        return self._checksum[index]
+
+    def labels_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        """Returns the labels of some rows as places in ``label_names``."""
+        return np.frombuffer(self._label, np.uint32)[numbers] if len(numbers) else np.zeros(0, np.uint32)
+
+    def label_at(self, index: int) -> str:
+        """Returns a row's label."""
+        return self._label_names[self._label[index]]
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The names of the labels in the order in which they first appeared."""
+        return self._label_names
+
+
+class RowSelection(Sequence[Row]):
+    """Some rows of a table in an order of their own."""
+
+    def __init__(self, table: RowTable, numbers: npt.NDArray[np.integer]) -> None:
+        self.table = table
+        # Half the memory, and no data set has 4 billion images.
+        self.numbers = numbers.astype(np.uint32)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "RowSelection": ...
+
+    def __getitem__(self, index: int | slice) -> "Row | RowSelection":
+        if isinstance(index, slice):
+            return RowSelection(self.table, self.numbers[index])
+        return self.table[int(self.numbers[index])]
+
+    def __iter__(self) -> Iterator[Row]:
+        # Not numpy's tolist(): a million numbers as objects are 40 MB.
+        return (self.table[int(number)] for number in self.numbers)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the rows' image files together."""
+        return int(self.table.sizes(self.numbers).sum())
