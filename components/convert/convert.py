@@ -216,6 +216,7 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
                 "convert_ignored",
                 f"convert: not used in {arguments.images}: {not_used.files:,} files that are no images"
                 + folders,
+                severity="WARNING",
                 files=not_used.files,
                 folders=not_used.folders,
             )

@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from components.common.cloud_storage import is_cloud_path
 from components.common.dataset import Shard, Split
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_event
@@ -59,6 +61,7 @@ def scan_records(
             without a record.
     """
     paths = {name: match_pattern(pattern) for name, pattern in patterns.items()}
+    _check_apart(paths)
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in paths}
     progress = Progress("convert", 0, "images")
     done = 0
@@ -81,6 +84,19 @@ def scan_records(
         _check_consecutive(everything)
         labels = _names_of_labels(everything)
     return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
+
+
+def _check_apart(paths: Mapping[str, Sequence[str]]) -> None:
+    """Refuses a file that is in two splits: the accuracy on what was trained on means nothing."""
+    split_of: dict[str, str] = {}
+    for name, split_paths in paths.items():
+        for path in split_paths:
+            place = path if is_cloud_path(path) else os.path.realpath(path)
+            if split_of.setdefault(place, name) != name:
+                raise InvalidDataError(
+                    f"{path!r} is in the {split_of[place]} files and in the {name} files",
+                    remedy="give patterns that do not overlap",
+                )
 
 
 def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:

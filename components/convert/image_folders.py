@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,36 @@ from components.common.storage import absolute_location, folder_of, joined, loca
 from components.convert.row_table import UNASSIGNED
 from components.convert.rows import Rows
 
-_IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"))
+# Pictures by their names. Those of a format that cannot be read are rows like the others, and are rejected
+# with the reason: left out in silence, a label that lives on a phone's HEIC files would be missing.
+_IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".tif",
+        ".tiff",
+        ".jp2",
+        ".j2k",
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".dng",
+        ".cr2",
+        ".nef",
+        ".arw",
+    ]
+)
 _TRAIN_FOLDER = "train"
 _VALIDATION_FOLDERS = ("val", "validation")
 _TEST_FOLDER = "test"
@@ -161,26 +191,41 @@ def _read_folder(rows: Rows, folder: str, root: Path) -> NotUsed:
     source = rows.add_source(folder, str(root))
     uses = _uses_of(subfolders, validation)
     others = 0
+    images_of: Counter[str] = Counter()
     for parent, use in uses.items() if uses else (("", UNASSIGNED),):
         before = len(rows)
-        others += _add_label_folders(rows, source, folder, root, parent, use)
+        others += _add_label_folders(rows, source, folder, root, parent, use, images_of)
         if len(rows) == before:
             raise _not_of_the_form(
                 os.path.join(folder, parent), "no image in a label's folder", _names_in(root / parent)
             )
+    empty = sorted(label for label, images in images_of.items() if not images)
+    if empty:
+        raise InvalidDataError(
+            f"no image in {len(empty)} of {len(images_of)} label folders: {', '.join(empty[:_NAMES_SHOWN])}",
+            where=folder,
+            remedy="put images into it, or take the folder away if it is no label",
+        )
     return NotUsed(others, tuple(name for name in subfolders if uses and name not in uses))
 
 
-def _add_label_folders(rows: Rows, source: int, folder: str, root: Path, parent: str, use: str) -> int:
-    """Adds the images of the label folders in ``root/parent``; returns how many other files there are."""
+def _add_label_folders(
+    rows: Rows, source: int, folder: str, root: Path, parent: str, use: str, images_of: Counter[str]
+) -> int:
+    """Adds the images of the label folders in ``root/parent``; returns how many other files there are.
+
+    ``images_of`` counts the images of every label, those without one included.
+    """
     others = sum(entry.is_file() and not _is_hidden(entry.name) for entry in (root / parent).iterdir())
     for label in _subfolders(root / parent):
         _check_label(label, os.path.join(folder, parent))
+        images_of[label] += 0
         for path in _files_below(root / parent / label):
             if not _is_image(path.name):
                 others += 1
                 continue
             rows.add(source, 0, path.relative_to(root).as_posix(), label, use=use)
+            images_of[label] += 1
     return others
 
 
