@@ -16,6 +16,7 @@ UNASSIGNED = ""
 _USES = (UNASSIGNED, TRAIN, VALIDATION, TEST)
 _DROPPED = len(_USES)
 UNKNOWN_SIZE = -1
+_LARGEST_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ class RowTable(Sequence[Row]):
         self._line = array("I")
         self._label = array("I")
         self._use = array("B")
-        self._bytes = array("q")
+        # Four bytes do: a file of 2 GiB makes no record.
+        self._bytes = array("i")
         self._version = array("Q")
+        # Only once there is one to keep: local files have none.
         self._checksum = array("q")
 
     def __len__(self) -> int:
@@ -140,13 +143,20 @@ class RowTable(Sequence[Row]):
 
     def append_status(self, size: int, version: int, checksum: int) -> None:
         """Completes ``append``: what is known of the image's file."""
-        self._bytes.append(size)
+        self._bytes.append(min(size, _LARGEST_SIZE))
         self._version.append(version)
-        self._checksum.append(checksum)
+        if checksum >= 0 or self._checksum:
+            self._keep_checksum(len(self._bytes) - 1, checksum)
 
     def set_status(self, index: int, size: int, version: int, checksum: int) -> None:
         """Enters what was found out about the image's file."""
-        self._bytes[index], self._version[index], self._checksum[index] = size, version, checksum
+        self._bytes[index], self._version[index] = min(size, _LARGEST_SIZE), version
+        self._keep_checksum(index, checksum)
+
+    def _keep_checksum(self, index: int, checksum: int) -> None:
+        if len(self._checksum) < len(self._bytes):
+            self._checksum.extend([-1] * (len(self._bytes) - len(self._checksum)))
+        self._checksum[index] = checksum
 
     def drop(self, index: int) -> None:
         """Takes a row out of every split."""
@@ -175,15 +185,16 @@ class RowTable(Sequence[Row]):
         """Returns the numbers of the rows whose file was not looked at yet."""
         if not len(self):
             return np.zeros(0, np.int64)
-        return np.flatnonzero(np.frombuffer(self._bytes, np.int64) == UNKNOWN_SIZE)
+        return np.flatnonzero(np.frombuffer(self._bytes, np.int32) == UNKNOWN_SIZE)
 
     def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Returns the sizes in bytes of some rows' images."""
-        return np.frombuffer(self._bytes, np.int64)[numbers] if len(numbers) else np.zeros(0, np.int64)
+        found = np.frombuffer(self._bytes, np.int32)[numbers] if len(numbers) else np.zeros(0)
+        return found.astype(np.int64)
 
     def checksum(self, index: int) -> int:
         """Returns the CRC-32C of the image's file, -1 when it is not known."""
-        return self._checksum[index]
+        return self._checksum[index] if index < len(self._checksum) else -1
 
     def labels_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Returns the labels of some rows as places in ``label_names``."""
