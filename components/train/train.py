@@ -69,7 +69,8 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
     log_event(
         "model_built",
         f"train: {arguments.model_type} at {image_size} pixels, "
-        f"{sum(int(np.prod(variable.shape)) for variable in classifier.variables):,} parameters",
+        f"{sum(int(np.prod(variable.shape)) for variable in classifier.variables):,} parameters, "
+        f"on {', '.join(_devices())}",
         model_type=arguments.model_type,
     )
     features_bytes = 4 * classifier.backbone.output_shape[-1] * _examples(manifest, arguments)
@@ -92,7 +93,15 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
         {
             "model_type": arguments.model_type,
             "image_size": image_size,
-            "arguments": dataclasses.asdict(arguments),
+            "arguments": {
+                **dataclasses.asdict(arguments),
+                # What 0 stood for.
+                "num_classes": manifest.num_classes,
+                "image_size": image_size,
+                "train_steps_per_eval": arguments.resolved_steps_per_eval(),
+                "eval_batch_size": arguments.resolved_eval_batch_size(),
+            },
+            "devices": _devices(),
             "data_digest": manifest.digest(),
             "best_step": result.best.step,
             "evaluations": [dataclasses.asdict(evaluation) for evaluation in result.evaluations],
@@ -100,6 +109,11 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
         },
     )
     return result
+
+
+def _devices() -> list[str]:
+    """Returns the kinds of the devices that TensorFlow sees: a GPU that is not among them is not used."""
+    return [device.device_type for device in tf.config.list_physical_devices()]
 
 
 def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:

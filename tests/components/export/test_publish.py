@@ -71,7 +71,7 @@ def test_an_empty_folder_may_be_filled(model, tmp_path):
 
 
 def test_a_bucket_is_refused_instead_of_becoming_a_folder_named_gs(model):
-    with pytest.raises(InvalidArgumentError, match="local files only"):
+    with pytest.raises(InvalidArgumentError, match="a local path is needed"):
         publish_model(model, "gs://bucket/job")
-    with pytest.raises(InvalidArgumentError, match="local files only"):
+    with pytest.raises(InvalidArgumentError, match="a local path is needed"):
         ExportArguments(job_dir="gs://bucket/job")

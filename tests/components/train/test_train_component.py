@@ -94,7 +94,7 @@ def test_help_lists_every_argument_with_its_description():
         (
             ["--job-dir=gs://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
-            "local files only",
+            "a local path is needed",
         ),
         (
             ["--job-dir=.", "--training_data_path=a", "--validation_data_path=b", "--max_steps=0"],
