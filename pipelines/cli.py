@@ -18,6 +18,7 @@ from components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
+from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
@@ -194,12 +195,10 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+        if not is_unicode(value):
             raise InvalidArgumentError(
                 f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
-            ) from None
+            )
         if "{{$" in value:
             raise InvalidArgumentError(
                 f"{name}={value!r} holds '{{{{$', which Kubeflow Pipelines takes for a placeholder",

@@ -69,3 +69,12 @@ def write_labels_file(path: Path, names: Sequence[str]) -> None:
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct names in the order of their code points: the label map when none is given."""
     return tuple(sorted(set(names)))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; a file name that is not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from components.common import cloud_storage
 from components.common.cloud_storage import SCHEME, StoredObject, is_cloud_path
 from components.common.dataset import TEST, TRAIN, VALIDATION
 from components.common.errors import InvalidDataError, MissingInputError
+from components.common.labels import is_unicode
 from components.common.storage import absolute_location, folder_of, joined, local_path, match_pattern
 from components.convert.row_table import UNASSIGNED
 from components.convert.rows import Rows
@@ -292,7 +293,7 @@ def _refuse_half_a_split(
 
 
 def _check_label(label: str, folder: str) -> None:
-    if not label or not _is_unicode(label) or label != label.strip() or "\n" in label or "\r" in label:
+    if not label or not is_unicode(label) or label != label.strip() or "\n" in label or "\r" in label:
         raise InvalidDataError(
             f"the folder name {label!r} cannot be a label",
             where=folder,
@@ -317,11 +318,3 @@ def _is_image(path: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.common.dataset import TEST, TRAIN, VALIDATION
 from components.common.errors import InvalidDataError, MissingInputError
+from components.common.labels import is_unicode
 from components.common.storage import absolute_location, folder_of, local_copy
 from components.convert.row_table import UNASSIGNED, Rejection
 from components.convert.rows import Rows
@@ -98,7 +99,7 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
                         break
                 if length > _LONGEST_LINE + 1:
                     yield number, "", f"the line has {length:,} characters: not a row"
-                elif not line.isascii() and not _is_unicode(line):
+                elif not line.isascii() and not is_unicode(line):
                     shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
                     yield number, shown.strip(), f"the line is not UTF-8; {_SAVE_AS_UTF_8}"
                 elif line.strip():
@@ -160,7 +161,7 @@ def _parse_json(line: str) -> _Parsed:
     if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
         return _Parsed(path, label, problem=problem)
-    if not (_is_unicode(path) and _is_unicode(label)):
+    if not (is_unicode(path) and is_unicode(label)):
         return _Parsed(ascii(path), ascii(label), problem="the line holds half a Unicode character")
     return _checked(path, label.strip(), _USES[use_text.strip().lower()])
 
@@ -181,14 +182,6 @@ def _checked(path: str, label: str, use: str) -> _Parsed:
     elif "\n" in label or "\r" in label:
         problem = "the label has a line break"
     return _Parsed(path, label, use, problem)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _SAVE_AS_UTF_8 = "save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
