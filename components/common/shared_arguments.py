@@ -63,3 +63,13 @@ def max_image_pixels() -> Any:
         # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
         maximum=2**32,
     )
+
+
+def job_dir() -> Any:
+    """The folder for the output."""
+    return argument(
+        "",
+        "Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an "
+        "interrupted training goes on from. Empty = the model is only an artifact of the run, and an "
+        "interrupted training starts again.",
+    )

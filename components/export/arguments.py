@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from components.common.arguments import argument, check_fields
+from components.common import shared_arguments
+from components.common.arguments import check_fields
 from components.common.storage import local_path
 
 
@@ -10,11 +11,7 @@ from components.common.storage import local_path
 class ExportArguments:
     """Where the model goes."""
 
-    job_dir: str = argument(
-        "",
-        "Folder for the run's output: job_dir/model gets the checked SavedModel. "
-        "Empty = the model is only an artifact of the run.",
-    )
+    job_dir: str = shared_arguments.job_dir()
 
     def __post_init__(self) -> None:
         """Checks every value.
