@@ -17,12 +17,9 @@ from components.common.storage import check_empty
 from components.export.provenance import write_deployment_config, write_provenance
 from components.export.serving_model import write_saved_model
 from components.train.arguments import TrainingArguments
-from components.train.input_pipeline import (
-    FeatureBatches,
-    evaluation_batches,
-    kept_decoded,
-    training_batches,
-)
+from components.train.augmentation import kept_size
+from components.train.decoded_cache import kept_decoded
+from components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
 from components.train.located_batches import LocatedBatches, short_reason
 from components.train.loop import LoopResult, Trainable, run_loop
 from components.train.models import (
@@ -173,15 +170,18 @@ def _train_on_images(
     training = manifest.splits[TRAIN]
     keep_training, keep_validation = kept_decoded(
         training_images=training.examples,
+        training_size=kept_size(arguments.augmentation, image_size),
         validation_images=_validation_images(manifest, arguments),
-        image_size=image_size,
+        validation_size=image_size,
+        seen=arguments.max_steps * arguments.train_batch_size,
     )
     batches = training_batches(
         shard_paths(folder, training),
-        examples=training.examples,
+        shard_examples=[shard.examples for shard in training.shards],
         image_size=image_size,
         batch_size=arguments.train_batch_size,
         seed=arguments.seed,
+        augmentation=arguments.augmentation,
         keep_decoded=keep_training,
     )
     return run_loop(
@@ -201,7 +201,7 @@ def _train_on_features(
     # In the order of the shards: shuffling is done on the features.
     images = evaluation_batches(
         shard_paths(folder, training),
-        examples=training.examples,
+        shard_examples=[shard.examples for shard in training.shards],
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
     )
@@ -273,7 +273,7 @@ def _validation_batches(
     validation = manifest.splits[VALIDATION]
     batches = evaluation_batches(
         shard_paths(folder, validation),
-        examples=validation.examples,
+        shard_examples=[shard.examples for shard in validation.shards],
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
         images=arguments.num_eval_images,
