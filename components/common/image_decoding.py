@@ -29,7 +29,11 @@ def decode_image(encoded: Any, image_size: int) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
     """
-    pixels = decode_pixels(encoded)
+    return scale_to_square(decode_pixels(encoded), image_size)
+
+
+def scale_to_square(pixels: Any, image_size: int) -> Any:
+    """Scales an image, uint8 [height, width, 3], as ``decode_image`` says."""
     scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
     return tf.saturate_cast(tf.round(scaled), tf.uint8)
 
