@@ -15,6 +15,7 @@ from components.train.job_dir import FILES_OF_TRAINING
 # interrupted can be started again into the same folder.
 _MARK = ".imgpipe-run"
 
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run's output lies below its job_dir."""

@@ -194,7 +194,7 @@ def read_checkpoint_weights(folder: Path) -> dict[str, NDArray[Any]]:
             where=str(folder),
             remedy="name the folder job_dir/model of that training instead",
         )
-    return dict(best.arrays)
+    return {name.split("/", 2)[2]: array for name, array in best.arrays.items()}
 
 
 def named(prefix: str, variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -250,9 +250,10 @@ class _Training:
         if patience and progress.evaluations_without_a_better_one >= patience:
             return f"the last {patience} evaluations were not better than that of step {progress.best.step}"  # type: ignore[union-attr]
         # All workers end together: when it is time for one of them.
-        if arguments.max_duration and self.accelerators.summed_over_workers(
-            np.array([float(self._seconds_over())])
-        )[0]:
+        if (
+            arguments.max_duration
+            and self.accelerators.summed_over_workers(np.array([float(self._seconds_over())]))[0]
+        ):
             return f"max_duration={arguments.max_duration} seconds are over"
         return self.hooks.stop(progress.evaluations) if self.hooks.stop else ""
 

@@ -64,12 +64,15 @@ def _metrics_file(path: Path) -> Report:
 
 def _tensorboard(folder: Path) -> Report:
     # Vertex AI shows what is written to the folder that it names.
+    # What tf.summary.scalar() would say, which needs TensorBoard itself.
+    summary = tf.compat.v1.SummaryMetadata
+    metadata = summary(plugin_data=summary.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR")
     writer = tf.summary.create_file_writer(os.environ.get("AIP_TENSORBOARD_LOG_DIR") or str(folder))
 
     def write(evaluations: Sequence[Evaluation]) -> None:
         with writer.as_default(step=evaluations[-1].step):
             for name in _METRICS:
-                tf.summary.scalar(name, getattr(evaluations[-1], name))
+                tf.summary.write(name, tf.constant(getattr(evaluations[-1], name)), metadata=metadata)
         writer.flush()
 
     return write

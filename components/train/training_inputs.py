@@ -15,13 +15,10 @@ from components.common.log import Progress
 from components.common.quiet_tensorflow import tf
 from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
+from components.train.augmentation import kept_size
 from components.train.class_weights import class_weights
-from components.train.input_pipeline import (
-    FeatureBatches,
-    evaluation_batches,
-    kept_decoded,
-    training_batches,
-)
+from components.train.decoded_cache import kept_decoded
+from components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
 from components.train.located_batches import LocatedBatches
 from components.train.mixing import mix
 from components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
@@ -93,14 +90,16 @@ def _image_inputs(
     training = manifest.splits[TRAIN]
     keep_training, keep_validation = kept_decoded(
         training_images=training.examples,
+        training_size=kept_size(arguments.augmentation, image_size),
         validation_images=_validation_images(arguments, manifest),
-        image_size=image_size,
+        validation_size=image_size,
+        seen=arguments.max_steps * arguments.train_batch_size,
     )
 
     def batches_from(first_step: int) -> LocatedBatches:
         batches = training_batches(
             shard_paths(folder, training),
-            examples=training.examples,
+            shard_examples=[shard.examples for shard in training.shards],
             image_size=image_size,
             batch_size=arguments.train_batch_size,
             seed=arguments.seed,
@@ -129,7 +128,7 @@ def _feature_inputs(
     # In the order of the shards: shuffling is done on the features.
     images = evaluation_batches(
         shard_paths(folder, training),
-        examples=training.examples,
+        shard_examples=[shard.examples for shard in training.shards],
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
     )
@@ -221,7 +220,7 @@ def _validation_batches(
     validation = manifest.splits[VALIDATION]
     batches = evaluation_batches(
         shard_paths(folder, validation),
-        examples=validation.examples,
+        shard_examples=[shard.examples for shard in validation.shards],
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
         images=arguments.num_eval_images,
