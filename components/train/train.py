@@ -31,6 +31,7 @@ from components.train.models import (
     decayed_kernels,
     set_batch_normalization_momentum,
 )
+from components.train.precision import resolve_precision
 from components.train.schedules import build_optimizer
 
 # A frozen backbone's features are computed once and kept when they take no more memory than this.
@@ -65,6 +66,9 @@ def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
         image_size=image_size,
         weights=arguments.weights,
         seed=arguments.seed,
+        freeze=arguments.freeze,
+        precision=resolve_precision(arguments.mixed_precision, arguments.model_type),
+        pretrained_checkpoint_path=arguments.pretrained_checkpoint_path,
     )
     log_event(
         "model_built",
@@ -150,24 +154,13 @@ def _train_on_images(
     classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
 ) -> LoopResult:
     image_size = arguments.resolved_image_size()
-    frozen = arguments.freeze == "backbone"
-    if frozen:
-        trained, kernels = _head_variables(classifier)
-        kept = classifier.head.variables
-    else:
-        set_batch_normalization_momentum(classifier, arguments.max_steps)
-        trained = [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]
-        kernels, kept = decayed_kernels(classifier), classifier.variables
-
-    def logits(images: Any, *, training: bool) -> Any:
-        return classifier.logits(images, training=training, frozen=frozen)
-
+    set_batch_normalization_momentum(classifier, arguments.max_steps)
     trainable = Trainable(
-        logits,
+        classifier.logits,
         tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
-        trained,
-        kernels,
-        kept,
+        classifier.trained_variables,
+        decayed_kernels(classifier),
+        classifier.variables,
         manifest.num_classes,
     )
     training = manifest.splits[TRAIN]
@@ -218,12 +211,11 @@ def _train_on_features(
         progress,
         done=len(classes),
     )
-    trained, kernels = _head_variables(classifier)
     trainable = Trainable(
         classifier.head,
         tf.TensorSpec([None, width], tf.float32),
-        trained,
-        kernels,
+        classifier.trained_variables,
+        decayed_kernels(classifier),
         classifier.head.variables,
         manifest.num_classes,
     )
@@ -236,7 +228,7 @@ def _train_on_features(
 def _feature_function(classifier: Classifier, image_size: int) -> Any:
     @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
     def features(images: Any) -> Any:
-        return classifier.backbone(tf.cast(images, tf.float32), training=False)
+        return classifier.features(images, training=False)
 
     return features
 
@@ -295,11 +287,6 @@ def _lack_of_memory_explained(arguments: TrainingArguments) -> Iterator[None]:
             f"image_size={arguments.resolved_image_size()}{': ' if reason else ''}{reason}",
             remedy=f"lower train_batch_size{and_evaluation} or image_size, or choose a smaller model_type",
         ) from None
-
-
-def _head_variables(classifier: Classifier) -> tuple[list[Any], list[Any]]:
-    trained = classifier.head.trainable_variables
-    return trained, [variable for variable in trained if variable.name.endswith("kernel")]
 
 
 def _validation_images(manifest: Manifest, arguments: TrainingArguments) -> int:
