@@ -101,6 +101,12 @@ class Accelerators:
         return np.asarray(self.strategy.experimental_local_results(value)[0].numpy())
 
 
+def devices_in_step() -> int:
+    """Returns how many devices take the step that is being traced, each with a part of the batch."""
+    context = tf.distribute.get_replica_context()
+    return int(context.num_replicas_in_sync) if context is not None else 1
+
+
 def find_accelerators() -> Accelerators:
     """Finds what this process can train on, and joins the other workers if there are any.
 

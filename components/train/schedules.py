@@ -115,8 +115,19 @@ def build_schedule(arguments: TrainingArguments) -> keras.optimizers.schedules.L
     return WarmupThenCosine(*warmup, arguments.decay_steps or arguments.max_steps)
 
 
-def build_optimizer(arguments: TrainingArguments) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of the arguments, with the learning rate schedule inside."""
+def build_optimizer(
+    arguments: TrainingArguments, precision: str = "float32"
+) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the arguments, with the learning rate schedule inside.
+
+    For float16 its loss is scaled, and a step whose gradients are too large for float16 is left out: small
+    gradients would vanish otherwise.
+    """
+    optimizer = _optimizer(arguments)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
+
+
+def _optimizer(arguments: TrainingArguments) -> keras.optimizers.Optimizer:
     schedule = build_schedule(arguments)
     settings = arguments.optimizer_settings()
     if arguments.optimizer_type == "momentum":

@@ -20,7 +20,7 @@ from components.train.evaluation import Evaluation
 from components.train.job_dir import CHECKPOINTS_FOLDER
 from components.train.located_batches import short_reason
 from components.train.loop import Hooks, LoopResult, Start, Weights, run_loop
-from components.train.models import Classifier, build_classifier, synchronize_batch_normalization
+from components.train.models import Classifier, build_classifier
 from components.train.precision import resolve_precision
 from components.train.publisher import Publisher
 from components.train.reporter import reporter
@@ -145,13 +145,11 @@ def train(
             weights=arguments.weights, pretrained_checkpoint_path=arguments.pretrained_checkpoint_path
         )
         optimizer = build_optimizer(arguments, precision)
-    if accelerators.replicas > 1:
-        synchronize_batch_normalization(classifier)
     log_event(
         "model_built",
         f"train: {arguments.model_type} at {arguments.resolved_image_size()} pixels, "
         f"{sum(int(np.prod(variable.shape)) for variable in classifier.variables):,} parameters, "
-        f"{precision} on {job.devices()}",
+        f"on {job.devices()}",
         model_type=arguments.model_type,
     )
 

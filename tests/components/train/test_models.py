@@ -1,5 +1,6 @@
 """Every model type gets the same checks; what holds for one only stands below them."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -71,15 +72,14 @@ def normalizations(classifier):
     return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def one_step(classifier, *, frozen):
+def one_step(classifier):
     """Takes one training step, as train.py does, and returns the values before it."""
     before = [variable.numpy().copy() for variable in classifier.variables]
-    head = classifier.head.trainable_variables
     trainable = Trainable(
-        lambda images, training: classifier.logits(images, training=training, frozen=frozen),
+        classifier.logits,
         tf.TensorSpec([None, SIZE, SIZE, 3], tf.uint8),
-        head if frozen else [*classifier.backbone.trainable_variables, *head],
-        decayed_kernels(classifier)[-1:] if frozen else decayed_kernels(classifier),
+        classifier.trained_variables,
+        decayed_kernels(classifier),
         classifier.variables,
         CLASSES,
     )
@@ -167,7 +167,7 @@ def test_the_network_sees_pixels_scaled_as_it_wants_them(classifier, model_type)
 
 
 def test_a_step_changes_every_trained_variable_and_the_statistics(classifier, without_tracing):
-    before = one_step(classifier, frozen=False)
+    before = one_step(classifier)
     unchanged = [
         variable.path
         for variable, value in zip(classifier.variables, before, strict=True)
@@ -181,7 +181,7 @@ def test_a_step_changes_every_trained_variable_and_the_statistics(classifier, wi
 
 def test_a_frozen_backbone_stays_as_it_was_bit_for_bit(classifier, without_tracing):
     calibrate(classifier)
-    before = one_step(classifier, frozen=True)
+    before = one_step(dataclasses.replace(classifier, freeze="backbone"))
     backbone = len(classifier.backbone.variables)
     for variable, value in zip(classifier.backbone.variables, before[:backbone], strict=True):
         assert variable.numpy().tobytes() == value.tobytes(), variable.path
