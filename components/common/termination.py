@@ -29,8 +29,8 @@ def termination_noted() -> Iterator[Callable[[], bool]]:
             previous[number](number, frame)
         noted.append(number)
 
-    for number in _STOPPED_BY:
-        previous[number] = signal.signal(number, note)
+    for stopping in _STOPPED_BY:
+        previous[stopping] = signal.signal(stopping, note)
     try:
         yield lambda: bool(noted)
     finally:

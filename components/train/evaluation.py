@@ -72,4 +72,4 @@ class Evaluator:
         batch = (*padded, np.pad(counted, (0, missing)))
         shares = self._step(*accelerators.shared_out(batch))
         local = accelerators.strategy.experimental_local_results(shares)
-        return np.sum([share.numpy() for share in local], axis=0, dtype=np.float64)
+        return np.asarray(np.sum([share.numpy() for share in local], axis=0, dtype=np.float64))

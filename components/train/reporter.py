@@ -33,7 +33,7 @@ def reporter(folder: Path | None) -> Report:
     Args:
         folder: The job_dir; None to write no files.
     """
-    reports = [_log]
+    reports: list[Report] = [_log]
     if folder is not None:
         reports += [_metrics_file(folder / METRICS_FILE), _tensorboard(folder / TENSORBOARD_FOLDER)]
     if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):

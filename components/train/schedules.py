@@ -8,7 +8,7 @@ from components.common.quiet_tensorflow import keras, tf
 from components.train.arguments import TrainingArguments
 
 
-class _Warmup(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
     """A straight line up to the initial rate, then what ``_decayed`` says.
 
     At step s < warmup_steps the rate is warmup + (initial - warmup) * s / warmup_steps. Source: Goyal et
@@ -115,9 +115,7 @@ def build_schedule(arguments: TrainingArguments) -> keras.optimizers.schedules.L
     return WarmupThenCosine(*warmup, arguments.decay_steps or arguments.max_steps)
 
 
-def build_optimizer(
-    arguments: TrainingArguments, precision: str = "float32"
-) -> keras.optimizers.Optimizer:
+def build_optimizer(arguments: TrainingArguments, precision: str = "float32") -> keras.optimizers.Optimizer:
     """Returns the optimizer of the arguments, with the learning rate schedule inside.
 
     For float16 its loss is scaled, and a step whose gradients are too large for float16 is left out: small

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def test_the_mean_over_all_images_is_1_and_rarer_never_counts_less(kind, counts)
     weights = class_weights(kind, counts).astype(np.float64)
     assert (weights * counts).sum() / sum(counts) == pytest.approx(1, rel=1e-5)
     present = sorted((count, weight) for count, weight in zip(counts, weights, strict=True) if count)
-    assert all(rare[1] >= often[1] * (1 - 1e-6) for rare, often in zip(present, present[1:], strict=False))
+    assert all(rare[1] >= often[1] * (1 - 1e-6) for rare, often in pairwise(present))
 
 
 def test_a_class_without_images_has_the_weight_0_unless_all_count_alike():
