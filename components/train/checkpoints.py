@@ -6,20 +6,20 @@ The best model's weights lie in a file of their own, ``best-00000100.npz``, writ
 an evaluation was better than all before.
 """
 
+import io
 import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from components.common.folders import folder_at
 from components.common.log import log_event
-from components.common.storage import written_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -48,12 +48,18 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Args:
-        folder: Where they lie; made when it is missing. Files of others in it are left alone.
+        location: The folder in which they lie, local or ``gs://``; made when it is missing. Files of others
+            in it are left alone.
         keep: How many stay, the last ones.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder, self._keep = folder, keep
+    def __init__(self, location: str, *, keep: int) -> None:
+        self._folder, self._keep = folder_at(location), keep
+
+    @property
+    def location(self) -> str:
+        """The folder in which they lie."""
+        return self._folder.location
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes those that are not needed any more.
@@ -66,12 +72,12 @@ class CheckpointFolder:
         self._write("step", checkpoint)
         steps = self._steps("step")
         for step in steps[: -self._keep]:
-            self._path("step", step).unlink(missing_ok=True)
+            self._folder.remove(_file_name("step", step))
         # An older checkpoint may have another best: what was the best when it was written.
         needed = {self._best_step(step) for step in steps[-self._keep :]}
         for step in self._steps("best"):
             if step not in needed:
-                self._path("best", step).unlink(missing_ok=True)
+                self._folder.remove(_file_name("best", step))
 
     def write_best(self, step: int, weights: Arrays, state: Mapping[str, Any]) -> None:
         """Writes the weights of an evaluation that was better than all before.
@@ -107,51 +113,47 @@ class CheckpointFolder:
         return checkpoint.state.get("best_step") if checkpoint else None
 
     def _steps(self, kind: str) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        matches = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        matches = (_NAME.fullmatch(name) for name in self._folder.names())
         return sorted(int(match[2]) for match in matches if match and match[1] == kind)
 
-    def _path(self, kind: str, step: int) -> Path:
-        return self.folder / f"{kind}-{step:08d}.npz"
-
     def _write(self, kind: str, checkpoint: Checkpoint) -> None:
+        content = io.BytesIO()
         state = np.frombuffer(json.dumps(checkpoint.state).encode(), np.uint8)
-        path = self._path(kind, checkpoint.step)
+        np.savez(content, **{_STATE: state, **checkpoint.arrays})  # type: ignore[arg-type]
+        name = _file_name(kind, checkpoint.step)
         try:
-            with written_whole(path) as partial, partial.open("wb") as file:
-                np.savez(file, **{_STATE: state, **checkpoint.arrays})  # type: ignore[arg-type]
+            self._folder.write(name, content.getvalue())
         except OSError as error:
             raise OutputError(
-                f"cannot write the checkpoint {str(path)!r}: {error.strerror or error}",
+                f"cannot write the checkpoint {name!r} in {self.location!r}: {error.strerror or error}",
                 remedy="free some space there or name another job_dir; the checkpoint before is whole",
             ) from None
 
     def _read(self, kind: str, step: int, *, with_arrays: bool = True) -> Checkpoint | None:
-        path = self._path(kind, step)
+        name = _file_name(kind, step)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(self._folder.read(name)), allow_pickle=False) as file:
                 state = json.loads(file[_STATE].tobytes())
                 names = set(file.files) - {_STATE} if with_arrays else set()
                 return Checkpoint(step, {name: file[name] for name in names}, state)
-        except FileNotFoundError:
+        except (FileNotFoundError, MissingInputError):
             return None
         except _DAMAGED as error:
             log_event(
                 "checkpoint_damaged",
-                f"train: {str(path)!r} cannot be read ({error}); it is passed over",
+                f"train: {name!r} in {self.location!r} cannot be read ({error}); it is passed over",
                 severity="WARNING",
             )
             return None
 
 
-def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], folder: Path) -> None:
+def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], location: str) -> None:
     """Refuses a checkpoint of another training.
 
     Args:
         checkpoint: Whose ``state["training"]`` says what it is of.
         training: What is to be trained: name -> JSON value.
-        folder: Where the checkpoint lies, for the message.
+        location: Where the checkpoint lies, for the message.
 
     Raises:
         InvalidArgumentError: naming each difference.
@@ -165,33 +167,33 @@ def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], fol
     if differences:
         raise InvalidArgumentError(
             f"the checkpoints are of another training: {'; '.join(differences)}",
-            where=str(folder),
+            where=location,
             remedy="give what was given then, name another job_dir, or move them away to begin anew",
         )
 
 
-def read_checkpoint_weights(folder: Path) -> dict[str, NDArray[Any]]:
+def read_checkpoint_weights(location: str) -> dict[str, NDArray[Any]]:
     """Returns the weights of a training's best evaluation so far, by path of the Keras variable.
 
     Args:
-        folder: A ``checkpoints`` folder.
+        location: A ``checkpoints`` folder, local or ``gs://``.
 
     Raises:
         MissingInputError: if there are no best weights, none that can be read, or only those of the last
             layer, as a training with a frozen backbone leaves.
     """
-    checkpoints = CheckpointFolder(folder, keep=1)
+    checkpoints = CheckpointFolder(location, keep=1)
     latest = checkpoints.latest()
     best = checkpoints.best(latest.state["best_step"]) if latest and "best_step" in latest.state else None
     if best is None:
         raise MissingInputError(
-            f"there is no checkpoint of an evaluated model in {str(folder)!r}",
+            f"there is no checkpoint of an evaluated model in {location!r}",
             remedy="name the checkpoints folder of a job_dir, or its model folder",
         )
     if not best.state["complete"]:
         raise MissingInputError(
             "the checkpoint holds only the last layer: its backbone was frozen",
-            where=str(folder),
+            where=location,
             remedy="name the folder job_dir/model of that training instead",
         )
     return {name.split("/", 2)[2]: array for name, array in best.arrays.items()}
@@ -208,6 +210,10 @@ def named(prefix: str, variables: Sequence[Any], values: Sequence[NDArray[Any]])
 def values_of(prefix: str, arrays: Arrays) -> list[NDArray[Any]]:
     """Returns the values that ``named`` gave a prefix, in their order."""
     return [arrays[name] for name in sorted(arrays) if name.startswith(f"{prefix}/")]
+
+
+def _file_name(kind: str, step: int) -> str:
+    return f"{kind}-{step:08d}.npz"
 
 
 def _shown(value: Any) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 
 from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError
+from components.common.folders import check_folder_writable
+from components.common.local_dataset import local_dataset
 from components.common.log import log_event, log_result
 from components.common.quiet_tensorflow import tf
-from components.common.storage import check_empty, check_writable, local_path
+from components.common.storage import check_empty, joined
 from components.train.accelerators import Accelerators, find_accelerators
 from components.train.arguments import TrainingArguments
 from components.train.checkpoints import Checkpoint, CheckpointFolder, check_same_training, named, values_of
@@ -131,7 +133,7 @@ def train(
     manifest = read_manifest(dataset_folder)
     _check_fit(arguments, manifest)
     if arguments.job_dir:
-        check_writable(local_path(arguments.job_dir))
+        check_folder_writable(arguments.job_dir)
     if arguments.deterministic:
         # Before any other use of TensorFlow.
         tf.config.experimental.enable_op_determinism()
@@ -159,8 +161,8 @@ def train(
         write_model(folder, written, arguments, manifest, evaluations, best, circumstances)
 
     publisher = Publisher(write, publish) if publish and accelerators.is_chief else None
-    with _lack_of_memory_explained(arguments):
-        inputs = training_inputs(classifier, arguments, manifest, dataset_folder, accelerators)
+    with local_dataset(dataset_folder) as folder, _lack_of_memory_explained(arguments):
+        inputs = training_inputs(classifier, arguments, read_manifest(folder), folder, accelerators)
         result = run_loop(
             inputs.trainable,
             optimizer,
@@ -193,7 +195,7 @@ def _start(job: _Job) -> Start | None:
     checkpoint = checkpoints.latest() if checkpoints else None
     if checkpoints is None or checkpoint is None:
         return None
-    check_same_training(checkpoint, job.identity(), checkpoints.folder)
+    check_same_training(checkpoint, job.identity(), checkpoints.location)
     best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
     before, now = checkpoint.state["max_steps"], job.arguments.max_steps
     changed = f"; max_steps was {before:,}, is {now:,}" if before != now else ""
@@ -217,7 +219,7 @@ def _hooks(
     if not job.accelerators.is_chief:
         return Hooks(stop=stop)
     checkpoints = _checkpoints(job.arguments)
-    report = reporter(local_path(job.arguments.job_dir) if job.arguments.job_dir else None)
+    report = reporter(job.arguments.job_dir)
     if checkpoints is None:
         return Hooks(report=report, publisher=publisher, stop=stop)
     folder = checkpoints
@@ -237,8 +239,8 @@ def _hooks(
 def _checkpoints(arguments: TrainingArguments) -> CheckpointFolder | None:
     if not arguments.job_dir:
         return None
-    folder = local_path(arguments.job_dir) / CHECKPOINTS_FOLDER
-    return CheckpointFolder(folder, keep=arguments.keep_checkpoints)
+    location = joined(arguments.job_dir, CHECKPOINTS_FOLDER)
+    return CheckpointFolder(location, keep=arguments.keep_checkpoints)
 
 
 def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:

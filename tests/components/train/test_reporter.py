@@ -18,7 +18,7 @@ KATIB_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 
 
 def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
-    report = reporter(None)
+    report = reporter("")
     report([FIRST])
     report([FIRST, SECOND])
     lines = capsys.readouterr().out.splitlines()
@@ -33,10 +33,10 @@ def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
 
 
 def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path):
-    reporter(tmp_path)([FIRST])
+    reporter(str(tmp_path))([FIRST])
     # An interrupted training's evaluation of a step that is trained again.
-    reporter(tmp_path)([FIRST, SECOND])
-    report = reporter(tmp_path)
+    reporter(str(tmp_path))([FIRST, SECOND])
+    report = reporter(str(tmp_path))
     report([FIRST, SECOND])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -49,17 +49,35 @@ def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path
 def test_tensorboard_can_read_every_evaluation(tmp_path, monkeypatch, named):
     if named:
         monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", str(tmp_path / "elsewhere"))
-    report = reporter(tmp_path)
+    report = reporter(str(tmp_path))
     report([FIRST])
     report([FIRST, SECOND])
     (file,) = (tmp_path / ("elsewhere" if named else "tensorboard")).iterdir()
+    found = scalars(file)
+    assert found["top_1_accuracy"] == {5: 0.25, 10: 0.5}
+    assert found["loss"] == {5: 1.5, 10: 1.25}
+
+
+def test_in_cloud_storage_lie_the_same_files(cloud, tmp_path):
+    report = reporter("gs://photos/job")
+    report([FIRST])
+    report([FIRST, SECOND])
+    contents = cloud.contents("job/")
+    assert len(contents.pop("metrics.jsonl").splitlines()) == 2
+    ((name, content),) = contents.items()
+    assert name.startswith("tensorboard/events.out.tfevents")
+    (tmp_path / "events").write_bytes(content)
+    assert scalars(tmp_path / "events")["top_1_accuracy"] == {5: 0.25, 10: 0.5}
+
+
+def scalars(file):
+    """Returns {name: {step: value}} of a file of TensorBoard's."""
     found = {}
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         event = tf.compat.v1.Event.FromString(record)
         for value in event.summary.value:
             found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
-    assert found["top_1_accuracy"] == {5: 0.25, 10: 0.5}
-    assert found["loss"] == {5: 1.5, 10: 1.25}
+    return found
 
 
 @pytest.mark.parametrize("trial", ["", "7"])
@@ -69,7 +87,8 @@ def test_in_a_trial_vertex_ais_tuner_gets_every_evaluation(tmp_path, trial):
     code = (
         "from components.train.evaluation import Evaluation\n"
         "from components.train.reporter import reporter\n"
-        "report = reporter(None)\n"
+        "report = reporter('')\n"
+        ")\n"
         "first = Evaluation(5, 0.25, 0.75, 1.5, 2.0)\n"
         "report([first])\n"
         "report([first, Evaluation(10, 0.5, 1.0, 1.25, 1.0)])\n"
