@@ -34,6 +34,10 @@ class Mode:
     frozen_layers: Collection[str] = ()
 
 
+# A variable that averages over steps, the share of it that a step keeps, and the step's value.
+_Average = tuple[Any, float, Any]
+
+
 def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
     """Returns what a functional Keras model of layers that are called once each gives for ``inputs``.
 
@@ -42,6 +46,13 @@ def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
         inputs: A tensor.
         mode: How to run it.
     """
+    averages: list[_Average] = []
+    result = _run_layers(network, inputs, mode, averages)
+    _move_averages(averages)
+    return result
+
+
+def _run_layers(network: keras.Model, inputs: Any, mode: Mode, averages: list[_Average]) -> Any:
     values = {id(network.inputs[0]): inputs}
     result = inputs
     # From the input to the output.
@@ -49,20 +60,33 @@ def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
         if isinstance(operation, keras.layers.InputLayer):
             continue
         if isinstance(operation, keras.Model):
-            result = run_network(operation, result, mode)
+            result = _run_layers(operation, result, mode, averages)
             continue
         given = operation.input
         taken = [values[id(tensor)] for tensor in given] if isinstance(given, list) else values[id(given)]
         frozen = mode.training and operation.name in mode.frozen_layers
+        layer_mode = Mode(False, mode.dtype) if frozen else mode
         function = _FUNCTIONS.get(type(operation).__name__)
-        if function is None:
+        if isinstance(operation, keras.layers.BatchNormalization):
+            result = _batch_normalization(operation, taken, layer_mode, averages)
+        elif function:
+            result = function(operation, taken, layer_mode)
+        else:
             # Scaling: cheap, and before the network.
             result = operation(taken)
-        else:
-            result = function(operation, taken, Mode(False, mode.dtype) if frozen else mode)
         result = tf.stop_gradient(result) if frozen else result
         values[id(operation.output)] = result
     return result
+
+
+def _move_averages(averages: list[_Average]) -> None:
+    """Moves averages towards the step's values; those of several replicas are averaged, in one exchange."""
+    replica = tf.distribute.get_replica_context()
+    values = [value for _, _, value in averages]
+    if values and replica is not None and replica.num_replicas_in_sync > 1:
+        values = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+    for (variable, momentum, _), value in zip(averages, values, strict=True):
+        variable.assign(variable.value * momentum + value * (1 - momentum))
 
 
 def _convolution(layer: Any, x: Any, mode: Mode) -> Any:
@@ -84,7 +108,7 @@ def _with_bias_and_activation(layer: Any, y: Any) -> Any:
     return _ACTIVATIONS[layer.activation.__name__](y)
 
 
-def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
+def _batch_normalization(layer: Any, x: Any, mode: Mode, averages: list[_Average]) -> Any:
     weights = {"scale": layer.gamma.value, "offset": layer.beta.value, "epsilon": layer.epsilon}
     mean, variance = layer.moving_mean, layer.moving_variance
     if not mode.training:
@@ -97,24 +121,23 @@ def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
     # averages the batch's own.
     count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
     batch_variance = fused.batch_variance * ((count - 1) / count)
-    for average, value in ((mean, fused.batch_mean), (variance, batch_variance)):
-        average.assign(average.value * layer.momentum + value * (1 - layer.momentum))
+    averages += [(mean, layer.momentum, fused.batch_mean), (variance, layer.momentum, batch_variance)]
     return fused.y
 
 
-def _activation(layer: Any, x: Any, mode: Mode) -> Any:
+def _activation(layer: Any, x: Any, _mode: Mode) -> Any:
     return _ACTIVATIONS[layer.activation.__name__](x)
 
 
-def _relu(layer: Any, x: Any, mode: Mode) -> Any:
+def _relu(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.nn.relu6(x) if layer.max_value == 6 else tf.nn.relu(x)
 
 
-def _add(layer: Any, inputs: Any, mode: Mode) -> Any:
+def _add(_layer: Any, inputs: Any, _mode: Mode) -> Any:
     return inputs[0] + inputs[1]
 
 
-def _multiply(layer: Any, inputs: Any, mode: Mode) -> Any:
+def _multiply(_layer: Any, inputs: Any, _mode: Mode) -> Any:
     return inputs[0] * inputs[1]
 
 
@@ -122,24 +145,24 @@ def _dropout(layer: Any, x: Any, mode: Mode) -> Any:
     return tf.cast(layer(x, training=True), x.dtype) if mode.training else x
 
 
-def _zero_padding(layer: Any, x: Any, mode: Mode) -> Any:
+def _zero_padding(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.pad(x, ((0, 0), *layer.padding, (0, 0)))
 
 
-def _max_pooling(layer: Any, x: Any, mode: Mode) -> Any:
+def _max_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.nn.max_pool2d(x, layer.pool_size, layer.strides, layer.padding.upper())
 
 
-def _global_average_pooling(layer: Any, x: Any, mode: Mode) -> Any:
+def _global_average_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
     # Summed in float32: a sum of many numbers in bfloat16 stops growing.
     return tf.reduce_mean(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
 
 
-def _reshape(layer: Any, x: Any, mode: Mode) -> Any:
+def _reshape(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.reshape(x, (-1, *layer.target_shape))
 
 
-def _dense(layer: Any, x: Any, mode: Mode) -> Any:
+def _dense(layer: Any, x: Any, _mode: Mode) -> Any:
     # The last layer, in float32: its logits differ by little, and it costs nothing.
     return tf.matmul(x, layer.kernel.value) + layer.bias.value
 
@@ -155,7 +178,6 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 _FUNCTIONS: dict[str, Callable[[Any, Any, Mode], Any]] = {
     "Activation": _activation,
     "Add": _add,
-    "BatchNormalization": _batch_normalization,
     "Conv2D": _convolution,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise_convolution,
