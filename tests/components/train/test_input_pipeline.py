@@ -10,17 +10,17 @@ from components.common.dataset import TRAIN, read_manifest, shard_paths
 from components.common.image_decoding import decode_image
 from components.common.records import ImageRecord
 from components.common.split_records import split_records
-from components.train import input_pipeline
+from components.train.decoded_cache import CachePlace
 from components.train.input_pipeline import (
     FeatureBatches,
     evaluation_batches,
-    kept_decoded,
     sample_indices,
     training_batches,
 )
 
 SIZE = 4
 COUNT = 10
+SHARDS = (3, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +38,27 @@ def paths(dataset):
     return shard_paths(dataset, read_manifest(dataset).splits[TRAIN])
 
 
-@pytest.fixture(params=[True, False], ids=["kept decoded", "decoded anew"])
+@pytest.fixture(params=list(CachePlace), ids=lambda place: place.value)
 def keep_decoded(request):
-    """Both ways of the training pipeline: the decoded images fit into memory, or they do not."""
+    """The ways of the training pipeline: where images are kept once they are decoded."""
     return request.param
 
 
-def batches(paths, count, keep_decoded, *, batch_size=4, seed=0, examples=COUNT):
+def batches(paths, count, keep_decoded, *, batch_size=4, seed=0, shards=SHARDS, **values):
     made = training_batches(
         paths,
-        examples=examples,
+        shard_examples=shards,
         image_size=SIZE,
         batch_size=batch_size,
         seed=seed,
         keep_decoded=keep_decoded,
+        **values,
     )
     return [(images.numpy(), classes.numpy()) for images, classes in made.take(count)]
 
 
 def evaluation(paths, **values):
-    return evaluation_batches(paths, examples=COUNT, image_size=SIZE, batch_size=4, **values)
+    return evaluation_batches(paths, shard_examples=SHARDS, image_size=SIZE, batch_size=4, **values)
 
 
 def classes_of(made):
@@ -119,29 +120,9 @@ def sorted_paths(write_dataset, encode, tmp_path_factory):
     return shard_paths(folder, read_manifest(folder).splits[TRAIN])
 
 
-def test_shards_of_one_label_each_are_mixed_however_few_examples_are_shuffled(
-    sorted_paths, keep_decoded, monkeypatch
-):
-    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 16)
-    made = batches(sorted_paths, 10, keep_decoded, batch_size=16, examples=400)
-    for _, classes in made:
+def test_shards_of_one_label_each_are_mixed(sorted_paths, keep_decoded):
+    for _, classes in batches(sorted_paths, 10, keep_decoded, batch_size=16, shards=[20] * 20):
         assert len(set(classes.tolist())) >= 6
-
-
-def test_the_shards_come_in_another_order_each_epoch_that_the_seed_decides(sorted_paths, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 1)
-    monkeypatch.setattr(input_pipeline, "_SHARDS_AT_ONCE", 1)
-
-    def shards(seed):
-        made = batches(sorted_paths, 40, False, batch_size=20, seed=seed, examples=400)
-        assert all(len(set(classes.tolist())) == 1 for _, classes in made)
-        return [int(classes[0]) for _, classes in made]
-
-    first = shards(1)
-    assert sorted(first[:20]) == sorted(first[20:]) == list(range(20))
-    assert first[:20] != first[20:]
-    assert shards(1) == first
-    assert shards(2) != first
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -181,29 +162,13 @@ def test_validation_images_that_are_kept_are_decoded_once(paths, tmp_path, image
     assert classes_of(made) == first
 
 
-@pytest.mark.parametrize(
-    ("training", "validation", "kept"),
-    [
-        (8, 2, (True, True)),
-        (9, 2, (True, False)),
-        (10, 1, (True, False)),
-        # What training cannot use is left to the validation.
-        (11, 10, (False, True)),
-        (11, 11, (False, False)),
-    ],
-)
-def test_training_and_validation_images_share_one_limit(training, validation, kept, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_CACHE_BYTES", 10 * 4 * 4 * 3)
-    assert kept_decoded(training_images=training, validation_images=validation, image_size=4) == kept
-
-
 def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, keep_decoded):
     split = read_manifest(digits_dataset).splits[TRAIN]
     images, _ = next(
         iter(
             training_batches(
                 shard_paths(digits_dataset, split),
-                examples=split.examples,
+                shard_examples=[split.examples],
                 image_size=12,
                 batch_size=split.examples,
                 seed=0,

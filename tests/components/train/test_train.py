@@ -97,7 +97,7 @@ def test_the_model_folder_is_complete(trained_digits, digits_dataset, digits_tra
     assert TrainingArguments(**provenance["arguments"]) == dataclasses.replace(
         digits_training, num_classes=10, eval_batch_size=64
     )
-    assert provenance["devices"] == ["CPU"]
+    assert provenance["devices"] == "CPU"
     assert [one["step"] for one in provenance["evaluations"]] == [20, 40, 60]
     assert set(provenance["versions"]) == {"imgpipe", "tensorflow", "keras"}
 
