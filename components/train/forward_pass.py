@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.quiet_tensorflow import keras, tf
+from components.train.accelerators import devices_in_step
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,6 @@ class Mode:
     frozen_layers: Collection[str] = ()
 
 
-# A variable that averages over steps, the share of it that a step keeps, and the step's value.
-_Average = tuple[Any, float, Any]
-
-
 def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
     """Returns what a functional Keras model of layers that are called once each gives for ``inputs``.
 
@@ -46,13 +43,6 @@ def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
         inputs: A tensor.
         mode: How to run it.
     """
-    averages: list[_Average] = []
-    result = _run_layers(network, inputs, mode, averages)
-    _move_averages(averages)
-    return result
-
-
-def _run_layers(network: keras.Model, inputs: Any, mode: Mode, averages: list[_Average]) -> Any:
     values = {id(network.inputs[0]): inputs}
     result = inputs
     # From the input to the output.
@@ -60,33 +50,20 @@ def _run_layers(network: keras.Model, inputs: Any, mode: Mode, averages: list[_A
         if isinstance(operation, keras.layers.InputLayer):
             continue
         if isinstance(operation, keras.Model):
-            result = _run_layers(operation, result, mode, averages)
+            result = run_network(operation, result, mode)
             continue
         given = operation.input
         taken = [values[id(tensor)] for tensor in given] if isinstance(given, list) else values[id(given)]
         frozen = mode.training and operation.name in mode.frozen_layers
-        layer_mode = Mode(False, mode.dtype) if frozen else mode
         function = _FUNCTIONS.get(type(operation).__name__)
-        if isinstance(operation, keras.layers.BatchNormalization):
-            result = _batch_normalization(operation, taken, layer_mode, averages)
-        elif function:
-            result = function(operation, taken, layer_mode)
-        else:
+        if function is None:
             # Scaling: cheap, and before the network.
             result = operation(taken)
+        else:
+            result = function(operation, taken, Mode(False, mode.dtype) if frozen else mode)
         result = tf.stop_gradient(result) if frozen else result
         values[id(operation.output)] = result
     return result
-
-
-def _move_averages(averages: list[_Average]) -> None:
-    """Moves averages towards the step's values; those of several replicas are averaged, in one exchange."""
-    replica = tf.distribute.get_replica_context()
-    values = [value for _, _, value in averages]
-    if values and replica is not None and replica.num_replicas_in_sync > 1:
-        values = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
-    for (variable, momentum, _), value in zip(averages, values, strict=True):
-        variable.assign(variable.value * momentum + value * (1 - momentum))
 
 
 def _convolution(layer: Any, x: Any, mode: Mode) -> Any:
@@ -108,21 +85,40 @@ def _with_bias_and_activation(layer: Any, y: Any) -> Any:
     return _ACTIVATIONS[layer.activation.__name__](y)
 
 
-def _batch_normalization(layer: Any, x: Any, mode: Mode, averages: list[_Average]) -> Any:
+def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
     weights = {"scale": layer.gamma.value, "offset": layer.beta.value, "epsilon": layer.epsilon}
     mean, variance = layer.moving_mean, layer.moving_variance
     if not mode.training:
         return tf.raw_ops.FusedBatchNormV3(
             x=x, mean=mean.value, variance=variance.value, is_training=False, **weights
         ).y
+    if devices_in_step() > 1:
+        return _batch_normalization_over_devices(layer, x)
     unused = tf.zeros([0], tf.float32)
     fused = tf.raw_ops.FusedBatchNormV3(x=x, mean=unused, variance=unused, is_training=True, **weights)
     # The fused operation gives the variance of the population that the batch is a sample of; Keras
     # averages the batch's own.
     count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
     batch_variance = fused.batch_variance * ((count - 1) / count)
-    averages += [(mean, layer.momentum, fused.batch_mean), (variance, layer.momentum, batch_variance)]
+    for average, value in ((mean, fused.batch_mean), (variance, batch_variance)):
+        average.assign(average.value * layer.momentum + value * (1 - layer.momentum))
     return fused.y
+
+
+def _batch_normalization_over_devices(layer: Any, x: Any) -> Any:
+    """Normalizes by the statistics of the whole batch, of which each device has a part.
+
+    So that a step is the same on any number of devices; it costs one exchange of small numbers a layer.
+    """
+    wide = tf.cast(x, tf.float32)
+    parts = tf.stack([tf.reduce_mean(wide, (0, 1, 2)), tf.reduce_mean(tf.square(wide), (0, 1, 2))])
+    context = tf.distribute.get_replica_context()
+    mean, mean_of_squares = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, parts))
+    variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+    for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        average.assign(average.value * layer.momentum + value * (1 - layer.momentum))
+    scale = layer.gamma.value * tf.math.rsqrt(variance + layer.epsilon)
+    return tf.cast(wide * scale + (layer.beta.value - mean * scale), x.dtype)
 
 
 def _activation(layer: Any, x: Any, _mode: Mode) -> Any:
@@ -178,6 +174,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 _FUNCTIONS: dict[str, Callable[[Any, Any, Mode], Any]] = {
     "Activation": _activation,
     "Add": _add,
+    "BatchNormalization": _batch_normalization,
     "Conv2D": _convolution,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise_convolution,
