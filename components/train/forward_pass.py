@@ -121,19 +121,19 @@ def _batch_normalization_over_devices(layer: Any, x: Any) -> Any:
     return tf.cast(wide * scale + (layer.beta.value - mean * scale), x.dtype)
 
 
-def _activation(layer: Any, x: Any, mode: Mode) -> Any:
+def _activation(layer: Any, x: Any, _mode: Mode) -> Any:
     return _ACTIVATIONS[layer.activation.__name__](x)
 
 
-def _relu(layer: Any, x: Any, mode: Mode) -> Any:
+def _relu(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.nn.relu6(x) if layer.max_value == 6 else tf.nn.relu(x)
 
 
-def _add(layer: Any, inputs: Any, mode: Mode) -> Any:
+def _add(_layer: Any, inputs: Any, _mode: Mode) -> Any:
     return inputs[0] + inputs[1]
 
 
-def _multiply(layer: Any, inputs: Any, mode: Mode) -> Any:
+def _multiply(_layer: Any, inputs: Any, _mode: Mode) -> Any:
     return inputs[0] * inputs[1]
 
 
@@ -141,24 +141,24 @@ def _dropout(layer: Any, x: Any, mode: Mode) -> Any:
     return tf.cast(layer(x, training=True), x.dtype) if mode.training else x
 
 
-def _zero_padding(layer: Any, x: Any, mode: Mode) -> Any:
+def _zero_padding(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.pad(x, ((0, 0), *layer.padding, (0, 0)))
 
 
-def _max_pooling(layer: Any, x: Any, mode: Mode) -> Any:
+def _max_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.nn.max_pool2d(x, layer.pool_size, layer.strides, layer.padding.upper())
 
 
-def _global_average_pooling(layer: Any, x: Any, mode: Mode) -> Any:
+def _global_average_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
     # Summed in float32: a sum of many numbers in bfloat16 stops growing.
     return tf.reduce_mean(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
 
 
-def _reshape(layer: Any, x: Any, mode: Mode) -> Any:
+def _reshape(layer: Any, x: Any, _mode: Mode) -> Any:
     return tf.reshape(x, (-1, *layer.target_shape))
 
 
-def _dense(layer: Any, x: Any, mode: Mode) -> Any:
+def _dense(layer: Any, x: Any, _mode: Mode) -> Any:
     # The last layer, in float32: its logits differ by little, and it costs nothing.
     return tf.matmul(x, layer.kernel.value) + layer.bias.value
 

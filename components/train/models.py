@@ -16,6 +16,7 @@ from components.common.quiet_tensorflow import keras, tf
 from components.train.forward_pass import Mode, run_network
 from components.train.model_types import MODEL_TYPES, ModelType
 from components.train.network_stages import frozen_parts, parts_of_layers
+from components.train.pretrained_weights import take_over_weights
 from components.train.resnet import build_resnet
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
@@ -112,10 +113,13 @@ def build_classifier(
         freeze: What is not trained: ``none``, ``backbone``, or the last one of the model type's
             ``stage_names`` that is frozen.
         precision: Of the arithmetic in training, as ``resolve_precision`` gives it.
-        pretrained_checkpoint_path: Where the weights are taken from instead.
+        pretrained_checkpoint_path: Where the weights are taken from instead, as ``take_over_weights`` says.
 
     Raises:
         UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded.
+        MissingInputError: if there is nothing at ``pretrained_checkpoint_path``.
+        InvalidDataError: if what lies there is damaged.
+        InvalidArgumentError: if it is of another network.
     """
     keras.utils.set_random_seed(seed)
     kind = MODEL_TYPES[model_type]
@@ -127,6 +131,8 @@ def build_classifier(
     dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(dropped)
     head = keras.Model(features, logits, name="head")
+    if pretrained_checkpoint_path:
+        take_over_weights(pretrained_checkpoint_path, model_type, network, head)
     return Classifier(backbone, head, model_type, freeze, precision)
 
 

@@ -88,7 +88,6 @@ def test_in_a_trial_vertex_ais_tuner_gets_every_evaluation(tmp_path, trial):
         "from components.train.evaluation import Evaluation\n"
         "from components.train.reporter import reporter\n"
         "report = reporter('')\n"
-        ")\n"
         "first = Evaluation(5, 0.25, 0.75, 1.5, 2.0)\n"
         "report([first])\n"
         "report([first, Evaluation(10, 0.5, 1.0, 1.25, 1.0)])\n"
