@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _BLOCK = 8
 # Examples that are shuffled together: of so many different blocks that data sorted by label mixes.
 _WINDOW = 4096
-# Shards that the blocks of a window are drawn from: the first step needs to know where the records of
+# Shards that blocks are drawn from at a time, at least: the first step needs to know where the records of
 # these begin, not of a thousand shards.
 _SHARDS_AT_ONCE = 32
 # Positions that share one stream of random numbers.
@@ -69,7 +69,8 @@ class ExampleOrder:
     def _make_epoch(self, epoch: int) -> NDArray[np.int64]:
         draw = np.random.default_rng((self._seed, _ORDER, epoch))
         shards = draw.permutation(len(self._counts))
-        groups = [shards[start : start + _SHARDS_AT_ONCE] for start in range(0, len(shards), _SHARDS_AT_ONCE)]
+        # About equal ones: a few shards left over would be of a few labels only, in sorted data.
+        groups = np.array_split(shards, max(1, len(shards) // _SHARDS_AT_ONCE))
         examples = np.concatenate([self._blocks_shuffled(group, draw) for group in groups])
         for start in range(0, len(examples), _WINDOW):
             draw.shuffle(examples[start : start + _WINDOW])

@@ -112,7 +112,15 @@ def training_batches(
         tf.TensorSpec([None], tf.string),
     ]
     complete = _completed(cache, augmentation, image_size, size)
-    return _read(steps, missing_records, specs).map(complete, _BATCHES_AT_ONCE).prefetch(2)
+    made = _read(steps, missing_records, specs).map(complete, _BATCHES_AT_ONCE)
+    if augmentation == NONE:
+        return made.map(lambda images, facts, _: (images, facts[:, 2])).prefetch(2)
+
+    def vary(image: Any, facts: Any, drawn: Any) -> tuple[Any, Any]:
+        return vary_kept(image, facts[0], facts[1], drawn, augmentation, image_size), facts[2]
+
+    made = made.unbatch().map(vary, num_parallel_calls=usable_threads())
+    return made.batch(size, drop_remainder=True).prefetch(2)
 
 
 def evaluation_batches(
@@ -208,7 +216,7 @@ class FeatureBatches:
 
 
 def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: int) -> Callable[..., Any]:
-    """Returns the function that decodes and keeps what is missing of a batch, and varies the batch."""
+    """Returns the function that decodes and keeps what is missing of a batch: images, facts, draws."""
     side = kept_size(augmentation, image_size)
 
     def kept(serialized: Any) -> tuple[Any, Any]:
@@ -230,15 +238,13 @@ def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: in
         images[missing], all_facts[missing] = pixels, facts
         return images, all_facts
 
-    def complete(numbers: Any, draws: Any, missing: Any, serialized: Any) -> tuple[Any, Any]:
+    def complete(numbers: Any, draws: Any, missing: Any, serialized: Any) -> tuple[Any, Any, Any]:
         specs = (tf.TensorSpec([side, side, 3], tf.uint8), tf.TensorSpec([3], tf.int64))
         decoded = tf.map_fn(kept, serialized, fn_output_signature=specs, parallel_iterations=usable_threads())
         images, facts = tf.numpy_function(
             with_missing, [numbers, missing, *decoded], (tf.uint8, tf.int64), stateful=True
         )
-        images = tf.ensure_shape(images, [size, side, side, 3])
-        facts = tf.ensure_shape(facts, [size, 3])
-        return vary_kept(images, facts[:, 0], facts[:, 1], draws, augmentation, image_size), facts[:, 2]
+        return tf.ensure_shape(images, [size, side, side, 3]), tf.ensure_shape(facts, [size, 3]), draws
 
     return complete
 
