@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from components.common.dataset import VALIDATION, Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_result
+from components.common.provenance import read_provenance
 from components.common.records import ImageRecord, label_to_class
+from components.common.reference_answers import write_reference
+from components.common.served_model import ServedModel, check_labels, load_served_model
 from components.common.split_records import record_place, split_records
 from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
-from components.evaluate.reference import write_reference
 from components.evaluate.report import Mistake, evaluation_report
-from components.export.provenance import read_provenance
-from components.export.serving import ServedModel, check_labels, load_served_model
 
 METRICS_NAME = "metrics.json"
 _MISTAKES_SHOWN = 24

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from components.common.errors import CheckFailedError, MissingInputError
 from components.common.log import log_event, log_result, parse_event
+from components.common.reference_answers import read_reference
 from components.common.storage import publish_folder
-from components.evaluate.reference import read_reference
 from components.export.publish import check_model_target, publish_model
 
 # Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only

@@ -13,9 +13,9 @@ import numpy as np
 
 from components.common.arguments import argument, parse_command_line
 from components.common.dataset import VALIDATION, read_manifest
+from components.common.served_model import BATCH_SIZE, check_labels, load_served_model
 from components.common.split_records import split_records
 from components.common.step import run_command
-from components.export.serving import BATCH_SIZE, check_labels, load_served_model
 
 # Some are asked one by one as well: a server gets both.
 _SINGLE_REQUESTS = 8

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest, shard_paths
 from components.common.errors import InvalidArgumentError, InvalidDataError
 from components.common.log import Progress, log_event, log_result
+from components.common.provenance import write_deployment_config, write_provenance
 from components.common.quiet_tensorflow import keras, tf
+from components.common.saved_model import write_saved_model
 from components.common.storage import check_empty
-from components.export.provenance import write_deployment_config, write_provenance
-from components.export.serving_model import write_saved_model
 from components.train.arguments import TrainingArguments
 from components.train.input_pipeline import (
     FeatureBatches,

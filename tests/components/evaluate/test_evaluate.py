@@ -12,11 +12,11 @@ from PIL import Image
 from components.common.dataset import TRAIN, VALIDATION, read_manifest
 from components.common.errors import InvalidDataError, MissingInputError
 from components.common.records import ImageRecord
+from components.common.reference_answers import read_reference
+from components.common.served_model import load_served_model
 from components.common.split_records import split_records
 from components.evaluate.component import evaluate as evaluate_component
 from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.evaluate.reference import read_reference
-from components.export.serving import load_served_model
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from kfp import dsl
 from components.common.dataset import VALIDATION, read_manifest
 from components.common.errors import CheckFailedError, MissingInputError, OutputError
 from components.common.log import parse_event
+from components.common.provenance import write_provenance
+from components.common.served_model import load_served_model
 from components.evaluate.evaluate import EvaluationFiles, evaluate
 from components.export.arguments import ExportArguments
 from components.export.component import export as export_component
 from components.export.export import SINGLE_TOLERANCE, TOLERANCE, check_answers, export
-from components.export.provenance import write_provenance
-from components.export.serving import load_served_model
 
 REFERENCE = np.array([[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], np.float32)
 CLASSES = np.array([1, 0, 0])

@@ -8,7 +8,7 @@ import pytest
 
 from components.common.image_decoding import decode_image
 from components.common.quiet_tensorflow import tf
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
 
 LABELS = ("dark", "größer, 日本", "bright")
 SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"
