@@ -1,7 +1,7 @@
 """From an image file's bytes to pixels, inside the TensorFlow graph.
 
-Training, evaluation and the served model all call ``decode_image``, so that a model is served the
-very pixels that it was trained and evaluated on.
+Training calls ``decode_image`` for its records. The served model, through which evaluation goes too, decodes
+what clients send by ``served_images``, which gives the same pixels for the same picture.
 """
 
 from typing import Any
@@ -34,5 +34,10 @@ def decode_image(encoded: Any, image_size: int) -> Any:
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
+    return scale_to_square(pixels, image_size)
+
+
+def scale_to_square(pixels: Any, image_size: int) -> Any:
+    """Returns uint8 [height, width, 3] scaled to uint8 [size, size, 3], as ``decode_image`` says."""
     scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
     return tf.saturate_cast(tf.round(scaled), tf.uint8)

@@ -27,7 +27,7 @@ class Prediction:
 
 
 class ServedModel:
-    """A loaded SavedModel with the signature of ``serving_model``."""
+    """A loaded SavedModel with the signatures of ``saved_model``."""
 
     def __init__(self, loaded: Any, labels: tuple[str, ...]) -> None:
         # The object is kept: the signature's variables die with it.
