@@ -7,7 +7,7 @@ only the first is left to it. Source of the places: Microsoft's BITMAPFILEHEADER
 from typing import Any
 
 from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import little_endian
+from components.common.served_images.bytes_of_file import little_endian, part
 from components.common.served_images.transparency import on_white
 
 _FILE_HEADER_BYTES = 14
@@ -73,7 +73,7 @@ def _decode_rows(encoded: Any, header: Any, bits: Any, compression: Any) -> Any:
     )
     with tf.control_dependencies([check]):
         begin = tf.identity(begin)
-    content = tf.io.decode_raw(tf.strings.substr(encoded, begin, tf.cast(needed, tf.int32)), tf.uint8)
+    content = tf.io.decode_raw(part(encoded, begin, tf.cast(needed, tf.int32)), tf.uint8)
     rows = tf.reshape(content, tf.stack([height, tf.cast(stride, tf.int32)]))
     # The lowest row comes first, unless the height is negative.
     rows = tf.cond(signed_height > 0, lambda: tf.reverse(rows, [0]), lambda: rows)
@@ -95,7 +95,7 @@ def _of_palette(encoded: Any, rows: Any, header: Any, bits: Any, width: Any, beg
     entry_bytes = tf.where(tf.equal(header, _SHORT_HEADER_BYTES), 3, 4)
     place = _FILE_HEADER_BYTES + header
     entries = tf.minimum(tf.bitwise.left_shift(1, bits), tf.maximum(begin - place, 0) // entry_bytes)
-    raw = tf.io.decode_raw(tf.strings.substr(encoded, place, entries * entry_bytes), tf.uint8)
+    raw = tf.io.decode_raw(part(encoded, place, entries * entry_bytes), tf.uint8)
     palette = tf.gather(tf.reshape(raw, tf.stack([entries, entry_bytes])), _RED_GREEN_BLUE, axis=1)
     check = tf.debugging.Assert(
         tf.reduce_max(numbers) < entries, ["the BMP has a pixel beyond its palette of", entries]

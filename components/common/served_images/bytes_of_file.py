@@ -5,9 +5,17 @@ from typing import Any
 from components.common.quiet_tensorflow import tf
 
 
+def part(encoded: Any, place: Any, length: Any) -> Any:
+    """Returns up to ``length`` bytes from a place on, fewer at the end: string [].
+
+    ``tf.strings.substr`` alone refuses a place behind the end, in an error that holds the whole file.
+    """
+    return tf.strings.substr(encoded, tf.minimum(place, tf.strings.length(encoded)), length)
+
+
 def starts_with(encoded: Any, signature: bytes) -> Any:
     """Returns whether a scalar string begins with a signature: bool []."""
-    return tf.equal(tf.strings.substr(encoded, 0, len(signature)), signature)
+    return tf.equal(part(encoded, 0, len(signature)), signature)
 
 
 def byte_at(encoded: Any, place: Any) -> Any:
@@ -29,8 +37,6 @@ def little_endian(encoded: Any, place: Any, count: int) -> Any:
 
 
 def _number(encoded: Any, place: Any, count: int, powers: range) -> Any:
-    # substr refuses a place behind the end.
-    inside = tf.minimum(place, tf.strings.length(encoded))
-    text = tf.strings.substr(encoded, inside, count)
+    text = part(encoded, place, count)
     values = tf.cast(tf.io.decode_raw(tf.strings.join([text, b"\0" * count]), tf.uint8)[:count], tf.int32)
     return tf.reduce_sum(tf.bitwise.left_shift(values, [8 * power for power in powers]))

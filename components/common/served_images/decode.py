@@ -16,7 +16,7 @@ from typing import Any
 from components.common.image_decoding import scale_to_square
 from components.common.quiet_tensorflow import tf
 from components.common.served_images.bmp import decode_bmp
-from components.common.served_images.bytes_of_file import byte_at, starts_with
+from components.common.served_images.bytes_of_file import byte_at, part, starts_with
 from components.common.served_images.gif import decode_gif
 from components.common.served_images.orientation import (
     jpeg_orientation,
@@ -99,7 +99,7 @@ def _sixteen_bit_gray(encoded: Any) -> Any:
 
 
 def _decode_webp(encoded: Any) -> Any:
-    extended = tf.equal(tf.strings.substr(encoded, _WEBP_KIND, 4), b"VP8X")
+    extended = tf.equal(part(encoded, _WEBP_KIND, 4), b"VP8X")
     animated = tf.logical_and(
         extended, tf.not_equal(tf.bitwise.bitwise_and(byte_at(encoded, _WEBP_FLAGS), _WEBP_ANIMATION), 0)
     )

@@ -10,7 +10,7 @@ Source of the places: GIF89a specification, sections 18 to 23.
 from typing import Any
 
 from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import byte_at, little_endian
+from components.common.served_images.bytes_of_file import byte_at, little_endian, part
 from components.common.served_images.transparency import WHITE
 
 _SCREEN_WIDTH, _SCREEN_HEIGHT, _SCREEN_FLAGS, _GLOBAL_TABLE = 6, 8, 10, 13
@@ -104,9 +104,9 @@ def _behind_sub_blocks(encoded: Any, place: Any) -> Any:
     return last + 1
 
 
-def _replaced(text: Any, place: Any, part: Any, length: int) -> Any:
-    behind = tf.strings.substr(text, tf.minimum(place + length, tf.strings.length(text)), -1)
-    return tf.strings.join([tf.strings.substr(text, 0, place), part, behind])
+def _replaced(text: Any, place: Any, new: Any, length: int) -> Any:
+    behind = part(text, place + length, tf.strings.length(text))
+    return tf.strings.join([part(text, 0, place), new, behind])
 
 
 _BYTES = [bytes([number]) for number in range(256)]

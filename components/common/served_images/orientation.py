@@ -8,7 +8,7 @@ PNG and WebP files, and EXIF as hexadecimal text in a PNG, are not looked for.)
 from typing import Any
 
 from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import big_endian, little_endian
+from components.common.served_images.bytes_of_file import big_endian, little_endian, part
 from components.common.served_images.png_chunks import PngChunks
 
 UPRIGHT = 1
@@ -56,8 +56,8 @@ def jpeg_orientation(encoded: Any) -> Any:
         length = tf.bitwise.bitwise_and(head, 0xFFFF)
         is_marker = tf.equal(tf.bitwise.bitwise_and(tf.bitwise.right_shift(head, 24), 0xFF), 0xFF)
         is_application = tf.logical_and(is_marker, tf.equal(marker, _APP1))
-        text = tf.strings.substr(encoded, place + 4, len(_XMP_START))
-        is_exif = tf.logical_and(is_application, tf.equal(tf.strings.substr(text, 0, 6), _EXIF_START))
+        text = part(encoded, place + 4, len(_XMP_START))
+        is_exif = tf.logical_and(is_application, tf.equal(part(text, 0, 6), _EXIF_START))
         is_exif = tf.logical_and(is_exif, tf.equal(exif_place, 0))
         is_xmp = tf.logical_and(is_application, tf.equal(text, _XMP_START))
         # C0 to CF but C4, C8 and CC begin a frame, DA the scan: what describes the picture stands before.
@@ -89,7 +89,7 @@ def jpeg_orientation(encoded: Any) -> Any:
     )
     of_either = tf.cond(
         tf.logical_and(tf.equal(of_exif, 0), xmp_place > 0),
-        lambda: _tag_of_xmp(tf.strings.substr(encoded, xmp_place, tf.maximum(xmp_bytes, 0))),
+        lambda: _tag_of_xmp(part(encoded, xmp_place, tf.maximum(xmp_bytes, 0))),
         lambda: of_exif,
     )
     return _sensible(of_either)
@@ -115,7 +115,7 @@ def webp_orientation(encoded: Any) -> Any:
 
     def next_chunk(place: Any, exif_place: Any, exif_bytes: Any) -> Any:
         length = little_endian(encoded, place + 4, 4)
-        is_exif = tf.equal(tf.strings.substr(encoded, place, 4), b"EXIF")
+        is_exif = tf.equal(part(encoded, place, 4), b"EXIF")
         # Chunks are padded to an even length; one that claims more than the file ends the walk.
         sensible = tf.logical_and(length >= 0, length < size)
         following = tf.where(sensible, place + 8 + length + length % 2, 0)
@@ -130,7 +130,7 @@ def webp_orientation(encoded: Any) -> Any:
 
     def tag() -> Any:
         # Some writers begin the block as in a JPEG file.
-        prefixed = tf.equal(tf.strings.substr(encoded, exif_place, 6), _EXIF_START)
+        prefixed = tf.equal(part(encoded, exif_place, 6), _EXIF_START)
         skipped = tf.where(prefixed, len(_EXIF_START), 0)
         return _tag_of_block(encoded, exif_place + skipped, exif_bytes - skipped)
 
@@ -139,10 +139,10 @@ def webp_orientation(encoded: Any) -> Any:
 
 def _tag_of_block(encoded: Any, place: Any, length: Any) -> Any:
     """Returns the value of the orientation's tag in an EXIF block, int32 []; 0 if it is not there."""
-    block = tf.strings.substr(encoded, place, tf.maximum(length, 0))
+    block = part(encoded, place, tf.maximum(length, 0))
     size = tf.strings.length(block)
-    is_little = tf.equal(tf.strings.substr(block, 0, 2), b"II")
-    known = tf.logical_or(is_little, tf.equal(tf.strings.substr(block, 0, 2), b"MM"))
+    is_little = tf.equal(part(block, 0, 2), b"II")
+    known = tf.logical_or(is_little, tf.equal(part(block, 0, 2), b"MM"))
 
     def number_at(where: Any, count: int) -> Any:
         return tf.where(is_little, little_endian(block, where, count), big_endian(block, where, count))
@@ -152,14 +152,14 @@ def _tag_of_block(encoded: Any, place: Any, length: Any) -> Any:
     directory = tf.where(inside, directory, size)
     first = tf.minimum(directory + 2, size)
     count = tf.minimum(number_at(directory, 2), (size - first) // _ENTRY_BYTES)
-    raw = tf.strings.substr(block, first, count * _ENTRY_BYTES)
+    raw = part(block, first, count * _ENTRY_BYTES)
     entries = tf.cast(tf.reshape(tf.io.decode_raw(raw, tf.uint8), [-1, _ENTRY_BYTES]), tf.int32)
 
     def column(begin: int, count: int) -> Any:
         """The numbers of ``count`` bytes that stand at ``begin`` in the entries: int32 [entries]."""
-        little = tf.constant([2 ** (8 * power) for power in range(count)], tf.int32)
-        parts = entries[:, begin : begin + count]
-        return tf.reduce_sum(parts * tf.where(is_little, little, little[::-1]), axis=1)
+        powers = [2 ** (8 * power) for power in range(count)]
+        weights = tf.where(is_little, tf.constant(powers), tf.constant(powers[::-1]))
+        return tf.reduce_sum(entries[:, begin : begin + count] * weights, axis=1)
 
     kind = column(2, 2)
     # A number of four bytes beyond 2**24 has no meaning here: three are read, and the fourth must be 0.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import big_endian
+from components.common.served_images.bytes_of_file import big_endian, part
 
 _SIGNATURE_BYTES = 8
 # Length, name and checksum.
@@ -37,7 +37,7 @@ def png_chunks(encoded: Any) -> PngChunks:
 
     def next_chunk(place: Any, transparent: Any, exif_place: Any, exif_bytes: Any) -> Any:
         length = big_endian(encoded, place, 4)
-        name = tf.strings.substr(encoded, place + 4, 4)
+        name = part(encoded, place + 4, 4)
         is_exif = tf.equal(name, b"eXIf")
         # A length beyond the file, or one that is negative here, ends the walk.
         step = tf.where(tf.logical_or(length < 0, length > size), size, length + _FRAME_BYTES)
