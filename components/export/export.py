@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from components.common.errors import CheckFailedError, MissingInputError
 from components.common.log import log_event, log_result, parse_event
-from components.common.reference_answers import read_reference
+from components.common.reference_answers import read_evaluation, read_reference
 from components.common.storage import publish_folder
 from components.export.arguments import ExportArguments
 from components.export.publish import check_model_target, publish_model
@@ -77,8 +77,9 @@ def export(
             remedy="give the folder that holds saved_model.pb",
         )
     reference = read_reference(evaluation_folder)
+    split = read_evaluation(evaluation_folder)["split"]
     publish_folder(model_folder, exported_folder)
-    answers = _answers_of_fresh_process(exported_folder, dataset_folder, len(reference))
+    answers = _answers_of_fresh_process(exported_folder, dataset_folder, split, len(reference))
     difference = check_answers(reference, answers["classes"], answers["probabilities"], TOLERANCE)
     singles = answers["single_probabilities"]
     check_answers(reference[: len(singles)], answers["single_classes"], singles, SINGLE_TOLERANCE)
@@ -154,7 +155,7 @@ def check_answers(
         first = int(np.argmax(wrong))
         raise CheckFailedError(
             f"served in a fresh process the model answers otherwise than in the evaluation for "
-            f"{wrong.sum()} of {len(reference)} images, first for validation image {first}: "
+            f"{wrong.sum()} of {len(reference)} images, first for image {first}: "
             f"class {classes[first]}, probabilities off by {differences[first]:.2g}",
             where="signature serving_default",
             remedy="do not deploy this model; report this with the run's log: it is a mistake in imgpipe",
@@ -163,7 +164,7 @@ def check_answers(
 
 
 def _answers_of_fresh_process(
-    model_folder: Path, dataset_folder: Path, examples: int
+    model_folder: Path, dataset_folder: Path, split: str, examples: int
 ) -> dict[str, NDArray[Any]]:
     """Returns the arrays that ``serving_check`` wrote in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -177,6 +178,7 @@ def _answers_of_fresh_process(
                 "components.export.serving_check",
                 f"--model={model_folder}",
                 f"--dataset={dataset_folder}",
+                f"--split={split}",
                 f"--examples={examples}",
                 f"--answers={answers}",
             ],

@@ -34,12 +34,13 @@ class ServingCheckArguments:
 
     model: str = argument("", "Folder of the SavedModel.")
     dataset: str = argument("", "Folder of the data set.")
-    examples: int = argument(1, "How many of the first validation images to ask for.", minimum=1)
+    split: str = argument(VALIDATION, "The split whose images to ask for.")
+    examples: int = argument(1, "How many of the split's first images to ask for.", minimum=1)
     answers: str = argument("", "The .npz file to write: classes int64 [n], probabilities float32 [n, N].")
 
 
 def write_answers(arguments: ServingCheckArguments) -> None:
-    """Asks the model for the first validation images and writes its answers in their order.
+    """Asks the model for a split's first images and writes its answers in their order.
 
     They are asked in the batches of the evaluation, so that the arithmetic is the same, and the first few one
     by one, as ``single_classes`` and ``single_probabilities``. ``start_seconds`` (float64 []) is how long it
@@ -52,7 +53,7 @@ def write_answers(arguments: ServingCheckArguments) -> None:
     """
     folder = Path(arguments.dataset)
     manifest = read_manifest(folder)
-    records = islice(split_records(folder, manifest.splits[VALIDATION]), arguments.examples)
+    records = islice(split_records(folder, manifest.splits[arguments.split]), arguments.examples)
     images = [record.encoded for record in records]
     started = time.perf_counter()
     model = load_served_model(Path(arguments.model))

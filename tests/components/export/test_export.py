@@ -79,13 +79,13 @@ def test_of_two_equally_probable_classes_either_will_do():
 def test_a_probability_that_is_off_fails_and_names_the_image(value):
     probabilities = REFERENCE.copy()
     probabilities[1, 0] = value
-    with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for validation image 1"):
+    with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for image 1"):
         check_answers(REFERENCE, CLASSES, probabilities, TOLERANCE)
     assert TOLERANCE < 1e-4 < SINGLE_TOLERANCE
 
 
 def test_another_class_fails_although_the_probabilities_agree():
-    with pytest.raises(CheckFailedError, match="first for validation image 0: class 0"):
+    with pytest.raises(CheckFailedError, match="first for image 0: class 0"):
         check_answers(REFERENCE, np.array([0, 0, 0]), REFERENCE, TOLERANCE)
 
 
