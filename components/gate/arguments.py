@@ -22,8 +22,8 @@ class GateArguments:
     )
     tolerance: float = argument(
         0.0,
-        "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without a "
-        "champion nothing is compared.",
+        "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without "
+        "a champion nothing is compared.",
         minimum=0,
         maximum=1,
     )

@@ -120,7 +120,7 @@ def test_labels_in_another_order_and_fewer_of_them_are_matched_by_name(
     assert evaluation.labels == ("dark", "middle", "bright")
     assert [one.support for one in evaluation.metrics.per_class] == [10, 0, 10]
     assert evaluation.metrics.top_1_accuracy == np.mean(
-        [p == r.label - 1 for p, r in zip(predicted, records)]
+        [p == r.label - 1 for p, r in zip(predicted, records, strict=True)]
     )
 
 
