@@ -107,7 +107,7 @@ def read_pretrained_weights(location: str, network: keras.Model) -> PretrainedWe
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return _of_paths(_described_saved_model(path), _read_saved_model(path))
-        return _of_paths("the checkpoints", read_checkpoint_weights(path))
+        return _of_paths("the checkpoints", read_checkpoint_weights(str(path)))
     try:
         if path.name.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:

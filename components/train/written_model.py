@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common.dataset import Manifest
+from components.common.provenance import write_deployment_config, write_provenance
 from components.common.quiet_tensorflow import keras, tf
-from components.export.provenance import write_deployment_config, write_provenance
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
 from components.train.arguments import TrainingArguments
 from components.train.evaluation import Evaluation
 from components.train.models import Classifier

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from components.common.quiet_tensorflow import keras, tf
-from components.export.serving import load_served_model
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
+from components.common.served_model import load_served_model
 from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
 from components.train.model_types import MODEL_TYPES

@@ -10,7 +10,7 @@ import pytest
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.log import parse_event
 from components.common.quiet_tensorflow import keras
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
 from components.train.checkpoints import Checkpoint, CheckpointFolder, named
 from components.train.models import build_classifier
 

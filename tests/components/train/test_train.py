@@ -13,9 +13,9 @@ from components.common.errors import InvalidArgumentError, InvalidDataError, Out
 from components.common.log import Progress
 from components.common.quiet_tensorflow import keras, tf
 from components.common.records import ImageRecord, label_to_class
+from components.common.served_model import load_served_model
 from components.common.split_records import split_records
 from components.evaluate.metrics import compute_metrics
-from components.export.serving import load_served_model
 from components.train import train as training
 from components.train import training_inputs
 from components.train.arguments import TrainingArguments
