@@ -203,7 +203,7 @@ def _training_step(model: str) -> Callable[..., Any]:
     @tf.function
     def step(images: Any, classes: Any) -> Any:
         with tf.GradientTape() as tape:
-            logits = classifier.logits(images, training=True, frozen=False)
+            logits = classifier.logits(images, training=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits))
         optimizer.apply(tape.gradient(loss, trained), trained)
         return loss

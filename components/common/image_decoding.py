@@ -1,7 +1,7 @@
 """From an image file's bytes to pixels, inside the TensorFlow graph.
 
-Training, evaluation and the served model all call ``decode_image``, so that a model is served the
-very pixels that it was trained and evaluated on.
+Training calls ``decode_image`` for its records. The served model, through which evaluation goes too, decodes
+what clients send by ``served_images``, which gives the same pixels for the same picture.
 """
 
 from typing import Any
@@ -32,12 +32,6 @@ def decode_image(encoded: Any, image_size: int) -> Any:
     return scale_to_square(decode_pixels(encoded), image_size)
 
 
-def scale_to_square(pixels: Any, image_size: int) -> Any:
-    """Scales an image, uint8 [height, width, 3], as ``decode_image`` says."""
-    scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
-    return tf.saturate_cast(tf.round(scaled), tf.uint8)
-
-
 def decode_pixels(encoded: Any) -> Any:
     """Decodes one image as it is: uint8 [height, width, 3]; errors as above."""
     pixels = tf.cond(
@@ -52,3 +46,9 @@ def decode_pixels(encoded: Any) -> Any:
 def is_jpeg(encoded: Any) -> Any:
     """Returns whether a file's bytes, a scalar string tensor, are a JPEG's: a bool tensor."""
     return tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START)
+
+
+def scale_to_square(pixels: Any, image_size: int) -> Any:
+    """Returns uint8 [height, width, 3] scaled to uint8 [size, size, 3], as ``decode_image`` says."""
+    scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
+    return tf.saturate_cast(tf.round(scaled), tf.uint8)

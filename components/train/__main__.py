@@ -69,7 +69,10 @@ def main(words: Sequence[str]) -> None:
             ),
             dataset,
         )
-        train(arguments, dataset, model)
+        train(arguments, dataset, model, publish=lambda folder: publish_model(folder, arguments.job_dir))
+        if not model.exists():
+            # One of several workers: the chief has it.
+            return
         target = publish_model(model, arguments.job_dir)
     log_event("published", f"train: published to {target}")
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
 from components.common.errors import InvalidArgumentError
-from components.common.storage import local_path
+from components.common.storage import absolute_location
 from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 
@@ -224,7 +224,7 @@ class TrainingArguments:
         self.stepwise_learning_rates()
         self.optimizer_settings()
         if self.job_dir:
-            local_path(self.job_dir)
+            absolute_location(self.job_dir)
 
     def _needs_imagenet_weights(self) -> bool:
         return self.weights == "imagenet" and not self.pretrained_checkpoint_path
