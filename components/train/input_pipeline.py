@@ -33,6 +33,9 @@ from components.train.record_reader import RecordReader
 
 # Batches that are made at a time from kept images: while one is read, the other is scaled.
 _BATCHES_AT_ONCE = 2
+# Batches whose records the system is asked for before they are read: a disk or a network then serves
+# hundreds of requests at a time.
+_BATCHES_AHEAD = 8
 
 
 def training_batches(
@@ -83,11 +86,17 @@ def training_batches(
         draws = random_draws(seed, first, size, width)
         return order.examples(first, size), draws if augmentation == NONE else choices_of(draws)
 
+    def ahead(step: int) -> NDArray[np.int64]:
+        # At the start, all that is ahead of it as well.
+        steps = range(int(step) + _BATCHES_AHEAD * (int(step) != first_step), int(step) + _BATCHES_AHEAD + 1)
+        return np.concatenate([order.examples(at * batch_size + worker * size, size) for at in steps])
+
     steps = _fixed_parallelism(tf.data.Dataset.range(first_step, np.iinfo(np.int64).max))
     if keep_decoded is CachePlace.NOWHERE:
 
         def records(step: int) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
             numbers, choices = numbers_and_choices(step)
+            reader.announce(ahead(step))
             return _as_array(reader.read(numbers)), choices
 
         def parse(serialized: Any, chosen: Any) -> tuple[Any, Any, Any]:
@@ -108,6 +117,9 @@ def training_batches(
     def missing_records(step: int) -> tuple[Any, ...]:
         numbers, choices = numbers_and_choices(step)
         missing = np.flatnonzero(~cache.holds(numbers))
+        if len(missing):
+            later = ahead(step)
+            reader.announce(later[~cache.holds(later)])
         return numbers, choices, missing, _as_array(reader.read(numbers[missing]))
 
     specs = [
