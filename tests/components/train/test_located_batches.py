@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -120,6 +124,35 @@ def test_a_jpeg_that_is_cut_off_is_named_as_soon_as_a_crop_reaches_the_cut(encod
     split = read_manifest(folder).splits[VALIDATION]
     with pytest.raises(InvalidDataError, match=r"validation-00000-of-00001, record 3 \(cut.jpg\)"):
         list(varied(folder, split, [4]))
+
+
+def test_a_process_ends_while_batches_are_still_read_ahead(sound):
+    """Python would wait for ever for a thread that is in the middle of reading."""
+    code = (
+        "import sys, time\n"
+        "from components.common.dataset import VALIDATION, read_manifest, shard_paths\n"
+        "from components.train.input_pipeline import training_batches\n"
+        "from components.train.located_batches import LocatedBatches\n"
+        "from components.train.record_reader import RecordReader\n"
+        "read = RecordReader.read\n"
+        "def slowly(self, numbers):\n"
+        "    for _ in range(300):\n"
+        "        time.sleep(0.001)\n"
+        "    return read(self, numbers)\n"
+        "RecordReader.read = slowly\n"
+        "from pathlib import Path\n"
+        "folder = Path(sys.argv[1])\n"
+        "split = read_manifest(folder).splits[VALIDATION]\n"
+        "batches = training_batches(shard_paths(folder, split), shard_examples=[4, 4, 4],\n"
+        "                           image_size=8, batch_size=4, seed=0, augmentation='crop-flip')\n"
+        "iterator = iter(LocatedBatches(batches, folder, split))\n"
+        "for _ in range(3):\n"
+        "    next(iterator)\n"
+        "sys.exit(3)\n"
+    )
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([sys.executable, "-c", code, str(sound)], cwd=root, timeout=60, check=False)
+    assert ended.returncode == 3
 
 
 def test_when_no_record_is_to_blame_the_shards_and_the_reason_are_named(sound):
