@@ -13,12 +13,12 @@ from pathlib import Path
 
 from components.common.errors import CheckFailedError, InterruptedRunError, MissingInputError, OutputError
 from components.common.log import log_event, parse_event
+from components.common.model_digest import model_digest
 from components.common.model_versions import version_folders
 from components.common.shared_arguments import LOCAL_TARGET
 from components.common.storage import local_path
 from components.deploy.arguments import DeployArguments
 from components.deploy.deployment import Deployment
-from components.deploy.model_digest import model_digest
 
 _POLL_SECONDS = 0.2
 _REQUEST_SECONDS = 5.0

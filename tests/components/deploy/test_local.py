@@ -15,10 +15,10 @@ from components.common.errors import (
     OutputError,
 )
 from components.common.log import parse_event
+from components.common.model_digest import model_digest
 from components.deploy.arguments import DeployArguments
 from components.deploy.component import deploy as deploy_component
 from components.deploy.local import deploy_locally
-from components.deploy.model_digest import model_digest
 
 
 @pytest.fixture(scope="module")
