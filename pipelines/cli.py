@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from components.batch_predict.arguments import BatchPredictArguments
 from components.common.arguments import description_of, flat_fields, from_values
 from components.common.errors import (
     ERROR_CLASSES,
@@ -113,7 +114,7 @@ def _exit_codes() -> str:
 )
 @_options_of(*PIPELINE_ARGUMENTS, default_text=_default_text)
 def run(recipe: str | None, output_format: str, **flags: Any) -> None:
-    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export.
+    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
     The images come as a folder with a subfolder a class (--images), as CSV files of path,label
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
@@ -130,6 +131,22 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
     for name, path in _outputs(folder):
         click.echo(f"  {name:<14}  {_shown(path)}")
+
+
+@imgpipe.command(cls=_Command)
+@_options_of(BatchPredictArguments, default_text=_plain_default)
+def predict(**flags: Any) -> None:
+    """Predict many images: a line of JSON for each, in files below --output-dir.
+
+    The images come as a folder or a pattern (--images), a CSV file (--image-list) or TFRecord files
+    (--records). A bad image costs its own line only. What was interrupted goes on when it is started again.
+    """
+    from components.batch_predict.__main__ import main as predict_main
+    from components.common.step import run_command
+
+    run_command(
+        "batch_predict", lambda: predict_main([f"--{name}={value}" for name, value in _given(flags).items()])
+    )
 
 
 @imgpipe.command(cls=_Command)
