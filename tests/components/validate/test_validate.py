@@ -14,7 +14,7 @@ from components.common.dataset import Manifest, Shard, Split, file_sha256, read_
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.records import ImageRecord, encode_example, label_to_class
 from components.common.step import run_component
-from components.common.tfrecord import write_record
+from components.common.tfrecord import RecordFile, write_record
 from components.validate.arguments import ValidateArguments
 from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json
 from components.validate.report import validation_report
@@ -239,17 +239,38 @@ def test_record_without_label_or_of_another_type_does_not_end_the_shard(tmp_path
     assert findings.counts["train"] == (10, 10)
 
 
-def test_damaged_record_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
+def damaged_at(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_record_is_told_and_those_after_it_are_read(sound, tmp_path):
     manifest = sound()
     path = tmp_path / "train-00000-of-00002"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    records = sum(shard.examples for shard in manifest.splits["train"].shards)
+    damaged_at(path, len(path.read_bytes()) // 2)
+    damaged_at(path, len(path.read_bytes()) - 10)
+    findings = findings_of(manifest, tmp_path, train_batch_size=24)
+    assert kinds(findings) == ["damaged_record", "damaged_record", "changed_shard"]
+    damage = findings.findings[0]
+    assert damage.where.startswith("train-00000-of-00002, record 9, byte offset ")
+    assert "does not match its checksum" in damage.problem
+    assert sum(findings.counts["train"]) == records - 2
+    assert sum(findings.counts["validation"]) == 6
+
+
+def test_a_damaged_header_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
+    manifest = sound()
+    path = tmp_path / "train-00000-of-00002"
+    with RecordFile(path) as file:
+        places = list(file.places())
+    damaged_at(path, places[9].offset + 3)
     findings = findings_of(manifest, tmp_path, train_batch_size=24)
     assert kinds(findings) == ["damaged_record", "changed_shard"]
     damage = findings.findings[0]
     assert damage.where.startswith("train-00000-of-00002, record 9, byte offset ")
-    assert "does not match its checksum" in damage.problem
+    assert "what comes after it was not read" in damage.problem
     assert findings.counts["train"] == (9 + 2, 2)
     assert sum(findings.counts["validation"]) == 6
 
