@@ -28,6 +28,7 @@ from components.common.errors import InvalidDataError
 from components.common.folders import Folder, LocalFolder, folder_at
 from components.common.labels import labels_text, read_labels_file, sorted_labels
 from components.common.log import Progress, log_event, log_result
+from components.common.memory import return_free_memory
 from components.common.records import class_to_label, label_to_class
 from components.common.storage import local_copy, written_whole
 from components.common.threads import usable_threads
@@ -178,6 +179,9 @@ def _from_images(
         )
         for name, numbers in numbers_of.items()
     }
+    del numbers_of
+    # Planning many rows takes arrays that the long work of writing has no use for.
+    return_free_memory()
     results = _written(plans, rules, folder, writer)
     rejected = rows.rejected_in_order(
         [row for split_results in results.values() for result in split_results for row in result.rejected]
