@@ -52,7 +52,7 @@ from components.convert.output_folder import (
     shard_name,
     writing_explained,
 )
-from components.convert.rejections import REJECTED_NAME, check_rejected, described, rejected_csv
+from components.convert.rejections import REJECTED_NAME, check_rejected, described, log_rejected, rejected_csv
 from components.convert.row_table import RowSelection
 from components.convert.rows import Rows
 from components.convert.shards import (
@@ -227,6 +227,7 @@ def _from_images(
     if rejected:
         with writing_explained(folder):
             folder.write(REJECTED_NAME, rejected_csv(rejected))
+        log_rejected(rejected, folder.location)
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder.location)
     splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)

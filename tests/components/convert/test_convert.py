@@ -541,7 +541,7 @@ def test_a_labels_file_names_the_labels_of_records(tmp_path):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        (records_with(1, 0), ["the label is 0", "train-0, record 1", "from 1 on"]),
+        (records_with(1, 0), ["the label is 0", "train-0, record 1", "add 1 to every label"]),
         (records_with(-7), ["the label is -7", "train-0, record 0"]),
         (records_with(1, 2, 5), ["go up to 5", "no record has label 3, 4", "without gaps"]),
         (records_with(1, 2**40), ["no record has label 2, 3, 4, 5, 6 or 1,099,511,627,769 others"]),
