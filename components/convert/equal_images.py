@@ -1,13 +1,14 @@
 """Finds the rows whose images are equal byte for byte, without reading more files than it must."""
 
 import hashlib
+from itertools import chain
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from components.common.storage import read_file
-from components.convert.parallel import in_order
+from components.convert.parallel import batches, in_order
 from components.convert.row_table import RowTable
 
 
@@ -69,11 +70,13 @@ def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) ->
     candidates = order[has_partner]
     known: dict[tuple[int, int], int] = {}
 
-    def checksum_of(candidate: int) -> int:
-        return _checksum(table, int(files[candidate]))
+    def checksums_of(some: list[int]) -> list[int]:
+        return [_checksum(table, int(files[candidate])) for candidate in some]
 
     listed = (int(candidate) for candidate in candidates)
-    for candidate, checksum in zip(candidates, in_order(checksum_of, listed, threads), strict=True):
+    some_at_once = batches(listed, lambda candidate: int(sizes[candidate]))
+    checksums = chain.from_iterable(in_order(checksums_of, some_at_once, threads))
+    for candidate, checksum in zip(candidates, checksums, strict=True):
         if checksum >= 0:
             key = (int(sizes[candidate]), checksum)
             groups[candidate] = known.setdefault(key, int(candidate))

@@ -157,7 +157,7 @@ def write_shards(
 
     rows = (row for plan in plans for row in plan.rows)
     # One by one from the network: there it is the waiting that is shared out.
-    some_rows = batches(rows, lambda row: row.bytes, most=1 if threads >= DOWNLOADS_AT_ONCE else 16)
+    some_rows = batches(rows, lambda row: row.bytes, most=1 if threads >= DOWNLOADS_AT_ONCE else 32)
     with closing(in_order(prepared, some_rows, threads)) as prepared_rows, _local_work(folder) as work:
         outcomes = (outcome for some in prepared_rows for outcome in some)
         for plan in plans:

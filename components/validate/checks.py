@@ -12,8 +12,6 @@ from components.validate.reading import Reading
 FEW_TRAINING_IMAGES = 10
 STRONG_IMBALANCE = 10
 _NAMED_LABELS = 10
-# What image_size=0 comes to.
-MODELS_OWN_IMAGE_SIZE = 224
 _NOWHERE: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 FAR_SMALLER = 4
 FAR_LARGER = 8
@@ -59,14 +57,13 @@ def name_findings(reading: Reading) -> Iterator[Finding]:
         )
 
 
-def size_findings(reading: Reading, image_size: int) -> Iterator[Finding]:
+def size_findings(reading: Reading, trained: int) -> Iterator[Finding]:
     """Yields a warning each for images that are far smaller and far larger than they are trained at.
 
     Args:
         reading: What was read of the data.
-        image_size: The side of the square to which training scales images; 0 = the model's own.
+        trained: Side in pixels of the square to which training scales images.
     """
-    trained = image_size or MODELS_OWN_IMAGE_SIZE
     sides = reading.shorter_sides
     small = sum(count for side, count in sides.items() if side * FAR_SMALLER < trained)
     large = sum(count for side, count in sides.items() if side > trained * FAR_LARGER)

@@ -288,6 +288,19 @@ def test_too_many_rejected_rows_fail_after_all_were_looked_at(tmp_path, bad_csv,
     assert all(row["file"] == bad_csv for row in found)
     for row, (*_, reason) in zip(found, REASONS, strict=True):
         assert reason in row["reason"]
+    logged = [event for event in warnings if event["event"] == "row_rejected"]
+    assert [(str(row["line"]), row["path"], row["label"]) for row in logged] == [row[:3] for row in REASONS]
+
+
+def test_the_log_has_a_thousand_rejected_rows_and_the_number_of_the_rest(tmp_path, photo, csv_of, capsys):
+    photo(tmp_path / "a.jpg")
+    csv = csv_of(tmp_path / "list.csv", [("a.jpg", "x"), *((f"{number}.jpg", "x") for number in range(1003))])
+    refused(InvalidDataError, ConvertArguments(train_csv=csv), tmp_path / "out")
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(event["event"] == "row_rejected" for event in events) == 1000
+    (rest,) = [event for event in events if event["event"] == "rejections_not_logged"]
+    assert rest["count"] == 3
+    assert len(rejected_rows(tmp_path / "out")) == 1003
 
 
 def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of, capsys):

@@ -16,7 +16,7 @@ from components.common.records import ImageRecord, encode_example, label_to_clas
 from components.common.step import run_component
 from components.common.tfrecord import RecordFile, write_record
 from components.validate.arguments import ValidateArguments
-from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json
+from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json, raise_if_errors
 from components.validate.report import validation_report
 from components.validate.validate import validate, validate_to_files
 
@@ -219,6 +219,30 @@ def test_image_sizes_far_from_the_training_size_are_a_warning(image_size, kind, 
         assert part in finding.problem
 
 
+def test_the_networks_own_size_counts_where_none_is_given(tmp_path):
+    train, validation = (
+        [
+            record(first + number, 1 + number % 2, encoded=jpeg(first + number, width=100, height=100))
+            for number in range(24)
+        ]
+        for first in (0, 100)
+    )
+    manifest = write_dataset(tmp_path, {"train": [train], "validation": [validation]})
+    small = findings_of(manifest, tmp_path, image_size=0, model_type="efficientnet-b0")
+    assert small.findings == ()
+    large = findings_of(manifest, tmp_path, image_size=0, model_type="efficientnet-b7")
+    assert "1/4 of the 600 pixels" in single(large, "image_far_smaller", WARNING).problem
+
+
+def test_the_error_names_some_of_every_kind(sound, tmp_path):
+    damaged = [record(number, 1, encoded=b"no image") for number in range(30)]
+    with pytest.raises(InvalidDataError) as caught:
+        raise_if_errors(findings_of(sound(train=[*damaged, record(99, 7)]), tmp_path))
+    assert "31 errors were found" in str(caught.value)
+    assert "label 7 is not in 1..2" in str(caught.value)
+    assert "and 25 more; by kind: 30 undecodable_image, 1 label_out_of_range" in str(caught.value)
+
+
 def test_an_image_of_too_many_pixels_is_an_error_unless_the_limit_is_raised(sound, tmp_path):
     manifest = sound(train=[ImageRecord(jpeg(77, width=40, height=40), 1, "daisy")])
     finding = single(findings_of(manifest, tmp_path, max_image_pixels=1599), "undecodable_image", ERROR)
@@ -370,6 +394,9 @@ def test_label_without_training_image_is_an_error(tmp_path):
     manifest = write_dataset(tmp_path, {"train": [records(0, (12, 0))], "validation": [records(50, (2, 2))]})
     finding = single(findings_of(manifest, tmp_path), "label_without_training", ERROR)
     assert finding.problem == "label 2 ('roses') has no training image"
+    assert finding.where.startswith(
+        "the first one in validation: validation-00000-of-00001, record 2 (image-"
+    )
 
 
 def test_label_with_few_training_images_is_a_warning(tmp_path):
