@@ -13,7 +13,7 @@ _WINDOW_PER_THREAD = 4
 
 
 def batches(
-    items: Iterable[Item], size_of: Callable[[Item], int], *, most: int = 32, bytes_at_most: int = 1_000_000
+    items: Iterable[Item], size_of: Callable[[Item], int], *, most: int = 16, bytes_at_most: int = 500_000
 ) -> Iterator[list[Item]]:
     """Gathers small items, so that handing them to a thread costs little beside the work on them.
 
