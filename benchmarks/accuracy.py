@@ -5,8 +5,8 @@ each recipe with each seed in a process of its own, prints a table and ends with
 recipe its mean accuracy ``top_1_<recipe>`` and its longest training ``seconds_<recipe>``.
 
 The photos are a folder with ``flowers_224`` (``train`` and ``val``) and ``flowers_original``; without it the
-recipes for photos are left out, and said to be. ``flowers_original``, which is small, is cross-validated: five
-parts in turns, each once for validation.
+recipes for photos are left out, and said to be. ``flowers_original``, which is small, is cross-validated:
+five parts in turns, each once for validation.
 """
 
 import argparse
