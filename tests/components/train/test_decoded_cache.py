@@ -68,6 +68,7 @@ def test_the_file_is_gone_with_the_process_however_it_ends(tmp_path):
         text=True,
     )
     with process:
+        assert "decoded images are kept in" in process.stdout.readline()
         assert process.stdout.readline() == "stored\n"
         held = [os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
         # It lies there, and has no name even now.
