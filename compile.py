@@ -13,6 +13,7 @@ from typing import Any
 from kfp import compiler
 
 from pipelines.arguments_reference import arguments_reference
+from pipelines.batch_predict import batch_predict
 from pipelines.image_classification import image_classification
 from pipelines.targets.kubeflow import KUBEFLOW
 from pipelines.targets.local import LOCAL
@@ -22,7 +23,10 @@ ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"
 REFERENCE = Path("docs") / "arguments.md"
 TARGETS = (LOCAL, KUBEFLOW)
-PIPELINES: dict[str, Callable[[Target], Any]] = {"image_classification": image_classification}
+PIPELINES: dict[str, Callable[[Target], Any]] = {
+    "image_classification": image_classification,
+    "batch_predict": batch_predict,
+}
 
 
 def write_files(root: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from components.batch_predict.arguments import BatchPredictArguments
 from components.common.arguments import description_of, flat_fields, from_values
 from components.common.errors import (
     ERROR_CLASSES,
@@ -20,6 +21,7 @@ from components.common.errors import (
 )
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
+from components.serve.arguments import ServeArguments
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
@@ -56,17 +58,26 @@ def imgpipe() -> None:
     """Labelled images in, the most accurate SavedModel out."""
 
 
-def _pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for field in reversed(flat_fields(PIPELINE_ARGUMENTS).values()):
-        command = click.option(
-            "--" + field.name.replace("_", "-"),
-            field.name,
-            type=type(field.default),
-            default=None,
-            metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
-            help=description_of(field) + _default_text(field),
-        )(command)
-    return command
+def _options_of(
+    *arguments_classes: type[Any], default_text: Callable[["dataclasses.Field[Any]"], str]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(flat_fields(arguments_classes).values()):
+            command = click.option(
+                "--" + field.name.replace("_", "-"),
+                field.name,
+                type=type(field.default),
+                default=None,
+                metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
+                help=description_of(field) + default_text(field),
+            )(command)
+        return command
+
+    return decorate
+
+
+def _plain_default(field: "dataclasses.Field[Any]") -> str:
+    return f"  [default: {field.default}]" if field.default != "" else ""
 
 
 def _default_text(field: "dataclasses.Field[Any]") -> str:
@@ -101,9 +112,9 @@ def _exit_codes() -> str:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
-@_pipeline_options
+@_options_of(*PIPELINE_ARGUMENTS, default_text=_default_text)
 def run(recipe: str | None, output_format: str, **flags: Any) -> None:
-    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export.
+    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
     The images come as a folder with a subfolder a class (--images), as CSV files of path,label
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
@@ -111,9 +122,7 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     """
     console = Console(stderr=True)
     try:
-        folder, result = _run(
-            {name: value for name, value in flags.items() if value is not None}, recipe, console
-        )
+        folder, result = _run(_given(flags), recipe, console)
     except PipelineError as error:
         _fail(error, output_format, console)
     if output_format == "json":
@@ -122,6 +131,46 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
     for name, path in _outputs(folder):
         click.echo(f"  {name:<14}  {_shown(path)}")
+
+
+@imgpipe.command(cls=_Command)
+@_options_of(BatchPredictArguments, default_text=_plain_default)
+def predict(**flags: Any) -> None:
+    """Predict many images: a line of JSON for each, in files below --output-dir.
+
+    The images come as a folder or a pattern (--images), a CSV file (--image-list) or TFRecord files
+    (--records). A bad image costs its own line only. What was interrupted goes on when it is started again.
+    """
+    from components.batch_predict.__main__ import main as predict_main
+    from components.common.step import run_command
+
+    run_command(
+        "batch_predict", lambda: predict_main([f"--{name}={value}" for name, value in _given(flags).items()])
+    )
+
+
+@imgpipe.command(cls=_Command)
+@_options_of(ServeArguments, default_text=_plain_default)
+def serve(**flags: Any) -> None:
+    """Serve a model on this machine, as TensorFlow Serving's REST API does.
+
+    For trying a model out: there is no authentication. --model is the folder model of a run, or a folder with
+    numbered versions as deploy_target=local makes it. Ends with Ctrl-C.
+    """
+    from components.common.step import run_command
+
+    def listen() -> None:
+        arguments = ServeArguments(**_given(flags))
+        # Imported here: TensorFlow takes seconds to load.
+        from components.serve.server import serve as serve_model
+
+        serve_model(arguments)
+
+    run_command("serve", listen)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tuple[RunFolder, RunResult]:

@@ -3,12 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kfp import dsl
+
 from components.common.arguments import flat_fields
 from components.convert.arguments import ConvertArguments
 from components.convert.component import convert
+from components.deploy.arguments import DeployArguments
+from components.deploy.component import deploy
+from components.evaluate.arguments import EvaluateArguments
 from components.evaluate.component import evaluate
 from components.export.arguments import ExportArguments
 from components.export.component import export
+from components.gate.arguments import GateArguments
+from components.gate.component import gate
 from components.train.arguments import TrainingArguments
 from components.train.component import train
 from components.validate.arguments import ValidateArguments
@@ -21,7 +28,8 @@ from pipelines.targets.target import Target
 NAME = "image-classification"
 DESCRIPTION = (
     "Labelled images in, the most accurate SavedModel out: converts and checks the images, trains, "
-    "evaluates, and publishes the model once a fresh process has answered with it as the evaluation did."
+    "evaluates, publishes the model once a fresh process has answered with it as the evaluation did, and "
+    "deploys it if it passes the gate."
 )
 
 
@@ -40,13 +48,19 @@ def image_classification(target: Target) -> Any:
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
         trained = task(train, dataset=dataset, **chosen(inputs, TrainingArguments)).after(validated)
         model = trained.outputs["model"]
-        evaluated = task(evaluate, dataset=dataset, model=model)
-        task(
+        evaluated = task(evaluate, dataset=dataset, model=model, **chosen(inputs, EvaluateArguments))
+        exported = task(
             export,
             dataset=dataset,
             model=model,
             evaluation=evaluated.outputs["evaluation"],
             **chosen(inputs, ExportArguments),
         )
+        gated = task(gate, evaluation=evaluated.outputs["evaluation"], **chosen(inputs, GateArguments)).after(
+            exported
+        )
+        # A model that is blocked ends the pipeline here, and well.
+        with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
+            task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
     return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=flat_fields(PIPELINE_ARGUMENTS))

@@ -9,6 +9,9 @@ _ROLE_OF_STEP = {
     "train": "train-cpu",
     "evaluate": "serve-tools",
     "export": "serve-tools",
+    "gate": "data",
+    "deploy": "serve-tools",
+    "batch_predict": "serve-tools",
 }
 
 

@@ -344,3 +344,19 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "its header makes no sense"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_image_header(data: bytes, max_pixels: int = DEFAULT_MAX_IMAGE_PIXELS) -> None:
+    """Looks at an image file's first bytes only: is it of a known format, and not too large?
+
+    What is damaged further on passes; decoding tells.
+
+    Raises:
+        ImageError: if it is empty, of another format, its header makes no sense, or it claims more than
+            ``max_pixels``.
+    """
+    image_format = image_format_of(data)
+    if image_format == "WebP":
+        _check_pixels(*_webp_size(data), max_pixels)
+    else:
+        _open(data, image_format, max_pixels)

@@ -12,6 +12,9 @@ _RESOURCES = {
     "train": ("4", "8G"),
     "evaluate": ("2", "4G"),
     "export": ("1", "4G"),
+    "gate": ("1", "1G"),
+    "deploy": ("1", "4G"),
+    "batch_predict": ("4", "8G"),
 }
 
 
