@@ -46,7 +46,7 @@ def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, f
     pixels, classes = _batch(int(batch))
     data = tf.data.Dataset.from_tensors((np.float32(pixels), classes)).repeat().prefetch(2)
     ends: list[float] = []
-    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.time()))
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.time()))
     model.fit(data, steps_per_epoch=_UNCOUNTED + int(steps), verbose=0, callbacks=[note])
     return _result(started, int(batch), ends)
 
@@ -137,7 +137,7 @@ def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
         metrics=["accuracy"],
     )
     ends: list[float] = []
-    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.time()))
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, **__: ends.append(time.time()))
     model.fit(images("train"), validation_data=images("val"), epochs=2, verbose=0, callbacks=[note])
     return {"first_epoch_done": ends[0] - started, "second_epoch": ends[1] - ends[0]}
 
