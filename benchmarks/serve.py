@@ -173,7 +173,7 @@ def _model_rates(folder: Path) -> dict[str, float]:
 
     def from_pipeline() -> None:
         for batch, _ in evaluation_batches(
-            [shard], examples=len(images), image_size=IMAGE_SIZE, batch_size=BATCH
+            [shard], shard_examples=[len(images)], image_size=IMAGE_SIZE, batch_size=BATCH
         ):
             network(batch).numpy()
 

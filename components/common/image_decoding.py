@@ -9,6 +9,7 @@ from typing import Any
 from components.common.quiet_tensorflow import tf
 
 _JPEG_START = b"\xff\xd8\xff"
+JPEG_TRANSFORM = "INTEGER_ACCURATE"
 
 
 def decode_image(encoded: Any, image_size: int) -> Any:
@@ -28,13 +29,23 @@ def decode_image(encoded: Any, image_size: int) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
     """
+    return scale_to_square(decode_pixels(encoded), image_size)
+
+
+def decode_pixels(encoded: Any) -> Any:
+    """Decodes one image as it is: uint8 [height, width, 3]; errors as above."""
     pixels = tf.cond(
-        tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_TRANSFORM),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
-    return scale_to_square(pixels, image_size)
+    return pixels
+
+
+def is_jpeg(encoded: Any) -> Any:
+    """Returns whether a file's bytes, a scalar string tensor, are a JPEG's: a bool tensor."""
+    return tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START)
 
 
 def scale_to_square(pixels: Any, image_size: int) -> Any:

@@ -21,7 +21,8 @@ class _ServingModel(tf.Module):
 
     def __init__(self, classifier: Any, image_size: int, labels: Sequence[str], labels_file: Path) -> None:
         super().__init__()
-        self._classifier_variables = [variable.value for variable in classifier.variables]
+        # By path, so that the file tells which is which and another training can start from them.
+        self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
         self._labels_file = tf.saved_model.Asset(str(labels_file))
         logits = classifier.logits
         names = tf.constant(list(labels), tf.string)

@@ -67,12 +67,22 @@ def max_image_pixels() -> Any:
     )
 
 
+def job_dir() -> Any:
+    """The folder for the output."""
+    return argument(
+        "",
+        "Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an "
+        "interrupted training goes on from. Empty = the model is only an artifact of the run, and an "
+        "interrupted training starts again.",
+    )
+
+
 def deploy_dir() -> Any:
     """The folder in which the versions of a locally deployed model lie."""
     return argument(
         "",
         "Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a "
-        "version, named by a number. For deploy_target=local.",
+        "version, named by a number. For kserve and vertex a gs:// folder that models are uploaded to.",
     )
 
 
