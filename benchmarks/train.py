@@ -1,7 +1,7 @@
 """Training against what people use today: the step, the start and the input.
 
 ``python -m benchmarks.train`` runs ``benchmarks.training_step`` and ``benchmarks.training_input`` and ends
-with one JSON line that has the keys of both. About half an hour on two cores; each of the two can be run by itself.
+with one JSON line that has the keys of both. About half an hour on two cores; each can be run by itself.
 """
 
 from benchmarks import training_input, training_step

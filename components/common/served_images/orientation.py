@@ -33,8 +33,12 @@ def turned_upright(pixels: Any, orientation: Any) -> Any:
     def is_one_of(*numbers: int) -> Any:
         return tf.reduce_any(tf.equal(orientation, numbers))
 
+    def transpose() -> Any:
+        # In int32: of uint8, TensorFlow logs that oneDNN has no such operation, in every process once.
+        return tf.cast(tf.transpose(tf.cast(pixels, tf.int32), [1, 0, 2]), tf.uint8)
+
     def turn() -> Any:
-        transposed = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+        transposed = tf.cond(orientation >= 5, transpose, lambda: pixels)
         transposed.set_shape([None, None, 3])
         mirrored = tf.cond(is_one_of(2, 3, 6, 7), lambda: tf.reverse(transposed, [1]), lambda: transposed)
         return tf.cond(is_one_of(3, 4, 7, 8), lambda: tf.reverse(mirrored, [0]), lambda: mirrored)
