@@ -4,6 +4,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from components.common.errors import ERROR_CLASSES
+from components.common.log import parse_event
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
 from pipelines.recipes import RECIPES
@@ -52,7 +55,38 @@ def folder(tmp_path_factory):
     (folder / "train.csv").write_text("".join(rows))
     (folder / "validation.csv").write_text("".join(rows[::4]))
     convert(ConvertArguments(images=str(folder / "flowers")), folder / "data")
+    write_model(folder / "serving" / "flowers" / "1")
     return folder
+
+
+def check_that_it_serves(flags, folder):
+    """The documented flags, on any free port."""
+    flags = [flag if not flag.isdigit() else "0" for flag in flags]
+    command = [IMGPIPE, "serve", *flags]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        events = (event for line in process.stdout if (event := parse_event(line)))
+        served = next(event for event in events if event["event"] == "serving")
+        with urllib.request.urlopen(f"http://127.0.0.1:{served['port']}/v1/models/flowers") as answer:
+            assert answer.status == 200
+        process.terminate()
+
+
+def write_model(folder):
+    """A SavedModel of two labels on pictures of 8 x 8 pixels, by a process that may load TensorFlow."""
+    code = (
+        "import pathlib, sys, numpy as np\n"
+        "from components.common.provenance import write_provenance\n"
+        "from components.common.quiet_tensorflow import keras, tf\n"
+        "from components.common.saved_model import write_saved_model\n"
+        "class Linear:\n"
+        "    variables = [keras.Variable(np.ones((192, 2), np.float32))]\n"
+        "    def logits(self, images, *, training):\n"
+        "        return tf.reshape(tf.cast(images, tf.float32), [-1, 192]) @ self.variables[0] / 1e5\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "write_saved_model(Linear(), 8, ('daisy', 'tulips'), folder)\n"
+        "write_provenance(folder, {'model_type': 'linear'})\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("command", list(commands()))
@@ -61,6 +95,20 @@ def test_a_documented_command_works(command, folder, tmp_path):
     if words[0] == "make":
         result = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr
+        return
+    if words[:2] == [".venv/bin/imgpipe", "serve"]:
+        check_that_it_serves(words[2:], folder)
+        return
+    if words[:2] == [".venv/bin/imgpipe", "predict"]:
+        # Each option comes once: the last word of the documented command is the output folder.
+        words = [*words[:-1], str(tmp_path / "out")]
+        assert subprocess.run([IMGPIPE, *words[1:]], cwd=folder, check=False).returncode == 0
+        assert (tmp_path / "out" / "summary.json").is_file()
+        return
+    if words[:2] == [".venv/bin/python", "-m"]:
+        words = [*words[1:-1], f"--output={tmp_path / 'out'}"]
+        assert subprocess.run([sys.executable, *words], cwd=folder, check=False).returncode == 0
+        assert (tmp_path / "out" / "report.html").is_file()
         return
     assert words[:2] == [".venv/bin/imgpipe", "run"], "teach this test to run the command"
     result = subprocess.run(
