@@ -34,8 +34,10 @@ def turned_upright(pixels: Any, orientation: Any) -> Any:
         return tf.reduce_any(tf.equal(orientation, numbers))
 
     def transpose() -> Any:
-        # In int32: of uint8, TensorFlow logs that oneDNN has no such operation, in every process once.
-        return tf.cast(tf.transpose(tf.cast(pixels, tf.int32), [1, 0, 2]), tf.uint8)
+        # Not tf.transpose: of whole numbers, TensorFlow logs in every process that oneDNN has none.
+        height, width = tf.unstack(tf.shape(pixels)[:2])
+        numbers = tf.range(height)[None, :] * width + tf.range(width)[:, None]
+        return tf.gather(tf.reshape(pixels, [-1, 3]), numbers)
 
     def turn() -> Any:
         transposed = tf.cond(orientation >= 5, transpose, lambda: pixels)
