@@ -9,12 +9,15 @@ from components.common.fields_reader import FieldsReader, parse_yaml
 
 # The roles differ in what they have installed: only train-* and serve-tools hold TensorFlow.
 _ROLE_OF_STEP = {
+    "data_version": "data",
     "convert": "data",
     "validate": "data",
     "train": "train-cpu",
     "evaluate": "serve-tools",
     "export": "serve-tools",
 }
+# Where a step only starts a job and follows it.
+_LAUNCHED = {("train", "vertex"): "launcher"}
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class Images:
         # KFP's cache knows code by its image's name: never a tag that moves.
         return f"{prefix}{name}:{version('image-classification-pipeline')}"
 
-    def of_step(self, step: str) -> str:
-        """Returns the image of a step."""
-        return self.of_role(_ROLE_OF_STEP[step])
+    def of_step(self, step: str, target: str = "") -> str:
+        """Returns the image of a step on a target."""
+        return self.of_role(_LAUNCHED.get((step, target), _ROLE_OF_STEP[step]))
 
     def of_training(self, kind: str) -> str:
         """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``."""
@@ -68,8 +71,3 @@ def read_images_lock(text: str, *, where: str) -> dict[str, str]:
         if "@sha256:" not in image:
             raise reader.error(name, image, "an image with its digest", "lock it after pushing")
     return lock
-
-
-def image_of(step: str) -> str:
-    """Returns the image of a step, without registry."""
-    return Images().of_step(step)
