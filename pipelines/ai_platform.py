@@ -8,6 +8,7 @@ the config is honoured, or named in a notice with the reason why it has no effec
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,11 @@ class JobPaths:
     job_dir: str = _as_in_the_form("job_dir")
 
 
+# All that name data or output, also in the forms that only the pipeline takes.
+_PATHS = (
+    *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir"),
+    *("training_data_path", "validation_data_path", "job_dir"),
+)
 JOB_ARGUMENTS = (JobPaths, TrainingArguments)
 
 
@@ -307,6 +313,54 @@ def pipeline_parameters(
     if chief.config.image_uri or chief.machine.kind != "cpu":
         parameters["train_image"] = chief.config.image_uri or image_of(chief.machine)
     return parameters, tuple(notices.texts)
+
+
+def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
+    """Returns the parameters of the pipeline image-classification on Vertex AI.
+
+    Raises:
+        InvalidArgumentError: if something is tuned, or a path is one of this machine.
+    """
+    if job.hyperparameters:
+        raise InvalidArgumentError(
+            "hyperparameters: there is no tuning pipeline for target vertex yet",
+            remedy="submit it as a job (without --as pipeline)",
+        )
+    for name in _PATHS:
+        _check_reachable(name, str(job.values.get(name, "")))
+    config, chief = job.config, job.pools[0]
+    parameters: dict[str, Any] = {**job.values, "train_strategy": job.strategy}
+    alike = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
+    if alike and not chief.config.disk_type:
+        parameters.update(
+            train_machine_type=chief.machine.machine_type,
+            train_accelerator_type=chief.machine.accelerator_type,
+            train_accelerator_count=chief.machine.accelerator_count,
+            train_tpu_topology=chief.machine.tpu_topology,
+            train_replicas=sum(pool.replicas for pool in job.pools),
+            train_boot_disk_gb=chief.config.disk_gb,
+        )
+    else:
+        specs = [_worker_pool_spec(pool, job, lambda _: "") for pool in job.pools]
+        for spec in specs:
+            del spec["containerSpec"]
+        parameters["train_worker_pools"] = json.dumps(specs)
+    if chief.config.image_uri:
+        parameters["train_image"] = chief.config.image_uri
+    if config.max_running_seconds is not None:
+        parameters["train_timeout_seconds"] = math.ceil(config.max_running_seconds)
+    if config.max_wait_seconds is not None:
+        parameters["train_wait_seconds"] = math.ceil(config.max_wait_seconds)
+    for name, value in (
+        ("service_account", config.service_account),
+        ("network", config.network),
+        ("encryption_key", config.kms_key_name),
+    ):
+        if value:
+            parameters[name] = value
+    if config.labels:
+        parameters["labels"] = json.dumps(dict(config.labels))
+    return parameters
 
 
 def _arguments(

@@ -150,13 +150,13 @@ class VertexServer:
             r'resource\.labels\.(?:job_id|pipeline_job_id)\s*=\s*"([^"]+)"', request["filter"]
         )
         lines = list(self.logs.get(number, []))
-        since = re.findall(r'insertId\s*>\s*"(\d+)"', request["filter"])
-        start = int(since[0]) + 1 if since else 0
+        since = re.findall(r'timestamp\s*>=\s*"([^"]+)"', request["filter"])
         entries = [
             {"insertId": f"{place:09d}", "timestamp": stamp, "textPayload": text}
             for place, (stamp, text) in enumerate(lines)
+            if not since or stamp >= since[0]
         ]
-        return {"entries": entries[start : start + request.get("pageSize", 1000)]}
+        return {"entries": entries}
 
     def _cancel(self, name):
         process = self.processes.get(name)
