@@ -37,7 +37,7 @@ def kubernetes_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, 
     shape = vcpus_and_memory(machine.machine_type)
     assert shape is not None  # noqa: S101 - of every machine that is no TPU
     vcpus, memory = shape
-    parameters = {
+    parameters: dict[str, Any] = {
         "train_cpu": f"{max(1, int(vcpus * _SHARE_FOR_THE_POD))}",
         "train_memory": f"{max(1, int(memory * _SHARE_FOR_THE_POD))}G",
     }
@@ -77,10 +77,10 @@ def _tpu_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {
         "train_accelerator_type": TPU_RESOURCE,
         "train_accelerator_count": str(chips),
-        "train_node_selector": json.dumps({_TPU_LABEL: kind, _TOPOLOGY_LABEL: topology}),
+        "train_node_selector": {_TPU_LABEL: kind, _TOPOLOGY_LABEL: topology},
         "train_tolerations": _toleration(TPU_RESOURCE),
     }, notices
 
 
-def _toleration(resource: str) -> str:
-    return json.dumps([{"key": resource, "operator": "Exists", "effect": "NoSchedule"}])
+def _toleration(resource: str) -> list[dict[str, str]]:
+    return [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,9 @@ class KubeflowJobs:
         if "client" not in self._kept:
             import kfp
 
-            with _explained(f"reach Kubeflow Pipelines at {self.host}"):
+            with _explained(f"reach Kubeflow Pipelines at {self.host}"), warnings.catch_warnings():
+                # That it works with version 2 alone.
+                warnings.simplefilter("ignore", FutureWarning)
                 self._kept["client"] = kfp.Client(host=self.host, existing_token=self.token or None)
         return self._kept["client"]
 

@@ -86,17 +86,17 @@ class LocalJobs:
             "request": digest,
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        output = self.runs / _REGISTER / f"{job_id}.out"
         with written_whole(self._register(job_id)) as temporary:
             temporary.write_text(json.dumps(entry))
-        self._start(values, folder, output)
+        self._start(values, folder, self._output(job_id))
         return self.describe(job_id), False
 
     def describe(self, job_id: str) -> Job:
         """Returns the job of a name, or of a run's folder."""
         known = self._registered(job_id)
         folder = RunFolder(Path(known["job_dir"]) if known else self._folder(job_id))
-        return _described(job_id, folder, known["created"] if known else "")
+        told = _told(self._output(job_id)) if known else None
+        return _described(job_id, folder, known["created"] if known else "", told)
 
     def list_jobs(self, most: int) -> list[Job]:
         """Returns the newest jobs, newest first; runs of `imgpipe run` as well."""
@@ -161,7 +161,7 @@ class LocalJobs:
             status = process.poll()
             if status is not None:
                 if status != 0:
-                    raise SubmissionFailedError(_told(output, status))
+                    raise SubmissionFailedError(_told(output) or _last_words(output, status))
                 return
             if time.monotonic() > deadline:
                 return
@@ -169,6 +169,9 @@ class LocalJobs:
 
     def _register(self, job_id: str) -> Path:
         return self.runs / _REGISTER / f"{job_id}.json"
+
+    def _output(self, job_id: str) -> Path:
+        return self.runs / _REGISTER / f"{job_id}.out"
 
     def _registered(self, job_id: str) -> dict[str, str] | None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", job_id):
@@ -186,7 +189,8 @@ class LocalJobs:
         raise no_such_job(job_id, str(self.runs))
 
 
-def _described(job_id: str, folder: RunFolder, created: str) -> Job:
+def _described(job_id: str, folder: RunFolder, created: str, told: Mapping[str, Any] | None) -> Job:
+    """Returns the job as its log tells it, and where that breaks off, its process's last words."""
     events = _events(folder.log)
     failure = next((event for event in reversed(events) if event["event"] == "step_failed"), None)
     steps = {}
@@ -205,6 +209,9 @@ def _described(job_id: str, folder: RunFolder, created: str) -> Job:
     elif failure is not None:
         state = "CANCELLED" if failure["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
         error = f"{failure['step']}: {failure['problem']}"
+    elif told is not None:
+        state = "CANCELLED" if told["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
+        error = told["error"]
     else:
         state, error = "FAILED", "it ended without a word: it was killed, or the machine stopped"
     results = {event["step"]: event["result"] for event in events if event["event"] == "step_result"}
@@ -234,15 +241,17 @@ def _message(line: str) -> str:
     return str(event["message"]) if event else line
 
 
-def _told(output: Path, status: int) -> dict[str, Any]:
+def _told(output: Path) -> dict[str, Any] | None:
+    """Returns the error that ``imgpipe run --format json`` ended with, if it did."""
+    try:
+        last = json.loads(output.read_text(encoding="utf-8", errors="replace").splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return last if isinstance(last, dict) and "error" in last else None
+
+
+def _last_words(output: Path, status: int) -> dict[str, Any]:
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in reversed(lines):
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(told, dict) and "error" in told:
-            return told
     text = "\n".join(line for line in lines[-15:] if line.strip())
     return {
         "error": f"the run ended with exit status {status}:\n{text}",

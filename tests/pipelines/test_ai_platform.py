@@ -365,7 +365,7 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
         "train_memory": "72G",
         "train_accelerator_type": "nvidia.com/gpu",
         "train_accelerator_count": "2",
-        "train_tolerations": '[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
+        "train_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     }
     assert '{"cloud.google.com/gke-accelerator": "nvidia-l4"}' in notices[-1]
 
@@ -374,10 +374,10 @@ def test_the_published_tpu_config_asks_gke_for_a_tpu_that_it_has():
     parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "kubeflow", image_of)
     assert parameters["train_accelerator_type"] == "google.com/tpu"
     assert parameters["train_accelerator_count"] == "4"
-    assert parameters["train_node_selector"] == (
-        '{"cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice", '
-        '"cloud.google.com/gke-tpu-topology": "2x2"}'
-    )
+    assert parameters["train_node_selector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2",
+    }
     assert any("TPU_V2 is not to be had on GKE" in notice for notice in notices)
 
 

@@ -227,8 +227,14 @@ class VertexServer:
         folder = Path(self.local(runtime["gcsOutputDirectory"])) / number
         folder.mkdir(parents=True)
         (folder / "pipeline.yaml").write_text(text)
+        declared = message["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
         parameters = {
-            key: self.local(value) if isinstance(value, str) else value
+            key: self.local(value)
+            if isinstance(value, str)
+            # A protocol buffer has one kind of number.
+            else int(value)
+            if declared[key]["parameterType"] == "NUMBER_INTEGER"
+            else value
             for key, value in runtime.get("parameterValues", {}).items()
         }
         request = {
