@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pipelines.commands.check import check_submission
 from pipelines.commands.output import errors_told, format_option, notice, show_one
 from pipelines.commands.places import TARGETS, jobs_of, place_options
 from pipelines.commands.submission import (
@@ -72,8 +73,6 @@ def submit(
         return
     jobs = jobs_of(place, submission.job.config.region)
     if check:
-        from pipelines.commands.check import check_submission
-
         check_submission(submission, place)
     # Before anything is sent: who kills this command now, knows the name under which the job will be found.
     notice(f"job id: {submission.job.job_id}")
