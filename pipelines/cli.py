@@ -21,6 +21,7 @@ from components.common.errors import (
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from pipelines.commands.check import check
+from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
 from pipelines.commands.schedule import schedule
 from pipelines.commands.submit import migrate, submit
@@ -268,7 +269,7 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
     sys.exit(error.exit_code)
 
 
-for _command in (submit, check, migrate, describe, list_, stream_logs, cancel, schedule):
+for _command in (submit, check, migrate, describe, list_, stream_logs, cancel, schedule, completion):
     imgpipe.add_command(_command)
 
 

@@ -1,5 +1,6 @@
 """check: what can be known before a job is sent."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,13 @@ from pipelines.checks import (
 )
 from pipelines.commands.output import errors_told, format_option, notice, show_many
 from pipelines.commands.places import jobs_of, place_options
-from pipelines.commands.submission import Submission, submission_of, submission_options, tell_notices
+from pipelines.commands.submission import (
+    Submission,
+    submission_of,
+    submission_options,
+    tell_estimate,
+    tell_notices,
+)
 from pipelines.targets.vertex_jobs import VertexJobs, authorized_session
 
 _PIPELINE_ROLES = ("data", "serve-tools")
@@ -50,6 +57,7 @@ def check(place: dict[str, Any], words: tuple[str, ...], output_format: str, **o
     """
     submission = submission_of(place, options, words)
     tell_notices(submission)
+    tell_estimate(submission, place, options)
     found = findings(submission, place)
     show_many(found, ("status", "subject", "message", "mend"), output_format)
     errors = [one for one in found if one.status == ERROR]
@@ -81,7 +89,9 @@ def findings(submission: Submission, place: dict[str, Any]) -> list[Finding]:
     found = [Finding(OK, "machines", ", ".join(f"{p.replicas} x {p.machine}" for p in submission.job.pools))]
     if submission.target == "local":
         found = []
-    found += check_data(submission.job.values, on_this_machine=submission.target == "local")
+    # What reading logs is for a log, and stdout is for the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        found += check_data(submission.job.values, on_this_machine=submission.target == "local")
     if submission.target == "local":
         if submission.job.values.get("job_dir"):
             found.append(check_local_output(Path(submission.job.values["job_dir"]).expanduser().absolute()))

@@ -14,6 +14,7 @@ from pipelines.commands.submission import (
     read_config,
     submission_of,
     submission_options,
+    tell_estimate,
     tell_notices,
 )
 from pipelines.images import Images
@@ -68,6 +69,7 @@ def submit(
     """
     submission = submission_of(place, options, words)
     tell_notices(submission)
+    tell_estimate(submission, place, options)
     if dry_run:
         show_one(submission.shown(), "yaml" if output_format == "table" else output_format)
         return

@@ -137,7 +137,7 @@ def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
 
 
 def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
-    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS)
+    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS)
     assert made.exit_code == 0, made.output
     [recurring] = server.recurring_runs.values()
     # Kubeflow's has seconds first; no run is made up for, and no two are at work.
@@ -147,7 +147,10 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     assert recurring["runtime_config"]["parameters"]["max_steps"] == 5
     [listed] = json.loads(run("schedule", "list", "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * 1")
-    assert run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS).exit_code == 64
+    assert (
+        run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS).exit_code
+        == 64
+    )
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
         assert run("schedule", verb, "nightly").exit_code == 0
         assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state

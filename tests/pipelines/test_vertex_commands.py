@@ -205,7 +205,8 @@ def test_a_refusal_says_what_to_do(run, place, server, status, code, words):
 
 
 def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server):
-    pipeline = ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i", "--max_steps=5"]
+    root = ["--as", "pipeline", "--pipeline-root", "gs://b/p"]
+    pipeline = ["--no-check", *root, "--", "--images=gs://b/i", "--max_steps=5"]
     made = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
     assert made.exit_code == 0, made.output
     [schedule] = server.created("schedules")

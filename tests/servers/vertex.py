@@ -22,6 +22,8 @@ from pathlib import Path
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 
+from tests.servers.google import GoogleServer
+
 STATES = vertex.JobState
 # Collection: its message, and the enumeration of its states.
 COLLECTIONS = {
@@ -55,6 +57,8 @@ class VertexServer:
         self.refusals = []
         self.run_commands = False
         self.final_state = None
+        # The other interfaces of Google Cloud, which the checks ask.
+        self.google = GoogleServer()
         self.lose_answers = 0
         self.processes = {}
         self.lock = threading.RLock()
@@ -72,6 +76,8 @@ class VertexServer:
             self.requests.append((method, path, query, body))
             if self.refusals:
                 return self.refusals.pop(0)
+            if "/locations/" not in path and path != "/v2/entries:list":
+                return self.google.answer(path, query, json.loads(body) if body else {})
             if path == "/v2/entries:list":
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
@@ -285,7 +291,7 @@ def start_vertex_server(folder):
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = do_PATCH = respond  # noqa: N815 - the base class wants these names
+        do_GET = do_POST = do_DELETE = do_PATCH = do_HEAD = respond  # noqa: N815 - the base class wants these names
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
