@@ -4,12 +4,11 @@ import json
 import re
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from pipelines.cli import imgpipe
 from tests.servers.configs import TPU_CONFIG
-from tests.servers.kubeflow import start_kubeflow_server
+from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
 
 WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
@@ -17,18 +16,9 @@ WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     with start_kubeflow_server(tmp_path / "cluster") as started:
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": started.address}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {}}],
-            "current-context": "c",
-        }
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
         # kubernetes reads the variable when it is imported.
         monkeypatch.setattr(
-            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, started)
         )
         yield started
 

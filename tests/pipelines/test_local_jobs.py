@@ -1,5 +1,6 @@
 """imgpipe's verbs on this machine: runs in the background, followed, cancelled and found again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.run_folder import RunFolder, running_process
+from pipelines.targets.local_jobs import LocalJobs
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 # Long enough to be met at work, and ended by the test.
@@ -41,7 +43,7 @@ def imgpipe(folder, *words, **settings):
 
 
 def state(folder, job="job_1"):
-    return json.loads(imgpipe(folder, "describe", job, "--format", "json").stdout)
+    return dataclasses.asdict(LocalJobs(folder / "imgpipe-runs").describe(job))
 
 
 def submit(folder, *words, job="job_1"):
@@ -83,7 +85,8 @@ def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
     assert "train: started" in output
     assert follower.returncode == 76
     assert "job_1 is CANCELLED" in errors
-    ended = state(folder)
+    ended = json.loads(imgpipe(folder, "describe", "job_1", "--format", "json").stdout)
+    assert ended == json.loads(json.dumps(state(folder)))
     assert ended["state"] == "CANCELLED"
     assert ended["details"]["steps"]["validate"] == "SUCCEEDED"
     assert [job["job_id"] for job in json.loads(imgpipe(folder, "list", "--format", "json").stdout)] == [

@@ -8,6 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
+class Anything:
+    """Holds whatever it is asked for."""
+
+    def __contains__(self, _):
+        return True
+
+    def __rand__(self, others):
+        return others
+
+
+ANY_RIGHT = ANY_IMAGE = Anything()
+
+
 @dataclass
 class GoogleServer:
     """What is there.

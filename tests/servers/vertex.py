@@ -129,7 +129,9 @@ class VertexServer:
         else:
             resource.state = STATES.JOB_STATE_PENDING
         self.resources[resource.name] = resource
-        if self.final_state is not None:
+        if self.final_state is not None and collection == "pipelineJobs":
+            resource.state = vertex.PipelineState[self.final_state[0].name.replace("JOB", "PIPELINE", 1)]
+        elif self.final_state is not None and collection != "schedules":
             resource.state, resource.error = self.final_state
         elif self.run_commands and collection == "customJobs":
             threading.Thread(target=self._run_job, args=(resource.name,), daemon=True).start()
