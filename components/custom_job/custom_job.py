@@ -21,6 +21,7 @@ from components.vertex.jobs import (
     CUSTOM_JOB,
     JOB_LABEL,
     REQUEST_LABEL,
+    RUN_LABEL,
     failure_of,
     get_job,
     start_job,
@@ -110,8 +111,11 @@ def custom_job_body(
     body: dict[str, Any] = {"displayName": "imgpipe-train", "jobSpec": spec}
     if job.encryption_key:
         body["encryptionSpec"] = {"kmsKeyName": job.encryption_key}
+    # Under the run's own id, the logs of a pipeline's run have those of its training too.
+    run_id = run.pipeline_run.rpartition("/")[2]
     body["labels"] = {
         **job.job_labels(),
+        **({RUN_LABEL: run_id} if run_id else {}),
         JOB_LABEL: f"train-{_digest(str(model_folder))}-{attempt}",
         REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
     }

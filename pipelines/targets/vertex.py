@@ -24,6 +24,7 @@ _RESOURCES = {
 }
 # Vertex AI puts the run's own in their place: no compiled file knows a project.
 _PROJECT = "{{$.pipeline_google_cloud_project_id}}"
+_RUN = "{{$.pipeline_job_resource_name}}"
 _REGION = "{{$.pipeline_google_cloud_location}}"
 
 
@@ -47,7 +48,8 @@ def _place(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
 def _of_training(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:
     ours = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
     chosen = {name: inputs[name] for name in flat_fields([CustomJobArguments])}
-    return {**chosen, "project": _PROJECT, "region": _REGION, "images": json.dumps(ours)}
+    filled_in = {"project": _PROJECT, "region": _REGION, "pipeline_run": _RUN}
+    return {**chosen, **filled_in, "images": json.dumps(ours)}
 
 
 VERTEX = Target(

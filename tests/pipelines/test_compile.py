@@ -183,7 +183,7 @@ def test_a_target_adds_only_what_is_its_own(target):
         )
         # KFP writes what a setting of the pod refers to among a task's inputs, under names of its own.
         added = {one.removeprefix("pipelinechannel--") for one in added} - POD_SETTINGS
-        own = {*TARGETS[target].inputs(Images()), "project", "region", "images"}
+        own = {*TARGETS[target].inputs(Images()), "project", "region", "pipeline_run", "images"}
         assert added <= own, name
         if name not in ("convert", "train"):
             assert added <= {"storage_secret"}, name

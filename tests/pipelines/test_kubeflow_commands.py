@@ -2,6 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +14,7 @@ from pipelines.cli import imgpipe
 from tests.servers.configs import TPU_CONFIG
 from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
 
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
 
@@ -192,6 +197,32 @@ def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_pa
     assert "data_version: done" in followed.stdout
     assert "convert" in followed.stdout
     assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
+
+
+def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_path):
+    line = [
+        IMGPIPE,
+        "submit",
+        "job_1",
+        "--target",
+        "kubeflow",
+        "--host",
+        server.address,
+        "--no-check",
+        "--",
+        *WORDS,
+    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = time.monotonic()
+    subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
+    seconds = time.monotonic() - started
+    for moment in range(5):
+        client = subprocess.Popen(line, **quiet)
+        time.sleep(seconds * (0.5 + 0.1 * moment))
+        client.kill()
+        client.wait()
+    assert subprocess.run(line, check=False, **quiet).returncode == 0
+    assert sorted(run["display_name"] for run in server.runs.values()) == ["job_1", "warm_up"]
 
 
 @pytest.mark.proof

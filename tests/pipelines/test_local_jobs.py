@@ -116,6 +116,20 @@ def test_a_run_that_was_killed_is_no_running_job(folder):
     assert "it was killed" in state(folder)["error"]
 
 
+def test_a_client_killed_at_any_moment_has_started_one_run_at_most(folder):
+    line = [IMGPIPE, "submit", "job_1", "--", "--images=photos", "--train_batch_size=4", *LONG]
+    for moment in range(1, 7):
+        client = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.2 * moment)
+        client.kill()
+        client.wait()
+    assert imgpipe(folder, *line[1:]).returncode == 0
+    assert state(folder)["state"] == "RUNNING"
+    # One log, of one run.
+    log = (folder / "imgpipe-runs" / "job_1" / "run.log").read_text()
+    assert log.count('"convert: started"') <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "status", "problem"),
     [

@@ -253,9 +253,9 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
     started = time.monotonic()
     subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
     seconds = time.monotonic() - started
-    for moment in range(8):
+    for moment in range(5):
         process = subprocess.Popen(line, **quiet)
-        time.sleep(seconds * (0.3 + 0.1 * moment))
+        time.sleep(seconds * (0.4 + 0.12 * moment))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert sum(job.display_name == JOB_ID for job in server.created("customJobs")) <= 1
@@ -285,6 +285,9 @@ def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run
     )
     [training] = server.created("customJobs")
     assert training.state == STATES.JOB_STATE_SUCCEEDED
+    # The logs of the run have those of the job that its train step has started.
+    assert training.labels["imgpipe-run"] == pipeline.name.split("/")[-1]
+    assert any("train: published to" in line for line in lines.splitlines())
     accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
     print(f"digits on the Vertex target: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97

@@ -154,14 +154,19 @@ class VertexServer:
         return json.loads(type(resource).to_json(resource, use_integers_for_enums=True))
 
     def _entries(self, request):
-        [number] = re.findall(
-            r'resource\.labels\.(?:job_id|pipeline_job_id)\s*=\s*"([^"]+)"', request["filter"]
+        of_jobs = request["filter"].partition(" AND ")[0]
+        numbers = re.findall(r'"([^"]+)"', of_jobs)
+        assert numbers
+        assert set(re.findall(r"resource\.labels\.(\w+)", of_jobs)) <= {"job_id", "pipeline_job_id"}
+        lines = sorted(
+            (stamp, f"{number}-{place}", text)
+            for number in numbers
+            for place, (stamp, text) in enumerate(self.logs.get(number, []))
         )
-        lines = list(self.logs.get(number, []))
         since = re.findall(r'timestamp\s*>=\s*"([^"]+)"', request["filter"])
         entries = [
-            {"insertId": f"{place:09d}", "timestamp": stamp, "textPayload": text}
-            for place, (stamp, text) in enumerate(lines)
+            {"insertId": identifier, "timestamp": stamp, "textPayload": text}
+            for stamp, identifier, text in lines
             if not since or stamp >= since[0]
         ]
         return {"entries": entries}
@@ -231,6 +236,7 @@ class VertexServer:
         text = json.dumps(message["pipelineSpec"])
         text = text.replace("{{$.pipeline_google_cloud_project_id}}", project)
         text = text.replace("{{$.pipeline_google_cloud_location}}", region)
+        text = text.replace("{{$.pipeline_job_resource_name}}", name)
         runtime = message["runtimeConfig"]
         folder = Path(self.local(runtime["gcsOutputDirectory"])) / number
         folder.mkdir(parents=True)
