@@ -119,6 +119,8 @@ def _stub_source(
     inputs.update({field.name: description_of(field) for field in fields.values()})
     outputs = {name: described[name] for name, annotation in artifacts if annotation.startswith("Output")}
     summary = " ".join(filter(None, (parsed.short_description, parsed.long_description))).replace("\n", " ")
+    # A single value that is returned has no name: only on such a one can KFP's local runner decide.
+    returned = inspect.signature(function).return_annotation
     parameters = [f"{name}: {annotation}" for name, annotation in artifacts]
     parameters += [
         f"{field.name}: {type(field.default).__name__} = {field.default!r}" for field in fields.values()
@@ -126,7 +128,7 @@ def _stub_source(
     lines = [
         f"def {function.__name__}(",
         *(f"    {parameter}," for parameter in parameters),
-        "):",
+        f") -> {returned.__name__}:" if isinstance(returned, type) else "):",
         textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
         "    from components.common.step import run_component",
         f"    return run_component({function.__module__!r}, {function.__name__!r}, locals())",

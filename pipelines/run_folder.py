@@ -10,6 +10,7 @@ from pathlib import Path
 
 from components.common.errors import OutputError
 from components.common.storage import check_empty, check_writable
+from components.train.job_dir import FILES_OF_TRAINING
 
 # Stands in a job_dir from the run's beginning until its model is published, so that a run that failed or was
 # interrupted can be started again into the same folder.
@@ -99,7 +100,9 @@ def _locked(mark: Path) -> Iterator[None]:
 
 def _clear(folder: RunFolder) -> None:
     ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
-    others = {path.name for path in folder.job_dir.iterdir()} - {path.name for path in ours} - {_MARK}
+    # The training goes on from what it left, if it is of the same arguments and data: the step checks that.
+    known = {path.name for path in ours} | FILES_OF_TRAINING | {_MARK}
+    others = {path.name for path in folder.job_dir.iterdir()} - known
     if others:
         raise OutputError(
             f"{str(folder.job_dir)!r} holds what no unfinished run leaves: {', '.join(sorted(others)[:5])}",

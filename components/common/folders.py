@@ -1,6 +1,7 @@
 """A folder to write a data set to, local or in Cloud Storage: the same few operations on both."""
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +9,7 @@ from typing import Protocol
 from components.common import cloud_storage
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import OutputError
-from components.common.storage import local_path, written_whole
+from components.common.storage import check_writable, local_path, written_whole
 
 
 class Folder(Protocol):
@@ -152,6 +153,22 @@ class CloudFolder:
     def scratch(self, subfolder: str) -> Path | None:  # noqa: ARG002 - the protocol's
         """Returns None: files are made elsewhere and uploaded."""
         return None
+
+
+def check_folder_writable(location: str) -> None:
+    """Proves that a file can be written to a folder, local or ``gs://``, before work that would be lost.
+
+    Raises:
+        OutputError: if it cannot.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if not is_cloud_path(location):
+        check_writable(local_path(location))
+        return
+    name = f".imgpipe-write-test-{uuid.uuid4().hex}"
+    folder = folder_at(location)
+    folder.write(name, b"")
+    folder.remove(name)
 
 
 def folder_at(location: str) -> Folder:

@@ -1,7 +1,7 @@
 """From an image file's bytes to pixels, inside the TensorFlow graph.
 
-Training, evaluation and the served model all call ``decode_image``, so that a model is served the
-very pixels that it was trained and evaluated on.
+Training calls ``decode_image`` for its records. The served model, through which evaluation goes too, decodes
+what clients send by ``served_images``, which gives the same pixels for the same picture.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from components.common.quiet_tensorflow import tf
 
 _JPEG_START = b"\xff\xd8\xff"
+JPEG_TRANSFORM = "INTEGER_ACCURATE"
 
 
 def decode_image(encoded: Any, image_size: int) -> Any:
@@ -28,11 +29,26 @@ def decode_image(encoded: Any, image_size: int) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
     """
+    return scale_to_square(decode_pixels(encoded), image_size)
+
+
+def decode_pixels(encoded: Any) -> Any:
+    """Decodes one image as it is: uint8 [height, width, 3]; errors as above."""
     pixels = tf.cond(
-        tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_TRANSFORM),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     pixels.set_shape([None, None, 3])
+    return pixels
+
+
+def is_jpeg(encoded: Any) -> Any:
+    """Returns whether a file's bytes, a scalar string tensor, are a JPEG's: a bool tensor."""
+    return tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_START)
+
+
+def scale_to_square(pixels: Any, image_size: int) -> Any:
+    """Returns uint8 [height, width, 3] scaled to uint8 [size, size, 3], as ``decode_image`` says."""
     scaled = tf.image.resize(pixels, [image_size, image_size], method="bilinear", antialias=False)
     return tf.saturate_cast(tf.round(scaled), tf.uint8)

@@ -71,22 +71,28 @@ class Progress:
         step: The pipeline step that works.
         total: The amount of work, in ``unit``; 0 when unknown.
         unit: What is counted, in the plural: images, examples, steps.
+        begun: What was done before: it does not count for the speed.
     """
 
-    def __init__(self, step: str, total: int, unit: str) -> None:
+    def __init__(self, step: str, total: int, unit: str, *, begun: int = 0) -> None:
         self._step = step
         self._total = total
         self._unit = unit
+        self._begun = begun
         self._started = self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether ``update`` would write a line: for those whose ``fields`` cost something."""
+        now = time.monotonic()
+        return now - self._last >= max(1.0, 0.01 * (now - self._started))
 
     def update(self, done: int, **fields: Any) -> None:
         """Writes a ``progress`` line if one is due; ``fields`` go with it."""
-        now = time.monotonic()
-        if now - self._last < max(1.0, 0.01 * (now - self._started)):
+        if not self.due():
             return
-        self._last = now
+        self._last = now = time.monotonic()
         seconds = now - self._started
-        rate = done / seconds if seconds > 0 else 0.0
+        rate = (done - self._begun) / seconds if seconds > 0 else 0.0
         of_total = f" of {self._total:,}" if self._total else ""
         log_event(
             "progress",

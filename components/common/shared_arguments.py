@@ -5,6 +5,8 @@ from typing import Any
 from components.common.arguments import argument
 from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 
+NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
+
 
 def seed() -> Any:
     """The seed of everything that is drawn at random."""
@@ -62,4 +64,33 @@ def max_image_pixels() -> Any:
         minimum=1,
         # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
         maximum=2**32,
+    )
+
+
+def job_dir() -> Any:
+    """The folder for the output."""
+    return argument(
+        "",
+        "Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an "
+        "interrupted training goes on from. Empty = the model is only an artifact of the run, and an "
+        "interrupted training starts again.",
+    )
+
+
+def deploy_dir() -> Any:
+    """The folder in which the versions of a locally deployed model lie."""
+    return argument(
+        "",
+        "Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a "
+        "version, named by a number. For deploy_target=local.",
+    )
+
+
+def deploy_target() -> Any:
+    """Where a model that passes the gate goes."""
+    return argument(
+        NO_TARGET,
+        "Where a model that passes the gate is deployed: none, a local folder (deploy_dir), KServe, or an "
+        "endpoint of Vertex AI.",
+        choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
     )

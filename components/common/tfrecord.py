@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 from components.common.errors import InvalidDataError, MissingInputError
 
@@ -76,6 +78,64 @@ def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
             yield offset, data
             offset += _HEADER_BYTES + length + _FOOTER_BYTES
             number += 1
+
+
+def record_offsets(path: Path) -> NDArray[np.int64]:
+    """Returns where each record of an uncompressed TFRecord file begins, and last where the file ends.
+
+    Only the headers are read, a few bytes of each record, whatever the size of the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        int64 [records + 1], in bytes.
+
+    Raises:
+        MissingInputError: if the file cannot be opened.
+        InvalidDataError: if a record's length is damaged, or the file ends inside a record.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise MissingInputError(f"cannot read {path}: {error.strerror}", remedy="check the path") from None
+    offsets = [0]
+    try:
+        size = os.fstat(descriptor).st_size
+        if hasattr(os, "posix_fadvise"):
+            # Otherwise the system reads ahead what is skipped.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        while offsets[-1] < size:
+            header = os.pread(descriptor, _HEADER_BYTES, offsets[-1])
+            if _masked_crc(header[:8]) != header[8:]:
+                where = f"{path}, record {len(offsets) - 1}, byte offset {offsets[-1]}"
+                raise _damaged("the record's length does not match its checksum", where)
+            offsets.append(offsets[-1] + _HEADER_BYTES + struct.unpack("<Q", header[:8])[0] + _FOOTER_BYTES)
+    finally:
+        os.close(descriptor)
+    if offsets[-1] > size:
+        where = f"{path}, record {len(offsets) - 2}, byte offset {offsets[-2]}"
+        raise _damaged("the file ends inside a record", where)
+    return np.array(offsets, np.int64)
+
+
+def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> bytes:
+    """Returns the data of one record of an open file; other threads may read the same file.
+
+    Args:
+        descriptor: Of the file.
+        offset: Where the record begins, in bytes.
+        end: Where the next one begins.
+        where: File and record, for the error message.
+
+    Raises:
+        InvalidDataError: if the data does not match its checksum.
+    """
+    framed = os.pread(descriptor, end - offset, offset)
+    data, footer = framed[_HEADER_BYTES:-_FOOTER_BYTES], framed[-_FOOTER_BYTES:]
+    if len(framed) < end - offset or _masked_crc(data) != footer:
+        raise _damaged("the record's data does not match its checksum", where)
+    return data
 
 
 def _masked_crc(data: bytes) -> bytes:

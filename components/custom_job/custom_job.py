@@ -127,7 +127,8 @@ def training_words(
 ) -> list[str]:
     """Returns the command line of the training.
 
-    ``job_dir/model`` is the step's Model artifact, so that checkpoints lie beside it.
+    ``job_dir/model`` is the step's Model artifact, so that checkpoints lie beside it: a job that is started
+    again goes on from them. The user's own job_dir gets the model from the export step.
     """
     labels_file = model_folder.parent / "labels.txt"
     with written_whole(labels_file) as temporary:
@@ -141,7 +142,7 @@ def training_words(
         *(
             f"--{name}={str(given[name]).lower() if isinstance(given[name], bool) else given[name]}"
             for name, field in flat_fields([TrainingArguments]).items()
-            if given[name] != field.default
+            if given[name] != field.default and name != "job_dir"
         ),
     ]
 

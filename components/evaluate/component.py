@@ -4,6 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
+from components.evaluate.arguments import EvaluateArguments
+
 # A user interface draws a matrix of more classes as noise, and its JSON outgrows a metadata store.
 _LARGEST_MATRIX = 100
 
@@ -15,26 +17,37 @@ def evaluate(
     classification_metrics: Output[ClassificationMetrics],
     report: Output[HTML],
     evaluation: Output[Artifact],
+    arguments: EvaluateArguments,
 ) -> None:
-    """Measures the model on every validation image, through the signature that is served.
+    """Measures the model on every validation or test image, through the signature that is served.
 
     Args:
         dataset: What the convert step made.
         model: What the train step made.
-        metrics: Top-1 and top-5 accuracy, loss and number of images.
+        metrics: Top-1 and top-5 accuracy, loss, expected calibration error and number of images; with a
+            champion, its accuracy and the difference with its 95 % confidence interval.
         classification_metrics: The confusion matrix (up to 100 classes).
-        report: A page with accuracy, learning curve, precision and recall of each class, confusion
-            matrix, the worst mistakes with their pictures, the arguments and the data counts.
+        report: A page with accuracy, learning curve, precision and recall of each class, calibration,
+            accuracy by slice, comparison with the champion, confusion matrix, the worst mistakes with their
+            pictures, the arguments and the data counts.
         evaluation: metrics.json, and the predictions that the export step compares with.
+        arguments: What to measure on and compare with.
     """
     from components.evaluate.evaluate import EvaluationFiles
     from components.evaluate.evaluate import evaluate as run_evaluation
 
     files = EvaluationFiles(folder=Path(evaluation.path), report=Path(report.path))
-    result, manifest = run_evaluation(Path(dataset.path), Path(model.path), files)
+    found = run_evaluation(Path(dataset.path), Path(model.path), files, arguments)
+    result = found.metrics
     metrics.log_metric("top_1_accuracy", result.top_1_accuracy)
     metrics.log_metric("top_5_accuracy", result.top_5_accuracy)
     metrics.log_metric("loss", result.loss)
     metrics.log_metric("examples", float(result.examples))
-    if manifest.num_classes <= _LARGEST_MATRIX:
-        classification_metrics.log_confusion_matrix(list(manifest.labels), result.confusion_matrix().tolist())
+    metrics.log_metric("expected_calibration_error", found.calibration.expected_calibration_error)
+    if found.comparison is not None:
+        metrics.log_metric("champion_top_1_accuracy", found.comparison.champion_top_1_accuracy)
+        metrics.log_metric("difference", found.comparison.difference)
+        metrics.log_metric("difference_lower", found.comparison.lower)
+        metrics.log_metric("difference_upper", found.comparison.upper)
+    if len(found.labels) <= _LARGEST_MATRIX:
+        classification_metrics.log_confusion_matrix(list(found.labels), result.confusion_matrix().tolist())

@@ -1,26 +1,33 @@
 """Evaluates a SavedModel on a data set: what is served is what is measured."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.dataset import VALIDATION, Manifest, Split, read_manifest
+from components.common.dataset import Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
-from components.common.log import Progress, log_result
+from components.common.log import Progress, log_event, log_result
+from components.common.model_versions import model_folder_at, version_folders
+from components.common.provenance import read_provenance
 from components.common.records import ImageRecord, label_to_class
+from components.common.reference_answers import EVALUATION_NAME, write_reference
+from components.common.served_model import ServedModel, check_labels, load_served_model
 from components.common.split_records import record_place, split_records
+from components.common.storage import local_path
+from components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
+from components.evaluate.calibration import Calibration, measure_calibration
+from components.evaluate.comparison import Comparison, compare
 from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
-from components.evaluate.reference import write_reference
 from components.evaluate.report import Mistake, evaluation_report
-from components.export.provenance import read_provenance
-from components.export.serving import ServedModel, check_labels, load_served_model
+from components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
 
-METRICS_NAME = "metrics.json"
 _MISTAKES_SHOWN = 24
 _BATCH_SIZE = 32
 
@@ -38,61 +45,194 @@ class EvaluationFiles:
     report: Path
 
 
-def evaluate(dataset_folder: Path, model_folder: Path, files: EvaluationFiles) -> tuple[Metrics, Manifest]:
-    """Measures the model on every validation image, through the signature that is served.
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        labels: The model's labels, in the order of the classes.
+        split: Of the data set, that was measured on.
+        metrics: Of the model.
+        calibration: Of the model.
+        slices: Accuracy by slice; empty if nothing divides the images.
+        comparison: With the champion; None if there is none.
+    """
+
+    labels: tuple[str, ...]
+    split: str
+    metrics: Metrics
+    calibration: Calibration
+    slices: tuple[SliceMetrics, ...]
+    comparison: Comparison | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of metrics.json: JSON values only."""
+        return {
+            "labels": list(self.labels),
+            "split": self.split,
+            **self.metrics.to_json(),
+            "calibration": dataclasses.asdict(self.calibration),
+            "slices": [dataclasses.asdict(one) for one in self.slices],
+            "comparison": dataclasses.asdict(self.comparison) if self.comparison else None,
+        }
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Of a split: true classes int64 [n], probabilities float32 [n, N], slices of each image."""
+
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    slices: list[tuple[tuple[str, str], ...]]
+
+
+def evaluate(
+    dataset_folder: Path,
+    model_folder: Path,
+    files: EvaluationFiles,
+    arguments: EvaluateArguments | None = None,
+) -> Evaluation:
+    """Measures the model on every image of a split, through the signature that is served.
 
     Args:
         dataset_folder: Where the data set's manifest lies.
         model_folder: What the train step wrote.
         files: Where to write.
+        arguments: What to measure on and compare with; None = their defaults.
 
     Raises:
-        InvalidDataError: if the model and the data do not have the same labels, there is no
-            validation image, or one cannot be decoded (which one is said).
-        MissingInputError: if the model or the data set is not there.
-        CheckFailedError: if the model is damaged.
+        InvalidDataError: if the data has a label that the model does not know, there is no image in the
+            split, or one cannot be decoded (which one is said).
+        MissingInputError: if a model or the data set is not there.
+        CheckFailedError: if a model is damaged.
     """
+    arguments = arguments or EvaluateArguments()
     manifest = read_manifest(dataset_folder)
+    champion_folder = _champion_folder(arguments)
     provenance = read_provenance(model_folder)
     model = load_served_model(model_folder)
-    check_labels(model, manifest.labels, where=str(model_folder))
-    split = manifest.splits.get(VALIDATION)
+    split = manifest.splits.get(arguments.evaluation_split)
+    class_of = _classes_by_label(model, manifest, where=str(model_folder))
     if split is None or not split.examples:
         raise InvalidDataError(
-            f"the data set has no {VALIDATION} images",
+            f"the data set has no {arguments.evaluation_split} images",
             where=str(dataset_folder),
-            remedy=f"give images for the {VALIDATION} split",
+            remedy=f"give images for the {arguments.evaluation_split} split",
         )
-    classes, probabilities = _predict(model, dataset_folder, split)
-    metrics = compute_metrics(classes, probabilities)
+    answers = _predict(model, dataset_folder, split, class_of, manifest)
+    evaluation = Evaluation(
+        labels=model.labels,
+        split=arguments.evaluation_split,
+        metrics=compute_metrics(answers.classes, answers.probabilities),
+        calibration=measure_calibration(answers.classes, answers.probabilities),
+        slices=measure_slices(answers.slices, answers.probabilities.argmax(axis=1) == answers.classes),
+        comparison=_comparison(champion_folder, model, dataset_folder, split, class_of, manifest, answers),
+    )
+    _log(evaluation)
+    files.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1)
+    (files.folder / EVALUATION_NAME).write_text(text + "\n", encoding="utf-8")
+    write_reference(files.folder, answers.probabilities)
+    page = evaluation_report(
+        evaluation.metrics,
+        evaluation.labels,
+        manifest=manifest,
+        provenance=provenance,
+        mistakes=_mistakes(answers, dataset_folder, split, model.labels),
+        split=evaluation.split,
+        calibration=evaluation.calibration,
+        slices=evaluation.slices,
+        comparison=evaluation.comparison,
+    )
+    files.report.parent.mkdir(parents=True, exist_ok=True)
+    files.report.write_text(page, encoding="utf-8")
+    return evaluation
+
+
+def _champion_folder(arguments: EvaluateArguments) -> Path | None:
+    """Returns the folder of the model to compare with; None if there is none.
+
+    Raises:
+        MissingInputError: if one is named and not there.
+    """
+    if arguments.champion == NO_CHAMPION:
+        return None
+    if arguments.champion != AUTO:
+        return model_folder_at(local_path(arguments.champion))
+    if not arguments.deploy_dir:
+        return None
+    versions = version_folders(local_path(arguments.deploy_dir))
+    return versions[max(versions)] if versions else None
+
+
+def _classes_by_label(model: ServedModel, manifest: Manifest, *, where: str) -> NDArray[np.int64]:
+    """Returns the model's class for each of the data set's, which are matched by their labels' names.
+
+    A data set may lack labels of the model, or have them in another order.
+
+    Raises:
+        InvalidDataError: naming both lists, if the data has a label that the model does not know.
+    """
+    if set(manifest.labels) <= set(model.labels):
+        places = {label: number for number, label in enumerate(model.labels)}
+        if model.labels != manifest.labels:
+            log_event(
+                "labels_matched",
+                f"evaluate: the data's {manifest.num_classes} labels are matched by name with the model's "
+                f"{len(model.labels)}",
+                severity="WARNING",
+            )
+        return np.array([places[label] for label in manifest.labels], np.int64)
+    check_labels(model, manifest.labels, where=where)
+    return np.arange(manifest.num_classes)
+
+
+def _comparison(
+    folder: Path | None,
+    challenger: ServedModel,
+    dataset_folder: Path,
+    split: Split,
+    class_of: NDArray[np.int64],
+    manifest: Manifest,
+    answers: _Answers,
+) -> Comparison | None:
+    if folder is None:
+        return None
+    champion = load_served_model(folder)
+    check_labels(champion, challenger.labels, where=str(folder))
+    log_event("champion", f"evaluate: the champion is {folder}")
+    theirs = _predict(champion, dataset_folder, split, class_of, manifest)
+    return compare(answers.classes, theirs.probabilities, answers.probabilities)
+
+
+def _log(evaluation: Evaluation) -> None:
+    metrics, comparison = evaluation.metrics, evaluation.comparison
+    against = ""
+    if comparison is not None:
+        against = (
+            f"; champion {comparison.champion_top_1_accuracy:.4f}, difference {comparison.difference:+.4f} "
+            f"(95 %: {comparison.lower:+.4f} to {comparison.upper:+.4f})"
+        )
     log_result(
         "evaluate",
-        f"top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images",
+        f"top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{against}",
         top_1_accuracy=metrics.top_1_accuracy,
         top_5_accuracy=metrics.top_5_accuracy,
         loss=metrics.loss,
         examples=metrics.examples,
+        expected_calibration_error=evaluation.calibration.expected_calibration_error,
+        comparison=dataclasses.asdict(comparison) if comparison else None,
     )
-    files.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"labels": manifest.labels, **metrics.to_json()}, ensure_ascii=False, indent=1)
-    (files.folder / METRICS_NAME).write_text(text + "\n", encoding="utf-8")
-    write_reference(files.folder, probabilities)
-    page = evaluation_report(
-        metrics,
-        manifest.labels,
-        manifest=manifest,
-        provenance=provenance,
-        mistakes=_mistakes(classes, probabilities, dataset_folder, split, manifest.labels),
-    )
-    files.report.parent.mkdir(parents=True, exist_ok=True)
-    files.report.write_text(page, encoding="utf-8")
-    return metrics, manifest
 
 
-def _predict(model: ServedModel, folder: Path, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _predict(
+    model: ServedModel, folder: Path, split: Split, class_of: NDArray[np.int64], manifest: Manifest
+) -> _Answers:
     progress = Progress("evaluate", split.examples, "images")
+    reader = SliceReader(manifest)
     records = split_records(folder, split)
     classes: list[int] = []
+    slices: list[tuple[tuple[str, str], ...]] = []
     probabilities: list[NDArray[np.float32]] = []
     while batch := list(islice(records, _BATCH_SIZE)):
         try:
@@ -100,9 +240,10 @@ def _predict(model: ServedModel, folder: Path, split: Split) -> tuple[NDArray[np
         except InvalidDataError as error:
             raise _located(error, model, batch, folder, split, first=len(classes)) from None
         classes.extend(label_to_class(record.label) for record in batch)
+        slices.extend(reader.slices_of(record) for record in batch)
         probabilities.append(answer.probabilities)
         progress.update(len(classes))
-    return np.array(classes, dtype=np.int64), np.concatenate(probabilities)
+    return _Answers(class_of[np.array(classes)], np.concatenate(probabilities), slices)
 
 
 def _located(
@@ -126,15 +267,9 @@ def _located(
     return error
 
 
-def _mistakes(
-    classes: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    folder: Path,
-    split: Split,
-    labels: Sequence[str],
-) -> list[Mistake]:
+def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
     """Reads the pictures of the worst mistakes: a second pass, so that the first keeps no image."""
-    worst = worst_mistakes(classes, probabilities, _MISTAKES_SHOWN)
+    worst = worst_mistakes(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
     wanted = {mistake.index for mistake in worst}
     records = {index: record for index, record in enumerate(split_records(folder, split)) if index in wanted}
     return [

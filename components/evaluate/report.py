@@ -16,7 +16,10 @@ from components.common.html_page import (
     render,
     thumbnail_source,
 )
+from components.evaluate.calibration import Calibration
+from components.evaluate.comparison import Comparison
 from components.evaluate.metrics import Metrics, most_confused_pairs
+from components.evaluate.slices import SliceMetrics
 
 # A matrix of more classes than this is a grey square; the pairs say more.
 LARGEST_MATRIX = 50
@@ -51,6 +54,9 @@ def evaluation_report(
     provenance: Mapping[str, Any],
     mistakes: Sequence[Mistake] = (),
     split: str = "validation",
+    calibration: Calibration | None = None,
+    slices: Sequence[SliceMetrics] = (),
+    comparison: Comparison | None = None,
 ) -> str:
     """Writes the page that says how good a model is and where it errs.
 
@@ -64,6 +70,9 @@ def evaluation_report(
             missing or None), ``best_step``, ``model_type``, ``data_digest``, ``versions`` ({name: text}).
         mistakes: The worst, in the order in which to show them.
         split: The name of the split that was evaluated.
+        calibration: If it was measured.
+        slices: Accuracy by slice, those of one name together.
+        comparison: With the champion, if there is one.
 
     Returns:
         The HTML of the page.
@@ -97,6 +106,10 @@ def evaluation_report(
         arguments=dict(provenance.get("arguments") or {}),
         versions=dict(provenance.get("versions") or {}),
         manifest=manifest,
+        calibration=calibration,
+        calibration_chart=_reliability(calibration) if calibration else None,
+        slices=slices,
+        comparison=comparison,
     )
 
 
@@ -113,6 +126,22 @@ def _curve(
         series.append(Series(name, tuple((x, y) for x, y in points if x is not None and y is not None)))
     marker = (best_step, f"best: step {best_step:g}") if best_step is not None else None
     return line_chart(series, x_name="training step", y_name=y_name, marker=marker, y_maximum=y_maximum)
+
+
+def _reliability(calibration: Calibration) -> LineChart:
+    """Returns the reliability diagram: the accuracy of the answers of about the same probability."""
+    points = tuple(
+        (one.confidence, one.accuracy)
+        for one in calibration.bins
+        if one.confidence is not None and one.accuracy is not None
+    )
+    perfect = Series("perfect", ((0.0, 0.0), (1.0, 1.0)))
+    return line_chart(
+        [Series("this model", points), perfect],
+        x_name="probability of the answer",
+        y_name="share that is right",
+        y_maximum=1.0,
+    )
 
 
 def _thumbnail(mistake: Mistake) -> Thumbnail:

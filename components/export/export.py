@@ -1,8 +1,10 @@
 """Checks the trained model in a process of its own and publishes it."""
 
+import dataclasses
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 
 from components.common.errors import CheckFailedError, MissingInputError
 from components.common.log import log_event, log_result, parse_event
+from components.common.reference_answers import read_evaluation, read_reference
 from components.common.storage import publish_folder
-from components.evaluate.reference import read_reference
+from components.export.arguments import ExportArguments
 from components.export.publish import check_model_target, publish_model
 
 # Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only
@@ -21,47 +24,100 @@ TOLERANCE = 1e-5
 SINGLE_TOLERANCE = 1e-3
 
 
+@dataclass(frozen=True)
+class ServingMeasurements:
+    """What the check of the served model measured, in a process of its own on this machine.
+
+    Attributes:
+        examples: Answers that were compared with the evaluation's.
+        largest_difference: Of a probability from the evaluation's.
+        latency_p50_ms: Median time of a request of one image, in milliseconds.
+        latency_p99_ms: Its 99th percentile.
+        start_seconds: From loading the model to its first answer.
+        model_bytes: Of all files of the model folder.
+    """
+
+    examples: int
+    largest_difference: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    start_seconds: float
+    model_bytes: int
+
+
 def export(
-    dataset_folder: Path, model_folder: Path, evaluation_folder: Path, exported_folder: Path, job_dir: str
-) -> None:
-    """Publishes the model if a fresh process answers with it as the evaluation did.
+    dataset_folder: Path,
+    model_folder: Path,
+    evaluation_folder: Path,
+    exported_folder: Path,
+    arguments: ExportArguments,
+) -> ServingMeasurements:
+    """Publishes the model if a fresh process answers with it as the evaluation did, and soon enough.
 
     Args:
         dataset_folder: Where the data set's manifest lies.
         model_folder: What the train step wrote.
         evaluation_folder: What the evaluate step wrote.
         exported_folder: Gets the model.
-        job_dir: If not empty, ``job_dir/model`` gets the model too; a model of ours that stood there is
-            replaced.
+        arguments: With ``job_dir``, ``job_dir/model`` gets the model too; a model of ours that stood there
+            is replaced. With ``max_latency_ms``, the 99th percentile of the time of a request of one image
+            may not be larger.
 
     Raises:
-        CheckFailedError: if the model cannot be loaded or answers otherwise than in the evaluation.
+        CheckFailedError: if the model cannot be loaded, answers otherwise than in the evaluation, or is too
+            slow.
         MissingInputError: if the model or the evaluation is not there.
         OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
     """
-    if job_dir:
-        check_model_target(job_dir)
+    if arguments.job_dir:
+        check_model_target(arguments.job_dir)
     if not (model_folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(model_folder)!r}",
             remedy="give the folder that holds saved_model.pb",
         )
     reference = read_reference(evaluation_folder)
+    split = read_evaluation(evaluation_folder)["split"]
     publish_folder(model_folder, exported_folder)
-    answers = _answers_of_fresh_process(exported_folder, dataset_folder, len(reference))
+    answers = _answers_of_fresh_process(exported_folder, dataset_folder, split, len(reference))
     difference = check_answers(reference, answers["classes"], answers["probabilities"], TOLERANCE)
     singles = answers["single_probabilities"]
     check_answers(reference[: len(singles)], answers["single_classes"], singles, SINGLE_TOLERANCE)
+    p50, p99 = np.percentile(answers["latency_seconds"], [50, 99]) * 1000
+    measured = ServingMeasurements(
+        examples=len(reference),
+        largest_difference=difference,
+        latency_p50_ms=float(p50),
+        latency_p99_ms=float(p99),
+        start_seconds=float(answers["start_seconds"]),
+        model_bytes=sum(path.stat().st_size for path in exported_folder.rglob("*") if path.is_file()),
+    )
+    check_latency(measured, arguments.max_latency_ms)
     log_result(
         "export",
         f"{len(reference)} answers of a fresh process agree with the evaluation "
-        f"(largest difference {difference:.1e})",
-        examples=len(reference),
-        largest_difference=difference,
+        f"(largest difference {difference:.1e}); one image takes {p50:.0f} ms, p99 {p99:.0f} ms",
+        **dataclasses.asdict(measured),
     )
-    if job_dir:
-        target = publish_model(exported_folder, job_dir)
+    if arguments.job_dir:
+        target = publish_model(exported_folder, arguments.job_dir)
         log_event("published", f"export: published to {target}")
+    return measured
+
+
+def check_latency(measured: ServingMeasurements, max_latency_ms: float) -> None:
+    """Refuses a model that is too slow; 0 = any will do.
+
+    Raises:
+        CheckFailedError: with what was measured.
+    """
+    if max_latency_ms and not measured.latency_p99_ms <= max_latency_ms:
+        raise CheckFailedError(
+            f"a request of one image takes {measured.latency_p99_ms:.1f} ms at the 99th percentile "
+            f"(median {measured.latency_p50_ms:.1f} ms), more than max_latency_ms={max_latency_ms:g}",
+            where="signature serving_default",
+            remedy="choose a smaller model_type or image_size, serve on a faster machine, or raise the bound",
+        )
 
 
 def check_answers(
@@ -99,7 +155,7 @@ def check_answers(
         first = int(np.argmax(wrong))
         raise CheckFailedError(
             f"served in a fresh process the model answers otherwise than in the evaluation for "
-            f"{wrong.sum()} of {len(reference)} images, first for validation image {first}: "
+            f"{wrong.sum()} of {len(reference)} images, first for image {first}: "
             f"class {classes[first]}, probabilities off by {differences[first]:.2g}",
             where="signature serving_default",
             remedy="do not deploy this model; report this with the run's log: it is a mistake in imgpipe",
@@ -108,7 +164,7 @@ def check_answers(
 
 
 def _answers_of_fresh_process(
-    model_folder: Path, dataset_folder: Path, examples: int
+    model_folder: Path, dataset_folder: Path, split: str, examples: int
 ) -> dict[str, NDArray[Any]]:
     """Returns the arrays that ``serving_check`` wrote in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +178,7 @@ def _answers_of_fresh_process(
                 "components.export.serving_check",
                 f"--model={model_folder}",
                 f"--dataset={dataset_folder}",
+                f"--split={split}",
                 f"--examples={examples}",
                 f"--answers={answers}",
             ],

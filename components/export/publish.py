@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from components.common.errors import MissingInputError, OutputError
+from components.common.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME, read_provenance
 from components.common.storage import local_path, publish_folder
-from components.export.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME, read_provenance
 
 MODEL_FOLDER = "model"
 # What a model folder of ours holds: TensorFlow's files and our two.

@@ -30,7 +30,6 @@ class JobArguments:
         "commas. Required.",
     )
     validation_data_path: str = argument("", "TFRecord files with the validation images. Required.")
-    job_dir: str = argument("", "Folder for the output: job_dir/model gets the SavedModel. Required.")
     labels_file: str = argument(
         "",
         "Text file with one label a line, UTF-8: line i names label i. Empty = the texts in the records, "
@@ -39,10 +38,13 @@ class JobArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("training_data_path", "validation_data_path", "job_dir"):
-            if not getattr(self, name):
-                raise InvalidArgumentError(f"--{name} is not given", remedy="--help lists all arguments")
-        local_path(self.job_dir)
+        for name in ("training_data_path", "validation_data_path"):
+            _require(name, getattr(self, name))
+
+
+def _require(name: str, value: str) -> None:
+    if not value:
+        raise InvalidArgumentError(f"--{name} is not given", remedy="--help lists all arguments")
 
 
 def main(words: Sequence[str]) -> None:
@@ -50,8 +52,9 @@ def main(words: Sequence[str]) -> None:
     values = parse_command_line(words, (JobArguments, TrainingArguments))
     job = from_values(JobArguments, values)
     arguments = from_values(TrainingArguments, values)
-    check_model_target(job.job_dir)
-    check_writable(local_path(job.job_dir))
+    _require("job_dir", arguments.job_dir)
+    check_model_target(arguments.job_dir)
+    check_writable(local_path(arguments.job_dir))
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
     from components.convert.convert import convert
     from components.train.train import train
@@ -66,8 +69,11 @@ def main(words: Sequence[str]) -> None:
             ),
             dataset,
         )
-        train(arguments, dataset, model)
-        target = publish_model(model, job.job_dir)
+        train(arguments, dataset, model, publish=lambda folder: publish_model(folder, arguments.job_dir))
+        if not model.exists():
+            # One of several workers: the chief has it.
+            return
+        target = publish_model(model, arguments.job_dir)
     log_event("published", f"train: published to {target}")
 
 

@@ -6,21 +6,17 @@ none, the comment beside the field says why ours is what it is.
 
 import math
 from dataclasses import dataclass
-from types import MappingProxyType
+from itertools import pairwise
+from typing import TypeVar
 
 from components.common import shared_arguments
-from components.common.arguments import argument, check_fields, nearest_name
+from components.common.arguments import argument, check_fields
 from components.common.errors import InvalidArgumentError
+from components.common.storage import absolute_location
 from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
+from components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 
-# What optimizer_arguments may hold, by optimizer, with the optimizer's own defaults.
-OPTIMIZER_ARGUMENTS = MappingProxyType(
-    {
-        "momentum": {"momentum": 0.9, "use_nesterov": False},
-        "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7},
-        "rmsprop": {"decay": 0.9, "momentum": 0.0, "epsilon": 1e-7},
-    }
-)
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -51,14 +47,47 @@ class TrainingArguments:
         "own) or none (random weights; all layers are trained).",
         choices=("imagenet", "none"),
     )
+    pretrained_checkpoint_path: str = argument(
+        "",
+        "Start from these weights instead: a SavedModel folder or a checkpoint of imgpipe, or a Keras file "
+        "(.weights.h5, .keras). A last layer for another number of classes is made anew. Empty = as weights "
+        "says.",
+    )
     freeze: str = argument(
         "none",
-        "What is not trained: none (the whole network is trained) or backbone (only the last layer is; "
-        "many times faster, and safer with few images). backbone needs weights=imagenet.",
-        choices=("none", "backbone"),
+        "What is not trained: none (the whole network is trained), backbone (only the last layer is; "
+        "many times faster, and safer with few images), or everything up to and with a part of the network: "
+        "stem, stage1, stage2 and so on (ResNets have 4 stages, others 6 or 7). Needs pretrained weights.",
+    )
+    # The original's is not known. A flipped or cropped digit is another digit: whoever has photos says so.
+    augmentation: str = argument(
+        "none",
+        "How training images are varied: none, crop-flip (a random part of at least 8 percent of the image, "
+        "mirrored every other time; the usual for photos) or randaugment (crop-flip, then two random changes "
+        "of colour or geometry).",
+        choices=("none", "crop-flip", "randaugment"),
+    )
+    mixup: float = argument(
+        0.0,
+        "Blend pairs of training images and of their labels: the share is drawn from Beta(mixup, mixup). "
+        "0 = off, usual values are 0.1 to 0.4.",
+        minimum=0,
+    )
+    cutmix: float = argument(
+        0.0,
+        "Paste a rectangle of one training image into another and blend their labels by area; the area is "
+        "drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup as well, each batch gets "
+        "one of the two.",
+        minimum=0,
+    )
+    class_weights: str = argument(
+        "none",
+        "Weight of an image in the training loss: none (all alike), balanced (inverse to the number of "
+        "training images of its class) or sqrt (inverse to the square root of it).",
+        choices=("none", "balanced", "sqrt"),
     )
     initial_learning_rate: float = argument(
-        1e-4, "Learning rate after warm-up; it then falls to 0 along a cosine at max_steps.", above=0
+        1e-4, "Learning rate after warm-up, from which it decays.", above=0
     )
     # The original's default is not known. 0 leaves short runs their full rate; long runs with a large
     # rate set it (the original's example: 1000 of 30000 steps).
@@ -69,6 +98,21 @@ class TrainingArguments:
         minimum=0,
     )
     warmup_learning_rate: float = argument(1e-4, "Learning rate at the start of warm-up.", minimum=0)
+    learning_rate_decay_type: str = argument(
+        "cosine",
+        "How the learning rate falls after warm-up: cosine (to 0 at decay_steps) or stepwise (to the "
+        "levels that are given).",
+        choices=("cosine", "stepwise"),
+    )
+    decay_steps: int = argument(
+        0, "Step at which the cosine reaches 0; more than warmup_steps. 0 = max_steps.", minimum=0
+    )
+    stepwise_learning_rate_steps: str = argument(
+        "", "Only with stepwise: the steps at which the learning rate changes, ascending, e.g. 100,200."
+    )
+    stepwise_learning_rate_levels: str = argument(
+        "", "Only with stepwise: the learning rate from each of these steps on, e.g. 0.01,0.001."
+    )
     optimizer_type: str = argument("momentum", "The optimizer.", choices=tuple(OPTIMIZER_ARGUMENTS))
     optimizer_arguments: str = argument(
         "",
@@ -85,6 +129,13 @@ class TrainingArguments:
         "(not of biases and batch normalization).",
         minimum=0,
     )
+    ema: float = argument(
+        0.0,
+        "Evaluate and export a moving average of the weights instead of the weights themselves: the share "
+        "that the average keeps at each step, e.g. 0.999; early on less, so that it follows. 0 = off.",
+        minimum=0,
+        below=1,
+    )
     # Ours: 20 evaluations show a curve and cost little; the floor keeps evaluation a small part of
     # short runs.
     train_steps_per_eval: int = argument(
@@ -96,6 +147,32 @@ class TrainingArguments:
     eval_batch_size: int = argument(
         0, "Images in a batch of an evaluation; has no effect on the result. 0 = train_batch_size.", minimum=0
     )
+    early_stopping_patience: int = argument(
+        0,
+        "Stop after this many evaluations in a row without a better top-1 accuracy. 0 = train to max_steps.",
+        minimum=0,
+    )
+    max_duration: int = argument(
+        0,
+        "Seconds of training after which it ends, with the best model so far; an interrupted training's "
+        "earlier parts count. 0 = no limit.",
+        minimum=0,
+    )
+    mixed_precision: str = argument(
+        "auto",
+        "Arithmetic of the network: off (float32), bfloat16, float16 (GPUs only), or auto: the fastest that "
+        "the device has instructions for and that the network gains from. Weights are float32 in any case.",
+        choices=("auto", "off", "bfloat16", "float16"),
+    )
+    deterministic: bool = argument(
+        False,
+        "Use only operations that give the same bits every time, so that a run can be repeated exactly on "
+        "the same kind of machine. Slower on GPUs.",
+    )
+    keep_checkpoints: int = argument(
+        2, "Checkpoints that stay in job_dir/checkpoints besides the best model's: the last ones.", minimum=1
+    )
+    job_dir: str = shared_arguments.job_dir()
     seed: int = shared_arguments.seed()
 
     def __post_init__(self) -> None:
@@ -106,55 +183,84 @@ class TrainingArguments:
                 remedy="lower warmup_steps or raise max_steps",
             )
         kind = MODEL_TYPES[self.model_type]
-        if self.weights == "imagenet" and not kind.has_imagenet_weights:
+        if self._needs_imagenet_weights() and not kind.has_imagenet_weights:
             with_weights = [name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights]
             raise InvalidArgumentError(
                 f"weights=imagenet, but there are no ImageNet weights for model_type={self.model_type}",
                 remedy=f"use weights=none, or one of: {', '.join(with_weights)}",
             )
-        if self.freeze == "backbone" and self.weights == "none":
+        if self.freeze not in ("none", "backbone", *kind.stage_names):
             raise InvalidArgumentError(
-                "freeze=backbone with weights=none would train a last layer on random features",
-                remedy="use weights=imagenet, or freeze=none",
+                f"freeze={self.freeze!r} is no part of model_type={self.model_type}",
+                remedy=f"give none, backbone, or one of: {', '.join(kind.stage_names)}",
+            )
+        if self.freeze != "none" and self.weights == "none" and not self.pretrained_checkpoint_path:
+            raise InvalidArgumentError(
+                f"freeze={self.freeze} with weights=none would keep random weights",
+                remedy="use weights=imagenet or pretrained_checkpoint_path, or freeze=none",
             )
         if 0 < self.image_size < SMALLEST_IMAGE_SIZE:
             raise InvalidArgumentError(
                 f"image_size={self.image_size} is too small for model_type={self.model_type}",
                 remedy=f"give at least {SMALLEST_IMAGE_SIZE}, or 0 for the model's own size",
             )
+        if self.learning_rate_decay_type == "cosine":
+            for name in ("stepwise_learning_rate_steps", "stepwise_learning_rate_levels"):
+                if getattr(self, name):
+                    raise InvalidArgumentError(
+                        f"{name} has no effect with learning_rate_decay_type=cosine",
+                        remedy="use learning_rate_decay_type=stepwise, or leave it out",
+                    )
+        elif self.decay_steps:
+            raise InvalidArgumentError(
+                "decay_steps has no effect with learning_rate_decay_type=stepwise",
+                remedy="use learning_rate_decay_type=cosine, or leave it out",
+            )
+        if 0 < self.decay_steps <= self.warmup_steps:
+            raise InvalidArgumentError(
+                f"decay_steps={self.decay_steps} is not more than warmup_steps={self.warmup_steps}",
+                remedy="raise decay_steps or lower warmup_steps",
+            )
+        self.stepwise_learning_rates()
         self.optimizer_settings()
+        if self.job_dir:
+            absolute_location(self.job_dir)
+
+    def _needs_imagenet_weights(self) -> bool:
+        return self.weights == "imagenet" and not self.pretrained_checkpoint_path
 
     def optimizer_settings(self) -> dict[str, float | bool]:
-        """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``.
+        """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``."""
+        return optimizer_settings(self.optimizer_type, self.optimizer_arguments)
+
+    def stepwise_learning_rates(self) -> tuple[tuple[int, float], ...]:
+        """Returns (step, learning rate from this step on) in ascending order; empty if not stepwise.
 
         Raises:
-            InvalidArgumentError: for a name that the optimizer does not have, a name that is given
-                twice, or a value that the setting cannot have.
+            InvalidArgumentError: if the two lists do not fit together or hold what is no number.
         """
-        defaults = OPTIMIZER_ARGUMENTS[self.optimizer_type]
-        given: dict[str, float | bool] = {}
-        where = f"optimizer_arguments={self.optimizer_arguments!r}"
-        for pair in filter(None, (part.strip() for part in self.optimizer_arguments.split(","))):
-            name, _, text = (word.strip() for word in pair.partition("="))
-            if name not in defaults:
-                raise InvalidArgumentError(
-                    f"optimizer_type={self.optimizer_type} has no setting {name!r}",
-                    where=where,
-                    remedy=nearest_name(name, defaults),
-                )
-            if name in given:
-                raise InvalidArgumentError(
-                    f"{name} is given twice", where=where, remedy="leave one of the two out"
-                )
-            value = _setting(name, text)
-            if value is None:
-                raise InvalidArgumentError(
-                    f"{name}={text!r} is not a value for {name}",
-                    where=where,
-                    remedy=f"give {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
-                )
-            given[name] = value
-        return {**defaults, **given}
+        if self.learning_rate_decay_type != "stepwise":
+            return ()
+        steps = _numbers("stepwise_learning_rate_steps", self.stepwise_learning_rate_steps, int)
+        levels = _numbers("stepwise_learning_rate_levels", self.stepwise_learning_rate_levels, float)
+        if not steps or len(steps) != len(levels):
+            raise InvalidArgumentError(
+                f"learning_rate_decay_type=stepwise with {len(steps)} stepwise_learning_rate_steps and "
+                f"{len(levels)} stepwise_learning_rate_levels",
+                remedy="give both, of the same length: level i holds from step i on",
+            )
+        if steps[0] < 1 or any(after <= before for before, after in pairwise(steps)):
+            raise InvalidArgumentError(
+                f"stepwise_learning_rate_steps={self.stepwise_learning_rate_steps!r} does not ascend from 1",
+                remedy="give each step once, the smallest first, e.g. 100,200",
+            )
+        if not all(0 <= level < math.inf for level in levels):
+            raise InvalidArgumentError(
+                f"stepwise_learning_rate_levels={self.stepwise_learning_rate_levels!r} holds a rate below 0 "
+                "or none at all",
+                remedy="give a learning rate of at least 0 for each step, e.g. 0.01,0.001",
+            )
+        return tuple(zip(steps, levels, strict=True))
 
     def resolved_image_size(self) -> int:
         """Returns the image size in pixels, the model's own where none was given."""
@@ -169,18 +275,12 @@ class TrainingArguments:
         return self.eval_batch_size or self.train_batch_size
 
 
-_ALLOWED_SETTINGS = MappingProxyType({"use_nesterov": "true or false", "epsilon": "a number greater than 0"})
-_FRACTION = "a number from 0 to below 1"
-
-
-def _setting(name: str, text: str) -> float | bool | None:
-    """Returns the value that the text says, or None if the setting cannot have it."""
-    if name == "use_nesterov":
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
+    """Returns the numbers of a comma list."""
     try:
-        value = float(text)
+        return [kind(word) for word in filter(None, (part.strip() for part in text.split(",")))]
     except ValueError:
-        return None
-    # epsilon keeps a division from one by zero.
-    allowed = 0 < value < math.inf if name == "epsilon" else 0 <= value < 1
-    return value if allowed else None
+        what = "whole numbers" if kind is int else "numbers"
+        raise InvalidArgumentError(
+            f"{name}={text!r} is no list of {what}", remedy=f"give {what}, separated by commas"
+        ) from None

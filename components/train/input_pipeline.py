@@ -1,103 +1,169 @@
-"""From TFRecord shards to batches of decoded images."""
+"""From TFRecord shards to batches of decoded images.
 
-from collections.abc import Iterator, Sequence
+What is in a batch is a function of the seed and of the number of the training step (``example_order``),
+and records are read by their number (``record_reader``): a training goes on from any step without
+reading what lies before, a worker reads its own part of each batch alone, and the number of threads has no
+effect.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.common.errors import InvalidArgumentError, PipelineError
 from components.common.image_decoding import decode_image
 from components.common.quiet_tensorflow import tf
 from components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
 from components.common.threads import usable_threads
+from components.train.augmentation import (
+    NONE,
+    decode_and_vary,
+    decode_for_keeping,
+    draws_needed,
+    kept_size,
+    vary_kept,
+)
+from components.train.decoded_cache import CachePlace, DecodedCache
+from components.train.example_order import ExampleOrder, random_draws
+from components.train.record_reader import RecordReader
 
-# Decoded images, of training and validation together, that are kept from one pass to the next.
-_CACHE_BYTES = 2**30
-# Encoded images that are shuffled at a time when the split is not kept decoded: at 100 KB an image
-# about 200 MB, far more than a batch.
-_SHUFFLE_EXAMPLES = 2048
-# Shards that are read in turns, so that shards of one label each, as users' own may be, mix.
-_SHARDS_AT_ONCE = 16
-
-
-def kept_decoded(*, training_images: int, validation_images: int, image_size: int) -> tuple[bool, bool]:
-    """Returns whether the training and the validation images stay in memory once they are decoded.
-
-    What stays takes at most 1 GiB. The training images come first: they are seen more often.
-    """
-    image_bytes = image_size * image_size * 3
-    training = training_images * image_bytes <= _CACHE_BYTES
-    left = _CACHE_BYTES - training_images * image_bytes * training
-    return training, validation_images * image_bytes <= left
+# Batches that are made at a time from kept images: while one is read, the other is scaled.
+_BATCHES_AT_ONCE = 2
 
 
 def training_batches(
     paths: Sequence[Path],
     *,
-    examples: int,
+    shard_examples: Sequence[int],
     image_size: int,
     batch_size: int,
     seed: int,
-    keep_decoded: bool,
+    augmentation: str = NONE,
+    keep_decoded: CachePlace = CachePlace.NOWHERE,
+    first_step: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns endless full batches in an order that the seed decides, another one each epoch.
 
     Args:
         paths: The shards.
-        examples: How many examples they hold.
-        image_size: Side of the decoded images, in pixels.
-        batch_size: At most ``examples``.
-        seed: Of the order.
-        keep_decoded: Whether to keep all decoded images in memory. If so, the order is drawn from all of
-            them; if not, from some thousand of up to 16 shards at a time.
+        shard_examples: How many examples each of them holds.
+        image_size: Side of the images, in pixels.
+        batch_size: Of all workers together.
+        seed: Of the order and of the augmentation.
+        augmentation: How images are varied: none, crop-flip or randaugment.
+        keep_decoded: Where images stay once they are decoded, for later epochs. With augmentation,
+            crops are then taken from a smaller image: the same crops of slightly other pixels.
+        first_step: How many batches to leave out; what comes is what an endless iteration yields after them.
+        part: ``(i, n)``: which contiguous part of each batch, the i-th (from 0) of n equal ones.
 
     Yields:
-        uint8 [batch_size, image_size, image_size, 3] and int64 [batch_size].
+        uint8 [batch_size / n, image_size, image_size, 3] and int64 [batch_size / n].
+
+    Raises:
+        InvalidArgumentError: if ``batch_size`` is no multiple of n.
     """
-    shards = len(paths)
-    names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).shuffle(shards, seed=seed)
-    records = names.interleave(tf.data.TFRecordDataset, cycle_length=min(_SHARDS_AT_ONCE, shards))
-    dataset = _parsed(records)
-    if keep_decoded:
-        dataset = _decoded(dataset, image_size).cache().shuffle(examples, seed=seed).repeat()
-    else:
-        dataset = _decoded(dataset.shuffle(_SHUFFLE_EXAMPLES, seed=seed).repeat(), image_size)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+    worker, workers = part
+    if batch_size % workers:
+        raise InvalidArgumentError(
+            f"train_batch_size={batch_size} cannot be divided among {workers} workers",
+            remedy=f"give a multiple of {workers}",
+        )
+    size = batch_size // workers
+    reader, order = RecordReader(paths, shard_examples), ExampleOrder(shard_examples, seed)
+    # At least one: TensorFlow's unbatch() ends the process when an element is empty.
+    width = max(1, draws_needed(augmentation))
+
+    def numbers_and_draws(step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        first = int(step) * batch_size + worker * size
+        return order.examples(first, size), random_draws(seed, first, size, width)
+
+    steps = _fixed_parallelism(tf.data.Dataset.range(first_step, np.iinfo(np.int64).max))
+    if keep_decoded is CachePlace.NOWHERE:
+
+        def records(step: int) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+            numbers, draws = numbers_and_draws(step)
+            return _as_array(reader.read(numbers)), draws
+
+        def decode(serialized: Any, drawn: Any) -> tuple[Any, Any]:
+            encoded, label = _parsed(serialized)
+            return decode_and_vary(encoded, drawn, augmentation, image_size), label
+
+        specs = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size, width], tf.float32)]
+        made = _read(steps, records, specs).unbatch().map(decode, num_parallel_calls=usable_threads())
+        return made.batch(size, drop_remainder=True).prefetch(2)
+
+    cache = DecodedCache(
+        sum(shard_examples), kept_size(augmentation, image_size), facts=3, place=keep_decoded
+    )
+
+    def missing_records(step: int) -> tuple[Any, ...]:
+        numbers, draws = numbers_and_draws(step)
+        missing = np.flatnonzero(~cache.holds(numbers))
+        return numbers, draws, missing, _as_array(reader.read(numbers[missing]))
+
+    specs = [
+        tf.TensorSpec([size], tf.int64),
+        tf.TensorSpec([size, width], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None], tf.string),
+    ]
+    complete = _completed(cache, augmentation, image_size, size)
+    made = _read(steps, missing_records, specs).map(complete, _BATCHES_AT_ONCE)
+    if augmentation == NONE:
+        return made.map(lambda images, facts, _: (images, facts[:, 2])).prefetch(2)
+
+    def vary(image: Any, facts: Any, drawn: Any) -> tuple[Any, Any]:
+        return vary_kept(image, facts[0], facts[1], drawn, augmentation, image_size), facts[2]
+
+    made = made.unbatch().map(vary, num_parallel_calls=usable_threads())
+    return made.batch(size, drop_remainder=True).prefetch(2)
 
 
 def evaluation_batches(
     paths: Sequence[Path],
     *,
-    examples: int,
+    shard_examples: Sequence[int],
     image_size: int,
     batch_size: int,
     images: int = 0,
     seed: int = 0,
     keep_decoded: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns a sample of the examples once, in their order; the last batch may be smaller.
 
     Args:
         paths: The shards.
-        examples: How many examples they hold.
+        shard_examples: How many examples each of them holds.
         image_size: Side of the decoded images, in pixels.
         batch_size: Of all batches but the last.
-        images: Size of the sample, at most ``examples``; 0 = all of them.
+        images: Size of the sample, at most the number of examples; 0 = all of them.
         seed: Of the sample.
         keep_decoded: Whether to keep the sample's decoded images in memory for the next time.
+        part: ``(i, n)``: which contiguous part of the sample, the i-th (from 0) of n about equal ones.
 
     Yields:
         uint8 [up to batch_size, image_size, image_size, 3] and int64 [up to batch_size].
     """
-    records = tf.data.TFRecordDataset([str(path) for path in paths])
-    if images:
-        chosen = np.zeros(examples, bool)
-        chosen[sample_indices(examples, images, seed)] = True
-        pairs = tf.data.Dataset.zip(records, tf.data.Dataset.from_tensor_slices(chosen))
-        # take() ends the reading behind the last one.
-        records = pairs.filter(lambda _, wanted: wanted).map(lambda record, _: record).take(images)
-    dataset = _decoded(_parsed(records), image_size).batch(batch_size)
+    reader, examples = RecordReader(paths, shard_examples), sum(shard_examples)
+    numbers = sample_indices(examples, images, seed) if images else np.arange(examples)
+    worker, workers = part
+    numbers = numbers[worker * len(numbers) // workers : (worker + 1) * len(numbers) // workers]
+
+    def records(batch: int) -> tuple[NDArray[np.object_]]:
+        return (_as_array(reader.read(numbers[int(batch) * batch_size : (int(batch) + 1) * batch_size])),)
+
+    def decode(serialized: Any) -> tuple[Any, Any]:
+        encoded, label = _parsed(serialized)
+        return decode_image(encoded, image_size), label
+
+    batches = _fixed_parallelism(tf.data.Dataset.range(-(-len(numbers) // batch_size)))
+    made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).unbatch()
+    dataset = made.map(decode, num_parallel_calls=usable_threads()).batch(batch_size)
     return (dataset.cache() if keep_decoded else dataset).prefetch(2)
 
 
@@ -117,42 +183,105 @@ class FeatureBatches:
     Args:
         features: float32 [examples, features].
         classes: int64 [examples].
-        batch_size: At most the number of examples.
+        batch_size: Of all workers together; a multiple of the number of workers.
         seed: Of the order.
+        first_step: How many batches to leave out, as in ``training_batches``.
+        part: Which part of each batch, as in ``training_batches``.
     """
 
     def __init__(
-        self, features: NDArray[np.float32], classes: NDArray[np.int64], *, batch_size: int, seed: int
+        self,
+        features: NDArray[np.float32],
+        classes: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._features, self._classes = features, classes
-        indices = tf.data.Dataset.range(len(classes)).shuffle(len(classes), seed=seed).repeat()
-        self._indices = _fixed_parallelism(indices).batch(batch_size, drop_remainder=True).prefetch(2)
+        self._order = ExampleOrder([len(classes)], seed, block=1)
+        self._batch_size, self._first_step = batch_size, first_step
+        worker, workers = part
+        self._size = batch_size // workers
+        self._offset = worker * self._size
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yields float32 [batch_size, features] and int64 [batch_size]."""
-        for chosen in self._indices.as_numpy_iterator():
+        """Yields float32 [batch_size / n, features] and int64 [batch_size / n]."""
+        position = self._first_step * self._batch_size + self._offset
+        while True:
+            chosen = self._order.examples(position, self._size)
             yield self._features[chosen], self._classes[chosen]
+            position += self._batch_size
 
 
-def _parsed(records: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the (encoded image: string, class: int64 of 0..N-1) pairs of serialized records."""
+def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: int) -> Callable[..., Any]:
+    """Returns the function that decodes and keeps what is missing of a batch: images, facts, draws."""
+    side = kept_size(augmentation, image_size)
+
+    def kept(serialized: Any) -> tuple[Any, Any]:
+        encoded, label = _parsed(serialized)
+        pixels, height, width = decode_for_keeping(encoded, augmentation, image_size)
+        return pixels, tf.stack([tf.cast(height, tf.int64), tf.cast(width, tf.int64), label])
+
+    def with_missing(
+        numbers: NDArray[np.int64],
+        missing: NDArray[np.int64],
+        pixels: NDArray[np.uint8],
+        facts: NDArray[np.int64],
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        cache.store(numbers[missing], pixels, facts)
+        if len(missing) == len(numbers):
+            return pixels, facts
+        images, all_facts = cache.load(numbers)
+        # They need not be there: the disk may be full.
+        images[missing], all_facts[missing] = pixels, facts
+        return images, all_facts
+
+    def complete(numbers: Any, draws: Any, missing: Any, serialized: Any) -> tuple[Any, Any, Any]:
+        specs = (tf.TensorSpec([side, side, 3], tf.uint8), tf.TensorSpec([3], tf.int64))
+        decoded = tf.map_fn(kept, serialized, fn_output_signature=specs, parallel_iterations=usable_threads())
+        images, facts = tf.numpy_function(
+            with_missing, [numbers, missing, *decoded], (tf.uint8, tf.int64), stateful=True
+        )
+        return tf.ensure_shape(images, [size, side, side, 3]), tf.ensure_shape(facts, [size, 3]), draws
+
+    return complete
+
+
+def _read(steps: tf.data.Dataset, read: Callable[[int], tuple[Any, ...]], specs: Sequence[Any]) -> Any:
+    """Returns what ``read`` gives for each step, as tensors of the given shapes and types."""
+
+    def reported(step: int) -> tuple[Any, ...]:
+        try:
+            return read(step)
+        except PipelineError as error:
+            # TensorFlow knows a few of Python's exceptions; LocatedBatches finds the record again.
+            raise ValueError(str(error)) from None
+
+    def read_step(step: Any) -> Any:
+        values = tf.numpy_function(reported, [step], [spec.dtype for spec in specs])
+        return tuple(tf.ensure_shape(value, spec.shape) for value, spec in zip(values, specs, strict=True))
+
+    # One ahead, so that reading and decoding take place at the same time.
+    return steps.map(read_step).prefetch(1)
+
+
+def _as_array(records: Sequence[bytes]) -> NDArray[np.object_]:
+    # Not an array of fixed length: those drop zeros at the end.
+    array = np.empty(len(records), object)
+    array[:] = records
+    return array
+
+
+def _parsed(serialized: Any) -> tuple[Any, Any]:
+    """Returns the encoded image, a string, and the class, int64, 0..N-1, of a serialized record."""
     features = {
         IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
         CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64),
     }
-
-    def parse(serialized: Any) -> tuple[Any, Any]:
-        example = tf.io.parse_single_example(serialized, features)
-        return example[IMAGE_ENCODED], label_to_class(example[CLASS_LABEL])
-
-    return _fixed_parallelism(records.map(parse))
-
-
-def _decoded(dataset: tf.data.Dataset, image_size: int) -> tf.data.Dataset:
-    return dataset.map(
-        lambda encoded, label: (decode_image(encoded, image_size), label),
-        num_parallel_calls=usable_threads(),
-    )
+    example = tf.io.parse_single_example(serialized, features)
+    return example[IMAGE_ENCODED], label_to_class(example[CLASS_LABEL])
 
 
 def _fixed_parallelism(dataset: tf.data.Dataset) -> tf.data.Dataset:

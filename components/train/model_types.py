@@ -19,6 +19,7 @@ class ModelType:
         dropout: Rate before the last layer, as published.
         keras_name: Of its constructor in keras.applications; empty for our own.
         blocks: Of our own ResNets: the number of blocks of each stage.
+        stages: Number of its stages, as its paper counts them: groups of blocks behind the stem.
     """
 
     family: str
@@ -26,6 +27,13 @@ class ModelType:
     dropout: float
     keras_name: str = ""
     blocks: tuple[int, ...] = ()
+    stages: int = 0
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The parts that can be frozen, from the image on: ``stem``, ``stage1``, ``stage2`` and so on."""
+        count = self.stages or _STAGES_OF_FAMILY[self.family]
+        return ("stem", *(f"stage{number}" for number in range(1, count + 1)))
 
     @property
     def has_imagenet_weights(self) -> bool:
@@ -55,6 +63,17 @@ _SCALING_OF_FAMILY: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_STAGES_OF_FAMILY: Mapping[str, int] = MappingProxyType(
+    {
+        "basic-resnet": 4,
+        "bottleneck-resnet": 4,
+        "resnet": 4,
+        "efficientnet": 7,
+        "efficientnet-v2": 6,
+        "mobilenet-v2": 7,
+    }
+)
+
 # Image sizes and dropout rates: Tan and Le, EfficientNet (2019), table in the authors' code; keras.io's
 # applications page for the V2 networks.
 MODEL_TYPES: Mapping[str, ModelType] = MappingProxyType(
@@ -79,7 +98,7 @@ MODEL_TYPES: Mapping[str, ModelType] = MappingProxyType(
         "efficientnet-v2-b2": ModelType("efficientnet-v2", 260, 0.3, "EfficientNetV2B2"),
         "efficientnet-v2-b3": ModelType("efficientnet-v2", 300, 0.3, "EfficientNetV2B3"),
         "efficientnet-v2-s": ModelType("efficientnet-v2", 384, 0.2, "EfficientNetV2S"),
-        "efficientnet-v2-m": ModelType("efficientnet-v2", 480, 0.3, "EfficientNetV2M"),
-        "efficientnet-v2-l": ModelType("efficientnet-v2", 480, 0.4, "EfficientNetV2L"),
+        "efficientnet-v2-m": ModelType("efficientnet-v2", 480, 0.3, "EfficientNetV2M", stages=7),
+        "efficientnet-v2-l": ModelType("efficientnet-v2", 480, 0.4, "EfficientNetV2L", stages=7),
     }
 )

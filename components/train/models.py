@@ -13,7 +13,10 @@ import numpy as np
 
 from components.common.errors import UnavailableError
 from components.common.quiet_tensorflow import keras, tf
+from components.train.forward_pass import Mode, run_network
 from components.train.model_types import MODEL_TYPES, ModelType
+from components.train.network_stages import frozen_parts, parts_of_layers
+from components.train.pretrained_weights import take_over_weights
 from components.train.resnet import build_resnet
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
@@ -33,50 +36,104 @@ class Classifier:
     Attributes:
         backbone: float32 [batch, size, size, 3] of 0..255 -> float32 [batch, features].
         head: float32 [batch, features] -> float32 [batch, num_classes], logits.
+        model_type: A name of ``MODEL_TYPES``.
+        freeze: What is not trained: ``none``, ``backbone``, or everything up to and with a stage.
+        precision: Of the arithmetic in training: ``float32``, ``bfloat16`` or ``float16``. Otherwise it is
+            float32, as in serving, and the variables are float32 always.
     """
 
     backbone: keras.Model
     head: keras.Model
+    model_type: str
+    freeze: str = "none"
+    precision: str = "float32"
 
-    def logits(self, images: Any, *, training: bool, frozen: bool = False) -> Any:
+    def logits(self, images: Any, *, training: bool) -> Any:
         """Returns float32 logits [batch, num_classes] of images [batch, size, size, 3] of 0..255.
 
-        A frozen backbone runs in inference mode even in training: its statistics stay as they are.
+        Frozen parts run in inference mode even in training: their statistics stay as they are.
         """
-        features = self.backbone(tf.cast(images, tf.float32), training=training and not frozen)
-        return self.head(features, training=training)
+        mode = Mode(training, self.precision if training else "float32")
+        return run_network(self.head, self.features(images, training=training), mode)
+
+    def features(self, images: Any, *, training: bool) -> Any:
+        """Returns what the backbone makes of images: float32 [batch, features]."""
+        mode = Mode(training, self.precision if training else "float32", self.frozen_layers)
+        return run_network(self.backbone, tf.cast(images, tf.float32), mode)
+
+    @property
+    def network(self) -> keras.Model:
+        """The backbone's last layer: the network itself, behind the scaling of pixels."""
+        return self.backbone.layers[-1]
+
+    @property
+    def frozen_layers(self) -> frozenset[str]:
+        """Names of the network's layers that are not trained."""
+        kind = MODEL_TYPES[self.model_type]
+        frozen = frozen_parts(self.freeze, kind.stage_names)
+        names = [layer.name for layer in self.network.layers]
+        parts = parts_of_layers(kind.family, names)
+        return frozenset(name for name, part in zip(names, parts, strict=True) if part in frozen)
 
     @property
     def variables(self) -> list[Any]:
         """All variables of both parts, backbone first."""
         return [*self.backbone.variables, *self.head.variables]
 
+    @property
+    def trained_variables(self) -> list[Any]:
+        """The variables that gradients are taken for, backbone first: those of what is not frozen."""
+        frozen = self.frozen_layers
+        layers = [layer for layer in self.network.layers if layer.name not in frozen]
+        trained = {id(variable) for layer in layers for variable in layer.trainable_variables}
+        # In the order of the variables, not of the layers.
+        backbone = [variable for variable in self.backbone.trainable_variables if id(variable) in trained]
+        return [*backbone, *self.head.trainable_variables]
+
 
 def build_classifier(
-    model_type: str, *, num_classes: int, image_size: int, weights: str, seed: int
+    model_type: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    weights: str,
+    seed: int,
+    freeze: str = "none",
+    precision: str = "float32",
+    pretrained_checkpoint_path: str = "",
 ) -> Classifier:
-    """Builds a classifier.
+    """Builds a classifier; under a strategy's scope, with that strategy's variables.
 
     Args:
         model_type: A name of ``MODEL_TYPES``.
         num_classes: Outputs of the head.
         image_size: Side of the square images, in pixels.
-        weights: ``imagenet`` or ``none``.
+        weights: ``imagenet`` or ``none``; has no effect with ``pretrained_checkpoint_path``.
         seed: Of the random weights.
+        freeze: What is not trained: ``none``, ``backbone``, or the last one of the model type's
+            ``stage_names`` that is frozen.
+        precision: Of the arithmetic in training, as ``resolve_precision`` gives it.
+        pretrained_checkpoint_path: Where the weights are taken from instead, as ``take_over_weights`` says.
 
     Raises:
-        UnavailableError: if the weights are not on this machine and cannot be downloaded.
+        UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded.
+        MissingInputError: if there is nothing at ``pretrained_checkpoint_path``.
+        InvalidDataError: if what lies there is damaged.
+        InvalidArgumentError: if it is of another network.
     """
     keras.utils.set_random_seed(seed)
     kind = MODEL_TYPES[model_type]
     images = keras.Input((image_size, image_size, 3), name="images")
     scaled = _scaled(images, kind)
-    network = _build_network(model_type, image_size, weights)
+    network = _build_network(model_type, image_size, "none" if pretrained_checkpoint_path else weights)
     backbone = keras.Model(images, network(scaled), name="backbone")
     features = keras.Input(backbone.output_shape[1:], name="features")
     dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
     logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(dropped)
-    return Classifier(backbone, keras.Model(features, logits, name="head"))
+    head = keras.Model(features, logits, name="head")
+    if pretrained_checkpoint_path:
+        take_over_weights(pretrained_checkpoint_path, model_type, network, head)
+    return Classifier(backbone, head, model_type, freeze, precision)
 
 
 def set_batch_normalization_momentum(classifier: Classifier, max_steps: int) -> None:
@@ -94,13 +151,8 @@ def set_batch_normalization_momentum(classifier: Classifier, max_steps: int) -> 
 
 
 def decayed_kernels(classifier: Classifier) -> list[Any]:
-    """Returns the trainable kernels: variables that weight decay holds for, not biases or statistics."""
-    return [
-        variable
-        for part in (classifier.backbone, classifier.head)
-        for variable in part.trainable_variables
-        if variable.name.endswith("kernel")
-    ]
+    """Returns the trained kernels: variables that weight decay holds for, not biases or statistics."""
+    return [variable for variable in classifier.trained_variables if variable.name.endswith("kernel")]
 
 
 def _scaled(images: Any, kind: ModelType) -> Any:

@@ -1,119 +1,246 @@
 """Trains a classifier on a data set and writes the SavedModel of its best evaluation."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest, shard_paths
+from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError
-from components.common.log import Progress, log_event, log_result
-from components.common.quiet_tensorflow import keras, tf
-from components.common.storage import check_empty
-from components.export.provenance import write_deployment_config, write_provenance
-from components.export.serving_model import write_saved_model
+from components.common.folders import check_folder_writable
+from components.common.local_dataset import local_dataset
+from components.common.log import log_event, log_result
+from components.common.quiet_tensorflow import tf
+from components.common.storage import check_empty, joined
+from components.train.accelerators import Accelerators, find_accelerators
 from components.train.arguments import TrainingArguments
-from components.train.input_pipeline import (
-    FeatureBatches,
-    evaluation_batches,
-    kept_decoded,
-    training_batches,
-)
-from components.train.located_batches import LocatedBatches, short_reason
-from components.train.loop import LoopResult, Trainable, run_loop
-from components.train.models import (
-    Classifier,
-    build_classifier,
-    decayed_kernels,
-    set_batch_normalization_momentum,
-)
+from components.train.checkpoints import Checkpoint, CheckpointFolder, check_same_training, named, values_of
+from components.train.evaluation import Evaluation
+from components.train.job_dir import CHECKPOINTS_FOLDER
+from components.train.located_batches import short_reason
+from components.train.loop import Hooks, LoopResult, Start, Weights, run_loop
+from components.train.models import Classifier, build_classifier
+from components.train.precision import resolve_precision
+from components.train.publisher import Publisher
+from components.train.reporter import reporter
 from components.train.schedules import build_optimizer
+from components.train.training_inputs import training_inputs
+from components.train.training_step import Trainable
+from components.train.written_model import resolved_arguments, write_model
 
-# A frozen backbone's features are computed once and kept when they take no more memory than this.
-_FEATURE_BYTES = 2**30
-# Validation features that go through the head at a time.
-_FEATURE_ROWS = 1024
+# Two trainings that differ in these alone are the same: an interrupted one may go on with others.
+_FREE_TO_CHANGE = frozenset(
+    {
+        "early_stopping_patience",
+        "eval_batch_size",
+        "job_dir",
+        "keep_checkpoints",
+        "max_duration",
+        "max_steps",
+        "train_steps_per_eval",
+    }
+)
 
 
-def train(arguments: TrainingArguments, dataset_folder: Path, model_folder: Path) -> LoopResult:
+@dataclass(frozen=True)
+class _Job:
+    """What one training is of.
+
+    Attributes:
+        arguments: All settings.
+        manifest: Of the data set.
+        accelerators: What it runs on.
+        precision: Of the arithmetic: float32, bfloat16 or float16.
+    """
+
+    arguments: TrainingArguments
+    manifest: Manifest
+    accelerators: Accelerators
+    precision: str
+
+    def build_classifier(self, *, weights: str, pretrained_checkpoint_path: str) -> Classifier:
+        """Builds the network; in the strategy's scope, if it is to be trained there."""
+        return build_classifier(
+            self.arguments.model_type,
+            num_classes=self.manifest.num_classes,
+            image_size=self.arguments.resolved_image_size(),
+            weights=weights,
+            seed=self.arguments.seed,
+            freeze=self.arguments.freeze,
+            precision=self.precision,
+            pretrained_checkpoint_path=pretrained_checkpoint_path,
+        )
+
+    def to_be_written(self, classifier: Classifier) -> Classifier:
+        """Returns the model on one device: what several devices hold, one of them alone cannot save."""
+        if self.accelerators.replicas == 1:
+            return classifier
+        copy = self.build_classifier(weights="none", pretrained_checkpoint_path="")
+        for variable, original in zip(copy.variables, classifier.variables, strict=True):
+            variable.assign(self.accelerators.value_of(original))
+        return copy
+
+    def devices(self) -> str:
+        """Returns the devices in words: CPU, 4 x GPU, 8 x GPU in 2 processes."""
+        count, workers = self.accelerators.replicas, self.accelerators.workers
+        several = f"{count} x {self.accelerators.kind}" if count > 1 else self.accelerators.kind
+        return f"{several} in {workers} processes" if workers > 1 else several
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what an interrupted training must have in common with the one that goes on."""
+        settings = resolved_arguments(self.arguments, self.manifest)
+        kept = {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
+        return {**kept, "data_digest": self.manifest.digest()}
+
+
+def train(
+    arguments: TrainingArguments,
+    dataset_folder: Path,
+    model_folder: Path,
+    *,
+    publish: Callable[[Path], object] | None = None,
+    stop: Callable[[Sequence[Evaluation]], str] | None = None,
+) -> LoopResult:
     """Trains and writes the model folder: SavedModel, labels, provenance, deployment configuration.
+
+    With a ``job_dir`` it writes checkpoints, goes on from those of an interrupted training of the same
+    arguments and data, and keeps the evaluations there. Where several processes train together, the
+    chief alone writes.
 
     Args:
         arguments: All settings.
         dataset_folder: Where the data set's ``manifest.json`` lies.
         model_folder: To be written; must not exist or be empty.
+        publish: Gets a folder with the best model so far: now and then on the way, as long as that takes no
+            more than a tenth of the training's time, and before an error is raised because the training
+            diverged. The folder is removed afterwards. The final model is not published.
+        stop: Gets all evaluations after each of them; a text is the reason to end the training there.
 
     Raises:
-        InvalidArgumentError: if the arguments do not fit the data or the memory.
+        InvalidArgumentError: if the arguments do not fit the data, the devices, the memory or the
+            checkpoints in job_dir.
         InvalidDataError: if a split is empty, there is only one label, or an image cannot be decoded
             (which one is said).
-        OutputError: if there is something in ``model_folder``.
+        OutputError: if there is something in ``model_folder``, or a checkpoint cannot be written.
         UnavailableError: if pretrained weights cannot be had.
         CheckFailedError: if the training diverges.
+        InterruptedRunError: if the process is told to stop.
     """
     check_empty(model_folder)
     manifest = read_manifest(dataset_folder)
     _check_fit(arguments, manifest)
-    image_size = arguments.resolved_image_size()
-    classifier = build_classifier(
-        arguments.model_type,
-        num_classes=manifest.num_classes,
-        image_size=image_size,
-        weights=arguments.weights,
-        seed=arguments.seed,
-    )
+    if arguments.job_dir:
+        check_folder_writable(arguments.job_dir)
+    if arguments.deterministic:
+        # Before any other use of TensorFlow.
+        tf.config.experimental.enable_op_determinism()
+    accelerators = find_accelerators()
+    _check_devices(arguments, accelerators)
+    precision = resolve_precision(arguments.mixed_precision, arguments.model_type)
+    job = _Job(arguments, manifest, accelerators, precision)
+    start = _start(job)
+    with accelerators.strategy.scope():
+        classifier = job.build_classifier(
+            weights=arguments.weights, pretrained_checkpoint_path=arguments.pretrained_checkpoint_path
+        )
+        optimizer = build_optimizer(arguments, precision)
     log_event(
         "model_built",
-        f"train: {arguments.model_type} at {image_size} pixels, "
+        f"train: {arguments.model_type} at {arguments.resolved_image_size()} pixels, "
         f"{sum(int(np.prod(variable.shape)) for variable in classifier.variables):,} parameters, "
-        f"on {', '.join(_devices())}",
+        f"on {job.devices()}",
         model_type=arguments.model_type,
     )
-    features_bytes = 4 * classifier.backbone.output_shape[-1] * _examples(manifest, arguments)
-    with _lack_of_memory_explained(arguments):
-        if arguments.freeze == "backbone" and features_bytes <= _FEATURE_BYTES:
-            result = _train_on_features(classifier, arguments, manifest, dataset_folder)
-        else:
-            result = _train_on_images(classifier, arguments, manifest, dataset_folder)
+
+    def write(folder: Path, evaluations: Sequence[Evaluation], best: Evaluation) -> None:
+        circumstances = {"devices": job.devices(), "precision": precision}
+        written = job.to_be_written(classifier)
+        write_model(folder, written, arguments, manifest, evaluations, best, circumstances)
+
+    publisher = Publisher(write, publish) if publish and accelerators.is_chief else None
+    with local_dataset(dataset_folder) as folder, _lack_of_memory_explained(arguments):
+        inputs = training_inputs(classifier, arguments, read_manifest(folder), folder, accelerators)
+        result = run_loop(
+            inputs.trainable,
+            optimizer,
+            arguments,
+            inputs.training_batches,
+            inputs.evaluation_batches,
+            accelerators=accelerators,
+            hooks=_hooks(job, inputs.trainable, classifier, publisher, stop),
+            start=start,
+        )
     log_result(
         "train",
         f"best top-1 accuracy {result.best.top_1_accuracy:.4f}, at step {result.best.step:,} "
-        f"of {arguments.max_steps:,}",
+        f"of {result.evaluations[-1].step:,}",
         training_step=result.best.step,
         top_1_accuracy=result.best.top_1_accuracy,
     )
-    write_saved_model(classifier, image_size, manifest.labels, model_folder)
-    write_deployment_config(model_folder, global_step=result.best.step)
-    write_provenance(
-        model_folder,
-        {
-            "model_type": arguments.model_type,
-            "image_size": image_size,
-            "arguments": {
-                **dataclasses.asdict(arguments),
-                # What 0 stood for.
-                "num_classes": manifest.num_classes,
-                "image_size": image_size,
-                "train_steps_per_eval": arguments.resolved_steps_per_eval(),
-                "eval_batch_size": arguments.resolved_eval_batch_size(),
-            },
-            "devices": _devices(),
-            "data_digest": manifest.digest(),
-            "best_step": result.best.step,
-            "evaluations": [dataclasses.asdict(evaluation) for evaluation in result.evaluations],
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        },
-    )
+    if accelerators.is_chief:
+        write(model_folder, result.evaluations, result.best)
     return result
 
 
-def _devices() -> list[str]:
-    """Returns the kinds of the devices that TensorFlow sees: a GPU that is not among them is not used."""
-    return [device.device_type for device in tf.config.list_physical_devices()]
+def _start(job: _Job) -> Start | None:
+    """Returns where an interrupted training of this job goes on; None if there is none.
+
+    Raises:
+        InvalidArgumentError: if there are checkpoints of another training.
+    """
+    checkpoints = _checkpoints(job.arguments)
+    checkpoint = checkpoints.latest() if checkpoints else None
+    if checkpoints is None or checkpoint is None:
+        return None
+    check_same_training(checkpoint, job.identity(), checkpoints.location)
+    best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
+    before, now = checkpoint.state["max_steps"], job.arguments.max_steps
+    changed = f"; max_steps was {before:,}, is {now:,}" if before != now else ""
+    log_event(
+        "resumed",
+        f"train: goes on from the checkpoint of step {checkpoint.step:,} of {now:,}{changed}",
+        training_step=checkpoint.step,
+        severity="WARNING" if changed else "INFO",
+    )
+    return Start(checkpoint, values_of("model", best.arrays) if best else None)
+
+
+def _hooks(
+    job: _Job,
+    trainable: Trainable,
+    classifier: Classifier,
+    publisher: Publisher | None,
+    stop: Callable[[Sequence[Evaluation]], str] | None,
+) -> Hooks:
+    """Returns what the loop tells whom; of several processes the chief alone reports and writes."""
+    if not job.accelerators.is_chief:
+        return Hooks(stop=stop)
+    checkpoints = _checkpoints(job.arguments)
+    report = reporter(job.arguments.job_dir)
+    if checkpoints is None:
+        return Hooks(report=report, publisher=publisher, stop=stop)
+    folder = checkpoints
+    identity = job.identity()
+    complete = len(trainable.kept) == len(classifier.variables)
+
+    def save(checkpoint: Checkpoint) -> None:
+        added: Mapping[str, Any] = {"training": identity, "max_steps": job.arguments.max_steps}
+        folder.write(Checkpoint(checkpoint.step, checkpoint.arrays, {**checkpoint.state, **added}))
+
+    def save_best(step: int, weights: Weights) -> None:
+        folder.write_best(step, named("model", trainable.kept, weights), {"complete": complete})
+
+    return Hooks(report=report, save=save, save_best=save_best, publisher=publisher, stop=stop)
+
+
+def _checkpoints(arguments: TrainingArguments) -> CheckpointFolder | None:
+    if not arguments.job_dir:
+        return None
+    location = joined(arguments.job_dir, CHECKPOINTS_FOLDER)
+    return CheckpointFolder(location, keep=arguments.keep_checkpoints)
 
 
 def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
@@ -146,141 +273,13 @@ def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
         )
 
 
-def _train_on_images(
-    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
-) -> LoopResult:
-    image_size = arguments.resolved_image_size()
-    frozen = arguments.freeze == "backbone"
-    if frozen:
-        trained, kernels = _head_variables(classifier)
-        kept = classifier.head.variables
-    else:
-        set_batch_normalization_momentum(classifier, arguments.max_steps)
-        trained = [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]
-        kernels, kept = decayed_kernels(classifier), classifier.variables
-
-    def logits(images: Any, *, training: bool) -> Any:
-        return classifier.logits(images, training=training, frozen=frozen)
-
-    trainable = Trainable(
-        logits,
-        tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
-        trained,
-        kernels,
-        kept,
-        manifest.num_classes,
-    )
-    training = manifest.splits[TRAIN]
-    keep_training, keep_validation = kept_decoded(
-        training_images=training.examples,
-        validation_images=_validation_images(manifest, arguments),
-        image_size=image_size,
-    )
-    batches = training_batches(
-        shard_paths(folder, training),
-        examples=training.examples,
-        image_size=image_size,
-        batch_size=arguments.train_batch_size,
-        seed=arguments.seed,
-        keep_decoded=keep_training,
-    )
-    return run_loop(
-        trainable,
-        build_optimizer(arguments),
-        arguments,
-        LocatedBatches(batches, folder, training),
-        _validation_batches(arguments, manifest, folder, keep_decoded=keep_validation),
-    )
-
-
-def _train_on_features(
-    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
-) -> LoopResult:
-    """Runs the frozen backbone once over the data, then trains the head on what it gave."""
-    training, validation_images = manifest.splits[TRAIN], _validation_images(manifest, arguments)
-    # In the order of the shards: shuffling is done on the features.
-    images = evaluation_batches(
-        shard_paths(folder, training),
-        examples=training.examples,
-        image_size=arguments.resolved_image_size(),
-        batch_size=arguments.resolved_eval_batch_size(),
-    )
-    progress = Progress("train", _examples(manifest, arguments), "images through the frozen backbone")
-    compute = _feature_function(classifier, arguments.resolved_image_size())
-    width = classifier.backbone.output_shape[-1]
-    features, classes = _features(
-        compute, LocatedBatches(images, folder, training), (training.examples, width), progress, done=0
-    )
-    validation_features, validation_classes = _features(
-        compute,
-        _validation_batches(arguments, manifest, folder, keep_decoded=False),
-        (validation_images, width),
-        progress,
-        done=len(classes),
-    )
-    trained, kernels = _head_variables(classifier)
-    trainable = Trainable(
-        classifier.head,
-        tf.TensorSpec([None, width], tf.float32),
-        trained,
-        kernels,
-        classifier.head.variables,
-        manifest.num_classes,
-    )
-    pieces = [slice(start, start + _FEATURE_ROWS) for start in range(0, validation_images, _FEATURE_ROWS)]
-    validation = [(validation_features[piece], validation_classes[piece]) for piece in pieces]
-    batches = FeatureBatches(features, classes, batch_size=arguments.train_batch_size, seed=arguments.seed)
-    return run_loop(trainable, build_optimizer(arguments), arguments, batches, validation)
-
-
-def _feature_function(classifier: Classifier, image_size: int) -> Any:
-    @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
-    def features(images: Any) -> Any:
-        return classifier.backbone(tf.cast(images, tf.float32), training=False)
-
-    return features
-
-
-def _features(
-    compute: Callable[[Any], Any],
-    batches: Iterable[tuple[Any, Any]],
-    shape: tuple[int, int],
-    progress: Progress,
-    *,
-    done: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Fills one array of ``shape`` = (images, features) and one of their classes."""
-    features, classes = np.empty(shape, np.float32), np.empty(shape[0], np.int64)
-    filled = 0
-    for images, batch_classes in batches:
-        end = filled + len(batch_classes)
-        if end <= len(classes):
-            features[filled:end] = compute(images).numpy()
-            classes[filled:end] = batch_classes.numpy()
-        filled = end
-        progress.update(done + filled)
-    if filled != len(classes):
-        raise InvalidDataError(
-            f"the shards hold {filled:,} images, the manifest says {len(classes):,}",
-            remedy="run the convert step again: a file has changed since",
+def _check_devices(arguments: TrainingArguments, accelerators: Accelerators) -> None:
+    if arguments.train_batch_size % accelerators.replicas:
+        count = accelerators.replicas
+        raise InvalidArgumentError(
+            f"train_batch_size={arguments.train_batch_size} cannot be shared out among {count} devices",
+            remedy=f"give a multiple of {count}: it is the batch of all devices together",
         )
-    return features, classes
-
-
-def _validation_batches(
-    arguments: TrainingArguments, manifest: Manifest, folder: Path, *, keep_decoded: bool
-) -> LocatedBatches:
-    validation = manifest.splits[VALIDATION]
-    batches = evaluation_batches(
-        shard_paths(folder, validation),
-        examples=validation.examples,
-        image_size=arguments.resolved_image_size(),
-        batch_size=arguments.resolved_eval_batch_size(),
-        images=arguments.num_eval_images,
-        seed=arguments.seed,
-        keep_decoded=keep_decoded,
-    )
-    return LocatedBatches(batches, folder, validation)
 
 
 @contextmanager
@@ -295,16 +294,3 @@ def _lack_of_memory_explained(arguments: TrainingArguments) -> Iterator[None]:
             f"image_size={arguments.resolved_image_size()}{': ' if reason else ''}{reason}",
             remedy=f"lower train_batch_size{and_evaluation} or image_size, or choose a smaller model_type",
         ) from None
-
-
-def _head_variables(classifier: Classifier) -> tuple[list[Any], list[Any]]:
-    trained = classifier.head.trainable_variables
-    return trained, [variable for variable in trained if variable.name.endswith("kernel")]
-
-
-def _validation_images(manifest: Manifest, arguments: TrainingArguments) -> int:
-    return arguments.num_eval_images or manifest.splits[VALIDATION].examples
-
-
-def _examples(manifest: Manifest, arguments: TrainingArguments) -> int:
-    return manifest.splits[TRAIN].examples + _validation_images(manifest, arguments)

@@ -22,6 +22,7 @@ _RESOURCES = {
     "evaluate": ("4", "16G"),
     "export": ("4", "16G"),
 }
+_OTHERWISE = ("2", "8G")
 # Vertex AI puts the run's own in their place: no compiled file knows a project.
 _PROJECT = "{{$.pipeline_google_cloud_project_id}}"
 _RUN = "{{$.pipeline_job_resource_name}}"
@@ -39,7 +40,7 @@ def _inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
 
 
 def _place(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
-    cpu, memory = _RESOURCES[step]
+    cpu, memory = _RESOURCES.get(step, _OTHERWISE)
     task.set_cpu_limit(cpu)
     task.set_memory_limit(memory)
     task.set_caching_options(step in CACHED_STEPS)

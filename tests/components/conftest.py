@@ -254,9 +254,9 @@ def trained_digits(digits_dataset, digits_training, tmp_path_factory):
 @pytest.fixture(scope="session")
 def linear_model():
     """``linear_model(folder, labels)`` writes a real SavedModel of one random layer on 8x8 pixels."""
+    from components.common.provenance import write_deployment_config, write_provenance
     from components.common.quiet_tensorflow import keras, tf
-    from components.export.provenance import write_deployment_config, write_provenance
-    from components.export.serving_model import write_saved_model
+    from components.common.saved_model import write_saved_model
 
     class Linear:
         def __init__(self, classes, seed):

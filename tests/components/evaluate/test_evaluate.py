@@ -1,22 +1,26 @@
 import base64
+import dataclasses
 import io
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
 from kfp import dsl
 from PIL import Image
 
-from components.common.dataset import TRAIN, VALIDATION, read_manifest
-from components.common.errors import InvalidDataError, MissingInputError
+from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
+from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.records import ImageRecord
+from components.common.reference_answers import read_reference
+from components.common.served_model import load_served_model
 from components.common.split_records import split_records
+from components.evaluate.__main__ import main
+from components.evaluate.arguments import EvaluateArguments
 from components.evaluate.component import evaluate as evaluate_component
 from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.evaluate.reference import read_reference
-from components.export.serving import load_served_model
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def model(linear_model, tmp_path_factory):
 def evaluated(dataset, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated")
     files = EvaluationFiles(folder / "evaluation", folder / "page" / "report.html")
-    return evaluate(dataset, model, files)[0], files
+    return evaluate(dataset, model, files), files
 
 
 def files_in(folder):
@@ -48,7 +52,8 @@ def refused(dataset, model, folder):
 
 
 def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, model):
-    metrics, files = evaluated
+    evaluation, files = evaluated
+    metrics = evaluation.metrics
     records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
     classes = np.array([record.label - 1 for record in records])
     probabilities = load_served_model(model).predict([record.encoded for record in records]).probabilities
@@ -61,15 +66,19 @@ def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, mo
 
 
 def test_the_metrics_file_holds_the_same_numbers(evaluated):
-    metrics, files = evaluated
+    evaluation, files = evaluated
     written = json.loads((files.folder / "metrics.json").read_text())
-    assert written.pop("labels") == ["dark", "bright"]
-    assert written == json.loads(json.dumps(metrics.to_json()))
+    assert written["labels"] == ["dark", "bright"]
+    assert written["split"] == "validation"
+    assert written["comparison"] is None
+    assert written["top_1_accuracy"] == evaluation.metrics.top_1_accuracy
+    assert written["calibration"]["expected_calibration_error"] > 0
+    assert written == json.loads(json.dumps(evaluation.to_json()))
 
 
 def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset, trained_digits, tmp_path):
     files = files_in(tmp_path)
-    metrics, _ = evaluate(digits_dataset, trained_digits[0], files)
+    metrics = evaluate(digits_dataset, trained_digits[0], files).metrics
     records = list(split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
     answers = load_served_model(trained_digits[0]).predict([record.encoded for record in records])
     true = np.array([record.label - 1 for record in records])
@@ -85,13 +94,87 @@ def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset,
         assert records[index].filename in page
 
 
-def test_a_model_with_other_labels_is_refused_before_it_is_asked(dataset, linear_model, tmp_path):
-    model = linear_model(tmp_path / "model", ("bright", "dark"))
+def test_a_label_that_the_model_does_not_know_is_refused_before_it_is_asked(dataset, linear_model, tmp_path):
+    model = linear_model(tmp_path / "model", ("bright", "light"))
     error = refused(dataset, model, tmp_path)
-    assert "the model's labels (2: bright, dark) are not those of the data set (2: dark, bright)" in str(
+    assert "the model's labels (2: bright, light) are not those of the data set (2: dark, bright)" in str(
         error
     )
     assert error.where == str(model)
+
+
+def test_labels_in_another_order_and_fewer_of_them_are_matched_by_name(
+    coloured_dataset, linear_model, write_dataset, tmp_path
+):
+    model = linear_model(tmp_path / "model", ("dark", "middle", "bright"))
+    whole = coloured_dataset(tmp_path / "whole", ("dark", "middle", "bright"), validation=30)
+    records = [
+        record
+        for record in split_records(whole, read_manifest(whole).splits[VALIDATION])
+        if record.text != "middle"
+    ]
+    swapped = [dataclasses.replace(record, label={1: 2, 3: 1}[record.label]) for record in records]
+    data = write_dataset(tmp_path / "data", {VALIDATION: swapped}, ("bright", "dark"))
+    evaluation = evaluate(data, model, files_in(tmp_path))
+    predicted = load_served_model(model).predict([record.encoded for record in records]).classes
+    assert evaluation.labels == ("dark", "middle", "bright")
+    assert [one.support for one in evaluation.metrics.per_class] == [10, 0, 10]
+    assert evaluation.metrics.top_1_accuracy == np.mean(
+        [p == r.label - 1 for p, r in zip(predicted, records, strict=True)]
+    )
+
+
+def test_the_champion_is_measured_on_the_same_images(dataset, model, linear_model, tmp_path):
+    champion = linear_model(tmp_path / "deployed" / "3", seed=5)
+    linear_model(tmp_path / "deployed" / "2", seed=6)
+    alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
+    new = evaluate(dataset, model, files_in(tmp_path / "new"))
+    for arguments in (
+        EvaluateArguments(champion=str(champion)),
+        EvaluateArguments(champion=str(tmp_path / "deployed")),
+        EvaluateArguments(deploy_dir=str(tmp_path / "deployed")),
+    ):
+        both = evaluate(dataset, model, files_in(tmp_path / "both"), arguments)
+        comparison = both.comparison
+        assert comparison.champion_top_1_accuracy == alone.metrics.top_1_accuracy
+        assert comparison.challenger_top_1_accuracy == new.metrics.top_1_accuracy
+        assert both.metrics == new.metrics
+    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert "Champion and challenger" in page
+    assert f"{comparison.lower * 100:+.2f} to {comparison.upper * 100:+.2f}" in page
+
+
+def test_without_a_deployed_version_there_is_no_champion_but_a_named_one_must_be_there(
+    dataset, model, tmp_path
+):
+    for arguments in (
+        EvaluateArguments(deploy_dir=str(tmp_path / "none yet")),
+        EvaluateArguments(champion="none", deploy_dir=str(model.parent)),
+    ):
+        assert evaluate(dataset, model, files_in(tmp_path), arguments).comparison is None
+    with pytest.raises(MissingInputError, match="no SavedModel"):
+        evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion=str(tmp_path / "typo")))
+
+
+def test_a_test_split_is_measured_when_asked_for(coloured_dataset, model, write_dataset, tmp_path):
+    records = list(
+        split_records(
+            folder := coloured_dataset(tmp_path / "whole"), read_manifest(folder).splits[VALIDATION]
+        )
+    )
+    data = write_dataset(tmp_path / "data", {VALIDATION: records, TEST: records[:4]}, ("dark", "bright"))
+    evaluation = evaluate(data, model, files_in(tmp_path), EvaluateArguments(evaluation_split="test"))
+    assert evaluation.metrics.examples == 4
+    assert "4 test images" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_command_line_evaluates_a_deployed_model(dataset, model, tmp_path):
+    shutil.copytree(model, tmp_path / "deployed" / "7")
+    main([f"--dataset={dataset}", f"--model={tmp_path / 'deployed'}", f"--output={tmp_path / 'out'}"])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["examples"] == 45
+    assert (tmp_path / "out" / "report.html").is_file()
+    with pytest.raises(InvalidArgumentError, match="--model is missing"):
+        main([f"--dataset={dataset}"])
 
 
 def test_a_damaged_image_is_named_by_file_record_and_name(dataset, model, write_dataset, tmp_path):
@@ -127,9 +210,20 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
         "report": dsl.HTML(uri=str(tmp_path / "artifacts" / "report.html")),
         "evaluation": dsl.Artifact(uri=str(tmp_path / "evaluation")),
     }
-    evaluate_component(**artifacts)
+    champion = linear_model(tmp_path / "champion", labels, seed=1)
+    evaluate_component(**artifacts, arguments=EvaluateArguments(champion=str(champion)))
     logged = artifacts["metrics"].metadata
-    assert set(logged) == {"top_1_accuracy", "top_5_accuracy", "loss", "examples"}
+    assert set(logged) == {
+        "top_1_accuracy",
+        "top_5_accuracy",
+        "loss",
+        "examples",
+        "expected_calibration_error",
+        "champion_top_1_accuracy",
+        "difference",
+        "difference_lower",
+        "difference_upper",
+    }
     assert all(type(value) is float and math.isfinite(value) for value in logged.values())
     assert logged["examples"] == 6.0
     matrix = artifacts["classification_metrics"].metadata
@@ -147,7 +241,7 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
 def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_path):
     labels = tuple(f"label {number}" for number in range(1000))
     dataset = coloured_dataset(tmp_path / "data", labels)
-    metrics, _ = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path))
+    metrics = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path)).metrics
     assert len(metrics.per_class) == 1000
     assert len(metrics.confusion) <= 6
     assert metrics.top_1_accuracy <= metrics.top_5_accuracy

@@ -7,12 +7,19 @@ from kfp import dsl
 from components.common.dataset import VALIDATION, read_manifest
 from components.common.errors import CheckFailedError, MissingInputError, OutputError
 from components.common.log import parse_event
+from components.common.provenance import write_provenance
+from components.common.served_model import load_served_model
 from components.evaluate.evaluate import EvaluationFiles, evaluate
 from components.export.arguments import ExportArguments
 from components.export.component import export as export_component
-from components.export.export import SINGLE_TOLERANCE, TOLERANCE, check_answers, export
-from components.export.provenance import write_provenance
-from components.export.serving import load_served_model
+from components.export.export import (
+    SINGLE_TOLERANCE,
+    TOLERANCE,
+    ServingMeasurements,
+    check_answers,
+    check_latency,
+    export,
+)
 
 REFERENCE = np.array([[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], np.float32)
 CLASSES = np.array([1, 0, 0])
@@ -50,7 +57,7 @@ def refused(dataset, model, evaluation, folder):
     write_provenance(old, {"the": "old one"})
     before = files(folder / "job")
     with pytest.raises(CheckFailedError) as caught:
-        export(dataset, model, evaluation, folder / "exported", str(folder / "job"))
+        export(dataset, model, evaluation, folder / "exported", ExportArguments(job_dir=str(folder / "job")))
     assert files(folder / "job") == before
     return str(caught.value)
 
@@ -72,13 +79,13 @@ def test_of_two_equally_probable_classes_either_will_do():
 def test_a_probability_that_is_off_fails_and_names_the_image(value):
     probabilities = REFERENCE.copy()
     probabilities[1, 0] = value
-    with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for validation image 1"):
+    with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for image 1"):
         check_answers(REFERENCE, CLASSES, probabilities, TOLERANCE)
     assert TOLERANCE < 1e-4 < SINGLE_TOLERANCE
 
 
 def test_another_class_fails_although_the_probabilities_agree():
-    with pytest.raises(CheckFailedError, match="first for validation image 0: class 0"):
+    with pytest.raises(CheckFailedError, match="first for image 0: class 0"):
         check_answers(REFERENCE, np.array([0, 0, 0]), REFERENCE, TOLERANCE)
 
 
@@ -97,6 +104,7 @@ def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated
         "model": dsl.Model(uri=str(evaluated[0]), metadata={"framework": "TensorFlow"}),
         "evaluation": dsl.Artifact(uri=str(evaluated[1])),
         "exported_model": dsl.Model(uri=str(tmp_path / "exported")),
+        "serving_metrics": dsl.Metrics(uri=str(tmp_path / "serving")),
     }
     export_component(**artifacts, arguments=ExportArguments(job_dir=str(tmp_path / "job")))
     assert files(tmp_path / "exported") == files(evaluated[0])
@@ -107,6 +115,12 @@ def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated
     result = next(event for event in events if event["event"] == "step_result")
     # All 45 are asked: eight of them alone, the rest in batches.
     assert result["examples"] == 45
+    assert 0 < result["latency_p50_ms"] <= result["latency_p99_ms"] < 1000 * result["start_seconds"]
+    metadata = artifacts["serving_metrics"].metadata
+    assert metadata["latency_p99_ms"] == pytest.approx(result["latency_p99_ms"], abs=1e-3)
+    assert metadata["model_megabytes"] * 1e6 == pytest.approx(
+        sum(len(content) for content in files(evaluated[0]).values()), abs=1000
+    )
     assert result["largest_difference"] <= TOLERANCE
     assert load_served_model(tmp_path / "job" / "model").labels == read_manifest(dataset).labels
 
@@ -134,25 +148,50 @@ def test_labels_of_another_model_are_not_published(dataset, evaluated, model, tm
     assert "the model's labels (2: bright, dark) are not those of the data set (2: dark, bright)" in message
 
 
+def test_a_model_that_is_too_slow_is_not_published(dataset, evaluated, tmp_path):
+    arguments = ExportArguments(job_dir=str(tmp_path / "job"), max_latency_ms=0.01)
+    with pytest.raises(
+        CheckFailedError, match=r"takes \d+\.\d ms at the 99th percentile.* max_latency_ms=0.01"
+    ):
+        export(dataset, *evaluated, tmp_path / "exported", arguments)
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_bound_is_on_the_99th_percentile_and_0_is_none():
+    measured = ServingMeasurements(1, 0.0, 4.0, 9.0, 1.0, 10)
+    for bound in (0.0, 9.0, 9.1):
+        check_latency(measured, bound)
+    with pytest.raises(CheckFailedError, match=r"9\.0 ms"):
+        check_latency(measured, 8.9)
+    with pytest.raises(CheckFailedError):
+        check_latency(ServingMeasurements(1, 0.0, 4.0, float("nan"), 1.0, 10), 5.0)
+
+
 def test_a_job_dir_of_somebody_else_is_refused_before_any_work(dataset, evaluated, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
     (tmp_path / "job" / "model" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
-        export(dataset, evaluated[0], evaluated[1], tmp_path / "exported", str(tmp_path / "job"))
+        export(
+            dataset,
+            evaluated[0],
+            evaluated[1],
+            tmp_path / "exported",
+            ExportArguments(job_dir=str(tmp_path / "job")),
+        )
     assert files(tmp_path) == {"job/model/mine.txt": b"mine"}
 
 
 def test_a_missing_model_or_evaluation_is_named(dataset, evaluated, tmp_path):
     with pytest.raises(MissingInputError, match="no SavedModel in"):
-        export(dataset, tmp_path, evaluated[1], tmp_path / "exported", "")
+        export(dataset, tmp_path, evaluated[1], tmp_path / "exported", ExportArguments())
     with pytest.raises(MissingInputError, match="cannot read the evaluation"):
-        export(dataset, evaluated[0], tmp_path, tmp_path / "exported", "")
+        export(dataset, evaluated[0], tmp_path, tmp_path / "exported", ExportArguments())
     assert not (tmp_path / "exported").exists()
 
 
 def test_a_model_that_was_trained_passes_too(digits_dataset, trained_digits, tmp_path):
     folder, _ = trained_digits
     evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
-    export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", "")
+    export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", ExportArguments())
     assert files(tmp_path / "exported") == files(folder)
     assert read_manifest(digits_dataset).splits[VALIDATION].examples == 360

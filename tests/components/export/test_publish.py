@@ -1,8 +1,8 @@
 import pytest
 
 from components.common.errors import InvalidArgumentError, OutputError
+from components.common.provenance import write_provenance
 from components.export.arguments import ExportArguments
-from components.export.provenance import write_provenance
 from components.export.publish import check_model_target, publish_model
 
 

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from collections import Counter
 from itertools import islice
@@ -7,20 +9,23 @@ import numpy as np
 import pytest
 
 from components.common.dataset import TRAIN, read_manifest, shard_paths
+from components.common.errors import InvalidArgumentError
 from components.common.image_decoding import decode_image
 from components.common.records import ImageRecord
 from components.common.split_records import split_records
 from components.train import input_pipeline
+from components.train.decoded_cache import CachePlace
+from components.train.example_order import ExampleOrder
 from components.train.input_pipeline import (
     FeatureBatches,
     evaluation_batches,
-    kept_decoded,
     sample_indices,
     training_batches,
 )
 
 SIZE = 4
 COUNT = 10
+SHARDS = (3, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +43,27 @@ def paths(dataset):
     return shard_paths(dataset, read_manifest(dataset).splits[TRAIN])
 
 
-@pytest.fixture(params=[True, False], ids=["kept decoded", "decoded anew"])
+@pytest.fixture(params=list(CachePlace), ids=lambda place: place.value)
 def keep_decoded(request):
-    """Both ways of the training pipeline: the decoded images fit into memory, or they do not."""
+    """The ways of the training pipeline: where images are kept once they are decoded."""
     return request.param
 
 
-def batches(paths, count, keep_decoded, *, batch_size=4, seed=0, examples=COUNT):
+def batches(paths, count, keep_decoded, *, batch_size=4, seed=0, shards=SHARDS, **values):
     made = training_batches(
         paths,
-        examples=examples,
+        shard_examples=shards,
         image_size=SIZE,
         batch_size=batch_size,
         seed=seed,
         keep_decoded=keep_decoded,
+        **values,
     )
     return [(images.numpy(), classes.numpy()) for images, classes in made.take(count)]
 
 
 def evaluation(paths, **values):
-    return evaluation_batches(paths, examples=COUNT, image_size=SIZE, batch_size=4, **values)
+    return evaluation_batches(paths, shard_examples=SHARDS, image_size=SIZE, batch_size=4, **values)
 
 
 def classes_of(made):
@@ -103,6 +109,142 @@ def test_a_batch_may_be_the_whole_data_set(paths, keep_decoded):
         assert sorted(classes.tolist()) == list(range(COUNT))
 
 
+def same(made, expected):
+    assert len(made) == len(expected)
+    for (images, classes), (other_images, other_classes) in zip(made, expected, strict=True):
+        assert (classes == other_classes).all()
+        assert (images == other_images).all()
+
+
+@pytest.fixture(scope="module")
+def photos(write_dataset, encode, tmp_path_factory):
+    """Shards of 7 JPEG and 6 PNG files of different sizes."""
+    draw = np.random.default_rng(0)
+    records = []
+    for number in range(13):
+        pixels = draw.integers(0, 256, (int(draw.integers(8, 40)), int(draw.integers(8, 40)), 3))
+        records.append(ImageRecord(encode(pixels, "JPEG" if number % 2 else "PNG"), number + 1))
+    labels = [str(number) for number in range(13)]
+    folder = write_dataset(tmp_path_factory.mktemp("photos"), {TRAIN: records}, labels, shards=2)
+    return shard_paths(folder, read_manifest(folder).splits[TRAIN])
+
+
+PHOTOS = {"batch_size": 4, "shards": (6, 7)}
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "randaugment"])
+def test_from_any_step_on_comes_what_an_uninterrupted_iteration_yields(photos, keep_decoded, augmentation):
+    values = {**PHOTOS, "augmentation": augmentation, "seed": 3}
+    whole = batches(photos, 12, keep_decoded, **values)
+    # Within the first epoch, across its end, in a later one.
+    for first_step in (0, 1, 3, 7):
+        same(batches(photos, 5, keep_decoded, first_step=first_step, **values), whole[first_step:][:5])
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "randaugment"])
+def test_workers_together_see_the_batches_of_one(photos, keep_decoded, augmentation):
+    values = {**PHOTOS, "augmentation": augmentation, "seed": 3, "first_step": 1}
+    whole = batches(photos, 8, keep_decoded, **values)
+    parts = [batches(photos, 8, keep_decoded, part=(worker, 2), **values) for worker in range(2)]
+    together = [
+        tuple(np.concatenate(values) for values in zip(*made, strict=True))
+        for made in zip(*parts, strict=True)
+    ]
+    same(together, whole)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "randaugment"])
+def test_the_number_of_threads_has_no_effect(photos, keep_decoded, augmentation, monkeypatch):
+    made = []
+    for threads in (1, 5):
+        monkeypatch.setattr(input_pipeline, "usable_threads", lambda count=threads: count)
+        made.append(batches(photos, 10, keep_decoded, augmentation=augmentation, **PHOTOS))
+    same(*made)
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "randaugment"])
+def test_an_image_varies_from_epoch_to_epoch_and_with_the_seed(photos, keep_decoded, augmentation):
+    def of_one_class(seed):
+        made = batches(
+            photos, 30, keep_decoded, batch_size=1, shards=(6, 7), seed=seed, augmentation=augmentation
+        )
+        return [images.tobytes() for images, classes in made if classes[0] == 3]
+
+    first = of_one_class(0)
+    assert len(set(first)) >= 2
+    assert not set(first) & set(of_one_class(1))
+
+
+def test_memory_and_disk_keep_the_same(photos):
+    values = {**PHOTOS, "augmentation": "crop-flip"}
+    same(batches(photos, 10, CachePlace.MEMORY, **values), batches(photos, 10, CachePlace.DISK, **values))
+
+
+@pytest.mark.parametrize("place", [CachePlace.MEMORY, CachePlace.DISK])
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_images_that_are_kept_are_read_once(paths, tmp_path, place, augmentation):
+    copies = [Path(shutil.copy(path, tmp_path)) for path in paths]
+    made = training_batches(
+        copies,
+        shard_examples=SHARDS,
+        image_size=SIZE,
+        batch_size=5,
+        seed=0,
+        augmentation=augmentation,
+        keep_decoded=place,
+    )
+    list(made.take(2))
+    for path in copies:
+        path.write_bytes(b"")
+    # Only the pixels are kept: another iteration varies them anew, in the same way.
+    assert sorted(np.concatenate([classes for _, classes in made.take(2)]).tolist()) == list(range(COUNT))
+
+
+def test_a_disk_that_fills_up_changes_nothing_but_the_speed(photos, monkeypatch):
+    values = {**PHOTOS, "augmentation": "crop-flip"}
+    expected = batches(photos, 10, CachePlace.DISK, **values)
+    write, left = os.pwrite, [5]
+
+    def nearly_full(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", nearly_full)
+    same(batches(photos, 10, CachePlace.DISK, **values), expected)
+
+
+def test_a_batch_that_cannot_be_divided_among_the_workers_is_refused(paths):
+    with pytest.raises(InvalidArgumentError, match="train_batch_size=4 cannot be divided among 3 workers"):
+        batches(paths, 1, CachePlace.NOWHERE, part=(0, 3))
+
+
+def test_what_lies_before_the_first_step_is_not_read(sorted_paths, tmp_path):
+    """Only the shards of what is still to come have to be there."""
+    shards = [20] * 20
+    numbers = ExampleOrder(shards, 0).examples(0, 400)
+    needed = {int(number) // 20 for number in numbers[396:400]}
+    copies = [tmp_path / path.name for path in sorted_paths]
+    for shard in needed:
+        shutil.copy(sorted_paths[shard], tmp_path)
+    made = training_batches(
+        copies, shard_examples=shards, image_size=SIZE, batch_size=4, seed=0, first_step=99
+    )
+    _, classes = next(iter(made.take(1)))
+    assert classes.numpy().tolist() == [int(number) // 20 for number in numbers[396:400]]
+
+
+@pytest.mark.parametrize("images", [0, 7])
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_workers_evaluate_each_image_once_in_contiguous_shares(paths, images, workers):
+    whole = classes_of(evaluation(paths, images=images))
+    parts = [evaluation(paths, images=images, part=(worker, workers)) for worker in range(workers)]
+    shares = [[label for _, classes in part for label in classes.numpy().tolist()] for part in parts]
+    assert [label for share in shares for label in share] == whole
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
 def test_an_evaluation_sees_everything_once_in_order_with_a_smaller_last_batch(paths):
     made = evaluation(paths)
     for _ in range(2):
@@ -119,29 +261,9 @@ def sorted_paths(write_dataset, encode, tmp_path_factory):
     return shard_paths(folder, read_manifest(folder).splits[TRAIN])
 
 
-def test_shards_of_one_label_each_are_mixed_however_few_examples_are_shuffled(
-    sorted_paths, keep_decoded, monkeypatch
-):
-    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 16)
-    made = batches(sorted_paths, 10, keep_decoded, batch_size=16, examples=400)
-    for _, classes in made:
+def test_shards_of_one_label_each_are_mixed(sorted_paths, keep_decoded):
+    for _, classes in batches(sorted_paths, 10, keep_decoded, batch_size=16, shards=[20] * 20):
         assert len(set(classes.tolist())) >= 6
-
-
-def test_the_shards_come_in_another_order_each_epoch_that_the_seed_decides(sorted_paths, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_SHUFFLE_EXAMPLES", 1)
-    monkeypatch.setattr(input_pipeline, "_SHARDS_AT_ONCE", 1)
-
-    def shards(seed):
-        made = batches(sorted_paths, 40, False, batch_size=20, seed=seed, examples=400)
-        assert all(len(set(classes.tolist())) == 1 for _, classes in made)
-        return [int(classes[0]) for _, classes in made]
-
-    first = shards(1)
-    assert sorted(first[:20]) == sorted(first[20:]) == list(range(20))
-    assert first[:20] != first[20:]
-    assert shards(1) == first
-    assert shards(2) != first
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -181,29 +303,13 @@ def test_validation_images_that_are_kept_are_decoded_once(paths, tmp_path, image
     assert classes_of(made) == first
 
 
-@pytest.mark.parametrize(
-    ("training", "validation", "kept"),
-    [
-        (8, 2, (True, True)),
-        (9, 2, (True, False)),
-        (10, 1, (True, False)),
-        # What training cannot use is left to the validation.
-        (11, 10, (False, True)),
-        (11, 11, (False, False)),
-    ],
-)
-def test_training_and_validation_images_share_one_limit(training, validation, kept, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_CACHE_BYTES", 10 * 4 * 4 * 3)
-    assert kept_decoded(training_images=training, validation_images=validation, image_size=4) == kept
-
-
 def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, keep_decoded):
     split = read_manifest(digits_dataset).splits[TRAIN]
     images, _ = next(
         iter(
             training_batches(
                 shard_paths(digits_dataset, split),
-                examples=split.examples,
+                shard_examples=[split.examples],
                 image_size=12,
                 batch_size=split.examples,
                 seed=0,
@@ -231,6 +337,23 @@ def test_features_keep_their_classes_and_are_seen_once_an_epoch():
         assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
         orders.append(seen)
     assert orders[0] == orders[1] != orders[2]
+
+
+def feature_batches(count, **values):
+    features = np.arange(10, dtype=np.float32)[:, None]
+    made = FeatureBatches(features, np.arange(10), batch_size=4, seed=2, **values)
+    return list(islice(made, count))
+
+
+def test_features_go_on_from_any_step_and_divide_among_workers():
+    whole = feature_batches(9)
+    same(feature_batches(4, first_step=4), whole[4:8])
+    parts = [feature_batches(9, part=(worker, 2)) for worker in range(2)]
+    together = [
+        tuple(np.concatenate(values) for values in zip(*made, strict=True))
+        for made in zip(*parts, strict=True)
+    ]
+    same(together, whole)
 
 
 def test_features_are_not_copied():

@@ -18,7 +18,10 @@ def sound(coloured_dataset, tmp_path):
 def located(folder):
     split = read_manifest(folder).splits[VALIDATION]
     batches = evaluation_batches(
-        shard_paths(folder, split), examples=split.examples, image_size=8, batch_size=4
+        shard_paths(folder, split),
+        shard_examples=[shard.examples for shard in split.shards],
+        image_size=8,
+        batch_size=4,
     )
     return LocatedBatches(batches, folder, split)
 

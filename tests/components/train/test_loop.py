@@ -1,21 +1,28 @@
+import dataclasses
 import itertools
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 
-from components.common.errors import CheckFailedError
+from components.common.errors import CheckFailedError, InterruptedRunError
 from components.common.log import parse_event
 from components.common.quiet_tensorflow import keras, tf
 from components.train.arguments import TrainingArguments
-from components.train.loop import Trainable, run_loop
+from components.train.loop import Hooks, Start, run_loop
 from components.train.schedules import build_optimizer
+from components.train.training_step import Trainable
 
 FEATURES = 3
 CLASSES = 4
 
 
 def arguments(**values):
-    return TrainingArguments(**{"model_type": "mobilenet-v2", "max_steps": 6, **values})
+    return TrainingArguments(
+        **{"model_type": "mobilenet-v2", "max_steps": 6, "train_batch_size": 8, **values}
+    )
 
 
 def linear():
@@ -66,7 +73,7 @@ def scripted(correct):
 def run_scripted(correct, **values):
     trainable, training, evaluation, counter = scripted(correct)
     settings = arguments(max_steps=len(correct) - 1, **values)
-    result = run_loop(trainable, build_optimizer(settings), settings, training, evaluation)
+    result = run_loop(trainable, build_optimizer(settings), settings, lambda _: training, evaluation)
     return result, int(counter.numpy())
 
 
@@ -109,7 +116,7 @@ def test_how_the_evaluation_is_cut_into_batches_has_no_effect(sizes):
     settings = arguments(max_steps=1)
     probabilities = softmax(inputs @ trainable.kernels[0].numpy())
     optimizer = keras.optimizers.SGD(0.0)
-    evaluation = run_loop(trainable, optimizer, settings, itertools.repeat(batch()), pieces).best
+    evaluation = run_loop(trainable, optimizer, settings, lambda _: itertools.repeat(batch()), pieces).best
     assert evaluation.top_1_accuracy == np.mean(probabilities.argmax(axis=1) == classes)
     assert evaluation.top_5_accuracy == 1.0
     assert evaluation.loss == pytest.approx(-np.log(probabilities[np.arange(10), classes]).mean(), rel=1e-5)
@@ -124,7 +131,7 @@ def test_the_training_loss_has_label_smoothing_and_is_the_mean_since_the_last_ev
         for inputs, classes in batches
     ]
     settings = arguments(max_steps=4, label_smoothing=0.3, train_steps_per_eval=2, weight_decay=7.0)
-    result = run_loop(trainable, keras.optimizers.SGD(0.0), settings, batches, [batch()])
+    result = run_loop(trainable, keras.optimizers.SGD(0.0), settings, lambda _: batches, [batch()])
     found = [evaluation.train_loss for evaluation in result.evaluations]
     assert found == pytest.approx([np.mean(losses[:2]), np.mean(losses[2:])], rel=1e-5)
 
@@ -141,7 +148,7 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_l2_of_the_kernels():
         initial_learning_rate=0.1,
         optimizer_arguments="momentum=0",
     )
-    run_loop(trainable, build_optimizer(settings), settings, [(inputs, classes)], [batch()])
+    run_loop(trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()])
     expected_kernel = kernel - 0.1 * (inputs.T @ error + 0.5 * kernel)
     np.testing.assert_allclose(trainable.trained[0].numpy(), expected_kernel, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(trainable.trained[1].numpy(), bias - 0.1 * error.sum(axis=0), atol=1e-6)
@@ -159,7 +166,9 @@ def test_top_5_counts_the_five_most_probable():
         8,
     )
     batches = [(logits, np.arange(8))]
-    result = run_loop(trainable, keras.optimizers.SGD(0.0), arguments(max_steps=1), batches, batches)
+    result = run_loop(
+        trainable, keras.optimizers.SGD(0.0), arguments(max_steps=1), lambda _: batches, batches
+    )
     assert (result.best.top_1_accuracy, result.best.top_5_accuracy) == (1 / 8, 5 / 8)
 
 
@@ -168,7 +177,9 @@ def test_a_training_loss_that_is_no_number_names_its_step_and_its_learning_rate(
     bad = (np.full_like(inputs, np.nan), classes)
     settings = arguments(max_steps=10, initial_learning_rate=0.5, warmup_steps=4, warmup_learning_rate=0.1)
     with pytest.raises(CheckFailedError) as caught:
-        run_loop(linear(), build_optimizer(settings), settings, [good, good, bad], [good])
+        run_loop(
+            linear(), build_optimizer(settings), settings, lambda _: [good, good, bad, *[good] * 7], [good]
+        )
     # The rate of step 3, counted from 1: 0.1 + 0.4 * 2/4.
     assert "training loss" in str(caught.value)
     assert "step 3 (learning rate 0.3)" in str(caught.value)
@@ -179,11 +190,180 @@ def test_weights_that_the_last_step_ruins_are_no_result():
     # The loss of the step itself was a number: only the evaluation shows what it did.
     settings = arguments(max_steps=1, initial_learning_rate=1e38, weight_decay=1e3)
     with pytest.raises(CheckFailedError, match=r"validation loss .* step 1 \(learning rate 1e\+38\)"):
-        run_loop(linear(), build_optimizer(settings), settings, [batch()], [batch()])
+        run_loop(linear(), build_optimizer(settings), settings, lambda _: [batch()], [batch()])
 
 
-def test_every_evaluation_is_logged(capsys):
-    run_scripted([0, 3, 6], train_steps_per_eval=1)
+def test_class_weights_count_in_the_loss_and_in_its_gradient():
+    weights = np.array([0.5, 2.0, 1.0, 0.0], np.float32)
+    trainable = dataclasses.replace(linear(), class_weights=weights)
+    inputs, classes = batch()
+    kernel, bias = (variable.numpy() for variable in trainable.trained)
+    probabilities = softmax(inputs @ kernel + bias)
+    targets = smoothed_targets(classes, 0.2)
+    settings = arguments(
+        max_steps=1,
+        label_smoothing=0.2,
+        weight_decay=0,
+        initial_learning_rate=0.1,
+        optimizer_arguments="momentum=0",
+    )
+    result = run_loop(
+        trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()]
+    )
+    losses = -(targets * np.log(probabilities)).sum(axis=1)
+    assert result.best.train_loss == pytest.approx((weights[classes] * losses).mean(), rel=1e-5)
+    error = weights[classes][:, None] * (probabilities - targets) / len(classes)
+    expected = kernel - 0.1 * inputs.T @ error
+    np.testing.assert_allclose(trainable.trained[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_moving_average_is_what_is_evaluated_and_kept():
+    plain, averaged = linear(), linear()
+    kernel = plain.kernels[0].numpy()
+    settings = arguments(max_steps=3, initial_learning_rate=0.5, ema=0.15, train_steps_per_eval=3)
+    steps = []
+
+    def training(_):
+        for seed in range(3):
+            yield batch(seed=seed)
+            steps.append(plain.kernels[0].numpy())
+
+    without = dataclasses.replace(settings, ema=0.0)
+    run_loop(plain, build_optimizer(settings), without, training, [batch()])
+    steps.append(plain.kernels[0].numpy())
+    run_loop(averaged, build_optimizer(settings), settings, training, [batch()])
+    expected = kernel
+    for number, weights in enumerate(steps[:3], start=1):
+        share = min(0.15, (1 + number) / (10 + number))
+        expected = share * expected + (1 - share) * weights
+    np.testing.assert_allclose(averaged.kernels[0].numpy(), expected, rtol=1e-5)
+
+
+def test_training_ends_when_so_many_evaluations_were_no_better():
+    result, steps_of_weights = run_scripted(
+        [0, 5, 4, 6, 6, 5, 9, 9], train_steps_per_eval=1, early_stopping_patience=2
+    )
+    assert [evaluation.step for evaluation in result.evaluations] == [1, 2, 3, 4, 5]
+    assert result.best.step == steps_of_weights == 3
+    assert "the last 2 evaluations were not better than that of step 3" in result.ended
+
+
+def test_training_ends_in_time_with_an_evaluation():
+    trainable, _, evaluation, _ = scripted([1] * 1000)
+
+    def slow(_):
+        while True:
+            time.sleep(0.05)
+            yield np.zeros((2, 1), np.float32), np.array([0, 1])
+
+    settings = arguments(max_steps=900, max_duration=1)
+    began = time.monotonic()
+    result = run_loop(trainable, build_optimizer(settings), settings, slow, evaluation)
+    assert time.monotonic() - began < 5
+    assert "max_duration=1" in result.ended
+    assert [each.step for each in result.evaluations] == [result.best.step]
+
+
+def test_whoever_follows_the_evaluations_can_end_the_training():
+    trainable, training, evaluation, _ = scripted([0, 1, 2, 3, 4, 5])
+    settings = arguments(max_steps=5, train_steps_per_eval=1)
+    hooks = Hooks(stop=lambda evaluations: "a rule" if len(evaluations) == 3 else "")
+    result = run_loop(
+        trainable, build_optimizer(settings), settings, lambda _: training, evaluation, hooks=hooks
+    )
+    assert (result.ended, result.best.step) == ("a rule", 3)
+
+
+# ---------------------------------------------------------------- interrupted and resumed
+
+
+class Interruptible:
+    """A training of the linear model that keeps what the loop saves."""
+
+    def __init__(self, **values):
+        self.settings = arguments(max_steps=12, train_steps_per_eval=5, initial_learning_rate=0.3, **values)
+        self.checkpoint, self.best, self.reports = None, {}, []
+
+    def run(self, at_step=None, action=None):
+        """Trains; as soon as the batch of step ``at_step`` is asked for, calls ``action``."""
+        trainable = linear()
+
+        def batches(done):
+            for step in itertools.count(done + 1):
+                if step == at_step:
+                    action()
+                yield batch(seed=step)
+
+        start = None
+        if self.checkpoint is not None:
+            best = self.checkpoint.state.get("best_step")
+            start = Start(self.checkpoint, self.best.get(best))
+        hooks = Hooks(
+            report=lambda evaluations: self.reports.append(evaluations[-1].step),
+            save=lambda checkpoint: setattr(self, "checkpoint", checkpoint),
+            save_best=self.best.__setitem__,
+        )
+        optimizer = build_optimizer(self.settings)
+        result = run_loop(
+            trainable, optimizer, self.settings, batches, [batch(40, 99)], hooks=hooks, start=start
+        )
+        return result, [variable.numpy() for variable in trainable.kept]
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("at_step", [1, 5, 6, 8, 12])
+def test_a_training_that_was_told_to_stop_goes_on_and_ends_as_one_that_was_not(at_step, ema):
+    undisturbed, weights = Interruptible(ema=ema).run()
+    interrupted = Interruptible(ema=ema)
+    with pytest.raises(InterruptedRunError, match=f"at step {at_step} of 12"):
+        interrupted.run(at_step, terminate)
+    assert interrupted.checkpoint.step == at_step
+    result, weights_after = interrupted.run()
+    assert result.evaluations == undisturbed.evaluations
+    assert result.best == undisturbed.best
+    for one, other in zip(weights, weights_after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_crash_loses_only_the_steps_since_the_last_evaluation():
+    undisturbed, weights = Interruptible().run()
+    crashed = Interruptible()
+    with pytest.raises(ZeroDivisionError):
+        crashed.run(8, lambda: 1 / 0)
+    assert crashed.checkpoint.step == 5
+    result, weights_after = crashed.run()
+    assert result.evaluations == undisturbed.evaluations
+    np.testing.assert_array_equal(weights[0], weights_after[0])
+
+
+def test_a_training_that_was_over_is_evaluated_and_not_trained(capsys):
+    training = Interruptible()
+    first, weights = training.run()
+    training.reports.clear()
+    again, weights_again = training.run(13, lambda: pytest.fail("a batch was asked for"))
+    assert again.evaluations == first.evaluations
+    np.testing.assert_array_equal(weights[0], weights_again[0])
     events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
-    logged = [event for event in events if event["event"] == "evaluation"]
-    assert [(event["training_step"], event["top_1_accuracy"]) for event in logged] == [(1, 0.3), (2, 0.6)]
+    evaluated = [event for event in events if event["event"] == "evaluated_again"]
+    assert [event["top_1_accuracy"] for event in evaluated] == [first.best.top_1_accuracy]
+
+
+def test_the_weights_of_the_best_evaluation_are_there_when_the_training_diverges():
+    trainable = linear()
+    saved = {}
+    bad = (np.full((8, FEATURES), np.nan, np.float32), np.zeros(8, np.int64))
+    settings = arguments(max_steps=6, train_steps_per_eval=2)
+    with pytest.raises(CheckFailedError, match="the model of step 2 is kept"):
+        run_loop(
+            trainable,
+            build_optimizer(settings),
+            settings,
+            lambda _: [batch(), batch(), bad, *[batch()] * 3],
+            [batch()],
+            hooks=Hooks(save_best=saved.__setitem__),
+        )
+    np.testing.assert_array_equal(trainable.kernels[0].numpy(), saved[2][0])

@@ -1,18 +1,20 @@
 """Every model type gets the same checks; what holds for one only stands below them."""
 
-import itertools
+import dataclasses
 
 import numpy as np
 import pytest
 
 from components.common.quiet_tensorflow import keras, tf
-from components.export.serving import load_served_model
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
+from components.common.served_model import load_served_model
+from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
-from components.train.loop import Trainable, run_loop
 from components.train.model_types import MODEL_TYPES
 from components.train.models import build_classifier, decayed_kernels, set_batch_normalization_momentum
+from components.train.network_stages import parts_of_layers
 from components.train.schedules import build_optimizer
+from components.train.training_step import Trainable, build_training_step
 
 SIZE = 32
 CLASSES = 3
@@ -58,8 +60,15 @@ PUBLISHED = {
 CHECKED_ALWAYS = ("resnet-18", "resnet-50", "efficientnet-b0", "mobilenet-v2", "efficientnet-v2-b0")
 
 
-def build(model_type, *, classes=CLASSES, size=SIZE, seed=0):
-    return build_classifier(model_type, num_classes=classes, image_size=size, weights="none", seed=seed)
+def build(model_type, *, classes=CLASSES, size=SIZE, seed=0, path=""):
+    return build_classifier(
+        model_type,
+        num_classes=classes,
+        image_size=size,
+        weights="none",
+        seed=seed,
+        pretrained_checkpoint_path=str(path),
+    )
 
 
 def pictures(count, size=SIZE):
@@ -71,22 +80,31 @@ def normalizations(classifier):
     return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def one_step(classifier, *, frozen):
-    """Takes one training step, as train.py does, and returns the values before it."""
+def one_step(classifier):
+    """Takes one training step, as the loop does, and returns the values before it."""
     before = [variable.numpy().copy() for variable in classifier.variables]
-    head = classifier.head.trainable_variables
     trainable = Trainable(
-        lambda images, training: classifier.logits(images, training=training, frozen=frozen),
+        classifier.logits,
         tf.TensorSpec([None, SIZE, SIZE, 3], tf.uint8),
-        head if frozen else [*classifier.backbone.trainable_variables, *head],
-        decayed_kernels(classifier)[-1:] if frozen else decayed_kernels(classifier),
+        classifier.trained_variables,
+        decayed_kernels(classifier),
         classifier.variables,
         CLASSES,
     )
-    arguments = TrainingArguments(max_steps=1, model_type="mobilenet-v2", initial_learning_rate=1e-3)
-    batches = itertools.repeat((pictures(6), np.arange(6) % CLASSES))
-    run_loop(trainable, build_optimizer(arguments), arguments, batches, [next(batches)])
+    arguments = TrainingArguments(max_steps=1, initial_learning_rate=1e-3, train_batch_size=6)
+    accelerators = Accelerators(tf.distribute.get_strategy(), "CPU")
+    step = build_training_step(trainable, build_optimizer(arguments), arguments, accelerators)
+    loss = step(tf.constant(pictures(6)), tf.range(6, dtype=tf.int64) % CLASSES)
+    assert np.isfinite(loss)
     return before
+
+
+def changed_paths(classifier, before):
+    return {
+        variable.path
+        for variable, value in zip(classifier.variables, before, strict=True)
+        if variable.numpy().tobytes() != value.tobytes()
+    }
 
 
 @pytest.fixture(
@@ -167,30 +185,74 @@ def test_the_network_sees_pixels_scaled_as_it_wants_them(classifier, model_type)
 
 
 def test_a_step_changes_every_trained_variable_and_the_statistics(classifier, without_tracing):
-    before = one_step(classifier, frozen=False)
-    unchanged = [
-        variable.path
-        for variable, value in zip(classifier.variables, before, strict=True)
-        if np.array_equal(variable.numpy(), value)
-        # EfficientNet's own scaling is set for good.
-        and "normalization/" not in variable.path.replace("batch_normalization", "")
-    ]
-    assert unchanged == []
+    before = one_step(classifier)
+    unchanged = {variable.path for variable in classifier.variables} - changed_paths(classifier, before)
+    # EfficientNet's own scaling is set for good.
+    assert [path for path in unchanged if not path.startswith("normalization")] == []
     assert all(np.isfinite(variable.numpy()).all() for variable in classifier.variables)
+
+
+def test_a_step_in_bfloat16_changes_the_same_and_leaves_inference_in_float32(classifier, without_tracing):
+    images = tf.constant(pictures(4))
+    calibrate(classifier)
+    reduced = dataclasses.replace(classifier, precision="bfloat16")
+    exact = classifier.logits(images, training=False).numpy()
+    assert reduced.logits(images, training=False).numpy().tobytes() == exact.tobytes()
+    before = one_step(reduced)
+    changed = changed_paths(reduced, before)
+    assert {variable.path for variable in reduced.trained_variables} <= changed
+    assert all(np.isfinite(variable.numpy()).all() for variable in reduced.variables)
+    assert {variable.dtype for variable in reduced.trained_variables} == {"float32"}
+    assert reduced.logits(images, training=True).dtype == tf.float32
+
+
+def test_every_stage_can_be_frozen_with_all_before_it(classifier, model_type):
+    layers = classifier.network.layers
+    parts = parts_of_layers(MODEL_TYPES[model_type].family, [layer.name for layer in layers])
+    stages = MODEL_TYPES[model_type].stage_names
+    # Every stage has weights, and from the image on each follows the one before.
+    assert sorted(set(parts)) == sorted((*stages, "top"))
+    order = [("stem", *stages[1:], "top").index(part) for part in parts]
+    assert order == sorted(order)
+    everything = classifier.trained_variables
+    assert len(everything) == sum(len(layer.trainable_variables) for layer in layers) + 2
+    left = len(everything)
+    for number, stage in enumerate(stages):
+        frozen = dataclasses.replace(classifier, freeze=stage)
+        trained = {id(variable) for variable in frozen.trained_variables}
+        for layer, part in zip(layers, parts, strict=True):
+            of_layer = {id(variable) for variable in layer.trainable_variables}
+            assert of_layer <= trained if part not in stages[: number + 1] else not of_layer & trained
+        assert len(trained) < left
+        left = len(trained)
+
+
+def test_a_frozen_stage_stays_as_it_was_bit_for_bit_and_the_rest_is_trained(classifier, without_tracing):
+    calibrate(classifier)
+    frozen = dataclasses.replace(classifier, freeze="stage2")
+    before = one_step(frozen)
+    changed = changed_paths(frozen, before)
+    layers = [layer for layer in frozen.network.layers if layer.name in frozen.frozen_layers]
+    assert not changed & {variable.path for layer in layers for variable in layer.variables}
+    trained = {variable.path for variable in frozen.trained_variables}
+    assert trained <= changed
+    # Beside what is trained: statistics and random states of what is not frozen.
+    others = {path.rsplit("/", 1)[1] for path in changed - trained}
+    assert others <= {"moving_mean", "moving_variance", "seed_generator_state"}
+    assert "moving_mean" in others
 
 
 def test_a_frozen_backbone_stays_as_it_was_bit_for_bit(classifier, without_tracing):
     calibrate(classifier)
-    before = one_step(classifier, frozen=True)
-    backbone = len(classifier.backbone.variables)
-    for variable, value in zip(classifier.backbone.variables, before[:backbone], strict=True):
-        assert variable.numpy().tobytes() == value.tobytes(), variable.path
-    kernel, bias = classifier.head.trainable_variables
-    assert not any(np.array_equal(kernel.numpy(), value) for value in before[backbone:])
-    assert not any(np.array_equal(bias.numpy(), value) for value in before[backbone:])
+    before = one_step(dataclasses.replace(classifier, freeze="backbone"))
+    changed = changed_paths(classifier, before)
+    assert changed >= {"logits/kernel", "logits/bias"}
+    assert not changed & {variable.path for variable in classifier.backbone.variables}
 
 
-def test_the_saved_model_answers_as_the_one_in_memory(lively_classifier, encode, tmp_path):
+def test_the_saved_model_answers_as_the_one_in_memory_and_can_be_started_from(
+    lively_classifier, model_type, encode, tmp_path
+):
     images = pictures(5)
     write_saved_model(lively_classifier, SIZE, ["a", "b", "c"], tmp_path / "model")
     answers = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
@@ -201,6 +263,10 @@ def test_the_saved_model_answers_as_the_one_in_memory(lively_classifier, encode,
     in_memory = tf.nn.softmax(logits()).numpy()
     np.testing.assert_allclose(answers.probabilities, in_memory, atol=1e-5)
     assert (answers.classes == in_memory.argmax(axis=1)).all()
+    again = build(model_type, path=tmp_path / "model")
+    for variable, original in zip(again.variables, lively_classifier.variables, strict=True):
+        if "seed_generator" not in variable.path:
+            assert np.array_equal(variable.numpy(), original.numpy()), variable.path
 
 
 def test_parameters_are_as_many_as_published_at_any_size(model_type):

@@ -13,6 +13,7 @@ from components.common.errors import CheckFailedError
 from components.common.log import parse_event
 from components.train.arguments import TrainingArguments
 from components.train.component import train
+from components.train.job_dir import FILES_OF_TRAINING
 
 
 def small(**values):
@@ -71,7 +72,7 @@ def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloure
     provenance = json.loads((model / "provenance.json").read_text())
     assert provenance["arguments"]["optimizer_arguments"] == "momentum=0.8,use_nesterov=true"
     assert provenance["data_digest"] == read_manifest(dataset).digest()
-    assert [path.name for path in job_dir.iterdir()] == ["model"]
+    assert {path.name for path in job_dir.iterdir()} == {"model", *FILES_OF_TRAINING}
     assert read_manifest(dataset).splits[TRAIN].examples == 12
     assert read_manifest(dataset).splits[VALIDATION].examples == 6
 

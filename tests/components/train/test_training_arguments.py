@@ -5,6 +5,14 @@ from components.train.arguments import TrainingArguments
 from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 
 
+def stepwise(steps, levels):
+    return {
+        "learning_rate_decay_type": "stepwise",
+        "stepwise_learning_rate_steps": steps,
+        "stepwise_learning_rate_levels": levels,
+    }
+
+
 def refusal(**values):
     with pytest.raises(InvalidArgumentError) as caught:
         TrainingArguments(**values)
@@ -134,3 +142,42 @@ def test_steps_between_evaluations_are_a_twentieth_of_the_run_but_at_least_25(ma
 def test_evaluations_use_the_training_batch_size_unless_told_otherwise():
     assert TrainingArguments(train_batch_size=7).resolved_eval_batch_size() == 7
     assert TrainingArguments(train_batch_size=7, eval_batch_size=9).resolved_eval_batch_size() == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"stepwise_learning_rate_steps": "100"},
+            ["stepwise_learning_rate_steps has no effect", "learning_rate_decay_type=stepwise"],
+        ),
+        ({"learning_rate_decay_type": "stepwise"}, ["0 stepwise_learning_rate_steps and 0"]),
+        (stepwise("100,200", "0.1"), ["2 stepwise_learning_rate_steps and 1", "of the same length"]),
+        (stepwise("100,100", "0.1,0.2"), ["'100,100' does not ascend", "e.g. 100,200"]),
+        (stepwise("0,100", "0.1,0.2"), ["'0,100' does not ascend"]),
+        (stepwise("a", "0.1"), ["stepwise_learning_rate_steps='a' is no list of whole numbers"]),
+        (stepwise("1.5", "0.1"), ["stepwise_learning_rate_steps='1.5'"]),
+        (stepwise("1", "0.1;0.2"), ["stepwise_learning_rate_levels='0.1;0.2' is no list of numbers"]),
+        (stepwise("1", "-0.1"), ["stepwise_learning_rate_levels='-0.1' holds a rate below 0"]),
+        (stepwise("1", "nan"), ["stepwise_learning_rate_levels='nan'"]),
+        ({**stepwise("1", "0.1"), "decay_steps": 5}, ["decay_steps has no effect"]),
+        ({"warmup_steps": 10, "decay_steps": 10}, ["decay_steps=10 is not more than warmup_steps=10"]),
+        ({"freeze": "stage8"}, ["freeze='stage8' is no part of model_type=efficientnet-b0", "stage7"]),
+        ({"freeze": "stage1", "weights": "none"}, ["freeze=stage1 with weights=none"]),
+        ({"job_dir": "s3://bucket"}, ["s3://bucket"]),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(given, said):
+    message = refusal(**given)
+    for part in said:
+        assert part in message
+
+
+def test_a_stepwise_rate_gives_each_level_its_first_step():
+    arguments = TrainingArguments(**stepwise(" 100, 200 ", "0.01,1e-3"))
+    assert arguments.stepwise_learning_rates() == ((100, 0.01), (200, 0.001))
+    assert TrainingArguments().stepwise_learning_rates() == ()
+
+
+def test_weights_of_ones_own_serve_where_there_are_none_of_imagenet():
+    TrainingArguments(model_type="resnet-18", pretrained_checkpoint_path="model", freeze="stage4")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from components.common.image_decoding import decode_image
+from components.common.images import prepare_image
 from components.common.quiet_tensorflow import tf
-from components.export.serving_model import write_saved_model
+from components.common.saved_model import write_saved_model
 
 LABELS = ("dark", "größer, 日本", "bright")
 SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"
@@ -41,8 +42,9 @@ def ask(signature, images, keys=None):
 
 def test_the_signature_is_that_of_the_original_algorithm(folder):
     loaded = tf.saved_model.load(str(folder))
-    assert set(loaded.signatures) == {"serving_default", "classify"}
-    for signature in loaded.signatures.values():
+    assert set(loaded.signatures) == {"serving_default", "classify", "top_labels"}
+    for name in ("serving_default", "classify"):
+        signature = loaded.signatures[name]
         inputs = signature.structured_input_signature[1]
         assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
             "image_bytes": (tf.string, [None]),
@@ -96,6 +98,24 @@ def test_the_alias_gives_the_same_answers(folder, images):
     assert (first["probabilities"] == second["probabilities"]).all()
 
 
+def test_a_further_signature_names_the_most_probable_labels_in_order(folder, signature, images):
+    answer = ask(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
+    probabilities = ask(signature, images)["probabilities"]
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    assert answer["classes"].tolist() == order.tolist()
+    assert answer["probabilities"].tolist() == np.take_along_axis(probabilities, order, axis=1).tolist()
+    assert [[name.decode() for name in row] for row in answer["labels"]] == [
+        [LABELS[number] for number in row] for row in order
+    ]
+    assert answer["key"].tolist() == [f"key {number}".encode() for number in range(32)]
+
+
+def test_five_labels_of_many_are_named(linear_model, images, tmp_path):
+    folder = linear_model(tmp_path / "model", [f"label {number}" for number in range(9)])
+    answer = ask(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
+    assert answer["labels"].shape == answer["classes"].shape == answer["probabilities"].shape == (32, 5)
+
+
 @pytest.mark.parametrize("keys", [[b"a"], [b"a", b"b", b"c"], []])
 def test_every_image_needs_a_key_of_its_own(signature, images, keys):
     with pytest.raises(tf.errors.InvalidArgumentError, match="one key for each"):
@@ -118,10 +138,15 @@ def test_what_is_served_sees_the_pixels_of_training(encode, tmp_path):
 
     draw = np.random.default_rng(0)
     photo = encode(draw.integers(0, 256, (19, 31, 3)), "JPEG")
+    # As a client may send it: a fourth channel, half transparent.
+    glass = encode(draw.integers(0, 256, (19, 31, 4)), "PNG")
     write_saved_model(Echo(), 6, [str(number) for number in range(108)], tmp_path / "model")
-    answer = ask(tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"], [photo])
-    pixels = decode_image(tf.constant(photo), 6).numpy().reshape(1, 108) / np.float32(16)
-    np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(pixels).numpy(), rtol=1e-6)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    answer = ask(loaded.signatures["serving_default"], [photo, glass])
+    records = [photo, prepare_image(glass).encoded]
+    pixels = np.stack([decode_image(tf.constant(one), 6).numpy().reshape(108) for one in records])
+    expected = tf.nn.softmax(pixels / np.float32(16)).numpy()
+    np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-6)
 
 
 def test_a_moved_folder_serves_in_a_process_that_never_saw_our_code(folder, signature, images, tmp_path):

@@ -12,7 +12,7 @@ from components.common.errors import CheckFailedError, InvalidDataError, Missing
 from components.common.labels import read_labels_file
 from components.common.quiet_tensorflow import tf
 from components.common.records import class_to_label
-from components.export.serving_model import LABELS_ASSET
+from components.common.saved_model import LABELS_ASSET
 
 # Images in a request of ours, in the evaluation and in the check of what is served.
 BATCH_SIZE = 32
@@ -27,7 +27,7 @@ class Prediction:
 
 
 class ServedModel:
-    """A loaded SavedModel with the signature of ``serving_model``."""
+    """A loaded SavedModel with the signatures of ``saved_model``."""
 
     def __init__(self, loaded: Any, labels: tuple[str, ...]) -> None:
         # The object is kept: the signature's variables die with it.

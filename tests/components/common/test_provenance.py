@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from components.common.errors import MissingInputError
-from components.export.provenance import read_provenance, write_deployment_config, write_provenance
+from components.common.provenance import read_provenance, write_deployment_config, write_provenance
 
 
 def test_the_deployment_configuration_has_the_original_fields(tmp_path):

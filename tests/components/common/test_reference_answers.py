@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from components.common.errors import MissingInputError
-from components.evaluate.reference import REFERENCE_EXAMPLES, read_reference, write_reference
+from components.common.reference_answers import REFERENCE_EXAMPLES, read_reference, write_reference
 
 
 @pytest.mark.parametrize("examples", [1, REFERENCE_EXAMPLES, REFERENCE_EXAMPLES + 10])

@@ -5,7 +5,7 @@ import pytest
 
 from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from components.common.quiet_tensorflow import tf
-from components.export.serving import check_labels, load_served_model
+from components.common.served_model import check_labels, load_served_model
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,255 @@
+"""The input of training: against Keras' own way, against decoding alone, and inside real training steps.
+
+``python -m benchmarks.training_input``. Takes about six minutes on two cores and 6 GB of disk.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import LABELS, write_corpus
+from benchmarks.measure import print_result, print_table, run
+from components.common.image_decoding import JPEG_TRANSFORM
+from components.common.quiet_tensorflow import keras, tf
+from components.common.records import ImageRecord, encode_example
+from components.common.tfrecord import framed_record
+from components.common.threads import usable_threads
+from components.train.augmentation import CROP_FLIP, crop_window, draws_needed
+from components.train.decoded_cache import CachePlace
+from components.train.example_order import random_draws
+from components.train.input_pipeline import training_batches
+from components.train.models import build_classifier
+
+_SIZE, _BATCH = 224, 32
+_IMAGES, _SHARDS = 3_000, 8
+# Images of one turn that are counted.
+_TURN = 1_920
+_TURNS = 5
+_MODELS = ("efficientnet-b0", "resnet-50")
+_STEP_BATCH = 8
+# Steps of one turn, and how many of them are not counted: they use what was prefetched before.
+_STEPS, _UNCOUNTED = 9, 4
+# Of the shards that memory is measured on, and of the pictures in them.
+_GIGABYTE = 10**9
+_NOISE_SIDE, _NOISE_PICTURES = 256, 16
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--read", type=Path, help="only go through the shards of this folder once")
+    folder = parser.parse_args().read
+    if folder:
+        _read_once(folder)
+    else:
+        print_result(**measure())
+
+
+def measure() -> dict[str, float]:
+    """Prints the tables and returns the ratios by their names."""
+    with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
+        folder = Path(name)
+        paths, counts = _write_photos(folder)
+        rates = _rates(folder, paths, counts)
+        result = {
+            "input_vs_keras": _ratio(rates, "ours", "keras"),
+            "input_vs_decode_limit": _ratio(rates, "ours", "decode-and-crop alone"),
+            "input_cached_vs_keras": _ratio(rates, "ours, kept in memory", "keras"),
+            "input_cached_on_disk_vs_keras": _ratio(rates, "ours, kept on disk", "keras"),
+        }
+        result |= _efficiencies(paths, counts)
+    return result | {"rss_growth": _memory_growth()}
+
+
+def _write_photos(folder: Path) -> tuple[list[Path], list[int]]:
+    """Writes photos twice: as files in a folder for each label, and as shards."""
+    images = folder / "images"
+    names = write_corpus(images, _IMAGES)
+    for text in LABELS:
+        (images / text).mkdir()
+    paths = [folder / f"train-{number:05d}-of-{_SHARDS:05d}" for number in range(_SHARDS)]
+    counts = [0] * _SHARDS
+    files = [path.open("wb") for path in paths]
+    for number, photo in enumerate(names):
+        label = number % len(LABELS)
+        encoded = (images / photo).read_bytes()
+        files[number % _SHARDS].write(framed_record(encode_example(ImageRecord(encoded, label + 1))))
+        counts[number % _SHARDS] += 1
+        (images / photo).rename(images / LABELS[label] / photo)
+    for file in files:
+        file.close()
+    return paths, counts
+
+
+def _ours(paths: list[Path], counts: list[int], place: CachePlace, batch_size: int = _BATCH) -> Any:
+    return training_batches(
+        paths,
+        shard_examples=counts,
+        image_size=_SIZE,
+        batch_size=batch_size,
+        seed=0,
+        augmentation=CROP_FLIP,
+        keep_decoded=place,
+    )
+
+
+def _keras(folder: Path) -> Any:
+    """Returns the batches of Keras' guides: folders of files, then layers that crop and flip."""
+    batches = keras.utils.image_dataset_from_directory(
+        folder / "images", image_size=(256, 256), batch_size=_BATCH, seed=0, verbose=False
+    )
+    layers = keras.Sequential([keras.layers.RandomCrop(_SIZE, _SIZE), keras.layers.RandomFlip("horizontal")])
+
+    def vary(images: Any, labels: Any) -> tuple[Any, Any]:
+        return layers(images, training=True), labels
+
+    return batches.repeat().map(vary, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _decoding_alone(folder: Path) -> Any:
+    """Returns batches of nothing but sizes: the crops of our pipeline, decoded from memory and dropped."""
+    encoded = [path.read_bytes() for path in sorted((folder / "images").glob("*/*.jpg"))]
+    draws = random_draws(0, 0, len(encoded), draws_needed(CROP_FLIP))
+
+    def size(photo: Any, drawn: Any) -> Any:
+        shape = tf.image.extract_jpeg_shape(photo)
+        window = tf.stack(crop_window(drawn, shape[0], shape[1]))
+        return tf.size(tf.image.decode_and_crop_jpeg(photo, window, channels=3, dct_method=JPEG_TRANSFORM))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    photos = tf.data.Dataset.from_tensor_slices((encoded, draws)).repeat().with_options(options)
+    return photos.map(size, num_parallel_calls=usable_threads()).batch(_BATCH).prefetch(2)
+
+
+def _rates(folder: Path, paths: list[Path], counts: list[int]) -> dict[str, list[float]]:
+    sides = {
+        "keras": _keras(folder),
+        "decode-and-crop alone": _decoding_alone(folder),
+        "ours": _ours(paths, counts, CachePlace.NOWHERE),
+        "ours, kept in memory": _ours(paths, counts, CachePlace.MEMORY),
+        "ours, kept on disk": _ours(paths, counts, CachePlace.DISK),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    # Of a first turn nothing is counted: what is kept is decoded there.
+    for turn in range(_TURNS + 1):
+        for name, batches in sides.items():
+            # Made anew: what goes on in the background would slow the others down.
+            rate = _images_per_second(iter(batches))
+            rates[name] += [rate] if turn else []
+    rows = [
+        (name, f"{statistics.median(values):,.0f}", f"{_ratio(rates, name, 'keras'):.2f}")
+        for name, values in rates.items()
+    ]
+    print_table(("input alone", "images/s", "times keras"), rows)
+    return rates
+
+
+def _images_per_second(iterator: Iterator[Any]) -> float:
+    # An epoch, in which Keras finds the number of its threads, too.
+    for _ in range(_IMAGES // _BATCH):
+        next(iterator)
+    started = time.monotonic()
+    for _ in range(_TURN // _BATCH):
+        next(iterator)
+    return _TURN / (time.monotonic() - started)
+
+
+def _ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
+    """Returns the median over the turns."""
+    return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+
+
+def _efficiencies(paths: list[Path], counts: list[int]) -> dict[str, float]:
+    rows, result = [], {}
+    for model in _MODELS:
+        batches = iter(_ours(paths, counts, CachePlace.NOWHERE, _STEP_BATCH))
+        sides = {"TFRecords": batches, "one batch in memory": repeat(next(batches))}
+        step = _training_step(model)
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(_TURNS):
+            for name, side in sides.items():
+                taken = _seconds_of_steps(step, side)
+                # The first turn warms up.
+                seconds[name] += taken if turn else []
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        result[f"input_efficiency_{model}"] = medians["one batch in memory"] / medians["TFRecords"]
+        rows += [(model, name, f"{_STEP_BATCH / median:.2f}") for name, median in medians.items()]
+    print_table(("training", "on", "images/s"), rows)
+    return result
+
+
+def _seconds_of_steps(step: Callable[..., Any], batches: Iterable[Any]) -> list[float]:
+    seconds = []
+    iterator = iter(batches)
+    for _ in range(_STEPS):
+        started = time.monotonic()
+        step(*next(iterator)).numpy()
+        seconds.append(time.monotonic() - started)
+    return seconds[_UNCOUNTED:]
+
+
+def _training_step(model: str) -> Callable[..., Any]:
+    classifier = build_classifier(model, num_classes=len(LABELS), image_size=_SIZE, weights="none", seed=0)
+    trained = [*classifier.backbone.trainable_variables, *classifier.head.trainable_variables]
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer.build(trained)
+
+    @tf.function
+    def step(images: Any, classes: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = classifier.logits(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits))
+        optimizer.apply(tape.gradient(loss, trained), trained)
+        return loss
+
+    return step  # type: ignore[no-any-return]
+
+
+def _memory_growth() -> float:
+    """Returns the peak memory of going through 4 GB of shards, relative to 1 GB."""
+    peaks = {}
+    for gigabytes in (1, 4):
+        # One after the other: the disk holds one of them.
+        with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
+            _write_noise(Path(name), gigabytes)
+            peaks[gigabytes] = run(["-m", "benchmarks.training_input", f"--read={name}"]).peak_mb
+    print_table(
+        ("shards", "peak MB"), [(f"{gigabytes} GB", f"{peak:.0f}") for gigabytes, peak in peaks.items()]
+    )
+    return peaks[4] / peaks[1]
+
+
+def _write_noise(folder: Path, gigabytes: int) -> None:
+    """Writes shards of 100 MB that repeat a few pictures of noise, the most bytes for the least decoding."""
+    noise = tf.random.stateless_uniform(
+        [_NOISE_PICTURES, _NOISE_SIDE, _NOISE_SIDE, 3], (0, 0), 0, 256, tf.int32
+    )
+    records = b"".join(
+        framed_record(
+            encode_example(ImageRecord(tf.io.encode_jpeg(tf.cast(image, tf.uint8), quality=95).numpy(), 1))
+        )
+        for image in noise
+    )
+    shards = 10 * gigabytes
+    for number in range(shards):
+        with (folder / f"train-{number:05d}-of-{shards:05d}").open("wb") as file:
+            for _ in range(_GIGABYTE // 10 // len(records)):
+                file.write(records)
+
+
+def _read_once(folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    record = tf.data.TFRecordDataset([str(path) for path in paths[:1]])
+    counts = [int(record.reduce(0, lambda count, _: count + 1))] * len(paths)
+    for _ in _ours(paths, counts, CachePlace.NOWHERE).take(sum(counts) // _BATCH):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A data set's shards on this machine, wherever they lie."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.common import cloud_storage
+from components.common.cloud_storage import is_cloud_path
+from components.common.dataset import (
+    Manifest,
+    Shard,
+    file_sha256,
+    read_manifest,
+    shard_location,
+    write_manifest,
+)
+from components.common.errors import InvalidDataError, OutputError
+from components.common.log import Progress, log_event
+
+_DOWNLOADS_AT_ONCE = 8
+
+
+@contextmanager
+def local_dataset(folder: Path) -> Iterator[Path]:
+    """Yields a folder with a manifest whose shards are local files.
+
+    It is ``folder`` itself, unless shards lie in Cloud Storage: then all of them are copied to a temporary
+    folder, which is removed at the end, and compared with what the manifest says of them.
+
+    Args:
+        folder: Where the data set's ``manifest.json`` lies.
+
+    Raises:
+        MissingInputError: if the manifest or a shard is not there.
+        InvalidDataError: if a shard is not the one that the manifest was made of.
+        OutputError: if there is too little space for the copies.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    manifest = read_manifest(folder)
+    shards = _shards(manifest)
+    if not any(is_cloud_path(shard.path) for shard in shards):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="imgpipe-data-") as temporary:
+        _check_space(Path(temporary), shards)
+        write_manifest(Path(temporary), _copied(manifest, folder, Path(temporary)))
+        yield Path(temporary)
+
+
+def _copied(manifest: Manifest, source: Path, target: Path) -> Manifest:
+    """Copies the shards and returns the manifest of the copies."""
+    shards = _shards(manifest)
+    total = sum(shard.bytes for shard in shards)
+    log_event(
+        "copying_shards",
+        f"{len(shards)} shards, {total / 1e6:,.0f} MB, are copied from Cloud Storage to {target}",
+        shards=len(shards),
+        bytes=total,
+    )
+    # Shards of one name may come from several folders: the number makes the difference.
+    names = [f"{number:05d}/{shard.path.rpartition('/')[2]}" for number, shard in enumerate(shards)]
+    progress, done = Progress("copy", total, "bytes"), 0
+    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+        copies = [
+            pool.submit(_copy, source, shard, target / name)
+            for shard, name in zip(shards, names, strict=True)
+        ]
+        try:
+            for shard, copy in zip(shards, copies, strict=True):
+                copy.result()
+                done += shard.bytes
+                progress.update(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    remaining = iter(names)
+    splits = {
+        name: dataclasses.replace(
+            split, shards=tuple(dataclasses.replace(shard, path=next(remaining)) for shard in split.shards)
+        )
+        for name, split in manifest.splits.items()
+    }
+    return dataclasses.replace(manifest, splits=splits)
+
+
+def _copy(source: Path, shard: Shard, path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    location = shard_location(source, shard)
+    if is_cloud_path(location):
+        cloud_storage.download(location, path)
+    else:
+        path.symlink_to(Path(location).absolute())
+    if file_sha256(path) != shard.sha256:
+        raise InvalidDataError(
+            "the shard has changed since its manifest was made",
+            where=location,
+            remedy="run the convert step again",
+        )
+
+
+def _check_space(folder: Path, shards: list[Shard]) -> None:
+    needed = sum(shard.bytes for shard in shards if is_cloud_path(shard.path))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"the shards in Cloud Storage take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free",
+            where=str(folder),
+            remedy="use a larger disk, set TMPDIR to a folder on one, or mount the bucket and name its files",
+        )
+
+
+def _shards(manifest: Manifest) -> list[Shard]:
+    return [shard for split in manifest.splits.values() for shard in split.shards]

@@ -1,0 +1,102 @@
+"""Writes the SavedModel that is served: an image file's bytes in, classes and probabilities out."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.labels import write_labels_file
+from components.common.quiet_tensorflow import tf
+from components.common.served_images.decode import decode_image_file
+
+LABELS_ASSET = "labels.txt"
+DEFAULT_SIGNATURE = "serving_default"
+LABELS_SIGNATURE = "top_labels"
+# Classes that the signature with names answers with, or all if there are fewer.
+TOP_LABELS = 5
+
+
+class _ServingModel(tf.Module):
+    """Holds the variables and the labels file, and the function that is served."""
+
+    def __init__(self, classifier: Any, image_size: int, labels: Sequence[str], labels_file: Path) -> None:
+        super().__init__()
+        # By path, so that the file tells which is which and another training can start from them.
+        self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
+        self._labels_file = tf.saved_model.Asset(str(labels_file))
+        logits = classifier.logits
+        names = tf.constant(list(labels), tf.string)
+        signature = [
+            tf.TensorSpec([None], tf.string, name="image_bytes"),
+            tf.TensorSpec([None], tf.string, name="key"),
+        ]
+
+        # A function of its own, so that the signatures share one copy of the network.
+        @tf.function(input_signature=signature)
+        def probabilities_of(image_bytes: Any, key: Any) -> Any:
+            # A key less than images would pass unnoticed and shift every answer after it.
+            tf.debugging.assert_equal(
+                tf.shape(key), tf.shape(image_bytes), "give one key for each of image_bytes"
+            )
+            images = tf.map_fn(
+                lambda encoded: decode_image_file(encoded, image_size),
+                image_bytes,
+                fn_output_signature=tf.uint8,
+            )
+            images.set_shape([None, image_size, image_size, 3])
+            return tf.nn.softmax(logits(images, training=False))
+
+        @tf.function(input_signature=signature)
+        def serve(image_bytes: Any, key: Any) -> dict[str, Any]:
+            probabilities = probabilities_of(image_bytes, key)
+            return {
+                "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int64),
+                "key": tf.identity(key),
+                "probabilities": probabilities,
+            }
+
+        @tf.function(input_signature=signature)
+        def serve_labels(image_bytes: Any, key: Any) -> dict[str, Any]:
+            best = tf.math.top_k(probabilities_of(image_bytes, key), k=min(TOP_LABELS, len(labels)))
+            return {
+                "classes": tf.cast(best.indices, tf.int64),
+                "key": tf.identity(key),
+                "labels": tf.gather(names, best.indices),
+                "probabilities": best.values,
+            }
+
+        self.serve = serve
+        self.serve_labels = serve_labels
+
+
+def write_saved_model(classifier: Any, image_size: int, labels: Sequence[str], folder: Path) -> None:
+    """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
+
+    The signature ``serving_default``, and its alias ``classify``, take ``image_bytes`` (string [n]: whole
+    JPEG, PNG, GIF, BMP or WebP files) and ``key`` (string [n], handed through), and return ``classes``
+    (int64 [n]: 0..N-1, the label on disk less one), ``key`` (string [n]) and ``probabilities`` (float32
+    [n, N]). It is that of Google's built-in algorithm. The signature ``top_labels`` takes the same and
+    returns the k = min(5, N) most probable classes, the most probable first: ``classes`` (int64 [n, k]),
+    ``key``, ``labels`` (string [n, k], their names) and ``probabilities`` (float32 [n, k]).
+
+    Images are decoded as ``served_images`` says: as the convert step would have prepared them.
+
+    Args:
+        classifier: With ``variables`` (Keras variables) and ``logits(images, training=...)``.
+        image_size: Side in pixels to which images are scaled.
+        labels: Names by class.
+        folder: To be written.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        labels_file = Path(temporary) / LABELS_ASSET
+        write_labels_file(labels_file, labels)
+        module = _ServingModel(classifier, image_size, labels, labels_file)
+        tf.saved_model.save(
+            module,
+            str(folder),
+            signatures={
+                DEFAULT_SIGNATURE: module.serve,
+                "classify": module.serve,
+                LABELS_SIGNATURE: module.serve_labels,
+            },
+        )

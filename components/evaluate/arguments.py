@@ -1,0 +1,40 @@
+"""The arguments of the evaluate step."""
+
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import argument, check_fields
+from components.common.dataset import TEST, VALIDATION
+from components.common.storage import local_path
+
+AUTO = "auto"
+NO_CHAMPION = "none"
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """What to measure on, and what to compare with."""
+
+    evaluation_split: str = argument(
+        VALIDATION,
+        "Split of the data set that the model is measured on. A test split was never looked at in training, "
+        "the validation split chose the best step.",
+        choices=(VALIDATION, TEST),
+    )
+    champion: str = argument(
+        AUTO,
+        "The model that serves now, to be measured on the same images: a folder that holds saved_model.pb, "
+        "or one with numbered versions, of which the highest counts. auto = the newest version in "
+        "deploy_dir, if there is one; none = nothing to compare with.",
+    )
+    deploy_dir: str = shared_arguments.deploy_dir()
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InvalidArgumentError: if one is not allowed, or a folder is a URL.
+        """
+        check_fields(self)
+        local_path(self.champion)
+        local_path(self.deploy_dir)

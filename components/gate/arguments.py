@@ -1,0 +1,37 @@
+"""The arguments of the gate."""
+
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import argument, check_fields
+
+
+@dataclass(frozen=True)
+class GateArguments:
+    """What a model must reach to be deployed."""
+
+    deploy_target: str = shared_arguments.deploy_target()
+    min_accuracy: float = argument(
+        0.0, "Smallest top-1 accuracy of a model that is deployed.", minimum=0, maximum=1
+    )
+    min_class_recall: float = argument(
+        0.0,
+        "Smallest recall that every class must have, of those that have images in the evaluation.",
+        minimum=0,
+        maximum=1,
+    )
+    tolerance: float = argument(
+        0.0,
+        "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without "
+        "a champion nothing is compared.",
+        minimum=0,
+        maximum=1,
+    )
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InvalidArgumentError: naming those that are not allowed.
+        """
+        check_fields(self)

@@ -1,0 +1,68 @@
+"""The optimizers and their settings, known without loading TensorFlow."""
+
+import math
+from types import MappingProxyType
+
+from components.common.arguments import nearest_name
+from components.common.errors import InvalidArgumentError
+
+# What optimizer_arguments may hold, by optimizer, with the optimizer's own defaults.
+OPTIMIZER_ARGUMENTS = MappingProxyType(
+    {
+        "momentum": {"momentum": 0.9, "use_nesterov": False},
+        "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7},
+        "rmsprop": {"decay": 0.9, "momentum": 0.0, "epsilon": 1e-7},
+    }
+)
+_ALLOWED_SETTINGS = MappingProxyType({"use_nesterov": "true or false", "epsilon": "a number greater than 0"})
+_FRACTION = "a number from 0 to below 1"
+
+
+def optimizer_settings(optimizer_type: str, optimizer_arguments: str) -> dict[str, float | bool]:
+    """Returns an optimizer's settings: its defaults, overridden by ``optimizer_arguments``.
+
+    Args:
+        optimizer_type: A name of ``OPTIMIZER_ARGUMENTS``.
+        optimizer_arguments: ``name=value`` pairs, separated by commas.
+
+    Raises:
+        InvalidArgumentError: for a name that the optimizer does not have, a name that is given
+            twice, or a value that the setting cannot have.
+    """
+    defaults = OPTIMIZER_ARGUMENTS[optimizer_type]
+    given: dict[str, float | bool] = {}
+    where = f"optimizer_arguments={optimizer_arguments!r}"
+    for pair in filter(None, (part.strip() for part in optimizer_arguments.split(","))):
+        name, _, text = (word.strip() for word in pair.partition("="))
+        if name not in defaults:
+            raise InvalidArgumentError(
+                f"optimizer_type={optimizer_type} has no setting {name!r}",
+                where=where,
+                remedy=nearest_name(name, defaults),
+            )
+        if name in given:
+            raise InvalidArgumentError(
+                f"{name} is given twice", where=where, remedy="leave one of the two out"
+            )
+        value = _setting(name, text)
+        if value is None:
+            raise InvalidArgumentError(
+                f"{name}={text!r} is not a value for {name}",
+                where=where,
+                remedy=f"give {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
+            )
+        given[name] = value
+    return {**defaults, **given}
+
+
+def _setting(name: str, text: str) -> float | bool | None:
+    """Returns the value that the text says, or None if the setting cannot have it."""
+    if name == "use_nesterov":
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # epsilon keeps a division from one by zero.
+    allowed = 0 < value < math.inf if name == "epsilon" else 0 <= value < 1
+    return value if allowed else None

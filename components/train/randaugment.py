@@ -1,0 +1,127 @@
+"""Random changes of colour and geometry: RandAugment.
+
+Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
+2020: two operations a picture, each of the same fourteen with the same probability, at level 9 of 10, and
+the strengths that the authors' code gives this level. Two things differ: enhancing weakens as often as it
+strengthens, and shearing keeps the centre where it is.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from components.common.quiet_tensorflow import tf
+
+OPERATIONS = 2
+# Of each operation: which one, and to which side.
+DRAWS = 2 * OPERATIONS
+
+_LEVEL = 0.9
+_DEGREES = 30 * _LEVEL
+_SHEAR = 0.3 * _LEVEL
+# Of the side. The authors moved by up to 100 pixels of 331.
+_TRANSLATION = 100 / 331 * _LEVEL
+_ENHANCEMENT = 1.8 * _LEVEL + 0.1 - 1
+_POSTERIZED_BITS = 4
+_SOLARIZED_FROM = int(256 * _LEVEL)
+# What comes in from outside the picture.
+_GRAY = 128.0
+# Of red, green and blue in the brightness (ITU-R 601-2, as in Pillow).
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def randaugment(image: Any, draws: Any) -> Any:
+    """Changes one picture.
+
+    Args:
+        image: uint8 [side, side, 3]; the side is known when the graph is built.
+        draws: float32 [DRAWS], uniform in [0, 1).
+
+    Returns:
+        uint8 [side, side, 3].
+    """
+    for number in range(OPERATIONS):
+        chosen, side = draws[2 * number], draws[2 * number + 1]
+        sign = tf.where(side < 0.5, -1.0, 1.0)
+        branches = _operations(tf.cast(image, tf.float32), sign)
+        index = tf.cast(chosen * len(branches), tf.int32)
+        changed = tf.switch_case(tf.minimum(index, len(branches) - 1), branches)
+        image = tf.ensure_shape(tf.saturate_cast(tf.round(changed), tf.uint8), image.shape)
+    return image
+
+
+def _operations(pixels: Any, sign: Any) -> list[Callable[[], Any]]:
+    """Returns the fourteen operations on float32 [side, side, 3] of whole numbers 0..255."""
+    moved = sign * _TRANSLATION * pixels.shape[0]
+    return [
+        lambda: pixels,
+        lambda: _autocontrast(pixels),
+        lambda: _equalized(pixels),
+        lambda: _rotated(pixels, sign * math.radians(_DEGREES)),
+        lambda: tf.where(pixels < _SOLARIZED_FROM, pixels, 255 - pixels),
+        lambda: _enhanced(_gray(pixels), pixels, sign),
+        lambda: tf.floor(pixels / 2 ** (8 - _POSTERIZED_BITS)) * 2 ** (8 - _POSTERIZED_BITS),
+        lambda: _enhanced(tf.reduce_mean(_gray(pixels)), pixels, sign),
+        lambda: _enhanced(0.0, pixels, sign),
+        lambda: _enhanced(_smoothed(pixels), pixels, sign),
+        lambda: _transformed(pixels, ((1.0, sign * _SHEAR), (0.0, 1.0))),
+        lambda: _transformed(pixels, ((1.0, 0.0), (sign * _SHEAR, 1.0))),
+        lambda: _transformed(pixels, ((1.0, 0.0), (0.0, 1.0)), right=moved),
+        lambda: _transformed(pixels, ((1.0, 0.0), (0.0, 1.0)), down=moved),
+    ]
+
+
+def _enhanced(plain: Any, pixels: Any, sign: Any) -> Any:
+    """Moves the picture away from its plain version, or towards it."""
+    return tf.clip_by_value(plain + (1 + sign * _ENHANCEMENT) * (pixels - plain), 0.0, 255.0)
+
+
+def _gray(pixels: Any) -> Any:
+    return tf.reduce_sum(pixels * tf.constant(_LUMA), axis=-1, keepdims=True)
+
+
+def _smoothed(pixels: Any) -> Any:
+    """A pixel counts five times as much as each of its eight neighbours, as Pillow's SMOOTH has it."""
+    means = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0]
+    return (9 * means + 4 * pixels) / 13
+
+
+def _autocontrast(pixels: Any) -> Any:
+    """Stretches each channel to 0..255; a channel of one value stays."""
+    low, high = (reduce(pixels, axis=(0, 1)) for reduce in (tf.reduce_min, tf.reduce_max))
+    return tf.where(high > low, tf.math.divide_no_nan((pixels - low) * 255, high - low), pixels)
+
+
+def _equalized(pixels: Any) -> Any:
+    """Gives each channel an even histogram, by Pillow's formula."""
+    channels = []
+    for values in tf.unstack(tf.cast(pixels, tf.int32), axis=-1):
+        histogram = tf.math.bincount(tf.reshape(values, [-1]), minlength=256, maxlength=256)
+        last = histogram[tf.reduce_max(values)]
+        step = (tf.reduce_sum(histogram) - last) // 255
+        table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
+        channels.append(tf.where(step > 0, tf.gather(tf.minimum(table, 255), values), values))
+    return tf.cast(tf.stack(channels, axis=-1), tf.float32)
+
+
+def _rotated(pixels: Any, angle: Any) -> Any:
+    return _transformed(pixels, ((tf.cos(angle), -tf.sin(angle)), (tf.sin(angle), tf.cos(angle))))
+
+
+def _transformed(pixels: Any, matrix: Any, *, right: Any = 0.0, down: Any = 0.0) -> Any:
+    """Looks each pixel up at ``matrix`` times its place seen from the centre, moved right and down."""
+    centre = (pixels.shape[0] - 1) / 2
+    (to_x_x, to_x_y), (to_y_x, to_y_y) = matrix
+    rows = (
+        (to_x_x, to_x_y, centre - (to_x_x + to_x_y) * centre + right),
+        (to_y_x, to_y_y, centre - (to_y_x + to_y_y) * centre + down),
+    )
+    transform = tf.stack([tf.cast(value, tf.float32) for value in (*rows[0], *rows[1], 0.0, 0.0)])
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels[None],
+        transforms=transform[None],
+        output_shape=pixels.shape[:2],
+        fill_value=_GRAY,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[0]

@@ -1,0 +1,97 @@
+"""Tells everyone who wants to know what an evaluation found."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from components.common.cloud_storage import is_cloud_path
+from components.common.folders import Folder, folder_at
+from components.common.log import log_event
+from components.common.quiet_tensorflow import tf
+from components.common.storage import joined, local_path
+from components.train.evaluation import Evaluation
+from components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
+
+# The objective of tuning, as the original algorithm named it.
+OBJECTIVE = "top_1_accuracy"
+_METRICS = (OBJECTIVE, "top_5_accuracy", "loss", "train_loss")
+# Set by Vertex AI in a trial of a hyperparameter tuning job, and nowhere else.
+_TRIAL_ID = "CLOUD_ML_TRIAL_ID"
+
+Report = Callable[[Sequence[Evaluation]], None]
+
+
+def reporter(job_dir: str) -> Report:
+    """Returns a function that reports the last of a training's evaluations so far.
+
+    It goes to the log (one line with ``name=value`` words, the form that Katib's StdOut collector reads),
+    to Vertex AI's tuner in a trial of its, and into ``job_dir`` to ``metrics.jsonl`` (one JSON object an
+    evaluation; all of them are written anew, so that an interrupted training's file has none twice) and
+    to TensorBoard's files.
+
+    Args:
+        job_dir: Local or ``gs://``; empty to write no files.
+    """
+    reports: list[Report] = [_log]
+    if job_dir:
+        reports += [_metrics_file(folder_at(job_dir)), _tensorboard(joined(job_dir, TENSORBOARD_FOLDER))]
+    if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):
+        reports.append(_vertex_tuner())
+
+    def report(evaluations: Sequence[Evaluation]) -> None:
+        for each in reports:
+            each(evaluations)
+
+    return report
+
+
+def _log(evaluations: Sequence[Evaluation]) -> None:
+    last = dataclasses.asdict(evaluations[-1])
+    step = last.pop("step")
+    words = " ".join(f"{name}={last[name]:.6g}" for name in _METRICS)
+    log_event("evaluation", f"train: step {step}: {words}", training_step=step, **last)
+
+
+def _metrics_file(folder: Folder) -> Report:
+    def write(evaluations: Sequence[Evaluation]) -> None:
+        lines = (json.dumps(dataclasses.asdict(evaluation)) + "\n" for evaluation in evaluations)
+        folder.write(METRICS_FILE, "".join(lines).encode())
+
+    return write
+
+
+def _tensorboard(location: str) -> Report:
+    """Returns what writes TensorBoard's files; those for Cloud Storage are made here and uploaded."""
+    # Vertex AI shows what is written to the folder that it names.
+    location = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or location
+    made_here = tempfile.TemporaryDirectory(prefix="imgpipe-") if is_cloud_path(location) else None
+    # What tf.summary.scalar() would say, which needs TensorBoard itself.
+    summary = tf.compat.v1.SummaryMetadata
+    metadata = summary(plugin_data=summary.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR")
+    writer = tf.summary.create_file_writer(made_here.name if made_here else str(local_path(location)))
+
+    def write(evaluations: Sequence[Evaluation]) -> None:
+        with writer.as_default(step=evaluations[-1].step):
+            for name in _METRICS:
+                tf.summary.write(name, tf.constant(getattr(evaluations[-1], name)), metadata=metadata)
+        writer.flush()
+        for path in Path(made_here.name).iterdir() if made_here else ():
+            folder_at(location).write(path.name, path.read_bytes())
+
+    return write
+
+
+def _vertex_tuner() -> Report:
+    import hypertune
+
+    tuner = hypertune.HyperTune()
+
+    def write(evaluations: Sequence[Evaluation]) -> None:
+        last = evaluations[-1]
+        tuner.report_hyperparameter_tuning_metric(OBJECTIVE, last.top_1_accuracy, last.step)
+
+    return write

@@ -1,0 +1,62 @@
+"""Writes the model folder: SavedModel, labels, provenance, deployment configuration."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.dataset import Manifest
+from components.common.provenance import write_deployment_config, write_provenance
+from components.common.quiet_tensorflow import keras, tf
+from components.common.saved_model import write_saved_model
+from components.train.arguments import TrainingArguments
+from components.train.evaluation import Evaluation
+from components.train.models import Classifier
+
+
+def write_model(
+    folder: Path,
+    classifier: Classifier,
+    arguments: TrainingArguments,
+    manifest: Manifest,
+    evaluations: Sequence[Evaluation],
+    best: Evaluation,
+    circumstances: Mapping[str, Any],
+) -> None:
+    """Writes the model as its variables are now.
+
+    Args:
+        folder: To be written.
+        classifier: The model.
+        arguments: What it was trained with.
+        manifest: What it was trained on.
+        evaluations: All so far.
+        best: Whose weights the model has.
+        circumstances: More JSON values for the provenance, by name.
+    """
+    write_saved_model(classifier, arguments.resolved_image_size(), manifest.labels, folder)
+    write_deployment_config(folder, global_step=best.step)
+    write_provenance(
+        folder,
+        {
+            **circumstances,
+            "model_type": arguments.model_type,
+            "image_size": arguments.resolved_image_size(),
+            "arguments": resolved_arguments(arguments, manifest),
+            "data_digest": manifest.digest(),
+            "best_step": best.step,
+            "evaluations": [dataclasses.asdict(evaluation) for evaluation in evaluations],
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        },
+    )
+
+
+def resolved_arguments(arguments: TrainingArguments, manifest: Manifest) -> dict[str, Any]:
+    """Returns the arguments by name, with what 0 stood for in its place."""
+    return {
+        **dataclasses.asdict(arguments),
+        "num_classes": manifest.num_classes,
+        "image_size": arguments.resolved_image_size(),
+        "train_steps_per_eval": arguments.resolved_steps_per_eval(),
+        "eval_batch_size": arguments.resolved_eval_batch_size(),
+    }

@@ -1,0 +1,42 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from components.common.termination import termination_noted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_second_has_its_old_effect(number):
+    class OldEffect(BaseException):
+        pass
+
+    def raise_old_effect(*_):
+        raise OldEffect
+
+    before = signal.signal(number, raise_old_effect)
+    try:
+        with termination_noted() as stopped:
+            assert not stopped()
+            os.kill(os.getpid(), number)
+            assert stopped()
+            with pytest.raises(OldEffect):
+                os.kill(os.getpid(), number)
+        with pytest.raises(OldEffect):
+            os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)
+
+
+def test_in_another_thread_nothing_is_noted_and_nothing_fails():
+    answers = []
+
+    def work():
+        with termination_noted() as stopped:
+            answers.append(stopped())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]

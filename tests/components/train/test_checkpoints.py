@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+
+from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from components.common.quiet_tensorflow import keras
+from components.train.checkpoints import (
+    Checkpoint,
+    CheckpointFolder,
+    check_same_training,
+    named,
+    read_checkpoint_weights,
+    values_of,
+)
+
+
+def checkpoint(step, **state):
+    return Checkpoint(step, {"model/00000/kernel": np.full((2, 3), step, np.float32)}, state)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path):
+    arrays = {
+        "model/00000/block/kernel": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
+        "model/00001/seed": np.array([1, 2], np.uint32),
+        "optimizer/00000/iteration": np.array(7, np.int64),
+    }
+    state = {"losses": [0.1, 1 / 3], "evaluations": [{"step": 5}], "text": "grün"}
+    folder = CheckpointFolder(str(tmp_path / "new" / "checkpoints"), keep=2)
+    folder.write(Checkpoint(7, arrays, state))
+    read = folder.latest()
+    assert (read.step, read.state) == (7, state)
+    assert read.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(read.arrays[name], array)
+
+
+def test_the_last_ones_stay_and_the_best_weights_that_they_name(tmp_path):
+    folder = CheckpointFolder(str(tmp_path), keep=2)
+    for step, best in [(1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4)]:
+        if best == step:
+            folder.write_best(step, {}, {"complete": True})
+        folder.write(checkpoint(step, best_step=best))
+        if step == 4:
+            # Step 3's best is still needed.
+            assert names(tmp_path) == [
+                f"{kind}-0000000{n}.npz" for kind, n in [("best", 2), ("best", 4), ("step", 3), ("step", 4)]
+            ]
+    assert names(tmp_path) == ["best-00000004.npz", "step-00000005.npz", "step-00000006.npz"]
+
+
+def test_files_of_others_stay(tmp_path):
+    for name in ("notes.txt", "step-1.npz", "step-00000001.npz.bak", "model-00000001.npz"):
+        (tmp_path / name).write_text("mine")
+    folder = CheckpointFolder(str(tmp_path), keep=1)
+    for step in (1, 2, 3):
+        folder.write(checkpoint(step))
+    assert len(names(tmp_path)) == 5
+    assert folder.latest().step == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "a bit", "not one of ours", "no state"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, capsys, damage):
+    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder.write(checkpoint(1))
+    folder.write(checkpoint(2))
+    path = tmp_path / "step-00000002.npz"
+    content = path.read_bytes()
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "a bit":
+        # In the middle of the kernel's numbers, which are all alike.
+        at = content.index(np.full(6, 2, np.float32).tobytes()) + 9
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    elif damage == "not one of ours":
+        path.write_text("hello")
+    else:
+        np.savez(path, kernel=np.zeros(2))
+    assert folder.latest().step == 1
+    assert "step-00000002.npz' in " in capsys.readouterr().out
+
+
+def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path):
+    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder.write_best(1, {}, {"complete": True})
+    folder.write(checkpoint(1, best_step=1))
+    folder.write_best(2, {}, {"complete": True})
+    folder.write(checkpoint(2, best_step=2))
+    (tmp_path / "best-00000002.npz").unlink()
+    assert folder.latest().step == 1
+
+
+def test_without_checkpoints_there_is_none(tmp_path):
+    assert CheckpointFolder(str(tmp_path / "absent"), keep=1).latest() is None
+    assert CheckpointFolder(str(tmp_path), keep=1).latest() is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write the checkpoint"):
+        CheckpointFolder(str(tmp_path / "file"), keep=1).write(checkpoint(1))
+
+
+def test_a_checkpoint_of_another_training_is_refused_with_each_difference(tmp_path):
+    theirs = {"initial_learning_rate": 0.1, "model_type": "resnet-18", "data_digest": "abc", "gone": 1}
+    ours = {"initial_learning_rate": 0.2, "model_type": "resnet-18", "data_digest": "def", "new": True}
+    check_same_training(checkpoint(1, training=theirs), theirs, str(tmp_path))
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_same_training(checkpoint(1, training=theirs), ours, str(tmp_path))
+    message = str(caught.value)
+    for part in (
+        "data_digest was 'abc', is 'def'",
+        "gone was 1, is absent",
+        "initial_learning_rate was 0.1, is 0.2",
+        "new was absent, is True",
+        str(tmp_path),
+        "name another job_dir",
+    ):
+        assert part in message
+    assert "model_type" not in message
+
+
+def test_values_come_back_in_their_order_however_many():
+    variables = [keras.Variable(np.float32(number), name=f"v{number}") for number in range(12)]
+    values = [variable.numpy() for variable in variables]
+    arrays = {**named("average", variables[:1], [np.float32(-1)]), **named("model", variables, values)}
+    assert values_of("model", arrays) == values
+    assert values_of("optimizer", arrays) == []
+
+
+def test_the_best_weights_are_read_by_the_paths_of_their_variables(tmp_path):
+    variables = [keras.Variable(np.zeros(2, np.float32), name=name) for name in ("kernel", "bias")]
+    values = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
+    folder = CheckpointFolder(str(tmp_path), keep=1)
+    folder.write_best(5, named("model", variables, values), {"complete": True})
+    folder.write(checkpoint(9, best_step=5))
+    weights = read_checkpoint_weights(str(tmp_path))
+    assert weights.keys() == {variable.path for variable in variables}
+    np.testing.assert_array_equal(weights[variables[1].path], values[1])
+
+
+def test_weights_of_a_last_layer_alone_are_refused_and_so_is_a_folder_without_any(tmp_path):
+    with pytest.raises(MissingInputError, match="no checkpoint of an evaluated model"):
+        read_checkpoint_weights(str(tmp_path))
+    folder = CheckpointFolder(str(tmp_path), keep=1)
+    folder.write_best(1, {}, {"complete": False})
+    folder.write(checkpoint(1, best_step=1))
+    with pytest.raises(MissingInputError, match="holds only the last layer"):
+        read_checkpoint_weights(str(tmp_path))
+
+
+def test_checkpoints_in_cloud_storage_are_written_read_and_removed_alike(cloud):
+    folder = CheckpointFolder("gs://photos/job/checkpoints", keep=1)
+    assert folder.latest() is None
+    for step in (1, 2):
+        folder.write_best(step, {}, {"complete": True})
+        folder.write(checkpoint(step, best_step=step))
+    assert folder.latest().step == 2
+    np.testing.assert_array_equal(folder.latest().arrays["model/00000/kernel"], np.full((2, 3), 2))
+    assert sorted(cloud.contents("job/checkpoints/")) == ["best-00000002.npz", "step-00000002.npz"]

@@ -1,0 +1,127 @@
+"""A network gives what Keras gives, in training and in inference, in value, gradient and statistics."""
+
+import keras
+import numpy as np
+import pytest
+
+from components.common.quiet_tensorflow import tf
+from components.train.forward_pass import Mode, run_network
+from components.train.model_types import MODEL_TYPES
+from components.train.models import build_classifier
+
+SIZE = 64
+# Together they have every kind of layer; `make proof` checks all.
+CHECKED_ALWAYS = ("resnet-18", "efficientnet-b0", "mobilenet-v2")
+ALL = [
+    name if name in CHECKED_ALWAYS else pytest.param(name, marks=pytest.mark.proof) for name in MODEL_TYPES
+]
+
+
+def build(model_type):
+    return build_classifier(model_type, num_classes=3, image_size=SIZE, weights="none", seed=3)
+
+
+def pictures(count, size=SIZE):
+    draw = np.random.default_rng(0)
+    # Smooth ones, with something to see at every scale.
+    small = tf.constant(draw.uniform(0, 255, (count, 8, 8, 3)), tf.float32)
+    return tf.image.resize(small, (size, size))
+
+
+def without_dropout(classifier):
+    """Its random draws differ from call to call."""
+    for layer in classifier.network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    return classifier
+
+
+def followed(classifier, run, images):
+    """Returns the features, the gradients of a sum over them and the statistics after one training call."""
+    start = [variable.numpy() for variable in classifier.backbone.variables]
+    variables = classifier.backbone.trainable_variables
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            features = run(images)
+            # Of unlike weights: batch normalization makes plain sums of features constant.
+            weights = tf.cos(tf.cast(tf.range(tf.size(features)), tf.float32))
+            loss = tf.reduce_sum(tf.reshape(features, [-1]) * weights)
+        return features, tape.gradient(loss, variables)
+
+    features, gradients = step()
+    statistics = [v.numpy() for v in classifier.backbone.non_trainable_variables if "seed" not in v.path]
+    for variable, value in zip(classifier.backbone.variables, start, strict=True):
+        variable.assign(value)
+    return features.numpy(), [gradient.numpy() for gradient in gradients], statistics
+
+
+def relative_difference(ours, theirs):
+    return np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-12)
+
+
+def as_vector(parts):
+    return np.concatenate([part.ravel() for part in parts])
+
+
+@pytest.fixture(scope="module", params=ALL)
+def compared(request):
+    classifier = without_dropout(build(request.param))
+    images = pictures(8)
+    # Statistics of pictures instead of those that every network starts with.
+    for layer in classifier.network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.5
+    ours = followed(classifier, lambda x: run_network(classifier.backbone, x, Mode(True)), images)
+    theirs = followed(classifier, lambda x: classifier.backbone(x, training=True), images)
+    return classifier, ours, theirs, images
+
+
+def test_training_gives_keras_features(compared):
+    _, (ours, _, _), (theirs, _, _), _ = compared
+    assert relative_difference(ours, theirs) < 1e-3
+
+
+def test_training_gives_keras_gradients(compared):
+    _, (_, ours, _), (_, theirs, _), _ = compared
+    # All as one vector: single ones are sums that nearly cancel, e.g. of what batch normalization takes away.
+    # Random deep networks multiply float32's rounding a thousand times and more.
+    assert relative_difference(as_vector(ours), as_vector(theirs)) < 5e-2
+
+
+def test_training_moves_the_statistics_as_keras_does(compared):
+    _, (_, _, ours), (_, _, theirs), _ = compared
+    assert relative_difference(as_vector(ours), as_vector(theirs)) < 1e-3
+
+
+def test_inference_gives_keras_features(compared):
+    classifier, _, _, images = compared
+    ours = tf.function(lambda: run_network(classifier.backbone, images, Mode(False)))().numpy()
+    theirs = tf.function(lambda: classifier.backbone(images, training=False))().numpy()
+    assert relative_difference(ours, theirs) < 1e-3
+
+
+def test_bfloat16_gives_about_the_same_features_and_float32_gradients(compared):
+    classifier, (exact, exact_gradients, _), _, images = compared
+    mode = Mode(True, "bfloat16")
+    features, gradients, statistics = followed(
+        classifier, lambda x: tf.cast(run_network(classifier.backbone, x, mode), tf.float32), images
+    )
+    # Random deep networks multiply rounding; trained ones do not.
+    assert relative_difference(features, exact) < 0.5
+    assert not np.array_equal(features, exact)
+    assert all(gradient.dtype == np.float32 for gradient in gradients)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert len(gradients) == len(exact_gradients)
+    assert all(np.isfinite(value).all() for value in statistics)
+
+
+def test_dropout_drops_in_training_alone():
+    classifier = build("efficientnet-b0")
+    features = tf.ones((4, 1280))
+    training = [run_network(classifier.head, features, Mode(True)).numpy() for _ in range(2)]
+    inference = [run_network(classifier.head, features, Mode(False)).numpy() for _ in range(2)]
+    assert not np.array_equal(*training)
+    assert np.array_equal(*inference)
+    np.testing.assert_allclose(inference[0], classifier.head(features, training=False), rtol=1e-5)

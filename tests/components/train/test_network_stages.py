@@ -1,0 +1,73 @@
+"""Every layer belongs to a part, and the parts follow one another as the papers have them."""
+
+import pytest
+
+from components.train.model_types import MODEL_TYPES
+from components.train.network_stages import TOP, frozen_parts, parts_of_layers
+
+NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "parts"),
+    [
+        (
+            "resnet",
+            ["images", "conv1_pad", "pool1_pool", "conv2_block1_1_conv", "conv5_block3_out", "avg_pool"],
+            ["stem", "stem", "stem", "stage1", "stage4", "top"],
+        ),
+        (
+            "basic-resnet",
+            ["input_layer_3", "stem_conv", "stage1_block1_1_conv", "stage4_block2_relu2", "pool"],
+            ["stem", "stem", "stage1", "stage4", "top"],
+        ),
+        (
+            "efficientnet",
+            [
+                "rescaling_2",
+                "normalization_2",
+                "stem_bn",
+                "block1a_dwconv",
+                "block7d_add",
+                "top_conv",
+                "top_bn",
+            ],
+            ["stem", "stem", "stem", "stage1", "stage7", "top", "top"],
+        ),
+        (
+            "mobilenet-v2",
+            [
+                *("Conv1", "expanded_conv_project", "block_1_pad", "block_2_add", "block_3_expand"),
+                *("block_6_expand", "block_10_expand", "block_13_pad", "block_15_add", "block_16_project"),
+                *("Conv_1", "out_relu"),
+            ],
+            [
+                *("stem", "stage1", "stage2", "stage2", "stage3"),
+                *("stage4", "stage5", "stage6", "stage6", "stage7"),
+                *("top", "top"),
+            ],
+        ),
+    ],
+)
+def test_layers_belong_to_the_parts_of_their_paper(family, names, parts):
+    assert parts_of_layers(family, names) == parts
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [
+        ("none", ()),
+        ("stem", ("stem",)),
+        ("stage2", ("stem", "stage1", "stage2")),
+        ("stage4", NAMES),
+        ("backbone", (*NAMES, TOP)),
+    ],
+)
+def test_everything_up_to_and_with_the_named_stage_is_frozen(freeze, frozen):
+    assert frozen_parts(freeze, NAMES) == frozen
+
+
+def test_every_model_type_can_be_frozen_up_to_its_last_stage():
+    for name, kind in MODEL_TYPES.items():
+        assert kind.stage_names[0] == "stem", name
+        assert len(frozen_parts(kind.stage_names[-1], kind.stage_names)) == len(kind.stage_names)

@@ -1,0 +1,202 @@
+"""Weights of a model that was trained before: which are taken over, and what is said of it."""
+
+import itertools
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from components.common.log import parse_event
+from components.common.quiet_tensorflow import keras
+from components.common.saved_model import write_saved_model
+from components.train.checkpoints import Checkpoint, CheckpointFolder, named
+from components.train.models import build_classifier
+
+SIZE = 32
+
+
+def build(model_type="mobilenet-v2", *, classes=3, seed=0, path="", **more):
+    return build_classifier(
+        model_type,
+        num_classes=classes,
+        image_size=SIZE,
+        weights="none",
+        seed=seed,
+        pretrained_checkpoint_path=str(path),
+        **more,
+    )
+
+
+def saved_model(classifier, folder, classes=3):
+    write_saved_model(classifier, SIZE, [f"class {number}" for number in range(classes)], folder)
+    return folder
+
+
+def checkpoints(classifier, folder, *, complete=True):
+    """As the training loop writes them."""
+    values = [variable.numpy() for variable in classifier.variables]
+    checkpoint_folder = CheckpointFolder(folder, keep=1)
+    arrays = named("model", classifier.variables, values)
+    checkpoint_folder.write_best(4, arrays, {"complete": complete})
+    checkpoint_folder.write(Checkpoint(5, {}, {"best_step": 4}))
+    return folder
+
+
+def keras_file(classifier, path):
+    """The network with the head on it, as Keras writes a model."""
+    features = classifier.network.output
+    dense = keras.layers.Dense(classifier.head.output_shape[-1])
+    model = keras.Model(classifier.network.input, dense(features))
+    for variable, value in zip(dense.weights, classifier.head.weights, strict=True):
+        variable.assign(value)
+    if path.name.endswith(".keras"):
+        model.save(path)
+    else:
+        model.save_weights(path)
+    return path
+
+
+KINDS = {
+    "SavedModel": lambda classifier, folder: saved_model(classifier, folder / "model"),
+    "checkpoints": lambda classifier, folder: checkpoints(classifier, folder / "checkpoints"),
+    "weights.h5": lambda classifier, folder: keras_file(classifier, folder / "a.weights.h5"),
+    "keras": lambda classifier, folder: keras_file(classifier, folder / "a.keras"),
+}
+
+
+def all_weights(classifier):
+    return [weight.numpy() for part in (classifier.network, classifier.head) for weight in part.weights]
+
+
+def equal(some, others):
+    return [np.array_equal(one, other) for one, other in zip(some, others, strict=True)]
+
+
+def last_event(capsys):
+    events = filter(None, map(parse_event, capsys.readouterr().out.splitlines()))
+    return next(event for event in events if event["event"] == "pretrained_weights")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    # efficientnet-b0's scaling layer has a number in its name that differs from one network to the next.
+    [
+        *itertools.product(["mobilenet-v2"], KINDS),
+        ("efficientnet-b0", "checkpoints"),
+        ("efficientnet-b0", "keras"),
+    ],
+)
+def test_all_weights_are_taken_over_from_every_kind_of_file(model_type, kind, tmp_path, capsys):
+    original = build(model_type, seed=1)
+    rng = np.random.default_rng(0)
+    for variable in [*original.network.weights, *original.head.weights]:
+        variable.assign(np.asarray(rng.uniform(0.5, 1.5, variable.shape)).astype(variable.dtype))
+    path = KINDS[kind](original, tmp_path)
+    taken = build(model_type, seed=2, path=path)
+    assert all(equal(all_weights(taken), all_weights(original)))
+    event = last_event(capsys)
+    assert event["taken_over"] == len(all_weights(original))
+    assert event["last_layer_taken_over"] is True
+    assert f"{model_type} taken over" in event["message"]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_last_layer_is_made_anew_for_another_number_of_classes(kind, tmp_path, capsys):
+    original = build(seed=1)
+    taken = build(seed=2, classes=5, path=KINDS[kind](original, tmp_path))
+    fresh = build(seed=2, classes=5)
+    weights = equal([w.numpy() for w in taken.network.weights], [w.numpy() for w in original.network.weights])
+    assert all(weights)
+    assert all(equal([w.numpy() for w in taken.head.weights], [w.numpy() for w in fresh.head.weights]))
+    event = last_event(capsys)
+    assert event["last_layer_taken_over"] is False
+    assert "for 5 classes, is new: the one there is for 3" in event["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "ours"),
+    [
+        *((kind, "resnet-18", "mobilenet-v2") for kind in KINDS),
+        ("checkpoints", "mobilenet-v2", "resnet-18"),
+        ("weights.h5", "mobilenet-v2", "resnet-18"),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_what_was_found(kind, theirs, ours, tmp_path):
+    path = KINDS[kind](build(theirs), tmp_path)
+    with pytest.raises(InvalidArgumentError, match=f"not those of model_type={ours}") as caught:
+        build(ours, path=path)
+    assert any(words in caught.value.problem for words in ("are not there: ", "are of no use: "))
+    assert str(path) in caught.value.where
+    assert "model_type" in caught.value.remedy
+
+
+def test_a_wider_network_of_the_same_build_is_refused_by_its_shapes(tmp_path):
+    path = checkpoints(build("efficientnet-b1"), tmp_path / "checkpoints")
+    with pytest.raises(InvalidArgumentError, match=r"have another shape: .* in efficientnet-b2"):
+        build("efficientnet-b2", path=path)
+
+
+def test_a_refused_saved_model_is_called_by_what_it_is_of(tmp_path):
+    path = saved_model(build(), tmp_path / "model")
+    (path / "provenance.json").write_text(json.dumps({"model_type": "mobilenet-v2"}))
+    with pytest.raises(InvalidArgumentError, match="SavedModel of mobilenet-v2 holds 260 weights"):
+        build("resnet-18", path=path)
+
+
+def test_a_network_inside_another_model_is_found_and_a_last_layer_may_be_missing(tmp_path, capsys):
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
+    layers = [keras.Input((96, 96, 3)), keras.layers.Rescaling(2.0), network]
+    keras.Sequential(layers).save_weights(tmp_path / "a.weights.h5")
+    taken = build(path=tmp_path / "a.weights.h5")
+    values = [[weight.numpy() for weight in model.weights] for model in (taken.network, network)]
+    assert all(equal(*values))
+    assert "is new: there is none" in last_event(capsys)["message"]
+
+
+def test_a_checkpoint_of_the_last_layer_alone_is_refused(tmp_path):
+    path = checkpoints(build(), tmp_path / "checkpoints", complete=False)
+    with pytest.raises(MissingInputError, match="only the last layer"):
+        build(path=path)
+
+
+def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path):
+    with pytest.raises(MissingInputError, match="does not exist"):
+        build(path=tmp_path / "nothing")
+    with pytest.raises(MissingInputError, match="no checkpoint"):
+        build(path=tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"?")
+    with pytest.raises(MissingInputError, match="no kind of file"):
+        build(path=tmp_path / "model.onnx")
+    with pytest.raises(InvalidArgumentError, match="local path"):
+        build(path="gs://bucket/model")
+
+
+def test_damaged_files_are_said_to_be_damaged(tmp_path):
+    (tmp_path / "a.weights.h5").write_bytes(b"no HDF5 file")
+    (tmp_path / "a.keras").write_bytes(b"no zip file")
+    with zipfile.ZipFile(tmp_path / "b.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    model = saved_model(build(), tmp_path / "model")
+    index = model / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:100])
+    for name in ("a.weights.h5", "a.keras", "b.keras", "model"):
+        with pytest.raises(InvalidDataError, match="cannot be read") as caught:
+            build(path=tmp_path / name)
+        assert name in caught.value.where
+
+
+def test_another_tools_saved_model_is_refused(tmp_path):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).export(tmp_path / "model", verbose=False)
+    with pytest.raises(InvalidArgumentError, match="was not written by imgpipe"):
+        build(path=tmp_path / "model")
+
+
+def test_a_frozen_network_keeps_what_it_took_over(tmp_path):
+    path = saved_model(build(seed=1), tmp_path / "model")
+    taken = build(seed=2, classes=4, path=path, freeze="stage2")
+    trained = {id(variable) for variable in taken.trained_variables}
+    stem = taken.network.get_layer("Conv1").kernel
+    assert id(stem) not in trained
+    assert np.array_equal(stem.numpy(), build(seed=1).network.get_layer("Conv1").kernel.numpy())

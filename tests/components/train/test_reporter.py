@@ -1,0 +1,104 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from components.common.log import parse_event
+from components.common.quiet_tensorflow import tf
+from components.train.evaluation import Evaluation
+from components.train.reporter import reporter
+
+FIRST = Evaluation(step=5, top_1_accuracy=0.25, top_5_accuracy=0.75, loss=1.5, train_loss=2.0)
+SECOND = Evaluation(step=10, top_1_accuracy=0.5, top_5_accuracy=1.0, loss=1.25, train_loss=1.0)
+# Katib's metrics collector: the filter that it has when an Experiment gives none.
+KATIB_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
+
+
+def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
+    report = reporter("")
+    report([FIRST])
+    report([FIRST, SECOND])
+    lines = capsys.readouterr().out.splitlines()
+    events = [parse_event(line) for line in lines]
+    assert [(event["event"], event["training_step"]) for event in events] == [
+        ("evaluation", 5),
+        ("evaluation", 10),
+    ]
+    assert events[1]["top_1_accuracy"] == 0.5
+    found = [{name: float(value) for name, value, *_ in re.findall(KATIB_FILTER, line)} for line in lines]
+    assert found[0] == {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0}
+
+
+def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path):
+    reporter(str(tmp_path))([FIRST])
+    # An interrupted training's evaluation of a step that is trained again.
+    reporter(str(tmp_path))([FIRST, SECOND])
+    report = reporter(str(tmp_path))
+    report([FIRST, SECOND])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 5, "top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0},
+        {"step": 10, "top_1_accuracy": 0.5, "top_5_accuracy": 1.0, "loss": 1.25, "train_loss": 1.0},
+    ]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_tensorboard_can_read_every_evaluation(tmp_path, monkeypatch, named):
+    if named:
+        monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", str(tmp_path / "elsewhere"))
+    report = reporter(str(tmp_path))
+    report([FIRST])
+    report([FIRST, SECOND])
+    (file,) = (tmp_path / ("elsewhere" if named else "tensorboard")).iterdir()
+    found = scalars(file)
+    assert found["top_1_accuracy"] == {5: 0.25, 10: 0.5}
+    assert found["loss"] == {5: 1.5, 10: 1.25}
+
+
+def test_in_cloud_storage_lie_the_same_files(cloud, tmp_path):
+    report = reporter("gs://photos/job")
+    report([FIRST])
+    report([FIRST, SECOND])
+    contents = cloud.contents("job/")
+    assert len(contents.pop("metrics.jsonl").splitlines()) == 2
+    ((name, content),) = contents.items()
+    assert name.startswith("tensorboard/events.out.tfevents")
+    (tmp_path / "events").write_bytes(content)
+    assert scalars(tmp_path / "events")["top_1_accuracy"] == {5: 0.25, 10: 0.5}
+
+
+def scalars(file):
+    """Returns {name: {step: value}} of a file of TensorBoard's."""
+    found = {}
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        event = tf.compat.v1.Event.FromString(record)
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    return found
+
+
+@pytest.mark.parametrize("trial", ["", "7"])
+def test_in_a_trial_vertex_ais_tuner_gets_every_evaluation(tmp_path, trial):
+    """In a process of its own: hypertune reads where to write when it is imported."""
+    file = tmp_path / "metrics" / "output.metrics"
+    code = (
+        "from components.train.evaluation import Evaluation\n"
+        "from components.train.reporter import reporter\n"
+        "report = reporter('')\n"
+        "first = Evaluation(5, 0.25, 0.75, 1.5, 2.0)\n"
+        "report([first])\n"
+        "report([first, Evaluation(10, 0.5, 1.0, 1.25, 1.0)])\n"
+    )
+    environment = {**os.environ, "CLOUD_ML_HP_METRIC_FILE": str(file), "CLOUD_ML_TRIAL_ID": trial}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    if not trial:
+        assert not file.exists()
+        return
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["global_step"], float(line["top_1_accuracy"]), line["trial"]) for line in lines] == [
+        ("5", 0.25, "7"),
+        ("10", 0.5, "7"),
+    ]
