@@ -163,6 +163,16 @@ def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_eff
     assert state(folder)["name"] == str(folder / "elsewhere" / "run")
 
 
+def test_a_run_of_imgpipe_run_is_a_job_too(folder):
+    run = RunFolder(folder / "imgpipe-runs" / "20261123-101010")
+    run.model.mkdir(parents=True)
+    event = {"severity": "INFO", "event": "step_started", "message": "convert: started", "step": "convert"}
+    run.log.write_text(json.dumps({**event, "time": "2026-11-23T10:10:10Z"}) + "\n")
+    [job] = LocalJobs(folder / "imgpipe-runs").list_jobs(5)
+    assert (job.job_id, job.state, job.created) == ("20261123-101010", "SUCCEEDED", "2026-11-23T10:10:10Z")
+    assert imgpipe(folder, "stream-logs", "20261123-101010").stdout == "convert: started\n"
+
+
 def test_there_are_no_schedules_here(folder):
     result = imgpipe(folder, "schedule", "list")
     assert result.returncode == 64

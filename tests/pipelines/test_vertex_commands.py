@@ -183,7 +183,13 @@ def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, mon
         code,
     ]
     Path("failing.yaml").write_text(yaml.safe_dump(run_config))
-    submit(run, place, config="failing.yaml")
+    submitted = submit(run, place, "--stream-logs", "--format", "json", config="failing.yaml")
+    assert submitted.exit_code == 76
+    # The answer on stdout is JSON, then the error is.
+    answer, end = json.JSONDecoder().raw_decode(submitted.stdout)
+    assert answer["job_id"] == JOB_ID
+    assert json.loads(submitted.stdout[end:])["exit_code"] == 76
+    assert "step 3" in submitted.stderr
     result = run("stream-logs", JOB_ID, *place)
     assert result.stdout.splitlines() == [f"step {n}" for n in range(4)]
     assert result.exit_code == 76
