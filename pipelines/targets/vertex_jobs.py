@@ -33,6 +33,8 @@ _LOGGING = "https://logging.googleapis.com"
 # Of the API.
 _LOG_PAGE = 1000
 _SECONDS_BETWEEN_QUESTIONS = 5.0
+# After an answer that was lost.
+_FIRST_PAUSE_SECONDS = 1.0
 
 
 @dataclass
@@ -78,7 +80,7 @@ class VertexJobs:
 
     def submit_pipeline(self, body: Mapping[str, Any]) -> tuple[Job, bool]:
         """Starts a pipeline's run, unless it was started before; see ``submit``."""
-        from google.api_core.exceptions import AlreadyExists
+        from google.api_core.exceptions import Conflict
         from google.cloud import aiplatform_v1
         from google.protobuf import json_format
 
@@ -86,7 +88,7 @@ class VertexJobs:
         parsed = message.wrap(json_format.ParseDict(dict(body), message.pb(message())))
         run_id = pipeline_job_id(body["displayName"])
         client = self.client("PipelineServiceClient")
-        seconds, attempts = 1.0, 4
+        seconds, attempts = _FIRST_PAUSE_SECONDS, 4
         for attempt in range(1, attempts + 1):
             try:
                 with explained("start the pipeline"):
@@ -95,7 +97,7 @@ class VertexJobs:
                             parent=self.parent, pipeline_job=parsed, pipeline_job_id=run_id, timeout=60
                         )
                         return _described(PIPELINE_RUN, run), False
-                    except AlreadyExists:
+                    except Conflict:
                         found = client.get_pipeline_job(name=f"{self.parent}/pipelineJobs/{run_id}")
                 if found.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
                     raise InvalidArgumentError(

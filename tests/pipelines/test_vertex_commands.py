@@ -133,6 +133,22 @@ def test_the_same_line_again_starts_no_second_job(run, place, server):
     assert "used for another request" in other.stderr
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, server, monkeypatch, lost):
+    monkeypatch.setattr("pipelines.targets.vertex_jobs._FIRST_PAUSE_SECONDS", 0.01)
+    server.lose_answers = lost
+    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
+    first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    assert first.exit_code == 0, first.output
+    again = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    assert again.exit_code == 0
+    assert "nothing was started" in again.stderr
+    assert len(server.created("pipelineJobs")) == 1
+    other = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/others")
+    assert other.exit_code == 64
+    assert "used for another request" in other.stderr
+
+
 @pytest.mark.parametrize("form", ["job", "pipeline"])
 def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, server, form):
     if form == "job":
