@@ -80,6 +80,8 @@ class VertexJobs:
 
     def submit_pipeline(self, body: Mapping[str, Any]) -> tuple[Job, bool]:
         """Starts a pipeline's run, unless it was started before; see ``submit``."""
+        # First of all: it says what to do where the library is not installed.
+        client = self.client("PipelineServiceClient")
         from google.api_core.exceptions import Conflict
         from google.cloud import aiplatform_v1
         from google.protobuf import json_format
@@ -87,7 +89,6 @@ class VertexJobs:
         message = aiplatform_v1.PipelineJob
         parsed = message.wrap(json_format.ParseDict(dict(body), message.pb(message())))
         run_id = pipeline_job_id(body["displayName"])
-        client = self.client("PipelineServiceClient")
         seconds, attempts = _FIRST_PAUSE_SECONDS, 4
         for attempt in range(1, attempts + 1):
             try:

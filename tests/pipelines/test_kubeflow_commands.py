@@ -226,6 +226,7 @@ def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_p
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     from pipelines.sample_data import write_digits
 
@@ -238,9 +239,16 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     ]
     assert submit(run, words=words).exit_code == 0
     [run_id] = server.runs
-    server.wait_for(run_id, 280)
+    server.wait_for(run_id, 1000)
     lines = run("stream-logs", "job_1").stdout
     assert server.runs[run_id]["state"] == "SUCCEEDED", lines
     accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
     print(f"digits from the Kubeflow YAML: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97
+
+
+def test_with_a_registry_the_run_names_whole_images(run, server):
+    assert submit(run, "--image-registry", "registry.example/team").exit_code == 0
+    [run_id] = server.runs
+    images = {pod["image"] for pod in server.pods(run_id).values()}
+    assert all(image.startswith("registry.example/team/imgpipe-") for image in images)

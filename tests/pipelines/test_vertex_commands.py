@@ -286,6 +286,7 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run, place, server, tmp_path):
     from pipelines.sample_data import write_digits
 
@@ -300,7 +301,7 @@ def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run
     result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *words)
     assert result.exit_code == 0, result.output
     [pipeline] = server.created("pipelineJobs")
-    server.wait_for(pipeline.name, 280)
+    server.wait_for(pipeline.name, 1000)
     lines = run("stream-logs", JOB_ID, *place).stdout
     assert json.loads(run("describe", JOB_ID, *place, "--format", "json").stdout)["state"] == "SUCCEEDED", (
         lines

@@ -58,7 +58,7 @@ def start(request):
     )
 
 
-def finish(process, seconds=120):
+def finish(process, seconds=500):
     output, _ = process.communicate(timeout=seconds)
     events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return process.returncode, events
@@ -86,6 +86,7 @@ def wait_until(condition, seconds=30):
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(600)
 def test_the_job_really_trains_and_its_best_evaluation_comes_back(server, request_, tmp_path):
     server.run_commands = True
     status, events = finish(start(request_))
