@@ -1,6 +1,6 @@
 """Serving and batch prediction against the model alone.
 
-``python -m benchmarks.serve``. Takes about four minutes on two cores, with mobilenet-v2 at 224 pixels and
+``python -m benchmarks.serve``. Takes about two minutes on two cores, with mobilenet-v2 at 224 pixels and
 random weights, which take the time of any others. The photos are 224 x 224 pixels; what decoding costs with
 larger ones is a line of its own.
 
@@ -34,10 +34,10 @@ from benchmarks.corpus import write_corpus
 from benchmarks.measure import REPOSITORY, print_result, print_table
 
 MODEL_TYPE, IMAGE_SIZE, BATCH, CLASSES = "mobilenet-v2", 224, 32, 5
-IMAGES = 640
+IMAGES = 320
 # Requests that wait for an answer at the same time: the server fills a batch while another is computed.
 CONNECTIONS = 3 * BATCH
-SECONDS = 15.0
+SECONDS = 10.0
 ROUNDS = 3
 
 

@@ -85,11 +85,13 @@ def check_that_it_serves(flags, folder):
     flags = [flag if not flag.isdigit() else "0" for flag in flags]
     command = [IMGPIPE, "serve", *flags]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-        events = (event for line in process.stdout if (event := parse_event(line)))
-        served = next(event for event in events if event["event"] == "serving")
-        with urllib.request.urlopen(f"http://127.0.0.1:{served['port']}/v1/models/flowers") as answer:
-            assert answer.status == 200
-        process.terminate()
+        try:
+            events = (event for line in process.stdout if (event := parse_event(line)))
+            served = next(event for event in events if event["event"] == "serving")
+            with urllib.request.urlopen(f"http://127.0.0.1:{served['port']}/v1/models/flowers") as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
 
 
 def write_model(folder):
