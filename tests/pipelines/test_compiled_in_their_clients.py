@@ -12,6 +12,7 @@ from tests.servers.vertex import start_vertex_server
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 
 
+@pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
 def test_kfp_client_takes_the_kubeflow_file(tmp_path):
     import kfp
 
