@@ -63,6 +63,7 @@ locks: env
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
 
 bench: env
+	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.serve

@@ -22,6 +22,11 @@ from components.common.errors import (
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from components.serve.arguments import ServeArguments
+from pipelines.commands.check import check
+from pipelines.commands.completion import completion
+from pipelines.commands.jobs import cancel, describe, list_, stream_logs
+from pipelines.commands.schedule import schedule
+from pipelines.commands.submit import migrate, submit
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.local_step import run_step
 from pipelines.parameters import PIPELINE_ARGUMENTS
@@ -316,6 +321,10 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
             )
         )
     sys.exit(error.exit_code)
+
+
+for _command in (submit, check, migrate, describe, list_, stream_logs, cancel, schedule, completion):
+    imgpipe.add_command(_command)
 
 
 def main() -> None:

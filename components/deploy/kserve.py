@@ -172,8 +172,8 @@ def _specification(arguments: DeployArguments, storage_uri: str, *, has_previous
     if arguments.serving_image:
         model["image"] = arguments.serving_image
     predictor: dict[str, Any] = {"model": model}
-    if arguments.service_account:
-        predictor["serviceAccountName"] = arguments.service_account
+    if arguments.serving_service_account:
+        predictor["serviceAccountName"] = arguments.serving_service_account
     if has_previous and arguments.canary_percent < 100:
         predictor["canaryTrafficPercent"] = arguments.canary_percent
     return {"predictor": predictor}

@@ -161,7 +161,7 @@ def _uploaded(clients: _Clients, arguments: DeployArguments, digest: str, locati
             "parent": _parent(arguments),
             "parent_model": _resource(registered.name) if registered is not None else "",
             "model": model,
-            "service_account": arguments.service_account,
+            "service_account": arguments.serving_service_account,
         }
     )
     result = operation.result(timeout=arguments.deploy_timeout_seconds)
@@ -204,7 +204,7 @@ def _deploy(clients: _Clients, arguments: DeployArguments, endpoint: Any, model:
             "deployed_model": vertex.DeployedModel(
                 model=f"{_resource(model.name)}@{model.version_id}",
                 display_name=arguments.resolved_name(),
-                service_account=arguments.service_account,
+                service_account=arguments.serving_service_account,
                 dedicated_resources=vertex.DedicatedResources(
                     machine_spec=vertex.MachineSpec(machine_type=arguments.serving_machine_type),
                     min_replica_count=1,

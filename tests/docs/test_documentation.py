@@ -10,14 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from google.cloud.aiplatform_v1 import JobState
 from PIL import Image
 
 from components.common.errors import ERROR_CLASSES
 from components.common.log import parse_event
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
+from pipelines.cli import imgpipe
 from pipelines.recipes import RECIPES
 from tests.end_to_end.runs import IMGPIPE
+from tests.servers.configs import TUNING_CONFIG
+from tests.servers.google import ANY_IMAGE, ANY_RIGHT
+from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
+from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,11 +38,25 @@ def prose_of(page):
     return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+def lines_of(page):
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        yield from block.splitlines()
+
+
+def is_of_jobs(line):
+    """Whether a line is about jobs on a target, and so in need of one."""
+    words = shlex.split(line)
+    return words[0] == ".venv/bin/imgpipe" and words[1] != "run"
+
+
 def commands():
     for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            for line in block.splitlines():
+        for line in lines_of(page):
+            if not is_of_jobs(line):
                 yield pytest.param(line, id=f"{page.name}: {line}")
+
+
+JOB_PAGES = [page for page in PAGES if any(map(is_of_jobs, lines_of(page)))]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +143,47 @@ def test_a_documented_command_works(command, folder, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "job" / "model" / "saved_model.pb").is_file()
+
+
+@pytest.fixture
+def targets(tmp_path, monkeypatch):
+    """Servers that stand for Vertex AI and Kubeflow, and what the pages say is there."""
+    with (
+        start_vertex_server(tmp_path / "vertex") as vertex,
+        start_kubeflow_server(tmp_path / "kf") as kubeflow,
+    ):
+        # Every job ends at once, so that following it ends too.
+        vertex.final_state = (JobState.JOB_STATE_SUCCEEDED, {})
+        kubeflow.final_state = "SUCCEEDED"
+        google = vertex.google
+        google.objects = {"bucket": {"data/train-1", "data/validation-1", "flowers/daisy/1.jpg"}}
+        google.rights = ANY_RIGHT
+        google.images = ANY_IMAGE
+        registry = vertex.address.removeprefix("http://")
+        for name, value in {
+            "IMGPIPE_VERTEX_ENDPOINT": vertex.address,
+            "STORAGE_EMULATOR_HOST": vertex.address,
+            "GOOGLE_CLOUD_PROJECT": "flowers-project",
+            "GOOGLE_CLOUD_REGION": "us-central1",
+            "IMGPIPE_IMAGE_REGISTRY": f"{registry}/team",
+            "KFP_ENDPOINT": kubeflow.address,
+        }.items():
+            monkeypatch.setenv(name, value)
+        # kubernetes reads its variable when it is imported.
+        monkeypatch.setattr(
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, kubeflow)
+        )
+        yield
+
+
+@pytest.mark.parametrize("page", JOB_PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_for_jobs_work_one_after_the_other(page, targets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
+    for line in filter(is_of_jobs, lines_of(page)):
+        words = shlex.split(line)[1:]
+        result = CliRunner().invoke(imgpipe, words)
+        assert result.exit_code == 0, (line, result.output)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -38,7 +38,7 @@ def traffic(cluster):
 
 
 def test_the_first_model_is_uploaded_and_served_once_it_is_ready(deploy, cluster, cloud, models):
-    made = deploy(0, service_account="reader")
+    made = deploy(0, serving_service_account="reader")
     assert made.changed
     assert made.location == "http://flowers.example"
     assert made.traffic_percent == 100
