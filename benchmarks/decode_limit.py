@@ -11,8 +11,8 @@ from pathlib import Path
 
 import simplejpeg
 
+from components.common.parallel import in_order
 from components.common.threads import usable_threads
-from components.convert.parallel import in_order
 
 
 def decode(data: bytes) -> None:

@@ -5,11 +5,10 @@ from typing import Any
 
 from components.batch_predict.arguments import BatchPredictArguments
 from components.batch_predict.component import batch_predict as batch_predict_step
-from components.common.arguments import flat_fields
 from pipelines.images import Images
 from pipelines.interface import chosen, pipeline_of
 from pipelines.targets.target import Target
-from pipelines.tasks import task_maker
+from pipelines.tasks import pipeline_inputs, task_maker
 
 NAME = "batch-predict"
 DESCRIPTION = (
@@ -30,5 +29,5 @@ def batch_predict(target: Target, images: Images | None = None) -> Any:
     def graph(inputs: Mapping[str, Any]) -> None:
         task_maker(target, images, inputs)(batch_predict_step, **chosen(inputs, BatchPredictArguments))
 
-    fields = {**flat_fields([BatchPredictArguments]), **target.inputs(images)}
+    fields = pipeline_inputs([BatchPredictArguments], target, images)
     return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)

@@ -5,7 +5,6 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.arguments import flat_fields
 from components.convert.arguments import ConvertArguments
 from components.convert.component import convert
 from components.data_version.arguments import DataVersionArguments
@@ -26,7 +25,7 @@ from pipelines.images import Images
 from pipelines.interface import chosen, pipeline_of
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.targets.target import Target
-from pipelines.tasks import task_maker
+from pipelines.tasks import pipeline_inputs, task_maker
 
 NAME = "image-classification"
 DESCRIPTION = (
@@ -72,5 +71,5 @@ def image_classification(target: Target, images: Images | None = None) -> Any:
         with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
             task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
-    fields = {**flat_fields(PIPELINE_ARGUMENTS), **target.inputs(images)}
+    fields = pipeline_inputs(PIPELINE_ARGUMENTS, target, images)
     return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)

@@ -1,8 +1,10 @@
 """Makes the tasks of a pipeline, each as its target wants it."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from components.common.arguments import flat_fields
 from pipelines.images import Images
 from pipelines.interface import component_of
 from pipelines.targets.target import StepInputs, Target
@@ -31,3 +33,18 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
         return made
 
     return task
+
+
+def pipeline_inputs(
+    arguments_classes: Iterable[type[Any]], target: Target, images: Images
+) -> "dict[str, dataclasses.Field[Any]]":
+    """Returns a pipeline's inputs on a target: what it takes everywhere, and what the target adds.
+
+    Raises:
+        ValueError: if the target declares an input that the pipeline has already: one would hide the other.
+    """
+    fields, added = flat_fields(arguments_classes), target.inputs(images)
+    twice = sorted(set(fields) & set(added))
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: on {target.name} declared in two ways; rename one of them")
+    return {**fields, **added}

@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from components.common.dataset import (
 )
 from components.common.errors import InvalidDataError, OutputError
 from components.common.log import Progress, log_event
+from components.common.parallel import in_order
 
 _DOWNLOADS_AT_ONCE = 8
 
@@ -64,19 +64,10 @@ def _copied(manifest: Manifest, source: Path, target: Path) -> Manifest:
     # Shards of one name may come from several folders: the number makes the difference.
     names = [f"{number:05d}/{shard.path.rpartition('/')[2]}" for number, shard in enumerate(shards)]
     progress, done = Progress("copy", total, "bytes"), 0
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        copies = [
-            pool.submit(_copy, source, shard, target / name)
-            for shard, name in zip(shards, names, strict=True)
-        ]
-        try:
-            for shard, copy in zip(shards, copies, strict=True):
-                copy.result()
-                done += shard.bytes
-                progress.update(done)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    copies = zip(shards, names, strict=True)
+    for size in in_order(lambda copy: _copy(source, copy[0], target / copy[1]), copies, _DOWNLOADS_AT_ONCE):
+        done += size
+        progress.update(done)
     remaining = iter(names)
     splits = {
         name: dataclasses.replace(
@@ -87,7 +78,8 @@ def _copied(manifest: Manifest, source: Path, target: Path) -> Manifest:
     return dataclasses.replace(manifest, splits=splits)
 
 
-def _copy(source: Path, shard: Shard, path: Path) -> None:
+def _copy(source: Path, shard: Shard, path: Path) -> int:
+    """Copies a shard and returns its size in bytes."""
     path.parent.mkdir(parents=True)
     location = shard_location(source, shard)
     if is_cloud_path(location):
@@ -100,6 +92,7 @@ def _copy(source: Path, shard: Shard, path: Path) -> None:
             where=location,
             remedy="run the convert step again",
         )
+    return shard.bytes
 
 
 def _check_space(folder: Path, shards: list[Shard]) -> None:

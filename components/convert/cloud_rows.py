@@ -11,8 +11,8 @@ from components.common.cloud_storage import (
 )
 from components.common.errors import MissingInputError
 from components.common.log import Progress
+from components.common.parallel import in_order
 from components.common.storage import folder_of
-from components.convert.parallel import in_order
 from components.convert.rows import Rows
 
 # One request lists 1,000 objects of a folder; for fewer rows than this it is cheaper to ask for each.

@@ -7,8 +7,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from components.common.parallel import batches, in_order
 from components.common.storage import read_file
-from components.convert.parallel import batches, in_order
 from components.convert.row_table import RowTable
 
 

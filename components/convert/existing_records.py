@@ -12,10 +12,10 @@ from components.common.cloud_storage import is_cloud_path
 from components.common.dataset import Shard, Split
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_event
+from components.common.parallel import in_order
 from components.common.records import decode_example, label_to_class
 from components.common.storage import absolute_location, local_copy, match_pattern
 from components.common.tfrecord import read_records, write_record
-from components.convert.parallel import in_order
 
 _PROBLEMS_KEPT = 100
 _PROBLEMS_SHOWN = 10

@@ -21,11 +21,11 @@ from components.common.errors import InternalError, MissingInputError
 from components.common.folders import Folder
 from components.common.images import ImageError, PreparedImage, prepare_image
 from components.common.memory import return_free_memory
+from components.common.parallel import batches, in_order
 from components.common.records import ImageRecord, encode_example
 from components.common.storage import read_file
 from components.common.tfrecord import framed_record
 from components.convert.output_folder import WORK_FOLDER, writing_explained
-from components.convert.parallel import batches, in_order
 from components.convert.row_table import Rejection, Row
 
 # Part of a shard's fingerprint: raise it when the same rows come to give other bytes.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
 from components.common.dataset import TEST, VALIDATION
-from components.common.storage import local_path
+from components.common.storage import absolute_location
 
 AUTO = "auto"
 NO_CHAMPION = "none"
@@ -23,9 +23,9 @@ class EvaluateArguments:
     )
     champion: str = argument(
         AUTO,
-        "The model that serves now, to be measured on the same images: a folder that holds saved_model.pb, "
-        "or one with numbered versions, of which the highest counts. auto = the newest version in "
-        "deploy_dir, if there is one; none = nothing to compare with.",
+        "The model that serves now, to be measured on the same images: a folder, local or gs://, that holds "
+        "saved_model.pb, or one with numbered versions, of which the highest counts. auto = the newest "
+        "version in a local deploy_dir, if there is one; none = nothing to compare with.",
     )
     deploy_dir: str = shared_arguments.deploy_dir()
 
@@ -33,8 +33,8 @@ class EvaluateArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if one is not allowed, or a folder is a URL.
+            InvalidArgumentError: if one is not allowed, or a folder is a URL other than gs://.
         """
         check_fields(self)
-        local_path(self.champion)
-        local_path(self.deploy_dir)
+        absolute_location(self.champion)
+        absolute_location(self.deploy_dir)

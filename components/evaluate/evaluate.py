@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.common.cloud_storage import is_cloud_path
 from components.common.dataset import Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
 from components.common.local_dataset import local_dataset
 from components.common.log import Progress, log_event, log_result
-from components.common.model_versions import model_folder_at, version_folders
+from components.common.model_versions import local_model, version_folders
 from components.common.provenance import read_provenance
 from components.common.records import ImageRecord, label_to_class
 from components.common.reference_answers import EVALUATION_NAME, write_reference
@@ -107,15 +109,19 @@ def evaluate(
         MissingInputError: if a model or the data set is not there.
         CheckFailedError: if a model is damaged.
     """
-    with local_dataset(dataset_folder) as local_folder:
-        return _evaluate(local_folder, model_folder, files, arguments or EvaluateArguments())
+    arguments = arguments or EvaluateArguments()
+    with local_dataset(dataset_folder) as local_folder, _champion_folder(arguments) as champion_folder:
+        return _evaluate(local_folder, model_folder, champion_folder, files, arguments)
 
 
 def _evaluate(
-    dataset_folder: Path, model_folder: Path, files: EvaluationFiles, arguments: EvaluateArguments
+    dataset_folder: Path,
+    model_folder: Path,
+    champion_folder: Path | None,
+    files: EvaluationFiles,
+    arguments: EvaluateArguments,
 ) -> Evaluation:
     manifest = read_manifest(dataset_folder)
-    champion_folder = _champion_folder(arguments)
     provenance = read_provenance(model_folder)
     model = load_served_model(model_folder)
     split = manifest.splits.get(arguments.evaluation_split)
@@ -156,20 +162,33 @@ def _evaluate(
     return evaluation
 
 
-def _champion_folder(arguments: EvaluateArguments) -> Path | None:
-    """Returns the folder of the model to compare with; None if there is none.
+@contextmanager
+def _champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
+    """Yields the local folder of the model to compare with; None if there is none.
 
     Raises:
         MissingInputError: if one is named and not there.
+        InterruptedRunError: if it is to be fetched from Cloud Storage, which cannot be reached.
     """
-    if arguments.champion == NO_CHAMPION:
-        return None
-    if arguments.champion != AUTO:
-        return model_folder_at(local_path(arguments.champion))
-    if not arguments.deploy_dir:
-        return None
+    if arguments.champion not in (AUTO, NO_CHAMPION):
+        with local_model(arguments.champion) as folder:
+            yield folder
+        return
+    if arguments.champion == NO_CHAMPION or not arguments.deploy_dir:
+        yield None
+        return
+    if is_cloud_path(arguments.deploy_dir):
+        # Models lie there under their digests: the service alone knows which of them serves.
+        log_event(
+            "no_champion",
+            f"evaluate: champion=auto finds no model in {arguments.deploy_dir!r}: nothing is compared with; "
+            "name the folder of the model that serves as champion",
+            severity="WARNING",
+        )
+        yield None
+        return
     versions = version_folders(local_path(arguments.deploy_dir))
-    return versions[max(versions)] if versions else None
+    yield versions[max(versions)] if versions else None
 
 
 def _classes_by_label(model: ServedModel, manifest: Manifest, *, where: str) -> NDArray[np.int64]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from components.common.errors import CheckFailedError, MissingInputError
 from components.common.local_dataset import local_dataset
 from components.common.log import log_event, log_result, parse_event
+from components.common.published_model import check_model_target, publish_model
 from components.common.reference_answers import read_evaluation, read_reference
 from components.common.storage import publish_folder
 from components.export.arguments import ExportArguments
-from components.export.publish import check_model_target, publish_model
 
 # Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only
 # another processor or thread order explains one; one by one, sums are made in another order.

@@ -14,9 +14,9 @@ from components.common.arguments import argument, check_fields, from_values, par
 from components.common.errors import InvalidArgumentError
 from components.common.folders import check_folder_writable
 from components.common.log import log_event
+from components.common.published_model import check_model_target, publish_model
 from components.common.step import run_command
 from components.convert.arguments import ConvertArguments
-from components.export.publish import check_model_target, publish_model
 from components.train.arguments import TrainingArguments
 
 

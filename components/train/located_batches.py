@@ -12,11 +12,11 @@ from components.common.dataset import Split
 from components.common.errors import InvalidDataError
 from components.common.image_decoding import decode_image
 from components.common.log import log_event
+from components.common.parallel import in_order
 from components.common.quiet_tensorflow import tf
 from components.common.records import ImageRecord
 from components.common.split_records import record_place, split_records
 from components.common.threads import usable_threads
-from components.convert.parallel import in_order
 
 _DATA_ERRORS = (
     tf.errors.InvalidArgumentError,

@@ -16,11 +16,11 @@ from components.common.html_page import Thumbnail, thumbnail_source
 from components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
 from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 from components.common.log import Progress
+from components.common.parallel import batches, in_order
 from components.common.records import ImageRecord, decode_example, label_to_class
 from components.common.storage import local_copy, read_part
 from components.common.tfrecord import RecordFile, RecordPlace
 from components.common.threads import usable_threads
-from components.convert.parallel import batches, in_order
 from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
 
 SAMPLES_PER_LABEL = 6

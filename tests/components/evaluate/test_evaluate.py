@@ -156,6 +156,22 @@ def test_without_a_deployed_version_there_is_no_champion_but_a_named_one_must_be
         evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion=str(tmp_path / "typo")))
 
 
+def test_a_champion_in_cloud_storage_is_measured_and_a_folder_to_deploy_to_there_is_none(
+    cloud, dataset, model, linear_model, tmp_path, capsys
+):
+    champion = linear_model(tmp_path / "champion", seed=5)
+    for path in champion.rglob("*"):
+        if path.is_file():
+            cloud.put(f"serving/3/{path.relative_to(champion).as_posix()}", path.read_bytes())
+    both = evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion="gs://photos/serving"))
+    alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
+    assert both.comparison.champion_top_1_accuracy == alone.metrics.top_1_accuracy
+    # As KServe and Vertex AI need it: their models lie there under digests.
+    arguments = EvaluateArguments(deploy_dir="gs://photos/deployed")
+    assert evaluate(dataset, model, files_in(tmp_path), arguments).comparison is None
+    assert "champion=auto finds no model in 'gs://photos/deployed'" in capsys.readouterr().out
+
+
 def test_a_test_split_is_measured_when_asked_for(coloured_dataset, model, write_dataset, tmp_path):
     records = list(
         split_records(

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from components.convert.parallel import in_order
+from components.common.parallel import in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
@@ -43,4 +43,4 @@ def test_the_first_failure_is_raised_and_the_rest_is_left():
     with pytest.raises(ValueError, match="3"):
         list(results)
     assert len(begun) < 20
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("convert")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("imgpipe")]

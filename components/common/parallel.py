@@ -43,7 +43,7 @@ def in_order(
     At most a few results per thread wait at any time, however many items there are. The first
     exception, in the order of the items, is raised; what was not begun by then is not begun.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="convert")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="imgpipe")
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -5,8 +5,8 @@ import pytest
 from components.common import cloud_storage
 from components.common.errors import InvalidArgumentError, OutputError
 from components.common.provenance import write_provenance
+from components.common.published_model import check_model_target, publish_model
 from components.export.arguments import ExportArguments
-from components.export.publish import check_model_target, publish_model
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""Inputs that several steps, or a step and a target, share."""
+
+import pytest
+
+from components.common.arguments import argument, from_values
+from pipelines.images import Images
+from pipelines.parameters import PIPELINE_ARGUMENTS
+from pipelines.targets.target import Target, named
+from pipelines.tasks import pipeline_inputs
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"deploy_target": "local", "deploy_dir": "serving/flowers", "job_dir": "runs/1"},
+        {"deploy_target": "kserve", "deploy_dir": "gs://bucket/serving", "job_dir": "gs://bucket/job"},
+        {
+            "deploy_target": "vertex",
+            "deploy_dir": "gs://bucket/serving",
+            "serving_image": "registry.example/serving@sha256:0",
+            "project": "flowers",
+            "region": "europe-west4",
+            "champion": "gs://bucket/serving/champion",
+        },
+    ],
+    ids=lambda values: values["deploy_target"],
+)
+def test_what_one_step_needs_no_other_step_refuses(values):
+    images = {"images": "gs://bucket/flowers"}
+    for arguments_class in PIPELINE_ARGUMENTS:
+        from_values(arguments_class, {**images, **values})
+
+
+def test_a_target_cannot_hide_an_input_of_the_pipeline():
+    own = {"job_dir": named("job_dir", argument("", "Something else."))}
+    target = Target("own", lambda *_: None, inputs=lambda _: own)
+    with pytest.raises(ValueError, match="job_dir: on own declared in two ways"):
+        pipeline_inputs(PIPELINE_ARGUMENTS, target, Images())
