@@ -61,7 +61,7 @@ class RecordPlace:
 
 
 class RecordFile:
-    """An uncompressed TFRecord file, open for reading; a context manager.
+    """An uncompressed TFRecord file, open for reading by any number of threads; a context manager.
 
     Args:
         path: The file.
@@ -76,6 +76,7 @@ class RecordFile:
         try:
             # Unbuffered: records are larger than a buffer, which would only be one more copy.
             self._file = path.open("rb", buffering=0)
+            self._descriptor = self._file.fileno()
         except OSError as error:
             raise MissingInputError(
                 f"cannot read {self._shown}: {error.strerror}", remedy="check the path"
@@ -94,11 +95,10 @@ class RecordFile:
             InvalidDataError: at the first record whose header is damaged or whose end is missing, with its
                 number and its offset: nothing says where the next one begins.
         """
-        size = os.fstat(self._file.fileno()).st_size
+        size = os.fstat(self._descriptor).st_size
         number = offset = 0
         while True:
-            self._file.seek(offset)
-            header = self._read(_HEADER_BYTES)
+            header = self._read(_HEADER_BYTES, offset)
             if not header:
                 return
             if len(header) < _HEADER_BYTES:
@@ -124,19 +124,20 @@ class RecordFile:
         Raises:
             InvalidDataError: if it does not match its checksum, with the record's number and offset.
         """
-        self._file.seek(place.offset + _HEADER_BYTES)
-        data, footer = self._read(place.length), self._read(_FOOTER_BYTES)
+        # Together, in one call: each lets go of the interpreter's lock, and gets it back when others yield.
+        framed = self._read(place.length + _FOOTER_BYTES, place.offset + _HEADER_BYTES)
+        data, footer = framed[: place.length], framed[place.length :]
         if len(footer) < _FOOTER_BYTES:
             raise self._damaged("the file ends inside a record", place.number, place.offset)
         if _masked_crc(data) != footer:
             raise self._damaged("the record's data does not match its checksum", place.number, place.offset)
         return data
 
-    def _read(self, length: int) -> bytes:
-        data = self._file.read(length)
+    def _read(self, length: int, offset: int) -> bytes:
+        data = os.pread(self._descriptor, length, offset)
         while len(data) < length:
             # A network's file system may give less than is asked for.
-            more = self._file.read(length - len(data))
+            more = os.pread(self._descriptor, length - len(data), offset + len(data))
             if not more:
                 break
             data += more

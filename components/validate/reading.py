@@ -225,7 +225,22 @@ class _Checked:
         return image
 
 
-def _examine(file: RecordFile, place: RecordPlace, shard: Shard, checked: _Checked) -> _Examined:
+class _Digest:
+    """SHA-256 of images, one after the other: convert writes equal ones side by side, and comparing is faster."""
+
+    def __init__(self) -> None:
+        self._encoded = self._digest = b""
+
+    def of(self, encoded: bytes) -> bytes:
+        """Returns the 32 bytes of the digest."""
+        if not self._digest or encoded != self._encoded:
+            self._encoded, self._digest = encoded, hashlib.sha256(encoded).digest()
+        return self._digest
+
+
+def _examine(
+    file: RecordFile, place: RecordPlace, shard: Shard, checked: _Checked, digest_of: _Digest
+) -> _Examined:
     where = record_name(shard, place.number)
     try:
         data = file.data(place)
@@ -235,7 +250,7 @@ def _examine(file: RecordFile, place: RecordPlace, shard: Shard, checked: _Check
         record = decode_example(data, where=where)
     except InvalidDataError as error:
         return _Examined(finding=Finding(ERROR, "invalid_record", error.problem, where, error.remedy))
-    digest = hashlib.sha256(record.encoded).digest()
+    digest = digest_of.of(record.encoded)
     known = (digest, record.label, record.text, record.filename)
     where = record_name(shard, place.number, record.filename)
     try:
@@ -304,8 +319,8 @@ def _read_file(
     def examined(places: list[RecordPlace]) -> list[tuple[RecordPlace, _Examined]]:
         # Each thread reads what it works on: a record that another thread has read is no longer in the
         # core's cache.
-        with RecordFile(path, shard.path) as own:
-            return [(place, _examine(own, place, shard, checked)) for place in places]
+        digest = _Digest()
+        return [(place, _examine(file, place, shard, checked, digest)) for place in places]
 
     def places() -> Iterator[RecordPlace]:
         nonlocal records, damage
