@@ -226,7 +226,7 @@ class _Checked:
 
 
 class _Digest:
-    """SHA-256 of images, one after the other: convert writes equal ones side by side, and comparing is faster."""
+    """SHA-256 of images in turn: convert writes equal ones side by side, and comparing is faster."""
 
     def __init__(self) -> None:
         self._encoded = self._digest = b""
