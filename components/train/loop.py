@@ -18,6 +18,7 @@ from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
 from components.train.checkpoints import Checkpoint, named, values_of
 from components.train.evaluation import Evaluation, Evaluator
+from components.train.multi_label_evaluation import evaluation_of
 from components.train.publisher import Publisher
 from components.train.schedules import build_schedule
 from components.train.training_step import (
@@ -147,7 +148,7 @@ class _Training:
             start.checkpoint.step,
             state["seconds"],
             list(state["losses"]),
-            [Evaluation(**each) for each in state["evaluations"]],
+            [evaluation_of(each) for each in state["evaluations"]],
         )
         self.earlier_seconds = state["seconds"]
         self.saved = self._mark()
@@ -323,7 +324,11 @@ def run_loop(
         training.go_on_from(start)
     with termination_noted() as stopped:
         evaluator = Evaluator(
-            build_evaluation_step(trainable, accelerators), evaluation_batches, accelerators, stopped
+            build_evaluation_step(trainable, accelerators),
+            evaluation_batches,
+            accelerators,
+            stopped,
+            trainable.measure,
         )
         begun = training.progress.step
         try:
