@@ -29,6 +29,11 @@ class Evaluation:
     loss: float
     train_loss: float
 
+    @property
+    def standing(self) -> tuple[float, ...]:
+        """What is compared to find the best evaluation: the objective, then what decides a tie."""
+        return (self.top_1_accuracy,)
+
 
 @dataclass(frozen=True)
 class Measure:

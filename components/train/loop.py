@@ -42,7 +42,8 @@ class LoopResult:
 
     Attributes:
         evaluations: All of them, in order.
-        best: The one with the highest top-1 accuracy, the earliest on a tie.
+        best: The one with the highest top-1 accuracy, the earliest on a tie (in a multi-label data set the
+            one with the higher mean average precision, then the earliest).
         ended: Why it ended.
         seconds: Of training, evaluations included, interrupted parts too.
     """
@@ -100,7 +101,7 @@ class _Progress:
     @property
     def best(self) -> Evaluation | None:
         # max() takes the first of equals: the earliest.
-        return max(self.evaluations, key=lambda each: each.top_1_accuracy, default=None)
+        return max(self.evaluations, key=lambda each: each.standing, default=None)
 
     @property
     def evaluated(self) -> bool:
@@ -198,7 +199,7 @@ class _Training:
             before = self.progress.best
             self.progress.evaluations.append(evaluation)
             losses.clear()
-            if before is None or evaluation.top_1_accuracy > before.top_1_accuracy:
+            if before is None or evaluation.standing > before.standing:
                 self.best_weights = [self.accelerators.value_of(v) for v in self.trainable.kept]
                 if self.hooks.save_best:
                     self.hooks.save_best(evaluation.step, self.best_weights)

@@ -43,6 +43,11 @@ class MultiLabelEvaluation(Evaluation):
     mean_average_precision: float
     f1: float
 
+    @property
+    def standing(self) -> tuple[float, ...]:
+        """The objective, then mean average precision: many models find one right label of each image."""
+        return (self.top_1_accuracy, self.mean_average_precision)
+
 
 def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
     """Returns the evaluation whose fields are given, of whichever kind it was."""

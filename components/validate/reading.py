@@ -76,7 +76,7 @@ class SplitReading:
 
     Attributes:
         images_per_label: In the order of the labels; records with a label out of range are not in it.
-        images: How many records have no label out of range.
+        images: How many records there are, but for those whose labels are all out of range.
         first_of_label: The name of the first record of each class that has one.
         complete: Whether every record of it was read, none damaged.
     """
@@ -398,14 +398,13 @@ def _take(
     where = record_name(shard, place.number, examined.filename)
     if examined.width:
         reading.extremes.add(shorter, f"{examined.width} x {examined.height} pixels, {where}")
-    named = list(zip(labels, examined.texts, strict=True))
-    for label, text in named:
-        if not 1 <= label <= len(reading.labels):
+    in_range = [label for label in labels if 1 <= label <= len(reading.labels)]
+    reading.splits[split].images += bool(in_range) or not labels
+    for label, text in zip(labels, examined.texts, strict=True):
+        if label not in in_range:
             finding = _label_out_of_range(label, text, reading.labels, where)
             reading.findings.add(_with_picture(reading, finding, labels, path, place))
-            return
-    reading.splits[split].images += 1
-    for label, text in named:
+            continue
         class_index = label_to_class(label)
         reading.splits[split].add(class_index, where)
         if text and text != reading.labels[class_index]:
