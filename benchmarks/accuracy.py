@@ -74,7 +74,7 @@ def train(recipe: str, dataset: Path, seed: int) -> Trained:
 def digits_dataset(folder: Path) -> Path:
     """Writes the digits as a data set."""
     source = write_digits(folder / "sample")
-    convert(ConvertArguments(images=str(source), seed=0), folder / "digits")
+    convert(ConvertArguments(train_csv=str(source)), folder / "digits")
     return folder / "digits"
 
 

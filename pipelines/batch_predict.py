@@ -6,9 +6,10 @@ from typing import Any
 from components.batch_predict.arguments import BatchPredictArguments
 from components.batch_predict.component import batch_predict as batch_predict_step
 from components.common.arguments import flat_fields
-from pipelines.images import image_of
-from pipelines.interface import chosen, component_of, pipeline_of
+from pipelines.images import Images
+from pipelines.interface import chosen, pipeline_of
 from pipelines.targets.target import Target
+from pipelines.tasks import task_maker
 
 NAME = "batch-predict"
 DESCRIPTION = (
@@ -17,12 +18,17 @@ DESCRIPTION = (
 )
 
 
-def batch_predict(target: Target) -> Any:
-    """Builds the pipeline for a target; the graph is the same for all of them."""
+def batch_predict(target: Target, images: Images | None = None) -> Any:
+    """Builds the pipeline for a target; the graph is the same for all of them.
+
+    Args:
+        target: Where it will run.
+        images: Names of the images; by default without registry, tagged with the version.
+    """
+    images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
-        step = batch_predict_step.__name__
-        component = component_of(batch_predict_step, base_image=image_of(step))
-        target.place(step, component(**chosen(inputs, BatchPredictArguments)))
+        task_maker(target, images, inputs)(batch_predict_step, **chosen(inputs, BatchPredictArguments))
 
-    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=flat_fields([BatchPredictArguments]))
+    fields = {**flat_fields([BatchPredictArguments]), **target.inputs(images)}
+    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)

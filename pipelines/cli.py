@@ -22,7 +22,13 @@ from components.common.errors import (
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from components.serve.arguments import ServeArguments
+from pipelines.commands.check import check
+from pipelines.commands.completion import completion
+from pipelines.commands.jobs import cancel, describe, list_, stream_logs
+from pipelines.commands.schedule import schedule
+from pipelines.commands.submit import migrate, submit
 from pipelines.local_run import RunResult, StepFailedError, run_locally
+from pipelines.local_step import run_step
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
@@ -141,12 +147,16 @@ def predict(**flags: Any) -> None:
     The images come as a folder or a pattern (--images), a CSV file (--image-list) or TFRecord files
     (--records). A bad image costs its own line only. What was interrupted goes on when it is started again.
     """
-    from components.batch_predict.__main__ import main as predict_main
-    from components.common.step import run_command
-
-    run_command(
-        "batch_predict", lambda: predict_main([f"--{name}={value}" for name, value in _given(flags).items()])
-    )
+    console = Console(stderr=True)
+    try:
+        given = _given(flags)
+        arguments = BatchPredictArguments(**given)
+        if not arguments.output_dir:
+            raise InvalidArgumentError("--output-dir is missing", remedy="give --output-dir=FOLDER")
+        run_step("batch_predict", [f"--{name}={value}" for name, value in given.items()], RunDisplay(console))
+    except PipelineError as error:
+        _fail(error, "text", console)
+    click.echo(f"  predictions  {arguments.output_dir}")
 
 
 @imgpipe.command(cls=_Command)
@@ -311,6 +321,10 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
             )
         )
     sys.exit(error.exit_code)
+
+
+for _command in (submit, check, migrate, describe, list_, stream_logs, cancel, schedule, completion):
+    imgpipe.add_command(_command)
 
 
 def main() -> None:

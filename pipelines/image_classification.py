@@ -8,6 +8,8 @@ from kfp import dsl
 from components.common.arguments import flat_fields
 from components.convert.arguments import ConvertArguments
 from components.convert.component import convert
+from components.data_version.arguments import DataVersionArguments
+from components.data_version.component import data_version
 from components.deploy.arguments import DeployArguments
 from components.deploy.component import deploy
 from components.evaluate.arguments import EvaluateArguments
@@ -20,10 +22,11 @@ from components.train.arguments import TrainingArguments
 from components.train.component import train
 from components.validate.arguments import ValidateArguments
 from components.validate.component import validate
-from pipelines.images import image_of
-from pipelines.interface import chosen, component_of, pipeline_of
+from pipelines.images import Images
+from pipelines.interface import chosen, pipeline_of
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.targets.target import Target
+from pipelines.tasks import task_maker
 
 NAME = "image-classification"
 DESCRIPTION = (
@@ -33,17 +36,23 @@ DESCRIPTION = (
 )
 
 
-def image_classification(target: Target) -> Any:
-    """Builds the pipeline for a target; the graph is the same for all of them."""
+def image_classification(target: Target, images: Images | None = None) -> Any:
+    """Builds the pipeline for a target; the graph is the same for all of them, but for what a target adds.
+
+    Args:
+        target: Where it will run.
+        images: Names of the images; by default without registry, tagged with the version.
+    """
+    images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
-        def task(function: Any, **arguments: Any) -> Any:
-            step = function.__name__
-            made = component_of(function, base_image=image_of(step))(**arguments)
-            target.place(step, made)
-            return made
-
-        converted = task(convert, **chosen(inputs, ConvertArguments))
+        task = task_maker(target, images, inputs)
+        data = chosen(inputs, ConvertArguments)
+        if target.caches:
+            version = task(data_version, **chosen(inputs, DataVersionArguments))
+            inputs = {**inputs, "data_version": version.outputs["version"]}
+            task = task_maker(target, images, inputs)
+        converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
         trained = task(train, dataset=dataset, **chosen(inputs, TrainingArguments)).after(validated)
@@ -63,4 +72,5 @@ def image_classification(target: Target) -> Any:
         with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
             task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
-    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=flat_fields(PIPELINE_ARGUMENTS))
+    fields = {**flat_fields(PIPELINE_ARGUMENTS), **target.inputs(images)}
+    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)

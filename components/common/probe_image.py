@@ -1,12 +1,16 @@
 """A picture that is made here, to ask a model whether it answers at all."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from components.common.errors import CheckFailedError, InvalidDataError
-from components.common.served_model import ServedModel
+
+if TYPE_CHECKING:
+    # TensorFlow is not loaded for the picture alone.
+    from components.common.served_model import ServedModel
 
 _SIDE = 64
 
@@ -20,7 +24,7 @@ def probe_image() -> bytes:
     return buffer.getvalue()
 
 
-def check_answers_probe(model: ServedModel) -> None:
+def check_answers_probe(model: "ServedModel") -> None:
     """Makes sure that a model answers with probabilities, alone and in a batch.
 
     Raises:

@@ -215,9 +215,10 @@ def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> byt
     Raises:
         InvalidDataError: if the data does not match its checksum.
     """
-    framed = os.pread(descriptor, end - offset, offset)
-    data, footer = framed[_HEADER_BYTES:-_FOOTER_BYTES], framed[-_FOOTER_BYTES:]
-    if len(framed) < end - offset or _masked_crc(data) != footer:
+    # Two reads are quicker than a copy of the data without its frame.
+    data = os.pread(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
+    footer = os.pread(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
+    if _masked_crc(data) != footer:
         raise _damaged("the record's data does not match its checksum", where)
     return data
 

@@ -52,7 +52,7 @@ class DeployArguments:
         "model. Needed for vertex; for kserve empty = what the cluster's runtime for TensorFlow has.",
     )
     namespace: str = argument("", "Namespace of the InferenceService. Empty = that of the pod. For kserve.")
-    service_account: str = argument(
+    serving_service_account: str = argument(
         "",
         "Service account that serves: it must be allowed to read deploy_dir. Empty = the default. For kserve "
         "and vertex.",

@@ -77,6 +77,8 @@ def _listening_socket(arguments: ServeArguments) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((arguments.host, arguments.port))
+        # From here on clients wait for an answer instead of being refused.
+        listener.listen(_MOST_CONNECTIONS)
     except OSError as error:
         raise OutputError(
             f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",

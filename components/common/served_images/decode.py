@@ -13,7 +13,7 @@ What TensorFlow cannot decode inside a graph, and what is refused therefore:
 
 from typing import Any
 
-from components.common.image_decoding import scale_to_square
+from components.common.image_decoding import JPEG_TRANSFORM, scale_to_square
 from components.common.quiet_tensorflow import tf
 from components.common.served_images.bmp import decode_bmp
 from components.common.served_images.bytes_of_file import byte_at, part, starts_with
@@ -64,7 +64,7 @@ def decode_image_file(encoded: Any, image_size: int) -> Any:
 
 def _decode_jpeg(encoded: Any) -> Any:
     # As decode_image: a photo that is upright has the very pixels of a record.
-    pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_TRANSFORM)
     return turned_upright(pixels, jpeg_orientation(encoded))
 
 

@@ -33,8 +33,14 @@ def turned_upright(pixels: Any, orientation: Any) -> Any:
     def is_one_of(*numbers: int) -> Any:
         return tf.reduce_any(tf.equal(orientation, numbers))
 
+    def transpose() -> Any:
+        # Not tf.transpose: of whole numbers, TensorFlow logs in every process that oneDNN has none.
+        height, width = tf.unstack(tf.shape(pixels)[:2])
+        numbers = tf.range(height)[None, :] * width + tf.range(width)[:, None]
+        return tf.gather(tf.reshape(pixels, [-1, 3]), numbers)
+
     def turn() -> Any:
-        transposed = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+        transposed = tf.cond(orientation >= 5, transpose, lambda: pixels)
         transposed.set_shape([None, None, 3])
         mirrored = tf.cond(is_one_of(2, 3, 6, 7), lambda: tf.reverse(transposed, [1]), lambda: transposed)
         return tf.cond(is_one_of(3, 4, 7, 8), lambda: tf.reverse(mirrored, [0]), lambda: mirrored)

@@ -21,12 +21,6 @@ from components.deploy.component import deploy as deploy_component
 from components.deploy.local import deploy_locally
 
 
-@pytest.fixture(scope="module")
-def models(linear_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return [linear_model(folder / str(seed), seed=seed) for seed in range(2)]
-
-
 @pytest.fixture
 def base(tmp_path):
     return tmp_path / "serving" / "colours"
