@@ -41,6 +41,8 @@ _FREE_TO_CHANGE = frozenset(
         "keep_checkpoints",
         "max_duration",
         "max_steps",
+        # Agrees with the data, whose digest must be the same.
+        "multi_label",
         "train_steps_per_eval",
     }
 )
