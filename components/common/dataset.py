@@ -38,7 +38,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split, and how many images each label has, in the order of the labels."""
+    """The shards of one split, and how many images each label has, in the order of the labels.
+
+    In a multi-label data set an image counts for each of its labels.
+    """
 
     shards: tuple[Shard, ...]
     images_per_label: tuple[int, ...]
@@ -59,11 +62,13 @@ class Manifest:
         made_by: How it was made: a JSON object of counts and settings, without times or host names,
             so that the same inputs give the same manifest. Its key ``source`` describes the input,
             ``reencoded`` lists the images whose bytes had to be changed: path and reason.
+        multi_label: Whether an image may have several labels, or none.
     """
 
     labels: tuple[str, ...]
     splits: dict[str, Split]
     made_by: dict[str, Any]
+    multi_label: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -72,18 +77,23 @@ class Manifest:
 
     def digest(self) -> str:
         """Returns a SHA-256 that is equal for equal images, labels and order, wherever they lie."""
-        content = {
+        content: dict[str, Any] = {
             "labels": self.labels,
             "shards": {
                 name: [shard.sha256 for shard in split.shards] for name, split in sorted(self.splits.items())
             },
         }
+        if self.multi_label:
+            content["multi_label"] = True
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def manifest_text(manifest: Manifest) -> bytes:
     """Returns the content of ``manifest.json``; equal manifests give equal bytes."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    if not manifest.multi_label:
+        # As it always was.
+        del content["multi_label"]
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     # A file name that is not UTF-8 is a string with lone surrogates: as a backslash and the number it is
     # valid JSON, and reads back as the same string.
@@ -161,6 +171,7 @@ def manifest_of(text: bytes, *, where: str) -> Manifest:
                 for name, split in content["splits"].items()
             },
             made_by=content["made_by"],
+            multi_label=bool(content.get("multi_label", False)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidDataError(

@@ -2,9 +2,14 @@
 
 On disk a label is 1..N (Google's built-in algorithm wanted it so), in the model a class is 0..N-1.
 ``label_to_class`` and ``class_to_label`` are the only code that shifts.
+
+In a multi-label data set ``image/class/label`` holds as many labels as the image has, none included, and
+``image/class/synset`` their names in the same order.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
@@ -22,6 +27,11 @@ CHANNELS = 3
 _REQUIRED_REMEDY = (
     f"a record needs {IMAGE_ENCODED} (one bytes value: the image file) and {CLASS_LABEL} (one int64, 1..N)"
 )
+_SEVERAL_REMEDY = f"{_REQUIRED_REMEDY}; where images have several labels or none, give multi_label=true"
+_LABELS_REMEDY = (
+    f"with multi_label=true a record needs {CLASS_LABEL}: int64 values of 1..N, ascending, none twice; an "
+    "image without a label has the feature without a value"
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,25 @@ class ImageRecord:
         format: ``JPEG``, ``PNG``, ...; empty when the record does not say.
         height: In pixels; 0 when the record does not say.
         width: In pixels; 0 when the record does not say.
+        labels: Of a record of a multi-label data set: 1..N, ascending and distinct, or none at all; then
+            ``label`` is 0. None for a record with the one label ``label``.
+        texts: Names of ``labels``, in their order; empty when the record does not say.
     """
 
     encoded: bytes
-    label: int
+    label: int = 0
     text: str = ""
     filename: str = ""
     format: str = ""
     height: int = 0
     width: int = 0
+    labels: tuple[int, ...] | None = None
+    texts: tuple[str, ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        """The labels, whichever kind of record it is."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 def label_to_class(label: int) -> int:
@@ -65,8 +85,11 @@ def encode_example(record: ImageRecord) -> bytes:
     example = _Example()
     feature = example.features.feature
     feature[IMAGE_ENCODED].bytes_list.value.append(record.encoded)
-    feature[CLASS_LABEL].int64_list.value.append(record.label)
-    feature[CLASS_TEXT].bytes_list.value.append(record.text.encode())
+    # Named even where it holds no value: what is missing was forgotten.
+    feature[CLASS_LABEL].int64_list.SetInParent()
+    feature[CLASS_LABEL].int64_list.value.extend(record.all_labels)
+    texts = (record.text,) if record.labels is None else record.texts
+    feature[CLASS_TEXT].bytes_list.value.extend(text.encode() for text in texts)
     feature[FILENAME].bytes_list.value.append(record.filename.encode("utf-8", "surrogateescape"))
     feature["image/format"].bytes_list.value.append(record.format.encode())
     feature["image/height"].int64_list.value.append(record.height)
@@ -76,17 +99,20 @@ def encode_example(record: ImageRecord) -> bytes:
     return bytes(example.SerializeToString(deterministic=True))
 
 
-def decode_example(data: bytes, *, where: str, label_required: bool = True) -> ImageRecord:
+def decode_example(
+    data: bytes, *, where: str, label_required: bool = True, multi_label: bool = False
+) -> ImageRecord:
     """Parses a tf.Example that anybody wrote; only the image and the label are required.
 
     Args:
         data: The serialized tf.Example.
         where: File and record, for the error message.
         label_required: Whether there must be a label; without one it is 0.
+        multi_label: Whether the record is of a multi-label data set: the labels are in ``labels``.
 
     Raises:
         InvalidDataError: if it is no tf.Example, or a required feature is missing, of another type,
-            or has not exactly one value.
+            or has not exactly one value (with ``multi_label``: labels that do not ascend).
     """
     example = _Example()
     try:
@@ -105,10 +131,11 @@ def decode_example(data: bytes, *, where: str, label_required: bool = True) -> I
         if len(values) != 1:
             found = feature[name].WhichOneof("kind")
             count = len(getattr(feature[name], found).value) if found else 0
+            several = name == CLASS_LABEL and found == "int64_list"
             raise InvalidDataError(
                 f"feature {name!r} has {count} value(s) of type {found or 'none'}, not one of type {kind}",
                 where=where,
-                remedy=_REQUIRED_REMEDY,
+                remedy=_SEVERAL_REMEDY if several else _REQUIRED_REMEDY,
             )
         value: bytes | int = values[0]
         return value
@@ -128,26 +155,52 @@ def decode_example(data: bytes, *, where: str, label_required: bool = True) -> I
         return value if isinstance(value, int) else 0
 
     encoded = single(IMAGE_ENCODED, "bytes_list")
-    label = single(CLASS_LABEL, "int64_list") if label_required else number_of(CLASS_LABEL)
+    labels: tuple[int, ...] | None = None
+    if multi_label and CLASS_LABEL in feature:
+        labels = _ascending(feature[CLASS_LABEL], where)
+        label: bytes | int | None = 0
+    else:
+        label = single(CLASS_LABEL, "int64_list") if label_required else number_of(CLASS_LABEL)
     for name, value in ((IMAGE_ENCODED, encoded), (CLASS_LABEL, label)):
         if value is None:
             present = ", ".join(sorted(feature)) or "none at all"
             raise InvalidDataError(
                 f"feature {name!r} is missing; the record has: {present}",
                 where=where,
-                remedy=_REQUIRED_REMEDY,
+                remedy=_LABELS_REMEDY if multi_label and name == CLASS_LABEL else _REQUIRED_REMEDY,
             )
     assert isinstance(encoded, bytes)  # noqa: S101 - tells the type checker what single() made sure of
     assert isinstance(label, int)  # noqa: S101
     return ImageRecord(
         encoded=encoded,
         label=label,
-        text=text_of(CLASS_TEXT),
+        text="" if multi_label else text_of(CLASS_TEXT),
         filename=text_of(FILENAME),
         format=text_of("image/format"),
         height=number_of("image/height"),
         width=number_of("image/width"),
+        labels=labels,
+        texts=tuple(text.decode("utf-8", "replace") for text in feature[CLASS_TEXT].bytes_list.value)
+        if multi_label and CLASS_TEXT in feature
+        else (),
     )
+
+
+def _ascending(feature: Any, where: str) -> tuple[int, ...]:
+    """Returns the labels of a record of a multi-label data set.
+
+    Raises:
+        InvalidDataError: if they are no int64 values, or not ascending and distinct.
+    """
+    kind = feature.WhichOneof("kind")
+    if kind not in (None, "int64_list"):
+        problem = f"feature {CLASS_LABEL!r} is of type {kind}, not int64_list"
+        raise InvalidDataError(problem, where=where, remedy=_LABELS_REMEDY)
+    labels = tuple(feature.int64_list.value)
+    if any(after <= before for before, after in pairwise(labels)):
+        problem = f"the labels {list(labels)} are not ascending and distinct"
+        raise InvalidDataError(problem, where=where, remedy=_LABELS_REMEDY)
+    return labels
 
 
 def _example_class() -> type:

@@ -19,12 +19,21 @@ TOP_LABELS = 5
 class _ServingModel(tf.Module):
     """Holds the variables and the labels file, and the function that is served."""
 
-    def __init__(self, classifier: Any, image_size: int, labels: Sequence[str], labels_file: Path) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        image_size: int,
+        labels: Sequence[str],
+        labels_file: Path,
+        *,
+        multi_label: bool,
+    ) -> None:
         super().__init__()
         # By path, so that the file tells which is which and another training can start from them.
         self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
         self._labels_file = tf.saved_model.Asset(str(labels_file))
         logits = classifier.logits
+        probabilities_from = tf.nn.sigmoid if multi_label else tf.nn.softmax
         names = tf.constant(list(labels), tf.string)
         signature = [
             tf.TensorSpec([None], tf.string, name="image_bytes"),
@@ -44,7 +53,7 @@ class _ServingModel(tf.Module):
                 fn_output_signature=tf.uint8,
             )
             images.set_shape([None, image_size, image_size, 3])
-            return tf.nn.softmax(logits(images, training=False))
+            return probabilities_from(logits(images, training=False))
 
         @tf.function(input_signature=signature)
         def serve(image_bytes: Any, key: Any) -> dict[str, Any]:
@@ -69,7 +78,9 @@ class _ServingModel(tf.Module):
         self.serve_labels = serve_labels
 
 
-def write_saved_model(classifier: Any, image_size: int, labels: Sequence[str], folder: Path) -> None:
+def write_saved_model(
+    classifier: Any, image_size: int, labels: Sequence[str], folder: Path, *, multi_label: bool = False
+) -> None:
     """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
 
     The signature ``serving_default``, and its alias ``classify``, take ``image_bytes`` (string [n]: whole
@@ -86,11 +97,13 @@ def write_saved_model(classifier: Any, image_size: int, labels: Sequence[str], f
         image_size: Side in pixels to which images are scaled.
         labels: Names by class.
         folder: To be written.
+        multi_label: Whether each label has a probability of its own (sigmoid), instead of one probability
+            that is shared out among the labels (softmax).
     """
     with tempfile.TemporaryDirectory() as temporary:
         labels_file = Path(temporary) / LABELS_ASSET
         write_labels_file(labels_file, labels)
-        module = _ServingModel(classifier, image_size, labels, labels_file)
+        module = _ServingModel(classifier, image_size, labels, labels_file, multi_label=multi_label)
         tf.saved_model.save(
             module,
             str(folder),

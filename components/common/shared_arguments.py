@@ -29,6 +29,31 @@ def num_classes() -> Any:
     )
 
 
+def multi_label() -> Any:
+    """Whether an image may have several labels."""
+    return argument(
+        False,
+        "An image may have several labels, or none: rows and records hold a list of labels, and the model "
+        "gives each label a probability of its own (sigmoid). Data with one label an image does without.",
+    )
+
+
+def multi_label_problem(asked_for: bool) -> str:
+    """Returns what is wrong where data are of the other kind than the argument ``multi_label`` says."""
+    if asked_for:
+        return "multi_label=true, but the data set has one label for each image"
+    return "multi_label=false, but the data set is multi-label: an image has a list of labels"
+
+
+def multi_label_remedy(asked_for: bool) -> str:
+    """Returns what to do about ``multi_label_problem``."""
+    return (
+        "give multi_label=false, or convert the data with multi_label=true"
+        if asked_for
+        else "give multi_label=true"
+    )
+
+
 def train_batch_size() -> Any:
     """Images in a training step."""
     return argument(32, "Images in one training step, over all devices together.", minimum=1)

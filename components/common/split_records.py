@@ -9,12 +9,13 @@ from components.common.records import ImageRecord, decode_example
 from components.common.tfrecord import read_records
 
 
-def split_records(folder: Path, split: Split) -> Iterator[ImageRecord]:
+def split_records(folder: Path, split: Split, *, multi_label: bool = False) -> Iterator[ImageRecord]:
     """Yields the split's records in order, shard by shard.
 
     Args:
         folder: Where the manifest lies.
         split: One of the manifest's splits.
+        multi_label: What the manifest says.
 
     Raises:
         MissingInputError: if a shard is not there.
@@ -22,7 +23,7 @@ def split_records(folder: Path, split: Split) -> Iterator[ImageRecord]:
     """
     for path in shard_paths(folder, split):
         for number, (_, data) in enumerate(read_records(path)):
-            yield decode_example(data, where=f"{path}, record {number}")
+            yield decode_example(data, where=f"{path}, record {number}", multi_label=multi_label)
 
 
 def record_place(folder: Path, split: Split, index: int) -> str:

@@ -17,8 +17,9 @@ class ConvertArguments:
         "File that lists the training images: CSV, one `path,label` a line, no header line, UTF-8; or an "
         "import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl. "
         "Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or "
-        "training_data_path.",
+        "training_data_path. With multi_label a row holds any number of labels, path,label,label,...",
     )
+    multi_label: bool = shared_arguments.multi_label()
     validation_csv: str = argument(
         "",
         "File that lists the validation images, written like train_csv. Leave it empty if train_csv says "
@@ -131,6 +132,12 @@ class ConvertArguments:
                 f"validation_fraction={self.validation_fraction:g} and test_fraction={self.test_fraction:g} "
                 "leave no image for training",
                 remedy="give shares whose sum is less than 1",
+            )
+        if self.multi_label and self.images:
+            raise InvalidArgumentError(
+                f"images={self.images!r} with multi_label=true: in a folder an image has one label, the "
+                "folder's name",
+                remedy="list the images with their labels in train_csv, or use multi_label=false",
             )
         if len(given) > 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)

@@ -7,6 +7,7 @@ order of the rows. Every row that is read is written or listed in rejected.csv.
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from components.convert.finished import (
 )
 from components.convert.image_folders import read_images
 from components.convert.import_files import read_import_file
+from components.convert.label_set import names_in
 from components.convert.output_folder import (
     LABELS_NAME,
     conversion_into,
@@ -136,7 +138,9 @@ def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Folder)
     """Refuses a data set that is finished but is not what the arguments ask for."""
     labels = _given_labels(arguments)
     if arguments.training_data_path:
-        check_made_of_records(manifest, folder, _patterns(arguments), labels)
+        check_made_of_records(
+            manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label
+        )
         return
     rows = _read_rows(arguments, labels)
     check_made_of_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
@@ -180,7 +184,8 @@ def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -
 
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
-    splits, names = scan_records(_patterns(arguments), labels, threads)
+    splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
+    _check_labelled(names, arguments)
     examples = sum(split.examples for split in splits.values())
     source = {
         "form": "tfrecord",
@@ -189,7 +194,8 @@ def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: i
         "labels_file": arguments.labels_file,
     }
     counts = {"rows": examples, "written": examples, "rejected": 0}
-    return Manifest(names, splits, {"source": source, **counts, "reencoded": []})
+    made_by = {"source": source, **counts, "reencoded": []}
+    return Manifest(names, splits, made_by, arguments.multi_label)
 
 
 def _from_images(
@@ -202,12 +208,13 @@ def _from_images(
     rows = _read_rows(arguments, known_labels)
     inputs = inputs_digest(arguments, known_labels, rows)
     numbers_of, drawn = _splits(rows, arguments, threads)
-    labels = known_labels or _labels_of(rows, numbers_of)
+    labels = known_labels or _labels_of(rows, numbers_of, multi_label=arguments.multi_label)
     _log_planned(rows, numbers_of, labels, arguments)
     rules = ImageRules(
         {name: class_to_label(index) for index, name in enumerate(labels)},
         arguments.max_image_pixels,
         arguments.max_image_bytes,
+        arguments.multi_label,
     )
     plans = {
         name: _plans(
@@ -231,6 +238,7 @@ def _from_images(
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder.location)
     splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)
+    _check_labelled(labels, arguments)
     made_by: dict[str, Any] = {
         "source": _source(arguments),
         INPUTS: inputs,
@@ -247,11 +255,13 @@ def _from_images(
             for entry in result.reencoded
         ],
     }
-    return Manifest(labels, splits, made_by), [plan.name for some in plans.values() for plan in some]
+    manifest = Manifest(labels, splits, made_by, arguments.multi_label)
+    return manifest, [plan.name for some in plans.values() for plan in some]
 
 
 def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows:
-    rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes)
+    multi_label = arguments.multi_label
+    rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes, multi_label=multi_label)
     if arguments.images:
         not_used = read_images(rows, arguments.images)
         if not_used.files or not_used.folders:
@@ -265,11 +275,12 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
                 folders=not_used.folders,
             )
     else:
-        read_import_file(rows, arguments.train_csv, TRAIN if arguments.validation_csv else "")
+        undivided = TRAIN if arguments.validation_csv else ""
+        read_import_file(rows, arguments.train_csv, undivided, multi_label=multi_label)
         if arguments.validation_csv:
-            read_import_file(rows, arguments.validation_csv, VALIDATION)
+            read_import_file(rows, arguments.validation_csv, VALIDATION, multi_label=multi_label)
         if arguments.test_csv:
-            read_import_file(rows, arguments.test_csv, TEST)
+            read_import_file(rows, arguments.test_csv, TEST, multi_label=multi_label)
     look_up(rows)
     return rows
 
@@ -286,7 +297,9 @@ def _splits(
         groups = groups_of_equal_images(table, undecided, threads)
         test_fraction = 0.0 if arguments.test_csv else arguments.test_fraction
         fractions = fractions_of(arguments.validation_fraction, test_fraction)
-        drawn = split_rows(table, undecided, groups, fractions, arguments.seed)
+        drawn = split_rows(
+            table, undecided, groups, fractions, arguments.seed, multi_label=arguments.multi_label
+        )
         numbers_of = {
             name: np.concatenate([numbers_of[name], drawn.get(name, np.zeros(0, np.int64))])
             for name in _SPLITS
@@ -297,9 +310,12 @@ def _splits(
     return numbers_of, settings
 
 
-def _labels_of(rows: Rows, numbers_of: dict[str, npt.NDArray[np.int64]]) -> tuple[str, ...]:
+def _labels_of(
+    rows: Rows, numbers_of: dict[str, npt.NDArray[np.int64]], *, multi_label: bool
+) -> tuple[str, ...]:
     used = np.unique(np.concatenate([rows.accepted.labels_of(numbers) for numbers in numbers_of.values()]))
-    return sorted_labels(rows.accepted.label_names[int(number)] for number in used)
+    texts = [rows.accepted.label_names[int(number)] for number in used]
+    return sorted_labels(chain.from_iterable(map(names_in, texts)) if multi_label else texts)
 
 
 def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
@@ -380,6 +396,15 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
                 if name == VALIDATION
                 else "add images, or correct the rows listed in rejected.csv",
             )
+
+
+def _check_labelled(labels: Sequence[str], arguments: ConvertArguments) -> None:
+    if not labels:
+        raise InvalidDataError(
+            "no image has a label",
+            where=arguments.train_csv or arguments.training_data_path,
+            remedy="write each image's labels behind its path, path,label,label,...",
+        )
 
 
 def _source(arguments: ConvertArguments) -> dict[str, str]:

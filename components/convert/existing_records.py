@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.common.cloud_storage import is_cloud_path
@@ -13,7 +13,7 @@ from components.common.dataset import Shard, Split
 from components.common.errors import InvalidDataError
 from components.common.log import Progress, log_event
 from components.common.parallel import in_order
-from components.common.records import decode_example, label_to_class
+from components.common.records import ImageRecord, decode_example, label_to_class
 from components.common.storage import absolute_location, local_copy, match_pattern
 from components.common.tfrecord import read_records, write_record
 
@@ -27,7 +27,7 @@ class ScannedShard:
 
     Attributes:
         shard: With its absolute path.
-        images_per_label: By label, 1..N.
+        images_per_label: By label, 1..N; an image with several labels counts for each.
         texts: The label texts of the records, by label; two of them, if there are more.
         problems: The first records that are wrong.
         problem_count: How many there are.
@@ -41,7 +41,7 @@ class ScannedShard:
 
 
 def scan_records(
-    patterns: Mapping[str, str], labels: Sequence[str], threads: int
+    patterns: Mapping[str, str], labels: Sequence[str], threads: int, *, multi_label: bool = False
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Reads every record of the files that the patterns match.
 
@@ -49,6 +49,7 @@ def scan_records(
         patterns: By split: a path, a glob, or several separated by commas.
         labels: The names of the labels when the user gave them; else empty.
         threads: How many files are read at once.
+        multi_label: Whether a record may have several labels or none.
 
     Returns:
         The splits, and the names of the labels: those given, else the texts in the records if each
@@ -65,7 +66,7 @@ def scan_records(
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in paths}
     progress = Progress("convert", 0, "images")
     done = 0
-    scan = functools.partial(scan_shard, largest_label=len(labels))
+    scan = functools.partial(scan_shard, largest_label=len(labels), multi_label=multi_label)
     in_all = [(name, path) for name, split_paths in paths.items() for path in split_paths]
     for (name, _), shard in zip(in_all, in_order(scan, (path for _, path in in_all), threads), strict=True):
         scanned[name].append(shard)
@@ -99,12 +100,13 @@ def _check_apart(paths: Mapping[str, Sequence[str]]) -> None:
                 )
 
 
-def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:
+def scan_shard(location: str, *, largest_label: int = 0, multi_label: bool = False) -> ScannedShard:
     """Reads every record of a file, wrong ones too; a damaged one ends the reading.
 
     Args:
         location: The TFRecord file, local or ``gs://``.
         largest_label: Labels beyond this are wrong; 0 = none are.
+        multi_label: Whether a record may have several labels or none.
 
     Raises:
         MissingInputError: if the file cannot be read.
@@ -114,7 +116,7 @@ def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:
     images_per_label: Counter[int] = Counter()
     texts: dict[int, set[str]] = {}
     problems: list[InvalidDataError] = []
-    count = 0
+    examples = count = 0
     with local_copy(location) as path:
         try:
             for number, (offset, data) in enumerate(read_records(path, shown=location)):
@@ -123,29 +125,37 @@ def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:
                 write_record(content, data)  # type: ignore[arg-type]
                 try:
                     where = f"{location}, record {number}, byte offset {offset}"
-                    record = decode_example(data, where=where)
-                    _check_label(record.label, largest_label, where)
+                    record = decode_example(data, where=where, multi_label=multi_label)
+                    for label in record.all_labels:
+                        _check_label(label, largest_label, where)
                 except InvalidDataError as error:
                     count += 1
                     if len(problems) < _PROBLEMS_KEPT:
                         problems.append(error)
                     continue
-                images_per_label[record.label] += 1
-                seen = texts.setdefault(record.label, set())
-                if len(seen) < 2:
-                    seen.add(record.text.strip())
+                examples += 1
+                for label, text in _named(record):
+                    images_per_label[label] += 1
+                    seen = texts.setdefault(label, set())
+                    if len(seen) < 2:
+                        seen.add(text.strip())
         except InvalidDataError as error:
             count += 1
             problems.append(error)
     return ScannedShard(
-        Shard(
-            absolute_location(location), images_per_label.total(), content.size, content.sha256.hexdigest()
-        ),
+        Shard(absolute_location(location), examples, content.size, content.sha256.hexdigest()),
         images_per_label,
         {label: frozenset(seen) for label, seen in texts.items()},
         tuple(problems),
         count,
     )
+
+
+def _named(record: ImageRecord) -> Iterable[tuple[int, str]]:
+    """Returns the labels of a record, each with the name that it has there."""
+    texts = (record.text,) if record.labels is None else record.texts
+    labels = record.all_labels
+    return zip(labels, texts if len(texts) == len(labels) else [""] * len(labels), strict=True)
 
 
 def _check_label(label: int, largest_label: int, where: str) -> None:

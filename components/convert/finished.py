@@ -27,7 +27,7 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
         labels: Those that the user gave; empty = none.
         rows: With the size of every image's file.
     """
-    settings = (
+    settings: tuple[object, ...] = (
         labels,
         arguments.seed,
         arguments.validation_fraction,
@@ -36,6 +36,8 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
         arguments.max_image_pixels,
         arguments.max_image_bytes,
     )
+    if arguments.multi_label:
+        settings += ("multi_label",)
     rejected = sorted((row.path, row.label) for row in rows.rejected)
     digest = hashlib.sha256(repr((settings, rejected)).encode("utf-8", "surrogatepass"))
     for use in (UNASSIGNED, TRAIN, VALIDATION, TEST):
@@ -84,7 +86,12 @@ def check_made_of_rows(
 
 
 def check_made_of_records(
-    manifest: Manifest, folder: Folder, patterns: dict[str, str], labels: tuple[str, ...]
+    manifest: Manifest,
+    folder: Folder,
+    patterns: dict[str, str],
+    labels: tuple[str, ...],
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Makes sure that the manifest in a folder describes the TFRecord files that the patterns match.
 
@@ -99,6 +106,8 @@ def check_made_of_records(
     found = {name: [(path, size) for path, size, _ in some] for name, some in files.items()}
     if manifest.made_by["source"].get("form") != "tfrecord" or described != found:
         raise _others(folder, "it describes other files")
+    if manifest.multi_label != multi_label:
+        raise _others(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
     _, written = folder.status(MANIFEST_NAME)
     for path, _, changed in (file for some in files.values() for file in some):
         if changed > written:

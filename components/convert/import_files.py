@@ -9,8 +9,9 @@ from typing import Any
 
 from components.common.dataset import TEST, TRAIN, VALIDATION
 from components.common.errors import InvalidDataError, MissingInputError
-from components.common.labels import is_unicode, looks_like_utf_16
+from components.common.labels import is_unicode, label_problem, looks_like_utf_16
 from components.common.storage import absolute_location, folder_of, local_copy
+from components.convert.label_set import label_set_text
 from components.convert.row_table import UNASSIGNED, Rejection
 from components.convert.rows import Rows
 
@@ -41,7 +42,7 @@ class _Parsed:
     problem: str = ""
 
 
-def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED) -> None:
+def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_label: bool = False) -> None:
     """Reads a file that lists images into ``rows``.
 
     A CSV file has a row ``path,label``, or ``ml_use,path,label`` (Vertex AI), on each line, without a
@@ -50,10 +51,14 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED) -> None:
     quotes may hold commas and doubled quotes, but no line break. Relative paths belong to the folder
     of the file. White space around a label is not part of it.
 
+    With ``multi_label`` a CSV row has any number of labels, each in a column (empty ones are skipped), and
+    an object any number of ``classificationAnnotations``; a label that stands twice counts once.
+
     Args:
         rows: Where the rows go.
         file: The path of the file, as the user gave it, local or ``gs://``.
         use: The split that the file is for; empty when its rows say it themselves or it is to be drawn.
+        multi_label: Whether a row may have several labels or none; ``rows`` then gets texts of label sets.
 
     Raises:
         InvalidArgumentError: for a URL that is not ``gs://``.
@@ -69,9 +74,14 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED) -> None:
     before = len(rows)
     with local_copy(location) as path:
         for number, line, problem in _lines(file, path):
-            parsed = _Parsed(line, "", UNASSIGNED, problem) if problem else _with_use(parse(line), use, file)
+            parsed = (
+                _Parsed(line, "", UNASSIGNED, problem)
+                if problem
+                else _with_use(parse(line, multi_label), use, file)
+            )
             rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
-            if number == 1 and parsed.label.lower() in _HEADER_WORDS and rows.rejected:
+            first_label = parsed.label.partition(",")[0].strip().lower()
+            if number == 1 and rows.rejected and first_label in _HEADER_WORDS:
                 reason = "looks like a header line, which the file must not have"
                 rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
     if len(rows) == before:
@@ -120,22 +130,40 @@ def _with_use(parsed: _Parsed, use: str, file: str) -> _Parsed:
     return _Parsed(parsed.path, parsed.label, use)
 
 
-def _parse_csv(line: str) -> _Parsed:
+def _parse_csv(line: str, multi_label: bool) -> _Parsed:
     # One line at a time: a quote that is never closed spoils its own row, not the rest of the file.
     try:
         cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except csv.Error as error:
         return _Parsed(line, "", problem=f"the quotes do not match ({error})")
+    if multi_label:
+        return _parse_cells(cells)
     use = UNASSIGNED
     if len(cells) > 2 and cells[0].strip().lower() in _USES:
         use = _USES[cells[0].strip().lower()]
         cells = cells[1:]
     if len(cells) > 2:
-        problem = f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label"
+        problem = (
+            f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label, unless "
+            "multi_label=true is given"
+        )
         return _Parsed(cells[0], ",".join(cells[1:]), use, problem)
     if len(cells) < 2:
         return _Parsed(cells[0], "", use, f"1 column instead of 2 (path,label){_other_separator(cells[0])}")
     return _checked(cells[0], cells[1].strip(), use)
+
+
+def _parse_cells(cells: list[str]) -> _Parsed:
+    """Takes a row of path and any number of labels apart."""
+    use = UNASSIGNED
+    if len(cells) > 1 and cells[0].strip().lower() in _USES:
+        use = _USES[cells[0].strip().lower()]
+        cells = cells[1:]
+    elif len(cells) == 1 and _other_separator(cells[0]):
+        return _Parsed(cells[0], "", use, f"1 column{_other_separator(cells[0])}")
+    # A spreadsheet fills the rows with fewer labels up with empty cells.
+    names = [name for name in (cell.strip() for cell in cells[1:]) if name]
+    return _checked_set(cells[0], names, use)
 
 
 def _other_separator(cell: str) -> str:
@@ -146,7 +174,7 @@ def _other_separator(cell: str) -> str:
     return ""
 
 
-def _parse_json(line: str) -> _Parsed:
+def _parse_json(line: str, multi_label: bool) -> _Parsed:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -159,24 +187,41 @@ def _parse_json(line: str) -> _Parsed:
     use_text = resources.get(_USE_KEY, "") if isinstance(resources, dict) else ""
     if not isinstance(path, str):
         return _Parsed(line, "", problem="there is no text imageGcsUri in the line")
-    if not isinstance(annotations, list) or len(annotations) != 1:
+    if not isinstance(annotations, list) or (len(annotations) != 1 and not multi_label):
         count = len(annotations) if isinstance(annotations, list) else 0
-        return _Parsed(path, "", problem=f"the image has {count} annotations; it needs exactly one label")
-    label = _display_name(annotations[0])
-    if label is None:
-        problem = "there is no text classificationAnnotation.displayName in the line"
+        hint = ", unless multi_label=true is given" if isinstance(annotations, list) else ""
+        problem = f"the image has {count} annotations; it needs exactly one label{hint}"
         return _Parsed(path, "", problem=problem)
+    names = [_display_name(annotation) for annotation in annotations]
+    texts = [name for name in names if name is not None]
+    if len(texts) < len(names):
+        problem = "there is no text classificationAnnotation.displayName in the line"
+        if multi_label:
+            problem += "; an image without a label has classificationAnnotations: []"
+        return _Parsed(path, "", problem=problem)
+    label = label_set_text(texts) if multi_label else texts[0]
     if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
         return _Parsed(path, label, problem=problem)
     if not (is_unicode(path) and is_unicode(label)):
         return _Parsed(ascii(path), ascii(label), problem="the line holds half a Unicode character")
+    if multi_label:
+        return _checked_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
     return _checked(path, label.strip(), _USES[use_text.strip().lower()])
 
 
 def _display_name(annotation: Any) -> str | None:
     name = annotation.get("displayName") if isinstance(annotation, dict) else None
     return name if isinstance(name, str) else None
+
+
+def _checked_set(path: str, names: list[str], use: str) -> _Parsed:
+    """Returns the row of a path and its labels, with what is wrong with the first that is wrong."""
+    label = label_set_text(names)
+    if not path.strip():
+        return _Parsed(path, label, use, "the path is empty")
+    problems = (label_problem(name) or _checked(path, name, use).problem for name in names)
+    return _Parsed(path, label, use, next(filter(None, problems), ""))
 
 
 def _checked(path: str, label: str, use: str) -> _Parsed:

@@ -27,7 +27,7 @@ class Row:
         file: The CSV or JSONL file, the folder or the pattern, as the user gave it.
         line: The line of the file, from 1; 0 in a folder.
         path: The image's path as the row has it; in a folder, relative to the folder.
-        label: The label's name.
+        label: The label's name; in a multi-label data set the text of the label set (``label_set``).
         location: Where the image lies: an absolute or relative local path, or ``gs://...``.
         bytes: The size of the image's file.
         version: Changes when the file is written: its time of change in nanoseconds, or the generation of

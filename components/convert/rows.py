@@ -13,6 +13,7 @@ from components.common.cloud_storage import StoredObject, is_cloud_path
 from components.common.labels import label_problem
 from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
 from components.common.storage import URL, joined
+from components.convert.label_set import names_in
 from components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
 
 # A row whose text is longer is rejected; its path and label are cut off in the list.
@@ -25,16 +26,23 @@ class Rows:
     Args:
         known_labels: The labels that are allowed; empty = any.
         max_image_bytes: A row whose image file is larger is rejected.
+        multi_label: Whether the rows' labels are texts of label sets.
     """
 
     def __init__(
-        self, known_labels: Sequence[str] = (), *, max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+        self,
+        known_labels: Sequence[str] = (),
+        *,
+        max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
+        multi_label: bool = False,
     ) -> None:
         self.accepted = RowTable()
         self.rejected: list[Rejection] = []
         self._read = 0
         self._max_image_bytes = max_image_bytes
         self._label_problem = _label_check(known_labels)
+        if multi_label:
+            self._label_problem = _each_checked(self._label_problem)
 
     def __len__(self) -> int:
         """The number of rows that were read."""
@@ -69,7 +77,7 @@ class Rows:
             source: The source's number.
             line: From 1; 0 in a folder.
             path: As the row has it.
-            label: The label's name.
+            label: The label's name, or the text of a label set.
             use: The split that the row is for; empty = to be drawn.
             problem: What is wrong with the row already.
             found: The object in Cloud Storage.
@@ -155,6 +163,15 @@ def _label_check(known_labels: Sequence[str]) -> Callable[[str], str]:
         return problems[label]
 
     return problem_of
+
+
+def _each_checked(problem_of: Callable[[str], str]) -> Callable[[str], str]:
+    """Returns a function from the text of a label set to what is wrong with the first label that is wrong."""
+
+    def problem_of_set(text: str) -> str:
+        return next(filter(None, map(problem_of, names_in(text))), "")
+
+    return problem_of_set
 
 
 def _shortened(text: str) -> str:

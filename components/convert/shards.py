@@ -25,6 +25,7 @@ from components.common.parallel import batches, in_order
 from components.common.records import ImageRecord, encode_example
 from components.common.storage import read_file
 from components.common.tfrecord import framed_record
+from components.convert.label_set import names_in
 from components.convert.output_folder import WORK_FOLDER, writing_explained
 from components.convert.row_table import Rejection, Row
 
@@ -57,11 +58,13 @@ class ImageRules:
         number_of_label: The label on disk, 1..N, of every label's name.
         max_image_pixels: An image of more pixels is rejected.
         max_image_bytes: A file of more bytes is rejected.
+        multi_label: Whether the rows' labels are texts of label sets.
     """
 
     number_of_label: Mapping[str, int]
     max_image_pixels: int
     max_image_bytes: int
+    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,15 @@ class ShardResult:
 class _Prepared:
     path: str
     record: bytes
-    label: int
+    labels: tuple[int, ...]
     reencoded: str
 
 
 def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
     """Returns a hash that changes when a row of the shard, an image's file or a rule does."""
-    content = hashlib.sha256(
-        repr(
-            (_FORMAT, sorted(rules.number_of_label.items()), rules.max_image_pixels, rules.max_image_bytes)
-        ).encode("utf-8", "surrogateescape")
-    )
+    rule = (_FORMAT, sorted(rules.number_of_label.items()), rules.max_image_pixels, rules.max_image_bytes)
+    kind = (*rule, "multi_label") if rules.multi_label else rule
+    content = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
     for row in plan.rows:
         text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.version))
         content.update(text.encode("utf-8", "surrogatepass"))
@@ -201,7 +202,7 @@ def _write_shard(
     images_per_label: dict[int, int] = {}
     reencoded: list[dict[str, str]] = []
     rejected: list[Rejection] = []
-    size = 0
+    examples = size = 0
     for _ in range(len(plan.rows)):
         outcome = next(outcomes)
         on_image()
@@ -212,10 +213,12 @@ def _write_shard(
         # On the way, so that the file is not read again.
         sha256.update(outcome.record)
         size += len(outcome.record)
-        images_per_label[outcome.label] = images_per_label.get(outcome.label, 0) + 1
+        examples += 1
+        for label in outcome.labels:
+            images_per_label[label] = images_per_label.get(label, 0) + 1
         if outcome.reencoded:
             reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
-    shard = Shard(plan.name, sum(images_per_label.values()), size, sha256.hexdigest())
+    shard = Shard(plan.name, examples, size, sha256.hexdigest())
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
 
@@ -264,17 +267,24 @@ def _prepare(row: Row, rules: ImageRules, checked: _Checked) -> _Prepared | Reje
     except OSError as error:
         reason = f"cannot read {row.location}: {error.strerror}"
         return Rejection(row.file, row.line, row.path, row.label, reason)
-    label = rules.number_of_label[row.label]
     record = ImageRecord(
         encoded=image.encoded,
-        label=label,
-        text=row.label,
         filename=row.path,
         format=image.format,
         height=image.height,
         width=image.width,
+        **_labels_of(row, rules),
     )
-    return _Prepared(row.path, framed_record(encode_example(record)), label, image.reencoded)
+    return _Prepared(row.path, framed_record(encode_example(record)), record.all_labels, image.reencoded)
+
+
+def _labels_of(row: Row, rules: ImageRules) -> dict[str, Any]:
+    """Returns the fields of a record that say its labels."""
+    if not rules.multi_label:
+        return {"label": rules.number_of_label[row.label], "text": row.label}
+    # In the order of their numbers, which that of the names need not be.
+    pairs = sorted((rules.number_of_label[name], name) for name in names_in(row.label))
+    return {"labels": tuple(number for number, _ in pairs), "texts": tuple(name for _, name in pairs)}
 
 
 def _result_of(content: dict[str, Any]) -> ShardResult:

@@ -1,19 +1,26 @@
 """Which images are for validation and test, and in which order images are written: drawn from the seed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from components.common.dataset import TEST, TRAIN, VALIDATION
+from components.convert.label_set import names_in
 from components.convert.row_table import RowTable
 
 _Numbers = npt.NDArray[np.int64]
 
 
 def split_rows(
-    table: RowTable, numbers: _Numbers, groups: _Numbers, fractions: Mapping[str, float], seed: int
+    table: RowTable,
+    numbers: _Numbers,
+    groups: _Numbers,
+    fractions: Mapping[str, float],
+    seed: int,
+    *,
+    multi_label: bool = False,
 ) -> dict[str, _Numbers]:
     """Draws splits from the rows, label by label.
 
@@ -22,12 +29,18 @@ def split_rows(
     across labels; a split may then get a little less or more than its share. What is drawn depends on the
     paths, the labels and the seed, not on the order of the rows.
 
+    With several labels a row, the rarest label draws first, then the rarest of the others from what is left,
+    and so on; rows without a label come last. So each label comes near its share, and the rare ones, for
+    which a row more or less matters, first: Sechidis, Tsoumakas and Vlahavas, "On the Stratification of
+    Multi-Label Data", 2011.
+
     Args:
         table: The rows.
         numbers: Those to be split.
         groups: For each of them its group.
         fractions: By split: the share to set aside; what is left is for training.
         seed: Another seed draws others.
+        multi_label: Whether the rows' labels are texts of label sets.
 
     Returns:
         The numbers of the rows by split, ``train`` first.
@@ -36,19 +49,39 @@ def split_rows(
     labels = table.labels_of(numbers)
     # 0 is training; then the other splits in their order; -1 is undecided.
     split_of_group = np.full(int(groups.max()) + 1 if len(groups) else 0, -1, np.int8)
-    for label in sorted(set(labels.tolist()), key=lambda label: table.label_names[label]):
-        places = np.flatnonzero(labels == label)
+    for places in (_rows_of_label_sets if multi_label else _rows_of_labels)(table, labels):
         places = places[np.argsort(keys[places], kind="stable")]
         members, sizes = _groups_in_order(groups[places])
         for number, fraction in enumerate(fractions.values(), start=1):
             _draw(number, _wanted(len(places), fraction), members, sizes, split_of_group)
-        # What this label leaves over is for training, also where the same image has another label.
+        # What this label leaves over is for training, also where the image has another label.
         split_of_group[members[split_of_group[members] < 0]] = 0
     split_of_row = split_of_group[groups]
     return {
         TRAIN: numbers[split_of_row == 0],
         **{name: numbers[split_of_row == number] for number, name in enumerate(fractions, start=1)},
     }
+
+
+def _rows_of_labels(table: RowTable, labels: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
+    """Yields the places of each label's rows, in the order of the labels' names."""
+    for label in sorted(set(labels.tolist()), key=lambda label: table.label_names[label]):
+        yield np.flatnonzero(labels == label)
+
+
+def _rows_of_label_sets(table: RowTable, label_sets: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
+    """Yields the places of the rows that have a label, the rarest label first; then of those without any."""
+    names_of = {number: names_in(table.label_names[number]) for number in set(label_sets.tolist())}
+    sets_with: dict[str, list[int]] = {}
+    for number, names in names_of.items():
+        for name in names:
+            sets_with.setdefault(name, []).append(number)
+    places_of = {name: np.flatnonzero(np.isin(label_sets, some)) for name, some in sets_with.items()}
+    for name in sorted(places_of, key=lambda name: (len(places_of[name]), name)):
+        yield places_of[name]
+    without = [number for number, names in names_of.items() if not names]
+    if without:
+        yield np.flatnonzero(np.isin(label_sets, without))
 
 
 def shuffled(table: RowTable, numbers: _Numbers, seed: int, split: str) -> _Numbers:

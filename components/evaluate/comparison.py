@@ -54,9 +54,20 @@ def compare(
         challenger: [examples, N], probabilities.
         seed: Of the resampling.
     """
-    champion_right = champion.argmax(axis=1) == labels
-    challenger_right = challenger.argmax(axis=1) == labels
-    examples = len(labels)
+    return compare_right(champion.argmax(axis=1) == labels, challenger.argmax(axis=1) == labels, seed=seed)
+
+
+def compare_right(
+    champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_], *, seed: int = 0
+) -> Comparison:
+    """Compares two models as ``compare`` does.
+
+    Args:
+        champion_right: bool [examples], whether the champion's answer is right.
+        challenger_right: bool [examples], likewise of the challenger.
+        seed: Of the resampling.
+    """
+    examples = len(champion_right)
     worse = int(np.count_nonzero(champion_right & ~challenger_right))
     better = int(np.count_nonzero(challenger_right & ~champion_right))
     shares = np.array([worse, better, examples - worse - better]) / examples

@@ -25,8 +25,9 @@ def evaluate(
         dataset: What the convert step made.
         model: What the train step made.
         metrics: Top-1 and top-5 accuracy, loss, expected calibration error and number of images; with a
-            champion, its accuracy and the difference with its 95 % confidence interval.
-        classification_metrics: The confusion matrix (up to 100 classes).
+            champion, its accuracy and the difference with its 95 % confidence interval. With multi_label mean
+            average precision and F1, and no calibration error.
+        classification_metrics: The confusion matrix (up to 100 classes; none with multi_label).
         report: A page with accuracy, learning curve, precision and recall of each class, calibration,
             accuracy by slice, comparison with the champion, confusion matrix, the worst mistakes with their
             pictures, the arguments and the data counts.
@@ -35,6 +36,7 @@ def evaluate(
     """
     from components.evaluate.evaluate import EvaluationFiles
     from components.evaluate.evaluate import evaluate as run_evaluation
+    from components.evaluate.multi_label_metrics import MultiLabelMetrics
 
     files = EvaluationFiles(folder=Path(evaluation.path), report=Path(report.path))
     found = run_evaluation(Path(dataset.path), Path(model.path), files, arguments)
@@ -43,11 +45,15 @@ def evaluate(
     metrics.log_metric("top_5_accuracy", result.top_5_accuracy)
     metrics.log_metric("loss", result.loss)
     metrics.log_metric("examples", float(result.examples))
-    metrics.log_metric("expected_calibration_error", found.calibration.expected_calibration_error)
+    if found.calibration is not None:
+        metrics.log_metric("expected_calibration_error", found.calibration.expected_calibration_error)
     if found.comparison is not None:
         metrics.log_metric("champion_top_1_accuracy", found.comparison.champion_top_1_accuracy)
         metrics.log_metric("difference", found.comparison.difference)
         metrics.log_metric("difference_lower", found.comparison.lower)
         metrics.log_metric("difference_upper", found.comparison.upper)
-    if len(found.labels) <= _LARGEST_MATRIX:
+    if isinstance(result, MultiLabelMetrics):
+        metrics.log_metric("mean_average_precision", result.mean_average_precision)
+        metrics.log_metric("f1", result.f1)
+    elif len(found.labels) <= _LARGEST_MATRIX:
         classification_metrics.log_confusion_matrix(list(found.labels), result.confusion_matrix().tolist())

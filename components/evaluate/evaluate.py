@@ -26,8 +26,15 @@ from components.common.split_records import record_place, split_records
 from components.common.storage import local_path
 from components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
 from components.evaluate.calibration import Calibration, measure_calibration
-from components.evaluate.comparison import Comparison, compare
+from components.evaluate.comparison import Comparison, compare, compare_right
 from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
+from components.evaluate.multi_label_metrics import (
+    MultiLabelMetrics,
+    compute_multi_label_metrics,
+    names_of,
+    right_at_top,
+    worst_decisions,
+)
 from components.evaluate.report import Mistake, evaluation_report
 from components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
 
@@ -55,16 +62,16 @@ class Evaluation:
     Attributes:
         labels: The model's labels, in the order of the classes.
         split: Of the data set, that was measured on.
-        metrics: Of the model.
-        calibration: Of the model.
+        metrics: Of the model; of a multi-label data set those of its labels.
+        calibration: Of the model; None in a multi-label data set, where an image has more than one answer.
         slices: Accuracy by slice; empty if nothing divides the images.
         comparison: With the champion; None if there is none.
     """
 
     labels: tuple[str, ...]
     split: str
-    metrics: Metrics
-    calibration: Calibration
+    metrics: Metrics | MultiLabelMetrics
+    calibration: Calibration | None
     slices: tuple[SliceMetrics, ...]
     comparison: Comparison | None
 
@@ -74,7 +81,7 @@ class Evaluation:
             "labels": list(self.labels),
             "split": self.split,
             **self.metrics.to_json(),
-            "calibration": dataclasses.asdict(self.calibration),
+            "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
             "slices": [dataclasses.asdict(one) for one in self.slices],
             "comparison": dataclasses.asdict(self.comparison) if self.comparison else None,
         }
@@ -82,11 +89,33 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Of a split: true classes int64 [n], probabilities float32 [n, N], slices of each image."""
+    """Of a split: true classes, probabilities float32 [n, N], slices of each image.
 
-    classes: NDArray[np.int64]
+    The true classes are int64 [n], or bool [n, N] in a multi-label data set: whether an image has a label.
+    """
+
+    classes: NDArray[Any]
     probabilities: NDArray[np.float32]
     slices: list[tuple[tuple[str, str], ...]]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the images have a list of labels."""
+        return self.classes.ndim == 2
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """Of which images the most probable class is right or wrong: of those that have a label."""
+        if self.is_multi_label:
+            return np.asarray(self.classes.any(axis=1))
+        return np.ones(len(self.classes), bool)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the most probable class is one of the image's."""
+        if self.is_multi_label:
+            return right_at_top(self.classes, self.probabilities, 1)
+        return np.asarray(self.probabilities.argmax(axis=1) == self.classes)
 
 
 def evaluate(
@@ -105,7 +134,8 @@ def evaluate(
 
     Raises:
         InvalidDataError: if the data has a label that the model does not know, there is no image in the
-            split, or one cannot be decoded (which one is said).
+            split, one cannot be decoded (which one is said), or the data is multi-label and the model is
+            not, or the other way round.
         MissingInputError: if a model or the data set is not there.
         CheckFailedError: if a model is damaged.
     """
@@ -124,6 +154,7 @@ def _evaluate(
     manifest = read_manifest(dataset_folder)
     provenance = read_provenance(model_folder)
     model = load_served_model(model_folder)
+    _check_kind(manifest, provenance, where=str(model_folder))
     split = manifest.splits.get(arguments.evaluation_split)
     class_of = _classes_by_label(model, manifest, where=str(model_folder))
     if split is None or not split.examples:
@@ -136,9 +167,16 @@ def _evaluate(
     evaluation = Evaluation(
         labels=model.labels,
         split=arguments.evaluation_split,
-        metrics=compute_metrics(answers.classes, answers.probabilities),
-        calibration=measure_calibration(answers.classes, answers.probabilities),
-        slices=measure_slices(answers.slices, answers.probabilities.argmax(axis=1) == answers.classes),
+        metrics=(compute_multi_label_metrics if answers.is_multi_label else compute_metrics)(
+            answers.classes, answers.probabilities
+        ),
+        calibration=None
+        if answers.is_multi_label
+        else measure_calibration(answers.classes, answers.probabilities),
+        slices=measure_slices(
+            [some for some, judged in zip(answers.slices, answers.judged, strict=True) if judged],
+            answers.right[answers.judged],
+        ),
         comparison=_comparison(champion_folder, model, dataset_folder, split, class_of, manifest, answers),
     )
     _log(evaluation)
@@ -160,6 +198,19 @@ def _evaluate(
     files.report.parent.mkdir(parents=True, exist_ok=True)
     files.report.write_text(page, encoding="utf-8")
     return evaluation
+
+
+def _check_kind(manifest: Manifest, provenance: dict[str, Any], *, where: str) -> None:
+    """Refuses to measure a model on data of the other kind: its probabilities mean something else."""
+    multi_label = bool(provenance.get("multi_label", False))
+    if multi_label != manifest.multi_label:
+        kinds = {True: "has a list of labels", False: "has one label"}
+        raise InvalidDataError(
+            f"in the data an image {kinds[manifest.multi_label]}, the model was trained on data in which an "
+            f"image {kinds[multi_label]}",
+            where=where,
+            remedy=f"convert the data with multi_label={str(multi_label).lower()}, or name another model",
+        )
 
 
 @contextmanager
@@ -228,6 +279,8 @@ def _comparison(
     check_labels(champion, challenger.labels, where=str(folder))
     log_event("champion", f"evaluate: the champion is {folder}")
     theirs = _predict(champion, dataset_folder, split, class_of, manifest)
+    if answers.is_multi_label:
+        return compare_right(theirs.right[answers.judged], answers.right[answers.judged])
     return compare(answers.classes, theirs.probabilities, answers.probabilities)
 
 
@@ -239,14 +292,21 @@ def _log(evaluation: Evaluation) -> None:
             f"; champion {comparison.champion_top_1_accuracy:.4f}, difference {comparison.difference:+.4f} "
             f"(95 %: {comparison.lower:+.4f} to {comparison.upper:+.4f})"
         )
+    more: dict[str, Any] = {}
+    shown = ""
+    if isinstance(metrics, MultiLabelMetrics):
+        more = {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
+        shown = f"mean average precision {metrics.mean_average_precision:.4f}, "
+    if evaluation.calibration is not None:
+        more = {"expected_calibration_error": evaluation.calibration.expected_calibration_error}
     log_result(
         "evaluate",
-        f"top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{against}",
+        f"{shown}top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{against}",
         top_1_accuracy=metrics.top_1_accuracy,
         top_5_accuracy=metrics.top_5_accuracy,
         loss=metrics.loss,
         examples=metrics.examples,
-        expected_calibration_error=evaluation.calibration.expected_calibration_error,
+        **more,
         comparison=dataclasses.asdict(comparison) if comparison else None,
     )
 
@@ -256,20 +316,26 @@ def _predict(
 ) -> _Answers:
     progress = Progress("evaluate", split.examples, "images")
     reader = SliceReader(manifest)
-    records = split_records(folder, split)
-    classes: list[int] = []
+    records = split_records(folder, split, multi_label=manifest.multi_label)
+    labels: list[tuple[int, ...]] = []
     slices: list[tuple[tuple[str, str], ...]] = []
     probabilities: list[NDArray[np.float32]] = []
     while batch := list(islice(records, _BATCH_SIZE)):
         try:
             answer = model.predict([record.encoded for record in batch])
         except InvalidDataError as error:
-            raise _located(error, model, batch, folder, split, first=len(classes)) from None
-        classes.extend(label_to_class(record.label) for record in batch)
+            raise _located(error, model, batch, folder, split, first=len(labels)) from None
+        labels.extend(record.all_labels for record in batch)
         slices.extend(reader.slices_of(record) for record in batch)
         probabilities.append(answer.probabilities)
-        progress.update(len(classes))
-    return _Answers(class_of[np.array(classes)], np.concatenate(probabilities), slices)
+        progress.update(len(labels))
+    answers = np.concatenate(probabilities)
+    if not manifest.multi_label:
+        return _Answers(class_of[[label_to_class(label) for (label,) in labels]], answers, slices)
+    targets = np.zeros(answers.shape, bool)
+    for number, some in enumerate(labels):
+        targets[number, class_of[[label_to_class(label) for label in some]]] = True
+    return _Answers(targets, answers, slices)
 
 
 def _located(
@@ -295,6 +361,8 @@ def _located(
 
 def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
     """Reads the pictures of the worst mistakes: a second pass, so that the first keeps no image."""
+    if answers.is_multi_label:
+        return _wrong_decisions(answers, folder, split, labels)
     worst = worst_mistakes(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
     wanted = {mistake.index for mistake in worst}
     records = {index: record for index, record in enumerate(split_records(folder, split)) if index in wanted}
@@ -307,4 +375,21 @@ def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[st
             mistake.probability,
         )
         for mistake in worst
+    ]
+
+
+def _wrong_decisions(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
+    worst = worst_decisions(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
+    wanted = {decision.index for decision in worst}
+    records = enumerate(split_records(folder, split, multi_label=True))
+    pictures = {index: record for index, record in records if index in wanted}
+    return [
+        Mistake(
+            pictures[decision.index].encoded,
+            pictures[decision.index].filename,
+            names_of(labels, answers.classes[decision.index]),
+            ("" if decision.predicted else "not ") + labels[decision.class_index],
+            decision.probability,
+        )
+        for decision in worst
     ]

@@ -142,9 +142,9 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
         top_1_accuracy=float(np.mean(predicted == labels)),
         top_5_accuracy=float(np.mean(_rank_of_true_class(labels, probabilities) < min(_TOP_K, classes))),
         loss=float(np.mean(loss)),
-        macro_precision=_mean_of_defined(one.precision for one in per_class),
-        macro_recall=_mean_of_defined(one.recall for one in per_class),
-        macro_f1=_mean_of_defined(one.f1 for one in per_class),
+        macro_precision=mean_of_defined(one.precision for one in per_class),
+        macro_recall=mean_of_defined(one.recall for one in per_class),
+        macro_f1=mean_of_defined(one.f1 for one in per_class),
         per_class=per_class,
         confusion=np.stack([cells // classes, cells % classes, counts], axis=1),
     )
@@ -192,18 +192,21 @@ def most_confused_pairs(metrics: Metrics, count: int) -> tuple[ConfusedPair, ...
     return tuple(ConfusedPair(*cell) for cell in largest.tolist())
 
 
-def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> None:
-    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities):
-        raise InternalError(
-            f"labels of shape {labels.shape} and probabilities of shape {probabilities.shape}; "
-            "they must be [examples] and [examples, classes]"
-        )
-    if not len(labels):
+def check_probabilities(probabilities: NDArray[np.floating[Any]]) -> None:
+    """Makes sure that there are probabilities, and that all are numbers.
+
+    Args:
+        probabilities: [examples, N].
+
+    Raises:
+        InvalidDataError: if there is no example, or a probability is NaN or infinite.
+    """
+    if not len(probabilities):
         raise InvalidDataError(
             "there is no image to evaluate", remedy="give the evaluation a split with at least one image"
         )
-    classes = probabilities.shape[1]
-    finite = np.concatenate([np.isfinite(probabilities[rows]).all(axis=1) for rows in _chunks(probabilities)])
+    rows_of = row_chunks(probabilities)
+    finite = np.concatenate([np.isfinite(probabilities[rows]).all(axis=1) for rows in rows_of])
     if not finite.all():
         raise InvalidDataError(
             f"the model's output is NaN or infinite for "
@@ -211,6 +214,16 @@ def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[
             where=f"first for image {int(np.argmin(finite))} of the evaluation, counted from 0",
             remedy="the training diverged: train again with a lower learning_rate",
         )
+
+
+def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> None:
+    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities):
+        raise InternalError(
+            f"labels of shape {labels.shape} and probabilities of shape {probabilities.shape}; "
+            "they must be [examples] and [examples, classes]"
+        )
+    check_probabilities(probabilities)
+    classes = probabilities.shape[1]
     allowed = (labels >= 0) & (labels < classes)
     if not allowed.all():
         first = int(np.argmin(allowed))
@@ -227,7 +240,7 @@ def _rank_of_true_class(
     """Returns how many classes come before the true one: more probable, or as probable and lower."""
     ranks = np.empty(len(labels), np.int64)
     classes = np.arange(probabilities.shape[1])[None, :]
-    for rows in _chunks(probabilities):
+    for rows in row_chunks(probabilities):
         some, true = probabilities[rows], labels[rows, None]
         of_true_class = np.take_along_axis(some, true.astype(np.int64), axis=1)
         before = (some > of_true_class) | ((some == of_true_class) & (classes < true))
@@ -235,7 +248,7 @@ def _rank_of_true_class(
     return ranks
 
 
-def _chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:
+def row_chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:
     """Yields the rows in pieces of about a million probabilities."""
     examples, classes = probabilities.shape
     rows = max(1, _CHUNK_PROBABILITIES // max(1, classes))
@@ -262,6 +275,7 @@ def _per_class(
     )
 
 
-def _mean_of_defined(values: Iterable[float | None]) -> float | None:
+def mean_of_defined(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of those values that are not None; None if all are."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None

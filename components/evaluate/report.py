@@ -19,12 +19,15 @@ from components.common.html_page import (
 from components.evaluate.calibration import Calibration
 from components.evaluate.comparison import Comparison
 from components.evaluate.metrics import Metrics, most_confused_pairs
+from components.evaluate.multi_label_metrics import MultiLabelMetrics
 from components.evaluate.slices import SliceMetrics
 
 # A matrix of more classes than this is a grey square; the pairs say more.
 LARGEST_MATRIX = 50
 CONFUSED_PAIRS = 30
 _MISTAKE_PIXELS = 160
+_ACCURACIES = {"top_1_accuracy": "top-1, validation"}
+_MULTI_LABEL_ACCURACIES = {**_ACCURACIES, "mean_average_precision": "mean average precision"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Mistake:
 
 
 def evaluation_report(
-    metrics: Metrics,
+    metrics: Metrics | MultiLabelMetrics,
     labels: Sequence[str],
     *,
     manifest: Manifest,
@@ -61,7 +64,7 @@ def evaluation_report(
     """Writes the page that says how good a model is and where it errs.
 
     Args:
-        metrics: Of the evaluation.
+        metrics: Of the evaluation; those of several labels an image make another page.
         labels: The N names, in the order of the classes.
         manifest: Of the data: the counts per split and label.
         provenance: What is known of the training; each of these keys may be missing:
@@ -79,9 +82,16 @@ def evaluation_report(
     """
     evaluations = [dict(one) for one in provenance.get("evaluations") or ()]
     best_step = _number(provenance.get("best_step"))
-    show_matrix = len(labels) <= LARGEST_MATRIX
+    confusion: dict[str, Any] = {}
+    if isinstance(metrics, Metrics):
+        show_matrix = len(labels) <= LARGEST_MATRIX
+        pairs = () if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS)
+        confusion = {
+            "matrix": heat_table(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
+            "pairs": [(labels[pair.true_class], labels[pair.predicted_class], pair.count) for pair in pairs],
+        }
     return render(
-        "evaluation.html",
+        "evaluation.html" if confusion else "multi_label_evaluation.html",
         "components.evaluate",
         metrics=metrics,
         labels=tuple(labels),
@@ -90,17 +100,17 @@ def evaluation_report(
         data_digest=str(provenance.get("data_digest") or manifest.digest()),
         best_step=best_step,
         accuracy_chart=_curve(
-            evaluations, best_step, {"top_1_accuracy": "top-1, validation"}, "top-1 accuracy", 1.0
+            evaluations,
+            best_step,
+            _ACCURACIES if confusion else _MULTI_LABEL_ACCURACIES,
+            "top-1 accuracy",
+            1.0,
         ),
         loss_chart=_curve(
             evaluations, best_step, {"train_loss": "training", "loss": "validation"}, "loss", None
         ),
         per_class=list(zip(labels, metrics.per_class, strict=True)),
-        matrix=heat_table(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
-        pairs=[
-            (labels[pair.true_class], labels[pair.predicted_class], pair.count)
-            for pair in (() if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS))
-        ],
+        **confusion,
         wrong=metrics.wrong,
         mistakes=[_thumbnail(mistake) for mistake in mistakes],
         arguments=dict(provenance.get("arguments") or {}),

@@ -53,7 +53,8 @@ def write_answers(arguments: ServingCheckArguments) -> None:
     """
     folder = Path(arguments.dataset)
     manifest = read_manifest(folder)
-    records = islice(split_records(folder, manifest.splits[arguments.split]), arguments.examples)
+    split = manifest.splits[arguments.split]
+    records = islice(split_records(folder, split, multi_label=manifest.multi_label), arguments.examples)
     images = [record.encoded for record in records]
     started = time.perf_counter()
     model = load_served_model(Path(arguments.model))

@@ -66,6 +66,7 @@ def main(words: Sequence[str]) -> None:
                 training_data_path=job.training_data_path,
                 validation_data_path=job.validation_data_path,
                 labels_file=job.labels_file,
+                multi_label=arguments.multi_label,
             ),
             dataset,
         )

@@ -32,6 +32,7 @@ class TrainingArguments:
     max_steps: int = argument(1000, "Training steps (batches); the job ends after the last one.", minimum=1)
     train_batch_size: int = shared_arguments.train_batch_size()
     num_classes: int = shared_arguments.num_classes()
+    multi_label: bool = shared_arguments.multi_label()
     num_eval_images: int = shared_arguments.num_eval_images()
     model_type: str = argument(
         "efficientnet-b0",
@@ -83,7 +84,8 @@ class TrainingArguments:
     class_weights: str = argument(
         "none",
         "Weight of an image in the training loss: none (all alike), balanced (inverse to the number of "
-        "training images of its class) or sqrt (inverse to the square root of it).",
+        "training images of its class) or sqrt (inverse to the square root of it). With multi_label: how "
+        "much a label that an image has counts beside one that it has not, images without / images with it.",
         choices=("none", "balanced", "sqrt"),
     )
     initial_learning_rate: float = argument(
@@ -121,7 +123,10 @@ class TrainingArguments:
         "(0), epsilon. Empty = these defaults.",
     )
     label_smoothing: float = argument(
-        0.1, "Share of each target's weight that is spread over all classes.", minimum=0, below=1
+        0.1,
+        "Share of each target's weight that is spread over all classes; with multi_label, over yes and no.",
+        minimum=0,
+        below=1,
     )
     weight_decay: float = argument(
         1e-4,

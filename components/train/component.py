@@ -19,16 +19,21 @@ def train(
         dataset: What the convert step made: a manifest and its shards.
         model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
             deployment_config.yaml and provenance.json.
-        metrics: Accuracy and loss of the best evaluation, and its step.
+        metrics: Accuracy and loss of the best evaluation, and its step; with multi_label, mean average
+            precision and F1 too.
         arguments: How to train.
     """
     # Imported here: it loads TensorFlow, which whoever compiles a pipeline need not have.
+    from components.train.multi_label_evaluation import MultiLabelEvaluation
     from components.train.train import train as run_training
 
     best = run_training(arguments, Path(dataset.path), Path(model.path)).best
     metrics.log_metric("top_1_accuracy", best.top_1_accuracy)
     metrics.log_metric("top_5_accuracy", best.top_5_accuracy)
     metrics.log_metric("loss", best.loss)
+    if isinstance(best, MultiLabelEvaluation):
+        metrics.log_metric("mean_average_precision", best.mean_average_precision)
+        metrics.log_metric("f1", best.f1)
     metrics.log_metric("best_step", float(best.step))
     model.metadata["framework"] = "TensorFlow"
     model.metadata["model_type"] = arguments.model_type

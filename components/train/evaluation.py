@@ -29,6 +29,32 @@ class Evaluation:
     loss: float
     train_loss: float
 
+    @property
+    def standing(self) -> tuple[float, ...]:
+        """What is compared to find the best evaluation: the objective, then what decides a tie."""
+        return (self.top_1_accuracy,)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is summed up over the images, and what is made of it.
+
+    Attributes:
+        sums: How many numbers the evaluation step gives.
+        evaluation: Of the sums over all images (float64 [sums]), the step and the training loss.
+    """
+
+    sums: int
+    evaluation: Callable[[NDArray[np.float64], int, float], Evaluation]
+
+
+def _of_sums(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
+    correct, in_top, loss, count = sums.tolist()
+    return Evaluation(step, correct / count, in_top / count, loss / count, train_loss)
+
+
+SINGLE_LABEL_MEASURE = Measure(4, _of_sums)
+
 
 class Evaluator:
     """Evaluates the model as it is now.
@@ -39,6 +65,7 @@ class Evaluator:
             for every evaluation.
         accelerators: The devices.
         stopped: Says whether the process was told to stop.
+        measure: What the evaluation step gives.
     """
 
     def __init__(
@@ -47,20 +74,20 @@ class Evaluator:
         batches: Iterable[tuple[Any, Any]],
         accelerators: Accelerators,
         stopped: Callable[[], bool],
+        measure: Measure = SINGLE_LABEL_MEASURE,
     ) -> None:
         self._step, self._batches = evaluation_step, batches
-        self._accelerators, self._stopped = accelerators, stopped
+        self._accelerators, self._stopped, self._measure = accelerators, stopped, measure
 
     def evaluate(self, step: int, train_loss: float) -> Evaluation | None:
         """Returns what was found; None if the process was told to stop in the middle."""
         # Sums in float64: in float32 a count stops at 16.7 million.
-        sums = np.zeros(4)
+        sums = np.zeros(self._measure.sums)
         for inputs, classes in self._batches:
             if self._stopped():
                 return None
             sums += self._sums(inputs, classes)
-        correct, in_top, loss, count = self._accelerators.summed_over_workers(sums).tolist()
-        return Evaluation(step, correct / count, in_top / count, loss / count, train_loss)
+        return self._measure.evaluation(self._accelerators.summed_over_workers(sums), step, train_loss)
 
     def _sums(self, inputs: Any, classes: Any) -> NDArray[np.float64]:
         accelerators, counted = self._accelerators, np.ones(len(classes), np.float32)

@@ -29,6 +29,7 @@ from components.train.augmentation import (
 )
 from components.train.decoded_cache import CachePlace, DecodedCache
 from components.train.example_order import ExampleOrder, random_draws
+from components.train.label_bits import packed, unpacked, words_for
 from components.train.record_reader import RecordReader
 
 # Batches that are made at a time from kept images: while one is read, the other is scaled.
@@ -49,6 +50,7 @@ def training_batches(
     keep_decoded: CachePlace = CachePlace.NOWHERE,
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
+    multi_label_classes: int = 0,
 ) -> tf.data.Dataset:
     """Returns endless full batches in an order that the seed decides, another one each epoch.
 
@@ -63,9 +65,11 @@ def training_batches(
             crops are then taken from a smaller image: the same crops of slightly other pixels.
         first_step: How many batches to leave out; what comes is what an endless iteration yields after them.
         part: ``(i, n)``: which contiguous part of each batch, the i-th (from 0) of n equal ones.
+        multi_label_classes: N of a multi-label data set; 0 = each image has one label.
 
     Yields:
-        uint8 [batch_size / n, image_size, image_size, 3] and int64 [batch_size / n].
+        uint8 [batch_size / n, image_size, image_size, 3] and int64 [batch_size / n]; of a multi-label data
+        set float32 [batch_size / n, N], 1 for each label that the image has.
 
     Raises:
         InvalidArgumentError: if ``batch_size`` is no multiple of n.
@@ -100,7 +104,7 @@ def training_batches(
             return _as_array(reader.read(numbers)), choices
 
         def parse(serialized: Any, chosen: Any) -> tuple[Any, Any, Any]:
-            return *_parsed(serialized), chosen
+            return *_parsed(serialized, multi_label_classes), chosen
 
         def decode(encoded: Any, label: Any, chosen: Any) -> tuple[Any, Any]:
             return decode_and_vary(encoded, chosen, augmentation, image_size), label
@@ -111,8 +115,14 @@ def training_batches(
         return made.batch(size, drop_remainder=True).prefetch(2)
 
     cache = DecodedCache(
-        sum(shard_examples), kept_size(augmentation, image_size), facts=3, place=keep_decoded
+        sum(shard_examples),
+        kept_size(augmentation, image_size),
+        facts=2 + (words_for(multi_label_classes) or 1),
+        place=keep_decoded,
     )
+
+    def target_of(facts: Any) -> Any:
+        return unpacked(facts[..., 2:], multi_label_classes) if multi_label_classes else facts[..., 2]
 
     def missing_records(step: int) -> tuple[Any, ...]:
         numbers, choices = numbers_and_choices(step)
@@ -128,13 +138,13 @@ def training_batches(
         tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None], tf.string),
     ]
-    complete = _completed(cache, augmentation, image_size, size)
+    complete = _completed(cache, augmentation, image_size, size, multi_label_classes)
     made = _read(steps, missing_records, specs).map(complete, _BATCHES_AT_ONCE)
     if augmentation == NONE:
-        return made.map(lambda images, facts, _: (images, facts[:, 2])).prefetch(2)
+        return made.map(lambda images, facts, _: (images, target_of(facts))).prefetch(2)
 
     def vary(image: Any, facts: Any, chosen: Any) -> tuple[Any, Any]:
-        return vary_kept(image, facts[0], facts[1], chosen, augmentation, image_size), facts[2]
+        return vary_kept(image, facts[0], facts[1], chosen, augmentation, image_size), target_of(facts)
 
     made = made.unbatch().map(vary, num_parallel_calls=usable_threads())
     return made.batch(size, drop_remainder=True).prefetch(2)
@@ -150,6 +160,7 @@ def evaluation_batches(
     seed: int = 0,
     keep_decoded: bool = False,
     part: tuple[int, int] = (0, 1),
+    multi_label_classes: int = 0,
 ) -> tf.data.Dataset:
     """Returns a sample of the examples once, in their order; the last batch may be smaller.
 
@@ -162,9 +173,11 @@ def evaluation_batches(
         seed: Of the sample.
         keep_decoded: Whether to keep the sample's decoded images in memory for the next time.
         part: ``(i, n)``: which contiguous part of the sample, the i-th (from 0) of n about equal ones.
+        multi_label_classes: As in ``training_batches``.
 
     Yields:
-        uint8 [up to batch_size, image_size, image_size, 3] and int64 [up to batch_size].
+        uint8 [up to batch_size, image_size, image_size, 3] and int64 [up to batch_size], or float32
+        [up to batch_size, N].
     """
     reader, examples = RecordReader(paths, shard_examples), sum(shard_examples)
     numbers = sample_indices(examples, images, seed) if images else np.arange(examples)
@@ -174,11 +187,14 @@ def evaluation_batches(
     def records(batch: int) -> tuple[NDArray[np.object_]]:
         return (_as_array(reader.read(numbers[int(batch) * batch_size : (int(batch) + 1) * batch_size])),)
 
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        return _parsed(serialized, multi_label_classes)
+
     def decode(encoded: Any, label: Any) -> tuple[Any, Any]:
         return decode_image(encoded, image_size), label
 
     batches = _fixed_parallelism(tf.data.Dataset.range(-(-len(numbers) // batch_size)))
-    made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).map(_parsed).unbatch()
+    made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).map(parse).unbatch()
     dataset = made.map(decode, num_parallel_calls=usable_threads()).batch(batch_size)
     return (dataset.cache() if keep_decoded else dataset).prefetch(2)
 
@@ -198,7 +214,7 @@ class FeatureBatches:
 
     Args:
         features: float32 [examples, features].
-        classes: int64 [examples].
+        classes: int64 [examples], or float32 [examples, N] of a multi-label data set.
         batch_size: Of all workers together; a multiple of the number of workers.
         seed: Of the order.
         first_step: How many batches to leave out, as in ``training_batches``.
@@ -208,7 +224,7 @@ class FeatureBatches:
     def __init__(
         self,
         features: NDArray[np.float32],
-        classes: NDArray[np.int64],
+        classes: NDArray[Any],
         *,
         batch_size: int,
         seed: int,
@@ -222,8 +238,8 @@ class FeatureBatches:
         self._size = batch_size // workers
         self._offset = worker * self._size
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yields float32 [batch_size / n, features] and int64 [batch_size / n]."""
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        """Yields float32 [batch_size / n, features] and as many of the classes."""
         position = self._first_step * self._batch_size + self._offset
         while True:
             chosen = self._order.examples(position, self._size)
@@ -231,14 +247,18 @@ class FeatureBatches:
             position += self._batch_size
 
 
-def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: int) -> Callable[..., Any]:
+def _completed(
+    cache: DecodedCache, augmentation: str, image_size: int, size: int, multi_label_classes: int
+) -> Callable[..., Any]:
     """Returns the function that decodes and keeps what is missing of a batch: images, facts, choices."""
     side = kept_size(augmentation, image_size)
+    fact_count = 2 + (words_for(multi_label_classes) or 1)
 
     def kept(record: tuple[Any, Any]) -> tuple[Any, Any]:
         encoded, label = record
         pixels, height, width = decode_for_keeping(encoded, augmentation, image_size)
-        return pixels, tf.stack([tf.cast(height, tf.int64), tf.cast(width, tf.int64), label])
+        numbers = packed(label) if multi_label_classes else label[None]
+        return pixels, tf.concat([tf.cast(tf.stack([height, width]), tf.int64), numbers], axis=0)
 
     def with_missing(
         numbers: NDArray[np.int64],
@@ -255,14 +275,14 @@ def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: in
         return images, all_facts
 
     def complete(numbers: Any, choices: Any, missing: Any, serialized: Any) -> tuple[Any, Any, Any]:
-        specs = (tf.TensorSpec([side, side, 3], tf.uint8), tf.TensorSpec([3], tf.int64))
-        decoded = tf.map_fn(
-            kept, _parsed(serialized), fn_output_signature=specs, parallel_iterations=usable_threads()
-        )
+        specs = (tf.TensorSpec([side, side, 3], tf.uint8), tf.TensorSpec([fact_count], tf.int64))
+        records = _parsed(serialized, multi_label_classes)
+        decoded = tf.map_fn(kept, records, fn_output_signature=specs, parallel_iterations=usable_threads())
         images, facts = tf.numpy_function(
             with_missing, [numbers, missing, *decoded], (tf.uint8, tf.int64), stateful=True
         )
-        return tf.ensure_shape(images, [size, side, side, 3]), tf.ensure_shape(facts, [size, 3]), choices
+        images = tf.ensure_shape(images, [size, side, side, 3])
+        return images, tf.ensure_shape(facts, [size, fact_count]), choices
 
     return complete
 
@@ -292,13 +312,22 @@ def _as_array(records: Sequence[bytes]) -> NDArray[np.object_]:
     return array
 
 
-def _parsed(serialized: Any) -> tuple[Any, Any]:
-    """Returns the encoded images, string [n], and the classes, int64 [n], 0..N-1, of serialized records."""
+def _parsed(serialized: Any, multi_label_classes: int) -> tuple[Any, Any]:
+    """Returns the encoded images, string [n], and the classes, int64 [n], 0..N-1, of serialized records.
+
+    With ``multi_label_classes`` = N it is, instead of classes, float32 [n, N], 1 for each label of an image.
+    """
+    several = tf.io.VarLenFeature(tf.int64)
     features = {
         IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
-        CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64),
+        CLASS_LABEL: several if multi_label_classes else tf.io.FixedLenFeature([], tf.int64),
     }
     examples = tf.io.parse_example(serialized, features)
+    if multi_label_classes:
+        # Where an image has fewer labels than another there is a 0, which is no label.
+        classes = label_to_class(tf.sparse.to_dense(examples[CLASS_LABEL]))
+        given = tf.reduce_sum(tf.one_hot(classes, multi_label_classes), axis=1)
+        return examples[IMAGE_ENCODED], tf.minimum(given, 1.0)
     return examples[IMAGE_ENCODED], label_to_class(examples[CLASS_LABEL])
 
 

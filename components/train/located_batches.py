@@ -53,10 +53,19 @@ class LocatedBatches:
         batches: Of tf.data; can be gone through as often as these can.
         folder: Where the data set's manifest lies.
         split: Where the batches come from.
+        multi_label: What the manifest says.
     """
 
-    def __init__(self, batches: Iterable[tuple[Any, Any]], folder: Path, split: Split) -> None:
+    def __init__(
+        self,
+        batches: Iterable[tuple[Any, Any]],
+        folder: Path,
+        split: Split,
+        *,
+        multi_label: bool = False,
+    ) -> None:
         self._batches, self._folder, self._split = batches, folder, split
+        self._multi_label = multi_label
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Yields the batches.
@@ -73,11 +82,11 @@ class LocatedBatches:
             except StopIteration:
                 return
             except _DATA_ERRORS as error:
-                raise _located(error, self._folder, self._split) from None
+                raise _located(error, self._folder, self._split, self._multi_label) from None
             yield batch
 
 
-def _located(error: Exception, folder: Path, split: Split) -> InvalidDataError:
+def _located(error: Exception, folder: Path, split: Split, multi_label: bool) -> InvalidDataError:
     """Finds the first record that cannot be read or decoded, by going through the split once more."""
     log_event(
         "record_search",
@@ -86,7 +95,8 @@ def _located(error: Exception, folder: Path, split: Split) -> InvalidDataError:
         total=split.examples,
     )
     # Reading raises the error of a record that is damaged itself.
-    for index, found in enumerate(in_order(_failure, split_records(folder, split), usable_threads())):
+    records = split_records(folder, split, multi_label=multi_label)
+    for index, found in enumerate(in_order(_failure, records, usable_threads())):
         if found is not None:
             reason, filename = found
             name = f" ({filename})" if filename else ""

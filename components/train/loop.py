@@ -18,6 +18,7 @@ from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
 from components.train.checkpoints import Checkpoint, named, values_of
 from components.train.evaluation import Evaluation, Evaluator
+from components.train.multi_label_evaluation import evaluation_of
 from components.train.publisher import Publisher
 from components.train.schedules import build_schedule
 from components.train.training_step import (
@@ -41,7 +42,8 @@ class LoopResult:
 
     Attributes:
         evaluations: All of them, in order.
-        best: The one with the highest top-1 accuracy, the earliest on a tie.
+        best: The one with the highest top-1 accuracy, the earliest on a tie (in a multi-label data set the
+            one with the higher mean average precision, then the earliest).
         ended: Why it ended.
         seconds: Of training, evaluations included, interrupted parts too.
     """
@@ -99,7 +101,7 @@ class _Progress:
     @property
     def best(self) -> Evaluation | None:
         # max() takes the first of equals: the earliest.
-        return max(self.evaluations, key=lambda each: each.top_1_accuracy, default=None)
+        return max(self.evaluations, key=lambda each: each.standing, default=None)
 
     @property
     def evaluated(self) -> bool:
@@ -147,7 +149,7 @@ class _Training:
             start.checkpoint.step,
             state["seconds"],
             list(state["losses"]),
-            [Evaluation(**each) for each in state["evaluations"]],
+            [evaluation_of(each) for each in state["evaluations"]],
         )
         self.earlier_seconds = state["seconds"]
         self.saved = self._mark()
@@ -197,7 +199,7 @@ class _Training:
             before = self.progress.best
             self.progress.evaluations.append(evaluation)
             losses.clear()
-            if before is None or evaluation.top_1_accuracy > before.top_1_accuracy:
+            if before is None or evaluation.standing > before.standing:
                 self.best_weights = [self.accelerators.value_of(v) for v in self.trainable.kept]
                 if self.hooks.save_best:
                     self.hooks.save_best(evaluation.step, self.best_weights)
@@ -323,7 +325,11 @@ def run_loop(
         training.go_on_from(start)
     with termination_noted() as stopped:
         evaluator = Evaluator(
-            build_evaluation_step(trainable, accelerators), evaluation_batches, accelerators, stopped
+            build_evaluation_step(trainable, accelerators),
+            evaluation_batches,
+            accelerators,
+            stopped,
+            trainable.measure,
         )
         begun = training.progress.step
         try:

@@ -18,7 +18,6 @@ from components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
 
 # The objective of tuning, as the original algorithm named it.
 OBJECTIVE = "top_1_accuracy"
-_METRICS = (OBJECTIVE, "top_5_accuracy", "loss", "train_loss")
 # Set by Vertex AI in a trial of a hyperparameter tuning job, and nowhere else.
 _TRIAL_ID = "CLOUD_ML_TRIAL_ID"
 
@@ -52,7 +51,7 @@ def reporter(job_dir: str) -> Report:
 def _log(evaluations: Sequence[Evaluation]) -> None:
     last = dataclasses.asdict(evaluations[-1])
     step = last.pop("step")
-    words = " ".join(f"{name}={last[name]:.6g}" for name in _METRICS)
+    words = " ".join(f"{name}={value:.6g}" for name, value in last.items())
     log_event("evaluation", f"train: step {step}: {words}", training_step=step, **last)
 
 
@@ -76,8 +75,10 @@ def _tensorboard(location: str) -> Report:
 
     def write(evaluations: Sequence[Evaluation]) -> None:
         with writer.as_default(step=evaluations[-1].step):
-            for name in _METRICS:
-                tf.summary.write(name, tf.constant(getattr(evaluations[-1], name)), metadata=metadata)
+            values = dataclasses.asdict(evaluations[-1])
+            del values["step"]
+            for name, value in values.items():
+                tf.summary.write(name, tf.constant(value), metadata=metadata)
         writer.flush()
         for path in Path(made_here.name).iterdir() if made_here else ():
             folder_at(location).write(path.name, path.read_bytes())

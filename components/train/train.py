@@ -14,6 +14,7 @@ from components.common.folders import check_folder_writable
 from components.common.local_dataset import local_dataset
 from components.common.log import log_event, log_result
 from components.common.quiet_tensorflow import tf
+from components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from components.common.storage import check_empty, joined
 from components.train.accelerators import Accelerators, find_accelerators
 from components.train.arguments import TrainingArguments
@@ -40,6 +41,8 @@ _FREE_TO_CHANGE = frozenset(
         "keep_checkpoints",
         "max_duration",
         "max_steps",
+        # Agrees with the data, whose digest must be the same.
+        "multi_label",
         "train_steps_per_eval",
     }
 )
@@ -253,6 +256,10 @@ def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
             raise InvalidDataError(
                 f"the data set has no {name} images", remedy=f"give images for the {name} split"
             )
+    if arguments.multi_label != manifest.multi_label:
+        raise InvalidArgumentError(
+            multi_label_problem(arguments.multi_label), remedy=multi_label_remedy(arguments.multi_label)
+        )
     if manifest.num_classes < 2:
         raise InvalidDataError(
             f"the data set has only one label ({', '.join(manifest.labels)}): every model answers it",

@@ -16,7 +16,7 @@ from components.common.quiet_tensorflow import tf
 from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
 from components.train.augmentation import kept_size
-from components.train.class_weights import class_weights
+from components.train.class_weights import class_weights, positive_weights
 from components.train.decoded_cache import kept_decoded
 from components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
 from components.train.located_batches import LocatedBatches
@@ -86,6 +86,7 @@ def _image_inputs(
         (lambda images, targets, step: mixed(images, targets, step=step))
         if arguments.mixup or arguments.cutmix
         else None,
+        manifest.multi_label,
     )
     training = manifest.splits[TRAIN]
     keep_training, keep_validation = kept_decoded(
@@ -108,8 +109,9 @@ def _image_inputs(
             augmentation=arguments.augmentation,
             first_step=first_step,
             part=accelerators.part,
+            multi_label_classes=_multi_label_classes(manifest),
         )
-        return LocatedBatches(batches, folder, training)
+        return LocatedBatches(batches, folder, training, multi_label=manifest.multi_label)
 
     validation = _validation_batches(
         arguments, manifest, folder, keep_decoded=keep_validation, part=accelerators.part
@@ -132,12 +134,18 @@ def _feature_inputs(
         shard_examples=[shard.examples for shard in training.shards],
         image_size=arguments.resolved_image_size(),
         batch_size=arguments.resolved_eval_batch_size(),
+        multi_label_classes=_multi_label_classes(manifest),
     )
     progress = Progress("train", training.examples + validation_images, "images through the frozen backbone")
     compute = _feature_function(classifier, arguments.resolved_image_size())
     width = classifier.backbone.output_shape[-1]
     features, classes = _features(
-        compute, LocatedBatches(images, folder, training), (training.examples, width), progress, done=0
+        compute,
+        LocatedBatches(images, folder, training, multi_label=manifest.multi_label),
+        (training.examples, width),
+        progress,
+        done=0,
+        multi_label_classes=_multi_label_classes(manifest),
     )
     validation_features, validation_classes = _features(
         compute,
@@ -145,6 +153,7 @@ def _feature_inputs(
         (validation_images, width),
         progress,
         done=len(classes),
+        multi_label_classes=_multi_label_classes(manifest),
     )
     trainable = Trainable(
         classifier.head,
@@ -154,6 +163,7 @@ def _feature_inputs(
         classifier.head.variables,
         manifest.num_classes,
         _class_weights(arguments, manifest),
+        multi_label=manifest.multi_label,
     )
     worker, workers = accelerators.part
     own = slice(validation_images * worker // workers, validation_images * (worker + 1) // workers)
@@ -191,9 +201,15 @@ def _features(
     progress: Progress,
     *,
     done: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    multi_label_classes: int,
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Fills one array of ``shape`` = (images, features) and one of their classes."""
-    features, classes = np.empty(shape, np.float32), np.empty(shape[0], np.int64)
+    features: NDArray[np.float32] = np.empty(shape, np.float32)
+    classes: NDArray[Any] = (
+        np.empty((shape[0], multi_label_classes), np.float32)
+        if multi_label_classes
+        else np.empty(shape[0], np.int64)
+    )
     filled = 0
     for images, batch_classes in batches:
         end = filled + len(batch_classes)
@@ -228,14 +244,22 @@ def _validation_batches(
         seed=arguments.seed,
         keep_decoded=keep_decoded,
         part=part,
+        multi_label_classes=_multi_label_classes(manifest),
     )
-    return LocatedBatches(batches, folder, validation)
+    return LocatedBatches(batches, folder, validation, multi_label=manifest.multi_label)
+
+
+def _multi_label_classes(manifest: Manifest) -> int:
+    return manifest.num_classes if manifest.multi_label else 0
 
 
 def _class_weights(arguments: TrainingArguments, manifest: Manifest) -> NDArray[np.float32] | None:
     if arguments.class_weights == "none":
         return None
-    return class_weights(arguments.class_weights, manifest.splits[TRAIN].images_per_label)
+    training = manifest.splits[TRAIN]
+    if manifest.multi_label:
+        return positive_weights(arguments.class_weights, training.images_per_label, training.examples)
+    return class_weights(arguments.class_weights, training.images_per_label)
 
 
 def _validation_images(arguments: TrainingArguments, manifest: Manifest) -> int:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from components.common.quiet_tensorflow import keras, tf
 from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
+from components.train.evaluation import SINGLE_LABEL_MEASURE, Measure
+from components.train.multi_label_evaluation import multi_label_measure, multi_label_sums
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,12 @@ class Trainable:
         kernels: Those among them that weight decay holds for.
         kept: Every variable that training changes, statistics included: what "the best model" is.
         num_classes: Number of logits.
-        class_weights: float32 [num_classes], how much an image of each class counts; None = all alike.
+        class_weights: float32 [num_classes], how much an image of each class counts, or in a multi-label data
+            set how much a label that an image has counts beside one that it has not; None = all alike.
         mix: ``mix(images, targets, step)`` -> images and targets, both float32, blended within the
             batch; None = they stay as they are.
+        multi_label: Whether a batch has, instead of classes (int64 [batch]), targets (float32
+            [batch, num_classes], 1 for each label that an image has, else 0).
     """
 
     logits: Callable[..., Any]
@@ -36,6 +41,19 @@ class Trainable:
     num_classes: int
     class_weights: NDArray[np.float32] | None = None
     mix: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    multi_label: bool = False
+
+    @property
+    def target_spec(self) -> tf.TensorSpec:
+        """Of what a batch says of its images, with an open batch dimension."""
+        if self.multi_label:
+            return tf.TensorSpec([None, self.num_classes], tf.float32)
+        return tf.TensorSpec([None], tf.int64)
+
+    @property
+    def measure(self) -> Measure:
+        """What the evaluation step sums up."""
+        return multi_label_measure(self.num_classes) if self.multi_label else SINGLE_LABEL_MEASURE
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,10 @@ def build_training_step(
 ) -> Callable[..., Any]:
     """Returns the function that takes one step: (inputs, classes) -> float32 scalar, the cross-entropy.
 
-    The cross-entropy is the mean over the batch, weighted by class, with label smoothing; the loss
-    whose gradients are taken has the weight decay besides. On several devices each takes its share
+    The cross-entropy is the mean over the batch, weighted by class, with label smoothing; in a multi-label
+    data set it is the binary cross-entropy of each label, the mean over the labels as in Keras'
+    ``BinaryCrossentropy`` and PyTorch's ``MultiLabelSoftMarginLoss``, smoothed towards 1/2. The loss whose
+    gradients are taken has the weight decay besides. On several devices each takes its share
     of the batch and the gradients are added up, so that the step is that of one device with the
     whole batch.
     """
@@ -97,20 +117,33 @@ def build_training_step(
     batch_size = arguments.train_batch_size
     weights = None if trainable.class_weights is None else tf.constant(trainable.class_weights)
 
-    def of_replica(inputs: Any, classes: Any) -> Any:
+    def smoothed(classes: Any) -> Any:
+        if trainable.multi_label:
+            return classes * (1.0 - smoothing) + smoothing / 2
         targets = tf.one_hot(classes, trainable.num_classes, 1.0 - smoothing) + (
             smoothing / trainable.num_classes
         )
         if weights is not None:
             # In the targets, so that a blend of two images counts as the blend of their weights.
             targets *= tf.gather(weights, classes)[:, None]
+        return targets
+
+    def losses_of(targets: Any, logits: Any) -> Any:
+        if trainable.multi_label:
+            positive = 1.0 if weights is None else weights
+            return tf.reduce_mean(
+                tf.nn.weighted_cross_entropy_with_logits(targets, logits, positive), axis=-1
+            )
+        # TensorFlow's fused operation has wrong gradients for targets whose sum is not 1.
+        return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
+
+    def of_replica(inputs: Any, classes: Any) -> Any:
+        targets = smoothed(classes)
         if trainable.mix is not None:
             inputs, targets = trainable.mix(tf.cast(inputs, tf.float32), targets, optimizer.iterations)
         with tf.GradientTape() as tape:
             logits = trainable.logits(inputs, training=True)
-            # TensorFlow's fused operation has wrong gradients for targets whose sum is not 1.
-            losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
-            cross_entropy = tf.reduce_sum(losses) / batch_size
+            cross_entropy = tf.reduce_sum(losses_of(targets, logits)) / batch_size
             penalty = tf.add_n([tf.nn.l2_loss(kernel) for kernel in trainable.kernels])
             loss = cross_entropy + weight_decay * penalty / accelerators.replicas
             scaled_loss = optimizer.scale_loss(loss)
@@ -128,15 +161,18 @@ def build_training_step(
 
 
 def build_evaluation_step(trainable: Trainable, accelerators: Accelerators) -> Callable[..., Any]:
-    """Returns (inputs, classes, counted) -> float32 [4] of each device of this worker.
+    """Returns (inputs, classes, counted) -> float32 [sums] of each device of this worker.
 
-    ``counted`` (float32 [batch], 1 or 0) says which images are not there only to fill a batch. The four
-    are sums over them: correct, in the top five, losses, images.
+    ``counted`` (float32 [batch], 1 or 0) says which images are not there only to fill a batch. There are four
+    sums over them: correct, in the top five, losses, images; in a multi-label data set those of
+    ``multi_label_sums``.
     """
     top = min(5, trainable.num_classes)
 
     def of_replica(inputs: Any, classes: Any, counted: Any) -> Any:
         logits = trainable.logits(inputs, training=False)
+        if trainable.multi_label:
+            return multi_label_sums(logits, classes, counted)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
         # argmax as in serving; the lowest class wins a tie.
         correct = tf.equal(tf.argmax(logits, axis=-1), classes)
@@ -160,6 +196,6 @@ def _graph_function(
     if accelerators.replicas > 1:
         # Shares of a batch are no tensors with a signature; all but an evaluation's last have one size.
         return tf.function(function, autograph=False)  # type: ignore[no-any-return]
-    signature = (trainable.input_spec, tf.TensorSpec([None], tf.int64), *more)
+    signature = (trainable.input_spec, trainable.target_spec, *more)
     # No Python control flow depends on a tensor here: AutoGraph would only cost time.
     return tf.function(function, input_signature=signature, autograph=False)  # type: ignore[no-any-return]

@@ -34,7 +34,13 @@ def write_model(
         best: Whose weights the model has.
         circumstances: More JSON values for the provenance, by name.
     """
-    write_saved_model(classifier, arguments.resolved_image_size(), manifest.labels, folder)
+    write_saved_model(
+        classifier,
+        arguments.resolved_image_size(),
+        manifest.labels,
+        folder,
+        multi_label=manifest.multi_label,
+    )
     write_deployment_config(folder, global_step=best.step)
     write_provenance(
         folder,
@@ -42,6 +48,7 @@ def write_model(
             **circumstances,
             "model_type": arguments.model_type,
             "image_size": arguments.resolved_image_size(),
+            "multi_label": manifest.multi_label,
             "arguments": resolved_arguments(arguments, manifest),
             "data_digest": manifest.digest(),
             "best_step": best.step,

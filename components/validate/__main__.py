@@ -77,7 +77,9 @@ def main(words: Sequence[str]) -> None:
         folder = Path() if paths.dataset.startswith("gs://") else local_path(paths.dataset)
     else:
         patterns = {TRAIN: paths.training_data_path, VALIDATION: paths.validation_data_path}
-        manifest = describe_record_files(patterns, paths.labels_file, arguments.num_classes)
+        manifest = describe_record_files(
+            patterns, paths.labels_file, arguments.num_classes, multi_label=arguments.multi_label
+        )
         folder = Path()
     validate_manifest_to_files(
         manifest, folder, local_path(paths.report), local_path(paths.summary), arguments

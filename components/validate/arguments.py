@@ -13,6 +13,7 @@ class ValidateArguments:
     """What the training will ask of the data; checked before a machine is rented for it."""
 
     num_classes: int = shared_arguments.num_classes()
+    multi_label: bool = shared_arguments.multi_label()
     train_batch_size: int = shared_arguments.train_batch_size()
     num_eval_images: int = shared_arguments.num_eval_images()
     model_type: str = same_argument(TrainingArguments, "model_type")

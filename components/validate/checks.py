@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from components.common.dataset import TRAIN, VALIDATION, Manifest
 from components.common.records import class_to_label, label_to_class
+from components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from components.validate.arguments import ValidateArguments
 from components.validate.findings import ERROR, WARNING, Finding
 from components.validate.reading import Reading
@@ -89,6 +90,8 @@ def class_findings(
     labels: Sequence[str],
     counts: Mapping[str, Sequence[int]],
     first_places: Mapping[str, Mapping[int, str]] = _NOWHERE,
+    *,
+    examples: Mapping[str, int] | None = None,
 ) -> Iterator[Finding]:
     """Yields what is wrong or doubtful about the numbers of images per class and split.
 
@@ -96,7 +99,10 @@ def class_findings(
         labels: The N names.
         counts: By split: N numbers of images.
         first_places: By split: the name of the first record of each class that has one.
+        examples: By split: the number of images; None = the sum of the classes' numbers, which it is where
+            every image has one label.
     """
+    examples = examples or {name: sum(some) for name, some in counts.items()}
     train = counts.get(TRAIN, [0] * len(labels))
     validation = counts.get(VALIDATION, [0] * len(labels))
     if len(labels) < 2:
@@ -106,7 +112,7 @@ def class_findings(
             f"there is only one label ({', '.join(labels)}): every model answers it",
             remedy="give images of at least two labels",
         )
-    if not sum(train):
+    if not examples.get(TRAIN):
         yield Finding(
             ERROR,
             "empty_split",
@@ -120,7 +126,7 @@ def class_findings(
             for class_index, where in places.items()
         }
         yield from _training_findings(labels, train, elsewhere)
-    if not sum(validation):
+    if not examples.get(VALIDATION):
         yield Finding(
             ERROR,
             "empty_split",
@@ -159,6 +165,8 @@ def _training_findings(
                 remedy="add training images of it; a class is rarely learned from so few",
             )
     present = [(images, label) for label, images in zip(labels, train, strict=True) if images]
+    if not present:
+        return
     (smallest, rare), (largest, common) = min(present), max(present)
     if largest > STRONG_IMBALANCE * smallest:
         yield Finding(
@@ -171,10 +179,25 @@ def _training_findings(
 
 
 def argument_findings(
-    labels: Sequence[str], counts: Mapping[str, Sequence[int]], arguments: ValidateArguments
+    manifest: Manifest, examples: Mapping[str, int], arguments: ValidateArguments
 ) -> Iterator[Finding]:
-    """Yields the arguments that the data cannot satisfy."""
-    train, validation = sum(counts.get(TRAIN, ())), sum(counts.get(VALIDATION, ()))
+    """Yields the arguments that the data cannot satisfy.
+
+    Args:
+        manifest: Of the data.
+        examples: By split: the number of images.
+        arguments: What the training will ask for.
+    """
+    labels = manifest.labels
+    train, validation = examples.get(TRAIN, 0), examples.get(VALIDATION, 0)
+    if arguments.multi_label != manifest.multi_label:
+        yield Finding(
+            ERROR,
+            "multi_label",
+            multi_label_problem(arguments.multi_label),
+            remedy=multi_label_remedy(arguments.multi_label),
+            about_arguments=True,
+        )
     if arguments.num_classes not in (0, len(labels)):
         named = ", ".join(labels[:_NAMED_LABELS])
         more = f" and {len(labels) - _NAMED_LABELS} more" if len(labels) > _NAMED_LABELS else ""

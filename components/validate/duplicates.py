@@ -11,7 +11,7 @@ from components.common.dataset import TRAIN, shard_location
 from components.common.html_page import Thumbnail, thumbnail_source
 from components.common.records import label_to_class
 from components.validate.findings import KEPT_PER_KIND, WARNING, Finding
-from components.validate.reading import DIGEST_BYTES, ImageTable, record_at, record_name
+from components.validate.reading import DIGEST_BYTES, ImageTable, label_names, record_at, record_name
 
 # More members of one group than this are counted, not named.
 _NAMED_MEMBERS = 6
@@ -46,27 +46,36 @@ def groups_of_equal_images(images: ImageTable) -> list[list[int]]:
     return sorted(groups)
 
 
-def duplicate_findings(images: ImageTable, labels: tuple[str, ...], folder: Path) -> Iterator[Finding]:
+def duplicate_findings(
+    images: ImageTable, labels: tuple[str, ...], folder: Path, *, multi_label: bool = False
+) -> Iterator[Finding]:
     """Yields a warning for each pair across the splits and for each image under several labels.
+
+    In a multi-label data set, an image with several labels is as it should be; equal images with different
+    sets of labels are not.
 
     Equal images with one label in one split are no finding: some repeat images to balance classes.
     """
     pairs = doubles = 0
+
+    def member(number: int, with_picture: bool) -> _Member:
+        return _member(images, number, labels, folder, with_picture, multi_label)
+
     for group in groups_of_equal_images(images):
         splits = [_shard_of(images, number)[0] for number in group]
         if TRAIN in splits and len(set(splits)) > 1 and pairs < KEPT_PER_KIND:
-            trained = _member(images, group[splits.index(TRAIN)], labels, folder, pairs < _WITH_PICTURE)
+            trained = member(group[splits.index(TRAIN)], pairs < _WITH_PICTURE)
             for number, split in zip(group, splits, strict=True):
                 if split != TRAIN:
-                    yield _leak(trained, _member(images, number, labels, folder, pairs < _WITH_PICTURE))
+                    yield _leak(trained, member(number, pairs < _WITH_PICTURE))
                     pairs += 1
         group_labels = [images.labels[number] for number in group]
         if len(set(group_labels)) > 1 and doubles < KEPT_PER_KIND:
             # One image of each label first, so that the first ones named show the contradiction.
             firsts = [group[group_labels.index(label)] for label in sorted(set(group_labels))]
             named = (firsts + [number for number in group if number not in firsts])[:_NAMED_MEMBERS]
-            members = [_member(images, one, labels, folder, doubles < _WITH_PICTURE) for one in named]
-            yield _two_labels(members, len(group))
+            members = [member(one, doubles < _WITH_PICTURE) for one in named]
+            yield _two_labels(members, len(group), multi_label)
             doubles += 1
 
 
@@ -81,15 +90,17 @@ def _leak(trained: _Member, other: _Member) -> Finding:
     )
 
 
-def _two_labels(members: list[_Member], number: int) -> Finding:
+def _two_labels(members: list[_Member], number: int, multi_label: bool) -> Finding:
     names = list(dict.fromkeys(repr(member.label) for member in members))
     more = f"; and {number - len(members):,} more" if number > len(members) else ""
     return Finding(
         WARNING,
-        "image_with_two_labels",
+        "image_with_two_label_sets" if multi_label else "image_with_two_labels",
         f"the same image is labelled {' and '.join(names)}",
         "; ".join(f"{member.where}, {_name(member)}, is {member.label!r}" for member in members) + more,
-        "keep the row with the right label and remove the others",
+        "keep one row of the image, with all of its labels"
+        if multi_label
+        else "keep the row with the right label and remove the others",
         thumbnails=_pictures(*members[: len(names)]),
     )
 
@@ -118,16 +129,23 @@ def _shard_index(images: ImageTable, number: int) -> int:
 
 
 def _member(
-    images: ImageTable, number: int, labels: tuple[str, ...], folder: Path, with_picture: bool
+    images: ImageTable,
+    number: int,
+    labels: tuple[str, ...],
+    folder: Path,
+    with_picture: bool,
+    multi_label: bool,
 ) -> _Member:
     _, split, shard = images.shards[_shard_index(images, number)]
     record_number = images.record_numbers[number]
     where = record_name(shard, record_number)
-    record = record_at(shard_location(folder, shard), images.offsets[number], where=where)
+    location = shard_location(folder, shard)
+    record = record_at(location, images.offsets[number], where=where, multi_label=multi_label)
     class_index = label_to_class(record.label)
+    single = labels[class_index] if 0 <= class_index < len(labels) else str(record.label)
     return _Member(
         split=split,
-        label=labels[class_index] if 0 <= class_index < len(labels) else str(record.label),
+        label=label_names(record.all_labels, labels) if multi_label else single,
         filename=record.filename,
         where=where,
         source=thumbnail_source(record.encoded) if with_picture else "",

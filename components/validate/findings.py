@@ -101,6 +101,7 @@ class Findings:
         manifest: Of the data that was read.
         arguments: That the data was held against.
         counts: By split: how many images each label has, in the order of the labels, as counted.
+        examples: By split: how many images there are.
         formats: How many images there are of each file format.
         sizes: The distribution of the images' sizes.
         samples: By label: a few training images, small; empty for a label without.
@@ -111,6 +112,7 @@ class Findings:
     manifest: Manifest
     arguments: ValidateArguments
     counts: dict[str, tuple[int, ...]]
+    examples: dict[str, int]
     formats: dict[str, int]
     sizes: ImageSizes
     samples: tuple[tuple[Thumbnail, ...], ...]
@@ -141,7 +143,7 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "data_digest": findings.manifest.digest(),
         "arguments": asdict(findings.arguments),
         "labels": list(labels),
-        "examples": {name: sum(counts) for name, counts in findings.counts.items()},
+        "examples": findings.examples,
         "images_per_label": {
             name: dict(zip(labels, counts, strict=True)) for name, counts in findings.counts.items()
         },

@@ -52,6 +52,7 @@ class ImageTable:
     """
 
     digests: bytearray = field(default_factory=bytearray)
+    # In a multi-label data set, the number of the label set.
     labels: "array[int]" = field(default_factory=lambda: array("q"))
     record_numbers: "array[int]" = field(default_factory=lambda: array("L"))
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -75,11 +76,13 @@ class SplitReading:
 
     Attributes:
         images_per_label: In the order of the labels; records with a label out of range are not in it.
+        images: How many records there are, but for those whose labels are all out of range.
         first_of_label: The name of the first record of each class that has one.
         complete: Whether every record of it was read, none damaged.
     """
 
     images_per_label: list[int]
+    images: int = 0
     first_of_label: dict[int, str] = field(default_factory=dict)
     complete: bool = True
 
@@ -111,6 +114,9 @@ class Reading:
 
     labels: tuple[str, ...]
     splits: dict[str, SplitReading]
+    multi_label: bool = False
+    # Of a multi-label data set: every set of labels that an image has, with a number of its own.
+    label_sets: dict[tuple[int, ...], int] = field(default_factory=dict)
     images: ImageTable = field(default_factory=ImageTable)
     findings: FindingList = field(default_factory=FindingList)
     widths: Counter[int] = field(default_factory=Counter)
@@ -161,11 +167,12 @@ def read_dataset(
     Raises:
         InterruptedRunError: if a shard lies in Cloud Storage, which cannot be reached.
     """
-    checked = _Checked(max_image_pixels)
+    checked = _Checked(max_image_pixels, multi_label=manifest.multi_label)
     threads = usable_threads(_MOST_THREADS)
     reading = Reading(
         labels=manifest.labels,
         splits={name: SplitReading([0] * manifest.num_classes) for name in manifest.splits},
+        multi_label=manifest.multi_label,
         samples=[[] for _ in manifest.labels],
     )
     progress = Progress("validate", sum(split.examples for split in manifest.splits.values()), "examples")
@@ -178,10 +185,11 @@ def read_dataset(
     return reading
 
 
-def record_at(location: str, offset: int, *, where: str) -> ImageRecord:
+def record_at(location: str, offset: int, *, where: str, multi_label: bool = False) -> ImageRecord:
     """Reads one record again, whose offset and soundness are known from the first reading."""
     length = _RECORD_LENGTH.unpack(read_part(location, offset, _RECORD_LENGTH.size))[0]
-    return decode_example(read_part(location, offset + _RECORD_HEADER_BYTES, length), where=where)
+    data = read_part(location, offset + _RECORD_HEADER_BYTES, length)
+    return decode_example(data, where=where, multi_label=multi_label)
 
 
 def record_name(shard: Shard, record_number: int, filename: str = "") -> str:
@@ -194,8 +202,9 @@ class _Examined:
     """What is kept of a record that a thread has looked at; ``digest`` is empty if it is no image of ours."""
 
     digest: bytes = b""
-    label: int = 0
-    text: str = ""
+    labels: tuple[int, ...] = ()
+    # A name for each label, empty where the record has none.
+    texts: tuple[str, ...] = ()
     filename: str = ""
     format: str = ""
     width: int = 0
@@ -206,8 +215,9 @@ class _Examined:
 class _Checked:
     """Images that were found sound: equal bytes are decoded once. Bounded, at some 200 bytes each."""
 
-    def __init__(self, max_image_pixels: int) -> None:
+    def __init__(self, max_image_pixels: int, *, multi_label: bool) -> None:
         self._max_image_pixels = max_image_pixels
+        self.multi_label = multi_label
         self._images: dict[bytes, PreparedImage] = {}
 
     def prepared(self, encoded: bytes, digest: bytes) -> PreparedImage:
@@ -247,11 +257,14 @@ def _examine(
     except InvalidDataError as error:
         return _Examined(finding=Finding(ERROR, "damaged_record", error.problem, error.where, error.remedy))
     try:
-        record = decode_example(data, where=where)
+        record = decode_example(data, where=where, multi_label=checked.multi_label)
     except InvalidDataError as error:
         return _Examined(finding=Finding(ERROR, "invalid_record", error.problem, where, error.remedy))
     digest = digest_of.of(record.encoded)
-    known = (digest, record.label, record.text, record.filename)
+    labels = record.all_labels
+    texts = (record.text,) if record.labels is None else record.texts
+    texts = texts if len(texts) == len(labels) else ("",) * len(labels)
+    known = (digest, labels, texts, record.filename)
     where = record_name(shard, place.number, record.filename)
     try:
         image = checked.prepared(record.encoded, digest)
@@ -385,9 +398,12 @@ def _take(
             reading.findings.add(examined.finding)
         return
     if examined.finding is not None:
-        reading.findings.add(_with_picture(reading, examined.finding, examined.label, path, place))
-    label = examined.label
-    reading.images.add(examined.digest, label, place.number, place.offset)
+        reading.findings.add(_with_picture(reading, examined.finding, examined.labels, path, place))
+    labels = examined.labels
+    number = (
+        reading.label_sets.setdefault(labels, len(reading.label_sets)) if reading.multi_label else labels[0]
+    )
+    reading.images.add(examined.digest, number, place.number, place.offset)
     if examined.width:
         reading.widths[examined.width] += 1
         reading.heights[examined.height] += 1
@@ -397,35 +413,59 @@ def _take(
     where = record_name(shard, place.number, examined.filename)
     if examined.width:
         reading.extremes.add(shorter, f"{examined.width} x {examined.height} pixels, {where}")
-    if not 1 <= label <= len(reading.labels):
-        finding = _label_out_of_range(label, examined.text, reading.labels, where)
-        reading.findings.add(_with_picture(reading, finding, label, path, place))
-        return
-    class_index = label_to_class(label)
-    reading.splits[split].add(class_index, where)
-    if examined.text and examined.text != reading.labels[class_index]:
-        count, text, first = reading.other_names.get(label, (0, examined.text, where))
-        reading.other_names[label] = (count + 1, text, first)
+    in_range = [label for label in labels if 1 <= label <= len(reading.labels)]
+    reading.splits[split].images += bool(in_range) or not labels
+    for label, text in zip(labels, examined.texts, strict=True):
+        if label not in in_range:
+            finding = _label_out_of_range(label, text, reading.labels, where)
+            reading.findings.add(_with_picture(reading, finding, labels, path, place))
+            continue
+        class_index = label_to_class(label)
+        reading.splits[split].add(class_index, where)
+        if text and text != reading.labels[class_index]:
+            count, first_text, first = reading.other_names.get(label, (0, text, where))
+            reading.other_names[label] = (count + 1, first_text, first)
+        _take_sample(reading, split, class_index, examined, path, place, where)
+
+
+def _take_sample(
+    reading: Reading,
+    split: str,
+    class_index: int,
+    examined: _Examined,
+    path: Path,
+    place: RecordPlace,
+    where: str,
+) -> None:
+    """Keeps a small picture of a training image for its label, as long as there are few of it."""
     samples = reading.samples[class_index]
     wanted = max(1, min(SAMPLES_PER_LABEL, _MOST_SAMPLES // len(reading.labels)))
     if split == TRAIN and examined.width and len(samples) < wanted and class_index < _MOST_SAMPLES:
-        samples.append(Thumbnail(_thumbnail_of(path, place), title=where))
+        samples.append(Thumbnail(_thumbnail_of(reading, path, place), title=where))
 
 
-def _thumbnail_of(path: Path, place: RecordPlace) -> str:
+def _thumbnail_of(reading: Reading, path: Path, place: RecordPlace) -> str:
     """Returns a small picture of a record, which is read again: few are shown."""
-    return thumbnail_source(record_at(str(path), place.offset, where=str(path)).encoded)
+    record = record_at(str(path), place.offset, where=str(path), multi_label=reading.multi_label)
+    return thumbnail_source(record.encoded)
 
 
-def _with_picture(reading: Reading, finding: Finding, label: int, path: Path, place: RecordPlace) -> Finding:
+def label_names(labels: tuple[int, ...], known: tuple[str, ...]) -> str:
+    """Returns the names of an image's labels in words, a number where there is no such label."""
+    names = (known[label_to_class(one)] if 1 <= one <= len(known) else f"label {one}" for one in labels)
+    return ", ".join(names) if labels else "no label"
+
+
+def _with_picture(
+    reading: Reading, finding: Finding, labels: tuple[int, ...], path: Path, place: RecordPlace
+) -> Finding:
     """Returns the finding with a small picture of its record, if there are not many of its kind already."""
     if reading.findings.counts[finding.kind] >= _WITH_PICTURE:
         return finding
-    source = _thumbnail_of(path, place)
+    source = _thumbnail_of(reading, path, place)
     if not source:
         return finding
-    known = reading.labels
-    name = known[label_to_class(label)] if 1 <= label <= len(known) else f"label {label}"
+    name = label_names(labels, reading.labels)
     return replace(finding, thumbnails=(Thumbnail(source, (name,), finding.where),))
 
 

@@ -14,7 +14,9 @@ from components.common.tfrecord import read_records
 _LARGEST_GAP = 10
 
 
-def describe_record_files(patterns: Mapping[str, str], labels_file: str, num_classes: int) -> Manifest:
+def describe_record_files(
+    patterns: Mapping[str, str], labels_file: str, num_classes: int, *, multi_label: bool = False
+) -> Manifest:
     """Reads the labels of TFRecord files, damaged ones as far as it goes, and describes the files.
 
     Args:
@@ -22,6 +24,7 @@ def describe_record_files(patterns: Mapping[str, str], labels_file: str, num_cla
         labels_file: Names the labels; empty = they are named by their numbers.
         num_classes: How many labels there are; 0 = as many as the labels file has, else up to the largest
             label that is found.
+        multi_label: Whether a record may have several labels or none.
 
     Raises:
         MissingInputError: if a pattern matches nothing, or the labels file cannot be read.
@@ -33,7 +36,9 @@ def describe_record_files(patterns: Mapping[str, str], labels_file: str, num_cla
         with local_copy(labels_file) as path:
             names = read_labels_file(path, shown=labels_file)
     locations = {split: match_pattern(pattern) for split, pattern in patterns.items() if pattern}
-    scanned = {split: [_scan(location) for location in some] for split, some in locations.items()}
+    scanned = {
+        split: [_scan(location, multi_label) for location in some] for split, some in locations.items()
+    }
     found: Counter[int] = Counter()
     for files in scanned.values():
         for _, labels in files:
@@ -44,10 +49,11 @@ def describe_record_files(patterns: Mapping[str, str], labels_file: str, num_cla
         split: Split(tuple(shard for shard, _ in files), _counts([labels for _, labels in files], len(names)))
         for split, files in scanned.items()
     }
-    return Manifest(names, splits, {"source": {"form": "tfrecord", **patterns, "labels_file": labels_file}})
+    made_by = {"source": {"form": "tfrecord", **patterns, "labels_file": labels_file}}
+    return Manifest(names, splits, made_by, multi_label)
 
 
-def _scan(location: str) -> tuple[Shard, Counter[int]]:
+def _scan(location: str, multi_label: bool) -> tuple[Shard, Counter[int]]:
     labels: Counter[int] = Counter()
     records = 0
     with local_copy(location) as path:
@@ -55,7 +61,7 @@ def _scan(location: str) -> tuple[Shard, Counter[int]]:
             for _, data in read_records(path, shown=location):
                 records += 1
                 try:
-                    labels[decode_example(data, where=location).label] += 1
+                    labels.update(decode_example(data, where=location, multi_label=multi_label).all_labels)
                 except InvalidDataError:
                     # The reading that follows says so, with the record's number.
                     continue

@@ -44,7 +44,7 @@ def validation_report(findings: Findings) -> str:
         findings=findings,
         digest=manifest.digest(),
         incomplete=not set(findings.kinds).isdisjoint(UNREAD_KINDS),
-        images=sum(map(sum, findings.counts.values())),
+        images=sum(findings.examples.values()),
         errors=findings.number_of(ERROR),
         warnings=findings.number_of(WARNING),
         kinds=_kinds(findings),

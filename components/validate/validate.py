@@ -23,7 +23,7 @@ from components.validate.findings import (
     log_findings,
     raise_if_errors,
 )
-from components.validate.reading import read_dataset
+from components.validate.reading import Reading, read_dataset
 from components.validate.report import validation_report
 
 
@@ -49,24 +49,37 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
         else manifest.splits[name].images_per_label
         for name, split in reading.splits.items()
     }
+    judged_examples = {
+        name: sum(counts) if not manifest.multi_label else _images(manifest, reading, name)
+        for name, counts in judged.items()
+    }
     found = reading.findings
     found.extend(count_findings(manifest, reading))
-    found.extend(argument_findings(manifest.labels, judged, arguments))
+    found.extend(argument_findings(manifest, judged_examples, arguments))
     places = {name: split.first_of_label for name, split in reading.splits.items()}
-    found.extend(class_findings(manifest.labels, judged, places))
+    found.extend(class_findings(manifest.labels, judged, places, examples=judged_examples))
     found.extend(name_findings(reading))
     found.extend(size_findings(reading, arguments.trained_image_size))
-    found.extend(duplicate_findings(reading.images, manifest.labels, folder))
+    found.extend(
+        duplicate_findings(reading.images, manifest.labels, folder, multi_label=manifest.multi_label)
+    )
     return Findings(
         manifest=manifest,
         arguments=arguments,
         counts=counted,
+        examples={name: split.images for name, split in reading.splits.items()},
         formats=dict(sorted(reading.formats.items())),
         sizes=reading.image_sizes,
         samples=tuple(tuple(samples) for samples in reading.samples),
         findings=tuple(sorted(found.kept, key=lambda finding: finding.severity != ERROR)),
         kinds=dict(found.counts),
     )
+
+
+def _images(manifest: Manifest, reading: Reading, name: str) -> int:
+    """Returns the number of a split's images: as counted, or the manifest's if it was not read whole."""
+    split = reading.splits[name]
+    return split.images if split.complete else manifest.splits[name].examples
 
 
 def validate_to_files(folder: Path, report: Path, summary: Path, arguments: ValidateArguments) -> None:
@@ -114,10 +127,10 @@ def validate_manifest_to_files(
     errors, warnings = findings.number_of(ERROR), findings.number_of(WARNING)
     log_result(
         "validate",
-        f"{sum(map(sum, findings.counts.values())):,} images, {manifest.num_classes:,} labels, "
+        f"{sum(findings.examples.values()):,} images, {manifest.num_classes:,} labels, "
         f"{errors:,} error{'s' if errors != 1 else ''}, {warnings:,} warning{'s' if warnings != 1 else ''}",
         errors=errors,
         warnings=warnings,
-        examples={name: sum(counts) for name, counts in findings.counts.items()},
+        examples=findings.examples,
     )
     raise_if_errors(findings)

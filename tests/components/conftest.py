@@ -151,7 +151,7 @@ def _encode(pixels, image_format="PNG", **options):
     return buffer.getvalue()
 
 
-def _write_dataset(folder, splits, labels, *, shards=1):
+def _write_dataset(folder, splits, labels, *, shards=1, multi_label=False):
     written = {}
     for name, records in splits.items():
         entries = []
@@ -163,9 +163,11 @@ def _write_dataset(folder, splits, labels, *, shards=1):
                 for record in chosen:
                     write_record(file, encode_example(record))
             entries.append(Shard(path.name, len(chosen), path.stat().st_size, file_sha256(path)))
-        counts = [sum(record.label == label for record in records) for label in range(1, len(labels) + 1)]
+        counts = [
+            sum(label in record.all_labels for record in records) for label in range(1, len(labels) + 1)
+        ]
         written[name] = Split(tuple(entries), tuple(counts))
-    write_manifest(folder, Manifest(tuple(labels), written, {}))
+    write_manifest(folder, Manifest(tuple(labels), written, {}, multi_label))
     return folder
 
 
@@ -202,6 +204,52 @@ def coloured_dataset(write_dataset, encode):
         return write_dataset(folder, splits, labels, shards=shards)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def quadrants():
+    """``quadrants(count, seed)``: pictures with up to four coloured quarters, and the names of their colours.
+
+    Each colour is there with a probability of its own, in any quarter; some pictures have none.
+    """
+    colours = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30), "yellow": (220, 220, 30)}
+
+    def draw_pictures(count, seed):
+        draw = np.random.default_rng(seed)
+        for _ in range(count):
+            pixels = draw.integers(0, 60, (16, 16, 3))
+            there = [
+                name
+                for name, share in zip(colours, (0.5, 0.35, 0.25, 0.2), strict=True)
+                if draw.random() < share
+            ]
+            for quarter, name in zip(draw.permutation(4), there, strict=False):
+                rows, columns = (slice(8 * one, 8 * one + 8) for one in divmod(int(quarter), 2))
+                noisy = np.array(colours[name]) + draw.integers(-30, 30, (8, 8, 3))
+                pixels[rows, columns] = np.clip(noisy, 0, 255)
+            yield _encode(pixels), tuple(there)
+
+    return draw_pictures
+
+
+@pytest.fixture(scope="session")
+def quadrants_dataset(quadrants, write_dataset, tmp_path_factory):
+    """The folder of a multi-label data set of 320 and 80 such pictures."""
+    names = ("blue", "green", "red", "yellow")
+
+    def records(count, seed):
+        return [
+            ImageRecord(
+                encoded,
+                labels=tuple(number for number, name in enumerate(names, start=1) if name in there),
+                texts=there,
+                filename=f"{seed}/{number}.png",
+            )
+            for number, (encoded, there) in enumerate(quadrants(count, seed))
+        ]
+
+    splits = {TRAIN: records(320, 1), VALIDATION: records(80, 2)}
+    return write_dataset(tmp_path_factory.mktemp("quadrants"), splits, names, shards=2, multi_label=True)
 
 
 @pytest.fixture(scope="session")

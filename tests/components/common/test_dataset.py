@@ -9,6 +9,8 @@ from components.common.dataset import (
     Shard,
     Split,
     file_sha256,
+    manifest_of,
+    manifest_text,
     read_manifest,
     shard_paths,
     write_manifest,
@@ -85,3 +87,22 @@ def test_file_sha256_is_of_the_whole_file(tmp_path):
     (tmp_path / "x").write_bytes(b"x" * 1_000_000)
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"x" * 1_000_000).hexdigest()
     json.dumps(dataclasses.asdict(MANIFEST))
+
+
+def test_a_manifest_of_single_labels_has_the_bytes_that_it_always_had():
+    split = Split((Shard("train-0", 3, 10, "ab"),), (2, 1))
+    manifest = Manifest(("a", "b"), {"train": split}, {"rows": 3})
+    digest = "8a660e4efcdeccb78a7cbefef25c5f8417588add5e876e38da38fc3458bee239"
+    assert manifest.digest() == digest
+    text = "aa4aba7cde984b8cdadbed8cb1d9f302434249a16344f2087e257f7c053dbd17"
+    assert hashlib.sha256(manifest_text(manifest)).hexdigest() == text
+    assert not manifest_of(manifest_text(manifest), where="").multi_label
+
+
+def test_a_multi_label_manifest_comes_back_as_one_and_has_another_digest():
+    split = Split((Shard("train-0", 3, 10, "ab"),), (3, 3))
+    single = Manifest(("a", "b"), {"train": split}, {})
+    several = dataclasses.replace(single, multi_label=True)
+    assert manifest_of(manifest_text(several), where="") == several
+    assert several.digest() != single.digest()
+    assert several.splits["train"].examples == 3

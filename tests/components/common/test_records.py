@@ -107,3 +107,37 @@ def test_a_record_that_is_no_labelled_image_is_refused_with_its_place(data, said
         decode_example(data, where="file x, record 5")
     for part in (*said, "file x, record 5", "a record needs image/encoded"):
         assert part in str(caught.value)
+
+
+@given(st.sets(int64, max_size=5), st.lists(texts, max_size=5), st.binary(max_size=20))
+def test_a_multi_label_record_comes_back_as_it_went(labels, names, encoded):
+    record = ImageRecord(encoded, labels=tuple(sorted(labels)), texts=tuple(names))
+    data = encode_example(record)
+    assert decode_example(data, where="here", multi_label=True) == record
+    assert encode_example(record) == data
+
+
+def test_a_record_with_one_label_reads_as_one_with_a_list_too():
+    data = encode_example(ImageRecord(b"x", 3, "rose"))
+    record = decode_example(data, where="", multi_label=True)
+    assert (record.labels, record.texts, record.all_labels) == ((3,), ("rose",), (3,))
+
+
+@pytest.mark.parametrize("labels", [(2, 1), (1, 1)])
+def test_labels_that_do_not_ascend_are_refused(labels):
+    data = encode_example(ImageRecord(b"x", labels=labels))
+    with pytest.raises(InvalidDataError, match=r"not ascending and distinct[\s\S]*where: there"):
+        decode_example(data, where="there", multi_label=True)
+
+
+def test_a_forgotten_label_is_no_empty_list():
+    data = example(image__encoded=("bytes_list", [b"x"]))
+    with pytest.raises(InvalidDataError, match=r"is missing[\s\S]*multi_label=true"):
+        decode_example(data, where="there", multi_label=True)
+
+
+@pytest.mark.parametrize("labels", [(), (1, 2)])
+def test_where_one_label_is_asked_for_several_are_refused_with_the_argument_that_allows_them(labels):
+    data = encode_example(ImageRecord(b"x", labels=labels))
+    with pytest.raises(InvalidDataError, match=rf"{len(labels)} value\(s\)[\s\S]*give multi_label=true"):
+        decode_example(data, where="there")

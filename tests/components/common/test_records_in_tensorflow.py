@@ -37,3 +37,17 @@ def test_tensorflow_reads_our_records_and_we_read_its(tmp_path):
         for data in serialized:
             writer.write(tf.train.Example.FromString(data).SerializeToString())
     assert [decode_example(data, where="") for _, data in read_records(theirs)] == records
+
+
+def test_tensorflow_reads_the_labels_of_a_multi_label_record():
+    from components.common.quiet_tensorflow import tf
+
+    for labels, texts in (((2, 5), ("rose", "Größe")), ((), ())):
+        example = tf.train.Example.FromString(encode_example(ImageRecord(b"x", labels=labels, texts=texts)))
+        features = example.features.feature
+        assert list(features["image/class/label"].int64_list.value) == list(labels)
+        assert features["image/class/label"].WhichOneof("kind") == "int64_list"
+        names = [name.decode() for name in features["image/class/synset"].bytes_list.value]
+        assert names == list(texts)
+        theirs = example.SerializeToString()
+        assert decode_example(theirs, where="", multi_label=True).labels == labels

@@ -1,0 +1,16 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.convert.label_set import label_set_text, names_in
+
+NAMES = st.text(st.characters(exclude_characters="\r\n"), min_size=1, max_size=6)
+
+
+@given(st.lists(NAMES, max_size=5))
+def test_the_names_come_back_in_order_each_once(names):
+    assert names_in(label_set_text(names)) == tuple(sorted(set(names)))
+
+
+@given(st.sets(NAMES, max_size=4), st.sets(NAMES, max_size=4))
+def test_equal_sets_and_they_alone_have_equal_texts(one, other):
+    assert (label_set_text(one) == label_set_text(other)) == (one == other)

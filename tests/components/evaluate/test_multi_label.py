@@ -1,0 +1,162 @@
+"""Evaluation where images have several labels, or none."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
+
+from components.common.dataset import VALIDATION, read_manifest
+from components.common.errors import InvalidDataError
+from components.common.provenance import write_provenance
+from components.common.quiet_tensorflow import keras, tf
+from components.common.saved_model import write_saved_model
+from components.common.served_model import load_served_model
+from components.common.split_records import split_records
+from components.evaluate.arguments import EvaluateArguments
+from components.evaluate.evaluate import EvaluationFiles, evaluate
+from components.evaluate.multi_label_metrics import (
+    average_precision,
+    compute_multi_label_metrics,
+    worst_decisions,
+)
+from components.gate.arguments import GateArguments
+from components.gate.gate import decide
+
+NAMES = ("blue", "green", "red", "yellow")
+
+
+class Linear:
+    """One random layer on 16x16 pixels."""
+
+    def __init__(self, seed):
+        draw = np.random.default_rng(seed)
+        self.kernel = keras.Variable(draw.normal(0, 0.1, size=(16 * 16 * 3, 4)).astype(np.float32))
+        self.variables = [self.kernel]
+
+    def logits(self, images, *, training):  # noqa: ARG002 - as the classifiers of train
+        return tf.reshape(tf.cast(images, tf.float32) / 255, [-1, 16 * 16 * 3]) @ self.kernel
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    @functools.cache
+    def write(seed, *, multi_label=True):
+        folder = tmp_path_factory.mktemp("model") / "model"
+        write_saved_model(Linear(seed), 16, NAMES, folder, multi_label=multi_label)
+        write_provenance(folder, {"model_type": "linear", "best_step": 1, "multi_label": multi_label})
+        return folder
+
+    return write
+
+
+def files_in(folder):
+    return EvaluationFiles(folder / "evaluation", folder / "report.html")
+
+
+def test_the_measurements_are_those_of_scikit_learn_on_the_served_answers(quadrants_dataset, model, tmp_path):
+    folder = model(0)
+    found = evaluate(quadrants_dataset, folder, files_in(tmp_path)).metrics
+    split = read_manifest(quadrants_dataset).splits[VALIDATION]
+    records = list(split_records(quadrants_dataset, split, multi_label=True))
+    probabilities = load_served_model(folder).predict([record.encoded for record in records]).probabilities
+    targets = np.array([[label in record.labels for label in (1, 2, 3, 4)] for record in records])
+    predicted = probabilities >= 0.5
+    options = {"average": None, "zero_division": np.nan}
+    for name, expected in (
+        ("precision", precision_score(targets, predicted, **options)),
+        ("recall", recall_score(targets, predicted, **options)),
+        ("f1", f1_score(targets, predicted, average=None)),
+        ("average_precision", average_precision_score(targets, probabilities, average=None)),
+    ):
+        ours = [getattr(one, name) for one in found.per_class]
+        np.testing.assert_allclose(
+            [np.nan if value is None else value for value in ours], expected, rtol=1e-6, err_msg=name
+        )
+    assert found.mean_average_precision == pytest.approx(
+        average_precision_score(targets, probabilities), rel=1e-6
+    )
+    assert found.f1 == pytest.approx(f1_score(targets, predicted, average="micro"), rel=1e-6)
+    assert found.exact_match == pytest.approx((targets == predicted).all(axis=1).mean())
+    assert found.examples == 80
+    assert found.without_label == (~targets.any(axis=1)).sum()
+    labelled = targets.any(axis=1)
+    right = targets[np.arange(80), probabilities.argmax(axis=1)]
+    assert found.top_1_accuracy == pytest.approx(right[labelled].mean())
+
+
+def test_the_page_and_the_file_say_what_is_measured_and_what_is_left_out(quadrants_dataset, model, tmp_path):
+    evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Average precision" in page
+    assert "A confusion matrix and a calibration curve are of the one answer" in page
+    assert "Expected calibration error" not in page
+    assert "not blue" in page or "not red" in page or "not green" in page or "not yellow" in page
+    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert written == json.loads(json.dumps(evaluation.to_json()))
+    assert written["multi_label"] is True
+    assert written["calibration"] is None
+    assert "confusion" not in written
+
+
+def test_the_gate_decides_by_top_1_accuracy_and_the_recall_of_each_label(quadrants_dataset, model, tmp_path):
+    evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
+    accuracy = evaluation.metrics.top_1_accuracy
+    lowest = min(one.recall for one in evaluation.metrics.per_class)
+    fits = GateArguments(min_accuracy=accuracy, min_class_recall=lowest)
+    assert decide(tmp_path / "evaluation", fits).passed
+    assert not decide(tmp_path / "evaluation", GateArguments(min_accuracy=accuracy + 0.01)).passed
+    if lowest < 0.99:
+        strict = GateArguments(min_accuracy=accuracy, min_class_recall=lowest + 0.01)
+        assert not decide(tmp_path / "evaluation", strict).passed
+
+
+def test_champion_and_challenger_are_compared_on_the_images_with_a_label(quadrants_dataset, model, tmp_path):
+    arguments = EvaluateArguments(champion=str(model(1)))
+    found = evaluate(quadrants_dataset, model(0), files_in(tmp_path), arguments)
+    champion = evaluate(quadrants_dataset, model(1), files_in(tmp_path / "champion"))
+    comparison = found.comparison
+    assert comparison.champion_top_1_accuracy == pytest.approx(champion.metrics.top_1_accuracy)
+    assert comparison.challenger_top_1_accuracy == pytest.approx(found.metrics.top_1_accuracy)
+    assert comparison.examples == 80 - found.metrics.without_label
+
+
+def test_a_model_of_the_other_kind_is_refused(quadrants_dataset, coloured_dataset, model, tmp_path):
+    with pytest.raises(InvalidDataError, match=r"list of labels[\s\S]*multi_label=false"):
+        evaluate(quadrants_dataset, model(0, multi_label=False), files_in(tmp_path))
+    single = coloured_dataset(tmp_path / "single", labels=NAMES)
+    with pytest.raises(InvalidDataError, match=r"one label[\s\S]*multi_label=true"):
+        evaluate(single, model(0), files_in(tmp_path))
+
+
+@given(st.data())
+def test_average_precision_is_that_of_scikit_learn_ties_included(data):
+    there = data.draw(arrays.arrays(np.bool_, st.integers(1, 30)))
+    probabilities = data.draw(
+        arrays.arrays(np.float32, len(there), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+    )
+    found = average_precision(there, probabilities)
+    if there.any():
+        assert found == pytest.approx(average_precision_score(there, probabilities))
+    else:
+        assert found is None
+
+
+def test_the_worst_decisions_are_those_of_which_the_model_was_surest():
+    targets = np.array([[True, False], [False, False]])
+    probabilities = np.array([[0.1, 0.6], [0.2, 0.95]])
+    worst = worst_decisions(targets, probabilities, 2)
+    found = [(one.index, one.class_index, one.predicted) for one in worst]
+    assert found == [(1, 1, True), (0, 0, False)]
+    assert [one.probability for one in worst] == pytest.approx([0.95, 0.9])
+
+
+def test_no_label_at_all_and_no_number_are_refused():
+    with pytest.raises(InvalidDataError, match="no image of the evaluation has a label"):
+        compute_multi_label_metrics(np.zeros((2, 2), bool), np.full((2, 2), 0.5))
+    with pytest.raises(InvalidDataError, match="NaN"):
+        compute_multi_label_metrics(np.ones((2, 2), bool), np.full((2, 2), np.nan))

@@ -1,0 +1,129 @@
+"""Data sets whose images have several labels, or none."""
+
+import dataclasses
+
+import pytest
+
+from components.common.dataset import read_manifest, write_manifest
+from components.common.errors import InvalidArgumentError
+from components.common.records import ImageRecord, encode_example
+from components.common.tfrecord import write_record
+from components.validate.arguments import ValidateArguments
+from components.validate.findings import ERROR, WARNING, findings_json, raise_if_errors
+from components.validate.record_files import describe_record_files
+from components.validate.report import validation_report
+from components.validate.validate import validate
+
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture
+def record(encode):
+    def make(number, labels, texts=None, picture=None):
+        seed = number if picture is None else picture
+        pixels = [[[seed % 256, seed // 256, 9]] * 8] * 8
+        texts = tuple(NAMES[label - 1] for label in labels) if texts is None else texts
+        return ImageRecord(encode(pixels), labels=labels, texts=texts, filename=f"{number}.png")
+
+    return make
+
+
+@pytest.fixture
+def written(record, write_dataset, tmp_path):
+    """Writes a sound data set, and more training records."""
+
+    def write(*more):
+        sets = [(1,), (2,), (1, 2), ()]
+        train = [record(number, sets[number % 4]) for number in range(40)]
+        validation = [record(100 + number, sets[number % 4]) for number in range(8)]
+        splits = {"train": [*train, *more], "validation": validation}
+        return write_dataset(tmp_path / "data", splits, NAMES, multi_label=True)
+
+    return write
+
+
+def findings_of(folder, **values):
+    arguments = {"train_batch_size": 8, "image_size": 16, "multi_label": True, **values}
+    return validate(read_manifest(folder), folder, ValidateArguments(**arguments))
+
+
+def only(findings, kind, severity):
+    assert [(one.kind, one.severity) for one in findings.findings] == [(kind, severity)]
+    return findings.findings[0]
+
+
+def test_a_sound_data_set_has_no_finding_and_counts_images_and_labels_apart(written):
+    findings = findings_of(written())
+    assert findings.findings == ()
+    summary = findings_json(findings)
+    assert summary["examples"] == {"train": 40, "validation": 8}
+    assert summary["images_per_label"]["train"] == {"cat": 20, "dog": 20}
+    page = validation_report(findings)
+    assert "An image counts for each of its labels" in page
+    assert ">48<" in page.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_a_label_out_of_range_is_found_among_others(written, record, label):
+    labels = tuple(sorted((label, 1)))
+    finding = only(findings_of(written(record(50, labels, ()))), "label_out_of_range", ERROR)
+    assert finding.problem.startswith(f"label {label} is not in 1..2")
+    assert "50.png" in finding.where
+
+
+def test_labels_that_do_not_ascend_are_an_invalid_record(written, record):
+    finding = only(findings_of(written(record(50, (2, 1)))), "invalid_record", ERROR)
+    assert "[2, 1] are not ascending and distinct" in finding.problem
+
+
+def test_names_that_differ_from_the_label_map_are_told_of_the_label_that_they_belong_to(written, record):
+    finding = only(findings_of(written(record(50, (1, 2), ("cat", "cow")))), "label_name", WARNING)
+    assert finding.problem == "label 2 is 'dog', but 1 of its records name it otherwise, the first 'cow'"
+
+
+def test_equal_images_with_different_sets_of_labels_are_named_with_both(written, record):
+    # Picture 2 has both labels.
+    finding = only(findings_of(written(record(50, (1,), picture=2))), "image_with_two_label_sets", WARNING)
+    assert finding.problem == "the same image is labelled 'cat' and 'cat, dog'" or (
+        finding.problem == "the same image is labelled 'cat, dog' and 'cat'"
+    )
+    assert "one row of the image, with all of its labels" in finding.remedy
+
+
+def test_equal_images_with_the_same_labels_are_no_finding(written, record):
+    assert findings_of(written(record(50, (1, 2), picture=2))).findings == ()
+
+
+def test_counts_of_the_manifest_are_held_against_the_shards(written):
+    folder = written()
+    manifest = read_manifest(folder)
+    train = dataclasses.replace(manifest.splits["train"], images_per_label=(20, 21))
+    write_manifest(folder, dataclasses.replace(manifest, splits={**manifest.splits, "train": train}))
+    finding = only(findings_of(folder), "label_count", ERROR)
+    assert finding.problem == "the manifest says 21 images of 'dog' in train, the shards have 20"
+
+
+def test_an_argument_that_contradicts_the_data_is_refused_either_way(written, coloured_dataset, tmp_path):
+    findings = findings_of(written(), multi_label=False)
+    assert "multi-label" in only(findings, "multi_label", ERROR).problem
+    with pytest.raises(InvalidArgumentError, match="give multi_label=true"):
+        raise_if_errors(findings)
+    findings = findings_of(coloured_dataset(tmp_path / "single"))
+    with pytest.raises(InvalidArgumentError, match="give multi_label=false"):
+        raise_if_errors(findings)
+
+
+def test_a_batch_is_held_against_images_not_labels(written):
+    finding = only(findings_of(written(), train_batch_size=41), "train_batch_size", ERROR)
+    assert "there are 40 training images" in finding.problem
+
+
+def test_record_files_are_described_with_all_labels(record, tmp_path):
+    path = tmp_path / "train-0"
+    with path.open("wb") as file:
+        for labels in ((1, 2), (), (2,)):
+            write_record(file, encode_example(record(1, labels)))
+    manifest = describe_record_files({"train": str(path)}, "", 0, multi_label=True)
+    assert manifest.multi_label
+    assert manifest.splits["train"].examples == 3
+    assert manifest.splits["train"].images_per_label == (1, 2)
