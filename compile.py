@@ -2,8 +2,13 @@
 
 python compile.py           writes the files
 python compile.py --check   writes nothing; fails if a file is not what it would write
+
+For a cluster or a release, with the images' whole names:
+python compile.py --image-registry REGISTRY/REPOSITORY  as they are tagged there
+python compile.py --images-lock FILE                    by digest, a line `imgpipe-data: NAME@sha256:...` each
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,37 +17,40 @@ from typing import Any
 
 from kfp import compiler
 
+from components.common.errors import PipelineError
 from pipelines.arguments_reference import arguments_reference
 from pipelines.image_classification import image_classification
+from pipelines.images import Images, read_images_lock
 from pipelines.targets.kubeflow import KUBEFLOW
 from pipelines.targets.local import LOCAL
 from pipelines.targets.target import Target
+from pipelines.targets.vertex import VERTEX
 
 ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"
 REFERENCE = Path("docs") / "arguments.md"
-TARGETS = (LOCAL, KUBEFLOW)
-PIPELINES: dict[str, Callable[[Target], Any]] = {"image_classification": image_classification}
+TARGETS = (LOCAL, KUBEFLOW, VERTEX)
+PIPELINES: dict[str, Callable[[Target, Images], Any]] = {"image_classification": image_classification}
 
 
-def write_files(root: Path) -> list[Path]:
+def write_files(root: Path, images: Images) -> list[Path]:
     """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
     for target in TARGETS:
         for name, build in PIPELINES.items():
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
-            compiler.Compiler().compile(build(target), package_path=str(root / files[-1]))
+            compiler.Compiler().compile(build(target, images), package_path=str(root / files[-1]))
     files.append(REFERENCE)
     (root / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
     (root / REFERENCE).write_text(arguments_reference(), encoding="utf-8")
     return files
 
 
-def drifted_files() -> list[Path]:
+def drifted_files(images: Images) -> list[Path]:
     """Returns the committed files that differ from what would be written, are missing, or are left over."""
     with tempfile.TemporaryDirectory() as temporary:
-        fresh = {file: (Path(temporary) / file).read_bytes() for file in write_files(Path(temporary))}
+        fresh = {file: (Path(temporary) / file).read_bytes() for file in write_files(Path(temporary), images)}
     present = [file.relative_to(ROOT) for file in (ROOT / COMPILED).rglob("*.yaml")]
     committed = {
         file: (ROOT / file).read_bytes() for file in [*present, REFERENCE] if (ROOT / file).is_file()
@@ -50,21 +58,36 @@ def drifted_files() -> list[Path]:
     return sorted(name for name in {*fresh, *committed} if fresh.get(name) != committed.get(name))
 
 
-def main(arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Runs the command line and returns its exit status."""
-    if arguments == ["--check"]:
-        drifted = drifted_files()
-        for name in drifted:
-            print(f"{name} is not what the code compiles to", file=sys.stderr)
-        if drifted:
-            print("run `make compile` and commit the result", file=sys.stderr)
-        return 1 if drifted else 0
-    if arguments:
-        print(__doc__, file=sys.stderr)
-        return 64
-    for file in write_files(ROOT):
+    parser = argparse.ArgumentParser(
+        "compile.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--image-registry", default="", metavar="REGISTRY/REPOSITORY")
+    names.add_argument("--images-lock", type=Path, metavar="FILE")
+    options = parser.parse_args(words)
+    try:
+        lock = {}
+        if options.images_lock:
+            lock = read_images_lock(options.images_lock.read_text("utf-8"), where=str(options.images_lock))
+        images = Images(options.image_registry, lock)
+        drifted = drifted_files(images) if options.check else []
+        written = [] if options.check else write_files(ROOT, images)
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"cannot read {str(options.images_lock)!r}: {error.strerror}", file=sys.stderr)
+        return 66
+    for file in written:
         print(file)
-    return 0
+    for name in drifted:
+        print(f"{name} is not what the code compiles to", file=sys.stderr)
+    if drifted:
+        print("run `make compile` and commit the result", file=sys.stderr)
+    return 1 if drifted else 0
 
 
 if __name__ == "__main__":

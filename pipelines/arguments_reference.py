@@ -8,6 +8,9 @@ from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
 from components.validate.arguments import ValidateArguments
+from pipelines.images import Images
+from pipelines.targets.kubeflow import KUBEFLOW
+from pipelines.targets.vertex import VERTEX
 
 _INTRODUCTION = """# Arguments
 
@@ -17,6 +20,7 @@ The inputs of the pipeline `image-classification`, under the same names in the K
 `imgpipe run` (`--max-steps` and `--max_steps` are the same) and in a step's own command line. The defaults
 are the original algorithm's where it had them; `imgpipe run` starts from a [recipe](train.md#recipes).
 """
+_TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
 _SECTIONS = (
     ("Data", ConvertArguments),
     ("Training", TrainingArguments),
@@ -32,6 +36,9 @@ def arguments_reference() -> str:
         fields = [field for field in dataclasses.fields(arguments_class) if field.name not in shown]
         shown.update(field.name for field in fields)
         sections.append("\n".join([f"## {title}", "", *_table(fields), ""]))
+    for title, target in _TARGETS:
+        inputs = target.inputs(Images())
+        sections.append("\n".join([f"## {title}", "", *_table(list(inputs.values())), ""]))
     missing = {field.name for field in dataclasses.fields(ValidateArguments)} - shown
     if missing:
         raise ValueError(f"the page leaves out {', '.join(sorted(missing))}")

@@ -20,6 +20,9 @@ from components.common.errors import (
 )
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
+from pipelines.commands.jobs import cancel, describe, list_, stream_logs
+from pipelines.commands.schedule import schedule
+from pipelines.commands.submit import migrate, submit
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.parameters import PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
@@ -262,6 +265,10 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
             )
         )
     sys.exit(error.exit_code)
+
+
+for _command in (submit, migrate, describe, list_, stream_logs, cancel, schedule):
+    imgpipe.add_command(_command)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from components.common.arguments import flat_fields
 from components.convert.arguments import ConvertArguments
 from components.convert.component import convert
+from components.data_version.arguments import DataVersionArguments
+from components.data_version.component import data_version
 from components.evaluate.component import evaluate
 from components.export.arguments import ExportArguments
 from components.export.component import export
@@ -13,10 +15,10 @@ from components.train.arguments import TrainingArguments
 from components.train.component import train
 from components.validate.arguments import ValidateArguments
 from components.validate.component import validate
-from pipelines.images import image_of
+from pipelines.images import Images
 from pipelines.interface import chosen, component_of, pipeline_of
 from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.target import Target
+from pipelines.targets.target import StepInputs, Target
 
 NAME = "image-classification"
 DESCRIPTION = (
@@ -25,17 +27,32 @@ DESCRIPTION = (
 )
 
 
-def image_classification(target: Target) -> Any:
-    """Builds the pipeline for a target; the graph is the same for all of them."""
+def image_classification(target: Target, images: Images | None = None) -> Any:
+    """Builds the pipeline for a target; the graph is the same for all of them, but for what a target adds.
+
+    Args:
+        target: Where it will run.
+        images: Names of the images; by default without registry, tagged with the version.
+    """
+    images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
         def task(function: Any, **arguments: Any) -> Any:
             step = function.__name__
-            made = component_of(function, base_image=image_of(step))(**arguments)
-            target.place(step, made)
+            function = target.steps.get(step, function)
+            further = target.step_inputs.get(step, StepInputs())
+            component = component_of(
+                function, base_image=images.of_step(step, target.name), further_inputs=further.classes
+            )
+            made = component(**arguments, **further.values(inputs, images))
+            target.place(step, made, inputs)
             return made
 
-        converted = task(convert, **chosen(inputs, ConvertArguments))
+        data = chosen(inputs, ConvertArguments)
+        if target.caches:
+            version = task(data_version, **chosen(inputs, DataVersionArguments))
+            inputs = {**inputs, "data_version": version.outputs["version"]}
+        converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
         trained = task(train, dataset=dataset, **chosen(inputs, TrainingArguments)).after(validated)
@@ -49,4 +66,5 @@ def image_classification(target: Target) -> Any:
             **chosen(inputs, ExportArguments),
         )
 
-    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=flat_fields(PIPELINE_ARGUMENTS))
+    fields = {**flat_fields(PIPELINE_ARGUMENTS), **target.inputs(images)}
+    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)

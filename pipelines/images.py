@@ -1,17 +1,73 @@
 """Which image a step runs in."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
-# The roles differ in what they have installed: only train-cpu and serve-tools hold TensorFlow.
+from components.common.errors import InvalidArgumentError
+from components.common.fields_reader import FieldsReader, parse_yaml
+
+# The roles differ in what they have installed: only train-* and serve-tools hold TensorFlow.
 _ROLE_OF_STEP = {
+    "data_version": "data",
     "convert": "data",
     "validate": "data",
     "train": "train-cpu",
     "evaluate": "serve-tools",
     "export": "serve-tools",
 }
+# Where a step only starts a job and follows it.
+_LAUNCHED = {("train", "vertex"): "launcher"}
 
 
-def image_of(step: str) -> str:
-    """Returns the image of a step, tagged with the version: KFP's cache knows code by its image's name."""
-    return f"imgpipe-{_ROLE_OF_STEP[step]}:{version('image-classification-pipeline')}"
+@dataclass(frozen=True)
+class Images:
+    """Names of our images.
+
+    Attributes:
+        registry: Where they are kept, e.g. a repository of Artifact Registry; empty = no prefix.
+        lock: By name without registry (``imgpipe-data``): the whole name with digest. Goes before
+            ``registry``.
+    """
+
+    registry: str = ""
+    lock: Mapping[str, str] = field(default_factory=dict)
+
+    def of_role(self, role: str) -> str:
+        """Returns the image of a role, e.g. ``train-gpu``.
+
+        Raises:
+            InvalidArgumentError: if there is a lock without this image.
+        """
+        name = f"imgpipe-{role}"
+        if self.lock:
+            if name not in self.lock:
+                raise InvalidArgumentError(
+                    f"the images' lock has no {name}", remedy="build and push all images, then lock them"
+                )
+            return self.lock[name]
+        prefix = f"{self.registry.rstrip('/')}/" if self.registry else ""
+        # KFP's cache knows code by its image's name: never a tag that moves.
+        return f"{prefix}{name}:{version('image-classification-pipeline')}"
+
+    def of_step(self, step: str, target: str = "") -> str:
+        """Returns the image of a step on a target."""
+        return self.of_role(_LAUNCHED.get((step, target), _ROLE_OF_STEP[step]))
+
+    def of_training(self, kind: str) -> str:
+        """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``."""
+        return self.of_role(f"train-{kind}")
+
+
+def read_images_lock(text: str, *, where: str) -> dict[str, str]:
+    """Reads a lock: a line ``imgpipe-data: registry/repository/imgpipe-data@sha256:...`` an image.
+
+    Raises:
+        InvalidArgumentError: if an image has no digest.
+    """
+    reader = FieldsReader(parse_yaml(text, where=where), "", where=where)
+    lock = {name: reader.text(name) for name in reader.names()}
+    for name, image in lock.items():
+        if "@sha256:" not in image:
+            raise reader.error(name, image, "an image with its digest", "lock it after pushing")
+    return lock

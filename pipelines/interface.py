@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import linecache
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import docstring_parser
@@ -19,7 +19,9 @@ from kfp import dsl
 from components.common.arguments import description_of, flat_fields
 
 
-def component_of(function: Callable[..., Any], *, base_image: str) -> Any:
+def component_of(
+    function: Callable[..., Any], *, base_image: str, further_inputs: Iterable[type[Any]] = ()
+) -> Any:
     """Makes a KFP component of a step's function in a ``component.py``.
 
     The component's source is a stub that calls the function in the installed package, so that a
@@ -30,6 +32,8 @@ def component_of(function: Callable[..., Any], *, base_image: str) -> Any:
         function: Its parameters are annotated with KFP artifact types or arguments dataclasses; its
             docstring describes the artifacts.
         base_image: The image that holds our package.
+        further_inputs: Arguments dataclasses whose fields are inputs of the component as well, which the
+            function does not take: they make a cache tell runs apart.
     """
     node = _definition(function)
     artifacts, fields = [], {}
@@ -41,6 +45,7 @@ def component_of(function: Callable[..., Any], *, base_image: str) -> Any:
         else:
             assert argument.annotation is not None  # noqa: S101 - KFP demands annotations
             artifacts.append((parameter.name, ast.unparse(argument.annotation)))
+    fields.update(flat_fields(further_inputs))
     source = _stub_source(function, artifacts, fields)
     # inspect.getsource, by which KFP takes the component's code, finds it here.
     file_name = f"<component {function.__module__}.{function.__name__}>"

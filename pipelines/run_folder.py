@@ -1,9 +1,10 @@
 """Where a local run's output lies, and whose the folder is."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def claimed(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def _locked(mark: Path) -> Iterator[None]:
-    with mark.open("w") as file:
+    # Not emptied before the lock is held: it names the process of the run that holds it.
+    with mark.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -89,6 +91,9 @@ def _locked(mark: Path) -> Iterator[None]:
                 f"another run is writing to {str(mark.parent)!r}",
                 remedy="wait for it, or name another job_dir",
             ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         # Released by the system when the process ends, however it ends.
         yield
 
@@ -108,6 +113,18 @@ def _clear(folder: RunFolder) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def running_process(folder: RunFolder) -> int:
+    """Returns the process whose run holds the folder, or 0."""
+    with suppress(OSError, ValueError), (folder.job_dir / _MARK).open() as file:
+        process = int(file.read())
+        os.kill(process, 0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return process
+    return 0
 
 
 def new_folder(parent: Path, name: str) -> RunFolder:

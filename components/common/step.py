@@ -33,7 +33,8 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
     Raises:
         SystemExit: with the error's exit code, after the error was logged, if the step fails.
     """
-    step = module_name.split(".")[-2]
+    # A step may be made in more than one way: its name is the function's, its logic that of the folder.
+    step, package = function_name, module_name.split(".")[-2]
     with _explained(step), _termination_raised():
         function = getattr(importlib.import_module(module_name), function_name)
         parameters = inspect.signature(function).parameters.values()
@@ -51,7 +52,7 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
             if isinstance(getattr(value, "path", None), str)
         }
         log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
-        importlib.import_module(f"components.{step}.{step}")
+        importlib.import_module(f"components.{package}.{package}")
         started = time.monotonic()
         result = function(**arguments)
         seconds = round(time.monotonic() - started, 3)

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipelines.targets.target import Target
 COMPILED = Path(__file__).parent.parent / "compiled"
 
 
-def _place(_step: str, task: Any) -> None:
+def _place(_step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
     task.set_caching_options(False)
 
 

@@ -11,12 +11,26 @@ import pytest
 import yaml
 
 from components.common.arguments import description_of, flat_fields
+from pipelines.images import Images
 from pipelines.parameters import PIPELINE_ARGUMENTS
+from pipelines.targets.kubeflow import KUBEFLOW
+from pipelines.targets.local import LOCAL
+from pipelines.targets.vertex import VERTEX
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"
-TARGETS = ("local", "kubeflow")
-KFP_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
+TARGETS = {"local": LOCAL, "kubeflow": KUBEFLOW, "vertex": VERTEX}
+KFP_TYPES = {
+    str: "STRING",
+    int: "NUMBER_INTEGER",
+    float: "NUMBER_DOUBLE",
+    bool: "BOOLEAN",
+    dict: "STRUCT",
+    list: "LIST",
+}
+# What a target adds to the graph, and nothing else: see the architecture of the targets.
+ADDED_STEP = "data-version"
+POD_SETTINGS = {"accelerator_type", "accelerator_count", "cpu_request", "memory_request", "base_image"}
 
 
 def spec_of(target):
@@ -95,7 +109,7 @@ def test_check_fails_on_drift_and_names_the_file(copy_of_project, change):
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_pipeline_input_has_the_type_default_and_description_of_its_argument(target):
     inputs = spec_of(target)["root"]["inputDefinitions"]["parameters"]
-    fields = flat_fields(PIPELINE_ARGUMENTS)
+    fields = {**flat_fields(PIPELINE_ARGUMENTS), **TARGETS[target].inputs(Images())}
     assert {
         name: (one["parameterType"], one["defaultValue"], one["description"]) for name, one in inputs.items()
     } == {
@@ -104,8 +118,9 @@ def test_every_pipeline_input_has_the_type_default_and_description_of_its_argume
     }
 
 
-def test_every_description_is_a_sentence_for_a_person():
-    for name, field in flat_fields(PIPELINE_ARGUMENTS).items():
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_description_is_a_sentence_for_a_person(target):
+    for name, field in {**flat_fields(PIPELINE_ARGUMENTS), **TARGETS[target].inputs(Images())}.items():
         description = field.metadata["description"]
         assert len(description) >= 14, name
         assert description[0].isupper() or description[0].isdigit(), name
@@ -116,22 +131,62 @@ def test_every_description_is_a_sentence_for_a_person():
 def test_no_compiled_file_holds_a_path_a_date_a_project_or_a_moving_tag(target):
     text = (COMPILED / target / "image_classification.yaml").read_text()
     assert not re.search(
-        r":latest\b|\b20\d\d-\d\d-\d\d|gs://\w|projects/|/home/|/tmp/|" + re.escape(str(ROOT)), text
+        r":latest\b|\b20\d\d-\d\d-\d\d|gs://\w|projects/[a-z0-9]|/home/|/tmp/|" + re.escape(str(ROOT)), text
     )
 
 
-def test_the_targets_graphs_agree():
-    graphs = []
-    for target in TARGETS:
-        spec = spec_of(target)
-        tasks = spec["root"]["dag"]["tasks"]
-        for task in tasks.values():
-            task.pop("cachingOptions")
-        executors = spec["deploymentSpec"]["executors"]
-        for executor in executors.values():
-            executor["container"].pop("resources", None)
-        graphs.append((spec["components"], executors, tasks, spec["root"]["inputDefinitions"]))
-    assert graphs[0] == graphs[1]
+def graph_of(target):
+    """The tasks of a target, and what of their inputs and outputs the local ones have too."""
+    spec, local = spec_of(target), spec_of("local")
+    graph = {}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        if name == ADDED_STEP:
+            continue
+        executor = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+        component, local_component = (one["components"][f"comp-{name}"] for one in (spec, local))
+        local_inputs = local["root"]["dag"]["tasks"][name]["inputs"]
+        graph[name] = {
+            "after": sorted(set(task.get("dependentTasks", [])) - {ADDED_STEP}),
+            "inputs": {
+                kind: {key: task["inputs"][kind][key] for key in of_kind}
+                for kind, of_kind in local_inputs.items()
+            },
+            "declared inputs": {
+                kind: {key: component["inputDefinitions"][kind][key] for key in of_kind}
+                for kind, of_kind in local_component["inputDefinitions"].items()
+            },
+            "declared outputs": {
+                kind: {key: component["outputDefinitions"][kind][key] for key in of_kind}
+                for kind, of_kind in local_component.get("outputDefinitions", {}).items()
+            },
+            "command": executor["command"][:-1],
+        }
+    return graph
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_the_targets_graphs_agree(target):
+    assert graph_of(target) == graph_of("local")
+    inputs, local_inputs = (
+        spec_of(name)["root"]["inputDefinitions"]["parameters"] for name in (target, "local")
+    )
+    assert {name: inputs[name] for name in local_inputs} == local_inputs
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_a_target_adds_only_what_is_its_own(target):
+    spec, local = spec_of(target), spec_of("local")
+    assert set(spec["root"]["dag"]["tasks"]) - set(local["root"]["dag"]["tasks"]) == {ADDED_STEP}
+    for name in local["root"]["dag"]["tasks"]:
+        added = set(spec["root"]["dag"]["tasks"][name]["inputs"].get("parameters", {})) - set(
+            local["root"]["dag"]["tasks"][name]["inputs"].get("parameters", {})
+        )
+        # KFP writes what a setting of the pod refers to among a task's inputs, under names of its own.
+        added = {one.removeprefix("pipelinechannel--") for one in added} - POD_SETTINGS
+        own = {*TARGETS[target].inputs(Images()), "project", "region", "images"}
+        assert added <= own, name
+        if name not in ("convert", "train"):
+            assert added <= {"storage_secret"}, name
 
 
 def test_training_starts_only_after_validation():
@@ -151,12 +206,98 @@ def test_the_kubeflow_interface_gets_metrics_confusion_matrix_and_pages():
     assert kinds["report"] == "system.HTML"
 
 
-def test_no_step_is_cached_by_the_path_of_its_data():
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_only_the_data_steps_are_cached_and_by_the_datas_version(target):
     """Corrected images under the same path would be served the old data set."""
-    tasks = spec_of("kubeflow")["root"]["dag"]["tasks"]
+    tasks = spec_of(target)["root"]["dag"]["tasks"]
+    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == {"convert", "validate"}
+    version = tasks["convert"]["inputs"]["parameters"]["data_version"]
+    assert version["taskOutputParameter"] == {"producerTask": "data-version", "outputParameterKey": "version"}
+
+
+def test_nothing_is_cached_locally():
+    tasks = spec_of("local")["root"]["dag"]["tasks"]
     assert not any(task["cachingOptions"].get("enableCache") for task in tasks.values())
 
 
+def test_one_kubeflow_yaml_serves_cpu_gpu_and_tpu():
+    spec = spec_of("kubeflow")
+    container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+    for field in ("image", "resources"):
+        assert "{{$.inputs.parameters" in str(container[field])
+    [_, platform] = yaml.safe_load_all((COMPILED / "kubeflow" / "image_classification.yaml").read_text())
+    train = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    assert train["nodeSelector"] == {"nodeSelectorJson": {"componentInputParameter": "train_node_selector"}}
+    assert train["tolerations"] == [{"tolerationJson": {"componentInputParameter": "train_tolerations"}}]
+    assert train["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
+    assert train["emptyDirMounts"][0]["medium"] == "Memory"
+
+
+def test_no_step_is_repeated_blindly():
+    """Neither Kubeflow nor Vertex AI can tell an eviction from a mistake: a retry there would repeat both."""
+    for target in TARGETS:
+        tasks = spec_of(target)["root"]["dag"]["tasks"]
+        assert not any("retryPolicy" in task for task in tasks.values())
+
+
+def test_the_vertex_file_is_one_document_and_gets_project_and_region_when_it_runs():
+    text = (COMPILED / "vertex" / "image_classification.yaml").read_text()
+    assert len(list(yaml.safe_load_all(text))) == 1
+    parameters = spec_of("vertex")["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    assert parameters["project"]["runtimeValue"]["constant"] == "{{$.pipeline_google_cloud_project_id}}"
+    assert parameters["region"]["runtimeValue"]["constant"] == "{{$.pipeline_google_cloud_location}}"
+
+
+def test_the_vertex_train_step_starts_a_job_from_an_image_without_tensorflow():
+    container = spec_of("vertex")["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert container["image"].startswith("imgpipe-launcher:")
+    assert "components.custom_job.component" in container["command"][-1]
+
+
+def images_in(root, target):
+    text = (root / "pipelines" / "compiled" / target / "image_classification.yaml").read_text()
+    return set(re.findall(r"[\w./-]*imgpipe-[\w-]+(?:@sha256)?:[\w.]+", text))
+
+
+def test_a_registry_is_put_before_every_image(copy_of_project):
+    result = compile_py(copy_of_project, "--image-registry", "registry.example/team/")
+    assert result.returncode == 0, result.stderr
+    for target in TARGETS:
+        images = images_in(copy_of_project, target)
+        assert images
+        assert all(image.startswith("registry.example/team/imgpipe-") for image in images)
+
+
+def test_a_lock_gives_every_image_by_its_digest(copy_of_project):
+    lock = copy_of_project / "images.lock"
+    roles = ("data", "train-cpu", "train-gpu", "train-tpu", "serve-tools", "launcher")
+    names = {f"imgpipe-{role}": f"registry.example/imgpipe-{role}@sha256:{'0' * 64}" for role in roles}
+    lock.write_text(yaml.safe_dump(names))
+    assert compile_py(copy_of_project, "--images-lock", str(lock)).returncode == 0
+    for target in TARGETS:
+        assert images_in(copy_of_project, target) <= set(names.values())
+        assert images_in(copy_of_project, target)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("imgpipe-data: registry.example/imgpipe-data:1", "must be an image with its digest"),
+        ("imgpipe-data: registry.example/imgpipe-data@sha256:0", "the images' lock has no imgpipe-"),
+        ("- imgpipe-data", "must hold fields"),
+    ],
+)
+def test_a_lock_that_leaves_an_image_open_is_refused(copy_of_project, text, words):
+    (copy_of_project / "images.lock").write_text(text)
+    result = compile_py(copy_of_project, "--images-lock", "images.lock")
+    assert result.returncode == 64
+    assert words in result.stderr
+    assert compile_py(copy_of_project, "--check").returncode == 0
+
+
 def test_compiling_does_not_import_tensorflow():
-    code = "import sys; import compile as c; c.drifted_files(); sys.exit('tensorflow' in sys.modules)"
+    code = (
+        "import sys; import compile as c; c.drifted_files(c.Images()); sys.exit('tensorflow' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

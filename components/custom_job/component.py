@@ -1,0 +1,41 @@
+"""The train step on Vertex AI as a KFP component."""
+
+from pathlib import Path
+
+from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
+
+from components.custom_job.arguments import CustomJobArguments, RunArguments
+from components.train.arguments import TrainingArguments
+
+
+def train(
+    dataset: Input[Dataset],
+    model: Output[Model],
+    metrics: Output[Metrics],
+    gcp_resources: OutputPath(str),  # type: ignore[valid-type]
+    arguments: TrainingArguments,
+    job: CustomJobArguments,
+    run: RunArguments,
+) -> None:
+    """Trains an image classifier as a CustomJob and keeps the model of its most accurate evaluation.
+
+    Args:
+        dataset: What the convert step made: a manifest and its shards.
+        model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
+            deployment_config.yaml and provenance.json.
+        metrics: Accuracy and loss of the best evaluation, and its step.
+        gcp_resources: The CustomJob, by which the step is linked with it.
+        arguments: How to train.
+        job: On what to train.
+        run: Where the run is.
+    """
+    from components.custom_job.custom_job import train_as_job
+
+    best = train_as_job(arguments, job, run, Path(dataset.path), Path(model.path), Path(gcp_resources))
+    for name in ("top_1_accuracy", "top_5_accuracy", "loss"):
+        if name in best:
+            metrics.log_metric(name, float(best[name]))
+    metrics.log_metric("best_step", float(best["step"]))
+    model.metadata["framework"] = "TensorFlow"
+    model.metadata["model_type"] = arguments.model_type
+    model.metadata["best_step"] = best["step"]

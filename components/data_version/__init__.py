@@ -1,0 +1,1 @@
+"""What the data is called by a cache: a new name whenever it has changed."""

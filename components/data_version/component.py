@@ -1,0 +1,20 @@
+"""The data_version step as a KFP component."""
+
+from pathlib import Path
+
+from kfp.dsl import OutputPath
+
+from components.data_version.arguments import DataVersionArguments
+from components.data_version.data_version import version_of_data
+
+
+def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> None:  # type: ignore[valid-type]
+    """Names the state of the data, so that convert and validate are cached only while it stays the same.
+
+    Args:
+        version: The name: the user's, or a digest of what lies there, or one that never comes again.
+        arguments: Where the data lies.
+    """
+    file = Path(version)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(version_of_data(arguments))

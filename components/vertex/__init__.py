@@ -1,0 +1,1 @@
+"""What steps need to start and follow jobs on Vertex AI."""

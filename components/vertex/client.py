@@ -1,0 +1,141 @@
+"""Clients of Vertex AI's services, and their failures in our words."""
+
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from components.common.errors import (
+    InternalError,
+    InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
+    PipelineError,
+    UnavailableError,
+)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def service_client(service: str, region: str, endpoint: str = "") -> Any:
+    """Returns a client of one of Vertex AI's services, e.g. ``JobServiceClient``.
+
+    Args:
+        service: The class of ``google.cloud.aiplatform_v1``.
+        region: Whose service is asked.
+        endpoint: Another address than Google's, e.g. a private endpoint. ``http://`` is for a server on this
+            machine alone, and no credentials are sent there.
+
+    Raises:
+        InvalidArgumentError: if credentials would go over plain http.
+        UnavailableError: if the client library or the credentials are missing.
+    """
+    try:
+        from google.api_core.client_options import ClientOptions
+        from google.auth.credentials import AnonymousCredentials
+        from google.auth.exceptions import DefaultCredentialsError
+        from google.cloud import aiplatform_v1
+    except ImportError:
+        raise UnavailableError(
+            "the client library of Vertex AI is not installed",
+            remedy="pip install 'image-classification-pipeline[vertex]'",
+        ) from None
+    credentials = None
+    if is_plain_http(endpoint):
+        credentials = AnonymousCredentials()
+    try:
+        return getattr(aiplatform_v1, service)(
+            # One transport for every address: REST passes proxies and needs no second set of certificates.
+            transport="rest",
+            credentials=credentials,
+            client_options=ClientOptions(api_endpoint=endpoint or f"{region}-aiplatform.googleapis.com"),
+        )
+    except DefaultCredentialsError:
+        raise no_credentials() from None
+
+
+def is_plain_http(endpoint: str) -> bool:
+    """Tells whether an endpoint is a server of this machine, to which no credentials are sent.
+
+    Raises:
+        InvalidArgumentError: for ``http://`` to any other machine.
+    """
+    if not endpoint.startswith("http://"):
+        return False
+    if urllib.parse.urlsplit(endpoint).hostname not in _LOOPBACK:
+        raise InvalidArgumentError(
+            f"the endpoint {endpoint} would send credentials over plain http", remedy="use https://"
+        )
+    return True
+
+
+def no_credentials() -> UnavailableError:
+    """Returns the error of a machine without credentials for Google Cloud."""
+    return UnavailableError(
+        "there are no credentials for Google Cloud here", remedy="gcloud auth application-default login"
+    )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns the client library's errors in the block into ours.
+
+    Args:
+        what: Is being done, for the message, e.g. ``create the job``.
+    """
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.exceptions import RefreshError, TransportError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except GoogleAPICallError as error:
+        raise error_of_status(
+            int(error.grpc_status_code.value[0]) if error.grpc_status_code else _code_of_http(error.code),
+            f"Vertex AI refused to {what}: {error.message}",
+        ) from None
+    except RefreshError:
+        raise no_credentials() from None
+    except (RetryError, TransportError, RequestException, ConnectionError) as error:
+        raise InterruptedRunError(
+            f"Vertex AI cannot be reached to {what}: {type(error).__name__}",
+            remedy="try again; a job that was started is found again",
+        ) from None
+
+
+def error_of_status(code: int, text: str) -> PipelineError:
+    """Returns our error for a status of Google's interfaces (``google.rpc.Code``).
+
+    Args:
+        code: The status.
+        text: What went wrong.
+    """
+    if code in (3, 9, 11):
+        return InvalidArgumentError(text, remedy="correct the request; `imgpipe submit --dry-run` shows it")
+    if code == 5:
+        return MissingInputError(text, remedy="check the project, the region and the name")
+    if code in (7, 16):
+        return UnavailableError(
+            text,
+            remedy="give the account the role roles/aiplatform.user, and the job's service account access to "
+            "its buckets; `imgpipe check` names the accounts",
+        )
+    if code == 8 and "quota" in text.lower():
+        return UnavailableError(text, remedy="ask for more quota in that region, or use another region")
+    if code == 8:
+        return InterruptedRunError(
+            text, remedy="the region is short of that machine: try later, another region, or flex-start"
+        )
+    if code == 4:
+        return InvalidArgumentError(
+            text, remedy="raise the timeout; the training resumes from its checkpoints"
+        )
+    if code in (1, 10, 13, 14):
+        return InterruptedRunError(text, remedy="try again")
+    if code == 6:
+        return InvalidArgumentError(text, remedy="use another name")
+    return InternalError(text, remedy="see the job's logs")
+
+
+def _code_of_http(status: int | None) -> int:
+    return {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 499: 1, 503: 14, 504: 4}.get(status or 500, 13)

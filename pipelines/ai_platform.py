@@ -1,0 +1,585 @@
+"""The command line and config.yaml of ``gcloud ai-platform jobs submit training``, for today's platforms.
+
+``plan_job`` checks what the user gave; ``vertex_request`` makes the CustomJob or HyperparameterTuningJob of
+it, ``pipeline_parameters`` the parameters of the pipeline for Kubeflow and for this machine. Every field of
+the config is honoured, or named in a notice with the reason why it has no effect.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from components.common.arguments import flat_fields, from_values, parse_command_line
+from components.common.cloud_storage import is_cloud_path
+from components.common.errors import InvalidArgumentError
+from components.common.hyperparameters import Hyperparameters, check_tuned_arguments
+from components.common.storage import URL
+from components.convert.arguments import ConvertArguments
+from components.export.arguments import ExportArguments
+from components.train.arguments import TrainingArguments
+from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
+from components.vertex.study_spec import study_spec
+from pipelines.kubernetes_machines import kubernetes_parameters
+from pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
+from pipelines.training_input import ReplicaConfig, TrainingInput
+
+# The image of the original algorithm, wherever it is kept: the training in it is what ours replaces.
+_ORIGINAL_IMAGE = re.compile(r"(^|/)cloud-ml-algos/image_classification\b")
+_JOB_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
+_SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+STRATEGIES = ("standard", "spot", "flex-start")
+
+
+def _as_in_the_form(name: str) -> Any:
+    described = flat_fields([ConvertArguments, ExportArguments])[name]
+    return dataclasses.field(default="", metadata=described.metadata)
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """What a job reads and where it writes."""
+
+    training_data_path: str = _as_in_the_form("training_data_path")
+    validation_data_path: str = _as_in_the_form("validation_data_path")
+    labels_file: str = _as_in_the_form("labels_file")
+    job_dir: str = _as_in_the_form("job_dir")
+
+
+# All that name data or output, also in the forms that only the pipeline takes.
+_PATHS = (
+    *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir"),
+    *("training_data_path", "validation_data_path", "job_dir"),
+)
+JOB_ARGUMENTS = (JobPaths, TrainingArguments)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Machines that are alike.
+
+    Attributes:
+        machine: To be rented.
+        replicas: How many.
+        config: How their containers are made; ``image_uri`` is empty where the image is ours.
+    """
+
+    machine: Machine
+    replicas: int
+    config: ReplicaConfig
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A job whose every argument was checked.
+
+    Attributes:
+        job_id: Its name.
+        words: The training's arguments as the user wrote them, ``--name=value``.
+        values: The same by name, typed.
+        pools: The first has one replica, the chief.
+        config: What config.yaml and flags said.
+        strategy: One of ``STRATEGIES``.
+        notices: What was replaced or has no effect, and why; a sentence each.
+    """
+
+    job_id: str
+    words: tuple[str, ...]
+    values: Mapping[str, Any]
+    pools: tuple[Pool, ...]
+    config: TrainingInput
+    strategy: str = "standard"
+    notices: tuple[str, ...] = ()
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        """What is tuned, if anything is."""
+        return self.config.hyperparameters
+
+
+@dataclass(frozen=True)
+class VertexRequest:
+    """What is sent to Vertex AI.
+
+    Attributes:
+        kind: ``CustomJob`` or ``HyperparameterTuningJob``.
+        region: Where.
+        body: The resource in the JSON form of Vertex AI's REST interface.
+    """
+
+    kind: str
+    region: str
+    body: Mapping[str, Any]
+
+
+@dataclass
+class _Notices:
+    """Gathers what the user is told."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def without_effect(self, name: str, reason: str) -> None:
+        self.texts.append(f"{name} is without effect: {reason}")
+
+
+def plan_job(
+    job_id: str,
+    words: Sequence[str],
+    config: TrainingInput,
+    *,
+    arguments_classes: Sequence[type[Any]] = JOB_ARGUMENTS,
+    strategy: str = "standard",
+) -> TrainingJob:
+    """Checks a submission whole: machines, arguments, search space.
+
+    Args:
+        job_id: The job's name.
+        words: What stands after ``--``.
+        config: What config.yaml and the command line's flags say.
+        arguments_classes: The dataclasses whose fields may be given.
+        strategy: How Vertex AI finds machines: one of ``STRATEGIES``.
+
+    Raises:
+        InvalidArgumentError: naming the field or flag, its value, and what to do.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise InvalidArgumentError(
+            f"the job id {job_id!r} is not allowed",
+            remedy="use letters, digits, - and _, at most 128 of them, and begin with a letter",
+        )
+    if strategy not in STRATEGIES:
+        raise InvalidArgumentError(
+            f"--strategy={strategy} does not exist", remedy=f"use one of {', '.join(STRATEGIES)}"
+        )
+    notices = _Notices()
+    pools = _pools(config, notices)
+    words, values = _arguments(words, config, arguments_classes, notices)
+    training = from_values(TrainingArguments, values)
+    if config.hyperparameters:
+        tuned = {parameter.name for parameter in config.hyperparameters.parameters}
+        fixed = {name: getattr(training, name) for name in flat_fields([TrainingArguments])}
+        check_tuned_arguments(config.hyperparameters, TrainingArguments, fixed, where="hyperparameters")
+        for name in sorted(tuned & set(values)):
+            notices.without_effect(f"--{name}={values[name]}", "the tuning chooses its value in every trial")
+        words = [word for word in words if _name_of(word) not in tuned]
+        values = {name: value for name, value in values.items() if name not in tuned}
+    _check_platform_fields(config)
+    _name_fields_without_effect(config, notices)
+    if config.max_wait_seconds is not None and strategy != "flex-start":
+        notices.without_effect(
+            "scheduling.maxWaitTime",
+            "Vertex AI bounds the wait for machines with --strategy=flex-start alone",
+        )
+    if strategy == "flex-start" and not any(pool.machine.kind == "gpu" for pool in pools):
+        raise InvalidArgumentError(
+            f"--strategy=flex-start queues for GPUs, but the job has none: {pools[0].machine}",
+            remedy="use --strategy=standard or spot, or a machine with GPUs",
+        )
+    return TrainingJob(job_id, tuple(words), values, pools, config, strategy, tuple(notices.texts))
+
+
+def vertex_request(
+    job: TrainingJob, image_of: Callable[[Machine], str], *, region: str = ""
+) -> VertexRequest:
+    """Makes the CustomJob, or the HyperparameterTuningJob if something is tuned.
+
+    Args:
+        job: What ``plan_job`` returned.
+        image_of: Our training image for a machine.
+        region: Where to run; empty = what the config says.
+
+    Raises:
+        InvalidArgumentError: if the job names no region, or a path of this machine.
+    """
+    config = job.config
+    region = region or config.region
+    if not _REGION.fullmatch(region):
+        raise InvalidArgumentError(
+            f"region={region!r} is not a region" if region else "no region is given",
+            remedy="give the one where your data lies, e.g. --region=us-central1",
+        )
+    for name in flat_fields([JobPaths]):
+        _check_reachable(name, job.values.get(name, ""))
+    job_spec: dict[str, Any] = {
+        "workerPoolSpecs": [_worker_pool_spec(pool, job, image_of) for pool in job.pools],
+        **_scheduling(job),
+    }
+    if config.service_account:
+        job_spec["serviceAccount"] = config.service_account
+    if config.network:
+        job_spec["network"] = config.network
+    if config.enable_web_access:
+        job_spec["enableWebAccess"] = True
+    # Vertex AI mounts buckets at /gcs, but wants their URIs.
+    prefix = re.sub("^/gcs/", "gs://", job.values["job_dir"])
+    job_spec["baseOutputDirectory"] = {"outputUriPrefix": prefix}
+    body: dict[str, Any] = {"displayName": job.job_id}
+    if job.hyperparameters is None:
+        body["jobSpec"] = job_spec
+    else:
+        body.update(
+            studySpec=study_spec(job.hyperparameters),
+            maxTrialCount=job.hyperparameters.max_trials,
+            parallelTrialCount=job.hyperparameters.max_parallel_trials,
+            trialJobSpec=job_spec,
+        )
+        if job.hyperparameters.max_failed_trials:
+            body["maxFailedTrialCount"] = job.hyperparameters.max_failed_trials
+    if config.kms_key_name:
+        body["encryptionSpec"] = {"kmsKeyName": config.kms_key_name}
+    body["labels"] = {
+        **config.labels,
+        JOB_LABEL: job_label(job.job_id),
+        # Of everything above: a second job of the same name is known to be the same, or another one.
+        REQUEST_LABEL: hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32],
+    }
+    return VertexRequest("HyperparameterTuningJob" if job.hyperparameters else "CustomJob", region, body)
+
+
+def job_label(job_id: str) -> str:
+    """Returns a job id as the value of a label: short and in lower case, and still that job's alone."""
+    if re.fullmatch(r"[a-z0-9_-]{1,63}", job_id):
+        return job_id
+    digest = hashlib.sha256(job_id.encode()).hexdigest()[:12]
+    return f"{job_id.lower()[:50]}-{digest}"
+
+
+def pipeline_parameters(
+    job: TrainingJob, target: str, image_of: Callable[[Machine], str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the parameters of the pipeline image-classification for Kubeflow or this machine, and notices.
+
+    Args:
+        job: What ``plan_job`` returned.
+        target: ``kubeflow`` or ``local``.
+        image_of: Our training image for a machine.
+
+    Raises:
+        InvalidArgumentError: if the job asks for what the target cannot give.
+    """
+    config = job.config
+    if config.hyperparameters:
+        raise InvalidArgumentError(
+            f"hyperparameters: there is no tuning pipeline for target {target} yet",
+            remedy="submit with --target vertex, or leave hyperparameters out",
+        )
+    notices = _Notices()
+    parameters = dict(job.values)
+    vertex_only = {
+        "network": config.network,
+        "enableWebAccess": config.enable_web_access,
+        "encryptionConfig.kmsKeyName": config.kms_key_name,
+        "region": config.region,
+        "scheduling.maxRunningTime": config.max_running_seconds,
+        "labels": ", ".join(config.labels),
+    }
+    for name, value in vertex_only.items():
+        if value:
+            notices.without_effect(name, f"only Vertex AI has it, not target {target}")
+    if job.strategy != "standard":
+        notices.without_effect(f"--strategy={job.strategy}", f"only Vertex AI has it, not target {target}")
+    chief = job.pools[0]
+    for pool in job.pools:
+        # A pipeline's steps have an image and a command of their own.
+        if pool.config.command or pool.config.arguments:
+            notices.without_effect("containerCommand and containerArgs", "the step has its own command")
+        if pool.config.disk_gb or pool.config.disk_type:
+            notices.without_effect("diskConfig", f"target {target} rents no disk")
+    if target == "local":
+        notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
+        if len(job.pools) > 1:
+            notices.without_effect("workerCount", "the pipeline runs on this machine")
+        if config.service_account:
+            notices.without_effect("serviceAccount", "the pipeline runs as you")
+        for pool in job.pools:
+            if pool.config.image_uri:
+                notices.without_effect("imageUri", "the steps run in this environment, not in an image")
+        return parameters, tuple(notices.texts)
+    if len(job.pools) > 1:
+        raise InvalidArgumentError(
+            f"workerCount={job.pools[1].replicas}: the pipeline trains in one pod on Kubeflow",
+            remedy="take one larger machine, or --target vertex",
+        )
+    placed, placing_notices = kubernetes_parameters(chief.machine)
+    parameters.update(placed)
+    notices.texts += placing_notices
+    if chief.config.image_uri or chief.machine.kind != "cpu":
+        parameters["train_image"] = chief.config.image_uri or image_of(chief.machine)
+    return parameters, tuple(notices.texts)
+
+
+def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
+    """Returns the parameters of the pipeline image-classification on Vertex AI.
+
+    Raises:
+        InvalidArgumentError: if something is tuned, or a path is one of this machine.
+    """
+    if job.hyperparameters:
+        raise InvalidArgumentError(
+            "hyperparameters: there is no tuning pipeline for target vertex yet",
+            remedy="submit it as a job (without --as pipeline)",
+        )
+    for name in _PATHS:
+        _check_reachable(name, str(job.values.get(name, "")))
+    config, chief = job.config, job.pools[0]
+    parameters: dict[str, Any] = {**job.values, "train_strategy": job.strategy}
+    alike = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
+    if alike and not chief.config.disk_type:
+        parameters.update(
+            train_machine_type=chief.machine.machine_type,
+            train_accelerator_type=chief.machine.accelerator_type,
+            train_accelerator_count=chief.machine.accelerator_count,
+            train_tpu_topology=chief.machine.tpu_topology,
+            train_replicas=sum(pool.replicas for pool in job.pools),
+            train_boot_disk_gb=chief.config.disk_gb,
+        )
+    else:
+        specs = [_worker_pool_spec(pool, job, lambda _: "") for pool in job.pools]
+        for spec in specs:
+            del spec["containerSpec"]
+        parameters["train_worker_pools"] = json.dumps(specs)
+    if chief.config.image_uri:
+        parameters["train_image"] = chief.config.image_uri
+    if config.max_running_seconds is not None:
+        parameters["train_timeout_seconds"] = math.ceil(config.max_running_seconds)
+    if config.max_wait_seconds is not None:
+        parameters["train_wait_seconds"] = math.ceil(config.max_wait_seconds)
+    for name, value in (
+        ("service_account", config.service_account),
+        ("network", config.network),
+        ("encryption_key", config.kms_key_name),
+    ):
+        if value:
+            parameters[name] = value
+    if config.labels:
+        parameters["labels"] = json.dumps(dict(config.labels))
+    return parameters
+
+
+def _arguments(
+    words: Sequence[str], config: TrainingInput, arguments_classes: Sequence[type[Any]], notices: _Notices
+) -> tuple[list[str], dict[str, Any]]:
+    """Returns the training's arguments: the config's, then the command line's in their place."""
+    given = parse_command_line(words, arguments_classes)
+    from_config = parse_command_line(config.arguments, arguments_classes)
+    for name in sorted(set(given) & set(from_config)):
+        notices.without_effect(f"args: --{name}={from_config[name]}", f"the command line says {given[name]}")
+    merged = [
+        *(word for word in _one_word_each(config.arguments) if _name_of(word) not in given),
+        *_one_word_each(words),
+    ]
+    values = {**from_config, **given}
+    if config.job_dir and "job_dir" in values:
+        if config.job_dir != values["job_dir"]:
+            notices.without_effect(
+                f"jobDir={config.job_dir}", f"--job-dir={values['job_dir']} goes before it"
+            )
+    elif config.job_dir:
+        merged.append(f"--job-dir={config.job_dir}")
+        values["job_dir"] = config.job_dir
+    if JobPaths in arguments_classes:
+        for name in ("training_data_path", "validation_data_path", "job_dir"):
+            if not values.get(name):
+                raise InvalidArgumentError(
+                    f"--{name.replace('job_dir', 'job-dir')} is not given",
+                    remedy="give it after `--`, with the training's other arguments",
+                )
+    return merged, values
+
+
+def _one_word_each(words: Sequence[str]) -> list[str]:
+    """Returns ``--name value`` as ``--name=value``, so that a word is an argument."""
+    merged: list[str] = []
+    for word in words:
+        if word.startswith("--") or not merged:
+            merged.append(word)
+        else:
+            merged[-1] += f"={word}"
+    return merged
+
+
+def _name_of(word: str) -> str:
+    return word[2:].partition("=")[0].replace("-", "_")
+
+
+def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
+    tier = config.scale_tier or "BASIC"
+    for role in ("parameterServer", "evaluator"):
+        if config.machine_types.get(role) or config.counts.get(role):
+            notices.without_effect(
+                f"{role}Type and {role}Count",
+                "the training uses no parameter servers"
+                if role == "parameterServer"
+                else "the training evaluates by itself, and keeps the best model",
+            )
+    if tier != "CUSTOM":
+        _check_no_machines(config, tier)
+        resolved = machine_of_scale_tier(tier)
+        notices.texts += resolved.warnings
+        pools = [Pool(resolved.machine, 1, _image_replaced(config.config("master"), "masterConfig", notices))]
+    else:
+        pools = _custom_pools(config, notices)
+    check_pools([(pool.machine, pool.replicas) for pool in pools])
+    return tuple(pools)
+
+
+def _check_no_machines(config: TrainingInput, tier: str) -> None:
+    given = [f"{role}Type={machine}" for role, machine in config.machine_types.items()]
+    given += [f"{role}Count={count}" for role, count in config.counts.items()]
+    given += [
+        f"{role}Config.acceleratorConfig"
+        for role, one in config.configs.items()
+        if one.accelerator_type or one.accelerator_count
+    ]
+    if given:
+        raise InvalidArgumentError(
+            f"{given[0]} does not go with scaleTier={tier}",
+            remedy="give scaleTier: CUSTOM to choose machines, or leave the machines out",
+        )
+
+
+def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
+    if not config.machine_types.get("master"):
+        raise InvalidArgumentError(
+            "masterType is not given, but scaleTier=CUSTOM needs it",
+            remedy="give masterType, e.g. n1-standard-8, or scaleTier: BASIC",
+        )
+    master = _pool(config, "master", 1, notices)
+    worker_type, workers = config.machine_types.get("worker", ""), config.counts.get("worker", 0)
+    if bool(worker_type) != bool(workers):
+        raise InvalidArgumentError(
+            f"workerType={worker_type!r} and workerCount={workers or '(none)'}: one of the two is missing",
+            remedy="give both, or neither",
+        )
+    if not worker_type:
+        return [master]
+    worker = _pool(config, "worker", workers, notices)
+    if worker.machine.kind == "tpu" and master.machine.kind == "cpu":
+        # Today's TPU machine has its processors with it.
+        notices.texts.append(
+            f"masterType={config.machine_types['master']} is not rented: the training runs on the TPU's own "
+            f"machine, one worker pool of {worker.machine}"
+        )
+        return [worker]
+    return [master, worker]
+
+
+def _pool(config: TrainingInput, role: str, replicas: int, notices: _Notices) -> Pool:
+    one = config.config(role)
+    resolved = resolve(
+        config.machine_types[role],
+        one.accelerator_type,
+        one.accelerator_count,
+        tpu_topology=one.tpu_topology,
+        where=f"{role}Type={config.machine_types[role]}",
+    )
+    notices.texts += resolved.warnings
+    return Pool(resolved.machine, replicas, _image_replaced(one, f"{role}Config", notices))
+
+
+def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> ReplicaConfig:
+    if config.tpu_tf_version:
+        notices.without_effect(
+            f"{path}.tpuTfVersion={config.tpu_tf_version}", "the image brings its TensorFlow along"
+        )
+    if not _ORIGINAL_IMAGE.search(config.image_uri):
+        return config
+    notices.texts.append(f"{path}.imageUri: Google's built-in algorithm is replaced by imgpipe's image")
+    return replace(config, image_uri="")
+
+
+def _check_platform_fields(config: TrainingInput) -> None:
+    for name, value, pattern, example in (
+        ("network", config.network, _NETWORK, "projects/NUMBER/global/networks/NAME"),
+        (
+            "encryptionConfig.kmsKeyName",
+            config.kms_key_name,
+            _KMS_KEY,
+            "projects/P/locations/REGION/keyRings/RING/cryptoKeys/KEY",
+        ),
+        ("serviceAccount", config.service_account, _SERVICE_ACCOUNT, "NAME@PROJECT.iam.gserviceaccount.com"),
+    ):
+        if value and not pattern.fullmatch(value):
+            raise InvalidArgumentError(
+                f"{name}={value!r} is not such a name", remedy=f"write it as {example}"
+            )
+
+
+def _name_fields_without_effect(config: TrainingInput, notices: _Notices) -> None:
+    for name, value, reason in (
+        ("runtimeVersion", config.runtime_version, "the image brings its TensorFlow along"),
+        ("pythonVersion", config.python_version, "the image brings its Python along"),
+        ("packageUris", config.package_uris, "the training is in the image, not in a package of yours"),
+        ("pythonModule", config.python_module, "the training is in the image, not in a package of yours"),
+        (
+            "useChiefInTfConfig",
+            config.use_chief_in_tf_config,
+            "Vertex AI calls the first replica chief in any case",
+        ),
+        ("scheduling.priority", config.priority, "Vertex AI has no priorities among jobs"),
+    ):
+        if value:
+            notices.without_effect(name, reason)
+    if config.hyperparameters and config.hyperparameters.resume_job:
+        notices.without_effect(
+            "hyperparameters.resumePreviousJobId", "Vertex AI cannot resume a study: all trials start anew"
+        )
+
+
+def _scheduling(job: TrainingJob) -> dict[str, Any]:
+    scheduling: dict[str, Any] = {}
+    config = job.config
+    if config.max_running_seconds is not None:
+        scheduling["timeout"] = _duration(config.max_running_seconds)
+    if job.strategy != "standard":
+        scheduling["strategy"] = job.strategy.upper().replace("-", "_")
+    if config.max_wait_seconds is not None and job.strategy == "flex-start":
+        scheduling["maxWaitDuration"] = _duration(config.max_wait_seconds)
+    return {"scheduling": scheduling} if scheduling else {}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _worker_pool_spec(pool: Pool, job: TrainingJob, image_of: Callable[[Machine], str]) -> dict[str, Any]:
+    machine: dict[str, Any] = {"machineType": pool.machine.machine_type}
+    if pool.machine.accelerator_type:
+        machine["acceleratorType"] = pool.machine.accelerator_type
+        machine["acceleratorCount"] = pool.machine.accelerator_count
+    if pool.machine.tpu_topology:
+        machine["tpuTopology"] = pool.machine.tpu_topology
+    spec: dict[str, Any] = {
+        "machineSpec": machine,
+        "replicaCount": pool.replicas,
+        "containerSpec": {
+            "imageUri": pool.config.image_uri or image_of(pool.machine),
+            "command": list(pool.config.command) or ["python", "-m", "components.train"],
+            "args": [*pool.config.arguments, *job.words],
+        },
+    }
+    disk = {
+        **({"bootDiskType": pool.config.disk_type} if pool.config.disk_type else {}),
+        **({"bootDiskSizeGb": pool.config.disk_gb} if pool.config.disk_gb else {}),
+    }
+    return {**spec, "diskSpec": disk} if disk else spec
+
+
+def _check_reachable(name: str, value: str) -> None:
+    """Refuses a path that the machines of a job cannot see."""
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        if is_cloud_path(part) or part.startswith("/gcs/"):
+            continue
+        scheme = URL.match(part)
+        what = f"{scheme.group(0)} is not understood" if scheme else "a path of this machine"
+        raise InvalidArgumentError(
+            f"--{name.replace('job_dir', 'job-dir')}={value}: {what}",
+            remedy="Vertex AI's machines read gs:// paths: copy the data to a bucket, and name that",
+        )

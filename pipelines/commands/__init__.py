@@ -1,0 +1,1 @@
+"""The commands of ``imgpipe`` for jobs on any target."""

@@ -1,0 +1,7 @@
+"""check."""
+
+from typing import Any
+
+
+def check_submission(submission: Any, place: Any) -> None:
+    """Checks."""

@@ -1,0 +1,151 @@
+"""The options that say where jobs are: the target, and how to reach it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.common.errors import InvalidArgumentError
+from components.vertex.client import no_credentials
+from pipelines.targets.jobs import Jobs, Schedules
+from pipelines.targets.kubeflow_jobs import KubeflowJobs
+from pipelines.targets.local_jobs import RUNS, LocalJobs
+from pipelines.targets.vertex_jobs import VertexJobs
+
+TARGETS = ("local", "kubeflow", "vertex")
+
+_OPTIONS = (
+    click.option(
+        "--target",
+        type=click.Choice(TARGETS),
+        default="local",
+        show_default=True,
+        envvar="IMGPIPE_TARGET",
+        show_envvar=True,
+        help="Where the jobs are.",
+    ),
+    click.option(
+        "--project",
+        default="",
+        envvar="GOOGLE_CLOUD_PROJECT",
+        show_envvar=True,
+        help="vertex: the project; by default that of your credentials.",
+    ),
+    click.option(
+        "--region",
+        default="",
+        envvar="GOOGLE_CLOUD_REGION",
+        show_envvar=True,
+        help="vertex: the region, e.g. us-central1; the one where your data lies.",
+    ),
+    click.option(
+        "--endpoint",
+        default="",
+        envvar="IMGPIPE_VERTEX_ENDPOINT",
+        show_envvar=True,
+        help="vertex: another address of its interface, e.g. a private endpoint.",
+    ),
+    click.option(
+        "--host",
+        default="",
+        envvar="KFP_ENDPOINT",
+        show_envvar=True,
+        help="kubeflow: address of Kubeflow Pipelines, e.g. http://localhost:8080 of a port-forward.",
+    ),
+    click.option(
+        "--namespace",
+        default="",
+        envvar="KFP_NAMESPACE",
+        show_envvar=True,
+        help="kubeflow: your namespace, where the installation has several users.",
+    ),
+    click.option(
+        "--token",
+        default="",
+        envvar="KFP_TOKEN",
+        show_envvar=True,
+        help="kubeflow: bearer token; better given by the variable, which a list of processes does not show.",
+    ),
+    click.option(
+        "--runs",
+        type=click.Path(path_type=Path),
+        default=RUNS,
+        show_default=True,
+        help="local: the folder of the runs.",
+    ),
+)
+_NAMES = ("target", "project", "region", "endpoint", "host", "namespace", "token", "runs")
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--target`` and what each target needs; the command gets them as ``place``."""
+
+    def with_place(*arguments: Any, **options: Any) -> Any:
+        place = {name: options.pop(name) for name in _NAMES}
+        return command(*arguments, place=place, **options)
+
+    with_place.__doc__ = command.__doc__
+    with_place.__name__ = command.__name__
+    # click keeps the options of the decorators below on the function.
+    with_place.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    decorated: Callable[..., Any] = with_place
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
+    """Returns the jobs of the target that the options name.
+
+    Args:
+        place: What ``place_options`` gives.
+        region: Where the config names one and the options do not.
+
+    Raises:
+        InvalidArgumentError: if an option is missing.
+    """
+    if place["target"] == "local":
+        return LocalJobs(Path(place["runs"]).absolute())
+    if place["target"] == "kubeflow":
+        if not place["host"]:
+            raise InvalidArgumentError(
+                "--host is not given",
+                remedy="give the address of Kubeflow Pipelines, e.g. http://localhost:8080",
+            )
+        return KubeflowJobs(place["host"], place["namespace"], place["token"])
+    region = place["region"] or region
+    if not region:
+        raise InvalidArgumentError(
+            "--region is not given", remedy="give the region where your data lies, e.g. --region=us-central1"
+        )
+    return VertexJobs(place["project"] or _own_project(), region, place["endpoint"])
+
+
+def schedules_of(place: dict[str, Any]) -> Schedules:
+    """Returns the schedules of the target that the options name.
+
+    Raises:
+        InvalidArgumentError: if the target has none.
+    """
+    jobs = jobs_of(place)
+    if isinstance(jobs, LocalJobs):
+        raise InvalidArgumentError(
+            "this machine has no schedules of imgpipe's",
+            remedy="use --target kubeflow or vertex; here, let cron or systemd call `imgpipe submit`",
+        )
+    assert isinstance(jobs, KubeflowJobs | VertexJobs)  # noqa: S101 - there is no other
+    return jobs
+
+
+def _own_project() -> str:
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        _, project = google.auth.default()
+    except DefaultCredentialsError:
+        raise no_credentials() from None
+    if not project:
+        raise InvalidArgumentError("--project is not given", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
+    return str(project)

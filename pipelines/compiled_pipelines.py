@@ -1,0 +1,36 @@
+"""The compiled pipelines: those of the package, or the same with the images' names of a registry."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.images import Images
+
+COMPILED = Path(__file__).parent / "compiled"
+
+
+@contextmanager
+def pipeline_file(target: str, images: Images) -> Iterator[Path]:
+    """Yields the file of the pipeline image-classification for a target.
+
+    Args:
+        target: ``local``, ``kubeflow`` or ``vertex``.
+        images: Without a registry or a lock, the file is the one that the package holds.
+    """
+    if images == Images():
+        yield COMPILED / target / "image_classification.yaml"
+        return
+    # Imported here: KFP takes a second to load.
+    from kfp import compiler
+
+    from pipelines.image_classification import image_classification
+    from pipelines.targets.kubeflow import KUBEFLOW
+    from pipelines.targets.local import LOCAL
+    from pipelines.targets.vertex import VERTEX
+
+    known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
+    with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
+        file = Path(folder) / "image_classification.yaml"
+        compiler.Compiler().compile(image_classification(known[target], images), package_path=str(file))
+        yield file

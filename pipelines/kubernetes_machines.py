@@ -1,0 +1,86 @@
+"""A machine of the table as what a pod asks of a Kubernetes cluster."""
+
+import json
+from typing import Any
+
+from components.common.errors import InvalidArgumentError
+from pipelines.machines import Machine, vcpus_and_memory
+
+GPU_RESOURCE = "nvidia.com/gpu"
+TPU_RESOURCE = "google.com/tpu"
+# A node keeps some of its processors and memory for itself; a pod that asks for all of them never starts.
+_SHARE_FOR_THE_POD = 0.75
+# As GKE labels its nodes.
+_GPU_LABEL = "cloud.google.com/gke-accelerator"
+_TPU_LABEL = "cloud.google.com/gke-tpu-accelerator"
+_TOPOLOGY_LABEL = "cloud.google.com/gke-tpu-topology"
+_GPU_NAMES = {
+    "NVIDIA_TESLA_T4": "nvidia-tesla-t4",
+    "NVIDIA_TESLA_V100": "nvidia-tesla-v100",
+    "NVIDIA_TESLA_P4": "nvidia-tesla-p4",
+    "NVIDIA_L4": "nvidia-l4",
+    "NVIDIA_TESLA_A100": "nvidia-tesla-a100",
+    "NVIDIA_A100_80GB": "nvidia-a100-80gb",
+    "NVIDIA_H100_80GB": "nvidia-h100-80gb",
+}
+_CHIPS_OF_V5E_MACHINE = {"ct5lp-hightpu-1t": 1, "ct5lp-hightpu-4t": 4, "ct5lp-hightpu-8t": 8}
+
+
+def kubernetes_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the pipeline's placing parameters for a machine, and notices.
+
+    Raises:
+        InvalidArgumentError: for a TPU slice of several hosts: the training runs in one pod.
+    """
+    if machine.kind == "tpu":
+        return _tpu_parameters(machine)
+    shape = vcpus_and_memory(machine.machine_type)
+    assert shape is not None  # noqa: S101 - of every machine that is no TPU
+    vcpus, memory = shape
+    parameters: dict[str, Any] = {
+        "train_cpu": f"{max(1, int(vcpus * _SHARE_FOR_THE_POD))}",
+        "train_memory": f"{max(1, int(memory * _SHARE_FOR_THE_POD))}G",
+    }
+    if machine.kind == "cpu":
+        return parameters, ()
+    label = json.dumps({_GPU_LABEL: _GPU_NAMES[machine.accelerator_type]})
+    parameters.update(
+        train_accelerator_type=GPU_RESOURCE,
+        train_accelerator_count=str(machine.accelerator_count),
+        train_tolerations=_toleration(GPU_RESOURCE),
+    )
+    return parameters, (
+        f"any GPU of the cluster will do; on GKE set train_node_selector to {label} for {machine}",
+    )
+
+
+def _tpu_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
+    notices: tuple[str, ...] = ()
+    if machine.tpu_topology:
+        chips = _CHIPS_OF_V5E_MACHINE[machine.machine_type]
+        slice_chips = 1
+        for side in machine.tpu_topology.split("x"):
+            slice_chips *= int(side)
+        kind, topology, hosts = "tpu-v5-lite-podslice", machine.tpu_topology, slice_chips // chips
+    else:
+        # Two cores are a chip; a host of v2 or v3 has four.
+        chips, topology, hosts = 4, "2x2", machine.accelerator_count // 8
+        kind = "tpu-v3-device"
+        if machine.accelerator_type == "TPU_V2":
+            kind = "tpu-v5-lite-podslice"
+            notices = (f"{machine} is not to be had on GKE; 4 chips of TPU v5e are asked for instead",)
+    if hosts > 1:
+        raise InvalidArgumentError(
+            f"{machine} is a slice of {hosts} hosts, but the training runs in one pod on Kubeflow",
+            remedy="take a slice of one host, e.g. ct5lp-hightpu-8t with topology 2x4, or --target vertex",
+        )
+    return {
+        "train_accelerator_type": TPU_RESOURCE,
+        "train_accelerator_count": str(chips),
+        "train_node_selector": {_TPU_LABEL: kind, _TOPOLOGY_LABEL: topology},
+        "train_tolerations": _toleration(TPU_RESOURCE),
+    }, notices
+
+
+def _toleration(resource: str) -> list[dict[str, str]]:
+    return [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]

@@ -1,0 +1,439 @@
+"""One table of machines and accelerators, and the rules between them.
+
+The names of AI Platform Training (``standard_gpu``, ``BASIC_TPU``) and of Compute Engine (``n1-standard-8``)
+are understood. What Google no longer rents is replaced by what it rents today, with a warning that names
+both. A pair that Vertex AI would refuse is refused here, before anything is sent.
+
+Sources: the page "Configure compute resources" of Vertex AI's documentation for machine types and numbers of
+accelerators; the end of K80 and P100 as announced by Compute Engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from components.common.arguments import nearest_name
+from components.common.errors import InvalidArgumentError
+
+TPU_MACHINE = "cloud-tpu"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with what is attached to it, as Vertex AI calls it.
+
+    Attributes:
+        machine_type: Of Compute Engine.
+        accelerator_type: As Vertex AI's ``AcceleratorType``; empty for none, and for TPU v5e, which
+            the machine type and the topology say.
+        accelerator_count: GPUs, or TPU cores (v2, v3).
+        tpu_topology: Chips of a TPU v5e slice, e.g. ``2x4``.
+    """
+
+    machine_type: str
+    accelerator_type: str = ""
+    accelerator_count: int = 0
+    tpu_topology: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Returns ``cpu``, ``gpu`` or ``tpu``: which of our training images fits."""
+        if self.accelerator_type.startswith("NVIDIA"):
+            return "gpu"
+        return "tpu" if self.accelerator_type or self.tpu_topology else "cpu"
+
+    def __str__(self) -> str:
+        if self.tpu_topology:
+            return f"{self.machine_type} with topology {self.tpu_topology}"
+        if not self.accelerator_count:
+            return self.machine_type
+        return f"{self.machine_type} with {self.accelerator_count} {self.accelerator_type}"
+
+
+@dataclass(frozen=True)
+class ResolvedMachine:
+    """What a request for a machine comes to.
+
+    Attributes:
+        machine: To be rented.
+        warnings: What was replaced by what, a sentence each.
+    """
+
+    machine: Machine
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Processors and memory (GB) of a machine type, and the numbers of each accelerator that it takes."""
+
+    vcpus: int
+    memory: float
+    accelerators: Mapping[str, tuple[int, ...]]
+
+
+def _n1_accelerators(vcpus: int) -> Mapping[str, tuple[int, ...]]:
+    t4 = (1, 2, 4) if vcpus <= 16 else (2, 4) if vcpus == 32 else (4,)
+    v100 = (1, 2, 4, 8) if vcpus <= 8 else (2, 4, 8) if vcpus == 16 else (4, 8) if vcpus == 32 else (8,)
+    return {"NVIDIA_TESLA_T4": t4, "NVIDIA_TESLA_V100": v100, "NVIDIA_TESLA_P4": t4}
+
+
+def _shapes() -> dict[str, _Shape]:
+    shapes = {}
+    # Family: memory in GB a vCPU, and the numbers of vCPUs. Of N1, one with fewer takes no accelerator less.
+    families: dict[str, tuple[float, tuple[int, ...]]] = {
+        "n1-standard": (3.75, (4, 8, 16, 32, 64, 96)),
+        "n1-highmem": (6.5, (2, 4, 8, 16, 32, 64, 96)),
+        "n1-highcpu": (0.9, (16, 32, 64, 96)),
+        "n2-standard": (4, (4, 8, 16, 32, 48, 64, 80)),
+        "n2-highmem": (8, (2, 4, 8, 16, 32, 48, 64, 80)),
+        "n2-highcpu": (1, (16, 32, 48, 64, 80)),
+        "e2-standard": (4, (4, 8, 16, 32)),
+        "e2-highmem": (8, (2, 4, 8, 16)),
+        "e2-highcpu": (1, (16, 32)),
+        "c2-standard": (4, (4, 8, 16, 30, 60)),
+    }
+    for family, (memory, sizes) in families.items():
+        for vcpus in sizes:
+            accelerators = _n1_accelerators(vcpus) if family.startswith("n1-") else {}
+            shapes[f"{family}-{vcpus}"] = _Shape(vcpus, memory * vcpus, accelerators)
+    for vcpus, count in {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}.items():
+        shapes[f"g2-standard-{vcpus}"] = _Shape(vcpus, 4 * vcpus, {"NVIDIA_L4": (count,)})
+    for count in (1, 2, 4, 8):
+        shapes[f"a2-highgpu-{count}g"] = _Shape(12 * count, 85 * count, {"NVIDIA_TESLA_A100": (count,)})
+        shapes[f"a2-ultragpu-{count}g"] = _Shape(12 * count, 170 * count, {"NVIDIA_A100_80GB": (count,)})
+        shapes[f"a3-highgpu-{count}g"] = _Shape(26 * count, 234 * count, {"NVIDIA_H100_80GB": (count,)})
+    shapes["a2-megagpu-16g"] = _Shape(96, 1360, {"NVIDIA_TESLA_A100": (16,)})
+    return shapes
+
+
+_SHAPES: Mapping[str, _Shape] = MappingProxyType(_shapes())
+
+# Cores of a single TPU device first, then of the slices called pods.
+_TPU_CORES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {"TPU_V2": (8, 32, 128, 256, 512), "TPU_V3": (8, 32, 64, 128, 256, 512, 1024, 2048)}
+)
+# Chips of a machine (1, 4 or 8) decide which slices can be made of it.
+_V5E_TOPOLOGIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ct5lp-hightpu-1t": ("1x1",),
+        "ct5lp-hightpu-4t": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+        "ct5lp-hightpu-8t": ("2x4",),
+    }
+)
+_V6E_MACHINES = ("ct6e-standard-1t", "ct6e-standard-4t", "ct6e-standard-8t")
+
+MACHINE_TYPES: tuple[str, ...] = (*_SHAPES, TPU_MACHINE, *_V5E_TOPOLOGIES)
+
+
+@dataclass(frozen=True)
+class _LegacyMachine:
+    """What a machine type of AI Platform Training was, and is today."""
+
+    was: Machine
+    today: Machine | None = None
+
+
+def _gpu(machine_type: str, model: str, count: int) -> Machine:
+    return Machine(machine_type, f"NVIDIA_TESLA_{model}", count)
+
+
+_TPU_V2_DEVICE = Machine(TPU_MACHINE, "TPU_V2", 8)
+_LEGACY: Mapping[str, _LegacyMachine] = MappingProxyType(
+    {
+        "standard": _LegacyMachine(Machine("n1-standard-4")),
+        "large_model": _LegacyMachine(Machine("n1-highmem-8")),
+        # Vertex AI has no n1-highcpu-8.
+        "complex_model_s": _LegacyMachine(Machine("n1-highcpu-8"), Machine("n1-highcpu-16")),
+        "complex_model_m": _LegacyMachine(Machine("n1-highcpu-16")),
+        "complex_model_l": _LegacyMachine(Machine("n1-highcpu-32")),
+        "standard_gpu": _LegacyMachine(_gpu("n1-standard-8", "K80", 1), _gpu("n1-standard-8", "T4", 1)),
+        "complex_model_m_gpu": _LegacyMachine(
+            _gpu("n1-standard-16", "K80", 4), _gpu("n1-standard-16", "T4", 4)
+        ),
+        # At most 4 T4 go with one machine.
+        "complex_model_l_gpu": _LegacyMachine(
+            _gpu("n1-standard-32", "K80", 8), _gpu("n1-standard-32", "T4", 4)
+        ),
+        "standard_p100": _LegacyMachine(_gpu("n1-standard-8", "P100", 1), _gpu("n1-standard-8", "T4", 1)),
+        "complex_model_m_p100": _LegacyMachine(
+            _gpu("n1-standard-16", "P100", 4), _gpu("n1-standard-16", "T4", 4)
+        ),
+        "standard_v100": _LegacyMachine(_gpu("n1-standard-8", "V100", 1)),
+        "large_model_v100": _LegacyMachine(_gpu("n1-highmem-8", "V100", 1)),
+        "complex_model_m_v100": _LegacyMachine(_gpu("n1-standard-16", "V100", 4)),
+        "complex_model_l_v100": _LegacyMachine(_gpu("n1-standard-32", "V100", 8)),
+        "TPU_V2": _LegacyMachine(_TPU_V2_DEVICE),
+        "cloud_tpu": _LegacyMachine(_TPU_V2_DEVICE),
+    }
+)
+LEGACY_MACHINE_TYPES: tuple[str, ...] = tuple(_LEGACY)
+
+SCALE_TIERS: Mapping[str, str] = MappingProxyType(
+    {"BASIC": "standard", "BASIC_GPU": "standard_gpu", "BASIC_TPU": "cloud_tpu"}
+)
+# They rented parameter servers, which the training does not use; the original algorithm took neither.
+_REFUSED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
+
+_RETIRED: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "NVIDIA_TESLA_K80": ("NVIDIA_TESLA_T4", "K80 GPUs are no longer rented"),
+        "NVIDIA_TESLA_P100": ("NVIDIA_TESLA_T4", "P100 GPUs are no longer rented since 2026-09-15"),
+    }
+)
+# What the retired ones could be attached to: their machines are valid, their numbers may be too many.
+_RETIRED_COUNTS = MappingProxyType({"NVIDIA_TESLA_K80": (1, 2, 4, 8), "NVIDIA_TESLA_P100": (1, 2, 4)})
+# AI Platform's names for slices of several hosts, and its name for the 80 GB A100.
+_OTHER_NAMES = MappingProxyType(
+    {"TPU_V2_POD": "TPU_V2", "TPU_V3_POD": "TPU_V3", "NVIDIA_TESLA_A100_80GB": "NVIDIA_A100_80GB"}
+)
+
+
+def accelerator_types() -> tuple[str, ...]:
+    """Returns every accelerator type that can be asked for, the retired ones last."""
+    of_machines = {name: None for shape in _SHAPES.values() for name in shape.accelerators}
+    return (*of_machines, *_TPU_CORES, *_RETIRED)
+
+
+def machine_of_scale_tier(scale_tier: str) -> ResolvedMachine:
+    """Returns the machine of a scale tier other than CUSTOM.
+
+    Raises:
+        InvalidArgumentError: for a tier that does not exist or whose cluster the training cannot use.
+    """
+    if scale_tier in _REFUSED_SCALE_TIERS:
+        raise InvalidArgumentError(
+            f"scaleTier={scale_tier} rents parameter servers, which the training does not use",
+            remedy="use CUSTOM with masterType, workerType and workerCount, or BASIC, BASIC_GPU, BASIC_TPU",
+        )
+    if scale_tier not in SCALE_TIERS:
+        raise InvalidArgumentError(
+            f"scaleTier={scale_tier!r} does not exist",
+            remedy=nearest_name(scale_tier, [*SCALE_TIERS, "CUSTOM"]),
+        )
+    return resolve(SCALE_TIERS[scale_tier], where=f"scaleTier={scale_tier}")
+
+
+def resolve(
+    machine_type: str,
+    accelerator_type: str = "",
+    accelerator_count: int = 0,
+    *,
+    tpu_topology: str = "",
+    where: str = "",
+) -> ResolvedMachine:
+    """Returns the machine that can be rented for a request, or refuses it with the valid choices.
+
+    Args:
+        machine_type: Of Compute Engine, or a legacy name of AI Platform Training.
+        accelerator_type: As Vertex AI or AI Platform call it; empty = what the machine type brings.
+        accelerator_count: GPUs or TPU cores; 0 where nothing is attached or the machine decides.
+        tpu_topology: For TPU v5e machines; empty = the smallest slice.
+        where: What the request is called in errors and warnings, e.g. ``masterType``.
+
+    Raises:
+        InvalidArgumentError: naming what is wrong and what is allowed.
+    """
+    if machine_type in _V6E_MACHINES or accelerator_type.startswith("TPU_V6"):
+        raise InvalidArgumentError(
+            f"{machine_type} is TPU v6e, for which Google has no TensorFlow today",
+            where=where,
+            remedy=f"use {' or '.join(_V5E_TOPOLOGIES)} (TPU v5e), or {TPU_MACHINE} with TPU_V3",
+        )
+    if tpu_topology and machine_type not in _V5E_TOPOLOGIES:
+        raise InvalidArgumentError(
+            f"tpu_topology={tpu_topology!r} does not go with {machine_type}",
+            where=where,
+            remedy=f"leave it out, or use one of {', '.join(_V5E_TOPOLOGIES)}",
+        )
+    if accelerator_count < 0:
+        raise InvalidArgumentError(
+            f"acceleratorConfig.count={accelerator_count} is negative",
+            where=where,
+            remedy="give the number of GPUs, or of TPU cores",
+        )
+    if accelerator_type and not accelerator_count and machine_type not in _V5E_TOPOLOGIES:
+        raise InvalidArgumentError(
+            f"acceleratorConfig.type={accelerator_type} is given without a count",
+            where=where,
+            remedy="give the number of GPUs, or of TPU cores, as acceleratorConfig.count",
+        )
+    accelerator_type = _OTHER_NAMES.get(accelerator_type, accelerator_type)
+    if machine_type in _LEGACY:
+        return _resolved_legacy(machine_type, accelerator_type, accelerator_count, where)
+    if machine_type == TPU_MACHINE:
+        return ResolvedMachine(_tpu_device(accelerator_type, accelerator_count, where))
+    if machine_type in _V5E_TOPOLOGIES:
+        return ResolvedMachine(
+            _v5e_slice(machine_type, accelerator_type, accelerator_count, tpu_topology, where)
+        )
+    if machine_type not in _SHAPES:
+        raise InvalidArgumentError(
+            f"there is no machine type {machine_type!r} for training on Vertex AI",
+            where=where,
+            remedy=_near_machines(machine_type),
+        )
+    return _resolved_gpu(machine_type, accelerator_type, accelerator_count, where)
+
+
+def vcpus_and_memory(machine_type: str) -> tuple[int, float] | None:
+    """Returns processors and memory in GB of a machine type of Compute Engine; None if it is a TPU host."""
+    shape = _SHAPES.get(machine_type)
+    return (shape.vcpus, shape.memory) if shape else None
+
+
+def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
+    """Refuses worker pools that Vertex AI would refuse: a TPU stands alone, the first pool has one replica.
+
+    Args:
+        machines: Machine and number of replicas of each pool.
+
+    Raises:
+        InvalidArgumentError: naming the rule.
+    """
+    if any(machine.kind == "tpu" for machine, _ in machines) and (len(machines) > 1 or machines[0][1] != 1):
+        shown = ", ".join(f"{replicas} x {machine}" for machine, replicas in machines)
+        raise InvalidArgumentError(
+            f"a TPU job has one worker pool with one replica, not {shown}",
+            remedy="for more TPU cores raise acceleratorConfig.count (32 and up), or take a larger topology",
+        )
+    if machines and machines[0][1] != 1:
+        raise InvalidArgumentError(
+            f"the first worker pool has {machines[0][1]} replicas, but it holds the chief alone",
+            remedy="give further replicas in the second pool (workerType, workerCount)",
+        )
+
+
+def _resolved_legacy(name: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
+    if accelerator_type and name in ("cloud_tpu", "TPU_V2"):
+        return ResolvedMachine(_tpu_device(accelerator_type, count, where))
+    legacy = _LEGACY[name]
+    if accelerator_type:
+        raise InvalidArgumentError(
+            f"acceleratorConfig ({count} {accelerator_type}) does not go with the legacy machine type {name}",
+            where=where,
+            remedy=f"leave acceleratorConfig out ({name} is {legacy.was}), or give {legacy.was.machine_type}",
+        )
+    if legacy.today is None:
+        return ResolvedMachine(legacy.was)
+    reason = _RETIRED.get(legacy.was.accelerator_type, ("", "Vertex AI does not offer that machine"))[1]
+    return ResolvedMachine(
+        legacy.today,
+        (f"{_prefix(where)}{name} was {legacy.was}; {legacy.today} is rented instead: {reason}",),
+    )
+
+
+def _tpu_device(accelerator_type: str, count: int, where: str) -> Machine:
+    choices = "; ".join(f"{name}: {_listed(cores)} cores" for name, cores in _TPU_CORES.items())
+    if not accelerator_type:
+        raise InvalidArgumentError(
+            f"{TPU_MACHINE} needs an accelerator type and a number of cores",
+            where=where,
+            remedy=f"give one of: {choices}",
+        )
+    if count not in _TPU_CORES.get(accelerator_type, ()):
+        raise InvalidArgumentError(
+            f"{count} {accelerator_type} do not go with {TPU_MACHINE}",
+            where=where,
+            remedy=f"give one of: {choices}",
+        )
+    return Machine(TPU_MACHINE, accelerator_type, count)
+
+
+def _v5e_slice(machine_type: str, accelerator_type: str, count: int, topology: str, where: str) -> Machine:
+    if accelerator_type or count:
+        raise InvalidArgumentError(
+            f"{machine_type} takes no accelerator type ({accelerator_type or count} was given)",
+            where=where,
+            remedy="leave the accelerator out: the machine type and tpu_topology say which TPU it is",
+        )
+    topologies = _V5E_TOPOLOGIES[machine_type]
+    if topology and topology not in topologies:
+        raise InvalidArgumentError(
+            f"tpu_topology={topology!r} does not go with {machine_type}",
+            where=where,
+            remedy=f"give one of: {', '.join(topologies)}",
+        )
+    return Machine(machine_type, tpu_topology=topology or topologies[0])
+
+
+def _resolved_gpu(machine_type: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
+    takes = _SHAPES[machine_type].accelerators
+    fixed = not machine_type.startswith("n1-") and takes
+    if not accelerator_type:
+        if count:
+            raise InvalidArgumentError(
+                f"acceleratorConfig.count={count} is given without a type",
+                where=where,
+                remedy=f"give the type as acceleratorConfig.type: {_choices(machine_type)}",
+            )
+        # These machines have their GPUs built in: who names one means them.
+        name, counts = next(iter(takes.items())) if fixed else ("", (0,))
+        return ResolvedMachine(Machine(machine_type, name, counts[0]))
+    if accelerator_type not in accelerator_types():
+        raise InvalidArgumentError(
+            f"there is no accelerator type {accelerator_type!r}",
+            where=where,
+            remedy=nearest_name(accelerator_type, accelerator_types()),
+        )
+    if accelerator_type in _TPU_CORES:
+        raise InvalidArgumentError(
+            f"{accelerator_type} does not go with {machine_type}",
+            where=where,
+            remedy=f"use the machine type {TPU_MACHINE}",
+        )
+    asked = Machine(machine_type, accelerator_type, count)
+    warnings: tuple[str, ...] = ()
+    if accelerator_type in _RETIRED and takes and not fixed and count in _RETIRED_COUNTS[accelerator_type]:
+        successor, reason = _RETIRED[accelerator_type]
+        # As many as there were, or the nearest number that the machine takes.
+        nearest = min(takes[successor], key=lambda number: (abs(number - count), number))
+        machine = replace(asked, accelerator_type=successor, accelerator_count=nearest)
+        warnings = (f"{_prefix(where)}{asked} was asked for; {machine} is rented instead: {reason}",)
+        asked = machine
+    if asked.accelerator_count not in takes.get(asked.accelerator_type, ()):
+        raise InvalidArgumentError(
+            f"{count} {accelerator_type} do not go with {machine_type}",
+            where=where,
+            remedy=_remedy_for_pair(machine_type, accelerator_type, count),
+        )
+    return ResolvedMachine(asked, warnings)
+
+
+def _remedy_for_pair(machine_type: str, accelerator_type: str, count: int) -> str:
+    accelerator_type = _RETIRED.get(accelerator_type, (accelerator_type, ""))[0]
+    others = [
+        name
+        for name, shape in _SHAPES.items()
+        if count in shape.accelerators.get(accelerator_type, ()) and name != machine_type
+    ]
+    for_machine = f"{machine_type} takes {_choices(machine_type)}"
+    if not others:
+        return for_machine
+    return f"{for_machine}; {count} {accelerator_type} go with {', '.join(others[:6])}"
+
+
+def _choices(machine_type: str) -> str:
+    takes = _SHAPES[machine_type].accelerators
+    return "; ".join(f"{name}: {_listed(counts)}" for name, counts in takes.items()) or "no accelerator"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _near_machines(machine_type: str) -> str:
+    family = machine_type.rpartition("-")[0]
+    siblings = [name for name in MACHINE_TYPES if name.rpartition("-")[0] == family]
+    if siblings:
+        return f"use one of {', '.join(siblings)}"
+    near = nearest_name(machine_type, [*MACHINE_TYPES, *_LEGACY])
+    if near.startswith("did you mean"):
+        return near
+    return (
+        f"use one of {', '.join(['n1-standard-8', 'g2-standard-8', 'a2-highgpu-1g', *_V5E_TOPOLOGIES])}, ..."
+    )
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -1,0 +1,266 @@
+"""The jobs of this machine: runs of the pipeline in processes of their own, each with a folder."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
+from components.common.log import parse_event
+from components.common.storage import local_path, written_whole
+from pipelines.run_folder import RunFolder, running_process
+from pipelines.targets.jobs import Job, no_such_job
+
+RUNS = "imgpipe-runs"
+_REGISTER = ".jobs"
+# Arguments are checked in a second or two; then the folder is held, or the run has ended with an error.
+_SECONDS_TO_START = 60.0
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class SubmissionFailedError(PipelineError):
+    """The run's own error: it ended before it began to work.
+
+    Args:
+        told: What it said, as ``imgpipe run --format json`` ends.
+    """
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        super().__init__(told["error"], where=told["where"], remedy=told["remedy"])
+        self.exit_code = told["exit_code"]
+        self.retry_can_help = told["retry_can_help"]
+
+
+@dataclass(frozen=True)
+class LocalJobs:
+    """The jobs below a folder.
+
+    Attributes:
+        runs: The folder, e.g. ``imgpipe-runs``.
+        pause: Waits between looks at a log.
+    """
+
+    runs: Path
+    pause: Callable[[float], None] = time.sleep
+
+    def submit(self, job_id: str, parameters: Mapping[str, Any]) -> tuple[Job, bool]:
+        """Starts a run of the pipeline that goes on when this process ends.
+
+        Args:
+            job_id: Its name.
+            parameters: Of the pipeline; ``job_dir`` may be among them.
+
+        Returns:
+            The job, and whether it was found at work, or done, rather than started.
+
+        Raises:
+            InvalidArgumentError: if another request was made under its name.
+            SubmissionFailedError: if the run refused its arguments.
+        """
+        folder = local_path(str(parameters.get("job_dir") or self.runs / job_id)).absolute()
+        values = {**parameters, "job_dir": str(folder)}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        known = self._registered(job_id)
+        if known is not None:
+            if known["request"] != digest:
+                raise InvalidArgumentError(
+                    f"the job id {job_id!r} was used for another request",
+                    where=known["job_dir"],
+                    remedy="give a new job id, or look at the old one with `imgpipe describe`",
+                )
+            job = self.describe(job_id)
+            if job.state in ("RUNNING", "SUCCEEDED"):
+                return job, True
+        entry = {
+            "job_id": job_id,
+            "job_dir": str(folder),
+            "request": digest,
+            "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        with written_whole(self._register(job_id)) as temporary:
+            temporary.write_text(json.dumps(entry))
+        self._start(values, folder, self._output(job_id))
+        return self.describe(job_id), False
+
+    def describe(self, job_id: str) -> Job:
+        """Returns the job of a name, or of a run's folder."""
+        known = self._registered(job_id)
+        folder = RunFolder(Path(known["job_dir"]) if known else self._folder(job_id))
+        told = _told(self._output(job_id)) if known else None
+        return _described(job_id, folder, known["created"] if known else "", told)
+
+    def list_jobs(self, most: int) -> list[Job]:
+        """Returns the newest jobs, newest first; runs of `imgpipe run` as well."""
+        names = {path.stem for path in (self.runs / _REGISTER).glob("*.json")}
+        folders = {str(Path(entry["job_dir"])) for name in names if (entry := self._registered(name))}
+        if self.runs.is_dir():
+            names |= {
+                path.name
+                for path in self.runs.iterdir()
+                if path.is_dir() and path.name != _REGISTER and str(path.absolute()) not in folders
+            }
+        found = [self.describe(name) for name in names]
+        return sorted(found, key=lambda job: (job.created, job.job_id), reverse=True)[:most]
+
+    def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
+        """Yields the lines of the run's log; with ``follow`` until the run has ended."""
+        folder = RunFolder(Path(self.describe(job_id).name))
+        while follow and not folder.log.is_file() and running_process(folder):
+            self.pause(_SECONDS_BETWEEN_LOOKS)
+        if not folder.log.is_file():
+            return
+        with folder.log.open(encoding="utf-8", errors="replace") as log:
+            rest = ""
+            while True:
+                # Asked before the lines are read once more: what is written until the end is not missed.
+                at_work = follow and bool(running_process(folder))
+                for line in log:
+                    rest += line
+                    if rest.endswith("\n"):
+                        yield _message(rest.rstrip("\n"))
+                        rest = ""
+                if not at_work:
+                    break
+                self.pause(_SECONDS_BETWEEN_LOOKS)
+            if rest:
+                yield _message(rest)
+
+    def cancel(self, job_id: str) -> None:
+        """Tells the run to stop; one that has ended is left alone."""
+        process = running_process(RunFolder(Path(self.describe(job_id).name)))
+        if process:
+            os.kill(process, signal.SIGTERM)
+
+    def _start(self, values: Mapping[str, Any], folder: Path, output: Path) -> None:
+        words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in values.items()]
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", "from pipelines.cli import main; main()", "run"),
+                    *("--recipe", "original", "--format", "json", *words),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # It outlives the terminal, and Ctrl-C there.
+                start_new_session=True,
+                # A folder `pipelines` of the user's own is not ours.
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
+            )
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while running_process(RunFolder(folder)) != process.pid:
+            status = process.poll()
+            if status is not None:
+                if status != 0:
+                    raise SubmissionFailedError(_told(output) or _last_words(output, status))
+                return
+            if time.monotonic() > deadline:
+                return
+            self.pause(_SECONDS_BETWEEN_LOOKS)
+
+    def _register(self, job_id: str) -> Path:
+        return self.runs / _REGISTER / f"{job_id}.json"
+
+    def _output(self, job_id: str) -> Path:
+        return self.runs / _REGISTER / f"{job_id}.out"
+
+    def _registered(self, job_id: str) -> dict[str, str] | None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", job_id):
+            return None
+        try:
+            entry: dict[str, str] = json.loads(self._register(job_id).read_text())
+        except OSError:
+            return None
+        return entry
+
+    def _folder(self, job_id: str) -> Path:
+        for folder in (self.runs / job_id, local_path(job_id)):
+            if folder.is_dir():
+                return folder.absolute()
+        raise no_such_job(job_id, str(self.runs))
+
+
+def _described(job_id: str, folder: RunFolder, created: str, told: Mapping[str, Any] | None) -> Job:
+    """Returns the job as its log tells it, and where that breaks off, its process's last words."""
+    events = _events(folder.log)
+    failure = next((event for event in reversed(events) if event["event"] == "step_failed"), None)
+    steps = {}
+    for event in events:
+        if event["event"] in ("step_started", "step_finished", "step_failed"):
+            steps[event["step"]] = {
+                "step_started": "RUNNING",
+                "step_finished": "SUCCEEDED",
+                "step_failed": "FAILED",
+            }[event["event"]]
+    error, ended = "", events[-1]["time"] if events else ""
+    if running_process(folder):
+        state, ended = "RUNNING", ""
+    elif folder.model.is_dir():
+        state = "SUCCEEDED"
+    elif failure is not None:
+        state = "CANCELLED" if failure["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
+        error = f"{failure['step']}: {failure['problem']}"
+    elif told is not None:
+        state = "CANCELLED" if told["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
+        error = told["error"]
+    else:
+        state, error = "FAILED", "it ended without a word: it was killed, or the machine stopped"
+    results = {event["step"]: event["result"] for event in events if event["event"] == "step_result"}
+    return Job(
+        job_id=job_id,
+        target="local",
+        kind="pipeline run",
+        state=state,
+        name=str(folder.job_dir),
+        created=created or (events[0]["time"] if events else ""),
+        ended=ended,
+        error=error,
+        details={"steps": steps, "results": results},
+    )
+
+
+def _events(log: Path) -> list[dict[str, Any]]:
+    try:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            return [event for line in lines if (event := parse_event(line))]
+    except OSError:
+        return []
+
+
+def _message(line: str) -> str:
+    event = parse_event(line)
+    return str(event["message"]) if event else line
+
+
+def _told(output: Path) -> dict[str, Any] | None:
+    """Returns the error that ``imgpipe run --format json`` ended with, if it did."""
+    try:
+        last = json.loads(output.read_text(encoding="utf-8", errors="replace").splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return last if isinstance(last, dict) and "error" in last else None
+
+
+def _last_words(output: Path, status: int) -> dict[str, Any]:
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = "\n".join(line for line in lines[-15:] if line.strip())
+    return {
+        "error": f"the run ended with exit status {status}:\n{text}",
+        "where": str(output),
+        "remedy": "correct what it says",
+        "exit_code": status if status > 0 else 70,
+        "retry_can_help": False,
+    }
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,26 @@
+"""Runs the step in a process of its own: ``python run_step.py '{"dataset": ..., "arguments": {...}}'``."""
+
+import json
+import sys
+from pathlib import Path
+
+from components.common.step import run_command
+from components.custom_job.arguments import CustomJobArguments, RunArguments
+from components.custom_job.custom_job import train_as_job
+from components.train.arguments import TrainingArguments
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    best = train_as_job(
+        TrainingArguments(**request["arguments"]),
+        CustomJobArguments(**request["job"]),
+        RunArguments(project="flowers-project", region="us-central1", images=request["images"]),
+        Path(request["dataset"]),
+        Path(request["model"]),
+        Path(request["resources"]),
+    )
+    print(json.dumps({"best": best}))
+
+
+run_command("train", main)

@@ -1,0 +1,88 @@
+"""A version that changes with the data and only with it."""
+
+import os
+
+import pytest
+
+from components.common import cloud_storage
+from components.common.errors import MissingInputError
+from components.data_version.arguments import DataVersionArguments
+from components.data_version.data_version import version_of_data
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for label in ("daisy", "tulips"):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            (tmp_path / label / f"{number}.jpg").write_bytes(b"photo" * number)
+    return tmp_path
+
+
+def version(**arguments):
+    return version_of_data(DataVersionArguments(**arguments))
+
+
+def test_a_version_that_is_given_is_taken(photos):
+    assert version(data_version="2026-w47", images=str(photos)) == "2026-w47"
+
+
+def test_the_same_files_have_the_same_version(photos):
+    assert version(images=str(photos)) == version(images=str(photos))
+
+
+@pytest.mark.parametrize("change", ["content", "name", "added", "removed", "time"])
+def test_another_state_of_the_files_has_another_version(photos, change):
+    before = version(images=str(photos))
+    photo = photos / "daisy" / "1.jpg"
+    if change == "content":
+        photo.write_bytes(b"another")
+    elif change == "name":
+        photo.rename(photos / "tulips" / "4.jpg")
+    elif change == "added":
+        (photos / "tulips" / "5.jpg").write_bytes(b"")
+    elif change == "removed":
+        photo.unlink()
+    else:
+        os.utime(photo, (1, 1))
+    assert version(images=str(photos)) != before
+
+
+def test_records_have_a_version_by_their_patterns(tmp_path):
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"records")
+    given = {
+        "training_data_path": str(tmp_path / "train-*"),
+        "validation_data_path": str(tmp_path / "validation-*"),
+    }
+    before = version(**given)
+    assert before.startswith("sha256-")
+    (tmp_path / "validation-00000-of-00001").write_bytes(b"other")
+    assert version(**given) != before
+
+
+def test_lists_and_data_outside_the_run_are_never_the_same_twice(photos):
+    assert version() != version()
+    assert version(images=str(photos), output_dir="gs://b/o") != version(
+        images=str(photos), output_dir="gs://b/o"
+    )
+
+
+def test_a_pattern_without_files_is_told(tmp_path):
+    with pytest.raises(MissingInputError, match="matches no file"):
+        version(
+            training_data_path=str(tmp_path / "train-*"), validation_data_path=str(tmp_path / "validation-*")
+        )
+
+
+def test_objects_have_a_version_by_their_checksums(cloud):
+    for number in range(2):
+        cloud_storage.write_object(f"gs://photos/daisy/{number}.jpg", b"photo %d" % number)
+    before = version(images="gs://photos")
+    assert version(images="gs://photos/") == before
+    # The same file uploaded again is the same data.
+    cloud_storage.write_object("gs://photos/daisy/1.jpg", b"photo 1")
+    assert version(images="gs://photos") == before
+    cloud_storage.write_object("gs://photos/daisy/1.jpg", b"another")
+    assert version(images="gs://photos") != before
+    assert version(images="gs://photos/*/*.jpg").startswith("sha256-")

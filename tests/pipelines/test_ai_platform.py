@@ -1,0 +1,390 @@
+"""What was submitted to AI Platform, as the request that Vertex AI gets."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from google.cloud import aiplatform_v1 as vertex
+
+from components.common.errors import InvalidArgumentError
+from components.vertex.client import service_client
+from components.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
+from pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
+from pipelines.images import Images
+from pipelines.training_input import read_training_input
+from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
+from tests.servers.vertex import start_vertex_server
+
+PARENT = "projects/flowers-project/locations/us-central1"
+SOURCE = Path(__file__).parents[3] / "shared" / "reference" / "000_1412616bcab2b66b.txt"
+IMAGES = Images(
+    lock={f"imgpipe-train-{kind}": f"images/train-{kind}@sha256:0" for kind in ("cpu", "gpu", "tpu")}
+)
+
+
+def image_of(machine):
+    return IMAGES.of_training(machine.kind)
+
+
+def planned(config, words=ARGUMENTS, **settings):
+    return plan_job(JOB_ID, words, read_training_input(config, where="config.yaml"), **settings)
+
+
+def config_of(fields):
+    return yaml.safe_dump({"trainingInput": fields})
+
+
+def request_of(fields, words=ARGUMENTS, **settings):
+    return vertex_request(planned(config_of(fields), words, **settings), image_of, region="us-central1").body
+
+
+@pytest.fixture
+def server(tmp_path):
+    with start_vertex_server(tmp_path) as started:
+        yield started
+
+
+def round_trip(server, config):
+    request = vertex_request(planned(config), image_of, region="us-central1")
+    client = service_client("JobServiceClient", request.region, server.address)
+    kind = {"CustomJob": CUSTOM_JOB, "HyperparameterTuningJob": TUNING_JOB}[request.kind]
+    job, found = start_job(client, PARENT, kind, request.body)
+    assert not found
+    # What the server decoded is what the client has in hand.
+    assert server.resources[job.name] == job
+    return job
+
+
+def tpu_job_spec(words):
+    return vertex.CustomJobSpec(
+        worker_pool_specs=[
+            vertex.WorkerPoolSpec(
+                machine_spec=vertex.MachineSpec(
+                    machine_type="cloud-tpu",
+                    accelerator_type=vertex.AcceleratorType.TPU_V2,
+                    accelerator_count=8,
+                ),
+                replica_count=1,
+                container_spec=vertex.ContainerSpec(
+                    image_uri="images/train-tpu@sha256:0",
+                    command=["python", "-m", "components.train"],
+                    args=words,
+                ),
+            )
+        ],
+        base_output_directory=vertex.GcsDestination(
+            output_uri_prefix=f"gs://bucket/algorithm_training/{JOB_ID}"
+        ),
+    )
+
+
+def set_by_the_server(job):
+    return {"name": job.name, "create_time": job.create_time, "state": job.state}
+
+
+def test_the_published_tpu_config_and_command_line_become_this_custom_job(server):
+    job = round_trip(server, TPU_CONFIG)
+    assert job == vertex.CustomJob(
+        display_name=JOB_ID,
+        job_spec=tpu_job_spec(ARGUMENTS),
+        labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
+        **set_by_the_server(job),
+    )
+
+
+def test_the_published_tuning_config_and_command_line_become_this_tuning_job(server):
+    job = round_trip(server, TUNING_CONFIG)
+    spec = vertex.StudySpec
+    parameter = spec.ParameterSpec
+    assert job == vertex.HyperparameterTuningJob(
+        display_name=JOB_ID,
+        study_spec=spec(
+            metrics=[spec.MetricSpec(metric_id="top_1_accuracy", goal=spec.MetricSpec.GoalType.MAXIMIZE)],
+            parameters=[
+                parameter(
+                    parameter_id="initial_learning_rate",
+                    double_value_spec=parameter.DoubleValueSpec(min_value=0.001, max_value=0.2),
+                    scale_type=parameter.ScaleType.UNIT_LOG_SCALE,
+                )
+            ],
+            measurement_selection_type=spec.MeasurementSelectionType.BEST_MEASUREMENT,
+            median_automated_stopping_spec=spec.MedianAutomatedStoppingSpec(use_elapsed_duration=False),
+        ),
+        max_trial_count=6,
+        parallel_trial_count=3,
+        # The tuned argument is the trial's: the fixed value would be given twice.
+        trial_job_spec=tpu_job_spec([word for word in ARGUMENTS if "initial_learning_rate" not in word]),
+        labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
+        **set_by_the_server(job),
+    )
+    # Set by presence, which a comparison of a message without fields of its own could miss.
+    assert "median_automated_stopping_spec" in job.study_spec
+
+
+@pytest.mark.skipif(
+    not SOURCE.exists(), reason=f"LOUD: {SOURCE.name}, the original's documentation, is absent"
+)
+def test_the_documentation_of_the_original_holds_the_same_configs_and_command_line():
+    text = SOURCE.read_text(encoding="utf-8")
+    configs = re.findall(r"cat << EOF > config\.yaml\n(.*?)EOF", text, re.DOTALL)
+    bodies = [
+        vertex_request(planned(config), image_of, region="us-central1").body
+        for config in (*configs, TPU_CONFIG, TUNING_CONFIG)
+    ]
+    assert bodies[:2] == bodies[2:]
+    [command] = re.findall(
+        r"gcloud ai-platform jobs submit training .*?\n( +-- \\\n.*?)\n\n", text, re.DOTALL
+    )
+    flags = re.findall(r"--([\w-]+)=", textwrap.dedent(command))
+    assert flags == [word[2:].partition("=")[0] for word in ARGUMENTS]
+
+
+def test_what_is_replaced_or_dropped_is_told():
+    notices = planned(TUNING_CONFIG).notices
+    for words in (
+        "masterConfig.imageUri: Google's built-in algorithm is replaced",
+        "workerConfig.tpuTfVersion=1.14 is without effect",
+        "masterType=n1-highmem-16 is not rented",
+        "--initial_learning_rate=0.128 is without effect: the tuning chooses",
+    ):
+        assert any(words in notice for notice in notices), words
+
+
+FIELDS = {
+    "scaleTier: BASIC": (
+        {"scaleTier": "BASIC"},
+        ("jobSpec.workerPoolSpecs.0.machineSpec", {"machineType": "n1-standard-4"}),
+    ),
+    "region": ({"region": "europe-west4"}, None),
+    "jobDir": ({"jobDir": "gs://b/elsewhere"}, "jobDir=gs://b/elsewhere is without effect"),
+    "args": ({"args": ["--seed=5"]}, ("jobSpec.workerPoolSpecs.0.containerSpec.args.0", "--seed=5")),
+    "args overridden": ({"args": ["--max_steps=5"]}, "args: --max_steps=5 is without effect"),
+    "runtimeVersion": ({"runtimeVersion": "2.11"}, "runtimeVersion is without effect"),
+    "pythonVersion": ({"pythonVersion": 3.7}, "pythonVersion is without effect"),
+    "packageUris": ({"packageUris": ["gs://b/p.tar.gz"]}, "packageUris is without effect"),
+    "pythonModule": ({"pythonModule": "trainer.task"}, "pythonModule is without effect"),
+    "useChiefInTfConfig": ({"useChiefInTfConfig": True}, "useChiefInTfConfig is without effect"),
+    "network": (
+        {"network": "projects/1/global/networks/n"},
+        ("jobSpec.network", "projects/1/global/networks/n"),
+    ),
+    "serviceAccount": (
+        {"serviceAccount": "a@p.iam.gserviceaccount.com"},
+        ("jobSpec.serviceAccount", "a@p.iam.gserviceaccount.com"),
+    ),
+    "enableWebAccess": ({"enableWebAccess": True}, ("jobSpec.enableWebAccess", True)),
+    "encryptionConfig": (
+        {"encryptionConfig": {"kmsKeyName": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}},
+        ("encryptionSpec.kmsKeyName", "projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+    ),
+    "maxRunningTime": (
+        {"scheduling": {"maxRunningTime": "604800s"}},
+        ("jobSpec.scheduling.timeout", "604800s"),
+    ),
+    "maxWaitTime": ({"scheduling": {"maxWaitTime": "1800s"}}, "scheduling.maxWaitTime is without effect"),
+    "priority": ({"scheduling": {"priority": 3}}, "scheduling.priority is without effect"),
+    "masterConfig.diskConfig": (
+        {"masterConfig": {"diskConfig": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 500}}},
+        ("jobSpec.workerPoolSpecs.0.diskSpec", {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 500}),
+    ),
+    "masterConfig.imageUri": (
+        {"masterConfig": {"imageUri": "mine/train@sha256:1"}},
+        ("jobSpec.workerPoolSpecs.0.containerSpec.imageUri", "mine/train@sha256:1"),
+    ),
+    "masterConfig.containerCommand": (
+        {"masterConfig": {"containerCommand": ["python", "-m", "mine"]}},
+        ("jobSpec.workerPoolSpecs.0.containerSpec.command", ["python", "-m", "mine"]),
+    ),
+    "masterConfig.containerArgs": (
+        {"masterConfig": {"containerArgs": ["--seed=1"]}},
+        ("jobSpec.workerPoolSpecs.0.containerSpec.args.0", "--seed=1"),
+    ),
+    "masterConfig.tpuTfVersion": (
+        {"masterConfig": {"tpuTfVersion": 2.1}},
+        "masterConfig.tpuTfVersion=2.1 is without effect",
+    ),
+    "masterType with acceleratorConfig": (
+        {
+            "scaleTier": "CUSTOM",
+            "masterType": "n1-standard-8",
+            "masterConfig": {"acceleratorConfig": {"type": "NVIDIA_TESLA_T4", "count": 2}},
+        },
+        (
+            "jobSpec.workerPoolSpecs.0.machineSpec",
+            {"machineType": "n1-standard-8", "acceleratorType": "NVIDIA_TESLA_T4", "acceleratorCount": 2},
+        ),
+    ),
+    "workerType and workerCount": (
+        {
+            "scaleTier": "CUSTOM",
+            "masterType": "n1-standard-8",
+            "workerType": "n1-standard-16",
+            "workerCount": 3,
+        },
+        ("jobSpec.workerPoolSpecs.1.replicaCount", 3),
+    ),
+    "parameterServerType": (
+        {
+            "scaleTier": "CUSTOM",
+            "masterType": "n1-standard-8",
+            "parameterServerType": "standard",
+            "parameterServerCount": 2,
+        },
+        "parameterServerType and parameterServerCount is without effect",
+    ),
+    "evaluatorType": (
+        {
+            "scaleTier": "CUSTOM",
+            "masterType": "n1-standard-8",
+            "evaluatorType": "standard",
+            "evaluatorCount": 1,
+        },
+        "evaluatorType and evaluatorCount is without effect",
+    ),
+    "TPU v5e": (
+        {"scaleTier": "CUSTOM", "masterType": "ct5lp-hightpu-4t", "masterConfig": {"tpuTopology": "2x4"}},
+        ("jobSpec.workerPoolSpecs.0.machineSpec", {"machineType": "ct5lp-hightpu-4t", "tpuTopology": "2x4"}),
+    ),
+    "BASIC_TPU": (
+        {"scaleTier": "BASIC_TPU"},
+        ("jobSpec.workerPoolSpecs.0.containerSpec.imageUri", "images/train-tpu@sha256:0"),
+    ),
+}
+
+
+def at(body, path):
+    for step in path.split("."):
+        body = body[int(step)] if step.isdigit() else body[step]
+    return body
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_honoured_or_named_as_without_effect(name):
+    fields, effect = FIELDS[name]
+    job = planned(config_of(fields))
+    request = vertex_request(job, image_of, region=fields.get("region", "us-central1"))
+    if effect is None:
+        assert request.region == fields["region"]
+    elif isinstance(effect, str):
+        assert any(effect in notice for notice in job.notices)
+    else:
+        assert at(request.body, effect[0]) == effect[1]
+
+
+def test_spot_and_flex_start_are_asked_for_in_vertex_ais_words():
+    gpu = {"scaleTier": "BASIC_GPU", "scheduling": {"maxWaitTime": "3600s"}}
+    assert request_of(gpu, strategy="spot")["jobSpec"]["scheduling"] == {"strategy": "SPOT"}
+    assert request_of(gpu, strategy="flex-start")["jobSpec"]["scheduling"] == {
+        "strategy": "FLEX_START",
+        "maxWaitDuration": "3600s",
+    }
+
+
+def test_all_types_and_scales_of_parameters_survive_the_round_trip(server):
+    config = config_of(
+        {
+            "hyperparameters": {
+                "maxTrials": 8,
+                "maxFailedTrials": 2,
+                "algorithm": "RANDOM_SEARCH",
+                "params": [
+                    {"parameterName": "train_batch_size", "type": "INTEGER", "minValue": 16, "maxValue": 128,
+                     "scaleType": "UNIT_LINEAR_SCALE"},
+                    {"parameterName": "optimizer_type", "type": "CATEGORICAL",
+                     "categoricalValues": ["momentum", "adam"]},
+                    {"parameterName": "weight_decay", "type": "DISCRETE",
+                     "discreteValues": [1e-5, 1e-4, 1e-3], "scaleType": "UNIT_REVERSE_LOG_SCALE"},
+                ],
+            }
+        }
+    )  # fmt: skip
+    job = round_trip(server, config)
+    parameter = vertex.StudySpec.ParameterSpec
+    assert list(job.study_spec.parameters) == [
+        parameter(
+            parameter_id="train_batch_size",
+            integer_value_spec=parameter.IntegerValueSpec(min_value=16, max_value=128),
+            scale_type=parameter.ScaleType.UNIT_LINEAR_SCALE,
+        ),
+        parameter(
+            parameter_id="optimizer_type",
+            categorical_value_spec=parameter.CategoricalValueSpec(values=["momentum", "adam"]),
+        ),
+        parameter(
+            parameter_id="weight_decay",
+            discrete_value_spec=parameter.DiscreteValueSpec(values=[1e-5, 1e-4, 1e-3]),
+            scale_type=parameter.ScaleType.UNIT_REVERSE_LOG_SCALE,
+        ),
+    ]
+    assert job.study_spec.algorithm == vertex.StudySpec.Algorithm.RANDOM_SEARCH
+    assert (job.max_trial_count, job.parallel_trial_count, job.max_failed_trial_count) == (8, 1, 2)
+    assert "median_automated_stopping_spec" not in job.study_spec
+
+
+def test_the_same_submission_again_finds_the_job_and_another_under_its_name_is_refused(server):
+    client = service_client("JobServiceClient", "us-central1", server.address)
+    body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
+    first, _ = start_job(client, PARENT, CUSTOM_JOB, body)
+    again, found = start_job(client, PARENT, CUSTOM_JOB, body)
+    assert found
+    assert again.name == first.name
+    other = planned(TPU_CONFIG, [*ARGUMENTS, "--seed=1"])
+    with pytest.raises(InvalidArgumentError, match="used for another request"):
+        start_job(client, PARENT, CUSTOM_JOB, vertex_request(other, image_of, region="us-central1").body)
+    assert len(server.created("customJobs")) == 1
+
+
+def test_a_lost_answer_starts_no_second_job(server):
+    server.lose_answers = 1
+    client = service_client("JobServiceClient", "us-central1", server.address)
+    body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
+    _, found = start_job(client, PARENT, CUSTOM_JOB, body, pause=lambda _: None)
+    assert found
+    assert len(server.created("customJobs")) == 1
+
+
+def test_labels_are_short_lower_case_and_no_two_jobs_have_the_same():
+    assert job_label("flowers_1") == "flowers_1"
+    assert job_label("Flowers_1") != job_label("flowers_1")
+    assert len({job_label("x" * 80 + end) for end in "abc"}) == 3
+    assert all(re.fullmatch(r"[a-z0-9_-]{1,63}", job_label(name)) for name in ("X" * 128, "aB-9"))
+
+
+def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
+    words = ["--training_data_path=gs://b/t-*", "--validation_data_path=gs://b/v-*", "--job-dir=/mnt/run"]
+    gpu = planned(config_of({"scaleTier": "CUSTOM", "masterType": "g2-standard-24"}), words)
+    parameters, notices = pipeline_parameters(gpu, "kubeflow", image_of)
+    assert parameters == {
+        "training_data_path": "gs://b/t-*",
+        "validation_data_path": "gs://b/v-*",
+        "job_dir": "/mnt/run",
+        "train_image": "images/train-gpu@sha256:0",
+        "train_cpu": "18",
+        "train_memory": "72G",
+        "train_accelerator_type": "nvidia.com/gpu",
+        "train_accelerator_count": "2",
+        "train_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    }
+    assert '{"cloud.google.com/gke-accelerator": "nvidia-l4"}' in notices[-1]
+
+
+def test_the_published_tpu_config_asks_gke_for_a_tpu_that_it_has():
+    parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "kubeflow", image_of)
+    assert parameters["train_accelerator_type"] == "google.com/tpu"
+    assert parameters["train_accelerator_count"] == "4"
+    assert parameters["train_node_selector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2",
+    }
+    assert any("TPU_V2 is not to be had on GKE" in notice for notice in notices)
+
+
+def test_locally_the_machine_is_named_as_without_effect():
+    parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "local", image_of)
+    assert parameters["max_steps"] == 30000
+    assert not any(name.startswith("train_") and name not in ("train_batch_size",) for name in parameters)
+    assert any(
+        "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in n for n in notices
+    )

@@ -1,0 +1,222 @@
+"""imgpipe on Kubeflow: the command line, KFP's own client, and a server that speaks its protocol."""
+
+import json
+import re
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pipelines.cli import imgpipe
+from tests.servers.configs import TPU_CONFIG
+from tests.servers.kubeflow import start_kubeflow_server
+
+WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with start_kubeflow_server(tmp_path / "cluster") as started:
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": started.address}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}],
+            "current-context": "c",
+        }
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        # kubernetes reads the variable when it is imported.
+        monkeypatch.setattr(
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+        )
+        yield started
+
+
+@pytest.fixture
+def run(server, monkeypatch, tmp_path):
+    """``run("describe", "x")`` runs a command here against the server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_BETWEEN_QUESTIONS", 0.1)
+
+    def run_here(*words):
+        place = ["--target", "kubeflow", "--host", server.address]
+        words = list(map(str, words))
+        at = words.index("--") if "--" in words else len(words)
+        return CliRunner().invoke(imgpipe, [*words[:at], *place, *words[at:]])
+
+    return run_here
+
+
+def submit(run, *options, words=WORDS):
+    return run("submit", "job_1", "--no-check", *options, "--", *words)
+
+
+def test_the_run_that_kubeflow_gets_is_the_compiled_pipeline_with_the_arguments(run, server):
+    result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com")
+    assert result.exit_code == 0, result.output
+    [sent] = server.runs.values()
+    assert sent["display_name"] == "job_1"
+    assert sent["service_account"] == "trainer@p.iam.gserviceaccount.com"
+    assert sent["runtime_config"]["parameters"]["images"] == "gs://bucket/flowers"
+    assert sent["runtime_config"]["parameters"]["max_steps"] == 5
+    assert set(sent["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}
+
+
+CPU = {"image": "train-cpu", "cpu": "3", "memory": "11G", "node_selector": {}, "tolerations": []}
+
+
+@pytest.mark.parametrize(
+    ("config", "pod"),
+    [
+        ("trainingInput: {scaleTier: BASIC}", CPU),
+        (
+            "trainingInput: {scaleTier: CUSTOM, masterType: standard_v100}",
+            {
+                "image": "train-gpu",
+                "cpu": "6",
+                "memory": "22G",
+                "accelerator": {"nvidia.com/gpu": 1},
+                "node_selector": {},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        ),
+        (
+            "trainingInput: {scaleTier: CUSTOM, masterType: ct5lp-hightpu-8t}",
+            {
+                "image": "train-tpu",
+                "cpu": "4",
+                "memory": "8G",
+                "accelerator": {"google.com/tpu": 8},
+                "node_selector": {
+                    "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+                    "cloud.google.com/gke-tpu-topology": "2x4",
+                },
+                "tolerations": [{"key": "google.com/tpu", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        ),
+    ],
+    ids=["cpu", "gpu", "tpu"],
+)
+def test_one_yaml_places_the_training_on_cpu_gpu_and_tpu(run, server, tmp_path, config, pod):
+    (tmp_path / "config.yaml").write_text(config)
+    assert submit(run, "--config", "config.yaml").exit_code == 0
+    [run_id] = server.runs
+    pods = server.pods(run_id)
+    image = pods["train"].pop("image")
+    assert re.fullmatch(rf"imgpipe-{pod['image']}:[\d.]+", image)
+    assert pods["train"] == {name: value for name, value in pod.items() if name != "image"}
+    assert pods["evaluate"]["image"].startswith("imgpipe-serve-tools:")
+
+
+def test_without_a_config_the_training_gets_a_small_machine(run, server):
+    submit(run)
+    [run_id] = server.runs
+    assert "accelerator" not in server.pods(run_id)["train"]
+
+
+def test_the_same_line_again_starts_no_second_run(run, server):
+    submit(run)
+    assert "nothing was started" in submit(run).stderr
+    assert len(server.runs) == 1
+    other = submit(run, words=[*WORDS, "--seed=1"])
+    assert other.exit_code == 64
+    assert "used for another request" in other.stderr
+
+
+def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
+    assert json.loads(run("list", "--format", "json").stdout) == []
+    submit(run)
+    job = json.loads(run("describe", "job_1", "--format", "json").stdout)
+    assert (job["job_id"], job["target"], job["state"]) == ("job_1", "kubeflow", "PENDING")
+    assert json.loads(run("describe", job["name"], "--format", "json").stdout) == job
+    assert json.loads(run("list", "--format", "json").stdout) == [job]
+    assert run("cancel", "job_1").stdout == "job_1: CANCELLED\n"
+    assert run("cancel", "job_1").exit_code == 0
+    assert run("describe", "nobody").exit_code == 66
+
+
+def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
+    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS)
+    assert made.exit_code == 0, made.output
+    [recurring] = server.recurring_runs.values()
+    # Kubeflow's has seconds first; no run is made up for, and no two are at work.
+    assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
+    assert recurring["no_catchup"] is True
+    assert recurring["max_concurrency"] == 1
+    assert recurring["runtime_config"]["parameters"]["max_steps"] == 5
+    [listed] = json.loads(run("schedule", "list", "--format", "json").stdout)
+    assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * 1")
+    assert run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS).exit_code == 64
+    for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
+        assert run("schedule", verb, "nightly").exit_code == 0
+        assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state
+    assert run("schedule", "delete", "nightly").exit_code == 0
+    assert server.recurring_runs == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
+)
+def test_a_refusal_says_what_to_do(run, server, status, code, words):
+    server.refusals = [(200, {"multi_user": False}), (status, "because")]
+    result = run("describe", "job_1")
+    assert result.exit_code == code
+    assert words in result.stderr
+
+
+def test_an_installation_that_cannot_be_reached_is_told():
+    result = CliRunner().invoke(
+        imgpipe, ["describe", "x", "--target", "kubeflow", "--host", "http://127.0.0.1:9"]
+    )
+    assert result.exit_code == 75
+    assert "kubectl port-forward" in result.stderr
+
+
+def test_the_address_must_be_given():
+    result = CliRunner().invoke(imgpipe, ["list", "--target", "kubeflow"])
+    assert result.exit_code == 64
+    assert "--host is not given" in result.stderr
+
+
+def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):
+    (tmp_path / "config.yaml").write_text(TPU_CONFIG)
+    result = submit(run, "--config", "config.yaml", "--dry-run", "--format", "json")
+    shown = json.loads(result.stdout)
+    assert shown["parameters"]["train_accelerator_type"] == "google.com/tpu"
+    assert "not to be had on GKE" in result.stderr
+    assert server.requests == []
+
+
+def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_path):
+    """As far as it goes without a cluster: every step of the YAML, on pictures of which one is damaged."""
+    (tmp_path / "photos" / "daisy").mkdir(parents=True)
+    (tmp_path / "photos" / "daisy" / "1.jpg").write_bytes(b"no picture")
+    server.run_commands = True
+    assert submit(run, words=[f"--images={tmp_path / 'photos'}"]).exit_code == 0
+    followed = run("stream-logs", "job_1")
+    assert followed.exit_code == 76
+    assert "data_version: done" in followed.stdout
+    assert "convert" in followed.stdout
+    assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
+
+
+@pytest.mark.proof
+def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
+    from pipelines.sample_data import write_digits
+
+    write_digits(tmp_path / "digits")
+    server.run_commands = True
+    words = [
+        *(f"--train_csv={tmp_path}/digits/digits.csv", "--model_type=resnet-18", "--image_size=32"),
+        *("--weights=none", "--max_steps=200", "--train_batch_size=64", "--initial_learning_rate=0.05"),
+        *("--warmup_steps=20", "--weight_decay=0.0005"),
+    ]
+    assert submit(run, words=words).exit_code == 0
+    [run_id] = server.runs
+    server.wait_for(run_id, 280)
+    lines = run("stream-logs", "job_1").stdout
+    assert server.runs[run_id]["state"] == "SUCCEEDED", lines
+    accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
+    print(f"digits from the Kubeflow YAML: top-1 accuracy {accuracy}")
+    assert accuracy >= 0.97

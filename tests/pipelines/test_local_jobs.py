@@ -1,0 +1,158 @@
+"""imgpipe's verbs on this machine: runs in the background, followed, cancelled and found again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.run_folder import RunFolder, running_process
+
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+# Long enough to be met at work, and ended by the test.
+LONG = ["--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=100000"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    draw = np.random.default_rng(0)
+    for label in ("dark", "bright"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = draw.integers(0, 80, (8, 8, 3), dtype=np.uint8) + (120 if label == "bright" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / label / f"{number}.png")
+    yield tmp_path
+    for mark in tmp_path.rglob(".imgpipe-run"):
+        process = running_process(RunFolder(mark.parent))
+        if process:
+            os.kill(process, signal.SIGTERM)
+
+
+def imgpipe(folder, *words, **settings):
+    return subprocess.run(
+        [IMGPIPE, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120, **settings
+    )
+
+
+def state(folder, job="job_1"):
+    return json.loads(imgpipe(folder, "describe", job, "--format", "json").stdout)
+
+
+def submit(folder, *words, job="job_1"):
+    return imgpipe(folder, "submit", job, "--", "--images=photos", "--train_batch_size=4", *words)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
+    submitted = submit(folder, *LONG)
+    assert submitted.returncode == 0, submitted.stderr
+    assert state(folder)["state"] == "RUNNING"
+    # Found again, not started again.
+    again = submit(folder, *LONG)
+    assert "nothing was started" in again.stderr
+    other = submit(folder, *LONG, "--seed=1")
+    assert other.returncode == 64
+    assert "used for another request" in other.stderr
+    with subprocess.Popen(
+        [IMGPIPE, "stream-logs", "job_1"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        lines = []
+        while not any(line.startswith("validate: done") for line in lines):
+            lines.append(follower.stdout.readline())
+            assert lines[-1], follower.stderr.read()
+        wait_for(lambda: state(folder)["details"]["steps"].get("train") == "RUNNING")
+        assert imgpipe(folder, "cancel", "job_1").returncode == 0
+        wait_for(lambda: state(folder)["state"] != "RUNNING")
+        output, errors = follower.communicate(timeout=30)
+    assert "train: started" in output
+    assert follower.returncode == 76
+    assert "job_1 is CANCELLED" in errors
+    ended = state(folder)
+    assert ended["state"] == "CANCELLED"
+    assert ended["details"]["steps"]["validate"] == "SUCCEEDED"
+    assert [job["job_id"] for job in json.loads(imgpipe(folder, "list", "--format", "json").stdout)] == [
+        "job_1"
+    ]
+    # A run that was stopped may be started again under its name.
+    assert "nothing was started" not in submit(folder, *LONG).stderr
+    assert state(folder)["state"] == "RUNNING"
+
+
+def test_a_run_that_fails_says_why(folder):
+    (folder / "photos" / "dark" / "0.png").write_bytes(b"no picture")
+    assert submit(folder, *LONG).returncode == 0
+    followed = imgpipe(folder, "stream-logs", "job_1")
+    assert followed.returncode == 76
+    assert "convert" in followed.stderr
+    failed = state(folder)
+    assert failed["state"] == "FAILED"
+    assert failed["error"].startswith("convert:")
+
+
+def test_a_run_that_was_killed_is_no_running_job(folder):
+    submit(folder, *LONG)
+    process = running_process(RunFolder(folder / "imgpipe-runs" / "job_1"))
+    os.kill(process, signal.SIGKILL)
+    wait_for(lambda: state(folder)["state"] == "FAILED")
+    assert "it was killed" in state(folder)["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "problem"),
+    [
+        (["--max_steps=0"], 64, "max_steps=0"),
+        (["--max_stepz=1"], 64, "--max_stepz"),
+    ],
+)
+def test_a_wrong_argument_fails_the_submission(folder, words, status, problem):
+    result = submit(folder, *words)
+    assert result.returncode == status
+    assert problem in result.stderr
+    assert imgpipe(folder, "describe", "job_1").returncode == 66
+
+
+def test_a_job_dir_that_is_taken_fails_the_submission_with_the_runs_own_words(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    result = submit(folder, "--job_dir=mine")
+    assert result.returncode == 73
+    assert "not an empty folder" in result.stderr
+    assert "name a new folder" in result.stderr
+
+
+def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_effect(folder):
+    (folder / "config.yaml").write_text("trainingInput: {scaleTier: BASIC_TPU, region: us-central1}\n")
+    words = ["--images=photos", *LONG, "--train_batch_size=4", "--job-dir=elsewhere/run"]
+    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
+    assert result.returncode == 0, result.stderr
+    assert "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in result.stderr
+    assert "region is without effect" in result.stderr
+    assert state(folder)["name"] == str(folder / "elsewhere" / "run")
+
+
+def test_there_are_no_schedules_here(folder):
+    result = imgpipe(folder, "schedule", "list")
+    assert result.returncode == 64
+    assert "cron or systemd" in result.stderr
+
+
+def test_an_unknown_job_is_told(folder):
+    result = imgpipe(folder, "describe", "nobody", "--format", "json")
+    assert result.returncode == 66
+    assert json.loads(result.stdout)["exit_code"] == 66

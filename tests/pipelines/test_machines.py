@@ -1,0 +1,217 @@
+"""The table of machines: legacy names, replacements, and pairs that cannot be rented."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidArgumentError
+from pipelines.machines import (
+    LEGACY_MACHINE_TYPES,
+    MACHINE_TYPES,
+    Machine,
+    accelerator_types,
+    check_pools,
+    machine_of_scale_tier,
+    resolve,
+    vcpus_and_memory,
+)
+
+T4, V100, P4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100", "NVIDIA_TESLA_P4", "NVIDIA_L4"
+TPU = Machine("cloud-tpu", "TPU_V2", 8)
+
+# Name: what is rented today, and whether that is a replacement of which the user is told.
+LEGACY = {
+    "standard": (Machine("n1-standard-4"), False),
+    "large_model": (Machine("n1-highmem-8"), False),
+    "complex_model_s": (Machine("n1-highcpu-16"), True),
+    "complex_model_m": (Machine("n1-highcpu-16"), False),
+    "complex_model_l": (Machine("n1-highcpu-32"), False),
+    "standard_gpu": (Machine("n1-standard-8", T4, 1), True),
+    "complex_model_m_gpu": (Machine("n1-standard-16", T4, 4), True),
+    "complex_model_l_gpu": (Machine("n1-standard-32", T4, 4), True),
+    "standard_p100": (Machine("n1-standard-8", T4, 1), True),
+    "complex_model_m_p100": (Machine("n1-standard-16", T4, 4), True),
+    "standard_v100": (Machine("n1-standard-8", V100, 1), False),
+    "large_model_v100": (Machine("n1-highmem-8", V100, 1), False),
+    "complex_model_m_v100": (Machine("n1-standard-16", V100, 4), False),
+    "complex_model_l_v100": (Machine("n1-standard-32", V100, 8), False),
+    "TPU_V2": (TPU, False),
+    "cloud_tpu": (TPU, False),
+}
+
+
+def test_every_legacy_machine_type_is_in_this_table():
+    assert set(LEGACY) == set(LEGACY_MACHINE_TYPES)
+
+
+@pytest.mark.parametrize("name", LEGACY)
+def test_a_legacy_machine_type_becomes_todays_machine_and_a_replacement_is_told(name):
+    machine, replaced = LEGACY[name]
+    resolved = resolve(name, where="masterType")
+    assert resolved.machine == machine
+    assert len(resolved.warnings) == replaced
+    for warning in resolved.warnings:
+        assert warning.startswith(f"masterType: {name} was n1-")
+        assert str(machine) in warning
+
+
+@pytest.mark.parametrize(
+    ("tier", "machine"),
+    [
+        ("BASIC", Machine("n1-standard-4")),
+        ("BASIC_GPU", Machine("n1-standard-8", T4, 1)),
+        ("BASIC_TPU", TPU),
+    ],
+)
+def test_a_scale_tier_becomes_its_machine(tier, machine):
+    assert machine_of_scale_tier(tier).machine == machine
+
+
+@pytest.mark.parametrize(
+    ("asked", "rented"),
+    [
+        (("n1-standard-8", "NVIDIA_TESLA_K80", 1), Machine("n1-standard-8", T4, 1)),
+        (("n1-standard-8", "NVIDIA_TESLA_K80", 8), Machine("n1-standard-8", T4, 4)),
+        (("n1-standard-32", "NVIDIA_TESLA_P100", 1), Machine("n1-standard-32", T4, 2)),
+    ],
+)
+def test_a_retired_accelerator_is_replaced_with_a_warning_that_names_both(asked, rented):
+    resolved = resolve(*asked)
+    assert resolved.machine == rented
+    [warning] = resolved.warnings
+    assert asked[1] in warning
+    assert str(rented) in warning
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "counts"),
+    [
+        ("n1-standard-4", {T4: (1, 2, 4), V100: (1, 2, 4, 8), P4: (1, 2, 4)}),
+        ("n1-highmem-8", {T4: (1, 2, 4), V100: (1, 2, 4, 8), P4: (1, 2, 4)}),
+        ("n1-highcpu-16", {T4: (1, 2, 4), V100: (2, 4, 8), P4: (1, 2, 4)}),
+        ("n1-standard-32", {T4: (2, 4), V100: (4, 8), P4: (2, 4)}),
+        ("n1-standard-64", {T4: (4,), V100: (8,), P4: (4,)}),
+        ("n1-highmem-96", {T4: (4,), V100: (8,), P4: (4,)}),
+        ("g2-standard-12", {L4: (1,)}),
+        ("g2-standard-24", {L4: (2,)}),
+        ("g2-standard-32", {L4: (1,)}),
+        ("g2-standard-96", {L4: (8,)}),
+        ("a2-highgpu-4g", {"NVIDIA_TESLA_A100": (4,)}),
+        ("a2-ultragpu-2g", {"NVIDIA_A100_80GB": (2,)}),
+        ("a3-highgpu-8g", {"NVIDIA_H100_80GB": (8,)}),
+        ("e2-standard-4", {}),
+    ],
+)
+def test_a_machine_takes_these_numbers_of_gpus_and_no_others(machine_type, counts):
+    for accelerator in (T4, V100, P4, L4, "NVIDIA_TESLA_A100", "NVIDIA_A100_80GB", "NVIDIA_H100_80GB"):
+        taken = []
+        for count in range(1, 17):
+            try:
+                taken.append(resolve(machine_type, accelerator, count).machine.accelerator_count)
+            except InvalidArgumentError as error:
+                assert machine_type in error.remedy  # noqa: PT017 - the refusal is one of two right answers
+        assert tuple(taken) == counts.get(accelerator, ())
+
+
+def test_a_machine_with_built_in_gpus_needs_no_accelerator():
+    assert resolve("a2-highgpu-2g").machine == Machine("a2-highgpu-2g", "NVIDIA_TESLA_A100", 2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "machine"),
+    [
+        ({"machine_type": "cloud-tpu", "accelerator_type": "TPU_V3", "accelerator_count": 8}, "TPU_V3"),
+        ({"machine_type": "cloud_tpu", "accelerator_type": "TPU_V3_POD", "accelerator_count": 32}, "TPU_V3"),
+    ],
+)
+def test_tpu_v2_and_v3_are_cloud_tpu_machines(request_, machine):
+    resolved = resolve(**request_).machine
+    assert (resolved.machine_type, resolved.accelerator_type) == ("cloud-tpu", machine)
+
+
+def test_tpu_v5e_is_its_machine_and_topology_without_an_accelerator_type():
+    assert resolve("ct5lp-hightpu-4t", tpu_topology="4x4").machine == Machine(
+        "ct5lp-hightpu-4t", tpu_topology="4x4"
+    )
+    assert resolve("ct5lp-hightpu-1t").machine.tpu_topology == "1x1"
+
+
+def test_tpu_v6e_is_refused_for_want_of_tensorflow():
+    with pytest.raises(InvalidArgumentError, match="no TensorFlow") as error:
+        resolve("ct6e-standard-4t")
+    assert "ct5lp-hightpu-4t" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("pools", "words"),
+    [
+        ([(Machine("n1-standard-8"), 1), (TPU, 1)], "one worker pool with one replica"),
+        ([(TPU, 2)], "one worker pool with one replica"),
+        ([(Machine("n1-standard-8"), 2)], "chief alone"),
+    ],
+)
+def test_pools_that_vertex_would_refuse_are_refused(pools, words):
+    with pytest.raises(InvalidArgumentError, match=words):
+        check_pools(pools)
+
+
+def test_a_refused_pair_names_machines_that_would_do():
+    with pytest.raises(InvalidArgumentError) as error:
+        resolve("n1-standard-16", V100, 1)
+    assert "n1-standard-16 takes" in error.value.remedy
+    assert "1 NVIDIA_TESLA_V100 go with n1-standard-4, n1-standard-8" in error.value.remedy
+
+
+def test_an_unknown_size_names_the_sizes_of_its_family():
+    with pytest.raises(InvalidArgumentError) as error:
+        resolve("n1-highcpu-8")
+    assert error.value.remedy == "use one of n1-highcpu-16, n1-highcpu-32, n1-highcpu-64, n1-highcpu-96"
+
+
+@given(
+    machine_type=st.sampled_from(
+        [*MACHINE_TYPES, *LEGACY_MACHINE_TYPES, "ct6e-standard-1t", "n1-standard-3", ""]
+    ),
+    accelerator_type=st.sampled_from(["", *accelerator_types(), "TPU_V4_POD", "NVIDIA_TESLA"]),
+    count=st.integers(-2, 40),
+    topology=st.sampled_from(["", "2x2", "4x4", "3x3"]),
+)
+def test_every_request_is_refused_with_a_remedy_or_gives_a_machine_that_resolves_to_itself(
+    machine_type, accelerator_type, count, topology
+):
+    try:
+        machine = resolve(machine_type, accelerator_type, count, tpu_topology=topology).machine
+    except InvalidArgumentError as error:
+        assert error.remedy  # noqa: PT017 - the refusal is one of two right answers
+        return
+    again = resolve(
+        machine.machine_type,
+        machine.accelerator_type,
+        machine.accelerator_count,
+        tpu_topology=machine.tpu_topology,
+    )
+    assert again.machine == machine
+    assert again.warnings == ()
+
+
+def test_a_thousand_requests_take_less_than_a_second():
+    started = time.perf_counter()
+    for _ in range(1000):
+        with pytest.raises(InvalidArgumentError):
+            resolve("n1-standard-8", T4, 3)
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "expected"),
+    [
+        ("n1-standard-8", (8, 30.0)),
+        ("a2-highgpu-1g", (12, 85)),
+        ("g2-standard-96", (96, 384)),
+        ("cloud-tpu", None),
+    ],
+)
+def test_processors_and_memory_of_a_machine(machine_type, expected):
+    assert vcpus_and_memory(machine_type) == expected

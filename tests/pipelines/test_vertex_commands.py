@@ -1,0 +1,291 @@
+"""imgpipe on Vertex AI: the command line, the real client, and a server that runs jobs as processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from google.cloud import aiplatform_v1 as vertex
+
+from pipelines.cli import imgpipe
+from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
+from tests.servers.vertex import start_vertex_server
+
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+STATES = vertex.JobState
+
+
+@pytest.fixture
+def server(tmp_path):
+    with start_vertex_server(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def place(server):
+    return [
+        *("--target", "vertex", "--project", "flowers-project", "--region", "us-central1"),
+        *("--endpoint", server.address),
+    ]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """``run("describe", "x")`` runs a command here and returns its result."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(TPU_CONFIG)
+    (tmp_path / "tuning.yaml").write_text(TUNING_CONFIG)
+
+    def run_here(*words):
+        return CliRunner().invoke(imgpipe, list(map(str, words)))
+
+    return run_here
+
+
+def submit(run, place, *options, config="config.yaml", words=ARGUMENTS):
+    return run("submit", JOB_ID, *place, "--no-check", "--config", config, *options, "--", *words)
+
+
+def test_the_published_command_line_is_taken_as_it_is(run, place, server):
+    line = [
+        *("submit", JOB_ID, "--region=us-central1", "--config=config.yaml"),
+        "--master-image-uri=cloud-ml-algos/image_classification:latest",
+        *(*place, "--no-check", "--", *ARGUMENTS),
+    ]
+    result = run(*line)
+    assert result.exit_code == 0, result.output
+    [job] = server.created("customJobs")
+    assert job.display_name == JOB_ID
+    assert job.job_spec.worker_pool_specs[0].machine_spec.machine_type == "cloud-tpu"
+    assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == ARGUMENTS
+
+
+def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, place, server):
+    dry = submit(run, place, "--dry-run", "--format", "json", config="tuning.yaml")
+    assert dry.exit_code == 0, dry.output
+    assert server.requests == []
+    submit(run, place, config="tuning.yaml")
+    [(_, path, _, body)] = [request for request in server.requests if request[0] == "POST"]
+    assert path.endswith("/locations/us-central1/hyperparameterTuningJobs")
+    shown = json.loads(dry.stdout)
+    assert (shown.pop("kind"), shown.pop("region")) == ("HyperparameterTuningJob", "us-central1")
+    message = vertex.HyperparameterTuningJob
+    assert message.from_json(json.dumps(shown)) == message.from_json(body)
+
+
+def test_what_has_no_effect_is_told_on_stderr(run, place):
+    result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
+    for words in ("runtimeVersion is without effect", "tpuTfVersion=1.14 is without effect", "not rented"):
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--master-accelerator", "count=two"], 64, "write type=NVIDIA_TESLA_T4,count=1"),
+        (["--labels", "team"], 64, "KEY=VALUE"),
+        (["--config", "missing.yaml"], 66, "missing.yaml"),
+        (["--scale-tier", "CUSTOMS"], 64, "CUSTOM"),
+        (["--as", "pipeline"], 64, "gs:// folder"),
+        (["--images-lock", "missing.lock"], 66, "missing.lock"),
+    ],
+)
+def test_a_wrong_option_is_refused_and_nothing_is_sent(run, place, server, options, status, words):
+    words_of_job = ["--images=gs://b/i"] if "pipeline" in options else ARGUMENTS
+    result = run("submit", "job_1", *place, "--no-check", *options, "--", *words_of_job)
+    assert result.exit_code == status
+    assert words in result.stderr
+    assert server.requests == []
+
+
+def test_flags_go_before_the_file_as_with_gcloud(run, place, server):
+    submit(
+        run,
+        place,
+        *("--worker-accelerator", "type=tpu-v3,count=32", "--worker-image-uri", "mine/train@sha256:1"),
+        *("--labels", "team=vision", "--service-account", "a@p.iam.gserviceaccount.com"),
+        *("--network", "projects/1/global/networks/n"),
+    )
+    [job] = server.created("customJobs")
+    [pool] = job.job_spec.worker_pool_specs
+    assert pool.machine_spec.accelerator_type == vertex.AcceleratorType.TPU_V3
+    assert pool.machine_spec.accelerator_count == 32
+    assert pool.container_spec.image_uri == "mine/train@sha256:1"
+    assert job.labels["team"] == "vision"
+    assert job.job_spec.service_account == "a@p.iam.gserviceaccount.com"
+
+
+def test_the_same_line_again_starts_no_second_job(run, place, server):
+    submit(run, place)
+    again = submit(run, place)
+    assert again.exit_code == 0
+    assert "nothing was started" in again.stderr
+    assert len(server.created("customJobs")) == 1
+    other = submit(run, place, words=[*ARGUMENTS, "--seed=1"])
+    assert other.exit_code == 64
+    assert "used for another request" in other.stderr
+
+
+@pytest.mark.parametrize("form", ["job", "pipeline"])
+def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, server, form):
+    if form == "job":
+        submit(run, place)
+    else:
+        run(
+            "submit",
+            JOB_ID,
+            *place,
+            "--no-check",
+            "--as",
+            "pipeline",
+            "--pipeline-root",
+            "gs://b/p",
+            "--",
+            "--images=gs://b/i",
+        )
+    described = run("describe", JOB_ID, *place, "--format", "json")
+    job = json.loads(described.stdout)
+    assert (job["job_id"], job["target"], job["state"]) == (JOB_ID, "vertex", "PENDING")
+    assert yaml.safe_load(run("describe", JOB_ID, *place, "--format", "yaml").stdout) == job
+    assert "PENDING" in run("describe", JOB_ID, *place).stdout
+    assert run("describe", job["name"], *place, "--format", "json").stdout == described.stdout
+    [listed] = json.loads(run("list", *place, "--format", "json").stdout)
+    assert listed == job
+    assert JOB_ID in run("list", *place).stdout
+    cancelled = run("cancel", JOB_ID, *place)
+    assert (cancelled.exit_code, cancelled.stdout) == (0, f"{JOB_ID}: CANCELLED\n")
+    assert run("cancel", JOB_ID, *place).exit_code == 0
+
+
+def test_a_job_that_is_not_there_is_told(run, place):
+    for command in ("describe", "cancel", "stream-logs"):
+        result = run(command, "nobody", *place)
+        assert result.exit_code == 66
+        assert "there is no job 'nobody'" in result.stderr
+
+
+def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, monkeypatch):
+    monkeypatch.setattr("pipelines.targets.vertex_jobs._SECONDS_BETWEEN_QUESTIONS", 0.05)
+    server.run_commands = True
+    code = (
+        "import time\nfor n in range(4): print('step', n, flush=True); time.sleep(0.2)\nraise SystemExit(65)"
+    )
+    (run_config := yaml.safe_load(TPU_CONFIG))["trainingInput"]["workerConfig"]["containerCommand"] = [
+        "python",
+        "-c",
+        code,
+    ]
+    Path("failing.yaml").write_text(yaml.safe_dump(run_config))
+    submit(run, place, config="failing.yaml")
+    result = run("stream-logs", JOB_ID, *place)
+    assert result.stdout.splitlines() == [f"step {n}" for n in range(4)]
+    assert result.exit_code == 76
+    assert "non-zero status of 65" in result.stderr
+    # And afterwards, from the beginning.
+    assert run("stream-logs", JOB_ID, *place, "--no-follow").stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(403, 69, "roles/aiplatform.user"), (400, 64, "--dry-run"), (404, 66, "project")],
+)
+def test_a_refusal_says_what_to_do(run, place, server, status, code, words):
+    server.refusals = [(200, {}), (status, "the reason of Vertex AI")]
+    result = submit(run, place)
+    assert result.exit_code == code
+    assert "the reason of Vertex AI" in result.stderr
+    assert words in result.stderr
+
+
+def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server):
+    pipeline = ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i", "--max_steps=5"]
+    made = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
+    assert made.exit_code == 0, made.output
+    [schedule] = server.created("schedules")
+    assert schedule.cron == "0 3 * * *"
+    assert schedule.max_concurrent_run_count == 1
+    pipeline_job = schedule.create_pipeline_job_request.pipeline_job
+    assert pipeline_job.runtime_config.parameter_values["max_steps"] == 5
+    assert run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline).exit_code == 64
+    [listed] = json.loads(run("schedule", "list", *place, "--format", "json").stdout)
+    assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * *")
+    for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
+        assert run("schedule", verb, "nightly", *place).exit_code == 0
+        assert json.loads(run("schedule", "list", *place, "--format", "json").stdout)[0]["state"] == state
+    assert run("schedule", "delete", "nightly", *place).exit_code == 0
+    assert server.created("schedules") == []
+    assert run("schedule", "pause", "nightly", *place).exit_code == 66
+
+
+@pytest.mark.parametrize("cron", ["0 3 * *", "61 3 * * *", "0 0 3 * * *", "daily"])
+def test_a_wrong_cron_is_refused(run, place, server, cron):
+    result = run(
+        "schedule", "create", "x", "--cron", cron, *place, "--as", "pipeline", "--", "--images=gs://b/i"
+    )
+    assert result.exit_code == 64
+    assert "minute hour day" in result.stderr
+    assert server.requests == []
+
+
+def test_migrate_prints_what_a_config_becomes(run):
+    result = run("migrate", "tuning.yaml")
+    assert result.exit_code == 0
+    shown = yaml.safe_load(result.stdout)
+    assert shown["kind"] == "HyperparameterTuningJob"
+    assert shown["maxTrialCount"] == 6
+    assert "us-central1 stands for yours" in result.stderr
+    kubeflow = yaml.safe_load(run("migrate", "config.yaml", "--target", "kubeflow").stdout)
+    assert kubeflow["parameters"]["train_accelerator_type"] == "google.com/tpu"
+
+
+def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server, tmp_path):
+    (tmp_path / "config.yaml").write_text(TPU_CONFIG)
+    line = [IMGPIPE, "submit", JOB_ID, *place, "--no-check", "--config", "config.yaml", "--", *ARGUMENTS]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = time.monotonic()
+    subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
+    seconds = time.monotonic() - started
+    for moment in range(8):
+        process = subprocess.Popen(line, **quiet)
+        time.sleep(seconds * (0.3 + 0.1 * moment))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert sum(job.display_name == JOB_ID for job in server.created("customJobs")) <= 1
+    assert subprocess.run(line, check=False, **quiet).returncode == 0
+    assert sum(job.display_name == JOB_ID for job in server.created("customJobs")) == 1
+
+
+@pytest.mark.proof
+def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run, place, server, tmp_path):
+    from pipelines.sample_data import write_digits
+
+    write_digits(tmp_path / "bucket" / "digits")
+    server.run_commands = True
+    words = [
+        *("--train_csv=gs://bucket/digits/digits.csv", "--model_type=resnet-18", "--image_size=32"),
+        *("--weights=none", "--max_steps=200", "--train_batch_size=64", "--initial_learning_rate=0.05"),
+        *("--warmup_steps=20", "--weight_decay=0.0005"),
+    ]
+    root = ["--as", "pipeline", "--pipeline-root", "gs://bucket/pipelines"]
+    result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *words)
+    assert result.exit_code == 0, result.output
+    [pipeline] = server.created("pipelineJobs")
+    server.wait_for(pipeline.name, 280)
+    lines = run("stream-logs", JOB_ID, *place).stdout
+    assert json.loads(run("describe", JOB_ID, *place, "--format", "json").stdout)["state"] == "SUCCEEDED", (
+        lines
+    )
+    [training] = server.created("customJobs")
+    assert training.state == STATES.JOB_STATE_SUCCEEDED
+    accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
+    print(f"digits on the Vertex target: top-1 accuracy {accuracy}")
+    assert accuracy >= 0.97
+    [model] = (tmp_path / "bucket" / "pipelines").rglob("exported_model/saved_model.pb")
+    assert os.path.getsize(model) > 0

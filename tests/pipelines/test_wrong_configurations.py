@@ -1,0 +1,259 @@
+"""A hundred wrong configurations: each is refused before anything is sent, with field, value and remedy."""
+
+import time
+
+import pytest
+import yaml
+
+from components.common.errors import InvalidArgumentError
+from pipelines.ai_platform import pipeline_parameters, plan_job, vertex_request
+from pipelines.images import Images
+from pipelines.training_input import read_training_input
+from tests.servers.configs import ARGUMENTS, JOB_ID
+
+T4, V100, A100 = "NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100", "NVIDIA_TESLA_A100"
+
+
+def custom(master="n1-standard-8", accelerator=None, **fields):
+    """A config with a machine; ``accelerator`` is (type, count)."""
+    config = {"scaleTier": "CUSTOM", "masterType": master, **fields}
+    if accelerator:
+        kind, count = accelerator
+        config["masterConfig"] = {"acceleratorConfig": {"type": kind, "count": count}}
+    return config
+
+
+def worker(machine, count, accelerator=None):
+    fields = {"workerType": machine, "workerCount": count}
+    if accelerator:
+        fields["workerConfig"] = {"acceleratorConfig": {"type": accelerator[0], "count": accelerator[1]}}
+    return custom("n1-highmem-16", **fields)
+
+
+def tuning(*parameters, **fields):
+    good = {"parameterName": "initial_learning_rate", "type": "DOUBLE", "minValue": 0.001, "maxValue": 0.2}
+    return {"hyperparameters": {"maxTrials": 4, "params": list(parameters) or [good], **fields}}
+
+
+def tuned(name, kind="DOUBLE", minimum=None, maximum=None, **fields):
+    parameter = {"parameterName": name, "type": kind, **fields}
+    if minimum is not None:
+        parameter["minValue"] = minimum
+    if maximum is not None:
+        parameter["maxValue"] = maximum
+    return tuning(parameter)
+
+
+# The config, what the problem says (field and value), what the remedy says.
+CONFIGS = [
+    # Names of machines and tiers.
+    ({"scaleTier": "BASIC_GPUS"}, "scaleTier='BASIC_GPUS'", "BASIC_GPU"),
+    ({"scaleTier": "STANDARD_1"}, "scaleTier=STANDARD_1", "CUSTOM"),
+    ({"scaleTier": "PREMIUM_1"}, "scaleTier=PREMIUM_1", "CUSTOM"),
+    ({"scaleTier": "CUSTOM"}, "masterType is not given", "n1-standard-8"),
+    ({"masterType": "n1-standard-8"}, "masterType=n1-standard-8 does not go with scaleTier=BASIC", "CUSTOM"),
+    ({"scaleTier": "BASIC", "workerCount": 2}, "workerCount=2", "CUSTOM"),
+    ({"scaleTier": "BASIC_TPU", "masterConfig": {"acceleratorConfig": {"type": "TPU_V2", "count": 8}}},
+     "acceleratorConfig", "CUSTOM"),
+    (custom("n1-standard-3"), "'n1-standard-3'", "n1-standard-4"),
+    (custom("n1-highcpu-8"), "'n1-highcpu-8'", "n1-highcpu-16"),
+    (custom("n1-standart-8"), "'n1-standart-8'", "n1-standard-8"),
+    (custom("standard-gpu"), "'standard-gpu'", "standard_gpu"),
+    (custom("complex_model_xl"), "'complex_model_xl'", "complex_model_l"),
+    (custom("p3.2xlarge"), "'p3.2xlarge'", "n1-standard-8"),
+    (custom("a2-highgpu-3g"), "'a2-highgpu-3g'", "a2-highgpu-2g"),
+    (custom("g2-standard-64"), "'g2-standard-64'", "g2-standard-48"),
+    (custom("ct6e-standard-4t"), "v6e", "ct5lp-hightpu-4t"),
+    # Accelerators.
+    (custom(accelerator=(T4, 3)), f"3 {T4}", "1, 2, 4"),
+    (custom(accelerator=(T4, 8)), f"8 {T4}", "1, 2, 4"),
+    (custom(accelerator=(V100, 16)), f"16 {V100}", "1, 2, 4, 8"),
+    (custom("n1-standard-16", (V100, 1)), f"1 {V100}", "n1-standard-8"),
+    (custom("n1-standard-32", (T4, 1)), f"1 {T4}", "2, 4"),
+    (custom("n1-standard-32", (V100, 2)), f"2 {V100}", "4, 8"),
+    (custom("n1-standard-64", (T4, 2)), f"2 {T4}", "4"),
+    (custom("n1-highmem-96", (V100, 4)), f"4 {V100}", "8"),
+    (custom("e2-standard-8", (T4, 1)), f"1 {T4} do not go with e2-standard-8", "no accelerator"),
+    (custom("n2-standard-8", (T4, 1)), f"1 {T4} do not go with n2-standard-8", "n1-standard-8"),
+    (custom("c2-standard-8", (V100, 1)), "c2-standard-8", "no accelerator"),
+    (custom("g2-standard-8", (T4, 1)), f"1 {T4} do not go with g2-standard-8", "NVIDIA_L4: 1"),
+    (custom("g2-standard-24", ("NVIDIA_L4", 1)), "1 NVIDIA_L4", "g2-standard-8"),
+    (custom("n1-standard-8", ("NVIDIA_L4", 1)), "1 NVIDIA_L4", "g2-standard-4"),
+    (custom("n1-standard-8", (A100, 1)), f"1 {A100}", "a2-highgpu-1g"),
+    (custom("a2-highgpu-1g", (A100, 2)), f"2 {A100}", "a2-highgpu-2g"),
+    (custom("a2-ultragpu-1g", (A100, 1)), f"1 {A100}", "NVIDIA_A100_80GB: 1"),
+    (custom("a3-highgpu-8g", (A100, 8)), f"8 {A100}", "NVIDIA_H100_80GB: 8"),
+    (custom("n1-standard-8", ("NVIDIA_T4", 1)), "'NVIDIA_T4'", "NVIDIA_TESLA_T4"),
+    (custom("n1-standard-8", ("nvidia-tesla-t4", 1)), "'nvidia-tesla-t4'", "NVIDIA_TESLA_T4"),
+    (custom("n1-standard-8", (T4, 0)), "without a count", "count"),
+    (custom("n1-standard-8", (T4, -1)), "count=-1", "at least 0"),
+    (custom("n1-standard-8", (T4, "two")), "count='two'", "whole number"),
+    (custom("n1-standard-8", (T4, 1.5)), "count=1.5", "whole number"),
+    (custom("n1-standard-8", ("", 2)), "count=2", "NVIDIA_TESLA_T4"),
+    (custom("n1-standard-8", ("NVIDIA_TESLA_K80", 3)), "3 NVIDIA_TESLA_K80", "NVIDIA_TESLA_T4"),
+    (custom("e2-standard-8", ("NVIDIA_TESLA_P100", 1)), "1 NVIDIA_TESLA_P100", "no accelerator"),
+    (custom("standard_gpu", (T4, 1)), "legacy machine type standard_gpu", "n1-standard-8"),
+    # TPUs.
+    (custom("n1-standard-8", ("TPU_V2", 8)), "TPU_V2 does not go with n1-standard-8", "cloud-tpu"),
+    (custom("cloud-tpu"), "cloud-tpu needs an accelerator type", "TPU_V2: 8"),
+    (custom("cloud-tpu", ("TPU_V2", 4)), "4 TPU_V2", "8"),
+    (custom("cloud-tpu", ("TPU_V3", 16)), "16 TPU_V3", "32"),
+    (custom("cloud-tpu", (T4, 8)), f"8 {T4}", "TPU_V2: 8"),
+    (custom("cloud_tpu", ("TPU_V4_POD", 8)), "8 TPU_V4_POD", "TPU_V3"),
+    (custom("ct5lp-hightpu-4t", ("TPU_V5_LITEPOD", 4)), "takes no accelerator type", "leave the accelerator"),
+    (custom("ct5lp-hightpu-1t", masterConfig={"tpuTopology": "2x2"}), "'2x2'", "1x1"),
+    (custom("ct5lp-hightpu-4t", masterConfig={"tpuTopology": "3x3"}), "'3x3'", "2x2"),
+    (custom("n1-standard-8", masterConfig={"tpuTopology": "2x2"}), "'2x2'", "ct5lp-hightpu-4t"),
+    (worker("cloud_tpu", 2, ("TPU_V2", 8)), "one worker pool with one replica", "count"),
+    (worker("cloud_tpu", 1, ("TPU_V2", 16)), "16 TPU_V2", "32"),
+    (custom("TPU_V2", workerType="n1-standard-8", workerCount=1), "one worker pool", "count"),
+    # Roles.
+    (custom(workerType="n1-standard-8"), "workerType='n1-standard-8' and workerCount=(none)", "both"),
+    (custom(workerCount=2), "workerType='' and workerCount=2", "both"),
+    (custom(workerType="n1-standard-8", workerCount=0), "workerCount=0", "at least 1"),
+    (custom(workerType="n1-standard-9", workerCount=1), "'n1-standard-9'", "n1-standard-8"),
+    (custom(masterCount=1), "trainingInput.masterCount", "masterConfig"),
+    # Fields.
+    ({"scaleTeir": "BASIC"}, "trainingInput.scaleTeir", "scaleTier"),
+    ({"scale_tier": "BASIC"}, "trainingInput.scale_tier", "scaleTier"),
+    ({"masterConfig": {"imageURI": "x"}}, "masterConfig.imageURI", "imageUri"),
+    ({"masterConfig": "n1-standard-8"}, "masterConfig is 'n1-standard-8'", "name: value"),
+    ({"masterConfig": {"diskConfig": {"bootDiskType": "ssd"}}}, "bootDiskType='ssd'", "pd-ssd"),
+    ({"masterConfig": {"diskConfig": {"bootDiskSizeGb": 10}}}, "bootDiskSizeGb=10", "at least 100"),
+    ({"masterConfig": {"containerCommand": "python"}}, "containerCommand='python'", "list"),
+    ({"args": "--max_steps=5"}, "args='--max_steps=5'", "list"),
+    ({"args": ["--max_stepz=5"]}, "--max_stepz", "--max_steps"),
+    ({"args": ["--optimizer_type=sgd"]}, "optimizer_type='sgd'", "correct the value"),
+    ({"args": ["--seed=-1"]}, "seed=-1", "correct the value"),
+    ({"enableWebAccess": "yes"}, "enableWebAccess='yes'", "true or false"),
+    ({"network": "default"}, "network='default'", "projects/NUMBER"),
+    ({"serviceAccount": "robot"}, "serviceAccount='robot'", "gserviceaccount"),
+    ({"encryptionConfig": {"kmsKeyName": "key"}}, "kmsKeyName='key'", "keyRings"),
+    ({"encryptionConfig": {"key": "key"}}, "encryptionConfig.key", "kmsKeyName"),
+    ({"scheduling": {"maxRunningTime": 3600}}, "maxRunningTime=3600", "3600s"),
+    ({"scheduling": {"maxRunningTime": "1h"}}, "maxRunningTime='1h'", "3600s"),
+    ({"scheduling": {"maxWaitTime": "60s"}}, "maxWaitTime='60s'", "at least 1800s"),
+    ({"scheduling": {"priority": "high"}}, "priority='high'", "whole number"),
+    ({"region": "Iowa"}, "region='Iowa'", "--region"),
+    # What is tuned.
+    (tuning(goal="MINIMIZE"), "goal='MINIMIZE'", "top_1_accuracy"),
+    (tuning(goal="MAXIMISE"), "goal='MAXIMISE'", "MAXIMIZE"),
+    (tuning(hyperparameterMetricTag="accuracy"), "hyperparameterMetricTag='accuracy'", "top_1_accuracy"),
+    (tuning(maxTrials=0), "maxTrials=0", "at least 1"),
+    (tuning(maxParallelTrials=5), "maxParallelTrials=5", "maxTrials (4)"),
+    (tuning(maxFailedTrials=9), "maxFailedTrials=9", "maxTrials (4)"),
+    (tuning(algorithm="BAYESIAN"), "algorithm='BAYESIAN'", "GRID_SEARCH"),
+    (tuning(algorithm="GRID_SEARCH"), "algorithm='GRID_SEARCH'", "DISCRETE"),
+    (tuning(enableTrialEarlyStopping=1), "enableTrialEarlyStopping=1", "true or false"),
+    ({"hyperparameters": {"maxTrials": 4}}, "params=[]", "name what is to be tuned"),
+    (tuning(params=[{"parameterName": "seed"}]), "type=''", "DOUBLE"),
+    (tuned("learning_rate", minimum=0.1, maximum=1), "'learning_rate'", "initial_learning_rate"),
+    (tuned("weight_decay", "FLOAT", 0.1, 1), "type='FLOAT'", "DOUBLE"),
+    (tuned("weight_decay", minimum=0.1), "maxValue", "range"),
+    (tuned("weight_decay", minimum=0.2, maximum=0.1), "minValue=0.2", "maxValue (0.1)"),
+    (tuned("weight_decay", minimum=0, maximum=0.1, scaleType="UNIT_LOG_SCALE"), "UNIT_LOG_SCALE", "above 0"),
+    (tuned("weight_decay", minimum=0.1, maximum=1, scaleType="LOG"), "scaleType='LOG'", "UNIT_LOG_SCALE"),
+    (tuned("weight_decay", minimum=0.1, maximum=1, discreteValues=[1]), "discreteValues", "minValue"),
+    (tuned("weight_decay", minimum=-0.1, maximum=1), "weight_decay may become -0.1", "correct the value"),
+    (tuned("train_batch_size", minimum=8, maximum=64), "train_batch_size is a whole number", "INTEGER"),
+    (tuned("train_batch_size", "INTEGER", 8.5, 64), "minValue=8.5", "DOUBLE"),
+    (tuned("warmup_steps", "INTEGER", 0, 40_000), "warmup_steps may become 40000", "max_steps"),
+    (tuned("optimizer_type", minimum=0, maximum=1), "optimizer_type is a text", "CATEGORICAL"),
+    (tuned("optimizer_type", "CATEGORICAL", categoricalValues=["sgd"]), "'sgd'", "correct"),
+    (tuned("optimizer_type", "CATEGORICAL"), "categoricalValues=[]", "at least one"),
+    (tuned("weight_decay", "DISCRETE", discreteValues=[2, 1]), "discreteValues=[2.0, 1.0]", "above the one"),
+    (tuned("weight_decay", "DISCRETE", discreteValues=["a"]), "discreteValues='a'", "number"),
+    (tuning(tuned("seed", "INTEGER", 1, 2)["hyperparameters"]["params"][0],
+            tuned("seed", "INTEGER", 1, 2)["hyperparameters"]["params"][0]), "seed", "one of the two"),
+    (tuned("weight_decay", minimum=0.1, maximum=1, scale="NONE"), "params[0].scale", "scaleType"),
+]  # fmt: skip
+
+TEXTS = [
+    ("trainingInput: [1, 2", "not valid YAML", "line"),
+    ("trainingInput:\n  region: a\n  region: b\n", "'region' stands here twice", "line"),
+    ("- trainingInput", "the document is", "name: value"),
+    ("training_input:\n  scaleTier: BASIC\n", "training_input", "trainingInput"),
+    ("labels:\n  Team: Vision\n", "labels.Team='Vision'", "lower-case"),
+    ("labels:\n  team: a b\n", "labels.team='a b'", "lower-case"),
+    ("\0", "not valid YAML", "YAML"),
+]
+
+# The words after --, the options of plan_job, problem, remedy.
+WORDS = [
+    ([word for word in ARGUMENTS if "job-dir" not in word], {}, "--job-dir is not given", "after `--`"),
+    (ARGUMENTS[1:], {}, "--training_data_path is not given", "after `--`"),
+    ([*ARGUMENTS, "--max_stepz=1"], {}, "--max_stepz", "--max_steps"),
+    ([*ARGUMENTS, "--max_steps=1"], {}, "--max_steps is given twice", "one of the two"),
+    ([*ARGUMENTS, "--optimizer_type=sgd"], {}, "optimizer_type='sgd'", "correct the value"),
+    ([*ARGUMENTS[:3], "--max_steps=ten"], {}, "--max_steps=ten", "steps"),
+    ([*ARGUMENTS[:3], "--warmup_steps=1000"], {}, "warmup_steps=1000", "lower warmup_steps"),
+    (["data/train-*", *ARGUMENTS], {}, "'data/train-*' is not a flag", "--name=value"),
+    (["--training_data_path=data/train-*", *ARGUMENTS[1:]], {}, "a path of this machine", "gs://"),
+    (["--training_data_path=s3://b/train-*", *ARGUMENTS[1:]], {}, "s3://", "gs://"),
+    ([*ARGUMENTS[:2], "--job-dir=runs/1"], {}, "--job-dir=runs/1", "gs://"),
+    (ARGUMENTS, {"strategy": "preemptible"}, "--strategy=preemptible", "spot"),
+    (ARGUMENTS, {"strategy": "flex-start"}, "--strategy=flex-start", "GPU"),
+    (ARGUMENTS, {"job_id": "1st"}, "'1st'", "begin with a letter"),
+    (ARGUMENTS, {"job_id": "flowers job"}, "'flowers job'", "letters"),
+    (ARGUMENTS, {"job_id": "x" * 129}, "xxx", "128"),
+]
+
+
+def submit(text, words=ARGUMENTS, job_id=JOB_ID, **settings):
+    job = plan_job(job_id, words, read_training_input(text, where="config.yaml"), **settings)
+    region = "" if "region" in text else "us-central1"
+    return vertex_request(job, lambda machine: Images().of_training(machine.kind), region=region)
+
+
+def check(error, problem, remedy):
+    assert problem in f"{error.problem} {error.where}"
+    assert error.remedy
+    assert remedy in f"{error.remedy} {error.problem} {error.where}"
+
+
+@pytest.mark.parametrize(("fields", "problem", "remedy"), CONFIGS, ids=[case[1] for case in CONFIGS])
+def test_a_wrong_field_is_refused_by_name_with_its_value_and_a_remedy(fields, problem, remedy):
+    with pytest.raises(InvalidArgumentError) as caught:
+        submit(yaml.safe_dump({"trainingInput": fields}))
+    check(caught.value, problem, remedy)
+
+
+@pytest.mark.parametrize(("text", "problem", "remedy"), TEXTS, ids=[case[1] for case in TEXTS])
+def test_a_wrong_document_is_refused_with_its_line_or_field(text, problem, remedy):
+    with pytest.raises(InvalidArgumentError) as caught:
+        submit(text)
+    check(caught.value, problem, remedy)
+
+
+@pytest.mark.parametrize(("words", "settings", "problem", "remedy"), WORDS, ids=[case[2] for case in WORDS])
+def test_wrong_arguments_are_refused_by_name_with_a_remedy(words, settings, problem, remedy):
+    with pytest.raises(InvalidArgumentError) as caught:
+        submit("", words, **settings)
+    check(caught.value, problem, remedy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "target", "problem"),
+    [
+        (tuning(), "kubeflow", "no tuning pipeline"),
+        (tuning(), "local", "no tuning pipeline"),
+        (custom(workerType="n1-standard-8", workerCount=2), "kubeflow", "workerCount=2"),
+        (custom("ct5lp-hightpu-4t", masterConfig={"tpuTopology": "4x4"}), "kubeflow", "slice of 4 hosts"),
+        (custom("cloud-tpu", ("TPU_V3", 32)), "kubeflow", "slice of 4 hosts"),
+    ],
+)
+def test_what_another_target_cannot_give_is_refused(fields, target, problem):
+    text = yaml.safe_dump({"trainingInput": fields})
+    job = plan_job(JOB_ID, ARGUMENTS, read_training_input(text, where="config.yaml"))
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
+        pipeline_parameters(job, target, lambda machine: Images().of_training(machine.kind))
+    assert caught.value.remedy
+
+
+def test_the_table_has_a_hundred_configurations_and_all_of_them_take_less_than_a_second_each():
+    assert len(CONFIGS) + len(TEXTS) + len(WORDS) >= 100
+    for fields, _, _ in CONFIGS:
+        started = time.perf_counter()
+        with pytest.raises(InvalidArgumentError):
+            submit(yaml.safe_dump({"trainingInput": fields}))
+        assert time.perf_counter() - started < 1
