@@ -1,0 +1,99 @@
+"""One trial: trains, evaluates the best model on all validation images as it is served, publishes it."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common.dataset import VALIDATION
+from components.common.storage import publish_folder, written_whole
+from components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
+from components.train.arguments import TrainingArguments
+
+# In a trial's folder.
+RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
+_UNPUBLISHED, _EVALUATION = "model.unpublished", "evaluation"
+
+# Gets all evaluations so far; a text is the reason to end the trial.
+Stop = Callable[[Sequence[dict[str, Any]]], str]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a trial's process needs to know: JSON values.
+
+    Attributes:
+        trial: Its id.
+        arguments: Of its training, by name; ``job_dir`` is ``folder``.
+        dataset: The folder with the data set's manifest.
+        folder: The trial's own, for checkpoints and log.
+        model: Where its model is published.
+        threads: Processor cores that it may keep busy.
+        gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+    """
+
+    trial: int
+    arguments: dict[str, Any]
+    dataset: str
+    folder: str
+    model: str
+    threads: int
+    gpus: str | None = None
+
+    def write(self) -> Path:
+        """Writes the task into the trial's folder and returns the file."""
+        path = Path(self.folder) / TASK_FILE
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        return path
+
+
+def read_task(path: Path) -> TrialTask:
+    """Reads what ``TrialTask.write`` wrote."""
+    return TrialTask(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
+    """Runs a trial and returns what the full evaluation found; it is in ``result.json``, too.
+
+    A trial that was interrupted goes on from its checkpoints, and one that is over is only evaluated.
+
+    Args:
+        task: Of the trial.
+        stop: Asked after each evaluation of the training.
+
+    Raises:
+        PipelineError: as the training and the evaluation do.
+    """
+    from components.evaluate.evaluate import EvaluationFiles, evaluate
+    from components.train.train import train
+
+    folder, dataset = Path(task.folder), Path(task.dataset)
+    unpublished = folder / _UNPUBLISHED
+    if unpublished.exists():
+        shutil.rmtree(unpublished)
+    arguments = TrainingArguments(**task.arguments)
+    trained = train(
+        arguments, dataset, unpublished, stop=lambda evaluations: stop([asdict(one) for one in evaluations])
+    )
+    # The same for every trial, whatever its own evaluations measured on: all images, as they are served.
+    measured = evaluate(
+        dataset,
+        unpublished,
+        EvaluationFiles(folder / _EVALUATION, folder / _EVALUATION / "report.html"),
+        EvaluateArguments(evaluation_split=VALIDATION, champion=NO_CHAMPION),
+    ).metrics
+    final = {
+        "step": trained.best.step,
+        "top_1_accuracy": measured.top_1_accuracy,
+        "top_5_accuracy": measured.top_5_accuracy,
+        "loss": measured.loss,
+        "examples": measured.examples,
+    }
+    publish_folder(unpublished, Path(task.model))
+    with written_whole(folder / RESULT_FILE) as temporary:
+        temporary.write_text(json.dumps(final), encoding="utf-8")
+    shutil.rmtree(unpublished)
+    return final
