@@ -216,8 +216,8 @@ def publish_folder(source: Path, target: Path, *, kept: re.Pattern[str] | None =
     outgoing = target.parent / f".{target.name}.{mark}.old"
     try:
         shutil.copytree(source, incoming)
-        for child in target.iterdir() if kept and target.exists() else ():
-            if kept.fullmatch(child.name) and child.is_dir():
+        for child in target.iterdir() if target.is_dir() else ():
+            if kept and kept.fullmatch(child.name) and child.is_dir():
                 shutil.copytree(child, incoming / child.name, copy_function=_linked_or_copied)
         if target.exists():
             os.replace(target, outgoing)

@@ -19,8 +19,8 @@ _NAMES = {
 }
 
 
-# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them; a kill may
-# have left one half-copied, under a hidden name.
+# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them; a kill
+# may have left one half-copied, under a hidden name.
 TRIAL_MODEL = re.compile(r"trial_\d+|\.trial_\d+\.[0-9a-f]+\.(partial|old)")
 
 

@@ -1,8 +1,8 @@
 """The tuning's command line: TFRecords in, ``job_dir/model`` and ``job_dir/model/trial_ID`` out.
 
 ``python -m components.tune --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
---tune=initial_learning_rate=log:0.001:0.2 --max_trials=6 ...``, with the training's arguments for what all trials
-have in common.
+--tune=initial_learning_rate=log:0.001:0.2 --max_trials=6 ...``, with the training's arguments for what all
+trials have in common.
 """
 
 import sys

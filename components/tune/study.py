@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -195,7 +196,10 @@ class Study:
         seed = (self._seed * 1_000_003 + number) % 2**32
         if self._request.algorithm == "GRID_SEARCH":
             point = next(itertools.islice(grid_points(self._request), number - 1, None))
-            return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
+            with warnings.catch_warnings():
+                # It is called experimental since 2020.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
         if self._request.algorithm == "RANDOM_SEARCH":
             return optuna.samplers.RandomSampler(seed)
         return optuna.samplers.TPESampler(

@@ -4,6 +4,7 @@ The process asks over a pipe after every evaluation whether to go on. If the pip
 the trial writes a checkpoint and ends, so that nobody trains for nobody.
 """
 
+import importlib
 import json
 import os
 import queue
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 from components.common.log import log_event, parse_event
 from components.common.step import run_command
-from components.tune.trial_run import LOG_FILE, TrialTask, read_task, run_trial
+from components.tune.trial_run import LOG_FILE, TrialTask, read_task
 
 # Where a process finds its pipes: (questions to write, answers to read).
 _QUESTIONS, _ANSWERS = 3, 4
@@ -135,10 +136,9 @@ def can_fork() -> bool:
     return context is None or not getattr(context, "_initialized", True)
 
 
-def warm_up() -> None:
+def warm_up(work: str) -> None:
     """Loads what trials need, so that forked ones have it."""
-    import components.evaluate.evaluate
-    import components.train.train  # noqa: F401
+    getattr(importlib.import_module(work.partition(":")[0]), "warm_up", lambda: None)()
 
 
 def failure_of(log: Path, begun_at: int, exit_code: int) -> tuple[str, tuple[str, ...]]:
@@ -235,7 +235,8 @@ def main(path: Path, questions: int = _QUESTIONS, answers: int = _ANSWERS) -> No
 def _run(task: TrialTask, line: "_Line") -> None:
     log_event("trial_started", f"trial {task.trial}: started", trial=task.trial, pid=os.getpid())
     line.listen()
-    run_trial(task, line.ask)
+    module, _, function = task.work.partition(":")
+    getattr(importlib.import_module(module), function)(task, line.ask)
     line.hang_up()
 
 
@@ -276,15 +277,11 @@ class _Line:
 
 
 def _take_share(task: TrialTask) -> None:
-    """Keeps to the trial's share of processors and GPUs; before TensorFlow is used."""
+    """Keeps to the trial's share of GPUs, and offers itself when memory runs out."""
     if task.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpus
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OUT_OF_MEMORY_SCORE)
-    from components.common.quiet_tensorflow import tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(task.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(task.threads)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from components.train.arguments import TrainingArguments
 RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
 _UNPUBLISHED, _EVALUATION = "model.unpublished", "evaluation"
 
+WORK = "components.tune.trial_run:run_trial"
+
 # Gets all evaluations so far; a text is the reason to end the trial.
 Stop = Callable[[Sequence[dict[str, Any]]], str]
 
@@ -30,8 +32,9 @@ class TrialTask:
         dataset: The folder with the data set's manifest.
         folder: The trial's own, for checkpoints and log.
         model: Where its model is published.
-        threads: Processor cores that it may keep busy.
+        threads: Processor cores that it may keep busy; 0 = all.
         gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+        work: What is done, ``module:function``: called as ``run_trial`` is.
     """
 
     trial: int
@@ -39,8 +42,9 @@ class TrialTask:
     dataset: str
     folder: str
     model: str
-    threads: int
+    threads: int = 0
     gpus: str | None = None
+    work: str = WORK
 
     def write(self) -> Path:
         """Writes the task into the trial's folder and returns the file."""
@@ -67,9 +71,14 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     Raises:
         PipelineError: as the training and the evaluation do.
     """
+    from components.common.quiet_tensorflow import tf
     from components.evaluate.evaluate import EvaluationFiles, evaluate
     from components.train.train import train
 
+    if task.threads:
+        # Before TensorFlow is used.
+        tf.config.threading.set_intra_op_parallelism_threads(task.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     folder, dataset = Path(task.folder), Path(task.dataset)
     unpublished = folder / _UNPUBLISHED
     if unpublished.exists():
@@ -93,7 +102,18 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         "examples": measured.examples,
     }
     publish_folder(unpublished, Path(task.model))
-    with written_whole(folder / RESULT_FILE) as temporary:
-        temporary.write_text(json.dumps(final), encoding="utf-8")
+    write_result(folder, final)
     shutil.rmtree(unpublished)
     return final
+
+
+def write_result(folder: Path, final: dict[str, Any]) -> None:
+    """Writes what the full evaluation found, by which a trial that is over is known to be."""
+    with written_whole(folder / RESULT_FILE) as temporary:
+        temporary.write_text(json.dumps(final), encoding="utf-8")
+
+
+def warm_up() -> None:
+    """Loads what ``run_trial`` needs, so that processes forked from this one have it."""
+    import components.evaluate.evaluate
+    import components.train.train  # noqa: F401

@@ -32,7 +32,7 @@ from components.tune.shares import Share, shares
 from components.tune.stopping import Curve, StoppingRules, reason_to_stop
 from components.tune.study import Study, open_study, read_trials
 from components.tune.trial_process import TrialProcess, can_fork, failure_of, warm_up
-from components.tune.trial_run import RESULT_FILE, TrialTask
+from components.tune.trial_run import RESULT_FILE, WORK, TrialTask
 from components.tune.trials import FAILED, RUNNING, Trial
 
 _PAUSE_SECONDS = 0.5
@@ -60,6 +60,7 @@ class LocalSearch:
         silence_limit: Seconds without output after which a trial counts as hung; 0 = never.
         rules: When trials are stopped.
         warm: Whether trials are forked from this process, which loads TensorFlow once; None = if it can be.
+        work: What a trial's process does, ``module:function``.
     """
 
     request: Hyperparameters
@@ -71,6 +72,7 @@ class LocalSearch:
     silence_limit: float = 3600
     rules: StoppingRules = field(default_factory=StoppingRules)
     warm: bool | None = None
+    work: str = WORK
 
     def run(self, report: Report) -> Sequence[Trial]:
         """Runs the search; see ``Engine``."""
@@ -110,8 +112,9 @@ class _Run:
         self.running: dict[int, tuple[TrialProcess, Share]] = {}
         self.selector = selectors.DefaultSelector()
         self.failure: PipelineError | None = None
-        warm_up()
         self.warm = can_fork() if search.warm is None else search.warm
+        if self.warm:
+            warm_up(search.work)
 
     def to_the_end(self) -> list[Trial]:
         """Runs all trials.
@@ -172,6 +175,7 @@ class _Run:
             model=str(model.absolute()),
             threads=share.threads,
             gpus=share.gpus,
+            work=self.search.work,
         )
         self.study.started(trial.id)
         process = TrialProcess(task, warm=self.warm)
