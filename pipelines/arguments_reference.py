@@ -7,6 +7,7 @@ from components.common.arguments import allowed_values
 from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
 from components.validate.arguments import ValidateArguments
 from pipelines.images import Images
 from pipelines.targets.kubeflow import KUBEFLOW
@@ -25,6 +26,7 @@ _SECTIONS = (
     ("Data", ConvertArguments),
     ("Training", TrainingArguments),
     ("Output", ExportArguments),
+    ("Tuning (only in image-classification-tune and imgpipe tune)", TuneArguments),
 )
 
 

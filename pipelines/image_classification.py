@@ -1,6 +1,7 @@
 """The pipeline from labelled images to a checked SavedModel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from components.common.arguments import flat_fields
@@ -27,19 +28,43 @@ DESCRIPTION = (
 )
 
 
-def image_classification(target: Target, images: Images | None = None) -> Any:
+@dataclass(frozen=True)
+class Trainer:
+    """The step that makes the model, and the pipeline around it.
+
+    Attributes:
+        function: Of its component; on every target it stands in the place of train.
+        arguments: Its arguments dataclasses.
+        name: Of the pipeline.
+        description: Of the pipeline.
+        inputs: The pipeline's arguments dataclasses.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[type[Any], ...]
+    name: str
+    description: str
+    inputs: tuple[type[Any], ...]
+
+
+_TRAIN = Trainer(train, (TrainingArguments,), NAME, DESCRIPTION, PIPELINE_ARGUMENTS)
+
+
+def image_classification(target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN) -> Any:
     """Builds the pipeline for a target; the graph is the same for all of them, but for what a target adds.
 
     Args:
         target: Where it will run.
         images: Names of the images; by default without registry, tagged with the version.
+        trainer: Which step makes the model; by default one training.
     """
     images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
         def task(function: Any, **arguments: Any) -> Any:
-            step = function.__name__
-            function = target.steps.get(step, function)
+            # Whatever makes the model has the machine of the training.
+            step = "train" if function is trainer.function else function.__name__
+            function = target.steps.get(function.__name__, function)
             further = target.step_inputs.get(step, StepInputs())
             component = component_of(
                 function, base_image=images.of_step(step, target.name), further_inputs=further.classes
@@ -55,7 +80,8 @@ def image_classification(target: Target, images: Images | None = None) -> Any:
         converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
-        trained = task(train, dataset=dataset, **chosen(inputs, TrainingArguments)).after(validated)
+        settings = {name: inputs[name] for name in flat_fields(trainer.arguments)}
+        trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
         evaluated = task(evaluate, dataset=dataset, model=model)
         task(
@@ -66,5 +92,5 @@ def image_classification(target: Target, images: Images | None = None) -> Any:
             **chosen(inputs, ExportArguments),
         )
 
-    fields = {**flat_fields(PIPELINE_ARGUMENTS), **target.inputs(images)}
-    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)
+    fields = {**flat_fields(trainer.inputs), **target.inputs(images)}
+    return pipeline_of(graph, name=trainer.name, description=trainer.description, fields=fields)

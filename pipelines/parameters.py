@@ -1,9 +1,11 @@
-"""The inputs of the pipeline image-classification, known without loading KFP."""
+"""The inputs of the pipelines, known without loading KFP."""
 
 from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
 from components.validate.arguments import ValidateArguments
 
 # In the order of a form: what a user must give, then what they may change.
 PIPELINE_ARGUMENTS = (ConvertArguments, ExportArguments, TrainingArguments, ValidateArguments)
+TUNE_PIPELINE_ARGUMENTS = (PIPELINE_ARGUMENTS[0], TuneArguments, *PIPELINE_ARGUMENTS[1:])
