@@ -31,17 +31,17 @@ ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"
 REFERENCE = Path("docs") / "arguments.md"
 TARGETS = (LOCAL, KUBEFLOW, VERTEX)
-PIPELINES: dict[str, tuple[Callable[[Target, Images], Any], tuple[Target, ...]]] = {
-    "image_classification": (image_classification, TARGETS),
-    "image_classification_tune": (image_classification_tune, (LOCAL, KUBEFLOW)),
+PIPELINES: dict[str, Callable[[Target, Images], Any]] = {
+    "image_classification": image_classification,
+    "image_classification_tune": image_classification_tune,
 }
 
 
 def write_files(root: Path, images: Images) -> list[Path]:
     """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
-    for name, (build, targets) in PIPELINES.items():
-        for target in targets:
+    for target in TARGETS:
+        for name, build in PIPELINES.items():
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
             compiler.Compiler().compile(build(target, images), package_path=str(root / files[-1]))

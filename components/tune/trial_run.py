@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components.common.dataset import VALIDATION
+from components.common.errors import InterruptedRunError
+from components.common.provenance import PROVENANCE_NAME, read_provenance
 from components.common.storage import publish_folder, written_whole
 from components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
 from components.train.arguments import TrainingArguments
@@ -72,7 +74,6 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         PipelineError: as the training and the evaluation do.
     """
     from components.common.quiet_tensorflow import tf
-    from components.evaluate.evaluate import EvaluationFiles, evaluate
     from components.train.train import train
 
     if task.threads:
@@ -87,24 +88,65 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     trained = train(
         arguments, dataset, unpublished, stop=lambda evaluations: stop([asdict(one) for one in evaluations])
     )
-    # The same for every trial, whatever its own evaluations measured on: all images, as they are served.
+    final = _evaluated(task, unpublished, trained.best.step)
+    publish_folder(unpublished, Path(task.model))
+    write_result(folder, final)
+    shutil.rmtree(unpublished)
+    return final
+
+
+def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
+    """Runs a trial that somebody else may stop with SIGTERM: its best model so far is published all the same.
+
+    Raises:
+        PipelineError: as ``run_trial`` does.
+    """
+    from components.train.train import train
+
+    folder, model = Path(task.folder), Path(task.model)
+    unpublished = folder / _UNPUBLISHED
+    if unpublished.exists():
+        shutil.rmtree(unpublished)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        trained = train(
+            TrainingArguments(**task.arguments),
+            Path(task.dataset),
+            unpublished,
+            publish=lambda better: publish_folder(better, model),
+            stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+        )
+    except InterruptedRunError:
+        # It was published; with luck there is time to measure it.
+        if (model / PROVENANCE_NAME).is_file():
+            step = int(read_provenance(model)["best_step"])
+            write_result(folder, _evaluated(task, model, step))
+        raise
+    publish_folder(unpublished, model)
+    shutil.rmtree(unpublished)
+    final = _evaluated(task, model, trained.best.step)
+    write_result(folder, final)
+    return final
+
+
+def _evaluated(task: TrialTask, model: Path, step: int) -> dict[str, Any]:
+    """Measures a model as that of every trial: on all validation images, as they are served."""
+    from components.evaluate.evaluate import EvaluationFiles, evaluate
+
+    folder = Path(task.folder) / _EVALUATION
     measured = evaluate(
-        dataset,
-        unpublished,
-        EvaluationFiles(folder / _EVALUATION, folder / _EVALUATION / "report.html"),
+        Path(task.dataset),
+        model,
+        EvaluationFiles(folder, folder / "report.html"),
         EvaluateArguments(evaluation_split=VALIDATION, champion=NO_CHAMPION),
     ).metrics
-    final = {
-        "step": trained.best.step,
+    return {
+        "step": step,
         "top_1_accuracy": measured.top_1_accuracy,
         "top_5_accuracy": measured.top_5_accuracy,
         "loss": measured.loss,
         "examples": measured.examples,
     }
-    publish_folder(unpublished, Path(task.model))
-    write_result(folder, final)
-    shutil.rmtree(unpublished)
-    return final
 
 
 def write_result(folder: Path, final: dict[str, Any]) -> None:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import Manifest, read_manifest
+from components.common.dataset import read_manifest
 from components.common.errors import CheckFailedError, PipelineError
 from components.common.hyperparameters import METRIC, Hyperparameters
 from components.common.log import log_event, log_result
 from components.common.storage import check_empty, check_writable, written_whole
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
-from components.tune.engines.engine import Engine
+from components.tune.engines.engine import Engine, Problem
 from components.tune.engines.local import LocalSearch
-from components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model
+from components.tune.job_dir import REPORT_FILE, TRIALS_FILE
 from components.tune.report import tuning_report, values_text
 from components.tune.search_space import check_search_space, identity_of, read_request
 from components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, write_trials
@@ -47,23 +47,16 @@ class TuningResult:
     trials: tuple[Trial, ...]
 
 
-def local_engine(
-    request: Hyperparameters,
-    tuning: TuneArguments,
-    training: TrainingArguments,
-    dataset: Path,
-    manifest: Manifest,
-    job_dir: Path,
-) -> Engine:
+def local_engine(problem: Problem) -> Engine:
     """Returns the engine that runs the trials on this machine."""
     return LocalSearch(
-        request=request,
-        training=training,
-        dataset=dataset,
-        job_dir=job_dir,
-        seed=tuning.seed,
-        data_digest=manifest.digest(),
-        silence_limit=tuning.trial_silence_limit,
+        request=problem.request,
+        training=problem.training,
+        dataset=problem.dataset,
+        job_dir=problem.job_dir,
+        seed=problem.tuning.seed,
+        data_digest=problem.manifest.digest(),
+        silence_limit=problem.tuning.trial_silence_limit,
     )
 
 
@@ -73,7 +66,7 @@ def tune(
     dataset_folder: Path,
     files: TuningFiles,
     *,
-    engine: Callable[..., Engine] = local_engine,
+    engine: Callable[[Problem], Engine] = local_engine,
     engine_name: str = LOCAL,
 ) -> TuningResult:
     """Runs the search, writes what came of it, and the best trial's model into ``files.model``.
@@ -104,11 +97,10 @@ def tune(
     files.job_dir.mkdir(parents=True, exist_ok=True)
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
+    problem = Problem(request, tuning, training, dataset_folder, manifest, files.job_dir)
     writer = _Writer(request, files.job_dir, engine_name)
     try:
-        trials = engine(request, tuning, training, dataset_folder, manifest, files.job_dir).run(
-            writer.changed
-        )
+        trials = engine(problem).run(writer.changed)
     except PipelineError as error:
         writer.write([error.problem])
         raise
@@ -119,7 +111,7 @@ def tune(
         raise CheckFailedError(
             f"none of {len(trials)} trials has a model", remedy="trials.json says why each of them failed"
         )
-    shutil.copytree(trial_model(files.job_dir, best.id), files.model, dirs_exist_ok=True)
+    shutil.copytree(best.model, files.model, dirs_exist_ok=True)
     stopped = sum(bool(one.stop_reason) for one in trials)
     failed = sum(one.state != SUCCEEDED for one in trials)
     log_result(
