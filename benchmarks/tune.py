@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.tune``. Takes about six minutes on two cores. Trials on the digits are trained for
 real, one and two at a time; what they reported is then replayed for ten seeds with and without early
-stopping, as synthetic curves are: the whole tuner runs, its processes and its study, only the training is a formula.
+stopping, as synthetic curves are: the whole tuner runs, its processes and its study, only the training is a
+formula.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 ``python -m components.tune.remote_trial --training_data_path=PATTERN --validation_data_path=PATTERN
 --job-dir=DIR --trial_id=ID --initial_learning_rate=0.01 ...``. Vertex AI names the trial in
-CLOUD_ML_TRIAL_ID. Whoever chose the values stops the trial with SIGTERM; its best model is published all the same.
+CLOUD_ML_TRIAL_ID. Whoever chose the values stops the trial with SIGTERM; its best model is published all the
+same.
 """
 
 import importlib
