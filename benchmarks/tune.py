@@ -43,10 +43,10 @@ DIGITS = TrainingArguments(
     model_type="resnet-18",
     image_size=32,
     weights="none",
-    max_steps=30,
-    train_batch_size=64,
-    warmup_steps=5,
-    train_steps_per_eval=3,
+    max_steps=100,
+    train_batch_size=32,
+    warmup_steps=10,
+    train_steps_per_eval=5,
     weight_decay=5e-4,
 )
 

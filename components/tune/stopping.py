@@ -36,6 +36,22 @@ class Curve:
                 return best
         return None
 
+    def prospect_at(self, share: float, weight: float) -> float | None:
+        """Returns the best value at a share of the training, and of its latest gain a part on top.
+
+        The gain is that over the second half of the way: a slow trial that still rises is not taken for a bad
+        one. None if the trial has not come so far.
+
+        Args:
+            share: Of the training.
+            weight: Which part of the gain is added.
+        """
+        best = self.best_until(share)
+        if best is None:
+            return None
+        half = [value for step, value in self.points if step <= share / 2 * self.max_steps]
+        return best + weight * (best - max(half)) if half else best
+
 
 @dataclass(frozen=True)
 class StoppingRules:
@@ -44,6 +60,7 @@ class StoppingRules:
     Attributes:
         rungs: Shares of a training at which the better part of the trials goes on.
         kept: Which part goes on at a rung, 0..1; rounded up.
+        gain_weight: Which part of a trial's latest gain counts on top of its value at a rung.
         fewest_at_rung: Trials that must have come to a rung before one is stopped there.
         median_from: Share of a training from which the median rule holds.
         fewest_for_median: Other trials that must have come so far for the median rule.
@@ -51,6 +68,7 @@ class StoppingRules:
 
     rungs: tuple[float, ...] = (0.25, 0.5, 0.75)
     kept: float = 0.5
+    gain_weight: float = 0.5
     fewest_at_rung: int = 2
     median_from: float = 0.25
     fewest_for_median: int = 5
@@ -73,16 +91,18 @@ def reason_to_stop(curve: Curve, others: Sequence[Curve], rules: StoppingRules |
     if step >= curve.max_steps:
         return ""
     for rung in rules.rungs:
-        own = curve.best_until(rung)
+        own = curve.prospect_at(rung, rules.gain_weight)
         if own is None:
             break
-        values = _values_at(rung, others)
+        prospects = (other.prospect_at(rung, rules.gain_weight) for other in others)
+        values = [value for value in prospects if value is not None]
         places = math.ceil(rules.kept * (len(values) + 1))
         better = sum(value > own for value in values)
         if len(values) + 1 >= rules.fewest_at_rung and better >= places:
             return (
-                f"successive halving: at {rung:.0%} of its steps its best {own:.4f} was number {better + 1} "
-                f"of {len(values) + 1} trials, of which the best {places} go on"
+                f"successive halving: at {rung:.0%} of its steps its best {curve.best_until(rung):.4f} and "
+                f"its gain until then made it number {better + 1} of {len(values) + 1} trials, of which the best "
+                f"{places} go on"
             )
     share = step / curve.max_steps
     own = curve.best_until(share)

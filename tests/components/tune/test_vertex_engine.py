@@ -63,11 +63,11 @@ def search(server, coloured_dataset, tmp_path):
 
 def test_six_trials_are_run_by_vertex_ai_and_read_back_whole(server, search, tmp_path):
     seen = []
-    trials = search().run(lambda now: seen.append(len(now)))
+    trials = search(tune="initial_learning_rate=log:0.0001:0.5").run(lambda now: seen.append(len(now)))
     assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert {trial.state for trial in trials} == {SUCCEEDED}
     for trial in trials:
-        assert 0.001 <= trial.values["initial_learning_rate"] <= 0.2
+        assert 0.0001 <= trial.values["initial_learning_rate"] <= 0.5
         assert trial.evaluations[0]["loss"] > 0
         assert trial.model == str(tmp_path / "job" / "model" / f"trial_{trial.id}")
         assert trial.stop_reason == "" or trial.steps < STEPS
