@@ -101,8 +101,8 @@ def reason_to_stop(curve: Curve, others: Sequence[Curve], rules: StoppingRules |
         if len(values) + 1 >= rules.fewest_at_rung and better >= places:
             return (
                 f"successive halving: at {rung:.0%} of its steps its best {curve.best_until(rung):.4f} and "
-                f"its gain until then made it number {better + 1} of {len(values) + 1} trials, of which the best "
-                f"{places} go on"
+                f"its gain until then made it number {better + 1} of {len(values) + 1} trials, of which the "
+                f"best {places} go on"
             )
     share = step / curve.max_steps
     own = curve.best_until(share)
