@@ -90,7 +90,8 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     )
     final = _evaluated(task, unpublished, trained.best.step)
     publish_folder(unpublished, Path(task.model))
-    write_result(folder, final)
+    # The training asks no one after its last step.
+    write_result(folder, final, [asdict(one) for one in trained.evaluations])
     shutil.rmtree(unpublished)
     return final
 
@@ -149,10 +150,25 @@ def _evaluated(task: TrialTask, model: Path, step: int) -> dict[str, Any]:
     }
 
 
-def write_result(folder: Path, final: dict[str, Any]) -> None:
-    """Writes what the full evaluation found, by which a trial that is over is known to be."""
+def write_result(folder: Path, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()) -> None:
+    """Writes what the full evaluation found, by which a trial that is over is known to be.
+
+    Args:
+        folder: Of the trial.
+        final: The full evaluation.
+        evaluations: All of the training.
+    """
     with written_whole(folder / RESULT_FILE) as temporary:
-        temporary.write_text(json.dumps(final), encoding="utf-8")
+        temporary.write_text(json.dumps({"final": final, "evaluations": list(evaluations)}), encoding="utf-8")
+
+
+def read_result(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Returns the full evaluation and all of the training; None if the trial is not over."""
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result["final"], result["evaluations"]
 
 
 def warm_up() -> None:

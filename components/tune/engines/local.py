@@ -1,6 +1,5 @@
 """The search on this machine: one process a trial, some at a time, their values chosen by Optuna."""
 
-import json
 import selectors
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from components.tune.shares import Share, shares
 from components.tune.stopping import Curve, StoppingRules, reason_to_stop
 from components.tune.study import Study, open_study, read_trials
 from components.tune.trial_process import TrialProcess, can_fork, failure_of, warm_up
-from components.tune.trial_run import RESULT_FILE, WORK, TrialTask
+from components.tune.trial_run import WORK, TrialTask, read_result
 from components.tune.trials import FAILED, RUNNING, Trial
 
 _PAUSE_SECONDS = 0.5
@@ -195,10 +194,10 @@ class _Run:
 
     def _take_result(self, trial: Trial, folder: Path, model: Path) -> bool:
         """Takes over the result of a trial that ended while nobody looked."""
-        final = _result_of(folder)
-        if final is None or not (model / "saved_model.pb").is_file():
+        result = read_result(folder)
+        if result is None or not (model / "saved_model.pb").is_file():
             return False
-        self._succeeded(trial.id, final)
+        self._succeeded(trial.id, *result)
         return True
 
     def _wait(self) -> None:
@@ -251,9 +250,9 @@ class _Run:
             self.selector.unregister(process.questions)
         process.close()
         self.shares.insert(0, share)
-        final = _result_of(Path(process.task.folder)) if status == 0 else None
-        if final is not None:
-            self._succeeded(trial_id, final)
+        result = read_result(Path(process.task.folder)) if status == 0 else None
+        if result is not None:
+            self._succeeded(trial_id, *result)
             return
         if status is None:
             problem = f"it hung: {self.search.silence_limit:g} seconds without a line of output"
@@ -271,7 +270,10 @@ class _Run:
             return
         self._failed(trial_id, problem, -9 if status is None else status, last_lines)
 
-    def _succeeded(self, trial_id: int, final: Mapping[str, Any]) -> None:
+    def _succeeded(
+        self, trial_id: int, final: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.study.report(trial_id, evaluations)
         model = trial_model(self.search.job_dir, trial_id)
         trial = self.study.succeed(trial_id, final, str(model.absolute()))
         stopped = f", stopped at step {trial.steps:,} of {trial.max_steps:,}" if trial.stop_reason else ""
@@ -341,14 +343,6 @@ def _failure(trials: Sequence[Trial], last: Trial, request: Hyperparameters) -> 
 def _curve(trial: Trial) -> Curve:
     points = tuple((int(one["step"]), float(one[METRIC])) for one in trial.evaluations)
     return Curve(trial.id, trial.max_steps, points)
-
-
-def _result_of(folder: Path) -> dict[str, Any] | None:
-    try:
-        result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result
 
 
 def _shown(value: Any) -> str:

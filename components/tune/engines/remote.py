@@ -11,7 +11,7 @@ from components.common.log import log_event
 from components.train.job_dir import METRICS_FILE
 from components.tune.engines.engine import Report
 from components.tune.job_dir import trial_folder, trial_model
-from components.tune.trial_run import RESULT_FILE
+from components.tune.trial_run import read_result
 from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 
@@ -26,11 +26,11 @@ def with_folder(trial: Trial, job_dir: Path, name: str) -> Trial:
     folder, model = trial_folder(job_dir, name), trial_model(job_dir, name)
     evaluations = _lines(folder / METRICS_FILE) or trial.evaluations
     has_model = (model / "saved_model.pb").is_file()
-    final = _object(folder / RESULT_FILE) if has_model and trial.state == SUCCEEDED else {}
+    result = read_result(folder) if has_model and trial.state == SUCCEEDED else None
     return replace(
         trial,
         evaluations=tuple(evaluations),
-        final=final,
+        final=result[0] if result else {},
         model=str(model) if has_model and trial.state == SUCCEEDED else "",
     )
 
@@ -111,11 +111,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

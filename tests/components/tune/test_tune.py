@@ -43,6 +43,7 @@ def test_the_best_trials_model_is_what_comes_out(dataset, tmp_path):
         )
         assert measured["top_1_accuracy"] == trial.objective == trial.final["top_1_accuracy"]
         assert trial.final["examples"] == 6
+        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "job" / "trials.json").read_text())["bestTrialId"] == str(result.best.id)
     assert "Learning curves" in (tmp_path / "job" / "tuning.html").read_text()
     # Publishing the best beside the trials keeps them.
