@@ -22,7 +22,7 @@ help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     the whole test suite"
 	@echo "make proof    what takes minutes: accuracy and time on real photos"
-	@echo "make bench    time and memory of converting and validating, against other ways to do it"
+	@echo "make bench    time of converting, validating and serving, against other ways to do it"
 	@echo "make env      .venv with everything a developer needs"
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
@@ -56,15 +56,17 @@ check-compiled: env
 # One resolution for all supported Pythons. What runs is held to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra vertex --extra katib --extra beam --extra test --group develop \
+		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra beam --extra test --group develop \
 		pyproject.toml -o $(LOCKS)/develop-cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --group build -c $(LOCKS)/develop-cpu.txt \
+		--no-header --extra cpu --extra serve --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
 
 bench: env
+	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.validate
+	$(BIN)/python -m benchmarks.serve
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -19,6 +19,7 @@ from kfp import compiler
 
 from components.common.errors import PipelineError
 from pipelines.arguments_reference import arguments_reference
+from pipelines.batch_predict import batch_predict
 from pipelines.image_classification import image_classification
 from pipelines.image_classification_tune import image_classification_tune
 from pipelines.images import Images, read_images_lock
@@ -34,6 +35,7 @@ TARGETS = (LOCAL, KUBEFLOW, VERTEX)
 PIPELINES: dict[str, Callable[[Target, Images], Any]] = {
     "image_classification": image_classification,
     "image_classification_tune": image_classification_tune,
+    "batch_predict": batch_predict,
 }
 
 

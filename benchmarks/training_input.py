@@ -19,7 +19,7 @@ from components.common.quiet_tensorflow import keras, tf
 from components.common.records import ImageRecord, encode_example
 from components.common.tfrecord import framed_record
 from components.common.threads import usable_threads
-from components.train.augmentation import CROP_FLIP, crop_window, draws_needed
+from components.train.augmentation import CROP_FLIP, choices_of, crop_window, draws_needed
 from components.train.decoded_cache import CachePlace
 from components.train.example_order import random_draws
 from components.train.input_pipeline import training_batches
@@ -114,16 +114,16 @@ def _keras(folder: Path) -> Any:
 def _decoding_alone(folder: Path) -> Any:
     """Returns batches of nothing but sizes: the crops of our pipeline, decoded from memory and dropped."""
     encoded = [path.read_bytes() for path in sorted((folder / "images").glob("*/*.jpg"))]
-    draws = random_draws(0, 0, len(encoded), draws_needed(CROP_FLIP))
+    choices = choices_of(random_draws(0, 0, len(encoded), draws_needed(CROP_FLIP)))
 
-    def size(photo: Any, drawn: Any) -> Any:
+    def size(photo: Any, chosen: Any) -> Any:
         shape = tf.image.extract_jpeg_shape(photo)
-        window = tf.stack(crop_window(drawn, shape[0], shape[1]))
+        window = tf.stack(crop_window(chosen, shape[0], shape[1]))
         return tf.size(tf.image.decode_and_crop_jpeg(photo, window, channels=3, dct_method=JPEG_TRANSFORM))
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    photos = tf.data.Dataset.from_tensor_slices((encoded, draws)).repeat().with_options(options)
+    photos = tf.data.Dataset.from_tensor_slices((encoded, choices)).repeat().with_options(options)
     return photos.map(size, num_parallel_calls=usable_threads()).batch(_BATCH).prefetch(2)
 
 

@@ -3,9 +3,13 @@
 import dataclasses
 from typing import Any
 
+from components.batch_predict.arguments import BatchPredictArguments
 from components.common.arguments import allowed_values
 from components.convert.arguments import ConvertArguments
+from components.deploy.arguments import DeployArguments
+from components.evaluate.arguments import EvaluateArguments
 from components.export.arguments import ExportArguments
+from components.gate.arguments import GateArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.validate.arguments import ValidateArguments
@@ -25,9 +29,16 @@ _TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
 _SECTIONS = (
     ("Data", ConvertArguments),
     ("Training", TrainingArguments),
+    ("Evaluation", EvaluateArguments),
     ("Output", ExportArguments),
+    ("Gate", GateArguments),
+    ("Deployment", DeployArguments),
     ("Tuning (only in image-classification-tune and imgpipe tune)", TuneArguments),
 )
+_BATCH_INTRODUCTION = """## Batch prediction
+
+The inputs of the pipeline `batch-predict` and the options of [`imgpipe predict`](predict.md).
+"""
 
 
 def arguments_reference() -> str:
@@ -44,6 +55,9 @@ def arguments_reference() -> str:
     missing = {field.name for field in dataclasses.fields(ValidateArguments)} - shown
     if missing:
         raise ValueError(f"the page leaves out {', '.join(sorted(missing))}")
+    sections.append(
+        "\n".join([_BATCH_INTRODUCTION, *_table(list(dataclasses.fields(BatchPredictArguments))), ""])
+    )
     return "\n".join(sections)
 
 

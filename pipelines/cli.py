@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from components.batch_predict.arguments import BatchPredictArguments
 from components.common.arguments import description_of, flat_fields, from_values
 from components.common.errors import (
     ERROR_CLASSES,
@@ -21,12 +22,16 @@ from components.common.errors import (
 )
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
+from components.serve.arguments import ServeArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
+from pipelines.commands.check import check
+from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
 from pipelines.commands.schedule import schedule
 from pipelines.commands.submit import migrate, submit
 from pipelines.local_run import RunResult, StepFailedError, run_locally
+from pipelines.local_step import run_step
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
@@ -86,9 +91,11 @@ def imgpipe() -> None:
     """Labelled images in, the most accurate SavedModel out."""
 
 
-def _pipeline_options(pipeline: _Pipeline) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _options_of(
+    *arguments_classes: type[Any], default_text: Callable[["dataclasses.Field[Any]"], str]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for field in reversed(flat_fields(pipeline.inputs).values()):
+        for field in reversed(flat_fields(arguments_classes).values()):
             command = click.option(
                 "--" + field.name.replace("_", "-"),
                 field.name,
@@ -97,11 +104,15 @@ def _pipeline_options(pipeline: _Pipeline) -> Callable[[Callable[..., Any]], Cal
                 # As often as there is something to tune.
                 multiple=field.name == "tune",
                 metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
-                help=description_of(field) + _default_text(field),
+                help=description_of(field) + default_text(field),
             )(command)
         return command
 
     return decorate
+
+
+def _plain_default(field: "dataclasses.Field[Any]") -> str:
+    return f"  [default: {field.default}]" if field.default != "" else ""
 
 
 def _default_text(field: "dataclasses.Field[Any]") -> str:
@@ -136,17 +147,15 @@ def _exit_codes() -> str:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
-@_pipeline_options(_RUN)
+@_options_of(*PIPELINE_ARGUMENTS, default_text=_default_text)
 def run(recipe: str | None, output_format: str, **flags: Any) -> None:
-    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export.
+    """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
     The images come as a folder with a subfolder a class (--images), as CSV files of path,label
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
     are trained on.
     """
-    _run_and_tell(
-        _RUN, {name: value for name, value in flags.items() if value is not None}, recipe, output_format
-    )
+    _run_and_tell(_RUN, _given(flags), recipe, output_format)
 
 
 @imgpipe.command(cls=_Command, epilog=_TUNE_EPILOG + _exit_codes())
@@ -169,7 +178,7 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
-@_pipeline_options(_TUNE)
+@_options_of(*TUNE_PIPELINE_ARGUMENTS, default_text=_default_text)
 def tune(
     recipe: str | None, config: Path | None, output_format: str, tune: tuple[str, ...], **flags: Any
 ) -> None:
@@ -178,7 +187,7 @@ def tune(
     The pipeline of `imgpipe run` with many trainings, some at a time, in the place of one. A run that was
     interrupted goes on when it is started again with the same --job-dir.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = _given(flags)
     if tune:
         given["tune"] = "; ".join(tune)
     _run_and_tell(_TUNE, given, recipe, output_format, config)
@@ -206,6 +215,50 @@ def _run_and_tell(
         if not path.exists():
             continue
         click.echo(f"  {name:<14}  {_shown(path)}")
+
+
+@imgpipe.command(cls=_Command)
+@_options_of(BatchPredictArguments, default_text=_plain_default)
+def predict(**flags: Any) -> None:
+    """Predict many images: a line of JSON for each, in files below --output-dir.
+
+    The images come as a folder or a pattern (--images), a CSV file (--image-list) or TFRecord files
+    (--records). A bad image costs its own line only. What was interrupted goes on when it is started again.
+    """
+    console = Console(stderr=True)
+    try:
+        given = _given(flags)
+        arguments = BatchPredictArguments(**given)
+        if not arguments.output_dir:
+            raise InvalidArgumentError("--output-dir is missing", remedy="give --output-dir=FOLDER")
+        run_step("batch_predict", [f"--{name}={value}" for name, value in given.items()], RunDisplay(console))
+    except PipelineError as error:
+        _fail(error, "text", console)
+    click.echo(f"  predictions  {arguments.output_dir}")
+
+
+@imgpipe.command(cls=_Command)
+@_options_of(ServeArguments, default_text=_plain_default)
+def serve(**flags: Any) -> None:
+    """Serve a model on this machine, as TensorFlow Serving's REST API does.
+
+    For trying a model out: there is no authentication. --model is the folder model of a run, or a folder with
+    numbered versions as deploy_target=local makes it. Ends with Ctrl-C.
+    """
+    from components.common.step import run_command
+
+    def listen() -> None:
+        arguments = ServeArguments(**_given(flags))
+        # Imported here: TensorFlow takes seconds to load.
+        from components.serve.server import serve as serve_model
+
+        serve_model(arguments)
+
+    run_command("serve", listen)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _read_config(path: Path) -> str:
@@ -372,7 +425,7 @@ def _fail(error: PipelineError, output_format: str, console: Console) -> NoRetur
     sys.exit(error.exit_code)
 
 
-for _command in (submit, migrate, describe, list_, stream_logs, cancel, schedule):
+for _command in (submit, check, migrate, describe, list_, stream_logs, cancel, schedule, completion):
     imgpipe.add_command(_command)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.common.errors import UnavailableError
 from pipelines.images import Images
 
 COMPILED = Path(__file__).parent / "compiled"
@@ -17,6 +18,9 @@ def pipeline_file(target: str, images: Images) -> Iterator[Path]:
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
         images: Without a registry or a lock, the file is the one that the package holds.
+
+    Raises:
+        UnavailableError: if the file has to be compiled, and what that needs is not installed.
     """
     if images == Images():
         yield COMPILED / target / "image_classification.yaml"
@@ -32,5 +36,11 @@ def pipeline_file(target: str, images: Images) -> Iterator[Path]:
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / "image_classification.yaml"
-        compiler.Compiler().compile(image_classification(known[target], images), package_path=str(file))
+        try:
+            compiler.Compiler().compile(image_classification(known[target], images), package_path=str(file))
+        except ImportError as error:
+            raise UnavailableError(
+                f"compiling for {target} needs a package that is not installed: {error}",
+                remedy="pip install 'image-classification-pipeline[katib]'",
+            ) from None
         yield file

@@ -4,27 +4,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kfp import dsl
+
 from components.common.arguments import flat_fields
 from components.convert.arguments import ConvertArguments
 from components.convert.component import convert
 from components.data_version.arguments import DataVersionArguments
 from components.data_version.component import data_version
+from components.deploy.arguments import DeployArguments
+from components.deploy.component import deploy
+from components.evaluate.arguments import EvaluateArguments
 from components.evaluate.component import evaluate
 from components.export.arguments import ExportArguments
 from components.export.component import export
+from components.gate.arguments import GateArguments
+from components.gate.component import gate
 from components.train.arguments import TrainingArguments
 from components.train.component import train
 from components.validate.arguments import ValidateArguments
 from components.validate.component import validate
 from pipelines.images import Images
-from pipelines.interface import chosen, component_of, pipeline_of
+from pipelines.interface import chosen, pipeline_of
 from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.target import StepInputs, Target
+from pipelines.targets.target import Target
+from pipelines.tasks import task_maker
 
 NAME = "image-classification"
 DESCRIPTION = (
     "Labelled images in, the most accurate SavedModel out: converts and checks the images, trains, "
-    "evaluates, and publishes the model once a fresh process has answered with it as the evaluation did."
+    "evaluates, publishes the model once a fresh process has answered with it as the evaluation did, and "
+    "deploys it if it passes the gate."
 )
 
 
@@ -61,36 +70,32 @@ def image_classification(target: Target, images: Images | None = None, *, traine
     images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
-        def task(function: Any, **arguments: Any) -> Any:
-            # Whatever makes the model has the machine of the training.
-            step = "train" if function is trainer.function else function.__name__
-            function = target.steps.get(function.__name__, function)
-            further = target.step_inputs.get(step, StepInputs())
-            component = component_of(
-                function, base_image=images.of_step(step, target.name), further_inputs=further.classes
-            )
-            made = component(**arguments, **further.values(inputs, images))
-            target.place(step, made, inputs)
-            return made
-
+        task = task_maker(target, images, inputs)
         data = chosen(inputs, ConvertArguments)
         if target.caches:
             version = task(data_version, **chosen(inputs, DataVersionArguments))
             inputs = {**inputs, "data_version": version.outputs["version"]}
+            task = task_maker(target, images, inputs)
         converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
         settings = {name: inputs[name] for name in flat_fields(trainer.arguments)}
         trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
-        evaluated = task(evaluate, dataset=dataset, model=model)
-        task(
+        evaluated = task(evaluate, dataset=dataset, model=model, **chosen(inputs, EvaluateArguments))
+        exported = task(
             export,
             dataset=dataset,
             model=model,
             evaluation=evaluated.outputs["evaluation"],
             **chosen(inputs, ExportArguments),
         )
+        gated = task(gate, evaluation=evaluated.outputs["evaluation"], **chosen(inputs, GateArguments)).after(
+            exported
+        )
+        # A model that is blocked ends the pipeline here, and well.
+        with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
+            task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
     fields = {**flat_fields(trainer.inputs), **target.inputs(images)}
     return pipeline_of(graph, name=trainer.name, description=trainer.description, fields=fields)

@@ -15,6 +15,9 @@ _ROLE_OF_STEP = {
     "train": "train-cpu",
     "evaluate": "serve-tools",
     "export": "serve-tools",
+    "gate": "data",
+    "deploy": "serve-tools",
+    "batch_predict": "serve-tools",
 }
 # Where a step only starts a job and follows it.
 _LAUNCHED = {("train", "vertex"): "launcher"}

@@ -6,8 +6,11 @@ data. `imgpipe run` starts from a recipe instead, so that it does well without a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
+
+import yaml
 
 from components.train.model_types import MODEL_TYPES
 
@@ -27,76 +30,20 @@ class Recipe:
     parameters: Mapping[str, Any]
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "digits": Recipe(
-            "a small network from random weights, for the digits sample",
-            "top-1 accuracy 0.97 to 0.99 on the held-out fifth, about a minute of training on two cores",
-            MappingProxyType(
-                {
-                    "model_type": "resnet-18",
-                    "image_size": 32,
-                    "weights": "none",
-                    "max_steps": 200,
-                    "train_batch_size": 64,
-                    "initial_learning_rate": 0.05,
-                    "warmup_steps": 20,
-                    "weight_decay": 5e-4,
-                }
-            ),
-        ),
-        "frozen-backbone": Recipe(
-            "ImageNet weights are kept, only the last layer is trained",
-            "top-1 accuracy 0.89 to 0.91 on 550 photos of flowers in 5 classes after training on 2,569, "
-            "a minute and a half on two cores",
-            MappingProxyType(
-                {
-                    "model_type": "mobilenet-v2",
-                    "weights": "imagenet",
-                    "freeze": "backbone",
-                    "max_steps": 1000,
-                    "initial_learning_rate": 0.01,
-                    "weight_decay": 0.03,
-                }
-            ),
-        ),
-        "from-scratch": Recipe(
-            "a network from random weights: for pictures unlike photos, and many of them",
-            "top-1 accuracy 0.69 on the same 550 photos at --image-size 64, 14 minutes on two cores",
-            MappingProxyType(
-                {
-                    "model_type": "resnet-18",
-                    "weights": "none",
-                    "max_steps": 1000,
-                    "train_batch_size": 64,
-                    "initial_learning_rate": 0.05,
-                    "warmup_steps": 100,
-                    "weight_decay": 5e-4,
-                }
-            ),
-        ),
-        "fine-tune": Recipe(
-            "the whole network is trained on from ImageNet weights: the most accurate, the slowest",
-            "top-1 accuracy 0.94 on the same 550 photos, 15 minutes on two cores",
-            MappingProxyType(
-                {
-                    "model_type": "mobilenet-v2",
-                    "weights": "imagenet",
-                    "freeze": "none",
-                    "max_steps": 300,
-                    "initial_learning_rate": 0.01,
-                    "warmup_steps": 50,
-                    "weight_decay": 1e-4,
-                }
-            ),
-        ),
-        "original": Recipe(
-            "the defaults of Google's built-in algorithm",
-            "depends on the data: give max_steps, initial_learning_rate and warmup_steps",
-            MappingProxyType({}),
-        ),
-    }
-)
+def _read_recipes() -> Mapping[str, Recipe]:
+    """Returns the recipes of ``recipe_files``, a file each, by name: those for laptops first."""
+    recipes = {}
+    for name in _NAMES:
+        text = files("pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        recipes[name] = Recipe(
+            content["description"], content["expected"], MappingProxyType(content["parameters"])
+        )
+    return MappingProxyType(recipes)
+
+
+_NAMES = ("digits", "digits-efficientnet", "frozen-backbone", "fine-tune", "from-scratch", "original")
+RECIPES = _read_recipes()
 
 
 def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:

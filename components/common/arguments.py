@@ -88,6 +88,12 @@ def check_fields(arguments: Any) -> None:
         )
 
 
+def same_argument(arguments_class: type[Any], name: str) -> Any:
+    """Declares an argument that another step's dataclass has: one input of the pipeline serves both."""
+    field = next(field for field in dataclasses.fields(arguments_class) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def flat_fields(arguments_classes: Iterable[type[Any]]) -> dict[str, "dataclasses.Field[Any]"]:
     """Returns the fields of several arguments dataclasses by name.
 

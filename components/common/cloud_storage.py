@@ -54,6 +54,11 @@ class StoredObject:
     checksum: int
 
 
+def nanoseconds(generation: int) -> int:
+    """Returns when an object was written: its generation is that time in microseconds since 1970."""
+    return generation * 1000
+
+
 def is_cloud_path(text: str) -> bool:
     """Returns whether a path is one of Cloud Storage."""
     return text.startswith(SCHEME)

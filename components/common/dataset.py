@@ -123,17 +123,32 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise MissingInputError(
             f"cannot read the dataset manifest {str(path)!r}: {error.strerror}",
             remedy="give the folder that the convert step wrote",
         ) from None
+    return manifest_of(text, where=str(path))
+
+
+def manifest_of(text: bytes, *, where: str) -> Manifest:
+    """Returns what the content of ``manifest.json`` says.
+
+    Args:
+        text: The content.
+        where: What errors call it.
+
+    Raises:
+        InvalidDataError: if it is of another format version or not of this form.
+    """
+    try:
+        content = json.loads(text.decode("utf-8"))
     except ValueError:
-        raise InvalidDataError("the dataset manifest is not JSON", where=str(path), remedy=_AGAIN) from None
+        raise InvalidDataError("the dataset manifest is not JSON", where=where, remedy=_AGAIN) from None
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise InvalidDataError(
-            f"the dataset manifest is not of format version {FORMAT_VERSION}", where=str(path), remedy=_AGAIN
+            f"the dataset manifest is not of format version {FORMAT_VERSION}", where=where, remedy=_AGAIN
         )
     try:
         return Manifest(
@@ -149,7 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidDataError(
-            f"the dataset manifest lacks a part: {error}", where=str(path), remedy=_AGAIN
+            f"the dataset manifest lacks a part: {error}", where=where, remedy=_AGAIN
         ) from None
 
 

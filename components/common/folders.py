@@ -8,7 +8,7 @@ from typing import Protocol
 
 from components.common import cloud_storage
 from components.common.cloud_storage import is_cloud_path
-from components.common.errors import OutputError
+from components.common.errors import MissingInputError, OutputError
 from components.common.storage import check_writable, local_path, written_whole
 
 
@@ -24,6 +24,9 @@ class Folder(Protocol):
 
     def read(self, name: str) -> bytes:
         """Returns a file's content."""
+
+    def status(self, name: str) -> tuple[int, int]:
+        """Returns a file's size in bytes and when it was written, in nanoseconds since 1970."""
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file."""
@@ -79,6 +82,11 @@ class LocalFolder:
         """Returns a file's content."""
         return (self.path / name).read_bytes()
 
+    def status(self, name: str) -> tuple[int, int]:
+        """Returns a file's size in bytes and when it was written, in nanoseconds since 1970."""
+        found = (self.path / name).stat()
+        return found.st_size, found.st_mtime_ns
+
     def write(self, name: str, content: bytes) -> None:
         """Writes a file."""
         with written_whole(self.path / name) as temporary:
@@ -132,6 +140,17 @@ class CloudFolder:
     def read(self, name: str) -> bytes:
         """Returns an object's content."""
         return cloud_storage.read_object(f"{self.location}/{name}")
+
+    def status(self, name: str) -> tuple[int, int]:
+        """Returns an object's size in bytes and when it was written, in nanoseconds since 1970.
+
+        Raises:
+            MissingInputError: if there is none.
+        """
+        found = cloud_storage.object_at(f"{self.location}/{name}")
+        if found is None:
+            raise MissingInputError(f"there is no object {self.location}/{name!r}", remedy="check the path")
+        return found.size, cloud_storage.nanoseconds(found.generation)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes an object."""

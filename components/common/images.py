@@ -23,6 +23,11 @@ JPEG_QUALITY = 95
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ACCEPTED = "JPEG, PNG, GIF, BMP or WebP"
 _UPRIGHT = 1
+# A JPEG file without any of them has no orientation: it stands in an EXIF block or in XMP (tiff:Orientation).
+_WORDS_OF_ORIENTATION = (b"Exif", b"rientation")
+# Source: ITU-T T.81, table B.1. A marker may be preceded by any number of bytes 0xFF.
+_START_OF_SCAN = b"\xda"
+_MARKERS_WITHOUT_LENGTH = frozenset(bytes([code]) for code in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
 # What else people find under a name like photo.jpg: the first bytes, and what to say.
 _KNOWN_STRANGERS = (
     (b"II*\x00", "a TIFF file"),
@@ -104,21 +109,50 @@ def image_format_of(data: bytes) -> str:
 
 
 def _prepare_jpeg(data: bytes, max_pixels: int) -> PreparedImage:
-    image = _open(data, "JPEG", max_pixels)
+    height, width = _jpeg_size(data, max_pixels)
     try:
         # An eighth of the size skips most of the work but reads every coded bit, and strict makes an
         # error of what the decoder would otherwise patch over.
         simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8)
     except ValueError as error:
         _check_with_pillow(data, str(error), max_pixels)
+    header = _jpeg_header(data)
+    if not any(word in header for word in _WORDS_OF_ORIENTATION):
+        return PreparedImage(data, "JPEG", height, width)
+    image = _open(data, "JPEG", max_pixels)
     orientation = _orientation(image)
     if orientation == _UPRIGHT:
-        return PreparedImage(data, "JPEG", image.height, image.width)
+        return PreparedImage(data, "JPEG", height, width)
     pixels = _upright(image)
     if pixels.mode not in ("RGB", "L"):
         pixels = pixels.convert("RGB")
     encoded = _encode(pixels, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return PreparedImage(encoded, "JPEG", pixels.height, pixels.width, f"EXIF orientation {orientation}")
+
+
+def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Returns height and width; asks Pillow, a fifth of the time of decoding, only where it must."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        # Damaged, or of a kind that libjpeg-turbo's own interface does not know.
+        image = _open(data, "JPEG", max_pixels)
+        return image.height, image.width
+    _check_pixels(width, height, max_pixels)
+    return height, width
+
+
+def _jpeg_header(data: bytes) -> bytes:
+    """Returns what comes before the first scan; all of a file whose segments do not follow one another."""
+    offset = 2
+    while data[offset : offset + 1] == b"\xff":
+        marker = data[offset + 1 : offset + 2]
+        if marker == _START_OF_SCAN:
+            return data[:offset]
+        if marker in _MARKERS_WITHOUT_LENGTH:
+            break
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+    return data
 
 
 def _check_with_pillow(data: bytes, complaint: str, max_pixels: int) -> None:
@@ -344,3 +378,19 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "its header makes no sense"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_image_header(data: bytes, max_pixels: int = DEFAULT_MAX_IMAGE_PIXELS) -> None:
+    """Looks at an image file's first bytes only: is it of a known format, and not too large?
+
+    What is damaged further on passes; decoding tells.
+
+    Raises:
+        ImageError: if it is empty, of another format, its header makes no sense, or it claims more than
+            ``max_pixels``.
+    """
+    image_format = image_format_of(data)
+    if image_format == "WebP":
+        _check_pixels(*_webp_size(data), max_pixels)
+    else:
+        _open(data, image_format, max_pixels)

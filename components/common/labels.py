@@ -5,6 +5,9 @@ from pathlib import Path
 
 from components.common.errors import InvalidDataError, MissingInputError
 
+# In characters. It is a name on a page, in a log and in each record, not a description.
+LONGEST_LABEL = 500
+
 
 def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
     """Reads one label name a line (UTF-8, with or without a byte order mark).
@@ -21,6 +24,9 @@ def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
     """
     shown = shown or str(path)
     try:
+        with path.open("rb") as file:
+            if looks_like_utf_16(file.read(64)):
+                raise InvalidDataError("the labels file is UTF-16", where=shown, remedy="save it as UTF-8")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise MissingInputError(
@@ -40,6 +46,11 @@ def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
         raise InvalidDataError("the labels file is empty", where=shown, remedy="write one label a line")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
+        problem = label_problem(name)
+        if problem:
+            raise InvalidDataError(
+                problem, where=f"{shown}, line {number}", remedy="write one label a line, and nothing else"
+            )
         if not name:
             raise InvalidDataError(
                 "blank line between labels",
@@ -56,6 +67,13 @@ def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
     return tuple(names)
 
 
+def label_problem(name: str) -> str:
+    """Returns what is wrong with a label's name, if anything: so long a text is no name."""
+    if len(name) <= LONGEST_LABEL:
+        return ""
+    return f"the label has {len(name):,} characters, more than {LONGEST_LABEL}"
+
+
 def labels_text(names: Sequence[str]) -> str:
     """Returns the content of a labels file: one label name a line, with a newline at the end."""
     return "".join(f"{name}\n" for name in names)
@@ -69,6 +87,17 @@ def write_labels_file(path: Path, names: Sequence[str]) -> None:
 def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the distinct names in the order of their code points: the label map when none is given."""
     return tuple(sorted(set(names)))
+
+
+def looks_like_utf_16(start: bytes) -> bool:
+    """Whether a text file that begins so is UTF-16, as some editors of Windows write it.
+
+    Without a byte order mark, every second byte of a text that is mostly Latin is zero; UTF-8 has none.
+    """
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    most = len(start) // 2 * 0.75
+    return len(start) >= 4 and (start[::2].count(0) >= most or start[1::2].count(0) >= most)
 
 
 def is_unicode(text: str) -> bool:

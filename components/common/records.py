@@ -76,12 +76,13 @@ def encode_example(record: ImageRecord) -> bytes:
     return bytes(example.SerializeToString(deterministic=True))
 
 
-def decode_example(data: bytes, *, where: str) -> ImageRecord:
+def decode_example(data: bytes, *, where: str, label_required: bool = True) -> ImageRecord:
     """Parses a tf.Example that anybody wrote; only the image and the label are required.
 
     Args:
         data: The serialized tf.Example.
         where: File and record, for the error message.
+        label_required: Whether there must be a label; without one it is 0.
 
     Raises:
         InvalidDataError: if it is no tf.Example, or a required feature is missing, of another type,
@@ -127,7 +128,7 @@ def decode_example(data: bytes, *, where: str) -> ImageRecord:
         return value if isinstance(value, int) else 0
 
     encoded = single(IMAGE_ENCODED, "bytes_list")
-    label = single(CLASS_LABEL, "int64_list")
+    label = single(CLASS_LABEL, "int64_list") if label_required else number_of(CLASS_LABEL)
     for name, value in ((IMAGE_ENCODED, encoded), (CLASS_LABEL, label)):
         if value is None:
             present = ", ".join(sorted(feature)) or "none at all"

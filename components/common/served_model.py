@@ -12,7 +12,7 @@ from components.common.errors import CheckFailedError, InvalidDataError, Missing
 from components.common.labels import read_labels_file
 from components.common.quiet_tensorflow import tf
 from components.common.records import class_to_label
-from components.common.saved_model import LABELS_ASSET
+from components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
 
 # Images in a request of ours, in the evaluation and in the check of what is served.
 BATCH_SIZE = 32
@@ -32,7 +32,7 @@ class ServedModel:
     def __init__(self, loaded: Any, labels: tuple[str, ...]) -> None:
         # The object is kept: the signature's variables die with it.
         self._loaded = loaded
-        self._signature = loaded.signatures["serving_default"]
+        self.signatures = dict(loaded.signatures)
         self.labels = labels
 
     def predict(self, images: Sequence[bytes]) -> Prediction:
@@ -42,10 +42,22 @@ class ServedModel:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the keys do not come back as they were sent.
         """
-        keys = [str(number).encode() for number in range(len(images))]
+        answer = self.ask(images, [str(number) for number in range(len(images))])
+        return Prediction(answer["classes"], answer["probabilities"])
+
+    def ask(
+        self, images: Sequence[bytes], keys: Sequence[str], signature: str = DEFAULT_SIGNATURE
+    ) -> dict[str, NDArray[Any]]:
+        """Returns a signature's outputs by name, each with one entry an image, in their order.
+
+        Raises:
+            InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
+            CheckFailedError: if the keys do not come back as they were sent.
+        """
+        sent = [key.encode() for key in keys]
         try:
-            answer = self._signature(
-                image_bytes=tf.constant(list(images), tf.string), key=tf.constant(keys, tf.string)
+            answer = self.signatures[signature](
+                image_bytes=tf.constant(list(images), tf.string), key=tf.constant(sent, tf.string)
             )
         except tf.errors.InvalidArgumentError as error:
             reason = str(error.message).partition("[[")[0].strip().partition("\n")[0]
@@ -53,11 +65,11 @@ class ServedModel:
                 f"the model cannot decode an image: {reason}",
                 remedy="run the validate step on the data: it names the image",
             ) from None
-        if answer["key"].numpy().tolist() != keys:
+        if answer["key"].numpy().tolist() != sent:
             raise CheckFailedError(
                 "the model does not hand the keys through in order", remedy="export the model again"
             )
-        return Prediction(answer["classes"].numpy(), answer["probabilities"].numpy())
+        return {name: value.numpy() for name, value in answer.items()}
 
 
 def load_served_model(folder: Path) -> ServedModel:
@@ -78,13 +90,13 @@ def load_served_model(folder: Path) -> ServedModel:
         raise CheckFailedError(
             f"the SavedModel cannot be loaded: {error}", where=str(folder), remedy=_AGAIN
         ) from None
-    if "serving_default" not in loaded.signatures:
+    if DEFAULT_SIGNATURE not in loaded.signatures:
         raise MissingInputError(
             f"the SavedModel in {str(folder)!r} has no signature serving_default",
             remedy="give a model that the train step wrote",
         )
     labels = read_labels_file(folder / "assets" / LABELS_ASSET)
-    outputs = loaded.signatures["serving_default"].structured_outputs["probabilities"].shape[-1]
+    outputs = loaded.signatures[DEFAULT_SIGNATURE].structured_outputs["probabilities"].shape[-1]
     if outputs != len(labels):
         raise CheckFailedError(
             f"the SavedModel gives {outputs} probabilities, its assets/{LABELS_ASSET} names {len(labels)}",

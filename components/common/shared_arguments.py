@@ -82,7 +82,7 @@ def deploy_dir() -> Any:
     return argument(
         "",
         "Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a "
-        "version, named by a number. For deploy_target=local.",
+        "version, named by a number. For kserve and vertex a gs:// folder that models are uploaded to.",
     )
 
 

@@ -139,6 +139,12 @@ def match_pattern(pattern: str) -> list[str]:
         else:
             absolute_location(part)
             matches = [str(file) for file in _glob(local_path(part)) if file.is_file()]
+        if not matches and not is_cloud_path(part) and local_path(part).is_dir():
+            raise MissingInputError(
+                f"{part!r} is a folder, not a file or a pattern of files",
+                where=_what_lies_at(local_path(part) / "*"),
+                remedy=f"write a pattern of the files in it, e.g. {os.path.join(part, 'train-*')}",
+            )
         if not matches:
             raise MissingInputError(
                 f"{part!r} matches no file",

@@ -8,8 +8,9 @@ reads these files as its own.
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import google_crc32c
 import numpy as np
@@ -22,6 +23,10 @@ _FOOTER_BYTES = 4
 # tf.Example cannot be larger: protocol buffers end at 2 GiB.
 _LARGEST_RECORD_BYTES = 2**31
 _MASK_DELTA = 0xA282EAD8
+# How a file begins that gzip or zlib wrote, which TensorFlow reads when it is told to.
+_COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_UNCOMPRESS = "uncompress it (gzip -d, if gzip made it): files are read uncompressed"
+_WRITE_AGAIN = "write the file again: it was cut off or damaged, or is no TFRecord file"
 
 
 def framed_record(data: bytes) -> bytes:
@@ -35,6 +40,114 @@ def write_record(file: BinaryIO, data: bytes) -> None:
     file.write(framed_record(data))
 
 
+@dataclass(frozen=True, slots=True)
+class RecordPlace:
+    """Where a record lies in its file.
+
+    Attributes:
+        number: From 0.
+        offset: In bytes, where its header begins.
+        length: Of its data, in bytes.
+    """
+
+    number: int
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The offset at which the next record begins."""
+        return self.offset + _HEADER_BYTES + self.length + _FOOTER_BYTES
+
+
+class RecordFile:
+    """An uncompressed TFRecord file, open for reading; a context manager.
+
+    Args:
+        path: The file.
+        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
+
+    Raises:
+        MissingInputError: if the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, shown: str = "") -> None:
+        self._shown = shown or str(path)
+        try:
+            # Unbuffered: records are larger than a buffer, which would only be one more copy.
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise MissingInputError(
+                f"cannot read {self._shown}: {error.strerror}", remedy="check the path"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def places(self) -> Iterator[RecordPlace]:
+        """Yields the place of every record, without reading its data.
+
+        Raises:
+            InvalidDataError: at the first record whose header is damaged or whose end is missing, with its
+                number and its offset: nothing says where the next one begins.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        number = offset = 0
+        while True:
+            self._file.seek(offset)
+            header = self._read(_HEADER_BYTES)
+            if not header:
+                return
+            if len(header) < _HEADER_BYTES:
+                raise self._damaged("the file ends inside a record's header", number, offset)
+            length_bytes, length_crc = header[:8], header[8:]
+            if _masked_crc(length_bytes) != length_crc:
+                if number == 0 and header.startswith(_COMPRESSED):
+                    raise self._damaged("the file is compressed", number, offset, _UNCOMPRESS)
+                hint = " (no TFRecord file?)" if number == 0 else ""
+                raise self._damaged(f"the record's length does not match its checksum{hint}", number, offset)
+            place = RecordPlace(number, offset, struct.unpack("<Q", length_bytes)[0])
+            if place.length > _LARGEST_RECORD_BYTES:
+                raise self._damaged(f"the record claims {place.length:,} bytes", number, offset)
+            if place.end > size:
+                # Before memory is taken for it.
+                raise self._damaged("the file ends inside a record", number, offset)
+            yield place
+            number, offset = number + 1, place.end
+
+    def data(self, place: RecordPlace) -> bytes:
+        """Returns a record's data.
+
+        Raises:
+            InvalidDataError: if it does not match its checksum, with the record's number and offset.
+        """
+        self._file.seek(place.offset + _HEADER_BYTES)
+        data, footer = self._read(place.length), self._read(_FOOTER_BYTES)
+        if len(footer) < _FOOTER_BYTES:
+            raise self._damaged("the file ends inside a record", place.number, place.offset)
+        if _masked_crc(data) != footer:
+            raise self._damaged("the record's data does not match its checksum", place.number, place.offset)
+        return data
+
+    def _read(self, length: int) -> bytes:
+        data = self._file.read(length)
+        while len(data) < length:
+            # A network's file system may give less than is asked for.
+            more = self._file.read(length - len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _damaged(
+        self, problem: str, number: int, offset: int, remedy: str = _WRITE_AGAIN
+    ) -> InvalidDataError:
+        return _damaged(problem, f"{self._shown}, record {number}, byte offset {offset}", remedy)
+
+
 def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
     """Yields the byte offset and the data of every record of an uncompressed TFRecord file.
 
@@ -46,38 +159,9 @@ def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
         MissingInputError: if the file cannot be opened.
         InvalidDataError: at the first damaged record, with its number (from 0) and its offset.
     """
-    shown = shown or str(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise MissingInputError(f"cannot read {shown}: {error.strerror}", remedy="check the path") from None
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        number = 0
-        while header := file.read(_HEADER_BYTES):
-            where = f"{shown}, record {number}, byte offset {offset}"
-            if len(header) < _HEADER_BYTES:
-                raise _damaged("the file ends inside a record's header", where)
-            length_bytes, length_crc = header[:8], header[8:]
-            if _masked_crc(length_bytes) != length_crc:
-                hint = " (no TFRecord file, or a compressed one?)" if number == 0 else ""
-                raise _damaged(f"the record's length does not match its checksum{hint}", where)
-            length = struct.unpack("<Q", length_bytes)[0]
-            if length > _LARGEST_RECORD_BYTES:
-                raise _damaged(f"the record claims {length:,} bytes", where)
-            if length > size - offset:
-                # Before memory is taken for it.
-                raise _damaged("the file ends inside a record", where)
-            data = file.read(length)
-            footer = file.read(_FOOTER_BYTES)
-            if len(data) < length or len(footer) < _FOOTER_BYTES:
-                raise _damaged("the file ends inside a record", where)
-            if _masked_crc(data) != footer:
-                raise _damaged("the record's data does not match its checksum", where)
-            yield offset, data
-            offset += _HEADER_BYTES + length + _FOOTER_BYTES
-            number += 1
+    with RecordFile(path, shown) as file:
+        for place in file.places():
+            yield place.offset, file.data(place)
 
 
 def record_offsets(path: Path) -> NDArray[np.int64]:
@@ -131,9 +215,10 @@ def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> byt
     Raises:
         InvalidDataError: if the data does not match its checksum.
     """
-    framed = os.pread(descriptor, end - offset, offset)
-    data, footer = framed[_HEADER_BYTES:-_FOOTER_BYTES], framed[-_FOOTER_BYTES:]
-    if len(framed) < end - offset or _masked_crc(data) != footer:
+    # Two reads are quicker than a copy of the data without its frame.
+    data = os.pread(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
+    footer = os.pread(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
+    if _masked_crc(data) != footer:
         raise _damaged("the record's data does not match its checksum", where)
     return data
 
@@ -143,7 +228,5 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
 
 
-def _damaged(problem: str, where: str) -> InvalidDataError:
-    return InvalidDataError(
-        problem, where=where, remedy="write the file again: it was cut off or damaged, or is no TFRecord file"
-    )
+def _damaged(problem: str, where: str, remedy: str = _WRITE_AGAIN) -> InvalidDataError:
+    return InvalidDataError(problem, where=where, remedy=remedy)

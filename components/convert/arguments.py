@@ -72,7 +72,8 @@ class ConvertArguments:
         "",
         "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact then "
         "only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion "
-        "left, which then goes on. Empty = beside the manifest in the artifact.",
+        "left, which then goes on, or the finished data set of the same input, which is left as it is. "
+        "Empty = beside the manifest in the artifact.",
     )
     max_rejected_fraction: float = argument(
         0.0,

@@ -28,6 +28,7 @@ from components.common.errors import InvalidDataError
 from components.common.folders import Folder, LocalFolder, folder_at
 from components.common.labels import labels_text, read_labels_file, sorted_labels
 from components.common.log import Progress, log_event, log_result
+from components.common.memory import return_free_memory
 from components.common.records import class_to_label, label_to_class
 from components.common.storage import local_copy, written_whole
 from components.common.threads import usable_threads
@@ -35,6 +36,13 @@ from components.convert.arguments import ConvertArguments
 from components.convert.cloud_rows import look_up
 from components.convert.equal_images import groups_of_equal_images
 from components.convert.existing_records import scan_records
+from components.convert.finished import (
+    INPUTS,
+    check_made_of_records,
+    check_made_of_rows,
+    finished_manifest,
+    inputs_digest,
+)
 from components.convert.image_folders import read_images
 from components.convert.import_files import read_import_file
 from components.convert.output_folder import (
@@ -44,7 +52,7 @@ from components.convert.output_folder import (
     shard_name,
     writing_explained,
 )
-from components.convert.rejections import REJECTED_NAME, check_rejected, described, rejected_csv
+from components.convert.rejections import REJECTED_NAME, check_rejected, described, log_rejected, rejected_csv
 from components.convert.row_table import RowSelection
 from components.convert.rows import Rows
 from components.convert.shards import (
@@ -79,7 +87,8 @@ def convert(
     ``validation-00000-of-0000N`` and, if there is a test split, ``test-00000-of-0000N``, labels.txt and
     manifest.json. From TFRecord files: only the last two. manifest.json is written last: where it
     stands, the data set is complete. A conversion that was interrupted or killed goes on when it is
-    started again; one that fails leaves nothing but rejected.csv.
+    started again; one that fails leaves nothing but rejected.csv. One that finished is left as it is when the
+    same is asked for again: the rows are read, but no image.
 
     With ``arguments.output_dir`` the data set is made there, and ``output_folder`` gets a manifest with the
     places of the shards, the labels and rejected.csv.
@@ -105,29 +114,59 @@ def convert(
     data_folder = folder_at(arguments.output_dir) if arguments.output_dir else target
     # Pillow's warnings about odd metadata would stand between the lines of the log; what matters for
     # the pixels is an error or a reason to encode anew.
-    with warnings.catch_warnings(), conversion_into(data_folder):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        labels: tuple[str, ...] = ()
-        shards: list[str] = []
-        if arguments.labels_file:
-            with local_copy(arguments.labels_file) as path:
-                labels = read_labels_file(path, shown=arguments.labels_file)
-        if arguments.training_data_path:
-            manifest = _from_records(arguments, labels, threads)
-        else:
-            manifest, shards = _from_images(
-                arguments, labels, data_folder, threads, writer or _thread_writer(threads)
+        manifest = finished_manifest(data_folder)
+        if manifest is not None:
+            _check_same(manifest, arguments, data_folder)
+            log_event(
+                "convert_finished_already",
+                f"convert: {data_folder.location} holds the whole data set already; nothing is made again",
             )
-        files = {
-            LABELS_NAME: labels_text(manifest.labels).encode(),
-            MANIFEST_NAME: manifest_text(manifest),
-        }
-        publish(data_folder, shards, files)
+        else:
+            manifest = _converted(arguments, data_folder, threads, writer or _thread_writer(threads))
     if arguments.output_dir:
         manifest = with_locations(manifest, data_folder.location)
         _describe_elsewhere(manifest, data_folder, Path(output_folder))
     _log_done(manifest)
     return manifest
+
+
+def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Folder) -> None:
+    """Refuses a data set that is finished but is not what the arguments ask for."""
+    labels = _given_labels(arguments)
+    if arguments.training_data_path:
+        check_made_of_records(manifest, folder, _patterns(arguments), labels)
+        return
+    rows = _read_rows(arguments, labels)
+    check_made_of_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
+
+
+def _converted(arguments: ConvertArguments, folder: Folder, threads: int, writer: ShardWriter) -> Manifest:
+    shards: list[str] = []
+    with conversion_into(folder):
+        labels = _given_labels(arguments)
+        if arguments.training_data_path:
+            manifest = _from_records(arguments, labels, threads)
+        else:
+            manifest, shards = _from_images(arguments, labels, folder, threads, writer)
+        files = {
+            LABELS_NAME: labels_text(manifest.labels).encode(),
+            MANIFEST_NAME: manifest_text(manifest),
+        }
+        publish(folder, shards, files)
+    return manifest
+
+
+def _given_labels(arguments: ConvertArguments) -> tuple[str, ...]:
+    if not arguments.labels_file:
+        return ()
+    with local_copy(arguments.labels_file) as path:
+        return read_labels_file(path, shown=arguments.labels_file)
+
+
+def _patterns(arguments: ConvertArguments) -> dict[str, str]:
+    return {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
 
 
 def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -> None:
@@ -141,8 +180,7 @@ def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -
 
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
-    patterns = {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
-    splits, names = scan_records(patterns, labels, threads)
+    splits, names = scan_records(_patterns(arguments), labels, threads)
     examples = sum(split.examples for split in splits.values())
     source = {
         "form": "tfrecord",
@@ -156,14 +194,15 @@ def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: i
 
 def _from_images(
     arguments: ConvertArguments,
-    known_labels: Sequence[str],
+    known_labels: tuple[str, ...],
     folder: Folder,
     threads: int,
     writer: ShardWriter,
 ) -> tuple[Manifest, list[str]]:
     rows = _read_rows(arguments, known_labels)
+    inputs = inputs_digest(arguments, known_labels, rows)
     numbers_of, drawn = _splits(rows, arguments, threads)
-    labels = tuple(known_labels) or _labels_of(rows, numbers_of)
+    labels = known_labels or _labels_of(rows, numbers_of)
     _log_planned(rows, numbers_of, labels, arguments)
     rules = ImageRules(
         {name: class_to_label(index) for index, name in enumerate(labels)},
@@ -178,6 +217,9 @@ def _from_images(
         )
         for name, numbers in numbers_of.items()
     }
+    del numbers_of
+    # Planning many rows takes arrays that the long work of writing has no use for.
+    return_free_memory()
     results = _written(plans, rules, folder, writer)
     rejected = rows.rejected_in_order(
         [row for split_results in results.values() for result in split_results for row in result.rejected]
@@ -185,11 +227,13 @@ def _from_images(
     if rejected:
         with writing_explained(folder):
             folder.write(REJECTED_NAME, rejected_csv(rejected))
+        log_rejected(rejected, folder.location)
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder.location)
     splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)
     made_by: dict[str, Any] = {
         "source": _source(arguments),
+        INPUTS: inputs,
         "rows": len(rows),
         "written": sum(split.examples for split in splits.values()),
         "rejected": len(rejected),

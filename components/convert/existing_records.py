@@ -151,7 +151,11 @@ def scan_shard(location: str, *, largest_label: int = 0) -> ScannedShard:
 def _check_label(label: int, largest_label: int, where: str) -> None:
     if label < 1:
         raise InvalidDataError(
-            f"the label is {label}", where=where, remedy="labels are whole numbers from 1 on"
+            f"the label is {label}",
+            where=where,
+            remedy="labels in records start at 1, not at 0: add 1 to every label"
+            if label == 0
+            else "labels are whole numbers from 1 on",
         )
     if largest_label and label > largest_label:
         raise InvalidDataError(

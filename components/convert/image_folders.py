@@ -220,6 +220,7 @@ def _add_label_folders(
     others = sum(entry.is_file() and not _is_hidden(entry.name) for entry in (root / parent).iterdir())
     for label in _subfolders(root / parent):
         _check_label(label, os.path.join(folder, parent))
+        _check_below(root / parent, label, folder)
         images_of[label] += 0
         for path in _files_below(root / parent / label):
             if not _is_image(path.name):
@@ -228,6 +229,16 @@ def _add_label_folders(
             rows.add(source, 0, path.relative_to(root).as_posix(), label, use=use)
             images_of[label] += 1
     return others
+
+
+def _check_below(parent: Path, label: str, folder: str) -> None:
+    """Refuses a link that leads up: every image would be one of this label, too."""
+    if parent.resolve().is_relative_to((parent / label).resolve()):
+        raise InvalidDataError(
+            f"the label folder {label!r} is a link to {str((parent / label).resolve())!r}, which holds it",
+            where=folder,
+            remedy="remove the link, or let it lead to a folder with the label's images only",
+        )
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

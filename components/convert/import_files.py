@@ -9,7 +9,7 @@ from typing import Any
 
 from components.common.dataset import TEST, TRAIN, VALIDATION
 from components.common.errors import InvalidDataError, MissingInputError
-from components.common.labels import is_unicode
+from components.common.labels import is_unicode, looks_like_utf_16
 from components.common.storage import absolute_location, folder_of, local_copy
 from components.convert.row_table import UNASSIGNED, Rejection
 from components.convert.rows import Rows
@@ -84,7 +84,7 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
     """Yields number, text and problem of every line that is not blank."""
     try:
         with path.open("rb") as start:
-            if start.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            if looks_like_utf_16(start.read(64)):
                 raise InvalidDataError("the file is UTF-16", where=file, remedy=_SAVE_AS_UTF_8)
         # Bytes that are not UTF-8 become lone surrogates, which tells on which line they are.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as text:
@@ -134,8 +134,16 @@ def _parse_csv(line: str) -> _Parsed:
         problem = f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label"
         return _Parsed(cells[0], ",".join(cells[1:]), use, problem)
     if len(cells) < 2:
-        return _Parsed(cells[0], "", use, "1 column instead of 2 (path,label)")
+        return _Parsed(cells[0], "", use, f"1 column instead of 2 (path,label){_other_separator(cells[0])}")
     return _checked(cells[0], cells[1].strip(), use)
+
+
+def _other_separator(cell: str) -> str:
+    """Returns a hint if the columns of a row are separated as some spreadsheets do."""
+    for character, name in ((";", "semicolons"), ("\t", "tabs")):
+        if character in cell:
+            return f"; columns are separated by commas, not {name}"
+    return ""
 
 
 def _parse_json(line: str) -> _Parsed:

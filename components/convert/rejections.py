@@ -5,11 +5,14 @@ import io
 from collections.abc import Sequence
 
 from components.common.errors import InvalidDataError
+from components.common.log import log_event
 from components.convert.row_table import Rejection
 
 REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")
 _SHOWN = 5
+# A list of more is for a program to read, not for a person to scroll through.
+_MOST_LOGGED = 1_000
 
 
 def rejected_csv(rejections: Sequence[Rejection]) -> bytes:
@@ -24,6 +27,36 @@ def rejected_csv(rejections: Sequence[Rejection]) -> bytes:
         writer.writerow((row.file, row.line or "", row.path, row.label, row.reason))
     # Only a file name that is not UTF-8 needs the backslashes.
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def log_rejected(rejections: Sequence[Rejection], folder: str) -> None:
+    """Writes a line for each of the first 1,000 rejected rows, and one with the number of the rest.
+
+    In a cluster, the log is what is left of a step that failed: rejected.csv may go with its pod.
+
+    Args:
+        rejections: The rejected rows.
+        folder: Where rejected.csv lies.
+    """
+    for row in rejections[:_MOST_LOGGED]:
+        log_event(
+            "row_rejected",
+            f"convert: rejected: {described(row)}",
+            severity="WARNING",
+            file=row.file,
+            line=row.line,
+            path=row.path,
+            label=row.label,
+            reason=row.reason,
+        )
+    if len(rejections) > _MOST_LOGGED:
+        log_event(
+            "rejections_not_logged",
+            f"convert: and {len(rejections) - _MOST_LOGGED:,} more rejected rows; {folder}/{REJECTED_NAME} "
+            "lists all of them",
+            severity="WARNING",
+            count=len(rejections) - _MOST_LOGGED,
+        )
 
 
 def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: str) -> None:

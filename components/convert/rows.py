@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from components.common.cloud_storage import StoredObject, is_cloud_path
+from components.common.labels import label_problem
 from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
 from components.common.storage import URL, joined
 from components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
@@ -126,7 +127,7 @@ class Rows:
         try:
             status = os.stat(location)
         except FileNotFoundError:
-            return 0, 0, f"no such file: {_shortened(location)}"
+            return 0, 0, f"no such file: {_shortened(location)}{_windows_hint(location)}"
         except (OSError, ValueError) as error:
             # ValueError: a NUL character in the path.
             return 0, 0, f"cannot read {_shortened(location)!r}: {getattr(error, 'strerror', None) or error}"
@@ -135,13 +136,18 @@ class Rows:
         return status.st_size, status.st_mtime_ns, self.size_problem(status.st_size)
 
 
+def _windows_hint(location: str) -> str:
+    """Returns a hint if a path that does not exist is written as on Windows."""
+    return "; folders are separated by /, not by a backslash" if "\\" in location else ""
+
+
 def _label_check(known_labels: Sequence[str]) -> Callable[[str], str]:
     """Returns a function from a label to what is wrong with it; each label is looked up once."""
     problems = dict.fromkeys(known_labels, "")
 
     def problem_of(label: str) -> str:
         if not known_labels:
-            return ""
+            return label_problem(label)
         if label not in problems:
             near = difflib.get_close_matches(label[:_LONGEST_SHOWN], known_labels, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else ""

@@ -20,6 +20,7 @@ from components.common.dataset import Shard
 from components.common.errors import InternalError, MissingInputError
 from components.common.folders import Folder
 from components.common.images import ImageError, PreparedImage, prepare_image
+from components.common.memory import return_free_memory
 from components.common.records import ImageRecord, encode_example
 from components.common.storage import read_file
 from components.common.tfrecord import framed_record
@@ -170,6 +171,8 @@ def write_shards(
                 text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)
                 folder.write(f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}", text.encode())
             yield result
+            # Else a long conversion takes a little more with every shard.
+            return_free_memory()
 
 
 def _roots(plan: ShardPlan) -> Iterable[str]:

@@ -147,6 +147,7 @@ class RunArguments:
 
     project: str = argument("", "Project of the run.")
     region: str = argument("", "Region of the run.")
+    pipeline_run: str = argument("", "Resource name of the pipeline's run.")
     images: str = argument("{}", "Our training images by kind (cpu, gpu, tpu) as a JSON object.")
 
     def __post_init__(self) -> None:

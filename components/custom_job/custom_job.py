@@ -21,6 +21,7 @@ from components.vertex.jobs import (
     CUSTOM_JOB,
     JOB_LABEL,
     REQUEST_LABEL,
+    RUN_LABEL,
     failure_of,
     get_job,
     start_job,
@@ -110,8 +111,11 @@ def custom_job_body(
     body: dict[str, Any] = {"displayName": "imgpipe-train", "jobSpec": spec}
     if job.encryption_key:
         body["encryptionSpec"] = {"kmsKeyName": job.encryption_key}
+    # Under the run's own id, the logs of a pipeline's run have those of its training too.
+    run_id = run.pipeline_run.rpartition("/")[2]
     body["labels"] = {
         **job.job_labels(),
+        **({RUN_LABEL: run_id} if run_id else {}),
         JOB_LABEL: f"train-{_digest(str(model_folder))}-{attempt}",
         REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
     }
@@ -123,7 +127,8 @@ def training_words(
 ) -> list[str]:
     """Returns the command line of the training.
 
-    ``job_dir/model`` is the step's Model artifact, so that checkpoints lie beside it.
+    ``job_dir/model`` is the step's Model artifact, so that checkpoints lie beside it: a job that is started
+    again goes on from them. The user's own job_dir gets the model from the export step.
     """
     labels_file = model_folder.parent / "labels.txt"
     with written_whole(labels_file) as temporary:
@@ -137,7 +142,7 @@ def training_words(
         *(
             f"--{name}={str(given[name]).lower() if isinstance(given[name], bool) else given[name]}"
             for name, field in flat_fields([TrainingArguments]).items()
-            if given[name] != field.default
+            if given[name] != field.default and name != "job_dir"
         ),
     ]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from components.common.dataset import Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
+from components.common.local_dataset import local_dataset
 from components.common.log import Progress, log_event, log_result
 from components.common.model_versions import model_folder_at, version_folders
 from components.common.provenance import read_provenance
@@ -95,7 +96,7 @@ def evaluate(
     """Measures the model on every image of a split, through the signature that is served.
 
     Args:
-        dataset_folder: Where the data set's manifest lies.
+        dataset_folder: Where the data set's manifest lies; its shards may lie in Cloud Storage.
         model_folder: What the train step wrote.
         files: Where to write.
         arguments: What to measure on and compare with; None = their defaults.
@@ -106,7 +107,13 @@ def evaluate(
         MissingInputError: if a model or the data set is not there.
         CheckFailedError: if a model is damaged.
     """
-    arguments = arguments or EvaluateArguments()
+    with local_dataset(dataset_folder) as local_folder:
+        return _evaluate(local_folder, model_folder, files, arguments or EvaluateArguments())
+
+
+def _evaluate(
+    dataset_folder: Path, model_folder: Path, files: EvaluationFiles, arguments: EvaluateArguments
+) -> Evaluation:
     manifest = read_manifest(dataset_folder)
     champion_folder = _champion_folder(arguments)
     provenance = read_provenance(model_folder)

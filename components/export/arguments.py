@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
-from components.common.storage import local_path
+from components.common.storage import absolute_location
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ExportArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if job_dir is a URL, which this version does not write to.
+            InvalidArgumentError: if job_dir is a URL other than gs://.
         """
         check_fields(self)
-        local_path(self.job_dir)
+        if self.job_dir:
+            absolute_location(self.job_dir)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.errors import CheckFailedError, MissingInputError
+from components.common.local_dataset import local_dataset
 from components.common.log import log_event, log_result, parse_event
 from components.common.reference_answers import read_evaluation, read_reference
 from components.common.storage import publish_folder
@@ -79,7 +80,8 @@ def export(
     reference = read_reference(evaluation_folder)
     split = read_evaluation(evaluation_folder)["split"]
     publish_folder(model_folder, exported_folder)
-    answers = _answers_of_fresh_process(exported_folder, dataset_folder, split, len(reference))
+    with local_dataset(dataset_folder) as local_folder:
+        answers = _answers_of_fresh_process(exported_folder, local_folder, split, len(reference))
     difference = check_answers(reference, answers["classes"], answers["probabilities"], TOLERANCE)
     singles = answers["single_probabilities"]
     check_answers(reference[: len(singles)], answers["single_classes"], singles, SINGLE_TOLERANCE)

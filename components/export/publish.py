@@ -1,16 +1,23 @@
 """Puts a model into job_dir, where the original algorithm put it."""
 
+import json
 import re
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
+from components.common import cloud_storage
+from components.common.cloud_storage import is_cloud_path
 from components.common.errors import MissingInputError, OutputError
-from components.common.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME, read_provenance
-from components.common.storage import local_path, publish_folder
+from components.common.folders import CloudFolder
+from components.common.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME
+from components.common.storage import absolute_location, joined, publish_folder
 
 MODEL_FOLDER = "model"
+SAVED_MODEL_NAME = "saved_model.pb"
 # What a model folder of ours holds: TensorFlow's files and our two.
 _NAMES = {
-    "saved_model.pb",
+    SAVED_MODEL_NAME,
     "fingerprint.pb",
     "variables",
     "assets",
@@ -24,48 +31,88 @@ _NAMES = {
 TRIAL_MODEL = re.compile(r"trial_\d+|\.trial_\d+\.[0-9a-f]+\.(partial|old)")
 
 
-def check_model_target(job_dir: str) -> Path:
+def check_model_target(job_dir: str) -> str:
     """Returns ``job_dir/model``, the folder that a model will be published to.
 
+    Args:
+        job_dir: A local folder or ``gs://``.
+
     Raises:
-        InvalidArgumentError: if job_dir is a URL.
+        InvalidArgumentError: if job_dir is another URL.
         OutputError: if something stands there that is not a model of ours: it would be replaced.
+        InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    target = local_path(job_dir) / MODEL_FOLDER
-    if not target.exists() or _is_ours(target):
+    target = joined(absolute_location(job_dir), MODEL_FOLDER)
+    if is_cloud_path(target):
+        names = CloudFolder(target).names()
+        ours = not names or _is_ours({name.partition("/")[0] for name in names}, CloudFolder(target).read)
+    else:
+        ours = not Path(target).exists() or _is_ours_here(Path(target))
+    if ours:
         return target
     raise OutputError(
-        f"{str(target)!r} exists and is not a model that imgpipe wrote",
+        f"{target!r} exists and is not a model that imgpipe wrote",
         remedy="name another job_dir, or move it away; nothing of others is replaced",
     )
 
 
-def publish_model(model_folder: Path, job_dir: str) -> Path:
-    """Copies a model folder to ``job_dir/model`` by write-then-swap and returns that path.
+def publish_model(model_folder: Path, job_dir: str) -> str:
+    """Copies a model folder to ``job_dir/model`` by write-then-swap and returns that location.
 
-    A model of ours that stood there is replaced; until then it stands there whole. The models of a tuning's
-    trials in it stay.
+    A model of ours that stood there is replaced; until then it stands there whole. Cloud Storage renames
+    single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
+    which nothing is loaded, is the first object of the old one to go and the last of the new one to come. The
+    models of a tuning's trials in a local folder stay.
 
     Raises:
-        InvalidArgumentError: if job_dir is a URL.
+        InvalidArgumentError: if job_dir is a URL other than ``gs://``.
         OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
+        InterruptedRunError: if Cloud Storage cannot be reached.
     """
     target = check_model_target(job_dir)
-    publish_folder(model_folder, target, kept=TRIAL_MODEL)
+    if is_cloud_path(target):
+        _publish_to_cloud(model_folder, target)
+    else:
+        publish_folder(model_folder, Path(target), kept=TRIAL_MODEL)
     return target
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is empty, or a model that we wrote with nothing added to it."""
+def _publish_to_cloud(model_folder: Path, target: str) -> None:
+    parent, name = target.rsplit("/", 1)
+    folder, incoming = CloudFolder(parent), f".{name}.{uuid.uuid4().hex}.partial"
+    paths = [path for path in model_folder.rglob("*") if path.is_file()]
+    # The file without which nothing is loaded comes last.
+    names = sorted((path.relative_to(model_folder).as_posix() for path in paths), key=_comes_last)
+    try:
+        for file in names:
+            cloud_storage.upload(model_folder / file, f"{parent}/{incoming}/{file}")
+        for file in sorted(CloudFolder(target).names(), key=_comes_last, reverse=True):
+            folder.remove(f"{name}/{file}")
+        for file in names:
+            folder.move(f"{incoming}/{file}", f"{name}/{file}")
+    except BaseException:
+        for file in CloudFolder(f"{parent}/{incoming}").names():
+            folder.remove(f"{incoming}/{file}")
+        raise
+
+
+def _comes_last(file: str) -> tuple[bool, str]:
+    return file == SAVED_MODEL_NAME, file
+
+
+def _is_ours_here(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not TRIAL_MODEL.fullmatch(path.name)}
-    if not names:
-        return True
+    return not names or _is_ours(names, lambda name: (folder / name).read_bytes())
+
+
+def _is_ours(names: set[str], read: Callable[[str], bytes]) -> bool:
+    """Whether a folder with these names in it is a model that we wrote, with nothing added to it."""
     if PROVENANCE_NAME not in names or names - _NAMES:
         return False
     try:
-        versions = read_provenance(folder).get("versions")
-    except MissingInputError:
+        versions = json.loads(read(PROVENANCE_NAME))["versions"]
+    except (OSError, ValueError, KeyError, TypeError, MissingInputError):
         return False
     return isinstance(versions, dict) and "imgpipe" in versions

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from components.common.arguments import argument, check_fields, from_values, parse_command_line
 from components.common.errors import InvalidArgumentError
+from components.common.folders import check_folder_writable
 from components.common.log import log_event
 from components.common.step import run_command
-from components.common.storage import check_writable, local_path
 from components.convert.arguments import ConvertArguments
 from components.export.publish import check_model_target, publish_model
 from components.train.arguments import TrainingArguments
@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> None:
     arguments = from_values(TrainingArguments, values)
     _require("job_dir", arguments.job_dir)
     check_model_target(arguments.job_dir)
-    check_writable(local_path(arguments.job_dir))
+    check_folder_writable(arguments.job_dir)
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
     from components.convert.convert import convert
     from components.train.train import train

@@ -7,10 +7,18 @@ stretched to the square, is what validation sees: the limit of these crops. rand
 what ``randaugment`` does.
 """
 
-import math
 from typing import Any
 
-from components.common.image_decoding import JPEG_TRANSFORM, decode_image, decode_pixels, is_jpeg
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common.image_decoding import (
+    JPEG_TRANSFORM,
+    decode_image,
+    decode_pixels,
+    is_jpeg,
+    scale_to_square,
+)
 from components.common.quiet_tensorflow import tf
 from components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
 from components.train.randaugment import randaugment
@@ -23,6 +31,7 @@ _ASPECT_RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 # What the random numbers decide: area and aspect ratio of each attempt, the place, whether it is mirrored;
 # what follows is RandAugment's.
+_AREAS, _RATIOS = slice(0, _ATTEMPTS), slice(_ATTEMPTS, 2 * _ATTEMPTS)
 _TOP, _LEFT, _MIRRORED, _CROP_DRAWS = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 4)
 # Of the size that was asked for: usual for images that crops are taken from (256 pixels for 224).
 _KEPT_SCALE = 256 / 224
@@ -31,6 +40,24 @@ _KEPT_SCALE = 256 / 224
 def draws_needed(augmentation: str) -> int:
     """Returns how many random numbers an image takes."""
     return {NONE: 0, CROP_FLIP: _CROP_DRAWS, RANDAUGMENT: _CROP_DRAWS + RANDAUGMENT_DRAWS}[augmentation]
+
+
+def choices_of(draws: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turns random numbers into what the functions below are given; what the image says is left to them.
+
+    Args:
+        draws: float32 [batch, draws_needed], uniform in [0, 1).
+
+    Returns:
+        float32 of the same shape: for each attempt at a crop its height and then its width, as shares of
+        the side of a square image; the rest as it was.
+    """
+    choices = draws.copy()
+    areas = _AREA[0] + (_AREA[1] - _AREA[0]) * draws[:, _AREAS]
+    low, high = np.log(_ASPECT_RATIO)
+    ratios = np.exp(low + (high - low) * draws[:, _RATIOS])
+    choices[:, _AREAS], choices[:, _RATIOS] = np.sqrt(areas / ratios), np.sqrt(areas * ratios)
+    return choices
 
 
 def kept_size(augmentation: str, image_size: int) -> int:
@@ -46,18 +73,19 @@ def decode_for_keeping(encoded: Any, augmentation: str, image_size: int) -> tupl
     """
     pixels = decode_pixels(encoded)
     shape = tf.shape(pixels)
-    return decode_image(encoded, kept_size(augmentation, image_size)), shape[0], shape[1]
+    return scale_to_square(pixels, kept_size(augmentation, image_size)), shape[0], shape[1]
 
 
-def decode_and_vary(encoded: Any, draws: Any, augmentation: str, image_size: int) -> Any:
+def decode_and_vary(encoded: Any, choices: Any, augmentation: str, image_size: int) -> Any:
     """Decodes an image and varies it.
 
-    Of a JPEG only the crop is decoded. That does not notice when the file is cut off behind it, as
-    evaluation and serving do: the validate step finds such files.
+    Of a JPEG only the crop is decoded, and of a large crop only as many pixels as the square needs. That
+    does not notice when the file is cut off behind it, as evaluation and serving do: the validate step
+    finds such files.
 
     Args:
         encoded: A scalar string tensor, the bytes of the file.
-        draws: float32 [draws_needed], uniform in [0, 1).
+        choices: float32 [draws_needed], of ``choices_of``.
         augmentation: One of the three.
         image_size: Side of the square, in pixels.
 
@@ -66,21 +94,22 @@ def decode_and_vary(encoded: Any, draws: Any, augmentation: str, image_size: int
     """
     if augmentation == NONE:
         return decode_image(encoded, image_size)
-    cropped = tf.cond(
-        is_jpeg(encoded), lambda: _crop_of_jpeg(encoded, draws), lambda: _crop_of_other(encoded, draws)
+    scaled = tf.cond(
+        is_jpeg(encoded),
+        lambda: _crop_of_jpeg(encoded, choices, image_size),
+        lambda: _crop_of_other(encoded, choices, image_size),
     )
-    cropped.set_shape([None, None, 3])
-    return _finished(cropped, draws, augmentation, image_size)
+    return _finished(scaled, choices, augmentation)
 
 
-def vary_kept(image: Any, height: Any, width: Any, draws: Any, augmentation: str, image_size: int) -> Any:
+def vary_kept(image: Any, height: Any, width: Any, choices: Any, augmentation: str, image_size: int) -> Any:
     """Varies a kept image: the same crop as of the file, from pixels of the kept size.
 
     Args:
         image: uint8 [kept_size, kept_size, 3].
         height: An int scalar, of the image before it was kept, in pixels.
         width: Likewise.
-        draws: float32 [draws_needed], uniform in [0, 1).
+        choices: float32 [draws_needed], of ``choices_of``.
         augmentation: One of the three.
         image_size: Side of the square, in pixels.
 
@@ -89,14 +118,14 @@ def vary_kept(image: Any, height: Any, width: Any, draws: Any, augmentation: str
     """
     if augmentation == NONE:
         return image
-    window = crop_window(draws, height, width)
+    window = crop_window(choices, height, width)
     side = image.shape[0]
     (top, rows), (left, columns) = (
         _scaled_span(first, length, side, size)
         for first, length, size in zip(window[:2], window[2:], (height, width), strict=True)
     )
     cropped = image[top : top + rows, left : left + columns]
-    return _finished(cropped, draws, augmentation, image_size)
+    return _finished(_scaled(tf.cast(cropped, tf.float32), image_size), choices, augmentation)
 
 
 def _scaled_span(first: Any, length: Any, side: int, size: Any) -> tuple[Any, Any]:
@@ -108,29 +137,26 @@ def _scaled_span(first: Any, length: Any, side: int, size: Any) -> tuple[Any, An
     return start, tf.maximum(end - start, 1)
 
 
-def crop_window(draws: Any, heights: Any, widths: Any) -> tuple[Any, Any, Any, Any]:
+def crop_window(choices: Any, heights: Any, widths: Any) -> tuple[Any, Any, Any, Any]:
     """Returns top, left, height and width, int32 [...], of the random part of images.
 
     Args:
-        draws: float32 [..., draws_needed].
+        choices: float32 [..., draws_needed], of ``choices_of``.
         heights: int [...], of the images, in pixels.
         widths: int [...], likewise.
     """
     heights, widths = tf.cast(heights, tf.float32), tf.cast(widths, tf.float32)
-    areas = _AREA[0] + (_AREA[1] - _AREA[0]) * draws[..., :_ATTEMPTS]
-    low, high = (math.log(bound) for bound in _ASPECT_RATIO)
-    ratios = tf.exp(low + (high - low) * draws[..., _ATTEMPTS : 2 * _ATTEMPTS])
     # Sides as shares of the image's; its own aspect ratio counts.
-    shape = (widths / heights)[..., None]
-    vertical, horizontal = tf.sqrt(areas / ratios * shape), tf.sqrt(areas * ratios / shape)
+    shape = tf.sqrt(widths / heights)[..., None]
+    vertical, horizontal = choices[..., _AREAS] * shape, choices[..., _RATIOS] / shape
     fits = tf.cast((vertical <= 1) & (horizontal <= 1), tf.float32)
     first = tf.one_hot(tf.argmax(fits, axis=-1), _ATTEMPTS) * fits
     # If none fits, the whole image: for one that is more than twice as wide as high, say.
     none = 1 - tf.reduce_sum(first, axis=-1)
     height = _pixels((tf.reduce_sum(first * vertical, axis=-1) + none) * heights)
     width = _pixels((tf.reduce_sum(first * horizontal, axis=-1) + none) * widths)
-    top = tf.floor(draws[..., _TOP] * (heights - height + 1))
-    left = tf.floor(draws[..., _LEFT] * (widths - width + 1))
+    top = tf.floor(choices[..., _TOP] * (heights - height + 1))
+    left = tf.floor(choices[..., _LEFT] * (widths - width + 1))
     # The product may round up to the next whole number.
     top, left = tf.minimum(top, heights - height), tf.minimum(left, widths - width)
     return tuple(tf.cast(value, tf.int32) for value in (top, left, height, width))
@@ -140,29 +166,41 @@ def _pixels(length: Any) -> Any:
     return tf.maximum(tf.round(length), 1.0)
 
 
-def _crop_of_jpeg(encoded: Any, draws: Any) -> Any:
+def _crop_of_jpeg(encoded: Any, choices: Any, image_size: int) -> Any:
     shape = tf.image.extract_jpeg_shape(encoded)
-    window = tf.stack(crop_window(draws, shape[0], shape[1]))
-    return tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=JPEG_TRANSFORM)
+    window = tf.stack(crop_window(choices, shape[0], shape[1]))
+    # JPEG's blocks can be decoded at a half, a quarter and an eighth of their size, many times faster:
+    # as long as both sides of the crop have at least the pixels that are needed.
+    enough = tf.reduce_min(window[2:]) // image_size
+    halvings = tf.reduce_sum(tf.cast(enough >= tf.constant([2, 4, 8]), tf.int32))
+
+    def decode(ratio: int) -> Any:
+        return tf.image.decode_and_crop_jpeg(
+            encoded, window // ratio, channels=3, ratio=ratio, dct_method=JPEG_TRANSFORM
+        )
+
+    cropped = tf.switch_case(halvings, [lambda ratio=ratio: decode(ratio) for ratio in (1, 2, 4, 8)])
+    # Not of uint8: that takes twice as long.
+    return _scaled(tf.cast(cropped, tf.float32), image_size)
 
 
-def _crop_of_other(encoded: Any, draws: Any) -> Any:
+def _crop_of_other(encoded: Any, choices: Any, image_size: int) -> Any:
     pixels = decode_pixels(encoded)
     shape = tf.shape(pixels)
-    top, left, height, width = crop_window(draws, shape[0], shape[1])
-    return pixels[top : top + height, left : left + width]
+    top, left, height, width = crop_window(choices, shape[0], shape[1])
+    # Of uint8: the crop may be large, and four times as large in float32.
+    return _scaled(pixels[top : top + height, left : left + width], image_size)
 
 
-def _finished(cropped: Any, draws: Any, augmentation: str, image_size: int) -> Any:
-    """Scales a crop, uint8 [height, width, 3], to the square, mirrors it or not, and changes it further.
+def _scaled(pixels: Any, image_size: int) -> Any:
+    """Scales [height, width, 3] to a square, bilinearly without antialiasing, as ``decode_image`` does."""
+    # crop_and_resize, which could mirror as well, takes four times as long.
+    return tf.raw_ops.ResizeBilinear(images=pixels[None], size=[image_size] * 2, half_pixel_centers=True)[0]
 
-    Bilinear without antialiasing, as ``decode_image`` is. Each of these operations was the fastest: a
-    crop by crop_and_resize takes four times as long, tf.round three times, and tf.reverse is quick
-    for the middle one of three axes alone.
-    """
-    scaled = tf.raw_ops.ResizeBilinear(
-        images=cropped[None], size=[image_size] * 2, align_corners=False, half_pixel_centers=True
-    )[0]
+
+def _finished(scaled: Any, choices: Any, augmentation: str) -> Any:
+    """Makes whole numbers of float32 [side, side, 3], mirrors them or not, and changes them further."""
+    # tf.round takes three times as long; tf.reverse is quick for the middle one of three axes alone.
     image = tf.cast(scaled + 0.5, tf.uint8)
-    image = tf.cond(draws[_MIRRORED] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-    return randaugment(image, draws[_CROP_DRAWS:]) if augmentation == RANDAUGMENT else image
+    image = tf.cond(choices[_MIRRORED] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    return randaugment(image, choices[_CROP_DRAWS:]) if augmentation == RANDAUGMENT else image

@@ -29,7 +29,13 @@ class CachePlace(Enum):
 
 
 def kept_decoded(
-    *, training_images: int, training_size: int, validation_images: int, validation_size: int, seen: int
+    *,
+    training_images: int,
+    training_size: int,
+    validation_images: int,
+    validation_size: int,
+    seen: int,
+    disk: bool = True,
 ) -> tuple[CachePlace, bool]:
     """Returns where the training images stay once they are decoded, and whether the validation images do.
 
@@ -43,13 +49,15 @@ def kept_decoded(
         validation_images: How many there are.
         validation_size: Side of a validation image, in pixels.
         seen: How many training images the run will take. If no image comes twice, none is kept.
+        disk: Whether the disk may be used. Crops of kept images are of slightly other pixels, and how much
+            of a disk is free may differ when a run is repeated.
     """
     training_bytes = training_images * _image_bytes(training_size)
     place = CachePlace.NOWHERE
     if seen > training_images:
         if training_bytes <= _MEMORY_BYTES:
             place = CachePlace.MEMORY
-        elif training_bytes <= _DISK_SHARE * _free_disk_bytes():
+        elif disk and training_bytes <= _DISK_SHARE * _free_disk_bytes():
             place = CachePlace.DISK
     left = _MEMORY_BYTES - training_bytes * (place is CachePlace.MEMORY)
     return place, validation_images * _image_bytes(validation_size) <= left
@@ -76,6 +84,12 @@ class DecodedCache:
             _OnDisk(_image_bytes(size)) if place is CachePlace.DISK else _InMemory(examples, self._shape)
         )
         self._full = threading.Event()
+        if place is CachePlace.DISK:
+            log_event(
+                "images_kept",
+                f"train: decoded images are kept in {tempfile.gettempdir()} while the training runs, up to "
+                f"{examples * _image_bytes(size) / 1e9:.1f} GB",
+            )
 
     def holds(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns for each example whether it is here."""

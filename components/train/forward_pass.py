@@ -35,6 +35,8 @@ class Mode:
     frozen_layers: Collection[str] = ()
 
 
+# AutoGraph would translate every function here, for a second of each trace, and find nothing to do.
+@tf.autograph.experimental.do_not_convert
 def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
     """Returns what a functional Keras model of layers that are called once each gives for ``inputs``.
 
@@ -98,10 +100,10 @@ def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
     fused = tf.raw_ops.FusedBatchNormV3(x=x, mean=unused, variance=unused, is_training=True, **weights)
     # The fused operation gives the variance of the population that the batch is a sample of; Keras
     # averages the batch's own.
-    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-    batch_variance = fused.batch_variance * ((count - 1) / count)
-    for average, value in ((mean, fused.batch_mean), (variance, batch_variance)):
-        average.assign(average.value * layer.momentum + value * (1 - layer.momentum))
+    count = tf.cast(tf.size(x), tf.float32) / x.shape[-1]
+    batch_variance = fused.batch_variance * (1 - 1 / count)
+    for average, value in ((mean.value, fused.batch_mean), (variance.value, batch_variance)):
+        average.assign_sub((average - value) * (1 - layer.momentum), read_value=False)
     return fused.y
 
 

@@ -20,6 +20,7 @@ from components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
 from components.common.threads import usable_threads
 from components.train.augmentation import (
     NONE,
+    choices_of,
     decode_and_vary,
     decode_for_keeping,
     draws_needed,
@@ -32,6 +33,9 @@ from components.train.record_reader import RecordReader
 
 # Batches that are made at a time from kept images: while one is read, the other is scaled.
 _BATCHES_AT_ONCE = 2
+# Batches whose records the system is asked for before they are read: a disk or a network then serves
+# hundreds of requests at a time.
+_BATCHES_AHEAD = 8
 
 
 def training_batches(
@@ -77,23 +81,33 @@ def training_batches(
     # At least one: TensorFlow's unbatch() ends the process when an element is empty.
     width = max(1, draws_needed(augmentation))
 
-    def numbers_and_draws(step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def numbers_and_choices(step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         first = int(step) * batch_size + worker * size
-        return order.examples(first, size), random_draws(seed, first, size, width)
+        draws = random_draws(seed, first, size, width)
+        return order.examples(first, size), draws if augmentation == NONE else choices_of(draws)
+
+    def ahead(step: int) -> NDArray[np.int64]:
+        # At the start, all that is ahead of it as well.
+        steps = range(int(step) + _BATCHES_AHEAD * (int(step) != first_step), int(step) + _BATCHES_AHEAD + 1)
+        return np.concatenate([order.examples(at * batch_size + worker * size, size) for at in steps])
 
     steps = _fixed_parallelism(tf.data.Dataset.range(first_step, np.iinfo(np.int64).max))
     if keep_decoded is CachePlace.NOWHERE:
 
         def records(step: int) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-            numbers, draws = numbers_and_draws(step)
-            return _as_array(reader.read(numbers)), draws
+            numbers, choices = numbers_and_choices(step)
+            reader.announce(ahead(step))
+            return _as_array(reader.read(numbers)), choices
 
-        def decode(serialized: Any, drawn: Any) -> tuple[Any, Any]:
-            encoded, label = _parsed(serialized)
-            return decode_and_vary(encoded, drawn, augmentation, image_size), label
+        def parse(serialized: Any, chosen: Any) -> tuple[Any, Any, Any]:
+            return *_parsed(serialized), chosen
+
+        def decode(encoded: Any, label: Any, chosen: Any) -> tuple[Any, Any]:
+            return decode_and_vary(encoded, chosen, augmentation, image_size), label
 
         specs = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size, width], tf.float32)]
-        made = _read(steps, records, specs).unbatch().map(decode, num_parallel_calls=usable_threads())
+        made = _read(steps, records, specs).map(parse).unbatch()
+        made = made.map(decode, num_parallel_calls=usable_threads())
         return made.batch(size, drop_remainder=True).prefetch(2)
 
     cache = DecodedCache(
@@ -101,9 +115,12 @@ def training_batches(
     )
 
     def missing_records(step: int) -> tuple[Any, ...]:
-        numbers, draws = numbers_and_draws(step)
+        numbers, choices = numbers_and_choices(step)
         missing = np.flatnonzero(~cache.holds(numbers))
-        return numbers, draws, missing, _as_array(reader.read(numbers[missing]))
+        if len(missing):
+            later = ahead(step)
+            reader.announce(later[~cache.holds(later)])
+        return numbers, choices, missing, _as_array(reader.read(numbers[missing]))
 
     specs = [
         tf.TensorSpec([size], tf.int64),
@@ -116,8 +133,8 @@ def training_batches(
     if augmentation == NONE:
         return made.map(lambda images, facts, _: (images, facts[:, 2])).prefetch(2)
 
-    def vary(image: Any, facts: Any, drawn: Any) -> tuple[Any, Any]:
-        return vary_kept(image, facts[0], facts[1], drawn, augmentation, image_size), facts[2]
+    def vary(image: Any, facts: Any, chosen: Any) -> tuple[Any, Any]:
+        return vary_kept(image, facts[0], facts[1], chosen, augmentation, image_size), facts[2]
 
     made = made.unbatch().map(vary, num_parallel_calls=usable_threads())
     return made.batch(size, drop_remainder=True).prefetch(2)
@@ -157,12 +174,11 @@ def evaluation_batches(
     def records(batch: int) -> tuple[NDArray[np.object_]]:
         return (_as_array(reader.read(numbers[int(batch) * batch_size : (int(batch) + 1) * batch_size])),)
 
-    def decode(serialized: Any) -> tuple[Any, Any]:
-        encoded, label = _parsed(serialized)
+    def decode(encoded: Any, label: Any) -> tuple[Any, Any]:
         return decode_image(encoded, image_size), label
 
     batches = _fixed_parallelism(tf.data.Dataset.range(-(-len(numbers) // batch_size)))
-    made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).unbatch()
+    made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).map(_parsed).unbatch()
     dataset = made.map(decode, num_parallel_calls=usable_threads()).batch(batch_size)
     return (dataset.cache() if keep_decoded else dataset).prefetch(2)
 
@@ -216,11 +232,11 @@ class FeatureBatches:
 
 
 def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: int) -> Callable[..., Any]:
-    """Returns the function that decodes and keeps what is missing of a batch: images, facts, draws."""
+    """Returns the function that decodes and keeps what is missing of a batch: images, facts, choices."""
     side = kept_size(augmentation, image_size)
 
-    def kept(serialized: Any) -> tuple[Any, Any]:
-        encoded, label = _parsed(serialized)
+    def kept(record: tuple[Any, Any]) -> tuple[Any, Any]:
+        encoded, label = record
         pixels, height, width = decode_for_keeping(encoded, augmentation, image_size)
         return pixels, tf.stack([tf.cast(height, tf.int64), tf.cast(width, tf.int64), label])
 
@@ -238,13 +254,15 @@ def _completed(cache: DecodedCache, augmentation: str, image_size: int, size: in
         images[missing], all_facts[missing] = pixels, facts
         return images, all_facts
 
-    def complete(numbers: Any, draws: Any, missing: Any, serialized: Any) -> tuple[Any, Any, Any]:
+    def complete(numbers: Any, choices: Any, missing: Any, serialized: Any) -> tuple[Any, Any, Any]:
         specs = (tf.TensorSpec([side, side, 3], tf.uint8), tf.TensorSpec([3], tf.int64))
-        decoded = tf.map_fn(kept, serialized, fn_output_signature=specs, parallel_iterations=usable_threads())
+        decoded = tf.map_fn(
+            kept, _parsed(serialized), fn_output_signature=specs, parallel_iterations=usable_threads()
+        )
         images, facts = tf.numpy_function(
             with_missing, [numbers, missing, *decoded], (tf.uint8, tf.int64), stateful=True
         )
-        return tf.ensure_shape(images, [size, side, side, 3]), tf.ensure_shape(facts, [size, 3]), draws
+        return tf.ensure_shape(images, [size, side, side, 3]), tf.ensure_shape(facts, [size, 3]), choices
 
     return complete
 
@@ -275,13 +293,13 @@ def _as_array(records: Sequence[bytes]) -> NDArray[np.object_]:
 
 
 def _parsed(serialized: Any) -> tuple[Any, Any]:
-    """Returns the encoded image, a string, and the class, int64, 0..N-1, of a serialized record."""
+    """Returns the encoded images, string [n], and the classes, int64 [n], 0..N-1, of serialized records."""
     features = {
         IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
         CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64),
     }
-    example = tf.io.parse_single_example(serialized, features)
-    return example[IMAGE_ENCODED], label_to_class(example[CLASS_LABEL])
+    examples = tf.io.parse_example(serialized, features)
+    return examples[IMAGE_ENCODED], label_to_class(examples[CLASS_LABEL])
 
 
 def _fixed_parallelism(dataset: tf.data.Dataset) -> tf.data.Dataset:

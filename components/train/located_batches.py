@@ -1,6 +1,9 @@
 """Batches of a split's images that say which record is to blame when they cannot be made."""
 
+import atexit
+import gc
 import re
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,25 @@ _DATA_ERRORS = (
 _REMEDY = "replace the image or leave it out, and convert again; the validate step names every such image"
 
 
+class _Iteration:
+    """Holds an iterator of tf.data, so that it can be let go of at the end of the process."""
+
+    def __init__(self, iterator: Any) -> None:
+        self.iterator = iterator
+
+
+_ITERATIONS: "weakref.WeakSet[_Iteration]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_iterations() -> None:
+    """Ends the reading ahead before Python is taken down, which would wait for ever for what still reads."""
+    for iteration in list(_ITERATIONS):
+        iteration.iterator = None
+    # Iterators are parts of circles, also those that nobody has any more.
+    gc.collect()
+
+
 class LocatedBatches:
     """The batches of a split; TensorFlow's errors on the way become errors that name the record.
 
@@ -43,10 +65,11 @@ class LocatedBatches:
             InvalidDataError: if a record is damaged or holds no image that can be decoded.
             MissingInputError: if a shard is not there any more.
         """
-        iterator = iter(self._batches)
+        iteration = _Iteration(iter(self._batches))
+        _ITERATIONS.add(iteration)
         while True:
             try:
-                batch = next(iterator)
+                batch = next(iteration.iterator)
             except StopIteration:
                 return
             except _DATA_ERRORS as error:

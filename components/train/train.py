@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError
+from components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
 from components.common.folders import check_folder_writable
 from components.common.local_dataset import local_dataset
 from components.common.log import log_event, log_result
@@ -161,7 +161,11 @@ def train(
         write_model(folder, written, arguments, manifest, evaluations, best, circumstances)
 
     publisher = Publisher(write, publish) if publish and accelerators.is_chief else None
-    with local_dataset(dataset_folder) as folder, _lack_of_memory_explained(arguments):
+    with (
+        local_dataset(dataset_folder) as folder,
+        _lack_of_memory_explained(arguments),
+        _lost_workers_explained(accelerators),
+    ):
         inputs = training_inputs(classifier, arguments, read_manifest(folder), folder, accelerators)
         result = run_loop(
             inputs.trainable,
@@ -293,4 +297,17 @@ def _lack_of_memory_explained(arguments: TrainingArguments) -> Iterator[None]:
             f"there is not enough memory for train_batch_size={arguments.train_batch_size} and "
             f"image_size={arguments.resolved_image_size()}{': ' if reason else ''}{reason}",
             remedy=f"lower train_batch_size{and_evaluation} or image_size, or choose a smaller model_type",
+        ) from None
+
+
+@contextmanager
+def _lost_workers_explained(accelerators: Accelerators) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError):
+        if accelerators.workers == 1:
+            raise
+        raise InterruptedRunError(
+            f"one of the {accelerators.workers} workers does not answer any more",
+            remedy="start all workers again: with the same job_dir they go on from the last evaluation",
         ) from None

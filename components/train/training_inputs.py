@@ -94,6 +94,7 @@ def _image_inputs(
         validation_images=_validation_images(arguments, manifest),
         validation_size=image_size,
         seen=arguments.max_steps * arguments.train_batch_size,
+        disk=arguments.augmentation == "none" or not arguments.deterministic,
     )
 
     def batches_from(first_step: int) -> LocatedBatches:

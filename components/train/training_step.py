@@ -159,6 +159,7 @@ def _graph_function(
     """Makes a graph of a function that is traced once, whatever the size of a batch."""
     if accelerators.replicas > 1:
         # Shares of a batch are no tensors with a signature; all but an evaluation's last have one size.
-        return tf.function(function)  # type: ignore[no-any-return]
+        return tf.function(function, autograph=False)  # type: ignore[no-any-return]
     signature = (trainable.input_spec, tf.TensorSpec([None], tf.int64), *more)
-    return tf.function(function, input_signature=signature)  # type: ignore[no-any-return]
+    # No Python control flow depends on a tensor here: AutoGraph would only cost time.
+    return tf.function(function, input_signature=signature, autograph=False)  # type: ignore[no-any-return]

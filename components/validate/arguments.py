@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from components.common import shared_arguments
-from components.common.arguments import check_fields
+from components.common.arguments import check_fields, same_argument
+from components.train.arguments import TrainingArguments
+from components.train.model_types import MODEL_TYPES
 
 
 @dataclass(frozen=True)
@@ -13,8 +15,14 @@ class ValidateArguments:
     num_classes: int = shared_arguments.num_classes()
     train_batch_size: int = shared_arguments.train_batch_size()
     num_eval_images: int = shared_arguments.num_eval_images()
+    model_type: str = same_argument(TrainingArguments, "model_type")
     image_size: int = shared_arguments.image_size()
     max_image_pixels: int = shared_arguments.max_image_pixels()
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def trained_image_size(self) -> int:
+        """Side in pixels of the square to which training scales images."""
+        return self.image_size or MODEL_TYPES[self.model_type].image_size

@@ -1,6 +1,7 @@
 """What can be said of a data set from its counts, and against the arguments."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from components.common.dataset import TRAIN, VALIDATION, Manifest
 from components.common.records import class_to_label, label_to_class
@@ -11,8 +12,7 @@ from components.validate.reading import Reading
 FEW_TRAINING_IMAGES = 10
 STRONG_IMBALANCE = 10
 _NAMED_LABELS = 10
-# What image_size=0 comes to.
-MODELS_OWN_IMAGE_SIZE = 224
+_NOWHERE: Mapping[str, Mapping[int, str]] = MappingProxyType({})
 FAR_SMALLER = 4
 FAR_LARGER = 8
 
@@ -57,14 +57,13 @@ def name_findings(reading: Reading) -> Iterator[Finding]:
         )
 
 
-def size_findings(reading: Reading, image_size: int) -> Iterator[Finding]:
+def size_findings(reading: Reading, trained: int) -> Iterator[Finding]:
     """Yields a warning each for images that are far smaller and far larger than they are trained at.
 
     Args:
         reading: What was read of the data.
-        image_size: The side of the square to which training scales images; 0 = the model's own.
+        trained: Side in pixels of the square to which training scales images.
     """
-    trained = image_size or MODELS_OWN_IMAGE_SIZE
     sides = reading.shorter_sides
     small = sum(count for side, count in sides.items() if side * FAR_SMALLER < trained)
     large = sum(count for side, count in sides.items() if side > trained * FAR_LARGER)
@@ -86,12 +85,17 @@ def size_findings(reading: Reading, image_size: int) -> Iterator[Finding]:
         )
 
 
-def class_findings(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+def class_findings(
+    labels: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    first_places: Mapping[str, Mapping[int, str]] = _NOWHERE,
+) -> Iterator[Finding]:
     """Yields what is wrong or doubtful about the numbers of images per class and split.
 
     Args:
         labels: The N names.
         counts: By split: N numbers of images.
+        first_places: By split: the name of the first record of each class that has one.
     """
     train = counts.get(TRAIN, [0] * len(labels))
     validation = counts.get(VALIDATION, [0] * len(labels))
@@ -110,7 +114,12 @@ def class_findings(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -
             remedy="give training data, or a smaller validation_fraction",
         )
     else:
-        yield from _training_findings(labels, train)
+        elsewhere = {
+            class_index: f"the first one in {name}: {where}"
+            for name, places in first_places.items()
+            for class_index, where in places.items()
+        }
+        yield from _training_findings(labels, train, elsewhere)
     if not sum(validation):
         yield Finding(
             ERROR,
@@ -129,13 +138,16 @@ def class_findings(labels: Sequence[str], counts: Mapping[str, Sequence[int]]) -
                 )
 
 
-def _training_findings(labels: Sequence[str], train: Sequence[int]) -> Iterator[Finding]:
+def _training_findings(
+    labels: Sequence[str], train: Sequence[int], elsewhere: Mapping[int, str]
+) -> Iterator[Finding]:
     for class_index, (label, images) in enumerate(zip(labels, train, strict=True)):
         if not images:
             yield Finding(
                 ERROR,
                 "label_without_training",
                 f"label {class_to_label(class_index)} ({label!r}) has no training image",
+                elsewhere.get(class_index, ""),
                 remedy="add training images of it, or take the label out of the label map",
             )
         elif images < FEW_TRAINING_IMAGES:

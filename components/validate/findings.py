@@ -192,7 +192,7 @@ def log_findings(findings: Findings) -> None:
 
 
 def raise_if_errors(findings: Findings) -> None:
-    """Raises one error that lists the first ten errors; warnings pass.
+    """Raises one error that lists about ten errors, some of each kind, and counts them; warnings pass.
 
     Raises:
         InvalidArgumentError: if every error is about an argument.
@@ -206,10 +206,22 @@ def raise_if_errors(findings: Findings) -> None:
         raise error_class(errors[0].problem, where=errors[0].where, remedy=errors[0].remedy)
     number = findings.number_of(ERROR)
     lines = [f"{number:,} errors were found:"]
-    for place, one in enumerate(errors[:RAISED], start=1):
+    kinds = _by_kind(errors)
+    # Some of every kind: a thousand damaged images must not hide the one label that is wrong.
+    of_a_kind = max(1, RAISED // len(kinds))
+    shown = [one for some in kinds.values() for one in some[:of_a_kind]]
+    for place, one in enumerate(shown, start=1):
         lines.append(f"{place}. {one.problem}" + (f" ({one.where})" if one.where else ""))
         if one.remedy:
             lines.append(f"   what to do: {one.remedy}")
-    if number > RAISED:
-        lines.append(f"and {number - RAISED:,} more")
+    if number > len(shown):
+        counts = ", ".join(f"{findings.kinds[kind]:,} {kind}" for kind in kinds)
+        lines.append(f"and {number - len(shown):,} more; by kind: {counts}")
     raise error_class("\n".join(lines), remedy="correct these; the step's report and summary list them")
+
+
+def _by_kind(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    return kinds

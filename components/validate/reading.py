@@ -3,9 +3,10 @@
 import hashlib
 import struct
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,18 +18,18 @@ from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 from components.common.log import Progress
 from components.common.records import ImageRecord, decode_example, label_to_class
 from components.common.storage import local_copy, read_part
-from components.common.tfrecord import read_records
+from components.common.tfrecord import RecordFile, RecordPlace
 from components.common.threads import usable_threads
+from components.convert.parallel import batches, in_order
 from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
 
 SAMPLES_PER_LABEL = 6
 # A page of more small pictures than this is megabytes that nobody scrolls through.
 _MOST_SAMPLES = 300
-_MOST_WORKERS = 8
-_WINDOW_PER_WORKER = 4
-# Records that a worker gets at once: handing them over one by one would cost as much as hashing them.
-_BATCH = 16
-_BATCH_BYTES = 500_000
+_MOST_THREADS = 8
+# Records that a thread gets at once: handing them over one by one would cost as much as hashing them.
+_BATCH = 32
+_BATCH_BYTES = 2_000_000
 DIGEST_BYTES = 32
 _RECORD_LENGTH = struct.Struct("<Q")
 _RECORD_HEADER_BYTES = 12
@@ -74,11 +75,19 @@ class SplitReading:
 
     Attributes:
         images_per_label: In the order of the labels; records with a label out of range are not in it.
+        first_of_label: The name of the first record of each class that has one.
         complete: Whether every record of it was read, none damaged.
     """
 
     images_per_label: list[int]
+    first_of_label: dict[int, str] = field(default_factory=dict)
     complete: bool = True
+
+    def add(self, class_index: int, where: str) -> None:
+        """Counts an image."""
+        if not self.images_per_label[class_index]:
+            self.first_of_label[class_index] = where
+        self.images_per_label[class_index] += 1
 
 
 @dataclass
@@ -140,9 +149,9 @@ def read_dataset(
 ) -> Reading:
     """Reads every shard of every split and checks what can be checked of a record by itself.
 
-    Records are decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a few
-    dozen at a time. A damaged record ends the reading of its shard, because nothing says where the next one
-    begins; the other shards are read all the same.
+    Records are read and decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a few
+    dozen at a time. A record whose header is damaged ends the reading of its shard, because nothing says
+    where the next one begins; the other shards are read all the same.
 
     Args:
         manifest: What should be there.
@@ -153,20 +162,19 @@ def read_dataset(
         InterruptedRunError: if a shard lies in Cloud Storage, which cannot be reached.
     """
     checked = _Checked(max_image_pixels)
+    threads = usable_threads(_MOST_THREADS)
     reading = Reading(
         labels=manifest.labels,
         splits={name: SplitReading([0] * manifest.num_classes) for name in manifest.splits},
         samples=[[] for _ in manifest.labels],
     )
     progress = Progress("validate", sum(split.examples for split in manifest.splits.values()), "examples")
-    workers = usable_threads(_MOST_WORKERS)
     done = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for split_name, split in manifest.splits.items():
-            for shard in split.shards:
-                for _ in _read_shard(reading, split_name, shard, folder, checked, pool, workers):
-                    done += 1
-                    progress.update(done)
+    for split_name, split in manifest.splits.items():
+        for shard in split.shards:
+            for _ in _read_shard(reading, split_name, shard, folder, checked, threads):
+                done += 1
+                progress.update(done)
     return reading
 
 
@@ -181,12 +189,14 @@ def record_name(shard: Shard, record_number: int, filename: str = "") -> str:
     return f"{shard.path}, record {record_number}" + (f" ({filename})" if filename else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Examined:
-    """A record after a worker has looked at it; ``record`` is None if it is no tf.Example of ours."""
+    """What is kept of a record that a thread has looked at; ``digest`` is empty if it is no image of ours."""
 
-    record: ImageRecord | None
     digest: bytes = b""
+    label: int = 0
+    text: str = ""
+    filename: str = ""
     format: str = ""
     width: int = 0
     height: int = 0
@@ -215,21 +225,26 @@ class _Checked:
         return image
 
 
-def _examine(data: bytes, shard: Shard, record_number: int, checked: _Checked) -> _Examined:
-    where = record_name(shard, record_number)
+def _examine(file: RecordFile, place: RecordPlace, shard: Shard, checked: _Checked) -> _Examined:
+    where = record_name(shard, place.number)
+    try:
+        data = file.data(place)
+    except InvalidDataError as error:
+        return _Examined(finding=Finding(ERROR, "damaged_record", error.problem, error.where, error.remedy))
     try:
         record = decode_example(data, where=where)
     except InvalidDataError as error:
-        return _Examined(None, finding=Finding(ERROR, "invalid_record", error.problem, where, error.remedy))
+        return _Examined(finding=Finding(ERROR, "invalid_record", error.problem, where, error.remedy))
     digest = hashlib.sha256(record.encoded).digest()
-    where = record_name(shard, record_number, record.filename)
+    known = (digest, record.label, record.text, record.filename)
+    where = record_name(shard, place.number, record.filename)
     try:
         image = checked.prepared(record.encoded, digest)
     except ImageError as error:
-        return _Examined(record, digest, finding=_refused(str(error), where))
+        return _Examined(*known, finding=_refused(str(error), where))
     image_format = image_format_of(record.encoded)
     finding = _reencoded(record.encoded, image_format, image.reencoded, where) if image.reencoded else None
-    return _Examined(record, digest, image_format, image.width, image.height, finding)
+    return _Examined(*known, image_format, image.width, image.height, finding)
 
 
 def _refused(reason: str, where: str) -> Finding:
@@ -268,84 +283,62 @@ def _training_refuses(encoded: bytes, image_format: str, reason: str) -> bool:
 
 
 def _read_shard(
-    reading: Reading,
-    split: str,
-    shard: Shard,
-    folder: Path,
-    checked: _Checked,
-    pool: ThreadPoolExecutor,
-    workers: int,
+    reading: Reading, split: str, shard: Shard, folder: Path, checked: _Checked, threads: int
 ) -> Iterator[None]:
     """Reads one shard into ``reading``; yields once for each record."""
     reading.images.begin_shard(split, shard)
-    location = shard_location(folder, shard)
     try:
-        with local_copy(location) as path:
-            yield from _read_file(reading, split, shard, path, checked, pool, workers)
+        with local_copy(shard_location(folder, shard)) as path:
+            yield from _read_file(reading, split, shard, path, checked, threads)
     except MissingInputError as error:
         reading.splits[split].complete = False
         reading.findings.add(Finding(ERROR, "missing_shard", error.problem, shard.path, _PUT_BACK))
 
 
 def _read_file(
-    reading: Reading,
-    split: str,
-    shard: Shard,
-    path: Path,
-    checked: _Checked,
-    pool: ThreadPoolExecutor,
-    workers: int,
+    reading: Reading, split: str, shard: Shard, path: Path, checked: _Checked, threads: int
 ) -> Iterator[None]:
-    digest = pool.submit(file_sha256, path)
-    window: deque[Future[list[tuple[int, int, _Examined]]]] = deque()
     records = 0
-    damage: InvalidDataError | MissingInputError | None = None
+    damage: InvalidDataError | None = None
 
-    def examined_batch(batch: list[tuple[int, int, bytes]]) -> list[tuple[int, int, _Examined]]:
-        return [(number, offset, _examine(data, shard, number, checked)) for number, offset, data in batch]
+    def examined(places: list[RecordPlace]) -> list[tuple[RecordPlace, _Examined]]:
+        # Each thread reads what it works on: a record that another thread has read is no longer in the
+        # core's cache.
+        with RecordFile(path, shard.path) as own:
+            return [(place, _examine(own, place, shard, checked)) for place in places]
 
-    batch: list[tuple[int, int, bytes]] = []
-    size = 0
-    try:
-        for offset, data in read_records(path):
-            batch.append((records, offset, data))
-            size += len(data)
-            records += 1
-            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
-                window.append(pool.submit(examined_batch, batch))
-                batch, size = [], 0
-            if len(window) > workers * _WINDOW_PER_WORKER:
-                for number, place, examined in window.popleft().result():
-                    _take(reading, split, shard, number, place, examined)
+    def places() -> Iterator[RecordPlace]:
+        nonlocal records, damage
+        try:
+            for place in file.places():
+                yield place
+                records += 1
+        except InvalidDataError as error:
+            damage = error
+
+    with RecordFile(path, shard.path) as file, ThreadPoolExecutor(1) as hasher:
+        digest = hasher.submit(file_sha256, path)
+        some_places = batches(places(), lambda place: place.length, most=_BATCH, bytes_at_most=_BATCH_BYTES)
+        with closing(in_order(examined, some_places, threads)) as batches_examined:
+            for batch in batches_examined:
+                for place, outcome in batch:
+                    _take(reading, split, shard, path, place, outcome)
                     yield
-    except (InvalidDataError, MissingInputError) as error:
-        damage = error
-    window.append(pool.submit(examined_batch, batch))
-    while window:
-        for number, place, examined in window.popleft().result():
-            _take(reading, split, shard, number, place, examined)
-            yield
-    if damage is not None:
-        reading.splits[split].complete = False
-    reading.findings.extend(_shard_findings(shard, path, records, digest, damage))
+        if damage is not None:
+            reading.splits[split].complete = False
+        reading.findings.extend(_shard_findings(shard, path, records, digest.result(), damage))
 
 
 def _shard_findings(
     shard: Shard,
     path: Path,
     records: int,
-    digest: "Future[str]",
-    damage: InvalidDataError | MissingInputError | None,
+    digest: str,
+    damage: InvalidDataError | None,
 ) -> Iterator[Finding]:
-    if isinstance(damage, MissingInputError):
-        # Nothing more can be said of a file that cannot be opened.
-        digest.exception()
-        yield Finding(ERROR, "missing_shard", damage.problem, shard.path, _PUT_BACK)
-        return
     if damage is not None:
-        where = damage.where.replace(str(path), shard.path)
-        problem = f"{damage.problem}; the records after it were not read"
-        yield Finding(ERROR, "damaged_record", problem, where, damage.remedy)
+        problem = f"{damage.problem}; what comes after it was not read"
+        yield Finding(ERROR, "damaged_record", problem, damage.where, damage.remedy)
     elif records != shard.examples:
         yield Finding(
             ERROR,
@@ -354,13 +347,13 @@ def _shard_findings(
             shard.path,
             "convert again, or correct the manifest",
         )
-    if digest.result() != shard.sha256:
+    if digest != shard.sha256:
         size = path.stat().st_size
         sizes = f"{size:,} bytes, not {shard.bytes:,}" if size != shard.bytes else "the size is right"
         yield Finding(
             ERROR,
             "changed_shard",
-            f"the file is not the one that the manifest describes: its SHA-256 is {digest.result()[:16]}..., "
+            f"the file is not the one that the manifest describes: its SHA-256 is {digest[:16]}..., "
             f"not {shard.sha256[:16]}... ({sizes})",
             shard.path,
             "restore the file, or convert again",
@@ -368,57 +361,62 @@ def _shard_findings(
 
 
 def _take(
-    reading: Reading, split: str, shard: Shard, record_number: int, offset: int, examined: _Examined
+    reading: Reading, split: str, shard: Shard, path: Path, place: RecordPlace, examined: _Examined
 ) -> None:
     """Enters one examined record into the reading; called in the order of the records."""
-    record = examined.record
-    if examined.finding is not None:
-        reading.findings.add(_with_picture(reading, examined.finding, record))
-    if record is None:
+    if not examined.digest:
         reading.splits[split].complete = False
+        if examined.finding is not None:
+            reading.findings.add(examined.finding)
         return
-    reading.images.add(examined.digest, record.label, record_number, offset)
+    if examined.finding is not None:
+        reading.findings.add(_with_picture(reading, examined.finding, examined.label, path, place))
+    label = examined.label
+    reading.images.add(examined.digest, label, place.number, place.offset)
     if examined.width:
         reading.widths[examined.width] += 1
         reading.heights[examined.height] += 1
         shorter = min(examined.width, examined.height)
         reading.shorter_sides[shorter] += 1
         reading.formats[examined.format] += 1
-    where = record_name(shard, record_number, record.filename)
+    where = record_name(shard, place.number, examined.filename)
     if examined.width:
         reading.extremes.add(shorter, f"{examined.width} x {examined.height} pixels, {where}")
-    if not 1 <= record.label <= len(reading.labels):
-        reading.findings.add(
-            _with_picture(reading, _label_out_of_range(record, reading.labels, where), record)
-        )
+    if not 1 <= label <= len(reading.labels):
+        finding = _label_out_of_range(label, examined.text, reading.labels, where)
+        reading.findings.add(_with_picture(reading, finding, label, path, place))
         return
-    class_index = label_to_class(record.label)
-    reading.splits[split].images_per_label[class_index] += 1
-    if record.text and record.text != reading.labels[class_index]:
-        count, text, first = reading.other_names.get(record.label, (0, record.text, where))
-        reading.other_names[record.label] = (count + 1, text, first)
+    class_index = label_to_class(label)
+    reading.splits[split].add(class_index, where)
+    if examined.text and examined.text != reading.labels[class_index]:
+        count, text, first = reading.other_names.get(label, (0, examined.text, where))
+        reading.other_names[label] = (count + 1, text, first)
     samples = reading.samples[class_index]
     wanted = max(1, min(SAMPLES_PER_LABEL, _MOST_SAMPLES // len(reading.labels)))
     if split == TRAIN and examined.width and len(samples) < wanted and class_index < _MOST_SAMPLES:
-        samples.append(Thumbnail(thumbnail_source(record.encoded), title=where))
+        samples.append(Thumbnail(_thumbnail_of(path, place), title=where))
 
 
-def _with_picture(reading: Reading, finding: Finding, record: ImageRecord | None) -> Finding:
+def _thumbnail_of(path: Path, place: RecordPlace) -> str:
+    """Returns a small picture of a record, which is read again: few are shown."""
+    return thumbnail_source(record_at(str(path), place.offset, where=str(path)).encoded)
+
+
+def _with_picture(reading: Reading, finding: Finding, label: int, path: Path, place: RecordPlace) -> Finding:
     """Returns the finding with a small picture of its record, if there are not many of its kind already."""
-    if record is None or reading.findings.counts[finding.kind] >= _WITH_PICTURE:
+    if reading.findings.counts[finding.kind] >= _WITH_PICTURE:
         return finding
-    source = thumbnail_source(record.encoded)
+    source = _thumbnail_of(path, place)
     if not source:
         return finding
-    label, known = record.label, reading.labels
+    known = reading.labels
     name = known[label_to_class(label)] if 1 <= label <= len(known) else f"label {label}"
     return replace(finding, thumbnails=(Thumbnail(source, (name,), finding.where),))
 
 
-def _label_out_of_range(record: ImageRecord, labels: tuple[str, ...], where: str) -> Finding:
-    label = record.label
+def _label_out_of_range(label: int, text: str, labels: tuple[str, ...], where: str) -> Finding:
     ends = f" ({labels[0]!r} to {labels[-1]!r})" if labels else ""
-    called = f"; the record calls it {record.text!r}" if record.text else ""
+    called = f"; the record calls it {text!r}" if text else ""
     return Finding(
         ERROR,
         "label_out_of_range",

@@ -52,9 +52,10 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
     found = reading.findings
     found.extend(count_findings(manifest, reading))
     found.extend(argument_findings(manifest.labels, judged, arguments))
-    found.extend(class_findings(manifest.labels, judged))
+    places = {name: split.first_of_label for name, split in reading.splits.items()}
+    found.extend(class_findings(manifest.labels, judged, places))
     found.extend(name_findings(reading))
-    found.extend(size_findings(reading, arguments.image_size))
+    found.extend(size_findings(reading, arguments.trained_image_size))
     found.extend(duplicate_findings(reading.images, manifest.labels, folder))
     return Findings(
         manifest=manifest,

@@ -19,6 +19,8 @@ from components.vertex.client import error_of_status, explained
 
 # Labels by which a job is found again. Vertex AI gives its jobs numbers, and not until they are made.
 JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
+# Of a job that a pipeline's step has started: the id of the pipeline's run.
+RUN_LABEL = "imgpipe-run"
 # An answer that was lost says nothing about the job: it is looked for before it is asked for again.
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 1.0

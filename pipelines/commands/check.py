@@ -1,7 +1,128 @@
-"""check."""
+"""check: what can be known before a job is sent."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import click
 
-def check_submission(submission: Any, place: Any) -> None:
-    """Checks."""
+from components.common.errors import ERROR_CLASSES
+from pipelines.checks import (
+    ERROR,
+    OK,
+    WARNING,
+    Finding,
+    Google,
+    check_buckets,
+    check_data,
+    check_images,
+    check_local_output,
+    check_rights,
+)
+from pipelines.commands.output import errors_told, format_option, notice, show_many
+from pipelines.commands.places import jobs_of, place_options
+from pipelines.commands.submission import (
+    Submission,
+    submission_of,
+    submission_options,
+    tell_estimate,
+    tell_notices,
+)
+from pipelines.targets.vertex_jobs import VertexJobs, authorized_session
+
+_PIPELINE_ROLES = ("data", "serve-tools")
+
+_EXAMPLES = """
+\b
+Examples:
+  imgpipe check --target vertex --region us-central1 --config config.yaml -- --training_data_path=... ...
+  imgpipe check -- --images=flowers
+\b
+It takes what submit takes, and sends nothing. `imgpipe submit` does the same first.
+Exit status: 0 if nothing is wrong, warnings included; otherwise that of the first error.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@place_options
+@submission_options
+@format_option
+@errors_told
+def check(place: dict[str, Any], words: tuple[str, ...], output_format: str, **options: Any) -> None:
+    """Check a job before it is submitted: arguments, machines, data, buckets, accounts, images.
+
+    Each finding that is not ok names the command that mends it.
+    """
+    submission = submission_of(place, options, words)
+    tell_notices(submission)
+    tell_estimate(submission, place, options)
+    found = findings(submission, place)
+    show_many(found, ("status", "subject", "message", "mend"), output_format)
+    errors = [one for one in found if one.status == ERROR]
+    if errors:
+        notice(f"{len(errors)} of {len(found)} checks failed; what mends them stands beside them")
+        sys.exit(errors[0].exit_code)
+
+
+def check_submission(submission: Submission, place: dict[str, Any]) -> None:
+    """Tells warnings on stderr, and refuses a submission in which something is wrong.
+
+    Raises:
+        PipelineError: of the first error; all of them are told.
+    """
+    found = findings(submission, place)
+    for one in found:
+        if one.status != OK:
+            notice(
+                f"{one.status}: {one.subject}: {one.message}{f'; to mend it: {one.mend}' if one.mend else ''}"
+            )
+    first = next((one for one in found if one.status == ERROR), None)
+    if first is not None:
+        error_class = next(one for one in ERROR_CLASSES if one.exit_code == first.exit_code)
+        raise error_class(f"{first.subject}: {first.message}", remedy=first.mend)
+
+
+def findings(submission: Submission, place: dict[str, Any]) -> list[Finding]:
+    """Returns what all checks of a submission found, the errors first."""
+    found = [Finding(OK, "machines", ", ".join(f"{p.replicas} x {p.machine}" for p in submission.job.pools))]
+    if submission.target == "local":
+        found = []
+    # What reading logs is for a log, and stdout is for the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        found += check_data(submission.job.values, on_this_machine=submission.target == "local")
+    if submission.target == "local":
+        if submission.job.values.get("job_dir"):
+            found.append(check_local_output(Path(submission.job.values["job_dir"]).expanduser().absolute()))
+    else:
+        found += _remote_findings(submission, place)
+    return sorted(found, key=lambda one: [ERROR, WARNING, OK].index(one.status))
+
+
+def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[Finding]:
+    google = Google(lambda: authorized_session(place["endpoint"]), place["endpoint"])
+    try:
+        yield from check_images(google, _images(submission), registry_needed=submission.target == "vertex")
+        if submission.target == "vertex":
+            jobs = jobs_of(place, submission.job.config.region)
+            assert isinstance(jobs, VertexJobs)  # noqa: S101 - it is that target's
+            account = submission.service_account
+            values = {**submission.job.values}
+            if submission.pipeline_root:
+                values["output_dir"] = values.get("output_dir") or submission.pipeline_root
+            yield from check_rights(google, jobs.project, account, pipeline=submission.form == "pipeline")
+            yield from check_buckets(google, values, jobs.region, account, jobs.project)
+    except ConnectionError as error:
+        yield Finding(
+            WARNING, "Google Cloud", f"it cannot be reached from here, nothing more was checked: {error}"
+        )
+
+
+def _images(submission: Submission) -> Iterator[str]:
+    for pool in submission.job.pools:
+        yield pool.config.image_uri or submission.images.of_training(pool.machine.kind)
+    if submission.form == "pipeline":
+        roles = (*_PIPELINE_ROLES, *(("launcher",) if submission.target == "vertex" else ()))
+        for role in roles:
+            yield submission.images.of_role(role)

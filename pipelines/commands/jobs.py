@@ -9,6 +9,7 @@ import click
 from components.common.errors import CheckFailedError
 from pipelines.commands.output import errors_told, format_option, show_many, show_one
 from pipelines.commands.places import jobs_of, place_options
+from pipelines.targets.jobs import Jobs
 
 _EXAMPLES = """
 \b
@@ -57,10 +58,18 @@ def stream_logs(job: str, place: dict[str, Any], follow: bool) -> None:
     Ctrl-C ends the printing, not the job. The exit status is 0 if the job succeeded or is still at work, and
     76 if it failed or was cancelled.
     """
-    jobs = jobs_of(place)
+    print_logs(jobs_of(place), job, follow=follow)
+
+
+def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -> None:
+    """Prints what a job writes and says how it ended.
+
+    Raises:
+        CheckFailedError: if it failed or was cancelled.
+    """
     try:
         for line in jobs.logs(job, follow=follow):
-            click.echo(line)
+            click.echo(line, err=to_stderr)
     except KeyboardInterrupt:
         click.echo(f"the job goes on; `imgpipe stream-logs {job}` shows it again", err=True)
         sys.exit(0)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from components.common.errors import InvalidArgumentError
+from pipelines.commands.check import check_submission
 from pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
 from pipelines.commands.places import place_options, schedules_of
 from pipelines.commands.submission import submission_of, submission_options, tell_notices
@@ -47,10 +48,17 @@ def schedule() -> None:
 )
 @place_options
 @submission_options
+@click.option("--check/--no-check", default=True, help="Run `imgpipe check` first.")
 @format_option
 @errors_told
 def create(
-    name: str, cron: str, place: dict[str, Any], words: tuple[str, ...], output_format: str, **options: Any
+    name: str,
+    cron: str,
+    place: dict[str, Any],
+    words: tuple[str, ...],
+    check: bool,
+    output_format: str,
+    **options: Any,
 ) -> None:
     """Start a run of the pipeline NAME by the clock.
 
@@ -62,6 +70,8 @@ def create(
     submission = submission_of(place, options, [name, *words])
     tell_notices(submission)
     schedules = schedules_of(place)
+    if check:
+        check_submission(submission, place)
     if isinstance(schedules, KubeflowJobs):
         with submission.file() as file:
             made = schedules.create_schedule(

@@ -12,6 +12,7 @@ import click
 
 from components.common.arguments import from_values
 from components.common.errors import InvalidArgumentError, MissingInputError
+from components.train.arguments import TrainingArguments
 from pipelines.ai_platform import (
     JOB_ARGUMENTS,
     STRATEGIES,
@@ -24,6 +25,7 @@ from pipelines.ai_platform import (
 )
 from pipelines.commands.output import notice
 from pipelines.compiled_pipelines import pipeline_file
+from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images, read_images_lock
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS
@@ -106,6 +108,22 @@ _OPTIONS = (
         envvar="IMGPIPE_IMAGES_LOCK",
         show_envvar=True,
         help="File with our images by digest; goes before --image-registry.",
+    ),
+    click.option(
+        "--prices",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        envvar="IMGPIPE_PRICES",
+        show_envvar=True,
+        help="Price table for the estimate, in place of the package's (which holds no figure).",
+    ),
+    click.option(
+        "--throughputs",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        envvar="IMGPIPE_THROUGHPUTS",
+        show_envvar=True,
+        help="Table of measured rates for the estimate, in place of the package's.",
     ),
     click.argument("words", nargs=-1, metavar="[JOB_ID] -- [TRAINING ARGUMENTS]", type=click.UNPROCESSED),
 )
@@ -277,6 +295,29 @@ def read_config(file: Path) -> TrainingInput:
         InvalidArgumentError: naming field, value and what is allowed.
     """
     return read_training_input(_text_of(file), where=str(file))
+
+
+def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Prints on stderr what time and cost are known beforehand; nothing for this machine.
+
+    Raises:
+        MissingInputError: if a table cannot be read.
+        InvalidArgumentError: if a figure in it has no source or date.
+    """
+    if submission.target == "local":
+        return
+    prices = options["prices"] or TABLES / "prices.yaml"
+    throughputs = options["throughputs"] or TABLES / "throughputs.yaml"
+    told = estimate(
+        from_values(TrainingArguments, submission.job.values),
+        [(pool.machine, pool.replicas) for pool in submission.job.pools],
+        read_prices(_text_of(prices), where=str(prices)),
+        read_throughputs(_text_of(throughputs), where=str(throughputs)),
+        region=place["region"] or submission.job.config.region,
+        strategy=submission.job.strategy,
+    )
+    trials = submission.job.hyperparameters.max_trials if submission.job.hyperparameters else 1
+    notice(f"{told}{f'; of each of {trials} trials' if trials > 1 else ''}")
 
 
 def tell_notices(submission: Submission) -> None:

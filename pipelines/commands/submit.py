@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from pipelines.commands.check import check_submission
+from pipelines.commands.jobs import print_logs
 from pipelines.commands.output import errors_told, format_option, notice, show_one
 from pipelines.commands.places import TARGETS, jobs_of, place_options
 from pipelines.commands.submission import (
@@ -13,6 +15,7 @@ from pipelines.commands.submission import (
     read_config,
     submission_of,
     submission_options,
+    tell_estimate,
     tell_notices,
 )
 from pipelines.images import Images
@@ -38,7 +41,8 @@ Examples:
     imgpipe submit flowers_3 -- --images=flowers --max_steps=1000
 \b
 The same line again finds the job: nothing is started twice under one job id.
-Exit status: 0 if the job was started or found; otherwise as `imgpipe run --help` says.
+Exit status: 0 if the job was started or found, and with --stream-logs 76 if it failed; otherwise as
+`imgpipe run --help` says.
 """
 
 
@@ -67,13 +71,12 @@ def submit(
     """
     submission = submission_of(place, options, words)
     tell_notices(submission)
+    tell_estimate(submission, place, options)
     if dry_run:
         show_one(submission.shown(), "yaml" if output_format == "table" else output_format)
         return
     jobs = jobs_of(place, submission.job.config.region)
     if check:
-        from pipelines.commands.check import check_submission
-
         check_submission(submission, place)
     # Before anything is sent: who kills this command now, knows the name under which the job will be found.
     notice(f"job id: {submission.job.job_id}")
@@ -82,8 +85,8 @@ def submit(
         notice("it was submitted before: nothing was started")
     show_one({"job_id": job.job_id, "state": job.state, "kind": job.kind, "name": job.name}, output_format)
     if follow and not asynchronous:
-        for line in jobs.logs(job.name if job.target != "local" else job.job_id, follow=True):
-            click.echo(line, err=output_format != "table")
+        # stdout is for the answer where a program reads it.
+        print_logs(jobs, submission.job.job_id, follow=True, to_stderr=output_format != "table")
 
 
 def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:

@@ -17,7 +17,11 @@ _RESOURCES = {
     "validate": ("2", "1G"),
     "evaluate": ("2", "4G"),
     "export": ("1", "4G"),
+    "gate": ("1", "1G"),
+    "deploy": ("1", "4G"),
+    "batch_predict": ("4", "8G"),
 }
+_OTHERWISE = ("1", "2G")
 # Where a key for the storage lies in a pod, if there is such a secret.
 _KEY_FOLDER = "/var/run/imgpipe/storage"
 # TensorFlow's data threads and NCCL share memory; a pod's own /dev/shm has 64 MB.
@@ -79,7 +83,7 @@ def _place(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
         optional=True,
     )
     if step != "train":
-        cpu, memory = _RESOURCES[step]
+        cpu, memory = _RESOURCES.get(step, _OTHERWISE)
         task.set_cpu_request(cpu)
         task.set_memory_request(memory)
         return

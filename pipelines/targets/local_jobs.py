@@ -88,8 +88,8 @@ class LocalJobs:
         }
         with written_whole(self._register(job_id)) as temporary:
             temporary.write_text(json.dumps(entry))
-        self._start(values, folder, self._output(job_id))
-        return self.describe(job_id), False
+        found = self._start(values, folder, self._output(job_id))
+        return self.describe(job_id), found
 
     def describe(self, job_id: str) -> Job:
         """Returns the job of a name, or of a run's folder."""
@@ -140,7 +140,8 @@ class LocalJobs:
         if process:
             os.kill(process, signal.SIGTERM)
 
-    def _start(self, values: Mapping[str, Any], folder: Path, output: Path) -> None:
+    def _start(self, values: Mapping[str, Any], folder: Path, output: Path) -> bool:
+        """Starts the run; returns whether another client had just done so."""
         words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in values.items()]
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -160,12 +161,15 @@ class LocalJobs:
         while running_process(RunFolder(folder)) != process.pid:
             status = process.poll()
             if status is not None:
+                if status != 0 and running_process(RunFolder(folder)):
+                    return True
                 if status != 0:
                     raise SubmissionFailedError(_told(output) or _last_words(output, status))
-                return
+                return False
             if time.monotonic() > deadline:
-                return
+                return False
             self.pause(_SECONDS_BETWEEN_LOOKS)
+        return False
 
     def _register(self, job_id: str) -> Path:
         return self.runs / _REGISTER / f"{job_id}.json"

@@ -23,8 +23,10 @@ _RESOURCES = {
     "evaluate": ("4", "16G"),
     "export": ("4", "16G"),
 }
+_OTHERWISE = ("2", "8G")
 # Vertex AI puts the run's own in their place: no compiled file knows a project.
 _PROJECT = "{{$.pipeline_google_cloud_project_id}}"
+_RUN = "{{$.pipeline_job_resource_name}}"
 _REGION = "{{$.pipeline_google_cloud_location}}"
 
 
@@ -39,7 +41,7 @@ def _inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
 
 
 def _place(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
-    cpu, memory = _RESOURCES[step]
+    cpu, memory = _RESOURCES.get(step, _OTHERWISE)
     task.set_cpu_limit(cpu)
     task.set_memory_limit(memory)
     task.set_caching_options(step in CACHED_STEPS)
@@ -48,7 +50,8 @@ def _place(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
 def _of_training(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:
     ours = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
     chosen = {name: inputs[name] for name in flat_fields([CustomJobArguments])}
-    return {**chosen, "project": _PROJECT, "region": _REGION, "images": json.dumps(ours)}
+    filled_in = {"project": _PROJECT, "region": _REGION, "pipeline_run": _RUN}
+    return {**chosen, **filled_in, "images": json.dumps(ours)}
 
 
 VERTEX = Target(

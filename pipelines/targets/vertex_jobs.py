@@ -17,6 +17,7 @@ from components.vertex.jobs import (
     JOB_KINDS,
     JOB_LABEL,
     REQUEST_LABEL,
+    RUN_LABEL,
     JobKind,
     cancel_job,
     find_job,
@@ -32,6 +33,8 @@ _LOGGING = "https://logging.googleapis.com"
 # Of the API.
 _LOG_PAGE = 1000
 _SECONDS_BETWEEN_QUESTIONS = 5.0
+# After an answer that was lost.
+_FIRST_PAUSE_SECONDS = 1.0
 
 
 @dataclass
@@ -77,15 +80,16 @@ class VertexJobs:
 
     def submit_pipeline(self, body: Mapping[str, Any]) -> tuple[Job, bool]:
         """Starts a pipeline's run, unless it was started before; see ``submit``."""
-        from google.api_core.exceptions import AlreadyExists
+        # First of all: it says what to do where the library is not installed.
+        client = self.client("PipelineServiceClient")
+        from google.api_core.exceptions import Conflict
         from google.cloud import aiplatform_v1
         from google.protobuf import json_format
 
         message = aiplatform_v1.PipelineJob
         parsed = message.wrap(json_format.ParseDict(dict(body), message.pb(message())))
         run_id = pipeline_job_id(body["displayName"])
-        client = self.client("PipelineServiceClient")
-        seconds, attempts = 1.0, 4
+        seconds, attempts = _FIRST_PAUSE_SECONDS, 4
         for attempt in range(1, attempts + 1):
             try:
                 with explained("start the pipeline"):
@@ -94,7 +98,7 @@ class VertexJobs:
                             parent=self.parent, pipeline_job=parsed, pipeline_job_id=run_id, timeout=60
                         )
                         return _described(PIPELINE_RUN, run), False
-                    except AlreadyExists:
+                    except Conflict:
                         found = client.get_pipeline_job(name=f"{self.parent}/pipelineJobs/{run_id}")
                 if found.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
                     raise InvalidArgumentError(
@@ -136,13 +140,11 @@ class VertexJobs:
         A pipeline run's lines are those of its steps.
         """
         kind, job = self._found(job_id)
-        number = job.name.split("/")[-1]
-        label = "pipeline_job_id" if kind == PIPELINE_RUN else "job_id"
         shown: set[str] = set()
         since = ""
         while True:
             ended = _described(kind, job).state in ENDED
-            for entry in self._entries(label, number, since):
+            for entry in self._entries(self._log_filter(kind, job), since):
                 if entry["insertId"] not in shown:
                     shown.add(entry["insertId"])
                     since = entry["timestamp"]
@@ -245,12 +247,34 @@ class VertexJobs:
                 return kind, job
         raise no_such_job(job_id, self.parent)
 
-    def _entries(self, label: str, number: str, since: str) -> Iterator[dict[str, Any]]:
+    def _log_filter(self, kind: JobKind, job: Any) -> str:
+        """Returns what Cloud Logging knows the lines by.
+
+        A pipeline's steps are jobs too, and its training is one that a step has started.
+        """
+        number = job.name.split("/")[-1]
+        if kind != PIPELINE_RUN:
+            return f'resource.labels.job_id="{number}"'
+        with explained("list the jobs of the run"):
+            started = self.client("JobServiceClient").list_custom_jobs(
+                request={"parent": self.parent, "filter": f'labels.{RUN_LABEL}="{number}"'}
+            )
+            names = [one.name for one in started]
+        names += [
+            task.executor_detail.container_detail.main_job
+            for task in job.job_detail.task_details
+            if task.executor_detail.container_detail.main_job
+        ]
+        numbers = " OR ".join(f'"{name.split("/")[-1]}"' for name in sorted(set(names)))
+        jobs = f" OR resource.labels.job_id=({numbers})" if numbers else ""
+        return f'(resource.labels.pipeline_job_id="{number}"{jobs})'
+
+    def _entries(self, of_job: str, since: str) -> Iterator[dict[str, Any]]:
         """Yields entries of Cloud Logging, oldest first, from a time on (that time included)."""
         after = f' AND timestamp>="{since}"' if since else ""
         request: dict[str, Any] = {
             "resourceNames": [f"projects/{self.project}"],
-            "filter": f'resource.labels.{label}="{number}"{after}',
+            "filter": f"{of_job}{after}",
             "orderBy": "timestamp asc",
             "pageSize": _LOG_PAGE,
         }
@@ -349,8 +373,12 @@ def _described(kind: JobKind, job: Any) -> Job:
             }
             for trial in job.trials
         ]
+    error = job.error.message
     if kind == PIPELINE_RUN:
-        details["steps"] = {task.task_name: task.state.name for task in job.job_detail.task_details}
+        tasks = job.job_detail.task_details
+        details["steps"] = {task.task_name: task.state.name for task in tasks}
+        failed = [f"{task.task_name}: {task.error.message}" for task in tasks if task.error.message]
+        error = "; ".join(failed) or error
     return Job(
         job_id=job.display_name,
         target="vertex",
@@ -359,7 +387,7 @@ def _described(kind: JobKind, job: Any) -> Job:
         name=job.name,
         created=_time(job.create_time),
         ended=_time(job.end_time),
-        error=job.error.message,
+        error=error,
         details=details,
     )
 

@@ -4,17 +4,27 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from google.cloud.aiplatform_v1 import JobState
 from PIL import Image
 
 from components.common.errors import ERROR_CLASSES
+from components.common.log import parse_event
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
+from pipelines.cli import imgpipe
 from pipelines.recipes import RECIPES
 from tests.end_to_end.runs import IMGPIPE
+from tests.servers.configs import TUNING_CONFIG
+from tests.servers.google import ANY_IMAGE, ANY_RIGHT
+from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
+from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,11 +38,25 @@ def prose_of(page):
     return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+def lines_of(page):
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        yield from block.splitlines()
+
+
+def is_of_jobs(line):
+    """Whether a line is about jobs on a target, and so in need of one."""
+    words = shlex.split(line)
+    return words[0] == ".venv/bin/imgpipe" and words[1] != "run"
+
+
 def commands():
     for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-            for line in block.splitlines():
+        for line in lines_of(page):
+            if not is_of_jobs(line):
                 yield pytest.param(line, id=f"{page.name}: {line}")
+
+
+JOB_PAGES = [page for page in PAGES if any(map(is_of_jobs, lines_of(page)))]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +76,40 @@ def folder(tmp_path_factory):
     (folder / "train.csv").write_text("".join(rows))
     (folder / "validation.csv").write_text("".join(rows[::4]))
     convert(ConvertArguments(images=str(folder / "flowers")), folder / "data")
+    write_model(folder / "serving" / "flowers" / "1")
     return folder
+
+
+def check_that_it_serves(flags, folder):
+    """The documented flags, on any free port."""
+    flags = [flag if not flag.isdigit() else "0" for flag in flags]
+    command = [IMGPIPE, "serve", *flags]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            events = (event for line in process.stdout if (event := parse_event(line)))
+            served = next(event for event in events if event["event"] == "serving")
+            with urllib.request.urlopen(f"http://127.0.0.1:{served['port']}/v1/models/flowers") as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+
+
+def write_model(folder):
+    """A SavedModel of two labels on pictures of 8 x 8 pixels, by a process that may load TensorFlow."""
+    code = (
+        "import pathlib, sys, numpy as np\n"
+        "from components.common.provenance import write_provenance\n"
+        "from components.common.quiet_tensorflow import keras, tf\n"
+        "from components.common.saved_model import write_saved_model\n"
+        "class Linear:\n"
+        "    variables = [keras.Variable(np.ones((192, 2), np.float32))]\n"
+        "    def logits(self, images, *, training):\n"
+        "        return tf.reshape(tf.cast(images, tf.float32), [-1, 192]) @ self.variables[0] / 1e5\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "write_saved_model(Linear(), 8, ('daisy', 'tulips'), folder)\n"
+        "write_provenance(folder, {'model_type': 'linear'})\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("command", list(commands()))
@@ -62,8 +119,23 @@ def test_a_documented_command_works(command, folder, tmp_path):
         result = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr
         return
-    assert words[0] == ".venv/bin/imgpipe", "teach this test to run the command"
-    assert words[1] in ("run", "tune"), "teach this test to run the command"
+    if words[:2] == [".venv/bin/imgpipe", "serve"]:
+        check_that_it_serves(words[2:], folder)
+        return
+    if words[:2] == [".venv/bin/imgpipe", "predict"]:
+        # Each option comes once: the last word of the documented command is the output folder.
+        words = [*words[:-1], str(tmp_path / "out")]
+        assert subprocess.run([IMGPIPE, *words[1:]], cwd=folder, check=False).returncode == 0
+        assert (tmp_path / "out" / "summary.json").is_file()
+        return
+    if words[:2] == [".venv/bin/python", "-m"]:
+        words = [*words[1:-1], f"--output={tmp_path / 'out'}"]
+        assert subprocess.run([sys.executable, *words], cwd=folder, check=False).returncode == 0
+        assert (tmp_path / "out" / "report.html").is_file()
+        return
+    assert words[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
+        "teach this test to run the command"
+    )
     result = subprocess.run(
         [IMGPIPE, *words[1:], *SHORT, "--job-dir", str(tmp_path / "job")],
         cwd=folder,
@@ -73,6 +145,47 @@ def test_a_documented_command_works(command, folder, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "job" / "model" / "saved_model.pb").is_file()
+
+
+@pytest.fixture
+def targets(tmp_path, monkeypatch):
+    """Servers that stand for Vertex AI and Kubeflow, and what the pages say is there."""
+    with (
+        start_vertex_server(tmp_path / "vertex") as vertex,
+        start_kubeflow_server(tmp_path / "kf") as kubeflow,
+    ):
+        # Every job ends at once, so that following it ends too.
+        vertex.final_state = (JobState.JOB_STATE_SUCCEEDED, {})
+        kubeflow.final_state = "SUCCEEDED"
+        google = vertex.google
+        google.objects = {"bucket": {"data/train-1", "data/validation-1", "flowers/daisy/1.jpg"}}
+        google.rights = ANY_RIGHT
+        google.images = ANY_IMAGE
+        registry = vertex.address.removeprefix("http://")
+        for name, value in {
+            "IMGPIPE_VERTEX_ENDPOINT": vertex.address,
+            "STORAGE_EMULATOR_HOST": vertex.address,
+            "GOOGLE_CLOUD_PROJECT": "flowers-project",
+            "GOOGLE_CLOUD_REGION": "us-central1",
+            "IMGPIPE_IMAGE_REGISTRY": f"{registry}/team",
+            "KFP_ENDPOINT": kubeflow.address,
+        }.items():
+            monkeypatch.setenv(name, value)
+        # kubernetes reads its variable when it is imported.
+        monkeypatch.setattr(
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, kubeflow)
+        )
+        yield
+
+
+@pytest.mark.parametrize("page", JOB_PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_for_jobs_work_one_after_the_other(page, targets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
+    for line in filter(is_of_jobs, lines_of(page)):
+        words = shlex.split(line)[1:]
+        result = CliRunner().invoke(imgpipe, words)
+        assert result.exit_code == 0, (line, result.output)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,7 +9,7 @@ import pytest
 
 from components.common.dataset import read_manifest
 
-STEPS = ["convert", "validate", "train", "evaluate", "export"]
+STEPS = ["convert", "validate", "train", "evaluate", "export", "gate"]
 
 
 def artifact(run, step, name):

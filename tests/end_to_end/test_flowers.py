@@ -1,9 +1,11 @@
 """The figures on real photos; minutes long, so part of `make proof`."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.end_to_end.runs import run_imgpipe
@@ -11,24 +13,78 @@ from tests.end_to_end.runs import run_imgpipe
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.mark.proof
-@pytest.mark.timeout(900)
-def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def flowers_run(tmp_path_factory):
+    """All photos through the whole pipeline, to a local deployment."""
     if not (SHARED / "flowers_224").is_dir():
         pytest.skip(f"NOT PROVEN: the flower photos are not at {SHARED / 'flowers_224'}")
-    models = tmp_path / "keras" / "models"
+    folder = tmp_path_factory.mktemp("flowers")
+    models = folder / "keras" / "models"
     models.mkdir(parents=True)
     for weights in (SHARED / "pretrained").glob("*.h5"):
         shutil.copy(weights, models)
-    monkeypatch.setenv("KERAS_HOME", str(models.parent))
-    run = run_imgpipe(
-        tmp_path / "job", "--images", os.fspath(SHARED / "flowers_224"), "--model-type", "mobilenet-v2"
-    )
-    assert run.status == 0, run.shown
-    print(run.shown, run.summary)
-    assert run.summary["top_1_accuracy"] >= 0.88
-    assert run.summary["seconds"]["total"] <= 300
-    assert run.summary["overhead_seconds"] <= 25
+    flags = [
+        *("--images", os.fspath(SHARED / "flowers_224"), "--model-type", "mobilenet-v2"),
+        *("--deploy-target", "local", "--deploy-dir", str(folder / "serving" / "flowers")),
+        *("--min-accuracy", "0.8", "--min-class-recall", "0.7"),
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KERAS_HOME", str(models.parent))
+        return run_imgpipe(folder / "job", *flags)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_run):
+    assert flowers_run.status == 0, flowers_run.shown
+    print(flowers_run.shown, flowers_run.summary)
+    assert flowers_run.summary["top_1_accuracy"] >= 0.88
+    assert flowers_run.summary["seconds"]["total"] <= 300
+    assert flowers_run.summary["overhead_seconds"] <= 25
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batches_and_alone(flowers_run):
+    from components.common.dataset import VALIDATION, read_manifest
+    from components.common.reference_answers import read_evaluation, read_reference
+    from components.common.served_model import load_served_model
+    from components.common.split_records import split_records
+
+    artifacts = flowers_run.folder / "artifacts"
+    (dataset,) = artifacts.glob("*/convert/dataset")
+    (evaluation,) = artifacts.glob("*/evaluate/evaluation")
+    (decision,) = artifacts.glob("*/gate/decision")
+    assert json.loads((decision / "decision.json").read_text())["deploy"] is True
+    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    images = [record.encoded for record in records]
+    model = load_served_model(flowers_run.folder.parent / "serving" / "flowers" / "1")
+    keys = [f"photo {number}" for number in range(len(images))]
+    sizes = {}
+    for size in (1, 32):
+        answers = [
+            model.ask(images[start : start + size], keys[start : start + size])
+            for start in range(0, len(images), size)
+        ]
+        sizes[size] = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        assert [key.decode() for key in sizes[size]["key"]] == keys
+    alone, together = sizes[1]["probabilities"], sizes[32]["probabilities"]
+    reference = read_reference(evaluation)
+    differences = {
+        "batches of 32": float(np.abs(together[: len(reference)] - reference).max()),
+        "alone": float(np.abs(alone - together).max()),
+    }
+    print(f"{len(images)} photos, largest differences of a probability:", differences)
+    assert max(differences.values()) <= 1e-5
+    assert (sizes[1]["classes"] == sizes[32]["classes"]).all()
+    # Of all photos the evaluation keeps the classes, counted.
+    counted: dict[tuple[int, int], int] = {}
+    for record, predicted in zip(records, sizes[1]["classes"].tolist(), strict=True):
+        pair = (record.label - 1, predicted)
+        counted[pair] = counted.get(pair, 0) + 1
+    assert counted == {
+        (true, found): count for true, found, count in read_evaluation(evaluation)["confusion"]
+    }
 
 
 @pytest.mark.proof

@@ -40,6 +40,8 @@ def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
         (["--validation-csv", "b"], ["validation_csv", "train_csv"]),
         (["--weights", "none", "--freeze", "backbone", "--images", "a"], ["freeze=backbone", "weights=none"]),
         (["--images="], ["--images is empty"]),
+        (["--deploy-target", "local"], ["deploy_target=local", "deploy_dir"]),
+        (["--min-accuracy", "1.5"], ["min_accuracy=1.5", "at most 1"]),
         (["--train-csv", ""], ["--train-csv is empty"]),
         (["--initial-learning-rate", "inf"], ["initial_learning_rate=inf", "finite"]),
         (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),
@@ -77,3 +79,21 @@ def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, j
     result = imgpipe("run", "--job-dir", job_dir, cwd=tmp_path)
     assert result.returncode == 73
     assert "what to do" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["predict"], 64, "model is missing"),
+        (["predict", "--model", "m", "--images", "x"], 64, "--output-dir is missing"),
+        (["predict", "--model", "m", "--images", "x", "--output-dir", "o", "--top-k", "0"], 64, "top_k=0"),
+        (["predict", "--model", "m", "--images", "x", "--output-dir", "o"], 66, "is not a folder"),
+        (["serve"], 64, "--model is missing"),
+        (["serve", "--model", "m", "--port", "99999"], 64, "port=99999"),
+    ],
+)
+def test_predict_and_serve_explain_what_is_wrong(arguments, status, said, tmp_path):
+    result = imgpipe(*arguments, cwd=tmp_path)
+    assert result.returncode == status
+    assert said in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr

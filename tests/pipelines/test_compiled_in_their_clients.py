@@ -12,6 +12,7 @@ from tests.servers.vertex import start_vertex_server
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 
 
+@pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
 def test_kfp_client_takes_the_kubeflow_file(tmp_path):
     import kfp
 
@@ -29,8 +30,10 @@ def test_the_vertex_ai_sdk_takes_the_vertex_file_and_sends_it(tmp_path, monkeypa
         "google.cloud.aiplatform.utils.gcs_utils.create_gcs_bucket_for_pipeline_artifacts_if_it_does_not_exist",
         lambda **_: "gs://b/p",
     )
+    # What is set here is this test's alone.
+    monkeypatch.setattr(aiplatform.initializer, "global_config", aiplatform.initializer._Config())
     with start_vertex_server(tmp_path) as server:
-        aiplatform.init(
+        aiplatform.initializer.global_config.init(
             project="flowers-project",
             location="us-central1",
             credentials=AnonymousCredentials(),

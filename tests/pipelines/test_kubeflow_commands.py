@@ -2,33 +2,28 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from pipelines.cli import imgpipe
 from tests.servers.configs import TPU_CONFIG
-from tests.servers.kubeflow import start_kubeflow_server
+from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
 
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     with start_kubeflow_server(tmp_path / "cluster") as started:
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": started.address}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {}}],
-            "current-context": "c",
-        }
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
         # kubernetes reads the variable when it is imported.
         monkeypatch.setattr(
-            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, started)
         )
         yield started
 
@@ -137,7 +132,7 @@ def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
 
 
 def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
-    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS)
+    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS)
     assert made.exit_code == 0, made.output
     [recurring] = server.recurring_runs.values()
     # Kubeflow's has seconds first; no run is made up for, and no two are at work.
@@ -147,7 +142,10 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     assert recurring["runtime_config"]["parameters"]["max_steps"] == 5
     [listed] = json.loads(run("schedule", "list", "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * 1")
-    assert run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--", *WORDS).exit_code == 64
+    assert (
+        run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS).exit_code
+        == 64
+    )
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
         assert run("schedule", verb, "nightly").exit_code == 0
         assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state
@@ -201,7 +199,34 @@ def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_pa
     assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
 
 
+def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_path):
+    line = [
+        IMGPIPE,
+        "submit",
+        "job_1",
+        "--target",
+        "kubeflow",
+        "--host",
+        server.address,
+        "--no-check",
+        "--",
+        *WORDS,
+    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = time.monotonic()
+    subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
+    seconds = time.monotonic() - started
+    for moment in range(5):
+        client = subprocess.Popen(line, **quiet)
+        time.sleep(seconds * (0.5 + 0.1 * moment))
+        client.kill()
+        client.wait()
+    assert subprocess.run(line, check=False, **quiet).returncode == 0
+    assert sorted(run["display_name"] for run in server.runs.values()) == ["job_1", "warm_up"]
+
+
 @pytest.mark.proof
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     from pipelines.sample_data import write_digits
 
@@ -214,9 +239,16 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     ]
     assert submit(run, words=words).exit_code == 0
     [run_id] = server.runs
-    server.wait_for(run_id, 280)
+    server.wait_for(run_id, 1000)
     lines = run("stream-logs", "job_1").stdout
     assert server.runs[run_id]["state"] == "SUCCEEDED", lines
     accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
     print(f"digits from the Kubeflow YAML: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97
+
+
+def test_with_a_registry_the_run_names_whole_images(run, server):
+    assert submit(run, "--image-registry", "registry.example/team").exit_code == 0
+    [run_id] = server.runs
+    images = {pod["image"] for pod in server.pods(run_id).values()}
+    assert all(image.startswith("registry.example/team/imgpipe-") for image in images)

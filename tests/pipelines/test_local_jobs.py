@@ -1,5 +1,6 @@
 """imgpipe's verbs on this machine: runs in the background, followed, cancelled and found again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.run_folder import RunFolder, running_process
+from pipelines.targets.local_jobs import LocalJobs
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 # Long enough to be met at work, and ended by the test.
@@ -41,7 +43,7 @@ def imgpipe(folder, *words, **settings):
 
 
 def state(folder, job="job_1"):
-    return json.loads(imgpipe(folder, "describe", job, "--format", "json").stdout)
+    return dataclasses.asdict(LocalJobs(folder / "imgpipe-runs").describe(job))
 
 
 def submit(folder, *words, job="job_1"):
@@ -83,7 +85,8 @@ def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
     assert "train: started" in output
     assert follower.returncode == 76
     assert "job_1 is CANCELLED" in errors
-    ended = state(folder)
+    ended = json.loads(imgpipe(folder, "describe", "job_1", "--format", "json").stdout)
+    assert ended == json.loads(json.dumps(state(folder)))
     assert ended["state"] == "CANCELLED"
     assert ended["details"]["steps"]["validate"] == "SUCCEEDED"
     assert [job["job_id"] for job in json.loads(imgpipe(folder, "list", "--format", "json").stdout)] == [
@@ -111,6 +114,20 @@ def test_a_run_that_was_killed_is_no_running_job(folder):
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: state(folder)["state"] == "FAILED")
     assert "it was killed" in state(folder)["error"]
+
+
+def test_a_client_killed_at_any_moment_has_started_one_run_at_most(folder):
+    line = [IMGPIPE, "submit", "job_1", "--", "--images=photos", "--train_batch_size=4", *LONG]
+    for moment in range(1, 7):
+        client = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.2 * moment)
+        client.kill()
+        client.wait()
+    assert imgpipe(folder, *line[1:]).returncode == 0
+    assert state(folder)["state"] == "RUNNING"
+    # One log, of one run.
+    log = (folder / "imgpipe-runs" / "job_1" / "run.log").read_text()
+    assert log.count('"convert: started"') <= 1
 
 
 @pytest.mark.parametrize(
@@ -144,6 +161,16 @@ def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_eff
     assert "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in result.stderr
     assert "region is without effect" in result.stderr
     assert state(folder)["name"] == str(folder / "elsewhere" / "run")
+
+
+def test_a_run_of_imgpipe_run_is_a_job_too(folder):
+    run = RunFolder(folder / "imgpipe-runs" / "20261123-101010")
+    run.model.mkdir(parents=True)
+    event = {"severity": "INFO", "event": "step_started", "message": "convert: started", "step": "convert"}
+    run.log.write_text(json.dumps({**event, "time": "2026-11-23T10:10:10Z"}) + "\n")
+    [job] = LocalJobs(folder / "imgpipe-runs").list_jobs(5)
+    assert (job.job_id, job.state, job.created) == ("20261123-101010", "SUCCEEDED", "2026-11-23T10:10:10Z")
+    assert imgpipe(folder, "stream-logs", "20261123-101010").stdout == "convert: started\n"
 
 
 def test_there_are_no_schedules_here(folder):

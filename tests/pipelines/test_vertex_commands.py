@@ -133,6 +133,22 @@ def test_the_same_line_again_starts_no_second_job(run, place, server):
     assert "used for another request" in other.stderr
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, server, monkeypatch, lost):
+    monkeypatch.setattr("pipelines.targets.vertex_jobs._FIRST_PAUSE_SECONDS", 0.01)
+    server.lose_answers = lost
+    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
+    first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    assert first.exit_code == 0, first.output
+    again = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    assert again.exit_code == 0
+    assert "nothing was started" in again.stderr
+    assert len(server.created("pipelineJobs")) == 1
+    other = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/others")
+    assert other.exit_code == 64
+    assert "used for another request" in other.stderr
+
+
 @pytest.mark.parametrize("form", ["job", "pipeline"])
 def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, server, form):
     if form == "job":
@@ -183,7 +199,13 @@ def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, mon
         code,
     ]
     Path("failing.yaml").write_text(yaml.safe_dump(run_config))
-    submit(run, place, config="failing.yaml")
+    submitted = submit(run, place, "--stream-logs", "--format", "json", config="failing.yaml")
+    assert submitted.exit_code == 76
+    # The answer on stdout is JSON, then the error is.
+    answer, end = json.JSONDecoder().raw_decode(submitted.stdout)
+    assert answer["job_id"] == JOB_ID
+    assert json.loads(submitted.stdout[end:])["exit_code"] == 76
+    assert "step 3" in submitted.stderr
     result = run("stream-logs", JOB_ID, *place)
     assert result.stdout.splitlines() == [f"step {n}" for n in range(4)]
     assert result.exit_code == 76
@@ -205,7 +227,8 @@ def test_a_refusal_says_what_to_do(run, place, server, status, code, words):
 
 
 def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server):
-    pipeline = ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i", "--max_steps=5"]
+    root = ["--as", "pipeline", "--pipeline-root", "gs://b/p"]
+    pipeline = ["--no-check", *root, "--", "--images=gs://b/i", "--max_steps=5"]
     made = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
     assert made.exit_code == 0, made.output
     [schedule] = server.created("schedules")
@@ -252,9 +275,9 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
     started = time.monotonic()
     subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
     seconds = time.monotonic() - started
-    for moment in range(8):
+    for moment in range(5):
         process = subprocess.Popen(line, **quiet)
-        time.sleep(seconds * (0.3 + 0.1 * moment))
+        time.sleep(seconds * (0.4 + 0.12 * moment))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert sum(job.display_name == JOB_ID for job in server.created("customJobs")) <= 1
@@ -263,6 +286,7 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run, place, server, tmp_path):
     from pipelines.sample_data import write_digits
 
@@ -277,13 +301,16 @@ def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run
     result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *words)
     assert result.exit_code == 0, result.output
     [pipeline] = server.created("pipelineJobs")
-    server.wait_for(pipeline.name, 280)
+    server.wait_for(pipeline.name, 1000)
     lines = run("stream-logs", JOB_ID, *place).stdout
     assert json.loads(run("describe", JOB_ID, *place, "--format", "json").stdout)["state"] == "SUCCEEDED", (
         lines
     )
     [training] = server.created("customJobs")
     assert training.state == STATES.JOB_STATE_SUCCEEDED
+    # The logs of the run have those of the job that its train step has started.
+    assert training.labels["imgpipe-run"] == pipeline.name.split("/")[-1]
+    assert any("train: published to" in line for line in lines.splitlines())
     accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
     print(f"digits on the Vertex target: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97

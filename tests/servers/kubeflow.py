@@ -42,6 +42,7 @@ class KubeflowServer:
         runs: By id, as the interface shows them.
         recurring_runs: By id.
         run_commands: Whether the steps are really run.
+        final_state: In which every run is made, instead.
         refusals: Answers to give instead: (status, message).
     """
 
@@ -53,6 +54,7 @@ class KubeflowServer:
         self.requests = []
         self.refusals = []
         self.run_commands = False
+        self.final_state = None
         self.processes = {}
         self.logs = {}
         self.lock = threading.RLock()
@@ -107,7 +109,7 @@ class KubeflowServer:
             resource["status"] = "ENABLED" if resource.get("mode") == "ENABLE" else "DISABLED"
         held[resource[key]] = resource
         if collection == "runs":
-            resource["state"] = "PENDING"
+            resource["state"] = self.final_state or "PENDING"
             if self.run_commands:
                 threading.Thread(target=self._run, args=(resource["run_id"],), daemon=True).start()
         return 200, resource
@@ -227,6 +229,20 @@ class KubeflowServer:
         while self.runs[run_id]["state"] not in DONE:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def kubeconfig(folder, server):
+    """Writes a file by which the clients of Kubernetes find the server; returns its path."""
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server.address}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+        "current-context": "c",
+    }
+    (folder / "kubeconfig").write_text(yaml.safe_dump(content))
+    return str(folder / "kubeconfig")
 
 
 @contextmanager

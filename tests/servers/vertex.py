@@ -22,6 +22,8 @@ from pathlib import Path
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 
+from tests.servers.google import GoogleServer
+
 STATES = vertex.JobState
 # Collection: its message, and the enumeration of its states.
 COLLECTIONS = {
@@ -55,6 +57,8 @@ class VertexServer:
         self.refusals = []
         self.run_commands = False
         self.final_state = None
+        # The other interfaces of Google Cloud, which the checks ask.
+        self.google = GoogleServer()
         self.lose_answers = 0
         self.processes = {}
         self.lock = threading.RLock()
@@ -72,6 +76,8 @@ class VertexServer:
             self.requests.append((method, path, query, body))
             if self.refusals:
                 return self.refusals.pop(0)
+            if "/locations/" not in path and path != "/v2/entries:list":
+                return self.google.answer(path, query, json.loads(body) if body else {})
             if path == "/v2/entries:list":
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
@@ -123,7 +129,9 @@ class VertexServer:
         else:
             resource.state = STATES.JOB_STATE_PENDING
         self.resources[resource.name] = resource
-        if self.final_state is not None:
+        if self.final_state is not None and collection == "pipelineJobs":
+            resource.state = vertex.PipelineState[self.final_state[0].name.replace("JOB", "PIPELINE", 1)]
+        elif self.final_state is not None and collection != "schedules":
             resource.state, resource.error = self.final_state
         elif self.run_commands and collection == "customJobs":
             threading.Thread(target=self._run_job, args=(resource.name,), daemon=True).start()
@@ -146,14 +154,19 @@ class VertexServer:
         return json.loads(type(resource).to_json(resource, use_integers_for_enums=True))
 
     def _entries(self, request):
-        [number] = re.findall(
-            r'resource\.labels\.(?:job_id|pipeline_job_id)\s*=\s*"([^"]+)"', request["filter"]
+        of_jobs = request["filter"].partition(" AND ")[0]
+        numbers = re.findall(r'"([^"]+)"', of_jobs)
+        assert numbers
+        assert set(re.findall(r"resource\.labels\.(\w+)", of_jobs)) <= {"job_id", "pipeline_job_id"}
+        lines = sorted(
+            (stamp, f"{number}-{place}", text)
+            for number in numbers
+            for place, (stamp, text) in enumerate(self.logs.get(number, []))
         )
-        lines = list(self.logs.get(number, []))
         since = re.findall(r'timestamp\s*>=\s*"([^"]+)"', request["filter"])
         entries = [
-            {"insertId": f"{place:09d}", "timestamp": stamp, "textPayload": text}
-            for place, (stamp, text) in enumerate(lines)
+            {"insertId": identifier, "timestamp": stamp, "textPayload": text}
+            for stamp, identifier, text in lines
             if not since or stamp >= since[0]
         ]
         return {"entries": entries}
@@ -223,6 +236,7 @@ class VertexServer:
         text = json.dumps(message["pipelineSpec"])
         text = text.replace("{{$.pipeline_google_cloud_project_id}}", project)
         text = text.replace("{{$.pipeline_google_cloud_location}}", region)
+        text = text.replace("{{$.pipeline_job_resource_name}}", name)
         runtime = message["runtimeConfig"]
         folder = Path(self.local(runtime["gcsOutputDirectory"])) / number
         folder.mkdir(parents=True)
@@ -285,7 +299,7 @@ def start_vertex_server(folder):
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = do_PATCH = respond  # noqa: N815 - the base class wants these names
+        do_GET = do_POST = do_DELETE = do_PATCH = do_HEAD = respond  # noqa: N815 - the base class wants these names
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

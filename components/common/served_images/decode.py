@@ -11,14 +11,16 @@ What TensorFlow cannot decode inside a graph, and what is refused therefore:
 * BMP files whose rows are compressed (RLE).
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from components.common.image_decoding import scale_to_square
+from components.common.image_decoding import JPEG_TRANSFORM, is_jpeg, scale_to_square
 from components.common.quiet_tensorflow import tf
 from components.common.served_images.bmp import decode_bmp
 from components.common.served_images.bytes_of_file import byte_at, part, starts_with
 from components.common.served_images.gif import decode_gif
 from components.common.served_images.orientation import (
+    has_no_app1_segment,
     jpeg_orientation,
     png_orientation,
     turned_upright,
@@ -48,9 +50,17 @@ def decode_image_file(encoded: Any, image_size: int) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
     """
+    # Most images are JPEG: for them nothing else is asked.
+    pixels = tf.cond(
+        is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _as_one_node(_decode_other, encoded)
+    )
+    pixels.set_shape([None, None, 3])
+    return scale_to_square(pixels, image_size)
+
+
+def _decode_other(encoded: Any) -> Any:
     pixels = tf.case(
         [
-            (starts_with(encoded, b"\xff\xd8\xff"), lambda: _decode_jpeg(encoded)),
             (starts_with(encoded, b"\x89PNG\r\n\x1a\n"), lambda: _decode_png(encoded)),
             (starts_with(encoded, b"RIFF"), lambda: _decode_webp(encoded)),
             (starts_with(encoded, b"GIF8"), lambda: decode_gif(encoded)),
@@ -58,14 +68,27 @@ def decode_image_file(encoded: Any, image_size: int) -> Any:
         ],
         default=lambda: _refused(encoded),
     )
-    pixels.set_shape([None, None, 3])
-    return scale_to_square(pixels, image_size)
+    return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def _as_one_node(function: Callable[[Any], Any], encoded: Any) -> Any:
+    """Calls a function of the graph that stays a function when the graph is run.
+
+    Otherwise its hundreds of nodes are handled one by one, as dead ones, for every image that does not need
+    them, which takes as long as decoding a small JPEG.
+    """
+    call = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    return call(encoded)
 
 
 def _decode_jpeg(encoded: Any) -> Any:
     # As decode_image: a photo that is upright has the very pixels of a record.
-    pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    return turned_upright(pixels, jpeg_orientation(encoded))
+    pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_TRANSFORM)
+    return tf.cond(
+        has_no_app1_segment(encoded),
+        lambda: pixels,
+        lambda: turned_upright(pixels, _as_one_node(jpeg_orientation, encoded)),
+    )
 
 
 def _decode_png(encoded: Any) -> Any:

@@ -311,3 +311,15 @@ def test_damage_never_ends_in_another_error():
                 assert str(error)  # noqa: PT017
             else:
                 decoded(prepared)
+
+
+def test_an_orientation_is_seen_wherever_it_stands():
+    plain = encoded(PHOTO, "JPEG", quality=95)
+    turned = encoded(PHOTO, "JPEG", quality=95, exif=exif(6))
+    segment = b"\xff\xe2" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150
+    assert prepare_image(turned[:2] + segment + turned[2:]).reencoded == "EXIF orientation 6"
+    assert prepare_image(turned[:2] + b"\xff\xff" + turned[2:]).reencoded == "EXIF orientation 6"
+    text = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="8"/>'
+    xmp = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
+    assert prepare_image(plain[:2] + xmp + plain[2:]).reencoded == "EXIF orientation 8"
+    assert prepare_image(plain[:2] + segment + plain[2:]).reencoded == ""

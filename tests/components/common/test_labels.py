@@ -52,3 +52,16 @@ def test_a_missing_file_is_missing_input(tmp_path):
 
 def test_labels_are_sorted_by_code_point_without_repetition():
     assert sorted_labels(["b", "é", "a", "B", "a"]) == ("B", "a", "b", "é")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_utf_16_file_is_called_so(tmp_path, encoding):
+    (tmp_path / "labels.txt").write_bytes("daisy\nroses\n".encode(encoding))
+    with pytest.raises(InvalidDataError, match="is UTF-16"):
+        read_labels_file(tmp_path / "labels.txt")
+
+
+def test_a_label_of_a_page_of_text_is_refused_with_its_line(tmp_path):
+    (tmp_path / "labels.txt").write_text("daisy\n" + "x" * 501 + "\n")
+    with pytest.raises(InvalidDataError, match=r"501 characters, more than 500[^$]*line 2"):
+        read_labels_file(tmp_path / "labels.txt")

@@ -137,3 +137,12 @@ def test_publish_folder_without_a_source_leaves_nothing(tmp_path):
     with pytest.raises(OutputError, match="target"):
         publish_folder(tmp_path / "nowhere", tmp_path / "out" / "target")
     assert names(tmp_path / "out") == []
+
+
+def test_a_folder_that_is_given_as_a_pattern_is_called_so(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-0").touch()
+    with pytest.raises(MissingInputError, match="is a folder") as caught:
+        match_pattern(str(tmp_path / "data"))
+    assert "holds: train-0" in str(caught.value)
+    assert str(tmp_path / "data" / "train-*") in str(caught.value)

@@ -1,5 +1,7 @@
+import gzip
 import re
 import struct
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,3 +125,11 @@ def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_p
         assert re.search(rf"record {len(read)}, byte offset \d+", str(error))  # noqa: PT017
     else:
         assert b"".join(map(framed_record, read)) == content
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_a_compressed_file_is_called_so(tmp_path, compress):
+    path = tmp_path / "file"
+    path.write_bytes(compress(framed_record(b"one")))
+    with pytest.raises(InvalidDataError, match=r"the file is compressed[^$]*record 0[^$]*uncompress"):
+        list(read_records(path))

@@ -107,6 +107,8 @@ def test_a_labels_file_sets_the_numbers(tmp_path, flowers):
 def test_the_manifest_says_how_it_was_made_and_nothing_of_this_machine(tmp_path, flowers, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manifest = convert(ConvertArguments(images="flowers", seed=5), tmp_path / "out")
+    inputs = manifest.made_by.pop("inputs_sha256")
+    assert len(inputs) == 64
     assert manifest.made_by == {
         "source": {"form": "folder", "images": "flowers", "labels_file": ""},
         "rows": 16,
@@ -286,6 +288,19 @@ def test_too_many_rejected_rows_fail_after_all_were_looked_at(tmp_path, bad_csv,
     assert all(row["file"] == bad_csv for row in found)
     for row, (*_, reason) in zip(found, REASONS, strict=True):
         assert reason in row["reason"]
+    logged = [event for event in warnings if event["event"] == "row_rejected"]
+    assert [(str(row["line"]), row["path"], row["label"]) for row in logged] == [row[:3] for row in REASONS]
+
+
+def test_the_log_has_a_thousand_rejected_rows_and_the_number_of_the_rest(tmp_path, photo, csv_of, capsys):
+    photo(tmp_path / "a.jpg")
+    csv = csv_of(tmp_path / "list.csv", [("a.jpg", "x"), *((f"{number}.jpg", "x") for number in range(1003))])
+    refused(InvalidDataError, ConvertArguments(train_csv=csv), tmp_path / "out")
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(event["event"] == "row_rejected" for event in events) == 1000
+    (rest,) = [event for event in events if event["event"] == "rejections_not_logged"]
+    assert rest["count"] == 3
+    assert len(rejected_rows(tmp_path / "out")) == 1003
 
 
 def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of, capsys):
@@ -404,7 +419,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, flowers):
     (output / "rejected.csv").unlink()
     convert(ConvertArguments(images=str(flowers)), output)
     before = contents(output)
-    refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    refused(OutputError, ConvertArguments(images=str(flowers), seed=1), output)
     assert contents(output) == before
 
 
@@ -539,7 +554,7 @@ def test_a_labels_file_names_the_labels_of_records(tmp_path):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        (records_with(1, 0), ["the label is 0", "train-0, record 1", "from 1 on"]),
+        (records_with(1, 0), ["the label is 0", "train-0, record 1", "add 1 to every label"]),
         (records_with(-7), ["the label is -7", "train-0, record 0"]),
         (records_with(1, 2, 5), ["go up to 5", "no record has label 3, 4", "without gaps"]),
         (records_with(1, 2**40), ["no record has label 2, 3, 4, 5, 6 or 1,099,511,627,769 others"]),

@@ -147,6 +147,8 @@ def test_output_dir_leaves_a_manifest_that_names_the_shards(tmp_path, photos, cl
         assert read_manifest(artifact) == manifest
         assert [shard.path for shard in manifest.splits["train"].shards] == [f"{output}/train-00000-of-00001"]
         assert manifest.digest() == read_manifest(tmp_path / "plain").digest()
+        again = ConvertArguments(images=str(photos), output_dir=output)
+        assert convert(again, tmp_path / f"again{len(output)}") == manifest
     assert cloud.contents("out/") == contents(tmp_path / "elsewhere") == contents(tmp_path / "plain")
     with pytest.raises(InvalidArgumentError, match="gs://photos/out/train-00000-of-00001"):
         shard_paths(tmp_path, read_manifest(tmp_path / "artifact15").splits["train"])

@@ -93,6 +93,10 @@ def test_all_editors_files_are_read(tmp_path, content):
         ("n" * 2_000_000 + ",x", "the line has 2,000,003 characters"),
         ("a.jpg/b.jpg,x", "Not a directory"),
         ("path,label", "header line"),
+        ("a.jpg;x", "separated by commas, not semicolons"),
+        ("a.jpg\tx", "separated by commas, not tabs"),
+        (r"folder\b.jpg,x", "not by a backslash"),
+        ("a.jpg," + "x" * 501, "the label has 501 characters, more than 500"),
     ],
 )
 def test_a_bad_row_is_rejected_alone_with_its_line_and_reason(tmp_path, csv_of, line, reason):
@@ -130,6 +134,7 @@ def test_unknown_labels_are_rejected_with_the_nearest_known_one(tmp_path, csv_of
         (None, MissingInputError, ["cannot read", "list.csv", "No such file"]),
         (b"", InvalidDataError, ["no rows", "list.csv", "path,label"]),
         (b"\n \n", InvalidDataError, ["no rows"]),
+        ("a.jpg,x\n".encode("utf-16-le"), InvalidDataError, ["is UTF-16", "save the file as UTF-8"]),
         ("a.jpg,x\n".encode("utf-16"), InvalidDataError, ["is UTF-16", "list.csv", "save the file as UTF-8"]),
     ],
 )
@@ -327,6 +332,13 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "data" / "rose" / "loop").symlink_to(tmp_path / "data" / "rose")
     rows, _ = read_folder(str(tmp_path / "data"))
     assert [row.path for row in rows.accepted] == ["rose/1.jpg", "tulip/2.jpg"]
+
+
+def test_a_link_to_a_folder_above_is_no_label(tmp_path):
+    touch(tmp_path, "data/rose/1.jpg")
+    (tmp_path / "data" / "all").symlink_to(tmp_path)
+    with pytest.raises(InvalidDataError, match="label folder 'all' is a link to"):
+        read_folder(str(tmp_path / "data"))
 
 
 def test_a_broken_link_and_an_unknown_label_are_rejected(tmp_path):

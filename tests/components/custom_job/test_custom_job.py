@@ -1,5 +1,6 @@
 """The train step on Vertex AI: through the real client, against a server that runs the job as a process."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 from google.cloud import aiplatform_v1 as vertex
 
+from components.common.arguments import from_values, parse_command_line
 from components.common.dataset import read_manifest
 from components.common.errors import InvalidArgumentError, PipelineError
 from components.custom_job.arguments import CustomJobArguments, RunArguments
 from components.custom_job.custom_job import custom_job_body, train_as_job, training_words
+from components.train.__main__ import JobArguments
 from components.train.arguments import TrainingArguments
 from components.vertex.jobs import CUSTOM_JOB, parsed
 from components.vertex.resources import read_job
@@ -55,7 +58,7 @@ def start(request):
     )
 
 
-def finish(process, seconds=120):
+def finish(process, seconds=500):
     output, _ = process.communicate(timeout=seconds)
     events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return process.returncode, events
@@ -82,6 +85,8 @@ def wait_until(condition, seconds=30):
         time.sleep(0.02)
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(600)
 def test_the_job_really_trains_and_its_best_evaluation_comes_back(server, request_, tmp_path):
     server.run_commands = True
     status, events = finish(start(request_))
@@ -289,6 +294,18 @@ def test_a_wrong_setting_is_refused(settings, words):
 def test_credentials_never_go_over_plain_http(tmp_path, request_):
     request_["job"]["vertex_endpoint"] = "http://vertex.example"
     assert "plain http" in failure_here(request_).problem
+
+
+def test_the_jobs_command_line_is_one_that_the_training_takes(tmp_path, coloured_dataset):
+    folder = coloured_dataset(tmp_path / "dataset")
+    given = TrainingArguments(**TINY, seed=7, deterministic=True, job_dir="gs://bucket/mine")
+    words = training_words(given, read_manifest(folder), folder, tmp_path / "train" / "model")
+    values = parse_command_line(words, (JobArguments, TrainingArguments))
+    job, arguments = from_values(JobArguments, values), from_values(TrainingArguments, values)
+    assert job.training_data_path == f"{folder}/train-*-of-00001"
+    assert Path(job.labels_file).read_text().split() == ["dark", "bright"]
+    # The step's own folder: the export step publishes to the user's.
+    assert arguments == dataclasses.replace(given, job_dir=str(tmp_path / "train"))
 
 
 def test_many_shards_make_a_short_command_line(tmp_path, coloured_dataset):

@@ -11,7 +11,7 @@ import pytest
 from kfp import dsl
 from PIL import Image
 
-from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
+from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.records import ImageRecord
 from components.common.reference_answers import read_reference
@@ -245,3 +245,17 @@ def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_pat
     assert len(metrics.per_class) == 1000
     assert len(metrics.confusion) <= 6
     assert metrics.top_1_accuracy <= metrics.top_5_accuracy
+
+
+def test_shards_in_cloud_storage_are_measured_too(dataset, model, cloud, evaluated, tmp_path):
+    manifest = read_manifest(dataset)
+    split = manifest.splits[VALIDATION]
+    shards = tuple(
+        dataclasses.replace(shard, path=cloud.put(f"data/{shard.path}", (dataset / shard.path).read_bytes()))
+        for shard in split.shards
+    )
+    elsewhere = dataclasses.replace(manifest, splits={VALIDATION: dataclasses.replace(split, shards=shards)})
+    (tmp_path / "data").mkdir()
+    write_manifest(tmp_path / "data", elsewhere)
+    found = evaluate(tmp_path / "data", model, files_in(tmp_path))
+    assert found.metrics == evaluated[0].metrics

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from components.common import cloud_storage
 from components.common.errors import InvalidArgumentError, OutputError
 from components.common.provenance import write_provenance
 from components.export.arguments import ExportArguments
@@ -16,7 +19,7 @@ def model(tmp_path):
 
 
 def test_a_model_goes_to_job_dir_model_whole(model, tmp_path):
-    target = publish_model(model, str(tmp_path / "a" / "job"))
+    target = Path(publish_model(model, str(tmp_path / "a" / "job")))
     assert target == tmp_path / "a" / "job" / "model"
     assert (target / "variables" / "data").read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == ["model"]
@@ -41,7 +44,7 @@ def test_a_folder_with_somebody_elses_provenance_is_left_alone(model, tmp_path, 
 
 
 def test_a_model_of_ours_to_which_something_was_added_is_left_alone(model, tmp_path):
-    target = publish_model(model, str(tmp_path / "job"))
+    target = Path(publish_model(model, str(tmp_path / "job")))
     (target / "precious.txt").write_text("mine")
     with pytest.raises(OutputError, match="not a model that"):
         publish_model(model, str(tmp_path / "job"))
@@ -67,11 +70,58 @@ def test_what_is_not_ours_is_left_alone(model, tmp_path, make):
 
 def test_an_empty_folder_may_be_filled(model, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
-    assert (publish_model(model, str(tmp_path / "job")) / "variables").is_dir()
+    assert (Path(publish_model(model, str(tmp_path / "job"))) / "variables").is_dir()
 
 
-def test_a_bucket_is_refused_instead_of_becoming_a_folder_named_gs(model):
-    with pytest.raises(InvalidArgumentError, match="a local path is needed"):
-        publish_model(model, "gs://bucket/job")
-    with pytest.raises(InvalidArgumentError, match="a local path is needed"):
-        ExportArguments(job_dir="gs://bucket/job")
+def test_another_url_is_refused_instead_of_becoming_a_folder_of_its_name(model):
+    with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
+        publish_model(model, "s3://bucket/job")
+    with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
+        ExportArguments(job_dir="s3://bucket/job")
+
+
+# ---------------------------------------------------------------- Cloud Storage
+
+
+@pytest.fixture
+def saved(model):
+    (model / "saved_model.pb").write_text("new")
+    return model
+
+
+def files_of(model):
+    return {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
+
+
+def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(cloud, saved):
+    assert publish_model(saved, "gs://photos/job") == "gs://photos/job/model"
+    assert cloud.contents("job/model/") == files_of(saved)
+    (saved / "variables" / "data").rename(saved / "variables" / "other")
+    publish_model(saved, "gs://photos/job")
+    assert cloud.contents("job/model/") == files_of(saved)
+    assert set(cloud.contents("job/")) == {f"model/{name}" for name in files_of(saved)}
+
+
+def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, monkeypatch):
+    publish_model(saved, "gs://photos/job")
+    old = files_of(saved)
+    (saved / "saved_model.pb").write_text("newer")
+    uploads = []
+
+    def upload_twice(path, uri, upload=cloud_storage.upload):
+        uploads.append(uri)
+        if len(uploads) == 3:
+            raise OutputError("no", remedy="none")
+        upload(path, uri)
+
+    monkeypatch.setattr(cloud_storage, "upload", upload_twice)
+    with pytest.raises(OutputError):
+        publish_model(saved, "gs://photos/job")
+    assert cloud.contents("job/") == {f"model/{name}": content for name, content in old.items()}
+
+
+def test_somebody_elses_objects_are_left_alone(cloud, saved):
+    cloud.put("job/model/saved_model.pb", b"mine")
+    with pytest.raises(OutputError, match="not a model that"):
+        publish_model(saved, "gs://photos/job")
+    assert cloud.contents("job/") == {"model/saved_model.pb": b"mine"}

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 # Gives the processor's cores the look of several devices, then does what the command line does.
@@ -80,6 +81,15 @@ def finished(process: subprocess.Popen, *, status: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Waits until a running job has written a file."""
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def evaluations(job_dir: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ import pytest
 from components.common.errors import InvalidArgumentError
 from components.train.accelerators import find_accelerators
 
-from .job import evaluations, finished, start, start_workers, words_for
+from .job import evaluations, finished, start, start_workers, wait_for, words_for
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,26 @@ def test_two_workers_on_loopback_come_to_what_one_does_and_the_chief_alone_write
     assert_alike(on_one_device, evaluations(tmp_path / "chief"))
     assert (tmp_path / "chief" / "model" / "saved_model.pb").is_file()
     assert list((tmp_path / "worker").iterdir()) == []
+
+
+@pytest.mark.proof
+def test_when_a_worker_is_killed_the_chief_says_so_and_both_go_on_later(data, tmp_path):
+    jobs = [
+        words_for(data, tmp_path / "chief", max_steps=400),
+        words_for(data, tmp_path / "chief", max_steps=400),
+    ]
+    chief, worker = start_workers(jobs)
+    wait_for(tmp_path / "chief" / "checkpoints" / "step-00000002.npz", chief)
+    worker.kill()
+    output = finished(chief, status=75)
+    finished(worker, status=-9)
+    assert "one of the 2 workers does not answer any more" in output
+    # Both see the job_dir, and go on from its last checkpoint.
+    steps = [one["step"] for one in evaluations(tmp_path / "chief")]
+    jobs = [words_for(data, tmp_path / "chief", max_steps=steps[-1] + 1) for _ in range(2)]
+    for process in start_workers(jobs):
+        assert "goes on from the checkpoint of step" in finished(process)
+    assert [one["step"] for one in evaluations(tmp_path / "chief")] == [*steps, steps[-1] + 1]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_any_step(data, tmp_path):

@@ -10,6 +10,7 @@ from components.train.augmentation import (
     CROP_FLIP,
     NONE,
     RANDAUGMENT,
+    choices_of,
     crop_window,
     decode_and_vary,
     decode_for_keeping,
@@ -23,8 +24,8 @@ DRAWS = draws_needed(CROP_FLIP)
 MIRRORED, NOT_MIRRORED = 0.2, 0.8
 
 
-def draws(count, seed=0, augmentation=CROP_FLIP):
-    return random_draws(seed, 0, count, draws_needed(augmentation))
+def choices(count, seed=0, augmentation=CROP_FLIP):
+    return choices_of(random_draws(seed, 0, count, draws_needed(augmentation)))
 
 
 def photo(height=90, width=120):
@@ -42,7 +43,7 @@ def encoded(pixels, image_format):
 
 def windows(count, height, width):
     sizes = [tf.fill([count], size) for size in (height, width)]
-    return [values.numpy() for values in crop_window(tf.constant(draws(count)), *sizes)]
+    return [values.numpy() for values in crop_window(tf.constant(choices(count)), *sizes)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_crops_have_the_published_areas_and_shapes_and_lie_anywhere():
     area = rows * columns / (375 * 500)
     assert 0.079 < area.min() < 0.09
     assert 0.95 < area.max() <= 1
-    # Uniform where every shape fits; large ones are drawn again when they do not.
+    # Uniform where every shape fits; large ones are chosen again when they do not.
     assert np.histogram(area, 5, (0.1, 0.6))[0].std() / 20_000 < 0.005
     shape = np.log(columns / rows)
     assert np.abs(shape).max() < np.log(4 / 3) + 0.02
@@ -87,7 +88,7 @@ def whole_image(mirrored):
     values = np.full(DRAWS, 0.5, np.float32)
     values[:10] = 1.0
     values[-1] = mirrored
-    return tf.constant(values)
+    return tf.constant(choices_of(values[None])[0])
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
@@ -109,15 +110,29 @@ def test_a_crop_shows_its_part_of_the_image_in_every_format(image_format):
     if image_format == "GIF":
         pixels = np.repeat(pixels[..., :1], 3, axis=-1)
     content = encoded(pixels, image_format)
-    for drawn in draws(20):
-        varied = decode_and_vary(content, drawn, CROP_FLIP, 32).numpy()
+    for chosen in choices(20):
+        varied = decode_and_vary(content, chosen, CROP_FLIP, 32).numpy()
         assert varied.shape == (32, 32, 3)
         assert varied.dtype == np.uint8
-        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(drawn), 90, 120))
+        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), 90, 120))
         crop = Image.fromarray(pixels[top : top + rows, left : left + columns])
         expected = np.asarray(crop.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
-        expected = expected[:, ::-1] if drawn[DRAWS - 1] < 0.5 else expected
+        expected = expected[:, ::-1] if chosen[DRAWS - 1] < 0.5 else expected
         assert np.abs(varied - expected).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1201, 1603), (4000, 3000), (4000, 200)])
+def test_large_photos_are_decoded_smaller_and_show_the_same_crop(size):
+    pixels = photo(*size)
+    content = encoded(pixels, "JPEG")
+    for chosen in choices(12):
+        varied = decode_and_vary(content, chosen, CROP_FLIP, 64).numpy().astype(int)
+        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), *size))
+        crop = Image.fromarray(pixels[top : top + rows, left : left + columns])
+        expected = np.asarray(crop.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+        expected = expected[:, ::-1] if chosen[DRAWS - 1] < 0.5 else expected
+        assert np.abs(varied - expected).mean() < 2
+        assert np.abs(varied - expected).max() < 12
 
 
 def test_a_kept_image_gives_the_same_crop():
@@ -125,9 +140,9 @@ def test_a_kept_image_gives_the_same_crop():
     kept, height, width = decode_for_keeping(content, CROP_FLIP, 56)
     assert kept.shape == (64, 64, 3)
     assert (int(height), int(width)) == (90, 120)
-    for drawn in draws(20):
-        from_kept = vary_kept(kept, height, width, tf.constant(drawn), CROP_FLIP, 56).numpy().astype(int)
-        from_file = decode_and_vary(content, drawn, CROP_FLIP, 56).numpy()
+    for chosen in choices(20):
+        from_kept = vary_kept(kept, height, width, tf.constant(chosen), CROP_FLIP, 56).numpy().astype(int)
+        from_file = decode_and_vary(content, chosen, CROP_FLIP, 56).numpy()
         assert from_kept.shape == (56, 56, 3)
         assert np.abs(from_kept - from_file).mean() < 3
         assert np.abs(from_kept - from_file).max() < 12
@@ -150,17 +165,17 @@ def test_sizes_and_draws():
 def test_randaugment_is_crop_flip_and_then_more():
     content = encoded(photo(), "JPEG")
     changed = 0
-    for drawn in draws(40, augmentation=RANDAUGMENT):
-        cropped = decode_and_vary(content, drawn[:DRAWS], CROP_FLIP, 32).numpy()
-        varied = decode_and_vary(content, drawn, RANDAUGMENT, 32).numpy()
+    for chosen in choices(40, augmentation=RANDAUGMENT):
+        cropped = decode_and_vary(content, chosen[:DRAWS], CROP_FLIP, 32).numpy()
+        varied = decode_and_vary(content, chosen, RANDAUGMENT, 32).numpy()
         assert varied.shape == (32, 32, 3)
         changed += (varied != cropped).any()
         # The first of the fourteen operations changes nothing.
-        drawn[[DRAWS, DRAWS + 2]] = 0
-        assert (decode_and_vary(content, drawn, RANDAUGMENT, 32).numpy() == cropped).all()
+        chosen[[DRAWS, DRAWS + 2]] = 0
+        assert (decode_and_vary(content, chosen, RANDAUGMENT, 32).numpy() == cropped).all()
     assert changed > 30
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_and_vary(tf.constant(b"no image"), draws(1)[0], CROP_FLIP, 32)
+        decode_and_vary(tf.constant(b"no image"), choices(1)[0], CROP_FLIP, 32)

@@ -68,6 +68,7 @@ def test_the_file_is_gone_with_the_process_however_it_ends(tmp_path):
         text=True,
     )
     with process:
+        assert "decoded images are kept in" in process.stdout.readline()
         assert process.stdout.readline() == "stored\n"
         held = [os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
         # It lies there, and has no name even now.
@@ -77,7 +78,7 @@ def test_the_file_is_gone_with_the_process_however_it_ends(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def choose(monkeypatch, *, training, validation, free=0, seen=10**6):
+def choose(monkeypatch, *, training, validation, free=0, **values):
     monkeypatch.setattr(decoded_cache, "_MEMORY_BYTES", 10 * IMAGE)
     monkeypatch.setattr(decoded_cache, "_free_disk_bytes", lambda: free * IMAGE)
     return kept_decoded(
@@ -85,7 +86,7 @@ def choose(monkeypatch, *, training, validation, free=0, seen=10**6):
         training_size=4,
         validation_images=validation,
         validation_size=4,
-        seen=seen,
+        **{"seen": 10**6, **values},
     )
 
 
@@ -112,6 +113,11 @@ def test_training_and_validation_images_share_one_limit(training, validation, fr
 @pytest.mark.parametrize(("seen", "kept"), [(8, CachePlace.NOWHERE), (9, CachePlace.MEMORY)])
 def test_what_is_seen_once_is_not_kept(seen, kept, monkeypatch):
     assert choose(monkeypatch, training=8, validation=2, seen=seen) == (kept, True)
+
+
+def test_a_run_that_is_to_be_repeated_need_not_use_the_disk(monkeypatch):
+    for disk, kept in ((True, CachePlace.DISK), (False, CachePlace.NOWHERE)):
+        assert choose(monkeypatch, training=11, validation=1, free=22, disk=disk) == (kept, True)
 
 
 def test_a_file_system_in_memory_is_no_disk(monkeypatch):

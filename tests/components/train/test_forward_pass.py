@@ -10,8 +10,8 @@ from components.train.model_types import MODEL_TYPES
 from components.train.models import build_classifier
 
 SIZE = 64
-# Together they have every kind of layer; `make proof` checks all.
-CHECKED_ALWAYS = ("resnet-18", "efficientnet-b0", "mobilenet-v2")
+# Together they have every kind of layer but one; `make proof` checks all.
+CHECKED_ALWAYS = ("resnet-18", "efficientnet-b0")
 ALL = [
     name if name in CHECKED_ALWAYS else pytest.param(name, marks=pytest.mark.proof) for name in MODEL_TYPES
 ]

@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from components.common.dataset import VALIDATION, read_manifest, shard_paths
@@ -5,7 +10,7 @@ from components.common.errors import InvalidDataError, MissingInputError
 from components.common.quiet_tensorflow import tf
 from components.common.records import ImageRecord
 from components.common.split_records import split_records
-from components.train.input_pipeline import evaluation_batches
+from components.train.input_pipeline import evaluation_batches, training_batches
 from components.train.located_batches import LocatedBatches
 
 
@@ -69,6 +74,85 @@ def test_a_shard_that_is_gone_is_named(sound):
     path = sound / "validation-00001-of-00003"
     path.unlink()
     assert str(path) in refused(MissingInputError, sound).problem
+
+
+def varied(folder, split, shard_examples, augmentation="crop-flip"):
+    batches = training_batches(
+        shard_paths(folder, split),
+        shard_examples=shard_examples,
+        image_size=8,
+        batch_size=4,
+        seed=0,
+        augmentation=augmentation,
+    )
+    return LocatedBatches(batches.take(9), folder, split)
+
+
+@pytest.mark.parametrize("damaged", ["file", "record", "gone"])
+def test_training_on_crops_names_what_is_damaged_too(sound, write_dataset, tmp_path, damaged):
+    records = list(split_records(sound, read_manifest(sound).splits[VALIDATION]))
+    if damaged == "file":
+        records[9] = ImageRecord(records[9].encoded[:60], 1, "", "photos/cut off.png")
+    folder = write_dataset(tmp_path / "damaged", {VALIDATION: records}, ("dark", "bright"), shards=3)
+    path = folder / "validation-00002-of-00003"
+    if damaged == "record":
+        content = bytearray(path.read_bytes())
+        content[-20] ^= 1
+        path.write_bytes(content)
+    if damaged == "gone":
+        path.unlink()
+    split = read_manifest(folder).splits[VALIDATION]
+    with pytest.raises(MissingInputError if damaged == "gone" else InvalidDataError) as caught:
+        list(varied(folder, split, [4, 4, 4]))
+    assert str(path) in str(caught.value)
+    if damaged == "file":
+        assert caught.value.where == f"{path}, record 1 (photos/cut off.png)"
+
+
+def test_a_shard_with_another_number_of_records_is_named(sound):
+    split = read_manifest(sound).splits[VALIDATION]
+    with pytest.raises(InvalidDataError) as caught:
+        list(varied(sound, split, [4, 5, 3]))
+    assert "validation-00001-of-00003 holds 4 records, the manifest says 5" in caught.value.problem
+    assert "Traceback" not in caught.value.problem
+
+
+def test_a_jpeg_that_is_cut_off_is_named_as_soon_as_a_crop_reaches_the_cut(encode, write_dataset, tmp_path):
+    content = encode(np.random.default_rng(0).integers(0, 256, (64, 64, 3)), "JPEG")
+    sound, cut = ImageRecord(content, 1), ImageRecord(content[: len(content) * 3 // 4], 1, "", "cut.jpg")
+    folder = write_dataset(tmp_path / "damaged", {VALIDATION: [sound, sound, sound, cut]}, ("dark", "bright"))
+    split = read_manifest(folder).splits[VALIDATION]
+    with pytest.raises(InvalidDataError, match=r"validation-00000-of-00001, record 3 \(cut.jpg\)"):
+        list(varied(folder, split, [4]))
+
+
+def test_a_process_ends_while_batches_are_still_read_ahead(sound):
+    """Python would wait for ever for a thread that is in the middle of reading."""
+    code = (
+        "import sys, time\n"
+        "from components.common.dataset import VALIDATION, read_manifest, shard_paths\n"
+        "from components.train.input_pipeline import training_batches\n"
+        "from components.train.located_batches import LocatedBatches\n"
+        "from components.train.record_reader import RecordReader\n"
+        "read = RecordReader.read\n"
+        "def slowly(self, numbers):\n"
+        "    for _ in range(300):\n"
+        "        time.sleep(0.001)\n"
+        "    return read(self, numbers)\n"
+        "RecordReader.read = slowly\n"
+        "from pathlib import Path\n"
+        "folder = Path(sys.argv[1])\n"
+        "split = read_manifest(folder).splits[VALIDATION]\n"
+        "batches = training_batches(shard_paths(folder, split), shard_examples=[4, 4, 4],\n"
+        "                           image_size=8, batch_size=4, seed=0, augmentation='crop-flip')\n"
+        "iterator = iter(LocatedBatches(batches, folder, split))\n"
+        "for _ in range(3):\n"
+        "    next(iterator)\n"
+        "sys.exit(3)\n"
+    )
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([sys.executable, "-c", code, str(sound)], cwd=root, timeout=60, check=False)
+    assert ended.returncode == 3
 
 
 def test_when_no_record_is_to_blame_the_shards_and_the_reason_are_named(sound):

@@ -37,7 +37,7 @@ def saved_model(classifier, folder, classes=3):
 def checkpoints(classifier, folder, *, complete=True):
     """As the training loop writes them."""
     values = [variable.numpy() for variable in classifier.variables]
-    checkpoint_folder = CheckpointFolder(folder, keep=1)
+    checkpoint_folder = CheckpointFolder(str(folder), keep=1)
     arrays = named("model", classifier.variables, values)
     checkpoint_folder.write_best(4, arrays, {"complete": complete})
     checkpoint_folder.write(Checkpoint(5, {}, {"best_step": 4}))

@@ -39,7 +39,9 @@ def test_records_come_by_their_number_in_any_order_on_any_number_of_threads(path
 def test_only_some_files_stay_open_and_all_are_closed_in_the_end(paths, contents):
     before = len(os.listdir("/proc/self/fd"))
     reader = RecordReader(paths, COUNTS)
-    reader.read(range(len(contents)))
+    numbers = np.arange(len(contents))
+    reader.announce(numbers)
+    reader.read(numbers)
     assert before + 10 < len(os.listdir("/proc/self/fd")) <= before + 64
     del reader
     assert len(os.listdir("/proc/self/fd")) <= before
@@ -49,9 +51,9 @@ def test_a_shard_that_no_record_is_asked_of_is_not_touched(paths, contents):
     for path in paths[4:]:
         path.unlink()
     reader = RecordReader(paths, COUNTS)
-    assert reader.read([8, 0]) == [contents[8], contents[0]]
+    assert reader.read(np.array([8, 0])) == [contents[8], contents[0]]
     with pytest.raises(MissingInputError, match="shard-4"):
-        reader.read([9])
+        reader.read(np.array([9]))
 
 
 def test_damaged_data_is_named_by_file_and_record(paths):
@@ -59,13 +61,13 @@ def test_damaged_data_is_named_by_file_and_record(paths):
     content[-10] ^= 1
     paths[2].write_bytes(content)
     reader = RecordReader(paths, COUNTS)
-    reader.read([3, 6])
+    reader.read(np.array([3, 6]))
     with pytest.raises(InvalidDataError, match=r"shard-2, record 4") as caught:
-        reader.read([7])
+        reader.read(np.array([7]))
     assert "checksum" in caught.value.problem
 
 
 def test_another_number_of_records_than_the_manifest_says_is_refused(paths):
     reader = RecordReader(paths, [3, 0, 6, *COUNTS[3:]])
     with pytest.raises(InvalidDataError, match="holds 5 records, the manifest says 6"):
-        reader.read([3])
+        reader.read(np.array([3]))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from .job import evaluations, finished, start, words_for
+from .job import evaluations, finished, start, wait_for, words_for
 
 EXIT_INTERRUPTED = 75
 
@@ -18,15 +18,6 @@ def data(coloured_dataset, tmp_path_factory):
 
 def settings(**values):
     return {"max_steps": 8, "train_steps_per_eval": 3, "deterministic": "true", **values}
-
-
-def wait_for(path, process):
-    """Waits until a running job has written a file."""
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def weights(job_dir):

@@ -77,6 +77,30 @@ def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloure
     assert read_manifest(dataset).splits[VALIDATION].examples == 6
 
 
+def test_the_command_line_trains_from_and_into_cloud_storage(cloud, coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data", shards=2)
+    for path in dataset.glob("*-of-*"):
+        cloud.put(f"data/{path.name}", path.read_bytes())
+    words = [
+        "--training_data_path=gs://photos/data/train-*",
+        "--validation_data_path=gs://photos/data/validation-*",
+        "--job-dir=gs://photos/job",
+        "--train_batch_size=4",
+        "--model_type=resnet-18",
+        "--weights=none",
+        "--image_size=32",
+    ]
+    result, events = command(*words, "--max_steps=1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert events[-1]["message"] == "train: published to gs://photos/job/model"
+    names = set(cloud.contents("job/"))
+    assert {"model/saved_model.pb", "model/provenance.json", "metrics.jsonl"} <= names
+    assert {"checkpoints/step-00000001.npz", "checkpoints/best-00000001.npz"} <= names
+    result, _ = command(*words, "--max_steps=2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "goes on from the checkpoint of step 1 of 2" in result.stdout
+
+
 def test_help_lists_every_argument_with_its_description():
     result, _ = command("--help")
     assert result.returncode == 0
@@ -93,9 +117,9 @@ def test_help_lists_every_argument_with_its_description():
         (["--max_step=3"], 64, "--max_steps"),
         (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is not given"),
         (
-            ["--job-dir=gs://b/j", "--training_data_path=a", "--validation_data_path=b"],
+            ["--job-dir=s3://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
-            "a local path is needed",
+            "local paths and gs:// are understood",
         ),
         (
             ["--job-dir=.", "--training_data_path=a", "--validation_data_path=b", "--max_steps=0"],

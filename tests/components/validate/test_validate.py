@@ -14,9 +14,9 @@ from components.common.dataset import Manifest, Shard, Split, file_sha256, read_
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.records import ImageRecord, encode_example, label_to_class
 from components.common.step import run_component
-from components.common.tfrecord import write_record
+from components.common.tfrecord import RecordFile, write_record
 from components.validate.arguments import ValidateArguments
-from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json
+from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json, raise_if_errors
 from components.validate.report import validation_report
 from components.validate.validate import validate, validate_to_files
 
@@ -219,6 +219,30 @@ def test_image_sizes_far_from_the_training_size_are_a_warning(image_size, kind, 
         assert part in finding.problem
 
 
+def test_the_networks_own_size_counts_where_none_is_given(tmp_path):
+    train, validation = (
+        [
+            record(first + number, 1 + number % 2, encoded=jpeg(first + number, width=100, height=100))
+            for number in range(24)
+        ]
+        for first in (0, 100)
+    )
+    manifest = write_dataset(tmp_path, {"train": [train], "validation": [validation]})
+    small = findings_of(manifest, tmp_path, image_size=0, model_type="efficientnet-b0")
+    assert small.findings == ()
+    large = findings_of(manifest, tmp_path, image_size=0, model_type="efficientnet-b7")
+    assert "1/4 of the 600 pixels" in single(large, "image_far_smaller", WARNING).problem
+
+
+def test_the_error_names_some_of_every_kind(sound, tmp_path):
+    damaged = [record(number, 1, encoded=b"no image") for number in range(30)]
+    with pytest.raises(InvalidDataError) as caught:
+        raise_if_errors(findings_of(sound(train=[*damaged, record(99, 7)]), tmp_path))
+    assert "31 errors were found" in str(caught.value)
+    assert "label 7 is not in 1..2" in str(caught.value)
+    assert "and 25 more; by kind: 30 undecodable_image, 1 label_out_of_range" in str(caught.value)
+
+
 def test_an_image_of_too_many_pixels_is_an_error_unless_the_limit_is_raised(sound, tmp_path):
     manifest = sound(train=[ImageRecord(jpeg(77, width=40, height=40), 1, "daisy")])
     finding = single(findings_of(manifest, tmp_path, max_image_pixels=1599), "undecodable_image", ERROR)
@@ -239,17 +263,38 @@ def test_record_without_label_or_of_another_type_does_not_end_the_shard(tmp_path
     assert findings.counts["train"] == (10, 10)
 
 
-def test_damaged_record_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
+def damaged_at(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_record_is_told_and_those_after_it_are_read(sound, tmp_path):
     manifest = sound()
     path = tmp_path / "train-00000-of-00002"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    records = sum(shard.examples for shard in manifest.splits["train"].shards)
+    damaged_at(path, len(path.read_bytes()) // 2)
+    damaged_at(path, len(path.read_bytes()) - 10)
+    findings = findings_of(manifest, tmp_path, train_batch_size=24)
+    assert kinds(findings) == ["damaged_record", "damaged_record", "changed_shard"]
+    damage = findings.findings[0]
+    assert damage.where.startswith("train-00000-of-00002, record 9, byte offset ")
+    assert "does not match its checksum" in damage.problem
+    assert sum(findings.counts["train"]) == records - 2
+    assert sum(findings.counts["validation"]) == 6
+
+
+def test_a_damaged_header_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
+    manifest = sound()
+    path = tmp_path / "train-00000-of-00002"
+    with RecordFile(path) as file:
+        places = list(file.places())
+    damaged_at(path, places[9].offset + 3)
     findings = findings_of(manifest, tmp_path, train_batch_size=24)
     assert kinds(findings) == ["damaged_record", "changed_shard"]
     damage = findings.findings[0]
     assert damage.where.startswith("train-00000-of-00002, record 9, byte offset ")
-    assert "does not match its checksum" in damage.problem
+    assert "what comes after it was not read" in damage.problem
     assert findings.counts["train"] == (9 + 2, 2)
     assert sum(findings.counts["validation"]) == 6
 
@@ -349,6 +394,9 @@ def test_label_without_training_image_is_an_error(tmp_path):
     manifest = write_dataset(tmp_path, {"train": [records(0, (12, 0))], "validation": [records(50, (2, 2))]})
     finding = single(findings_of(manifest, tmp_path), "label_without_training", ERROR)
     assert finding.problem == "label 2 ('roses') has no training image"
+    assert finding.where.startswith(
+        "the first one in validation: validation-00000-of-00001, record 2 (image-"
+    )
 
 
 def test_label_with_few_training_images_is_a_warning(tmp_path):

@@ -1,0 +1,305 @@
+"""Serving and batch prediction against the model alone.
+
+``python -m benchmarks.serve``. Takes about two minutes on two cores, with mobilenet-v2 at 224 pixels and
+random weights, which take the time of any others. The photos are 224 x 224 pixels; what decoding costs with
+larger ones is a line of its own.
+
+* ``decode_cost``: time of a batch of 32 JPEG files, decoded inside the served graph, over that of the network
+  alone on the decoded pixels.
+* ``server_efficiency``: images a second that ``imgpipe serve`` answers to a client in another process, one
+  image a request, over those of the served graph in a process of its own, in batches of 32. The client takes
+  its part of the same cores.
+* ``predict_efficiency``: images a second of batch prediction, from files to lines, over those of the network
+  fed by the training input pipeline from TFRecord files.
+* ``predict_vs_keras``: the same over a loop of Keras' ``load_img`` and ``predict``.
+"""
+
+import asyncio
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.corpus import write_corpus
+from benchmarks.measure import REPOSITORY, print_result, print_table
+
+MODEL_TYPE, IMAGE_SIZE, BATCH, CLASSES = "mobilenet-v2", 224, 32, 5
+IMAGES = 320
+# Requests that wait for an answer at the same time: the server fills a batch while another is computed.
+CONNECTIONS = 3 * BATCH
+SECONDS = 10.0
+ROUNDS = 3
+
+
+def main() -> None:
+    """Runs the benchmark; with ``client`` as its first word, only sends requests."""
+    if sys.argv[1:2] == ["client"]:
+        address, folder, rate = sys.argv[2:]
+        print(json.dumps(asyncio.run(_send(address, Path(folder), float(rate)))))
+        return
+    if sys.argv[1:2] == ["model"]:
+        print(json.dumps(_model_rates(Path(sys.argv[2]))))
+        return
+    with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
+        _benchmark(Path(name))
+
+
+def _benchmark(folder: Path) -> None:
+    names = write_corpus(folder / "large", IMAGES)
+    (folder / "images").mkdir()
+    for name in names:
+        with Image.open(folder / "large" / name) as photo:
+            photo.resize((IMAGE_SIZE, IMAGE_SIZE)).save(folder / "images" / name, quality=90)
+    size = sum((folder / "images" / name).stat().st_size for name in names) / len(names) / 1e3
+    print(f"{len(names)} JPEG files of {size:.0f} KB on average; {MODEL_TYPE} at {IMAGE_SIZE} pixels")
+    _write_model(folder / "model")
+    alone = [_in_process("model", str(folder)) for _ in range(1)]
+    served, in_process, latencies = [], [], {}
+    with _server(folder / "model") as address:
+        # The first batches of each size are slower.
+        _in_process("client", address, str(folder), "0")
+        for _ in range(ROUNDS):
+            in_process.append(_in_process("model", str(folder), "graph")["graph"])
+            served.append(_in_process("client", address, str(folder), "0")["rate"])
+        half = statistics.median(served) / 2
+        latencies = _in_process("client", address, str(folder), str(half))
+    rates = alone[0]
+    print_table(
+        ("what", "images/s"),
+        [
+            ("network alone, decoded pixels, batch 32", f"{rates['network']:.1f}"),
+            ("served graph, JPEG files, batch 32", f"{statistics.median(in_process):.1f}"),
+            ("imgpipe serve, a request an image", f"{statistics.median(served):.1f}"),
+            ("network fed by the training input pipeline", f"{rates['pipeline']:.1f}"),
+            ("batch prediction, files to lines", f"{rates['predict']:.1f}"),
+            ("Keras: load_img and predict, in a loop", f"{rates['keras']:.1f}"),
+        ],
+    )
+    print(f"decoding photos of 500 x 375 pixels: {rates['decode_cost_large']:.3f} times the network alone")
+    print(
+        f"imgpipe serve at half load, {latencies['rate']:.1f} requests/s: p50 {latencies['p50_ms']:.0f} ms, "
+        f"p99 {latencies['p99_ms']:.0f} ms"
+    )
+    print_result(
+        decode_cost=rates["decode_cost"],
+        server_efficiency=statistics.median(
+            ours / theirs for ours, theirs in zip(served, in_process, strict=True)
+        ),
+        predict_efficiency=rates["predict"] / rates["pipeline"],
+        predict_vs_keras=rates["predict"] / rates["keras"],
+        half_load_p50_ms=latencies["p50_ms"],
+        half_load_p99_ms=latencies["p99_ms"],
+    )
+
+
+def _in_process(*words: str) -> dict[str, float]:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serve", *words], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    if result.returncode:
+        raise RuntimeError(result.stdout[-1000:] + result.stderr[-3000:])
+    measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return measured
+
+
+def _write_model(folder: Path) -> None:
+    code = (
+        "import pathlib, sys; from benchmarks.serve import classifier; "
+        "from components.common.saved_model import write_saved_model; "
+        f"write_saved_model(classifier(), {IMAGE_SIZE}, [str(n) for n in range({CLASSES})], "
+        "pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
+
+
+def classifier() -> Any:
+    """Returns the network, with random weights that are the same every time."""
+    from components.train.models import build_classifier
+
+    return build_classifier(MODEL_TYPE, num_classes=CLASSES, image_size=IMAGE_SIZE, weights="none", seed=0)
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+def _model_rates(folder: Path) -> dict[str, float]:
+    """Measures the model without a server, all ways in turns."""
+    from components.batch_predict.arguments import BatchPredictArguments
+    from components.batch_predict.inputs import listed_files
+    from components.batch_predict.predictor import Predictor
+    from components.common.served_model import load_served_model
+
+    paths = sorted((folder / "images").iterdir())
+    images = [path.read_bytes() for path in paths]
+    model = load_served_model(folder / "model")
+
+    def graph() -> None:
+        for start in range(0, len(images), BATCH):
+            model.predict(images[start : start + BATCH])
+
+    model.predict(images[:BATCH])
+    if sys.argv[3:] == ["graph"]:
+        # As long as a client sends requests.
+        return {"graph": _rate(graph, len(images), SECONDS)}
+    from components.common.image_decoding import decode_image
+    from components.common.quiet_tensorflow import keras, tf
+    from components.train.input_pipeline import evaluation_batches
+
+    built = classifier()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8)])
+    def network(pixels: Any) -> Any:
+        return tf.nn.softmax(built.logits(pixels, training=False))
+
+    pixels = [
+        tf.stack([decode_image(tf.constant(image), IMAGE_SIZE) for image in images[start : start + BATCH]])
+        for start in range(0, 4 * BATCH, BATCH)
+    ]
+    shard = _write_shard(folder, images)
+    arguments = BatchPredictArguments(model="-", images=str(folder / "images"))
+    files = listed_files(arguments)
+    predictor = Predictor(model, arguments)
+    whole = keras.Sequential([keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3)), built.backbone, built.head])
+
+    def from_pipeline() -> None:
+        for batch, _ in evaluation_batches(
+            [shard], shard_examples=[len(images)], image_size=IMAGE_SIZE, batch_size=BATCH
+        ):
+            network(batch).numpy()
+
+    def keras_loop() -> None:
+        for path in paths[:BATCH]:
+            picture = keras.utils.load_img(path, target_size=(IMAGE_SIZE, IMAGE_SIZE))
+            whole.predict(keras.utils.img_to_array(picture)[None], verbose=0)
+
+    def alone() -> None:
+        for batch in pixels:
+            network(batch).numpy()
+
+    large = [path.read_bytes() for path in sorted((folder / "large").iterdir())[: 4 * BATCH]]
+
+    def decoded(encoded: Sequence[bytes]) -> None:
+        for start in range(0, 4 * BATCH, BATCH):
+            model.predict(encoded[start : start + BATCH])
+
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "network": (alone, 4 * BATCH),
+        "decoded": (lambda: decoded(images), 4 * BATCH),
+        "large": (lambda: decoded(large), 4 * BATCH),
+        "pipeline": (from_pipeline, len(images)),
+        "predict": (lambda: list(predictor.lines(files)), len(images)),
+        "keras": (keras_loop, BATCH),
+    }
+    for way, _ in ways.values():
+        way()
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        rounds.append({name: _rate(way, count, 0) for name, (way, count) in ways.items()})
+    predictor.close()
+    result = {name: statistics.median(one[name] for one in rounds) for name in ways}
+    for key, name in (("decode_cost", "decoded"), ("decode_cost_large", "large")):
+        result[key] = statistics.median(one["network"] / one[name] for one in rounds)
+    return result
+
+
+def _rate(function: Callable[[], object], images: int, seconds: float) -> float:
+    """Returns images a second; at least one call, and calls until so many seconds are over."""
+    started, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - started < seconds:
+        function()
+        calls += 1
+    return calls * images / (time.perf_counter() - started)
+
+
+def _write_shard(folder: Path, images: Sequence[bytes]) -> Path:
+    from components.common.records import ImageRecord, encode_example
+    from components.common.tfrecord import write_record
+
+    with (folder / "shard").open("wb") as file:
+        for image in images:
+            write_record(file, encode_example(ImageRecord(image, 1)))
+    return folder / "shard"
+
+
+# ---------------------------------------------------------------- server and client
+
+
+@contextmanager
+def _server(model: Path) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "components.serve", f"--model={model}", "--name=m", "--port=0"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        events = (json.loads(line) for line in process.stdout if line.startswith("{"))
+        port = next(event["port"] for event in events if event["event"] == "serving")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _send(address: str, folder: Path, rate: float) -> dict[str, float]:
+    """Sends requests of one image for some seconds.
+
+    Args:
+        address: host:port.
+        folder: Holds ``images``.
+        rate: Requests a second at random moments; 0 = as many as are answered.
+    """
+    host, _, port = address.partition(":")
+    requests = [_request(path.read_bytes()) for path in sorted((folder / "images").iterdir())]
+    latencies: list[float] = []
+    begin = time.perf_counter()
+    end = begin + SECONDS
+    if rate:
+        draw = np.random.default_rng(0)
+        moments = iter(begin + np.cumsum(draw.exponential(1 / rate, int(2 * rate * SECONDS))))
+
+    async def connection(number: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while True:
+            due = next(moments) if rate else time.perf_counter()
+            if due > end:
+                break
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            writer.write(requests[(number + len(latencies)) % len(requests)])
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(head.decode())
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            # From the moment at which it was due: waiting for a free connection counts.
+            latencies.append(time.perf_counter() - due)
+        writer.close()
+
+    await asyncio.gather(*(connection(number) for number in range(CONNECTIONS)))
+    seconds = time.perf_counter() - begin
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    return {"rate": len(latencies) / seconds, "p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _request(image: bytes) -> bytes:
+    body = json.dumps(
+        {"instances": [{"image_bytes": {"b64": base64.b64encode(image).decode()}, "key": "k"}]}
+    ).encode()
+    head = f"POST /v1/models/m:predict HTTP/1.1\r\nHost: m\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""One side of ``benchmarks.training_step``, in a process of its own.
+
+``python -m benchmarks.training_step_side STARTED SIDE ...``, where STARTED is the time at which the process
+was started, in seconds since 1970. The last line is a JSON object.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+INTERPRETER_READY = time.time()
+_CLASSES = 5
+_SIZE = 224
+# What a fit or a loop does once: traces, and memory that is taken from the system.
+_UNCOUNTED = 2
+
+
+def main() -> None:
+    """Runs the side that the command line names."""
+    started, side, *words = sys.argv[1:]
+    print(json.dumps(_SIDES[side](float(started), *words)))
+
+
+def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, float]:
+    """Stock Keras: keras.applications' network, a new last layer, compile, fit on one batch in memory."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    names = {"resnet-50": "ResNet50", "efficientnet-b0": "EfficientNetB0"}
+    network = getattr(keras.applications, names[model_type])(
+        include_top=False, weights=None, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
+    )
+    images = keras.Input((_SIZE, _SIZE, 3))
+    model = keras.Model(images, keras.layers.Dense(_CLASSES)(network(images)))
+    model.compile(
+        keras.optimizers.SGD(1e-3, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    pixels, classes = _batch(int(batch))
+    data = tf.data.Dataset.from_tensors((np.float32(pixels), classes)).repeat().prefetch(2)
+    ends: list[float] = []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.time()))
+    model.fit(data, steps_per_epoch=_UNCOUNTED + int(steps), verbose=0, callbacks=[note])
+    return _result(started, int(batch), ends)
+
+
+def _ours(started: float, model_type: str, batch: str, steps: str, precision: str) -> dict[str, float]:
+    """The training step of ``components.train`` on the same."""
+    from components.common.quiet_tensorflow import tf
+    from components.train.models import build_classifier
+
+    classifier = build_classifier(
+        model_type, num_classes=_CLASSES, image_size=_SIZE, weights="none", seed=0, precision=precision
+    )
+    step = _training_step(classifier, int(batch))
+    pixels, classes = map(tf.constant, _batch(int(batch)))
+    ends = []
+    for _ in range(_UNCOUNTED + int(steps)):
+        step(pixels, classes).numpy()
+        ends.append(time.time())
+    return _result(started, int(batch), ends)
+
+
+def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
+    """From the start of the process to the end of the first step, piece by piece, as train() does it."""
+    times = {"interpreter": INTERPRETER_READY - started}
+    begun = time.time()
+    from components.common.quiet_tensorflow import keras
+
+    times["TensorFlow import"] = time.time() - begun
+
+    begun = time.time()
+    from components.common.dataset import read_manifest
+    from components.train.accelerators import Accelerators, find_accelerators
+    from components.train.arguments import TrainingArguments
+    from components.train.models import build_classifier
+    from components.train.training_inputs import training_inputs
+
+    times["imports of our own"] = time.time() - begun
+
+    cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    weights = "imagenet" if any(cached.glob("mobilenet_v2*_224_no_top.h5")) else "none"
+    arguments = TrainingArguments(model_type=model_type, weights=weights, max_steps=1000)
+    accelerators: Accelerators = find_accelerators()
+    loading = _timed(keras.Model, "load_weights")
+    begun = time.time()
+    classifier = build_classifier(
+        model_type, num_classes=_CLASSES, image_size=_SIZE, weights=weights, seed=0, precision="float32"
+    )
+    times["network"] = time.time() - begun - sum(loading)
+    times[f"weights ({weights})"] = sum(loading)
+
+    begun = time.time()
+    manifest = read_manifest(Path(folder))
+    inputs = training_inputs(classifier, arguments, manifest, Path(folder), accelerators)
+    images, classes = next(iter(inputs.training_batches(0)))
+    times["input"] = time.time() - begun
+
+    begun = time.time()
+    step = _training_step(classifier, arguments.train_batch_size)
+    step(images, classes).numpy()
+    times["trace and first step"] = time.time() - begun
+    times["first step done"] = time.time() - started
+    return times
+
+
+def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
+    """Stock Keras' recipe for a frozen network: two epochs, with validation."""
+    import keras
+    import tensorflow as tf
+
+    def images(split: str) -> Any:
+        data = keras.utils.image_dataset_from_directory(
+            f"{folder}/{split}", image_size=(_SIZE, _SIZE), batch_size=int(batch), verbose=False
+        )
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    weights = "imagenet" if any(cached.glob("mobilenet_v2*_224_no_top.h5")) else None
+    network = keras.applications.MobileNetV2(
+        include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
+    )
+    network.trainable = False
+    inputs = keras.Input((_SIZE, _SIZE, 3))
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(_CLASSES)(network(scaled, training=False)))
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    ends: list[float] = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, **__: ends.append(time.time()))
+    model.fit(images("train"), validation_data=images("val"), epochs=2, verbose=0, callbacks=[note])
+    return {"first_epoch_done": ends[0] - started, "second_epoch": ends[1] - ends[0]}
+
+
+def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
+    from components.common.quiet_tensorflow import tf
+    from components.train.accelerators import Accelerators
+    from components.train.arguments import TrainingArguments
+    from components.train.models import decayed_kernels
+    from components.train.schedules import build_optimizer
+    from components.train.training_step import Trainable, build_training_step
+
+    arguments = TrainingArguments(train_batch_size=batch, initial_learning_rate=1e-3)
+    optimizer = build_optimizer(arguments)
+    trained = classifier.trained_variables
+    # Built beforehand, as the loop does it, so that the step is traced once.
+    optimizer.build(trained)
+    trainable = Trainable(
+        classifier.logits,
+        tf.TensorSpec([None, _SIZE, _SIZE, 3], tf.uint8),
+        trained,
+        decayed_kernels(classifier),
+        classifier.variables,
+        _CLASSES,
+    )
+    accelerators = Accelerators(tf.distribute.get_strategy(), "CPU")
+    return build_training_step(trainable, optimizer, arguments, accelerators)
+
+
+def _batch(size: int) -> tuple[Any, Any]:
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (size, _SIZE, _SIZE, 3), dtype=np.uint8)
+    return pixels, random.integers(0, _CLASSES, size)
+
+
+def _result(started: float, batch: int, ends: list[float]) -> dict[str, float]:
+    steps = len(ends) - _UNCOUNTED
+    rate = batch * steps / (ends[-1] - ends[_UNCOUNTED - 1])
+    return {"first_step": ends[0] - started, "images_per_second": rate}
+
+
+def _timed(owner: Any, name: str) -> list[float]:
+    """Makes a method note the seconds that each call takes, in the list that is returned."""
+    seconds: list[float] = []
+    original = getattr(owner, name)
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        begun = time.time()
+        try:
+            return original(*arguments, **options)
+        finally:
+            seconds.append(time.time() - begun)
+
+    setattr(owner, name, timed)
+    return seconds
+
+
+_SIDES: dict[str, Callable[..., dict[str, float]]] = {
+    "fit": _fit,
+    "ours": _ours,
+    "start": _start,
+    "frozen-fit": _frozen_fit,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""``python -m components.batch_predict --model=FOLDER --images=FOLDER --output_dir=FOLDER``."""
+
+import sys
+from collections.abc import Sequence
+
+from components.common.arguments import parse_command_line
+from components.common.errors import InvalidArgumentError
+from components.common.step import run_command
+
+
+def main(words: Sequence[str]) -> None:
+    """Predicts what the command line names."""
+    from components.batch_predict.arguments import BatchPredictArguments
+
+    arguments = BatchPredictArguments(**parse_command_line(words, [BatchPredictArguments]))
+    if not arguments.output_dir:
+        raise InvalidArgumentError("--output_dir is missing", remedy="give --output_dir=FOLDER")
+    # Only now: a wrong flag is refused without loading TensorFlow.
+    from components.batch_predict.batch_predict import batch_predict
+
+    batch_predict(arguments)
+
+
+if __name__ == "__main__":
+    run_command("batch_predict", lambda: main(sys.argv[1:]))

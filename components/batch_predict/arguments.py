@@ -1,0 +1,67 @@
+"""The arguments of batch prediction."""
+
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import argument, check_fields
+from components.common.errors import InvalidArgumentError
+from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from components.common.storage import absolute_location
+
+_INPUTS = ("images", "image_list", "records")
+
+
+@dataclass(frozen=True)
+class BatchPredictArguments:
+    """Which model, which images, where to."""
+
+    model: str = argument(
+        "",
+        "The model: a folder, local or gs://, that holds saved_model.pb, or one with numbered versions, of "
+        "which the highest counts.",
+    )
+    images: str = argument(
+        "",
+        "Folder, local or gs://, whose images are predicted, those of its subfolders too; or a pattern "
+        "such as photos/*/*.jpg. Give this, or image_list, or records.",
+    )
+    image_list: str = argument(
+        "",
+        "CSV file, local or gs://, whose first column names an image, UTF-8, no header line; paths are "
+        "local or gs://, relative to the folder of the file or absolute. Give this, or images, or records.",
+    )
+    records: str = argument(
+        "",
+        "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
+        "are not needed. Give this, or images, or image_list.",
+    )
+    output_dir: str = argument(
+        "",
+        "Folder, local or gs://, for the predictions: predictions-00000.jsonl and so on, and summary.json "
+        "when all are there. A run that was interrupted goes on when it is started again.",
+    )
+    top_k: int = argument(5, "Classes in each line, the most probable first.", minimum=1)
+    batch_size: int = argument(32, "Images that go through the model together.", minimum=1)
+    images_per_file: int = argument(
+        5_000, "Lines of a file; it is written whole, and what is written is not done again.", minimum=1
+    )
+    max_image_pixels: int = shared_arguments.max_image_pixels()
+    max_image_bytes: int = argument(DEFAULT_MAX_IMAGE_BYTES, "Largest image file in bytes.", minimum=1)
+
+    def __post_init__(self) -> None:
+        """Checks every value, then what goes together.
+
+        Raises:
+            InvalidArgumentError: naming what is wrong, missing or too much.
+        """
+        check_fields(self)
+        for name in ("model", "images", "image_list", "output_dir"):
+            absolute_location(getattr(self, name))
+        if not self.model:
+            raise InvalidArgumentError("model is missing", remedy="give the folder model of a run")
+        given = [name for name in _INPUTS if getattr(self, name)]
+        if len(given) != 1:
+            raise InvalidArgumentError(
+                f"{' and '.join(given)} are given" if given else "no images are given",
+                remedy=f"give one of {', '.join(_INPUTS)}",
+            )

@@ -1,0 +1,121 @@
+"""A conversion that is started again after it has finished: it sees so, and reads no image a second time."""
+
+import hashlib
+
+from components.common.cloud_storage import is_cloud_path, nanoseconds
+from components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, manifest_of
+from components.common.errors import InvalidDataError, OutputError
+from components.common.folders import Folder, folder_at
+from components.common.storage import absolute_location, folder_of, match_pattern
+from components.convert.arguments import ConvertArguments
+from components.convert.output_folder import LABELS_NAME, WORK_FOLDER
+from components.convert.row_table import UNASSIGNED
+from components.convert.rows import Rows
+from components.convert.split import drawing_keys
+
+INPUTS = "inputs_sha256"
+
+
+def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Rows) -> str:
+    """Returns a hash of all that decides what becomes of rows, but for the content of the images.
+
+    It stands in the manifest. Like the manifest, it depends neither on the order of the rows nor on where
+    their files and images lie.
+
+    Args:
+        arguments: Of the conversion.
+        labels: Those that the user gave; empty = none.
+        rows: With the size of every image's file.
+    """
+    settings = (
+        labels,
+        arguments.seed,
+        arguments.validation_fraction,
+        arguments.test_fraction,
+        arguments.shard_megabytes,
+        arguments.max_image_pixels,
+        arguments.max_image_bytes,
+    )
+    rejected = sorted((row.path, row.label) for row in rows.rejected)
+    digest = hashlib.sha256(repr((settings, rejected)).encode("utf-8", "surrogatepass"))
+    for use in (UNASSIGNED, TRAIN, VALIDATION, TEST):
+        numbers = rows.accepted.rows_for(use)
+        keys = drawing_keys(rows.accepted, numbers, f"inputs {use}")
+        order = keys.argsort(kind="stable")
+        digest.update(keys[order].tobytes())
+        digest.update(rows.accepted.sizes(numbers[order]).tobytes())
+    return digest.hexdigest()
+
+
+def finished_manifest(folder: Folder) -> Manifest | None:
+    """Returns the manifest of a conversion into a folder that has finished; None if there is none."""
+    names = folder.names()
+    if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):
+        return None
+    try:
+        manifest = manifest_of(folder.read(MANIFEST_NAME), where=f"{folder.location}/{MANIFEST_NAME}")
+    except InvalidDataError:
+        return None
+    # Shards that were described where they lie are looked at by who describes them.
+    own = [shard for split in manifest.splits.values() for shard in split.shards if shard.path in names]
+    return manifest if LABELS_NAME in names and all(names[one.path] == one.bytes for one in own) else None
+
+
+def check_made_of_rows(
+    manifest: Manifest, folder: Folder, arguments: ConvertArguments, rows: Rows, inputs: str
+) -> None:
+    """Makes sure that the data set in a folder is what these rows would become.
+
+    Raises:
+        OutputError: if it is not, or an image was written after the data set was.
+    """
+    made_by, names = manifest.made_by, folder.names()
+    if made_by.get(INPUTS) != inputs:
+        raise _others(folder, "it was made from other rows or with other arguments")
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        if shard.path not in names:
+            raise _others(folder, f"its shard {shard.path} is missing")
+    if made_by["rejected"] > made_by["rows"] * arguments.max_rejected_fraction:
+        raise _others(folder, "more of its rows were rejected than max_rejected_fraction allows now")
+    _, written = folder.status(MANIFEST_NAME)
+    for row in rows.accepted:
+        if (nanoseconds(row.version) if is_cloud_path(row.location) else row.version) > written:
+            raise _others(folder, f"{row.location} has changed since")
+
+
+def check_made_of_records(
+    manifest: Manifest, folder: Folder, patterns: dict[str, str], labels: tuple[str, ...]
+) -> None:
+    """Makes sure that the manifest in a folder describes the TFRecord files that the patterns match.
+
+    Raises:
+        OutputError: if it does not.
+        MissingInputError: if a pattern matches nothing.
+    """
+    described = {
+        name: [(shard.path, shard.bytes) for shard in split.shards] for name, split in manifest.splits.items()
+    }
+    files = {name: list(map(_status, match_pattern(pattern))) for name, pattern in patterns.items()}
+    found = {name: [(path, size) for path, size, _ in some] for name, some in files.items()}
+    if manifest.made_by["source"].get("form") != "tfrecord" or described != found:
+        raise _others(folder, "it describes other files")
+    _, written = folder.status(MANIFEST_NAME)
+    for path, _, changed in (file for some in files.values() for file in some):
+        if changed > written:
+            raise _others(folder, f"{path} has changed since")
+    if labels and labels != manifest.labels:
+        raise _others(folder, "it names other labels")
+
+
+def _status(location: str) -> tuple[str, int, int]:
+    """Returns a TFRecord file's whole location, its size, and when it was written, in nanoseconds."""
+    place = absolute_location(location)
+    size, written = folder_at(folder_of(place)).status(place.rpartition("/")[2])
+    return place, size, written
+
+
+def _others(folder: Folder, problem: str) -> OutputError:
+    return OutputError(
+        f"{folder.location!r} exists already and holds a finished data set: {problem}",
+        remedy="name a new folder; nothing is deleted or overwritten",
+    )

@@ -1,0 +1,99 @@
+"""The arguments of the deploy step."""
+
+import re
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import argument, check_fields
+from components.common.cloud_storage import is_cloud_path
+from components.common.errors import InvalidArgumentError
+from components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, VERTEX_TARGET
+from components.common.storage import absolute_location, local_path
+
+# What Kubernetes takes for a name (RFC 1035), and Vertex AI for a display name and a label, too.
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class DeployArguments:
+    """Where a model goes, and how much traffic it gets there."""
+
+    deploy_target: str = shared_arguments.deploy_target()
+    deploy_dir: str = shared_arguments.deploy_dir()
+    deploy_name: str = argument(
+        "",
+        "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): small letters, "
+        "digits and hyphens. Empty = the last part of deploy_dir.",
+    )
+    canary_percent: int = argument(
+        100,
+        "Share of the traffic for the new model, in percent; the rest stays with what served before. Deploy "
+        "the same model again with 100 to give it everything. For kserve and vertex.",
+        minimum=1,
+        maximum=100,
+    )
+    deploy_timeout_seconds: int = argument(
+        1800, "Longest time to wait until the new model answers; then it is taken back.", minimum=1
+    )
+    undeploy_old: bool = argument(
+        False,
+        "Whether models of the endpoint that get no traffic any more are undeployed, once the new one has "
+        "all of it. For vertex.",
+    )
+    serving_url: str = argument(
+        "",
+        "Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501: it is asked whether the "
+        "new version is served, and the version is taken back if not. Empty = not asked. For local.",
+    )
+    serving_machine_type: str = argument("n1-standard-2", "Machine that serves the model. For vertex.")
+    serving_image: str = argument(
+        "",
+        "Image of TensorFlow Serving that answers requests, of at least the TensorFlow that trained the "
+        "model. Needed for vertex; for kserve empty = what the cluster's runtime for TensorFlow has.",
+    )
+    namespace: str = argument("", "Namespace of the InferenceService. Empty = that of the pod. For kserve.")
+    serving_service_account: str = argument(
+        "",
+        "Service account that serves: it must be allowed to read deploy_dir. Empty = the default. For kserve "
+        "and vertex.",
+    )
+    project: str = argument("", "Google Cloud project. For vertex.")
+    region: str = argument("", "Region of Vertex AI, e.g. europe-west4. For vertex.")
+
+    def __post_init__(self) -> None:
+        """Checks every value, then what the target needs.
+
+        Raises:
+            InvalidArgumentError: naming what is wrong or missing.
+        """
+        check_fields(self)
+        absolute_location(self.deploy_dir)
+        needed = {
+            LOCAL_TARGET: ("deploy_dir",),
+            KSERVE_TARGET: ("deploy_dir",),
+            VERTEX_TARGET: ("deploy_dir", "serving_image", "project", "region"),
+        }.get(self.deploy_target, ())
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise InvalidArgumentError(
+                f"deploy_target={self.deploy_target} is given without {', '.join(missing)}",
+                remedy=f"give {' and '.join(missing)} too, or deploy_target=none",
+            )
+        if self.deploy_target == LOCAL_TARGET:
+            local_path(self.deploy_dir)
+        if self.deploy_target in (KSERVE_TARGET, VERTEX_TARGET):
+            if not is_cloud_path(self.deploy_dir):
+                raise InvalidArgumentError(
+                    f"deploy_dir={self.deploy_dir!r}: the servers of {self.deploy_target} read from a bucket",
+                    remedy="give a path gs://bucket/folder that they may read",
+                )
+            if not _NAME.fullmatch(self.resolved_name()):
+                raise InvalidArgumentError(
+                    f"deploy_name={self.resolved_name()!r}: allowed are small letters, digits and hyphens, a "
+                    "letter first, 63 at most",
+                    remedy="give such a deploy_name",
+                )
+
+    def resolved_name(self) -> str:
+        """Returns the deployment's name."""
+        return self.deploy_name or self.deploy_dir.rstrip("/").rpartition("/")[2]

@@ -1,0 +1,49 @@
+"""Deploys a model to the target that the arguments name."""
+
+from pathlib import Path
+
+from components.common.errors import InvalidArgumentError
+from components.common.log import log_result
+from components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, VERTEX_TARGET
+from components.deploy.arguments import DeployArguments
+from components.deploy.deployment import Deployment
+
+
+def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
+    """Deploys a model and waits until it answers.
+
+    Deploying what is deployed already changes nothing. If the new model does not come to answer, what
+    served before serves again, and the step fails.
+
+    Args:
+        model_folder: What the export step published.
+        arguments: The target and its settings.
+
+    Raises:
+        PipelineError: what the target's module says.
+    """
+    # Each target's libraries are loaded only where it is meant.
+    if arguments.deploy_target == LOCAL_TARGET:
+        from components.deploy.local import deploy_locally
+
+        deployment = deploy_locally(model_folder, arguments)
+    elif arguments.deploy_target == KSERVE_TARGET:
+        from components.deploy.kserve import deploy_to_kserve
+
+        deployment = deploy_to_kserve(model_folder, arguments)
+    elif arguments.deploy_target == VERTEX_TARGET:
+        from components.deploy.vertex import deploy_to_vertex
+
+        deployment = deploy_to_vertex(model_folder, arguments)
+    else:
+        raise InvalidArgumentError(
+            "deploy_target=none: there is nowhere to deploy to", remedy="give local, kserve or vertex"
+        )
+    how = "is served" if deployment.changed else "was served already, nothing changed:"
+    log_result(
+        "deploy",
+        f"{how} {deployment.location} (version {deployment.version}, {deployment.traffic_percent} % of the "
+        "traffic)",
+        **deployment.to_json(),
+    )
+    return deployment

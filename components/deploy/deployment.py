@@ -1,0 +1,31 @@
+"""What a deployment came to, whatever its target."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The deployed model.
+
+    Attributes:
+        target: local, kserve or vertex.
+        name: Of the deployment.
+        version: Of the model there.
+        location: Where it is: a folder, a URL, or a resource's name.
+        traffic_percent: Its share of the traffic.
+        changed: False if it was so already.
+        model_digest: Of the model's files.
+    """
+
+    target: str
+    name: str
+    version: str
+    location: str
+    traffic_percent: int
+    changed: bool
+    model_digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""``imgpipe serve``: TensorFlow Serving's REST predict API for trying a model out."""

@@ -1,0 +1,67 @@
+"""The arguments of the server."""
+
+from dataclasses import dataclass
+
+from components.common.arguments import argument, check_fields
+from components.common.errors import InvalidArgumentError
+from components.common.storage import local_path
+
+
+@dataclass(frozen=True)
+class ServeArguments:
+    """What to serve, where, and how much of it at a time."""
+
+    model: str = argument(
+        "",
+        "Folder that holds saved_model.pb, or one with numbered versions, of which the highest is served; a "
+        "version that appears later takes over.",
+    )
+    name: str = argument("", "The model's name in URLs. Empty = the name of the folder.")
+    host: str = argument(
+        "127.0.0.1", "Address to listen on. There is no authentication: leave it on this machine."
+    )
+    port: int = argument(8501, "Port to listen on; 0 = any that is free.", minimum=0, maximum=65_535)
+    max_batch_size: int = argument(
+        32, "Images that go through the model together: those that arrived while it was busy.", minimum=1
+    )
+    max_waiting_images: int = argument(
+        512, "Images that may wait; a request that would make them more is told to come back.", minimum=1
+    )
+    max_images_per_request: int = argument(128, "Images in one request.", minimum=1)
+    max_request_bytes: int = argument(32_000_000, "Size of a request's body.", minimum=1)
+    max_bytes_in_flight: int = argument(
+        256_000_000,
+        "Sum of the bodies of all requests that are read or answered; one that would make it more is told "
+        "to come back.",
+        minimum=1,
+    )
+    max_image_pixels: int = argument(
+        50_000_000,
+        "Pixels of an image (width x height); a small file can claim gigapixels.",
+        minimum=1,
+        maximum=2**32,
+    )
+    request_seconds: float = argument(10.0, "Time that a request has to arrive whole.", above=0)
+    poll_seconds: float = argument(2.0, "Time between two looks for a new version.", above=0)
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InvalidArgumentError: if no model is named, or a value is not allowed.
+        """
+        check_fields(self)
+        if not local_path(self.model).name:
+            raise InvalidArgumentError(
+                "--model is missing", remedy="give --model=FOLDER, e.g. the folder model of a run"
+            )
+        if self.max_images_per_request > self.max_waiting_images:
+            raise InvalidArgumentError(
+                f"max_images_per_request={self.max_images_per_request} is more than "
+                f"max_waiting_images={self.max_waiting_images}",
+                remedy="such a request could never be taken: raise the latter",
+            )
+
+    def model_name(self) -> str:
+        """Returns the model's name in URLs."""
+        return self.name or local_path(self.model).absolute().name

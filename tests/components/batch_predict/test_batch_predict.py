@@ -1,0 +1,236 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from kfp import dsl
+
+from components.batch_predict.__main__ import main
+from components.batch_predict.arguments import BatchPredictArguments
+from components.batch_predict.batch_predict import batch_predict
+from components.batch_predict.component import batch_predict as component
+from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from components.common.records import ImageRecord, encode_example
+from components.common.served_model import load_served_model
+from components.common.tfrecord import write_record
+
+LABELS = ("dark", "größer", "middle", "bright")
+
+
+@pytest.fixture(scope="module")
+def model(linear_model, tmp_path_factory):
+    return linear_model(tmp_path_factory.mktemp("model") / "model", LABELS)
+
+
+@pytest.fixture(scope="module")
+def images(encode):
+    draw = np.random.default_rng(0)
+    return [encode(draw.integers(0, 256, (9 + n, 8, 3)), "JPEG" if n % 2 else "PNG") for n in range(30)]
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    """30 images in two subfolders, and what is none."""
+    root = tmp_path / "photos"
+    for number, image in enumerate(images):
+        path = root / ("a" if number < 20 else "b ü") / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    (root / "notes.txt").write_text("none")
+    (root / ".hidden.jpg").write_text("none")
+    return root
+
+
+def lines_in(output):
+    return [
+        json.loads(line)
+        for path in sorted(output.glob("predictions-*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def predicted(model, output, **values):
+    arguments = BatchPredictArguments(model=str(model), output_dir=str(output), **values)
+    return batch_predict(arguments), lines_in(output)
+
+
+def check_lines(lines, images, model, top_k=5):
+    probabilities = load_served_model(model).predict(images).probabilities
+    for line, expected in zip(lines, probabilities, strict=True):
+        order = np.argsort(-expected, kind="stable")[:top_k]
+        assert [one["class"] for one in line["top"]] == order.tolist()
+        assert [one["label"] for one in line["top"]] == [LABELS[number] for number in order]
+        np.testing.assert_allclose([one["probability"] for one in line["top"]], expected[order], atol=1e-6)
+        assert {name: line[name] for name in ("class", "label", "probability")} == line["top"][0]
+
+
+def test_a_folder_gives_a_line_for_each_image_in_order_under_its_path(folder, images, model, tmp_path):
+    summary, lines = predicted(model, tmp_path / "out", images=str(folder), batch_size=7, images_per_file=12)
+    assert (summary.images, summary.failed, summary.files) == (30, 0, 3)
+    assert [line["key"] for line in lines] == [
+        *(f"a/{number:02d}.jpg" for number in range(20)),
+        *(f"b ü/{number:02d}.jpg" for number in range(20, 30)),
+    ]
+    check_lines(lines, images, model)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {
+        "images": 30,
+        "failed": 0,
+        "files": 3,
+    }
+
+
+def test_patterns_lists_and_records_give_the_same_answers(folder, images, model, tmp_path, cloud):
+    _, of_pattern = predicted(model, tmp_path / "pattern", images=f"{folder}/a/*.jpg", top_k=2)
+    check_lines(of_pattern, images[:20], model, top_k=2)
+    assert of_pattern[3]["key"] == f"{folder}/a/03.jpg"
+    (folder / "list.csv").write_text('"a/04.jpg",x\n\n' + "b ü/21.jpg\n" + f"{folder}/a/00.jpg\n", "utf-8")
+    _, of_list = predicted(model, tmp_path / "list", image_list=str(folder / "list.csv"))
+    assert [line["key"] for line in of_list] == ["a/04.jpg", "b ü/21.jpg", f"{folder}/a/00.jpg"]
+    check_lines(of_list, [images[4], images[21], images[0]], model)
+    for shard in range(2):
+        with (folder / f"data-{shard}").open("wb") as file:
+            for number in range(15 * shard, 15 * shard + 15):
+                name = "" if number == 29 else f"name {number}"
+                write_record(file, encode_example(ImageRecord(images[number], 1, "", name)))
+    _, of_records = predicted(model, tmp_path / "records", records=f"{folder}/data-*")
+    assert [line["key"] for line in of_records[:29]] == [f"name {number}" for number in range(29)]
+    assert of_records[29]["key"] == f"{folder}/data-1, record 14"
+    check_lines(of_records, images, model)
+    for number, image in enumerate(images):
+        cloud.put(f"photos/{number:02d}.png", image)
+    # The model and the predictions in the bucket too.
+    for path in model.rglob("*"):
+        if path.is_file():
+            cloud.put(f"models/3/{path.relative_to(model)}", path.read_bytes())
+    arguments = BatchPredictArguments(
+        model="gs://photos/models", images="gs://photos/photos", output_dir="gs://photos/out"
+    )
+    assert batch_predict(arguments).images == 30
+    written = cloud.contents("out/")
+    lines = [json.loads(line) for line in written["predictions-00000.jsonl"].decode().splitlines()]
+    assert [line["key"] for line in lines] == [f"{number:02d}.png" for number in range(30)]
+    check_lines(lines, images, model)
+
+
+def test_a_bad_image_costs_its_own_line_only(folder, images, model, tmp_path, encode):
+    (folder / "a" / "03.jpg").write_bytes(b"")
+    (folder / "a" / "07.jpg").write_bytes(images[7][:-40])
+    (folder / "a" / "08.jpg").write_bytes(b"GIF89a and no more")
+    (folder / "a" / "11.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "b ü" / "25.jpg").unlink()
+    (folder / "b ü" / "25.jpg").symlink_to("nowhere")
+    summary, lines = predicted(model, tmp_path / "out", images=str(folder), batch_size=16)
+    errors = {line["key"]: line["error"] for line in lines if "error" in line}
+    assert set(errors) == {"a/03.jpg", "a/07.jpg", "a/08.jpg", "a/11.heic", "b ü/25.jpg"}
+    assert "empty file" in errors["a/03.jpg"]
+    assert "cannot decode" in errors["a/07.jpg"]
+    assert "HEIC" in errors["a/11.heic"]
+    assert "cannot be read: No such file" in errors["b ü/25.jpg"]
+    assert (summary.images, summary.failed) == (31, 5)
+    good = [number for number in range(30) if number not in (3, 7, 8, 25)]
+    check_lines([line for line in lines if "error" not in line], [images[n] for n in good], model)
+
+
+def test_what_is_there_is_not_made_again(folder, model, tmp_path, capsys):
+    output = tmp_path / "out"
+    predicted(model, output, images=str(folder), images_per_file=10)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    # As if it had been killed after two of three files.
+    (output / "summary.json").unlink()
+    (output / "predictions-00002.jsonl").unlink()
+    (output / "predictions-00001.jsonl").touch()
+    times = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    capsys.readouterr()
+    predicted(model, output, images=str(folder), images_per_file=10)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert all((output / name).stat().st_mtime_ns == moment for name, moment in times.items())
+    assert capsys.readouterr().out.count('"file_kept"') == 2
+    predicted(model, output, images=str(folder), images_per_file=10)
+    assert "were there already" in capsys.readouterr().out
+
+
+def test_predictions_of_another_input_or_model_are_not_mixed(folder, model, linear_model, tmp_path):
+    output = tmp_path / "out"
+    predicted(model, output, images=str(folder))
+    with pytest.raises(OutputError, match="of another run: top_k differ"):
+        predicted(model, output, images=str(folder), top_k=1)
+    with pytest.raises(OutputError, match="of another run: model_sha256 differ"):
+        predicted(linear_model(tmp_path / "other", LABELS, seed=9), output, images=str(folder))
+    (folder / "a" / "new.jpg").write_bytes(b"")
+    with pytest.raises(OutputError, match="of another run: input_sha256 differ"):
+        predicted(model, output, images=str(folder))
+    with pytest.raises(OutputError, match="is not empty"):
+        predicted(model, folder, images=str(folder))
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(images, model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(1500):
+        os.link(photos / "0000.jpg", photos / f"{number:04d}.jpg") if number else (
+            photos / "0000.jpg"
+        ).write_bytes(images[1])
+    flags = [f"--model={model}", f"--images={photos}", "--images_per_file=100"]
+    command = [sys.executable, "-m", "components.batch_predict", *flags, f"--output_dir={tmp_path / 'out'}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "out").glob("predictions-*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = {path.name for path in (tmp_path / "out").glob("predictions-*")}
+    assert 3 <= len(left) < 15
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    whole, lines = predicted(model, tmp_path / "whole", images=str(photos), images_per_file=100)
+    assert whole.images == len(lines) == 1500
+    for path in (tmp_path / "whole").glob("predictions-*"):
+        assert (tmp_path / "out" / path.name).read_text() == path.read_text()
+
+
+def test_the_component_writes_into_its_artifact_or_where_it_is_told(folder, model, tmp_path):
+    for output_dir in ("", str(tmp_path / "elsewhere")):
+        artifacts = {
+            "predictions": dsl.Artifact(uri=str(tmp_path / "artifact")),
+            "metrics": dsl.Metrics(uri=str(tmp_path / "metrics")),
+        }
+        component(
+            **artifacts,
+            arguments=BatchPredictArguments(model=str(model), images=str(folder), output_dir=output_dir),
+        )
+        assert artifacts["metrics"].metadata == {"images": 30.0, "failed": 0.0}
+        assert len(lines_in(tmp_path / ("elsewhere" if output_dir else "artifact"))) == 30
+        assert artifacts["predictions"].uri == output_dir or str(tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"images": "x"}, "model is missing"),
+        ({"model": "m"}, "no images are given"),
+        ({"model": "m", "images": "x", "records": "y"}, "images and records are given"),
+        ({"model": "m", "images": "s3://x"}, "local paths and gs://"),
+        ({"model": "m", "images": "x", "top_k": 0}, "top_k=0"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(values, said):
+    with pytest.raises(InvalidArgumentError, match=said):
+        BatchPredictArguments(**values)
+
+
+def test_what_is_missing_is_named(model, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="--output_dir is missing"):
+        main([f"--model={model}", "--images=x"])
+    for values, said in (
+        ({"images": str(tmp_path / "nowhere")}, "is not a folder"),
+        ({"images": str(tmp_path)}, "there is no image in"),
+        ({"image_list": str(tmp_path / "nowhere.csv")}, "cannot read"),
+    ):
+        with pytest.raises(MissingInputError, match=said):
+            predicted(model, tmp_path / "out", **values)
+    (tmp_path / "one.jpg").write_bytes(b"")
+    with pytest.raises(MissingInputError, match="no SavedModel"):
+        predicted(tmp_path, tmp_path / "out", images=str(tmp_path))

@@ -1,0 +1,112 @@
+"""Conversions that are started again after they have finished."""
+
+import os
+
+import pytest
+
+from components.common.dataset import MANIFEST_NAME
+from components.common.errors import InvalidDataError, OutputError
+from components.convert import shards
+from components.convert.arguments import ConvertArguments
+from components.convert.convert import convert
+
+
+@pytest.fixture
+def arguments(flowers, tmp_path):
+    return {"images": str(flowers), "output_dir": str(tmp_path / "data")}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_nothing(location):
+    raise AssertionError(f"{location} was read again")
+
+
+def test_the_same_again_succeeds_without_reading_an_image(tmp_path, arguments, monkeypatch, capsys):
+    first = convert(ConvertArguments(**arguments), tmp_path / "one")
+    before = contents(tmp_path / "data")
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "read_file", read_nothing)
+        patched.setattr("components.convert.equal_images.read_file", read_nothing)
+        second = convert(ConvertArguments(**arguments), tmp_path / "two")
+    assert second == first
+    assert contents(tmp_path / "data") == before
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert "holds the whole data set already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"shard_megabytes": 1}, {"max_image_pixels": 1000}, {"validation_fraction": 0.3}]
+)
+def test_other_arguments_are_refused_and_nothing_is_touched(tmp_path, arguments, change):
+    convert(ConvertArguments(**arguments), tmp_path / "one")
+    before = contents(tmp_path / "data")
+    with pytest.raises(OutputError, match="holds a finished data set"):
+        convert(ConvertArguments(**arguments, **change), tmp_path / "two")
+    assert contents(tmp_path / "data") == before
+
+
+def a_new_image(flowers):
+    (flowers / "rose" / "new.jpg").write_bytes((flowers / "rose" / "0.jpg").read_bytes())
+
+
+def one_image_less(flowers):
+    (flowers / "rose" / "0.jpg").unlink()
+
+
+def another_content_of_the_same_size(flowers):
+    path = flowers / "rose" / "0.jpg"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("change", [a_new_image, one_image_less, another_content_of_the_same_size])
+def test_other_images_are_refused(tmp_path, flowers, arguments, change):
+    convert(ConvertArguments(**arguments), tmp_path / "one")
+    # The clock of a file system may tick only every few milliseconds.
+    os.utime(
+        tmp_path / "data" / MANIFEST_NAME, ns=(1, (tmp_path / "data" / MANIFEST_NAME).stat().st_mtime_ns)
+    )
+    later = (tmp_path / "data" / MANIFEST_NAME).stat().st_mtime_ns + 10**9
+    change(flowers)
+    if (flowers / "rose" / "0.jpg").exists():
+        os.utime(flowers / "rose" / "0.jpg", ns=(later, later))
+    with pytest.raises(OutputError, match="holds a finished data set"):
+        convert(ConvertArguments(**arguments), tmp_path / "two")
+
+
+def test_a_shard_that_is_gone_or_cut_off_is_no_finished_data_set(tmp_path, arguments):
+    convert(ConvertArguments(**arguments), tmp_path / "one")
+    shard = tmp_path / "data" / "train-00000-of-00001"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(OutputError):
+        convert(ConvertArguments(**arguments), tmp_path / "two")
+    shard.unlink()
+    with pytest.raises(OutputError, match="train-00000-of-00001 is missing"):
+        convert(ConvertArguments(**arguments), tmp_path / "two")
+
+
+def test_fewer_allowed_rejections_are_refused(tmp_path, flowers, arguments):
+    (flowers / "rose" / "bad.jpg").write_bytes(b"no image")
+    convert(ConvertArguments(**arguments, max_rejected_fraction=0.5), tmp_path / "one")
+    assert convert(ConvertArguments(**arguments, max_rejected_fraction=0.4), tmp_path / "two")
+    with pytest.raises((OutputError, InvalidDataError), match="rejected"):
+        convert(ConvertArguments(**arguments), tmp_path / "three")
+
+
+def test_records_that_were_described_already_are_not_read_again(tmp_path, flowers, monkeypatch):
+    convert(ConvertArguments(images=str(flowers)), tmp_path / "made")
+    patterns = {
+        "training_data_path": str(tmp_path / "made" / "train-*"),
+        "validation_data_path": str(tmp_path / "made" / "validation-*"),
+    }
+    first = convert(ConvertArguments(**patterns), tmp_path / "described")
+    with monkeypatch.context() as patched:
+        patched.setattr("components.convert.convert.scan_records", read_nothing)
+        assert convert(ConvertArguments(**patterns), tmp_path / "described") == first
+    with pytest.raises(OutputError, match="it describes other files"):
+        convert(
+            ConvertArguments(**{**patterns, "training_data_path": patterns["validation_data_path"]}),
+            tmp_path / "described",
+        )

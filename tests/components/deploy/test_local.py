@@ -1,0 +1,162 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import httpx
+import pytest
+from kfp import dsl
+
+from components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+)
+from components.common.log import parse_event
+from components.common.model_digest import model_digest
+from components.deploy.arguments import DeployArguments
+from components.deploy.component import deploy as deploy_component
+from components.deploy.local import deploy_locally
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "serving" / "colours"
+
+
+def to(base, **values):
+    return DeployArguments(deploy_target="local", deploy_dir=str(base), **values)
+
+
+def content(base):
+    return {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+
+
+def test_models_become_versions_and_the_same_one_twice_changes_nothing(models, base):
+    first = deploy_locally(models[0], to(base))
+    assert (first.version, first.changed, first.name) == ("1", True, "colours")
+    assert content(base / "1") == content(models[0])
+    once = content(base)
+    again = deploy_locally(models[0], to(base))
+    assert (again.version, again.changed) == ("1", False)
+    assert again.model_digest == first.model_digest == model_digest(models[0])
+    assert content(base) == once
+    second = deploy_locally(models[1], to(base))
+    assert (second.version, second.changed) == ("2", True)
+    # An older model comes back as a new version: the highest serves.
+    third = deploy_locally(models[0], to(base))
+    assert third.version == "3"
+    assert sorted(path.name for path in base.iterdir()) == ["1", "2", "3"]
+
+
+def test_a_model_that_does_not_answer_is_not_deployed_and_nothing_is_left(models, base, tmp_path):
+    deploy_locally(models[0], to(base))
+    before = content(base)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(models[1], damaged)
+    data = damaged / "variables" / "variables.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(CheckFailedError, match=r"is not deployed.*cannot be loaded"):
+        deploy_locally(damaged, to(base))
+    assert content(base) == before
+    assert [path.name for path in base.iterdir()] == ["1"]
+
+
+def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_model):
+    """All weights NaN: it loads, and answers with no probabilities."""
+    code = (
+        "import sys, numpy as np, pathlib\n"
+        "from components.common.quiet_tensorflow import keras, tf\n"
+        "from components.common.saved_model import write_saved_model\n"
+        "class Diverged:\n"
+        "    variables = [keras.Variable(np.full((192, 2), np.nan, np.float32))]\n"
+        "    def logits(self, images, *, training):\n"
+        "        return tf.reshape(tf.cast(images, tf.float32), [-1, 192]) @ self.variables[0]\n"
+        "write_saved_model(Diverged(), 8, ('a', 'b'), pathlib.Path(sys.argv[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], check=True)
+    with pytest.raises(CheckFailedError, match="no probabilities of 2 classes"):
+        deploy_locally(tmp_path / "model", to(base))
+    assert list(base.iterdir()) == []
+
+
+def test_somebody_elses_files_are_left_alone(models, base):
+    (base / "7").mkdir(parents=True)
+    (base / "7" / "notes.txt").write_text("mine")
+    (base / "readme").write_text("mine")
+    assert deploy_locally(models[0], to(base)).version == "8"
+    assert (base / "7" / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_missing_or_in_the_way_is_named(models, base, tmp_path):
+    with pytest.raises(MissingInputError, match="no SavedModel"):
+        deploy_locally(tmp_path, to(base))
+    base.parent.mkdir(parents=True)
+    base.write_text("a file")
+    with pytest.raises(OutputError, match="cannot write to"):
+        deploy_locally(models[0], to(base))
+
+
+@pytest.fixture
+def server(models, base):
+    """``imgpipe serve``'s server on a folder with version 1."""
+    deploy_locally(models[0], to(base))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "components.serve", f"--model={base}", "--port=0", "--poll_seconds=0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    address = next(
+        f"http://127.0.0.1:{event['port']}"
+        for line in process.stdout
+        if (event := parse_event(line)) and event["event"] == "serving"
+    )
+    yield address
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+def test_a_server_is_asked_whether_it_serves_the_new_version(server, models, base):
+    assert deploy_locally(models[1], to(base, serving_url=server)).version == "2"
+    assert httpx.get(f"{server}/healthz").json()["version"] == 2
+    # A server of another model never says that it serves this one.
+    arguments = to(base, serving_url=server, deploy_name="other", deploy_timeout_seconds=1)
+    with pytest.raises(CheckFailedError, match="version 3 was taken back"):
+        deploy_locally(models[0], arguments)
+    assert sorted(path.name for path in base.iterdir()) == ["1", "2"]
+    assert httpx.get(f"{server}/healthz").json()["version"] == 2
+
+
+def test_a_server_that_is_not_there_is_told_apart_from_one_that_refuses(models, base):
+    arguments = to(base, serving_url="http://127.0.0.1:9", deploy_timeout_seconds=1)
+    with pytest.raises(InterruptedRunError, match="version 1 was taken back") as caught:
+        deploy_locally(models[0], arguments)
+    assert caught.value.retry_can_help
+    assert list(base.iterdir()) == []
+
+
+def test_the_component_says_where_the_model_is_served(models, base, tmp_path):
+    deployment = dsl.Artifact(uri=str(tmp_path / "deployment"))
+    deploy_component(model=dsl.Model(uri=str(models[0])), deployment=deployment, arguments=to(base))
+    written = json.loads((tmp_path / "deployment" / "deployment.json").read_text())
+    assert written["location"] == str(base / "1")
+    assert deployment.metadata == written
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"deploy_target": "local"}, "without deploy_dir"),
+        ({"deploy_target": "local", "deploy_dir": "gs://b/x"}, "local path"),
+        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "read from a bucket"),
+        ({"deploy_target": "kserve", "deploy_dir": "gs://b/Flowers"}, "small letters"),
+        ({"deploy_target": "vertex", "deploy_dir": "gs://b/x"}, "serving_image, project, region"),
+        ({"canary_percent": 0}, "canary_percent=0"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused_before_any_work(values, said):
+    with pytest.raises(InvalidArgumentError, match=said):
+        DeployArguments(**values)

@@ -1,0 +1,131 @@
+import pytest
+from google.auth.credentials import AnonymousCredentials
+
+from components.common.errors import CheckFailedError, UnavailableError
+from components.common.model_digest import model_digest
+from components.deploy.arguments import DeployArguments
+from components.deploy.vertex import deploy_to_vertex
+
+
+@pytest.fixture
+def deploy(vertex, cloud, models):
+    """``deploy(0, canary_percent=10)`` deploys the first model with the real clients."""
+
+    def run(number, **values):
+        settings = {"project": "flowers", "deploy_timeout_seconds": 20, **values}
+        arguments = DeployArguments(
+            deploy_target="vertex",
+            deploy_dir="gs://photos/serving/flowers",
+            serving_image="tensorflow-serving:2.21",
+            region="europe-west4",
+            **settings,
+        )
+        return deploy_to_vertex(
+            models[number], arguments, credentials=AnonymousCredentials(), api_endpoint=vertex.address
+        )
+
+    return run
+
+
+def endpoint(vertex):
+    (one,) = vertex.endpoints.values()
+    return one
+
+
+def versions(vertex):
+    """Percent by version of the model."""
+    one = endpoint(vertex)
+    return {
+        deployed["modelVersionId"]: one["trafficSplit"].get(deployed["id"], 0)
+        for deployed in one["deployedModels"]
+    }
+
+
+def test_the_first_model_is_registered_deployed_and_asked(deploy, vertex, models):
+    made = deploy(0)
+    assert (made.version, made.traffic_percent, made.changed) == ("1", 100, True)
+    assert made.location == endpoint(vertex)["name"]
+    ((model,),) = vertex.models.values()
+    base = f"gs://photos/serving/flowers/{model_digest(models[0])[:16]}"
+    assert model["displayName"] == "flowers"
+    assert model["artifactUri"] == f"{base}/1"
+    container = model["containerSpec"]
+    assert container["predictRoute"] == "/v1/models/flowers:predict"
+    assert f"--model_base_path={base}" in container["args"]
+    assert versions(vertex) == {"1": 100}
+    assert vertex.asked >= 1
+
+
+def test_the_same_model_twice_changes_nothing(deploy, vertex):
+    deploy(0)
+    vertex.writes.clear()
+    again = deploy(0)
+    assert vertex.writes == []
+    assert not again.changed
+    assert again.version == "1"
+
+
+def test_a_new_model_is_a_version_of_the_same_model_on_the_same_endpoint(deploy, vertex):
+    deploy(0)
+    canary = deploy(1, canary_percent=10)
+    assert (canary.version, canary.traffic_percent) == ("2", 10)
+    assert len(vertex.models) == len(vertex.endpoints) == 1
+    assert versions(vertex) == {"1": 90, "2": 10}
+    assert not deploy(1, canary_percent=10).changed
+    third = deploy(2, canary_percent=20)
+    assert third.traffic_percent == 20
+    # The rest is kept in its proportions.
+    assert versions(vertex) == {"1": 72, "2": 8, "3": 20}
+
+
+def test_a_canary_is_promoted_and_the_old_models_undeployed_when_told(deploy, vertex):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    vertex.writes.clear()
+    promoted = deploy(1, canary_percent=100)
+    assert promoted.changed
+    assert versions(vertex) == {"1": 0, "2": 100}
+    assert vertex.writes == ["PATCH endpoints/N"]
+    assert deploy(1, canary_percent=100, undeploy_old=True).changed
+    assert versions(vertex) == {"2": 100}
+    assert not deploy(1, canary_percent=100, undeploy_old=True).changed
+
+
+def test_a_model_whose_server_does_not_start_leaves_the_endpoint_as_it_was(deploy, vertex):
+    deploy(0)
+    (name,) = vertex.models
+    vertex.broken.add(f"{name}@2")
+    with pytest.raises(CheckFailedError, match="never became ready"):
+        deploy(1, canary_percent=50)
+    assert versions(vertex) == {"1": 100}
+
+
+@pytest.mark.parametrize("percent", [5, 100])
+def test_a_model_that_answers_with_errors_is_taken_back(percent, deploy, vertex):
+    deploy(0)
+    vertex.wrong.add("1002")
+    with pytest.raises(CheckFailedError, match="was taken back: the model crashed") as caught:
+        deploy(1, canary_percent=percent)
+    assert "what served before serves still" in caught.value.remedy
+    assert versions(vertex) == {"1": 100}
+
+
+def test_a_promotion_that_fails_gives_the_shares_back(deploy, vertex):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    vertex.wrong.add("1002")
+    with pytest.raises(CheckFailedError, match="taken back"):
+        deploy(1, canary_percent=60)
+    assert versions(vertex) == {"1": 90, "2": 10}
+
+
+def test_a_first_model_that_answers_with_errors_is_undeployed(deploy, vertex):
+    vertex.wrong.add("1001")
+    with pytest.raises(CheckFailedError):
+        deploy(0)
+    assert versions(vertex) == {}
+
+
+def test_a_refusal_is_explained(deploy):
+    with pytest.raises(UnavailableError, match=r"Vertex AI refuses: .*403.* Permission denied"):
+        deploy(0, project="somebody-elses")

@@ -1,0 +1,33 @@
+"""What runs in a container imports no code that builds pipelines."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def imported(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "components").rglob("*.py")), ids=lambda file: file.parent.name + "/" + file.name
+)
+def test_a_component_imports_nothing_of_pipelines(file):
+    assert not [name for name in imported(file) if name.split(".")[0] == "pipelines"]
+
+
+@pytest.mark.parametrize(
+    "module", ["components.custom_job.custom_job", "components.data_version.data_version"]
+)
+def test_a_launcher_needs_no_tensorflow(module):
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,104 @@
+"""The pipeline's condition is run for real: dsl.If on the gate's answer, by KFP's local runner."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from kfp import compiler, dsl
+
+from components.common.log import parse_event
+from components.deploy.arguments import DeployArguments
+from components.deploy.component import deploy
+from components.gate.arguments import GateArguments
+from components.gate.component import gate
+from pipelines.image_classification import image_classification
+from pipelines.interface import chosen, component_of, pipeline_of
+from pipelines.targets.local import LOCAL
+
+
+@pytest.fixture(scope="module")
+def pipeline_file(tmp_path_factory):
+    """Gate and deploy as in image_classification, behind an evaluation and a model that exist already."""
+
+    def graph(inputs):
+        evaluation = dsl.importer(
+            artifact_uri=inputs["evaluation"], artifact_class=dsl.Artifact, reimport=True
+        )
+        model = dsl.importer(artifact_uri=inputs["model"], artifact_class=dsl.Model, reimport=True)
+        gated = component_of(gate, base_image="x")(
+            evaluation=evaluation.output, **chosen(inputs, GateArguments)
+        )
+        with dsl.If(gated.outputs["Output"] == True):  # noqa: E712
+            component_of(deploy, base_image="x")(model=model.output, **chosen(inputs, DeployArguments))
+
+    from dataclasses import dataclass
+
+    from components.common.arguments import argument, flat_fields
+
+    @dataclass(frozen=True)
+    class Places:
+        evaluation: str = argument("", "Where the evaluation is.")
+        model: str = argument("", "Where the model is.")
+
+    fields = flat_fields([Places, GateArguments, DeployArguments])
+    built = pipeline_of(graph, name="gate-and-deploy", description="A test.", fields=fields)
+    path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
+    compiler.Compiler().compile(built, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    content = {"labels": ["a"], "top_1_accuracy": 0.9, "per_class": [{"recall": 0.9}], "comparison": None}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(("bound", "deployed"), [(0.5, True), (0.95, False)])
+def test_what_passes_is_deployed_and_what_is_blocked_ends_the_run_well(
+    bound, deployed, pipeline_file, evaluation, tmp_path
+):
+    # No model is there: deploy is seen to run by its complaint.
+    request = {
+        "pipeline": str(pipeline_file),
+        "artifacts": str(tmp_path / "artifacts"),
+        "parameters": {
+            "evaluation": str(evaluation),
+            "model": str(tmp_path / "no model"),
+            "deploy_target": "local",
+            "deploy_dir": str(tmp_path / "serving"),
+            "min_accuracy": bound,
+        },
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.targets.local"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    events = [event for event in map(parse_event, result.stdout.splitlines()) if event]
+    ran = {event["step"] for event in events if event["event"] == "step_started"}
+    failed = [event["problem"] for event in events if event["event"] == "step_failed"]
+    if deployed:
+        assert ran == {"gate", "deploy"}
+        assert failed == [f"there is no SavedModel in {str(tmp_path / 'no model')!r}"]
+    else:
+        assert ran == {"gate"}
+        assert result.returncode == 0
+        assert failed == []
+        said = next(event["result"] for event in events if event["event"] == "step_result")
+        assert said.startswith("blocked, not deployed: top-1 accuracy 0.9000")
+
+
+def test_the_pipeline_deploys_only_behind_the_gate():
+    tasks = image_classification(LOCAL).pipeline_spec.root.dag.tasks
+    (condition,) = (task for name, task in tasks.items() if name.startswith("condition"))
+    assert (
+        "gate" in condition.trigger_policy.condition
+        or "pipelinechannel--gate" in condition.trigger_policy.condition
+    )
+    assert "deploy" not in tasks
+    assert set(tasks["gate"].dependent_tasks) == {"evaluate", "export"}

@@ -1,0 +1,108 @@
+"""config.yaml, whatever stands in it: read, or refused with field and remedy."""
+
+import json
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidArgumentError
+from pipelines.ai_platform import plan_job, vertex_request
+from pipelines.images import Images
+from pipelines.training_input import TrainingInput, read_training_input
+from tests.servers.configs import ARGUMENTS, JOB_ID, TUNING_CONFIG
+
+NAMES = [
+    *(
+        "trainingInput",
+        "jobId",
+        "labels",
+        "scaleTier",
+        "masterType",
+        "workerType",
+        "workerCount",
+        "masterConfig",
+    ),
+    *(
+        "imageUri",
+        "acceleratorConfig",
+        "type",
+        "count",
+        "diskConfig",
+        "bootDiskSizeGb",
+        "hyperparameters",
+        "goal",
+    ),
+    *("params", "parameterName", "minValue", "maxValue", "scaleType", "categoricalValues", "discreteValues"),
+    *(
+        "maxTrials",
+        "maxParallelTrials",
+        "scheduling",
+        "maxRunningTime",
+        "args",
+        "region",
+        "network",
+        "unknown",
+    ),
+]
+WORDS = [
+    *("CUSTOM", "BASIC", "n1-standard-8", "cloud_tpu", "TPU_V2", "NVIDIA_TESLA_T4", "DOUBLE", "INTEGER"),
+    *("DISCRETE", "CATEGORICAL", "UNIT_LOG_SCALE", "weight_decay", "seed", "3600s", "--seed=1", "", "\u2028"),
+]
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from(WORDS),
+        st.text("aä1.- ", max_size=5),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+def submit(text):
+    job = plan_job(JOB_ID, ARGUMENTS, read_training_input(text, where="config.yaml"))
+    return vertex_request(job, lambda machine: Images().of_training(machine.kind), region="us-central1")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(NAMES), values, max_size=6))
+def test_any_training_input_is_sent_or_refused_with_a_remedy(fields):
+    try:
+        request = submit(json.dumps({"trainingInput": fields}))
+    except InvalidArgumentError as error:
+        assert error.problem  # noqa: PT017 - the refusal is one of two right answers
+        assert error.remedy  # noqa: PT017
+        return
+    json.dumps(request.body, allow_nan=False)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(text):
+    try:
+        read = read_training_input(text, where="config.yaml")
+    except InvalidArgumentError as error:
+        assert error.where.startswith("config.yaml")  # noqa: PT017
+        return
+    assert isinstance(read, TrainingInput)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_one_changed_value_in_a_good_config_is_never_a_crash(data):
+    document = yaml.safe_load(TUNING_CONFIG)
+    place, key = document, "trainingInput"
+    while isinstance(place[key], dict) and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place)))
+    place[key] = data.draw(values)
+    try:
+        submit(json.dumps(document))
+    except InvalidArgumentError as error:
+        assert error.remedy  # noqa: PT017
