@@ -1,6 +1,6 @@
 """What early stopping, Bayesian search and parallel trials gain, and what the tuner itself costs.
 
-``python -m benchmarks.tune``. Takes about six minutes on two cores. Trials on the digits are trained for
+``python -m benchmarks.tune``. Takes about ten minutes on two cores. Trials on the digits are trained for
 real, one and two at a time; what they reported is then replayed for ten seeds with and without early
 stopping, as synthetic curves are: the whole tuner runs, its processes and its study, only the training is a
 formula.
