@@ -83,14 +83,17 @@ class Progress:
 
     def due(self) -> bool:
         """Whether ``update`` would write a line: for those whose ``fields`` cost something."""
-        now = time.monotonic()
+        return self._due(time.monotonic())
+
+    def _due(self, now: float) -> bool:
         return now - self._last >= max(1.0, 0.01 * (now - self._started))
 
     def update(self, done: int, **fields: Any) -> None:
         """Writes a ``progress`` line if one is due; ``fields`` go with it."""
-        if not self.due():
+        now = time.monotonic()
+        if not self._due(now):
             return
-        self._last = now = time.monotonic()
+        self._last = now
         seconds = now - self._started
         rate = (done - self._begun) / seconds if seconds > 0 else 0.0
         of_total = f" of {self._total:,}" if self._total else ""

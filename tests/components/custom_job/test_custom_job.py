@@ -55,6 +55,8 @@ def start(request):
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # A shell starts what it puts into the background deaf to Ctrl-C, and the tests with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
