@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_the_best_trials_model_is_what_comes_out(dataset, tmp_path):
     assert json.loads((tmp_path / "job" / "trials.json").read_text())["bestTrialId"] == str(result.best.id)
     assert "Learning curves" in (tmp_path / "job" / "tuning.html").read_text()
     # Publishing the best beside the trials keeps them.
-    target = publish_model(tmp_path / "model", str(tmp_path / "job"))
+    target = Path(publish_model(tmp_path / "model", str(tmp_path / "job")))
     assert {path.name for path in target.iterdir()} >= {"saved_model.pb", "trial_1", "trial_2"}
     publish_model(tmp_path / "model", str(tmp_path / "job"))
     assert (target / "trial_1" / "saved_model.pb").is_file()
