@@ -89,7 +89,7 @@ def claimed(folder: RunFolder) -> Iterator[None]:
         _clear(folder)
         yield
         # The models of a tuning's trials lie in the folder before the best one does.
-        if (folder.model / "saved_model.pb").exists():
+        if folder.model.exists() and not _holds_only_trials(folder.model):
             mark.unlink()
 
 
@@ -115,7 +115,7 @@ def _clear(folder: RunFolder) -> None:
     ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
     # The training goes on from what it left, if it is of the same arguments and data: the step checks that.
     known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_MARK}
-    if folder.model.is_dir() and all(TRIAL_MODEL.fullmatch(path.name) for path in folder.model.iterdir()):
+    if _holds_only_trials(folder.model):
         known.add(MODEL_FOLDER)
     others = {path.name for path in folder.job_dir.iterdir()} - known
     if others:
@@ -128,6 +128,12 @@ def _clear(folder: RunFolder) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _holds_only_trials(model: Path) -> bool:
+    """Whether a tuning that has not ended has left the models of its trials, and nothing else."""
+    names = [path.name for path in model.iterdir()] if model.is_dir() else []
+    return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
 
 
 def running_process(folder: RunFolder) -> int:
