@@ -11,6 +11,7 @@ from components.evaluate.arguments import EvaluateArguments
 from components.export.arguments import ExportArguments
 from components.gate.arguments import GateArguments
 from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
 from components.validate.arguments import ValidateArguments
 from pipelines.images import Images
 from pipelines.targets.kubeflow import KUBEFLOW
@@ -32,6 +33,7 @@ _SECTIONS = (
     ("Output", ExportArguments),
     ("Gate", GateArguments),
     ("Deployment", DeployArguments),
+    ("Tuning (only in image-classification-tune and imgpipe tune)", TuneArguments),
 )
 _BATCH_INTRODUCTION = """## Batch prediction
 

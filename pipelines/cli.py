@@ -17,11 +17,14 @@ from components.common.errors import (
     ERROR_CLASSES,
     InterruptedRunError,
     InvalidArgumentError,
+    MissingInputError,
     PipelineError,
 )
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from components.serve.arguments import ServeArguments
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
 from pipelines.commands.check import check
 from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
@@ -29,13 +32,26 @@ from pipelines.commands.schedule import schedule
 from pipelines.commands.submit import migrate, submit
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.local_step import run_step
-from pipelines.parameters import PIPELINE_ARGUMENTS
+from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
 from pipelines.run_folder import RunFolder, claimed, new_folder
 
-_COMPILED = Path(__file__).parent / "compiled" / "local" / "image_classification.yaml"
+_COMPILED = Path(__file__).parent / "compiled" / "local"
 _DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pipeline:
+    """A pipeline that a command runs: its compiled file, and the dataclasses of its inputs."""
+
+    command: str
+    file: str
+    inputs: tuple[type[Any], ...]
+
+
+_RUN = _Pipeline("run", "image_classification.yaml", PIPELINE_ARGUMENTS)
+_TUNE = _Pipeline("tune", "image_classification_tune.yaml", TUNE_PIPELINE_ARGUMENTS)
 
 _RUN_EPILOG = """
 \b
@@ -45,6 +61,17 @@ Examples:
   imgpipe run --train-csv train.csv --validation-csv validation.csv
   imgpipe run --images flowers/ --model-type efficientnet-b0 --max-steps 2000
   imgpipe run --images scans/ --weights none --image-size 64
+\b
+Exit status: 0 if the model was published, otherwise
+"""
+
+
+_TUNE_EPILOG = """
+\b
+Examples:
+  imgpipe tune --tune initial_learning_rate=log:0.001:0.2 --max-trials 6 --max-parallel-trials 2
+  imgpipe tune --images flowers/ --tune weight_decay=log:1e-5:0.1 --tune train_batch_size=16,32,64
+  imgpipe tune --config config.yaml --job-dir tuned
 \b
 Exit status: 0 if the model was published, otherwise
 """
@@ -74,6 +101,8 @@ def _options_of(
                 field.name,
                 type=type(field.default),
                 default=None,
+                # As often as there is something to tune.
+                multiple=field.name == "tune",
                 metavar=type(field.default).__name__.upper().replace("STR", "TEXT"),
                 help=description_of(field) + default_text(field),
             )(command)
@@ -126,9 +155,56 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
     are trained on.
     """
+    _run_and_tell(_RUN, _given(flags), recipe, output_format)
+
+
+@imgpipe.command(cls=_Command, epilog=_TUNE_EPILOG + _exit_codes())
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default=None,
+    help="The settings that all trials start from, as in `imgpipe run`.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="AI Platform's config.yaml, as it is: its hyperparameters block is taken, and nothing else.",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="What stdout ends with: a summary for a person, or one JSON line.",
+)
+@_options_of(*TUNE_PIPELINE_ARGUMENTS, default_text=_default_text)
+def tune(
+    recipe: str | None, config: Path | None, output_format: str, tune: tuple[str, ...], **flags: Any
+) -> None:
+    """Try many values of the training's arguments on this machine and keep the best model.
+
+    The pipeline of `imgpipe run` with many trainings, some at a time, in the place of one. A run that was
+    interrupted goes on when it is started again with the same --job-dir.
+    """
+    given = _given(flags)
+    if tune:
+        given["tune"] = "; ".join(tune)
+    _run_and_tell(_TUNE, given, recipe, output_format, config)
+
+
+def _run_and_tell(
+    pipeline: _Pipeline,
+    given: dict[str, Any],
+    recipe: str | None,
+    output_format: str,
+    config: Path | None = None,
+) -> None:
     console = Console(stderr=True)
     try:
-        folder, result = _run(_given(flags), recipe, console)
+        if config is not None:
+            given = {"hyperparameters": _read_config(config), **given}
+        folder, result = _run(pipeline, given, recipe, console)
     except PipelineError as error:
         _fail(error, output_format, console)
     if output_format == "json":
@@ -136,6 +212,8 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
         return
     click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
     for name, path in _outputs(folder):
+        if not path.exists():
+            continue
         click.echo(f"  {name:<14}  {_shown(path)}")
 
 
@@ -183,7 +261,18 @@ def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tuple[RunFolder, RunResult]:
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingInputError(
+            f"cannot read {str(path)!r}: {error}", remedy="give a config.yaml with a hyperparameters block"
+        ) from None
+
+
+def _run(
+    pipeline: _Pipeline, given: Mapping[str, Any], recipe: str | None, console: Console
+) -> tuple[RunFolder, RunResult]:
     _check_not_empty(given)
     sample = not _data_given(given)
     recipe = recipe or recipe_for(given, sample=sample)
@@ -196,21 +285,32 @@ def _run(given: Mapping[str, Any], recipe: str | None, console: Console) -> tupl
     if sample:
         parameters["train_csv"] = str(folder.sample_data / "digits.csv")
     # Every argument is checked before anything is written or started.
-    for arguments_class in PIPELINE_ARGUMENTS:
+    for arguments_class in pipeline.inputs:
         from_values(arguments_class, parameters)
+    if pipeline is _TUNE:
+        # Imported here: it loads Optuna.
+        from components.tune.search_space import check_search_space, read_request
+
+        request = read_request(from_values(TuneArguments, parameters))
+        check_search_space(request, from_values(TrainingArguments, parameters))
     _check_texts(parameters)
     with claimed(folder):
-        return folder, _run_into(folder, given, recipe, parameters, console)
+        return folder, _run_into(pipeline, folder, given, recipe, parameters, console)
 
 
 def _run_into(
-    folder: RunFolder, given: Mapping[str, Any], recipe: str, parameters: Mapping[str, Any], console: Console
+    pipeline: _Pipeline,
+    folder: RunFolder,
+    given: Mapping[str, Any],
+    recipe: str,
+    parameters: Mapping[str, Any],
+    console: Console,
 ) -> RunResult:
     sample = not _data_given(given)
     source = "scikit-learn's digits (no data was given)" if sample else _source(given)
     model = f"{parameters['model_type']}, " if "model_type" in parameters else ""
     console.print(
-        f"imgpipe run: {source}, {model}recipe {recipe}: {RECIPES[recipe].description}",
+        f"imgpipe {pipeline.command}: {source}, {model}recipe {recipe}: {RECIPES[recipe].description}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -220,7 +320,7 @@ def _run_into(
         from pipelines.sample_data import write_digits
 
         write_digits(folder.sample_data)
-    return run_locally(_COMPILED, parameters, folder, RunDisplay(console))
+    return run_locally(_COMPILED / pipeline.file, parameters, folder, RunDisplay(console))
 
 
 def _check_not_empty(given: Mapping[str, Any]) -> None:
@@ -273,6 +373,7 @@ def _outputs(folder: RunFolder) -> tuple[tuple[str, Path], ...]:
     return (
         ("model", folder.model),
         ("report", folder.report),
+        ("trials", folder.tuning_report),
         ("data report", folder.data_report),
         ("logs", folder.log),
     )
@@ -290,6 +391,7 @@ def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
         "data_report": str(folder.data_report),
         "logs": str(folder.log),
         "top_1_accuracy": result.top_1_accuracy,
+        **({"trials": str(folder.trials)} if folder.trials.exists() else {}),
         "seconds": result.seconds,
         "overhead_seconds": result.overhead_seconds,
     }

@@ -1,6 +1,7 @@
 """The pipeline from labelled images to a checked SavedModel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
@@ -35,12 +36,35 @@ DESCRIPTION = (
 )
 
 
-def image_classification(target: Target, images: Images | None = None) -> Any:
+@dataclass(frozen=True)
+class Trainer:
+    """The step that makes the model, and the pipeline around it.
+
+    Attributes:
+        function: Of its component; on every target it stands in the place of train.
+        arguments: Its arguments dataclasses.
+        name: Of the pipeline.
+        description: Of the pipeline.
+        inputs: The pipeline's arguments dataclasses.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[type[Any], ...]
+    name: str
+    description: str
+    inputs: tuple[type[Any], ...]
+
+
+_TRAIN = Trainer(train, (TrainingArguments,), NAME, DESCRIPTION, PIPELINE_ARGUMENTS)
+
+
+def image_classification(target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN) -> Any:
     """Builds the pipeline for a target; the graph is the same for all of them, but for what a target adds.
 
     Args:
         target: Where it will run.
         images: Names of the images; by default without registry, tagged with the version.
+        trainer: Which step makes the model; by default one training.
     """
     images = images or Images()
 
@@ -54,7 +78,8 @@ def image_classification(target: Target, images: Images | None = None) -> Any:
         converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
-        trained = task(train, dataset=dataset, **chosen(inputs, TrainingArguments)).after(validated)
+        settings = chosen(inputs, *trainer.arguments)
+        trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
         evaluated = task(evaluate, dataset=dataset, model=model, **chosen(inputs, EvaluateArguments))
         exported = task(
@@ -71,5 +96,5 @@ def image_classification(target: Target, images: Images | None = None) -> Any:
         with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
             task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
-    fields = pipeline_inputs(PIPELINE_ARGUMENTS, target, images)
-    return pipeline_of(graph, name=NAME, description=DESCRIPTION, fields=fields)
+    fields = pipeline_inputs(trainer.inputs, target, images)
+    return pipeline_of(graph, name=trainer.name, description=trainer.description, fields=fields)

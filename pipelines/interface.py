@@ -95,9 +95,9 @@ def pipeline_of(
     return dsl.pipeline(name=name, description=description)(pipeline)
 
 
-def chosen(inputs: Mapping[str, Any], arguments_class: type[Any]) -> dict[str, Any]:
-    """Returns those pipeline inputs that are arguments of a step."""
-    return {name: inputs[name] for name in flat_fields([arguments_class])}
+def chosen(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> dict[str, Any]:
+    """Returns those pipeline inputs that are arguments of a step, which has one class of them or several."""
+    return {name: inputs[name] for name in flat_fields(arguments_classes)}
 
 
 def _definition(function: Callable[..., Any]) -> ast.FunctionDef:

@@ -33,6 +33,7 @@ class RunDisplay:
             disable=not console.is_terminal,
         )
         self._bar: TaskID | None = None
+        self._trials: dict[int, TaskID] = {}
         self._result = ""
         self._warnings: list[str] = []
         self._last_line = time.monotonic()
@@ -56,6 +57,8 @@ class RunDisplay:
             self._last_line = time.monotonic()
         elif kind == "step_result":
             self._result = event["result"]
+        elif kind.startswith("trial_"):
+            self._show_trial(event)
         elif event["severity"] == "WARNING":
             self._warnings.append(event["message"])
 
@@ -76,14 +79,42 @@ class RunDisplay:
     def _show_progress(self, event: dict[str, Any]) -> None:
         if self._bar is not None:
             self._progress.update(
-                self._bar, total=event["total"] or None, completed=event["done"], unit=event["unit"]
+                self._bar,
+                total=event["total"] or None,
+                completed=event["done"],
+                unit=event["unit"] + (f", best {event['best']:.4f}" if event.get("best") else ""),
             )
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
             self._line(f"    {event['message']}", style=None)
 
+    def _show_trial(self, event: dict[str, Any]) -> None:
+        """Draws a bar for each trial of a tuning that runs, and a line when it has ended."""
+        kind, trial = event["event"], event["trial"]
+        if kind == "trial_started":
+            values = ", ".join(f"{name}={_short(value)}" for name, value in event["values"].items())
+            self._trials[trial] = self._progress.add_task(
+                f"  trial {trial:<3} {values}",
+                total=event["max_steps"],
+                completed=event["steps"],
+                unit="steps",
+            )
+        elif kind == "trial_evaluated" and trial in self._trials:
+            best = f"steps, best {event['best']:.4f}"
+            self._progress.update(self._trials[trial], completed=event["steps"], unit=best)
+        elif kind in ("trial_finished", "trial_interrupted"):
+            if trial in self._trials:
+                self._progress.remove_task(self._trials.pop(trial))
+            text = event["message"].removeprefix("tune: ")
+            if event.get("stop_reason"):
+                text += f" ({event['stop_reason']})"
+            self._line(f"    {text}", style="yellow" if event["severity"] == "WARNING" else None)
+
     def _remove_bar(self) -> None:
+        for task in self._trials.values():
+            self._progress.remove_task(task)
+        self._trials.clear()
         if self._bar is not None:
             self._progress.remove_task(self._bar)
             self._bar = None
@@ -91,3 +122,7 @@ class RunDisplay:
     def _line(self, text: str, *, style: str | None) -> None:
         # Paths and labels may look like rich's markup.
         self._console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.common.errors import OutputError
+from components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
 from components.common.storage import check_empty, check_writable
 from components.train.job_dir import FILES_OF_TRAINING
+from components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
 
 # Stands in a job_dir from the run's beginning until its model is published, so that a run that failed or was
 # interrupted can be started again into the same folder.
@@ -37,6 +39,16 @@ class RunFolder:
     def data_report(self) -> Path:
         """The validation's page."""
         return self.job_dir / "data_report.html"
+
+    @property
+    def trials(self) -> Path:
+        """All trials of a tuning, for programs."""
+        return self.job_dir / TRIALS_FILE
+
+    @property
+    def tuning_report(self) -> Path:
+        """All trials of a tuning, for people."""
+        return self.job_dir / REPORT_FILE
 
     @property
     def log(self) -> Path:
@@ -76,7 +88,8 @@ def claimed(folder: RunFolder) -> Iterator[None]:
     with _locked(mark):
         _clear(folder)
         yield
-        if folder.model.exists():
+        # The models of a tuning's trials lie in the folder before the best one does.
+        if folder.model.exists() and not _holds_only_trials(folder.model):
             mark.unlink()
 
 
@@ -101,7 +114,9 @@ def _locked(mark: Path) -> Iterator[None]:
 def _clear(folder: RunFolder) -> None:
     ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
     # The training goes on from what it left, if it is of the same arguments and data: the step checks that.
-    known = {path.name for path in ours} | FILES_OF_TRAINING | {_MARK}
+    known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_MARK}
+    if _holds_only_trials(folder.model):
+        known.add(MODEL_FOLDER)
     others = {path.name for path in folder.job_dir.iterdir()} - known
     if others:
         raise OutputError(
@@ -113,6 +128,12 @@ def _clear(folder: RunFolder) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _holds_only_trials(model: Path) -> bool:
+    """Whether a tuning that has not ended has left the models of its trials, and nothing else."""
+    names = [path.name for path in model.iterdir()] if model.is_dir() else []
+    return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
 
 
 def running_process(folder: RunFolder) -> int:

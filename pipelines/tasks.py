@@ -9,6 +9,9 @@ from pipelines.images import Images
 from pipelines.interface import component_of
 from pipelines.targets.target import StepInputs, Target
 
+# Whatever makes the model has the image, the machine and the further inputs of the training.
+_IN_PLACE_OF = {"tune": "train"}
+
 
 def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Callable[..., Any]:
     """Returns ``task(function, **arguments)``, which adds a step to the pipeline that is being built.
@@ -21,10 +24,11 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
     """
 
     def task(function: Callable[..., Any], **arguments: Any) -> Any:
-        step = function.__name__
+        name = function.__name__
+        step = _IN_PLACE_OF.get(name, name)
         further = target.step_inputs.get(step, StepInputs())
         component = component_of(
-            target.steps.get(step, function),
+            target.steps.get(name, function),
             base_image=images.of_step(step, target.name),
             further_inputs=further.classes,
         )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ SCALES = ("NONE", "UNIT_LINEAR_SCALE", "UNIT_LOG_SCALE", "UNIT_REVERSE_LOG_SCALE
 ALGORITHMS = ("ALGORITHM_UNSPECIFIED", "GRID_SEARCH", "RANDOM_SEARCH")
 # Of the API, for a DISCRETE parameter.
 _MOST_VALUES = 1000
+# Of extreme values, that are tried on the training's arguments.
+_MOST_COMBINATIONS = 2000
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ def check_tuned_arguments(
 ) -> None:
     """Refuses what the training would refuse later, in a trial: unknown names, values out of bounds.
 
+    The extreme values of all parameters are tried together: each may be allowed alone.
+
     Args:
         request: What is tuned.
         arguments_class: The dataclass of the training's arguments, which checks its values itself.
@@ -154,20 +160,37 @@ def check_tuned_arguments(
             )
     names = {parameter.name for parameter in request.parameters}
     others = {name: value for name, value in fixed.items() if name in fields and name not in names}
-    for parameter in request.parameters:
-        for value in _extremes(parameter):
-            try:
-                arguments_class(**others, **{parameter.name: _of_type(value, fields[parameter.name])})
-            except InvalidArgumentError as error:
-                raise InvalidArgumentError(
-                    f"params: {parameter.name} may become {value}, but {error.problem}",
-                    where=where,
-                    remedy=error.remedy,
-                ) from None
+    for values in _corners(request.parameters):
+        try:
+            arguments_class(
+                **others, **{name: _of_type(value, fields[name]) for name, value in values.items()}
+            )
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                f"params: {_said(values)}, but {error.problem}",
+                where=where,
+                remedy=error.remedy,
+            ) from None
 
 
-def _extremes(parameter: TunedParameter) -> tuple[Any, ...]:
-    return parameter.values or (parameter.minimum, parameter.maximum)
+def _said(values: Mapping[str, Any]) -> str:
+    words = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in values.items()]
+    if len(words) == 1:
+        return f"{words[0][0]} may become {words[0][1]}"
+    return f"a trial may have {', '.join(f'{name}={value}' for name, value in words)}"
+
+
+def _corners(parameters: Sequence[TunedParameter]) -> Iterator[dict[str, Any]]:
+    """Yields the combinations of the parameters' extreme values; many at random where there are too many."""
+    axes = [parameter.values or (parameter.minimum, parameter.maximum) for parameter in parameters]
+    names = [parameter.name for parameter in parameters]
+    if math.prod(map(len, axes)) <= _MOST_COMBINATIONS:
+        for values in itertools.product(*axes):
+            yield dict(zip(names, values, strict=True))
+        return
+    draw = random.Random(0)  # noqa: S311 - no secret
+    for _ in range(_MOST_COMBINATIONS):
+        yield {name: draw.choice(axis) for name, axis in zip(names, axes, strict=True)}
 
 
 def _of_type(value: Any, field: "dataclasses.Field[Any]") -> Any:

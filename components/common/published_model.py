@@ -1,6 +1,7 @@
 """Puts a model into job_dir, where the original algorithm put it."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,11 @@ _NAMES = {
     DEPLOYMENT_CONFIG_NAME,
     PROVENANCE_NAME,
 }
+
+
+# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them; a kill
+# may have left one half-copied, under a hidden name.
+TRIAL_MODEL = re.compile(r"trial_\d+|\.trial_\d+\.[0-9a-f]+\.(partial|old)")
 
 
 def check_model_target(job_dir: str) -> str:
@@ -55,7 +61,8 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
 
     A model of ours that stood there is replaced; until then it stands there whole. Cloud Storage renames
     single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
-    which nothing is loaded, is the first object of the old one to go and the last of the new one to come.
+    which nothing is loaded, is the first object of the old one to go and the last of the new one to come. The
+    models of a tuning's trials in a local folder stay.
 
     Raises:
         InvalidArgumentError: if job_dir is a URL other than ``gs://``.
@@ -66,7 +73,7 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
     if is_cloud_path(target):
         _publish_to_cloud(model_folder, target)
     else:
-        publish_folder(model_folder, Path(target))
+        publish_folder(model_folder, Path(target), kept=TRIAL_MODEL)
     return target
 
 
@@ -96,7 +103,7 @@ def _comes_last(file: str) -> tuple[bool, str]:
 def _is_ours_here(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not TRIAL_MODEL.fullmatch(path.name)}
     return not names or _is_ours(names, lambda name: (folder / name).read_bytes())
 
 

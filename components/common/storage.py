@@ -204,12 +204,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def publish_folder(source: Path, target: Path) -> None:
+def publish_folder(source: Path, target: Path, *, kept: re.Pattern[str] | None = None) -> None:
     """Copies a folder to ``target`` by write-then-swap.
 
     The copy is complete before it takes the target's name. A folder that stood there before is
     moved aside first and removed last: at any moment either the old or the new one is there whole,
     under its name or, for the instant between two renames, under a name that begins with a dot.
+
+    Args:
+        source: To be copied.
+        target: Where to.
+        kept: What of the old folder's content stays in the new one: names that match wholly.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex
@@ -217,6 +222,9 @@ def publish_folder(source: Path, target: Path) -> None:
     outgoing = target.parent / f".{target.name}.{mark}.old"
     try:
         shutil.copytree(source, incoming)
+        for child in target.iterdir() if target.is_dir() else ():
+            if kept and kept.fullmatch(child.name) and child.is_dir():
+                shutil.copytree(child, incoming / child.name, copy_function=_linked_or_copied)
         if target.exists():
             os.replace(target, outgoing)
         os.replace(incoming, target)
@@ -233,6 +241,14 @@ def publish_folder(source: Path, target: Path) -> None:
     finally:
         _remove(incoming)
     _remove(outgoing)
+
+
+def _linked_or_copied(source: str, target: str) -> None:
+    """Gives a file a second name, where the file system can; no byte is copied then."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _remove(path: Path) -> None:

@@ -9,6 +9,7 @@ from components.common.arguments import flat_fields
 from components.custom_job import component as custom_job
 from components.custom_job.arguments import CustomJobArguments
 from components.data_version.arguments import DataVersionArguments
+from components.tune import vertex_component as tuning_job
 from pipelines.images import Images
 from pipelines.targets.kubeflow import CACHED_CONVERT
 from pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
@@ -57,7 +58,7 @@ VERTEX = Target(
     "vertex",
     _place,
     inputs=_inputs,
-    steps={"train": custom_job.train},
+    steps={"train": custom_job.train, "tune": tuning_job.tune},
     # RunArguments and CustomJobArguments are the function's own.
     step_inputs={"convert": CACHED_CONVERT, "train": StepInputs((), _of_training)},
     caches=True,

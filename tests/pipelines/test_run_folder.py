@@ -70,3 +70,15 @@ def test_a_new_folders_name_is_not_taken(tmp_path):
         folder = new_folder(tmp_path, "now").job_dir
         assert folder.name == expected
         folder.mkdir()
+
+
+def test_a_tuning_that_was_interrupted_may_go_on_in_its_folder(tmp_path):
+    folder = RunFolder(tmp_path / "job")
+    with claimed(folder):
+        (folder.model / "trial_1").mkdir(parents=True)
+        (folder.job_dir / "study").mkdir()
+    with claimed(folder):
+        assert (folder.model / "trial_1").is_dir()
+        (folder.model / "saved_model.pb").touch()
+    with pytest.raises(OutputError), claimed(folder):
+        pass

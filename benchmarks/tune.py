@@ -1,0 +1,247 @@
+"""What early stopping, Bayesian search and parallel trials gain, and what the tuner itself costs.
+
+``python -m benchmarks.tune``. Takes about ten minutes on two cores. Trials on the digits are trained for
+real, one and two at a time; what they reported is then replayed for ten seeds with and without early
+stopping, as synthetic curves are: the whole tuner runs, its processes and its study, only the training is a
+formula.
+"""
+
+import json
+import logging
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import print_result, print_table
+from benchmarks.tune_curves import PLAN
+from components.common.dataset import read_manifest
+from components.common.log import parse_event
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.engines.local import LocalSearch
+from components.tune.search_space import read_request
+from components.tune.study import open_study
+from components.tune.trial_run import LOG_FILE, TASK_FILE, WORK
+from components.tune.trials import Trial
+
+SEEDS = range(10)
+CURVES = "benchmarks.tune_curves:learn"
+RATE = "initial_learning_rate=log:0.001:0.2"
+TRIALS, PARALLEL = 6, 3
+DIGITS_TRIALS = 6
+SEARCH_TRIALS = 30
+DIGITS = TrainingArguments(
+    model_type="resnet-18",
+    image_size=32,
+    weights="none",
+    max_steps=100,
+    train_batch_size=32,
+    warmup_steps=10,
+    train_steps_per_eval=5,
+    weight_decay=5e-4,
+)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
+        folder = Path(name)
+        synthetic = [_stopped_and_whole(folder / f"synthetic-{seed}", seed, []) for seed in SEEDS]
+        overhead = _overhead(folder / "overhead")
+        regret = {kind: _regret(folder / kind, kind) for kind in ("bayesian", "random")}
+        dataset = _digits(folder)
+        alone, alone_seconds = _digits_search(folder / "alone", dataset, parallel=1)
+        together, together_seconds = _digits_search(folder / "together", dataset, parallel=2)
+        recorded = [
+            {
+                "rate": trial.values["initial_learning_rate"],
+                "values": [(one["step"], one["top_1_accuracy"]) for one in trial.evaluations],
+            }
+            for trial in (*alone, *together)
+        ]
+        digits = [
+            _stopped_and_whole(folder / f"digits-{seed}", seed, _drawn(recorded, seed)) for seed in SEEDS
+        ]
+        startup = statistics.median(_startup(folder / "alone", trial.id) for trial in alone)
+    rows = [
+        (
+            title,
+            f"{statistics.mean(one[0] for one in pairs):.3f}",
+            f"{100 * statistics.mean(one[1] for one in pairs):.2f}",
+            f"{min(one[2] for one in pairs)} to {max(one[2] for one in pairs)}",
+        )
+        for title, pairs in (("synthetic", synthetic), ("digits", digits))
+    ]
+    print_table(("curves", "share of steps", "points lost", "trials stopped"), rows)
+    print(
+        f"regret after {SEARCH_TRIALS} trials: random {regret['random']:.4f}, "
+        f"bayesian {regret['bayesian']:.4f}"
+    )
+    print(
+        f"{DIGITS_TRIALS} trials on the digits: {alone_seconds:.0f} s one at a time, "
+        f"{together_seconds:.0f} s two at a time"
+    )
+    both = [*synthetic, *digits]
+    print_result(
+        steps_share=statistics.mean(one[0] for one in both),
+        accuracy_loss=100 * statistics.mean(one[1] for one in both),
+        bayesian_vs_random=regret["bayesian"] / regret["random"],
+        parallel_time_share=together_seconds / alone_seconds,
+        overhead_s=overhead,
+        trial_startup_s=startup,
+    )
+
+
+def _stopped_and_whole(folder: Path, seed: int, recorded: Sequence[Any]) -> tuple[float, float, int]:
+    """Returns share of steps, accuracy lost and trials stopped, with early stopping against without it.
+
+    Both searches try the same values.
+    """
+    found = {}
+    for stopping in ("on", "off"):
+        job_dir = folder / stopping
+        (job_dir / "trials").mkdir(parents=True)
+        plan = {"seed": seed, "recorded": list(recorded), "pause": 0.01}
+        (job_dir / "trials" / PLAN).write_text(json.dumps(plan), encoding="utf-8")
+        found[stopping] = _run(
+            job_dir,
+            TuneArguments(
+                tune=RATE,
+                max_trials=TRIALS,
+                max_parallel_trials=PARALLEL,
+                trial_early_stopping=stopping,
+                search_algorithm="random",
+                seed=seed,
+            ),
+            TrainingArguments(max_steps=_steps_of(recorded)),
+            folder,
+            CURVES,
+        )
+    steps = {name: sum(trial.steps for trial in trials) for name, trials in found.items()}
+    best = {name: max(trial.objective or 0.0 for trial in trials) for name, trials in found.items()}
+    stopped = sum(bool(trial.stop_reason) for trial in found["on"])
+    return steps["on"] / steps["off"], best["off"] - best["on"], stopped
+
+
+def _steps_of(recorded: Sequence[Any]) -> int:
+    from benchmarks.tune_curves import STEPS
+
+    return int(recorded[0]["values"][-1][0]) if recorded else STEPS
+
+
+def _drawn(recorded: Sequence[Any], seed: int) -> list[Any]:
+    """Returns some of the recordings: another choice for every seed."""
+    chosen = np.random.default_rng(seed).choice(len(recorded), TRIALS + 2, replace=False)
+    return [recorded[place] for place in chosen]
+
+
+def _overhead(folder: Path) -> float:
+    """Returns the seconds that a trial costs which does nothing, one at a time."""
+    (folder / "trials").mkdir(parents=True)
+    (folder / "trials" / PLAN).write_text(json.dumps({"seed": 0, "recorded": [], "pause": 0.0}))
+    arguments = TuneArguments(tune=RATE, max_trials=20, trial_early_stopping="on")
+    started = time.monotonic()
+    _run(folder, arguments, TrainingArguments(max_steps=200), folder, CURVES)
+    return (time.monotonic() - started) / 20
+
+
+def _regret(folder: Path, algorithm: str) -> float:
+    """Returns how far the best of some trials is from the optimum of a surface, mean over the seeds."""
+    regrets = []
+    for seed in SEEDS:
+        tuned = f"{RATE}; weight_decay=log:1e-6:1e-2; label_smoothing=linear:0:0.5"
+        request = read_request(
+            TuneArguments(tune=tuned, max_trials=SEARCH_TRIALS, search_algorithm=algorithm)
+        )
+        best = 0.0
+        with open_study(folder / str(seed), request, identity={}, seed=seed) as study:
+            for _ in range(SEARCH_TRIALS):
+                trial = study.ask(1)
+                value = _surface(trial.values, seed)
+                best = max(best, value)
+                study.succeed(trial.id, {"step": 1, "top_1_accuracy": value, "loss": 1 - value}, "")
+        regrets.append(1 - best)
+    return statistics.mean(regrets)
+
+
+def _surface(values: dict[str, Any] | Any, seed: int) -> float:
+    """Returns a smooth function of three parameters whose maximum, 1, lies elsewhere for every seed."""
+    draw = np.random.default_rng(seed)
+    rate = math.log(values["initial_learning_rate"] / math.exp(draw.uniform(math.log(0.005), math.log(0.08))))
+    decay = math.log(values["weight_decay"] / math.exp(draw.uniform(math.log(1e-5), math.log(1e-3))))
+    smoothing = values["label_smoothing"] - draw.uniform(0.05, 0.3)
+    return math.exp(-(0.15 * rate**2 + 0.02 * decay**2 + 1.5 * smoothing**2 + 0.03 * rate * decay))
+
+
+def _digits(folder: Path) -> Path:
+    from components.convert.arguments import ConvertArguments
+    from components.convert.convert import convert
+    from pipelines.sample_data import write_digits
+
+    with _quiet():
+        convert(ConvertArguments(train_csv=str(write_digits(folder / "raw"))), folder / "digits")
+    return folder / "digits"
+
+
+def _digits_search(job_dir: Path, dataset: Path, *, parallel: int) -> tuple[Sequence[Trial], float]:
+    """Returns the trials and the seconds of a search on the digits in which nothing is stopped."""
+    arguments = TuneArguments(
+        tune=RATE,
+        max_trials=DIGITS_TRIALS,
+        max_parallel_trials=parallel,
+        trial_early_stopping="off",
+        search_algorithm="random",
+        # Other values, so that there is more to replay; a step takes as long with all of them.
+        seed=parallel,
+    )
+    started = time.monotonic()
+    trials = _run(job_dir, arguments, DIGITS, dataset, WORK)
+    return trials, time.monotonic() - started
+
+
+def _run(
+    job_dir: Path, arguments: TuneArguments, training: TrainingArguments, dataset: Path, work: str
+) -> Sequence[Trial]:
+    digest = read_manifest(dataset).digest() if work == WORK else ""
+    search = LocalSearch(
+        request=read_request(arguments),
+        training=training,
+        dataset=dataset,
+        job_dir=job_dir,
+        seed=arguments.seed,
+        data_digest=digest,
+        work=work,
+    )
+    with _quiet():
+        return search.run(lambda _: None)
+
+
+def _startup(job_dir: Path, trial_id: int) -> float:
+    """Returns the seconds from the decision to start a trial until its network stands and training begins."""
+    folder = job_dir / "trials" / str(trial_id)
+    begun = (folder / TASK_FILE).stat().st_mtime
+    for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
+        event = parse_event(line)
+        if event and event["event"] == "model_built":
+            return datetime.fromisoformat(event["time"]).timestamp() - begun
+    raise RuntimeError(f"trial {trial_id} has built no model")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with redirect_stdout(StringIO()):
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Hyperparameter tuning: many trainings, the best one's model."""

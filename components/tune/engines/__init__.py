@@ -1,0 +1,1 @@
+"""Who chooses the trials and runs them: this machine, Vertex AI or Katib."""

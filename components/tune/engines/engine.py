@@ -1,0 +1,50 @@
+"""What every engine does: it chooses and runs the trials of a tuning, and hands over what came of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from components.common.dataset import Manifest
+from components.common.hyperparameters import Hyperparameters
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.trials import Trial
+
+# Gets all trials whenever one of them has something new.
+Report = Callable[[Sequence[Trial]], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be tuned on what, as ``tune`` has checked it.
+
+    Attributes:
+        request: The search space, and how it is searched.
+        tuning: The step's arguments.
+        training: What all trials have in common.
+        dataset: The folder with the data set's manifest.
+        manifest: Of the data set.
+        job_dir: Where trials and models go.
+    """
+
+    request: Hyperparameters
+    tuning: TuneArguments
+    training: TrainingArguments
+    dataset: Path
+    manifest: Manifest
+    job_dir: Path
+
+
+class Engine(Protocol):
+    """A way to run a search. Started again after an interruption, it goes on with the same search."""
+
+    def run(self, report: Report) -> Sequence[Trial]:
+        """Runs the search to its end and returns all trials; their models are in ``job_dir/model/trial_ID``.
+
+        Args:
+            report: Told of every change.
+
+        Raises:
+            PipelineError: if the search cannot go on, too many trials failed, or it is told to stop.
+        """

@@ -1,0 +1,113 @@
+"""What the engines for other machines have in common: trials as their folders in job_dir show them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.common.hyperparameters import METRIC, Hyperparameters
+from components.common.log import log_event
+from components.train.job_dir import METRICS_FILE
+from components.tune.engines.engine import Report
+from components.tune.job_dir import trial_folder, trial_model
+from components.tune.trial_run import read_result
+from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+
+
+def with_folder(trial: Trial, job_dir: Path, name: str) -> Trial:
+    """Adds to a trial what its process has written: evaluations, final evaluation and model.
+
+    Args:
+        trial: As the service describes it; its evaluations stay where the folder has none.
+        job_dir: Of the tuning, as this machine sees it.
+        name: Of the trial's folder.
+    """
+    folder, model = trial_folder(job_dir, name), trial_model(job_dir, name)
+    evaluations = _lines(folder / METRICS_FILE) or trial.evaluations
+    has_model = (model / "saved_model.pb").is_file()
+    result = read_result(folder) if has_model and trial.state == SUCCEEDED else None
+    return replace(
+        trial,
+        evaluations=tuple(evaluations),
+        final=result[0] if result else {},
+        model=str(model) if has_model and trial.state == SUCCEEDED else "",
+    )
+
+
+def typed_values(request: Hyperparameters, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that a service chose, in our types: services write whole numbers as floats."""
+    values: dict[str, Any] = {}
+    for parameter in request.parameters:
+        value = given[parameter.name]
+        if parameter.type == "CATEGORICAL":
+            values[parameter.name] = str(value)
+        elif parameter.type == "INTEGER":
+            values[parameter.name] = int(float(value))
+        else:
+            values[parameter.name] = float(value)
+    return values
+
+
+class Follower:
+    """Tells what has changed since the last look."""
+
+    def __init__(self, request: Hyperparameters, report: Report) -> None:
+        self._request, self._report = request, report
+        self._last: dict[int, Trial] = {}
+
+    def look(self, trials: Sequence[Trial]) -> None:
+        """Logs trials that have begun, were evaluated or have ended, and reports if there was anything."""
+        changed = [trial for trial in trials if self._last.get(trial.id) != trial]
+        for trial in changed:
+            before = self._last.get(trial.id)
+            if before is None:
+                self._begun(trial)
+            if trial.state != RUNNING and (before is None or before.state == RUNNING):
+                self._ended(trial)
+            elif trial.state == RUNNING and trial.best_so_far is not None:
+                log_event(
+                    "trial_evaluated",
+                    f"tune: trial {trial.id}: step {trial.steps:,} of {trial.max_steps:,}, its best {METRIC} "
+                    f"{trial.best_so_far:.4f}",
+                    trial=trial.id,
+                    steps=trial.steps,
+                    best=trial.best_so_far,
+                )
+        self._last = {trial.id: trial for trial in trials}
+        if changed:
+            self._report(trials)
+
+    def _begun(self, trial: Trial) -> None:
+        values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
+        log_event(
+            "trial_started",
+            f"tune: trial {trial.id} of {self._request.max_trials}: {values}",
+            trial=trial.id,
+            trials=self._request.max_trials,
+            values=dict(trial.values),
+            max_steps=trial.max_steps,
+            steps=trial.steps,
+        )
+
+    def _ended(self, trial: Trial) -> None:
+        measured = f"{METRIC} {trial.objective:.4f}" if trial.objective is not None else "no full evaluation"
+        log_event(
+            "trial_finished",
+            f"tune: trial {trial.id} failed: {trial.problem}"
+            if trial.state == FAILED
+            else f"tune: trial {trial.id}: {measured}",
+            severity="WARNING" if trial.state == FAILED else "INFO",
+            trial=trial.id,
+            state=trial.state,
+            steps=trial.steps,
+            objective=trial.objective,
+            stop_reason=trial.stop_reason,
+        )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []

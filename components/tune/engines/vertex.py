@@ -1,0 +1,166 @@
+"""The search on Vertex AI: a HyperparameterTuningJob, whose trials run on machines rented for them."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from components.common.hyperparameters import METRIC
+from components.common.log import log_event
+from components.custom_job.arguments import CustomJobArguments, RunArguments
+from components.custom_job.custom_job import custom_job_body, training_words
+from components.tune.engines.engine import Problem, Report
+from components.tune.engines.remote import Follower, typed_values, with_folder
+from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+from components.vertex.client import service_client
+from components.vertex.follow import follow_job
+from components.vertex.jobs import (
+    JOB_LABEL,
+    REQUEST_LABEL,
+    TUNING_JOB,
+    failure_of,
+    get_job,
+    start_job,
+)
+from components.vertex.resources import read_job, write_job
+from components.vertex.study_spec import study_spec
+
+COMMAND = ("python", "-m", "components.tune.remote_trial")
+_STATES = {"SUCCEEDED": SUCCEEDED, "INFEASIBLE": FAILED}
+
+
+@dataclass(frozen=True)
+class VertexSearch:
+    """A search by Vertex AI's Vizier.
+
+    Attributes:
+        problem: What is tuned on what; the trials' machines see data and job_dir under the same paths.
+        job: On what the trials run.
+        place: Project, region and images.
+        resources: The output ``gcp_resources``: a job that is written there is followed, not started again.
+        command: Of a trial.
+        first_pause: Seconds before the second question to Vertex AI.
+    """
+
+    problem: Problem
+    job: CustomJobArguments
+    place: RunArguments
+    resources: Path
+    command: tuple[str, ...] = COMMAND
+    first_pause: float = 1.0
+
+    def run(self, report: Report) -> Sequence[Trial]:
+        """Starts the job, or finds it again, and follows it to its end; see ``Engine``.
+
+        If the step is told to stop, the job is cancelled.
+        """
+        client = service_client("JobServiceClient", self.place.region, self.job.vertex_endpoint)
+        name = read_job(self.resources)
+        if not name:
+            if self.problem.request.resume_job:
+                log_event(
+                    "resume_without_effect",
+                    "tune: resumePreviousJobId is without effect: Vertex AI cannot continue a study",
+                    severity="WARNING",
+                )
+            parent = f"projects/{self.place.project}/locations/{self.place.region}"
+            started, _ = start_job(client, parent, TUNING_JOB, self.body())
+            name = started.name
+            write_job(self.resources, TUNING_JOB.name, name)
+        log_event("job_started", f"tune: following {name}", step="tune", job=name)
+        follower = Follower(self.problem.request, report)
+
+        def look_and_wait(seconds: float) -> None:
+            follower.look(self.trials_of(get_job(client, name)))
+            time.sleep(seconds)
+
+        ended = follow_job(client, name, step="tune", pause=look_and_wait, first_pause=self.first_pause)
+        trials = self.trials_of(ended)
+        follower.look(trials)
+        failure = failure_of(ended)
+        if failure is not None:
+            raise failure
+        return trials
+
+    def body(self) -> dict[str, Any]:
+        """Returns the request for a HyperparameterTuningJob in the JSON form of Vertex AI's REST API."""
+        tuned = {parameter.name for parameter in self.problem.request.parameters}
+        fixed = training_words(
+            replace(self.problem.training, job_dir=""),
+            self.problem.manifest,
+            self.problem.dataset,
+            self.problem.job_dir / "model",
+        )
+        words = [word for word in fixed if word[2:].partition("=")[0].replace("-", "_") not in tuned]
+        alone = custom_job_body(self.job, self.place, words, self.problem.job_dir / "model")
+        spec = alone["jobSpec"]
+        for pool in spec["workerPoolSpecs"]:
+            pool["containerSpec"]["command"] = list(self.command)
+        # Vertex AI gives every trial a folder of its own below it.
+        prefix = str(self.problem.job_dir).replace("/gcs/", "gs://", 1)
+        if prefix.startswith("gs://"):
+            spec["baseOutputDirectory"] = {"outputUriPrefix": prefix}
+        request = self.problem.request
+        body: dict[str, Any] = {
+            "displayName": "imgpipe-tune",
+            "studySpec": study_spec(request),
+            "maxTrialCount": request.max_trials,
+            "parallelTrialCount": request.max_parallel_trials,
+            "trialJobSpec": spec,
+        }
+        if request.max_failed_trials:
+            body["maxFailedTrialCount"] = request.max_failed_trials
+        if "encryptionSpec" in alone:
+            body["encryptionSpec"] = alone["encryptionSpec"]
+        body["labels"] = {
+            **self.job.job_labels(),
+            JOB_LABEL: f"tune-{_digest(str(self.problem.job_dir))}",
+            REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
+        }
+        return body
+
+    def trials_of(self, job: Any) -> list[Trial]:
+        """Returns the trials of a job as it stands now, with what they wrote into job_dir."""
+        return [self._trial(trial) for trial in sorted(job.trials, key=lambda one: int(one.id))]
+
+    def _trial(self, found: Any) -> Trial:
+        given = {one.parameter_id: one.value for one in found.parameters}
+        values = typed_values(self.problem.request, given)
+        state = _STATES.get(found.state.name, RUNNING)
+        trial = with_folder(
+            Trial(
+                id=int(found.id),
+                values=values,
+                state=state,
+                max_steps=int(values.get("max_steps", self.problem.training.max_steps)),
+                evaluations=tuple(_evaluation(one) for one in found.measurements),
+                problem=found.infeasible_reason if state == FAILED else "",
+                started=_time(found.start_time),
+                ended=_time(found.end_time),
+            ),
+            self.problem.job_dir,
+            found.id,
+        )
+        if state == SUCCEEDED and self.problem.request.early_stopping and 0 < trial.steps < trial.max_steps:
+            return replace(
+                trial,
+                stop_reason=f"Vertex AI's median rule stopped it at step {trial.steps:,} of "
+                f"{trial.max_steps:,}, its best {trial.best_so_far:.4f}",
+            )
+        return trial
+
+
+def _evaluation(measurement: Any) -> Mapping[str, Any]:
+    value = next(one.value for one in measurement.metrics if one.metric_id == METRIC)
+    return {"step": int(measurement.step_count), METRIC: float(value)}
+
+
+def _time(stamp: Any) -> str:
+    return stamp.isoformat() if stamp else ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

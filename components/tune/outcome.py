@@ -1,0 +1,51 @@
+"""Hands what came of a tuning over to the artifacts of its step."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.common.hyperparameters import METRIC
+from components.train.arguments import TrainingArguments
+from components.tune.job_dir import REPORT_FILE, TRIALS_FILE
+from components.tune.trials import FAILED
+from components.tune.tune import TuningResult
+
+
+def gather(job_dir: Path, trials: Path, report: Path) -> None:
+    """Copies trials.json and the page, as far as they are there: above all when the search has failed.
+
+    Args:
+        job_dir: Of the tuning.
+        trials: The folder that gets trials.json.
+        report: The file that the page becomes.
+    """
+    if (job_dir / TRIALS_FILE).is_file() and job_dir != trials:
+        trials.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job_dir / TRIALS_FILE, trials / TRIALS_FILE)
+    if (job_dir / REPORT_FILE).is_file():
+        report.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job_dir / REPORT_FILE, report)
+
+
+def hand_over(result: TuningResult, arguments: TrainingArguments, model: Any, metrics: Any) -> None:
+    """Writes the metrics and what is known of the model.
+
+    Args:
+        result: Of the tuning.
+        arguments: What all trials had in common.
+        model: The Model artifact.
+        metrics: The Metrics artifact.
+    """
+    best = result.best
+    for name in (METRIC, "top_5_accuracy", "loss"):
+        metrics.log_metric(name, float(best.final[name]))
+    metrics.log_metric("best_trial", float(best.id))
+    metrics.log_metric("best_step", float(best.final["step"]))
+    metrics.log_metric("trials", float(len(result.trials)))
+    metrics.log_metric("trials_stopped_early", float(sum(bool(one.stop_reason) for one in result.trials)))
+    metrics.log_metric("trials_failed", float(sum(one.state == FAILED for one in result.trials)))
+    model.metadata["framework"] = "TensorFlow"
+    model.metadata["model_type"] = str(best.values.get("model_type", arguments.model_type))
+    model.metadata["best_trial"] = best.id
+    model.metadata["best_step"] = best.final["step"]
+    model.metadata["values"] = dict(best.values)

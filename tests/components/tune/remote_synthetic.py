@@ -1,0 +1,54 @@
+"""A trial's command line on another machine, with a formula in the place of the training.
+
+What it reports it reports as the training does: to hypertune, to stdout, and into metrics.jsonl.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from components.common.step import run_command
+from components.common.termination import termination_noted
+from components.tune.remote_trial import main
+from components.tune.trial_run import write_result
+
+from .synthetic import STEPS, one
+
+WORK = "tests.components.tune.remote_synthetic:learn"
+
+
+def learn(task, stop):
+    folder, model = Path(task.folder), Path(task.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = task.arguments["initial_learning_rate"]
+    if os.environ.get("FAIL_ABOVE") and rate > float(os.environ["FAIL_ABOVE"]):
+        raise RuntimeError("it crashed, as planned")
+    tuner = None
+    if "CLOUD_ML_TRIAL_ID" in os.environ:
+        import hypertune
+
+        tuner = hypertune.HyperTune()
+    evaluations = []
+    with termination_noted() as stopped:
+        for step in range(10, STEPS + 1, 10):
+            time.sleep(0.15)
+            if stopped():
+                break
+            evaluations.append(one(rate, step))
+            value = evaluations[-1]["top_1_accuracy"]
+            print(f"train: step {step}: top_1_accuracy={value:.6g} loss={1 - value:.6g}", flush=True)
+            if tuner:
+                tuner.report_hyperparameter_tuning_metric("top_1_accuracy", value, step)
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in evaluations))
+    if evaluations:
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "saved_model.pb").write_text(str(rate))
+        write_result(folder, {**evaluations[-1], "examples": 100})
+    if stopped():
+        sys.exit(75)
+
+
+if __name__ == "__main__":
+    run_command("trial", lambda: main(sys.argv[1:], WORK))

@@ -1,0 +1,127 @@
+"""A training that is a formula, in the place of the real one: processes, pipes and files are the real ones.
+
+``python -m tests.components.tune.synthetic SETTINGS`` runs a search of them; SETTINGS is JSON.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from components.common.errors import CheckFailedError, InvalidDataError, PipelineError
+from components.common.log import log_event
+from components.common.step import log_error
+from components.common.termination import termination_noted
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.engines.local import LocalSearch
+from components.tune.search_space import read_request
+from components.tune.trial_run import write_result
+
+WORK = "tests.components.tune.synthetic:learn"
+STEPS = 40
+
+
+def accuracy(rate, step):
+    """Best at a rate of 0.02; the higher the rate, the quicker the training."""
+    final = 0.98 - 0.04 * math.log(rate / 0.02) ** 2
+    return max(0.1, final * (1 - math.exp(-6 * step / STEPS)))
+
+
+def learn(task, stop):
+    """Trains: a checkpoint an evaluation, and the faults that the trial's folder asks for."""
+    folder, model = Path(task.folder), Path(task.model)
+    plan = (
+        json.loads((folder.parent / "plan.json").read_text())
+        if (folder.parent / "plan.json").exists()
+        else {}
+    )
+    fault = plan.get(str(task.trial), "")
+    checkpoint = folder / "checkpoint"
+    step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    rate = task.arguments["initial_learning_rate"]
+    pause = plan.get("pause", 0.0)
+    with (folder / "runs.txt").open("a") as file:
+        file.write(f"{os.getpid()} {task.threads} {os.environ.get('CUDA_VISIBLE_DEVICES')} from {step}\n")
+    evaluations = [one(rate, at) for at in range(10, step + 1, 10)]
+    with termination_noted() as stopped:
+        while step < STEPS:
+            step += 10
+            time.sleep(pause)
+            meet(fault, step)
+            evaluations.append(one(rate, step))
+            reason = stop(evaluations)
+            checkpoint.write_text(str(step))
+            if stopped():
+                sys.exit(75)
+            if reason:
+                break
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "saved_model.pb").write_text(str(rate))
+    best = evaluations[-1]
+    write_result(folder, {**best, "examples": 100})
+    if fault == "linger":
+        time.sleep(60)
+
+
+def one(rate, step):
+    value = accuracy(rate, step)
+    return {
+        "step": step,
+        "top_1_accuracy": value,
+        "top_5_accuracy": 1.0,
+        "loss": 1 - value,
+        "train_loss": 0.5,
+    }
+
+
+def meet(fault, step):
+    """Does at the second evaluation what the plan says."""
+    if step != 20 or not fault:
+        return
+    log_event("fault", f"about to meet the fault {fault}")
+    if fault == "crash":
+        raise RuntimeError("it crashed, as planned")
+    if fault == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "nan":
+        raise CheckFailedError("the training loss is not a number any more at step 20")
+    if fault == "data":
+        raise InvalidDataError("an image cannot be decoded", remedy="validate the data")
+    if fault == "hang":
+        time.sleep(600)
+
+
+def search(
+    job_dir, *, tune="initial_learning_rate=log:0.001:0.2", warm=True, silence=60.0, seed=3, **settings
+):
+    """Returns a search of synthetic trials."""
+    return LocalSearch(
+        request=read_request(TuneArguments(tune=tune, **settings)),
+        training=TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none"),
+        dataset=job_dir / "dataset",
+        job_dir=job_dir,
+        seed=seed,
+        data_digest="of the data",
+        silence_limit=silence,
+        warm=warm,
+        work=WORK,
+    )
+
+
+def main():
+    settings = json.loads(sys.argv[1])
+    try:
+        search(Path(settings.pop("job_dir")), **settings).run(lambda _: None)
+    except PipelineError as error:
+        log_error("tune", error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+import json
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import InvalidArgumentError
+from components.common.hyperparameters import TunedParameter
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.search_space import (
+    check_search_space,
+    distributions_of,
+    grid_points,
+    grid_size,
+    point_of,
+    read_request,
+    trial_arguments,
+    values_of,
+)
+
+ORIGINAL = """
+trainingInput:
+  scaleTier: CUSTOM
+  hyperparameters:
+   goal: MAXIMIZE
+   hyperparameterMetricTag: top_1_accuracy
+   maxTrials: 6
+   maxParallelTrials: 3
+   enableTrialEarlyStopping: True
+   params:
+   - parameterName: initial_learning_rate
+     type: DOUBLE
+     minValue: 0.001
+     maxValue: 0.2
+     scaleType: UNIT_LOG_SCALE
+"""
+TRAINING = TrainingArguments(model_type="resnet-18", weights="none", image_size=32, max_steps=100)
+SCALES = ("NONE", "UNIT_LINEAR_SCALE", "UNIT_LOG_SCALE", "UNIT_REVERSE_LOG_SCALE")
+
+
+def request_of(*parameters, **fields):
+    block = {"maxTrials": 5, "params": list(parameters), **fields}
+    return read_request(TuneArguments(hyperparameters=json.dumps(block)))
+
+
+def double(name="initial_learning_rate", low=0.001, high=0.2, scale="UNIT_LOG_SCALE"):
+    return {"parameterName": name, "type": "DOUBLE", "minValue": low, "maxValue": high, "scaleType": scale}
+
+
+def sampled(request, number=4000):
+    """Values drawn by random search, by parameter."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    distributions = distributions_of(request)
+    drawn = [values_of(request, study.ask(distributions).params) for _ in range(number)]
+    return {name: np.array([one[name] for one in drawn]) for name in distributions}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_the_original_algorithms_config_is_read_as_it_stands():
+    request = read_request(TuneArguments(hyperparameters=ORIGINAL))
+    assert (request.max_trials, request.max_parallel_trials, request.early_stopping) == (6, 3, True)
+    assert request.parameters == (
+        TunedParameter("initial_learning_rate", "DOUBLE", 0.001, 0.2, scale="UNIT_LOG_SCALE"),
+    )
+    as_json = json.dumps(yaml.safe_load(ORIGINAL)["trainingInput"]["hyperparameters"])
+    assert read_request(TuneArguments(hyperparameters=as_json)) == request
+
+
+@pytest.mark.parametrize(
+    ("word", "parameter"),
+    [
+        (
+            "initial_learning_rate=log:0.001:0.2",
+            TunedParameter("initial_learning_rate", "DOUBLE", 0.001, 0.2, scale="UNIT_LOG_SCALE"),
+        ),
+        (
+            "--label-smoothing=linear:0:0.5",
+            TunedParameter("label_smoothing", "DOUBLE", 0.0, 0.5, scale="UNIT_LINEAR_SCALE"),
+        ),
+        (
+            "ema = reverse-log:0.9:0.999",
+            TunedParameter("ema", "DOUBLE", 0.9, 0.999, scale="UNIT_REVERSE_LOG_SCALE"),
+        ),
+        ("warmup_steps=0:50", TunedParameter("warmup_steps", "INTEGER", 0, 50)),
+        ("train_batch_size=64,16,32", TunedParameter("train_batch_size", "DISCRETE", values=(16, 32, 64))),
+        (
+            "optimizer_type=adam,momentum",
+            TunedParameter("optimizer_type", "CATEGORICAL", values=("adam", "momentum")),
+        ),
+        (
+            "deterministic=true,false",
+            TunedParameter("deterministic", "CATEGORICAL", values=("true", "false")),
+        ),
+    ],
+)
+def test_short_words_say_the_same_as_a_block(word, parameter):
+    assert read_request(TuneArguments(tune=word)).parameters == (parameter,)
+
+
+def test_flags_go_before_the_block_and_short_words_are_added_to_it():
+    arguments = TuneArguments(
+        hyperparameters=ORIGINAL,
+        tune="weight_decay=log:1e-5:1e-3; train_batch_size=16,32",
+        max_trials=9,
+        max_parallel_trials=2,
+        max_failed_trials=4,
+        trial_early_stopping="off",
+        search_algorithm="random",
+        resume_previous_job_id="before",
+    )
+    request = read_request(arguments)
+    assert [one.name for one in request.parameters] == [
+        "initial_learning_rate",
+        "weight_decay",
+        "train_batch_size",
+    ]
+    assert (request.max_trials, request.max_parallel_trials, request.max_failed_trials) == (9, 2, 4)
+    assert (request.early_stopping, request.algorithm) == (False, "RANDOM_SEARCH")
+    assert request.resume_job == "before"
+
+
+@pytest.mark.parametrize(
+    ("tune", "said"),
+    [
+        ("", "nothing is tuned"),
+        ("learning_rate=log:1:2", "no training argument 'learning_rate'"),
+        ("initial_learning_rate", "has no values"),
+        ("initial_learning_rate=logarithmic:1:2", "the scale 'logarithmic'"),
+        ("initial_learning_rate=log:0:0.1", "UNIT_LOG_SCALE"),
+        ("ema=reverse-log:0:0.9", "UNIT_REVERSE_LOG_SCALE"),
+        ("initial_learning_rate=log:0.2:0.001", "minValue"),
+        ("train_batch_size=16,many", "no number"),
+        ("warmup_steps=0.5:3", "whole number"),
+        ("initial_learning_rate=log:0.1:0.2;initial_learning_rate=log:0.1:0.3", "named once"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_reason(tune, said):
+    with pytest.raises(InvalidArgumentError) as raised:
+        read_request(TuneArguments(tune=tune))
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tune", "said"),
+    [
+        ("label_smoothing=0:1", "label_smoothing may become 1,"),
+        ("model_type=resnet-18,resnet-19", "resnet-19"),
+        ("job_dir=a,b", "every trial has a folder of its own"),
+        # Each is allowed alone.
+        ("warmup_steps=10:90;max_steps=50:200", "a trial may have warmup_steps=90"),
+        (
+            "optimizer_type=adam,momentum;optimizer_arguments=beta1=0.9,momentum=0.8",
+            "a trial may have optimizer_type=adam, optimizer_arguments=momentum=0.8",
+        ),
+    ],
+)
+def test_the_whole_space_is_checked_against_the_training_before_a_trial(tune, said):
+    with pytest.raises(InvalidArgumentError) as raised:
+        check_search_space(read_request(TuneArguments(tune=tune)), TRAINING)
+    assert said in str(raised.value)
+
+
+def test_every_training_argument_but_a_trials_own_can_be_tuned():
+    from dataclasses import fields
+
+    for field in fields(TrainingArguments):
+        if field.name in ("job_dir", "keep_checkpoints"):
+            continue
+        value = getattr(TRAINING, field.name)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        kind = "DISCRETE" if isinstance(value, int | float) and not isinstance(value, bool) else "CATEGORICAL"
+        values = {"discreteValues": [value]} if kind == "DISCRETE" else {"categoricalValues": [text]}
+        request = request_of({"parameterName": field.name, "type": kind, **values})
+        check_search_space(request, TRAINING)
+        [point] = grid_points(request)
+        assert trial_arguments(TRAINING, values_of(request, point)) == TRAINING
+
+
+# What share of draws lies below the value in the middle of the scale, for each scale: a half.
+MIDDLE = {
+    "NONE": lambda low, high: (low + high) / 2,
+    "UNIT_LINEAR_SCALE": lambda low, high: (low + high) / 2,
+    "UNIT_LOG_SCALE": lambda low, high: (low * high) ** 0.5,
+    "UNIT_REVERSE_LOG_SCALE": lambda low, high: low + high - (low * high) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@settings(max_examples=8, deadline=None)
+@given(low=st.floats(1e-6, 10), factor=st.floats(1.5, 1e5))
+def test_each_scale_puts_half_of_the_draws_on_each_side_of_its_middle(scale, low, factor):
+    high = low * factor
+    request = request_of(double("weight_decay", low, high, scale))
+    values = sampled(request, 1500)["weight_decay"]
+    assert low <= values.min() <= values.max() <= high
+    share = (values < MIDDLE[scale](low, high)).mean()
+    # Six standard deviations of a fair coin thrown 1,500 times.
+    assert abs(share - 0.5) < 6 * 0.5 / 1500**0.5
+
+
+def test_the_reverse_log_scale_is_the_log_scale_seen_from_the_other_end():
+    low, high = 0.001, 0.2
+    log = sampled(request_of(double(scale="UNIT_LOG_SCALE")))["initial_learning_rate"]
+    reverse = sampled(request_of(double(scale="UNIT_REVERSE_LOG_SCALE")))["initial_learning_rate"]
+    assert np.allclose(np.sort(low + high - reverse), np.sort(log))
+    # Uniform in the logarithm of the distance from the far end: each decade gets its share.
+    distance = np.log(low + high - reverse)
+    counts, _ = np.histogram(distance, bins=8, range=(np.log(low), np.log(high)))
+    assert counts.min() > 0.75 * len(reverse) / 8
+    assert counts.max() < 1.25 * len(reverse) / 8
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_whole_numbers_reach_both_ends_of_every_scale(scale):
+    space = {"parameterName": "warmup_steps", "type": "INTEGER", "minValue": 1, "maxValue": 64}
+    values = sampled(request_of({**space, "scaleType": scale}))["warmup_steps"]
+    assert values.dtype.kind == "i"
+    assert (values.min(), values.max()) == (1, 64)
+    # Between 1/2 and 65 on a logarithmic scale the middle is 5.7.
+    middle = {"UNIT_LOG_SCALE": 5.5, "UNIT_REVERSE_LOG_SCALE": 59.5}.get(scale, 32.5)
+    assert 0.44 < (values < middle).mean() < 0.56
+
+
+def test_discrete_and_categorical_values_are_equally_likely():
+    request = request_of(
+        {
+            "parameterName": "train_batch_size",
+            "type": "DISCRETE",
+            "discreteValues": [8, 16, 128],
+            "scaleType": "UNIT_LOG_SCALE",
+        },
+        {
+            "parameterName": "optimizer_type",
+            "type": "CATEGORICAL",
+            "categoricalValues": ["adam", "momentum"],
+        },
+    )
+    drawn = sampled(request)
+    for name, values in (("train_batch_size", [8, 16, 128]), ("optimizer_type", ["adam", "momentum"])):
+        found, counts = np.unique(drawn[name], return_counts=True)
+        assert found.tolist() == values
+        assert counts.min() > 0.85 * 4000 / len(values)
+
+
+def test_the_grid_has_every_combination_once():
+    request = request_of(
+        {"parameterName": "warmup_steps", "type": "INTEGER", "minValue": 1, "maxValue": 3},
+        {"parameterName": "optimizer_type", "type": "CATEGORICAL", "categoricalValues": ["adam", "momentum"]},
+        algorithm="GRID_SEARCH",
+    )
+    points = [tuple(values_of(request, point).items()) for point in grid_points(request)]
+    assert len(points) == len(set(points)) == grid_size(request) == 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_value_stands_for_the_point_it_came_from(data):
+    scale = data.draw(st.sampled_from(SCALES))
+    kind = data.draw(st.sampled_from(["DOUBLE", "INTEGER", "DISCRETE"]))
+    if kind == "DISCRETE":
+        numbers = sorted(data.draw(st.sets(st.integers(1, 10**6), min_size=1, max_size=20)))
+        space = {"parameterName": "max_steps", "type": kind, "discreteValues": numbers}
+    else:
+        low = data.draw(st.integers(1, 1000))
+        high = low + data.draw(st.integers(1, 10**6))
+        space = {"parameterName": "max_steps", "type": kind, "minValue": low, "maxValue": high}
+    request = request_of({**space, "scaleType": scale})
+    study = optuna.create_study()
+    point = study.ask(distributions_of(request)).params
+    values = values_of(request, point)
+    assert point_of(request, values)["max_steps"] == pytest.approx(point["max_steps"], rel=1e-9)

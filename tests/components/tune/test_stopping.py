@@ -1,0 +1,90 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.tune.stopping import Curve, StoppingRules, reason_to_stop
+
+STEPS = 100
+
+
+def curve(trial, *values, every=10):
+    return Curve(trial, STEPS, tuple((every * place, value) for place, value in enumerate(values, 1)))
+
+
+def test_the_worse_of_two_is_stopped_at_the_first_rung_with_its_place_in_numbers():
+    better = curve(1, 0.5, 0.6, 0.7)
+    reason = reason_to_stop(curve(2, 0.2, 0.3, 0.3), [better])
+    assert "at 25% of its steps its best 0.3000" in reason
+    assert "number 2 of 2 trials, of which the best 1 go on" in reason
+    assert reason_to_stop(better, [curve(2, 0.2, 0.3, 0.3)]) == ""
+
+
+def test_nothing_is_stopped_before_the_first_rung_or_at_the_end():
+    others = [curve(number, *[0.9] * 10) for number in range(2, 12)]
+    assert reason_to_stop(curve(1, 0.1, 0.1), others) == ""
+    assert reason_to_stop(curve(1, *[0.1] * 10), others) == ""
+
+
+def test_one_that_came_first_is_judged_by_those_that_followed():
+    first = curve(1, 0.3, 0.3, 0.3, 0.3)
+    assert reason_to_stop(first, []) == ""
+    assert "number 2 of 2" in reason_to_stop(first, [curve(2, 0.5, 0.6, 0.6)])
+
+
+def test_a_slow_trial_that_still_rises_goes_before_one_that_has_stopped_rising():
+    flat, rising = curve(1, 0.5, 0.5, 0.5), curve(2, 0.1, 0.3, 0.48)
+    assert reason_to_stop(rising, [flat]) == ""
+    assert reason_to_stop(flat, [rising]) != ""
+
+
+def test_equals_go_on_together():
+    alike = [curve(number, 0.4, 0.5, 0.6) for number in range(1, 7)]
+    assert not any(reason_to_stop(one, [other for other in alike if other is not one]) for one in alike)
+
+
+def test_the_median_rule_needs_five_others_as_far_and_says_the_median():
+    rules = StoppingRules(rungs=())
+    others = [curve(number, 0.5, 0.6, 0.1 * number, 0.1 * number) for number in range(3, 8)]
+    own = curve(9, 0.2, 0.3, 0.3, 0.3)
+    assert reason_to_stop(own, others[:4], rules) == ""
+    reason = reason_to_stop(own, others, rules)
+    assert reason.startswith("median rule: its best up to step 40 is 0.3000, below 0.6000, the median of 5")
+
+
+def test_trials_of_different_lengths_are_compared_at_the_same_share():
+    short = Curve(1, 20, ((5, 0.6), (10, 0.7)))
+    long = Curve(2, 200, ((50, 0.3), (100, 0.4)))
+    assert "at 25% of its steps its best 0.3000" in reason_to_stop(long, [short])
+
+
+@given(
+    finals=st.lists(st.floats(0.2, 0.99), min_size=6, max_size=6, unique=True),
+    speeds=st.lists(st.floats(2, 8), min_size=6, max_size=6),
+)
+def test_six_trials_three_at_a_time_are_never_all_stopped_and_not_all_kept(finals, speeds):
+    curves = [
+        [(step, final * (1 - math.exp(-speed * step / STEPS))) for step in range(10, STEPS + 1, 10)]
+        for final, speed in zip(finals, speeds, strict=True)
+    ]
+    seen: dict[int, list] = {}
+    stopped = set()
+    for batch in ((0, 1, 2), (3, 4, 5)):
+        running = set(batch)
+        for place in range(10):
+            for trial in sorted(running):
+                seen.setdefault(trial, []).append(curves[trial][place])
+                others = [Curve(one, STEPS, tuple(points)) for one, points in seen.items() if one != trial]
+                if reason_to_stop(Curve(trial, STEPS, tuple(seen[trial])), others):
+                    running.discard(trial)
+                    stopped.add(trial)
+    assert 1 <= len(stopped) < 6
+
+
+@pytest.mark.parametrize("rungs", [(0.5,), (0.25, 0.5, 0.75)])
+def test_at_most_the_kept_part_of_many_passes_a_rung_in_the_end(rungs):
+    trials = [curve(number, *[number / 100] * 8) for number in range(20)]
+    rules = StoppingRules(rungs=rungs, fewest_for_median=99)
+    kept = [one for one in trials if not reason_to_stop(one, [o for o in trials if o is not one], rules)]
+    assert [one.trial for one in kept] == list(range(10, 20))

@@ -1,0 +1,121 @@
+"""The tuning of real trainings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import InvalidArgumentError, OutputError
+from components.common.provenance import read_provenance
+from components.common.published_model import publish_model
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.tune import TuningFiles, tune
+
+TRAINING = TrainingArguments(
+    max_steps=4,
+    train_batch_size=4,
+    model_type="resnet-18",
+    weights="none",
+    image_size=32,
+    train_steps_per_eval=1,
+)
+
+
+@pytest.fixture
+def dataset(coloured_dataset, tmp_path):
+    return coloured_dataset(tmp_path / "data")
+
+
+def test_the_best_trials_model_is_what_comes_out(dataset, tmp_path):
+    files = TuningFiles(tmp_path / "job", tmp_path / "model")
+    tuning = TuneArguments(tune="initial_learning_rate=0.0001,0.01", max_trials=2, search_algorithm="grid")
+    result = tune(tuning, TRAINING, dataset, files)
+    assert [trial.values["initial_learning_rate"] for trial in result.trials] == [0.0001, 0.01]
+    best = read_provenance(tmp_path / "model")
+    assert best["arguments"]["initial_learning_rate"] == result.best.values["initial_learning_rate"]
+    for trial in result.trials:
+        folder = tmp_path / "job" / "model" / f"trial_{trial.id}"
+        assert read_provenance(folder)["best_step"] == trial.final["step"]
+        measured = json.loads(
+            (tmp_path / "job" / "trials" / str(trial.id) / "evaluation" / "metrics.json").read_text()
+        )
+        assert measured["top_1_accuracy"] == trial.objective == trial.final["top_1_accuracy"]
+        assert trial.final["examples"] == 6
+        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "job" / "trials.json").read_text())["bestTrialId"] == str(result.best.id)
+    assert "Learning curves" in (tmp_path / "job" / "tuning.html").read_text()
+    # Publishing the best beside the trials keeps them.
+    target = Path(publish_model(tmp_path / "model", str(tmp_path / "job")))
+    assert {path.name for path in target.iterdir()} >= {"saved_model.pb", "trial_1", "trial_2"}
+    publish_model(tmp_path / "model", str(tmp_path / "job"))
+    assert (target / "trial_1" / "saved_model.pb").is_file()
+
+
+def test_a_space_that_the_training_refuses_is_refused_before_anything_is_written(dataset, tmp_path):
+    files = TuningFiles(tmp_path / "job", tmp_path / "model")
+    with pytest.raises(InvalidArgumentError, match="warmup_steps may become 9"):
+        tune(TuneArguments(tune="warmup_steps=0:9"), TRAINING, dataset, files)
+    assert not (tmp_path / "job").exists()
+
+
+def test_trainings_that_all_fail_leave_the_report_and_no_model(dataset, tmp_path):
+    files = TuningFiles(tmp_path / "job", tmp_path / "model")
+    tuning = TuneArguments(tune="train_batch_size=13,14", max_trials=2, search_algorithm="grid")
+    with pytest.raises(InvalidArgumentError, match="2 of 2 trials failed") as raised:
+        tune(tuning, TRAINING, dataset, files)
+    assert "is more than the 12 training images" in raised.value.problem
+    assert not files.model.exists()
+    output = json.loads((tmp_path / "job" / "trials.json").read_text())
+    assert [one["state"] for one in output["trials"]] == ["FAILED", "FAILED"]
+    assert "trials failed" in (tmp_path / "job" / "tuning.html").read_text()
+
+
+def test_nothing_of_others_is_replaced_by_a_model(dataset, tmp_path):
+    (tmp_path / "job" / "model" / "trial_1").mkdir(parents=True)
+    (tmp_path / "job" / "model" / "notes.txt").write_text("mine")
+    (tmp_path / "made").mkdir()
+    with pytest.raises(OutputError, match="is not a model that imgpipe wrote"):
+        publish_model(tmp_path / "made", str(tmp_path / "job"))
+
+
+@pytest.mark.proof
+def test_the_command_line_tunes_the_original_algorithms_config(digits_dataset, tmp_path):
+    config = (
+        "{trainingInput: {hyperparameters: {goal: MAXIMIZE, hyperparameterMetricTag: top_1_accuracy, "
+        "maxTrials: 6, maxParallelTrials: 3, enableTrialEarlyStopping: true, params: [{parameterName: "
+        "initial_learning_rate, type: DOUBLE, minValue: 0.001, maxValue: 0.2, scaleType: UNIT_LOG_SCALE}]}}}"
+    )
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "components.tune",
+            f"--training_data_path={digits_dataset}/train-*",
+            f"--validation_data_path={digits_dataset}/validation-*",
+            f"--job-dir={tmp_path / 'job'}",
+            f"--hyperparameters={config}",
+            "--model_type=resnet-18",
+            "--image_size=32",
+            "--weights=none",
+            "--max_steps=40",
+            "--train_batch_size=32",
+            "--train_steps_per_eval=5",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    output = json.loads((tmp_path / "job" / "trials.json").read_text())
+    assert len(output["trials"]) == 6
+    assert any(one["isTrialStoppedEarly"] for one in output["trials"])
+    best = output["trials"][0]
+    model, theirs = tmp_path / "job" / "model", tmp_path / "job" / "model" / f"trial_{best['trialId']}"
+    variables = "variables/variables.data-00000-of-00001"
+    assert (model / variables).read_bytes() == (theirs / variables).read_bytes()
+    assert best["finalMetric"]["objectiveValue"] == max(
+        one["finalMetric"]["objectiveValue"] for one in output["trials"]
+    )

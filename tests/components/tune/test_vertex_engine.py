@@ -1,0 +1,177 @@
+import json
+import threading
+import time
+
+import pytest
+
+from components.common.dataset import read_manifest
+from components.common.errors import PipelineError
+from components.custom_job.arguments import CustomJobArguments, RunArguments
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.engines.engine import Problem
+from components.tune.engines.vertex import VertexSearch
+from components.tune.search_space import read_request
+from components.tune.trials import SUCCEEDED, best_trial
+from tests.servers.vertex_tuning import start_tuning_server
+
+from .synthetic import STEPS
+
+COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
+
+
+@pytest.fixture
+def server(tmp_path):
+    with start_tuning_server(tmp_path) as held:
+        yield held
+
+
+@pytest.fixture
+def search(server, coloured_dataset, tmp_path):
+    """``search(tune arguments, **job arguments)`` makes one on a small data set."""
+    dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
+
+    def make(command=COMMAND, training=None, job=None, **settings):
+        settings = {
+            "tune": "initial_learning_rate=log:0.001:0.2",
+            "max_trials": 6,
+            "max_parallel_trials": 3,
+            **settings,
+        }
+        problem = Problem(
+            request=read_request(TuneArguments(**settings)),
+            tuning=TuneArguments(**settings),
+            training=training or TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none"),
+            dataset=dataset,
+            manifest=read_manifest(dataset),
+            job_dir=tmp_path / "job",
+        )
+        (tmp_path / "job").mkdir(exist_ok=True)
+        return VertexSearch(
+            problem,
+            CustomJobArguments(vertex_endpoint=server.address, **(job or {})),
+            RunArguments(
+                project="p", region="us-central1", images='{"cpu": "imgpipe-train-cpu:1", "gpu": "g:1"}'
+            ),
+            tmp_path / "gcp_resources",
+            command=command,
+            first_pause=0.1,
+        )
+
+    return make
+
+
+def test_six_trials_are_run_by_vertex_ai_and_read_back_whole(server, search, tmp_path):
+    seen = []
+    trials = search(tune="initial_learning_rate=log:0.0001:0.5").run(lambda now: seen.append(len(now)))
+    assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
+    assert {trial.state for trial in trials} == {SUCCEEDED}
+    for trial in trials:
+        assert 0.0001 <= trial.values["initial_learning_rate"] <= 0.5
+        assert trial.evaluations[0]["loss"] > 0
+        assert trial.model == str(tmp_path / "job" / "model" / f"trial_{trial.id}")
+        assert trial.stop_reason == "" or trial.steps < STEPS
+    stopped = [trial for trial in trials if trial.stop_reason]
+    assert stopped
+    assert "Vertex AI's median rule stopped it at step" in stopped[0].stop_reason
+    best = best_trial(trials)
+    assert best.objective == max(trial.objective for trial in trials)
+    assert seen[-1] == 6
+    [job] = server.created("hyperparameterTuningJobs")
+    assert job.name in (tmp_path / "gcp_resources").read_text()
+
+
+def test_the_request_has_everything_that_was_asked_for(server, search):
+    made = search(
+        max_failed_trials=2,
+        job={
+            "train_machine_type": "g2-standard-8",
+            "train_strategy": "spot",
+            "service_account": "trainer@p.iam.gserviceaccount.com",
+            "network": "projects/1/global/networks/n",
+            "encryption_key": "projects/p/locations/us-central1/keyRings/k/cryptoKeys/c",
+            "labels": '{"team": "flowers"}',
+        },
+    )
+    made.run(lambda _: None)
+    [job] = server.created("hyperparameterTuningJobs")
+    assert (job.max_trial_count, job.parallel_trial_count, job.max_failed_trial_count) == (6, 3, 2)
+    assert "median_automated_stopping_spec" in job.study_spec
+    spec = job.trial_job_spec
+    assert spec.worker_pool_specs[0].machine_spec.machine_type == "g2-standard-8"
+    assert spec.worker_pool_specs[0].container_spec.image_uri == "g:1"
+    assert spec.scheduling.strategy.name == "SPOT"
+    assert spec.service_account == "trainer@p.iam.gserviceaccount.com"
+    assert spec.network == "projects/1/global/networks/n"
+    assert job.encryption_spec.kms_key_name.endswith("cryptoKeys/c")
+    assert job.labels["team"] == "flowers"
+    words = list(spec.worker_pool_specs[0].container_spec.args)
+    assert not any("initial_learning_rate" in word for word in words)
+    assert f"--max_steps={STEPS}" in words
+
+
+def test_a_step_that_is_started_again_follows_the_same_job(server, search, tmp_path):
+    first = search()
+    thread = threading.Thread(target=lambda: first.run(lambda _: None), daemon=True)
+    thread.start()
+    while not (tmp_path / "gcp_resources").exists():
+        time.sleep(0.02)
+    again = search().run(lambda _: None)
+    (tmp_path / "gcp_resources").unlink()
+    # Even if it was killed before it could write which job it had started.
+    once_more = search().run(lambda _: None)
+    thread.join()
+    assert len(server.created("hyperparameterTuningJobs")) == 1
+    assert [trial.values for trial in again] == [trial.values for trial in once_more]
+
+
+def test_too_many_failed_trials_end_the_job(search, monkeypatch):
+    monkeypatch.setenv("FAIL_ABOVE", "0.0001")
+    with pytest.raises(PipelineError, match="exit status 70"):
+        search(max_failed_trials=2).run(lambda _: None)
+
+
+def test_being_told_to_stop_cancels_the_job(server, search):
+    class Told(BaseException):
+        pass
+
+    def look(trials):
+        if any(trial.evaluations for trial in trials):
+            raise Told
+
+    with pytest.raises(Told):
+        search().run(look)
+    [job] = server.created("hyperparameterTuningJobs")
+    assert job.state.name == "JOB_STATE_CANCELLED"
+    deadline = time.monotonic() + 20
+    while any(process.poll() is None for process in server.processes.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.proof
+def test_real_trainings_are_tuned_by_the_real_command(server, search, tmp_path):
+    training = TrainingArguments(
+        max_steps=4,
+        train_batch_size=4,
+        model_type="resnet-18",
+        weights="none",
+        image_size=32,
+        train_steps_per_eval=1,
+    )
+    made = search(
+        command=("python", "-m", "components.tune.remote_trial"),
+        training=training,
+        max_trials=2,
+        max_parallel_trials=1,
+        tune="initial_learning_rate=log:0.001:0.01; train_batch_size=2,4",
+    )
+    trials = made.run(lambda _: None)
+    assert [trial.state for trial in trials] == [SUCCEEDED] * 2, server.logs
+    for trial in trials:
+        provenance = json.loads(
+            (tmp_path / "job" / "model" / f"trial_{trial.id}" / "provenance.json").read_text()
+        )
+        assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
+        assert trial.objective is not None
+        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
