@@ -11,9 +11,7 @@ def test_images_and_shards_in_a_bucket_become_a_checked_model_and_the_shards_ano
         cloud.put(f"photos/{path.parent.name}/{path.name}", path.read_bytes())
     small = [*SMALL, "--train-batch-size", "4"]
     data = f"gs://{BUCKET}/shards"
-    first = run_imgpipe(
-        tmp_path / "first", "--images", f"gs://{BUCKET}/photos", "--output-dir", data, *small
-    )
+    first = run_imgpipe(tmp_path / "first", "--images", f"gs://{BUCKET}/photos", "--output-dir", data, *small)
     assert first.status == 0, first.shown
     assert {name.split("-")[0] for name in cloud.contents("shards/")} >= {"train", "validation"}
     patterns = ["--training-data-path", f"{data}/train-*", "--validation-data-path", f"{data}/validation-*"]
