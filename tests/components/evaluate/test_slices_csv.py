@@ -183,3 +183,16 @@ def test_an_evaluation_without_slices_does_not_pass_a_bound_on_them(tmp_path):
 def test_a_bound_on_slices_without_slices_is_refused_at_once():
     with pytest.raises(InvalidArgumentError, match=r"min_slice_accuracy=0.5 is given without slices_csv"):
         GateArguments(min_slice_accuracy=0.5)
+
+
+def test_a_local_run_refuses_the_file_before_anything_is_trained(tmp_path):
+    from click.testing import CliRunner
+
+    from pipelines.cli import imgpipe
+
+    words = ["run", "--job-dir", str(tmp_path / "run"), "--slices-csv"]
+    for file in (str(tmp_path / "none.csv"), written(tmp_path, "a.png,front\n")):
+        result = CliRunner().invoke(imgpipe, [*words, file])
+        assert result.exit_code in (65, 66)
+        assert "slices" in result.output + result.stderr or "none.csv" in result.output + result.stderr
+    assert not (tmp_path / "run").exists()
