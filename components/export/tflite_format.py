@@ -32,10 +32,12 @@ def convert_to_tflite(
     def one(images: Any) -> dict[str, Any]:
         return {PROBABILITIES: network(images)}
 
+    function = one.get_concrete_function()
     module = tf.Module()
-    module.network, module.one = network, one
+    # Without the variables it could not be saved on the way, and the converter would drop the signature.
+    module.function, module.network_variables = one, list(function.variables)
     with native_output_held_back():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([one.get_concrete_function()], module)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
         if calibration is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([image[None]] for image in calibration)
@@ -53,6 +55,7 @@ class TFLiteModel:
             # converter's version, and there already.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
             interpreter = tf.lite.Interpreter(model_content=content, num_threads=usable_threads())
+            interpreter.allocate_tensors()
             self._run = interpreter.get_signature_runner(DEFAULT_SIGNATURE)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
