@@ -39,6 +39,8 @@ class ServedModel:
     def network(self) -> Any:
         """The network behind the decoding: a function of uint8 [n, size, size, 3] to float32 [n, N].
 
+        It works as long as this object lives.
+
         Raises:
             MissingInputError: if the model was written before it was kept.
         """
