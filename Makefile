@@ -56,10 +56,10 @@ check-compiled: env
 # One resolution for all supported Pythons. What runs is held to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra beam --extra test --group develop \
+		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra beam --extra test --group develop \
 		pyproject.toml -o $(LOCKS)/develop-cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra serve --group build -c $(LOCKS)/develop-cpu.txt \
+		--no-header --extra cpu --extra serve --extra onnx --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
 
 bench: env

@@ -122,7 +122,7 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
         values: The job's arguments.
         on_this_machine: Whether local paths are paths of this machine, and not of a pod.
     """
-    for name in (*_PATTERNS, "images", "labels_file"):
+    for name in (*_PATTERNS, "images", "labels_file", "slices_csv"):
         value = str(values.get(name) or "")
         subject = f"--{name}"
         if not value:

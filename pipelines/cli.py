@@ -22,6 +22,7 @@ from components.common.errors import (
 )
 from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
+from components.evaluate.slices_csv import read_slices_csv
 from components.serve.arguments import ServeArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
@@ -294,6 +295,9 @@ def _run(
         request = read_request(from_values(TuneArguments, parameters))
         check_search_space(request, from_values(TrainingArguments, parameters))
     _check_texts(parameters)
+    if parameters.get("slices_csv"):
+        # Evaluate reads it, which comes after the training.
+        read_slices_csv(parameters["slices_csv"])
     with claimed(folder):
         return folder, _run_into(pipeline, folder, given, recipe, parameters, console)
 

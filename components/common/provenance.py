@@ -1,6 +1,7 @@
 """The two small files beside a SavedModel that say where it came from and how to deploy it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from components.common.errors import MissingInputError
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
+# Holds the model in further formats; servers of a SavedModel take no notice of it.
+FORMATS_FOLDER = "formats"
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
@@ -51,6 +54,30 @@ def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "")
     }
     text = yaml.safe_dump(config, sort_keys=False)
     (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
+    """Lists further formats of a model in its two files.
+
+    Args:
+        folder: Of the model.
+        formats: Each with ``format``, its name, ``file``, relative to the folder, and what else is known of
+            it. In ``provenance.json`` that is ``formats``; in ``deployment_config.yaml`` each has ``format``
+            and ``deploymentUri``.
+
+    Raises:
+        MissingInputError: if one of the files is not there.
+    """
+    write_provenance(folder, {**read_provenance(folder), "formats": [dict(one) for one in formats]})
+    path = folder / DEPLOYMENT_CONFIG_NAME
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["formats"] = [{"format": one["format"], "deploymentUri": one["file"]} for one in formats]
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        raise MissingInputError(
+            f"cannot read {str(path)!r}: {error}", remedy="give the model folder that the train step wrote"
+        ) from None
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
 def version_of_tensorflow() -> str:

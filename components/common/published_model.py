@@ -10,12 +10,12 @@ from components.common import cloud_storage
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import MissingInputError, OutputError
 from components.common.folders import CloudFolder
-from components.common.provenance import DEPLOYMENT_CONFIG_NAME, PROVENANCE_NAME
+from components.common.provenance import DEPLOYMENT_CONFIG_NAME, FORMATS_FOLDER, PROVENANCE_NAME
 from components.common.storage import absolute_location, joined, publish_folder
 
 MODEL_FOLDER = "model"
 SAVED_MODEL_NAME = "saved_model.pb"
-# What a model folder of ours holds: TensorFlow's files and our two.
+# What a model folder of ours holds: TensorFlow's files, our two, and further formats.
 _NAMES = {
     SAVED_MODEL_NAME,
     "fingerprint.pb",
@@ -23,6 +23,7 @@ _NAMES = {
     "assets",
     DEPLOYMENT_CONFIG_NAME,
     PROVENANCE_NAME,
+    FORMATS_FOLDER,
 }
 
 

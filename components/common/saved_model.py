@@ -12,6 +12,8 @@ from components.common.served_images.decode import decode_image_file
 LABELS_ASSET = "labels.txt"
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
+# Input and output of the network behind the decoding, in other formats than this.
+IMAGES, PROBABILITIES = "images", "probabilities"
 # Classes that the signature with names answers with, or all if there are fewer.
 TOP_LABELS = 5
 
@@ -40,7 +42,14 @@ class _ServingModel(tf.Module):
             tf.TensorSpec([None], tf.string, name="key"),
         ]
 
-        # A function of its own, so that the signatures share one copy of the network.
+        # A function of its own, so that the signatures share one copy of the network. Other formats are made
+        # of it: there, decoding is the application's.
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)]
+        )
+        def probabilities_of_pixels(images: Any) -> Any:
+            return probabilities_from(logits(images, training=False))
+
         @tf.function(input_signature=signature)
         def probabilities_of(image_bytes: Any, key: Any) -> Any:
             # A key less than images would pass unnoticed and shift every answer after it.
@@ -53,7 +62,7 @@ class _ServingModel(tf.Module):
                 fn_output_signature=tf.uint8,
             )
             images.set_shape([None, image_size, image_size, 3])
-            return probabilities_from(logits(images, training=False))
+            return probabilities_of_pixels(images)
 
         @tf.function(input_signature=signature)
         def serve(image_bytes: Any, key: Any) -> dict[str, Any]:
@@ -74,6 +83,7 @@ class _ServingModel(tf.Module):
                 "probabilities": best.values,
             }
 
+        self.probabilities_of_pixels = probabilities_of_pixels
         self.serve = serve
         self.serve_labels = serve_labels
 
@@ -89,6 +99,9 @@ def write_saved_model(
     [n, N]). It is that of Google's built-in algorithm. The signature ``top_labels`` takes the same and
     returns the k = min(5, N) most probable classes, the most probable first: ``classes`` (int64 [n, k]),
     ``key``, ``labels`` (string [n, k], their names) and ``probabilities`` (float32 [n, k]).
+
+    The function ``probabilities_of_pixels``, which is no signature, is the network behind the decoding: uint8
+    [n, size, size, 3] -> ``probabilities``.
 
     Images are decoded as ``served_images`` says: as the convert step would have prepared them.
 

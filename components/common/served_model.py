@@ -35,6 +35,28 @@ class ServedModel:
         self.signatures = dict(loaded.signatures)
         self.labels = labels
 
+    @property
+    def network(self) -> Any:
+        """The network behind the decoding: a function of uint8 [n, size, size, 3] to float32 [n, N].
+
+        It works as long as this object lives.
+
+        Raises:
+            MissingInputError: if the model was written before it was kept.
+        """
+        try:
+            return self._loaded.probabilities_of_pixels
+        except AttributeError:
+            raise MissingInputError(
+                "the SavedModel holds no network apart from the decoding of images",
+                remedy="train the model again with this version of imgpipe",
+            ) from None
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the network takes; errors as for ``network``."""
+        return int(self.network.concrete_functions[0].inputs[0].shape[1])
+
     def predict(self, images: Sequence[bytes]) -> Prediction:
         """Returns the answers for image files, in their order.
 

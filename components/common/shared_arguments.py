@@ -119,3 +119,13 @@ def deploy_target() -> Any:
         "endpoint of Vertex AI.",
         choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
     )
+
+
+def slices_csv() -> Any:
+    """The file that says to which slices images belong."""
+    return argument(
+        "",
+        "CSV file, local or gs://, that divides the images by something other than their labels, e.g. the "
+        "camera: its first line names the columns, path,camera,light; path is the image's path as the data "
+        "set has it. Accuracy is reported for each value of each column. Empty = by format and size alone.",
+    )

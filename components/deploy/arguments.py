@@ -96,4 +96,9 @@ class DeployArguments:
 
     def resolved_name(self) -> str:
         """Returns the deployment's name."""
-        return self.deploy_name or self.deploy_dir.rstrip("/").rpartition("/")[2]
+        return deployment_name(self.deploy_name, self.deploy_dir)
+
+
+def deployment_name(deploy_name: str, deploy_dir: str) -> str:
+    """Returns the name of a deployment: as given, otherwise the last part of its folder."""
+    return deploy_name or deploy_dir.rstrip("/").rpartition("/")[2]

@@ -1,7 +1,26 @@
 """What a deployment came to, whatever its target."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
+
+
+class DeploymentPlace(Protocol):
+    """What tells where a model is deployed; arguments of several steps say it."""
+
+    @property
+    def namespace(self) -> str:
+        """Of the InferenceService; empty = the pod's."""
+
+    @property
+    def project(self) -> str:
+        """Of Google Cloud."""
+
+    @property
+    def region(self) -> str:
+        """Of Vertex AI."""
+
+    def resolved_name(self) -> str:
+        """Returns the name of the InferenceService, or of the model and the endpoint."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from kubernetes import client, config
 
-from components.common.errors import CheckFailedError, MissingInputError, OutputError, UnavailableError
+from components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    MissingInputError,
+    OutputError,
+    UnavailableError,
+)
 from components.common.log import log_event
 from components.common.model_digest import model_digest
 from components.common.shared_arguments import KSERVE_TARGET
 from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment
+from components.deploy.deployment import Deployment, DeploymentPlace
 from components.deploy.upload import uploaded_model
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
@@ -24,6 +31,7 @@ _DIGEST = "imgpipe/model-digest"
 _PREVIOUS = "imgpipe/previous"
 _POLL_SECONDS = 2.0
 _CONFLICT = 409
+_HALF = 50
 _TRIES = 5
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -83,14 +91,57 @@ def deploy_to_kserve(
     return _deployment(services, ready, arguments, digest, changed=True)
 
 
+def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | None = None) -> str:
+    """Returns the storage URI of the model that answers most requests of the InferenceService.
+
+    With a canary of at most half of the traffic, or while a new revision is not ready, that is the model
+    before.
+
+    Args:
+        place: ``namespace`` and name of the service.
+        api_client: Of the cluster; None = that of the pod, or of the kubeconfig file.
+
+    Raises:
+        MissingInputError: if there is no such service, or none that serves.
+        OutputError: if it is not one that imgpipe made.
+        UnavailableError: if the cluster refuses.
+        InterruptedRunError: if the cluster cannot be reached.
+    """
+    services = _Services(api_client, place)
+    where = f"{services.namespace}/{services.name}"
+    try:
+        service = services.get()
+    except urllib3.exceptions.HTTPError as error:
+        raise InterruptedRunError(
+            f"the cluster cannot be reached: {type(error).__name__}",
+            where=where,
+            remedy="start the step again; is the cluster's address in the kubeconfig file right?",
+        ) from None
+    if service is None:
+        raise MissingInputError(
+            f"there is no InferenceService {where}", remedy="nothing is to be done if this is the first model"
+        )
+    services.check_ours(service)
+    spec, previous = service["spec"], _previous_of(service)
+    state, reason = _state(service)
+    share = spec.get("predictor", {}).get("canaryTrafficPercent", 100)
+    if previous is not None and (state != "ready" or share <= _HALF):
+        spec = previous
+    elif state != "ready":
+        raise MissingInputError(
+            f"the InferenceService {where} does not serve: {reason}", remedy="see the predictor's log"
+        )
+    return _storage_of(spec)
+
+
 class _Services:
     """The InferenceServices of one name: there is one or none."""
 
-    def __init__(self, api_client: client.ApiClient | None, arguments: DeployArguments) -> None:
+    def __init__(self, api_client: client.ApiClient | None, place: DeploymentPlace) -> None:
         self._api = client.CustomObjectsApi(api_client or _default_client())
-        self.name = arguments.resolved_name()
-        self.namespace = arguments.namespace or _own_namespace()
-        self._place = {
+        self.name = place.resolved_name()
+        self.namespace = place.namespace or _own_namespace()
+        self._path = {
             "group": _GROUP,
             "version": _VERSION,
             "plural": _PLURAL,
@@ -99,7 +150,7 @@ class _Services:
 
     def get(self) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = self._api.get_namespaced_custom_object(name=self.name, **self._place)
+            found: dict[str, Any] = self._api.get_namespaced_custom_object(name=self.name, **self._path)
         except client.ApiException as error:
             if error.status == 404:
                 return None
@@ -113,7 +164,7 @@ class _Services:
             "metadata": {"name": self.name, "labels": _MANAGED_BY, "annotations": annotations},
             "spec": spec,
         }
-        self._call(lambda: self._api.create_namespaced_custom_object(body=body, **self._place))
+        self._call(lambda: self._api.create_namespaced_custom_object(body=body, **self._path))
         log_event("service_made", f"deploy: InferenceService {self.namespace}/{self.name} is made")
 
     def replace(self, spec: dict[str, Any], annotations: dict[str, str]) -> None:
@@ -129,7 +180,7 @@ class _Services:
             body["spec"] = spec
             body["metadata"].setdefault("annotations", {}).update(annotations)
             try:
-                self._api.replace_namespaced_custom_object(name=self.name, body=body, **self._place)
+                self._api.replace_namespaced_custom_object(name=self.name, body=body, **self._path)
             except client.ApiException as error:
                 if error.status != _CONFLICT or attempt == _TRIES - 1:
                     raise self._refused(error) from None
@@ -140,7 +191,7 @@ class _Services:
                 return
 
     def delete(self) -> None:
-        self._call(lambda: self._api.delete_namespaced_custom_object(name=self.name, **self._place))
+        self._call(lambda: self._api.delete_namespaced_custom_object(name=self.name, **self._path))
 
     def check_ours(self, service: dict[str, Any]) -> None:
         labels = service["metadata"].get("labels") or {}

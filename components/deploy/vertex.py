@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google.auth
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import Credentials
+from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2, json_format, struct_pb2
 
-from components.common.errors import CheckFailedError, InterruptedRunError, UnavailableError
+from components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    MissingInputError,
+    UnavailableError,
+)
 from components.common.log import log_event
 from components.common.model_digest import model_digest
 from components.common.probe_image import probe_image
 from components.common.shared_arguments import VERTEX_TARGET
 from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment
+from components.deploy.deployment import Deployment, DeploymentPlace
 from components.deploy.traffic import shares_with
 from components.deploy.upload import VERSION, uploaded_model
 
@@ -96,7 +103,55 @@ def deploy_to_vertex(
     )
 
 
-def _clients(arguments: DeployArguments, credentials: Credentials | None, api_endpoint: str) -> _Clients:
+def served_by_vertex(
+    place: DeploymentPlace, *, credentials: Credentials | None = None, api_endpoint: str = ""
+) -> str:
+    """Returns where the model lies that answers most requests of the endpoint; of equal ones, the oldest.
+
+    Args:
+        place: ``project``, ``region`` and name of the endpoint.
+        credentials: None = the application's default ones.
+        api_endpoint: Of the service; empty = the region's.
+
+    Raises:
+        MissingInputError: if there is no endpoint of the name, or no model gets its requests.
+        UnavailableError: if Vertex AI refuses, or there are no credentials.
+        InterruptedRunError: if it cannot be reached.
+    """
+    clients = _clients(place, credentials, api_endpoint)
+    name = place.resolved_name()
+    with _explained(place):
+        endpoint = _found_endpoint(clients, place)
+        if endpoint is None:
+            raise MissingInputError(
+                f"there is no endpoint {name!r}",
+                where=_parent(place),
+                remedy="nothing is to be done if this is the first model",
+            )
+        serving = max(
+            (one for one in endpoint.deployed_models if endpoint.traffic_split.get(one.id)),
+            key=lambda one: (endpoint.traffic_split[one.id], -one.create_time.timestamp()),
+            default=None,
+        )
+        if serving is None:
+            raise MissingInputError(
+                f"no model gets the requests of the endpoint {name!r}",
+                where=endpoint.name,
+                remedy="nothing is to be done if this is the first model",
+            )
+        version = f"@{serving.model_version_id}" if serving.model_version_id else ""
+        return str(clients.models.get_model(name=f"{_resource(serving.model)}{version}").artifact_uri)
+
+
+def _clients(arguments: DeploymentPlace, credentials: Credentials | None, api_endpoint: str) -> _Clients:
+    if credentials is None:
+        try:
+            credentials, _ = google.auth.default()
+        except DefaultCredentialsError:
+            raise UnavailableError(
+                "there are no credentials for Google Cloud here",
+                remedy="give the step's service account access to Vertex AI",
+            ) from None
     options = ClientOptions(api_endpoint=api_endpoint or f"{arguments.region}-aiplatform.googleapis.com")
     settings = {"credentials": credentials, "client_options": options, "transport": "rest"}
     return _Clients(
@@ -106,7 +161,7 @@ def _clients(arguments: DeployArguments, credentials: Credentials | None, api_en
     )
 
 
-def _parent(arguments: DeployArguments) -> str:
+def _parent(arguments: DeploymentPlace) -> str:
     return f"projects/{arguments.project}/locations/{arguments.region}"
 
 
@@ -169,12 +224,17 @@ def _uploaded(clients: _Clients, arguments: DeployArguments, digest: str, locati
     return clients.models.get_model(name=f"{_resource(result.model)}@{result.model_version_id}")
 
 
+def _found_endpoint(clients: _Clients, place: DeploymentPlace) -> Any | None:
+    """Returns the endpoint of the deployment's name, the oldest if there are several; None if none is."""
+    endpoints = clients.endpoints.list_endpoints(
+        request={"parent": _parent(place), "filter": f'display_name="{place.resolved_name()}"'}
+    )
+    return min(endpoints, key=lambda one: (one.create_time.timestamp(), one.name), default=None)
+
+
 def _endpoint(clients: _Clients, arguments: DeployArguments) -> Any:
     name = arguments.resolved_name()
-    endpoints = clients.endpoints.list_endpoints(
-        request={"parent": _parent(arguments), "filter": f'display_name="{name}"'}
-    )
-    found = min(endpoints, key=lambda one: (one.create_time.timestamp(), one.name), default=None)
+    found = _found_endpoint(clients, arguments)
     if found is not None:
         return found
     operation = clients.endpoints.create_endpoint(
@@ -300,7 +360,7 @@ def _message(error: exceptions.GoogleAPICallError) -> str:
 
 
 @contextmanager
-def _explained(arguments: DeployArguments) -> Iterator[None]:
+def _explained(arguments: DeploymentPlace) -> Iterator[None]:
     where = _parent(arguments)
     try:
         yield

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
+from components.common.arguments import argument, check_fields, same_argument
 from components.common.dataset import TEST, VALIDATION
 from components.common.storage import absolute_location
+from components.deploy.arguments import DeployArguments, deployment_name
 
 AUTO = "auto"
 NO_CHAMPION = "none"
@@ -25,9 +26,16 @@ class EvaluateArguments:
         AUTO,
         "The model that serves now, to be measured on the same images: a folder, local or gs://, that holds "
         "saved_model.pb, or one with numbered versions, of which the highest counts. auto = the newest "
-        "version in a local deploy_dir, if there is one; none = nothing to compare with.",
+        "version in a local deploy_dir, or for kserve and vertex the model that answers most requests of the "
+        "deployment, if there is one; none = nothing to compare with.",
     )
     deploy_dir: str = shared_arguments.deploy_dir()
+    deploy_target: str = shared_arguments.deploy_target()
+    deploy_name: str = same_argument(DeployArguments, "deploy_name")
+    namespace: str = same_argument(DeployArguments, "namespace")
+    project: str = same_argument(DeployArguments, "project")
+    region: str = same_argument(DeployArguments, "region")
+    slices_csv: str = shared_arguments.slices_csv()
 
     def __post_init__(self) -> None:
         """Checks every value.
@@ -38,3 +46,8 @@ class EvaluateArguments:
         check_fields(self)
         absolute_location(self.champion)
         absolute_location(self.deploy_dir)
+        absolute_location(self.slices_csv)
+
+    def resolved_name(self) -> str:
+        """Returns the deployment's name."""
+        return deployment_name(self.deploy_name, self.deploy_dir)

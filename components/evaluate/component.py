@@ -8,6 +8,8 @@ from components.evaluate.arguments import EvaluateArguments
 
 # A user interface draws a matrix of more classes as noise, and its JSON outgrows a metadata store.
 _LARGEST_MATRIX = 100
+# Likewise a list of metrics; metrics.json and the report have all slices.
+_MOST_SLICES = 50
 
 
 def evaluate(
@@ -25,8 +27,8 @@ def evaluate(
         dataset: What the convert step made.
         model: What the train step made.
         metrics: Top-1 and top-5 accuracy, loss, expected calibration error and number of images; with a
-            champion, its accuracy and the difference with its 95 % confidence interval. With multi_label mean
-            average precision and F1, and no calibration error.
+            champion, its accuracy and the difference with its 95 % confidence interval; with slices_csv the
+            accuracy of each slice. With multi_label mean average precision and F1, and no calibration error.
         classification_metrics: The confusion matrix (up to 100 classes; none with multi_label).
         report: A page with accuracy, learning curve, precision and recall of each class, calibration,
             accuracy by slice, comparison with the champion, confusion matrix, the worst mistakes with their
@@ -47,6 +49,8 @@ def evaluate(
     metrics.log_metric("examples", float(result.examples))
     if found.calibration is not None:
         metrics.log_metric("expected_calibration_error", found.calibration.expected_calibration_error)
+    for one in [one for one in found.slices if one.given][:_MOST_SLICES]:
+        metrics.log_metric(f"top_1_accuracy, {one.name} = {one.value}", one.top_1_accuracy)
     if found.comparison is not None:
         metrics.log_metric("champion_top_1_accuracy", found.comparison.champion_top_1_accuracy)
         metrics.log_metric("difference", found.comparison.difference)

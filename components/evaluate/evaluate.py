@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,20 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.cloud_storage import is_cloud_path
 from components.common.dataset import Manifest, Split, read_manifest
 from components.common.errors import InvalidDataError
 from components.common.local_dataset import local_dataset
 from components.common.log import Progress, log_event, log_result
-from components.common.model_versions import local_model, version_folders
 from components.common.provenance import read_provenance
 from components.common.records import ImageRecord, label_to_class
 from components.common.reference_answers import EVALUATION_NAME, write_reference
 from components.common.served_model import ServedModel, check_labels, load_served_model
 from components.common.split_records import record_place, split_records
-from components.common.storage import local_path
-from components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
+from components.evaluate.arguments import EvaluateArguments
 from components.evaluate.calibration import Calibration, measure_calibration
+from components.evaluate.champion import champion_folder
 from components.evaluate.comparison import Comparison, compare, compare_right
 from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
 from components.evaluate.multi_label_metrics import (
@@ -37,6 +34,7 @@ from components.evaluate.multi_label_metrics import (
 )
 from components.evaluate.report import Mistake, evaluation_report
 from components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
+from components.evaluate.slices_csv import read_slices_csv
 
 _MISTAKES_SHOWN = 24
 _BATCH_SIZE = 32
@@ -134,20 +132,20 @@ def evaluate(
 
     Raises:
         InvalidDataError: if the data has a label that the model does not know, there is no image in the
-            split, one cannot be decoded (which one is said), or the data is multi-label and the model is
-            not, or the other way round.
+            split, one cannot be decoded (which one is said), the data is multi-label and the model is not,
+            or the other way round, or ``slices_csv`` is of another form or names no image.
         MissingInputError: if a model or the data set is not there.
         CheckFailedError: if a model is damaged.
     """
     arguments = arguments or EvaluateArguments()
-    with _champion_folder(arguments) as champion_folder, local_dataset(dataset_folder) as local_folder:
-        return _evaluate(local_folder, model_folder, champion_folder, files, arguments)
+    with champion_folder(arguments) as champion, local_dataset(dataset_folder) as local_folder:
+        return _evaluate(local_folder, model_folder, champion, files, arguments)
 
 
 def _evaluate(
     dataset_folder: Path,
     model_folder: Path,
-    champion_folder: Path | None,
+    champion: Path | None,
     files: EvaluationFiles,
     arguments: EvaluateArguments,
 ) -> Evaluation:
@@ -163,7 +161,9 @@ def _evaluate(
             where=str(dataset_folder),
             remedy=f"give images for the {arguments.evaluation_split} split",
         )
-    answers = _predict(model, dataset_folder, split, class_of, manifest)
+    reader = SliceReader(manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None)
+    answers = _predict(model, dataset_folder, split, class_of, manifest, reader)
+    _check_matched(reader, split, arguments)
     evaluation = Evaluation(
         labels=model.labels,
         split=arguments.evaluation_split,
@@ -176,8 +176,9 @@ def _evaluate(
         slices=measure_slices(
             [some for some, judged in zip(answers.slices, answers.judged, strict=True) if judged],
             answers.right[answers.judged],
+            reader.given_names,
         ),
-        comparison=_comparison(champion_folder, model, dataset_folder, split, class_of, manifest, answers),
+        comparison=_comparison(champion, model, dataset_folder, split, class_of, manifest, answers),
     )
     _log(evaluation)
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +201,25 @@ def _evaluate(
     return evaluation
 
 
+def _check_matched(reader: SliceReader, split: Split, arguments: EvaluateArguments) -> None:
+    """Refuses a file of slices that names no image of the split, and tells how many images it leaves out."""
+    if not arguments.slices_csv or reader.matched == split.examples:
+        return
+    if not reader.matched:
+        raise InvalidDataError(
+            f"no path of the file is that of an image of the {arguments.evaluation_split} split",
+            where=arguments.slices_csv,
+            remedy="write the paths as the data set has them in image/filename: as in train_csv, or relative "
+            "to the folder images",
+        )
+    log_event(
+        "slices_incomplete",
+        f"evaluate: {arguments.slices_csv} says nothing of {split.examples - reader.matched:,} of "
+        f"{split.examples:,} images; they are in none of its slices",
+        severity="WARNING",
+    )
+
+
 def _check_kind(manifest: Manifest, provenance: dict[str, Any], *, where: str) -> None:
     """Refuses to measure a model on data of the other kind: its probabilities mean something else."""
     multi_label = bool(provenance.get("multi_label", False))
@@ -211,35 +231,6 @@ def _check_kind(manifest: Manifest, provenance: dict[str, Any], *, where: str) -
             where=where,
             remedy=f"convert the data with multi_label={str(multi_label).lower()}, or name another model",
         )
-
-
-@contextmanager
-def _champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
-    """Yields the local folder of the model to compare with; None if there is none.
-
-    Raises:
-        MissingInputError: if one is named and not there.
-        InterruptedRunError: if it is to be fetched from Cloud Storage, which cannot be reached.
-    """
-    if arguments.champion not in (AUTO, NO_CHAMPION):
-        with local_model(arguments.champion) as folder:
-            yield folder
-        return
-    if arguments.champion == NO_CHAMPION or not arguments.deploy_dir:
-        yield None
-        return
-    if is_cloud_path(arguments.deploy_dir):
-        # Models lie there under their digests: the service alone knows which of them serves.
-        log_event(
-            "no_champion",
-            f"evaluate: champion=auto finds no model in {arguments.deploy_dir!r}: nothing is compared with; "
-            "name the folder of the model that serves as champion",
-            severity="WARNING",
-        )
-        yield None
-        return
-    versions = version_folders(local_path(arguments.deploy_dir))
-    yield versions[max(versions)] if versions else None
 
 
 def _classes_by_label(model: ServedModel, manifest: Manifest, *, where: str) -> NDArray[np.int64]:
@@ -278,7 +269,7 @@ def _comparison(
     champion = load_served_model(folder)
     check_labels(champion, challenger.labels, where=str(folder))
     log_event("champion", f"evaluate: the champion is {folder}")
-    theirs = _predict(champion, dataset_folder, split, class_of, manifest)
+    theirs = _predict(champion, dataset_folder, split, class_of, manifest, SliceReader(manifest))
     if answers.is_multi_label:
         return compare_right(theirs.right[answers.judged], answers.right[answers.judged])
     return compare(answers.classes, theirs.probabilities, answers.probabilities)
@@ -312,10 +303,14 @@ def _log(evaluation: Evaluation) -> None:
 
 
 def _predict(
-    model: ServedModel, folder: Path, split: Split, class_of: NDArray[np.int64], manifest: Manifest
+    model: ServedModel,
+    folder: Path,
+    split: Split,
+    class_of: NDArray[np.int64],
+    manifest: Manifest,
+    reader: SliceReader,
 ) -> _Answers:
     progress = Progress("evaluate", split.examples, "images")
-    reader = SliceReader(manifest)
     records = split_records(folder, split, multi_label=manifest.multi_label)
     labels: list[tuple[int, ...]] = []
     slices: list[tuple[tuple[str, str], ...]] = []

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
+from components.common.arguments import argument, check_fields, nearest_name
+from components.common.errors import InvalidArgumentError
 from components.common.storage import absolute_location
+
+TFLITE, TFLITE_INT8, ONNX = "tflite", "tflite-int8", "onnx"
+FORMATS = (TFLITE, TFLITE_INT8, ONNX)
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,29 @@ class ExportArguments:
         "by the export step on its own machine; a slower model fails the step. 0 = no bound.",
         minimum=0,
     )
+    export_formats: str = argument(
+        "",
+        "Further formats of the model, separated by commas: tflite, tflite-int8 (calibrated with training "
+        "images), onnx. Each is measured on the evaluation's images and lies in formats/ beside the "
+        "SavedModel; its input is decoded pixels, uint8. Empty = none.",
+    )
 
     def __post_init__(self) -> None:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if job_dir is a URL other than gs://.
+            InvalidArgumentError: if job_dir is a URL other than gs://, or there is no such format.
         """
         check_fields(self)
         if self.job_dir:
             absolute_location(self.job_dir)
+        for name in self.formats():
+            if name not in FORMATS:
+                raise InvalidArgumentError(
+                    f"export_formats={self.export_formats!r}: there is no format {name!r}",
+                    remedy=nearest_name(name, FORMATS),
+                )
+
+    def formats(self) -> tuple[str, ...]:
+        """Returns the further formats, each once."""
+        return tuple(dict.fromkeys(filter(None, (part.strip() for part in self.export_formats.split(",")))))

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from components.common.log import log_event, log_result, parse_event
 from components.common.published_model import check_model_target, publish_model
 from components.common.reference_answers import read_evaluation, read_reference
 from components.common.storage import publish_folder
-from components.export.arguments import ExportArguments
+from components.export.arguments import ONNX, ExportArguments
+
+if TYPE_CHECKING:
+    from components.export.formats import ModelFormat
 
 # Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only
 # another processor or thread order explains one; one by one, sums are made in another order.
@@ -46,13 +49,50 @@ class ServingMeasurements:
     model_bytes: int
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What the step came to.
+
+    Attributes:
+        measured: Of the SavedModel.
+        formats: The further formats.
+        top_1_accuracy: Of the SavedModel, on the images of ``split``, as the evaluation found it.
+        split: The split of the data set on which everything was measured.
+    """
+
+    measured: ServingMeasurements
+    formats: tuple["ModelFormat", ...]
+    top_1_accuracy: float
+    split: str
+
+    def to_markdown(self) -> str:
+        """Returns the report as a person reads it."""
+        measured = self.measured
+        lines = [
+            f"{measured.examples:,} answers of a fresh process agree with the evaluation (largest difference "
+            f"of a probability {measured.largest_difference:.1e}). A request of one image takes "
+            f"{measured.latency_p50_ms:.1f} ms (median), {measured.latency_p99_ms:.1f} ms (99th percentile); "
+            f"from the start to the first answer {measured.start_seconds:.1f} s.",
+            "",
+            f"| format | file | size | top-1 accuracy on {self.split} | accuracy lost |",
+            "|---|---|---|---|---|",
+            f"| SavedModel | | {measured.model_bytes / 1e6:.1f} MB | {self.top_1_accuracy:.4f} | |",
+        ]
+        lines += [
+            f"| {one.format} | {one.file} | {one.bytes / 1e6:.1f} MB | {one.top_1_accuracy:.4f} | "
+            f"{one.accuracy_loss:+.4f} |"
+            for one in self.formats
+        ]
+        return "\n".join(lines) + "\n"
+
+
 def export(
     dataset_folder: Path,
     model_folder: Path,
     evaluation_folder: Path,
     exported_folder: Path,
     arguments: ExportArguments,
-) -> ServingMeasurements:
+) -> Exported:
     """Publishes the model if a fresh process answers with it as the evaluation did, and soon enough.
 
     Args:
@@ -62,11 +102,13 @@ def export(
         exported_folder: Gets the model.
         arguments: With ``job_dir``, ``job_dir/model`` gets the model too; a model of ours that stood there
             is replaced. With ``max_latency_ms``, the 99th percentile of the time of a request of one image
-            may not be larger.
+            may not be larger. ``export_formats`` are made and measured too.
 
     Raises:
         CheckFailedError: if the model cannot be loaded, answers otherwise than in the evaluation, or is too
-            slow.
+            slow, or a further format cannot be made.
+        InvalidArgumentError: if what a further format needs is not installed.
+        InvalidDataError: if a further format needs training images, and there are none.
         MissingInputError: if the model or the evaluation is not there.
         OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
     """
@@ -77,11 +119,55 @@ def export(
             f"there is no SavedModel in {str(model_folder)!r}",
             remedy="give the folder that holds saved_model.pb",
         )
+    if ONNX in arguments.formats():
+        from components.export.onnx_format import check_onnx_is_installed
+
+        check_onnx_is_installed()
     reference = read_reference(evaluation_folder)
-    split = read_evaluation(evaluation_folder)["split"]
+    evaluation = read_evaluation(evaluation_folder)
+    split = evaluation["split"]
     publish_folder(model_folder, exported_folder)
     with local_dataset(dataset_folder) as local_folder:
         answers = _answers_of_fresh_process(exported_folder, local_folder, split, len(reference))
+        measured = _check(reference, answers, exported_folder, arguments)
+        formats = _formats(exported_folder, local_folder, evaluation, reference, arguments)
+    log_result(
+        "export",
+        f"{len(reference)} answers of a fresh process agree with the evaluation "
+        f"(largest difference {measured.largest_difference:.1e}); one image takes "
+        f"{measured.latency_p50_ms:.0f} ms, p99 {measured.latency_p99_ms:.0f} ms"
+        + "".join(f"; {one.format} loses {one.accuracy_loss:.4f}" for one in formats),
+        **dataclasses.asdict(measured),
+        formats=[dataclasses.asdict(one) for one in formats],
+    )
+    if arguments.job_dir:
+        target = publish_model(exported_folder, arguments.job_dir)
+        log_event("published", f"export: published to {target}")
+    return Exported(measured, formats, evaluation["top_1_accuracy"], split)
+
+
+def _formats(
+    exported_folder: Path,
+    dataset_folder: Path,
+    evaluation: dict[str, Any],
+    reference: NDArray[np.float32],
+    arguments: ExportArguments,
+) -> tuple["ModelFormat", ...]:
+    if not arguments.formats():
+        return ()
+    # Only now: it loads TensorFlow into this process.
+    from components.export.formats import make_formats
+
+    return make_formats(arguments.formats(), exported_folder, dataset_folder, evaluation, reference)
+
+
+def _check(
+    reference: NDArray[np.float32],
+    answers: dict[str, NDArray[Any]],
+    exported_folder: Path,
+    arguments: ExportArguments,
+) -> ServingMeasurements:
+    """Compares the answers of a fresh process with the evaluation's, and returns what it measured."""
     difference = check_answers(reference, answers["classes"], answers["probabilities"], TOLERANCE)
     singles = answers["single_probabilities"]
     check_answers(reference[: len(singles)], answers["single_classes"], singles, SINGLE_TOLERANCE)
@@ -95,15 +181,6 @@ def export(
         model_bytes=sum(path.stat().st_size for path in exported_folder.rglob("*") if path.is_file()),
     )
     check_latency(measured, arguments.max_latency_ms)
-    log_result(
-        "export",
-        f"{len(reference)} answers of a fresh process agree with the evaluation "
-        f"(largest difference {difference:.1e}); one image takes {p50:.0f} ms, p99 {p99:.0f} ms",
-        **dataclasses.asdict(measured),
-    )
-    if arguments.job_dir:
-        target = publish_model(exported_folder, arguments.job_dir)
-        log_event("published", f"export: published to {target}")
     return measured
 
 

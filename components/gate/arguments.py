@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
+from components.common.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class GateArguments:
         minimum=0,
         maximum=1,
     )
+    slices_csv: str = shared_arguments.slices_csv()
+    min_slice_accuracy: float = argument(
+        0.0,
+        "Smallest top-1 accuracy on every slice that slices_csv names.",
+        minimum=0,
+        maximum=1,
+    )
     tolerance: float = argument(
         0.0,
         "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without "
@@ -32,6 +40,11 @@ class GateArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: naming those that are not allowed.
+            InvalidArgumentError: naming those that are not allowed, or do not go together.
         """
         check_fields(self)
+        if self.min_slice_accuracy and not self.slices_csv:
+            raise InvalidArgumentError(
+                f"min_slice_accuracy={self.min_slice_accuracy:g} is given without slices_csv",
+                remedy="give slices_csv, the file that says which images make a slice, or leave it out",
+            )

@@ -97,6 +97,8 @@ def _checks(evaluation: dict[str, Any], arguments: GateArguments) -> Iterator[Ch
         f"top-1 accuracy {accuracy:.4f}, at least {arguments.min_accuracy:g} is asked for",
     )
     yield _recall_check(evaluation, arguments.min_class_recall)
+    if arguments.min_slice_accuracy:
+        yield _slice_check(evaluation, arguments.min_slice_accuracy)
     comparison = evaluation["comparison"]
     if comparison is not None:
         yield Check(
@@ -123,3 +125,23 @@ def _recall_check(evaluation: dict[str, Any], bound: float) -> Check:
     named = ", ".join(f"{label} {recall:.4f}" for recall, label in below[:_CLASSES_NAMED])
     more = f" and {len(below) - _CLASSES_NAMED} more classes" if len(below) > _CLASSES_NAMED else ""
     return Check("min_class_recall", False, f"recall of {named}{more}, at least {bound:g} is asked for")
+
+
+def _slice_check(evaluation: dict[str, Any], bound: float) -> Check:
+    found = [
+        (one["top_1_accuracy"], f"{one['name']} = {one['value']}", one["examples"])
+        for one in evaluation["slices"]
+        if one.get("given")
+    ]
+    if not found:
+        return Check(
+            "min_slice_accuracy",
+            False,
+            f"no slice of slices_csv was measured, at least {bound:g} is asked for",
+        )
+    below = sorted(one for one in found if one[0] < bound - _ROUNDING)
+    shown = below[:_CLASSES_NAMED] or [min(found)]
+    named = ", ".join(f"{name} {accuracy:.4f} ({examples:,} images)" for accuracy, name, examples in shown)
+    more = f" and {len(below) - _CLASSES_NAMED} more slices" if len(below) > _CLASSES_NAMED else ""
+    what = "accuracy on" if below else "lowest accuracy on a slice:"
+    return Check("min_slice_accuracy", not below, f"{what} {named}{more}, at least {bound:g} is asked for")

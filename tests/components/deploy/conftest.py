@@ -230,7 +230,13 @@ class Vertex:
                     "error": error,
                 }
             self.deployments += 1
-            deployed = {**model, "model": name, "modelVersionId": version, "id": str(1000 + self.deployments)}
+            deployed = {
+                **model,
+                "model": name,
+                "modelVersionId": version,
+                "id": str(1000 + self.deployments),
+                "createTime": f"2026-01-01T00:00:{self.deployments:02d}Z",
+            }
             self._split(
                 endpoint, {deployed["id"] if k == "0" else k: v for k, v in body["trafficSplit"].items()}
             )

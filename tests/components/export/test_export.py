@@ -105,6 +105,7 @@ def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated
         "evaluation": dsl.Artifact(uri=str(evaluated[1])),
         "exported_model": dsl.Model(uri=str(tmp_path / "exported")),
         "serving_metrics": dsl.Metrics(uri=str(tmp_path / "serving")),
+        "summary": dsl.Markdown(uri=str(tmp_path / "summary.md")),
     }
     export_component(**artifacts, arguments=ExportArguments(job_dir=str(tmp_path / "job")))
     assert files(tmp_path / "exported") == files(evaluated[0])

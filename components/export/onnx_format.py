@@ -1,0 +1,80 @@
+"""The model as an ONNX file, by tf2onnx of the ONNX project, and ONNX Runtime, which runs it."""
+
+import importlib.util
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common.errors import InvalidArgumentError
+from components.common.quiet_tensorflow import native_output_held_back, tf
+from components.common.saved_model import IMAGES, PROBABILITIES
+from components.common.threads import usable_threads
+
+# Of ONNX 1.12 (2022): every runtime of today reads it, and the networks need nothing newer.
+_OPSET = 17
+
+
+def check_onnx_is_installed() -> None:
+    """Makes sure that the converter and the runtime are there.
+
+    Raises:
+        InvalidArgumentError: if they are not.
+    """
+    missing = [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InvalidArgumentError(
+            f"export_formats=onnx needs {' and '.join(missing)}, which is not installed here",
+            remedy="install image-classification-pipeline with the extra onnx, or leave onnx out",
+        )
+
+
+def convert_to_onnx(network: Any, image_size: int) -> bytes:
+    """Returns the network as an ONNX file: ``images`` in, ``probabilities`` out.
+
+    ``images`` is uint8 [n, size, size, 3], red, green, blue of 0..255, ``probabilities`` float32 [n, N]; n is
+    any number.
+
+    Args:
+        network: uint8 [n, size, size, 3] -> float32 [n, N], as ``ServedModel.network``.
+        image_size: Side of the images in pixels.
+    """
+    import tf2onnx
+    import tf2onnx.tf_loader
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)])
+    def several(images: Any) -> Any:
+        return network(images)
+
+    function = several.get_concrete_function()
+    inputs, outputs = [f"{IMAGES}:0"], [function.outputs[0].name]
+    with native_output_held_back():
+        # tf2onnx.convert.from_function takes constants that the function holds for inputs of the model.
+        graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            input_names=inputs,
+            output_names=outputs,
+            opset=_OPSET,
+            tensors_to_rename={inputs[0]: IMAGES, outputs[0]: PROBABILITIES},
+        )
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+class OnnxModel:
+    """An ONNX file, loaded on the processor."""
+
+    def __init__(self, content: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_threads()
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns float32 [n, N] for uint8 [n, size, size, 3]."""
+        (answer,) = self._session.run([PROBABILITIES], {IMAGES: images})
+        return np.asarray(answer, np.float32)

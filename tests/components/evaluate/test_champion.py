@@ -1,0 +1,142 @@
+"""champion=auto for a deployment on KServe or Vertex AI: the real clients ask servers on loopback."""
+
+import re
+import shutil
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from kubernetes import client
+
+from components.common.errors import InterruptedRunError
+from components.common.model_digest import model_digest
+from components.deploy import kserve, vertex
+from components.deploy.arguments import DeployArguments
+from components.deploy.deploy import deploy
+from components.evaluate.arguments import EvaluateArguments
+from components.evaluate.champion import champion_folder
+from components.evaluate.evaluate import EvaluationFiles, evaluate
+
+BASE = "gs://photos/serving/flowers"
+KSERVE = {"deploy_target": "kserve", "deploy_dir": BASE, "namespace": "team"}
+VERTEX = {"deploy_target": "vertex", "deploy_dir": BASE, "project": "flowers", "region": "europe-west4"}
+
+
+@pytest.fixture(autouse=True)
+def clients_of_this_machine(cluster_server, vertex_server, cloud, monkeypatch):
+    """The clients' own addresses and credentials are those of the servers."""
+
+    def api_client():
+        configuration = client.Configuration(host=cluster_server.address)
+        configuration.retries = False
+        return client.ApiClient(configuration)
+
+    clients = vertex._clients
+    monkeypatch.setattr(kserve, "_default_client", api_client)
+    monkeypatch.setattr(kserve, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(
+        vertex, "_clients", lambda place, *_: clients(place, AnonymousCredentials(), vertex_server.address)
+    )
+
+
+def deployed(model, place, **values):
+    image = {"serving_image": "tensorflow-serving:2.21"} if place is VERTEX else {}
+    return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
+
+
+def champion(place, **values):
+    """The digest of the champion; None if there is none."""
+    with champion_folder(EvaluateArguments(**place, **values)) as folder:
+        return folder and model_digest(folder)
+
+
+@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
+def test_the_champion_is_what_answers_most_requests(place, models, capsys):
+    deployed(models[0], place)
+    assert champion(place) == model_digest(models[0])
+    deployed(models[1], place, canary_percent=10)
+    assert champion(place) == model_digest(models[0])
+    deployed(models[1], place, canary_percent=50)
+    # Of equal shares the one before.
+    assert champion(place) == model_digest(models[0])
+    deployed(models[1], place, canary_percent=60)
+    assert champion(place) == model_digest(models[1])
+    deployed(models[1], place, canary_percent=100)
+    assert champion(place) == model_digest(models[1])
+    assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
+def test_the_new_model_is_compared_with_what_serves(place, coloured_dataset, models, tmp_path):
+    deployed(models[0], place)
+    dataset = coloured_dataset(tmp_path / "data")
+
+    def measured(number, **values):
+        files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
+        return evaluate(dataset, models[number], files, EvaluateArguments(**values))
+
+    found = measured(1, **place).comparison
+    assert found.champion_top_1_accuracy == measured(0).metrics.top_1_accuracy
+    assert found.challenger_top_1_accuracy == measured(1).metrics.top_1_accuracy
+
+
+@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
+def test_where_nothing_serves_yet_a_warning_says_so(place, capsys):
+    assert champion(place) is None
+    shown = capsys.readouterr().out
+    assert '"severity": "WARNING", "event": "no_champion"' in shown
+    assert re.search(f"finds no model on {place['deploy_target']}: there is no .*flowers", shown)
+
+
+def test_a_new_revision_that_is_not_ready_is_not_the_champion(cluster_server, models):
+    deployed(models[0], KSERVE)
+    # A deployment that was killed while it waited.
+    service = cluster_server.objects["team/flowers"]
+    previous = service["spec"]
+    uri = "gs://photos/serving/flowers/broken"
+    cluster_server.broken.add(uri)
+    services = kserve._Services(None, DeployArguments(**KSERVE))
+    spec = {"predictor": {"model": {**previous["predictor"]["model"], "storageUri": uri}}}
+    services.replace(spec, {kserve._PREVIOUS: kserve.json.dumps(previous)})
+    assert champion(KSERVE) == model_digest(models[0])
+
+
+def test_a_service_of_others_is_no_champion(cluster_server, models, capsys):
+    deployed(models[0], KSERVE)
+    cluster_server.objects["team/flowers"]["metadata"]["labels"] = {}
+    assert champion(KSERVE) is None
+    assert "team/flowers is not one that imgpipe made" in capsys.readouterr().out
+
+
+def test_a_model_that_was_deleted_from_the_bucket_is_told(models, cloud, capsys):
+    deployed(models[0], VERTEX)
+    folder = f"serving/flowers/{model_digest(models[0])[:16]}/1"
+    for name in cloud.contents():
+        cloud._bucket.blob(name).delete()
+    assert champion(VERTEX) is None
+    assert f"there is no SavedModel in 'gs://photos/{folder}'" in capsys.readouterr().out
+
+
+def test_a_refusal_is_told(capsys):
+    assert champion({**KSERVE, "namespace": "forbidden"}) is None
+    assert champion({**VERTEX, "project": "others"}) is None
+    shown = capsys.readouterr().out
+    assert "403 inferenceservices is forbidden" in shown
+    assert "403 Permission denied" in shown
+
+
+def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(monkeypatch):
+    def nowhere():
+        configuration = client.Configuration(host="http://127.0.0.1:9")
+        configuration.retries = False
+        return client.ApiClient(configuration)
+
+    monkeypatch.setattr(kserve, "_default_client", nowhere)
+    with pytest.raises(InterruptedRunError, match="the cluster cannot be reached"):
+        champion(KSERVE)
+
+
+def test_a_folder_that_is_named_goes_before_what_serves(models, tmp_path):
+    deployed(models[0], KSERVE)
+    shutil.copytree(models[1], tmp_path / "model")
+    assert champion(KSERVE, champion=str(tmp_path / "model")) == model_digest(models[1])
+    assert champion(KSERVE, champion="none") is None

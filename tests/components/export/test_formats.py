@@ -1,0 +1,312 @@
+import hashlib
+import json
+import warnings
+
+import numpy as np
+import pytest
+import yaml
+from kfp import dsl
+
+from components.common.dataset import VALIDATION, read_manifest
+from components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
+from components.common.image_decoding import decode_image
+from components.common.provenance import read_provenance, write_deployment_config, write_provenance
+from components.common.quiet_tensorflow import keras, tf
+from components.common.saved_model import write_saved_model
+from components.common.served_model import load_served_model
+from components.common.split_records import split_records
+from components.deploy.arguments import DeployArguments
+from components.deploy.deploy import deploy
+from components.evaluate.evaluate import EvaluationFiles, evaluate
+from components.export import formats, onnx_format
+from components.export.arguments import ExportArguments
+from components.export.component import export as export_component
+from components.export.export import export
+
+
+def run(dataset, model, folder, **arguments):
+    """Evaluates and exports; returns the evaluation, the exported folder and what the step said."""
+    evaluation = evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    artifacts = {
+        "dataset": dsl.Dataset(uri=str(dataset)),
+        "model": dsl.Model(uri=str(model)),
+        "evaluation": dsl.Artifact(uri=str(folder / "evaluation")),
+        "exported_model": dsl.Model(uri=str(folder / "exported")),
+        "serving_metrics": dsl.Metrics(uri=str(folder / "serving")),
+        "summary": dsl.Markdown(uri=str(folder / "summary.md")),
+    }
+    export_component(**artifacts, arguments=ExportArguments(**arguments))
+    return evaluation, folder / "exported", artifacts["serving_metrics"].metadata
+
+
+@pytest.fixture(scope="module")
+def exported_digits(digits_dataset, trained_digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    return folder, *run(
+        digits_dataset,
+        trained_digits[0],
+        folder,
+        export_formats="tflite, tflite-int8,onnx",
+        job_dir=str(folder / "job"),
+    )
+
+
+@pytest.fixture(scope="module")
+def pixels(digits_dataset):
+    """The validation images as an application would decode them, uint8 [360, 32, 32, 3]."""
+    records = split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
+    return np.stack([decode_image(tf.constant(record.encoded), 32).numpy() for record in records])
+
+
+@pytest.fixture(scope="module")
+def served(digits_dataset, trained_digits):
+    records = split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
+    return load_served_model(trained_digits[0]).predict([record.encoded for record in records]).probabilities
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_each_format_is_listed_with_its_accuracy_and_digest(exported_digits):
+    _, evaluation, folder, metrics = exported_digits
+    listed = read_provenance(folder)["formats"]
+    assert [one["format"] for one in listed] == ["tflite", "tflite-int8", "onnx"]
+    for one in listed:
+        content = (folder / one["file"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (one["bytes"], one["sha256"])
+        assert (one["split"], one["examples"], one["mean_average_precision"]) == ("validation", 360, None)
+        assert one["accuracy_loss"] == evaluation.metrics.top_1_accuracy - one["top_1_accuracy"]
+        name = one["format"].replace("-", "_")
+        assert metrics[f"{name}_top_1_accuracy"] == one["top_1_accuracy"]
+        assert metrics[f"{name}_accuracy_loss"] == one["accuracy_loss"]
+    assert yaml.safe_load((folder / "deployment_config.yaml").read_text())["formats"] == [
+        {"format": "tflite", "deploymentUri": "formats/model.tflite"},
+        {"format": "tflite-int8", "deploymentUri": "formats/model-int8.tflite"},
+        {"format": "onnx", "deploymentUri": "formats/model.onnx"},
+    ]
+
+
+def test_the_summary_shows_what_each_format_loses(exported_digits):
+    folder, evaluation, exported, _ = exported_digits
+    text = (folder / "summary.md").read_text()
+    assert f"| {evaluation.metrics.top_1_accuracy:.4f} | |" in text
+    for one in read_provenance(exported)["formats"]:
+        assert f"| {one['file']} | {one['bytes'] / 1e6:.1f} MB | {one['top_1_accuracy']:.4f} | " in text
+
+
+def test_without_quantization_nothing_is_lost_and_int8_is_a_quarter_of_the_size(exported_digits):
+    lite, int8, onnx = read_provenance(exported_digits[2])["formats"]
+    assert lite["accuracy_loss"] == onnx["accuracy_loss"] == 0
+    assert max(lite["largest_difference"], onnx["largest_difference"]) < 1e-5
+    assert 3.5 < lite["bytes"] / int8["bytes"] < 4.2
+    assert abs(int8["accuracy_loss"]) < 0.02
+
+
+def test_job_dir_gets_the_formats_and_a_later_export_replaces_them(
+    exported_digits, digits_dataset, trained_digits
+):
+    folder, _, exported, _ = exported_digits
+    published = folder / "job" / "model" / "formats"
+    assert sorted(path.name for path in published.iterdir()) == [
+        "model-int8.tflite",
+        "model.onnx",
+        "model.tflite",
+    ]
+    arguments = ExportArguments(job_dir=str(folder / "job"))
+    export(digits_dataset, trained_digits[0], folder / "evaluation", folder / "again", arguments)
+    assert not published.exists()
+    assert exported.is_dir()
+
+
+def test_a_model_with_formats_is_deployed_and_serves(exported_digits, tmp_path, served, pixels):
+    arguments = DeployArguments(deploy_target="local", deploy_dir=str(tmp_path / "serving"))
+    assert deploy(exported_digits[2], arguments).changed
+    assert not deploy(exported_digits[2], arguments).changed
+    model = load_served_model(tmp_path / "serving" / "1")
+    np.testing.assert_allclose(model.network(tf.constant(pixels)), served, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what an application sees
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite"])
+def test_a_tflite_file_takes_one_decoded_image_and_gives_its_probabilities(
+    exported_digits, pixels, served, name
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(str(exported_digits[2] / "formats" / name))
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": ["images"], "outputs": ["probabilities"]}
+    }
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (taken["shape"].tolist(), taken["dtype"]) == ([1, 32, 32, 3], np.uint8)
+    assert (given["shape"].tolist(), given["dtype"]) == ([1, 10], np.float32)
+    ask = interpreter.get_signature_runner("serving_default")
+    answers = np.concatenate([ask(images=image[None])["probabilities"] for image in pixels])
+    agree = (answers.argmax(axis=1) == served.argmax(axis=1)).mean()
+    assert agree > 0.97 if "int8" in name else agree == 1
+
+
+def test_the_int8_file_computes_in_int8(exported_digits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(
+            str(exported_digits[2] / "formats" / "model-int8.tflite"),
+            experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+    interpreter.allocate_tensors()
+    kinds = {one["index"]: one["dtype"] for one in interpreter.get_tensor_details()}
+    convolutions = [one for one in interpreter._get_ops_details() if one["op_name"] == "CONV_2D"]
+    assert convolutions
+    assert all(kinds[index] == np.int8 for one in convolutions for index in one["outputs"])
+
+
+def test_an_onnx_file_takes_any_number_of_images(exported_digits, pixels, served):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported_digits[2] / "formats" / "model.onnx")
+    ((taken,), (given,)) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape[1:]) == ("images", "tensor(uint8)", [32, 32, 3])
+    assert (given.name, given.type) == ("probabilities", "tensor(float)")
+    for count in (1, 360):
+        (answers,) = session.run(None, {"images": pixels[:count]})
+        np.testing.assert_allclose(answers, served[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2"])
+def test_an_onnx_file_of_a_keras_network_has_one_input_and_its_answers(model_type):
+    from components.train.models import build_classifier
+
+    classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.uint8)])
+    def network(images):
+        return tf.nn.softmax(classifier.logits(images, training=False))
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    answers = onnx_format.OnnxModel(onnx_format.convert_to_onnx(network, 32)).probabilities(images)
+    np.testing.assert_allclose(answers, network(images), atol=1e-5)
+
+
+# ---------------------------------------------------------------- several labels an image
+
+
+class Colours:
+    """Tells the four colours by the mean of each channel: sure of most, wrong about some."""
+
+    def __init__(self):
+        kernel = np.array([[-30, -30, 50, 25], [-40, 40, -30, 25], [40, -30, -30, -30]], np.float32)
+        self.kernel = keras.Variable(kernel / 20, name="kernel")
+        self.variables = [self.kernel]
+
+    def logits(self, images, *, training):  # noqa: ARG002 - as the classifiers of train
+        return tf.reduce_mean(tf.cast(images, tf.float32) / 255, axis=[1, 2]) @ self.kernel
+
+
+def test_a_multi_label_model_is_measured_by_its_labels(quadrants_dataset, tmp_path):
+    write_saved_model(Colours(), 16, ("blue", "green", "red", "yellow"), tmp_path / "model", multi_label=True)
+    write_deployment_config(tmp_path / "model", global_step=1)
+    write_provenance(tmp_path / "model", {"multi_label": True})
+    evaluation, folder, _ = run(
+        quadrants_dataset, tmp_path / "model", tmp_path, export_formats="tflite,tflite-int8,onnx"
+    )
+    lite, int8, onnx = read_provenance(folder)["formats"]
+    for one in (lite, onnx):
+        assert one["top_1_accuracy"] == evaluation.metrics.top_1_accuracy
+        assert one["mean_average_precision"] == pytest.approx(
+            evaluation.metrics.mean_average_precision, abs=1e-3
+        )
+    assert 0.1 < int8["mean_average_precision"] < 1
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_an_unknown_format_is_refused_naming_the_one_that_was_meant():
+    with pytest.raises(InvalidArgumentError, match=r"(?s)no format 'tflite_int8'.*did you mean tflite-int8"):
+        ExportArguments(export_formats="onnx,tflite_int8")
+    assert ExportArguments(export_formats=" onnx,tflite, onnx,").formats() == ("onnx", "tflite")
+
+
+def test_onnx_is_refused_before_any_work_where_it_is_not_installed(
+    digits_dataset, trained_digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(onnx_format.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InvalidArgumentError, match="needs tf2onnx and onnxruntime"):
+        export(
+            digits_dataset,
+            trained_digits[0],
+            tmp_path,
+            tmp_path / "exported",
+            ExportArguments(export_formats="onnx"),
+        )
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("train", [0])
+def test_int8_needs_training_images(coloured_dataset, linear_model, tmp_path, train):
+    dataset = coloured_dataset(tmp_path / "data", train=train)
+    linear_model(tmp_path / "model")
+    evaluate(dataset, tmp_path / "model", EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    with pytest.raises(InvalidDataError, match="no training images to calibrate"):
+        export(
+            dataset,
+            tmp_path / "model",
+            tmp_path / "evaluation",
+            tmp_path / "exported",
+            ExportArguments(export_formats="tflite-int8"),
+        )
+
+
+def test_a_format_that_answers_otherwise_fails_the_step(
+    coloured_dataset, linear_model, tmp_path, monkeypatch
+):
+    dataset = coloured_dataset(tmp_path / "data")
+    model = linear_model(tmp_path / "model")
+    other = load_served_model(linear_model(tmp_path / "other", seed=1))
+    convert = formats.convert_to_tflite
+    monkeypatch.setattr(formats, "convert_to_tflite", lambda _, *rest: convert(other.network, *rest))
+    evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    arguments = ExportArguments(export_formats="tflite", job_dir=str(tmp_path / "job"))
+    with pytest.raises(CheckFailedError, match="as tflite the model answers otherwise than the SavedModel"):
+        export(dataset, model, tmp_path / "evaluation", tmp_path / "exported", arguments)
+    assert not (tmp_path / "job").exists()
+
+
+def test_what_a_converter_cannot_do_is_told(coloured_dataset, linear_model, tmp_path, monkeypatch):
+    dataset = coloured_dataset(tmp_path / "data")
+    linear_model(tmp_path / "model")
+    # A network with an operation that TensorFlow Lite has no word for.
+    monkeypatch.setattr(
+        formats.ServedModel,
+        "network",
+        property(lambda _: lambda images: tf.strings.to_number(tf.strings.as_string(images[:, 0, 0, :2]))),
+    )
+    monkeypatch.setattr(formats.ServedModel, "image_size", 8)
+    evaluate(dataset, tmp_path / "model", EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+    with pytest.raises(CheckFailedError, match="cannot be converted to tflite: "):
+        export(
+            dataset,
+            tmp_path / "model",
+            tmp_path / "evaluation",
+            tmp_path / "exported",
+            ExportArguments(export_formats="tflite"),
+        )
+
+
+def test_calibration_takes_images_from_the_whole_of_the_training_split(digits_dataset):
+    manifest = read_manifest(digits_dataset)
+    images = list(formats.calibration_images(digits_dataset, manifest, 8))
+    assert len(images) == 200
+    assert {(image.shape, image.dtype) for image in images} == {((8, 8, 3), np.dtype(np.uint8))}
+    records = list(split_records(digits_dataset, manifest.splits["train"]))
+    for number, place in ((0, 0), (199, len(records) - 1)):
+        expected = decode_image(tf.constant(records[place].encoded), 8).numpy()
+        assert (images[number] == expected).all()
+
+
+def test_provenance_stays_json_of_one_form(exported_digits, trained_digits):
+    before = json.loads((trained_digits[0] / "provenance.json").read_text())
+    after = json.loads((exported_digits[2] / "provenance.json").read_text())
+    assert {name: value for name, value in after.items() if name != "formats"} == before
