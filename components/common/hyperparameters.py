@@ -173,6 +173,14 @@ def check_tuned_arguments(
             ) from None
 
 
+def reversed_value(value: float, minimum: float, maximum: float) -> float:
+    """Returns a value as far from the other end of its range: log-uniform becomes dense at the maximum.
+
+    Rounding does not lead out of the range.
+    """
+    return min(max(minimum + (maximum - value), minimum), maximum)
+
+
 def _said(values: Mapping[str, Any]) -> str:
     words = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in values.items()]
     if len(words) == 1:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ _NAMES = {
 
 # The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them; a kill
 # may have left one half-copied, under a hidden name.
-TRIAL_MODEL = re.compile(r"trial_\d+|\.trial_\d+\.[0-9a-f]+\.(partial|old)")
+TRIAL_MODEL = re.compile(r"trial_[\w-]+|\.trial_[\w-]+\.[0-9a-f]+\.(partial|old)")
 
 
 def check_model_target(job_dir: str) -> str:
@@ -44,7 +45,7 @@ def check_model_target(job_dir: str) -> str:
     """
     target = joined(absolute_location(job_dir), MODEL_FOLDER)
     if is_cloud_path(target):
-        names = CloudFolder(target).names()
+        names = _own_names(target)
         ours = not names or _is_ours({name.partition("/")[0] for name in names}, CloudFolder(target).read)
     else:
         ours = not Path(target).exists() or _is_ours_here(Path(target))
@@ -62,7 +63,7 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
     A model of ours that stood there is replaced; until then it stands there whole. Cloud Storage renames
     single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
     which nothing is loaded, is the first object of the old one to go and the last of the new one to come. The
-    models of a tuning's trials in a local folder stay.
+    models of a tuning's trials stay.
 
     Raises:
         InvalidArgumentError: if job_dir is a URL other than ``gs://``.
@@ -71,13 +72,22 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
     """
     target = check_model_target(job_dir)
     if is_cloud_path(target):
-        _publish_to_cloud(model_folder, target)
+        publish_model_at(model_folder, target)
     else:
         publish_folder(model_folder, Path(target), kept=TRIAL_MODEL)
     return target
 
 
-def _publish_to_cloud(model_folder: Path, target: str) -> None:
+def publish_model_at(model_folder: Path, target: str) -> None:
+    """Copies a model folder to a location, in the way of ``publish_model``, whatever stands there.
+
+    Args:
+        model_folder: To be copied.
+        target: A local folder or ``gs://``.
+    """
+    if not is_cloud_path(target):
+        publish_folder(model_folder, Path(target))
+        return
     parent, name = target.rsplit("/", 1)
     folder, incoming = CloudFolder(parent), f".{name}.{uuid.uuid4().hex}.partial"
     paths = [path for path in model_folder.rglob("*") if path.is_file()]
@@ -86,7 +96,7 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
     try:
         for file in names:
             cloud_storage.upload(model_folder / file, f"{parent}/{incoming}/{file}")
-        for file in sorted(CloudFolder(target).names(), key=_comes_last, reverse=True):
+        for file in sorted(_own_names(target), key=_comes_last, reverse=True):
             folder.remove(f"{name}/{file}")
         for file in names:
             folder.move(f"{incoming}/{file}", f"{name}/{file}")
@@ -94,6 +104,26 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
         for file in CloudFolder(f"{parent}/{incoming}").names():
             folder.remove(f"{incoming}/{file}")
         raise
+
+
+def fetch_model(location: str, target: Path) -> None:
+    """Copies a model folder, local or in Cloud Storage, to a local one, without trials' models below it.
+
+    Raises:
+        MissingInputError: if an object cannot be read.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if not is_cloud_path(location):
+        shutil.copytree(location, target, dirs_exist_ok=True)
+        return
+    for name in _own_names(location):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        cloud_storage.download(f"{location}/{name}", target / name)
+
+
+def _own_names(target: str) -> list[str]:
+    """Returns the objects of a model in Cloud Storage without those of the trials' models below it."""
+    return [name for name in CloudFolder(target).names() if not TRIAL_MODEL.match(name)]
 
 
 def _comes_last(file: str) -> tuple[bool, str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -133,23 +133,31 @@ def training_words(
     labels_file = model_folder.parent / "labels.txt"
     with written_whole(labels_file) as temporary:
         temporary.write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
-    given = asdict(arguments)
     return [
         f"--training_data_path={_pattern(manifest.splits[TRAIN], dataset_folder)}",
         f"--validation_data_path={_pattern(manifest.splits[VALIDATION], dataset_folder)}",
         f"--labels_file={labels_file}",
         f"--job-dir={model_folder.parent}",
-        *(
-            f"--{name}={str(given[name]).lower() if isinstance(given[name], bool) else given[name]}"
-            for name, field in flat_fields([TrainingArguments]).items()
-            if given[name] != field.default and name != "job_dir"
-        ),
+        *argument_words(arguments),
+    ]
+
+
+def argument_words(arguments: TrainingArguments) -> list[str]:
+    """Returns the words of a command line that are not the training's defaults, without job_dir."""
+    given = asdict(arguments)
+    return [
+        f"--{name}={str(given[name]).lower() if isinstance(given[name], bool) else given[name]}"
+        for name, field in flat_fields([TrainingArguments]).items()
+        if given[name] != field.default and name != "job_dir"
     ]
 
 
 def _pattern(split: Split, folder: Path) -> str:
+    return pattern_of([joined(str(folder), shard.path) for shard in split.shards])
+
+
+def pattern_of(paths: Sequence[str]) -> str:
     """Returns the files of a split as the training's command line takes them, short also for many shards."""
-    paths = [joined(str(folder), shard.path) for shard in split.shards]
     matches = [_SHARD.fullmatch(path) for path in paths]
     kinds = {(match["split"], int(match["count"])) for match in matches if match}
     if all(matches) and len(kinds) == 1:

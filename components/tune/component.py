@@ -31,10 +31,12 @@ def tune(
         arguments: What all trials have in common.
     """
     # Imported here: it loads Optuna, which whoever compiles a pipeline need not have.
+    from components.tune.job_dir import check_on_this_machine
     from components.tune.outcome import gather, hand_over
     from components.tune.tune import TuningFiles
     from components.tune.tune import tune as run_tuning
 
+    check_on_this_machine(tuning.job_dir)
     folder = Path(trials.path)
     files = TuningFiles(Path(tuning.job_dir).expanduser() if tuning.job_dir else folder, Path(model.path))
     try:

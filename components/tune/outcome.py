@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from components.common import cloud_storage
 from components.common.hyperparameters import METRIC
+from components.common.storage import joined
 from components.train.arguments import TrainingArguments
 from components.tune.job_dir import REPORT_FILE, TRIALS_FILE
 from components.tune.trials import FAILED
@@ -25,6 +27,18 @@ def gather(job_dir: Path, trials: Path, report: Path) -> None:
     if (job_dir / REPORT_FILE).is_file():
         report.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job_dir / REPORT_FILE, report)
+
+
+def upload_outcome(folder: Path, job_dir: str) -> None:
+    """Copies trials.json and the page into a job_dir in Cloud Storage, as far as they are there.
+
+    Args:
+        folder: Where the step wrote them.
+        job_dir: ``gs://``.
+    """
+    for name in (TRIALS_FILE, REPORT_FILE):
+        if (folder / name).is_file():
+            cloud_storage.upload(folder / name, joined(job_dir, name))
 
 
 def hand_over(result: TuningResult, arguments: TrainingArguments, model: Any, metrics: Any) -> None:
