@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
+from components.common.errors import UnavailableError
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.component import tune as tune_in_the_step
@@ -45,7 +46,13 @@ def tune(
     from components.tune.tune import tune as run_tuning
 
     check_seen_by_all(tuning.job_dir)
-    from components.tune.engines.katib import KatibSearch
+    try:
+        from components.tune.engines.katib import KatibSearch
+    except ImportError as error:
+        raise UnavailableError(
+            f"tune_engine=katib needs a package that the step's image does not hold: {error}",
+            remedy="add the extra katib to the image of the train step, or give tune_engine=local",
+        ) from None
 
     # What the step itself writes; the trials' own files lie in job_dir.
     folder = Path(trials.path)

@@ -28,7 +28,7 @@ from components.common.kubernetes_client import default_client, own_namespace, r
 from components.common.labels import labels_text
 from components.common.log import log_event
 from components.common.storage import absolute_location, joined
-from components.custom_job.custom_job import argument_words, pattern_of
+from components.train.words import argument_words, pattern_of
 from components.tune.engines.engine import Problem, Report
 from components.tune.engines.katib_experiment import (
     GROUP,

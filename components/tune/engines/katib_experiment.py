@@ -90,7 +90,9 @@ def experiment(
     )
     if request.early_stopping:
         spec.early_stopping = _median_stop(request, training)
-    made: dict[str, Any] = models.V1beta1Experiment(apiVersion=f"{GROUP}/{VERSION}", kind="Experiment", spec=spec).to_dict()
+    made: dict[str, Any] = models.V1beta1Experiment(
+        apiVersion=f"{GROUP}/{VERSION}", kind="Experiment", spec=spec
+    ).to_dict()
     made["metadata"] = {"name": name, "labels": dict(MANAGED_BY), "annotations": dict(annotations)}
     return made
 

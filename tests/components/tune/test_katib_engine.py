@@ -350,6 +350,30 @@ def test_data_and_models_travel_through_cloud_storage(server, search, cloud):
 
 
 @pytest.mark.proof
+def test_a_real_trial_keeps_everything_in_cloud_storage(search, cloud):
+    training = TrainingArguments(
+        max_steps=2,
+        train_batch_size=4,
+        model_type="resnet-18",
+        weights="none",
+        image_size=32,
+        train_steps_per_eval=1,
+    )
+    made = search(
+        command=("python", "-m", "components.tune.remote_trial"),
+        training=training,
+        max_trials=1,
+        location="gs://photos/tuned",
+    )
+    [trial] = made.run(lambda _: None)
+    assert trial.state == SUCCEEDED, trial
+    assert [one["step"] for one in trial.evaluations] == [1, 2]
+    name = trial.model.rpartition("trial_")[2]
+    assert f"model/trial_{name}/saved_model.pb" in cloud.contents("tuned/")
+    assert any(one.startswith(f"trials/{name}/checkpoints/") for one in cloud.contents("tuned/"))
+
+
+@pytest.mark.proof
 def test_real_trainings_are_tuned_by_the_real_command(search, tmp_path):
     training = TrainingArguments(
         max_steps=4,
