@@ -22,6 +22,7 @@ from components.common.storage import URL
 from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
+from components.tune.job_dir import check_on_this_machine
 from components.tune.katib_arguments import KATIB
 from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from components.vertex.study_spec import study_spec
@@ -297,6 +298,8 @@ def pipeline_parameters(
         if pool.config.disk_gb or pool.config.disk_type:
             notices.without_effect("diskConfig", f"target {target} rents no disk")
     if target == "local":
+        if job.hyperparameters:
+            check_on_this_machine(str(job.values.get("job_dir", "")))
         notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:
             notices.without_effect("workerCount", "the pipeline runs on this machine")

@@ -10,6 +10,8 @@ from components.common.storage import URL, joined
 STUDY_FOLDER = "study"
 # A folder a trial: its checkpoints, log, evaluations.
 TRIALS_FOLDER = "trials"
+# Beside the trials' folders, while the search goes on: what they share of a frozen backbone.
+FEATURES_FOLDER = "features"
 TRIALS_FILE = "trials.json"
 REPORT_FILE = "tuning.html"
 # Below job_dir/model, as the original algorithm laid them: a SavedModel a trial.

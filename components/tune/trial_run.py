@@ -16,6 +16,7 @@ from components.common.published_model import publish_model_at
 from components.common.storage import publish_folder, written_whole
 from components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
 from components.train.arguments import TrainingArguments
+from components.tune.job_dir import FEATURES_FOLDER
 
 # In a trial's folder.
 RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
@@ -89,7 +90,11 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         shutil.rmtree(unpublished)
     arguments = TrainingArguments(**task.arguments)
     trained = train(
-        arguments, dataset, unpublished, stop=lambda evaluations: stop([asdict(one) for one in evaluations])
+        arguments,
+        dataset,
+        unpublished,
+        stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+        features_folder=folder.parent / FEATURES_FOLDER,
     )
     final = _evaluated(task, unpublished, trained.best.step, folder / _EVALUATION)
     publish_folder(unpublished, Path(task.model))
@@ -102,7 +107,8 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
 def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     """Runs a trial that somebody else may stop with SIGTERM: its best model so far is published all the same.
 
-    The task's folder and model may be ``gs://`` locations.
+    The task's folder and model may be ``gs://`` locations. Where several machines train together, the chief
+    alone publishes and measures; the others return nothing.
 
     Raises:
         PipelineError: as ``run_trial`` does.
@@ -131,6 +137,9 @@ def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
                 step = int(read_provenance(published)["best_step"])
                 write_result(task.folder, _evaluated(task, published, step, Path(name) / _EVALUATION))
             raise
+        if not unpublished.exists():
+            # One of several machines of a trial: the chief has it.
+            return {}
         publish_model_at(unpublished, task.model)
         final = _evaluated(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
     write_result(task.folder, final)

@@ -26,7 +26,7 @@ from components.common.folders import folder_at
 from components.common.hyperparameters import METRIC, reversed_value
 from components.common.kubernetes_client import default_client, own_namespace, refused
 from components.common.labels import labels_text
-from components.common.log import log_event
+from components.common.log import log_event, with_progress
 from components.common.storage import absolute_location, joined
 from components.train.words import argument_words, pattern_of
 from components.tune.engines.engine import Problem, Report
@@ -161,7 +161,7 @@ class KatibSearch:
         words = []
         for argument, split in (("training_data_path", TRAIN), ("validation_data_path", VALIDATION)):
             paths = []
-            for shard in manifest.splits[split].shards:
+            for shard in with_progress(manifest.splits[split].shards, "tune", f"{split} shards in {data}"):
                 path = shard_location(self.problem.dataset, shard)
                 if is_cloud_path(data) and not is_cloud_path(path):
                     shard_name = Path(path).name
