@@ -24,6 +24,7 @@ from components.tune.arguments import TuneArguments
 from components.tune.engines.engine import Problem
 from components.tune.engines.katib import KatibSearch
 from components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from components.tune.katib_component import tune
 from components.tune.search_space import read_request
 from components.tune.trials import FAILED, SUCCEEDED, best_trial
 from tests.servers.katib import start_katib_server
@@ -306,6 +307,7 @@ from components.tune.arguments import TuneArguments
 from components.tune.engines.engine import Problem
 from components.tune.engines.katib import KatibSearch
 from components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from components.tune.katib_component import tune
 from components.tune.search_space import read_request
 tuning = TuneArguments(tune="initial_learning_rate=log:0.001:0.2", max_trials=20)
 data = Path({str(dataset)!r})
@@ -398,3 +400,49 @@ def test_real_trainings_are_tuned_by_the_real_command(search, tmp_path):
         assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
         assert trial.objective is not None
         assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
+
+
+class Artifact:
+    """What the step gets of KFP."""
+
+    def __init__(self, path):
+        self.path, self.metadata, self.logged = str(path), {}, {}
+
+    def log_metric(self, name, value):
+        self.logged[name] = value
+
+
+@pytest.mark.proof
+def test_the_step_on_kubeflow_hands_over_the_best_trials_model(
+    server, coloured_dataset, cloud, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, server)
+    )
+    dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
+    outputs = [Artifact(tmp_path / "out" / name) for name in ("model", "metrics", "report", "trials")]
+    (tmp_path / "out").mkdir()
+    settings = {"max_steps": 2, "train_batch_size": 4, "train_steps_per_eval": 1, "image_size": 32}
+    tune(
+        Artifact(dataset),
+        *outputs,
+        TuneArguments(tune="initial_learning_rate=log:0.001:0.01", max_trials=1, job_dir="gs://photos/tuned"),
+        TrainingArguments(model_type="resnet-18", weights="none", **settings),
+        KatibArguments(tune_engine="katib"),
+        TrialPodArguments("image", "imgpipe-storage"),
+    )
+    model, metrics, report, trials = outputs
+    found = cloud.contents("tuned/")
+    listed = json.loads(Path(trials.path, "trials.json").read_text())
+    assert listed == json.loads(found["trials.json"])
+    [trial] = listed["trials"]
+    location = trial["builtInAlgorithmOutput"]["modelPath"]
+    assert location.startswith("gs://photos/tuned/model/trial_imgpipe-tune-")
+    name = location.removeprefix("gs://photos/tuned/")
+    served = Path(model.path, "saved_model.pb").read_bytes()
+    assert served == found[f"{name}/saved_model.pb"]
+    assert Path(model.path, "variables", "variables.index").is_file()
+    assert metrics.logged["trials"] == 1
+    assert metrics.logged["top_1_accuracy"] == trial["finalMetric"]["objectiveValue"]
+    assert Path(report.path).read_text().startswith("<!DOCTYPE html>")
+    assert server.katib_writes == ["POST"]
