@@ -238,7 +238,7 @@ def _features(
     progress: Progress,
     *,
     done: int,
-    multi_label_classes: int,
+    multi_label_classes: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Fills one array of ``shape`` = (images, features) and one of their classes."""
     features: NDArray[np.float32] = np.empty(shape, np.float32)
