@@ -17,11 +17,13 @@ from typing import Any
 from components.common.arguments import flat_fields, from_values, parse_command_line
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import Hyperparameters, check_tuned_arguments
+from components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
 from components.common.storage import URL
 from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
+from components.tune.job_dir import check_on_this_machine
+from components.tune.katib_arguments import KATIB
 from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from components.vertex.study_spec import study_spec
 from pipelines.kubernetes_machines import kubernetes_parameters
@@ -35,6 +37,8 @@ _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+# Of the container: a trial of a tuning has a folder of its own in job_dir.
+_MODULE = {False: "components.train", True: "components.tune.remote_trial"}
 STRATEGIES = ("standard", "spot", "flex-start")
 
 
@@ -136,6 +140,7 @@ def plan_job(
     *,
     arguments_classes: Sequence[type[Any]] = JOB_ARGUMENTS,
     strategy: str = "standard",
+    resumes: bool = False,
 ) -> TrainingJob:
     """Checks a submission whole: machines, arguments, search space.
 
@@ -145,6 +150,7 @@ def plan_job(
         config: What config.yaml and the command line's flags say.
         arguments_classes: The dataclasses whose fields may be given.
         strategy: How Vertex AI finds machines: one of ``STRATEGIES``.
+        resumes: Whether a tuning can go on with the trials of an earlier one: on this machine alone.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value, and what to do.
@@ -171,7 +177,7 @@ def plan_job(
         words = [word for word in words if _name_of(word) not in tuned]
         values = {name: value for name, value in values.items() if name not in tuned}
     _check_platform_fields(config)
-    _name_fields_without_effect(config, notices)
+    _name_fields_without_effect(config, notices, resumes=resumes)
     if config.max_wait_seconds is not None and strategy != "flex-start":
         notices.without_effect(
             "scheduling.maxWaitTime",
@@ -254,7 +260,11 @@ def job_label(job_id: str) -> str:
 def pipeline_parameters(
     job: TrainingJob, target: str, image_of: Callable[[Machine], str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns the parameters of the pipeline image-classification for Kubeflow or this machine, and notices.
+    """Returns the parameters of the pipeline for Kubeflow or this machine, and notices.
+
+    Where something is tuned, that is the pipeline image-classification-tune. On Kubeflow, the trials are
+    Katib's, each with the machine of the training, if job_dir is where all their pods see it; else they run
+    in the tune step, which has that machine.
 
     Args:
         job: What ``plan_job`` returned.
@@ -265,13 +275,8 @@ def pipeline_parameters(
         InvalidArgumentError: if the job asks for what the target cannot give.
     """
     config = job.config
-    if config.hyperparameters:
-        raise InvalidArgumentError(
-            f"hyperparameters: there is no tuning pipeline for target {target} yet",
-            remedy="submit with --target vertex, or leave hyperparameters out",
-        )
     notices = _Notices()
-    parameters = dict(job.values)
+    parameters = {**job.values, **_tuned(job)}
     vertex_only = {
         "network": config.network,
         "enableWebAccess": config.enable_web_access,
@@ -293,6 +298,8 @@ def pipeline_parameters(
         if pool.config.disk_gb or pool.config.disk_type:
             notices.without_effect("diskConfig", f"target {target} rents no disk")
     if target == "local":
+        if job.hyperparameters:
+            check_on_this_machine(str(job.values.get("job_dir", "")))
         notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:
             notices.without_effect("workerCount", "the pipeline runs on this machine")
@@ -308,6 +315,17 @@ def pipeline_parameters(
             remedy="take one larger machine, or --target vertex",
         )
     placed, placing_notices = kubernetes_parameters(chief.machine)
+    if job.hyperparameters and is_cloud_path(str(job.values.get("job_dir", ""))):
+        placed = _placed_by_katib(placed)
+        if config.service_account:
+            notices.without_effect(
+                f"serviceAccount={config.service_account} for the trials",
+                "they run as a service account of Kubernetes: give trial_service_account to the run",
+            )
+    elif job.hyperparameters:
+        notices.texts.append(
+            "the trials run in the pod of the tune step: with a gs:// --job-dir, Katib gives each a pod"
+        )
     parameters.update(placed)
     notices.texts += placing_notices
     if chief.config.image_uri or chief.machine.kind != "cpu":
@@ -315,21 +333,34 @@ def pipeline_parameters(
     return parameters, tuple(notices.texts)
 
 
+def _tuned(job: TrainingJob) -> dict[str, str]:
+    """Returns the input of the tuning pipeline that says what is tuned; nothing if nothing is."""
+    if job.hyperparameters is None:
+        return {}
+    return {"hyperparameters": json.dumps(block_of(job.hyperparameters))}
+
+
+def _placed_by_katib(placed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the training's placing parameters as those of Katib's trials; the step only follows them."""
+    trial = {f"trial_{name.removeprefix('train_')}": value for name, value in placed.items()}
+    if "trial_accelerator_count" in trial:
+        trial["trial_accelerator_count"] = int(trial["trial_accelerator_count"])
+    for name in ("trial_node_selector", "trial_tolerations"):
+        if name in trial:
+            trial[name] = json.dumps(trial[name])
+    return {**trial, "tune_engine": KATIB, "train_cpu": "1", "train_memory": "2G"}
+
+
 def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
-    """Returns the parameters of the pipeline image-classification on Vertex AI.
+    """Returns the parameters of the pipeline on Vertex AI: image-classification-tune if something is tuned.
 
     Raises:
-        InvalidArgumentError: if something is tuned, or a path is one of this machine.
+        InvalidArgumentError: if a path is one of this machine.
     """
-    if job.hyperparameters:
-        raise InvalidArgumentError(
-            "hyperparameters: there is no tuning pipeline for target vertex yet",
-            remedy="submit it as a job (without --as pipeline)",
-        )
     for name in _PATHS:
         _check_reachable(name, str(job.values.get(name, "")))
     config, chief = job.config, job.pools[0]
-    parameters: dict[str, Any] = {**job.values, "train_strategy": job.strategy}
+    parameters: dict[str, Any] = {**job.values, **_tuned(job), "train_strategy": job.strategy}
     alike = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
     if alike and not chief.config.disk_type:
         parameters.update(
@@ -512,7 +543,7 @@ def _check_platform_fields(config: TrainingInput) -> None:
             )
 
 
-def _name_fields_without_effect(config: TrainingInput, notices: _Notices) -> None:
+def _name_fields_without_effect(config: TrainingInput, notices: _Notices, *, resumes: bool) -> None:
     for name, value, reason in (
         ("runtimeVersion", config.runtime_version, "the image brings its TensorFlow along"),
         ("pythonVersion", config.python_version, "the image brings its Python along"),
@@ -527,9 +558,10 @@ def _name_fields_without_effect(config: TrainingInput, notices: _Notices) -> Non
     ):
         if value:
             notices.without_effect(name, reason)
-    if config.hyperparameters and config.hyperparameters.resume_job:
+    if config.hyperparameters and config.hyperparameters.resume_job and not resumes:
         notices.without_effect(
-            "hyperparameters.resumePreviousJobId", "Vertex AI cannot resume a study: all trials start anew"
+            "hyperparameters.resumePreviousJobId",
+            "neither Vertex AI nor Katib can resume a study: all trials start anew",
         )
 
 
@@ -561,7 +593,8 @@ def _worker_pool_spec(pool: Pool, job: TrainingJob, image_of: Callable[[Machine]
         "replicaCount": pool.replicas,
         "containerSpec": {
             "imageUri": pool.config.image_uri or image_of(pool.machine),
-            "command": list(pool.config.command) or ["python", "-m", "components.train"],
+            "command": list(pool.config.command)
+            or ["python", "-m", _MODULE[job.hyperparameters is not None]],
             "args": [*pool.config.arguments, *job.words],
         },
     }

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from components.batch_predict.arguments import BatchPredictArguments
-from components.common.arguments import allowed_values
+from components.common.arguments import allowed_values, flat_fields
 from components.convert.arguments import ConvertArguments
 from components.deploy.arguments import DeployArguments
 from components.evaluate.arguments import EvaluateArguments
@@ -52,6 +52,9 @@ def arguments_reference() -> str:
     for title, target in _TARGETS:
         inputs = target.inputs(Images())
         sections.append("\n".join([f"## {title}", "", *_table(list(inputs.values())), ""]))
+        for step, classes in target.inputs_of_step.items():
+            heading = f"## {title}, in the pipeline with the step {step}"
+            sections.append("\n".join([heading, "", *_table(list(flat_fields(classes).values())), ""]))
     missing = {field.name for field in dataclasses.fields(ValidateArguments)} - shown
     if missing:
         raise ValueError(f"the page leaves out {', '.join(sorted(missing))}")

@@ -26,6 +26,7 @@ from components.evaluate.slices_csv import read_slices_csv
 from components.serve.arguments import ServeArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
+from components.tune.job_dir import check_on_this_machine
 from pipelines.commands.check import check
 from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
@@ -278,6 +279,8 @@ def _run(
     sample = not _data_given(given)
     recipe = recipe or recipe_for(given, sample=sample)
     parameters = settings_of(recipe, given)
+    if pipeline is _TUNE:
+        check_on_this_machine(str(given.get("job_dir", "")))
     if "job_dir" in given:
         folder = RunFolder(local_path(given["job_dir"]).absolute())
     else:

@@ -8,36 +8,41 @@ from pathlib import Path
 from components.common.errors import UnavailableError
 from pipelines.images import Images
 
+# The names of their files.
+TRAIN, TUNE = "image_classification", "image_classification_tune"
 COMPILED = Path(__file__).parent / "compiled"
 
 
 @contextmanager
-def pipeline_file(target: str, images: Images) -> Iterator[Path]:
-    """Yields the file of the pipeline image-classification for a target.
+def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterator[Path]:
+    """Yields the file of a pipeline for a target.
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
+        pipeline: ``TRAIN`` or ``TUNE``.
         images: Without a registry or a lock, the file is the one that the package holds.
 
     Raises:
         UnavailableError: if the file has to be compiled, and what that needs is not installed.
     """
     if images == Images():
-        yield COMPILED / target / "image_classification.yaml"
+        yield COMPILED / target / f"{pipeline}.yaml"
         return
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
     from pipelines.image_classification import image_classification
+    from pipelines.image_classification_tune import image_classification_tune
     from pipelines.targets.kubeflow import KUBEFLOW
     from pipelines.targets.local import LOCAL
     from pipelines.targets.vertex import VERTEX
 
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
+    built = {TRAIN: image_classification, TUNE: image_classification_tune}[pipeline]
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
-        file = Path(folder) / "image_classification.yaml"
+        file = Path(folder) / f"{pipeline}.yaml"
         try:
-            compiler.Compiler().compile(image_classification(known[target], images), package_path=str(file))
+            compiler.Compiler().compile(built(known[target], images), package_path=str(file))
         except ImportError as error:
             raise UnavailableError(
                 f"compiling for {target} needs a package that is not installed: {error}",

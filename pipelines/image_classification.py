@@ -96,5 +96,5 @@ def image_classification(target: Target, images: Images | None = None, *, traine
         with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
             task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
 
-    fields = pipeline_inputs(trainer.inputs, target, images)
+    fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
     return pipeline_of(graph, name=trainer.name, description=trainer.description, fields=fields)

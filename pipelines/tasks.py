@@ -26,7 +26,7 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
     def task(function: Callable[..., Any], **arguments: Any) -> Any:
         name = function.__name__
         step = _IN_PLACE_OF.get(name, name)
-        further = target.step_inputs.get(step, StepInputs())
+        further = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
         component = component_of(
             target.steps.get(name, function),
             base_image=images.of_step(step, target.name),
@@ -40,14 +40,21 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
 
 
 def pipeline_inputs(
-    arguments_classes: Iterable[type[Any]], target: Target, images: Images
+    arguments_classes: Iterable[type[Any]], target: Target, images: Images, *, steps: Iterable[str] = ()
 ) -> "dict[str, dataclasses.Field[Any]]":
     """Returns a pipeline's inputs on a target: what it takes everywhere, and what the target adds.
+
+    Args:
+        arguments_classes: What it takes everywhere.
+        target: Where it will run.
+        images: Names of the images.
+        steps: Those of its steps for which a target may have inputs of their own.
 
     Raises:
         ValueError: if the target declares an input that the pipeline has already: one would hide the other.
     """
-    fields, added = flat_fields(arguments_classes), target.inputs(images)
+    own = [one for step in steps for one in target.inputs_of_step.get(step, ())]
+    fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}
     twice = sorted(set(fields) & set(added))
     if twice:
         raise ValueError(f"{', '.join(twice)}: on {target.name} declared in two ways; rename one of them")

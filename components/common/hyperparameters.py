@@ -121,6 +121,35 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
     return request
 
 
+def block_of(request: Hyperparameters) -> dict[str, Any]:
+    """Returns the block that ``read_hyperparameters`` reads as this request: JSON values by name."""
+    block: dict[str, Any] = {
+        "goal": request.goal,
+        "hyperparameterMetricTag": request.metric,
+        "maxTrials": request.max_trials,
+        "maxParallelTrials": request.max_parallel_trials,
+        "enableTrialEarlyStopping": request.early_stopping,
+        "params": [_block_of_parameter(parameter) for parameter in request.parameters],
+    }
+    others = {
+        "maxFailedTrials": request.max_failed_trials,
+        "algorithm": request.algorithm,
+        "resumePreviousJobId": request.resume_job,
+    }
+    return {**block, **{name: value for name, value in others.items() if value}}
+
+
+def _block_of_parameter(parameter: TunedParameter) -> dict[str, Any]:
+    block: dict[str, Any] = {"parameterName": parameter.name, "type": parameter.type}
+    if parameter.scale != "NONE":
+        block["scaleType"] = parameter.scale
+    if parameter.type == "CATEGORICAL":
+        return {**block, "categoricalValues": list(parameter.values)}
+    if parameter.type == "DISCRETE":
+        return {**block, "discreteValues": list(parameter.values)}
+    return {**block, "minValue": parameter.minimum, "maxValue": parameter.maximum}
+
+
 def check_tuned_arguments(
     request: Hyperparameters, arguments_class: type[Any], fixed: Mapping[str, Any], *, where: str = ""
 ) -> None:
@@ -171,6 +200,14 @@ def check_tuned_arguments(
                 where=where,
                 remedy=error.remedy,
             ) from None
+
+
+def reversed_value(value: float, minimum: float, maximum: float) -> float:
+    """Returns a value as far from the other end of its range: log-uniform becomes dense at the maximum.
+
+    Rounding does not lead out of the range.
+    """
+    return min(max(minimum + (maximum - value), minimum), maximum)
 
 
 def _said(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +29,9 @@ _NAMES = {
 
 
 # The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them.
-TRIAL_MODEL = re.compile(r"trial_\d+")
+TRIAL_MODEL = re.compile(r"trial_[\w-]+")
 # What a kill may have left of one, half-copied, under a hidden name.
-_REST_OF_TRIAL = re.compile(r"\.trial_\d+\.[0-9a-f]+\.(partial|old)")
+_REST_OF_TRIAL = re.compile(r"\.trial_[\w-]+\.[0-9a-f]+\.(partial|old)")
 # What is uploaded before it takes the model's place.
 _INCOMING = re.compile(rf"\.{MODEL_FOLDER}\.[0-9a-f]{{32}}\.partial/")
 
@@ -48,7 +49,7 @@ def check_model_target(job_dir: str) -> str:
     """
     target = joined(absolute_location(job_dir), MODEL_FOLDER)
     if is_cloud_path(target):
-        names = CloudFolder(target).names()
+        names = _own_names(target)
         ours = not names or _is_ours({name.partition("/")[0] for name in names}, CloudFolder(target).read)
     else:
         ours = not Path(target).exists() or _is_ours_here(Path(target))
@@ -67,7 +68,7 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
     single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
     which nothing is loaded, is the first object of the old one to go and the last of the new one to come;
     ``provenance.json``, by which the folder is known as ours, is the last to go and the first to come. The
-    models of a tuning's trials in a local folder stay.
+    models of a tuning's trials stay.
 
     Raises:
         InvalidArgumentError: if job_dir is a URL other than ``gs://``.
@@ -76,13 +77,22 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
     """
     target = check_model_target(job_dir)
     if is_cloud_path(target):
-        _publish_to_cloud(model_folder, target)
+        publish_model_at(model_folder, target)
     else:
         publish_folder(model_folder, Path(target), kept=TRIAL_MODEL)
     return target
 
 
-def _publish_to_cloud(model_folder: Path, target: str) -> None:
+def publish_model_at(model_folder: Path, target: str) -> None:
+    """Copies a model folder to a location, in the way of ``publish_model``, whatever stands there.
+
+    Args:
+        model_folder: To be copied.
+        target: A local folder or ``gs://``.
+    """
+    if not is_cloud_path(target):
+        publish_folder(model_folder, Path(target))
+        return
     parent, name = target.rsplit("/", 1)
     folder, incoming = CloudFolder(parent), f".{name}.{uuid.uuid4().hex}.partial"
     paths = [path for path in model_folder.rglob("*") if path.is_file()]
@@ -94,7 +104,7 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
     try:
         for file in names:
             cloud_storage.upload(model_folder / file, f"{parent}/{incoming}/{file}")
-        for file in sorted(CloudFolder(target).names(), key=_arrival, reverse=True):
+        for file in sorted(_own_names(target), key=_arrival, reverse=True):
             folder.remove(f"{name}/{file}")
         for file in names:
             folder.move(f"{incoming}/{file}", f"{name}/{file}")
@@ -102,6 +112,26 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
         for file in CloudFolder(f"{parent}/{incoming}").names():
             folder.remove(f"{incoming}/{file}")
         raise
+
+
+def fetch_model(location: str, target: Path) -> None:
+    """Copies a model folder, local or in Cloud Storage, to a local one, without trials' models below it.
+
+    Raises:
+        MissingInputError: if an object cannot be read.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    if not is_cloud_path(location):
+        shutil.copytree(location, target, dirs_exist_ok=True)
+        return
+    for name in _own_names(location):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        cloud_storage.download(f"{location}/{name}", target / name)
+
+
+def _own_names(target: str) -> list[str]:
+    """Returns the objects of a model in Cloud Storage without those of the trials' models below it."""
+    return [name for name in CloudFolder(target).names() if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
 
 
 def _arrival(file: str) -> tuple[int, str]:

@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.common.arguments import flat_fields
 from components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
 from components.common.errors import InterruptedRunError, MissingInputError, PipelineError
 from components.common.log import log_event, log_result
 from components.common.storage import joined, written_whole
 from components.custom_job.arguments import CustomJobArguments, RunArguments
 from components.train.arguments import TrainingArguments
+from components.train.words import argument_words, pattern_of
 from components.vertex.client import service_client
 from components.vertex.follow import follow_job
 from components.vertex.jobs import (
@@ -27,9 +25,6 @@ from components.vertex.jobs import (
     start_job,
 )
 from components.vertex.resources import read_job, write_job
-
-# As convert names its shards, all of one split in one folder.
-_SHARD = re.compile(r"(?P<split>.*)-\d{5}-of-(?P<count>\d{5})")
 
 
 def train_as_job(
@@ -133,30 +128,17 @@ def training_words(
     labels_file = model_folder.parent / "labels.txt"
     with written_whole(labels_file) as temporary:
         temporary.write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
-    given = asdict(arguments)
     return [
         f"--training_data_path={_pattern(manifest.splits[TRAIN], dataset_folder)}",
         f"--validation_data_path={_pattern(manifest.splits[VALIDATION], dataset_folder)}",
         f"--labels_file={labels_file}",
         f"--job-dir={model_folder.parent}",
-        *(
-            f"--{name}={str(given[name]).lower() if isinstance(given[name], bool) else given[name]}"
-            for name, field in flat_fields([TrainingArguments]).items()
-            if given[name] != field.default and name != "job_dir"
-        ),
+        *argument_words(arguments),
     ]
 
 
 def _pattern(split: Split, folder: Path) -> str:
-    """Returns the files of a split as the training's command line takes them, short also for many shards."""
-    paths = [joined(str(folder), shard.path) for shard in split.shards]
-    matches = [_SHARD.fullmatch(path) for path in paths]
-    kinds = {(match["split"], int(match["count"])) for match in matches if match}
-    if all(matches) and len(kinds) == 1:
-        [(prefix, count)] = kinds
-        if count == len(paths):
-            return f"{prefix}-*-of-{count:05d}"
-    return ",".join(paths)
+    return pattern_of([joined(str(folder), shard.path) for shard in split.shards])
 
 
 def _scheduling(job: CustomJobArguments) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from kubernetes import client, config
+from kubernetes import client
 
 from components.common.errors import (
     CheckFailedError,
@@ -17,6 +17,7 @@ from components.common.errors import (
     OutputError,
     UnavailableError,
 )
+from components.common.kubernetes_client import default_client, own_namespace, refused
 from components.common.log import log_event
 from components.common.model_digest import model_digest
 from components.common.shared_arguments import KSERVE_TARGET
@@ -33,7 +34,6 @@ _POLL_SECONDS = 2.0
 _CONFLICT = 409
 _HALF = 50
 _TRIES = 5
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def deploy_to_kserve(
@@ -138,9 +138,9 @@ class _Services:
     """The InferenceServices of one name: there is one or none."""
 
     def __init__(self, api_client: client.ApiClient | None, place: DeploymentPlace) -> None:
-        self._api = client.CustomObjectsApi(api_client or _default_client())
+        self._api = client.CustomObjectsApi(api_client or default_client("deploy to"))
         self.name = place.resolved_name()
-        self.namespace = place.namespace or _own_namespace()
+        self.namespace = place.namespace or own_namespace()
         self._path = {
             "group": _GROUP,
             "version": _VERSION,
@@ -208,13 +208,10 @@ class _Services:
             raise self._refused(error) from None
 
     def _refused(self, error: client.ApiException) -> UnavailableError:
-        try:
-            reason = json.loads(error.body)["message"]
-        except (TypeError, ValueError, KeyError):
-            reason = error.reason
-        return UnavailableError(
-            f"the cluster refuses {_PLURAL} of namespace {self.namespace!r}: {error.status} {reason}",
-            remedy="is KServe installed, and may the step's service account change its inferenceservices?",
+        return refused(
+            error,
+            f"{_PLURAL} of namespace {self.namespace!r}",
+            "is KServe installed, and may the step's service account change its inferenceservices?",
         )
 
 
@@ -318,24 +315,3 @@ def _deployment(
         changed=changed,
         model_digest=digest,
     )
-
-
-def _default_client() -> client.ApiClient:
-    try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        try:
-            config.load_kube_config()
-        except config.ConfigException as error:
-            raise MissingInputError(
-                f"there is no cluster to deploy to: {error}",
-                remedy="run the step in a pod, or set KUBECONFIG to the cluster's file",
-            ) from None
-    return client.ApiClient()
-
-
-def _own_namespace() -> str:
-    try:
-        return _NAMESPACE_FILE.read_text(encoding="ascii").strip()
-    except OSError:
-        return "default"

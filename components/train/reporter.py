@@ -15,6 +15,7 @@ from components.common.quiet_tensorflow import tf
 from components.common.storage import joined, local_path
 from components.train.evaluation import Evaluation
 from components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
+from components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 
 # The objective of tuning, as the original algorithm named it.
 OBJECTIVE = "top_1_accuracy"
@@ -27,10 +28,10 @@ Report = Callable[[Sequence[Evaluation]], None]
 def reporter(job_dir: str) -> Report:
     """Returns a function that reports the last of a training's evaluations so far.
 
-    It goes to the log (one line with ``name=value`` words, the form that Katib's StdOut collector reads),
-    to Vertex AI's tuner in a trial of its, and into ``job_dir`` to ``metrics.jsonl`` (one JSON object an
-    evaluation; all of them are written anew, so that an interrupted training's file has none twice) and
-    to TensorBoard's files.
+    It goes to the log (one line with ``name=value`` words),
+    to Vertex AI's tuner in a trial of its, in a line that begins with the time in a trial of Katib's, and
+    into ``job_dir`` to ``metrics.jsonl`` (one JSON object an evaluation; all of them are written anew, so
+    that an interrupted training's file has none twice) and to TensorBoard's files.
 
     Args:
         job_dir: Local or ``gs://``; empty to write no files.
@@ -40,6 +41,8 @@ def reporter(job_dir: str) -> Report:
         reports += [_metrics_file(folder_at(job_dir)), _tensorboard(joined(job_dir, TENSORBOARD_FOLDER))]
     if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):
         reports.append(_vertex_tuner())
+    if os.environ.get(KATIB_TRIAL_NAME):
+        reports.append(lambda evaluations: write_katib_line(OBJECTIVE, getattr(evaluations[-1], OBJECTIVE)))
 
     def report(evaluations: Sequence[Evaluation]) -> None:
         for each in reports:

@@ -116,6 +116,7 @@ def train(
     *,
     publish: Callable[[Path], object] | None = None,
     stop: Callable[[Sequence[Evaluation]], str] | None = None,
+    features_folder: Path | None = None,
 ) -> LoopResult:
     """Trains and writes the model folder: SavedModel, labels, provenance, deployment configuration.
 
@@ -131,6 +132,8 @@ def train(
             more than a tenth of the training's time, and before an error is raised because the training
             diverged. The folder is removed afterwards. The final model is not published.
         stop: Gets all evaluations after each of them; a text is the reason to end the training there.
+        features_folder: Where trainings on this machine share the features of frozen backbones, so that they
+            are computed once; None if there are no others.
 
     Raises:
         InvalidArgumentError: if the arguments do not fit the data, the devices, the memory or the
@@ -180,7 +183,9 @@ def train(
         _lack_of_memory_explained(arguments),
         _lost_workers_explained(accelerators),
     ):
-        inputs = training_inputs(classifier, arguments, read_manifest(folder), folder, accelerators)
+        inputs = training_inputs(
+            classifier, arguments, read_manifest(folder), folder, accelerators, features_folder
+        )
         result = run_loop(
             inputs.trainable,
             optimizer,

@@ -1,6 +1,6 @@
 """What the loop trains on: images, or the features that a frozen backbone makes of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from components.train.arguments import TrainingArguments
 from components.train.augmentation import kept_size
 from components.train.class_weights import class_weights, positive_weights
 from components.train.decoded_cache import kept_decoded
+from components.train.feature_store import shared_features
 from components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
 from components.train.located_batches import LocatedBatches
 from components.train.mixing import mix
@@ -51,8 +52,17 @@ def training_inputs(
     manifest: Manifest,
     folder: Path,
     accelerators: Accelerators,
+    features_folder: Path | None = None,
 ) -> TrainingInputs:
     """Returns this worker's inputs: features where the backbone is frozen and every epoch sees the same ones.
+
+    Args:
+        classifier: To be trained.
+        arguments: How.
+        manifest: Of the data set.
+        folder: Where its shards lie.
+        accelerators: Which worker this is.
+        features_folder: Where trainings on this machine share such features; None if there are no others.
 
     Raises:
         InvalidDataError: if an image cannot be decoded, or there are more or fewer than the manifest says.
@@ -63,7 +73,7 @@ def training_inputs(
     fits = 4 * width * images <= _FEATURE_BYTES
     varied = arguments.augmentation != "none" or arguments.mixup or arguments.cutmix
     if arguments.freeze == "backbone" and fits and not varied:
-        return _feature_inputs(classifier, arguments, manifest, folder, accelerators)
+        return _feature_inputs(classifier, arguments, manifest, folder, accelerators, features_folder)
     return _image_inputs(classifier, arguments, manifest, folder, accelerators)
 
 
@@ -127,36 +137,28 @@ def _feature_inputs(
     manifest: Manifest,
     folder: Path,
     accelerators: Accelerators,
+    features_folder: Path | None,
 ) -> TrainingInputs:
     """Runs the frozen backbone once over the data; each worker does so over all of them."""
-    training, validation_images = manifest.splits[TRAIN], _validation_images(arguments, manifest)
-    # In the order of the shards: shuffling is done on the features.
-    images = evaluation_batches(
-        shard_paths(folder, training),
-        shard_examples=[shard.examples for shard in training.shards],
-        image_size=arguments.resolved_image_size(),
-        batch_size=arguments.resolved_eval_batch_size(),
-        multi_label_classes=_multi_label_classes(manifest),
-    )
-    progress = Progress("train", training.examples + validation_images, "images through the frozen backbone")
-    compute = _feature_function(classifier, arguments.resolved_image_size())
+    validation_images = _validation_images(arguments, manifest)
     width = classifier.backbone.output_shape[-1]
-    features, classes = _features(
-        compute,
-        LocatedBatches(images, folder, training, multi_label=manifest.multi_label),
-        (training.examples, width),
-        progress,
-        done=0,
-        multi_label_classes=_multi_label_classes(manifest),
-    )
-    validation_features, validation_classes = _features(
-        compute,
-        _validation_batches(arguments, manifest, folder),
-        (validation_images, width),
-        progress,
-        done=len(classes),
-        multi_label_classes=_multi_label_classes(manifest),
-    )
+
+    def compute() -> Sequence[NDArray[Any]]:
+        return _computed_features(classifier, arguments, manifest, folder)
+
+    if features_folder is None:
+        arrays = compute()
+    else:
+        sampled = {"images": arguments.num_eval_images, "seed": arguments.seed}
+        circumstances = {
+            "data": manifest.digest(),
+            "model_type": arguments.model_type,
+            "image_size": arguments.resolved_image_size(),
+            "batch_size": arguments.resolved_eval_batch_size(),
+            "validation": sampled if arguments.num_eval_images else {},
+        }
+        arrays = shared_features(features_folder, circumstances, classifier.backbone.variables, compute)
+    features, classes, validation_features, validation_classes = arrays
     trainable = Trainable(
         classifier.head,
         tf.TensorSpec([None, width], tf.float32),
@@ -188,6 +190,41 @@ def _feature_inputs(
     return TrainingInputs(trainable, batches_from, validation)
 
 
+def _computed_features(
+    classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
+) -> Sequence[NDArray[Any]]:
+    """Returns features and classes of the training images, then of the validation images."""
+    training, validation_images = manifest.splits[TRAIN], _validation_images(arguments, manifest)
+    width = classifier.backbone.output_shape[-1]
+    # In the order of the shards: shuffling is done on the features.
+    images = evaluation_batches(
+        shard_paths(folder, training),
+        shard_examples=[shard.examples for shard in training.shards],
+        image_size=arguments.resolved_image_size(),
+        batch_size=arguments.resolved_eval_batch_size(),
+        multi_label_classes=_multi_label_classes(manifest),
+    )
+    progress = Progress("train", training.examples + validation_images, "images through the frozen backbone")
+    compute = _feature_function(classifier, arguments.resolved_image_size())
+    found = _features(
+        compute,
+        LocatedBatches(images, folder, training, multi_label=manifest.multi_label),
+        (training.examples, width),
+        progress,
+        done=0,
+        multi_label_classes=_multi_label_classes(manifest),
+    )
+    found_validation = _features(
+        compute,
+        _validation_batches(arguments, manifest, folder),
+        (validation_images, width),
+        progress,
+        done=training.examples,
+        multi_label_classes=_multi_label_classes(manifest),
+    )
+    return [*found, *found_validation]
+
+
 def _feature_function(classifier: Classifier, image_size: int) -> Any:
     @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
     def features(images: Any) -> Any:
@@ -203,7 +240,7 @@ def _features(
     progress: Progress,
     *,
     done: int,
-    multi_label_classes: int,
+    multi_label_classes: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Fills one array of ``shape`` = (images, features) and one of their classes."""
     features: NDArray[np.float32] = np.empty(shape, np.float32)

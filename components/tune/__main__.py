@@ -20,6 +20,7 @@ from components.convert.arguments import ConvertArguments
 from components.train.__main__ import JobArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
+from components.tune.job_dir import check_on_this_machine
 from components.tune.search_space import check_search_space, read_request
 
 
@@ -31,6 +32,7 @@ def main(words: Sequence[str]) -> None:
     training = from_values(TrainingArguments, values)
     if not tuning.job_dir:
         raise InvalidArgumentError("--job_dir is not given", remedy="--help lists all arguments")
+    check_on_this_machine(tuning.job_dir)
     job_dir = local_path(tuning.job_dir)
     check_model_target(tuning.job_dir)
     check_writable(job_dir)
@@ -46,6 +48,7 @@ def main(words: Sequence[str]) -> None:
                 training_data_path=job.training_data_path,
                 validation_data_path=job.validation_data_path,
                 labels_file=job.labels_file,
+                multi_label=training.multi_label,
             ),
             dataset,
         )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
+from components.common.cloud_storage import is_cloud_path
+from components.common.folders import check_folder_writable
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 
@@ -31,14 +33,22 @@ def tune(
         arguments: What all trials have in common.
     """
     # Imported here: it loads Optuna, which whoever compiles a pipeline need not have.
-    from components.tune.outcome import gather, hand_over
+    from components.tune.outcome import gather, hand_over, upload_models, upload_outcome, warn_of_no_memory
     from components.tune.tune import TuningFiles
     from components.tune.tune import tune as run_tuning
 
-    folder = Path(trials.path)
-    files = TuningFiles(Path(tuning.job_dir).expanduser() if tuning.job_dir else folder, Path(model.path))
+    folder, in_cloud = Path(trials.path), is_cloud_path(tuning.job_dir)
+    own = folder if in_cloud or not tuning.job_dir else Path(tuning.job_dir).expanduser()
+    if in_cloud:
+        check_folder_writable(tuning.job_dir)
+        warn_of_no_memory(tuning.job_dir)
+    files = TuningFiles(own, Path(model.path))
     try:
         result = run_tuning(tuning, arguments, Path(dataset.path), files)
+        if in_cloud:
+            upload_models(result, tuning.job_dir)
     finally:
         gather(files.job_dir, folder, Path(report.path))
+        if in_cloud:
+            upload_outcome(folder, tuning.job_dir)
     hand_over(result, arguments, model, metrics)

@@ -1,12 +1,17 @@
 """Hands what came of a tuning over to the artifacts of its step."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from components.common import cloud_storage
 from components.common.hyperparameters import METRIC
+from components.common.log import log_event
+from components.common.published_model import publish_model_at
+from components.common.storage import joined
 from components.train.arguments import TrainingArguments
-from components.tune.job_dir import REPORT_FILE, TRIALS_FILE
+from components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
 from components.tune.trials import FAILED
 from components.tune.tune import TuningResult
 
@@ -25,6 +30,44 @@ def gather(job_dir: Path, trials: Path, report: Path) -> None:
     if (job_dir / REPORT_FILE).is_file():
         report.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job_dir / REPORT_FILE, report)
+
+
+def upload_outcome(folder: Path, job_dir: str) -> None:
+    """Copies trials.json and the page into a job_dir in Cloud Storage, as far as they are there.
+
+    Paths in the step's folder become those in job_dir.
+
+    Args:
+        folder: Where the step wrote them.
+        job_dir: ``gs://``.
+    """
+    here = json.dumps(str(folder.absolute()))[1:-1]
+    for name in (TRIALS_FILE, REPORT_FILE):
+        if (folder / name).is_file():
+            text = (folder / name).read_text(encoding="utf-8").replace(here, job_dir.rstrip("/"))
+            cloud_storage.write_object(joined(job_dir, name), text.encode())
+
+
+def upload_models(result: TuningResult, job_dir: str) -> None:
+    """Copies the trials' models into a job_dir in Cloud Storage.
+
+    Args:
+        result: Of the tuning.
+        job_dir: ``gs://``.
+    """
+    for trial in result.trials:
+        if trial.model:
+            publish_model_at(Path(trial.model), trial_model_location(job_dir, str(trial.id)))
+
+
+def warn_of_no_memory(job_dir: str) -> None:
+    """Says what a search in the step does without where its job_dir is in Cloud Storage."""
+    log_event(
+        "search_in_step",
+        f"tune: the search's memory stays in the step; {job_dir} gets models, trials.json and tuning.html at "
+        "the end: a step that is started again begins the search anew",
+        severity="WARNING",
+    )
 
 
 def hand_over(result: TuningResult, arguments: TrainingArguments, model: Any, metrics: Any) -> None:

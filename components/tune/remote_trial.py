@@ -2,10 +2,11 @@
 
 ``python -m components.tune.remote_trial --training_data_path=PATTERN --validation_data_path=PATTERN
 --job-dir=DIR --trial_id=ID --initial_learning_rate=0.01 ...``. Vertex AI names the trial in
-CLOUD_ML_TRIAL_ID. Whoever chose the values stops the trial with SIGTERM; its best model is published all the
-same.
+CLOUD_ML_TRIAL_ID, our template for Katib in KATIB_TRIAL_NAME. Whoever chose the values stops the trial with
+SIGTERM; its best model is published all the same.
 """
 
+import dataclasses
 import importlib
 import os
 import re
@@ -15,17 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.arguments import argument, check_fields, from_values, parse_command_line
+from components.common.arguments import argument, check_fields, flat_fields, from_values, parse_command_line
 from components.common.errors import InvalidArgumentError
+from components.common.hyperparameters import reversed_value
 from components.common.step import run_command
-from components.common.storage import local_path
+from components.common.storage import absolute_location
 from components.convert.arguments import ConvertArguments
 from components.train.__main__ import JobArguments
 from components.train.arguments import TrainingArguments
-from components.tune.job_dir import trial_folder, trial_model
+from components.train.katib_lines import KATIB_TRIAL_NAME
+from components.tune.job_dir import trial_location, trial_model_location
 from components.tune.trial_run import TrialTask
 
-_VERTEX_TRIAL_ID = "CLOUD_ML_TRIAL_ID"
+_NAMES_OF_TRIAL = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
 WORK = "components.tune.trial_run:run_remote_trial"
 
 
@@ -35,7 +38,14 @@ class RemoteTrialArguments:
 
     trial_id: str = argument(
         "",
-        f"Name of the trial's folder below job_dir/trials. Empty = ${_VERTEX_TRIAL_ID}, set by Vertex AI.",
+        "Name of the trial's folder below job_dir/trials. Empty = the value of "
+        f"{' or '.join(_NAMES_OF_TRIAL)}, which Vertex AI and Katib set.",
+    )
+    reversed_values: str = argument(
+        "",
+        "Arguments whose value is given from the other end of its range, name:MINIMUM:MAXIMUM separated by "
+        "semicolons: the value is MINIMUM + MAXIMUM - the one that is given. By this, a service that knows "
+        "the logarithmic scale searches the reverse one.",
     )
 
     def __post_init__(self) -> None:
@@ -50,6 +60,29 @@ class RemoteTrialArguments:
                 f"--trial_id={self.trial_id!r} cannot be a folder's name",
                 remedy="use letters, digits, - and _",
             )
+        self.ranges()
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Returns the ranges of ``reversed_values`` by argument.
+
+        Raises:
+            InvalidArgumentError: if a part of it is no range of an argument that is a number.
+        """
+        fields = flat_fields([TrainingArguments])
+        found = {}
+        for part in filter(None, self.reversed_values.split(";")):
+            name, *limits = part.split(":")
+            try:
+                if type(fields[name].default) not in (int, float):
+                    raise ValueError(name)
+                minimum, maximum = map(float, limits)
+            except (KeyError, ValueError):
+                raise InvalidArgumentError(
+                    f"--reversed_values: {part!r} is no range of a training argument",
+                    remedy="write name:MINIMUM:MAXIMUM",
+                ) from None
+            found[name] = minimum, maximum
+        return found
 
 
 def main(words: Sequence[str], work: str = WORK) -> None:
@@ -62,7 +95,12 @@ def main(words: Sequence[str], work: str = WORK) -> None:
     values = parse_command_line(words, (JobArguments, RemoteTrialArguments, TrainingArguments))
     job = from_values(JobArguments, values)
     training = from_values(TrainingArguments, values)
-    trial_id = from_values(RemoteTrialArguments, values).trial_id or os.environ.get(_VERTEX_TRIAL_ID, "")
+    trial = from_values(RemoteTrialArguments, values)
+    for name, limits in trial.ranges().items():
+        value = reversed_value(getattr(training, name), *limits)
+        training = dataclasses.replace(training, **{name: type(getattr(training, name))(value)})
+    named = (trial.trial_id, *(os.environ.get(name, "") for name in _NAMES_OF_TRIAL))
+    trial_id = next(filter(None, named), "")
     if not trial_id or not training.job_dir:
         raise InvalidArgumentError(
             "a trial needs --job_dir and --trial_id",
@@ -71,8 +109,8 @@ def main(words: Sequence[str], work: str = WORK) -> None:
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
     from components.convert.convert import convert
 
-    job_dir = local_path(training.job_dir).absolute()
-    folder = trial_folder(job_dir, trial_id)
+    job_dir = absolute_location(training.job_dir)
+    folder = trial_location(job_dir, trial_id)
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
         convert(
@@ -80,15 +118,16 @@ def main(words: Sequence[str], work: str = WORK) -> None:
                 training_data_path=job.training_data_path,
                 validation_data_path=job.validation_data_path,
                 labels_file=job.labels_file,
+                multi_label=training.multi_label,
             ),
             dataset,
         )
         task = TrialTask(
             trial=0,
-            arguments={**vars(training), "job_dir": str(folder)},
+            arguments={**vars(training), "job_dir": folder},
             dataset=str(dataset),
-            folder=str(folder),
-            model=str(trial_model(job_dir, trial_id)),
+            folder=folder,
+            model=trial_model_location(job_dir, trial_id),
         )
         module, _, function = work.partition(":")
         getattr(importlib.import_module(module), function)(task, lambda _: "")

@@ -20,6 +20,7 @@ from components.common.hyperparameters import (
     TunedParameter,
     check_tuned_arguments,
     read_hyperparameters,
+    reversed_value,
 )
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import (
@@ -206,10 +207,8 @@ def _value(parameter: TunedParameter, coordinate: Any) -> Any:
 
 
 def _reversed(parameter: TunedParameter, number: Any) -> Any:
-    if parameter.type == "INTEGER":
-        return int(parameter.minimum) + int(parameter.maximum) - int(number)
-    # Rounding must not lead out of the range.
-    return min(max(parameter.minimum + (parameter.maximum - number), parameter.minimum), parameter.maximum)
+    value = reversed_value(float(number), parameter.minimum, parameter.maximum)
+    return int(value) if parameter.type == "INTEGER" else value
 
 
 def _internal(parameter: TunedParameter, value: Any) -> float:

@@ -155,7 +155,20 @@ def failure_of(log: Path, begun_at: int, exit_code: int) -> tuple[str, tuple[str
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         lines = []
-    problem, shown = "", []
+    problem, shown, _ = failure_in(lines)
+    if not problem and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        memory = ": the machine may have run out of memory" if exit_code == -signal.SIGKILL else ""
+        problem = f"its process was ended by {name}{memory}"
+    return problem or f"its process ended with exit code {exit_code}", shown
+
+
+def failure_in(lines: Sequence[str]) -> tuple[str, tuple[str, ...], int]:
+    """Returns the problem that a trial's output states, its last lines, and the exit code that it states.
+
+    The problem is empty, and the exit code 0, where the output says nothing of either.
+    """
+    problem, shown, exit_code = "", [], 0
     for line in lines:
         event = parse_event(line)
         if event is None:
@@ -164,12 +177,8 @@ def failure_of(log: Path, begun_at: int, exit_code: int) -> tuple[str, tuple[str
         elif event["event"] != "progress":
             shown.append(str(event["message"])[:500])
             if event["event"] == "step_failed":
-                problem = str(event["problem"])
-    if not problem and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        memory = ": the machine may have run out of memory" if exit_code == -signal.SIGKILL else ""
-        problem = f"its process was ended by {name}{memory}"
-    return problem or f"its process ended with exit code {exit_code}", tuple(shown[-_LAST_LINES:])
+                problem, exit_code = str(event["problem"]), int(event.get("exit_code", 0))
+    return problem, tuple(shown[-_LAST_LINES:]), exit_code
 
 
 def _fork(path: Path, pipes: tuple[int, int], log: IO[bytes]) -> int:

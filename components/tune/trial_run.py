@@ -2,17 +2,21 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from components.common.dataset import VALIDATION
-from components.common.errors import InterruptedRunError
+from components.common.errors import InterruptedRunError, MissingInputError
+from components.common.folders import folder_at
 from components.common.provenance import PROVENANCE_NAME, read_provenance
+from components.common.published_model import publish_model_at
 from components.common.storage import publish_folder, written_whole
 from components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
 from components.train.arguments import TrainingArguments
+from components.tune.job_dir import FEATURES_FOLDER
 
 # In a trial's folder.
 RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
@@ -86,9 +90,13 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         shutil.rmtree(unpublished)
     arguments = TrainingArguments(**task.arguments)
     trained = train(
-        arguments, dataset, unpublished, stop=lambda evaluations: stop([asdict(one) for one in evaluations])
+        arguments,
+        dataset,
+        unpublished,
+        stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+        features_folder=folder.parent / FEATURES_FOLDER,
     )
-    final = _evaluated(task, unpublished, trained.best.step)
+    final = _evaluated(task, unpublished, trained.best.step, folder / _EVALUATION)
     publish_folder(unpublished, Path(task.model))
     # The training asks no one after its last step.
     write_result(folder, final, [asdict(one) for one in trained.evaluations])
@@ -99,42 +107,49 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
 def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     """Runs a trial that somebody else may stop with SIGTERM: its best model so far is published all the same.
 
+    The task's folder and model may be ``gs://`` locations. Where several machines train together, the chief
+    alone publishes and measures; the others return nothing.
+
     Raises:
         PipelineError: as ``run_trial`` does.
     """
     from components.train.train import train
 
-    folder, model = Path(task.folder), Path(task.model)
-    unpublished = folder / _UNPUBLISHED
-    if unpublished.exists():
-        shutil.rmtree(unpublished)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        trained = train(
-            TrainingArguments(**task.arguments),
-            Path(task.dataset),
-            unpublished,
-            publish=lambda better: publish_folder(better, model),
-            stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
-        )
-    except InterruptedRunError:
-        # It was published; with luck there is time to measure it.
-        if (model / PROVENANCE_NAME).is_file():
-            step = int(read_provenance(model)["best_step"])
-            write_result(folder, _evaluated(task, model, step))
-        raise
-    publish_folder(unpublished, model)
-    shutil.rmtree(unpublished)
-    final = _evaluated(task, model, trained.best.step)
-    write_result(folder, final)
+    with tempfile.TemporaryDirectory(prefix="imgpipe-trial-") as name:
+        unpublished, published = Path(name) / "unpublished", Path(name) / "published"
+
+        def publish(better: Path) -> None:
+            # Kept here as well: to be measured if the trial is stopped.
+            publish_folder(better, published)
+            publish_model_at(better, task.model)
+
+        try:
+            trained = train(
+                TrainingArguments(**task.arguments),
+                Path(task.dataset),
+                unpublished,
+                publish=publish,
+                stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+            )
+        except InterruptedRunError:
+            # With luck there is time to measure what was published.
+            if (published / PROVENANCE_NAME).is_file():
+                step = int(read_provenance(published)["best_step"])
+                write_result(task.folder, _evaluated(task, published, step, Path(name) / _EVALUATION))
+            raise
+        if not unpublished.exists():
+            # One of several machines of a trial: the chief has it.
+            return {}
+        publish_model_at(unpublished, task.model)
+        final = _evaluated(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
+    write_result(task.folder, final)
     return final
 
 
-def _evaluated(task: TrialTask, model: Path, step: int) -> dict[str, Any]:
+def _evaluated(task: TrialTask, model: Path, step: int, folder: Path) -> dict[str, Any]:
     """Measures a model as that of every trial: on all validation images, as they are served."""
     from components.evaluate.evaluate import EvaluationFiles, evaluate
 
-    folder = Path(task.folder) / _EVALUATION
     measured = evaluate(
         Path(task.dataset),
         model,
@@ -150,23 +165,29 @@ def _evaluated(task: TrialTask, model: Path, step: int) -> dict[str, Any]:
     }
 
 
-def write_result(folder: Path, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()) -> None:
+def write_result(
+    folder: Path | str, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()
+) -> None:
     """Writes what the full evaluation found, by which a trial that is over is known to be.
 
     Args:
-        folder: Of the trial.
+        folder: Of the trial, local or ``gs://``.
         final: The full evaluation.
         evaluations: All of the training.
     """
-    with written_whole(folder / RESULT_FILE) as temporary:
-        temporary.write_text(json.dumps({"final": final, "evaluations": list(evaluations)}), encoding="utf-8")
+    result = {"final": final, "evaluations": list(evaluations)}
+    folder_at(str(folder)).write(RESULT_FILE, json.dumps(result).encode())
 
 
-def read_result(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """Returns the full evaluation and all of the training; None if the trial is not over."""
+def read_result(folder: Path | str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Returns the full evaluation and all of the training; None if the trial is not over.
+
+    Args:
+        folder: Of the trial, local or ``gs://``.
+    """
     try:
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = json.loads(folder_at(str(folder)).read(RESULT_FILE))
+    except (OSError, ValueError, MissingInputError):
         return None
     return result["final"], result["evaluations"]
 

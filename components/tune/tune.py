@@ -1,6 +1,5 @@
 """Tunes: many trainings with different values, and the model of the best."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from components.common.dataset import read_manifest
 from components.common.errors import CheckFailedError, PipelineError
 from components.common.hyperparameters import METRIC, Hyperparameters
 from components.common.log import log_event, log_result
+from components.common.published_model import fetch_model
 from components.common.storage import check_empty, check_writable, written_whole
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
@@ -111,7 +111,7 @@ def tune(
         raise CheckFailedError(
             f"none of {len(trials)} trials has a model", remedy="trials.json says why each of them failed"
         )
-    shutil.copytree(best.model, files.model, dirs_exist_ok=True)
+    fetch_model(best.model, files.model)
     stopped = sum(bool(one.stop_reason) for one in trials)
     failed = sum(one.state != SUCCEEDED for one in trials)
     log_result(

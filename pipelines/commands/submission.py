@@ -24,11 +24,11 @@ from pipelines.ai_platform import (
     vertex_request,
 )
 from pipelines.commands.output import notice
-from pipelines.compiled_pipelines import pipeline_file
+from pipelines.compiled_pipelines import TRAIN, TUNE, pipeline_file
 from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images, read_images_lock
 from pipelines.machines import Machine
-from pipelines.parameters import PIPELINE_ARGUMENTS
+from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from pipelines.targets.vertex_jobs import pipeline_job_body
 from pipelines.training_input import ReplicaConfig, TrainingInput, read_training_input, with_flags
 
@@ -155,10 +155,14 @@ class Submission:
     pipeline_root: str = ""
     service_account: str = ""
 
+    @property
+    def _pipeline(self) -> str:
+        return TUNE if self.job.hyperparameters else TRAIN
+
     @contextmanager
     def file(self) -> Iterator[Path]:
         """Yields the compiled pipeline."""
-        with pipeline_file(self.target, self.images) as file:
+        with pipeline_file(self.target, self.images, self._pipeline) as file:
             yield file
 
     def pipeline_job(self) -> dict[str, Any]:
@@ -182,12 +186,12 @@ class Submission:
         if self.target == "vertex":
             body = self.pipeline_job()
             # A thousand lines that stand in pipelines/compiled/vertex.
-            body["pipelineSpec"] = "image-classification"
+            body["pipelineSpec"] = self._pipeline.replace("_", "-")
             return {"kind": "PipelineJob", **body}
         return {
             "kind": "pipeline run",
             "name": self.job.job_id,
-            "pipeline": "image-classification",
+            "pipeline": self._pipeline.replace("_", "-"),
             "serviceAccount": self.service_account,
             "parameters": dict(self.parameters),
         }
@@ -252,8 +256,11 @@ def planned(
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
     """
-    classes = JOB_ARGUMENTS if form == "job" else PIPELINE_ARGUMENTS
-    job = plan_job(job_id, words, config, arguments_classes=classes, strategy=strategy)
+    of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
+    classes = JOB_ARGUMENTS if form == "job" else of_pipeline
+    job = plan_job(
+        job_id, words, config, arguments_classes=classes, strategy=strategy, resumes=target == "local"
+    )
 
     def image_of(machine: Machine) -> str:
         return images.of_training(machine.kind)
@@ -269,7 +276,7 @@ def planned(
     )
     if form == "job":
         return dataclasses.replace(made, request=vertex_request(job, image_of))
-    for arguments_class in PIPELINE_ARGUMENTS:
+    for arguments_class in of_pipeline:
         from_values(arguments_class, job.values)
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of)

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from components.common.arguments import argument
+from components.common.arguments import argument, flat_fields
 from components.data_version.arguments import DataVersionArguments
+from components.tune import katib_component
+from components.tune.katib_arguments import KatibArguments
 from pipelines.images import Images
 from pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
 
@@ -116,4 +118,20 @@ class DataVersion:
 
 CACHED_CONVERT = StepInputs((DataVersion,), _data_version)
 
-KUBEFLOW = Target("kubeflow", _place, inputs=_inputs, step_inputs={"convert": CACHED_CONVERT}, caches=True)
+
+def _of_tuning(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
+    chosen = {name: inputs[name] for name in flat_fields([KatibArguments])}
+    filled_in = {"trial_image": inputs["train_image"], "trial_storage_secret": inputs["storage_secret"]}
+    return {**chosen, **filled_in}
+
+
+KUBEFLOW = Target(
+    "kubeflow",
+    _place,
+    inputs=_inputs,
+    steps={"tune": katib_component.tune},
+    inputs_of_step={"tune": (KatibArguments,)},
+    # KatibArguments and TrialPodArguments are the function's own.
+    step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _of_tuning)},
+    caches=True,
+)

@@ -57,7 +57,8 @@ class LocalJobs:
 
         Args:
             job_id: Its name.
-            parameters: Of the pipeline; ``job_dir`` may be among them.
+            parameters: Of the pipeline; ``job_dir`` may be among them. With ``hyperparameters`` it is the
+                one that tunes.
 
         Returns:
             The job, and whether it was found at work, or done, rather than started.
@@ -143,10 +144,11 @@ class LocalJobs:
     def _start(self, values: Mapping[str, Any], folder: Path, output: Path) -> bool:
         """Starts the run; returns whether another client had just done so."""
         words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in values.items()]
+        command = "tune" if "hyperparameters" in values else "run"
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", "from pipelines.cli import main; main()", "run"),
+                    *(sys.executable, "-c", "from pipelines.cli import main; main()", command),
                     *("--recipe", "original", "--format", "json", *words),
                 ],
                 stdin=subprocess.DEVNULL,

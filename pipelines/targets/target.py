@@ -39,6 +39,8 @@ class Target:
         place: ``place(step, task, inputs)`` sets what this target needs of a step's task, e.g. its resources.
         inputs: ``inputs(images)`` gives the pipeline's further inputs on this target.
         steps: Functions that take the place of a step's own, by the step's name.
+        inputs_of_step: Arguments dataclasses whose fields a pipeline with this step takes on this target as
+            well: the function that stands in the step's place takes them.
         step_inputs: By step.
         caches: Whether convert and validate are taken from the cache while the data's version is the same.
     """
@@ -47,6 +49,7 @@ class Target:
     place: Callable[[str, Any, Mapping[str, Any]], None]
     inputs: "Callable[[Images], Mapping[str, dataclasses.Field[Any]]]" = _no_inputs
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
+    inputs_of_step: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
     caches: bool = False
 

@@ -57,7 +57,7 @@ def round_trip(server, config):
     return job
 
 
-def tpu_job_spec(words):
+def tpu_job_spec(words, module="components.train"):
     return vertex.CustomJobSpec(
         worker_pool_specs=[
             vertex.WorkerPoolSpec(
@@ -69,7 +69,7 @@ def tpu_job_spec(words):
                 replica_count=1,
                 container_spec=vertex.ContainerSpec(
                     image_uri="images/train-tpu@sha256:0",
-                    command=["python", "-m", "components.train"],
+                    command=["python", "-m", module],
                     args=words,
                 ),
             )
@@ -115,7 +115,11 @@ def test_the_published_tuning_config_and_command_line_become_this_tuning_job(ser
         max_trial_count=6,
         parallel_trial_count=3,
         # The tuned argument is the trial's: the fixed value would be given twice.
-        trial_job_spec=tpu_job_spec([word for word in ARGUMENTS if "initial_learning_rate" not in word]),
+        trial_job_spec=tpu_job_spec(
+            [word for word in ARGUMENTS if "initial_learning_rate" not in word],
+            # Each trial has a folder of its own in job_dir.
+            "components.tune.remote_trial",
+        ),
         labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
         **set_by_the_server(job),
     )

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from components.common.arguments import flat_fields
+from components.tune.arguments import TuneArguments
+from components.tune.katib_arguments import KatibArguments
+from components.tune.search_space import read_request
 from pipelines.cli import imgpipe
-from tests.servers.configs import TPU_CONFIG
+from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
 from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
@@ -102,6 +106,42 @@ def test_one_yaml_places_the_training_on_cpu_gpu_and_tpu(run, server, tmp_path, 
     assert re.fullmatch(rf"imgpipe-{pod['image']}:[\d.]+", image)
     assert pods["train"] == {name: value for name, value in pod.items() if name != "image"}
     assert pods["evaluate"]["image"].startswith("imgpipe-serve-tools:")
+
+
+def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_trials(run, server, tmp_path):
+    (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
+    words = [*WORDS, "--initial_learning_rate=0.1", "--job-dir=gs://bucket/tuned"]
+    result = submit(run, "--config", "config.yaml", words=words)
+    assert result.exit_code == 0, result.output
+    assert "initial_learning_rate=0.1 is without effect" in result.stderr
+    [sent] = server.runs.values()
+    assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "image-classification-tune"
+    given = sent["runtime_config"]["parameters"]
+    assert given["tune_engine"] == "katib"
+    # The machine of the file is each trial's; the step only looks on.
+    assert given["trial_accelerator_type"] == "google.com/tpu"
+    assert given["trial_accelerator_count"] == 4
+    assert json.loads(given["trial_node_selector"])["cloud.google.com/gke-tpu-topology"] == "2x2"
+    assert "imgpipe-train-tpu" in given["train_image"]
+    assert "train_accelerator_type" not in given
+    KatibArguments(**{name: given[name] for name in flat_fields([KatibArguments]) if name in given})
+    request = read_request(TuneArguments(hyperparameters=given["hyperparameters"]))
+    assert (request.max_trials, request.max_parallel_trials, request.early_stopping) == (6, 3, True)
+    [parameter] = request.parameters
+    assert (parameter.name, parameter.scale) == ("initial_learning_rate", "UNIT_LOG_SCALE")
+
+
+def test_without_a_job_dir_that_pods_share_the_trials_run_in_the_tune_step(run, server, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "trainingInput: {scaleTier: CUSTOM, masterType: standard_v100, hyperparameters: {maxTrials: 2, "
+        "params: [{parameterName: seed, type: INTEGER, minValue: 1, maxValue: 9}]}}"
+    )
+    result = submit(run, "--config", "config.yaml")
+    assert result.exit_code == 0, result.output
+    assert "the trials run in the pod of the tune step" in result.stderr
+    [run_id] = server.runs
+    assert server.pods(run_id)["tune"]["accelerator"] == {"nvidia.com/gpu": 1}
+    assert "tune_engine" not in server.runs[run_id]["runtime_config"]["parameters"]
 
 
 def test_without_a_config_the_training_gets_a_small_machine(run, server):

@@ -164,6 +164,23 @@ def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_eff
     assert state(folder)["name"] == str(folder / "elsewhere" / "run")
 
 
+def test_a_config_with_hyperparameters_tunes_here(folder):
+    (folder / "config.yaml").write_text(
+        "trainingInput: {scaleTier: BASIC, hyperparameters: {maxTrials: 2, enableTrialEarlyStopping: true, "
+        "params: [{parameterName: initial_learning_rate, type: DOUBLE, minValue: 0.001, maxValue: 0.2, "
+        "scaleType: UNIT_LOG_SCALE}]}}"
+    )
+    words = ["--images=photos", *LONG[:-1], "--max_steps=4", "--train_steps_per_eval=2"]
+    words += ["--train_batch_size=4", "--job-dir=tuned"]
+    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
+    assert result.returncode == 0, result.stderr
+    wait_for(lambda: state(folder)["state"] != "RUNNING", 240)
+    assert state(folder)["state"] == "SUCCEEDED", state(folder)
+    trials = json.loads((folder / "tuned" / "trials.json").read_text())
+    assert trials["completedTrialCount"] == "2"
+    assert (folder / "tuned" / "model" / "saved_model.pb").is_file()
+
+
 def test_a_run_of_imgpipe_run_is_a_job_too(folder):
     run = RunFolder(folder / "imgpipe-runs" / "20261123-101010")
     run.model.mkdir(parents=True)

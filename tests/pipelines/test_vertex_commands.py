@@ -14,6 +14,8 @@ import yaml
 from click.testing import CliRunner
 from google.cloud import aiplatform_v1 as vertex
 
+from components.tune.arguments import TuneArguments
+from components.tune.search_space import read_request
 from pipelines.cli import imgpipe
 from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
@@ -78,6 +80,20 @@ def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, place,
     assert (shown.pop("kind"), shown.pop("region")) == ("HyperparameterTuningJob", "us-central1")
     message = vertex.HyperparameterTuningJob
     assert message.from_json(json.dumps(shown)) == message.from_json(body)
+
+
+def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run, place, server):
+    result = run(
+        *("submit", JOB_ID, "--config", "tuning.yaml", *place, "--no-check", "--as", "pipeline", "--"),
+        *("--images=gs://b/i", "--job-dir=gs://b/tuned", "--max_steps=5"),
+    )
+    assert result.exit_code == 0, result.output
+    [job] = server.created("pipelineJobs")
+    assert job.pipeline_spec["pipelineInfo"]["name"] == "image-classification-tune"
+    values = job.runtime_config.parameter_values
+    request = read_request(TuneArguments(hyperparameters=values["hyperparameters"]))
+    assert (request.max_trials, request.max_parallel_trials) == (6, 3)
+    assert values["train_machine_type"] == "cloud-tpu"
 
 
 def test_what_has_no_effect_is_told_on_stderr(run, place):

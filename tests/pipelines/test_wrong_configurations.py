@@ -235,8 +235,7 @@ def test_wrong_arguments_are_refused_by_name_with_a_remedy(words, settings, prob
 @pytest.mark.parametrize(
     ("fields", "target", "problem"),
     [
-        (tuning(), "kubeflow", "no tuning pipeline"),
-        (tuning(), "local", "no tuning pipeline"),
+        (tuning(), "local", "a search on this machine keeps its study"),
         (custom(workerType="n1-standard-8", workerCount=2), "kubeflow", "workerCount=2"),
         (custom("ct5lp-hightpu-4t", masterConfig={"tpuTopology": "4x4"}), "kubeflow", "slice of 4 hosts"),
         (custom("cloud-tpu", ("TPU_V3", 32)), "kubeflow", "slice of 4 hosts"),

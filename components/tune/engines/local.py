@@ -1,6 +1,7 @@
 """The search on this machine: one process a trial, some at a time, their values chosen by Optuna."""
 
 import selectors
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,13 @@ from components.common.termination import termination_noted
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import failures_that_end
 from components.tune.engines.engine import Report
-from components.tune.job_dir import STUDY_FOLDER, trial_folder, trial_model
+from components.tune.job_dir import (
+    FEATURES_FOLDER,
+    STUDY_FOLDER,
+    TRIALS_FOLDER,
+    trial_folder,
+    trial_model,
+)
 from components.tune.search_space import identity_of, trial_arguments
 from components.tune.shares import Share, shares
 from components.tune.stopping import Curve, StoppingRules, reason_to_stop
@@ -141,6 +148,7 @@ class _Run:
                 "the tuning was told to stop",
                 remedy="start it again with the same job_dir: finished trials are kept, the others go on",
             )
+        shutil.rmtree(self.search.job_dir / TRIALS_FOLDER / FEATURES_FOLDER, ignore_errors=True)
         return trials
 
     def _next_is_due(self, trials: Sequence[Trial]) -> bool:

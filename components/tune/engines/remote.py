@@ -3,35 +3,37 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from components.common.errors import MissingInputError
+from components.common.folders import Folder, folder_at
 from components.common.hyperparameters import METRIC, Hyperparameters
 from components.common.log import log_event
+from components.common.published_model import SAVED_MODEL_NAME
 from components.train.job_dir import METRICS_FILE
 from components.tune.engines.engine import Report
-from components.tune.job_dir import trial_folder, trial_model
+from components.tune.job_dir import trial_location, trial_model_location
 from components.tune.trial_run import read_result
 from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 
-def with_folder(trial: Trial, job_dir: Path, name: str) -> Trial:
+def with_folder(trial: Trial, job_dir: str, name: str) -> Trial:
     """Adds to a trial what its process has written: evaluations, final evaluation and model.
 
     Args:
         trial: As the service describes it; its evaluations stay where the folder has none.
-        job_dir: Of the tuning, as this machine sees it.
+        job_dir: Of the tuning, as this machine sees it, or ``gs://``.
         name: Of the trial's folder.
     """
-    folder, model = trial_folder(job_dir, name), trial_model(job_dir, name)
-    evaluations = _lines(folder / METRICS_FILE) or trial.evaluations
-    has_model = (model / "saved_model.pb").is_file()
-    result = read_result(folder) if has_model and trial.state == SUCCEEDED else None
+    folder, model = trial_location(job_dir, name), trial_model_location(job_dir, name)
+    evaluations = _lines(folder_at(folder)) or trial.evaluations
+    has_model = trial.state == SUCCEEDED and _has_file(model, SAVED_MODEL_NAME)
+    result = read_result(folder) if has_model else None
     return replace(
         trial,
         evaluations=tuple(evaluations),
         final=result[0] if result else {},
-        model=str(model) if has_model and trial.state == SUCCEEDED else "",
+        model=model if has_model else "",
     )
 
 
@@ -106,8 +108,16 @@ class Follower:
         )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(folder: Folder) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        return [json.loads(line) for line in folder.read(METRICS_FILE).splitlines()]
+    except (OSError, ValueError, MissingInputError):
         return []
+
+
+def _has_file(folder: str, name: str) -> bool:
+    try:
+        folder_at(folder).status(name)
+    except (OSError, MissingInputError):
+        return False
+    return True

@@ -141,7 +141,7 @@ class VertexSearch:
                 started=_time(found.start_time),
                 ended=_time(found.end_time),
             ),
-            self.problem.job_dir,
+            str(self.problem.job_dir),
             found.id,
         )
         if state == SUCCEEDED and self.problem.request.early_stopping and 0 < trial.steps < trial.max_steps:

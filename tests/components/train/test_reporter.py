@@ -3,12 +3,14 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
 from components.common.log import parse_event
 from components.common.quiet_tensorflow import tf
 from components.train.evaluation import Evaluation
+from components.train.katib_lines import FILTER
 from components.train.reporter import reporter
 
 FIRST = Evaluation(step=5, top_1_accuracy=0.25, top_5_accuracy=0.75, loss=1.5, train_loss=2.0)
@@ -30,6 +32,23 @@ def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
     assert events[1]["top_1_accuracy"] == 0.5
     found = [{name: float(value) for name, value, *_ in re.findall(KATIB_FILTER, line)} for line in lines]
     assert found[0] == {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0}
+
+
+def test_in_a_trial_of_katibs_each_evaluation_has_one_line_with_its_time_for_the_collector(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv("KATIB_TRIAL_NAME", "tune-1")
+    report = reporter("")
+    report([FIRST])
+    report([FIRST, SECOND])
+    lines = capsys.readouterr().out.splitlines()
+    found = [
+        (line, match) for line in lines if (match := re.search(FILTER.format(metric="top_1_accuracy"), line))
+    ]
+    assert [match.groups() for _, match in found] == [("top_1_accuracy", "0.25"), ("top_1_accuracy", "0.5")]
+    times = [datetime.fromisoformat(line.split(" ")[0]) for line, _ in found]
+    assert times == sorted(times)
+    assert times[0].tzinfo is not None
 
 
 def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path):

@@ -6,11 +6,17 @@ What it reports it reports as the training does: to hypertune, to stdout, and in
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from components.common.folders import folder_at
+from components.common.log import log_event
+from components.common.published_model import publish_model_at
 from components.common.step import run_command
 from components.common.termination import termination_noted
+from components.train.job_dir import METRICS_FILE
+from components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 from components.tune.remote_trial import main
 from components.tune.trial_run import write_result
 
@@ -20,8 +26,7 @@ WORK = "tests.components.tune.remote_synthetic:learn"
 
 
 def learn(task, stop):
-    folder, model = Path(task.folder), Path(task.model)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_at(task.folder)
     rate = task.arguments["initial_learning_rate"]
     if os.environ.get("FAIL_ABOVE") and rate > float(os.environ["FAIL_ABOVE"]):
         raise RuntimeError("it crashed, as planned")
@@ -38,14 +43,19 @@ def learn(task, stop):
                 break
             evaluations.append(one(rate, step))
             value = evaluations[-1]["top_1_accuracy"]
-            print(f"train: step {step}: top_1_accuracy={value:.6g} loss={1 - value:.6g}", flush=True)
+            log_event("evaluation", f"train: step {step}: top_1_accuracy={value:.6g} loss={1 - value:.6g}")
+            if os.environ.get(KATIB_TRIAL_NAME):
+                write_katib_line("top_1_accuracy", value)
             if tuner:
                 tuner.report_hyperparameter_tuning_metric("top_1_accuracy", value, step)
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in evaluations))
+            folder.write(METRICS_FILE, "".join(json.dumps(each) + "\n" for each in evaluations).encode())
+        # As the real one, which notices at the step after.
+        time.sleep(0.15)
     if evaluations:
-        model.mkdir(parents=True, exist_ok=True)
-        (model / "saved_model.pb").write_text(str(rate))
-        write_result(folder, {**evaluations[-1], "examples": 100})
+        with tempfile.TemporaryDirectory() as model:
+            (Path(model) / "saved_model.pb").write_text(str(rate))
+            publish_model_at(Path(model), task.model)
+        write_result(task.folder, {**evaluations[-1], "examples": 100})
     if stopped():
         sys.exit(75)
 

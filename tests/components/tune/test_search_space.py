@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import TunedParameter
+from components.common.hyperparameters import TunedParameter, block_of
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.search_space import (
@@ -103,6 +103,18 @@ def test_the_original_algorithms_config_is_read_as_it_stands():
 )
 def test_short_words_say_the_same_as_a_block(word, parameter):
     assert read_request(TuneArguments(tune=word)).parameters == (parameter,)
+
+
+def test_a_request_is_read_back_from_the_block_that_is_written_of_it():
+    tune = (
+        "weight_decay=log:1e-6:1e-2; label_smoothing=reverse-log:0.1:0.5; warmup_steps=0:30; "
+        "train_batch_size=16,32; optimizer_type=momentum,adam"
+    )
+    request = read_request(
+        TuneArguments(tune=tune, max_trials=7, max_failed_trials=2, search_algorithm="random")
+    )
+    block = json.dumps(block_of(request))
+    assert read_request(TuneArguments(hyperparameters=block)) == request
 
 
 def test_flags_go_before_the_block_and_short_words_are_added_to_it():

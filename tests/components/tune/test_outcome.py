@@ -1,0 +1,68 @@
+"""What a tuning hands over to a job_dir in Cloud Storage."""
+
+import json
+
+import pytest
+
+from components.common.errors import InvalidArgumentError
+from components.train.arguments import TrainingArguments
+from components.tune.arguments import TuneArguments
+from components.tune.job_dir import check_on_this_machine, check_seen_by_all
+from components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
+from components.tune.katib_component import tune
+from components.tune.outcome import upload_models, upload_outcome
+from components.tune.trials import SUCCEEDED, Trial, write_trials
+from components.tune.tune import TuningResult
+
+
+def trial_in(folder, number):
+    model = folder / "model" / f"trial_{number}"
+    (model / "variables").mkdir(parents=True)
+    (model / "saved_model.pb").write_text(str(number))
+    (model / "variables" / "v").write_text("v")
+    final = {"step": 1, "top_1_accuracy": 0.5, "loss": 1.0}
+    return Trial(number, {"seed": number}, SUCCEEDED, final=final, model=str(model))
+
+
+def test_models_and_page_of_a_search_in_the_step_reach_its_job_dir_in_the_cloud(cloud, tmp_path):
+    trials = (trial_in(tmp_path, 1), trial_in(tmp_path, 2))
+    write_trials(tmp_path / "trials.json", trials, circumstances={})
+    (tmp_path / "tuning.html").write_text("<html>")
+    upload_models(TuningResult(trials[0], trials), "gs://photos/tuned")
+    upload_outcome(tmp_path, "gs://photos/tuned")
+    found = cloud.contents("tuned/")
+    assert found["model/trial_2/saved_model.pb"] == b"2"
+    assert found["model/trial_1/variables/v"] == b"v"
+    assert found["tuning.html"] == b"<html>"
+    paths = [one["builtInAlgorithmOutput"]["modelPath"] for one in json.loads(found["trials.json"])["trials"]]
+    assert paths == ["gs://photos/tuned/model/trial_1", "gs://photos/tuned/model/trial_2"]
+
+
+@pytest.mark.parametrize("job_dir", ["", "tuned", "/mnt/tuned"])
+def test_a_job_dir_that_katibs_pods_do_not_see_is_refused_with_what_to_do(job_dir):
+    with pytest.raises(InvalidArgumentError, match="do not see this folder") as caught:
+        check_seen_by_all(job_dir)
+    assert "gs:// job_dir" in caught.value.remedy
+    check_seen_by_all("gs://photos/tuned")
+
+
+def test_the_step_refuses_katib_without_a_job_dir_before_anything_is_made(tmp_path):
+    class Output:
+        path = str(tmp_path / "never")
+
+    with pytest.raises(InvalidArgumentError, match="tune_engine=katib"):
+        tune(
+            *[Output] * 5,
+            TuneArguments(tune="seed=1,2"),
+            TrainingArguments(),
+            KatibArguments(tune_engine=KATIB),
+            TrialPodArguments(),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_searches_here_refuses_a_job_dir_elsewhere():
+    with pytest.raises(InvalidArgumentError, match="keeps its study") as caught:
+        check_on_this_machine("gs://photos/tuned")
+    assert "tune_engine=katib" in caught.value.remedy
+    check_on_this_machine("tuned")

@@ -1,0 +1,64 @@
+"""The original algorithm's tuning config on real photos; minutes long, so part of `make proof`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.configs import TUNING_CONFIG
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+VARIABLES = "variables/variables.data-00000-of-00001"
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1500)
+def test_the_original_config_tunes_a_frozen_mobilenet_on_the_flowers_and_ends_with_the_best_model(tmp_path):
+    photos = SHARED / "flowers_224"
+    if not photos.is_dir():
+        pytest.skip(f"NOT PROVEN: the flower photos are not at {photos}")
+    models = tmp_path / "keras" / "models"
+    models.mkdir(parents=True)
+    for weights in (SHARED / "pretrained").glob("*.h5"):
+        shutil.copy(weights, models)
+    # With its machine part, which `imgpipe tune` leaves aside.
+    (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
+    result = subprocess.run(
+        [
+            *(IMGPIPE, "tune", "--config", "config.yaml", "--job-dir", "tuned", "--format", "json"),
+            *("--images", os.fspath(photos), "--model-type", "mobilenet-v2", "--max-steps", "200"),
+            *("--train-steps-per-eval", "20"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_HOME": str(models.parent)},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    output = json.loads((tmp_path / "tuned" / "trials.json").read_text())
+    found = [
+        (
+            one["trialId"],
+            one["hyperparameters"]["initial_learning_rate"],
+            one["finalMetric"]["objectiveValue"],
+            one["allMetrics"][-1]["trainingStep"],
+            one.get("stopReason", ""),
+        )
+        for one in output["trials"]
+    ]
+    print(*found, json.loads(result.stdout), sep="\n")
+    assert output["completedTrialCount"] == "6"
+    assert any(one["isTrialStoppedEarly"] for one in output["trials"])
+    assert all(len(one["allMetrics"]) >= 2 for one in output["trials"])
+    best = output["trials"][0]
+    assert best["trialId"] == output["bestTrialId"]
+    assert best["finalMetric"]["objectiveValue"] == max(one[2] for one in found) >= 0.86
+    model = tmp_path / "tuned" / "model"
+    theirs = model / f"trial_{best['trialId']}"
+    assert (model / VARIABLES).read_bytes() == (theirs / VARIABLES).read_bytes()
