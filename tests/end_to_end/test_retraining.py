@@ -1,0 +1,26 @@
+"""A run that starts from the model that serves, is compared with it and takes its place."""
+
+import json
+from pathlib import Path
+
+from tests.end_to_end.runs import SMALL, run_imgpipe
+
+
+def test_a_run_starts_from_the_model_that_serves_and_deploys_the_next_version(coloured_folder, tmp_path):
+    serving = tmp_path / "serving" / "colours"
+    words = ["--images", str(coloured_folder), "--train-batch-size", "4", *SMALL]
+    deployed = ["--deploy-target", "local", "--deploy-dir", str(serving), "--tolerance", "1"]
+    first = run_imgpipe(tmp_path / "first", *words, *deployed)
+    assert first.status == 0, first.shown
+    again = ["--pretrained-checkpoint-path", str(serving)]
+    second = run_imgpipe(tmp_path / "second", *words, *deployed, *again)
+    assert second.status == 0, second.shown
+    assert sorted(path.name for path in serving.iterdir()) == ["1", "2"]
+    (taken,) = [event for event in second.events if event["event"] == "pretrained_weights"]
+    assert taken["last_layer_taken_over"] is True
+    assert "version 1" in taken["message"]
+    gated = next(event for event in second.events if event.get("step") == "gate" and "result" in event)
+    assert "passed" in gated["result"]
+    provenance = json.loads((serving / "2" / "provenance.json").read_text())
+    assert provenance["arguments"]["pretrained_checkpoint_path"] == str(serving)
+    assert Path(second.summary["model"]).is_dir()
