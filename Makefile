@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := containers/requirements
+# The images, and what builds them.
+ROLES := data launcher serve-tools train-cpu train-gpu train-tpu build
 # The first Python on the PATH that the project supports; override with make PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -61,6 +63,12 @@ locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --extra serve --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
+	for role in $(ROLES); do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-header -c $(LOCKS)/develop-cpu.txt $(LOCKS)/roles/$$role.in -o $(LOCKS)/roles/$$role.txt || exit 1; \
+	done
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-deps -c $(LOCKS)/develop-cpu.txt $(LOCKS)/roles/kfp.in -o $(LOCKS)/roles/kfp.txt
 
 bench: env
 	$(BIN)/python -m benchmarks.train
