@@ -25,7 +25,7 @@ help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     the whole test suite"
 	@echo "make proof    what takes minutes: accuracy and time on real photos"
-	@echo "make bench    time of converting, validating and serving, against other ways to do it"
+	@echo "make bench    time of training, converting, validating and serving, against other ways to do it"
 	@echo "make env      .venv with everything a developer needs"
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"

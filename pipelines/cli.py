@@ -431,11 +431,11 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder sign.
     """
-    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file"):
+    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file", "output_dir"):
         absolute_location(parameters.get(name, ""))
-    # Training and evaluation read shards from local files.
-    for name in ("training_data_path", "validation_data_path", "output_dir"):
-        local_path(parameters.get(name, ""))
+    for name in ("training_data_path", "validation_data_path"):
+        for pattern in parameters.get(name, "").split(","):
+            absolute_location(pattern)
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue

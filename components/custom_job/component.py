@@ -23,7 +23,8 @@ def train(
         dataset: What the convert step made: a manifest and its shards.
         model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
             deployment_config.yaml and provenance.json.
-        metrics: Accuracy and loss of the best evaluation, and its step.
+        metrics: Accuracy and loss of the best evaluation, and its step; with multi_label, mean average
+            precision and F1 too.
         gcp_resources: The CustomJob, by which the step is linked with it.
         arguments: How to train.
         job: On what to train.
@@ -32,7 +33,7 @@ def train(
     from components.custom_job.custom_job import train_as_job
 
     best = train_as_job(arguments, job, run, Path(dataset.path), Path(model.path), Path(gcp_resources))
-    for name in ("top_1_accuracy", "top_5_accuracy", "loss"):
+    for name in ("top_1_accuracy", "top_5_accuracy", "loss", "mean_average_precision", "f1"):
         if name in best:
             metrics.log_metric(name, float(best[name]))
     metrics.log_metric("best_step", float(best["step"]))

@@ -50,9 +50,9 @@ class TrainingArguments:
     )
     pretrained_checkpoint_path: str = argument(
         "",
-        "Start from these weights instead: a SavedModel folder or a checkpoint of imgpipe, or a Keras file "
-        "(.weights.h5, .keras). A last layer for another number of classes is made anew. Empty = as weights "
-        "says.",
+        "Start from these weights instead: a SavedModel folder of imgpipe, or one with numbered versions of "
+        "which the highest counts, a checkpoints folder, or a Keras file (.weights.h5, .keras); local or "
+        "gs://. A last layer for another number of classes is made anew. Empty = as weights says.",
     )
     freeze: str = argument(
         "none",

@@ -13,10 +13,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from components.common.cloud_storage import is_cloud_path
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.log import log_event
+from components.common.model_versions import local_model, model_folder_at, version_folders
 from components.common.quiet_tensorflow import keras, tf
-from components.common.storage import local_path
+from components.common.storage import local_copy, local_path
 from components.train.checkpoints import read_checkpoint_weights
 
 Arrays = dict[str, NDArray[Any]]
@@ -27,6 +29,7 @@ _SAVED_MODEL_KEY = re.compile(r"classifier_variables/(.+)/\.ATTRIBUTES/VARIABLE_
 # Names that Keras numbers through within a process.
 _NUMBERED = re.compile(r"^normalization_\d+/")
 _HEAD_PATHS = ("logits/kernel", "logits/bias")
+_KERAS_FILES = (".keras", ".h5")
 _REMEDY = (
     "name a SavedModel folder or a checkpoints folder of imgpipe, or a Keras file that ends in "
     ".weights.h5 or .keras"
@@ -52,7 +55,8 @@ def take_over_weights(location: str, model_type: str, network: keras.Model, head
     """Replaces a classifier's random weights; logs what was taken over and what was not.
 
     Args:
-        location: Of a SavedModel folder or a checkpoints folder of imgpipe, or of a Keras file.
+        location: Of a SavedModel folder, a folder with numbered versions of one, of which the highest counts,
+            or a checkpoints folder of imgpipe, or of a Keras file; local or ``gs://``.
         model_type: For messages.
         network: All of its weights are replaced.
         head: Replaced if the last layer there has as many classes.
@@ -61,6 +65,7 @@ def take_over_weights(location: str, model_type: str, network: keras.Model, head
         MissingInputError: if there is nothing at ``location``, or nothing of a known kind.
         InvalidDataError: if a file there is damaged.
         InvalidArgumentError: if the weights are of another network.
+        InterruptedRunError: if Cloud Storage cannot be reached.
     """
     found = read_pretrained_weights(location, network)
     named = dict(zip(weight_names(network), network.weights, strict=True))
@@ -98,31 +103,52 @@ def read_pretrained_weights(location: str, network: keras.Model) -> PretrainedWe
         MissingInputError: if there is nothing, or nothing of a known kind.
         InvalidDataError: if a file is damaged.
     """
+    if is_cloud_path(location):
+        return _read_from_cloud(location, network)
     path = local_path(location)
     if not path.exists():
         raise MissingInputError(
             f"pretrained_checkpoint_path={location!r} does not exist",
             remedy=_REMEDY,
         )
-    if path.is_dir():
-        if (path / "saved_model.pb").is_file():
-            return _of_paths(_described_saved_model(path), _read_saved_model(path))
-        return _of_paths("the checkpoints", read_checkpoint_weights(str(path)))
+    if not path.is_dir():
+        return _of_file(path, location, network)
+    if (path / "saved_model.pb").is_file() or version_folders(path):
+        return _of_saved_model(model_folder_at(path))
+    return _of_paths("the checkpoints", read_checkpoint_weights(str(path)))
+
+
+def _read_from_cloud(location: str, network: keras.Model) -> PretrainedWeights:
+    if location.endswith(_KERAS_FILES):
+        with local_copy(location) as path:
+            return _of_file(path, location, network)
     try:
-        if path.name.endswith(".keras"):
+        with local_model(location) as folder:
+            return _of_saved_model(folder)
+    except MissingInputError:
+        return _of_paths("the checkpoints", read_checkpoint_weights(location))
+
+
+def _of_saved_model(folder: Path) -> PretrainedWeights:
+    return _of_paths(_described_saved_model(folder), _read_saved_model(folder))
+
+
+def _of_file(path: Path, location: str, network: keras.Model) -> PretrainedWeights:
+    try:
+        if location.endswith(".keras"):
             with zipfile.ZipFile(path) as archive:
                 config = json.loads(archive.read("config.json"))
                 content = archive.read("model.weights.h5")
             described = f"the Keras model {config.get('config', {}).get('name', '')!r}"
             with h5py.File(io.BytesIO(content)) as file:
                 return _of_keras_file(described, file, network)
-        if path.name.endswith(".h5"):
+        if location.endswith(".h5"):
             with h5py.File(path) as file:
                 return _of_keras_file("the Keras weights", file, network)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InvalidDataError(
             f"the file cannot be read: {error}",
-            where=str(path),
+            where=location,
             remedy="save the model again, or copy the file again",
         ) from None
     raise MissingInputError(

@@ -13,6 +13,7 @@ from components.common.quiet_tensorflow import keras
 from components.common.saved_model import write_saved_model
 from components.train.checkpoints import Checkpoint, CheckpointFolder, named
 from components.train.models import build_classifier
+from tests.servers.cloud_storage import BUCKET
 
 SIZE = 32
 
@@ -102,6 +103,28 @@ def test_all_weights_are_taken_over_from_every_kind_of_file(model_type, kind, tm
     assert f"{model_type} taken over" in event["message"]
 
 
+@pytest.mark.parametrize("kind", ["SavedModel", "versions", "checkpoints", "file.weights.h5", "file.keras"])
+def test_weights_in_cloud_storage_are_taken_over_as_local_ones_are(kind, tmp_path, cloud):
+    source = build(seed=1)
+    if kind == "checkpoints":
+        folder = checkpoints(source, tmp_path / "it")
+    elif kind == "SavedModel":
+        folder = saved_model(source, tmp_path / "it")
+    elif kind == "versions":
+        saved_model(build(seed=2), tmp_path / "it" / "1")
+        saved_model(source, tmp_path / "it" / "12")
+        folder = tmp_path / "it"
+    else:
+        folder = keras_file(source, tmp_path / kind)
+    for path in [folder] if folder.is_file() else folder.rglob("*"):
+        if path.is_file():
+            cloud.put(f"models/{path.relative_to(tmp_path)}", path.read_bytes())
+    for location in (f"gs://{BUCKET}/models/{folder.name}", folder):
+        taken = build(path=location)
+        for expected, found in zip(source.variables, taken.variables, strict=True):
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_last_layer_is_made_anew_for_another_number_of_classes(kind, tmp_path, capsys):
     original = build(seed=1)
@@ -161,7 +184,7 @@ def test_a_checkpoint_of_the_last_layer_alone_is_refused(tmp_path):
         build(path=path)
 
 
-def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path):
+def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path, cloud):
     with pytest.raises(MissingInputError, match="does not exist"):
         build(path=tmp_path / "nothing")
     with pytest.raises(MissingInputError, match="no checkpoint"):
@@ -169,8 +192,10 @@ def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"?")
     with pytest.raises(MissingInputError, match="no kind of file"):
         build(path=tmp_path / "model.onnx")
-    with pytest.raises(InvalidArgumentError, match="local path"):
-        build(path="gs://bucket/model")
+    with pytest.raises(MissingInputError, match="no checkpoint"):
+        build(path=f"gs://{BUCKET}/model")
+    with pytest.raises(InvalidArgumentError, match=r"not s3://"):
+        build(path="s3://bucket/model")
 
 
 def test_damaged_files_are_said_to_be_damaged(tmp_path):
