@@ -76,8 +76,8 @@ def test_a_step_has_no_network_no_rights_and_sees_no_more_than_it_was_given(
 ):
     script = (
         f"id -u; grep CapEff /proc/self/status; ls /sys/class/net; cat {tmp_path}/seen/file; "
-        f"touch {tmp_path}/seen/new /opt/new /etc/new || true; touch /tmp/new && echo written; ls {tmp_path}; "
-        "grep NoNewPrivs /proc/self/status"
+        f"touch {tmp_path}/seen/new /opt/new /etc/new || true; touch /tmp/new && echo written; "
+        f"ls {tmp_path}; grep NoNewPrivs /proc/self/status"
     )
     run_pipeline(
         compiled(script, images["data"], tmp_path / "looks.yaml"), {}, tmp_path / "artifacts", settings

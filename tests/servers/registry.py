@@ -88,7 +88,7 @@ def registry() -> Iterator[Registry]:
                 200, content, Docker_Content_Digest=found[1], Content_Length=str(len(content))
             )
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def do_POST(self) -> None:
             number = uuid.uuid4().hex
