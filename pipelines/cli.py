@@ -351,7 +351,7 @@ def _run(
         parameters, containers = _in_containers(pipeline, parameters, runner)
     with claimed(folder):
         if containers:
-            make_places(containers)
+            make_places(containers, folder.job_dir)
         return folder, _run_into(pipeline, folder, given, recipe, parameters, console, containers)
 
 

@@ -76,16 +76,15 @@ def check_engine(images: "set[str]") -> None:
         )
 
 
-def make_places(settings: ContainerSettings) -> None:
+def make_places(settings: ContainerSettings, job_dir: Path) -> None:
     """Makes the folders that steps write to; where we are root and the steps are not, they become theirs.
 
-    A folder that was there and holds something stays as it is, except for the run's own first one.
+    A folder that was there and holds something stays as it is, except for the run's own.
     """
     for place in map(Path, settings.places.written):
-        if not place.exists():
-            place.mkdir(parents=True)
-        if os.geteuid() == 0 and not any(place.iterdir()):
-            os.chown(place, *settings.user)
+        place.mkdir(parents=True, exist_ok=True)
+        if place == job_dir or not any(place.iterdir()):
+            give_to_user(place, settings)
 
 
 def give_to_user(folder: Path, settings: ContainerSettings) -> None:
