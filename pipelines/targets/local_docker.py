@@ -4,7 +4,6 @@ A container has no network, a root filesystem that cannot be written to, no capa
 not root; it sees the folders of the run and nothing else of this machine.
 """
 
-import codecs
 import os
 import shutil
 import signal
@@ -19,8 +18,8 @@ from components.common.errors import MissingInputError, UnavailableError
 from pipelines.container_places import ContainerPlaces
 
 NOBODY = 65534
-# Less than the time after which the run's own process is killed.
-_SECONDS_TO_STOP = 7
+# Time that a step has to write its checkpoint, before it is killed.
+_SECONDS_TO_STOP = 20
 _INSTALL = "pip install 'image-classification-pipeline[docker]'"
 
 
@@ -134,11 +133,12 @@ def run_container(
     container = client.containers.create(
         image=image, command=_signalled(command), volumes=volumes, detach=True, **settings
     )
+    output = _Lines()
     try:
         container.start()
-        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         for piece in container.logs(stream=True, follow=True):
-            print(decode(piece), end="", flush=True)
+            output.show(piece)
+        output.end()
         status = int(container.wait()["StatusCode"])
         container.reload()
         if container.attrs["State"].get("OOMKilled"):
@@ -146,9 +146,31 @@ def run_container(
         return status
     except SystemExit:
         container.stop(timeout=_SECONDS_TO_STOP)
+        # What the step said to being stopped.
+        output.show(container.logs()[output.received :])
+        output.end()
         raise
     finally:
         container.remove(force=True)
+
+
+class _Lines:
+    """Prints what comes in pieces, in whole lines: KFP indents whatever is printed at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._begun = b""
+
+    def show(self, piece: bytes) -> None:
+        self.received += len(piece)
+        whole, newline, self._begun = (self._begun + piece).rpartition(b"\n")
+        if newline:
+            print(whole.decode("utf-8", "replace"), flush=True)
+
+    def end(self) -> None:
+        if self._begun:
+            print(self._begun.decode("utf-8", "replace"), flush=True)
+        self._begun = b""
 
 
 def _signalled(command: list[str]) -> list[str]:
