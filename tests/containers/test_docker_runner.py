@@ -77,7 +77,7 @@ def test_a_step_has_no_network_no_rights_and_sees_no_more_than_it_was_given(
     images, settings, tmp_path, capfd
 ):
     script = (
-        f"id -u; grep CapEff /proc/self/status; ls /sys/class/net; cat {tmp_path}/seen/file; "
+        f"id -u; grep CapEff /proc/self/status; ls /sys/class/net; cat {tmp_path}/seen/file; echo; "
         f"touch {tmp_path}/seen/new /opt/new /etc/new || true; touch /tmp/new && echo written; "
         f"ls {tmp_path}; grep NoNewPrivs /proc/self/status"
     )
