@@ -40,7 +40,8 @@ from pathlib import Path
 from components.common.step import run_command
 from components.deploy.arguments import DeployArguments
 from components.deploy.deploy import deploy
-arguments = DeployArguments(deploy_target="vertex", deploy_dir="gs://bucket/serving", deploy_name="digits",
+arguments = DeployArguments(deploy_target="vertex", deploy_dir="gs://bucket/serving",
+                            deploy_name="digits", serving_image="registry.example/serving:1",
                             project="project", region="us-central1")
 run_command("deploy", lambda: deploy(Path("/work/model/model"), arguments))
 """
