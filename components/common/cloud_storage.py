@@ -6,6 +6,7 @@ server, a connection that breaks off, content whose checksum is wrong) is tried 
 pauses; what cannot (no such object, no permission) is explained at once.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ DOWNLOADS_AT_ONCE = 32
 # For how long a request that fails in a way that can pass is tried again.
 RETRY_SECONDS = 120.0
 FIRST_PAUSE_SECONDS = 0.5
+# Of the local disk; other errors of the system are of the connection.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 _REQUEST_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 16.0
 _PATTERN_CHARACTER = re.compile(r"[*?\[]")
@@ -110,9 +113,18 @@ def download(uri: str, path: Path) -> None:
     Raises:
         MissingInputError: if there is no such object, or it may not be read.
         InterruptedRunError: if the service cannot be reached for two minutes.
+        OutputError: if the file cannot be written.
     """
     with _explained_reading(uri):
-        _tried(lambda: _blob(uri).download_to_filename(str(path), timeout=_REQUEST_SECONDS, retry=None))
+        try:
+            _tried(lambda: _blob(uri).download_to_filename(str(path), timeout=_REQUEST_SECONDS, retry=None))
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            raise OutputError(
+                f"cannot write the copy of {uri} to {str(path)!r}: {error.strerror}",
+                remedy="free some space, or set TMPDIR to a folder with more",
+            ) from None
 
 
 def object_at(uri: str) -> StoredObject | None:

@@ -1,7 +1,10 @@
 """A folder to write a data set to, local or in Cloud Storage: the same few operations on both."""
 
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +45,9 @@ class Folder(Protocol):
 
     def scratch(self, subfolder: str) -> Path | None:
         """Returns a local folder from which ``take`` is only a renaming; None if there is none."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes that ask for the same out, where the storage has locks."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,40 @@ class LocalFolder:
         (self.path / subfolder).mkdir(parents=True, exist_ok=True)
         return self.path / subfolder
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes that ask for the same out; the folder is made if it is missing.
+
+        Some network file systems have no locks on folders: there it does nothing.
+
+        Raises:
+            OutputError: if another process has it, or the folder cannot be made.
+        """
+        try:
+            if not self.path.is_dir():
+                self.names()
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {self.location!r}: {error.strerror}",
+                remedy="name a folder that can be written",
+            ) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"another process is writing to {self.location!r}",
+                    remedy="wait for it, or name another folder",
+                ) from None
+            except OSError:
+                pass
+            yield
+        finally:
+            # Which lets go of the lock, as the end of the process would.
+            os.close(descriptor)
+
 
 @dataclass(frozen=True)
 class CloudFolder:
@@ -172,6 +212,10 @@ class CloudFolder:
     def scratch(self, subfolder: str) -> Path | None:  # noqa: ARG002 - the protocol's
         """Returns None: files are made elsewhere and uploaded."""
         return None
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Does nothing: a bucket has no locks."""
+        return nullcontext()
 
 
 def check_folder_writable(location: str) -> None:

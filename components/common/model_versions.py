@@ -8,6 +8,8 @@ from pathlib import Path
 from components.common import cloud_storage
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import MissingInputError
+from components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
+from components.common.published_model import TRIAL_MODEL
 from components.common.storage import local_path
 
 
@@ -16,9 +18,9 @@ def version_folders(base: Path) -> dict[int, Path]:
     if not base.is_dir():
         return {}
     numbered = {
-        int(path.name): path
+        version: path
         for path in base.iterdir()
-        if path.name.isascii() and path.name.isdigit() and (path / "saved_model.pb").is_file()
+        if (version := _version(path.name)) is not None and (path / _SAVED_MODEL).is_file()
     }
     return dict(sorted(numbered.items()))
 
@@ -29,7 +31,7 @@ def model_folder_at(location: Path) -> Path:
     Raises:
         MissingInputError: if there is neither.
     """
-    if (location / "saved_model.pb").is_file():
+    if (location / _SAVED_MODEL).is_file():
         return location
     versions = version_folders(location)
     if not versions:
@@ -73,12 +75,15 @@ def local_model(location: str) -> Iterator[Path]:
 
 def _newest(names: list[str]) -> list[str]:
     """Returns those of an object store's names that belong to the model or its highest version."""
-    if "saved_model.pb" in names:
-        return [name for name in names if not name.endswith("/")]
-    versions = [
-        int(parts[0])
-        for name in names
-        if len(parts := name.split("/")) == 2 and parts[0].isdigit() and parts[1] == "saved_model.pb"
-    ]
-    newest = f"{max(versions)}/" if versions else "/"
-    return [name for name in names if name.startswith(newest) and not name.endswith("/")]
+    files = [name for name in names if not name.endswith("/")]
+    if _SAVED_MODEL in files:
+        return [name for name in files if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
+    folders = {name.removesuffix(f"/{_SAVED_MODEL}") for name in files if name.endswith(f"/{_SAVED_MODEL}")}
+    versions = {version: folder for folder in folders if (version := _version(folder)) is not None}
+    newest = f"{versions[max(versions)]}/" if versions else "/"
+    return [name for name in files if name.startswith(newest)]
+
+
+def _version(folder: str) -> int | None:
+    """Returns the number that a folder is named by, leading zeros allowed; None if it is no number."""
+    return int(folder) if folder.isascii() and folder.isdigit() else None

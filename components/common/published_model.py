@@ -26,9 +26,12 @@ _NAMES = {
 }
 
 
-# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them; a kill
-# may have left one half-copied, under a hidden name.
-TRIAL_MODEL = re.compile(r"trial_\d+|\.trial_\d+\.[0-9a-f]+\.(partial|old)")
+# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them.
+TRIAL_MODEL = re.compile(r"trial_\d+")
+# What a kill may have left of one, half-copied, under a hidden name.
+_REST_OF_TRIAL = re.compile(r"\.trial_\d+\.[0-9a-f]+\.(partial|old)")
+# What is uploaded before it takes the model's place.
+_INCOMING = re.compile(rf"\.{MODEL_FOLDER}\.[0-9a-f]{{32}}\.partial/")
 
 
 def check_model_target(job_dir: str) -> str:
@@ -61,7 +64,8 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
 
     A model of ours that stood there is replaced; until then it stands there whole. Cloud Storage renames
     single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
-    which nothing is loaded, is the first object of the old one to go and the last of the new one to come. The
+    which nothing is loaded, is the first object of the old one to go and the last of the new one to come;
+    ``provenance.json``, by which the folder is known as ours, is the last to go and the first to come. The
     models of a tuning's trials in a local folder stay.
 
     Raises:
@@ -81,12 +85,15 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
     parent, name = target.rsplit("/", 1)
     folder, incoming = CloudFolder(parent), f".{name}.{uuid.uuid4().hex}.partial"
     paths = [path for path in model_folder.rglob("*") if path.is_file()]
-    # The file without which nothing is loaded comes last.
-    names = sorted((path.relative_to(model_folder).as_posix() for path in paths), key=_comes_last)
+    names = sorted((path.relative_to(model_folder).as_posix() for path in paths), key=_arrival)
+    for file in folder.names():
+        if _INCOMING.match(file):
+            # What a kill left.
+            folder.remove(file)
     try:
         for file in names:
             cloud_storage.upload(model_folder / file, f"{parent}/{incoming}/{file}")
-        for file in sorted(CloudFolder(target).names(), key=_comes_last, reverse=True):
+        for file in sorted(CloudFolder(target).names(), key=_arrival, reverse=True):
             folder.remove(f"{name}/{file}")
         for file in names:
             folder.move(f"{incoming}/{file}", f"{name}/{file}")
@@ -96,14 +103,18 @@ def _publish_to_cloud(model_folder: Path, target: str) -> None:
         raise
 
 
-def _comes_last(file: str) -> tuple[bool, str]:
-    return file == SAVED_MODEL_NAME, file
+def _arrival(file: str) -> tuple[int, str]:
+    return {PROVENANCE_NAME: 0, SAVED_MODEL_NAME: 2}.get(file, 1), file
 
 
 def _is_ours_here(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir() if not TRIAL_MODEL.fullmatch(path.name)}
+    names = {
+        path.name
+        for path in folder.iterdir()
+        if not TRIAL_MODEL.fullmatch(path.name) and not _REST_OF_TRIAL.fullmatch(path.name)
+    }
     return not names or _is_ours(names, lambda name: (folder / name).read_bytes())
 
 

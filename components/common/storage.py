@@ -279,10 +279,19 @@ def _what_objects_lie_at(pattern: str) -> str:
     return f"{folder!r} holds: {', '.join(names[:10])}{' and more' if len(names) > 10 else ''}"
 
 
+def _what_matching_folders_hold(folder: Path, pattern: str) -> str:
+    matching = sorted(path for path in folder.glob(pattern) if path.is_dir())
+    if not matching:
+        return f"{str(folder)!r} has no folder {pattern!r}"
+    return f"{len(matching)} folders match {str(folder / pattern)!r}; {_what_lies_at(matching[0] / '_')}"
+
+
 def _what_lies_at(path: Path) -> str:
     folder = path.parent
     while not folder.is_dir():
         missing, folder = folder, folder.parent
+        if folder.is_dir() and re.search(r"[*?\[]", missing.name):
+            return _what_matching_folders_hold(folder, missing.name)
         if folder.is_dir():
             return f"{str(folder)!r} has no folder {missing.name!r}"
     names = sorted(entry.name for entry in folder.iterdir())

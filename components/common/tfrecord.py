@@ -29,6 +29,11 @@ _UNCOMPRESS = "uncompress it (gzip -d, if gzip made it): files are read uncompre
 _WRITE_AGAIN = "write the file again: it was cut off or damaged, or is no TFRecord file"
 
 
+def begins_with_record(content: bytes) -> bool:
+    """Whether a file's first bytes are a record's header: a length and its checksum."""
+    return len(content) >= _HEADER_BYTES and _masked_crc(content[:8]) == content[8:_HEADER_BYTES]
+
+
 def framed_record(data: bytes) -> bytes:
     """Returns a record as it stands in a file: length, data and their checksums."""
     length = struct.pack("<Q", len(data))
@@ -98,7 +103,7 @@ class RecordFile:
         size = os.fstat(self._descriptor).st_size
         number = offset = 0
         while True:
-            header = self._read(_HEADER_BYTES, offset)
+            header = _read_at(self._descriptor, _HEADER_BYTES, offset)
             if not header:
                 return
             if len(header) < _HEADER_BYTES:
@@ -125,22 +130,12 @@ class RecordFile:
             InvalidDataError: if it does not match its checksum, with the record's number and offset.
         """
         # Together, in one call: each lets go of the interpreter's lock, and gets it back when others yield.
-        framed = self._read(place.length + _FOOTER_BYTES, place.offset + _HEADER_BYTES)
+        framed = _read_at(self._descriptor, place.length + _FOOTER_BYTES, place.offset + _HEADER_BYTES)
         data, footer = framed[: place.length], framed[place.length :]
         if len(footer) < _FOOTER_BYTES:
             raise self._damaged("the file ends inside a record", place.number, place.offset)
         if _masked_crc(data) != footer:
             raise self._damaged("the record's data does not match its checksum", place.number, place.offset)
-        return data
-
-    def _read(self, length: int, offset: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset)
-        while len(data) < length:
-            # A network's file system may give less than is asked for.
-            more = os.pread(self._descriptor, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
         return data
 
     def _damaged(
@@ -191,7 +186,7 @@ def record_offsets(path: Path) -> NDArray[np.int64]:
             # Otherwise the system reads ahead what is skipped.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         while offsets[-1] < size:
-            header = os.pread(descriptor, _HEADER_BYTES, offsets[-1])
+            header = _read_at(descriptor, _HEADER_BYTES, offsets[-1])
             if _masked_crc(header[:8]) != header[8:]:
                 where = f"{path}, record {len(offsets) - 1}, byte offset {offsets[-1]}"
                 raise _damaged("the record's length does not match its checksum", where)
@@ -216,11 +211,24 @@ def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> byt
     Raises:
         InvalidDataError: if the data does not match its checksum.
     """
-    # Two reads are quicker than a copy of the data without its frame.
-    data = os.pread(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
-    footer = os.pread(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
+    # Two reads are quicker than a copy of the data without its frame; where each read is a wait for the
+    # interpreter's lock, as in RecordFile.data, the copy is.
+    data = _read_at(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
+    footer = _read_at(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
     if _masked_crc(data) != footer:
         raise _damaged("the record's data does not match its checksum", where)
+    return data
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Returns what a file has at an offset: fewer bytes than ``length`` only at its end."""
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length:
+        # A network's file system may give less than is asked for.
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
     return data
 
 

@@ -266,10 +266,11 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
         not_used = read_images(rows, arguments.images)
         if not_used.files or not_used.folders:
             folders = "".join(f", {name}/" for name in not_used.folders)
+            examples = f" ({', '.join(not_used.examples)})" if not_used.examples else ""
             log_event(
                 "convert_ignored",
-                f"convert: not used in {arguments.images}: {not_used.files:,} files that are no images"
-                + folders,
+                f"convert: not used in {arguments.images}: {not_used.files:,} files that are in no "
+                f"label's folder or whose names do not end like an image's{examples}{folders}",
                 severity="WARNING",
                 files=not_used.files,
                 folders=not_used.folders,
@@ -392,7 +393,8 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
             raise InvalidDataError(
                 f"there is no image for {name}",
                 where=arguments.images or arguments.train_csv,
-                remedy="add images; a label needs at least two to be split"
+                remedy="add images: a label needs two to be split; where all rows say training, mark some as "
+                "validation or give validation_csv"
                 if name == VALIDATION
                 else "add images, or correct the rows listed in rejected.csv",
             )
@@ -403,7 +405,9 @@ def _check_labelled(labels: Sequence[str], arguments: ConvertArguments) -> None:
         raise InvalidDataError(
             "no image has a label",
             where=arguments.train_csv or arguments.training_data_path,
-            remedy="write each image's labels behind its path, path,label,label,...",
+            remedy="write labels into image/class/label of the records, or give labels_file"
+            if arguments.training_data_path
+            else "write each image's labels behind its path, path,label,label,...",
         )
 
 

@@ -206,6 +206,12 @@ class _Hash:
 
 def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
     found = set().union(*(shard.images_per_label for shard in shards))
+    if not found:
+        raise InvalidDataError(
+            "no record has a label",
+            where=f"{shards[0].shard.path} and the other files",
+            remedy="give records with labels in image/class/label, or labels_file",
+        )
     largest = max(found)
     if len(found) == largest:
         return

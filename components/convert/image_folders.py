@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -48,19 +48,39 @@ _IMAGE_SUFFIXES = frozenset(
     ]
 )
 _TRAIN_FOLDER = "train"
-_VALIDATION_FOLDERS = ("val", "validation")
+_VALIDATION_FOLDERS = ("val", "validation", "valid")
 _TEST_FOLDER = "test"
 _NAMES_SHOWN = 10
+_OTHERS_NAMED = 3
+# Folders that somebody calls so are splits, in whatever case, unless they hold images themselves.
+_WORDS_FOR_SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
 # More folders than this in a folder of Cloud Storage are not looked through for train and val.
 _MOST_FOLDERS = 10_000
 
 
 @dataclass(frozen=True)
 class NotUsed:
-    """What a folder holds besides labelled images: how many other files, and which folders."""
+    """What a folder holds besides labelled images: how many other files, the first of them, which folders."""
 
     files: int = 0
     folders: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+class _Others:
+    """Counts files that are not used, and keeps the names of the first ones."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.examples: list[str] = []
+
+    def add(self, name: str) -> None:
+        self.files += 1
+        if len(self.examples) < _OTHERS_NAMED:
+            self.examples.append(name)
+
+    def not_used(self, folders: Iterable[str] = ()) -> NotUsed:
+        return NotUsed(self.files, tuple(folders), tuple(self.examples))
 
 
 def read_images(rows: Rows, images: str) -> NotUsed:
@@ -100,11 +120,11 @@ def read_images(rows: Rows, images: str) -> NotUsed:
 def _read_pattern(rows: Rows, pattern: str) -> NotUsed:
     source = rows.add_source(pattern, folder_of(re.split(r"[*?\[]", pattern)[0]))
     root = rows.accepted.sources[source].root
-    others = 0
+    others = _Others()
     before = len(rows)
     for path, found in _matches(pattern):
         if not _is_image(path):
-            others += 1
+            others.add(path)
             continue
         label = os.path.basename(folder_of(path))
         _check_label(label, folder_of(path))
@@ -112,12 +132,12 @@ def _read_pattern(rows: Rows, pattern: str) -> NotUsed:
         rows.add(source, 0, relative, label, found=found)
     if len(rows) == before:
         raise InvalidDataError(
-            f"the pattern matches {others:,} files and no image",
+            f"the pattern matches {others.files:,} files and no image",
             where=pattern,
             remedy="give a pattern of image files (jpg, jpeg, png, gif, bmp, webp), each in a folder named "
             "like its label, e.g. photos/*/*.jpg",
         )
-    return NotUsed(others)
+    return others.not_used()
 
 
 def _matches(pattern: str) -> Iterator[tuple[str, StoredObject | None]]:
@@ -147,7 +167,7 @@ def _read_cloud_folder(rows: Rows, images: str) -> NotUsed:
     uses = _uses_of(folders, validation)
     source = rows.add_source(images, root)
     _, prefix = cloud_storage.bucket_and_name(root + "/")
-    others = 0
+    others = _Others()
     counts = dict.fromkeys(uses, 0)
     for found in cloud_storage.list_objects(root + "/"):
         path = found.name.removeprefix(prefix)
@@ -158,7 +178,7 @@ def _read_cloud_folder(rows: Rows, images: str) -> NotUsed:
         if uses and parts[0] not in uses:
             continue
         if len(within) < 2 or not _is_image(path):
-            others += 1
+            others.add(path)
             continue
         _check_label(within[0], joined(root, "/".join(parts[: len(parts) - len(within)])))
         rows.add(source, 0, path, within[0], use=uses.get(parts[0], UNASSIGNED), found=found)
@@ -167,7 +187,7 @@ def _read_cloud_folder(rows: Rows, images: str) -> NotUsed:
     if not len(rows):
         raise _not_of_the_form(images, "no image in a label's folder", top)
     _refuse_empty(images, counts, top)
-    return NotUsed(others, tuple(name for name in folders if uses and name not in uses))
+    return others.not_used(name for name in folders if uses and name not in uses)
 
 
 def _has_folders(uri: str) -> bool:
@@ -191,11 +211,11 @@ def _read_folder(rows: Rows, folder: str, root: Path) -> NotUsed:
         raise _not_of_the_form(folder, "no subfolder", _names_in(root))
     source = rows.add_source(folder, str(root))
     uses = _uses_of(subfolders, validation)
-    others = 0
+    others = _Others()
     images_of: Counter[str] = Counter()
     for parent, use in uses.items() if uses else (("", UNASSIGNED),):
         before = len(rows)
-        others += _add_label_folders(rows, source, folder, root, parent, use, images_of)
+        _add_label_folders(rows, source, folder, root, parent, use, images_of, others)
         if len(rows) == before:
             raise _not_of_the_form(
                 os.path.join(folder, parent), "no image in a label's folder", _names_in(root / parent)
@@ -207,28 +227,36 @@ def _read_folder(rows: Rows, folder: str, root: Path) -> NotUsed:
             where=folder,
             remedy="put images into it, or take the folder away if it is no label",
         )
-    return NotUsed(others, tuple(name for name in subfolders if uses and name not in uses))
+    return others.not_used(name for name in subfolders if uses and name not in uses)
 
 
 def _add_label_folders(
-    rows: Rows, source: int, folder: str, root: Path, parent: str, use: str, images_of: Counter[str]
-) -> int:
-    """Adds the images of the label folders in ``root/parent``; returns how many other files there are.
+    rows: Rows,
+    source: int,
+    folder: str,
+    root: Path,
+    parent: str,
+    use: str,
+    images_of: Counter[str],
+    others: _Others,
+) -> None:
+    """Adds the images of the label folders in ``root/parent``; ``others`` gets the other files there.
 
     ``images_of`` counts the images of every label, those without one included.
     """
-    others = sum(entry.is_file() and not _is_hidden(entry.name) for entry in (root / parent).iterdir())
+    for entry in sorted((root / parent).iterdir()):
+        if entry.is_file() and not _is_hidden(entry.name):
+            others.add(entry.relative_to(root).as_posix())
     for label in _subfolders(root / parent):
         _check_label(label, os.path.join(folder, parent))
         _check_below(root / parent, label, folder)
         images_of[label] += 0
         for path in _files_below(root / parent / label):
             if not _is_image(path.name):
-                others += 1
+                others.add(path.relative_to(root).as_posix())
                 continue
             rows.add(source, 0, path.relative_to(root).as_posix(), label, use=use)
             images_of[label] += 1
-    return others
 
 
 def _check_below(parent: Path, label: str, folder: str) -> None:
@@ -288,7 +316,16 @@ def _refuse_half_a_split(
     has_train = _TRAIN_FOLDER in folders
     if len(validation) > 1 and has_train:
         raise InvalidDataError(
-            "the folder has both 'val' and 'validation'", where=folder, remedy="keep one of the two"
+            f"the folder has both {validation[0]!r} and {validation[1]!r}",
+            where=folder,
+            remedy="keep one of the two",
+        )
+    splits = [name for name in folders if name.lower() in _WORDS_FOR_SPLITS]
+    if not (has_train and validation) and len(splits) > 1 and all(map(has_folders, splits)):
+        raise InvalidDataError(
+            f"the folders {', '.join(map(repr, splits))} look like splits, not like labels",
+            where=folder,
+            remedy="call them train, val and, if there is one, test; or give one of them to have it split",
         )
     if has_train == bool(validation):
         return

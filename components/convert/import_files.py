@@ -9,8 +9,10 @@ from typing import Any
 
 from components.common.dataset import TEST, TRAIN, VALIDATION
 from components.common.errors import InvalidDataError, MissingInputError
+from components.common.images import ImageError, image_format_of
 from components.common.labels import is_unicode, label_problem, looks_like_utf_16
 from components.common.storage import absolute_location, folder_of, local_copy
+from components.common.tfrecord import begins_with_record
 from components.convert.label_set import label_set_text
 from components.convert.row_table import UNASSIGNED, Rejection
 from components.convert.rows import Rows
@@ -79,9 +81,10 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
                 if problem
                 else _with_use(parse(line, multi_label), use, file)
             )
+            rejected_before = len(rows.rejected)
             rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
             first_label = parsed.label.partition(",")[0].strip().lower()
-            if number == 1 and rows.rejected and first_label in _HEADER_WORDS:
+            if number == 1 and len(rows.rejected) > rejected_before and first_label in _HEADER_WORDS:
                 reason = "looks like a header line, which the file must not have"
                 rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
     if len(rows) == before:
@@ -90,12 +93,33 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
         )
 
 
+def _refuse_image(beginning: bytes, file: str) -> None:
+    try:
+        image_format = image_format_of(beginning)
+    except ImageError:
+        return
+    raise InvalidDataError(
+        f"the file is a {image_format} image, not a list of images",
+        where=file,
+        remedy="give a folder of images as images, or a file of path,label lines",
+    )
+
+
 def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
     """Yields number, text and problem of every line that is not blank."""
     try:
         with path.open("rb") as start:
-            if looks_like_utf_16(start.read(64)):
+            beginning = start.read(4096)
+            if looks_like_utf_16(beginning[:64]):
                 raise InvalidDataError("the file is UTF-16", where=file, remedy=_SAVE_AS_UTF_8)
+            if begins_with_record(beginning):
+                raise InvalidDataError(
+                    "the file is a TFRecord file, not a list",
+                    where=file,
+                    remedy="give it as training_data_path",
+                )
+            if b"\0" in beginning:
+                _refuse_image(beginning, file)
         # Bytes that are not UTF-8 become lone surrogates, which tells on which line they are.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as text:
             number = 0
@@ -156,8 +180,10 @@ def _parse_csv(line: str, multi_label: bool) -> _Parsed:
 def _parse_cells(cells: list[str]) -> _Parsed:
     """Takes a row of path and any number of labels apart."""
     use = UNASSIGNED
-    if len(cells) > 1 and cells[0].strip().lower() in _USES:
-        use = _USES[cells[0].strip().lower()]
+    first = cells[0].strip().lower()
+    # An empty first cell is a use that is left open only where a path and a label follow.
+    if len(cells) > (1 if first else 2) and first in _USES:
+        use = _USES[first]
         cells = cells[1:]
     elif len(cells) == 1 and _other_separator(cells[0]):
         return _Parsed(cells[0], "", use, f"1 column{_other_separator(cells[0])}")
@@ -188,9 +214,12 @@ def _parse_json(line: str, multi_label: bool) -> _Parsed:
     if not isinstance(path, str):
         return _Parsed(line, "", problem="there is no text imageGcsUri in the line")
     if not isinstance(annotations, list) or (len(annotations) != 1 and not multi_label):
-        count = len(annotations) if isinstance(annotations, list) else 0
-        hint = ", unless multi_label=true is given" if isinstance(annotations, list) else ""
-        problem = f"the image has {count} annotations; it needs exactly one label{hint}"
+        problem = (
+            f"the image has {len(annotations)} annotations; it needs exactly one label, unless "
+            "multi_label=true is given"
+            if isinstance(annotations, list)
+            else "classificationAnnotations is not a list"
+        )
         return _Parsed(path, "", problem=problem)
     names = [_display_name(annotation) for annotation in annotations]
     texts = [name for name in names if name is not None]

@@ -4,12 +4,13 @@ While a conversion works, everything lies in a hidden work folder in the output 
 finished files get their own names, ``manifest.json`` last, and the work folder goes.
 """
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
-from components.common.errors import OutputError, PipelineError
+from components.common.errors import InternalError, OutputError, PipelineError
 from components.common.folders import Folder
 from components.common.log import log_event
 from components.convert.rejections import HEADER, REJECTED_NAME
@@ -40,27 +41,31 @@ def shard_name(split: str, number: int, count: int) -> str:
 def conversion_into(folder: Folder) -> Iterator[None]:
     """Guards a conversion into a folder, which is made if it is missing.
 
-    A conversion that was interrupted or killed leaves its work folder, and the next one goes on from
-    there. One that fails for another reason leaves nothing but rejected.csv.
+    A conversion that was interrupted or killed, or whose Beam runner failed, leaves its work folder, and the
+    next one goes on from there. One that fails for another reason leaves nothing but rejected.csv.
+
+    One conversion at a time works in a local folder: a second one is refused. A bucket has no locks; there, a
+    conversion whose files another one has taken away ends in an error, not well.
 
     Raises:
-        OutputError: if the folder cannot be written, or holds anything but the remains of a
-            conversion that did not end well.
+        OutputError: if the folder cannot be written, another conversion works in it, or it holds anything but
+            the remains of a conversion that did not end well.
     """
-    with writing_explained(folder):
-        _take_over(folder)
-        folder.write(_MARKER, _MARKER_TEXT)
-    try:
-        yield
-    except PipelineError as error:
-        if not error.retry_can_help:
+    with folder.locked():
+        with writing_explained(folder):
+            _take_over(folder)
+            folder.write(_MARKER, _MARKER_TEXT)
+        try:
+            yield
+        except PipelineError as error:
+            if not error.retry_can_help and not isinstance(error, InternalError):
+                _remove_ours(folder, keep=REJECTED_NAME)
+            raise
+        except Exception:
             _remove_ours(folder, keep=REJECTED_NAME)
-        raise
-    except Exception:
-        _remove_ours(folder, keep=REJECTED_NAME)
-        raise
-    with writing_explained(folder):
-        _remove_work(folder)
+            raise
+        with writing_explained(folder):
+            _remove_work(folder)
 
 
 def publish(folder: Folder, shards: list[str], files: dict[str, bytes]) -> None:
@@ -76,6 +81,12 @@ def publish(folder: Folder, shards: list[str], files: dict[str, bytes]) -> None:
             folder.move(f"{WORK_FOLDER}/{name}", name)
         for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
             folder.write(name, files[name])
+        missing = {*shards, *files} - set(folder.names())
+    if missing:
+        raise OutputError(
+            f"{min(missing)!r} was written to {folder.location!r} and is not there any more",
+            remedy="let one conversion at a time write to a folder; start this one again",
+        )
 
 
 @contextmanager
@@ -84,9 +95,10 @@ def writing_explained(folder: Folder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
             f"cannot write to {folder.location!r}: {error.strerror or error}",
-            remedy="free some space or name another folder",
+            remedy="free some space or name another folder" if full else "name a folder that can be written",
         ) from None
 
 

@@ -6,6 +6,7 @@ within seconds. A row that fails becomes a Rejection and the others go on.
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ from components.common.storage import URL, joined
 from components.convert.label_set import names_in
 from components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
 
+_OBJECT = re.compile(r"gs://[^/]+/.+", re.DOTALL)
 # A row whose text is longer is rejected; its path and label are cut off in the list.
 _LONGEST_SHOWN = 500
 
@@ -91,7 +93,9 @@ class Rows:
             if found is not None:
                 size, version, checksum = found.size, found.generation, found.checksum
                 problem = self.size_problem(size)
-            elif not is_cloud_path(location):
+            elif is_cloud_path(location):
+                problem = "" if _OBJECT.fullmatch(location) else "it names no object: write gs://bucket/name"
+            else:
                 url = URL.match(path)
                 if url:
                     problem = f"local paths and gs:// are understood, not {url.group(0)}"

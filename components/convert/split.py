@@ -1,6 +1,7 @@
 """Which images are for validation and test, and in which order images are written: drawn from the seed."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -49,11 +50,12 @@ def split_rows(
     labels = table.labels_of(numbers)
     # 0 is training; then the other splits in their order; -1 is undecided.
     split_of_group = np.full(int(groups.max()) + 1 if len(groups) else 0, -1, np.int8)
+    left = _GroupsLeft(table, labels, groups) if multi_label else None
     for places in (_rows_of_label_sets if multi_label else _rows_of_labels)(table, labels):
         places = places[np.argsort(keys[places], kind="stable")]
         members, sizes = _groups_in_order(groups[places])
         for number, fraction in enumerate(fractions.values(), start=1):
-            _draw(number, _wanted(len(places), fraction), members, sizes, split_of_group)
+            _draw(number, _wanted(len(places), fraction), members, sizes, split_of_group, left)
         # What this label leaves over is for training, also where the image has another label.
         split_of_group[members[split_of_group[members] < 0]] = 0
     split_of_row = split_of_group[groups]
@@ -61,6 +63,24 @@ def split_rows(
         TRAIN: numbers[split_of_row == 0],
         **{name: numbers[split_of_row == number] for number, name in enumerate(fractions, start=1)},
     }
+
+
+class _GroupsLeft:
+    """How many groups of each label are not held out: a rare label's draw must not use another one's last."""
+
+    def __init__(self, table: RowTable, label_sets: npt.NDArray[np.uint32], groups: _Numbers) -> None:
+        self._labels_of: dict[int, set[str]] = {}
+        for group, label_set in zip(groups.tolist(), label_sets.tolist(), strict=True):
+            self._labels_of.setdefault(group, set()).update(names_in(table.label_names[label_set]))
+        self._left = Counter(name for names in self._labels_of.values() for name in names)
+
+    def is_last(self, group: int) -> bool:
+        """Whether some label of the group would have no group left for training."""
+        return any(self._left[name] == 1 for name in self._labels_of[group])
+
+    def hold_out(self, group: int) -> None:
+        """Counts a group that is put into another split than training."""
+        self._left.subtract(self._labels_of[group])
 
 
 def _rows_of_labels(table: RowTable, labels: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
@@ -123,7 +143,12 @@ def _groups_in_order(groups: _Numbers) -> tuple[_Numbers, _Numbers]:
 
 
 def _draw(
-    number: int, wanted: int, members: _Numbers, sizes: _Numbers, split_of_group: npt.NDArray[np.int8]
+    number: int,
+    wanted: int,
+    members: _Numbers,
+    sizes: _Numbers,
+    split_of_group: npt.NDArray[np.int8],
+    groups_left: _GroupsLeft | None,
 ) -> None:
     """Puts undecided groups of a label, in their order, into split ``number`` until it has enough rows."""
     so_far = split_of_group[members]
@@ -133,16 +158,20 @@ def _draw(
     free = [
         (group, size)
         for group, size, split in zip(members.tolist(), sizes.tolist(), so_far.tolist(), strict=True)
-        if split < 0
+        if split < 0 and not (groups_left and groups_left.is_last(group))
     ]
     for group, size in free:
         if taken >= wanted:
             return
-        if taken + size <= wanted and size < left:
+        if taken + size <= wanted and size < left and not (groups_left and groups_left.is_last(group)):
             split_of_group[group] = number
+            if groups_left:
+                groups_left.hold_out(group)
             taken, left = taken + size, left - size
     if wanted and not taken:
         # Every group has more rows than are wanted: the smallest, so that there is one at all.
         group, size = min(free, key=lambda one: one[1], default=(0, left))
         if size < left:
             split_of_group[group] = number
+            if groups_left:
+                groups_left.hold_out(group)

@@ -140,7 +140,7 @@ def evaluate(
         CheckFailedError: if a model is damaged.
     """
     arguments = arguments or EvaluateArguments()
-    with local_dataset(dataset_folder) as local_folder, _champion_folder(arguments) as champion_folder:
+    with _champion_folder(arguments) as champion_folder, local_dataset(dataset_folder) as local_folder:
         return _evaluate(local_folder, model_folder, champion_folder, files, arguments)
 
 

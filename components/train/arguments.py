@@ -154,7 +154,8 @@ class TrainingArguments:
     )
     early_stopping_patience: int = argument(
         0,
-        "Stop after this many evaluations in a row without a better top-1 accuracy. 0 = train to max_steps.",
+        "Stop after this many evaluations in a row without a better top-1 accuracy (with multi_label: or an "
+        "equal one and a better mean average precision). 0 = train to max_steps.",
         minimum=0,
     )
     max_duration: int = argument(

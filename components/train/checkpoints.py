@@ -55,6 +55,8 @@ class CheckpointFolder:
 
     def __init__(self, location: str, *, keep: int) -> None:
         self._folder, self._keep = folder_at(location), keep
+        # By step, so that a checkpoint is not fetched from Cloud Storage whole to learn of it.
+        self._best_of: dict[int, int | None] = {}
 
     @property
     def location(self) -> str:
@@ -70,11 +72,15 @@ class CheckpointFolder:
             OutputError: if it cannot be written.
         """
         self._write("step", checkpoint)
+        self._best_of[checkpoint.step] = checkpoint.state.get("best_step")
         steps = self._steps("step")
-        for step in steps[: -self._keep]:
-            self._folder.remove(_file_name("step", step))
+        # Later ones were passed over, being damaged, when the training went on from an earlier one.
+        kept = [step for step in steps if step <= checkpoint.step][-self._keep :]
+        for step in steps:
+            if step not in kept:
+                self._folder.remove(_file_name("step", step))
         # An older checkpoint may have another best: what was the best when it was written.
-        needed = {self._best_step(step) for step in steps[-self._keep :]}
+        needed = {self._best_step(step) for step in kept}
         for step in self._steps("best"):
             if step not in needed:
                 self._folder.remove(_file_name("best", step))
@@ -109,8 +115,10 @@ class CheckpointFolder:
         return self._read("best", step)
 
     def _best_step(self, step: int) -> int | None:
-        checkpoint = self._read("step", step, with_arrays=False)
-        return checkpoint.state.get("best_step") if checkpoint else None
+        if step not in self._best_of:
+            checkpoint = self._read("step", step, with_arrays=False)
+            self._best_of[step] = checkpoint.state.get("best_step") if checkpoint else None
+        return self._best_of[step]
 
     def _steps(self, kind: str) -> list[int]:
         matches = (_NAME.fullmatch(name) for name in self._folder.names())

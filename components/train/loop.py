@@ -334,7 +334,7 @@ def run_loop(
         begun = training.progress.step
         try:
             _train_to_the_end(training, training_batches, evaluator, stopped)
-        except (CheckFailedError, InterruptedRunError):
+        except CheckFailedError:
             training.publish_best()
             raise
         for variable, value in zip(trainable.kept, training.best_weights, strict=True):

@@ -79,8 +79,9 @@ def multi_label_sums(logits: Any, targets: Any, counted: Any) -> Any:
         tf.reduce_sum(values)
         for values in (counted * correct, counted * in_top, labelled, counted * losses, counted)
     ]
-    interval = tf.cast(tf.floor(logits * _INTERVALS_PER_UNIT), tf.int32) + _FIRST_PREDICTED
-    interval = tf.clip_by_value(interval, 0, _INTERVALS - 1)
+    interval = tf.floor(logits * _INTERVALS_PER_UNIT) + _FIRST_PREDICTED
+    # Before it is made whole: a number beyond int32 would wrap.
+    interval = tf.cast(tf.clip_by_value(interval, 0, _INTERVALS - 1), tf.int32)
     cells = tf.reshape(interval + _INTERVALS * tf.range(num_classes)[None, :], [-1])
     histograms = [
         tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), cells, num_classes * _INTERVALS)

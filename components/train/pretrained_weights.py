@@ -189,7 +189,9 @@ def _described_saved_model(folder: Path) -> str:
         model_type = json.loads((folder / "provenance.json").read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return "the SavedModel"
-    return f"the SavedModel of {model_type}"
+    # Of a folder with versions the path does not say which was taken.
+    version = f", version {folder.name}" if folder.name.isdigit() else ""
+    return f"the SavedModel of {model_type}{version}"
 
 
 def _of_paths(described: str, arrays: Mapping[str, NDArray[Any]]) -> PretrainedWeights:

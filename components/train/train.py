@@ -1,5 +1,6 @@
 """Trains a classifier on a data set and writes the SavedModel of its best evaluation."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,10 +93,19 @@ class _Job:
         several = f"{count} x {self.accelerators.kind}" if count > 1 else self.accelerators.kind
         return f"{several} in {workers} processes" if workers > 1 else several
 
-    def identity(self) -> dict[str, Any]:
-        """Returns what an interrupted training must have in common with the one that goes on."""
+    def identity(self, classifier: Classifier) -> dict[str, Any]:
+        """Returns what an interrupted training must have in common with the one that goes on.
+
+        The backbone belongs to it where it is not trained: checkpoints may hold the last layer alone, and
+        what lies at ``pretrained_checkpoint_path`` may be another model by now.
+        """
         settings = resolved_arguments(self.arguments, self.manifest)
         kept = {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
+        if self.arguments.freeze == "backbone":
+            digest = hashlib.sha256()
+            for variable in classifier.network.variables:
+                digest.update(self.accelerators.value_of(variable).tobytes())
+            kept["backbone_digest"] = digest.hexdigest()
         return {**kept, "data_digest": self.manifest.digest()}
 
 
@@ -144,11 +154,12 @@ def train(
     _check_devices(arguments, accelerators)
     precision = resolve_precision(arguments.mixed_precision, arguments.model_type)
     job = _Job(arguments, manifest, accelerators, precision)
-    start = _start(job)
     with accelerators.strategy.scope():
         classifier = job.build_classifier(
             weights=arguments.weights, pretrained_checkpoint_path=arguments.pretrained_checkpoint_path
         )
+    start = _start(job, classifier)
+    with accelerators.strategy.scope():
         optimizer = build_optimizer(arguments, precision)
     log_event(
         "model_built",
@@ -192,7 +203,7 @@ def train(
     return result
 
 
-def _start(job: _Job) -> Start | None:
+def _start(job: _Job, classifier: Classifier) -> Start | None:
     """Returns where an interrupted training of this job goes on; None if there is none.
 
     Raises:
@@ -202,7 +213,7 @@ def _start(job: _Job) -> Start | None:
     checkpoint = checkpoints.latest() if checkpoints else None
     if checkpoints is None or checkpoint is None:
         return None
-    check_same_training(checkpoint, job.identity(), checkpoints.location)
+    check_same_training(checkpoint, job.identity(classifier), checkpoints.location)
     best = checkpoints.best(checkpoint.state["best_step"]) if "best_step" in checkpoint.state else None
     before, now = checkpoint.state["max_steps"], job.arguments.max_steps
     changed = f"; max_steps was {before:,}, is {now:,}" if before != now else ""
@@ -230,7 +241,7 @@ def _hooks(
     if checkpoints is None:
         return Hooks(report=report, publisher=publisher, stop=stop)
     folder = checkpoints
-    identity = job.identity()
+    identity = job.identity(classifier)
     complete = len(trainable.kept) == len(classifier.variables)
 
     def save(checkpoint: Checkpoint) -> None:
@@ -260,7 +271,7 @@ def _check_fit(arguments: TrainingArguments, manifest: Manifest) -> None:
         raise InvalidArgumentError(
             multi_label_problem(arguments.multi_label), remedy=multi_label_remedy(arguments.multi_label)
         )
-    if manifest.num_classes < 2:
+    if manifest.num_classes < 2 and not manifest.multi_label:
         raise InvalidDataError(
             f"the data set has only one label ({', '.join(manifest.labels)}): every model answers it",
             remedy="give images of at least two labels",

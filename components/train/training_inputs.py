@@ -58,7 +58,9 @@ def training_inputs(
         InvalidDataError: if an image cannot be decoded, or there are more or fewer than the manifest says.
     """
     images = manifest.splits[TRAIN].examples + _validation_images(arguments, manifest)
-    fits = 4 * classifier.backbone.output_shape[-1] * images <= _FEATURE_BYTES
+    # Labels are as wide as what they are kept beside: float32 [images, N] in a multi-label data set.
+    width = classifier.backbone.output_shape[-1] + (manifest.num_classes if manifest.multi_label else 1)
+    fits = 4 * width * images <= _FEATURE_BYTES
     varied = arguments.augmentation != "none" or arguments.mixup or arguments.cutmix
     if arguments.freeze == "backbone" and fits and not varied:
         return _feature_inputs(classifier, arguments, manifest, folder, accelerators)

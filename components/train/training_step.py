@@ -130,10 +130,13 @@ def build_training_step(
 
     def losses_of(targets: Any, logits: Any) -> Any:
         if trainable.multi_label:
-            positive = 1.0 if weights is None else weights
-            return tf.reduce_mean(
-                tf.nn.weighted_cross_entropy_with_logits(targets, logits, positive), axis=-1
-            )
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+            if weights is not None:
+                # By what the image shows: smoothing gives every image a part of every label, and a weight on
+                # that part would pull the rare labels up where they are not.
+                shown = (targets - smoothing / 2) / (1.0 - smoothing)
+                losses *= 1.0 + (weights - 1.0) * shown
+            return tf.reduce_mean(losses, axis=-1)
         # TensorFlow's fused operation has wrong gradients for targets whose sum is not 1.
         return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
 

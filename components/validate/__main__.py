@@ -68,22 +68,22 @@ def main(words: Sequence[str]) -> None:
     # Only now: a wrong flag is refused without loading NumPy and Pillow.
     from pathlib import Path
 
+    from components.common.cloud_storage import is_cloud_path
     from components.common.dataset import TRAIN, VALIDATION, read_manifest_at
     from components.validate.record_files import describe_record_files
     from components.validate.validate import validate_manifest_to_files
 
+    report, summary = local_path(paths.report), local_path(paths.summary)
     if paths.dataset:
         manifest = read_manifest_at(paths.dataset)
-        folder = Path() if paths.dataset.startswith("gs://") else local_path(paths.dataset)
+        folder = Path() if is_cloud_path(paths.dataset) else local_path(paths.dataset)
     else:
         patterns = {TRAIN: paths.training_data_path, VALIDATION: paths.validation_data_path}
         manifest = describe_record_files(
             patterns, paths.labels_file, arguments.num_classes, multi_label=arguments.multi_label
         )
         folder = Path()
-    validate_manifest_to_files(
-        manifest, folder, local_path(paths.report), local_path(paths.summary), arguments
-    )
+    validate_manifest_to_files(manifest, folder, report, summary, arguments)
 
 
 if __name__ == "__main__":

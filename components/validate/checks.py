@@ -92,6 +92,7 @@ def class_findings(
     first_places: Mapping[str, Mapping[int, str]] = _NOWHERE,
     *,
     examples: Mapping[str, int] | None = None,
+    multi_label: bool = False,
 ) -> Iterator[Finding]:
     """Yields what is wrong or doubtful about the numbers of images per class and split.
 
@@ -101,13 +102,14 @@ def class_findings(
         first_places: By split: the name of the first record of each class that has one.
         examples: By split: the number of images; None = the sum of the classes' numbers, which it is where
             every image has one label.
+        multi_label: Whether an image may have no label: a single label is a question of yes or no then.
     """
     examples = examples or {name: sum(some) for name, some in counts.items()}
     train = counts.get(TRAIN, [0] * len(labels))
     validation = counts.get(VALIDATION, [0] * len(labels))
-    if len(labels) < 2:
+    if len(labels) < 2 and not multi_label:
         yield Finding(
-            WARNING,
+            ERROR,
             "single_label",
             f"there is only one label ({', '.join(labels)}): every model answers it",
             remedy="give images of at least two labels",

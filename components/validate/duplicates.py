@@ -18,6 +18,11 @@ _NAMED_MEMBERS = 6
 _WITH_PICTURE = 20
 
 
+_LEAK = "image_in_two_splits"
+# Stands for each that is counted and not kept.
+_COUNTED_LEAK = Finding(WARNING, _LEAK, "the same image is in two splits")
+
+
 @dataclass(frozen=True)
 class _Member:
     """One of several images with equal bytes; ``where`` is its shard and record."""
@@ -54,7 +59,8 @@ def duplicate_findings(
     In a multi-label data set, an image with several labels is as it should be; equal images with different
     sets of labels are not.
 
-    Equal images with one label in one split are no finding: some repeat images to balance classes.
+    Equal images with one label in one split are no finding: some repeat images to balance classes. Of
+    findings that are more than are kept, no record is read: they say their kind alone.
     """
     pairs = doubles = 0
 
@@ -63,26 +69,31 @@ def duplicate_findings(
 
     for group in groups_of_equal_images(images):
         splits = [_shard_of(images, number)[0] for number in group]
-        if TRAIN in splits and len(set(splits)) > 1 and pairs < KEPT_PER_KIND:
-            trained = member(group[splits.index(TRAIN)], pairs < _WITH_PICTURE)
+        if TRAIN in splits and len(set(splits)) > 1:
+            with_picture = pairs < _WITH_PICTURE
+            trained = group[splits.index(TRAIN)]
             for number, split in zip(group, splits, strict=True):
-                if split != TRAIN:
-                    yield _leak(trained, member(number, pairs < _WITH_PICTURE))
-                    pairs += 1
+                if split != TRAIN and pairs < KEPT_PER_KIND:
+                    yield _leak(member(trained, with_picture), member(number, with_picture))
+                elif split != TRAIN:
+                    yield _COUNTED_LEAK
+                pairs += split != TRAIN
         group_labels = [images.labels[number] for number in group]
-        if len(set(group_labels)) > 1 and doubles < KEPT_PER_KIND:
+        if len(set(group_labels)) > 1 and doubles >= KEPT_PER_KIND:
+            yield _counted_two_labels(multi_label)
+        elif len(set(group_labels)) > 1:
             # One image of each label first, so that the first ones named show the contradiction.
             firsts = [group[group_labels.index(label)] for label in sorted(set(group_labels))]
             named = (firsts + [number for number in group if number not in firsts])[:_NAMED_MEMBERS]
             members = [member(one, doubles < _WITH_PICTURE) for one in named]
             yield _two_labels(members, len(group), multi_label)
-            doubles += 1
+        doubles += len(set(group_labels)) > 1
 
 
 def _leak(trained: _Member, other: _Member) -> Finding:
     return Finding(
         WARNING,
-        "image_in_two_splits",
+        _LEAK,
         f"the same image is in {trained.split} and {other.split}: {_name(trained)} and {_name(other)}",
         f"{trained.where}; {other.where}",
         "remove one of the two: a model that was trained on an image is no longer tested by it",
@@ -95,7 +106,7 @@ def _two_labels(members: list[_Member], number: int, multi_label: bool) -> Findi
     more = f"; and {number - len(members):,} more" if number > len(members) else ""
     return Finding(
         WARNING,
-        "image_with_two_label_sets" if multi_label else "image_with_two_labels",
+        _two_labels_kind(multi_label),
         f"the same image is labelled {' and '.join(names)}",
         "; ".join(f"{member.where}, {_name(member)}, is {member.label!r}" for member in members) + more,
         "keep one row of the image, with all of its labels"
@@ -103,6 +114,14 @@ def _two_labels(members: list[_Member], number: int, multi_label: bool) -> Findi
         else "keep the row with the right label and remove the others",
         thumbnails=_pictures(*members[: len(names)]),
     )
+
+
+def _counted_two_labels(multi_label: bool) -> Finding:
+    return Finding(WARNING, _two_labels_kind(multi_label), "the same image is labelled in two ways")
+
+
+def _two_labels_kind(multi_label: bool) -> str:
+    return "image_with_two_label_sets" if multi_label else "image_with_two_labels"
 
 
 def _name(member: _Member) -> str:

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 from components.common.dataset import Manifest, Shard, Split, file_sha256
 from components.common.errors import InvalidDataError
 from components.common.labels import read_labels_file
 from components.common.records import decode_example, label_to_class
 from components.common.storage import absolute_location, local_copy, match_pattern
-from components.common.tfrecord import read_records
+from components.common.tfrecord import RecordFile
 
 # Labels beyond this many times the number of different ones are mistakes, not labels without images.
 _LARGEST_GAP = 10
@@ -57,16 +58,14 @@ def _scan(location: str, multi_label: bool) -> tuple[Shard, Counter[int]]:
     labels: Counter[int] = Counter()
     records = 0
     with local_copy(location) as path:
-        try:
-            for _, data in read_records(path, shown=location):
+        # What is damaged is told by the reading that follows, with the record's number: damaged data is one
+        # record without a label, a damaged header ends the file.
+        with RecordFile(path, location) as file, suppress(InvalidDataError):
+            for place in file.places():
                 records += 1
-                try:
-                    labels.update(decode_example(data, where=location, multi_label=multi_label).all_labels)
-                except InvalidDataError:
-                    # The reading that follows says so, with the record's number.
-                    continue
-        except InvalidDataError:
-            pass
+                with suppress(InvalidDataError):
+                    record = decode_example(file.data(place), where=location, multi_label=multi_label)
+                    labels.update(record.all_labels)
         return Shard(absolute_location(location), records, path.stat().st_size, file_sha256(path)), labels
 
 

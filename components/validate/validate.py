@@ -57,7 +57,11 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
     found.extend(count_findings(manifest, reading))
     found.extend(argument_findings(manifest, judged_examples, arguments))
     places = {name: split.first_of_label for name, split in reading.splits.items()}
-    found.extend(class_findings(manifest.labels, judged, places, examples=judged_examples))
+    found.extend(
+        class_findings(
+            manifest.labels, judged, places, examples=judged_examples, multi_label=manifest.multi_label
+        )
+    )
     found.extend(name_findings(reading))
     found.extend(size_findings(reading, arguments.trained_image_size))
     found.extend(

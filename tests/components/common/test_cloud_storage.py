@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from components.common import cloud_storage
@@ -122,6 +124,12 @@ def test_storage_that_does_not_answer_is_an_error_that_a_retry_can_help(cloud, f
         write_object("gs://photos/b", b"x")
     # A connection that was reset may have brought the object all the same, and then the whole of it.
     assert {"b": b"x", **cloud.contents()} == {"a": CONTENT, "b": b"x"}
+
+
+def test_a_copy_for_which_there_is_no_room_is_an_output_error(cloud):
+    cloud.put("a", CONTENT)
+    with pytest.raises(OutputError, match=r"gs://photos/a[\s\S]*No space left[\s\S]*TMPDIR"):
+        download("gs://photos/a", Path("/dev/full"))
 
 
 def test_what_is_not_there_is_named(cloud):

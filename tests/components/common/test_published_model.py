@@ -4,6 +4,7 @@ import pytest
 
 from components.common import cloud_storage
 from components.common.errors import InvalidArgumentError, OutputError
+from components.common.folders import CloudFolder
 from components.common.provenance import write_provenance
 from components.common.published_model import check_model_target, publish_model
 from components.export.arguments import ExportArguments
@@ -118,6 +119,36 @@ def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, 
     with pytest.raises(OutputError):
         publish_model(saved, "gs://photos/job")
     assert cloud.contents("job/") == {f"model/{name}": content for name, content in old.items()}
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is tidied up after it."""
+
+
+def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, saved, monkeypatch):
+    publish_model(saved, "gs://photos/job")
+    steps, allowed = 0, 0
+    real = {name: getattr(CloudFolder, name) for name in ("remove", "move")}
+
+    def counted(name):
+        def act(folder, *words):
+            nonlocal steps
+            steps += 1
+            if steps > allowed:
+                raise Killed
+            real[name](folder, *words)
+
+        return act
+
+    for moment in range(2 * len(files_of(saved))):
+        steps, allowed = 0, moment
+        with monkeypatch.context() as context:
+            for name in real:
+                context.setattr(CloudFolder, name, counted(name))
+            with pytest.raises(Killed):
+                publish_model(saved, "gs://photos/job")
+        publish_model(saved, "gs://photos/job")
+        assert cloud.contents("job/") == {f"model/{name}": value for name, value in files_of(saved).items()}
 
 
 def test_somebody_elses_objects_are_left_alone(cloud, saved):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
+from components.common.errors import InternalError, InvalidArgumentError
 from components.common.log import parse_event
+from components.convert import beam_runner
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
 
@@ -59,3 +60,31 @@ def test_options_without_a_runner_are_refused(tmp_path):
     ended = run("--images=nowhere", f"--output_dir={tmp_path / 'out'}", "--runner_options=--x=1")
     assert ended.returncode == InvalidArgumentError.exit_code
     assert "without --runner" in parse_event(ended.stdout.splitlines()[-1])["problem"]
+
+
+def test_what_a_failing_runner_has_finished_is_kept_for_the_next(tmp_path, photo, monkeypatch):
+    folder = tmp_path / "images"
+    for number in range(8):
+        path = photo(folder / "ab"[number % 2] / f"{number}.jpg", number)
+        path.write_bytes(path.read_bytes() + bytes(400_000))
+    arguments = ConvertArguments(images=str(folder), shard_megabytes=1)
+    convert(arguments, tmp_path / "whole")
+    # In a file: Beam hands its workers copies of the function and of what it refers to.
+    real, written = beam_runner.write_shard_of, tmp_path / "written"
+
+    def lost_at_the_second(name, location, rules):
+        if written.exists():
+            raise RuntimeError("the worker was lost")
+        written.write_text(name)
+        return real(name, location, rules)
+
+    with monkeypatch.context() as context:
+        context.setattr(beam_runner, "write_shard_of", lost_at_the_second)
+        words = ("DirectRunner", "", "--direct_running_mode=in_memory --direct_num_workers=1")
+        with pytest.raises(InternalError, match=r"the worker was lost[\s\S]*are kept"):
+            convert(arguments, tmp_path / "out", writer=beam_runner.beam_writer(*words))
+    (kept,) = [path for path in (tmp_path / "out").rglob(written.read_text()) if path.is_file()]
+    before = kept.stat().st_ino
+    convert(arguments, tmp_path / "out")
+    assert (tmp_path / "out" / written.read_text()).stat().st_ino == before
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
 from components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
-from components.common.records import decode_example
-from components.common.tfrecord import read_records
+from components.common.records import ImageRecord, decode_example, encode_example
+from components.common.tfrecord import read_records, write_record
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
 from components.convert.label_set import label_set_text, names_in
@@ -213,6 +213,17 @@ def test_tfrecord_files_are_described_where_they_lie(listed, tmp_path):
         convert(ConvertArguments(**patterns), tmp_path / "described")
 
 
+def test_tfrecord_files_without_any_label_are_refused(tmp_path, photo):
+    encoded = photo(tmp_path / "0.jpg", 0).read_bytes()
+    for name in ("train", "validation"):
+        with (tmp_path / name).open("wb") as file:
+            write_record(file, encode_example(ImageRecord(encoded, 0, labels=())))
+    patterns = {f"{name}_data_path": str(tmp_path / name) for name in ("validation",)}
+    patterns["training_data_path"] = str(tmp_path / "train")
+    with pytest.raises(InvalidDataError, match=r"no record has a label[\s\S]*image/class/label"):
+        convert(ConvertArguments(**patterns, multi_label=True), tmp_path / "data")
+
+
 def test_equal_images_with_different_labels_stay_on_one_side(photos, photo, tmp_path):
     lines = []
     for number in range(20):
@@ -246,6 +257,9 @@ def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, frac
     rarest, count = min(counts.items(), key=lambda item: (item[1], item[0]))
     held_out = sum(rarest in names_in(table[int(number)].label) for number in drawn[VALIDATION])
     assert held_out == min(max(round(count * fraction), 1), count - 1)
+    for name in counts:
+        # A rare label's draw does not take a commoner one's last image from training.
+        assert any(name in names_in(table[int(number)].label) for number in drawn[TRAIN])
 
 
 def test_every_label_comes_near_its_share():

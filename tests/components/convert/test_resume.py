@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.common.dataset import MANIFEST_NAME
+from components.common.errors import OutputError
 from components.convert import shards
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
@@ -129,3 +130,20 @@ def test_an_image_that_changed_meanwhile_is_read_again(tmp_path, images, photo, 
     convert(arguments(images), tmp_path / "undisturbed")
     assert contents(output) == contents(tmp_path / "undisturbed")
     assert manifest.made_by["rejected"] == 1
+
+
+def test_of_conversions_into_one_folder_at_a_time_one_ends_well_and_nothing_of_it_is_lost(tmp_path, images):
+    convert(arguments(images), tmp_path / "undisturbed")
+    command = [
+        *(sys.executable, "-m", "components.convert", f"--images={images}", "--shard_megabytes=1"),
+        *("--max_rejected_fraction=0.5", f"--output_dir={tmp_path / 'out'}"),
+    ]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "cwd": REPOSITORY}
+    started = [subprocess.Popen(command, **quiet) for _ in range(3)]
+    ended = [(process.communicate()[0], process.returncode) for process in started]
+    assert 0 in [code for _, code in ended]
+    for said, code in ended:
+        # One that comes when another is at work is refused, one that comes later finds it done.
+        assert code in (0, OutputError.exit_code)
+        assert code == 0 or "another process is writing to" in said
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError, PipelineError
 from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from components.common.tfrecord import framed_record
 from components.convert.image_folders import read_images
 from components.convert.import_files import read_import_file
 from components.convert.rows import Rows
@@ -85,6 +86,9 @@ def test_all_editors_files_are_read(tmp_path, content):
         ('"a.jpg"b,x', "the quotes do not match"),
         ("s3://bucket/a.jpg,x", "local paths and gs:// are understood, not s3://"),
         ("training,gs://bucket/a.jpg", "the label is missing"),
+        ("gs://,x", "names no object"),
+        ("gs:///a.jpg,x", "names no object"),
+        ("gs://bucket,x", "names no object"),
         ("test,a.jpg,x,y", "exactly one label"),
         ("missing.jpg,x", "no such file"),
         ("folder,x", "not a file"),
@@ -109,6 +113,64 @@ def test_a_bad_row_is_rejected_alone_with_its_line_and_reason(tmp_path, csv_of, 
     assert reason.lower() in rejected.reason.lower()
     path = rejected.path.removesuffix("...")
     assert path in line or path in line.replace('"', "")
+
+
+def test_a_label_that_looks_like_a_header_takes_no_other_rejections_place(tmp_path, csv_of):
+    touch(tmp_path, "a.jpg")
+    rows = Rows(())
+    for name, line in (("train.csv", ("missing.jpg", "cat")), ("validation.csv", ("a.jpg", "class"))):
+        read_import_file(rows, csv_of(tmp_path / name, [line]), "")
+    (rejected,) = rows.rejected
+    assert rejected.path == "missing.jpg"
+    assert len(rows.accepted) == 1
+
+
+def test_an_empty_path_is_called_so_with_several_labels_too(tmp_path, csv_of):
+    rows = Rows((), multi_label=True)
+    read_import_file(rows, csv_of(tmp_path / "list.csv", [("", "cat")]), "", multi_label=True)
+    assert rows.rejected[0].reason == "the path is empty"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (framed_record(b"a record"), r"a TFRecord file[\s\S]*training_data_path"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", r"a JPEG image[\s\S]*path,label"),
+    ],
+)
+def test_a_file_that_is_no_list_at_all_is_one_error(tmp_path, content, words):
+    (tmp_path / "list.csv").write_bytes(content * 50)
+    with pytest.raises(InvalidDataError, match=words):
+        read_csv(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Val"), ("TRAIN", "valid", "Test")])
+def test_folders_that_are_called_like_splits_are_not_taken_for_labels(tmp_path, names):
+    touch(tmp_path, *(f"{name}/{label}/1.jpg" for name in names for label in ("daisy", "roses")))
+    with pytest.raises(InvalidDataError, match="look like splits"):
+        read_folder(str(tmp_path))
+
+
+def test_train_and_valid_are_splits_and_labels_may_be_called_like_splits(tmp_path):
+    touch(tmp_path, *(f"splits/{name}/daisy/1.jpg" for name in ("train", "valid", "test")))
+    rows, _ = read_folder(str(tmp_path / "splits"))
+    assert sorted(row.use for row in rows.accepted) == ["test", "train", "validation"]
+    touch(tmp_path, "labels/training/1.jpg", "labels/testing/2.jpg")
+    rows, _ = read_folder(str(tmp_path / "labels"))
+    assert sorted(row.label for row in rows.accepted) == ["testing", "training"]
+
+
+def test_files_that_are_not_used_are_named(tmp_path):
+    touch(tmp_path, "daisy/1.jpg", "daisy/noext", "stray.jpg")
+    _, not_used = read_folder(str(tmp_path))
+    assert not_used.files == 2
+    assert set(not_used.examples) == {"daisy/noext", "stray.jpg"}
+
+
+def test_a_pattern_that_matches_folders_only_says_what_they_hold(tmp_path):
+    touch(tmp_path, "daisy/1.jpg", "roses/2.jpg")
+    with pytest.raises(MissingInputError, match=r"2 folders match[\s\S]*daisy' holds: 1.jpg"):
+        read_folder(f"{tmp_path}/*/*.png")
 
 
 def test_a_huge_file_is_rejected_unread(tmp_path, csv_of):

@@ -85,6 +85,20 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, capsys, da
     assert "step-00000002.npz' in " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_training_that_begins_anew_after_damage_keeps_what_it_writes(tmp_path, keep):
+    folder = CheckpointFolder(str(tmp_path), keep=keep)
+    folder.write_best(900, {}, {"complete": True})
+    folder.write(checkpoint(1000, best_step=900))
+    (tmp_path / "step-00001000.npz").write_bytes(b"")
+    again = CheckpointFolder(str(tmp_path), keep=keep)
+    assert again.latest() is None
+    again.write_best(25, {}, {"complete": True})
+    again.write(checkpoint(25, best_step=25))
+    assert again.latest().step == 25
+    assert names(tmp_path) == ["best-00000025.npz", "step-00000025.npz"]
+
+
 def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path):
     folder = CheckpointFolder(str(tmp_path), keep=2)
     folder.write_best(1, {}, {"complete": True})

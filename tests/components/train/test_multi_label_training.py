@@ -15,6 +15,7 @@ from components.common.split_records import split_records
 from components.evaluate.multi_label_metrics import compute_multi_label_metrics
 from components.train.accelerators import Accelerators
 from components.train.arguments import TrainingArguments
+from components.train.checkpoints import CheckpointFolder
 from components.train.class_weights import positive_weights
 from components.train.decoded_cache import CachePlace
 from components.train.input_pipeline import evaluation_batches, training_batches
@@ -110,17 +111,40 @@ def test_a_frozen_backbone_learns_from_its_features(trained, quadrants_dataset, 
     assert result.best.mean_average_precision >= before.best.mean_average_precision - 0.05
 
 
-def test_mixing_and_augmentation_train_on_lists_of_labels_and_an_interrupted_job_goes_on(
+def test_mixing_and_augmentation_train_on_lists_of_labels_and_an_interrupted_job_ends_as_any(
     quadrants_dataset, tmp_path
 ):
     settings = {**SETTINGS, "warmup_steps": 0, "train_steps_per_eval": 1, "mixup": 0.2, "cutmix": 1.0}
-    settings |= {"augmentation": "crop-flip", "class_weights": "sqrt", "job_dir": str(tmp_path / "job")}
-    first = train(TrainingArguments(**{**settings, "max_steps": 1}), quadrants_dataset, tmp_path / "first")
-    assert 0 < first.best.train_loss < 5
-    second = train(TrainingArguments(**{**settings, "max_steps": 2}), quadrants_dataset, tmp_path / "second")
-    assert second.evaluations[0] == first.evaluations[0]
-    assert [one.step for one in second.evaluations] == [1, 2]
-    assert evaluations(tmp_path / "job") == [dataclasses.asdict(one) for one in second.evaluations]
+    settings |= {"augmentation": "crop-flip", "class_weights": "sqrt", "max_steps": 3, "deterministic": True}
+
+    def trained_in(name, stop=None):
+        arguments = TrainingArguments(**settings, job_dir=str(tmp_path / name))
+        return train(arguments, quadrants_dataset, tmp_path / f"{name} model", stop=stop)
+
+    whole = trained_in("whole")
+    assert 0 < whole.best.train_loss < 5
+
+    class ToldError(Exception):
+        pass
+
+    def after_one(evaluations):
+        if len(evaluations) == 2:
+            raise ToldError
+
+    with pytest.raises(ToldError):
+        trained_in("stopped", after_one)
+    again = trained_in("stopped")
+    assert again.evaluations == whole.evaluations
+    assert evaluations(tmp_path / "stopped") == [dataclasses.asdict(one) for one in whole.evaluations]
+    last = [
+        CheckpointFolder(str(tmp_path / name / "checkpoints"), keep=1).latest()
+        for name in ("whole", "stopped")
+    ]
+    # Keras numbers the optimizers of a process, so that their names differ, though not their order.
+    names = [sorted(checkpoint.arrays) for checkpoint in last]
+    assert len(names[0]) == len(names[1])
+    for one, other in zip(*names, strict=True):
+        np.testing.assert_array_equal(last[1].arrays[other], last[0].arrays[one], err_msg=one)
 
 
 @pytest.mark.proof
@@ -171,6 +195,28 @@ def test_positive_weights_count_what_an_image_has():
     loss = _loss_of_step(kernel, inputs, targets, arguments, weights)
     # Every probability is a half: four decisions, of which one counts three times.
     assert loss == pytest.approx(np.log(2) * (3 + 1 + 1 + 1) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1.0, 19.0, 99.0])
+def test_a_weight_does_not_pull_a_rare_label_up_where_it_is_not(weight):
+    # Without the label, the best probability is what smoothing asks for, whatever the label's weight.
+    smoothing = 0.1
+    best = np.log((smoothing / 2) / (1 - smoothing / 2))
+    arguments = TrainingArguments(
+        train_batch_size=1, label_smoothing=smoothing, multi_label=True, weight_decay=0, warmup_steps=0
+    )
+    losses = [
+        _loss_of_step(
+            keras.Variable(np.full((1, 1), logit, np.float32)),
+            np.ones((1, 1), np.float32),
+            np.zeros((1, 1), np.float32),
+            arguments,
+            np.array([weight], np.float32),
+        )
+        for logit in (best - 0.2, best, best + 0.2)
+    ]
+    assert losses[1] < losses[0]
+    assert losses[1] < losses[2]
 
 
 def _loss_of_step(kernel, inputs, targets, arguments, weights=None):

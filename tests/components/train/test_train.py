@@ -13,6 +13,7 @@ from components.common.errors import InvalidArgumentError, InvalidDataError, Out
 from components.common.log import Progress
 from components.common.quiet_tensorflow import keras, tf
 from components.common.records import ImageRecord, label_to_class
+from components.common.saved_model import write_saved_model
 from components.common.served_model import load_served_model
 from components.common.split_records import split_records
 from components.evaluate.metrics import compute_metrics
@@ -20,6 +21,7 @@ from components.train import train as training
 from components.train import training_inputs
 from components.train.arguments import TrainingArguments
 from components.train.input_pipeline import sample_indices
+from components.train.models import build_classifier
 from components.train.train import train
 
 LABELS = [str(digit) for digit in range(10)]
@@ -172,6 +174,27 @@ def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the
     assert on_features.evaluations[0].loss != on_features.evaluations[2].loss
 
 
+def test_a_frozen_training_does_not_go_on_with_another_backbone(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data", train=8, validation=5)
+    served = tmp_path / "served"
+    for version in (7, 8):
+        made = build_classifier("mobilenet-v2", num_classes=2, image_size=32, weights="none", seed=version)
+        write_saved_model(made, 32, ["a", "b"], served / str(version))
+    (served / "8").rename(tmp_path / "8")
+    arguments = small(
+        model_type="mobilenet-v2",
+        freeze="backbone",
+        pretrained_checkpoint_path=str(served),
+        max_steps=2,
+        train_batch_size=8,
+        job_dir=str(tmp_path / "job"),
+    )
+    train(arguments, dataset, tmp_path / "first")
+    (tmp_path / "8").rename(served / "8")
+    with pytest.raises(InvalidArgumentError, match="another training: backbone_digest was"):
+        train(arguments, dataset, tmp_path / "second")
+
+
 def test_features_are_held_once(capsys):
     def batches():
         for _ in range(100):
@@ -180,7 +203,12 @@ def test_features_are_held_once(capsys):
     progress = Progress("train", 10_000, "images")
     tracemalloc.start()
     features, classes = training_inputs._features(
-        lambda images: tf.ones((len(images), 500)), batches(), (10_000, 500), progress, done=0
+        lambda images: tf.ones((len(images), 500)),
+        batches(),
+        (10_000, 500),
+        progress,
+        done=0,
+        multi_label_classes=0,
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -194,7 +222,12 @@ def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(images):
     batches = [(np.zeros(2), tf.zeros(2, tf.int64)), (np.zeros(2), tf.zeros(2, tf.int64))]
     with pytest.raises(InvalidDataError, match=f"hold 4 images, the manifest says {images}"):
         training_inputs._features(
-            lambda _: tf.ones((2, 7)), batches, (images, 7), Progress("train", images, "images"), done=0
+            lambda _: tf.ones((2, 7)),
+            batches,
+            (images, 7),
+            Progress("train", images, "images"),
+            done=0,
+            multi_label_classes=0,
         )
 
 

@@ -77,6 +77,24 @@ def test_everything_wrong_with_foreign_files_is_told_at_once(tmp_path):
     assert "train-0, record 3" in last["problem"]
 
 
+def test_a_damaged_record_of_foreign_files_is_one_finding_and_no_other(tmp_path):
+    write_files(tmp_path, (1, 2) * 12, (1, 2))
+    content = bytearray((tmp_path / "train-0").read_bytes())
+    content[200] ^= 1
+    (tmp_path / "train-0").write_bytes(content)
+    code, _ = run(
+        f"--training_data_path={tmp_path}/train-*",
+        f"--validation_data_path={tmp_path}/validation-*",
+        "--train_batch_size=4",
+        f"--report={tmp_path / 'r.html'}",
+        f"--summary={tmp_path / 's.json'}",
+    )
+    assert code == InvalidDataError.exit_code
+    (finding,) = json.loads((tmp_path / "s.json").read_text())["findings"]
+    assert finding["kind"] == "damaged_record"
+    assert "train-0, record 0" in finding["where"]
+
+
 def test_a_data_set_in_a_bucket_is_validated(tmp_path, cloud):
     folder = tmp_path / "images"
     for number in range(20):

@@ -15,6 +15,8 @@ from components.common.errors import InvalidArgumentError, InvalidDataError, Mis
 from components.common.records import ImageRecord, encode_example, label_to_class
 from components.common.step import run_component
 from components.common.tfrecord import RecordFile, write_record
+from components.validate import duplicates
+from components.validate import findings as findings_module
 from components.validate.arguments import ValidateArguments
 from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json, raise_if_errors
 from components.validate.report import validation_report
@@ -440,11 +442,11 @@ def test_ten_to_one_is_no_strong_imbalance(tmp_path):
     assert not findings_of(manifest, tmp_path).findings
 
 
-def test_single_label_is_a_warning(tmp_path):
+def test_a_single_label_is_an_error_as_it_is_in_training(tmp_path):
     manifest = write_dataset(
         tmp_path, {"train": [records(0, (12,))], "validation": [records(900, (2,))]}, labels=("daisy",)
     )
-    single(findings_of(manifest, tmp_path), "single_label", WARNING)
+    single(findings_of(manifest, tmp_path), "single_label", ERROR)
 
 
 def test_names_in_the_records_that_contradict_the_labels_are_a_warning(sound, tmp_path):
@@ -486,6 +488,26 @@ def test_image_under_two_labels_is_named_with_both(sound, tmp_path):
 
 def test_image_that_is_repeated_within_a_split_and_label_is_no_finding(sound, tmp_path):
     assert not findings_of(sound(train=[record(7, 1, encoded=jpeg(0))]), tmp_path).findings
+
+
+def test_more_leaks_and_contradictions_than_are_named_are_counted(tmp_path, monkeypatch):
+    for module in (duplicates, findings_module):
+        monkeypatch.setattr(module, "KEPT_PER_KIND", 2)
+    twice = [record(number, 1) for number in range(5)]
+    manifest = write_dataset(
+        tmp_path,
+        {
+            "train": [[*twice, *(record(number, 2) for number in range(10, 15))]],
+            "validation": [twice + [record(number, 1) for number in range(10, 15)]],
+        },
+    )
+    findings = findings_of(manifest, tmp_path)
+    assert findings.kinds["image_in_two_splits"] == 10
+    assert findings.kinds["image_with_two_labels"] == 5
+    assert [one.where for one in findings.findings if one.kind == "image_in_two_splits"] == [
+        f"train-00000-of-00001, record {number}; validation-00000-of-00001, record {number}"
+        for number in range(2)
+    ]
 
 
 def test_equal_images_are_found_after_an_empty_shard_too(tmp_path):
