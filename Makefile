@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := containers/requirements
+# The images, and what builds them.
+ROLES := data launcher serve-tools train-cpu train-gpu train-tpu build
 # The first Python on the PATH that the project supports; override with make PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -16,7 +18,8 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
-.PHONY: help run test proof bench env lint types compile check-compiled locks clean
+.PHONY: help run test proof bench env lint types compile check-compiled locks images images-push images-test \
+	images-bench clean
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
@@ -27,6 +30,10 @@ help:
 	@echo "make lint     ruff; make types: mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
 	@echo "make locks    resolve the requirements again into $(LOCKS)/"
+	@echo "make images   build the images of all roles: BASE=, WEIGHTS=, IMAGES=\"data train-cpu\""
+	@echo "make images-push REGISTRY=HOST/REPOSITORY   push them and write containers/images.lock"
+	@echo "make images-test  build them and test them; needs a Docker engine and BASE="
+	@echo "make images-bench sizes, and seconds to the first line that says something"
 	@echo "make clean    remove .venv and caches"
 
 run: $(VENV)/installed-run
@@ -56,17 +63,36 @@ check-compiled: env
 # One resolution for all supported Pythons. What runs is held to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra beam --extra test --group develop \
+		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra beam --extra docker --extra test --group develop \
 		pyproject.toml -o $(LOCKS)/develop-cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --extra serve --extra onnx --group build -c $(LOCKS)/develop-cpu.txt \
 		pyproject.toml -o $(LOCKS)/run-cpu.txt
+	for role in $(ROLES); do \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-header -c $(LOCKS)/develop-cpu.txt $(LOCKS)/roles/$$role.in -o $(LOCKS)/roles/$$role.txt || exit 1; \
+	done
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-deps -c $(LOCKS)/develop-cpu.txt $(LOCKS)/roles/kfp.in -o $(LOCKS)/roles/kfp.txt
 
 bench: env
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.convert
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.serve
+
+images: env
+	$(BIN)/python -m containers.build $(if $(BASE),--base $(BASE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(IMAGES)
+
+images-push: env
+	@test -n "$(REGISTRY)" || { echo "make images-push REGISTRY=HOST/REPOSITORY" >&2; exit 64; }
+	$(BIN)/python -m containers.push --registry $(REGISTRY) $(IMAGES)
+
+images-test: env
+	IMAGES_BASE=$(BASE) $(BIN)/python -m pytest -m containers tests/containers
+
+images-bench: env
+	$(BIN)/python -m benchmarks.images $(if $(BASE),--base $(BASE))
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -32,15 +32,26 @@ from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
 from pipelines.commands.schedule import schedule
 from pipelines.commands.submit import migrate, submit
+from pipelines.container_places import seen_from_containers
 from pipelines.local_run import RunResult, StepFailedError, run_locally
 from pipelines.local_step import run_step
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
 from pipelines.run_folder import RunFolder, claimed, new_folder
+from pipelines.targets.local_docker import ContainerSettings, check_engine, container_user, make_places
 
 _COMPILED = Path(__file__).parent / "compiled" / "local"
 _DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runner:
+    """How the steps are run: as processes, or as containers."""
+
+    name: str
+    network: str
+    mounts: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +124,35 @@ def _options_of(
     return decorate
 
 
+def _runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--mount",
+            multiple=True,
+            metavar="FOLDER",
+            help="With --runner docker: a further folder that the steps may read, e.g. of images that a list "
+            "names by absolute paths. The folders that other flags name need no mention.",
+        ),
+        click.option(
+            "--network",
+            default="none",
+            show_default=True,
+            help="With --runner docker: the engine's network that steps are connected to, e.g. bridge for "
+            "data in Cloud Storage.",
+        ),
+        click.option(
+            "--runner",
+            type=click.Choice(["process", "docker"]),
+            default="process",
+            show_default=True,
+            help="What a step runs in: a process, or a container of its image (`make images`), without "
+            "network, with a read-only root and not as root.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _plain_default(field: "dataclasses.Field[Any]") -> str:
     return f"  [default: {field.default}]" if field.default != "" else ""
 
@@ -149,15 +189,18 @@ def _exit_codes() -> str:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
+@_runner_options
 @_options_of(*PIPELINE_ARGUMENTS, default_text=_default_text)
-def run(recipe: str | None, output_format: str, **flags: Any) -> None:
+def run(
+    recipe: str | None, output_format: str, runner: str, network: str, mount: tuple[str, ...], **flags: Any
+) -> None:
     """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
     The images come as a folder with a subfolder a class (--images), as CSV files of path,label
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
     are trained on.
     """
-    _run_and_tell(_RUN, _given(flags), recipe, output_format)
+    _run_and_tell(_RUN, _given(flags), recipe, output_format, _Runner(runner, network, mount))
 
 
 @imgpipe.command(cls=_Command, epilog=_TUNE_EPILOG + _exit_codes())
@@ -180,9 +223,17 @@ def run(recipe: str | None, output_format: str, **flags: Any) -> None:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
+@_runner_options
 @_options_of(*TUNE_PIPELINE_ARGUMENTS, default_text=_default_text)
 def tune(
-    recipe: str | None, config: Path | None, output_format: str, tune: tuple[str, ...], **flags: Any
+    recipe: str | None,
+    config: Path | None,
+    output_format: str,
+    runner: str,
+    network: str,
+    mount: tuple[str, ...],
+    tune: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Try many values of the training's arguments on this machine and keep the best model.
 
@@ -192,7 +243,7 @@ def tune(
     given = _given(flags)
     if tune:
         given["tune"] = "; ".join(tune)
-    _run_and_tell(_TUNE, given, recipe, output_format, config)
+    _run_and_tell(_TUNE, given, recipe, output_format, _Runner(runner, network, mount), config)
 
 
 def _run_and_tell(
@@ -200,13 +251,14 @@ def _run_and_tell(
     given: dict[str, Any],
     recipe: str | None,
     output_format: str,
+    runner: _Runner,
     config: Path | None = None,
 ) -> None:
     console = Console(stderr=True)
     try:
         if config is not None:
             given = {"hyperparameters": _read_config(config), **given}
-        folder, result = _run(pipeline, given, recipe, console)
+        folder, result = _run(pipeline, given, recipe, console, runner)
     except PipelineError as error:
         _fail(error, output_format, console)
     if output_format == "json":
@@ -273,7 +325,7 @@ def _read_config(path: Path) -> str:
 
 
 def _run(
-    pipeline: _Pipeline, given: Mapping[str, Any], recipe: str | None, console: Console
+    pipeline: _Pipeline, given: Mapping[str, Any], recipe: str | None, console: Console, runner: _Runner
 ) -> tuple[RunFolder, RunResult]:
     _check_not_empty(given)
     sample = not _data_given(given)
@@ -301,8 +353,40 @@ def _run(
     if parameters.get("slices_csv"):
         # Evaluate reads it, which comes after the training.
         read_slices_csv(parameters["slices_csv"])
+    containers = None
+    if runner.name == "docker":
+        parameters, containers = _in_containers(pipeline, parameters, runner)
     with claimed(folder):
-        return folder, _run_into(pipeline, folder, given, recipe, parameters, console)
+        if containers:
+            make_places(containers, folder.job_dir)
+        return folder, _run_into(pipeline, folder, given, recipe, parameters, console, containers)
+
+
+def _in_containers(
+    pipeline: _Pipeline, parameters: Mapping[str, Any], runner: _Runner
+) -> tuple[dict[str, Any], ContainerSettings]:
+    """Returns the parameters as they are seen in containers, and how those are run.
+
+    Raises:
+        InvalidArgumentError: for a deploy_target that the local pipeline's images are not made for.
+        UnavailableError: if no engine answers.
+        MissingInputError: if an image or a mounted folder is not there.
+    """
+    if parameters.get("deploy_target", "none") not in ("none", "local"):
+        raise InvalidArgumentError(
+            f"deploy_target={parameters['deploy_target']}: the containers of --runner docker have no client "
+            "for it",
+            remedy="leave --runner out, or submit the pipeline to Kubeflow or Vertex AI",
+        )
+    seen, places = seen_from_containers(parameters, runner.mounts)
+    missing = [folder for folder in places.read if not Path(folder).is_dir()]
+    if missing:
+        raise MissingInputError(
+            f"there is no folder {missing[0]!r} for the containers to see", remedy="check the path"
+        )
+    text = (_COMPILED / pipeline.file).read_text(encoding="utf-8")
+    check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
+    return seen, ContainerSettings(places, runner.network, container_user())
 
 
 def _run_into(
@@ -312,6 +396,7 @@ def _run_into(
     recipe: str,
     parameters: Mapping[str, Any],
     console: Console,
+    containers: ContainerSettings | None,
 ) -> RunResult:
     sample = not _data_given(given)
     source = "scikit-learn's digits (no data was given)" if sample else _source(given)
@@ -327,7 +412,7 @@ def _run_into(
         from pipelines.sample_data import write_digits
 
         write_digits(folder.sample_data)
-    return run_locally(_COMPILED / pipeline.file, parameters, folder, RunDisplay(console))
+    return run_locally(_COMPILED / pipeline.file, parameters, folder, RunDisplay(console), containers)
 
 
 def _check_not_empty(given: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from components.common.errors import InvalidArgumentError
 from components.common.fields_reader import FieldsReader, parse_yaml
 
 # The roles differ in what they have installed: only train-* and serve-tools hold TensorFlow.
+ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
 _ROLE_OF_STEP = {
     "data_version": "data",
     "convert": "data",
@@ -16,11 +17,16 @@ _ROLE_OF_STEP = {
     "evaluate": "serve-tools",
     "export": "serve-tools",
     "gate": "data",
+    # Loads the model in a process of its own where the folder is local; elsewhere only asks others to.
     "deploy": "serve-tools",
     "batch_predict": "serve-tools",
 }
-# Where a step only starts a job and follows it.
-_LAUNCHED = {("train", "vertex"): "launcher"}
+# Where a step only asks for something elsewhere and follows it.
+_LAUNCHED = {
+    ("train", "vertex"): "launcher",
+    ("deploy", "vertex"): "launcher",
+    ("deploy", "kubeflow"): "launcher",
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Runs the pipeline on this machine and follows it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from components.common.errors import InternalError, InterruptedRunError, OutputE
 from components.common.log import parse_event
 from pipelines.run_display import RunDisplay
 from pipelines.run_folder import RunFolder
+from pipelines.targets.local_docker import ContainerSettings
 
 # Without an event of its own, an error is shown with this many last lines of the log.
 _LAST_LINES = 15
@@ -72,7 +74,11 @@ class RunResult:
 
 
 def run_locally(
-    pipeline_file: Path, parameters: Mapping[str, Any], folder: RunFolder, display: RunDisplay
+    pipeline_file: Path,
+    parameters: Mapping[str, Any],
+    folder: RunFolder,
+    display: RunDisplay,
+    containers: ContainerSettings | None = None,
 ) -> RunResult:
     """Runs a compiled pipeline, shows it and gathers its output.
 
@@ -81,6 +87,7 @@ def run_locally(
         parameters: Of the pipeline.
         folder: Where to write; ``job_dir`` exists.
         display: Where to show it.
+        containers: How the steps' containers are run; None = steps are processes.
 
     Raises:
         StepFailedError: if a step failed.
@@ -91,6 +98,7 @@ def run_locally(
         "pipeline": str(pipeline_file),
         "parameters": dict(parameters),
         "artifacts": str(folder.artifacts),
+        "containers": dataclasses.asdict(containers) if containers else None,
     }
     followed = _Followed()
     status = 0

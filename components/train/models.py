@@ -18,6 +18,7 @@ from components.train.model_types import MODEL_TYPES, ModelType
 from components.train.network_stages import frozen_parts, parts_of_layers
 from components.train.pretrained_weights import take_over_weights
 from components.train.resnet import build_resnet
+from components.train.weight_files import link_weight_files
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
 # with torchvision's ResNets.
@@ -175,6 +176,8 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
         name = model_type.replace("-", "")
         return build_resnet(kind.blocks, image_size, bottleneck=bottleneck, name=name)
     constructor = getattr(keras.applications, kind.keras_name)
+    if weights == "imagenet":
+        link_weight_files()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:

@@ -1,13 +1,15 @@
-"""This machine: the compiled pipeline run by kfp.local, each step a process of its own."""
+"""This machine: the compiled pipeline run by kfp.local, each step a process or a container of its own."""
 
 import json
 import shlex
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from pipelines.targets.local_docker import ContainerSettings, docker_runner, give_to_user, stopped_by_signal
 from pipelines.targets.target import Target
 
 COMPILED = Path(__file__).parent.parent / "compiled"
@@ -20,13 +22,19 @@ def _place(_step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
 LOCAL = Target("local", _place)
 
 
-def run(pipeline_file: Path, parameters: dict[str, Any], artifacts: Path) -> None:
+def run(
+    pipeline_file: Path,
+    parameters: dict[str, Any],
+    artifacts: Path,
+    containers: ContainerSettings | None = None,
+) -> None:
     """Runs a compiled pipeline here; what the steps print goes to stdout.
 
     Args:
         pipeline_file: The compiled YAML.
         parameters: Of the pipeline; what is left out has its default.
         artifacts: The folder in which the run's artifacts are laid.
+        containers: How the steps' containers are run; None = steps are processes of this environment.
 
     Raises:
         RuntimeError: by KFP, naming the task that failed.
@@ -34,10 +42,15 @@ def run(pipeline_file: Path, parameters: dict[str, Any], artifacts: Path) -> Non
     from kfp import components, local
     from kfp.local import subprocess_task_handler
 
-    # The images are meant for clusters; here every step runs in this environment.
-    warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
-    subprocess_task_handler.replace_python_executable = _with_python
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(artifacts))
+    if containers is None:
+        # The images are meant for clusters; here every step runs in this environment.
+        warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
+        subprocess_task_handler.replace_python_executable = _with_python
+        runner = local.SubprocessRunner(use_venv=False)
+    else:
+        give_to_user(artifacts, containers)
+        runner = docker_runner(containers)
+    local.init(runner=runner, pipeline_root=str(artifacts))
     pipeline = components.load_component_from_file(str(pipeline_file))
     pipeline(**parameters)
 
@@ -54,10 +67,16 @@ def _with_python(command: list[str], executable: str) -> list[str]:
 
 
 def main() -> None:
-    """Runs what stdin asks for: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``."""
+    """Runs what stdin asks for: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``.
+
+    With ``"containers": {...}``, the fields of ``ContainerSettings``, the steps are containers.
+    """
     request = json.load(sys.stdin)
+    containers = ContainerSettings.from_json(request["containers"]) if request.get("containers") else None
     try:
-        run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]))
+        # Processes of the run's group get the signal themselves; containers are the engine's.
+        with stopped_by_signal() if containers else nullcontext():
+            run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]), containers)
     except RuntimeError as error:
         # The step that failed has said why; KFP adds only its name.
         print(error)

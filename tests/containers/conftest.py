@@ -1,0 +1,30 @@
+"""The images, built once a session; without a Docker engine these tests are skipped, and say so."""
+
+import os
+import warnings
+
+import pytest
+
+from containers.build import default_base
+from containers.build import main as build_images
+from containers.docker import engine_answers
+from pipelines.images import Images
+
+TESTED = ("data", "launcher", "serve-tools", "train-cpu")
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The base image: IMAGES_BASE, where that of the Dockerfile cannot be had."""
+    return os.environ.get("IMAGES_BASE") or default_base()
+
+
+@pytest.fixture(scope="session")
+def images(base, tmp_path_factory):
+    """The images' names by role, built from the files here."""
+    if not engine_answers():
+        warnings.warn("NO DOCKER ENGINE ANSWERS: THE IMAGES ARE NOT TESTED", stacklevel=1)
+        pytest.skip("no Docker engine answers")
+    sboms = tmp_path_factory.mktemp("sbom")
+    assert build_images([*TESTED, "--base", base, "--sbom", str(sboms)]) == 0
+    return {role: Images().of_role(role) for role in TESTED}

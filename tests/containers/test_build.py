@@ -1,0 +1,72 @@
+"""How the images are built, without an engine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import InvalidArgumentError
+from containers import build
+from pipelines.images import ROLES
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ROOT / "containers" / "requirements"
+
+
+def pins_of(file):
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", file.read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("role", [*ROLES, "build", "kfp"])
+def test_a_roles_lock_has_hashes_and_the_versions_that_are_tested(role):
+    text = (LOCKS / "roles" / f"{role}.txt").read_text()
+    pins, tested = pins_of(LOCKS / "roles" / f"{role}.txt"), pins_of(LOCKS / "develop-cpu.txt")
+    assert pins
+    assert text.count("--hash=sha256:") >= len(pins)
+    assert {name: pin for name, pin in pins.items() if name in tested and tested[name] != pin} == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_is_a_stage_with_a_lock(role):
+    assert f" AS {role}\n" in build.DOCKERFILE.read_text()
+    assert (LOCKS / "roles" / f"{role}.in").is_file()
+    assert (LOCKS / "roles" / f"{role}.unused").is_file()
+
+
+def test_tensorflow_is_not_in_the_locks_of_data_and_launcher():
+    for role in ("data", "launcher"):
+        assert not [name for name in pins_of(LOCKS / "roles" / f"{role}.txt") if "tensorflow" in name]
+
+
+def test_the_base_is_pinned_by_digest():
+    assert re.fullmatch(r"python:3\.11[\w.-]*@sha256:[0-9a-f]{64}", build.default_base())
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://code.example/team/imgpipe.git", "https://code.example/team/imgpipe.git"),
+        ("git@code.example:team/imgpipe.git", "git@code.example:team/imgpipe.git"),
+        ("https://name:secret@code.example/imgpipe.git", ""),
+        ("/home/somebody/imgpipe", ""),
+    ],
+)
+def test_a_label_tells_where_the_project_is_kept_if_that_is_public(address, shown, tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", address], check=True)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert build.source() == shown
+
+
+def test_weights_lie_where_a_build_sees_them(tmp_path):
+    (tmp_path / "some.h5").write_bytes(b"weights")
+    with pytest.raises(InvalidArgumentError, match="no folder below containers/"):
+        build.checked_weights(str(tmp_path))
+    with pytest.raises(InvalidArgumentError, match=r"that holds \.h5 files"):
+        build.checked_weights(str(ROOT / "containers" / "requirements"))
+
+
+def test_an_unknown_image_is_named(capsys):
+    assert build.main(["train-abacus"]) == 64
+    assert "there is no image 'train-abacus'" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""The steps as containers: what they may do, that failures are seen, and that results are the processes'."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kfp import compiler, dsl
+
+from components.common.dataset import read_manifest
+from pipelines.container_places import ContainerPlaces
+from pipelines.targets.local import run as run_pipeline
+from pipelines.targets.local_docker import ContainerSettings
+from tests.end_to_end.runs import run_imgpipe
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
+
+
+def compiled(script, image, file):
+    """Writes a pipeline of one container that runs a shell script."""
+
+    @dsl.container_component
+    def step():
+        return dsl.ContainerSpec(image=image, command=["sh", "-c"], args=[script])
+
+    @dsl.pipeline(name="one-step")
+    def pipeline():
+        step().set_caching_options(False)
+
+    compiler.Compiler().compile(pipeline, str(file))
+    return file
+
+
+def containers_of(image):
+    shown = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", f"--filter=ancestor={image}"], capture_output=True, text=True
+    )
+    return set(shown.stdout.split())
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "seen").mkdir()
+    (tmp_path / "seen" / "file").write_text("seen")
+    return ContainerSettings(ContainerPlaces((str(tmp_path / "seen"),), ()))
+
+
+def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, settings, tmp_path, capfd):
+    before = containers_of(images["data"])
+    file = compiled("exit 3", images["data"], tmp_path / "fails.yaml")
+    failures = 0
+    for number in range(30):
+        try:
+            run_pipeline(file, {}, tmp_path / str(number), settings)
+        except RuntimeError:
+            failures += 1
+    assert failures == 30
+    assert containers_of(images["data"]) == before
+
+
+def test_what_a_container_prints_is_seen_to_the_last_line(images, settings, tmp_path, capfd):
+    file = compiled("seq 5000; printf 'größer 青\\n'; printf last", images["data"], tmp_path / "prints.yaml")
+    run_pipeline(file, {}, tmp_path / "artifacts", settings)
+    shown = capfd.readouterr().out
+    assert [line.strip() for line in shown.splitlines() if line.strip().isdigit()] == [
+        str(n) for n in range(1, 5001)
+    ]
+    assert "größer 青" in shown
+    assert "last" in shown
+
+
+def test_a_step_has_no_network_no_rights_and_sees_no_more_than_it_was_given(
+    images, settings, tmp_path, capfd
+):
+    script = (
+        f"id -u; grep CapEff /proc/self/status; ls /sys/class/net; cat {tmp_path}/seen/file; echo; "
+        f"touch {tmp_path}/seen/new /opt/new /etc/new || true; touch /tmp/new && echo written; "
+        f"ls {tmp_path}; grep NoNewPrivs /proc/self/status"
+    )
+    run_pipeline(
+        compiled(script, images["data"], tmp_path / "looks.yaml"), {}, tmp_path / "artifacts", settings
+    )
+    shown = capfd.readouterr().out
+    words = shown.split()
+    assert "65534" in words
+    assert "CapEff:\t0000000000000000" in shown
+    assert "NoNewPrivs:\t1" in shown
+    assert "lo" in words
+    assert "eth0" not in words
+    assert "seen" in words
+    assert shown.count("Read-only file system") == 3
+    assert "written" in words
+    # The pipeline's file lies beside, and is not shown.
+    assert "looks.yaml" not in words
+
+
+def test_an_image_that_is_not_there_is_told_before_anything_is_written(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    result = run_imgpipe(tmp_path / "job", "--runner", "docker")
+    assert result.status == 69
+    assert "no Docker engine answers" in result.shown
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_run_that_is_stopped_stops_its_container(images, tmp_path):
+    before = containers_of(images["train-cpu"])
+    process = subprocess.Popen(
+        [
+            *(str(Path(sys.executable).parent / "imgpipe"), "run", "--runner", "docker"),
+            *("--job-dir", str(tmp_path / "job"), "--max-steps", "100000"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "job" / "run.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and '"event": "progress", "message": "train: ' in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert containers_of(images["train-cpu"]) == before
+    # The step itself was told, and left what a later run goes on from.
+    assert '"event": "step_failed", "message": "train: train was told to stop' in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def runs(images, tmp_path_factory):
+    """The digits, deterministic, as processes and as containers; deployed to a folder."""
+    made = {}
+    for runner in ("process", "docker"):
+        folder = tmp_path_factory.mktemp(runner)
+        made[runner] = run_imgpipe(
+            folder / "job",
+            *("--runner", runner, "--deterministic", "true"),
+            *("--deploy-target", "local", "--deploy-dir", str(folder / "serving")),
+        )
+        assert made[runner].status == 0, made[runner].shown
+    return made
+
+
+def artifact(run, step, name):
+    (folder,) = (run.folder / "artifacts").glob(f"*/{step}/{name}")
+    return folder
+
+
+def test_containers_make_the_same_shards_as_processes(runs):
+    shards = [
+        {
+            name: split.shards
+            for name, split in read_manifest(artifact(run, "convert", "dataset")).splits.items()
+        }
+        for run in runs.values()
+    ]
+    assert shards[0] == shards[1]
+    assert all(shard.sha256 for split in shards[0].values() for shard in split)
+
+
+def test_containers_come_to_the_same_accuracy_as_processes(runs):
+    one, other = (run.summary["top_1_accuracy"] for run in runs.values())
+    assert one == other
+    assert one >= 0.97
+
+
+def test_containers_train_the_same_weights_as_processes(runs):
+    from components.common.quiet_tensorflow import tf
+
+    readers = [
+        tf.train.load_checkpoint(str(run.folder / "model/variables/variables")) for run in runs.values()
+    ]
+    names = [name for name in readers[0].get_variable_to_shape_map() if "classifier_variables" in name]
+    assert names
+    for name in names:
+        one, other = (reader.get_tensor(name) for reader in readers)
+        assert (one == other).all(), name
+
+
+def test_containers_leave_what_processes_leave(runs):
+    def left(run):
+        folder = run.folder
+        return sorted(
+            str(path.relative_to(folder)) for path in folder.iterdir() if not path.name.startswith(".")
+        )
+
+    assert left(runs["process"]) == left(runs["docker"])
+    for run in runs.values():
+        assert (run.folder.parent / "serving" / "1" / "saved_model.pb").is_file()
+        assert json.loads((run.folder / "model" / "provenance.json").read_text())["model_type"]

@@ -1,0 +1,115 @@
+"""What is in the images, and what is not."""
+
+import json
+import subprocess
+
+import pytest
+
+from containers.docker import image_size, inspected
+from containers.sbom import write_sbom
+from tests.containers.conftest import TESTED
+from tests.containers.sandbox import in_image
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
+
+# Megabytes over the base.
+LARGEST = {"data": 250, "launcher": 300, "train-cpu": 1600, "serve-tools": 1600}
+# The steps' modules that each image runs, and those of the libraries they load only when they need them.
+STEPS = {
+    "data": ("convert.convert", "validate.validate", "gate.gate", "data_version.data_version"),
+    "launcher": (
+        "custom_job.custom_job",
+        "tune.vertex_component",
+        "deploy.deploy",
+        "deploy.vertex",
+        "deploy.kserve",
+    ),
+    "serve-tools": (
+        "evaluate.evaluate",
+        "export.export",
+        "batch_predict.batch_predict",
+        "deploy.probe",
+        "serve.server",
+    ),
+    "train-cpu": ("train.train", "tune.tune", "tune.trial_run"),
+}
+LIBRARIES = {
+    "data": ("google.cloud.storage", "kfp.dsl.executor_main"),
+    "launcher": ("google.cloud.storage", "google.cloud.aiplatform_v1", "kubernetes", "kfp.dsl.executor_main"),
+    "serve-tools": ("google.cloud.storage", "tensorflow", "kfp.dsl.executor_main"),
+    "train-cpu": ("google.cloud.storage", "tensorflow", "hypertune", "kfp.dsl.executor_main"),
+}
+
+
+@pytest.fixture(params=TESTED)
+def role(request):
+    return request.param
+
+
+def test_an_image_is_no_larger_than_promised(images, base, role):
+    assert (image_size(images[role]) - image_size(base)) / 1e6 <= LARGEST[role]
+
+
+def test_what_the_steps_of_an_image_load_is_there(images, role):
+    modules = [*(f"components.{step}" for step in STEPS[role]), *LIBRARIES[role]]
+    code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
+    result = in_image(images[role], "python3", "-c", code, flags=["--env=_KFP_RUNTIME=true"])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("without", ["data", "launcher"])
+def test_tensorflow_is_only_where_it_is_needed(images, without):
+    result = in_image(images[without], "python3", "-c", "import tensorflow")
+    assert "No module named 'tensorflow'" in result.stderr
+
+
+def test_a_container_is_not_root_and_can_write_to_tmp_alone(images, role):
+    code = (
+        "import os\n"
+        "writable = [top for top in os.listdir('/') if os.access('/' + top, os.W_OK)]\n"
+        "inside = [f for f, _, _ in os.walk('/opt') if os.access(f, os.W_OK)]\n"
+        "print(os.getuid(), os.getgid(), writable, inside)"
+    )
+    command = ["docker", "run", "--rm", "--network=none", images[role], "python3", "-c", code]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    assert shown == "65534 65534 ['tmp'] []"
+    assert inspected(images[role])["Config"]["User"] == "65534:65534"
+
+
+def test_no_compiler_no_cache_and_no_way_to_install_is_left(images, role):
+    script = (
+        "command -v gcc cc g++ clang make; ls -d /root/.cache /tmp/* /build /source /steps /locks /wheels; "
+        "/opt/imgpipe/bin/python -m pip --version"
+    )
+    result = in_image(images[role], "sh", "-c", script)
+    assert result.stdout == ""
+    assert "No module named pip" in result.stderr
+
+
+def test_the_labels_say_what_was_built_from_what(images, role):
+    labels = inspected(images[role])["Config"]["Labels"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert labels["org.opencontainers.image.version"] == images[role].rpartition(":")[2]
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == head
+    assert labels["org.opencontainers.image.base.name"]
+
+
+def test_bytecode_is_there_and_is_not_checked_against_times(images, role):
+    code = (
+        "import importlib.util, pathlib, components.common.step as step\n"
+        "file = pathlib.Path(importlib.util.cache_from_source(step.__file__))\n"
+        "print(int.from_bytes(file.read_bytes()[4:8], 'little'))"
+    )
+    # By hash, unchecked (PEP 552).
+    assert in_image(images[role], "python3", "-c", code).stdout.strip() == "1"
+
+
+def test_the_bill_of_materials_lists_what_is_installed_and_stays_the_same(images, tmp_path):
+    for name in ("first", "second"):
+        write_sbom(images["data"], tmp_path / name)
+    listed = json.loads((tmp_path / "first").read_text())
+    names = {component["name"].lower() for component in listed["components"]}
+    assert listed["bomFormat"] == "CycloneDX"
+    assert {"numpy", "pillow", "simplejpeg", "kfp", "image-classification-pipeline"} <= names
+    assert "tensorflow-cpu" not in names
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
