@@ -393,8 +393,8 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
             raise InvalidDataError(
                 f"there is no image for {name}",
                 where=arguments.images or arguments.train_csv,
-                remedy="add images: a label needs two to be split; where all rows say training, mark some as "
-                "validation or give validation_csv"
+                remedy="add images: a label needs at least two to be split; where all rows say training, "
+                "mark some as validation or give validation_csv"
                 if name == VALIDATION
                 else "add images, or correct the rows listed in rejected.csv",
             )

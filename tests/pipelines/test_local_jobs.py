@@ -164,6 +164,7 @@ def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_eff
     assert state(folder)["name"] == str(folder / "elsewhere" / "run")
 
 
+@pytest.mark.proof
 def test_a_config_with_hyperparameters_tunes_here(folder):
     (folder / "config.yaml").write_text(
         "trainingInput: {scaleTier: BASIC, hyperparameters: {maxTrials: 2, enableTrialEarlyStopping: true, "

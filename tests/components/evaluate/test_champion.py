@@ -25,13 +25,13 @@ VERTEX = {"deploy_target": "vertex", "deploy_dir": BASE, "project": "flowers", "
 def clients_of_this_machine(cluster_server, vertex_server, cloud, monkeypatch):
     """The clients' own addresses and credentials are those of the servers."""
 
-    def api_client():
+    def api_client(_purpose):
         configuration = client.Configuration(host=cluster_server.address)
         configuration.retries = False
         return client.ApiClient(configuration)
 
     clients = vertex._clients
-    monkeypatch.setattr(kserve, "_default_client", api_client)
+    monkeypatch.setattr(kserve, "default_client", api_client)
     monkeypatch.setattr(kserve, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(
         vertex, "_clients", lambda place, *_: clients(place, AnonymousCredentials(), vertex_server.address)
@@ -125,12 +125,12 @@ def test_a_refusal_is_told(capsys):
 
 
 def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(monkeypatch):
-    def nowhere():
+    def nowhere(_purpose):
         configuration = client.Configuration(host="http://127.0.0.1:9")
         configuration.retries = False
         return client.ApiClient(configuration)
 
-    monkeypatch.setattr(kserve, "_default_client", nowhere)
+    monkeypatch.setattr(kserve, "default_client", nowhere)
     with pytest.raises(InterruptedRunError, match="the cluster cannot be reached"):
         champion(KSERVE)
 

@@ -73,6 +73,8 @@ def alive(pid):
 
 @pytest.mark.parametrize("warm", [True, False], ids=["forked", "started anew"])
 def test_six_trials_three_at_a_time_are_run_stopped_early_and_ranked(tmp_path, warm):
+    # Slow enough that the parent hears of an evaluation before the next, on a busy machine too.
+    plan(tmp_path, pause=0.1)
     trials = run(tmp_path, max_trials=6, max_parallel_trials=3, warm=warm)
     assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert {trial.state for trial in trials} == {SUCCEEDED}
@@ -262,7 +264,7 @@ def test_a_trial_that_ended_while_nobody_looked_is_taken_over(tmp_path):
 
 
 def test_a_search_that_is_told_to_stop_leaves_checkpoints_and_no_processes(tmp_path):
-    plan(tmp_path, pause=0.3)
+    plan(tmp_path, pause=2)
     process = start(tmp_path, max_trials=4, max_parallel_trials=2)
     checkpoints = [tmp_path / "trials" / number / "checkpoint" for number in ("1", "2")]
     wait_until(lambda: all(path.exists() for path in checkpoints), process)
