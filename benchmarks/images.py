@@ -43,7 +43,7 @@ from components.deploy.deploy import deploy
 arguments = DeployArguments(deploy_target="vertex", deploy_dir="gs://bucket/serving",
                             deploy_name="digits", serving_image="registry.example/serving:1",
                             project="project", region="us-central1")
-run_command("deploy", lambda: deploy(Path("/work/model/model"), arguments))
+run_command("deploy", lambda: deploy(Path("/mnt/model/model"), arguments))
 """
 
 
@@ -67,7 +67,7 @@ def seconds_to_first_line(image: str, work: Path, command: Sequence[str], *, to_
     lines = []
     seconds = 0.0
     with subprocess.Popen(
-        ["docker", "run", *_STRICT, f"--name={name}", f"--volume={work}:/work", image, *command],  # noqa: S607
+        ["docker", "run", *_STRICT, f"--name={name}", f"--volume={work}:/mnt", image, *command],  # noqa: S607
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,25 +101,25 @@ def main() -> int:
         # The user of the containers writes here.
         work.chmod(0o777)
         train = [
-            *("python3", "-m", "components.train", "--training_data_path=/work/data/train-*"),
-            *("--validation_data_path=/work/data/validation-*", "--num_classes=2", "--job-dir=/work/model"),
+            *("python3", "-m", "components.train", "--training_data_path=/mnt/data/train-*"),
+            *("--validation_data_path=/mnt/data/validation-*", "--num_classes=2", "--job-dir=/mnt/model"),
             *("--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=2"),
         ]
         commands = {
-            "data": ["python3", "-m", "components.convert", "--images=/work/images", "--output_dir={}"],
+            "data": ["python3", "-m", "components.convert", "--images=/mnt/images", "--output_dir={}"],
             "train-cpu": train,
             "launcher": ["python3", "-c", _DEPLOY],
-            "serve-tools": ["python3", "-m", "components.serve", "--model=/work/model/model"],
+            "serve-tools": ["python3", "-m", "components.serve", "--model=/mnt/model/model"],
         }
         for role, command in commands.items():
             image = Images().of_role(role)
             times = []
             for number in range(options.repeats + 1):
-                target = "/work/data" if number == 0 else f"/work/data-{number}"
+                target = "/mnt/data" if number == 0 else f"/mnt/data-{number}"
                 words = [word.replace("{}", target) for word in command]
                 if role == "train-cpu":
-                    model = "/work/model" if number == 0 else f"/work/model-{number}"
-                    words = [word.replace("/work/model", model) for word in words]
+                    model = "/mnt/model" if number == 0 else f"/mnt/model-{number}"
+                    words = [word.replace("/mnt/model", model) for word in words]
                 times.append(
                     seconds_to_first_line(image, work, words, to_the_end=role in ("data", "train-cpu"))
                 )
