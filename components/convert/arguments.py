@@ -41,8 +41,8 @@ class ConvertArguments:
         "Folder, local or gs://, with one subfolder of images for each label, named like the label. If it "
         "has the subfolders train and val (or validation, or valid), and perhaps test, each holding the "
         "label folders, these are the splits; otherwise the share validation_fraction is set aside. Or a "
-        "pattern such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or train_csv, "
-        "or training_data_path.",
+        "pattern such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or "
+        "train_csv, or training_data_path.",
     )
     training_data_path: str = argument(
         "",
