@@ -52,7 +52,7 @@ def _benchmark(folder: Path, quick: bool) -> None:
     _ours(folder, SMALL)()  # the files into the memory of the system, the bytecode onto the disk
     small = in_turns({"ours": _ours(folder, SMALL), "beam": _beam(folder, SMALL)}, 3)
     middle = in_turns({"ours": _ours(folder, MIDDLE), "beam": _beam(folder, MIDDLE)}, 1)
-    rates = [_rates(folder) for _ in range(5)]
+    rates = [_rates(folder) for _ in range(7)]
     table = [
         (
             f"{count:,}",

@@ -26,8 +26,9 @@ _UPRIGHT = 1
 # A JPEG file without any of them has no orientation: it stands in an EXIF block or in XMP (tiff:Orientation).
 _WORDS_OF_ORIENTATION = (b"Exif", b"rientation")
 # Source: ITU-T T.81, table B.1. A marker may be preceded by any number of bytes 0xFF.
-_START_OF_SCAN = b"\xda"
-_MARKERS_WITHOUT_LENGTH = frozenset(bytes([code]) for code in (0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
+_MARKER = 0xFF
+_START_OF_SCAN = 0xDA
+_CODES_WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
 # What else people find under a name like photo.jpg: the first bytes, and what to say.
 _KNOWN_STRANGERS = (
     (b"II*\x00", "a TIFF file"),
@@ -145,13 +146,13 @@ def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int]:
 def _jpeg_header(data: bytes) -> bytes:
     """Returns what comes before the first scan; all of a file whose segments do not follow one another."""
     offset = 2
-    while data[offset : offset + 1] == b"\xff":
-        marker = data[offset + 1 : offset + 2]
-        if marker == _START_OF_SCAN:
+    while offset + 4 <= len(data) and data[offset] == _MARKER:
+        code = data[offset + 1]
+        if code == _START_OF_SCAN:
             return data[:offset]
-        if marker in _MARKERS_WITHOUT_LENGTH:
+        if code in _CODES_WITHOUT_LENGTH:
             break
-        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+        offset += 2 + (data[offset + 2] << 8 | data[offset + 3])
     return data
 
 

@@ -8,6 +8,7 @@ In a multi-label data set ``image/class/label`` holds as many labels as the imag
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -82,21 +83,70 @@ def encode_example(record: ImageRecord) -> bytes:
 
     Equal records give equal bytes: map entries are written in the order of their keys.
     """
-    example = _Example()
-    feature = example.features.feature
-    feature[IMAGE_ENCODED].bytes_list.value.append(record.encoded)
-    # Named even where it holds no value: what is missing was forgotten.
-    feature[CLASS_LABEL].int64_list.SetInParent()
-    feature[CLASS_LABEL].int64_list.value.extend(record.all_labels)
+    return b"".join(example_parts(record))
+
+
+def example_parts(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
+    """Returns what ``encode_example`` joins: what precedes the image, the image itself, what follows.
+
+    For those who write records: the protocol buffers library would copy the image three times, which takes
+    a sixth of the time that checking it does.
+    """
     texts = (record.text,) if record.labels is None else record.texts
-    feature[CLASS_TEXT].bytes_list.value.extend(text.encode() for text in texts)
-    feature[FILENAME].bytes_list.value.append(record.filename.encode("utf-8", "surrogateescape"))
-    feature["image/format"].bytes_list.value.append(record.format.encode())
-    feature["image/height"].int64_list.value.append(record.height)
-    feature["image/width"].int64_list.value.append(record.width)
-    feature["image/channels"].int64_list.value.append(CHANNELS)
-    feature["image/colorspace"].bytes_list.value.append(COLORSPACE)
-    return bytes(example.SerializeToString(deterministic=True))
+    head = _labels_before_image(record.all_labels, texts)
+    image = record.encoded
+    tail = b"".join(
+        (
+            _feature(FILENAME, "bytes_list", record.filename.encode("utf-8", "surrogateescape")),
+            _known_feature("image/format", "bytes_list", record.format.encode()),
+            _known_feature("image/height", "int64_list", record.height),
+            _known_feature("image/width", "int64_list", record.width),
+        )
+    )
+    # From the inside out, as the messages nest: the value, its list, the feature, the entry of the map.
+    start = _field_start(1, len(image))
+    start = _field_start(1, len(start) + len(image)) + start
+    start = _IMAGE_KEY + _field_start(2, len(start) + len(image)) + start
+    head += _field_start(1, len(start) + len(image)) + start
+    return _field_start(1, len(head) + len(image) + len(tail)) + head, image, tail
+
+
+def _feature(name: str, kind: str, *values: bytes | int) -> bytes:
+    """Returns one entry of the map of features. Entries one after the other are the map."""
+    features = _Features()
+    # Named even where it holds no value: what is missing was forgotten.
+    getattr(features.feature[name], kind).SetInParent()
+    getattr(features.feature[name], kind).value.extend(values)
+    return bytes(features.SerializeToString())
+
+
+# Most records have a size, and all a format and labels, that others had before.
+_known_feature = lru_cache(maxsize=10_000)(_feature)
+
+
+@lru_cache(maxsize=10_000)
+def _labels_before_image(labels: tuple[int, ...], texts: tuple[str, ...]) -> bytes:
+    return b"".join(
+        (
+            _feature("image/channels", "int64_list", CHANNELS),
+            _feature(CLASS_LABEL, "int64_list", *labels),
+            _feature(CLASS_TEXT, "bytes_list", *(text.encode() for text in texts)),
+            _feature("image/colorspace", "bytes_list", COLORSPACE),
+        )
+    )
+
+
+def _field_start(number: int, length: int) -> bytes:
+    """Returns what precedes ``length`` bytes of a field, for numbers below 16.
+
+    Source: protocol buffers' encoding, "Length-Delimited Records" and "Base 128 Varints".
+    """
+    start = bytearray((number << 3 | 2,))
+    while length > 0x7F:
+        start.append(length & 0x7F | 0x80)
+        length >>= 7
+    start.append(length)
+    return bytes(start)
 
 
 def decode_example(
@@ -267,3 +317,5 @@ def _example_class() -> type:
 
 
 _Example = _example_class()
+_Features = type(_Example().features)
+_IMAGE_KEY = _field_start(1, len(IMAGE_ENCODED)) + IMAGE_ENCODED.encode()

@@ -7,7 +7,7 @@ reads these files as its own.
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -36,8 +36,13 @@ def begins_with_record(content: bytes) -> bool:
 
 def framed_record(data: bytes) -> bytes:
     """Returns a record as it stands in a file: length, data and their checksums."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+    return b"".join(framed_parts((data,)))
+
+
+def framed_parts(parts: Sequence[bytes]) -> list[bytes]:
+    """Returns a record whose data is the parts, for those who join several records and copy each once."""
+    length = struct.pack("<Q", sum(map(len, parts)))
+    return [length, _masked_crc(length), *parts, _masked_crc(*parts)]
 
 
 def write_record(file: BinaryIO, data: bytes) -> None:
@@ -232,8 +237,10 @@ def _read_at(descriptor: int, length: int, offset: int) -> bytes:
     return data
 
 
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
+def _masked_crc(*parts: bytes) -> bytes:
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
 
 

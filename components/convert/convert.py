@@ -372,7 +372,7 @@ def _thread_writer(threads: int) -> ShardWriter:
     def write(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Folder, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
-        return list(write_shards(plans, rules, folder, threads=threads, on_image=lambda: on_images(1)))
+        return list(write_shards(plans, rules, folder, threads=threads, on_images=on_images))
 
     return write
 

@@ -1,15 +1,22 @@
 """Finds the rows whose images are equal byte for byte, without reading more files than it must."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from components.common.parallel import batches, in_order
-from components.common.storage import read_file
+from components.common.storage import read_file, read_part
 from components.convert.row_table import RowTable
+
+Item = TypeVar("Item")
+
+# Enough to tell photographs apart, whose last bytes are coded pixels.
+_END_BYTES = 512
 
 
 def groups_of_equal_images(
@@ -17,9 +24,9 @@ def groups_of_equal_images(
 ) -> npt.NDArray[np.int64]:
     """Returns a group for each of some rows: equal for rows with equal images, else different.
 
-    Only files of equal size at different places are read. Two images count as equal when size and
-    CRC-32C are; that two others of one size share a checksum happens once in four thousand million
-    pairs, and then they merely stay in one split.
+    Only files at different places whose sizes and last bytes are equal are read. Two images count as
+    equal when size and CRC-32C are; that two others of one size share a checksum happens once in four
+    thousand million pairs, and then they merely stay in one split.
 
     Args:
         table: The rows.
@@ -58,29 +65,49 @@ def _place(table: RowTable, number: int) -> int:
 
 
 def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) -> npt.NDArray[np.int64]:
-    sizes = table.sizes(files)
-    order = np.argsort(sizes, kind="stable")
-    by_size = sizes[order]
-    has_partner = np.zeros(len(order), bool)
-    if len(order) > 1:
-        same = by_size[1:] == by_size[:-1]
-        has_partner[1:] |= same
-        has_partner[:-1] |= same
     groups = np.arange(len(files))
-    candidates = order[has_partner]
+    sizes = table.sizes(files)
+    candidates = _of_equal_key(groups, sizes)
+    # Most files of one size are of one size by chance, and differ at their ends already.
+    places = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
+    ends = _computed(lambda place: _end_checksum(table, *place), places, threads, most=64)
+    candidates = _of_equal_key(candidates, sizes[candidates] << 32 | ends)
+    numbers = map(int, files[candidates])
+    checksums = _computed(lambda number: _checksum(table, number), numbers, threads, most=4)
     known: dict[tuple[int, int], int] = {}
-
-    def checksums_of(some: list[int]) -> list[int]:
-        return [_checksum(table, int(files[candidate])) for candidate in some]
-
-    listed = (int(candidate) for candidate in candidates)
-    some_at_once = batches(listed, lambda candidate: int(sizes[candidate]))
-    checksums = chain.from_iterable(in_order(checksums_of, some_at_once, threads))
-    for candidate, checksum in zip(candidates, checksums, strict=True):
+    for candidate, checksum in zip(candidates.tolist(), checksums.tolist(), strict=True):
         if checksum >= 0:
-            key = (int(sizes[candidate]), checksum)
-            groups[candidate] = known.setdefault(key, int(candidate))
+            groups[candidate] = known.setdefault((int(sizes[candidate]), checksum), candidate)
     return groups
+
+
+def _of_equal_key(candidates: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the candidates that share their key with another, in the order of the keys."""
+    order = np.argsort(keys, kind="stable")
+    same = keys[order][1:] == keys[order][:-1]
+    return candidates[order[np.append(same, False) | np.append(False, same)]] if len(order) else candidates
+
+
+def _computed(
+    function: Callable[[Item], int], items: Iterable[Item], threads: int, *, most: int
+) -> npt.NDArray[np.int64]:
+    """Returns ``function`` of every item, computed on threads that take up to ``most`` at a time."""
+    some_at_once = batches(items, lambda _: 0, most=most)
+    some_results = in_order(lambda some: list(map(function, some)), some_at_once, threads)
+    return np.fromiter(chain.from_iterable(some_results), np.int64)
+
+
+def _end_checksum(table: RowTable, number: int, size: int) -> int:
+    known = table.checksum(number)
+    if known >= 0:
+        return known
+    try:
+        return int(
+            google_crc32c.value(read_part(table.location(number), max(0, size - _END_BYTES), _END_BYTES))
+        )
+    except OSError:
+        # The conversion itself will say so.
+        return 0
 
 
 def _checksum(table: RowTable, number: int) -> int:

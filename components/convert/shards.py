@@ -22,9 +22,9 @@ from components.common.folders import Folder
 from components.common.images import ImageError, PreparedImage, prepare_image
 from components.common.memory import return_free_memory
 from components.common.parallel import batches, in_order
-from components.common.records import ImageRecord, encode_example
+from components.common.records import ImageRecord, example_parts
 from components.common.storage import read_file
-from components.common.tfrecord import framed_record
+from components.common.tfrecord import framed_parts
 from components.convert.label_set import names_in
 from components.convert.output_folder import WORK_FOLDER, writing_explained
 from components.convert.row_table import Rejection, Row
@@ -89,9 +89,16 @@ class ShardResult:
 @dataclass(frozen=True)
 class _Prepared:
     path: str
-    record: bytes
     labels: tuple[int, ...]
     reencoded: str
+
+
+@dataclass(frozen=True)
+class _PreparedRows:
+    """What became of some rows of one shard, and, end to end, the records of those that are sound."""
+
+    records: bytes
+    outcomes: Sequence[_Prepared | Rejection]
 
 
 def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
@@ -134,7 +141,7 @@ def write_shards(
     folder: Folder,
     *,
     threads: int,
-    on_image: Callable[[], None] = lambda: None,
+    on_images: Callable[[int], None] = lambda _: None,
 ) -> Iterator[ShardResult]:
     """Writes shards into the work folder, one after the other, and yields what became of their rows.
 
@@ -143,7 +150,7 @@ def write_shards(
         rules: What a record depends on.
         folder: The output folder; the shards go into its work folder.
         threads: How many threads check images. The output does not depend on it.
-        on_image: Called after each image.
+        on_images: Called after every few images, with their number.
 
     Raises:
         OutputError: if a shard cannot be written.
@@ -154,18 +161,17 @@ def write_shards(
 
     checked = _Checked()
 
-    def prepared(some: list[Row]) -> list[_Prepared | Rejection]:
-        return [_prepare(row, rules, checked) for row in some]
-
-    rows = (row for plan in plans for row in plan.rows)
     # One by one from the network: there it is the waiting that is shared out.
-    some_rows = batches(rows, lambda row: row.bytes, most=1 if threads >= DOWNLOADS_AT_ONCE else 16)
-    with closing(in_order(prepared, some_rows, threads)) as prepared_rows, _local_work(folder) as work:
-        outcomes = (outcome for some in prepared_rows for outcome in some)
+    most = 1 if threads >= DOWNLOADS_AT_ONCE else 16
+    some_rows = (some for plan in plans for some in batches(plan.rows, lambda row: row.bytes, most=most))
+    with (
+        closing(in_order(lambda some: _prepare_rows(some, rules, checked), some_rows, threads)) as prepared,
+        _local_work(folder) as work,
+    ):
         for plan in plans:
             partial = work / (plan.name + _PARTIAL_SUFFIX)
             with writing_explained(folder), partial.open("wb", buffering=0) as file:
-                result = _write_shard(plan, _fingerprint_of(plan, rules), outcomes, file, on_image)
+                result = _write_shard(plan, rules, prepared, file, on_images)
             with writing_explained(folder):
                 folder.take(partial, f"{WORK_FOLDER}/{plan.name}")
                 # The shard first: what this says is always true.
@@ -193,32 +199,36 @@ def _local_work(folder: Folder) -> Iterator[Path]:
 
 def _write_shard(
     plan: ShardPlan,
-    fingerprint: str,
-    outcomes: Iterator[_Prepared | Rejection],
+    rules: ImageRules,
+    prepared: Iterator[_PreparedRows],
     file: Any,
-    on_image: Callable[[], None],
+    on_images: Callable[[int], None],
 ) -> ShardResult:
     sha256 = hashlib.sha256()
     images_per_label: dict[int, int] = {}
     reencoded: list[dict[str, str]] = []
     rejected: list[Rejection] = []
-    examples = size = 0
-    for _ in range(len(plan.rows)):
-        outcome = next(outcomes)
-        on_image()
-        if isinstance(outcome, Rejection):
-            rejected.append(outcome)
-            continue
-        _write_all(file, outcome.record)
+    rows = examples = size = 0
+    while rows < len(plan.rows):
+        some = next(prepared)
+        _write_all(file, some.records)
         # On the way, so that the file is not read again.
-        sha256.update(outcome.record)
-        size += len(outcome.record)
-        examples += 1
-        for label in outcome.labels:
-            images_per_label[label] = images_per_label.get(label, 0) + 1
-        if outcome.reencoded:
-            reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
+        sha256.update(some.records)
+        size += len(some.records)
+        rows += len(some.outcomes)
+        for outcome in some.outcomes:
+            if isinstance(outcome, Rejection):
+                rejected.append(outcome)
+                continue
+            examples += 1
+            for label in outcome.labels:
+                images_per_label[label] = images_per_label.get(label, 0) + 1
+            if outcome.reencoded:
+                reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
+        on_images(len(some.outcomes))
     shard = Shard(plan.name, examples, size, sha256.hexdigest())
+    # Last, while nothing else waits for it: the threads are at the next shard's images already.
+    fingerprint = _fingerprint_of(plan, rules)
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
 
@@ -254,7 +264,15 @@ class _Checked:
         return image
 
 
-def _prepare(row: Row, rules: ImageRules, checked: _Checked) -> _Prepared | Rejection:
+def _prepare_rows(rows: Sequence[Row], rules: ImageRules, checked: _Checked) -> _PreparedRows:
+    # Joined here: the thread that writes and hashes then takes turns with the others once for all of them.
+    parts: list[bytes] = []
+    outcomes = [_prepare(row, rules, checked, parts) for row in rows]
+    return _PreparedRows(b"".join(parts), outcomes)
+
+
+def _prepare(row: Row, rules: ImageRules, checked: _Checked, parts: list[bytes]) -> _Prepared | Rejection:
+    """Says what becomes of a row; adds its record's parts to ``parts`` if there is one."""
     try:
         data = read_file(row.location)
         if len(data) > rules.max_image_bytes:
@@ -275,7 +293,8 @@ def _prepare(row: Row, rules: ImageRules, checked: _Checked) -> _Prepared | Reje
         width=image.width,
         **_labels_of(row, rules),
     )
-    return _Prepared(row.path, framed_record(encode_example(record)), record.all_labels, image.reencoded)
+    parts += framed_parts(example_parts(record))
+    return _Prepared(row.path, record.all_labels, image.reencoded)
 
 
 def _labels_of(row: Row, rules: ImageRules) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from components.common.errors import InvalidDataError
 from components.common.records import (
+    IMAGE_ENCODED,
     ImageRecord,
     _Example,
     class_to_label,
@@ -44,6 +45,15 @@ def test_the_bytes_of_a_record_do_not_change_with_versions():
     names = [b"channels", b"class/label", b"class/synset", b"colorspace", b"encoded", b"filename", b"format"]
     positions = [encoded.index(b"image/" + name) for name in names]
     assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**7 - 1, 2**7, 2**14 - 12, 2**14, 300_000, 2**21])
+def test_a_record_is_what_the_protocol_buffers_library_writes(size):
+    record = ImageRecord(b"x" * size, 1, "rose", "a/b.jpg", "JPEG", 3, 4)
+    encoded = encode_example(record)
+    message = _Example.FromString(encoded)
+    assert len(message.features.feature[IMAGE_ENCODED].bytes_list.value[0]) == size
+    assert message.SerializeToString(deterministic=True) == encoded
 
 
 def test_labels_on_disk_start_at_one():
