@@ -173,42 +173,39 @@ def decode_example(
         ) from None
     feature = example.features.feature
 
-    def single(name: str, kind: str) -> bytes | int | None:
-        if name not in feature:
+    def single(name: str, kind: str) -> Any:
+        found = feature.get(name)
+        if found is None:
             return None
         # A value of another kind reads as an empty list of this one.
-        values = getattr(feature[name], kind).value
-        if len(values) != 1:
-            found = feature[name].WhichOneof("kind")
-            count = len(getattr(feature[name], found).value) if found else 0
-            several = name == CLASS_LABEL and found == "int64_list"
-            raise InvalidDataError(
-                f"feature {name!r} has {count} value(s) of type {found or 'none'}, not one of type {kind}",
-                where=where,
-                remedy=_SEVERAL_REMEDY if several else _REQUIRED_REMEDY,
-            )
-        value: bytes | int = values[0]
-        return value
+        values = getattr(found, kind).value
+        if len(values) == 1:
+            return values[0]
+        kind_found = found.WhichOneof("kind")
+        count = len(getattr(found, kind_found).value) if kind_found else 0
+        several = name == CLASS_LABEL and kind_found == "int64_list"
+        raise InvalidDataError(
+            f"feature {name!r} has {count} value(s) of type {kind_found or 'none'}, not one of type {kind}",
+            where=where,
+            remedy=_SEVERAL_REMEDY if several else _REQUIRED_REMEDY,
+        )
+
+    def optional(name: str, kind: str, default: Any) -> Any:
+        found = feature.get(name)
+        values = None if found is None else getattr(found, kind).value
+        return values[0] if values is not None and len(values) == 1 else default
 
     def text_of(name: str) -> str:
-        try:
-            value = single(name, "bytes_list")
-        except InvalidDataError:
-            return ""
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+        return str(optional(name, "bytes_list", b"").decode("utf-8", "replace"))
 
     def number_of(name: str) -> int:
-        try:
-            value = single(name, "int64_list")
-        except InvalidDataError:
-            return 0
-        return value if isinstance(value, int) else 0
+        return int(optional(name, "int64_list", 0))
 
     encoded = single(IMAGE_ENCODED, "bytes_list")
     labels: tuple[int, ...] | None = None
     if multi_label and CLASS_LABEL in feature:
         labels = _ascending(feature[CLASS_LABEL], where)
-        label: bytes | int | None = 0
+        label: int | None = 0
     else:
         label = single(CLASS_LABEL, "int64_list") if label_required else number_of(CLASS_LABEL)
     for name, value in ((IMAGE_ENCODED, encoded), (CLASS_LABEL, label)):
@@ -219,11 +216,9 @@ def decode_example(
                 where=where,
                 remedy=_LABELS_REMEDY if multi_label and name == CLASS_LABEL else _REQUIRED_REMEDY,
             )
-    assert isinstance(encoded, bytes)  # noqa: S101 - tells the type checker what single() made sure of
-    assert isinstance(label, int)  # noqa: S101
     return ImageRecord(
         encoded=encoded,
-        label=label,
+        label=label or 0,
         text="" if multi_label else text_of(CLASS_TEXT),
         filename=text_of(FILENAME),
         format=text_of("image/format"),

@@ -100,12 +100,13 @@ class Extremes:
     smallest: tuple[int, str] | None = None
     largest: tuple[int, str] | None = None
 
-    def add(self, side: int, described: str) -> None:
+    def add(self, width: int, height: int, where: str) -> None:
         """Takes an image into account; the first one of its size counts."""
+        side = min(width, height)
         if self.smallest is None or side < self.smallest[0]:
-            self.smallest = (side, described)
+            self.smallest = (side, f"{width} x {height} pixels, {where}")
         if self.largest is None or side > self.largest[0]:
-            self.largest = (side, described)
+            self.largest = (side, f"{width} x {height} pixels, {where}")
 
 
 @dataclass
@@ -407,12 +408,11 @@ def _take(
     if examined.width:
         reading.widths[examined.width] += 1
         reading.heights[examined.height] += 1
-        shorter = min(examined.width, examined.height)
-        reading.shorter_sides[shorter] += 1
+        reading.shorter_sides[min(examined.width, examined.height)] += 1
         reading.formats[examined.format] += 1
     where = record_name(shard, place.number, examined.filename)
     if examined.width:
-        reading.extremes.add(shorter, f"{examined.width} x {examined.height} pixels, {where}")
+        reading.extremes.add(examined.width, examined.height, where)
     in_range = [label for label in labels if 1 <= label <= len(reading.labels)]
     reading.splits[split].images += bool(in_range) or not labels
     for label, text in zip(labels, examined.texts, strict=True):
