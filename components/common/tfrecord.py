@@ -8,9 +8,9 @@ reads these files as its own.
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -23,6 +23,8 @@ _FOOTER_BYTES = 4
 # tf.Example cannot be larger: protocol buffers end at 2 GiB.
 _LARGEST_RECORD_BYTES = 2**31
 _MASK_DELTA = 0xA282EAD8
+# Enough that handing a block to a thread costs little beside the work on its records.
+_BLOCK_BYTES = 2_000_000
 # How a file begins that gzip or zlib wrote, which TensorFlow reads when it is told to.
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _UNCOMPRESS = "uncompress it (gzip -d, if gzip made it): files are read uncompressed"
@@ -70,83 +72,125 @@ class RecordPlace:
         return self.offset + _HEADER_BYTES + self.length + _FOOTER_BYTES
 
 
-class RecordFile:
-    """An uncompressed TFRecord file, open for reading by any number of threads; a context manager.
+@dataclass(frozen=True, slots=True)
+class RecordBlock:
+    """Some whole records that were read together.
 
-    Args:
-        path: The file.
-        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
-
-    Raises:
-        MissingInputError: if the file cannot be opened.
+    Attributes:
+        places: Where they lie in their file.
+        shown: What errors call the file.
+        content: The file's bytes from the first record on; a little more than the records.
     """
 
-    def __init__(self, path: Path, shown: str = "") -> None:
-        self._shown = shown or str(path)
-        try:
-            # Unbuffered: records are larger than a buffer, which would only be one more copy.
-            self._file = path.open("rb", buffering=0)
-            self._descriptor = self._file.fileno()
-        except OSError as error:
-            raise MissingInputError(
-                f"cannot read {self._shown}: {error.strerror}", remedy="check the path"
-            ) from None
+    places: Sequence[RecordPlace]
+    shown: str
+    content: bytes
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def places(self) -> Iterator[RecordPlace]:
-        """Yields the place of every record, without reading its data.
-
-        Raises:
-            InvalidDataError: at the first record whose header is damaged or whose end is missing, with its
-                number and its offset: nothing says where the next one begins.
-        """
-        size = os.fstat(self._descriptor).st_size
-        number = offset = 0
-        while True:
-            header = _read_at(self._descriptor, _HEADER_BYTES, offset)
-            if not header:
-                return
-            if len(header) < _HEADER_BYTES:
-                raise self._damaged("the file ends inside a record's header", number, offset)
-            length_bytes, length_crc = header[:8], header[8:]
-            if _masked_crc(length_bytes) != length_crc:
-                if number == 0 and header.startswith(_COMPRESSED):
-                    raise self._damaged("the file is compressed", number, offset, _UNCOMPRESS)
-                hint = " (no TFRecord file?)" if number == 0 else ""
-                raise self._damaged(f"the record's length does not match its checksum{hint}", number, offset)
-            place = RecordPlace(number, offset, struct.unpack("<Q", length_bytes)[0])
-            if place.length > _LARGEST_RECORD_BYTES:
-                raise self._damaged(f"the record claims {place.length:,} bytes", number, offset)
-            if place.end > size:
-                # Before memory is taken for it.
-                raise self._damaged("the file ends inside a record", number, offset)
-            yield place
-            number, offset = number + 1, place.end
+    @property
+    def framed(self) -> memoryview:
+        """The records with their frames, as they stand in the file."""
+        return memoryview(self.content)[: self.places[-1].end - self.places[0].offset]
 
     def data(self, place: RecordPlace) -> bytes:
-        """Returns a record's data.
+        """Returns a record's data; any number of threads may ask.
 
         Raises:
             InvalidDataError: if it does not match its checksum, with the record's number and offset.
         """
-        # Together, in one call: each lets go of the interpreter's lock, and gets it back when others yield.
-        framed = _read_at(self._descriptor, place.length + _FOOTER_BYTES, place.offset + _HEADER_BYTES)
-        data, footer = framed[: place.length], framed[place.length :]
-        if len(footer) < _FOOTER_BYTES:
-            raise self._damaged("the file ends inside a record", place.number, place.offset)
-        if _masked_crc(data) != footer:
-            raise self._damaged("the record's data does not match its checksum", place.number, place.offset)
+        begin = place.offset - self.places[0].offset + _HEADER_BYTES
+        end = begin + place.length
+        data = self.content[begin:end]
+        if _masked_crc(data) != self.content[end : end + _FOOTER_BYTES]:
+            raise _damaged_record(self.shown, "the record's data does not match its checksum", place)
         return data
 
-    def _damaged(
-        self, problem: str, number: int, offset: int, remedy: str = _WRITE_AGAIN
-    ) -> InvalidDataError:
-        return _damaged(problem, f"{self._shown}, record {number}, byte offset {offset}", remedy)
+
+def record_blocks(path: Path, shown: str = "", *, block_bytes: int = _BLOCK_BYTES) -> Iterator[RecordBlock]:
+    """Yields all records of an uncompressed TFRecord file, about ``block_bytes`` of them at a time.
+
+    What it yields before an error are the records that precede the damage.
+
+    Args:
+        path: The file.
+        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
+        block_bytes: A block with more than one record has no more bytes; at least 12.
+
+    Raises:
+        MissingInputError: if the file cannot be opened.
+        InvalidDataError: at the first record whose header is damaged or whose end is missing, with its
+            number, from 0, and its offset: nothing says where the next one begins.
+    """
+    shown = shown or str(path)
+    try:
+        # Unbuffered: a block is larger than a buffer, which would only be one more copy.
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise MissingInputError(f"cannot read {shown}: {error.strerror}", remedy="check the path") from None
+    with file:
+        descriptor = file.fileno()
+        size = os.fstat(descriptor).st_size
+        number = begin = 0
+        while begin < size:
+            content = _read_at(descriptor, block_bytes, begin)
+            places, damage = _places_in(content, shown, RecordPlace(number, begin, 0), size)
+            if not places and damage is None:
+                place = RecordPlace(number, begin, 0)
+                if len(content) < _HEADER_BYTES:
+                    # Somebody shortens it while it is read.
+                    raise _damaged_record(shown, "the file ends inside a record's header", place)
+                # A record larger than a block: its header says how large.
+                place = replace(place, length=_length_of(content))
+                content += _read_at(descriptor, place.end - begin - len(content), begin + len(content))
+                places = [place]
+            if places:
+                if len(content) < places[-1].end - begin:
+                    raise _damaged_record(shown, "the file ends inside a record", places[-1])
+                yield RecordBlock(places, shown, content)
+                number, begin = places[-1].number + 1, places[-1].end
+            if damage is not None:
+                raise damage
+
+
+def _places_in(
+    content: bytes, shown: str, first: RecordPlace, size: int
+) -> tuple[list[RecordPlace], InvalidDataError | None]:
+    """Returns the records that lie whole in a part of a file, and what is wrong with the one after them.
+
+    Args:
+        content: The part.
+        shown: What errors call the file.
+        first: Number and offset of the record with which the part begins.
+        size: Of the whole file.
+    """
+    places: list[RecordPlace] = []
+    number, begin = first.number, 0
+    while header := content[begin : begin + _HEADER_BYTES]:
+        place = RecordPlace(number, first.offset + begin, 0)
+        if len(header) < _HEADER_BYTES:
+            if place.offset + _HEADER_BYTES <= size:
+                break
+            return places, _damaged_record(shown, "the file ends inside a record's header", place)
+        if _masked_crc(header[:8]) != header[8:]:
+            if number == 0 and header.startswith(_COMPRESSED):
+                return places, _damaged_record(shown, "the file is compressed", place, _UNCOMPRESS)
+            hint = " (no TFRecord file?)" if number == 0 else ""
+            problem = f"the record's length does not match its checksum{hint}"
+            return places, _damaged_record(shown, problem, place)
+        place = RecordPlace(number, place.offset, _length_of(header))
+        if place.length > _LARGEST_RECORD_BYTES:
+            return places, _damaged_record(shown, f"the record claims {place.length:,} bytes", place)
+        if place.end > size:
+            # Before memory is taken for it.
+            return places, _damaged_record(shown, "the file ends inside a record", place)
+        if place.end - first.offset > len(content):
+            break
+        places.append(place)
+        number, begin = number + 1, place.end - first.offset
+    return places, None
+
+
+def _length_of(header: bytes) -> int:
+    return int(struct.unpack_from("<Q", header)[0])
 
 
 def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
@@ -160,9 +204,9 @@ def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
         MissingInputError: if the file cannot be opened.
         InvalidDataError: at the first damaged record, with its number (from 0) and its offset.
     """
-    with RecordFile(path, shown) as file:
-        for place in file.places():
-            yield place.offset, file.data(place)
+    for block in record_blocks(path, shown):
+        for place in block.places:
+            yield place.offset, block.data(place)
 
 
 def record_offsets(path: Path) -> NDArray[np.int64]:
@@ -216,8 +260,7 @@ def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> byt
     Raises:
         InvalidDataError: if the data does not match its checksum.
     """
-    # Two reads are quicker than a copy of the data without its frame; where each read is a wait for the
-    # interpreter's lock, as in RecordFile.data, the copy is.
+    # Two reads are quicker than a copy of the data without its frame.
     data = _read_at(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
     footer = _read_at(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
     if _masked_crc(data) != footer:
@@ -242,6 +285,12 @@ def _masked_crc(*parts: bytes) -> bytes:
     for part in parts:
         crc = google_crc32c.extend(crc, part)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+def _damaged_record(
+    shown: str, problem: str, place: RecordPlace, remedy: str = _WRITE_AGAIN
+) -> InvalidDataError:
+    return _damaged(problem, f"{shown}, record {place.number}, byte offset {place.offset}", remedy)
 
 
 def _damaged(problem: str, where: str, remedy: str = _WRITE_AGAIN) -> InvalidDataError:

@@ -5,7 +5,6 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from components.common.html_page import Thumbnail, thumbnail_source
 from components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
 from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 from components.common.log import Progress
-from components.common.parallel import batches, in_order
+from components.common.parallel import in_order
 from components.common.records import ImageRecord, decode_example, label_to_class
 from components.common.storage import local_copy, read_part
-from components.common.tfrecord import RecordFile, RecordPlace
+from components.common.tfrecord import RecordBlock, RecordPlace, record_blocks
 from components.common.threads import usable_threads
 from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
 
@@ -27,9 +26,6 @@ SAMPLES_PER_LABEL = 6
 # A page of more small pictures than this is megabytes that nobody scrolls through.
 _MOST_SAMPLES = 300
 _MOST_THREADS = 8
-# Records that a thread gets at once: handing them over one by one would cost as much as hashing them.
-_BATCH = 32
-_BATCH_BYTES = 2_000_000
 DIGEST_BYTES = 32
 _RECORD_LENGTH = struct.Struct("<Q")
 _RECORD_HEADER_BYTES = 12
@@ -156,8 +152,8 @@ def read_dataset(
 ) -> Reading:
     """Reads every shard of every split and checks what can be checked of a record by itself.
 
-    Records are read and decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a few
-    dozen at a time. A record whose header is damaged ends the reading of its shard, because nothing says
+    Records are decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a megabyte at a
+    time. A record whose header is damaged ends the reading of its shard, because nothing says
     where the next one begins; the other shards are read all the same.
 
     Args:
@@ -250,11 +246,11 @@ class _Digest:
 
 
 def _examine(
-    file: RecordFile, place: RecordPlace, shard: Shard, checked: _Checked, digest_of: _Digest
+    block: RecordBlock, place: RecordPlace, shard: Shard, checked: _Checked, digest_of: _Digest
 ) -> _Examined:
     where = record_name(shard, place.number)
     try:
-        data = file.data(place)
+        data = block.data(place)
     except InvalidDataError as error:
         return _Examined(finding=Finding(ERROR, "damaged_record", error.problem, error.where, error.remedy))
     try:
@@ -330,32 +326,32 @@ def _read_file(
     records = 0
     damage: InvalidDataError | None = None
 
-    def examined(places: list[RecordPlace]) -> list[tuple[RecordPlace, _Examined]]:
-        # Each thread reads what it works on: a record that another thread has read is no longer in the
-        # core's cache.
+    def examined(block: RecordBlock) -> list[tuple[RecordPlace, _Examined]]:
         digest = _Digest()
-        return [(place, _examine(file, place, shard, checked, digest)) for place in places]
+        return [(place, _examine(block, place, shard, checked, digest)) for place in block.places]
 
-    def places() -> Iterator[RecordPlace]:
+    def blocks() -> Iterator[RecordBlock]:
         nonlocal records, damage
         try:
-            for place in file.places():
-                yield place
-                records += 1
+            for block in record_blocks(path, shard.path):
+                # On the way, so that the file is not read again.
+                sha256.update(block.framed)
+                records += len(block.places)
+                yield block
         except InvalidDataError as error:
             damage = error
 
-    with RecordFile(path, shard.path) as file, ThreadPoolExecutor(1) as hasher:
-        digest = hasher.submit(file_sha256, path)
-        some_places = batches(places(), lambda place: place.length, most=_BATCH, bytes_at_most=_BATCH_BYTES)
-        with closing(in_order(examined, some_places, threads)) as batches_examined:
-            for batch in batches_examined:
-                for place, outcome in batch:
-                    _take(reading, split, shard, path, place, outcome)
-                    yield
-        if damage is not None:
-            reading.splits[split].complete = False
-        reading.findings.extend(_shard_findings(shard, path, records, digest.result(), damage))
+    sha256 = hashlib.sha256()
+    with closing(in_order(examined, blocks(), threads)) as blocks_examined:
+        for block in blocks_examined:
+            for place, outcome in block:
+                _take(reading, split, shard, path, place, outcome)
+                yield
+    if damage is not None:
+        reading.splits[split].complete = False
+    # Behind the damage lies what was not read.
+    digest = sha256.hexdigest() if damage is None else file_sha256(path)
+    reading.findings.extend(_shard_findings(shard, path, records, digest, damage))
 
 
 def _shard_findings(

@@ -9,7 +9,7 @@ from components.common.errors import InvalidDataError
 from components.common.labels import read_labels_file
 from components.common.records import decode_example, label_to_class
 from components.common.storage import absolute_location, local_copy, match_pattern
-from components.common.tfrecord import RecordFile
+from components.common.tfrecord import record_blocks
 
 # Labels beyond this many times the number of different ones are mistakes, not labels without images.
 _LARGEST_GAP = 10
@@ -60,12 +60,13 @@ def _scan(location: str, multi_label: bool) -> tuple[Shard, Counter[int]]:
     with local_copy(location) as path:
         # What is damaged is told by the reading that follows, with the record's number: damaged data is one
         # record without a label, a damaged header ends the file.
-        with RecordFile(path, location) as file, suppress(InvalidDataError):
-            for place in file.places():
-                records += 1
-                with suppress(InvalidDataError):
-                    record = decode_example(file.data(place), where=location, multi_label=multi_label)
-                    labels.update(record.all_labels)
+        with suppress(InvalidDataError):
+            for block in record_blocks(path, location):
+                for place in block.places:
+                    records += 1
+                    with suppress(InvalidDataError):
+                        record = decode_example(block.data(place), where=location, multi_label=multi_label)
+                        labels.update(record.all_labels)
         return Shard(absolute_location(location), records, path.stat().st_size, file_sha256(path)), labels
 
 

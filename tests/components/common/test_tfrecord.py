@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import InvalidDataError, MissingInputError
-from components.common.tfrecord import framed_record, read_records, write_record
+from components.common.tfrecord import framed_record, read_records, record_blocks, write_record
 
 
 def written(path, records):
@@ -90,15 +90,9 @@ def test_a_missing_file_is_missing_input(tmp_path):
         list(read_records(tmp_path))
 
 
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_path, data):
-    records = data.draw(st.lists(st.binary(max_size=40), min_size=1, max_size=4))
-    path = tmp_path / "shard"
-    with path.open("wb") as file:
-        for record in records:
-            write_record(file, record)
-    content = bytearray(path.read_bytes())
+def damaged_content(data, records):
+    """Draws what becomes of a sound file."""
+    content = bytearray(b"".join(map(framed_record, records)))
     for kind in data.draw(
         st.lists(st.sampled_from(["change", "cut", "insert", "remove", "append"]), max_size=3)
     ):
@@ -115,6 +109,41 @@ def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_p
             # A header whose checksum is right, claiming what is not there.
             length = struct.pack("<Q", data.draw(st.sampled_from([1, 2**20, 2**31, 2**40, 2**63])))
             content += framed_record(length)[12:-4] + framed_record(length)[-4:]
+    return content
+
+
+damaged_files = settings(
+    max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def places_and_error(path, block_bytes):
+    places = []
+    try:
+        for block in record_blocks(path, block_bytes=block_bytes):
+            assert len(block.places) == 1 or len(block.framed) <= block_bytes
+            begin, end = block.places[0].offset, block.places[-1].end
+            assert block.framed == path.read_bytes()[begin:end]
+            places += block.places
+    except InvalidDataError as error:
+        return places, str(error)
+    return places, ""
+
+
+@damaged_files
+@given(data=st.data())
+def test_blocks_of_any_size_hold_the_same_records_and_end_at_the_same_damage(tmp_path, data):
+    path = tmp_path / "shard"
+    path.write_bytes(damaged_content(data, data.draw(st.lists(st.binary(max_size=60), max_size=6))))
+    block_bytes = data.draw(st.integers(12, 300))
+    assert places_and_error(path, block_bytes) == places_and_error(path, 10_000)
+
+
+@damaged_files
+@given(data=st.data())
+def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_path, data):
+    path = tmp_path / "shard"
+    content = damaged_content(data, data.draw(st.lists(st.binary(max_size=40), min_size=1, max_size=4)))
     path.write_bytes(content)
     read = []
     try:

@@ -14,7 +14,7 @@ from components.common.dataset import Manifest, Shard, Split, file_sha256, read_
 from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from components.common.records import ImageRecord, encode_example, label_to_class
 from components.common.step import run_component
-from components.common.tfrecord import RecordFile, write_record
+from components.common.tfrecord import record_blocks, write_record
 from components.validate import duplicates
 from components.validate import findings as findings_module
 from components.validate.arguments import ValidateArguments
@@ -289,8 +289,7 @@ def test_a_damaged_record_is_told_and_those_after_it_are_read(sound, tmp_path):
 def test_a_damaged_header_ends_its_shard_but_not_the_others_and_brings_no_tail(sound, tmp_path):
     manifest = sound()
     path = tmp_path / "train-00000-of-00002"
-    with RecordFile(path) as file:
-        places = list(file.places())
+    places = [place for block in record_blocks(path) for place in block.places]
     damaged_at(path, places[9].offset + 3)
     findings = findings_of(manifest, tmp_path, train_batch_size=24)
     assert kinds(findings) == ["damaged_record", "changed_shard"]
