@@ -21,6 +21,7 @@ from components.common.errors import PipelineError
 from pipelines.arguments_reference import arguments_reference
 from pipelines.batch_predict import batch_predict
 from pipelines.image_classification import image_classification
+from pipelines.image_classification_retrain import image_classification_retrain
 from pipelines.image_classification_tune import image_classification_tune
 from pipelines.images import Images, read_images_lock
 from pipelines.targets.kubeflow import KUBEFLOW
@@ -35,6 +36,7 @@ TARGETS = (LOCAL, KUBEFLOW, VERTEX)
 PIPELINES: dict[str, Callable[[Target, Images], Any]] = {
     "image_classification": image_classification,
     "image_classification_tune": image_classification_tune,
+    "image_classification_retrain": image_classification_retrain,
     "batch_predict": batch_predict,
 }
 

@@ -24,6 +24,7 @@ from components.common.labels import is_unicode
 from components.common.storage import absolute_location, local_path
 from components.evaluate.slices_csv import read_slices_csv
 from components.serve.arguments import ServeArguments
+from components.serving_model.arguments import ServingModelArguments
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.job_dir import check_on_this_machine
@@ -64,6 +65,9 @@ class _Pipeline:
 
 
 _RUN = _Pipeline("run", "image_classification.yaml", PIPELINE_ARGUMENTS)
+_RETRAIN = _Pipeline(
+    "run --retrain", "image_classification_retrain.yaml", (*PIPELINE_ARGUMENTS, ServingModelArguments)
+)
 _TUNE = _Pipeline("tune", "image_classification_tune.yaml", TUNE_PIPELINE_ARGUMENTS)
 
 _RUN_EPILOG = """
@@ -189,10 +193,22 @@ def _exit_codes() -> str:
     default="text",
     help="What stdout ends with: a summary for a person, or one JSON line.",
 )
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Start from the weights of the model that serves: give --deploy-target and --deploy-dir. While none "
+    "serves yet, this changes nothing.",
+)
 @_runner_options
 @_options_of(*PIPELINE_ARGUMENTS, default_text=_default_text)
 def run(
-    recipe: str | None, output_format: str, runner: str, network: str, mount: tuple[str, ...], **flags: Any
+    recipe: str | None,
+    output_format: str,
+    retrain: bool,
+    runner: str,
+    network: str,
+    mount: tuple[str, ...],
+    **flags: Any,
 ) -> None:
     """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
@@ -200,7 +216,8 @@ def run(
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
     are trained on.
     """
-    _run_and_tell(_RUN, _given(flags), recipe, output_format, _Runner(runner, network, mount))
+    pipeline = _RETRAIN if retrain else _RUN
+    _run_and_tell(pipeline, _given(flags), recipe, output_format, _Runner(runner, network, mount))
 
 
 @imgpipe.command(cls=_Command, epilog=_TUNE_EPILOG + _exit_codes())

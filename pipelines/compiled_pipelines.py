@@ -9,7 +9,11 @@ from components.common.errors import UnavailableError
 from pipelines.images import Images
 
 # The names of their files.
-TRAIN, TUNE = "image_classification", "image_classification_tune"
+TRAIN, TUNE, RETRAIN = (
+    "image_classification",
+    "image_classification_tune",
+    "image_classification_retrain",
+)
 COMPILED = Path(__file__).parent / "compiled"
 
 
@@ -19,7 +23,7 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
-        pipeline: ``TRAIN`` or ``TUNE``.
+        pipeline: ``TRAIN``, ``TUNE`` or ``RETRAIN``.
         images: Without a registry or a lock, the file is the one that the package holds.
 
     Raises:
@@ -32,13 +36,18 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
     from kfp import compiler
 
     from pipelines.image_classification import image_classification
+    from pipelines.image_classification_retrain import image_classification_retrain
     from pipelines.image_classification_tune import image_classification_tune
     from pipelines.targets.kubeflow import KUBEFLOW
     from pipelines.targets.local import LOCAL
     from pipelines.targets.vertex import VERTEX
 
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
-    built = {TRAIN: image_classification, TUNE: image_classification_tune}[pipeline]
+    built = {
+        TRAIN: image_classification,
+        TUNE: image_classification_tune,
+        RETRAIN: image_classification_retrain,
+    }[pipeline]
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:

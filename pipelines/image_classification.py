@@ -18,6 +18,8 @@ from components.export.arguments import ExportArguments
 from components.export.component import export
 from components.gate.arguments import GateArguments
 from components.gate.component import gate
+from components.serving_model.arguments import ServingModelArguments
+from components.serving_model.component import serving_model
 from components.train.arguments import TrainingArguments
 from components.train.component import train
 from components.validate.arguments import ValidateArguments
@@ -46,6 +48,7 @@ class Trainer:
         name: Of the pipeline.
         description: Of the pipeline.
         inputs: The pipeline's arguments dataclasses.
+        from_serving_model: Whether it starts from the weights of the model that serves.
     """
 
     function: Callable[..., Any]
@@ -53,6 +56,7 @@ class Trainer:
     name: str
     description: str
     inputs: tuple[type[Any], ...]
+    from_serving_model: bool = False
 
 
 _TRAIN = Trainer(train, (TrainingArguments,), NAME, DESCRIPTION, PIPELINE_ARGUMENTS)
@@ -79,6 +83,9 @@ def image_classification(target: Target, images: Images | None = None, *, traine
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
         settings = chosen(inputs, *trainer.arguments)
+        if trainer.from_serving_model:
+            serving = task(serving_model, **chosen(inputs, ServingModelArguments)).after(validated)
+            settings["pretrained_checkpoint_path"] = serving.outputs["Output"]
         trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
         evaluated = task(evaluate, dataset=dataset, model=model, **chosen(inputs, EvaluateArguments))

@@ -13,6 +13,7 @@ _ROLE_OF_STEP = {
     "data_version": "data",
     "convert": "data",
     "validate": "data",
+    "serving_model": "serve-tools",
     "train": "train-cpu",
     "evaluate": "serve-tools",
     "export": "serve-tools",
@@ -24,6 +25,8 @@ _ROLE_OF_STEP = {
 # Where a step only asks for something elsewhere and follows it.
 _LAUNCHED = {
     ("train", "vertex"): "launcher",
+    ("serving_model", "vertex"): "launcher",
+    ("serving_model", "kubeflow"): "launcher",
     ("deploy", "vertex"): "launcher",
     ("deploy", "kubeflow"): "launcher",
 }

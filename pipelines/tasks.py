@@ -55,7 +55,11 @@ def pipeline_inputs(
     """
     own = [one for step in steps for one in target.inputs_of_step.get(step, ())]
     fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}
-    twice = sorted(set(fields) & set(added))
+    twice = sorted(
+        name
+        for name in set(fields) & set(added)
+        if (fields[name].default, fields[name].metadata) != (added[name].default, added[name].metadata)
+    )
     if twice:
         raise ValueError(f"{', '.join(twice)}: on {target.name} declared in two ways; rename one of them")
     return {**fields, **added}

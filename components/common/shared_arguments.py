@@ -121,6 +121,15 @@ def deploy_target() -> Any:
     )
 
 
+def vertex_endpoint() -> Any:
+    """The address of Vertex AI."""
+    return argument(
+        "",
+        "Address of Vertex AI's interface where it is not Google's public one, e.g. a private endpoint. "
+        "Empty = the region's.",
+    )
+
+
 def slices_csv() -> Any:
     """The file that says to which slices images belong."""
     return argument(

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
 from components.common.errors import InvalidArgumentError
 from components.common.fields_reader import FieldsReader, parse_yaml
@@ -76,11 +77,7 @@ class CustomJobArguments:
         "Empty = Google's own keys.",
     )
     labels: str = argument("{}", "Labels of the training job as a JSON object of texts.")
-    vertex_endpoint: str = argument(
-        "",
-        "Address of Vertex AI's interface where it is not Google's public one, e.g. a private endpoint. "
-        "Empty = the region's.",
-    )
+    vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def __post_init__(self) -> None:
         """Checks every value; which machines exist is Vertex AI's to say.

@@ -59,6 +59,7 @@ class DeployArguments:
     )
     project: str = argument("", "Google Cloud project. For vertex.")
     region: str = argument("", "Region of Vertex AI, e.g. europe-west4. For vertex.")
+    vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def __post_init__(self) -> None:
         """Checks every value, then what the target needs.

@@ -19,6 +19,10 @@ class DeploymentPlace(Protocol):
     def region(self) -> str:
         """Of Vertex AI."""
 
+    @property
+    def vertex_endpoint(self) -> str:
+        """Of Vertex AI, if it is not the region's."""
+
     def resolved_name(self) -> str:
         """Returns the name of the InferenceService, or of the model and the endpoint."""
 

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google.auth
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
-from google.auth.credentials import Credentials
-from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2, json_format, struct_pb2
 
@@ -30,6 +26,7 @@ from components.deploy.arguments import DeployArguments
 from components.deploy.deployment import Deployment, DeploymentPlace
 from components.deploy.traffic import shares_with
 from components.deploy.upload import VERSION, uploaded_model
+from components.vertex.client import service_client
 
 # A label's value has at most 63 characters.
 _DIGEST_LABEL = "imgpipe-model"
@@ -49,9 +46,6 @@ class _Clients:
 def deploy_to_vertex(
     model_folder: Path,
     arguments: DeployArguments,
-    *,
-    credentials: Credentials | None = None,
-    api_endpoint: str = "",
 ) -> Deployment:
     """Uploads a version of the model, finds or makes the endpoint, and gives the version its share.
 
@@ -62,8 +56,6 @@ def deploy_to_vertex(
     Args:
         model_folder: What the export step published.
         arguments: ``project``, ``region``, ``deploy_dir``, where the model is uploaded to, ...
-        credentials: None = the application's default ones.
-        api_endpoint: Of the service; empty = the region's.
 
     Raises:
         CheckFailedError: if the model cannot be deployed or does not answer; what served before serves.
@@ -72,7 +64,7 @@ def deploy_to_vertex(
     """
     digest = model_digest(model_folder)
     location = uploaded_model(model_folder, arguments.deploy_dir, digest)
-    clients = _clients(arguments, credentials, api_endpoint)
+    clients = _clients(arguments)
     with _explained(arguments):
         model = _version(clients, arguments, digest) or _uploaded(clients, arguments, digest, location)
         endpoint = _endpoint(clients, arguments)
@@ -103,22 +95,18 @@ def deploy_to_vertex(
     )
 
 
-def served_by_vertex(
-    place: DeploymentPlace, *, credentials: Credentials | None = None, api_endpoint: str = ""
-) -> str:
+def served_by_vertex(place: DeploymentPlace) -> str:
     """Returns where the model lies that answers most requests of the endpoint; of equal ones, the oldest.
 
     Args:
         place: ``project``, ``region`` and name of the endpoint.
-        credentials: None = the application's default ones.
-        api_endpoint: Of the service; empty = the region's.
 
     Raises:
         MissingInputError: if there is no endpoint of the name, or no model gets its requests.
         UnavailableError: if Vertex AI refuses, or there are no credentials.
         InterruptedRunError: if it cannot be reached.
     """
-    clients = _clients(place, credentials, api_endpoint)
+    clients = _clients(place)
     name = place.resolved_name()
     with _explained(place):
         endpoint = _found_endpoint(clients, place)
@@ -143,21 +131,11 @@ def served_by_vertex(
         return str(clients.models.get_model(name=f"{_resource(serving.model)}{version}").artifact_uri)
 
 
-def _clients(arguments: DeploymentPlace, credentials: Credentials | None, api_endpoint: str) -> _Clients:
-    if credentials is None:
-        try:
-            credentials, _ = google.auth.default()
-        except DefaultCredentialsError:
-            raise UnavailableError(
-                "there are no credentials for Google Cloud here",
-                remedy="give the step's service account access to Vertex AI",
-            ) from None
-    options = ClientOptions(api_endpoint=api_endpoint or f"{arguments.region}-aiplatform.googleapis.com")
-    settings = {"credentials": credentials, "client_options": options, "transport": "rest"}
+def _clients(place: DeploymentPlace) -> _Clients:
     return _Clients(
-        vertex.ModelServiceClient(**settings),
-        vertex.EndpointServiceClient(**settings),
-        vertex.PredictionServiceClient(**settings),
+        service_client("ModelServiceClient", place.region, place.vertex_endpoint),
+        service_client("EndpointServiceClient", place.region, place.vertex_endpoint),
+        service_client("PredictionServiceClient", place.region, place.vertex_endpoint),
     )
 
 

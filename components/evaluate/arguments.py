@@ -35,6 +35,7 @@ class EvaluateArguments:
     namespace: str = same_argument(DeployArguments, "namespace")
     project: str = same_argument(DeployArguments, "project")
     region: str = same_argument(DeployArguments, "region")
+    vertex_endpoint: str = shared_arguments.vertex_endpoint()
     slices_csv: str = shared_arguments.slices_csv()
 
     def __post_init__(self) -> None:

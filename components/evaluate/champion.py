@@ -10,6 +10,7 @@ from components.common.log import log_event
 from components.common.model_versions import local_model, version_folders
 from components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from components.common.storage import local_path
+from components.deploy.serving import serving_location
 from components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
 
 
@@ -38,7 +39,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
     serving: Path | None = None
     with ExitStack() as stack:
         try:
-            location = _serving(arguments)
+            location = serving_location(arguments)
             serving = stack.enter_context(local_model(_readable(location)))
             log_event("champion_found", f"evaluate: {location} serves now")
         except (MissingInputError, OutputError, UnavailableError) as error:
@@ -54,18 +55,6 @@ def _newest_version(deploy_dir: str) -> Path | None:
         return None
     versions = version_folders(local_path(deploy_dir))
     return versions[max(versions)] if versions else None
-
-
-def _serving(arguments: EvaluateArguments) -> str:
-    """Returns where the model lies that serves now."""
-    # Each target's libraries are loaded only where it is meant.
-    if arguments.deploy_target == KSERVE_TARGET:
-        from components.deploy.kserve import served_by_kserve
-
-        return served_by_kserve(arguments)
-    from components.deploy.vertex import served_by_vertex
-
-    return served_by_vertex(arguments)
 
 
 def _readable(location: str) -> str:

@@ -12,6 +12,7 @@ import click
 
 from components.common.arguments import from_values
 from components.common.errors import InvalidArgumentError, MissingInputError
+from components.serving_model.arguments import ServingModelArguments
 from components.train.arguments import TrainingArguments
 from pipelines.ai_platform import (
     JOB_ARGUMENTS,
@@ -24,7 +25,7 @@ from pipelines.ai_platform import (
     vertex_request,
 )
 from pipelines.commands.output import notice
-from pipelines.compiled_pipelines import TRAIN, TUNE, pipeline_file
+from pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
 from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images, read_images_lock
 from pipelines.machines import Machine
@@ -90,6 +91,11 @@ _OPTIONS = (
         "checked model (pipeline). The other targets run the pipeline.  [default: job]",
     ),
     click.option(
+        "--retrain",
+        is_flag=True,
+        help="Run the pipeline that starts from the model that serves: give deploy_target and deploy_dir.",
+    ),
+    click.option(
         "--pipeline-root",
         default="",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
@@ -143,6 +149,7 @@ class Submission:
         parameters: Of a pipeline.
         pipeline_root: Of a pipeline; may be empty.
         service_account: Of the run; may be empty.
+        retrain: Whether the pipeline is the one that starts from the model that serves.
     """
 
     job: TrainingJob
@@ -154,9 +161,12 @@ class Submission:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pipeline_root: str = ""
     service_account: str = ""
+    retrain: bool = False
 
     @property
     def _pipeline(self) -> str:
+        if self.retrain:
+            return RETRAIN
         return TUNE if self.job.hyperparameters else TRAIN
 
     @contextmanager
@@ -234,6 +244,7 @@ def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: S
         strategy=options["strategy"],
         pipeline_root=options["pipeline_root"],
         endpoint=place["endpoint"],
+        retrain=options["retrain"],
     )
 
 
@@ -248,6 +259,7 @@ def planned(
     strategy: str = "standard",
     pipeline_root: str = "",
     endpoint: str = "",
+    retrain: bool = False,
 ) -> Submission:
     """Checks a submission whole and makes its request; the arguments are attributes of ``Submission``.
 
@@ -256,6 +268,15 @@ def planned(
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
     """
+    if retrain and form == "job":
+        raise InvalidArgumentError(
+            "--retrain is a pipeline, not the training alone", remedy="add --as pipeline"
+        )
+    if retrain and config.hyperparameters:
+        raise InvalidArgumentError(
+            "--retrain does not go with hyperparameters: one training goes on from the model that serves",
+            remedy="leave --retrain out, or the block hyperparameters",
+        )
     of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
     classes = JOB_ARGUMENTS if form == "job" else of_pipeline
     job = plan_job(
@@ -273,10 +294,11 @@ def planned(
         job.notices,
         pipeline_root=pipeline_root,
         service_account=config.service_account,
+        retrain=retrain,
     )
     if form == "job":
         return dataclasses.replace(made, request=vertex_request(job, image_of))
-    for arguments_class in of_pipeline:
+    for arguments_class in (*of_pipeline, *((ServingModelArguments,) if retrain else ())):
         from_values(arguments_class, job.values)
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of)

@@ -10,17 +10,16 @@ def test_a_run_starts_from_the_model_that_serves_and_deploys_the_next_version(co
     serving = tmp_path / "serving" / "colours"
     words = ["--images", str(coloured_folder), "--train-batch-size", "4", *SMALL]
     deployed = ["--deploy-target", "local", "--deploy-dir", str(serving), "--tolerance", "1"]
-    first = run_imgpipe(tmp_path / "first", *words, *deployed)
+    first = run_imgpipe(tmp_path / "first", *words, *deployed, "--retrain")
     assert first.status == 0, first.shown
-    again = ["--pretrained-checkpoint-path", str(serving)]
-    second = run_imgpipe(tmp_path / "second", *words, *deployed, *again)
+    assert "no_serving_model" in [event["event"] for event in first.events]
+    second = run_imgpipe(tmp_path / "second", *words, *deployed, "--retrain")
     assert second.status == 0, second.shown
     assert sorted(path.name for path in serving.iterdir()) == ["1", "2"]
     (taken,) = [event for event in second.events if event["event"] == "pretrained_weights"]
     assert taken["last_layer_taken_over"] is True
-    assert "version 1" in taken["message"]
     gated = next(event for event in second.events if event.get("step") == "gate" and "result" in event)
     assert "passed" in gated["result"]
     provenance = json.loads((serving / "2" / "provenance.json").read_text())
-    assert provenance["arguments"]["pretrained_checkpoint_path"] == str(serving)
+    assert provenance["arguments"]["pretrained_checkpoint_path"] == str(serving / "1")
     assert Path(second.summary["model"]).is_dir()

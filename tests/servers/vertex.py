@@ -46,6 +46,7 @@ class VertexServer:
         run_commands: Whether jobs are really run.
         final_state: (state, error) in which every job is made, instead.
         lose_answers: So many creations succeed, but the client hears of an error.
+        models: The model registry and the endpoints, if there are some.
         processes: Of the jobs that run, by name.
     """
 
@@ -57,6 +58,7 @@ class VertexServer:
         self.refusals = []
         self.run_commands = False
         self.final_state = None
+        self.models = None
         # The other interfaces of Google Cloud, which the checks ask.
         self.google = GoogleServer()
         self.lose_answers = 0
@@ -81,6 +83,11 @@ class VertexServer:
             if path == "/v2/entries:list":
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
+            if self.models is not None and re.match(
+                r"projects/[^/]+/locations/[^/]+/(models|endpoints)\b", path
+            ):
+                status, content = self.models.handle(method, path, query, json.loads(body) if body else None)
+                return status, content if status == 200 else content["error"]["message"]
             verb = ""
             if ":" in path.split("/")[-1]:
                 path, verb = path.rsplit(":", 1)
@@ -243,8 +250,9 @@ class VertexServer:
         (folder / "pipeline.yaml").write_text(text)
         declared = message["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
         parameters = {
+            # What is deployed goes to a bucket: the step takes no other place.
             key: self.local(value)
-            if isinstance(value, str)
+            if isinstance(value, str) and key != "deploy_dir"
             # A protocol buffer has one kind of number.
             else int(value)
             if declared[key]["parameterType"] == "NUMBER_INTEGER"

@@ -1,5 +1,4 @@
 import pytest
-from google.auth.credentials import AnonymousCredentials
 
 from components.common.errors import CheckFailedError, UnavailableError
 from components.common.model_digest import model_digest
@@ -12,17 +11,16 @@ def deploy(vertex, cloud, models):
     """``deploy(0, canary_percent=10)`` deploys the first model with the real clients."""
 
     def run(number, **values):
-        settings = {"project": "flowers", "deploy_timeout_seconds": 20, **values}
+        settings = {"project": "flowers", "vertex_endpoint": vertex.address, **values}
         arguments = DeployArguments(
             deploy_target="vertex",
             deploy_dir="gs://photos/serving/flowers",
             serving_image="tensorflow-serving:2.21",
             region="europe-west4",
+            deploy_timeout_seconds=20,
             **settings,
         )
-        return deploy_to_vertex(
-            models[number], arguments, credentials=AnonymousCredentials(), api_endpoint=vertex.address
-        )
+        return deploy_to_vertex(models[number], arguments)
 
     return run
 

@@ -1,5 +1,11 @@
-from tests.components.deploy.conftest import cluster as cluster_server
-from tests.components.deploy.conftest import models
-from tests.components.deploy.conftest import vertex as vertex_server
+from tests.components.deploy.conftest import (
+    cluster,
+    cluster_of_this_machine,
+    models,
+    on_kserve,
+    on_vertex,
+    place,
+    vertex,
+)
 
-__all__ = ["cluster_server", "models", "vertex_server"]
+__all__ = ["cluster", "cluster_of_this_machine", "models", "on_kserve", "on_vertex", "place", "vertex"]

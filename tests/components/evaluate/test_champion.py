@@ -4,12 +4,11 @@ import re
 import shutil
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
 from kubernetes import client
 
 from components.common.errors import InterruptedRunError
 from components.common.model_digest import model_digest
-from components.deploy import kserve, vertex
+from components.deploy import kserve
 from components.deploy.arguments import DeployArguments
 from components.deploy.deploy import deploy
 from components.evaluate.arguments import EvaluateArguments
@@ -17,29 +16,10 @@ from components.evaluate.champion import champion_folder
 from components.evaluate.evaluate import EvaluationFiles, evaluate
 
 BASE = "gs://photos/serving/flowers"
-KSERVE = {"deploy_target": "kserve", "deploy_dir": BASE, "namespace": "team"}
-VERTEX = {"deploy_target": "vertex", "deploy_dir": BASE, "project": "flowers", "region": "europe-west4"}
-
-
-@pytest.fixture(autouse=True)
-def clients_of_this_machine(cluster_server, vertex_server, cloud, monkeypatch):
-    """The clients' own addresses and credentials are those of the servers."""
-
-    def api_client(_purpose):
-        configuration = client.Configuration(host=cluster_server.address)
-        configuration.retries = False
-        return client.ApiClient(configuration)
-
-    clients = vertex._clients
-    monkeypatch.setattr(kserve, "default_client", api_client)
-    monkeypatch.setattr(kserve, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(
-        vertex, "_clients", lambda place, *_: clients(place, AnonymousCredentials(), vertex_server.address)
-    )
 
 
 def deployed(model, place, **values):
-    image = {"serving_image": "tensorflow-serving:2.21"} if place is VERTEX else {}
+    image = {"serving_image": "tensorflow-serving:2.21"} if place["deploy_target"] == "vertex" else {}
     return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
 
 
@@ -49,7 +29,6 @@ def champion(place, **values):
         return folder and model_digest(folder)
 
 
-@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
 def test_the_champion_is_what_answers_most_requests(place, models, capsys):
     deployed(models[0], place)
     assert champion(place) == model_digest(models[0])
@@ -65,7 +44,6 @@ def test_the_champion_is_what_answers_most_requests(place, models, capsys):
     assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
 def test_the_new_model_is_compared_with_what_serves(place, coloured_dataset, models, tmp_path):
     deployed(models[0], place)
     dataset = coloured_dataset(tmp_path / "data")
@@ -79,7 +57,6 @@ def test_the_new_model_is_compared_with_what_serves(place, coloured_dataset, mod
     assert found.challenger_top_1_accuracy == measured(1).metrics.top_1_accuracy
 
 
-@pytest.mark.parametrize("place", [KSERVE, VERTEX], ids=["kserve", "vertex"])
 def test_where_nothing_serves_yet_a_warning_says_so(place, capsys):
     assert champion(place) is None
     shown = capsys.readouterr().out
@@ -87,44 +64,44 @@ def test_where_nothing_serves_yet_a_warning_says_so(place, capsys):
     assert re.search(f"finds no model on {place['deploy_target']}: there is no .*flowers", shown)
 
 
-def test_a_new_revision_that_is_not_ready_is_not_the_champion(cluster_server, models):
-    deployed(models[0], KSERVE)
+def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):
+    deployed(models[0], on_kserve)
     # A deployment that was killed while it waited.
-    service = cluster_server.objects["team/flowers"]
+    service = cluster.objects["team/flowers"]
     previous = service["spec"]
     uri = "gs://photos/serving/flowers/broken"
-    cluster_server.broken.add(uri)
-    services = kserve._Services(None, DeployArguments(**KSERVE))
+    cluster.broken.add(uri)
+    services = kserve._Services(None, DeployArguments(**on_kserve))
     spec = {"predictor": {"model": {**previous["predictor"]["model"], "storageUri": uri}}}
     services.replace(spec, {kserve._PREVIOUS: kserve.json.dumps(previous)})
-    assert champion(KSERVE) == model_digest(models[0])
+    assert champion(on_kserve) == model_digest(models[0])
 
 
-def test_a_service_of_others_is_no_champion(cluster_server, models, capsys):
-    deployed(models[0], KSERVE)
-    cluster_server.objects["team/flowers"]["metadata"]["labels"] = {}
-    assert champion(KSERVE) is None
+def test_a_service_of_others_is_no_champion(on_kserve, cluster, models, capsys):
+    deployed(models[0], on_kserve)
+    cluster.objects["team/flowers"]["metadata"]["labels"] = {}
+    assert champion(on_kserve) is None
     assert "team/flowers is not one that imgpipe made" in capsys.readouterr().out
 
 
-def test_a_model_that_was_deleted_from_the_bucket_is_told(models, cloud, capsys):
-    deployed(models[0], VERTEX)
+def test_a_model_that_was_deleted_from_the_bucket_is_told(on_vertex, models, cloud, capsys):
+    deployed(models[0], on_vertex)
     folder = f"serving/flowers/{model_digest(models[0])[:16]}/1"
     for name in cloud.contents():
         cloud._bucket.blob(name).delete()
-    assert champion(VERTEX) is None
+    assert champion(on_vertex) is None
     assert f"there is no SavedModel in 'gs://photos/{folder}'" in capsys.readouterr().out
 
 
-def test_a_refusal_is_told(capsys):
-    assert champion({**KSERVE, "namespace": "forbidden"}) is None
-    assert champion({**VERTEX, "project": "others"}) is None
+def test_a_refusal_is_told(on_kserve, on_vertex, capsys):
+    assert champion({**on_kserve, "namespace": "forbidden"}) is None
+    assert champion({**on_vertex, "project": "others"}) is None
     shown = capsys.readouterr().out
     assert "403 inferenceservices is forbidden" in shown
     assert "403 Permission denied" in shown
 
 
-def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(monkeypatch):
+def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(on_kserve, monkeypatch):
     def nowhere(_purpose):
         configuration = client.Configuration(host="http://127.0.0.1:9")
         configuration.retries = False
@@ -132,11 +109,11 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(
 
     monkeypatch.setattr(kserve, "default_client", nowhere)
     with pytest.raises(InterruptedRunError, match="the cluster cannot be reached"):
-        champion(KSERVE)
+        champion(on_kserve)
 
 
-def test_a_folder_that_is_named_goes_before_what_serves(models, tmp_path):
-    deployed(models[0], KSERVE)
+def test_a_folder_that_is_named_goes_before_what_serves(on_kserve, models, tmp_path):
+    deployed(models[0], on_kserve)
     shutil.copytree(models[1], tmp_path / "model")
-    assert champion(KSERVE, champion=str(tmp_path / "model")) == model_digest(models[1])
-    assert champion(KSERVE, champion="none") is None
+    assert champion(on_kserve, champion=str(tmp_path / "model")) == model_digest(models[1])
+    assert champion(on_kserve, champion="none") is None

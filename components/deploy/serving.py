@@ -1,0 +1,50 @@
+"""The model that serves now, wherever it was deployed."""
+
+from typing import Protocol
+
+from components.common.cloud_storage import is_cloud_path
+from components.common.errors import MissingInputError
+from components.common.model_versions import version_folders
+from components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
+from components.common.storage import local_path
+from components.deploy.deployment import DeploymentPlace
+
+
+class ServingPlace(DeploymentPlace, Protocol):
+    """What tells where a model serves; arguments of several steps say it."""
+
+    @property
+    def deploy_target(self) -> str:
+        """local, kserve or vertex."""
+
+    @property
+    def deploy_dir(self) -> str:
+        """Of a local model, the folder of its versions."""
+
+
+def serving_location(place: ServingPlace) -> str:
+    """Returns the folder of the model that answers most requests; of a local one, the newest version.
+
+    Raises:
+        MissingInputError: if none serves yet.
+        OutputError: if the deployment is not one that imgpipe made.
+        UnavailableError: if the service refuses, or its client is not installed.
+        InterruptedRunError: if the service cannot be reached.
+    """
+    # Each target's libraries are loaded only where it is meant.
+    if place.deploy_target == KSERVE_TARGET:
+        from components.deploy.kserve import served_by_kserve
+
+        return served_by_kserve(place)
+    if place.deploy_target == VERTEX_TARGET:
+        from components.deploy.vertex import served_by_vertex
+
+        return served_by_vertex(place)
+    # In a bucket models lie under their digests: the service alone knows which of them serves.
+    versions = {} if is_cloud_path(place.deploy_dir) else version_folders(local_path(place.deploy_dir))
+    if not versions:
+        raise MissingInputError(
+            f"there is no version of a model in {place.deploy_dir!r}",
+            remedy="nothing is to be done if this is the first model",
+        )
+    return str(versions[max(versions)])

@@ -1,0 +1,1 @@
+"""The model that serves: where a training that goes on from it starts."""

@@ -1,0 +1,44 @@
+"""The arguments of the serving_model step."""
+
+from dataclasses import dataclass
+
+from components.common import shared_arguments
+from components.common.arguments import check_fields, same_argument
+from components.common.errors import InvalidArgumentError
+from components.common.shared_arguments import NO_TARGET
+from components.common.storage import absolute_location
+from components.deploy.arguments import DeployArguments, deployment_name
+from components.train.arguments import TrainingArguments
+
+
+@dataclass(frozen=True)
+class ServingModelArguments:
+    """Where the model serves, and what to start from as long as none does."""
+
+    deploy_target: str = shared_arguments.deploy_target()
+    deploy_dir: str = shared_arguments.deploy_dir()
+    deploy_name: str = same_argument(DeployArguments, "deploy_name")
+    namespace: str = same_argument(DeployArguments, "namespace")
+    project: str = same_argument(DeployArguments, "project")
+    region: str = same_argument(DeployArguments, "region")
+    vertex_endpoint: str = shared_arguments.vertex_endpoint()
+    pretrained_checkpoint_path: str = same_argument(TrainingArguments, "pretrained_checkpoint_path")
+
+    def __post_init__(self) -> None:
+        """Checks every value.
+
+        Raises:
+            InvalidArgumentError: if one is not allowed, or nothing says where a model serves.
+        """
+        check_fields(self)
+        absolute_location(self.deploy_dir)
+        if self.deploy_target == NO_TARGET or not self.deploy_dir:
+            missing = "deploy_target" if self.deploy_target == NO_TARGET else "deploy_dir"
+            raise InvalidArgumentError(
+                f"{missing} is not given, so that no model serves that the training could start from",
+                remedy="give deploy_target and deploy_dir, or use the pipeline image-classification",
+            )
+
+    def resolved_name(self) -> str:
+        """Returns the deployment's name."""
+        return deployment_name(self.deploy_name, self.deploy_dir)

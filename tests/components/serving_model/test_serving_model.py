@@ -1,0 +1,68 @@
+"""Where a retraining starts: the real clients ask servers on loopback."""
+
+import pytest
+
+from components.common.errors import InvalidArgumentError, UnavailableError
+from components.common.model_digest import model_digest
+from components.deploy.arguments import DeployArguments
+from components.deploy.deploy import deploy
+from components.serving_model.arguments import ServingModelArguments
+from components.serving_model.serving_model import start_of_training
+
+BASE = "gs://photos/serving/flowers"
+
+
+def deployed(model, place, **values):
+    image = {"serving_image": "tensorflow-serving:2.21"} if place["deploy_target"] == "vertex" else {}
+    return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
+
+
+def start(place, **values):
+    return start_of_training(ServingModelArguments(**place, **values))
+
+
+def test_a_training_starts_from_what_answers_most_requests(place, models, capsys):
+    deployed(models[0], place)
+    deployed(models[1], place, canary_percent=10)
+    assert start(place) == f"{BASE}/{model_digest(models[0])[:16]}/1"
+    deployed(models[1], place, canary_percent=100)
+    assert start(place, pretrained_checkpoint_path="gs://photos/first") == (
+        f"{BASE}/{model_digest(models[1])[:16]}/1"
+    )
+    assert '"severity": "WARNING"' not in capsys.readouterr().out
+
+
+def test_a_training_starts_from_the_newest_version_of_a_local_model(models, tmp_path):
+    place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
+    deployed(models[0], place)
+    deployed(models[1], place)
+    assert start(place) == str(tmp_path / "serving" / "2")
+
+
+def test_the_first_training_starts_as_its_arguments_say_and_tells_so(place, tmp_path, capsys):
+    for where in (place, {"deploy_target": "local", "deploy_dir": str(tmp_path)}):
+        assert start(where) == ""
+        assert "the training starts as weights says" in capsys.readouterr().out
+        assert start(where, pretrained_checkpoint_path="gs://photos/first") == "gs://photos/first"
+        shown = capsys.readouterr().out
+        assert "the training starts from pretrained_checkpoint_path=gs://photos/first" in shown
+
+
+def test_a_service_that_refuses_ends_the_step_instead_of_starting_anew(on_kserve, on_vertex):
+    with pytest.raises(UnavailableError, match="forbidden"):
+        start({**on_kserve, "namespace": "forbidden"})
+    with pytest.raises(UnavailableError, match="Permission denied"):
+        start({**on_vertex, "project": "others"})
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ({}, "deploy_target is not given"),
+        ({"deploy_dir": BASE}, "deploy_target is not given"),
+        ({"deploy_target": "kserve"}, "deploy_dir is not given"),
+    ],
+)
+def test_without_a_place_where_models_serve_there_is_nothing_to_start_from(values, missing):
+    with pytest.raises(InvalidArgumentError, match=missing):
+        ServingModelArguments(**values)

@@ -1,0 +1,84 @@
+"""The pipeline image-classification-retrain and its options, up to where it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+TARGETS = ["local", "kubeflow", "vertex"]
+
+
+def spec_of(target, name):
+    text = (ROOT / "pipelines" / "compiled" / target / f"{name}.yaml").read_text()
+    return next(iter(yaml.safe_load_all(text)))
+
+
+def imgpipe(*arguments, cwd):
+    return subprocess.run([IMGPIPE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_starts_where_the_serving_model_lies_and_nothing_else_differs(target):
+    retrained = spec_of(target, "image_classification_retrain")["root"]["dag"]["tasks"]
+    plain = spec_of(target, "image_classification")["root"]["dag"]["tasks"]
+    found = retrained.pop("serving-model")
+    assert found["dependentTasks"] == ["validate"]
+    start = retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"]
+    assert start == {"taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "serving-model"}}
+    retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"] = plain["train"]["inputs"][
+        "parameters"
+    ]["pretrained_checkpoint_path"]
+    retrained["train"]["dependentTasks"].remove("serving-model")
+    assert retrained == plain
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_serving_model_is_asked_for_by_an_image_with_clients_and_never_from_the_cache(target):
+    spec = spec_of(target, "image_classification_retrain")
+    image = spec["deploymentSpec"]["executors"]["exec-serving-model"]["container"]["image"]
+    assert image.split(":")[0] == ("imgpipe-serve-tools" if target == "local" else "imgpipe-launcher")
+    assert not spec["root"]["dag"]["tasks"]["serving-model"]["cachingOptions"].get("enableCache")
+
+
+VERTEX = ["--target", "vertex", "--region", "us-central1", "--dry-run", "--no-check"]
+DATA = ["--", "--images=gs://b/flowers", "--job-dir=gs://b/job"]
+DEPLOYED = ["--deploy_target=vertex", "--deploy_dir=gs://b/serving/flowers", "--project=p"]
+DEPLOYED += ["--serving_image=tensorflow-serving:2.21"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--retrain"], ["deploy_target is not given"]),
+        (["run", "--retrain", "--deploy-target", "local"], ["deploy_dir"]),
+        (["submit", "j", "--retrain", *DATA], ["deploy_target is not given"]),
+        (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),
+        (
+            ["submit", "j", "--retrain", "--config", "tuning.yaml", *DATA, *DEPLOYED],
+            ["does not go with hyperparameters"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_written(arguments, words, tmp_path):
+    (tmp_path / "tuning.yaml").write_text(
+        "trainingInput: {hyperparameters: {maxTrials: 2, params: [{parameterName: max_steps, "
+        "type: INTEGER, minValue: 1, maxValue: 9}]}}"
+    )
+    result = imgpipe(*arguments, cwd=tmp_path)
+    assert result.returncode == 64, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tuning.yaml"]
+
+
+def test_submitted_it_is_the_retraining_pipeline_that_is_sent(tmp_path):
+    result = imgpipe("submit", "j", "--retrain", "--as", "pipeline", *VERTEX, *DATA, *DEPLOYED, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    shown = yaml.safe_load(result.stdout)
+    assert (shown["kind"], shown["pipelineSpec"]) == ("PipelineJob", "image-classification-retrain")
+    values = shown["runtimeConfig"]["parameterValues"]
+    assert (values["deploy_target"], values["deploy_dir"]) == ("vertex", "gs://b/serving/flowers")
