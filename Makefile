@@ -1,6 +1,7 @@
 # make run, make test, make env, make compile, make locks: each sets up what it needs first.
 
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 LOCKS := containers/requirements
 # The images, and what builds them.
@@ -23,7 +24,7 @@ endif
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
-	@echo "make test     the whole test suite"
+	@echo "make test     the whole test suite, in two processes; JOBS= for another number"
 	@echo "make proof    what takes minutes: accuracy and time on real photos"
 	@echo "make bench    time of training, converting, validating and serving, against other ways to do it"
 	@echo "make env      .venv with everything a developer needs"
@@ -39,8 +40,9 @@ help:
 run: $(VENV)/installed-run
 	@$(BIN)/imgpipe run
 
+# Files of tests go to as many processes; JOBS=0 runs them in this one.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 proof: env
 	$(BIN)/python -m pytest -m proof -s

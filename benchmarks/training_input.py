@@ -117,8 +117,7 @@ def _decoding_alone(folder: Path) -> Any:
     choices = choices_of(random_draws(0, 0, len(encoded), draws_needed(CROP_FLIP)))
 
     def size(photo: Any, chosen: Any) -> Any:
-        shape = tf.image.extract_jpeg_shape(photo)
-        window = tf.stack(crop_window(chosen, shape[0], shape[1]))
+        window = crop_window(chosen, tf.image.extract_jpeg_shape(photo)[:2])
         return tf.size(tf.image.decode_and_crop_jpeg(photo, window, channels=3, dct_method=JPEG_TRANSFORM))
 
     options = tf.data.Options()

@@ -32,7 +32,9 @@ _ATTEMPTS = 10
 # What the random numbers decide: area and aspect ratio of each attempt, the place, whether it is mirrored;
 # what follows is RandAugment's.
 _AREAS, _RATIOS = slice(0, _ATTEMPTS), slice(_ATTEMPTS, 2 * _ATTEMPTS)
-_TOP, _LEFT, _MIRRORED, _CROP_DRAWS = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 4)
+_LAST_ATTEMPT = 2 * _ATTEMPTS
+_PLACE = slice(_LAST_ATTEMPT, _LAST_ATTEMPT + 2)
+_MIRRORED, _CROP_DRAWS = _LAST_ATTEMPT + 2, _LAST_ATTEMPT + 3
 # Of the size that was asked for: usual for images that crops are taken from (256 pixels for 224).
 _KEPT_SCALE = 256 / 224
 
@@ -118,57 +120,49 @@ def vary_kept(image: Any, height: Any, width: Any, choices: Any, augmentation: s
     """
     if augmentation == NONE:
         return image
-    window = crop_window(choices, height, width)
-    side = image.shape[0]
-    (top, rows), (left, columns) = (
-        _scaled_span(first, length, side, size)
-        for first, length, size in zip(window[:2], window[2:], (height, width), strict=True)
-    )
+    size = tf.stack([height, width])
+    window = crop_window(choices, size)
+    begin, length = _scaled_spans(window[:2], window[2:], image.shape[0], size)
+    (top, left), (rows, columns) = tf.unstack(begin), tf.unstack(length)
     cropped = image[top : top + rows, left : left + columns]
     return _finished(_scaled(tf.cast(cropped, tf.float32), image_size), choices, augmentation)
 
 
-def _scaled_span(first: Any, length: Any, side: int, size: Any) -> tuple[Any, Any]:
-    """Returns where a span of an image of ``size`` pixels begins, and its length, when there are ``side``."""
-    scale = tf.cast(side, tf.float32) / tf.cast(size, tf.float32)
-    start = tf.cast(tf.round(tf.cast(first, tf.float32) * scale), tf.int32)
-    end = tf.cast(tf.round(tf.cast(first + length, tf.float32) * scale), tf.int32)
-    start = tf.minimum(start, side - 1)
-    return start, tf.maximum(end - start, 1)
+def _scaled_spans(firsts: Any, lengths: Any, side: int, sizes: Any) -> tuple[Any, Any]:
+    """Returns where spans of an image of ``sizes`` pixels begin, and their lengths, once it has ``side``."""
+    scale = tf.cast(side, tf.float32) / tf.cast(sizes, tf.float32)
+    starts = tf.cast(tf.round(tf.cast(firsts, tf.float32) * scale), tf.int32)
+    ends = tf.cast(tf.round(tf.cast(firsts + lengths, tf.float32) * scale), tf.int32)
+    starts = tf.minimum(starts, side - 1)
+    return starts, tf.maximum(ends - starts, 1)
 
 
-def crop_window(choices: Any, heights: Any, widths: Any) -> tuple[Any, Any, Any, Any]:
-    """Returns top, left, height and width, int32 [...], of the random part of images.
+def crop_window(choices: Any, size: Any) -> Any:
+    """Returns the random part of an image: its top, left, height and width, int32 [4].
+
+    Both sides are computed together: an operation on two numbers costs what one on a single number does, and
+    all of them together a twentieth of what decoding takes.
 
     Args:
-        choices: float32 [..., draws_needed], of ``choices_of``.
-        heights: int [...], of the images, in pixels.
-        widths: int [...], likewise.
+        choices: float32 [draws_needed], of ``choices_of``.
+        size: int [2], height and width of the image, in pixels.
     """
-    heights, widths = tf.cast(heights, tf.float32), tf.cast(widths, tf.float32)
-    # Sides as shares of the image's; its own aspect ratio counts.
-    shape = tf.sqrt(widths / heights)[..., None]
-    vertical, horizontal = choices[..., _AREAS] * shape, choices[..., _RATIOS] / shape
-    fits = tf.cast((vertical <= 1) & (horizontal <= 1), tf.float32)
-    first = tf.one_hot(tf.argmax(fits, axis=-1), _ATTEMPTS) * fits
+    sides = tf.cast(size, tf.float32)
+    # Sides of the attempts as shares of the image's; its own aspect ratio counts.
+    shares = tf.reshape(choices[:_LAST_ATTEMPT], [2, _ATTEMPTS]) * tf.sqrt(sides[::-1] / sides)[:, None]
+    fits = tf.reduce_max(shares, axis=0) <= 1
+    first = tf.argmax(fits)
     # If none fits, the whole image: for one that is more than twice as wide as high, say.
-    none = 1 - tf.reduce_sum(first, axis=-1)
-    height = _pixels((tf.reduce_sum(first * vertical, axis=-1) + none) * heights)
-    width = _pixels((tf.reduce_sum(first * horizontal, axis=-1) + none) * widths)
-    top = tf.floor(choices[..., _TOP] * (heights - height + 1))
-    left = tf.floor(choices[..., _LEFT] * (widths - width + 1))
+    share = tf.where(fits[first], tf.gather(shares, first, axis=1), 1.0)
+    lengths = tf.maximum(tf.round(share * sides), 1.0)
+    room = sides - lengths
     # The product may round up to the next whole number.
-    top, left = tf.minimum(top, heights - height), tf.minimum(left, widths - width)
-    return tuple(tf.cast(value, tf.int32) for value in (top, left, height, width))
-
-
-def _pixels(length: Any) -> Any:
-    return tf.maximum(tf.round(length), 1.0)
+    begin = tf.minimum(tf.floor(choices[_PLACE] * (room + 1)), room)
+    return tf.cast(tf.concat([begin, lengths], axis=0), tf.int32)
 
 
 def _crop_of_jpeg(encoded: Any, choices: Any, image_size: int) -> Any:
-    shape = tf.image.extract_jpeg_shape(encoded)
-    window = tf.stack(crop_window(choices, shape[0], shape[1]))
+    window = crop_window(choices, tf.image.extract_jpeg_shape(encoded)[:2])
     # JPEG's blocks can be decoded at a half, a quarter and an eighth of their size, many times faster:
     # as long as both sides of the crop have at least the pixels that are needed.
     enough = tf.reduce_min(window[2:]) // image_size
@@ -186,8 +180,7 @@ def _crop_of_jpeg(encoded: Any, choices: Any, image_size: int) -> Any:
 
 def _crop_of_other(encoded: Any, choices: Any, image_size: int) -> Any:
     pixels = decode_pixels(encoded)
-    shape = tf.shape(pixels)
-    top, left, height, width = crop_window(choices, shape[0], shape[1])
+    top, left, height, width = tf.unstack(crop_window(choices, tf.shape(pixels)[:2]))
     # Of uint8: the crop may be large, and four times as large in float32.
     return _scaled(pixels[top : top + height, left : left + width], image_size)
 

@@ -111,7 +111,7 @@ def training_batches(
 
         specs = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size, width], tf.float32)]
         made = _read(steps, records, specs).map(parse).unbatch()
-        made = made.map(decode, num_parallel_calls=usable_threads())
+        made = made.map(decode, num_parallel_calls=_images_at_once())
         return made.batch(size, drop_remainder=True).prefetch(2)
 
     cache = DecodedCache(
@@ -146,7 +146,7 @@ def training_batches(
     def vary(image: Any, facts: Any, chosen: Any) -> tuple[Any, Any]:
         return vary_kept(image, facts[0], facts[1], chosen, augmentation, image_size), target_of(facts)
 
-    made = made.unbatch().map(vary, num_parallel_calls=usable_threads())
+    made = made.unbatch().map(vary, num_parallel_calls=_images_at_once())
     return made.batch(size, drop_remainder=True).prefetch(2)
 
 
@@ -195,7 +195,7 @@ def evaluation_batches(
 
     batches = _fixed_parallelism(tf.data.Dataset.range(-(-len(numbers) // batch_size)))
     made = _read(batches, records, (tf.TensorSpec([None], tf.string),)).map(parse).unbatch()
-    dataset = made.map(decode, num_parallel_calls=usable_threads()).batch(batch_size)
+    dataset = made.map(decode, num_parallel_calls=_images_at_once()).batch(batch_size)
     return (dataset.cache() if keep_decoded else dataset).prefetch(2)
 
 
@@ -303,6 +303,11 @@ def _read(steps: tf.data.Dataset, read: Callable[[int], tuple[Any, ...]], specs:
 
     # One ahead, so that reading and decoding take place at the same time.
     return steps.map(read_step).prefetch(1)
+
+
+def _images_at_once() -> int:
+    # Two for each thread of TensorFlow's pool: when one is done, the next is waiting there already.
+    return 2 * usable_threads()
 
 
 def _as_array(records: Sequence[bytes]) -> NDArray[np.object_]:

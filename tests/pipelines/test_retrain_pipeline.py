@@ -47,7 +47,7 @@ def test_the_serving_model_is_asked_for_by_an_image_with_clients_and_never_from_
 VERTEX = ["--target", "vertex", "--region", "us-central1", "--dry-run", "--no-check"]
 DATA = ["--", "--images=gs://b/flowers", "--job-dir=gs://b/job"]
 DEPLOYED = ["--deploy_target=vertex", "--deploy_dir=gs://b/serving/flowers", "--project=p"]
-DEPLOYED += ["--serving_image=tensorflow-serving:2.21"]
+DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
 
 
 @pytest.mark.parametrize(

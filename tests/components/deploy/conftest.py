@@ -176,7 +176,7 @@ def cluster_of_this_machine(cluster, cloud, monkeypatch):
         return client.ApiClient(configuration)
 
     monkeypatch.setattr(kserve, "default_client", api_client)
-    monkeypatch.setattr(kserve, "_POLL_SECONDS", 0.01)
+    monkeypatch.setitem(kserve.deploy_to_kserve.__kwdefaults__, "poll_seconds", 0.01)
 
 
 @pytest.fixture

@@ -24,10 +24,12 @@ def start(place, **values):
 def test_a_training_starts_from_what_answers_most_requests(place, models, capsys):
     deployed(models[0], place)
     deployed(models[1], place, canary_percent=10)
-    assert start(place) == f"{BASE}/{model_digest(models[0])[:16]}/1"
+    # KServe's servers look for a version in the folder, Vertex AI's are given one.
+    version = "" if place["deploy_target"] == "kserve" else "/1"
+    assert start(place) == f"{BASE}/{model_digest(models[0])[:16]}{version}"
     deployed(models[1], place, canary_percent=100)
     assert start(place, pretrained_checkpoint_path="gs://photos/first") == (
-        f"{BASE}/{model_digest(models[1])[:16]}/1"
+        f"{BASE}/{model_digest(models[1])[:16]}{version}"
     )
     assert '"severity": "WARNING"' not in capsys.readouterr().out
 

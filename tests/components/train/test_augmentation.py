@@ -42,8 +42,8 @@ def encoded(pixels, image_format):
 
 
 def windows(count, height, width):
-    sizes = [tf.fill([count], size) for size in (height, width)]
-    return [values.numpy() for values in crop_window(tf.constant(choices(count)), *sizes)]
+    drawn = tf.data.Dataset.from_tensor_slices(choices(count))
+    return next(iter(drawn.map(lambda chosen: crop_window(chosen, [height, width])).batch(count))).numpy().T
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_crop_shows_its_part_of_the_image_in_every_format(image_format):
         varied = decode_and_vary(content, chosen, CROP_FLIP, 32).numpy()
         assert varied.shape == (32, 32, 3)
         assert varied.dtype == np.uint8
-        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), 90, 120))
+        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), [90, 120]))
         crop = Image.fromarray(pixels[top : top + rows, left : left + columns])
         expected = np.asarray(crop.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
         expected = expected[:, ::-1] if chosen[DRAWS - 1] < 0.5 else expected
@@ -127,7 +127,7 @@ def test_large_photos_are_decoded_smaller_and_show_the_same_crop(size):
     content = encoded(pixels, "JPEG")
     for chosen in choices(12):
         varied = decode_and_vary(content, chosen, CROP_FLIP, 64).numpy().astype(int)
-        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), *size))
+        top, left, rows, columns = (int(value) for value in crop_window(tf.constant(chosen), size))
         crop = Image.fromarray(pixels[top : top + rows, left : left + columns])
         expected = np.asarray(crop.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
         expected = expected[:, ::-1] if chosen[DRAWS - 1] < 0.5 else expected
