@@ -65,7 +65,7 @@ def example(**features):
     message = _Example()
     for name, (kind, values) in features.items():
         getattr(message.features.feature[name.replace("__", "/")], kind).value.extend(values)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 IMAGE = ("bytes_list", [b"jpeg"])
