@@ -97,12 +97,12 @@ def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud
         assert len(tuning.trials) == 4
         accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines)[1])
         print(f"tuning on the Vertex target: best trial {best:.4f}, deployed {accuracy:.4f}")
-        assert abs(accuracy - best) < 1e-6
+        assert accuracy == round(best, 4)
         [endpoint] = server.models.endpoints.values()
         [deployed] = endpoint["deployedModels"]
         assert endpoint["trafficSplit"] == {deployed["id"]: 100}
 
-        rows = [row.split(",") for row in digits.read_text().splitlines()][:200:10]
+        rows = [row.split(",") for row in digits.read_text().splitlines()][:20]
         instances = [
             {
                 "key": str(number),
