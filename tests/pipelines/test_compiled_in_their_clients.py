@@ -10,21 +10,37 @@ from tests.servers.kubeflow import start_kubeflow_server
 from tests.servers.vertex import start_vertex_server
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
+# By file: the step whose pod is looked at, and its processors.
+PODS = {
+    "image_classification": ("train", "4"),
+    "image_classification_tune": ("tune", "4"),
+    "image_classification_retrain": ("train", "4"),
+    "batch_predict": ("batch-predict", "4"),
+}
+
+
+def test_every_compiled_file_is_tried():
+    for target in ("kubeflow", "vertex"):
+        assert {file.stem for file in (COMPILED / target).iterdir()} == set(PODS)
 
 
 @pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
-def test_kfp_client_takes_the_kubeflow_file(tmp_path):
+@pytest.mark.parametrize("name", PODS)
+def test_kfp_client_takes_the_kubeflow_file(name, tmp_path):
     import kfp
+
+    step, processors = PODS[name]
 
     with start_kubeflow_server(tmp_path) as server:
         client = kfp.Client(host=server.address)
-        file = str(COMPILED / "kubeflow" / "image_classification.yaml")
+        file = str(COMPILED / "kubeflow" / f"{name}.yaml")
         result = client.create_run_from_pipeline_package(file, arguments={"images": "gs://b/i"})
-        assert server.pods(result.run_id)["train"]["cpu"] == "4"
+        assert server.pods(result.run_id)[step]["cpu"] == processors
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_vertex_ai_sdk_takes_the_vertex_file_and_sends_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", PODS)
+def test_the_vertex_ai_sdk_takes_the_vertex_file_and_sends_it(name, tmp_path, monkeypatch):
     # It would ask Cloud Storage for a bucket; the pipeline's root says which one is meant.
     monkeypatch.setattr(
         "google.cloud.aiplatform.utils.gcs_utils.create_gcs_bucket_for_pipeline_artifacts_if_it_does_not_exist",
@@ -40,15 +56,18 @@ def test_the_vertex_ai_sdk_takes_the_vertex_file_and_sends_it(tmp_path, monkeypa
             api_endpoint=server.address,
             api_transport="rest",
         )
+        values = {"images": "gs://b/i"}
+        if name != "batch_predict":
+            values |= {"max_steps": 5, "train_machine_type": "g2-standard-8"}
         job = aiplatform.PipelineJob(
             display_name="flowers",
-            template_path=str(COMPILED / "vertex" / "image_classification.yaml"),
+            template_path=str(COMPILED / "vertex" / f"{name}.yaml"),
             pipeline_root="gs://b/p",
-            parameter_values={"images": "gs://b/i", "max_steps": 5, "train_machine_type": "g2-standard-8"},
+            parameter_values=values,
             job_id="flowers",
         )
         job.submit(service_account="runner@p.iam.gserviceaccount.com")
         [sent] = server.created("pipelineJobs")
     assert sent.service_account == "runner@p.iam.gserviceaccount.com"
-    assert sent.runtime_config.parameter_values["train_machine_type"] == "g2-standard-8"
-    assert "train" in sent.pipeline_spec["root"]["dag"]["tasks"]
+    assert {key: sent.runtime_config.parameter_values[key] for key in values} == values
+    assert PODS[name][0] in sent.pipeline_spec["root"]["dag"]["tasks"]
