@@ -51,15 +51,17 @@ def pipeline_inputs(
         steps: Those of its steps for which a target may have inputs of their own.
 
     Raises:
-        ValueError: if the target declares an input that the pipeline has already: one would hide the other.
+        ValueError: if the target declares an input otherwise than the pipeline: one would hide the other.
     """
     own = [one for step in steps for one in target.inputs_of_step.get(step, ())]
     fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}
     twice = sorted(
-        name
-        for name in set(fields) & set(added)
-        if (fields[name].default, fields[name].metadata) != (added[name].default, added[name].metadata)
+        name for name in set(fields) & set(added) if _declared(fields[name]) != _declared(added[name])
     )
     if twice:
         raise ValueError(f"{', '.join(twice)}: on {target.name} declared in two ways; rename one of them")
     return {**fields, **added}
+
+
+def _declared(field: "dataclasses.Field[Any]") -> tuple[Any, ...]:
+    return type(field.default), field.default, field.metadata

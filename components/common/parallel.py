@@ -36,21 +36,40 @@ def batches(
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    *,
+    size_of: Callable[[Item], int] = lambda _: 0,
+    bytes_at_most: int = 0,
 ) -> Generator[Result, None, None]:
     """Yields ``function(item)`` for every item, in the order of the items, computed on threads.
 
     At most a few results per thread wait at any time, however many items there are. The first
     exception, in the order of the items, is raised; what was not begun by then is not begun.
+
+    Args:
+        function: Called on the threads.
+        items: Any number of them.
+        threads: How many.
+        size_of: An item's size in bytes.
+        bytes_at_most: While the items that wait have more bytes, only one a thread is taken; 0 = no bound.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="imgpipe")
-    pending: deque[Future[Result]] = deque()
+    pending: deque[tuple[Future[Result], int]] = deque()
+    waiting = 0
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= threads * _WINDOW_PER_THREAD:
-                yield pending.popleft().result()
+            pending.append((pool.submit(function, item), size_of(item)))
+            waiting += pending[-1][1]
+            del item
+            while len(pending) >= threads * _WINDOW_PER_THREAD or (
+                bytes_at_most and waiting > bytes_at_most and len(pending) >= threads
+            ):
+                future, size = pending.popleft()
+                waiting -= size
+                yield future.result()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -69,8 +69,12 @@ def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) ->
     sizes = table.sizes(files)
     candidates = _of_equal_key(groups, sizes)
     # Most files of one size are of one size by chance, and differ at their ends already.
+    # A checksum that the bucket tells is of the whole object, and that of an end is not: they do not compare.
+    told = {int(sizes[one]) for one in candidates if table.checksum(int(files[one])) >= 0}
     places = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
-    ends = _computed(lambda place: _end_checksum(table, *place), places, threads, most=64)
+    ends = _computed(
+        lambda place: 0 if place[1] in told else _end_checksum(table, *place), places, threads, most=64
+    )
     candidates = _of_equal_key(candidates, sizes[candidates] << 32 | ends)
     numbers = map(int, files[candidates])
     checksums = _computed(lambda number: _checksum(table, number), numbers, threads, most=4)
@@ -98,9 +102,6 @@ def _computed(
 
 
 def _end_checksum(table: RowTable, number: int, size: int) -> int:
-    known = table.checksum(number)
-    if known >= 0:
-        return known
     try:
         return int(
             google_crc32c.value(read_part(table.location(number), max(0, size - _END_BYTES), _END_BYTES))

@@ -1,14 +1,17 @@
 """The arguments of the deploy step."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from components.common import shared_arguments
 from components.common.arguments import argument, check_fields
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import InvalidArgumentError
-from components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, VERTEX_TARGET
+from components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from components.common.storage import absolute_location, local_path
+from components.vertex.client import is_plain_http
 
 # What Kubernetes takes for a name (RFC 1035), and Vertex AI for a display name and a label, too.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -68,36 +71,48 @@ class DeployArguments:
             InvalidArgumentError: naming what is wrong or missing.
         """
         check_fields(self)
-        absolute_location(self.deploy_dir)
-        needed = {
-            LOCAL_TARGET: ("deploy_dir",),
-            KSERVE_TARGET: ("deploy_dir",),
-            VERTEX_TARGET: ("deploy_dir", "serving_image", "project", "region"),
-        }.get(self.deploy_target, ())
-        missing = [name for name in needed if not getattr(self, name)]
-        if missing:
-            raise InvalidArgumentError(
-                f"deploy_target={self.deploy_target} is given without {', '.join(missing)}",
-                remedy=f"give {' and '.join(missing)} too, or deploy_target=none",
-            )
-        if self.deploy_target == LOCAL_TARGET:
-            local_path(self.deploy_dir)
-        if self.deploy_target in (KSERVE_TARGET, VERTEX_TARGET):
-            if not is_cloud_path(self.deploy_dir):
-                raise InvalidArgumentError(
-                    f"deploy_dir={self.deploy_dir!r}: the servers of {self.deploy_target} read from a bucket",
-                    remedy="give a path gs://bucket/folder that they may read",
-                )
-            if not _NAME.fullmatch(self.resolved_name()):
-                raise InvalidArgumentError(
-                    f"deploy_name={self.resolved_name()!r}: allowed are small letters, digits and hyphens, a "
-                    "letter first, 63 at most",
-                    remedy="give such a deploy_name",
-                )
+        check_place(self, {VERTEX_TARGET: ("serving_image", "project", "region")})
 
     def resolved_name(self) -> str:
         """Returns the deployment's name."""
         return deployment_name(self.deploy_name, self.deploy_dir)
+
+
+def check_place(arguments: Any, needed: Mapping[str, tuple[str, ...]]) -> None:
+    """Checks where a model is deployed.
+
+    Args:
+        arguments: Of a step; with ``deploy_target``, ``deploy_dir`` and what ``needed`` names.
+        needed: By target, what must be given besides ``deploy_dir``.
+
+    Raises:
+        InvalidArgumentError: naming what is wrong or missing.
+    """
+    absolute_location(arguments.deploy_dir)
+    is_plain_http(arguments.vertex_endpoint)
+    target = arguments.deploy_target
+    if target == NO_TARGET:
+        return
+    missing = [name for name in ("deploy_dir", *needed.get(target, ())) if not getattr(arguments, name)]
+    if missing:
+        raise InvalidArgumentError(
+            f"deploy_target={target} is given without {', '.join(missing)}",
+            remedy=f"give {' and '.join(missing)} too, or deploy_target=none",
+        )
+    if target == LOCAL_TARGET:
+        local_path(arguments.deploy_dir)
+        return
+    if not is_cloud_path(arguments.deploy_dir):
+        raise InvalidArgumentError(
+            f"deploy_dir={arguments.deploy_dir!r}: the servers of {target} read from a bucket",
+            remedy="give a path gs://bucket/folder that they may read",
+        )
+    if not _NAME.fullmatch(arguments.resolved_name()):
+        raise InvalidArgumentError(
+            f"deploy_name={arguments.resolved_name()!r}: allowed are small letters, digits and hyphens, a "
+            "letter first, 63 at most",
+            remedy="give such a deploy_name",
+        )
 
 
 def deployment_name(deploy_name: str, deploy_dir: str) -> str:

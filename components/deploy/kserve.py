@@ -102,9 +102,9 @@ def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | N
         api_client: Of the cluster; None = that of the pod, or of the kubeconfig file.
 
     Raises:
-        MissingInputError: if there is no such service, or none that serves.
+        MissingInputError: if there is no such service.
         OutputError: if it is not one that imgpipe made.
-        UnavailableError: if the cluster refuses.
+        UnavailableError: if it does not serve, or the cluster refuses.
         InterruptedRunError: if the cluster cannot be reached.
     """
     services = _Services(api_client, place)
@@ -128,8 +128,9 @@ def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | N
     if previous is not None and (state != "ready" or share <= _HALF):
         spec = previous
     elif state != "ready":
-        raise MissingInputError(
-            f"the InferenceService {where} does not serve: {reason}", remedy="see the predictor's log"
+        raise UnavailableError(
+            f"the InferenceService {where} does not serve: {reason}",
+            remedy="see the predictor's log, and start the step again once it serves",
         )
     return _storage_of(spec)
 

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from components.common.cloud_storage import is_cloud_path
-from components.common.errors import MissingInputError
+from components.common.errors import MissingInputError, OutputError
 from components.common.model_versions import version_folders
 from components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from components.common.storage import local_path
@@ -27,19 +27,19 @@ def serving_location(place: ServingPlace) -> str:
 
     Raises:
         MissingInputError: if none serves yet.
-        OutputError: if the deployment is not one that imgpipe made.
-        UnavailableError: if the service refuses, or its client is not installed.
+        OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
+        UnavailableError: if it does not answer, the service refuses, or its client is not installed.
         InterruptedRunError: if the service cannot be reached.
     """
     # Each target's libraries are loaded only where it is meant.
     if place.deploy_target == KSERVE_TARGET:
         from components.deploy.kserve import served_by_kserve
 
-        return served_by_kserve(place)
+        return _readable(served_by_kserve(place))
     if place.deploy_target == VERTEX_TARGET:
         from components.deploy.vertex import served_by_vertex
 
-        return served_by_vertex(place)
+        return _readable(served_by_vertex(place))
     # In a bucket models lie under their digests: the service alone knows which of them serves.
     versions = {} if is_cloud_path(place.deploy_dir) else version_folders(local_path(place.deploy_dir))
     if not versions:
@@ -48,3 +48,12 @@ def serving_location(place: ServingPlace) -> str:
             remedy="nothing is to be done if this is the first model",
         )
     return str(versions[max(versions)])
+
+
+def _readable(location: str) -> str:
+    if not is_cloud_path(location):
+        raise OutputError(
+            f"the model that serves lies in {location!r}, which is not read from here",
+            remedy="copy it to a bucket, and name that as champion or pretrained_checkpoint_path",
+        )
+    return location

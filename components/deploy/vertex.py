@@ -63,8 +63,8 @@ def deploy_to_vertex(
         InterruptedRunError: if it cannot be reached.
     """
     digest = model_digest(model_folder)
-    location = uploaded_model(model_folder, arguments.deploy_dir, digest)
     clients = _clients(arguments)
+    location = uploaded_model(model_folder, arguments.deploy_dir, digest)
     with _explained(arguments):
         model = _version(clients, arguments, digest) or _uploaded(clients, arguments, digest, location)
         endpoint = _endpoint(clients, arguments)

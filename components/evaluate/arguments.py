@@ -7,6 +7,7 @@ from components.common.arguments import argument, check_fields, same_argument
 from components.common.dataset import TEST, VALIDATION
 from components.common.storage import absolute_location
 from components.deploy.arguments import DeployArguments, deployment_name
+from components.vertex.client import is_plain_http
 
 AUTO = "auto"
 NO_CHAMPION = "none"
@@ -48,6 +49,7 @@ class EvaluateArguments:
         absolute_location(self.champion)
         absolute_location(self.deploy_dir)
         absolute_location(self.slices_csv)
+        is_plain_http(self.vertex_endpoint)
 
     def resolved_name(self) -> str:
         """Returns the deployment's name."""

@@ -40,7 +40,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
     with ExitStack() as stack:
         try:
             location = serving_location(arguments)
-            serving = stack.enter_context(local_model(_readable(location)))
+            serving = stack.enter_context(local_model(location))
             log_event("champion_found", f"evaluate: {location} serves now")
         except (MissingInputError, OutputError, UnavailableError) as error:
             where = f" ({error.where})" if error.where else ""
@@ -55,15 +55,6 @@ def _newest_version(deploy_dir: str) -> Path | None:
         return None
     versions = version_folders(local_path(deploy_dir))
     return versions[max(versions)] if versions else None
-
-
-def _readable(location: str) -> str:
-    if not is_cloud_path(location):
-        raise MissingInputError(
-            f"the model that serves lies in {location!r}, which is not read from here",
-            remedy="name a copy of it as champion",
-        )
-    return location
 
 
 def _warn(problem: str) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from components.common import shared_arguments
 from components.common.arguments import check_fields, same_argument
 from components.common.errors import InvalidArgumentError
-from components.common.shared_arguments import NO_TARGET
-from components.common.storage import absolute_location
-from components.deploy.arguments import DeployArguments, deployment_name
+from components.common.shared_arguments import NO_TARGET, VERTEX_TARGET
+from components.deploy.arguments import DeployArguments, check_place, deployment_name
 from components.train.arguments import TrainingArguments
 
 
@@ -31,11 +30,10 @@ class ServingModelArguments:
             InvalidArgumentError: if one is not allowed, or nothing says where a model serves.
         """
         check_fields(self)
-        absolute_location(self.deploy_dir)
-        if self.deploy_target == NO_TARGET or not self.deploy_dir:
-            missing = "deploy_target" if self.deploy_target == NO_TARGET else "deploy_dir"
+        check_place(self, {VERTEX_TARGET: ("project", "region")})
+        if self.deploy_target == NO_TARGET:
             raise InvalidArgumentError(
-                f"{missing} is not given, so that no model serves that the training could start from",
+                "deploy_target is not given, so that no model serves that the training could start from",
                 remedy="give deploy_target and deploy_dir, or use the pipeline image-classification",
             )
 

@@ -26,6 +26,8 @@ SAMPLES_PER_LABEL = 6
 # A page of more small pictures than this is megabytes that nobody scrolls through.
 _MOST_SAMPLES = 300
 _MOST_THREADS = 8
+# Records of tens of megabytes are one a thread.
+_MOST_BYTES_WAITING = 32_000_000
 DIGEST_BYTES = 32
 _RECORD_LENGTH = struct.Struct("<Q")
 _RECORD_HEADER_BYTES = 12
@@ -152,8 +154,8 @@ def read_dataset(
 ) -> Reading:
     """Reads every shard of every split and checks what can be checked of a record by itself.
 
-    Records are decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), a megabyte at a
-    time. A record whose header is damaged ends the reading of its shard, because nothing says
+    Records are decoded by a few threads (libjpeg-turbo lets go of the interpreter's lock), two megabytes
+    at a time. A record whose header is damaged ends the reading of its shard, because nothing says
     where the next one begins; the other shards are read all the same.
 
     Args:
@@ -342,7 +344,14 @@ def _read_file(
             damage = error
 
     sha256 = hashlib.sha256()
-    with closing(in_order(examined, blocks(), threads)) as blocks_examined:
+    in_turn = in_order(
+        examined,
+        blocks(),
+        threads,
+        size_of=lambda block: len(block.content),
+        bytes_at_most=_MOST_BYTES_WAITING,
+    )
+    with closing(in_turn) as blocks_examined:
         for block in blocks_examined:
             for place, outcome in block:
                 _take(reading, split, shard, path, place, outcome)

@@ -72,7 +72,9 @@ def is_plain_http(endpoint: str) -> bool:
 def no_credentials() -> UnavailableError:
     """Returns the error of a machine without credentials for Google Cloud."""
     return UnavailableError(
-        "there are no credentials for Google Cloud here", remedy="gcloud auth application-default login"
+        "there are no credentials for Google Cloud here",
+        remedy="gcloud auth application-default login; in a step of a pipeline, give its service account "
+        "access to Vertex AI",
     )
 
 

@@ -312,6 +312,13 @@ def planned(
         )
     parameters = vertex_pipeline_parameters(job)
     if endpoint:
+        deployed_in = job.values.get("region", "")
+        if deployed_in and config.region and deployed_in != config.region:
+            raise InvalidArgumentError(
+                f"--endpoint is the address of {config.region}, and the model is deployed in "
+                f"region={deployed_in}",
+                remedy="deploy it in the same region, or leave --endpoint out",
+            )
         parameters["vertex_endpoint"] = endpoint
     return dataclasses.replace(made, parameters=parameters, pipeline_root=pipeline_root)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.common.errors import InvalidArgumentError, UnavailableError
+from components.common.errors import InvalidArgumentError, OutputError, UnavailableError
 from components.common.model_digest import model_digest
 from components.deploy.arguments import DeployArguments
 from components.deploy.deploy import deploy
@@ -57,12 +57,37 @@ def test_a_service_that_refuses_ends_the_step_instead_of_starting_anew(on_kserve
         start({**on_vertex, "project": "others"})
 
 
+def test_a_service_that_is_down_for_a_moment_ends_the_step_instead_of_starting_anew(
+    on_kserve, cluster, models
+):
+    deployed(models[0], on_kserve)
+    service = cluster.objects["team/flowers"]
+    service["metadata"]["annotations"] = {}
+    cluster.broken.add(service["spec"]["predictor"]["model"]["storageUri"])
+    with pytest.raises(UnavailableError, match="does not serve"):
+        start(on_kserve)
+
+
+def test_a_model_that_lies_elsewhere_ends_the_step(on_kserve, cluster, models):
+    deployed(models[0], on_kserve)
+    cluster.objects["team/flowers"]["spec"]["predictor"]["model"]["storageUri"] = "pvc://disk/model"
+    with pytest.raises((OutputError, UnavailableError), match=r"pvc|does not serve"):
+        start(on_kserve)
+
+
 @pytest.mark.parametrize(
     ("values", "missing"),
     [
         ({}, "deploy_target is not given"),
         ({"deploy_dir": BASE}, "deploy_target is not given"),
-        ({"deploy_target": "kserve"}, "deploy_dir is not given"),
+        ({"deploy_target": "kserve"}, "without deploy_dir"),
+        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "read from a bucket"),
+        ({"deploy_target": "local", "deploy_dir": BASE}, "local path"),
+        ({"deploy_target": "vertex", "deploy_dir": BASE}, "without project, region"),
+        (
+            {"deploy_target": "local", "deploy_dir": "x", "vertex_endpoint": "http://10.0.0.1"},
+            "credentials over plain http",
+        ),
     ],
 )
 def test_without_a_place_where_models_serve_there_is_nothing_to_start_from(values, missing):
