@@ -37,6 +37,7 @@ _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_KUBERNETES_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 # Of the container: a trial of a tuning has a folder of its own in job_dir.
 _MODULE = {False: "components.train", True: "components.tune.remote_trial"}
 STRATEGIES = ("standard", "spot", "flex-start")
@@ -141,6 +142,7 @@ def plan_job(
     arguments_classes: Sequence[type[Any]] = JOB_ARGUMENTS,
     strategy: str = "standard",
     resumes: bool = False,
+    on_kubernetes: bool = False,
 ) -> TrainingJob:
     """Checks a submission whole: machines, arguments, search space.
 
@@ -151,6 +153,7 @@ def plan_job(
         arguments_classes: The dataclasses whose fields may be given.
         strategy: How Vertex AI finds machines: one of ``STRATEGIES``.
         resumes: Whether a tuning can go on with the trials of an earlier one: on this machine alone.
+        on_kubernetes: Whether the service account may be one of Kubernetes.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value, and what to do.
@@ -176,6 +179,8 @@ def plan_job(
             notices.without_effect(f"--{name}={values[name]}", "the tuning chooses its value in every trial")
         words = [word for word in words if _name_of(word) not in tuned]
         values = {name: value for name, value in values.items() if name not in tuned}
+    if not (on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)):
+        _check_account(config.service_account)
     _check_platform_fields(config)
     _name_fields_without_effect(config, notices, resumes=resumes)
     if config.max_wait_seconds is not None and strategy != "flex-start":
@@ -526,6 +531,15 @@ def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> Repl
     return replace(config, image_uri="")
 
 
+def _check_account(account: str) -> None:
+    if account and not _SERVICE_ACCOUNT.fullmatch(account):
+        raise InvalidArgumentError(
+            f"serviceAccount={account!r} is not such a name",
+            remedy="write it as NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, as the name of a "
+            "ServiceAccount",
+        )
+
+
 def _check_platform_fields(config: TrainingInput) -> None:
     for name, value, pattern, example in (
         ("network", config.network, _NETWORK, "projects/NUMBER/global/networks/NAME"),
@@ -535,7 +549,6 @@ def _check_platform_fields(config: TrainingInput) -> None:
             _KMS_KEY,
             "projects/P/locations/REGION/keyRings/RING/cryptoKeys/KEY",
         ),
-        ("serviceAccount", config.service_account, _SERVICE_ACCOUNT, "NAME@PROJECT.iam.gserviceaccount.com"),
     ):
         if value and not pattern.fullmatch(value):
             raise InvalidArgumentError(

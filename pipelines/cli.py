@@ -13,6 +13,7 @@ from rich.console import Console
 
 from components.batch_predict.arguments import BatchPredictArguments
 from components.common.arguments import description_of, flat_fields, from_values
+from components.common.cloud_storage import is_cloud_path
 from components.common.errors import (
     ERROR_CLASSES,
     InterruptedRunError,
@@ -367,6 +368,7 @@ def _run(
         request = read_request(from_values(TuneArguments, parameters))
         check_search_space(request, from_values(TrainingArguments, parameters))
     _check_texts(parameters)
+    _check_apart(parameters)
     if parameters.get("slices_csv"):
         # Evaluate reads it, which comes after the training.
         read_slices_csv(parameters["slices_csv"])
@@ -447,6 +449,23 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
 
 def _data_given(given: Mapping[str, Any]) -> bool:
     return any(given.get(name) for name in _DATA)
+
+
+def _check_apart(parameters: Mapping[str, Any]) -> None:
+    """Refuses to deploy into the folder of the images, where a version would be taken for a label.
+
+    Raises:
+        InvalidArgumentError: if it lies there.
+    """
+    images, deployed = parameters.get("images", ""), parameters.get("deploy_dir", "")
+    if not images or not deployed or is_cloud_path(images) or is_cloud_path(deployed):
+        return
+    folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
+    if folders[0] in (folders[1], *folders[1].parents):
+        raise InvalidArgumentError(
+            f"deploy_dir={deployed!r} lies in the folder of the images, images={images!r}",
+            remedy="give a deploy_dir outside of it: the model's versions would be taken for labels",
+        )
 
 
 def _check_texts(parameters: Mapping[str, Any]) -> None:

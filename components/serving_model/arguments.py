@@ -33,8 +33,9 @@ class ServingModelArguments:
         check_place(self, {VERTEX_TARGET: ("project", "region")})
         if self.deploy_target == NO_TARGET:
             raise InvalidArgumentError(
-                "deploy_target is not given, so that no model serves that the training could start from",
-                remedy="give deploy_target and deploy_dir, or use the pipeline image-classification",
+                "deploy_target is none, so that no model serves that the training could start from",
+                remedy="give deploy_target (local, kserve or vertex) and deploy_dir; or leave --retrain out, "
+                "or use the pipeline image-classification",
             )
 
     def resolved_name(self) -> str:

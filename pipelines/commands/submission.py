@@ -280,8 +280,20 @@ def planned(
     of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
     classes = JOB_ARGUMENTS if form == "job" else of_pipeline
     job = plan_job(
-        job_id, words, config, arguments_classes=classes, strategy=strategy, resumes=target == "local"
+        job_id,
+        words,
+        config,
+        arguments_classes=classes,
+        strategy=strategy,
+        resumes=target == "local",
+        on_kubernetes=target == "kubeflow",
     )
+
+    account, account_notices = config.service_account, list[str]()
+    if target == "kubeflow" and "@" in account:
+        told = f"serviceAccount={account} is without effect: an account of Google Cloud is none of Kubernetes"
+        account_notices.append(f"{told}; --service-account takes the name of a ServiceAccount")
+        account = ""
 
     def image_of(machine: Machine) -> str:
         return images.of_training(machine.kind)
@@ -293,7 +305,7 @@ def planned(
         images,
         job.notices,
         pipeline_root=pipeline_root,
-        service_account=config.service_account,
+        service_account=account,
         retrain=retrain,
     )
     if form == "job":
@@ -302,7 +314,9 @@ def planned(
         from_values(arguments_class, job.values)
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of)
-        return dataclasses.replace(made, parameters=parameters, notices=(*job.notices, *notices))
+        return dataclasses.replace(
+            made, parameters=parameters, notices=(*job.notices, *account_notices, *notices)
+        )
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
     if not pipeline_root.startswith("gs://"):

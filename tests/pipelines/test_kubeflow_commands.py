@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from components.common.arguments import flat_fields
@@ -52,11 +53,11 @@ def submit(run, *options, words=WORDS):
 
 
 def test_the_run_that_kubeflow_gets_is_the_compiled_pipeline_with_the_arguments(run, server):
-    result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com")
+    result = submit(run, "--service-account", "trainer")
     assert result.exit_code == 0, result.output
     [sent] = server.runs.values()
     assert sent["display_name"] == "job_1"
-    assert sent["service_account"] == "trainer@p.iam.gserviceaccount.com"
+    assert sent["service_account"] == "trainer"
     assert sent["runtime_config"]["parameters"]["images"] == "gs://bucket/flowers"
     assert sent["runtime_config"]["parameters"]["max_steps"] == 5
     assert set(sent["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}
@@ -148,6 +149,13 @@ def test_without_a_config_the_training_gets_a_small_machine(run, server):
     submit(run)
     [run_id] = server.runs
     assert "accelerator" not in server.pods(run_id)["train"]
+
+
+def test_an_account_of_google_cloud_is_named_as_without_effect(run, server):
+    result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "serviceAccount=trainer@p.iam.gserviceaccount.com is without effect" in result.stderr
+    assert yaml.safe_load(result.stdout)["serviceAccount"] == ""
 
 
 def test_the_same_line_again_starts_no_second_run(run, server):

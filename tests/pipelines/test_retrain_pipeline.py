@@ -53,9 +53,13 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--retrain"], ["deploy_target is not given"]),
+        (["run", "--retrain"], ["deploy_target is none"]),
         (["run", "--retrain", "--deploy-target", "local"], ["deploy_dir"]),
-        (["submit", "j", "--retrain", *DATA], ["deploy_target is not given"]),
+        (
+            ["run", "--images", "photos", "--deploy-target", "local", "--deploy-dir", "photos/serving"],
+            ["deploy_dir='photos/serving' lies in the folder of the images"],
+        ),
+        (["submit", "j", "--retrain", *DATA], ["deploy_target is none"]),
         (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),
         (
             ["submit", "j", "--retrain", "--config", "tuning.yaml", *DATA, *DEPLOYED],

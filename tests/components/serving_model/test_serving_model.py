@@ -78,8 +78,8 @@ def test_a_model_that_lies_elsewhere_ends_the_step(on_kserve, cluster, models):
 @pytest.mark.parametrize(
     ("values", "missing"),
     [
-        ({}, "deploy_target is not given"),
-        ({"deploy_dir": BASE}, "deploy_target is not given"),
+        ({}, "deploy_target is none"),
+        ({"deploy_dir": BASE}, "deploy_target is none"),
         ({"deploy_target": "kserve"}, "without deploy_dir"),
         ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "read from a bucket"),
         ({"deploy_target": "local", "deploy_dir": BASE}, "local path"),
