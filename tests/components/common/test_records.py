@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from components.common.errors import InvalidDataError
 from components.common.records import (
+    CLASS_LABEL,
+    CLASS_TEXT,
+    FILENAME,
     IMAGE_ENCODED,
     ImageRecord,
     _Example,
@@ -50,10 +53,48 @@ def test_the_bytes_of_a_record_do_not_change_with_versions():
 @pytest.mark.parametrize("size", [0, 1, 2**7 - 1, 2**7, 2**14 - 12, 2**14, 300_000, 2**21])
 def test_a_record_is_what_the_protocol_buffers_library_writes(size):
     record = ImageRecord(b"x" * size, 1, "rose", "a/b.jpg", "JPEG", 3, 4)
-    encoded = encode_example(record)
-    message = _Example.FromString(encoded)
-    assert len(message.features.feature[IMAGE_ENCODED].bytes_list.value[0]) == size
-    assert message.SerializeToString(deterministic=True) == encoded
+    assert_written_as_the_library_does(record)
+
+
+@pytest.mark.parametrize(
+    "filename", ["", "a.jpg", "gr\u00fcn.jpg", "odd \udce9.jpg", "f" * 200, "long/" * 5000]
+)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"label": 3, "text": ""},
+        {"label": 3, "text": "r" * 300},
+        {"labels": ()},
+        {"labels": (2,), "texts": ("rose",)},
+        {"labels": (1, 2, 300), "texts": ("", "rose", "\u30d0\u30e9")},
+        {"labels": tuple(range(1, 1001)), "texts": tuple(f"label {n}" for n in range(1, 1001))},
+    ],
+    ids=["no name", "long name", "no label", "one in a list", "three", "a thousand"],
+)
+def test_names_and_lists_of_labels_are_what_the_library_writes(labels, filename):
+    assert_written_as_the_library_does(ImageRecord(b"jpeg", filename=filename, **labels))
+
+
+def assert_written_as_the_library_does(record):
+    """Compares with a message that the library fills, and whose map it sorts itself."""
+    texts = (record.text,) if record.labels is None else record.texts
+    message = _Example()
+    for name, kind, values in (
+        (IMAGE_ENCODED, "bytes_list", [record.encoded]),
+        (CLASS_LABEL, "int64_list", record.all_labels),
+        (CLASS_TEXT, "bytes_list", [text.encode() for text in texts]),
+        (FILENAME, "bytes_list", [record.filename.encode("utf-8", "surrogateescape")]),
+        ("image/channels", "int64_list", [3]),
+        ("image/colorspace", "bytes_list", [b"RGB"]),
+        ("image/format", "bytes_list", [record.format.encode()]),
+        ("image/height", "int64_list", [record.height]),
+        ("image/width", "int64_list", [record.width]),
+    ):
+        values_of = getattr(message.features.feature[name], kind)
+        # An empty list is one too.
+        values_of.SetInParent()
+        values_of.value.extend(values)
+    assert encode_example(record) == message.SerializeToString(deterministic=True)
 
 
 def test_labels_on_disk_start_at_one():
