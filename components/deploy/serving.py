@@ -26,6 +26,7 @@ def serving_location(place: ServingPlace) -> str:
     """Returns the folder of the model that answers most requests; of a local one, the newest version.
 
     Raises:
+        InvalidArgumentError: if credentials would go over plain http.
         MissingInputError: if none serves yet.
         OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
         UnavailableError: if it does not answer, the service refuses, or its client is not installed.

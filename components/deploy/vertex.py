@@ -58,6 +58,7 @@ def deploy_to_vertex(
         arguments: ``project``, ``region``, ``deploy_dir``, where the model is uploaded to, ...
 
     Raises:
+        InvalidArgumentError: if credentials would go over plain http.
         CheckFailedError: if the model cannot be deployed or does not answer; what served before serves.
         UnavailableError: if Vertex AI refuses, e.g. for lack of a permission or of machines.
         InterruptedRunError: if it cannot be reached.
@@ -102,6 +103,7 @@ def served_by_vertex(place: DeploymentPlace) -> str:
         place: ``project``, ``region`` and name of the endpoint.
 
     Raises:
+        InvalidArgumentError: if credentials would go over plain http.
         MissingInputError: if there is no endpoint of the name, or no model gets its requests.
         UnavailableError: if Vertex AI refuses, or there are no credentials.
         InterruptedRunError: if it cannot be reached.

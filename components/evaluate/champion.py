@@ -7,9 +7,8 @@ from pathlib import Path
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import MissingInputError, OutputError, UnavailableError
 from components.common.log import log_event
-from components.common.model_versions import local_model, version_folders
+from components.common.model_versions import local_model
 from components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
-from components.common.storage import local_path
 from components.deploy.serving import serving_location
 from components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
 
@@ -32,9 +31,6 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
         with local_model(arguments.champion) as folder:
             yield folder
         return
-    if arguments.deploy_target not in (KSERVE_TARGET, VERTEX_TARGET):
-        yield _newest_version(arguments.deploy_dir)
-        return
     # Only what goes wrong in finding it is a warning, nothing of what is done with it.
     serving: Path | None = None
     with ExitStack() as stack:
@@ -44,23 +40,22 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
             log_event("champion_found", f"evaluate: {location} serves now")
         except (MissingInputError, OutputError, UnavailableError) as error:
             where = f" ({error.where})" if error.where else ""
-            _warn(f"champion=auto finds no model on {arguments.deploy_target}: {error.problem}{where}")
+            _warn(arguments, f"{error.problem}{where}")
         yield serving
 
 
-def _newest_version(deploy_dir: str) -> Path | None:
-    if is_cloud_path(deploy_dir):
+def _warn(arguments: EvaluateArguments, problem: str) -> None:
+    if arguments.deploy_target in (KSERVE_TARGET, VERTEX_TARGET):
+        found = f"finds no model on {arguments.deploy_target}: {problem}"
+    elif is_cloud_path(arguments.deploy_dir):
         # Models lie there under their digests: the service alone knows which of them serves.
-        _warn(f"champion=auto finds no model in {deploy_dir!r}")
-        return None
-    versions = version_folders(local_path(deploy_dir))
-    return versions[max(versions)] if versions else None
-
-
-def _warn(problem: str) -> None:
+        found = f"finds no model in {arguments.deploy_dir!r}"
+    else:
+        # A folder that fills with the first deployment: there is nothing to name.
+        return
     log_event(
         "no_champion",
-        f"evaluate: {problem}: nothing is compared with; "
+        f"evaluate: champion=auto {found}: nothing is compared with; "
         "name the folder of the model that serves as champion",
         severity="WARNING",
     )

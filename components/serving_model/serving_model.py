@@ -10,7 +10,8 @@ def start_of_training(arguments: ServingModelArguments) -> str:
     """Returns the folder of the model that serves; ``pretrained_checkpoint_path`` as long as none does.
 
     Raises:
-        OutputError: if the deployment is not one that imgpipe made.
+        InvalidArgumentError: if credentials would go over plain http.
+        OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
         UnavailableError: if the service refuses, or its client is not installed. Starting anew instead would
             train another model than was asked for.
         InterruptedRunError: if the service cannot be reached.
