@@ -9,6 +9,17 @@ from PIL import Image
 from components.common.dataset import TRAIN, VALIDATION, Manifest, Shard, Split, file_sha256, write_manifest
 from components.common.records import ImageRecord, encode_example
 from components.common.tfrecord import write_record
+from tests.servers.deployments import (
+    cluster,
+    cluster_of_this_machine,
+    models,
+    on_kserve,
+    on_vertex,
+    place,
+    vertex,
+)
+
+__all__ = ["cluster", "cluster_of_this_machine", "models", "on_kserve", "on_vertex", "place", "vertex"]
 
 
 def _encode(pixels, image_format="PNG", **options):

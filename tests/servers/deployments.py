@@ -1,9 +1,10 @@
-"""Local servers that speak the protocols of Kubernetes (for one resource) and of Vertex AI."""
+"""Places to deploy to on loopback: servers that speak as Kubernetes (of one resource) and as Vertex AI."""
 
 import http.server
 import json
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,8 +22,9 @@ def models(linear_model, tmp_path_factory):
     return [linear_model(folder / str(seed), seed=seed) for seed in range(3)]
 
 
-def served(handle):
-    """Starts an HTTP server whose answers ``handle(method, path, query, body)`` gives: status and JSON."""
+@contextmanager
+def served(made):
+    """Serves a cluster or Vertex AI, whose ``handle(method, path, query, body)`` returns status and JSON."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -34,7 +36,7 @@ def served(handle):
             body = json.loads(self.rfile.read(length)) if length else None
             parts = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            status, content = handle(self.command, unquote(parts.path), query, body)
+            status, content = made.handle(self.command, unquote(parts.path), query, body)
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -47,7 +49,10 @@ def served(handle):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    return server
+    made.address = f"http://127.0.0.1:{server.server_port}"
+    yield made
+    server.shutdown()
+    server.server_close()
 
 
 @dataclass
@@ -148,22 +153,14 @@ class Cluster:
 
 @pytest.fixture
 def cluster():
-    made = Cluster()
-    server = served(made.handle)
-    made.address = f"http://127.0.0.1:{server.server_port}"
-    yield made
-    server.shutdown()
-    server.server_close()
+    with served(Cluster()) as made:
+        yield made
 
 
 @pytest.fixture
 def vertex():
-    made = VertexModels()
-    server = served(made.handle)
-    made.address = f"http://127.0.0.1:{server.server_port}"
-    yield made
-    server.shutdown()
-    server.server_close()
+    with served(VertexModels()) as made:
+        yield made
 
 
 @pytest.fixture
