@@ -1,11 +1,12 @@
 # make run, make test, make env, make compile, make locks: each sets up what it needs first.
 
 VENV := .venv
-JOBS ?= 2
 BIN := $(VENV)/bin
 LOCKS := containers/requirements
 # The images, and what builds them.
 ROLES := data launcher serve-tools train-cpu train-gpu train-tpu build
+# Files of tests go to as many processes; JOBS=0 runs them in pytest's own.
+JOBS ?= 2
 # The first Python on the PATH that the project supports; override with make PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -40,7 +41,6 @@ help:
 run: $(VENV)/installed-run
 	@$(BIN)/imgpipe run
 
-# Files of tests go to as many processes; JOBS=0 runs them in this one.
 test: env
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 

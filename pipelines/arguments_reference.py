@@ -21,9 +21,11 @@ _INTRODUCTION = """# Arguments
 
 Written by `make compile` from the code; do not edit.
 
-The inputs of the pipeline `image-classification`, under the same names in the Kubeflow form, as options of
-`imgpipe run` (`--max-steps` and `--max_steps` are the same) and in a step's own command line. The defaults
-are the original algorithm's where it had them; `imgpipe run` starts from a [recipe](train.md#recipes).
+The inputs of the pipelines `image-classification`, `image-classification-tune` and
+`image-classification-retrain`, under the same names in the Kubeflow form, as options of `imgpipe run`,
+`imgpipe tune` and `imgpipe submit` (`--max-steps` and `--max_steps` are the same) and in a step's own command
+line; those of `batch-predict` are [at the end](#batch-prediction). The defaults are the original algorithm's
+where it had them; `imgpipe run` starts from a [recipe](train.md#recipes).
 """
 _TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
 _SECTIONS = (
