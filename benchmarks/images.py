@@ -67,7 +67,7 @@ def seconds_to_first_line(image: str, work: Path, command: Sequence[str], *, to_
     lines = []
     seconds = 0.0
     with subprocess.Popen(
-        ["docker", "run", *_STRICT, f"--name={name}", f"--volume={work}:/mnt", image, *command],  # noqa: S607
+        ["docker", "run", *_STRICT, f"--name={name}", f"--volume={work}:/mnt", image, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,7 +79,7 @@ def seconds_to_first_line(image: str, work: Path, command: Sequence[str], *, to_
             if event is not None and event["event"] not in _NOT_USEFUL and not seconds:
                 seconds = time.monotonic() - started
                 if not to_the_end:
-                    subprocess.run(["docker", "kill", name], capture_output=True, check=False)  # noqa: S607
+                    subprocess.run(["docker", "kill", name], capture_output=True, check=False)
     if not seconds:
         raise RuntimeError(f"{' '.join(command)} in {image} says nothing useful:\n{''.join(lines)[-2000:]}")
     return seconds

@@ -71,7 +71,7 @@ def source() -> str:
 
 
 def _git(*words: str) -> str:
-    result = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)  # noqa: S607
+    result = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
