@@ -9,6 +9,9 @@ from containers.build import default_base
 from containers.build import main as build_images
 from containers.docker import engine_answers
 from pipelines.images import Images
+from tests.components.conftest import linear_model
+
+__all__ = ["linear_model"]
 
 TESTED = ("data", "launcher", "serve-tools", "train-cpu")
 

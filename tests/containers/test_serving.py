@@ -1,0 +1,69 @@
+"""The server in its container, and what the engine says of its health."""
+
+import json
+import time
+
+import pytest
+
+from components.common.errors import UnavailableError
+from containers.docker import docker
+from tests.containers.sandbox import STRICT
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
+
+HEALTH = ("python3", "-m", "components.serve.health")
+# As a server that hangs: it takes connections and says nothing.
+STOP_THE_SERVER = """
+import os, pathlib, signal
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    words = (folder / "cmdline").read_bytes().split(b"\\0")
+    if words[0].endswith(b"python3") and b"components.serve" in words:
+        os.kill(int(folder.name), signal.SIGSTOP)
+"""
+
+
+@pytest.fixture
+def started(images):
+    """Starts a container of the serving image and returns its id; it is removed at the end."""
+    containers = []
+
+    def start(*command, volume):
+        # Asked often; what is asked is the image's.
+        flags = [flag for flag in STRICT if flag != "--rm"]
+        flags += ["--detach", "--health-interval=1s", f"--volume={volume}:/models:ro"]
+        containers.append(docker("run", *flags, images["serve-tools"], *command).strip())
+        return containers[-1]
+
+    yield start
+    for container in containers:
+        docker("rm", "--force", container)
+
+
+def health_of(container):
+    return json.loads(docker("inspect", "--format={{json .State.Health}}", container))
+
+
+def wait_until(condition, container):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, (health_of(container), docker("logs", container))
+        time.sleep(0.2)
+
+
+def test_a_server_becomes_healthy_once_it_answers_and_is_not_once_it_hangs(started, linear_model, tmp_path):
+    linear_model(tmp_path / "1")
+    # The user of the container reads it.
+    tmp_path.chmod(0o755)
+    serve = ("python3", "-m", "components.serve", "--model=/models")
+    container = started(*serve, volume=tmp_path)
+    wait_until(lambda: health_of(container)["Status"] == "healthy", container)
+    assert '"event": "serving"' in docker("logs", container)
+    assert docker("exec", container, *HEALTH) == ""
+    docker("exec", container, "python3", "-c", STOP_THE_SERVER)
+    with pytest.raises(UnavailableError, match="the server does not answer: timed out"):
+        docker("exec", container, *HEALTH)
+
+
+def test_a_container_that_runs_a_step_is_healthy(started, tmp_path):
+    container = started("sleep", "120", volume=tmp_path)
+    wait_until(lambda: health_of(container)["Status"] == "healthy", container)
