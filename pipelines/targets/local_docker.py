@@ -138,8 +138,10 @@ def run_container(
         container.start()
         for piece in container.logs(stream=True, follow=True):
             output.show(piece)
-        output.end()
         status = int(container.wait()["StatusCode"])
+        # The stream can end before the last of it is in the log, which is whole once the container has ended.
+        output.show(container.logs()[output.received :])
+        output.end()
         container.reload()
         if container.attrs["State"].get("OOMKilled"):
             print("the container was killed: it took more memory than it may", flush=True)
