@@ -18,7 +18,6 @@ from components.common.arguments import flat_fields, from_values, parse_command_
 from components.common.cloud_storage import is_cloud_path
 from components.common.errors import InvalidArgumentError
 from components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
-from components.common.storage import URL
 from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
@@ -26,8 +25,10 @@ from components.tune.job_dir import check_on_this_machine
 from components.tune.katib_arguments import KATIB
 from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from components.vertex.study_spec import study_spec
+from pipelines.images import check_image
 from pipelines.kubernetes_machines import kubernetes_parameters
 from pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
+from pipelines.target_rules import check_paths
 from pipelines.training_input import ReplicaConfig, TrainingInput
 
 # The image of the original algorithm, wherever it is kept: the training in it is what ours replaces.
@@ -58,11 +59,6 @@ class JobPaths:
     job_dir: str = _as_in_the_form("job_dir")
 
 
-# All that name data or output, also in the forms that only the pipeline takes.
-_PATHS = (
-    *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir"),
-    *("training_data_path", "validation_data_path", "job_dir"),
-)
 JOB_ARGUMENTS = (JobPaths, TrainingArguments)
 
 
@@ -126,12 +122,13 @@ class VertexRequest:
 
 @dataclass
 class _Notices:
-    """Gathers what the user is told."""
+    """Gathers what the user is told, in the words in which it was given."""
 
+    config: TrainingInput
     texts: list[str] = field(default_factory=list)
 
     def without_effect(self, name: str, reason: str) -> None:
-        self.texts.append(f"{name} is without effect: {reason}")
+        self.texts.append(f"{self.config.name(name)} is without effect: {reason}")
 
 
 def plan_job(
@@ -158,16 +155,12 @@ def plan_job(
     Raises:
         InvalidArgumentError: naming the field or flag, its value, and what to do.
     """
-    if not _JOB_ID.fullmatch(job_id):
-        raise InvalidArgumentError(
-            f"the job id {job_id!r} is not allowed",
-            remedy="use letters, digits, - and _, at most 128 of them, and begin with a letter",
-        )
+    check_job_id(job_id)
     if strategy not in STRATEGIES:
         raise InvalidArgumentError(
             f"--strategy={strategy} does not exist", remedy=f"use one of {', '.join(STRATEGIES)}"
         )
-    notices = _Notices()
+    notices = _Notices(config)
     pools = _pools(config, notices)
     words, values = _arguments(words, config, arguments_classes, notices)
     training = from_values(TrainingArguments, values)
@@ -180,7 +173,7 @@ def plan_job(
         words = [word for word in words if _name_of(word) not in tuned]
         values = {name: value for name, value in values.items() if name not in tuned}
     if not (on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)):
-        _check_account(config.service_account)
+        _check_account(config)
     _check_platform_fields(config)
     _name_fields_without_effect(config, notices, resumes=resumes)
     if config.max_wait_seconds is not None and strategy != "flex-start":
@@ -194,6 +187,19 @@ def plan_job(
             remedy="use --strategy=standard or spot, or a machine with GPUs",
         )
     return TrainingJob(job_id, tuple(words), values, pools, config, strategy, tuple(notices.texts))
+
+
+def check_job_id(job_id: str, what: str = "the job id") -> None:
+    """Refuses a name that not every target takes.
+
+    Raises:
+        InvalidArgumentError: naming it as ``what``.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise InvalidArgumentError(
+            f"{what} {job_id!r} is not allowed",
+            remedy="use letters, digits, - and _, at most 128 of them, and begin with a letter",
+        )
 
 
 def vertex_request(
@@ -213,11 +219,10 @@ def vertex_request(
     region = region or config.region
     if not _REGION.fullmatch(region):
         raise InvalidArgumentError(
-            f"region={region!r} is not a region" if region else "no region is given",
+            f"{config.name('region')}={region!r} is not a region" if region else "no region is given",
             remedy="give the one where your data lies, e.g. --region=us-central1",
         )
-    for name in flat_fields([JobPaths]):
-        _check_reachable(name, job.values.get(name, ""))
+    check_paths("vertex", job.values)
     job_spec: dict[str, Any] = {
         "workerPoolSpecs": [_worker_pool_spec(pool, job, image_of) for pool in job.pools],
         **_scheduling(job),
@@ -280,7 +285,7 @@ def pipeline_parameters(
         InvalidArgumentError: if the job asks for what the target cannot give.
     """
     config = job.config
-    notices = _Notices()
+    notices = _Notices(config)
     parameters = {**job.values, **_tuned(job)}
     vertex_only = {
         "network": config.network,
@@ -305,18 +310,23 @@ def pipeline_parameters(
     if target == "local":
         if job.hyperparameters:
             check_on_this_machine(str(job.values.get("job_dir", "")))
-        notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
+        if config.scale_tier or config.machine_types.get("master"):
+            notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:
             notices.without_effect("workerCount", "the pipeline runs on this machine")
         if config.service_account:
             notices.without_effect("serviceAccount", "the pipeline runs as you")
-        for pool in job.pools:
-            if pool.config.image_uri:
-                notices.without_effect("imageUri", "the steps run in this environment, not in an image")
+        for role in ("master", "worker"):
+            image = config.config(role).image_uri
+            if image and not _ORIGINAL_IMAGE.search(image):
+                notices.without_effect(
+                    f"{role}Config.imageUri", "the steps run in this environment, not in an image"
+                )
         return parameters, tuple(notices.texts)
     if len(job.pools) > 1:
         raise InvalidArgumentError(
-            f"workerCount={job.pools[1].replicas}: the pipeline trains in one pod on Kubeflow",
+            f"{config.name('workerCount')}={job.pools[1].replicas}: the pipeline trains in one pod on "
+            "Kubeflow",
             remedy="take one larger machine, or --target vertex",
         )
     placed, placing_notices = kubernetes_parameters(chief.machine)
@@ -324,7 +334,7 @@ def pipeline_parameters(
         placed = _placed_by_katib(placed)
         if config.service_account:
             notices.without_effect(
-                f"serviceAccount={config.service_account} for the trials",
+                f"{config.name('serviceAccount')}={config.service_account} for the trials",
                 "they run as a service account of Kubernetes: give trial_service_account to the run",
             )
     elif job.hyperparameters:
@@ -362,8 +372,7 @@ def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: if a path is one of this machine.
     """
-    for name in _PATHS:
-        _check_reachable(name, str(job.values.get(name, "")))
+    check_paths("vertex", job.values)
     config, chief = job.config, job.pools[0]
     parameters: dict[str, Any] = {**job.values, **_tuned(job), "train_strategy": job.strategy}
     alike = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
@@ -399,6 +408,24 @@ def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
     return parameters
 
 
+def without_effect_in_pipeline(job: TrainingJob) -> tuple[str, ...]:
+    """Returns what the training of a pipeline on Vertex AI has no place for, a notice each."""
+    notices = _Notices(job.config)
+    if job.config.enable_web_access:
+        notices.without_effect("enableWebAccess", "the training that a pipeline starts has no such shell")
+    for pool in job.pools:
+        if pool.config.command or pool.config.arguments:
+            notices.without_effect(
+                "containerCommand and containerArgs", "the pipeline's training has its own command"
+            )
+        if pool.config.image_uri not in ("", job.pools[0].config.image_uri):
+            notices.without_effect(
+                f"imageUri={pool.config.image_uri}",
+                "the pipeline's training has one image, that of the first worker pool",
+            )
+    return tuple(notices.texts)
+
+
 def _arguments(
     words: Sequence[str], config: TrainingInput, arguments_classes: Sequence[type[Any]], notices: _Notices
 ) -> tuple[list[str], dict[str, Any]]:
@@ -415,7 +442,8 @@ def _arguments(
     if config.job_dir and "job_dir" in values:
         if config.job_dir != values["job_dir"]:
             notices.without_effect(
-                f"jobDir={config.job_dir}", f"--job-dir={values['job_dir']} goes before it"
+                f"{config.name('jobDir')}={config.job_dir}",
+                f"--job-dir={values['job_dir']} after `--` goes before it",
             )
     elif config.job_dir:
         merged.append(f"--job-dir={config.job_dir}")
@@ -450,14 +478,14 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
     for role in ("parameterServer", "evaluator"):
         if config.machine_types.get(role) or config.counts.get(role):
             notices.without_effect(
-                f"{role}Type and {role}Count",
+                f"{config.name(f'{role}Type')} and {config.name(f'{role}Count')}",
                 "the training uses no parameter servers"
                 if role == "parameterServer"
                 else "the training evaluates by itself, and keeps the best model",
             )
     if tier != "CUSTOM":
         _check_no_machines(config, tier)
-        resolved = machine_of_scale_tier(tier)
+        resolved = machine_of_scale_tier(tier, name=config.name("scaleTier"))
         notices.texts += resolved.warnings
         pools = [Pool(resolved.machine, 1, _image_replaced(config.config("master"), "masterConfig", notices))]
     else:
@@ -467,31 +495,35 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
 
 
 def _check_no_machines(config: TrainingInput, tier: str) -> None:
-    given = [f"{role}Type={machine}" for role, machine in config.machine_types.items()]
-    given += [f"{role}Count={count}" for role, count in config.counts.items()]
+    given = [f"{config.name(f'{role}Type')}={machine}" for role, machine in config.machine_types.items()]
+    given += [f"{config.name(f'{role}Count')}={count}" for role, count in config.counts.items()]
     given += [
-        f"{role}Config.acceleratorConfig"
+        config.name(f"{role}Config.acceleratorConfig")
         for role, one in config.configs.items()
         if one.accelerator_type or one.accelerator_count
     ]
     if given:
         raise InvalidArgumentError(
-            f"{given[0]} does not go with scaleTier={tier}",
-            remedy="give scaleTier: CUSTOM to choose machines, or leave the machines out",
+            f"{given[0]} does not go with {config.name('scaleTier')}={tier}"
+            f"{'' if config.scale_tier else ', which is the default'}",
+            remedy=f"give {config.setting('scaleTier', 'CUSTOM')} to choose machines, or leave the machines "
+            "out",
         )
 
 
 def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
     if not config.machine_types.get("master"):
         raise InvalidArgumentError(
-            "masterType is not given, but scaleTier=CUSTOM needs it",
-            remedy="give masterType, e.g. n1-standard-8, or scaleTier: BASIC",
+            f"{config.name('masterType')} is not given, but {config.name('scaleTier')}=CUSTOM needs it",
+            remedy=f"give {config.setting('masterType', 'n1-standard-8')}, e.g., or "
+            f"{config.setting('scaleTier', 'BASIC')}",
         )
     master = _pool(config, "master", 1, notices)
     worker_type, workers = config.machine_types.get("worker", ""), config.counts.get("worker", 0)
     if bool(worker_type) != bool(workers):
         raise InvalidArgumentError(
-            f"workerType={worker_type!r} and workerCount={workers or '(none)'}: one of the two is missing",
+            f"{config.name('workerType')}={worker_type!r} and {config.name('workerCount')}="
+            f"{workers or '(none)'}: one of the two is missing",
             remedy="give both, or neither",
         )
     if not worker_type:
@@ -500,8 +532,8 @@ def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
     if worker.machine.kind == "tpu" and master.machine.kind == "cpu":
         # Today's TPU machine has its processors with it.
         notices.texts.append(
-            f"masterType={config.machine_types['master']} is not rented: the training runs on the TPU's own "
-            f"machine, one worker pool of {worker.machine}"
+            f"{config.name('masterType')}={config.machine_types['master']} is not rented: the training runs "
+            f"on the TPU's own machine, one worker pool of {worker.machine}"
         )
         return [worker]
     return [master, worker]
@@ -514,7 +546,7 @@ def _pool(config: TrainingInput, role: str, replicas: int, notices: _Notices) ->
         one.accelerator_type,
         one.accelerator_count,
         tpu_topology=one.tpu_topology,
-        where=f"{role}Type={config.machine_types[role]}",
+        where=f"{config.name(f'{role}Type')}={config.machine_types[role]}",
     )
     notices.texts += resolved.warnings
     return Pool(resolved.machine, replicas, _image_replaced(one, f"{role}Config", notices))
@@ -525,16 +557,19 @@ def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> Repl
         notices.without_effect(
             f"{path}.tpuTfVersion={config.tpu_tf_version}", "the image brings its TensorFlow along"
         )
+    name = notices.config.name(f"{path}.imageUri")
     if not _ORIGINAL_IMAGE.search(config.image_uri):
+        check_image(config.image_uri, name=name)
         return config
-    notices.texts.append(f"{path}.imageUri: Google's built-in algorithm is replaced by imgpipe's image")
+    notices.texts.append(f"{name}: Google's built-in algorithm is replaced by imgpipe's image")
     return replace(config, image_uri="")
 
 
-def _check_account(account: str) -> None:
+def _check_account(config: TrainingInput) -> None:
+    account = config.service_account
     if account and not _SERVICE_ACCOUNT.fullmatch(account):
         raise InvalidArgumentError(
-            f"serviceAccount={account!r} is not such a name",
+            f"{config.name('serviceAccount')}={account!r} is not such a name",
             remedy="write it as NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, as the name of a "
             "ServiceAccount",
         )
@@ -552,7 +587,7 @@ def _check_platform_fields(config: TrainingInput) -> None:
     ):
         if value and not pattern.fullmatch(value):
             raise InvalidArgumentError(
-                f"{name}={value!r} is not such a name", remedy=f"write it as {example}"
+                f"{config.name(name)}={value!r} is not such a name", remedy=f"write it as {example}"
             )
 
 
@@ -616,16 +651,3 @@ def _worker_pool_spec(pool: Pool, job: TrainingJob, image_of: Callable[[Machine]
         **({"bootDiskSizeGb": pool.config.disk_gb} if pool.config.disk_gb else {}),
     }
     return {**spec, "diskSpec": disk} if disk else spec
-
-
-def _check_reachable(name: str, value: str) -> None:
-    """Refuses a path that the machines of a job cannot see."""
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        if is_cloud_path(part) or part.startswith("/gcs/"):
-            continue
-        scheme = URL.match(part)
-        what = f"{scheme.group(0)} is not understood" if scheme else "a path of this machine"
-        raise InvalidArgumentError(
-            f"--{name.replace('job_dir', 'job-dir')}={value}: {what}",
-            remedy="Vertex AI's machines read gs:// paths: copy the data to a bucket, and name that",
-        )

@@ -42,6 +42,7 @@ from pipelines.recipes import RECIPES, recipe_for, settings_of
 from pipelines.run_display import RunDisplay
 from pipelines.run_folder import RunFolder, claimed, new_folder
 from pipelines.targets.local_docker import ContainerSettings, check_engine, container_user, make_places
+from pipelines.texts import read_text
 
 _COMPILED = Path(__file__).parent / "compiled" / "local"
 _DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
@@ -275,7 +276,7 @@ def _run_and_tell(
     console = Console(stderr=True)
     try:
         if config is not None:
-            given = {"hyperparameters": _read_config(config), **given}
+            given = {"hyperparameters": read_text(config), **given}
         folder, result = _run(pipeline, given, recipe, console, runner)
     except PipelineError as error:
         _fail(error, output_format, console)
@@ -331,15 +332,6 @@ def serve(**flags: Any) -> None:
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def _read_config(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingInputError(
-            f"cannot read {str(path)!r}: {error}", remedy="give a config.yaml with a hyperparameters block"
-        ) from None
 
 
 def _run(

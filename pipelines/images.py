@@ -1,5 +1,6 @@
 """Which image a step runs in."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -7,6 +8,13 @@ from importlib.metadata import version
 from components.common.errors import InvalidArgumentError
 from components.common.fields_reader import FieldsReader, parse_yaml
 
+# As registries take names: a host, perhaps with a port, and parts in lower case.
+_HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?|[A-Za-z0-9-]+:\d+|localhost)"
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REGISTRY = re.compile(rf"(?:{_HOST}|{_PART})(?:/{_PART})*")
+_IMAGE = re.compile(
+    rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]+)?", re.ASCII
+)
 # The roles differ in what they have installed: only train-* and serve-tools hold TensorFlow.
 ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
 _ROLE_OF_STEP = {
@@ -40,10 +48,23 @@ class Images:
         registry: Where they are kept, e.g. a repository of Artifact Registry; empty = no prefix.
         lock: By name without registry (``imgpipe-data``): the whole name with digest. Goes before
             ``registry``.
+
+    Raises:
+        InvalidArgumentError: if ``registry`` cannot be the beginning of an image's name.
     """
 
     registry: str = ""
     lock: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the registry's name."""
+        name = self.registry.removesuffix("/")
+        if name and not _REGISTRY.fullmatch(name):
+            raise InvalidArgumentError(
+                f"--image-registry={self.registry!r} is not where images can be kept",
+                remedy="write HOST/REPOSITORY without https:// and without a tag, the repository in lower "
+                "case, e.g. europe-docker.pkg.dev/my-project/imgpipe",
+            )
 
     def of_role(self, role: str) -> str:
         """Returns the image of a role, e.g. ``train-gpu``.
@@ -69,6 +90,24 @@ class Images:
     def of_training(self, kind: str) -> str:
         """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``."""
         return self.of_role(f"train-{kind}")
+
+
+def check_image(image: str, *, name: str) -> None:
+    """Refuses what no registry takes for an image's name.
+
+    Args:
+        image: Its whole name.
+        name: What the user wrote it as, e.g. ``--master-image-uri``.
+
+    Raises:
+        InvalidArgumentError: naming it.
+    """
+    if image and not _IMAGE.fullmatch(image):
+        raise InvalidArgumentError(
+            f"{name}={image!r} is not the name of an image",
+            remedy="write HOST/REPOSITORY/NAME:TAG or ...@sha256:DIGEST without https://, in lower case up "
+            "to the tag",
+        )
 
 
 def read_images_lock(text: str, *, where: str) -> dict[str, str]:

@@ -195,23 +195,27 @@ def accelerator_types() -> tuple[str, ...]:
     return (*of_machines, *_TPU_CORES, *_RETIRED)
 
 
-def machine_of_scale_tier(scale_tier: str) -> ResolvedMachine:
+def machine_of_scale_tier(scale_tier: str, *, name: str = "scaleTier") -> ResolvedMachine:
     """Returns the machine of a scale tier other than CUSTOM.
+
+    Args:
+        scale_tier: E.g. ``BASIC_GPU``.
+        name: What the user wrote it as, e.g. ``--scale-tier``.
 
     Raises:
         InvalidArgumentError: for a tier that does not exist or whose cluster the training cannot use.
     """
     if scale_tier in _REFUSED_SCALE_TIERS:
         raise InvalidArgumentError(
-            f"scaleTier={scale_tier} rents parameter servers, which the training does not use",
-            remedy="use CUSTOM with masterType, workerType and workerCount, or BASIC, BASIC_GPU, BASIC_TPU",
+            f"{name}={scale_tier} rents parameter servers, which the training does not use",
+            remedy="use CUSTOM and name the machines, or BASIC, BASIC_GPU, BASIC_TPU",
         )
     if scale_tier not in SCALE_TIERS:
         raise InvalidArgumentError(
-            f"scaleTier={scale_tier!r} does not exist",
+            f"{name}={scale_tier!r} does not exist",
             remedy=nearest_name(scale_tier, [*SCALE_TIERS, "CUSTOM"]),
         )
-    return resolve(SCALE_TIERS[scale_tier], where=f"scaleTier={scale_tier}")
+    return resolve(SCALE_TIERS[scale_tier], where=f"{name}={scale_tier}")
 
 
 def resolve(
@@ -248,15 +252,15 @@ def resolve(
         )
     if accelerator_count < 0:
         raise InvalidArgumentError(
-            f"acceleratorConfig.count={accelerator_count} is negative",
+            f"the accelerator's count={accelerator_count} is negative",
             where=where,
             remedy="give the number of GPUs, or of TPU cores",
         )
     if accelerator_type and not accelerator_count and machine_type not in _V5E_TOPOLOGIES:
         raise InvalidArgumentError(
-            f"acceleratorConfig.type={accelerator_type} is given without a count",
+            f"the accelerator {accelerator_type} is given without a count",
             where=where,
-            remedy="give the number of GPUs, or of TPU cores, as acceleratorConfig.count",
+            remedy="give the number of GPUs, or of TPU cores, as the accelerator's count",
         )
     accelerator_type = _OTHER_NAMES.get(accelerator_type, accelerator_type)
     if machine_type in _LEGACY:
@@ -295,7 +299,7 @@ def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
         shown = ", ".join(f"{replicas} x {machine}" for machine, replicas in machines)
         raise InvalidArgumentError(
             f"a TPU job has one worker pool with one replica, not {shown}",
-            remedy="for more TPU cores raise acceleratorConfig.count (32 and up), or take a larger topology",
+            remedy="for more TPU cores raise the accelerator's count (32 and up), or take a larger topology",
         )
     if machines and machines[0][1] != 1:
         raise InvalidArgumentError(
@@ -310,9 +314,9 @@ def _resolved_legacy(name: str, accelerator_type: str, count: int, where: str) -
     legacy = _LEGACY[name]
     if accelerator_type:
         raise InvalidArgumentError(
-            f"acceleratorConfig ({count} {accelerator_type}) does not go with the legacy machine type {name}",
+            f"an accelerator ({count} {accelerator_type}) does not go with the legacy machine type {name}",
             where=where,
-            remedy=f"leave acceleratorConfig out ({name} is {legacy.was}), or give {legacy.was.machine_type}",
+            remedy=f"leave the accelerator out ({name} is {legacy.was}), or give {legacy.was.machine_type}",
         )
     if legacy.today is None:
         return ResolvedMachine(legacy.was)
@@ -363,9 +367,9 @@ def _resolved_gpu(machine_type: str, accelerator_type: str, count: int, where: s
     if not accelerator_type:
         if count:
             raise InvalidArgumentError(
-                f"acceleratorConfig.count={count} is given without a type",
+                f"the accelerator's count={count} is given without a type",
                 where=where,
-                remedy=f"give the type as acceleratorConfig.type: {_choices(machine_type)}",
+                remedy=f"give the accelerator's type: {_choices(machine_type)}",
             )
         # These machines have their GPUs built in: who names one means them.
         name, counts = next(iter(takes.items())) if fixed else ("", (0,))

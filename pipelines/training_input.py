@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from components.common.errors import InvalidArgumentError
 from components.common.fields_reader import FieldsReader, parse_yaml
 from components.common.hyperparameters import Hyperparameters, read_hyperparameters
+from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
 
 ROLES = ("master", "worker", "parameterServer", "evaluator")
-_SCALE_TIERS = ("BASIC", "STANDARD_1", "PREMIUM_1", "BASIC_GPU", "BASIC_TPU", "CUSTOM")
+_SCALE_TIERS = ("BASIC", "BASIC_GPU", "BASIC_TPU", "CUSTOM")
+# AI Platform had them; pipelines.machines says why they are refused.
+_REFUSED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
 _DISK_TYPES = ("pd-ssd", "pd-standard")
 # Of the API, in GB.
 _SMALLEST_DISK, _LARGEST_DISK = 100, 64_000
@@ -18,7 +22,58 @@ _SMALLEST_DISK, _LARGEST_DISK = 100, 64_000
 _SHORTEST_WAIT = 1800
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
-_MOST_LABELS = 64
+_OWN_LABELS = (JOB_LABEL, REQUEST_LABEL, RUN_LABEL)
+# The API takes 64.
+_MOST_LABELS = 64 - len(_OWN_LABELS)
+# gcloud's flag for a field.
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "scaleTier": "--scale-tier",
+        **{
+            field: flag
+            for role, option in (
+                ("master", "--master"),
+                ("worker", "--worker"),
+                ("parameterServer", "--parameter-server"),
+            )
+            for field, flag in (
+                (f"{role}Type", f"{option}-machine-type"),
+                (f"{role}Config.imageUri", f"{option}-image-uri"),
+                (f"{role}Config.acceleratorConfig", f"{option}-accelerator"),
+            )
+        },
+        "workerCount": "--worker-count",
+        "parameterServerCount": "--parameter-server-count",
+        "region": "--region",
+        "jobDir": "--job-dir",
+        "network": "--network",
+        "serviceAccount": "--service-account",
+        "encryptionConfig.kmsKeyName": "--kms-key",
+        "labels": "--labels",
+        "runtimeVersion": "--runtime-version",
+        "pythonVersion": "--python-version",
+        "enableWebAccess": "--enable-web-access",
+        "useChiefInTfConfig": "--use-chief-in-tf-config",
+    }
+)
+# Fields that are often written a level too high or too low, by the place where they belong.
+_PLACES = {
+    "below masterConfig or workerConfig": (
+        *("imageUri", "acceleratorConfig", "diskConfig", "containerCommand", "containerArgs"),
+        *("tpuTfVersion", "tpuTopology"),
+    ),
+    "below diskConfig of masterConfig or workerConfig": ("bootDiskType", "bootDiskSizeGb"),
+    "below scheduling": ("maxRunningTime", "maxWaitTime", "priority"),
+    "below encryptionConfig": ("kmsKeyName",),
+    "below hyperparameters": (
+        *("goal", "algorithm", "maxTrials", "maxParallelTrials", "maxFailedTrials", "params"),
+        *("hyperparameterMetricTag", "enableTrialEarlyStopping", "resumePreviousJobId"),
+    ),
+    "beside trainingInput": ("jobId", "labels"),
+}
+_BELONGS: Mapping[str, str] = MappingProxyType(
+    {name: place for place, names in _PLACES.items() for name in names}
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +114,7 @@ class TrainingInput:
         max_running_seconds: None if not given.
         max_wait_seconds: None if not given.
         labels: Of the job, which stand beside ``trainingInput``.
+        written: Flags by the names of the fields that the command line gave, or alone can give.
     """
 
     scale_tier: str = ""
@@ -83,6 +139,15 @@ class TrainingInput:
     package_uris: tuple[str, ...] = ()
     python_module: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    written: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def name(self, path: str) -> str:
+        """Returns what the user wrote for a field: its path in the file, or the flag."""
+        return self.written.get(path, path)
+
+    def setting(self, path: str, value: str) -> str:
+        """Returns how the user would write a value of a field."""
+        return f"{self.written[path]}={value}" if path in self.written else f"{path}: {value}"
 
     def config(self, role: str) -> ReplicaConfig:
         """Returns how the containers of a role are made."""
@@ -104,28 +169,47 @@ def read_training_input(text: str, *, where: str) -> TrainingInput:
     job_id = document.text("jobId")
     labels = document.block("labels")
     block = document.block("trainingInput")
-    document.finish()
-    return _read_block(block, job_id, read_labels(labels))
+    # The block first: it knows which names belong below it.
+    read = _read_block(block, job_id, _labels_of(labels))
+    document.finish({**_BELONGS, **dict.fromkeys(block.known(), "below trainingInput")})
+    return read
 
 
-def read_labels(block: FieldsReader) -> dict[str, str]:
-    """Takes every field of a mapping as a label.
+def _labels_of(block: FieldsReader) -> dict[str, str]:
+    labels = {name: block.text(name) for name in block.names()}
+    check_labels(labels, name="labels", where=block.where)
+    return labels
+
+
+def check_labels(labels: Mapping[str, str], *, name: str, where: str = "") -> None:
+    """Refuses what Google Cloud does not take as labels.
+
+    Args:
+        labels: Values by key.
+        name: What the user wrote them as, e.g. ``--labels``.
+        where: The file.
 
     Raises:
-        InvalidArgumentError: for a key or value that Google Cloud does not take as a label.
+        InvalidArgumentError: naming the label that is wrong.
     """
-    labels = {name: block.text(name) for name in block.names()}
     if len(labels) > _MOST_LABELS:
-        raise block.error("", len(labels), f"at most {_MOST_LABELS} labels")
+        raise InvalidArgumentError(
+            f"{name} has {len(labels)} labels", where=where, remedy=f"give {_MOST_LABELS} at most"
+        )
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise block.error(
-                key,
-                value,
-                "a label",
-                "use lower-case letters, digits, - and _, at most 63 of them; a key begins with a letter",
+            raise InvalidArgumentError(
+                f"{name}.{key}={value!r} is not a label",
+                where=where,
+                remedy="use lower-case letters, digits, - and _, at most 63 of them; a key begins with a "
+                "letter",
             )
-    return labels
+        if key in _OWN_LABELS:
+            raise InvalidArgumentError(
+                f"{name}.{key}={value!r}: imgpipe finds its jobs again by this label",
+                where=where,
+                remedy="give it another key",
+            )
 
 
 def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> TrainingInput:
@@ -144,7 +228,7 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
     if block.has("hyperparameters"):
         hyperparameters = read_hyperparameters(block.block("hyperparameters"))
     read = TrainingInput(
-        scale_tier=block.choice("scaleTier", _SCALE_TIERS),
+        scale_tier=_scale_tier(block),
         machine_types=machine_types,
         counts=counts,
         configs=configs,
@@ -168,8 +252,13 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
         labels=labels,
     )
     for one in (scheduling, encryption, block):
-        one.finish()
+        one.finish(_BELONGS)
     return read
+
+
+def _scale_tier(block: FieldsReader) -> str:
+    tier = block.text("scaleTier")
+    return tier if tier in _REFUSED_SCALE_TIERS else block.choice("scaleTier", _SCALE_TIERS)
 
 
 def _read_config(block: FieldsReader) -> ReplicaConfig:
@@ -186,18 +275,23 @@ def _read_config(block: FieldsReader) -> ReplicaConfig:
         tpu_topology=block.text("tpuTopology"),
     )
     for one in (accelerator, disk, block):
-        one.finish()
+        one.finish(_BELONGS)
     return config
 
 
-def with_flags(config: TrainingInput, flags: Mapping[str, Any]) -> TrainingInput:
+def with_flags(
+    config: TrainingInput, flags: Mapping[str, Any], *, written: Mapping[str, str] | None = None
+) -> TrainingInput:
     """Returns the config with what the command line says instead, as gcloud does.
 
     Args:
         config: What the file says.
         flags: Attributes of ``TrainingInput`` by name; ``labels`` are added to the file's.
+        written: As in ``TrainingInput``; None = as the config has it.
     """
     merged = {**config.__dict__, **flags}
+    if written is not None:
+        merged["written"] = written
     merged["labels"] = {**config.labels, **flags.get("labels", {})}
     for name in ("machine_types", "counts", "configs"):
         merged[name] = {**getattr(config, name), **flags.get(name, {})}

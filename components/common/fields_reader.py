@@ -5,6 +5,7 @@ Every error names the field by its whole path, e.g. ``trainingInput.masterConfig
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -187,18 +188,28 @@ class FieldsReader:
             for number, value in enumerate(self.sequence(name))
         ]
 
-    def finish(self) -> None:
+    def known(self) -> list[str]:
+        """Returns the names of the fields that were asked for."""
+        return list(dict.fromkeys(self._taken))
+
+    def finish(self, belongs: Mapping[str, str] = MappingProxyType({})) -> None:
         """Refuses fields that nobody took.
 
+        Args:
+            belongs: Of fields of other mappings: where they are to be written, e.g. ``below trainingInput``.
+
         Raises:
-            InvalidArgumentError: naming the field, and the one that was probably meant.
+            InvalidArgumentError: naming the field, and the one that was probably meant or its right place.
         """
         for name in self._fields:
             if name not in self._taken:
+                place = belongs.get(name)
                 raise InvalidArgumentError(
                     f"there is no field {self.path_of(name)}",
                     where=self.where,
-                    remedy=nearest_name(name, self._taken),
+                    remedy=f"write {name} {place}, indented alike"
+                    if place
+                    else nearest_name(name, self.known()),
                 )
 
     def _take(self, name: str) -> Any:

@@ -21,15 +21,10 @@ from pipelines.checks import (
     check_local_output,
     check_rights,
 )
+from pipelines.commands.job_options import JobCommand, submission_options
 from pipelines.commands.output import errors_told, format_option, notice, show_many
 from pipelines.commands.places import jobs_of, place_options
-from pipelines.commands.submission import (
-    Submission,
-    submission_of,
-    submission_options,
-    tell_estimate,
-    tell_notices,
-)
+from pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
 from pipelines.targets.vertex_jobs import VertexJobs, authorized_session
 
 _PIPELINE_ROLES = ("data", "serve-tools")
@@ -45,7 +40,7 @@ Exit status: 0 if nothing is wrong, warnings included; otherwise that of the fir
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=JobCommand, epilog=_EXAMPLES)
 @place_options
 @submission_options
 @format_option
@@ -73,12 +68,13 @@ def check_submission(submission: Submission, place: dict[str, Any]) -> None:
         PipelineError: of the first error; all of them are told.
     """
     found = findings(submission, place)
+    first = next((one for one in found if one.status == ERROR), None)
     for one in found:
-        if one.status != OK:
+        # The first error is told last, by itself.
+        if one.status != OK and one is not first:
             notice(
                 f"{one.status}: {one.subject}: {one.message}{f'; to mend it: {one.mend}' if one.mend else ''}"
             )
-    first = next((one for one in found if one.status == ERROR), None)
     if first is not None:
         error_class = next(one for one in ERROR_CLASSES if one.exit_code == first.exit_code)
         raise error_class(f"{first.subject}: {first.message}", remedy=first.mend)

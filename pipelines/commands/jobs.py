@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from components.common.errors import CheckFailedError
-from pipelines.commands.output import errors_told, format_option, show_many, show_one
+from pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
 from pipelines.commands.places import jobs_of, place_options
-from pipelines.targets.jobs import Jobs
+from pipelines.targets.jobs import ENDED, Jobs
 
 _EXAMPLES = """
 \b
@@ -89,5 +89,8 @@ def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -
 def cancel(job: str, place: dict[str, Any]) -> None:
     """Stop JOB and what it has started; a job that has ended is left alone."""
     jobs = jobs_of(place)
-    jobs.cancel(job)
+    if jobs.describe(job).state in ENDED:
+        notice(f"{job} had ended before: nothing was cancelled")
+    else:
+        jobs.cancel(job)
     click.echo(f"{job}: {jobs.describe(job).state}")

@@ -8,6 +8,8 @@ import click
 
 from components.common.errors import InvalidArgumentError
 from components.vertex.client import no_credentials
+from pipelines.commands.job_options import given
+from pipelines.commands.output import notice
 from pipelines.targets.jobs import Jobs, Schedules
 from pipelines.targets.kubeflow_jobs import KubeflowJobs
 from pipelines.targets.local_jobs import RUNS, LocalJobs
@@ -76,6 +78,11 @@ _OPTIONS = (
     ),
 )
 _NAMES = ("target", "project", "region", "endpoint", "host", "namespace", "token", "runs")
+_OF_TARGET = {
+    "local": ("runs",),
+    "kubeflow": ("host", "namespace", "token"),
+    "vertex": ("project", "endpoint"),
+}
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,6 +90,10 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def with_place(*arguments: Any, **options: Any) -> Any:
         place = {name: options.pop(name) for name in _NAMES}
+        for target, names in _OF_TARGET.items():
+            for name in names:
+                if target != place["target"] and given(name):
+                    notice(f"--{name} is without effect: it is of target {target}, not {place['target']}")
         return command(*arguments, place=place, **options)
 
     with_place.__doc__ = command.__doc__
@@ -122,20 +133,29 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
     return VertexJobs(place["project"] or _own_project(), region, place["endpoint"])
 
 
-def schedules_of(place: dict[str, Any]) -> Schedules:
-    """Returns the schedules of the target that the options name.
+def schedules_of(place: dict[str, Any], region: str = "") -> Schedules:
+    """Returns the schedules of the target that the options name; see ``jobs_of``.
 
     Raises:
-        InvalidArgumentError: if the target has none.
+        InvalidArgumentError: if the target has none, or an option is missing.
     """
-    jobs = jobs_of(place)
-    if isinstance(jobs, LocalJobs):
+    check_has_schedules(place)
+    jobs = jobs_of(place, region)
+    assert isinstance(jobs, KubeflowJobs | VertexJobs)  # noqa: S101 - there is no other
+    return jobs
+
+
+def check_has_schedules(place: dict[str, Any]) -> None:
+    """Refuses a target without schedules.
+
+    Raises:
+        InvalidArgumentError: if it is this machine.
+    """
+    if place["target"] == "local":
         raise InvalidArgumentError(
             "this machine has no schedules of imgpipe's",
             remedy="use --target kubeflow or vertex; here, let cron or systemd call `imgpipe submit`",
         )
-    assert isinstance(jobs, KubeflowJobs | VertexJobs)  # noqa: S101 - there is no other
-    return jobs
 
 
 def _own_project() -> str:

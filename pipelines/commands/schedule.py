@@ -1,33 +1,26 @@
 """schedule: runs of the pipeline that start by themselves."""
 
-import re
 from typing import Any
 
 import click
 
-from components.common.errors import InvalidArgumentError
+from pipelines.ai_platform import check_job_id
 from pipelines.commands.check import check_submission
+from pipelines.commands.job_options import JobCommand, schedule_options
 from pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
-from pipelines.commands.places import place_options, schedules_of
-from pipelines.commands.submission import submission_of, submission_options, tell_notices
-from pipelines.targets.kubeflow_jobs import KubeflowJobs
-from pipelines.targets.vertex_jobs import VertexJobs
-
-# Smallest and largest number of each field, in their order.
-_FIELDS = {
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day of month": (1, 31),
-    "month": (1, 12),
-    "day of week": (0, 7),
-}
-_TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?")
+from pipelines.commands.places import check_has_schedules, place_options, schedules_of
+from pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from pipelines.cron import check_cron
+from pipelines.targets.kubeflow_jobs import KubeflowJobs, recurrence
+from pipelines.targets.vertex_jobs import VertexJobs, schedule_body
 
 _EXAMPLES = """
 \b
 Examples:
   imgpipe schedule create nightly --cron '0 3 * * *' --target vertex --region us-central1 \\
     --as pipeline --pipeline-root gs://bucket/pipelines -- --images=gs://bucket/flowers
+  What would be sent, and nothing sent:
+    imgpipe schedule create nightly --cron '0 3 * * *' --dry-run ...
   imgpipe schedule list --target vertex --region us-central1
   imgpipe schedule pause nightly --target kubeflow --host http://localhost:8080
 """
@@ -38,16 +31,17 @@ def schedule() -> None:
     """Start runs of the pipeline by the clock: create, list, pause, resume, delete."""
 
 
-@schedule.command(epilog=_EXAMPLES)
+@schedule.command(cls=JobCommand, epilog=_EXAMPLES)
 @click.argument("name")
 @click.option(
     "--cron",
     required=True,
-    help="When, in five fields: minute, hour, day of month, month, day of week; in UTC. '0 3 * * 1' is "
-    "Mondays at three.",
+    help="When, in five fields: minute, hour, day of month, month, day of week (Sunday is 0); in UTC. "
+    "'0 3 * * 1' is Mondays at three.",
 )
 @place_options
-@submission_options
+@schedule_options
+@click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
 @click.option("--check/--no-check", default=True, help="Run `imgpipe check` first.")
 @format_option
 @errors_told
@@ -56,6 +50,7 @@ def create(
     cron: str,
     place: dict[str, Any],
     words: tuple[str, ...],
+    dry_run: bool,
     check: bool,
     output_format: str,
     **options: Any,
@@ -65,11 +60,24 @@ def create(
     Everything is as for submit, with the training's arguments after `--`. Two runs are never at work at the
     same time, and runs that were missed are not made up for.
     """
+    check_has_schedules(place)
+    check_job_id(name, "the schedule's name")
     check_cron(cron)
     options["form"] = "pipeline"
     submission = submission_of(place, options, [name, *words])
     tell_notices(submission)
-    schedules = schedules_of(place)
+    for argument in ("job_dir", "output_dir"):
+        if folder := submission.job.values.get(argument):
+            notice(
+                f"{argument}={folder} is the same for every run: the second finds there what the first one "
+                f"left, and refuses it if the data has changed; leave {argument} out"
+            )
+    tell_estimate(submission, place, options)
+    if dry_run:
+        shown = _shown(name, cron, submission, place)
+        show_one(shown, "yaml" if output_format == "table" else output_format)
+        return
+    schedules = schedules_of(place, submission.job.config.region)
     if check:
         check_submission(submission, place)
     if isinstance(schedules, KubeflowJobs):
@@ -130,22 +138,13 @@ def delete(name: str, place: dict[str, Any]) -> None:
     notice(f"{name} is deleted")
 
 
-def check_cron(cron: str) -> None:
-    """Refuses what is no cron expression of five fields.
-
-    Raises:
-        InvalidArgumentError: naming the field that is wrong.
-    """
-    remedy = "write five fields: minute hour day-of-month month day-of-week, e.g. '0 3 * * 1'"
-    fields = cron.split()
-    if len(fields) != len(_FIELDS):
-        raise InvalidArgumentError(f"--cron={cron!r} has {len(fields)} fields, not five", remedy=remedy)
-    for text, (name, (smallest, largest)) in zip(fields, _FIELDS.items(), strict=True):
-        for term in text.split(","):
-            match = _TERM.fullmatch(term)
-            numbers = [int(number) for number in (match.group(1), match.group(2)) if number] if match else []
-            if not match or any(not smallest <= number <= largest for number in numbers):
-                raise InvalidArgumentError(
-                    f"--cron={cron!r}: {term!r} is not a {name} ({smallest} to {largest}, or *)",
-                    remedy=remedy,
-                )
+def _shown(name: str, cron: str, submission: Submission, place: dict[str, Any]) -> dict[str, Any]:
+    """Returns what would be sent."""
+    if submission.target == "kubeflow":
+        return {**submission.shown(), "kind": "recurring run", "name": name, **recurrence(cron)}
+    region = place["region"] or submission.job.config.region
+    for flag, value in (("project", place["project"]), ("region", region)):
+        if not value:
+            notice(f"no {flag} is given: {flag.upper()} stands for it")
+    parent = f"projects/{place['project'] or 'PROJECT'}/locations/{region or 'REGION'}"
+    return {"kind": "Schedule", **schedule_body(name, cron, parent, submission.shown_pipeline_job())}

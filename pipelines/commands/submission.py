@@ -1,138 +1,41 @@
-"""What submit, migrate, check and schedule have in common: the options of a job, and its request."""
+"""What submit, migrate, check and schedule have in common: a job that was checked whole, and its request."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from components.common.arguments import from_values
-from components.common.errors import InvalidArgumentError, MissingInputError
+from components.common.arguments import flat_fields, from_values
+from components.common.errors import InvalidArgumentError
 from components.serving_model.arguments import ServingModelArguments
 from components.train.arguments import TrainingArguments
 from pipelines.ai_platform import (
     JOB_ARGUMENTS,
-    STRATEGIES,
     TrainingJob,
     VertexRequest,
     pipeline_parameters,
     plan_job,
     vertex_pipeline_parameters,
     vertex_request,
+    without_effect_in_pipeline,
 )
+from pipelines.commands.job_options import check_sides, given, images_of, training_input
 from pipelines.commands.output import notice
 from pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
 from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
-from pipelines.images import Images, read_images_lock
+from pipelines.images import Images
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from pipelines.target_rules import check_deploy_target, check_paths
 from pipelines.targets.vertex_jobs import pipeline_job_body
-from pipelines.training_input import ReplicaConfig, TrainingInput, read_training_input, with_flags
+from pipelines.texts import read_text
+from pipelines.training_input import TrainingInput
 
-_ROLE_OPTIONS = tuple(
-    option
-    for role in ("master", "worker", "parameter-server")
-    for option in (
-        click.option(f"--{role}-machine-type", default="", help=f"Machine of the {role}."),
-        click.option(f"--{role}-image-uri", default="", help=f"Image of the {role}; it must hold imgpipe."),
-        click.option(
-            f"--{role}-accelerator",
-            default="",
-            metavar="type=TYPE,count=N",
-            help=f"Accelerators of the {role}.",
-        ),
-    )
-)
-
-_OPTIONS = (
-    click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        help="AI Platform's config.yaml, as it is; the flags here go before it.",
-    ),
-    click.option(
-        "--scale-tier",
-        default="",
-        help="BASIC, BASIC_GPU, BASIC_TPU or CUSTOM (machines by the flags below).",
-    ),
-    *_ROLE_OPTIONS,
-    click.option("--worker-count", type=click.IntRange(1), default=None, help="Number of workers."),
-    click.option(
-        "--parameter-server-count", type=click.IntRange(1), default=None, help="Taken, and without effect."
-    ),
-    click.option("--job-dir", default="", help="Where the model goes; as well after `--`."),
-    click.option("--network", default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
-    click.option("--service-account", default="", help="Account as which the job runs."),
-    click.option("--kms-key", default="", help="Key, projects/P/locations/R/keyRings/K/cryptoKeys/N."),
-    click.option("--labels", default="", metavar="KEY=VALUE,...", help="Labels of the job."),
-    click.option("--runtime-version", default="", help="Taken, and without effect."),
-    click.option("--python-version", default="", help="Taken, and without effect."),
-    click.option("--enable-web-access", is_flag=True, default=None, help="A shell into the job's machines."),
-    click.option("--use-chief-in-tf-config", is_flag=True, default=None, help="Taken, and without effect."),
-    click.option(
-        "--strategy",
-        type=click.Choice(STRATEGIES),
-        default="standard",
-        show_default=True,
-        help="vertex: how machines are found.",
-    ),
-    click.option(
-        "--as",
-        "form",
-        type=click.Choice(["job", "pipeline"]),
-        default=None,
-        help="vertex: the training alone, as the original did (job), or all steps from the images to the "
-        "checked model (pipeline). The other targets run the pipeline.  [default: job]",
-    ),
-    click.option(
-        "--retrain",
-        is_flag=True,
-        help="Run the pipeline that starts from the model that serves: give deploy_target and deploy_dir.",
-    ),
-    click.option(
-        "--pipeline-root",
-        default="",
-        help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
-    ),
-    click.option(
-        "--image-registry",
-        default="",
-        envvar="IMGPIPE_IMAGE_REGISTRY",
-        show_envvar=True,
-        help="Where our images are kept.",
-    ),
-    click.option(
-        "--images-lock",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        envvar="IMGPIPE_IMAGES_LOCK",
-        show_envvar=True,
-        help="File with our images by digest; goes before --image-registry.",
-    ),
-    click.option(
-        "--prices",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        envvar="IMGPIPE_PRICES",
-        show_envvar=True,
-        help="Price table for the estimate, in place of the package's (which holds no figure).",
-    ),
-    click.option(
-        "--throughputs",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        envvar="IMGPIPE_THROUGHPUTS",
-        show_envvar=True,
-        help="Table of measured rates for the estimate, in place of the package's.",
-    ),
-    click.argument("words", nargs=-1, metavar="[JOB_ID] -- [TRAINING ARGUMENTS]", type=click.UNPROCESSED),
-)
+# Of an artifact store of Kubeflow Pipelines.
+_STORES = ("gs://", "s3://", "minio://")
 
 
 @dataclass(frozen=True)
@@ -162,6 +65,11 @@ class Submission:
     pipeline_root: str = ""
     service_account: str = ""
     retrain: bool = False
+
+    @property
+    def pipeline_name(self) -> str:
+        """The pipeline as its file calls it."""
+        return self._pipeline.replace("_", "-")
 
     @property
     def _pipeline(self) -> str:
@@ -194,24 +102,21 @@ class Submission:
         if self.request is not None:
             return {"kind": self.request.kind, "region": self.request.region, **self.request.body}
         if self.target == "vertex":
-            body = self.pipeline_job()
-            # A thousand lines that stand in pipelines/compiled/vertex.
-            body["pipelineSpec"] = self._pipeline.replace("_", "-")
-            return {"kind": "PipelineJob", **body}
-        return {
+            return {"kind": "PipelineJob", **self.shown_pipeline_job()}
+        shown = {
             "kind": "pipeline run",
             "name": self.job.job_id,
-            "pipeline": self._pipeline.replace("_", "-"),
+            "pipeline": self.pipeline_name,
             "serviceAccount": self.service_account,
+            "pipelineRoot": self.pipeline_root,
             "parameters": dict(self.parameters),
         }
+        return {name: value for name, value in shown.items() if value or self.target == "kubeflow"}
 
-
-def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a job, under gcloud's names; ``submission_of`` takes them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    def shown_pipeline_job(self) -> dict[str, Any]:
+        """Returns the body of the run on Vertex AI with the pipeline's name in place of its text."""
+        # A thousand lines that stand in pipelines/compiled/vertex.
+        return {**self.pipeline_job(), "pipelineSpec": self.pipeline_name}
 
 
 def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: Sequence[str]) -> Submission:
@@ -226,26 +131,53 @@ def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: S
         InvalidArgumentError: naming the field or flag, its value and what to do.
     """
     target = place["target"]
-    config = _config(options, place["region"])
+    # A region that a variable names is meant for Vertex AI alone.
+    region = place["region"] if target == "vertex" or given("region") else ""
+    config = training_input(options, region)
     words = list(words)
     job_id = words.pop(0) if words and not words[0].startswith("-") else config.job_id
+    check_sides(words)
     form = options["form"] or ("job" if target == "vertex" else "pipeline")
     if form == "job" and target != "vertex":
         raise InvalidArgumentError(
             f"--as job does not go with --target {target}", remedy="use --as pipeline, or --target vertex"
         )
-    return planned(
+    made = planned(
         job_id or time.strftime("imgpipe_%Y%m%d_%H%M%S"),
         words,
         config,
         target=target,
         form=form,
-        images=_images(options),
+        images=images_of(options),
         strategy=options["strategy"],
         pipeline_root=options["pipeline_root"],
         endpoint=place["endpoint"],
         retrain=options["retrain"],
     )
+    notices = [*_flags_without_effect(target, form)]
+    if config.job_id and job_id != config.job_id:
+        notices.append(f"jobId={config.job_id} is without effect: the command line says {job_id}")
+    return dataclasses.replace(made, notices=(*notices, *made.notices))
+
+
+def _flags_without_effect(target: str, form: str) -> Iterator[str]:
+    """Yields what is told of flags that stand on the command line and have nothing to act on."""
+    reasons = {}
+    if target == "local":
+        reasons = {
+            "pipeline_root": "the artifacts of a run on this machine lie in its own folder",
+            "image_registry": "the steps run in this environment, not in an image",
+            "images_lock": "the steps run in this environment, not in an image",
+            "prices": "nothing is estimated for this machine",
+            "throughputs": "nothing is estimated for this machine",
+        }
+    elif form == "job":
+        reasons = {"pipeline_root": "the training alone has no artifacts of a pipeline; add --as pipeline"}
+    if given("images_lock"):
+        reasons = {"image_registry": "--images-lock goes before it", **reasons}
+    for name, reason in reasons.items():
+        if given(name):
+            yield f"--{name.replace('_', '-')} is without effect: {reason}"
 
 
 def planned(
@@ -279,6 +211,8 @@ def planned(
         )
     of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
     classes = JOB_ARGUMENTS if form == "job" else of_pipeline
+    if form == "job":
+        _check_no_pipeline_arguments([*config.arguments, *words])
     job = plan_job(
         job_id,
         words,
@@ -289,11 +223,17 @@ def planned(
         on_kubernetes=target == "kubeflow",
     )
 
-    account, account_notices = config.service_account, list[str]()
+    account, own_notices = config.service_account, list[str]()
     if target == "kubeflow" and "@" in account:
-        told = f"serviceAccount={account} is without effect: an account of Google Cloud is none of Kubernetes"
-        account_notices.append(f"{told}; --service-account takes the name of a ServiceAccount")
+        told = f"{config.name('serviceAccount')}={account} is without effect"
+        reason = "an account of Google Cloud is none of Kubernetes"
+        own_notices.append(f"{told}: {reason}; --service-account takes the name of a ServiceAccount")
         account = ""
+    if retrain and job.values.get("pretrained_checkpoint_path"):
+        own_notices.append(
+            "--pretrained_checkpoint_path has an effect only as long as no model serves: --retrain starts "
+            "from the one that does"
+        )
 
     def image_of(machine: Machine) -> str:
         return images.of_training(machine.kind)
@@ -303,20 +243,27 @@ def planned(
         form,
         target,
         images,
-        job.notices,
-        pipeline_root=pipeline_root,
-        service_account=account,
+        (*job.notices, *own_notices),
+        pipeline_root=pipeline_root if target != "local" else "",
+        # A run on this machine is the user's own.
+        service_account=account if target != "local" else "",
         retrain=retrain,
     )
     if form == "job":
         return dataclasses.replace(made, request=vertex_request(job, image_of))
     for arguments_class in (*of_pipeline, *((ServingModelArguments,) if retrain else ())):
         from_values(arguments_class, job.values)
+    check_deploy_target(target, job.values)
+    if target == "kubeflow":
+        check_paths(target, job.values)
+        if pipeline_root and not pipeline_root.startswith(_STORES):
+            raise InvalidArgumentError(
+                f"--pipeline-root={pipeline_root!r} is not in a store that Kubeflow Pipelines knows",
+                remedy=f"begin it with {', '.join(_STORES)}, or leave it out for the installation's own",
+            )
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of)
-        return dataclasses.replace(
-            made, parameters=parameters, notices=(*job.notices, *account_notices, *notices)
-        )
+        return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
     if not pipeline_root.startswith("gs://"):
@@ -334,17 +281,20 @@ def planned(
                 remedy="deploy it in the same region, or leave --endpoint out",
             )
         parameters["vertex_endpoint"] = endpoint
-    return dataclasses.replace(made, parameters=parameters, pipeline_root=pipeline_root)
+    notices = (*made.notices, *without_effect_in_pipeline(job))
+    return dataclasses.replace(made, parameters=parameters, pipeline_root=pipeline_root, notices=notices)
 
 
-def read_config(file: Path) -> TrainingInput:
-    """Reads a config.yaml.
-
-    Raises:
-        MissingInputError: if it cannot be read.
-        InvalidArgumentError: naming field, value and what is allowed.
-    """
-    return read_training_input(_text_of(file), where=str(file))
+def _check_no_pipeline_arguments(words: Iterable[str]) -> None:
+    """Refuses what only the pipeline's other steps take, where the training runs alone."""
+    of_job, of_pipeline = flat_fields(JOB_ARGUMENTS), flat_fields(TUNE_PIPELINE_ARGUMENTS)
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if word.startswith("--") and name in of_pipeline and name not in of_job:
+            raise InvalidArgumentError(
+                f"{word} is of the whole pipeline, but the training alone was asked for",
+                remedy="add --as pipeline before `--`, or leave it out",
+            )
 
 
 def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -361,8 +311,8 @@ def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Map
     told = estimate(
         from_values(TrainingArguments, submission.job.values),
         [(pool.machine, pool.replicas) for pool in submission.job.pools],
-        read_prices(_text_of(prices), where=str(prices)),
-        read_throughputs(_text_of(throughputs), where=str(throughputs)),
+        read_prices(read_text(prices), where=str(prices)),
+        read_throughputs(read_text(throughputs), where=str(throughputs)),
         region=place["region"] or submission.job.config.region,
         strategy=submission.job.strategy,
     )
@@ -374,80 +324,3 @@ def tell_notices(submission: Submission) -> None:
     """Prints on stderr what was replaced or is without effect."""
     for text in submission.notices:
         notice(text)
-
-
-def _images(options: Mapping[str, Any]) -> Images:
-    if not options["images_lock"]:
-        return Images(options["image_registry"])
-    return Images(lock=read_images_lock(_text_of(options["images_lock"]), where=str(options["images_lock"])))
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise MissingInputError(f"cannot read {str(file)!r}: {reason}", remedy="correct the path") from None
-
-
-def _config(options: Mapping[str, Any], region: str) -> TrainingInput:
-    """Returns what config.yaml says, and the flags in its place."""
-    file = options["config_file"]
-    config = read_config(file) if file else TrainingInput()
-    flags: dict[str, Any] = {
-        name: options[option]
-        for name, option in (
-            ("scale_tier", "scale_tier"),
-            ("job_dir", "job_dir"),
-            ("network", "network"),
-            ("service_account", "service_account"),
-            ("kms_key_name", "kms_key"),
-            ("runtime_version", "runtime_version"),
-            ("python_version", "python_version"),
-            ("enable_web_access", "enable_web_access"),
-            ("use_chief_in_tf_config", "use_chief_in_tf_config"),
-        )
-        if options[option]
-    }
-    if region:
-        flags["region"] = region
-    if options["labels"]:
-        flags["labels"] = _pairs("--labels", options["labels"])
-    machine_types, counts, configs = {}, {}, {}
-    for role, option in (("master", "master"), ("worker", "worker"), ("parameterServer", "parameter_server")):
-        if options[f"{option}_machine_type"]:
-            machine_types[role] = options[f"{option}_machine_type"]
-        if options.get(f"{option}_count"):
-            counts[role] = options[f"{option}_count"]
-        changes: dict[str, Any] = {}
-        if options[f"{option}_image_uri"]:
-            changes["image_uri"] = options[f"{option}_image_uri"]
-        if options[f"{option}_accelerator"]:
-            changes.update(
-                _accelerator(f"--{option.replace('_', '-')}-accelerator", options[f"{option}_accelerator"])
-            )
-        configs[role] = dataclasses.replace(config.configs.get(role, ReplicaConfig()), **changes)
-    return with_flags(config, {**flags, "machine_types": machine_types, "counts": counts, "configs": configs})
-
-
-def _pairs(flag: str, text: str) -> dict[str, str]:
-    pairs = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise InvalidArgumentError(
-                f"{flag}={text}: {part!r} has no value", remedy="write KEY=VALUE,KEY=VALUE"
-            )
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def _accelerator(flag: str, text: str) -> dict[str, Any]:
-    pairs = _pairs(flag, text)
-    # As gcloud takes it: the Compute Engine name, with hyphens.
-    kind = pairs.get("type", "").upper().replace("-", "_")
-    if set(pairs) - {"type", "count"} or not kind or not pairs.get("count", "1").isdecimal():
-        raise InvalidArgumentError(
-            f"{flag}={text} is not understood", remedy="write type=NVIDIA_TESLA_T4,count=1"
-        )
-    return {"accelerator_type": kind, "accelerator_count": int(pairs.get("count", "1"))}

@@ -5,16 +5,16 @@ from typing import Any
 
 import click
 
+from components.common.errors import InvalidArgumentError
 from pipelines.commands.check import check_submission
+from pipelines.commands.job_options import JobCommand, read_config, submission_options
 from pipelines.commands.jobs import print_logs
 from pipelines.commands.output import errors_told, format_option, notice, show_one
 from pipelines.commands.places import TARGETS, jobs_of, place_options
 from pipelines.commands.submission import (
     Submission,
     planned,
-    read_config,
     submission_of,
-    submission_options,
     tell_estimate,
     tell_notices,
 )
@@ -46,7 +46,7 @@ Exit status: 0 if the job was started or found, and with --stream-logs 76 if it 
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=JobCommand, epilog=_EXAMPLES)
 @place_options
 @submission_options
 @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
@@ -70,6 +70,9 @@ def submit(
     Give the training's own arguments after `--`. The job goes on when this command ends.
     """
     submission = submission_of(place, options, words)
+    if follow and (dry_run or asynchronous):
+        reason = "--dry-run sends nothing" if dry_run else "--async returns at once"
+        notice(f"--stream-logs is without effect: {reason}")
     tell_notices(submission)
     tell_estimate(submission, place, options)
     if dry_run:
@@ -96,7 +99,7 @@ def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:
         PipelineError: as the target refuses.
     """
     if isinstance(jobs, LocalJobs):
-        return jobs.submit(submission.job.job_id, submission.parameters)
+        return jobs.submit(submission.job.job_id, submission.parameters, retrain=submission.retrain)
     if isinstance(jobs, KubeflowJobs):
         with submission.file() as file:
             return jobs.submit(
@@ -134,7 +137,7 @@ def migrate(config_file: Path, target: str, output_format: str) -> None:
     placeholders = {
         "training_data_path": "gs://BUCKET/train-*",
         "validation_data_path": "gs://BUCKET/validation-*",
-        "job_dir": config.job_dir or ("gs://BUCKET/JOB_ID" if target == "vertex" else "/FOLDER/JOB_ID"),
+        "job_dir": config.job_dir or ("/FOLDER/JOB_ID" if target == "local" else "gs://BUCKET/JOB_ID"),
     }
     given = {word[2:].partition("=")[0].replace("-", "_") for word in config.arguments}
     words = [f"--{name}={value}" for name, value in placeholders.items() if name not in given]
@@ -142,6 +145,12 @@ def migrate(config_file: Path, target: str, output_format: str) -> None:
         config = with_flags(config, {"region": "us-central1"})
         notice("no region is in the file: us-central1 stands for yours")
     form = "job" if target == "vertex" else "pipeline"
-    submission = planned("JOB_ID", words, config, target=target, form=form, images=Images())
+    try:
+        submission = planned(
+            config.job_id or "JOB_ID", words, config, target=target, form=form, images=Images()
+        )
+    except InvalidArgumentError as error:
+        where = ", ".join(filter(None, (str(config_file), error.where)))
+        raise InvalidArgumentError(error.problem, where=where, remedy=error.remedy) from None
     tell_notices(submission)
     show_one(submission.shown(), "yaml" if output_format == "table" else output_format)

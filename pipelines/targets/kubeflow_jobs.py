@@ -168,11 +168,7 @@ class KubeflowJobs:
             created = self.client.create_recurring_run(
                 experiment_id=experiment.experiment_id,
                 job_name=name,
-                # Kubeflow's cron begins with the seconds.
-                cron_expression=f"0 {cron}",
-                max_concurrency=1,
-                # A cluster that was off for a week does not train seven times when it comes back.
-                no_catchup=True,
+                **recurrence(cron),
                 params=dict(parameters),
                 pipeline_package_path=str(pipeline_file),
                 service_account=service_account or None,
@@ -299,6 +295,17 @@ class KubeflowJobs:
             # It has not begun, or is gone.
             return []
         return str(text).splitlines()
+
+
+def recurrence(cron: str) -> dict[str, Any]:
+    """Returns when a recurring run starts, as the client wants it; ``cron`` has five fields."""
+    return {
+        # Kubeflow's cron begins with the seconds.
+        "cron_expression": f"0 {cron}",
+        "max_concurrency": 1,
+        # A cluster that was off for a week does not train seven times when it comes back.
+        "no_catchup": True,
+    }
 
 
 @contextlib.contextmanager

@@ -52,13 +52,16 @@ class LocalJobs:
     runs: Path
     pause: Callable[[float], None] = time.sleep
 
-    def submit(self, job_id: str, parameters: Mapping[str, Any]) -> tuple[Job, bool]:
+    def submit(
+        self, job_id: str, parameters: Mapping[str, Any], *, retrain: bool = False
+    ) -> tuple[Job, bool]:
         """Starts a run of the pipeline that goes on when this process ends.
 
         Args:
             job_id: Its name.
             parameters: Of the pipeline; ``job_dir`` may be among them. With ``hyperparameters`` it is the
                 one that tunes.
+            retrain: Whether it is the one that starts from the model that serves.
 
         Returns:
             The job, and whether it was found at work, or done, rather than started.
@@ -69,7 +72,9 @@ class LocalJobs:
         """
         folder = local_path(str(parameters.get("job_dir") or self.runs / job_id)).absolute()
         values = {**parameters, "job_dir": str(folder)}
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        # As it was before there was --retrain: a job of then is found again.
+        request = {**values, **({"retrain": True} if retrain else {})}
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         known = self._registered(job_id)
         if known is not None:
             if known["request"] != digest:
@@ -89,7 +94,7 @@ class LocalJobs:
         }
         with written_whole(self._register(job_id)) as temporary:
             temporary.write_text(json.dumps(entry))
-        found = self._start(values, folder, self._output(job_id))
+        found = self._start(values, folder, self._output(job_id), retrain=retrain)
         return self.describe(job_id), found
 
     def describe(self, job_id: str) -> Job:
@@ -141,14 +146,14 @@ class LocalJobs:
         if process:
             os.kill(process, signal.SIGTERM)
 
-    def _start(self, values: Mapping[str, Any], folder: Path, output: Path) -> bool:
+    def _start(self, values: Mapping[str, Any], folder: Path, output: Path, *, retrain: bool) -> bool:
         """Starts the run; returns whether another client had just done so."""
         words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in values.items()]
-        command = "tune" if "hyperparameters" in values else "run"
+        command = ["tune" if "hyperparameters" in values else "run", *(["--retrain"] if retrain else [])]
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", "from pipelines.cli import main; main()", command),
+                    *(sys.executable, "-c", "from pipelines.cli import main; main()", *command),
                     *("--recipe", "original", "--format", "json", *words),
                 ],
                 stdin=subprocess.DEVNULL,

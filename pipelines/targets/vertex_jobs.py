@@ -185,13 +185,7 @@ class VertexJobs:
                 f"there is a schedule {name!r} already", remedy="delete it first, or give another name"
             )
         message = aiplatform_v1.Schedule
-        body = {
-            "displayName": name,
-            "cron": cron,
-            # A run that is late does not start beside the next one.
-            "maxConcurrentRunCount": 1,
-            "createPipelineJobRequest": {"parent": self.parent, "pipelineJob": dict(pipeline_job)},
-        }
+        body = schedule_body(name, cron, self.parent, pipeline_job)
         schedule = message.wrap(json_format.ParseDict(body, message.pb(message())))
         with explained("create the schedule"):
             created = self.client("ScheduleServiceClient").create_schedule(
@@ -359,6 +353,24 @@ def pipeline_job_body(
         REQUEST_LABEL: digest,
     }
     return body
+
+
+def schedule_body(name: str, cron: str, parent: str, pipeline_job: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a Schedule in the JSON form of Vertex AI's REST interface.
+
+    Args:
+        name: Its name.
+        cron: When, in five fields.
+        parent: Project and region, ``projects/P/locations/R``.
+        pipeline_job: What ``pipeline_job_body`` returns.
+    """
+    return {
+        "displayName": name,
+        "cron": cron,
+        # A run that is late does not start beside the next one.
+        "maxConcurrentRunCount": 1,
+        "createPipelineJobRequest": {"parent": parent, "pipelineJob": dict(pipeline_job)},
+    }
 
 
 def _described(kind: JobKind, job: Any) -> Job:

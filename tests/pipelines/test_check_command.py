@@ -185,6 +185,9 @@ def test_submit_checks_first_and_sends_nothing_where_something_is_wrong(cloud, t
     assert "the name has no registry" in result.stderr
     assert "matches no file" in result.stderr
     assert "job id:" not in result.stderr
+    # Each is told once.
+    assert result.stderr.count("the name has no registry") == 1
+    assert result.stderr.count("matches no file") == 1
 
 
 def test_a_wrong_machine_is_refused_at_once_without_a_question_to_anybody(tmp_path, monkeypatch):

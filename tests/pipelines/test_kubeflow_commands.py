@@ -154,7 +154,7 @@ def test_without_a_config_the_training_gets_a_small_machine(run, server):
 def test_an_account_of_google_cloud_is_named_as_without_effect(run, server):
     result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "serviceAccount=trainer@p.iam.gserviceaccount.com is without effect" in result.stderr
+    assert "--service-account=trainer@p.iam.gserviceaccount.com is without effect" in result.stderr
     assert yaml.safe_load(result.stdout)["serviceAccount"] == ""
 
 
@@ -232,6 +232,24 @@ def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):
     assert shown["parameters"]["train_accelerator_type"] == "google.com/tpu"
     assert "not to be had on GKE" in result.stderr
     assert server.requests == []
+
+
+def test_the_dry_run_of_a_schedule_prints_when_and_with_what_it_runs(run, server):
+    line = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--pipeline-root", "gs://b/p"]
+    result = run(*line, "--dry-run", "--format", "json", "--", *WORDS)
+    assert result.exit_code == 0, result.output
+    assert server.requests == []
+    shown = json.loads(result.stdout)
+    assert (shown["kind"], shown["name"], shown["cron_expression"]) == (
+        "recurring run",
+        "nightly",
+        "0 0 3 * * 1",
+    )
+    assert run(*line, "--no-check", "--", *WORDS).exit_code == 0
+    [sent] = server.recurring_runs.values()
+    assert sent["trigger"]["cron_schedule"]["cron"] == shown["cron_expression"]
+    assert sent["runtime_config"]["pipeline_root"] == shown["pipelineRoot"] == "gs://b/p"
+    assert sent["runtime_config"]["parameters"]["images"] == shown["parameters"]["images"]
 
 
 def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_path):

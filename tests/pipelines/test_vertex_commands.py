@@ -98,7 +98,7 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
 
 def test_what_has_no_effect_is_told_on_stderr(run, place):
     result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
-    for words in ("runtimeVersion is without effect", "tpuTfVersion=1.14 is without effect", "not rented"):
+    for words in ("--runtime-version is without effect", "tpuTfVersion=1.14 is without effect", "not rented"):
         assert words in result.stderr
 
 
@@ -193,7 +193,9 @@ def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, serv
     assert JOB_ID in run("list", *place).stdout
     cancelled = run("cancel", JOB_ID, *place)
     assert (cancelled.exit_code, cancelled.stdout) == (0, f"{JOB_ID}: CANCELLED\n")
-    assert run("cancel", JOB_ID, *place).exit_code == 0
+    again = run("cancel", JOB_ID, *place)
+    assert again.exit_code == 0
+    assert f"{JOB_ID} had ended before: nothing was cancelled" in again.stderr
 
 
 def test_a_job_that_is_not_there_is_told(run, place):
@@ -263,14 +265,61 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server
     assert run("schedule", "pause", "nightly", *place).exit_code == 66
 
 
-@pytest.mark.parametrize("cron", ["0 3 * *", "61 3 * * *", "0 0 3 * * *", "daily"])
-def test_a_wrong_cron_is_refused(run, place, server, cron):
+@pytest.mark.parametrize(
+    ("name", "cron", "options", "status", "words"),
+    [
+        ("x", "0 3 * *", [], 64, "minute hour day"),
+        ("x", "0 3 31 2 *", [], 64, "never comes"),
+        ("x y", "0 3 * * *", [], 64, "the schedule's name 'x y' is not allowed"),
+        ("x", "0 3 * * *", ["--as", "job"], 2, "'job' is not 'pipeline'"),
+        ("x", "0 3 * * *", ["--max_steps=5"], 2, "argument of the training: give it after `--`"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(run, place, server, name, cron, options, status, words):
+    root = ["--pipeline-root", "gs://b/p"]
     result = run(
-        "schedule", "create", "x", "--cron", cron, *place, "--as", "pipeline", "--", "--images=gs://b/i"
+        *("schedule", "create", name, "--cron", cron, *place, *root, *options, "--", "--images=gs://b/i")
     )
-    assert result.exit_code == 64
-    assert "minute hour day" in result.stderr
+    assert result.exit_code == status
+    assert words in result.stderr
     assert server.requests == []
+
+
+def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, place, server):
+    line = [
+        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, "--pipeline-root", "gs://b/p"),
+        *("--no-check", "--format", "json"),
+    ]
+    dry = run(*line, "--dry-run", "--", "--images=gs://b/i")
+    assert dry.exit_code == 0, dry.output
+    assert server.requests == []
+    shown = json.loads(dry.stdout)
+    assert shown.pop("kind") == "Schedule"
+    assert run(*line, "--", "--images=gs://b/i").exit_code == 0
+    [(_, _, _, body)] = [request for request in server.requests if request[0] == "POST"]
+    sent = json.loads(vertex.Schedule.to_json(vertex.Schedule.from_json(body)))
+    pipeline = sent["createPipelineJobRequest"]["pipelineJob"]
+    assert pipeline["pipelineSpec"]["pipelineInfo"]["name"] == "image-classification"
+    # In place of the pipeline's thousand lines stands its name.
+    shown["createPipelineJobRequest"]["pipelineJob"]["pipelineSpec"] = pipeline["pipelineSpec"]
+    message = vertex.Schedule
+    assert message.from_json(json.dumps(shown)) == message.from_json(body)
+
+
+def test_a_schedule_takes_the_region_of_the_file_and_warns_of_a_folder_for_all_runs(run, place, server):
+    Path("region.yaml").write_text("trainingInput: {region: us-central1}")
+    at = place.index("--region")
+    result = run(
+        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *place[:at], *place[at + 2 :]),
+        *("--no-check", "--config", "region.yaml", "--", "--images=gs://b/i", "--job-dir=gs://b/run"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "job_dir=gs://b/run is the same for every run" in result.stderr
+    assert len(server.created("schedules")) == 1
+
+
+def test_the_help_of_schedule_create_names_no_job_id(run):
+    assert "JOB_ID" not in run("schedule", "create", "--help").stdout.split("Options:")[0]
 
 
 def test_migrate_prints_what_a_config_becomes(run):
@@ -282,6 +331,30 @@ def test_migrate_prints_what_a_config_becomes(run):
     assert "us-central1 stands for yours" in result.stderr
     kubeflow = yaml.safe_load(run("migrate", "config.yaml", "--target", "kubeflow").stdout)
     assert kubeflow["parameters"]["train_accelerator_type"] == "google.com/tpu"
+    Path("named.yaml").write_text("jobId: flowers_1\ntrainingInput: {scaleTier: BASIC}")
+    assert yaml.safe_load(run("migrate", "named.yaml").stdout)["displayName"] == "flowers_1"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b"", 64, "wrong.yaml' says nothing"),
+        (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
+        ("trainingInput: {region: Zürich}".encode("latin-1"), 66, "save the file as UTF-8"),
+        (b"trainingInput: {scaleTier: CUSTOM}", 64, "where: wrong.yaml"),
+        (b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}", 64, "wrong.yaml, masterType=n1-"),
+        (b"scaleTier: BASIC", 64, "write scaleTier below trainingInput"),
+        (b"trainingInput: {jobId: x}", 64, "write jobId beside trainingInput"),
+        (b"trainingInput: {imageUri: x}", 64, "write imageUri below masterConfig or workerConfig"),
+        (b"trainingInput: {maxTrials: 2}", 64, "write maxTrials below hyperparameters"),
+    ],
+)
+def test_migrate_names_the_file_and_what_to_do(run, content, status, words):
+    Path("wrong.yaml").write_bytes(content)
+    result = run("migrate", "wrong.yaml")
+    assert result.exit_code == status
+    assert words in result.stderr
+    assert "wrong.yaml" in result.stderr
 
 
 def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server, tmp_path):

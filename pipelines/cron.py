@@ -1,0 +1,72 @@
+"""Checks when a schedule says that it runs."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from components.common.errors import InvalidArgumentError
+
+# Smallest and largest number of each field, in their order. Kubeflow takes no 7 for Sunday.
+_FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "minute": (0, 59),
+        "hour": (0, 23),
+        "day of month": (1, 31),
+        "month": (1, 12),
+        "day of week": (0, 6),
+    }
+)
+_TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
+# In a leap year.
+_DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_REMEDY = "write five fields: minute hour day-of-month month day-of-week, e.g. '0 3 * * 1'"
+
+
+def check_cron(cron: str) -> None:
+    """Refuses what is no cron expression of five fields of numbers, and one that never comes.
+
+    Raises:
+        InvalidArgumentError: naming the field that is wrong.
+    """
+    texts = cron.split()
+    if len(texts) != len(_FIELDS):
+        raise InvalidArgumentError(f"--cron={cron!r} has {len(texts)} fields, not five", remedy=_REMEDY)
+    numbers = {
+        name: {number for term in text.split(",") for number in _numbers(cron, name, term)}
+        for text, name in zip(texts, _FIELDS, strict=True)
+    }
+    days, months = numbers["day of month"], numbers["month"]
+    # Cron takes a day that fits either of the two day fields, if neither is a star.
+    if texts[2].startswith("*") or not texts[4].startswith("*"):
+        return
+    if not any(day <= _DAYS_OF_MONTH[month - 1] for day in days for month in months):
+        raise InvalidArgumentError(
+            f"--cron={cron!r} never comes: no month of {texts[3]!r} has a day of month {texts[2]!r}",
+            remedy="correct the day of month (the third field) or the month (the fourth)",
+        )
+
+
+def _numbers(cron: str, name: str, term: str) -> range:
+    """Returns the numbers that one term of a field means."""
+    smallest, largest = _FIELDS[name]
+    problem = f"--cron={cron!r}: {term!r} is not {'an' if name == 'hour' else 'a'} {name}"
+    match = _TERM.fullmatch(term)
+    if not match:
+        raise InvalidArgumentError(f"{problem} ({smallest} to {largest}, or *)", remedy=_REMEDY)
+    first, last, step = (int(number) if number else None for number in match.groups())
+    if any(number is not None and not smallest <= number <= largest for number in (first, last)):
+        sunday = "; Sunday is 0" if name == "day of week" else ""
+        raise InvalidArgumentError(f"{problem} ({smallest} to {largest}, or *)", remedy=f"{_REMEDY}{sunday}")
+    if first is not None and last is not None and first > last:
+        raise InvalidArgumentError(
+            f"{problem}: the range ends before it begins",
+            remedy=f"write the smaller number first, {last}-{first}, or two ranges, "
+            f"{first}-{largest},{smallest}-{last}",
+        )
+    if step is not None and not 1 <= step <= largest:
+        raise InvalidArgumentError(
+            f"{problem}: the step is {step}",
+            remedy=f"write a step of 1 to {largest}, e.g. */2 for every second {name}",
+        )
+    end = last if last is not None else largest if first is None or step else first
+    return range(smallest if first is None else first, end + 1, step or 1)

@@ -1,0 +1,83 @@
+"""What a target cannot do: paths that its machines do not see, models deployed to where it has no way."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+from components.common.cloud_storage import is_cloud_path
+from components.common.errors import InvalidArgumentError
+from components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
+from components.common.storage import URL
+from components.evaluate.arguments import AUTO, NO_CHAMPION
+
+# All arguments that name data, models or output.
+_PATHS = (
+    *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir", "slices_csv"),
+    *("training_data_path", "validation_data_path", "job_dir", "pretrained_checkpoint_path", "champion"),
+)
+# Where a pipeline can deploy to. A pod's own disk is gone with the pod, and a machine of Vertex AI knows no
+# cluster.
+_DEPLOYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "local": (NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
+        "kubeflow": (NO_TARGET, KSERVE_TARGET, VERTEX_TARGET),
+        "vertex": (NO_TARGET, VERTEX_TARGET),
+    }
+)
+_SEEN_FROM_VERTEX = "Vertex AI's machines read gs:// paths: copy the data to a bucket, and name that"
+_SEEN_FROM_PODS = (
+    "name a gs:// path, or the whole path (/...) of a volume that your cluster mounts into every pod"
+)
+
+
+def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
+    """Refuses to deploy to where the pipeline's steps have no way from a target.
+
+    Args:
+        target: ``local``, ``kubeflow`` or ``vertex``.
+        values: The pipeline's arguments.
+
+    Raises:
+        InvalidArgumentError: naming the value and those that go.
+    """
+    wanted = values.get("deploy_target", NO_TARGET)
+    if wanted in _DEPLOYS[target]:
+        return
+    others = " or ".join(name for name, possible in _DEPLOYS.items() if wanted in possible)
+    raise InvalidArgumentError(
+        f"deploy_target={wanted} does not go with --target {target}",
+        remedy=f"give deploy_target={' or '.join(_DEPLOYS[target][1:])}, or --target {others}",
+    )
+
+
+def check_paths(target: str, values: Mapping[str, Any]) -> None:
+    """Refuses a path that a target's machines cannot see.
+
+    Vertex AI's see buckets, mounted at ``/gcs`` too. A cluster's pods may have a volume, which nobody can
+    know from here; what is relative to the folder of this command is on none.
+
+    Args:
+        target: ``kubeflow`` or ``vertex``.
+        values: The job's arguments.
+
+    Raises:
+        InvalidArgumentError: naming argument and value.
+    """
+    for name in _PATHS:
+        value = str(values.get(name) or "")
+        if name == "champion" and value in (AUTO, NO_CHAMPION):
+            continue
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            scheme = URL.match(part)
+            if is_cloud_path(part) or (not scheme and _is_seen(target, part)):
+                continue
+            what = f"{scheme.group(0)} is not understood" if scheme else "a path of this machine"
+            raise InvalidArgumentError(
+                f"--{name.replace('job_dir', 'job-dir')}={value}: {what}",
+                remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
+            )
+
+
+def _is_seen(target: str, path: str) -> bool:
+    return path.startswith("/gcs/") if target == "vertex" else PurePosixPath(path).is_absolute()

@@ -1,0 +1,24 @@
+"""Reads the text files that a command line names."""
+
+from pathlib import Path
+
+from components.common.errors import MissingInputError
+
+
+def read_text(file: Path) -> str:
+    """Returns the content of a UTF-8 file.
+
+    Raises:
+        MissingInputError: if it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read {str(file)!r}: {error.strerror}", remedy="correct the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise MissingInputError(
+            f"cannot read {str(file)!r}: it is not UTF-8 text (byte {error.start + 1})",
+            remedy="save the file as UTF-8; an editor calls it the file's encoding",
+        ) from None

@@ -1,0 +1,143 @@
+"""The options of a job: what is wrong is told by the name that the user wrote, what has no effect by name."""
+
+import pytest
+from click.testing import CliRunner
+
+from pipelines.cli import imgpipe
+from tests.servers.configs import ARGUMENTS
+
+VERTEX = ["--target", "vertex", "--region", "us-central1"]
+PIPELINE = [*VERTEX, "--as", "pipeline", "--pipeline-root", "gs://b/p"]
+KUBEFLOW = ["--target", "kubeflow"]
+IMAGES = ["--images=gs://b/i"]
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch):
+    """``dry_run(options, words)`` returns the result of a submission that is not sent."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(options, words):
+        return CliRunner().invoke(imgpipe, ["submit", "job_1", *options, "--dry-run", "--", *words])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "told"),
+    [
+        # By the name of the flag.
+        ([*VERTEX, "--scale-tier=CUSTOM", "--master-machine-type=n1-standard-3"], ARGUMENTS,
+         "--master-machine-type=n1-standard-3"),
+        ([*VERTEX, "--scale-tier=CUSTOM"], ARGUMENTS, "--master-machine-type is not given"),
+        ([*VERTEX, "--master-machine-type=n1-standard-8"], ARGUMENTS, "give --scale-tier=CUSTOM"),
+        ([*VERTEX, "--scale-tier=PREMIUM_1"], ARGUMENTS, "--scale-tier=PREMIUM_1"),
+        ([*VERTEX, "--service-account=robot"], ARGUMENTS, "--service-account='robot'"),
+        ([*VERTEX, "--network=default"], ARGUMENTS, "--network='default'"),
+        ([*VERTEX, "--kms-key=key"], ARGUMENTS, "--kms-key='key'"),
+        (["--target", "vertex", "--region", "Iowa"], ARGUMENTS, "--region='Iowa'"),
+        # By the platform's rules.
+        ([*VERTEX, "--labels=Team=vision"], ARGUMENTS, "--labels.Team='vision' is not a label"),
+        ([*VERTEX, "--labels=team=Vision"], ARGUMENTS, "--labels.team='Vision' is not a label"),
+        ([*VERTEX, "--labels==vision"], ARGUMENTS, "is not a label"),
+        ([*VERTEX, "--labels=a=1,a=2"], ARGUMENTS, "a stands there twice"),
+        ([*VERTEX, "--labels=imgpipe-job=x"], ARGUMENTS, "imgpipe finds its jobs again by this label"),
+        ([*VERTEX, "--labels=" + ",".join(f"k{n}=v" for n in range(62))], ARGUMENTS, "has 62 labels"),
+        ([*VERTEX, "--image-registry=https://gcr.io/p"], ARGUMENTS, "without https://"),
+        ([*VERTEX, "--image-registry=gcr.io/Project"], ARGUMENTS, "--image-registry='gcr.io/Project'"),
+        ([*VERTEX, "--image-registry=gcr.io/p:1"], ARGUMENTS, "without a tag"),
+        ([*VERTEX, "--master-image-uri=My Image"], ARGUMENTS, "--master-image-uri='My Image'"),
+        # On the wrong side, or of another form.
+        (VERTEX, [*ARGUMENTS, "--images=gs://b/i"], "add --as pipeline"),
+        (VERTEX, [*ARGUMENTS, "--deploy_target=vertex"], "add --as pipeline"),
+        (PIPELINE, [*IMAGES, "--retrain"], "give --retrain before `--`"),
+        (PIPELINE, [*IMAGES, "--scale_tier=BASIC"], "give --scale-tier before `--`"),
+        ([*PIPELINE, "--max_steps=5"], IMAGES, "--max_steps is an argument of the training: give it after"),
+        ([*PIPELINE, "--images", "gs://b/i"], [], "--images is an argument of the training: give it after"),
+        # Where the target has no way to.
+        (KUBEFLOW, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"],
+         "deploy_target=local does not go with --target kubeflow"),
+        (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "give deploy_target=vertex"),
+        (PIPELINE, [*IMAGES, "--deploy_target=kserve", "--deploy_dir=gs://b/s"], "local or kubeflow"),
+        # What its machines do not see.
+        (KUBEFLOW, ["--images=flowers"], "--images=flowers: a path of this machine"),
+        (KUBEFLOW, [*IMAGES, "--job-dir=~/run"], "--job-dir=~/run: a path of this machine"),
+        (KUBEFLOW, ["--images=s3://b/i"], "s3:// is not understood"),
+        (KUBEFLOW, [*IMAGES, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
+        (PIPELINE, ["--images=/data/flowers"], "--images=/data/flowers: a path of this machine"),
+        (PIPELINE, [*IMAGES, "--slices_csv=slices.csv"], "--slices_csv=slices.csv"),
+        (PIPELINE, [*IMAGES, "--champion=models/1"], "--champion=models/1"),
+        (VERTEX, [*ARGUMENTS, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
+        ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, options, words, told):
+    result = dry_run(options, words)
+    assert result.exit_code in (2, 64)
+    assert told in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (KUBEFLOW, ["--images=/mnt/flowers"]),
+        (KUBEFLOW, [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1",
+                    "--project=p", "--region=us-central1"]),
+        (PIPELINE, ["--images=/gcs/b/i", "--champion=none"]),
+        ([*KUBEFLOW, "--pipeline-root=minio://mlpipeline/v2"], IMAGES),
+        (["--image-registry=127.0.0.1:5000/team/"], ["--images=flowers"]),
+    ],
+)  # fmt: skip
+def test_what_goes_is_taken(dry_run, options, words):
+    result = dry_run(options, words)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "told"),
+    [
+        (["--pipeline-root=gs://b/p"], ["--images=i"], "--pipeline-root is without effect"),
+        (["--image-registry=gcr.io/p"], ["--images=i"], "--image-registry is without effect: the steps run"),
+        (["--service-account=trainer@p.iam.gserviceaccount.com"], ["--images=i"],
+         "--service-account is without effect: the pipeline runs as you"),
+        (["--scale-tier=BASIC_GPU"], ["--images=i"], "the machine n1-standard-8 with 1 NVIDIA_TESLA_T4 is"),
+        (["--host=http://localhost:1"], ["--images=i"], "--host is without effect: it is of target kubeflow"),
+        (["--region=us-central1"], ["--images=i"], "--region is without effect"),
+        (["--stream-logs"], ["--images=i"], "--stream-logs is without effect: --dry-run sends nothing"),
+        ([*KUBEFLOW, "--project=p"], IMAGES, "--project is without effect: it is of target vertex"),
+        ([*KUBEFLOW, "--labels=team=vision"], IMAGES, "--labels is without effect"),
+        ([*VERTEX, "--pipeline-root=gs://b/p"], ARGUMENTS, "add --as pipeline"),
+        ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is without effect: it is of target local"),
+        ([*PIPELINE, "--enable-web-access"], IMAGES, "--enable-web-access is without effect"),
+        ([*PIPELINE, "--retrain"],
+         [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1", "--project=p",
+          "--region=us-central1", "--pretrained_checkpoint_path=gs://b/old"],
+         "--pretrained_checkpoint_path has an effect only as long as no model serves"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_is_named_with_the_reason(dry_run, options, words, told):
+    result = dry_run(options, words)
+    assert result.exit_code == 0, result.output
+    assert told in result.stderr
+
+
+def test_what_the_user_did_not_give_is_not_told_to_have_no_effect(dry_run, monkeypatch):
+    # What variables name is meant for the targets that have it.
+    for name, value in {
+        "GOOGLE_CLOUD_REGION": "us-central1",
+        "GOOGLE_CLOUD_PROJECT": "p",
+        "KFP_ENDPOINT": "http://localhost:1",
+        "IMGPIPE_IMAGE_REGISTRY": "gcr.io/p",
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = dry_run([], ["--images=flowers"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "serviceAccount" not in result.stdout
+
+
+def test_the_job_id_of_the_command_line_goes_before_the_files(dry_run, tmp_path):
+    (tmp_path / "config.yaml").write_text("jobId: old\ntrainingInput: {scaleTier: BASIC}\n")
+    result = dry_run([*VERTEX, "--config", "config.yaml"], ARGUMENTS)
+    assert "jobId=old is without effect: the command line says job_1" in result.stderr
