@@ -4,15 +4,18 @@ Each check says what it found and, where something is wrong, the command that me
 from here (no right to look, no network) is a warning: the target itself will say.
 """
 
+import contextlib
 import os
 import re
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.cloud_storage import bucket_and_name, is_cloud_path, list_objects
+from components.common.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
 from components.common.errors import (
+    InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     OutputError,
@@ -43,7 +46,10 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-_SECONDS = 20
+# For an answer. A person waits, and the target itself will say what this leaves open.
+_SECONDS = 10
+# Who else asks for a token must not get Google's.
+_REGISTRIES_OF_GOOGLE = re.compile(r"([a-z0-9.-]+\.)?(gcr\.io|pkg\.dev)")
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,20 @@ class Google:
             return response.status_code, {}
 
     def head(self, address: str, headers: Mapping[str, str]) -> int:
-        """Returns the status of a HEAD request to any address; see ``ask`` for errors."""
-        return int(self._request(address, headers=headers, method="HEAD").status_code)
+        """Returns the status of a HEAD request to any address; only Google's own gets the credentials.
+
+        Raises:
+            ConnectionError: if there is no answer.
+        """
+        if _REGISTRIES_OF_GOOGLE.fullmatch(urllib.parse.urlsplit(address).hostname or ""):
+            with contextlib.suppress(UnavailableError):
+                return int(self._request(address, headers=headers, method="HEAD").status_code)
+        import requests
+
+        try:
+            return int(requests.head(address, headers=headers, timeout=_SECONDS).status_code)
+        except requests.RequestException as error:
+            raise ConnectionError(type(error).__name__) from None
 
     def _request(
         self,
@@ -115,13 +133,16 @@ class Google:
             raise ConnectionError(type(error).__name__) from None
 
 
-def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[Finding]:
+def check_data(values: Mapping[str, Any], *, on_this_machine: bool, cloud: bool = True) -> Iterator[Finding]:
     """Checks that the patterns and folders of the data match something.
 
     Args:
         values: The job's arguments.
         on_this_machine: Whether local paths are paths of this machine, and not of a pod.
+        cloud: Whether Cloud Storage can be asked.
     """
+    unasked = "" if cloud else "there are no credentials for Google Cloud here"
+    mend = "" if cloud else "gcloud auth application-default login, if you want it checked"
     for name in (*_PATTERNS, "images", "labels_file", "slices_csv"):
         value = str(values.get(name) or "")
         subject = f"--{name}"
@@ -130,8 +151,12 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
         if not is_cloud_path(value) and not on_this_machine:
             yield Finding(WARNING, subject, f"{value} is a path of the pods: it cannot be checked from here")
             continue
+        if is_cloud_path(value) and unasked:
+            yield Finding(WARNING, subject, f"it cannot be checked: {unasked}", mend)
+            continue
         try:
-            yield Finding(OK, subject, _count(name, value))
+            with patience(_SECONDS):
+                yield Finding(OK, subject, _count(name, value))
         except MissingInputError as error:
             yield Finding(
                 ERROR,
@@ -140,6 +165,11 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
                 error.remedy,
                 error.exit_code,
             )
+        except InterruptedRunError:
+            # Nor will it answer the next time.
+            unasked = "Cloud Storage does not answer from here"
+            mend = "see the network of this machine and its proxy (HTTPS_PROXY)"
+            yield Finding(WARNING, subject, f"it cannot be checked: {unasked}", mend)
         except PipelineError as error:
             yield Finding(WARNING, subject, f"it cannot be checked: {error.problem}", error.remedy)
 
@@ -342,6 +372,7 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
         images: Their whole names.
         registry_needed: Whether a name without a registry is an error; a cluster may hold such images itself.
     """
+    silent: dict[str, str] = {}
     for image in sorted(set(images)):
         match = re.fullmatch(r"(?:([^/]+[.:][^/]*)/)?([^:@]+)(?::([^@]+))?(?:@(.+))?", image)
         if not match or not match.group(1):
@@ -356,9 +387,12 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
         local = host.split(":")[0] in ("127.0.0.1", "localhost")
         address = f"{'http' if local else 'https'}://{host}/v2/{path}/manifests/{digest or tag or 'latest'}"
         try:
-            status = google.head(address, {"Accept": _MANIFESTS})
+            # Its registry is not waited for a second time.
+            status = 0 if host in silent else google.head(address, {"Accept": _MANIFESTS})
         except ConnectionError as error:
-            yield Finding(WARNING, image, f"its registry cannot be reached from here: {error}")
+            silent[host] = str(error)
+        if host in silent:
+            yield Finding(WARNING, image, f"its registry cannot be reached from here: {silent[host]}")
             continue
         if status == 200:
             yield Finding(OK, image, "the image is there")

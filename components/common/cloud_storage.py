@@ -6,7 +6,9 @@ server, a connection that breaks off, content whose checksum is wrong) is tried 
 pauses; what cannot (no such object, no permission) is explained at once.
 """
 
+import contextvars
 import errno
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -37,6 +39,8 @@ FIRST_PAUSE_SECONDS = 0.5
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 _REQUEST_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 16.0
+# Of who asks: see ``patience``.
+_patience = contextvars.ContextVar("patience", default=math.inf)
 _PATTERN_CHARACTER = re.compile(r"[*?\[]")
 
 
@@ -60,6 +64,30 @@ class StoredObject:
 def nanoseconds(generation: int) -> int:
     """Returns when an object was written: its generation is that time in microseconds since 1970."""
     return generation * 1000
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Bounds in this thread how long a request is waited for, and for how long it is tried again."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def has_credentials() -> bool:
+    """Tells whether Cloud Storage is asked with credentials; an emulator needs none."""
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return True
+    try:
+        google.auth.default()
+    except DefaultCredentialsError:
+        return False
+    return True
 
 
 def is_cloud_path(text: str) -> bool:
@@ -87,7 +115,7 @@ def read_object(uri: str) -> bytes:
         InterruptedRunError: if the service cannot be reached for two minutes.
     """
     with _explained_reading(uri):
-        return _tried(lambda: bytes(_blob(uri).download_as_bytes(timeout=_REQUEST_SECONDS, retry=None)))
+        return _tried(lambda: bytes(_blob(uri).download_as_bytes(timeout=_request_seconds(), retry=None)))
 
 
 def read_range(uri: str, begin: int, length: int) -> bytes:
@@ -101,7 +129,7 @@ def read_range(uri: str, begin: int, length: int) -> bytes:
         return _tried(
             lambda: bytes(
                 _blob(uri).download_as_bytes(
-                    start=begin, end=begin + length - 1, timeout=_REQUEST_SECONDS, retry=None
+                    start=begin, end=begin + length - 1, timeout=_request_seconds(), retry=None
                 )
             )
         )
@@ -117,7 +145,7 @@ def download(uri: str, path: Path) -> None:
     """
     with _explained_reading(uri):
         try:
-            _tried(lambda: _blob(uri).download_to_filename(str(path), timeout=_REQUEST_SECONDS, retry=None))
+            _tried(lambda: _blob(uri).download_to_filename(str(path), timeout=_request_seconds(), retry=None))
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
@@ -136,7 +164,7 @@ def object_at(uri: str) -> StoredObject | None:
     """
     bucket, name = bucket_and_name(uri)
     with _explained_reading(uri):
-        blob = _tried(lambda: _client().bucket(bucket).get_blob(name, timeout=_REQUEST_SECONDS, retry=None))
+        blob = _tried(lambda: _client().bucket(bucket).get_blob(name, timeout=_request_seconds(), retry=None))
         return None if blob is None else _described(blob)
 
 
@@ -156,7 +184,7 @@ def list_objects(
         InterruptedRunError: if the service cannot be reached for two minutes.
     """
     bucket, prefix = bucket_and_name(uri)
-    options: dict[str, Any] = {"prefix": prefix or None, "timeout": _REQUEST_SECONDS, "retry": None}
+    options: dict[str, Any] = {"prefix": prefix or None, "timeout": _request_seconds(), "retry": None}
     if within_folder:
         options["delimiter"] = "/"
     token = None
@@ -205,7 +233,7 @@ def names_below(uri: str, most: int) -> list[str]:
             prefix=prefix or None,
             delimiter="/",
             max_results=most,
-            timeout=_REQUEST_SECONDS,
+            timeout=_request_seconds(),
             retry=None,
         )
         names = [blob.name for blob in found]
@@ -225,7 +253,7 @@ def write_object(uri: str, content: bytes) -> None:
     with _explained_writing(uri):
         _tried(
             lambda: _blob(uri).upload_from_string(
-                content, content_type="application/octet-stream", timeout=_REQUEST_SECONDS, retry=None
+                content, content_type="application/octet-stream", timeout=_request_seconds(), retry=None
             )
         )
 
@@ -238,7 +266,7 @@ def upload(path: Path, uri: str) -> None:
         InterruptedRunError: if the service cannot be reached for two minutes.
     """
     with _explained_writing(uri):
-        _tried(lambda: _blob(uri).upload_from_filename(str(path), timeout=_REQUEST_SECONDS, retry=None))
+        _tried(lambda: _blob(uri).upload_from_filename(str(path), timeout=_request_seconds(), retry=None))
 
 
 def move_object(source: str, target: str) -> None:
@@ -256,7 +284,7 @@ def move_object(source: str, target: str) -> None:
         while True:
             # A large object may take several requests.
             token, _, _ = bucket.blob(name).rewrite(
-                _blob(source), token=token, timeout=_REQUEST_SECONDS, retry=None
+                _blob(source), token=token, timeout=_request_seconds(), retry=None
             )
             if token is None:
                 return
@@ -272,7 +300,7 @@ def delete_object(uri: str) -> None:
 
     with _explained_writing(uri):
         try:
-            _tried(lambda: _blob(uri).delete(timeout=_REQUEST_SECONDS, retry=None))
+            _tried(lambda: _blob(uri).delete(timeout=_request_seconds(), retry=None))
         except NotFound:
             return
 
@@ -347,10 +375,18 @@ def _tried(function: Callable[[], Result]) -> Result:
         initial=FIRST_PAUSE_SECONDS,
         maximum=_LONGEST_PAUSE_SECONDS,
         multiplier=2,
-        timeout=RETRY_SECONDS,
+        timeout=_retry_seconds(),
     )
     result: Result = retry(function)()
     return result
+
+
+def _retry_seconds() -> float:
+    return min(RETRY_SECONDS, _patience.get())
+
+
+def _request_seconds() -> float:
+    return min(_REQUEST_SECONDS, _patience.get())
 
 
 def _can_pass(error: BaseException) -> bool:
@@ -430,7 +466,7 @@ def _explained(uri: str, verb: str, error_class: type[PipelineError]) -> Iterato
 
 def _unreachable(uri: str, verb: str, error: BaseException) -> InterruptedRunError:
     return InterruptedRunError(
-        f"cannot {verb} {uri!r}: Cloud Storage did not answer rightly for {RETRY_SECONDS:g} seconds; "
+        f"cannot {verb} {uri!r}: Cloud Storage did not answer rightly for {_retry_seconds():g} seconds; "
         f"the last answer: {_first_line(error)}",
         remedy="start it again: what is finished is not done again",
     )

@@ -1,5 +1,6 @@
 """Clients of Vertex AI's services, and their failures in our words."""
 
+import functools
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from components.common.errors import (
     UnavailableError,
 )
 
+_TOKEN_SECONDS = 10
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -76,6 +78,42 @@ def no_credentials() -> UnavailableError:
         remedy="gcloud auth application-default login; in a step of a pipeline, give its service account "
         "access to Vertex AI",
     )
+
+
+def check_credentials(endpoint: str = "") -> None:
+    """Gets a token of Google Cloud, in seconds; a server of this machine needs none.
+
+    Args:
+        endpoint: As in ``service_client``.
+
+    Raises:
+        UnavailableError: if there are no credentials, or they do not work.
+        InterruptedRunError: if Google Cloud cannot be reached.
+    """
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+    from google.auth.transport.requests import Request
+
+    if is_plain_http(endpoint):
+        return
+    request = Request()
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        # By itself the library waits for two minutes.
+        credentials.refresh(functools.partial(request, timeout=_TOKEN_SECONDS))
+    except DefaultCredentialsError:
+        raise no_credentials() from None
+    except TransportError as error:
+        raise InterruptedRunError(
+            f"Google Cloud cannot be reached for a token of your credentials: {type(error).__name__}",
+            remedy="check the network of this machine and its proxy (HTTPS_PROXY), and try again",
+        ) from None
+    except GoogleAuthError as error:
+        reason = str(error.args[0] if error.args else error)[:200]
+        raise UnavailableError(
+            f"the credentials for Google Cloud do not work: {reason}",
+            remedy="gcloud auth application-default login",
+        ) from None
 
 
 @contextmanager

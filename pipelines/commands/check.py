@@ -1,6 +1,5 @@
 """check: what can be known before a job is sent."""
 
-import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Any
 
 import click
 
+from components.common.cloud_storage import has_credentials
 from components.common.errors import ERROR_CLASSES
+from components.vertex.client import check_credentials
 from pipelines.checks import (
     ERROR,
     OK,
@@ -22,9 +23,10 @@ from pipelines.checks import (
     check_rights,
 )
 from pipelines.commands.job_options import JobCommand, submission_options
-from pipelines.commands.output import errors_told, format_option, notice, show_many
+from pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
 from pipelines.commands.places import jobs_of, place_options
 from pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from pipelines.targets.kubeflow_jobs import KubeflowJobs
 from pipelines.targets.vertex_jobs import VertexJobs, authorized_session
 
 _PIPELINE_ROLES = ("data", "serve-tools")
@@ -81,34 +83,54 @@ def check_submission(submission: Submission, place: dict[str, Any]) -> None:
 
 
 def findings(submission: Submission, place: dict[str, Any]) -> list[Finding]:
-    """Returns what all checks of a submission found, the errors first."""
-    found = [Finding(OK, "machines", ", ".join(f"{p.replicas} x {p.machine}" for p in submission.job.pools))]
-    if submission.target == "local":
-        found = []
-    # What reading logs is for a log, and stdout is for the answer.
-    with contextlib.redirect_stdout(sys.stderr):
-        found += check_data(submission.job.values, on_this_machine=submission.target == "local")
-    if submission.target == "local":
-        if submission.job.values.get("job_dir"):
-            found.append(check_local_output(Path(submission.job.values["job_dir"]).expanduser().absolute()))
-    else:
+    """Returns what all checks of a submission found, the errors first.
+
+    Raises:
+        PipelineError: if the target cannot be asked at all: no credentials, no answer at its address.
+    """
+    values, target = submission.job.values, submission.target
+    found = []
+    if target != "local":
+        _check_target(submission, place)
+        pools = ", ".join(f"{pool.replicas} x {pool.machine}" for pool in submission.job.pools)
+        found.append(Finding(OK, "machines", pools))
+    with events_told():
+        # The steps of this machine read public data without credentials; the others have their own.
+        found += check_data(
+            values, on_this_machine=target == "local", cloud=target == "local" or has_credentials()
+        )
+    if target != "local":
         found += _remote_findings(submission, place)
+    elif values.get("job_dir"):
+        found.append(check_local_output(Path(values["job_dir"]).expanduser().absolute()))
     return sorted(found, key=lambda one: [ERROR, WARNING, OK].index(one.status))
+
+
+def _check_target(submission: Submission, place: dict[str, Any]) -> None:
+    """Asks first whether the target can be asked: nothing else has an answer otherwise."""
+    notice(f"checking {submission.target}, data and images; --no-check sends without")
+    if submission.target == "vertex":
+        check_credentials(place["endpoint"])
+        return
+    jobs = jobs_of(place)
+    assert isinstance(jobs, KubeflowJobs)  # noqa: S101 - it is that target's
+    _ = jobs.client
 
 
 def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[Finding]:
     google = Google(lambda: authorized_session(place["endpoint"]), place["endpoint"])
+    yield from check_images(google, _images(submission), registry_needed=submission.target == "vertex")
+    if submission.target != "vertex":
+        return
+    jobs = jobs_of(place, submission.job.config.region)
+    assert isinstance(jobs, VertexJobs)  # noqa: S101 - it is that target's
+    account = submission.service_account
+    values = {**submission.job.values}
+    if submission.pipeline_root:
+        values["output_dir"] = values.get("output_dir") or submission.pipeline_root
     try:
-        yield from check_images(google, _images(submission), registry_needed=submission.target == "vertex")
-        if submission.target == "vertex":
-            jobs = jobs_of(place, submission.job.config.region)
-            assert isinstance(jobs, VertexJobs)  # noqa: S101 - it is that target's
-            account = submission.service_account
-            values = {**submission.job.values}
-            if submission.pipeline_root:
-                values["output_dir"] = values.get("output_dir") or submission.pipeline_root
-            yield from check_rights(google, jobs.project, account, pipeline=submission.form == "pipeline")
-            yield from check_buckets(google, values, jobs.region, account, jobs.project)
+        yield from check_rights(google, jobs.project, account, pipeline=submission.form == "pipeline")
+        yield from check_buckets(google, values, jobs.region, account, jobs.project)
     except ConnectionError as error:
         yield Finding(
             WARNING, "Google Cloud", f"it cannot be reached from here, nothing more was checked: {error}"

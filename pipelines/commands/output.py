@@ -1,9 +1,12 @@
 """The forms of a command's answer: a table for a person, JSON or YAML for a program."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -13,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.common.errors import PipelineError
+from components.common.log import parse_event
 
 FORMATS = ("table", "json", "yaml")
 
@@ -63,6 +67,28 @@ def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -
 def notice(text: str) -> None:
     """Tells a person something beside the answer."""
     click.echo(f"! {text}", err=True)
+
+
+@contextmanager
+def events_told() -> Iterator[None]:
+    """Tells what the block logs for machines in words, on stderr: stdout is for the answer."""
+    with contextlib.redirect_stdout(_Told()):
+        yield
+
+
+class _Told(io.TextIOBase):
+    """Takes lines of log; see ``events_told``."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Tells the lines that are whole."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            event = parse_event(line)
+            notice(str(event["message"]) if event else line)
+        return len(text)
 
 
 def errors_told(command: Callable[..., Any]) -> Callable[..., Any]:

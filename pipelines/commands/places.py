@@ -1,5 +1,6 @@
 """The options that say where jobs are: the target, and how to reach it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,11 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
             raise InvalidArgumentError(
                 "--host is not given",
                 remedy="give the address of Kubeflow Pipelines, e.g. http://localhost:8080",
+            )
+        if not re.match(r"https?://[^/\s]+", place["host"]):
+            raise InvalidArgumentError(
+                f"--host={place['host']} is not an address",
+                remedy="begin it with http:// or https://, e.g. http://localhost:8080",
             )
         return KubeflowJobs(place["host"], place["namespace"], place["token"])
     region = place["region"] or region

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,10 @@ from pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_sched
 _EXPERIMENT = "imgpipe"
 _PODS_NAMESPACE = "kubeflow"
 _SECONDS_BETWEEN_QUESTIONS = 3.0
+_SECONDS_TO_ANSWER = 10.0
+_HEALTH = "/apis/v2beta1/healthz"
+# Of Kubeflow Pipelines as Google hosted it.
+_OF_GOOGLE = ".googleusercontent.com"
 _STATES = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING", None: "PENDING"}
 _SCHEDULE_STATES = {"ENABLED": "ACTIVE", "DISABLED": "PAUSED"}
 
@@ -49,15 +55,43 @@ class KubeflowJobs:
 
         Raises:
             InterruptedRunError: if the installation cannot be reached.
+            UnavailableError: if it wants a token.
+            MissingInputError: if something else answers at the address.
         """
         if "client" not in self._kept:
-            import kfp
-
             with _explained(f"reach Kubeflow Pipelines at {self.host}"), warnings.catch_warnings():
+                self._check_host()
+                # Imported here: it takes seconds to load.
+                import kfp
+
                 # That it works with version 2 alone.
                 warnings.simplefilter("ignore", FutureWarning)
-                self._kept["client"] = kfp.Client(host=self.host, existing_token=self.token or None)
+                with _no_log():
+                    self._kept["client"] = kfp.Client(host=self.host, existing_token=self.token or None)
         return self._kept["client"]
+
+    def _check_host(self) -> None:
+        """Asks whether the installation answers: its client by itself goes on trying for minutes."""
+        import kfp_server_api
+        import requests
+
+        host = urllib.parse.urlsplit(self.host).hostname or ""
+        if host.endswith(_OF_GOOGLE):
+            # The client has its own way to a token there.
+            return
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        address = f"{self.host.rstrip('/')}{_HEALTH}"
+        answer = requests.get(address, headers=headers, timeout=_SECONDS_TO_ANSWER)
+        if answer.status_code == 404:
+            raise MissingInputError(
+                f"what answers at --host={self.host} is not Kubeflow Pipelines: it has no {_HEALTH}",
+                remedy="give the address of its interface, the whole one if it lies below a path, e.g. "
+                "https://HOST/pipeline",
+            )
+        if answer.status_code >= 400:
+            error = kfp_server_api.ApiException(status=answer.status_code, reason=answer.reason)
+            error.body = answer.text
+            raise error
 
     def submit(
         self,
@@ -312,6 +346,7 @@ def recurrence(cron: str) -> dict[str, Any]:
 def _explained(what: str) -> Iterator[None]:
     """Turns the client's errors into ours, and keeps what it prints out of our output."""
     import kfp_server_api
+    import requests
     import urllib3
 
     try:
@@ -326,11 +361,22 @@ def _explained(what: str) -> Iterator[None]:
         if error.status and error.status < 500:
             raise InvalidArgumentError(text, remedy="correct what it says") from None
         raise InterruptedRunError(text, remedy="try again; a run that was started is found again") from None
-    except (urllib3.exceptions.HTTPError, ConnectionError) as error:
+    except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
         raise InterruptedRunError(
             f"cannot {what}: {type(error).__name__}",
             remedy="check --host, e.g. kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80",
         ) from None
+
+
+@contextlib.contextmanager
+def _no_log() -> Iterator[None]:
+    """Keeps the client's stack traces of what is explained out of our output."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _told(body: Any) -> str:

@@ -1,11 +1,22 @@
 """imgpipe check: everything that can be known before a job is sent, and the command that mends it."""
 
+import http.server
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pipelines.checks import Google, check_data, check_images
 from pipelines.cli import imgpipe
 from tests.servers.google import start_google_server
 
@@ -211,3 +222,155 @@ def test_paths_of_this_machine_are_checked_here(tmp_path, monkeypatch):
     assert there.exit_code == 0
     assert [one["status"] for one in json.loads(there.stdout)] == ["ok", "ok"]
     assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def silence():
+    """Yields the address of a server that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def answering(status, content):
+    """Yields the address of a server that answers everything alike."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+        def respond(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = respond  # noqa: N815 - the base class wants these names
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def in_a_new_process(folder, *words, **variables):
+    """A user's own command, on a machine of nobody: no credentials, no metadata server."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    nobody = {"HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), "NO_GCE_CHECK": "true"}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "imgpipe"), *words],
+        cwd=folder,
+        env={**kept, **nobody, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+VERTEX = ["--target", "vertex", "--project", "flowers", "--region", "us-central1"]
+
+
+@pytest.mark.parametrize("command", ["check", "submit"])
+def test_without_credentials_it_ends_at_once_with_what_to_do(tmp_path, command):
+    started = time.monotonic()
+    result = in_a_new_process(tmp_path, command, "job_1", *VERTEX, "--", *WORDS)
+    assert result.returncode == 69
+    assert "gcloud auth application-default login" in result.stderr
+    assert '{"severity"' not in result.stderr
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "code", "words"),
+    [
+        (
+            400,
+            b'{"error": "invalid_grant", "error_description": "revoked"}',
+            69,
+            "credentials for Google Cloud do",
+        ),
+        (None, b"", 75, "Google Cloud cannot be reached"),
+    ],
+)
+def test_credentials_are_tried_before_anything_else(tmp_path, status, content, code, words):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "flowers",
+        "private_key": key.decode(),
+        "client_email": "a@flowers.iam.gserviceaccount.com",
+    }
+    with answering(status or 200, content) as address:
+        # Nobody listens at port 9.
+        account["token_uri"] = f"{address if status else 'http://127.0.0.1:9'}/token"
+        (tmp_path / "key.json").write_text(json.dumps(account))
+        result = in_a_new_process(
+            *(tmp_path, "check", "job_1", *VERTEX, "--", *WORDS),
+            GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"),
+        )
+    assert result.returncode == code
+    assert words in result.stderr
+
+
+def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
+    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 0.3)
+    with silence() as address:
+        started = time.monotonic()
+        line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
+        result = CliRunner().invoke(imgpipe, line)
+    assert result.exit_code == 75
+    assert "kubectl port-forward" in result.stderr
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(404, 66, "is not Kubeflow Pipelines"), (401, 69, "--token"), (502, 75, "try again")],
+)
+def test_what_answers_at_the_address_and_is_no_kubeflow_is_told_at_once(status, code, words):
+    with answering(status, b"<html>") as address:
+        line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
+        result = CliRunner().invoke(imgpipe, line)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_cluster_may_have_the_credentials_that_are_not_here():
+    values = {"images": "gs://b/i", "train_csv": "/mnt/train.csv"}
+    found = list(check_data(values, on_this_machine=False, cloud=False))
+    assert [one.status for one in found] == ["warning", "warning"]
+    assert "no credentials" in found[1].message
+    assert "gcloud auth application-default login" in found[1].mend
+
+
+def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr("pipelines.checks._SECONDS", 0.3)
+    values = {
+        "training_data_path": "gs://b/t-*",
+        "validation_data_path": "gs://b/v-*",
+        "labels_file": "gs://b/l",
+    }
+    with silence() as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        started = time.monotonic()
+        found = list(check_data(values, on_this_machine=False))
+    assert time.monotonic() - started < 5
+    assert [one.status for one in found] == ["warning"] * 3
+    assert all("Cloud Storage does not answer from here" in one.message for one in found)
+
+
+def test_a_registry_that_is_not_googles_gets_no_credentials():
+    def session():
+        raise AssertionError("Google's credentials were asked for")
+
+    with answering(401, b"") as address:
+        image = f"{address.removeprefix('http://')}/team/imgpipe-data:1"
+        [found] = check_images(Google(session), [image], registry_needed=True)
+    assert found.status == "warning"

@@ -205,7 +205,7 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     ("status", "code", "words"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
 )
 def test_a_refusal_says_what_to_do(run, server, status, code, words):
-    server.refusals = [(200, {"multi_user": False}), (status, "because")]
+    server.refusals = [(200, {"multi_user": False}), (200, {"multi_user": False}), (status, "because")]
     result = run("describe", "job_1")
     assert result.exit_code == code
     assert words in result.stderr

@@ -1,0 +1,16 @@
+"""What a command says beside its answer."""
+
+import sys
+
+from components.common.log import log_event
+from pipelines.commands.output import events_told
+
+
+def test_lines_for_machines_are_told_in_words(capsys):
+    with events_told():
+        log_event("no_credentials", "public objects only")
+        sys.stdout.write("a library's ")
+        sys.stdout.write("own line\n")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "! public objects only\n! a library's own line\n"
