@@ -22,10 +22,13 @@ from components.common.errors import (
     PipelineError,
 )
 from components.common.labels import is_unicode
+from components.common.shared_arguments import LOCAL_TARGET
 from components.common.storage import absolute_location, local_path
+from components.deploy.serving import serving_location
 from components.evaluate.slices_csv import read_slices_csv
 from components.serve.arguments import ServeArguments
 from components.serving_model.arguments import ServingModelArguments
+from components.serving_model.serving_model import check_network
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.job_dir import check_on_this_machine
@@ -353,6 +356,8 @@ def _run(
     # Every argument is checked before anything is written or started.
     for arguments_class in pipeline.inputs:
         from_values(arguments_class, parameters)
+    if pipeline is _RETRAIN:
+        _check_start(from_values(ServingModelArguments, parameters), console)
     if pipeline is _TUNE:
         # Imported here: it loads Optuna.
         from components.tune.search_space import check_search_space, read_request
@@ -457,6 +462,30 @@ def _check_apart(parameters: Mapping[str, Any]) -> None:
         raise InvalidArgumentError(
             f"deploy_dir={deployed!r} lies in the folder of the images, images={images!r}",
             remedy="give a deploy_dir outside of it: the model's versions would be taken for labels",
+        )
+
+
+def _check_start(arguments: ServingModelArguments, console: Console) -> None:
+    """Refuses at once what the serving_model step would refuse, where the model lies on this machine.
+
+    Raises:
+        InvalidArgumentError: if the model that serves is of another network.
+    """
+    if arguments.deploy_target != LOCAL_TARGET:
+        return
+    try:
+        location = serving_location(arguments)
+    except MissingInputError:
+        # The first model of all.
+        return
+    check_network(location, arguments.model_type)
+    if arguments.pretrained_checkpoint_path:
+        console.print(
+            "--pretrained-checkpoint-path is without effect: --retrain starts from the model that serves, "
+            f"{location}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 

@@ -73,7 +73,10 @@ def deploy_to_kserve(
         serving = current["spec"]
         same_model = _storage_of(serving) == storage_uri
         previous = _previous_of(current) if same_model else serving
-        wanted = _specification(arguments, storage_uri, has_previous=not same_model or previous is not None)
+        wanted = _specification(arguments, storage_uri, has_previous=previous is not None)
+        if _state(current)[0] == "ready" and _share_of_newest(current) == 100:
+            # Also where the same model gets other settings: what answers now is what to go back to.
+            previous = serving
         if serving == wanted and _state(current)[0] == "ready":
             return _deployment(services, current, arguments, digest, changed=False)
         if serving != wanted:
@@ -94,8 +97,9 @@ def deploy_to_kserve(
 def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | None = None) -> str:
     """Returns the storage URI of the model that answers most requests of the InferenceService.
 
-    With a canary of at most half of the traffic, or while a new revision is not ready, that is the model
-    before.
+    That is the newest one as soon as more than half of the traffic goes to it, as the service's status says;
+    before, as long as it is a canary or was never ready, the model before. A newest model that has taken the
+    traffic over and is down now answers nothing, and the model before it does not either: that is an error.
 
     Args:
         place: ``namespace`` and name of the service.
@@ -124,8 +128,7 @@ def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | N
     services.check_ours(service)
     spec, previous = service["spec"], _previous_of(service)
     state, reason = _state(service)
-    share = spec.get("predictor", {}).get("canaryTrafficPercent", 100)
-    if previous is not None and (state != "ready" or share <= _HALF):
+    if previous is not None and _share_of_newest(service) <= _HALF:
         spec = previous
     elif state != "ready":
         raise UnavailableError(
@@ -238,6 +241,23 @@ def _previous_of(service: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError:
         return None
     return previous if isinstance(previous, dict) else None
+
+
+def _share_of_newest(service: dict[str, Any]) -> int:
+    """Returns how much of the traffic goes to what the specification says, in percent."""
+    status = service.get("status") or {}
+    if status.get("observedGeneration", 0) < service["metadata"].get("generation", 0):
+        # The status is that of the specification before.
+        return 0
+    predictor = (status.get("components") or {}).get("predictor") or {}
+    latest, traffic = predictor.get("latestCreatedRevision"), predictor.get("traffic")
+    if latest is not None and traffic:
+        return sum(one.get("percent") or 0 for one in traffic if one.get("revisionName") == latest)
+    # Without revisions the pods of the model before answer until those of the newest are loaded.
+    taken_over = (status.get("modelStatus") or {}).get("transitionStatus", "UpToDate") == "UpToDate"
+    if not taken_over or (latest is not None and predictor.get("latestReadyRevision") != latest):
+        return 0
+    return int(service["spec"].get("predictor", {}).get("canaryTrafficPercent", 100))
 
 
 def _state(service: dict[str, Any]) -> tuple[str, str]:

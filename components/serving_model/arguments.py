@@ -22,6 +22,7 @@ class ServingModelArguments:
     region: str = same_argument(DeployArguments, "region")
     vertex_endpoint: str = shared_arguments.vertex_endpoint()
     pretrained_checkpoint_path: str = same_argument(TrainingArguments, "pretrained_checkpoint_path")
+    model_type: str = same_argument(TrainingArguments, "model_type")
 
     def __post_init__(self) -> None:
         """Checks every value.

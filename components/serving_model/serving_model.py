@@ -1,16 +1,23 @@
 """Finds what a retraining starts from."""
 
-from components.common.errors import MissingInputError
+import json
+
+from components.common.cloud_storage import is_cloud_path
+from components.common.errors import InvalidArgumentError, MissingInputError
 from components.common.log import log_event, log_result
+from components.common.provenance import PROVENANCE_NAME
+from components.common.storage import joined, read_file
 from components.deploy.serving import serving_location
 from components.serving_model.arguments import ServingModelArguments
+from components.train.model_types import MODEL_TYPES
 
 
 def start_of_training(arguments: ServingModelArguments) -> str:
     """Returns the folder of the model that serves; ``pretrained_checkpoint_path`` as long as none does.
 
     Raises:
-        InvalidArgumentError: if credentials would go over plain http.
+        InvalidArgumentError: if the model that serves is of another network than ``model_type``, or
+            credentials would go over plain http.
         OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
         UnavailableError: if the service refuses, or its client is not installed. Starting anew instead would
             train another model than was asked for.
@@ -26,5 +33,48 @@ def start_of_training(arguments: ServingModelArguments) -> str:
             f"serving_model: {error.problem}: the training starts {start}",
             severity="WARNING",
         )
+    else:
+        check_network(location, arguments.model_type)
+        if arguments.pretrained_checkpoint_path:
+            log_event(
+                "without_effect",
+                f"serving_model: pretrained_checkpoint_path={arguments.pretrained_checkpoint_path} is "
+                "without effect: the training starts from the model that serves",
+            )
     log_result("serving_model", f"starts from {location}" if location else "none yet", location=location)
     return location
+
+
+def check_network(location: str, model_type: str) -> None:
+    """Refuses to train another network on from a model's weights, where the model says which it is.
+
+    Where it does not, or names one that this version does not know, the training itself finds out.
+
+    Args:
+        location: Of the model that serves, or of the folder with its versions.
+        model_type: Of the training.
+
+    Raises:
+        InvalidArgumentError: naming both.
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    serving = _model_type_of(location)
+    if serving in MODEL_TYPES and serving != model_type:
+        raise InvalidArgumentError(
+            f"model_type={model_type}, but the model that serves is {serving}: no other network can start "
+            "from its weights",
+            where=location,
+            remedy=f"give model_type={serving}; to change the network, run once without --retrain, with the "
+            "pipeline image-classification",
+        )
+
+
+def _model_type_of(location: str) -> str:
+    """Returns what a model's provenance says; empty if it says nothing."""
+    # KServe's servers look for a version in the folder; what imgpipe uploads is version 1.
+    for folder in (location, joined(location, "1")) if is_cloud_path(location) else (location,):
+        try:
+            return str(json.loads(read_file(joined(folder, PROVENANCE_NAME)))["model_type"])
+        except (OSError, MissingInputError, ValueError, LookupError, TypeError):
+            continue
+    return ""

@@ -292,7 +292,8 @@ def _check_architecture(
         f"{found.described} holds {len(found.network)} weights, and not those of model_type={model_type}: "
         f"{'; '.join(differences)}",
         where=location,
-        remedy="give the model_type that the weights are of, or another pretrained_checkpoint_path",
+        remedy="give the model_type that the weights are of, or another pretrained_checkpoint_path; with "
+        "--retrain they are those of the model that serves: to change the network, run once without it",
     )
 
 

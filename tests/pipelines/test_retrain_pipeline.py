@@ -86,3 +86,18 @@ def test_submitted_it_is_the_retraining_pipeline_that_is_sent(tmp_path):
     assert (shown["kind"], shown["pipelineSpec"]) == ("PipelineJob", "image-classification-retrain")
     values = shown["runtimeConfig"]["parameterValues"]
     assert (values["deploy_target"], values["deploy_dir"]) == ("vertex", "gs://b/serving/flowers")
+
+
+@pytest.mark.parametrize("command", [["run", "--retrain"], ["submit", "j", "--retrain", "--"]])
+def test_another_network_than_the_serving_models_is_refused_before_anything_is_done(command, tmp_path):
+    version = tmp_path / "serving" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    (version / "provenance.json").write_text('{"model_type": "resnet-50"}')
+    (tmp_path / "photos").mkdir()
+    words = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
+    result = imgpipe(*command, *words, "--weights=none", cwd=tmp_path)
+    assert result.returncode == 64, result.stderr
+    assert "model_type=resnet-18, but the model that serves is resnet-50" in result.stderr
+    assert "run once without --retrain" in result.stderr
+    assert not list(tmp_path.rglob("run.log"))

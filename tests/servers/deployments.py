@@ -62,6 +62,7 @@ class Cluster:
     Attributes:
         broken: Digests' folders that no server can load.
         steps: Looks until a revision is ready.
+        down: Whether the servers are gone: nothing changes by itself any more.
         objects: InferenceServices by namespace and name.
         writes: Methods of the requests that changed something.
     """
@@ -69,6 +70,7 @@ class Cluster:
     address: str = ""
     broken: set[str] = field(default_factory=set)
     steps: int = 2
+    down: bool = False
     conflicts: int = 0
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
@@ -118,23 +120,25 @@ class Cluster:
     def _reconcile(self, key, found):
         """What the controller does meanwhile."""
         found["looks"] = found.get("looks", 0) + 1
-        if found["looks"] < 2:
+        if found["looks"] < 2 or self.down:
             return
         status, generation = found["status"], found["metadata"]["generation"]
         status["observedGeneration"] = generation
         predictor = status.setdefault("components", {}).setdefault("predictor", {})
         storage = found["spec"]["predictor"]["model"]["storageUri"]
-        if predictor.get("storage") != storage:
+        wanted = {**found["spec"]["predictor"], "canaryTrafficPercent": None}
+        if predictor.get("template") != wanted:
             predictor.update(
-                storage=storage, latestCreatedRevision=f"{key.partition('/')[2]}-predictor-{generation:05d}"
+                template=wanted, latestCreatedRevision=f"{key.partition('/')[2]}-predictor-{generation:05d}"
             )
+        ready = predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]
         if storage in self.broken:
             status["modelStatus"] = {
                 "transitionStatus": "BlockedByFailedLoad",
                 "lastFailureInfo": {"message": "DecodeWebP is not a registered op"},
             }
             return
-        if found["looks"] < 2 + self.steps:
+        if found["looks"] < 2 + self.steps and not ready:
             status["modelStatus"] = {"transitionStatus": "InProgress"}
             return
         status["modelStatus"] = {"transitionStatus": "UpToDate"}

@@ -152,3 +152,12 @@ def test_a_service_of_somebody_else_is_left_alone(deploy, cluster):
 def test_a_refusal_is_explained(deploy):
     with pytest.raises(UnavailableError, match="403 inferenceservices is forbidden"):
         deploy(0, namespace="forbidden")
+
+
+def test_other_settings_of_the_same_model_that_do_not_come_up_are_taken_back(deploy, cluster):
+    deploy(0)
+    before = predictor(cluster)
+    cluster.steps = 10_000
+    with pytest.raises(CheckFailedError, match="not ready within 1 seconds"):
+        deploy(0, serving_image="tensorflow-serving:broken", deploy_timeout_seconds=1)
+    assert predictor(cluster) == before

@@ -1,9 +1,13 @@
 """Where a retraining starts: the real clients ask servers on loopback."""
 
+import shutil
+
 import pytest
 
 from components.common.errors import InvalidArgumentError, OutputError, UnavailableError
 from components.common.model_digest import model_digest
+from components.common.provenance import write_provenance
+from components.deploy import kserve
 from components.deploy.arguments import DeployArguments
 from components.deploy.deploy import deploy
 from components.serving_model.arguments import ServingModelArguments
@@ -66,6 +70,59 @@ def test_a_service_that_is_down_for_a_moment_ends_the_step_instead_of_starting_a
     cluster.broken.add(service["spec"]["predictor"]["model"]["storageUri"])
     with pytest.raises(UnavailableError, match="does not serve"):
         start(on_kserve)
+
+
+def killed(*_):
+    raise InterruptedError
+
+
+def test_a_model_that_took_everything_over_and_is_down_is_not_mistaken_for_the_one_before(
+    on_kserve, cluster, models
+):
+    deployed(models[0], on_kserve)
+    deployed(models[1], on_kserve)
+    status = cluster.objects["team/flowers"]["status"]
+    # The controller of the cluster sees the pod go.
+    cluster.down = True
+    status["conditions"] = [{"type": "Ready", "status": "False", "reason": "PodsNotReady"}]
+    with pytest.raises(UnavailableError, match="PodsNotReady"):
+        start(on_kserve)
+
+
+def test_while_the_newest_was_never_ready_the_one_before_answers(on_kserve, cluster, models, monkeypatch):
+    deployed(models[0], on_kserve)
+    cluster.steps = 10_000
+    monkeypatch.setattr(kserve, "_wait", killed)
+    with pytest.raises(InterruptedError):
+        deployed(models[1], on_kserve)
+    for looks in (0, 2):
+        cluster.objects["team/flowers"]["looks"] = looks
+        assert start(on_kserve) == f"{BASE}/{model_digest(models[0])[:16]}"
+
+
+@pytest.mark.parametrize("trained", ["resnet-18", "resnet-50"])
+def test_another_network_is_refused_before_it_is_trained(place, models, tmp_path, trained):
+    model = tmp_path / "model"
+    shutil.copytree(models[0], model)
+    write_provenance(model, {"model_type": "resnet-18"})
+    local = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
+    for where in (place, local):
+        deployed(model, where)
+        if trained == "resnet-18":
+            assert start(where, model_type=trained)
+            continue
+        with pytest.raises(
+            InvalidArgumentError, match=r"model_type=resnet-50.*serves is resnet-18"
+        ) as caught:
+            start(where, model_type=trained)
+        assert "give model_type=resnet-18" in caught.value.remedy
+
+
+def test_what_has_no_effect_where_a_model_serves_is_told(models, tmp_path, capsys):
+    place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
+    deployed(models[0], place)
+    start(place, pretrained_checkpoint_path="gs://photos/first")
+    assert "pretrained_checkpoint_path=gs://photos/first is without effect" in capsys.readouterr().out
 
 
 def test_a_model_that_lies_elsewhere_ends_the_step(on_kserve, cluster, models):
