@@ -88,6 +88,28 @@ def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batch
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(900)
+def test_formats_without_quantization_lose_nothing_on_photos_and_int8_at_most_three_points(
+    flowers_run, tmp_path
+):
+    from components.export.arguments import FORMATS, ExportArguments
+    from components.export.export import export
+
+    artifacts = flowers_run.folder / "artifacts"
+    (dataset,) = artifacts.glob("*/convert/dataset")
+    (model,) = artifacts.glob("*/train/model")
+    (evaluation,) = artifacts.glob("*/evaluate/evaluation")
+    exported = export(
+        dataset, model, evaluation, tmp_path / "model", ExportArguments(export_formats=",".join(FORMATS))
+    )
+    print(exported.to_markdown())
+    loss = {one.format: one.accuracy_loss for one in exported.formats}
+    assert set(loss) == set(FORMATS)
+    assert loss["tflite"] == loss["onnx"] == 0
+    assert loss["tflite-int8"] <= 0.03
+
+
+@pytest.mark.proof
 def test_the_digits_take_at_most_two_minutes(digits_run):
     print(digits_run.shown, digits_run.summary)
     assert digits_run.summary["top_1_accuracy"] >= 0.97

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.tune.stopping import Curve, StoppingRules, reason_to_stop
+from components.tune.stopping import Curve, Rung, StoppingRules, reason_to_stop
 
 STEPS = 100
 
@@ -16,14 +16,14 @@ def curve(trial, *values, every=10):
 def test_the_worse_of_two_is_stopped_at_the_first_rung_with_its_place_in_numbers():
     better = curve(1, 0.5, 0.6, 0.7)
     reason = reason_to_stop(curve(2, 0.2, 0.3, 0.3), [better])
-    assert "at 25% of its steps its best 0.3000" in reason
+    assert "at 20% of its steps its best 0.3000" in reason
     assert "number 2 of 2 trials, of which the best 1 go on" in reason
     assert reason_to_stop(better, [curve(2, 0.2, 0.3, 0.3)]) == ""
 
 
 def test_nothing_is_stopped_before_the_first_rung_or_at_the_end():
     others = [curve(number, *[0.9] * 10) for number in range(2, 12)]
-    assert reason_to_stop(curve(1, 0.1, 0.1), others) == ""
+    assert reason_to_stop(curve(1, 0.1), others) == ""
     assert reason_to_stop(curve(1, *[0.1] * 10), others) == ""
 
 
@@ -34,7 +34,7 @@ def test_one_that_came_first_is_judged_by_those_that_followed():
 
 
 def test_a_slow_trial_that_still_rises_goes_before_one_that_has_stopped_rising():
-    flat, rising = curve(1, 0.5, 0.5, 0.5), curve(2, 0.1, 0.3, 0.48)
+    flat, rising = curve(1, 0.5, 0.5), curve(2, 0.1, 0.48)
     assert reason_to_stop(rising, [flat]) == ""
     assert reason_to_stop(flat, [rising]) != ""
 
@@ -56,7 +56,7 @@ def test_the_median_rule_needs_five_others_as_far_and_says_the_median():
 def test_trials_of_different_lengths_are_compared_at_the_same_share():
     short = Curve(1, 20, ((5, 0.6), (10, 0.7)))
     long = Curve(2, 200, ((50, 0.3), (100, 0.4)))
-    assert "at 25% of its steps its best 0.3000" in reason_to_stop(long, [short])
+    assert "at 20% of its steps its best 0.3000" in reason_to_stop(long, [short])
 
 
 @given(
@@ -82,7 +82,7 @@ def test_six_trials_three_at_a_time_are_never_all_stopped_and_not_all_kept(final
     assert 1 <= len(stopped) < 6
 
 
-@pytest.mark.parametrize("rungs", [(0.5,), (0.25, 0.5, 0.75)])
+@pytest.mark.parametrize("rungs", [(Rung(0.5, 0.5),), (Rung(0.25, 0.75), Rung(0.5, 0.5), Rung(0.75, 0.5))])
 def test_at_most_the_kept_part_of_many_passes_a_rung_in_the_end(rungs):
     trials = [curve(number, *[number / 100] * 8) for number in range(20)]
     rules = StoppingRules(rungs=rungs, fewest_for_median=99)
