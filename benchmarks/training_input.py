@@ -1,6 +1,6 @@
 """The input of training: against Keras' own way, against decoding alone, and inside real training steps.
 
-``python -m benchmarks.training_input``. Takes about six minutes on two cores and 6 GB of disk.
+``python -m benchmarks.training_input``. Takes about eight minutes on two cores and 6 GB of disk.
 """
 
 import argparse
@@ -27,13 +27,14 @@ from components.train.models import build_classifier
 
 _SIZE, _BATCH = 224, 32
 _IMAGES, _SHARDS = 3_000, 8
-# Images of one turn that are counted.
+# Images of one turn that are counted, and turns: on a shared machine the ratio of a single one is anything
+# from four fifths to five quarters of the median.
 _TURN = 1_920
-_TURNS = 5
+_TURNS = 9
 _MODELS = ("efficientnet-b0", "resnet-50")
 _STEP_BATCH = 8
-# Steps of one turn, and how many of them are not counted: they use what was prefetched before.
-_STEPS, _UNCOUNTED = 9, 4
+# Turns; steps of one turn, and how many of them are not counted: they use what was prefetched before.
+_STEP_TURNS, _STEPS, _UNCOUNTED = 5, 9, 4
 # Of the shards that memory is measured on, and of the pictures in them.
 _GIGABYTE = 10**9
 _NOISE_SIDE, _NOISE_PICTURES = 256, 16
@@ -171,7 +172,7 @@ def _efficiencies(paths: list[Path], counts: list[int]) -> dict[str, float]:
         sides = {"TFRecords": batches, "one batch in memory": repeat(next(batches))}
         step = _training_step(model)
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(_TURNS):
+        for turn in range(_STEP_TURNS):
             for name, side in sides.items():
                 taken = _seconds_of_steps(step, side)
                 # The first turn warms up.
