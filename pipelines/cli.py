@@ -22,9 +22,11 @@ from components.common.errors import (
     PipelineError,
 )
 from components.common.labels import is_unicode
+from components.common.model_versions import local_model
 from components.common.shared_arguments import LOCAL_TARGET
 from components.common.storage import absolute_location, local_path
 from components.deploy.serving import serving_location
+from components.evaluate.arguments import AUTO, NO_CHAMPION
 from components.evaluate.slices_csv import read_slices_csv
 from components.serve.arguments import ServeArguments
 from components.serving_model.arguments import ServingModelArguments
@@ -369,6 +371,7 @@ def _run(
     if parameters.get("slices_csv"):
         # Evaluate reads it, which comes after the training.
         read_slices_csv(parameters["slices_csv"])
+    _check_champion(parameters.get("champion", AUTO))
     containers = None
     if runner.name == "docker":
         parameters, containers = _in_containers(pipeline, parameters, runner)
@@ -487,6 +490,17 @@ def _check_start(arguments: ServingModelArguments, console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+def _check_champion(champion: str) -> None:
+    """Refuses at once a champion on this machine that the evaluate step, after the training, would refuse.
+
+    Raises:
+        MissingInputError: if there is no such model.
+    """
+    if champion not in (AUTO, NO_CHAMPION) and not is_cloud_path(champion):
+        with local_model(champion):
+            pass
 
 
 def _check_texts(parameters: Mapping[str, Any]) -> None:

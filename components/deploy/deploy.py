@@ -39,11 +39,15 @@ def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
         raise InvalidArgumentError(
             "deploy_target=none: there is nowhere to deploy to", remedy="give local, kserve or vertex"
         )
-    how = "is served" if deployment.changed else "was served already, nothing changed:"
-    log_result(
-        "deploy",
-        f"{how} {deployment.location} (version {deployment.version}, {deployment.traffic_percent} % of the "
-        "traffic)",
-        **deployment.to_json(),
-    )
+    log_result("deploy", _said(deployment, arguments), **deployment.to_json())
     return deployment
+
+
+def _said(deployment: Deployment, arguments: DeployArguments) -> str:
+    place = f"{deployment.location} (version {deployment.version}"
+    if arguments.deploy_target == LOCAL_TARGET and not arguments.serving_url:
+        # Nobody was asked whether it serves.
+        how = "lies ready to be served in" if deployment.changed else "lay there already, nothing changed:"
+        return f"{how} {place})"
+    how = "is served" if deployment.changed else "was served already, nothing changed:"
+    return f"{how} {place}, {deployment.traffic_percent} % of the traffic)"

@@ -54,6 +54,14 @@ def test_a_csv_that_does_not_exist(tmp_path):
     check_explained(run, step="convert", status=66, words=["nowhere.csv", "No such file"])
 
 
+def test_a_champion_that_does_not_exist_is_refused_before_the_first_step(tmp_path, coloured_folder):
+    champion = str(tmp_path / "nowhere")
+    run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--champion", champion, *SMALL)
+    assert run.status == 66, run.shown
+    assert champion in run.shown
+    assert "convert  " not in run.shown
+
+
 def test_a_failed_runs_folder_can_be_used_again(tmp_path, coloured_folder, rows):
     csv = Path(write_csv(coloured_folder / "train.csv", [*rows, "no/such.png,red"]))
     first = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)

@@ -61,12 +61,23 @@ def relative_difference(ours, theirs):
     return np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-12)
 
 
+def rounded_otherwise(images):
+    """The same pictures, each number moved by about as much as rounding it would."""
+    noise = np.random.default_rng(1).standard_normal(images.shape)
+    return images * tf.constant(1 + np.finfo(np.float32).eps * noise, tf.float32)
+
+
 def as_vector(parts):
     return np.concatenate([part.ravel() for part in parts])
 
 
 @pytest.fixture(scope="module", params=ALL)
 def compared(request):
+    """A network, and its training call: ours, Keras', and Keras' on the same pictures rounded otherwise.
+
+    Random deep networks multiply float32's rounding a thousand times and more, so the last one says how near
+    is near enough.
+    """
     classifier = without_dropout(build(request.param))
     images = pictures(8)
     # Statistics of pictures instead of those that every network starts with.
@@ -74,42 +85,57 @@ def compared(request):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
     ours = followed(classifier, lambda x: run_network(classifier.backbone, x, Mode(True)), images)
-    theirs = followed(classifier, lambda x: classifier.backbone(x, training=True), images)
-    return classifier, ours, theirs, images
+
+    def keras_call(x):
+        return classifier.backbone(x, training=True)
+
+    theirs = followed(classifier, keras_call, images)
+    rounded = followed(classifier, keras_call, rounded_otherwise(images))
+    return request.param, classifier, images, (ours, theirs, rounded)
+
+
+def check_as_near_as_rounding(ours, theirs, rounded, *, at_least=1e-5):
+    allowed = max(at_least, 3 * relative_difference(rounded, theirs))
+    # More would let anything pass.
+    assert allowed < 1
+    assert relative_difference(ours, theirs) <= allowed
 
 
 def test_training_gives_keras_features(compared):
-    _, (ours, _, _), (theirs, _, _), _ = compared
-    assert relative_difference(ours, theirs) < 1e-3
+    check_as_near_as_rounding(*(features for features, _, _ in compared[3]))
 
 
 def test_training_gives_keras_gradients(compared):
-    _, (_, ours, _), (_, theirs, _), _ = compared
     # All as one vector: single ones are sums that nearly cancel, e.g. of what batch normalization takes away.
-    # Random deep networks multiply float32's rounding a thousand times and more.
-    assert relative_difference(as_vector(ours), as_vector(theirs)) < 5e-2
+    check_as_near_as_rounding(*(as_vector(gradients) for _, gradients, _ in compared[3]))
 
 
 def test_training_moves_the_statistics_as_keras_does(compared):
-    _, (_, _, ours), (_, _, theirs), _ = compared
-    assert relative_difference(as_vector(ours), as_vector(theirs)) < 1e-3
+    check_as_near_as_rounding(*(as_vector(statistics) for _, _, statistics in compared[3]))
 
 
 def test_inference_gives_keras_features(compared):
-    classifier, _, _, images = compared
+    _, classifier, images, _ = compared
+    start = [variable.numpy() for variable in classifier.backbone.variables]
+    # With the statistics of a new network the features of a deep one are millions, and chance.
+    train = tf.function(lambda: classifier.backbone(images, training=True))
+    for _ in range(10):
+        train()
     ours = tf.function(lambda: run_network(classifier.backbone, images, Mode(False)))().numpy()
-    theirs = tf.function(lambda: classifier.backbone(images, training=False))().numpy()
-    assert relative_difference(ours, theirs) < 1e-3
+    theirs = tf.function(lambda x: classifier.backbone(x, training=False))
+    check_as_near_as_rounding(ours, theirs(images).numpy(), theirs(rounded_otherwise(images)).numpy())
+    for variable, value in zip(classifier.backbone.variables, start, strict=True):
+        variable.assign(value)
 
 
 def test_bfloat16_gives_about_the_same_features_and_float32_gradients(compared):
-    classifier, (exact, exact_gradients, _), _, images = compared
+    name, classifier, images, ((exact, exact_gradients, _), _, _) = compared
     mode = Mode(True, "bfloat16")
     features, gradients, statistics = followed(
         classifier, lambda x: tf.cast(run_network(classifier.backbone, x, mode), tf.float32), images
     )
-    # Random deep networks multiply rounding; trained ones do not.
-    assert relative_difference(features, exact) < 0.5
+    # Random deep networks multiply this rounding, too, up to two thirds of the features' size; 1.4 is chance.
+    assert relative_difference(features, exact) < (0.5 if name in CHECKED_ALWAYS else 1)
     assert not np.array_equal(features, exact)
     assert all(gradient.dtype == np.float32 for gradient in gradients)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
