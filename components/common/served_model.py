@@ -1,5 +1,6 @@
 """Loads a SavedModel as a server does and asks it for predictions."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,8 @@ class ServedModel:
                 image_bytes=tf.constant(list(images), tf.string), key=tf.constant(sent, tf.string)
             )
         except tf.errors.InvalidArgumentError as error:
-            reason = str(error.message).partition("[[")[0].strip().partition("\n")[0]
             raise InvalidDataError(
-                f"the model cannot decode an image: {reason}",
+                f"the model cannot decode an image: {_reason(str(error.message))}",
                 remedy="run the validate step on the data: it names the image",
             ) from None
         if answer["key"].numpy().tolist() != sent:
@@ -92,6 +92,17 @@ class ServedModel:
                 "the model does not hand the keys through in order", remedy="export the model again"
             )
         return {name: value.numpy() for name, value in answer.items()}
+
+
+def _reason(message: str) -> str:
+    """Returns the reason in a message of TensorFlow, whose other lines say where in the graph it arose."""
+    lines = [line.strip() for line in message.partition("[[")[0].splitlines() if line.strip()]
+    if not lines:
+        return "TensorFlow gives no reason"
+    # Of several operations that failed, each reason is preceded by its number and code.
+    reason = re.sub(r"^\(\d+\) [A-Z_]+: ", "", lines[-1])
+    failed, assertion, said = reason.partition("assertion failed: ")
+    return re.sub(r"\[([^]]*)\]", r"\1", said) if assertion and not failed else reason
 
 
 def load_served_model(folder: Path) -> ServedModel:

@@ -36,13 +36,23 @@ def test_no_image_gets_no_answer(folder):
     assert answer.probabilities.shape == (0, 2)
 
 
-def test_an_image_that_cannot_be_decoded_is_bad_data_in_one_line(folder):
-    for image in (b"no image", b"", b"\xff\xd8\xff"):
-        with pytest.raises(InvalidDataError) as caught:
-            load_served_model(folder).predict([image])
-        assert caught.value.problem.startswith("the model cannot decode an image: ")
-        assert "\n" not in caught.value.problem
-        assert "{{" not in caught.value.problem
+def test_an_image_that_cannot_be_decoded_is_bad_data_in_one_line_that_says_why(folder, encode):
+    model = load_served_model(folder)
+    photo = encode(np.zeros((64, 64, 3)), "JPEG")
+    for image, reason in [
+        (b"no image", ": not a JPEG, PNG, GIF, BMP or WebP file; its size in bytes: 8"),
+        (b"", "its size in bytes: 0"),
+        (b"\xff\xd8\xff", "Invalid JPEG data"),
+        (photo[:100], "Invalid JPEG data"),
+    ]:
+        # Alone, and where several images of a batch fail.
+        for images in ([image], [photo, *[image] * 5]):
+            with pytest.raises(InvalidDataError) as caught:
+                model.predict(images)
+            assert caught.value.problem.startswith("the model cannot decode an image: ")
+            assert reason in caught.value.problem
+            for alien in ("\n", "[[", "{{", "Graph execution", "INVALID_ARGUMENT"):
+                assert alien not in caught.value.problem
 
 
 def test_a_folder_without_a_model_of_ours_is_missing_input(tmp_path):
