@@ -28,7 +28,8 @@ from components.deploy.upload import uploaded_model
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}
 _DIGEST = "imgpipe/model-digest"
-# What served before, for a run that goes on where an interrupted one was and has to go back.
+# What served most before the newest, for `served_by_kserve` and for a run that goes on where an interrupted
+# one was and has to go back.
 _PREVIOUS = "imgpipe/previous"
 _POLL_SECONDS = 2.0
 _CONFLICT = 409
@@ -67,25 +68,29 @@ def deploy_to_kserve(
     if current is None:
         wanted = _specification(arguments, storage_uri, has_previous=False)
         services.create(wanted, {_DIGEST: digest})
-        previous = None
+        previous = before_previous = None
     else:
         services.check_ours(current)
-        serving = current["spec"]
-        same_model = _storage_of(serving) == storage_uri
-        previous = _previous_of(current) if same_model else serving
+        newest, share = current["spec"], _share_of_newest(current)
+        same_model = _storage_of(newest) == storage_uri
+        # What a failed rollout goes back to, and what is noted as the one that served most until now: they
+        # differ where the newest is a canary itself.
+        previous = _previous_of(current) if same_model else newest
+        serving = previous if same_model or share > _HALF else _previous_of(current) or newest
+        before_previous = None if same_model or share == 100 else _previous_of(current)
         wanted = _specification(arguments, storage_uri, has_previous=previous is not None)
-        if _state(current)[0] == "ready" and _share_of_newest(current) == 100:
+        if _state(current)[0] == "ready" and share == 100:
             # Also where the same model gets other settings: what answers now is what to go back to.
-            previous = serving
-        if serving == wanted and _state(current)[0] == "ready":
+            previous = serving = newest
+        if newest == wanted and _state(current)[0] == "ready":
             return _deployment(services, current, arguments, digest, changed=False)
-        if serving != wanted:
-            kept = {_DIGEST: digest, _PREVIOUS: json.dumps(previous)}
+        if newest != wanted:
+            kept = {_DIGEST: digest, _PREVIOUS: json.dumps(serving)}
             services.replace(wanted, kept)
     try:
         ready = _wait(services, arguments.deploy_timeout_seconds, poll_seconds)
     except CheckFailedError as error:
-        _go_back(services, previous)
+        _go_back(services, previous, before_previous)
         raise CheckFailedError(
             f"{services.name} was taken back: {error.problem}",
             where=error.where,
@@ -310,12 +315,15 @@ def _wait(services: _Services, seconds: float, poll_seconds: float) -> dict[str,
         time.sleep(poll_seconds)
 
 
-def _go_back(services: _Services, previous: dict[str, Any] | None) -> None:
+def _go_back(
+    services: _Services, previous: dict[str, Any] | None, before_previous: dict[str, Any] | None
+) -> None:
+    """Gives the service ``previous``, a canary beside ``before_previous`` if that is not None."""
     if previous is None:
         services.delete()
         log_event("service_deleted", f"deploy: {services.name} is deleted: nothing served before")
         return
-    services.replace(previous, {_DIGEST: "", _PREVIOUS: "null"})
+    services.replace(previous, {_DIGEST: "", _PREVIOUS: json.dumps(before_previous)})
 
 
 def _deployment(

@@ -4,7 +4,7 @@ from kubernetes import client
 from components.common.errors import CheckFailedError, OutputError, UnavailableError
 from components.common.model_digest import model_digest
 from components.deploy.arguments import DeployArguments
-from components.deploy.kserve import deploy_to_kserve
+from components.deploy.kserve import deploy_to_kserve, served_by_kserve
 
 
 @pytest.fixture
@@ -22,6 +22,20 @@ def deploy(cluster, cloud, models):
             return deploy_to_kserve(models[number], arguments, api_client=api_client, poll_seconds=0.01)
 
     return run
+
+
+@pytest.fixture
+def served(cluster):
+    """``served()`` asks with the real client which model answers most requests."""
+
+    def ask():
+        place = DeployArguments(
+            deploy_target="kserve", deploy_dir="gs://photos/serving/flowers", namespace="team"
+        )
+        with client.ApiClient(client.Configuration(host=cluster.address)) as api_client:
+            return served_by_kserve(place, api_client=api_client)
+
+    return ask
 
 
 def storage_of(models, number):
@@ -80,6 +94,34 @@ def test_a_canary_gets_its_share_and_then_everything(deploy, cluster, models):
     assert promoted.traffic_percent == 100
     assert "canaryTrafficPercent" not in predictor(cluster)
     assert traffic(cluster) == {"2": 100}
+
+
+def test_the_model_with_most_requests_serves_however_many_canaries_follow(deploy, cluster, served, models):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    deploy(2, canary_percent=10)
+    assert traffic(cluster) == {"3": 10, "1": 90}
+    assert served() == storage_of(models, 0)
+    deploy(1, canary_percent=60)
+    assert served() == storage_of(models, 1)
+    deploy(2, canary_percent=100)
+    assert served() == storage_of(models, 2)
+
+
+def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_as_it_was(deploy, cluster, served, models):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    before = predictor(cluster)
+    cluster.broken.add(storage_of(models, 2))
+    with pytest.raises(CheckFailedError):
+        deploy(2, canary_percent=10)
+    assert predictor(cluster) == before
+    # Once when it was asked, and again when the cluster has done it.
+    for _ in range(5):
+        assert served() == storage_of(models, 0)
+    assert not deploy(1, canary_percent=10).changed
+    assert deploy(1, canary_percent=100).traffic_percent == 100
+    assert served() == storage_of(models, 1)
 
 
 def test_the_first_model_gets_everything_whatever_the_canary(deploy, cluster):
