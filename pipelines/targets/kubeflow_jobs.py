@@ -5,7 +5,6 @@ import json
 import logging
 import sys
 import time
-import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,10 +22,9 @@ from pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_sched
 _EXPERIMENT = "imgpipe"
 _PODS_NAMESPACE = "kubeflow"
 _SECONDS_BETWEEN_QUESTIONS = 3.0
-_SECONDS_TO_ANSWER = 10.0
+# KFP's client leaves a number with a fraction unheeded.
+_SECONDS_TO_ANSWER = 10
 _HEALTH = "/apis/v2beta1/healthz"
-# Of Kubeflow Pipelines as Google hosted it.
-_OF_GOOGLE = ".googleusercontent.com"
 _STATES = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING", None: "PENDING"}
 _SCHEDULE_STATES = {"ENABLED": "ACTIVE", "DISABLED": "PAUSED"}
 
@@ -55,43 +53,18 @@ class KubeflowJobs:
 
         Raises:
             InterruptedRunError: if the installation cannot be reached.
-            UnavailableError: if it wants a token.
+            UnavailableError: if it wants a token, or shows a page to log in.
             MissingInputError: if something else answers at the address.
         """
         if "client" not in self._kept:
-            with _explained(f"reach Kubeflow Pipelines at {self.host}"), warnings.catch_warnings():
-                self._check_host()
-                # Imported here: it takes seconds to load.
-                import kfp
-
+            reaching = f"reach Kubeflow Pipelines at {self.host}"
+            with _explained(reaching), warnings.catch_warnings(), _no_log():
                 # That it works with version 2 alone.
                 warnings.simplefilter("ignore", FutureWarning)
-                with _no_log():
-                    self._kept["client"] = kfp.Client(host=self.host, existing_token=self.token or None)
+                made = _client_class(self.host)(host=self.host, existing_token=self.token or None)
+                made.get_kfp_healthz()
+                self._kept["client"] = made
         return self._kept["client"]
-
-    def _check_host(self) -> None:
-        """Asks whether the installation answers: its client by itself goes on trying for minutes."""
-        import kfp_server_api
-        import requests
-
-        host = urllib.parse.urlsplit(self.host).hostname or ""
-        if host.endswith(_OF_GOOGLE):
-            # The client has its own way to a token there.
-            return
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        address = f"{self.host.rstrip('/')}{_HEALTH}"
-        answer = requests.get(address, headers=headers, timeout=_SECONDS_TO_ANSWER)
-        if answer.status_code == 404:
-            raise MissingInputError(
-                f"what answers at --host={self.host} is not Kubeflow Pipelines: it has no {_HEALTH}",
-                remedy="give the address of its interface, the whole one if it lies below a path, e.g. "
-                "https://HOST/pipeline",
-            )
-        if answer.status_code >= 400:
-            error = kfp_server_api.ApiException(status=answer.status_code, reason=answer.reason)
-            error.body = answer.text
-            raise error
 
     def submit(
         self,
@@ -116,6 +89,7 @@ class KubeflowJobs:
 
         Raises:
             InvalidArgumentError: if a run of that name has other parameters.
+            UnavailableError: if a page to log in answers.
         """
         found = self._run_named(job_id)
         if found is not None:
@@ -136,6 +110,7 @@ class KubeflowJobs:
                 service_account=service_account or None,
                 pipeline_root=pipeline_root or None,
             )
+            _check_id(started.run_info.run_id, "start the run")
         return _described(started.run_info), False
 
     def describe(self, job_id: str) -> Job:
@@ -192,6 +167,7 @@ class KubeflowJobs:
 
         Raises:
             InvalidArgumentError: if there is one of that name.
+            UnavailableError: if a page to log in answers.
         """
         if any(one.name == name for one in self.list_schedules()):
             raise InvalidArgumentError(
@@ -199,6 +175,7 @@ class KubeflowJobs:
             )
         with _explained("create the recurring run"):
             experiment = self.client.create_experiment(_EXPERIMENT, namespace=self.namespace or None)
+            _check_id(experiment.experiment_id, "create the experiment")
             created = self.client.create_recurring_run(
                 experiment_id=experiment.experiment_id,
                 job_name=name,
@@ -208,6 +185,7 @@ class KubeflowJobs:
                 service_account=service_account or None,
                 pipeline_root=pipeline_root or None,
             )
+            _check_id(created.recurring_run_id, "create the recurring run")
         return _schedule(created)
 
     def list_schedules(self) -> list[Schedule]:
@@ -278,7 +256,9 @@ class KubeflowJobs:
             return run
         try:
             with _explained(f"read {job_id}"):
-                return self.client.get_run(job_id)
+                run = self.client.get_run(job_id)
+                _check_id(run.run_id, f"read {job_id}")
+                return run
         except (MissingInputError, InvalidArgumentError):
             raise no_such_job(job_id, self.host) from None
 
@@ -346,13 +326,15 @@ def recurrence(cron: str) -> dict[str, Any]:
 def _explained(what: str) -> Iterator[None]:
     """Turns the client's errors into ours, and keeps what it prints out of our output."""
     import kfp_server_api
-    import requests
     import urllib3
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except kfp_server_api.ApiException as error:
+        if error.status and 300 <= error.status < 400:
+            location = (error.headers or {}).get("Location", "").partition("?")[0]
+            raise _asks_for_login(what, f"it leads on to {location}") from None
         text = f"Kubeflow Pipelines refused to {what}: {error.reason}{_told(error.body)}"
         if error.status in (401, 403):
             raise UnavailableError(text, remedy="give a token with --token, or ask for the rights") from None
@@ -361,11 +343,74 @@ def _explained(what: str) -> Iterator[None]:
         if error.status and error.status < 500:
             raise InvalidArgumentError(text, remedy="correct what it says") from None
         raise InterruptedRunError(text, remedy="try again; a run that was started is found again") from None
-    except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
+    except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
         raise InterruptedRunError(
             f"cannot {what}: {type(error).__name__}",
             remedy="check --host, e.g. kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80",
         ) from None
+
+
+def _asks_for_login(what: str, how: str) -> UnavailableError:
+    return UnavailableError(
+        f"cannot {what}: it asks for a login: {how}",
+        remedy="give --token (better KFP_TOKEN); if that is no page to log in, check the address in --host",
+    )
+
+
+def _check_id(identifier: str | None, what: str) -> None:
+    """Refuses an answer without an id: the client makes an empty one of any page."""
+    if not identifier:
+        raise _asks_for_login(what, "the answer names no id")
+
+
+def _client_class(host: str) -> Any:
+    """Returns KFP's client, made to ask once and shortly whether the installation answers.
+
+    By itself it goes on asking for minutes, and follows a redirection to a page for logging in. Everything
+    else stays its own: the token or the cookie by which it is let in, and the way there.
+    """
+    # Imported here: it takes seconds to load.
+    import kfp
+    import kfp_server_api
+    import urllib3
+
+    class Client(kfp.Client):
+        _health: Any = None
+
+        def _load_config(self, *values: Any, **named: Any) -> Any:
+            config = super()._load_config(*values, **named)
+            config.retries = urllib3.Retry(1, redirect=0, raise_on_redirect=False)
+            return config
+
+        def get_kfp_healthz(self, *_: Any) -> Any:
+            """Returns what the installation says of itself; it is asked once."""
+            if self._health is None:
+                try:
+                    self._health = self._healthz_api.healthz_service_get_healthz(
+                        _request_timeout=_SECONDS_TO_ANSWER
+                    )
+                except kfp_server_api.ApiException as error:
+                    if error.status != 404:
+                        raise
+                    raise MissingInputError(
+                        f"what answers at --host={host} is not Kubeflow Pipelines: it has no {_HEALTH}",
+                        remedy="give the address of its interface, the whole one if it lies below a path, "
+                        "e.g. https://HOST/pipeline",
+                    ) from None
+                if not _is_json_object(self._healthz_api.api_client.last_response.data):
+                    raise _asks_for_login(
+                        f"reach Kubeflow Pipelines at {host}", f"{_HEALTH} is a page and not JSON"
+                    )
+            return self._health
+
+    return Client
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -205,10 +206,61 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     ("status", "code", "words"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
 )
 def test_a_refusal_says_what_to_do(run, server, status, code, words):
-    server.refusals = [(200, {"multi_user": False}), (200, {"multi_user": False}), (status, "because")]
+    server.refusals = [(200, {"multi_user": False}), (status, "because")]
     result = run("describe", "job_1")
     assert result.exit_code == code
     assert words in result.stderr
+
+
+SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS]
+
+
+@pytest.mark.parametrize("open_paths", [(), ("/apis/v2beta1/healthz",)], ids=["all", "but_healthz"])
+@pytest.mark.parametrize("login", ["redirect", "page"])
+def test_a_page_to_log_in_is_no_answer(run, server, login, open_paths):
+    server.login, server.open_paths = login, open_paths
+    server.known = {"Authorization": "Bearer secret"}
+    for words in (["submit", "job_1", "--no-check", "--", *WORDS], SCHEDULE, ["cancel", "job_1"]):
+        result = run(*words)
+        assert result.exit_code == 69, result.output
+        assert "asks for a login" in result.stderr
+        assert "--token" in result.stderr
+        assert "state=secret" not in result.stderr
+    assert server.runs == server.recurring_runs == {}
+    assert submit(run, "--token", "secret").exit_code == 0
+    assert len(server.runs) == 1
+
+
+def test_the_installation_is_asked_as_kfps_client_asks(run, server, tmp_path, monkeypatch):
+    """The token goes to no proxy that other programs use, and the cookie of KFP's own file is sent."""
+    server.login, server.known = "page", {"Cookie": "session=1", "Authorization": "Bearer secret"}
+    context = {"namespace": "", "client_authentication_cookie": "session=1"}
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password other\n")
+    (tmp_path / "context.json").write_text(json.dumps(context))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with start_kubeflow_server(tmp_path / "proxy") as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.address)
+        result = submit(run, "--token", "secret")
+        assert result.exit_code == 0, result.output
+        assert {one["Authorization"] for one in server.headers} == {"Bearer secret"}
+        server.headers.clear()
+        monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+        assert run("describe", "job_1").exit_code == 0
+        assert {one["Cookie"] for one in server.headers} == {"session=1"}
+        assert proxy.headers == []
+
+
+def test_what_does_not_answer_is_given_up_soon(monkeypatch):
+    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        result = CliRunner().invoke(imgpipe, ["describe", "x", "--target", "kubeflow", "--host", host])
+    assert result.exit_code == 75
+    assert time.monotonic() - started < 15
 
 
 def test_an_installation_that_cannot_be_reached_is_told():

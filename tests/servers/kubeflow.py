@@ -44,6 +44,10 @@ class KubeflowServer:
         run_commands: Whether the steps are really run.
         final_state: In which every run is made, instead.
         refusals: Answers to give instead: (status, message).
+        login: What a stranger gets: "redirect" to a page for logging in, "page" at once; empty = an answer.
+        known: Headers of which one lets in.
+        open_paths: Where a stranger gets answers nevertheless.
+        headers: Of the requests.
     """
 
     def __init__(self, folder):
@@ -53,12 +57,21 @@ class KubeflowServer:
         self.experiments = {}
         self.requests = []
         self.refusals = []
+        self.login = ""
+        self.known = {}
+        self.open_paths = ()
+        self.headers = []
         self.run_commands = False
         self.final_state = None
         self.processes = {}
         self.logs = {}
         self.lock = threading.RLock()
         self.address = ""
+
+    def is_stranger(self, path, headers):
+        self.headers.append(headers)
+        let_in = any(headers.get(name) == value for name, value in self.known.items())
+        return bool(self.login) and not let_in and path not in self.open_paths
 
     def answer(self, method, path, query, body):
         with self.lock:
@@ -261,12 +274,27 @@ def start_kubeflow_server(folder):
             split = urllib.parse.urlsplit(self.path)
             query = {key: values[0] for key, values in urllib.parse.parse_qs(split.query).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if held.is_stranger(split.path, self.headers):
+                self.show_login(split.path)
+                return
             status, answer = held.answer(self.command, urllib.parse.unquote(split.path), query, body)
             if status != 200:
                 answer = {"message": answer, "code": status}
             content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def show_login(self, path):
+            content = b"<!doctype html><title>Log in</title>"
+            if held.login == "redirect" and path != "/login":
+                self.send_response(302)
+                self.send_header("Location", "/login?state=secret")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Type", "text/html")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
