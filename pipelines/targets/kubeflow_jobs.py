@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
@@ -88,14 +90,15 @@ class KubeflowJobs:
             The job, and whether it was found rather than started.
 
         Raises:
-            InvalidArgumentError: if a run of that name has other parameters.
+            InvalidArgumentError: if a run of the name has another pipeline, image, argument, account or root.
             UnavailableError: if a page to log in answers.
         """
         found = self._run_named(job_id)
         if found is not None:
-            if dict(found.runtime_config.parameters or {}) != dict(parameters):
+            different = _differences(found, parameters, pipeline_file, service_account, pipeline_root)
+            if different:
                 raise InvalidArgumentError(
-                    f"the job id {job_id!r} was used for another request",
+                    f"the job id {job_id!r} was used for another request: with another {different}",
                     where=found.run_id,
                     remedy="give a new job id, or look at the old one with `imgpipe describe`",
                 )
@@ -429,6 +432,48 @@ def _told(body: Any) -> str:
         return f" ({json.loads(body)['message']})"
     except (ValueError, LookupError, TypeError):
         return ""
+
+
+def _differences(
+    found: Any, parameters: Mapping[str, Any], pipeline_file: Path, service_account: str, pipeline_root: str
+) -> str:
+    """Returns in what a run or a recurring run differs from what is asked for; "" if in nothing.
+
+    An account and a root that are not given are the installation's, which fills them in: anything goes then.
+    The pipeline's text is compared in what a run depends on: the installation may write the rest otherwise.
+    """
+    config = found.runtime_config
+    wanted, held = _told_by(_specification(pipeline_file)), _told_by(found.pipeline_spec)
+    compared = {
+        # Without its text it is one that was uploaded there.
+        **{name: (held[name], value) for name, value in wanted.items() if held},
+        "set of parameters": (dict((config and config.parameters) or {}), dict(parameters)),
+        "service account": (found.service_account if service_account else "", service_account),
+        "pipeline root": ((config and config.pipeline_root) if pipeline_root else "", pipeline_root),
+    }
+    return " and ".join(name for name, (one, other) in compared.items() if one != other)
+
+
+def _specification(pipeline_file: Path) -> Any:
+    with pipeline_file.open(encoding="utf-8") as stream:
+        # The second document is that of the platform.
+        return next(iter(yaml.safe_load_all(stream)))
+
+
+def _told_by(text: Any) -> dict[str, Any]:
+    """Returns the pipeline's name, its images and its defaults; {} if there is no text."""
+    if not isinstance(text, Mapping):
+        return {}
+    spec = text.get("pipeline_spec", text)
+    if "pipelineInfo" not in spec:
+        return {}
+    executors = spec.get("deploymentSpec", {}).get("executors", {})
+    inputs = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    return {
+        "pipeline": spec["pipelineInfo"].get("name"),
+        "set of images": {name: one.get("container", {}).get("image") for name, one in executors.items()},
+        "set of defaults": {name: one.get("defaultValue") for name, one in inputs.items()},
+    }
 
 
 def _described(run: Any) -> Job:

@@ -168,6 +168,44 @@ def test_the_same_line_again_starts_no_second_run(run, server):
     assert "used for another request" in other.stderr
 
 
+RETRAIN = [
+    *("--deploy_target=kserve", "--deploy_dir=gs://bucket/serving/flowers", "--namespace=team"),
+    *("--images=gs://bucket/flowers", "--max_steps=5"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "different"),
+    [
+        (["--retrain"], RETRAIN, "another pipeline"),
+        (["--image-registry", "registry.example/team"], WORDS, "another set of images"),
+        (["--service-account", "trainer"], WORDS, "another service account"),
+        (["--pipeline-root", "gs://bucket/runs"], WORDS, "another pipeline root"),
+    ],
+    ids=["pipeline", "images", "account", "root"],
+)
+def test_another_request_under_the_same_job_id_is_refused(run, server, options, words, different):
+    assert submit(run, words=words).exit_code == 0
+    other = submit(run, *options, words=words)
+    assert other.exit_code == 64
+    assert "used for another request" in other.stderr
+    assert different in other.stderr
+    server.runs.clear()
+    assert submit(run, *options, words=words).exit_code == 0
+    assert "nothing was started" in submit(run, *options, words=words).stderr
+
+
+def test_what_the_installation_fills_in_is_not_another_request(run, server):
+    submit(run)
+    [sent] = server.runs.values()
+    sent["service_account"] = "pipeline-runner"
+    sent["runtime_config"]["pipeline_root"] = "minio://mlpipeline/v2/artifacts"
+    assert "nothing was started" in submit(run).stderr
+    # As of a pipeline that was uploaded.
+    sent["pipeline_spec"] = None
+    assert "nothing was started" in submit(run).stderr
+
+
 def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
     assert json.loads(run("list", "--format", "json").stdout) == []
     submit(run)
