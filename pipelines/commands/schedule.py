@@ -82,7 +82,7 @@ def create(
         check_submission(submission, place)
     if isinstance(schedules, KubeflowJobs):
         with submission.file() as file:
-            made = schedules.create_schedule(
+            made, found = schedules.create_schedule(
                 name,
                 cron,
                 submission.parameters,
@@ -90,6 +90,8 @@ def create(
                 service_account=submission.service_account,
                 pipeline_root=submission.pipeline_root,
             )
+        if found:
+            notice("it was created before: nothing was made")
     else:
         assert isinstance(schedules, VertexJobs)  # noqa: S101 - there is no other
         made = schedules.create_schedule(name, cron, submission.pipeline_job())

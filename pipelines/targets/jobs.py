@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from components.common.errors import MissingInputError
+from components.common.errors import InvalidArgumentError, MissingInputError
 
 # In which a job is no longer at work.
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED", "EXPIRED")
@@ -104,10 +104,20 @@ def only_schedule(name: str, found: Sequence[Schedule], where: str) -> Schedule:
 
     Raises:
         MissingInputError: if there is none.
+        InvalidArgumentError: if there are several.
     """
     for schedule in found:
-        if name in (schedule.name, schedule.resource):
+        if name == schedule.resource:
             return schedule
+    named = [schedule for schedule in found if name == schedule.name]
+    if len(named) > 1:
+        raise InvalidArgumentError(
+            f"there are {len(named)} schedules {name!r}: {', '.join(one.resource for one in named)}",
+            where=where,
+            remedy="give one of these instead of the name, e.g. `imgpipe schedule delete` of all but one",
+        )
+    if named:
+        return named[0]
     raise MissingInputError(
         f"there is no schedule {name!r}", where=where, remedy="`imgpipe schedule list` names them"
     )

@@ -165,17 +165,29 @@ class KubeflowJobs:
         *,
         service_account: str = "",
         pipeline_root: str = "",
-    ) -> Schedule:
+    ) -> tuple[Schedule, bool]:
         """Starts a recurring run; the arguments are as in ``submit``, ``cron`` has five fields.
 
+        Returns:
+            The schedule, and whether it was found rather than made.
+
         Raises:
-            InvalidArgumentError: if there is one of that name.
+            InvalidArgumentError: if there is one of that name for other runs, or if there are several.
             UnavailableError: if a page to log in answers.
         """
-        if any(one.name == name for one in self.list_schedules()):
-            raise InvalidArgumentError(
-                f"there is a schedule {name!r} already", remedy="delete it first, or give another name"
-            )
+        named = [one for one in self._recurring_runs() if one.display_name == name]
+        if named:
+            only = only_schedule(name, [_schedule(one) for one in named], self.host)
+            different = _differences(named[0], parameters, pipeline_file, service_account, pipeline_root)
+            if only.cron != cron:
+                different = " and ".join(filter(None, ("time", different)))
+            if different:
+                raise InvalidArgumentError(
+                    f"there is a schedule {name!r} already, with another {different}",
+                    where=only.resource,
+                    remedy="delete it first, or give another name",
+                )
+            return only, True
         with _explained("create the recurring run"):
             experiment = self.client.create_experiment(_EXPERIMENT, namespace=self.namespace or None)
             _check_id(experiment.experiment_id, "create the experiment")
@@ -189,11 +201,14 @@ class KubeflowJobs:
                 pipeline_root=pipeline_root or None,
             )
             _check_id(created.recurring_run_id, "create the recurring run")
-        return _schedule(created)
+        return _schedule(created), False
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the recurring runs of imgpipe's experiment."""
-        found: list[Schedule] = []
+        return [_schedule(one) for one in self._recurring_runs()]
+
+    def _recurring_runs(self) -> list[Any]:
+        found: list[Any] = []
         token = ""
         with _explained("list the recurring runs"):
             experiment = self._experiment()
@@ -204,7 +219,7 @@ class KubeflowJobs:
                     experiment_id=experiment,
                     namespace=self.namespace or None,
                 )
-                found += [_schedule(one) for one in page.recurring_runs or []]
+                found += page.recurring_runs or []
                 token = page.next_page_token or ""
                 if not token:
                     break

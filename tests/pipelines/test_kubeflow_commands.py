@@ -229,15 +229,45 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     assert recurring["runtime_config"]["parameters"]["max_steps"] == 5
     [listed] = json.loads(run("schedule", "list", "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * 1")
-    assert (
-        run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS).exit_code
-        == 64
-    )
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
         assert run("schedule", verb, "nightly").exit_code == 0
         assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state
     assert run("schedule", "delete", "nightly").exit_code == 0
     assert server.recurring_runs == {}
+
+
+def test_the_same_schedule_again_is_found_and_another_of_its_name_refused(run, server):
+    made = run(*SCHEDULE)
+    assert made.exit_code == 0, made.output
+    again = run(*SCHEDULE)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == made.stdout
+    assert "nothing was made" in again.stderr
+    for words, different in (
+        ([*SCHEDULE, "--seed=1"], "set of parameters"),
+        ([word.replace("0 3", "0 4") for word in SCHEDULE], "time"),
+        ([*SCHEDULE[:3], "--service-account=trainer", *SCHEDULE[3:]], "service account"),
+    ):
+        other = run(*words)
+        assert other.exit_code == 64
+        assert f"there is a schedule 'nightly' already, with another {different}" in other.stderr
+    assert len(server.recurring_runs) == 1
+
+
+def test_of_two_schedules_of_one_name_none_is_taken_in_silence(run, server):
+    run(*SCHEDULE)
+    [first] = server.recurring_runs.values()
+    # As two clients at once leave it.
+    server.recurring_runs["other"] = {**first, "recurring_run_id": "other"}
+    for words in (*(["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")), SCHEDULE):
+        result = run(*words)
+        assert result.exit_code == 64
+        assert first["recurring_run_id"] in result.stderr
+        assert "other" in result.stderr
+    assert {one["status"] for one in server.recurring_runs.values()} == {"ENABLED"}
+    assert run("schedule", "delete", "other").exit_code == 0
+    assert list(server.recurring_runs.values()) == [first]
+    assert run("schedule", "pause", "nightly").exit_code == 0
 
 
 @pytest.mark.parametrize(
