@@ -1,5 +1,6 @@
 """What a target cannot do: paths that its machines do not see, models deployed to where it has no way."""
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -16,6 +17,11 @@ _PATHS = (
     *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir", "slices_csv"),
     *("training_data_path", "validation_data_path", "job_dir", "pretrained_checkpoint_path", "champion"),
 )
+# Those of them that match_pattern reads: several patterns, separated by commas. Any other path is one,
+# whatever signs are in it; images are a list where they are a pattern.
+_PATTERNS = ("training_data_path", "validation_data_path")
+# More generous than Cloud Storage: BUCKET stands for a name that is yet to come.
+_BUCKET = re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
 # Where a pipeline can deploy to. A pod's own disk is gone with the pod, and a machine of Vertex AI knows no
 # cluster.
 _DEPLOYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -52,13 +58,13 @@ def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
 
 
 def check_paths(target: str, values: Mapping[str, Any]) -> None:
-    """Refuses a path that a target's machines cannot see.
+    """Refuses a path that a target's machines cannot see, and one in a bucket that cannot be.
 
     Vertex AI's see buckets, mounted at ``/gcs`` too. A cluster's pods may have a volume, which nobody can
     know from here; what is relative to the folder of this command is on none.
 
     Args:
-        target: ``kubeflow`` or ``vertex``.
+        target: ``local``, where every path of this machine is seen, ``kubeflow`` or ``vertex``.
         values: The job's arguments.
 
     Raises:
@@ -68,15 +74,42 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
         value = str(values.get(name) or "")
         if name == "champion" and value in (AUTO, NO_CHAMPION):
             continue
-        for part in filter(None, (part.strip() for part in value.split(","))):
+        for part in _paths_in(name, value):
+            flag = f"--{name.replace('job_dir', 'job-dir')}={value}"
+            check_bucket(re.sub("^/gcs/", "gs://", part) if target == "vertex" else part, name=flag)
             scheme = URL.match(part)
-            if is_cloud_path(part) or (not scheme and _is_seen(target, part)):
+            if is_cloud_path(part) or target == "local" or (not scheme and _is_seen(target, part)):
                 continue
             what = f"{scheme.group(0)} is not understood" if scheme else "a path of this machine"
             raise InvalidArgumentError(
-                f"--{name.replace('job_dir', 'job-dir')}={value}: {what}",
+                f"{flag}: {what}",
                 remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
             )
+
+
+def check_bucket(path: str, *, name: str) -> None:
+    """Refuses a ``gs://`` path without a bucket, or with one that cannot be.
+
+    Args:
+        path: Any path; others than ``gs://`` pass.
+        name: What the user wrote, e.g. ``--job-dir=gs:///x``.
+
+    Raises:
+        InvalidArgumentError: naming it.
+    """
+    if not is_cloud_path(path) or _BUCKET.match(path):
+        return
+    bucket = path.removeprefix("gs://").partition("/")[0]
+    raise InvalidArgumentError(
+        f"{name}: {bucket!r} is not the name of a bucket" if bucket else f"{name} names no bucket",
+        remedy="write gs://BUCKET/FOLDER, the bucket in letters, digits, -, _ and .",
+    )
+
+
+def _paths_in(name: str, value: str) -> list[str]:
+    listed = name in _PATTERNS or (name == "images" and re.search(r"[*?\[]", value))
+    parts = value.split(",") if listed else [value]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _is_seen(target: str, path: str) -> bool:

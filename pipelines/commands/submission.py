@@ -29,7 +29,7 @@ from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_rules import check_deploy_target, check_paths
+from pipelines.target_rules import check_bucket, check_deploy_target, check_paths
 from pipelines.targets.vertex_jobs import pipeline_job_body
 from pipelines.texts import read_text
 from pipelines.training_input import TrainingInput
@@ -254,13 +254,14 @@ def planned(
     for arguments_class in (*of_pipeline, *((ServingModelArguments,) if retrain else ())):
         from_values(arguments_class, job.values)
     check_deploy_target(target, job.values)
-    if target == "kubeflow":
+    check_bucket(pipeline_root, name=f"--pipeline-root={pipeline_root}")
+    if target != "vertex":
         check_paths(target, job.values)
-        if pipeline_root and not pipeline_root.startswith(_STORES):
-            raise InvalidArgumentError(
-                f"--pipeline-root={pipeline_root!r} is not in a store that Kubeflow Pipelines knows",
-                remedy=f"begin it with {', '.join(_STORES)}, or leave it out for the installation's own",
-            )
+    if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
+        raise InvalidArgumentError(
+            f"--pipeline-root={pipeline_root!r} is not in a store that Kubeflow Pipelines knows",
+            remedy=f"begin it with {', '.join(_STORES)}, or leave it out for the installation's own",
+        )
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of)
         return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))

@@ -68,6 +68,15 @@ def dry_run(tmp_path, monkeypatch):
         (PIPELINE, [*IMAGES, "--slices_csv=slices.csv"], "--slices_csv=slices.csv"),
         (PIPELINE, [*IMAGES, "--champion=models/1"], "--champion=models/1"),
         (VERTEX, [*ARGUMENTS, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
+        (KUBEFLOW, ["--images=gs://b/a/*.jpg,flowers/*.jpg"], "a path of this machine"),
+        (VERTEX, ["--training_data_path=gs://b/t-*,t-*", *ARGUMENTS[1:]], "a path of this machine"),
+        # What no bucket is called.
+        (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "--job-dir=gs:// names no bucket"),
+        (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "--job-dir=/gcs//x names no bucket"),
+        (PIPELINE, ["--images=gs:///x"], "--images=gs:///x names no bucket"),
+        (KUBEFLOW, ["--images=gs://bu cket/x"], "'bu cket' is not the name of a bucket"),
+        ([], ["--images=gs:///x"], "--images=gs:///x names no bucket"),
+        ([*VERTEX, "--as=pipeline", "--pipeline-root=gs:///p"], IMAGES, "--pipeline-root=gs:///p names no"),
         ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
     ],
 )  # fmt: skip
@@ -86,6 +95,11 @@ def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, opti
                     "--project=p", "--region=us-central1"]),
         (PIPELINE, ["--images=/gcs/b/i", "--champion=none"]),
         ([*KUBEFLOW, "--pipeline-root=minio://mlpipeline/v2"], IMAGES),
+        # A comma is a sign like any other, but in patterns.
+        (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://b/lr=0.1,bs=32"]),
+        (KUBEFLOW, ["--images=/mnt/data/cats,dogs"]),
+        (PIPELINE, ["--images=gs://b/cats,dogs"]),
+        (VERTEX, ["--training_data_path=gs://b/t-*, /gcs/b/u-*", *ARGUMENTS[1:]]),
         (["--image-registry=127.0.0.1:5000/team/"], ["--images=flowers"]),
     ],
 )  # fmt: skip
