@@ -81,6 +81,7 @@ def start_job(
     kind: JobKind,
     body: Mapping[str, Any],
     *,
+    find: Callable[[], Any | None] | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> tuple[Any, bool]:
     """Starts the job that carries these labels, unless it was started before.
@@ -90,6 +91,7 @@ def start_job(
         parent: ``projects/PROJECT/locations/REGION``.
         kind: Of the job.
         body: The request, with ``JOB_LABEL`` and ``REQUEST_LABEL`` among its labels.
+        find: Returns what was started under this name before, or None; None = a job of this kind.
         pause: Waits between attempts.
 
     Returns:
@@ -104,9 +106,9 @@ def start_job(
     seconds = _FIRST_PAUSE_SECONDS
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            found = find_job(client, parent, kind, body["labels"][JOB_LABEL])
+            found = find() if find else find_job(client, parent, kind, body["labels"][JOB_LABEL])
             if found is not None:
-                return _same_request(found, body), True
+                return same_request(found, body), True
             with explained(f"create the {kind.name}"):
                 return getattr(client, f"create_{kind.snake}")(
                     parent=parent, **{kind.snake: message}, timeout=60
@@ -119,13 +121,20 @@ def start_job(
     raise AssertionError("unreachable")
 
 
-def find_job(client: Any, parent: str, kind: JobKind, job_label: str) -> Any | None:
-    """Returns the newest job with a label, or None."""
+def find_job(
+    client: Any,
+    parent: str,
+    kind: JobKind,
+    job_label: str,
+    *,
+    matches: Callable[[Any], bool] = lambda _: True,
+) -> Any | None:
+    """Returns the newest job with a label that matches, or None."""
     with explained(f"list the {kind.collection}"):
         listed = getattr(client, f"list_{kind.snake}s")(
             request={"parent": parent, "filter": f'labels.{JOB_LABEL}="{job_label}"'}
         )
-        return next(iter(listed), None)
+        return next(filter(matches, listed), None)
 
 
 def get_job(client: Any, name: str) -> Any:
@@ -182,7 +191,12 @@ def failure_of(job: Any) -> PipelineError | None:
     return error_class(f"the training ended with exit status {code}", where=where, remedy=remedy)
 
 
-def _same_request(found: Any, body: Mapping[str, Any]) -> Any:
+def same_request(found: Any, body: Mapping[str, Any]) -> Any:
+    """Returns what was found under a name.
+
+    Raises:
+        InvalidArgumentError: if it was started by another request.
+    """
     if found.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
         raise InvalidArgumentError(
             f"the job id {found.display_name!r} was used for another request",

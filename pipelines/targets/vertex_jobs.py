@@ -21,6 +21,7 @@ from components.vertex.jobs import (
     JobKind,
     cancel_job,
     find_job,
+    same_request,
     start_job,
     state_of,
 )
@@ -74,7 +75,12 @@ class VertexJobs:
         """
         kind = next(kind for kind in JOB_KINDS if kind.name == request.kind)
         job, found = start_job(
-            self.client("JobServiceClient"), self.parent, kind, request.body, pause=self.pause
+            self.client("JobServiceClient"),
+            self.parent,
+            kind,
+            request.body,
+            find=lambda: self._started(request.body["labels"][JOB_LABEL], kind),
+            pause=self.pause,
         )
         return _described(kind, job), found
 
@@ -92,6 +98,9 @@ class VertexJobs:
         seconds, attempts = _FIRST_PAUSE_SECONDS, 4
         for attempt in range(1, attempts + 1):
             try:
+                started = self._started(body["labels"][JOB_LABEL], PIPELINE_RUN)
+                if started is not None:
+                    return _described(PIPELINE_RUN, same_request(started, body)), True
                 with explained("start the pipeline"):
                     try:
                         run = client.create_pipeline_job(
@@ -100,19 +109,28 @@ class VertexJobs:
                         return _described(PIPELINE_RUN, run), False
                     except Conflict:
                         found = client.get_pipeline_job(name=f"{self.parent}/pipelineJobs/{run_id}")
-                if found.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
-                    raise InvalidArgumentError(
-                        f"the job id {body['displayName']!r} was used for another request",
-                        where=found.name,
-                        remedy="give a new job id, or look at the old one with `imgpipe describe`",
-                    )
-                return _described(PIPELINE_RUN, found), True
+                return _described(PIPELINE_RUN, same_request(found, body)), True
             except InterruptedRunError:
                 if attempt == attempts:
                     raise
             self.pause(seconds)
             seconds *= 2
         raise AssertionError("unreachable")
+
+    def _started(self, label: str, wanted: JobKind) -> Any | None:
+        """Returns what was submitted under a name, of whatever kind, or None; first of the kind wanted."""
+        for kind in sorted((*JOB_KINDS, PIPELINE_RUN), key=lambda kind: kind != wanted):
+            # What a schedule of that name has started was not submitted.
+            found = find_job(
+                self._service(kind),
+                self.parent,
+                kind,
+                label,
+                matches=lambda job: not getattr(job, "schedule_name", ""),
+            )
+            if found is not None:
+                return found
+        return None
 
     def describe(self, job_id: str) -> Job:
         """Returns the job or pipeline run of a name, or of a resource name."""
@@ -310,8 +328,13 @@ def authorized_session(endpoint: str = "") -> Any:
 
 
 def pipeline_job_id(job_id: str) -> str:
-    """Returns a job id as the id of a pipeline run: lower-case letters, digits and hyphens."""
-    return re.sub("[^a-z0-9]+", "-", job_label(job_id)).strip("-")
+    """Returns a job id as the id of a pipeline run: lower-case letters, digits and hyphens.
+
+    One that had other characters ends in a digest: ``a_b`` and ``a-b`` are two runs.
+    """
+    label = job_label(job_id)
+    run_id = re.sub("[^a-z0-9]+", "-", label).strip("-")
+    return run_id if run_id == label else f"{run_id}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def pipeline_job_body(

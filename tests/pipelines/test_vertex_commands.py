@@ -165,6 +165,50 @@ def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, se
     assert "used for another request" in other.stderr
 
 
+def test_a_job_id_is_one_job_of_whatever_kind(run, place, server):
+    lines = {
+        "customJobs": ["--config", "config.yaml", "--", *ARGUMENTS],
+        "hyperparameterTuningJobs": ["--config", "tuning.yaml", "--", *ARGUMENTS],
+        "pipelineJobs": ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"],
+    }
+    for first, line in lines.items():
+        assert run("submit", JOB_ID, *place, "--no-check", *line).exit_code == 0
+        for other in lines:
+            again = run("submit", JOB_ID, *place, "--no-check", *lines[other])
+            if other == first:
+                assert "nothing was started" in again.stderr
+            else:
+                assert again.exit_code == 64
+                assert "used for another request" in again.stderr
+        assert [name.split("/")[-2] for name in server.resources] == [first]
+        server.resources.clear()
+
+
+def test_job_ids_of_other_characters_are_other_runs_of_the_pipeline(run, place, server):
+    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
+    for job_id in ("a_b", "a-b", "a--b"):
+        result = run("submit", job_id, *place, *root)
+        assert result.exit_code == 0, result.output
+        assert "nothing was started" not in result.stderr
+    names = [job.name.split("/")[-1] for job in server.created("pipelineJobs")]
+    assert len(set(names)) == 3
+    assert "a-b" in names
+
+
+def test_what_a_schedule_has_started_under_its_name_was_not_submitted(run, place, server):
+    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
+    run("submit", "nightly", *place, *root)
+    [started] = server.created("pipelineJobs")
+    scheduled = vertex.PipelineJob(started)
+    scheduled.name = f"{started.name}-1"
+    scheduled.schedule_name = "projects/1/locations/us-central1/schedules/1"
+    server.resources = {scheduled.name: scheduled}
+    again = run("submit", "nightly", *place, *root)
+    assert again.exit_code == 0, again.output
+    assert "nothing was started" not in again.stderr
+    assert len(server.created("pipelineJobs")) == 2
+
+
 @pytest.mark.parametrize("form", ["job", "pipeline"])
 def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, server, form):
     if form == "job":
@@ -237,7 +281,8 @@ def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, mon
     [(403, 69, "roles/aiplatform.user"), (400, 64, "--dry-run"), (404, 66, "project")],
 )
 def test_a_refusal_says_what_to_do(run, place, server, status, code, words):
-    server.refusals = [(200, {}), (status, "the reason of Vertex AI")]
+    # The kinds of jobs are looked through first.
+    server.refusals = [(200, {}), (200, {}), (200, {}), (status, "the reason of Vertex AI")]
     result = submit(run, place)
     assert result.exit_code == code
     assert "the reason of Vertex AI" in result.stderr
