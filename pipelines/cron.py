@@ -63,10 +63,10 @@ def _numbers(cron: str, name: str, term: str) -> range:
             remedy=f"write the smaller number first, {last}-{first}, or two ranges, "
             f"{first}-{largest},{smallest}-{last}",
         )
-    if step is not None and not 1 <= step <= largest:
+    if step is not None and step < 1:
         raise InvalidArgumentError(
             f"{problem}: the step is {step}",
-            remedy=f"write a step of 1 to {largest}, e.g. */2 for every second {name}",
+            remedy=f"write a step of 1 or more, e.g. */2 for every second {name}",
         )
     end = last if last is not None else largest if first is None or step else first
     return range(smallest if first is None else first, end + 1, step or 1)
