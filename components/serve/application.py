@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -55,6 +56,8 @@ class Server:
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/{path:path}", self._any, methods=["GET", "POST"]),
             ],
+            # Of the router: a method that no path takes.
+            exception_handlers={HTTPException: self._not_allowed},
             lifespan=self._lifespan,
         )
 
@@ -85,11 +88,7 @@ class Server:
         try:
             response = await self._of_model(request)
         except RequestError as error:
-            headers = {"Retry-After": "1"} if error.status == 503 else {}
-            if error.status == 408 or not await self._rest_is_discarded(request):
-                # What is still to come would be taken for the next request.
-                headers["Connection"] = "close"
-            response = _answer(error.status, {"error": error.reason}, headers)
+            response = await self._refusal(request, error)
         except ClientDisconnect:
             # Nobody reads this.
             response = _answer(400, {"error": "the request ended early"})
@@ -98,6 +97,21 @@ class Server:
             response = _answer(500, {"error": "the model could not be asked; the server's log says why"})
         self._measurements.requests.labels(status=str(response.status_code)).inc()
         return response
+
+    async def _not_allowed(self, request: Request, _: Exception) -> Response:
+        error = RequestError(405, f"{request.method} is not allowed here; use GET or POST")
+        response = await self._refusal(request, error)
+        self._measurements.requests.labels(status="405").inc()
+        return response
+
+    async def _refusal(self, request: Request, error: RequestError) -> Response:
+        headers = {"Retry-After": "1"} if error.status == 503 else {}
+        if error.status == 405:
+            headers["Allow"] = "GET, POST"
+        if error.status == 408 or not await self._rest_is_discarded(request):
+            # What is still to come would be taken for the next request.
+            headers["Connection"] = "close"
+        return _answer(error.status, {"error": error.reason}, headers)
 
     async def _of_model(self, request: Request) -> Response:
         match = _PATH.fullmatch(request.url.path)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.common.images import ImageError, check_image_header
+from components.common.labels import is_unicode
 from components.common.saved_model import DEFAULT_SIGNATURE
 
 _INPUTS = ("image_bytes", "key")
@@ -89,6 +90,10 @@ def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int
     for number, key in enumerate(keys):
         if not isinstance(key, str):
             raise RequestError(400, f"{_place(number, in_rows, 'key')} is not a string")
+        if not is_unicode(key):
+            raise RequestError(
+                400, f"{_place(number, in_rows, 'key')} holds half of a surrogate pair, which is no character"
+            )
     return PredictRequest(signature, images, tuple(keys), in_rows)
 
 
@@ -117,9 +122,13 @@ def _json(body: bytes) -> dict[str, Any]:
         content = json.loads(body)
     except RecursionError:
         raise RequestError(400, "the JSON is nested too deeply") from None
-    except ValueError as error:
-        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it is not text in UTF-8"
-        raise RequestError(400, f"the body is not JSON: {reason}") from None
+    except UnicodeDecodeError:
+        raise RequestError(400, "the body is not JSON: it is not text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+    except ValueError:
+        # What remains is Python's limit on the digits of a whole number.
+        raise RequestError(400, "the JSON holds a whole number of too many digits") from None
     if not isinstance(content, dict):
         raise RequestError(400, "the body is not a JSON object with instances or inputs")
     return content

@@ -98,6 +98,7 @@ HOSTILE = {
         json.dumps({"inputs": {"image_bytes": [{"b64": b64(PHOTO)}] * 2, "key": ["a"]}}).encode(),
     ),
     "a key that is a number": lambda draw: (None, body({**instance(PHOTO), "key": draw.randrange(9)})),
+    "a key with half a surrogate pair": lambda _: (None, body(instance(PHOTO, "\ud800"))),
     "an image that is a number": lambda _: (None, body({"image_bytes": 7, "key": "k"})),
     "an image that is a list of numbers": lambda _: (None, body({"image_bytes": [[1.0]], "key": "k"})),
     "an image that is plain text": lambda _: (None, body({"image_bytes": b64(PHOTO), "key": "k"})),
@@ -177,6 +178,11 @@ def test_each_of_a_thousand_is_refused_with_a_reason(answered):
     assert status["a huge body"] == status["too many images"] == 413
     assert status["a slow body"] == 408
     assert status["another model"] == status["a path upwards"] == 404
+    reasons = {kind: reason for kind, _, reason in answers}
+    assert reasons["a key with half a surrogate pair"].startswith(
+        "instances[0].key holds half of a surrogate"
+    )
+    assert "too many digits" in reasons["a number of a million digits"]
     assert status["a PNG bomb"] == status["wrong base64"] == 400
 
 

@@ -106,6 +106,18 @@ def test_status_metadata_health_and_metrics(server):
     assert 'imgpipe_requests_total{status="200"}' in httpx.get(f"{server.address}/metrics").text
 
 
+def test_a_method_that_no_path_takes_is_refused_in_json_like_everything_else(server):
+    with httpx.Client() as client:
+        for method in ("DELETE", "PUT", "PATCH", "OPTIONS"):
+            for url in (f"{server.url}:predict", f"{server.address}/healthz", f"{server.address}/nowhere"):
+                answer = client.request(method, url, content=b"{}")
+                assert answer.status_code == 405
+                assert answer.json() == {"error": f"{method} is not allowed here; use GET or POST"}
+                assert set(answer.headers["allow"].split(", ")) == {"GET", "POST"}
+        # The connection goes on.
+        assert client.get(server.url).status_code == 200
+
+
 def version_of(server):
     return httpx.get(f"{server.address}/healthz").json()["version"]
 
