@@ -475,6 +475,7 @@ def _name_of(word: str) -> str:
 
 def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
     tier = config.scale_tier or "BASIC"
+    pools: dict[str, Pool]
     for role in ("parameterServer", "evaluator"):
         if config.machine_types.get(role) or config.counts.get(role):
             notices.without_effect(
@@ -487,11 +488,19 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
         _check_no_machines(config, tier)
         resolved = machine_of_scale_tier(tier, name=config.name("scaleTier"))
         notices.texts += resolved.warnings
-        pools = [Pool(resolved.machine, 1, _image_replaced(config.config("master"), "masterConfig", notices))]
+        image = _image_replaced(config.config("master"), "masterConfig", notices)
+        pools = {"master": Pool(resolved.machine, 1, image)}
     else:
         pools = _custom_pools(config, notices)
-    check_pools([(pool.machine, pool.replicas) for pool in pools])
-    return tuple(pools)
+    for role, one in config.configs.items():
+        if role not in pools and one != ReplicaConfig():
+            image_alone = one == ReplicaConfig(image_uri=one.image_uri)
+            notices.without_effect(
+                f"{role}Config.imageUri" if image_alone else f"{role}Config",
+                "no machine of its own is rented for it",
+            )
+    check_pools([(pool.machine, pool.replicas) for pool in pools.values()])
+    return tuple(pools.values())
 
 
 def _check_no_machines(config: TrainingInput, tier: str) -> None:
@@ -511,7 +520,8 @@ def _check_no_machines(config: TrainingInput, tier: str) -> None:
         )
 
 
-def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
+def _custom_pools(config: TrainingInput, notices: _Notices) -> dict[str, Pool]:
+    """Returns the worker pools by their role, the chief's first."""
     if not config.machine_types.get("master"):
         raise InvalidArgumentError(
             f"{config.name('masterType')} is not given, but {config.name('scaleTier')}=CUSTOM needs it",
@@ -527,7 +537,7 @@ def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
             remedy="give both, or neither",
         )
     if not worker_type:
-        return [master]
+        return {"master": master}
     worker = _pool(config, "worker", workers, notices)
     if worker.machine.kind == "tpu" and master.machine.kind == "cpu":
         # Today's TPU machine has its processors with it.
@@ -535,8 +545,11 @@ def _custom_pools(config: TrainingInput, notices: _Notices) -> list[Pool]:
             f"{config.name('masterType')}={config.machine_types['master']} is not rented: the training runs "
             f"on the TPU's own machine, one worker pool of {worker.machine}"
         )
-        return [worker]
-    return [master, worker]
+        return {"worker": worker}
+    if not config.config("worker").image_uri and worker.machine.kind != "tpu":
+        # As AI Platform did: workers without an image of their own have the master's.
+        worker = replace(worker, config=replace(worker.config, image_uri=master.config.image_uri))
+    return {"master": master, "worker": worker}
 
 
 def _pool(config: TrainingInput, role: str, replicas: int, notices: _Notices) -> Pool:

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from components.common.errors import MissingInputError
+from components.common.errors import InvalidDataError, MissingInputError
 
 
 def read_text(file: Path) -> str:
     """Returns the content of a UTF-8 file.
 
     Raises:
-        MissingInputError: if it cannot be read, or is no UTF-8 text.
+        MissingInputError: if it cannot be read.
+        InvalidDataError: if it is no UTF-8 text.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -18,7 +19,7 @@ def read_text(file: Path) -> str:
             f"cannot read {str(file)!r}: {error.strerror}", remedy="correct the path"
         ) from None
     except UnicodeDecodeError as error:
-        raise MissingInputError(
-            f"cannot read {str(file)!r}: it is not UTF-8 text (byte {error.start + 1})",
+        raise InvalidDataError(
+            f"{str(file)!r} is not UTF-8 text (byte {error.start + 1})",
             remedy="save the file as UTF-8; an editor calls it the file's encoding",
         ) from None

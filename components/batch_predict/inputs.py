@@ -57,7 +57,7 @@ def listed_files(arguments: BatchPredictArguments) -> list[InputImage]:
 
     Raises:
         MissingInputError: if there is nothing of the kind.
-        InvalidDataError: if the list cannot be read as CSV.
+        InvalidDataError: if the list cannot be read as CSV, or is empty.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     if arguments.records:
@@ -71,7 +71,11 @@ def listed_files(arguments: BatchPredictArguments) -> list[InputImage]:
     else:
         found = _of_folder(local_path(arguments.images))
     if not found:
-        given = arguments.images or arguments.image_list
+        if arguments.image_list:
+            raise InvalidDataError(
+                "the list names no image", where=arguments.image_list, remedy="write a path on each line"
+            )
+        given = arguments.images
         raise MissingInputError(
             f"there is no image in {given!r}",
             remedy=f"of a folder, files named {', '.join(_IMAGE_SUFFIXES)} are taken; a pattern takes any",
@@ -83,15 +87,23 @@ def images_of_records(files: list[InputImage]) -> Iterator[InputImage]:
     """Yields the images of TFRecord files, file by file.
 
     Raises:
-        InvalidDataError: at the first damaged record, with its place.
+        InvalidDataError: at the first damaged record, with its place; if no file has a record.
         MissingInputError: if a file cannot be read.
     """
+    empty = True
     for file in files:
         with local_copy(file.location) as path:
             for number, (_, data) in enumerate(read_records(path, shown=file.location)):
                 where = f"{file.location}, record {number}"
                 record = decode_example(data, where=where, label_required=False)
+                empty = False
                 yield InputImage(record.filename or where, "", record.encoded)
+    if empty:
+        raise InvalidDataError(
+            f"no record in {len(files)} TFRecord file{'s' if len(files) > 1 else ''}",
+            where=files[0].location,
+            remedy="name the files that convert wrote",
+        )
 
 
 def _described(key: str, location: str) -> InputImage:

@@ -89,7 +89,7 @@ class FieldsReader:
 
     def has(self, name: str) -> bool:
         """Tells whether the field was given; a field without a value was not."""
-        return self._fields.get(name) is not None
+        return self._take(name) is not None
 
     def names(self) -> list[str]:
         """Returns the names of the fields that were given."""

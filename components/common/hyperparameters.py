@@ -103,7 +103,7 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
         raise block.error(
             "algorithm",
             algorithm,
-            "another one, or a grid of values",
+            f"another one, since {', '.join(doubles)} has the type DOUBLE, of which there is no grid",
             f"make {', '.join(doubles)} DISCRETE and list the values",
         )
     request = Hyperparameters(
@@ -150,6 +150,15 @@ def _block_of_parameter(parameter: TunedParameter) -> dict[str, Any]:
     return {**block, "minValue": parameter.minimum, "maxValue": parameter.maximum}
 
 
+# What a trial, or the data, decides by itself, or what would make trials differ in nothing that matters.
+NOT_TUNED = {
+    "job_dir": "every trial has a folder of its own",
+    "keep_checkpoints": "it has no effect on the model",
+    "num_classes": "the data set's labels decide it",
+    "multi_label": "the data set's labels decide it",
+}
+
+
 def check_tuned_arguments(
     request: Hyperparameters, arguments_class: type[Any], fixed: Mapping[str, Any], *, where: str = ""
 ) -> None:
@@ -173,6 +182,12 @@ def check_tuned_arguments(
                 f"params: there is no training argument {parameter.name!r}",
                 where=where,
                 remedy=nearest_name(parameter.name, fields),
+            )
+        if parameter.name in NOT_TUNED:
+            raise InvalidArgumentError(
+                f"params: {parameter.name} cannot be tuned: {NOT_TUNED[parameter.name]}",
+                where=where,
+                remedy="leave it out",
             )
         kind = type(fields[parameter.name].default)
         if kind is str and parameter.type != "CATEGORICAL":

@@ -40,11 +40,6 @@ _SCALE_OF_WORD = {
     "reverse-log": "UNIT_REVERSE_LOG_SCALE",
 }
 _ALGORITHM = {BAYESIAN: "", GRID: "GRID_SEARCH", RANDOM: "RANDOM_SEARCH"}
-# What a trial decides by itself, or what would make trials differ in nothing that matters.
-_NOT_TUNED = {
-    "job_dir": "every trial has a folder of its own",
-    "keep_checkpoints": "it has no effect on the model",
-}
 
 
 def read_request(arguments: TuneArguments) -> Hyperparameters:
@@ -85,12 +80,6 @@ def check_search_space(request: Hyperparameters, training: TrainingArguments) ->
         InvalidArgumentError: naming the parameter, or the combination of extreme values.
     """
     fixed = {name: getattr(training, name) for name in flat_fields([TrainingArguments])}
-    for parameter in request.parameters:
-        if parameter.name in _NOT_TUNED:
-            raise InvalidArgumentError(
-                f"params: {parameter.name} cannot be tuned: {_NOT_TUNED[parameter.name]}",
-                remedy="leave it out",
-            )
     check_tuned_arguments(request, TrainingArguments, fixed, where="hyperparameters")
 
 
@@ -285,9 +274,11 @@ def _short_form(word: str) -> dict[str, Any]:
     if kind not in (int, float):
         return {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": words}
     try:
-        numbers = sorted({float(part) for part in words})
+        numbers = sorted(float(part) for part in words)
     except ValueError:
         raise _error(word, "has a value that is no number") from None
+    if len(set(numbers)) < len(numbers):
+        raise _error(word, "has a value twice")
     return {"parameterName": name, "type": "DISCRETE", "discreteValues": numbers}
 
 

@@ -75,11 +75,26 @@ _OPTIONS = (
     click.option("--network", default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
     click.option("--service-account", default="", help="Account as which the job runs."),
     click.option("--kms-key", default="", help="Key, projects/P/locations/R/keyRings/K/cryptoKeys/N."),
+    click.option("--kms-keyring", default="", help="Key ring, if --kms-key is its name alone."),
+    click.option("--kms-location", default="", help="Location of the key ring."),
+    click.option("--kms-project", default="", help="Project of the key ring."),
     click.option("--labels", default="", metavar="KEY=VALUE,...", help="Labels of the job."),
     click.option("--runtime-version", default="", help="Taken, and without effect."),
     click.option("--python-version", default="", help="Taken, and without effect."),
     click.option("--enable-web-access", is_flag=True, default=None, help="A shell into the job's machines."),
-    click.option("--use-chief-in-tf-config", is_flag=True, default=None, help="Taken, and without effect."),
+    click.option(
+        "--use-chief-in-tf-config",
+        type=click.BOOL,
+        is_flag=False,
+        flag_value=True,
+        default=None,
+        metavar="[true|false]",
+        help="Taken, and without effect.",
+    ),
+    click.option("--tpu-tf-version", default="", help="Taken, and without effect."),
+    click.option("--staging-bucket", default="", help="Taken, and without effect."),
+    click.option("--verbosity", default="", help="Taken, and without effect."),
+    click.option("--quiet", "-q", is_flag=True, help="Taken, and without effect."),
     click.option(
         "--strategy",
         type=click.Choice(STRATEGIES),
@@ -244,11 +259,9 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
     flags: dict[str, Any] = {
         name: options[option]
         for name, option in (
-            ("scale_tier", "scale_tier"),
             ("job_dir", "job_dir"),
             ("network", "network"),
             ("service_account", "service_account"),
-            ("kms_key_name", "kms_key"),
             ("runtime_version", "runtime_version"),
             ("python_version", "python_version"),
             ("enable_web_access", "enable_web_access"),
@@ -256,6 +269,11 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         )
         if options[option]
     }
+    if options["scale_tier"]:
+        # As gcloud takes it: basic-gpu.
+        flags["scale_tier"] = options["scale_tier"].upper().replace("-", "_")
+    if key := _kms_key(options):
+        flags["kms_key_name"] = key
     if region:
         flags["region"] = region
     if options["labels"]:
@@ -268,6 +286,8 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         if options.get(f"{option}_count"):
             counts[role] = options[f"{option}_count"]
         changes: dict[str, Any] = {}
+        if role == "worker" and options["tpu_tf_version"]:
+            changes["tpu_tf_version"] = options["tpu_tf_version"]
         if options[f"{option}_image_uri"]:
             changes["image_uri"] = options[f"{option}_image_uri"]
         if options[f"{option}_accelerator"]:
@@ -285,6 +305,22 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
             if not file or {**options, "region": region}.get(flag.removeprefix("--").replace("-", "_"))
         },
     )
+
+
+def _kms_key(options: Mapping[str, Any]) -> str:
+    """Returns the key's whole name; gcloud takes it in four parts as well."""
+    key: str = options["kms_key"]
+    parts = [options[name] for name in ("kms_project", "kms_location", "kms_keyring")]
+    if not any(parts):
+        return key
+    if not (key and all(parts)) or "/" in key:
+        raise InvalidArgumentError(
+            f"--kms-key={key!r} with --kms-project, --kms-location and --kms-keyring "
+            f"{', '.join(map(repr, parts))} is no key's name",
+            remedy="give all four, or --kms-key=projects/P/locations/R/keyRings/K/cryptoKeys/N alone",
+        )
+    project, location, ring = parts
+    return f"projects/{project}/locations/{location}/keyRings/{ring}/cryptoKeys/{key}"
 
 
 def _pairs(flag: str, text: str) -> dict[str, str]:

@@ -175,6 +175,11 @@ def _flags_without_effect(target: str, form: str) -> Iterator[str]:
         reasons = {"pipeline_root": "the training alone has no artifacts of a pipeline; add --as pipeline"}
     if given("images_lock"):
         reasons = {"image_registry": "--images-lock goes before it", **reasons}
+    reasons |= {
+        "staging_bucket": "no code is staged: the image holds the training",
+        "verbosity": "imgpipe says what matters, on stderr; --format json is for programs",
+        "quiet": "imgpipe asks no questions",
+    }
     for name, reason in reasons.items():
         if given(name):
             yield f"--{name.replace('_', '-')} is without effect: {reason}"

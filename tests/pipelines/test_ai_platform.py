@@ -392,3 +392,42 @@ def test_locally_the_machine_is_named_as_without_effect():
     assert any(
         "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in n for n in notices
     )
+
+
+def test_workers_without_an_image_of_their_own_have_the_masters():
+    fields = {
+        "scaleTier": "CUSTOM",
+        "masterType": "n1-standard-8",
+        "masterConfig": {"imageUri": "a/b@sha256:1"},
+    }
+    workers = {"workerType": "n1-standard-8", "workerCount": 2}
+    pools = request_of({**fields, **workers})["jobSpec"]["workerPoolSpecs"]
+    assert [pool["containerSpec"]["imageUri"] for pool in pools] == ["a/b@sha256:1"] * 2
+    own = {**fields, **workers, "workerConfig": {"imageUri": "a/c@sha256:2"}}
+    pools = request_of(own)["jobSpec"]["workerPoolSpecs"]
+    assert pools[1]["containerSpec"]["imageUri"] == "a/c@sha256:2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scaleTier": "BASIC", "workerConfig": {"containerArgs": ["--seed=1"]}},
+        {
+            "scaleTier": "CUSTOM",
+            "masterType": "n1-standard-8",
+            "evaluatorConfig": {"imageUri": "a/b:1", "containerArgs": ["x"]},
+        },
+    ],
+)
+def test_the_config_of_a_role_without_machines_is_named(fields):
+    role = next(name for name in fields if name.endswith("Config"))
+    assert [
+        one for one in planned(config_of(fields)).notices if f"{role} is without effect: no machine" in one
+    ]
+
+
+def test_a_field_without_a_value_is_not_an_unknown_one_and_a_misspelt_one_gets_its_name():
+    planned("trainingInput:\n  scaleTier: BASIC\n  hyperparameters:\n")
+    with pytest.raises(InvalidArgumentError) as raised:
+        planned("trainingInput:\n  scaleTier: BASIC\n  hyperparamters: {}\n")
+    assert "hyperparameters" in raised.value.remedy

@@ -70,6 +70,7 @@ def dry_run(tmp_path, monkeypatch):
         (VERTEX, [*ARGUMENTS, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
         (KUBEFLOW, ["--images=gs://b/a/*.jpg,flowers/*.jpg"], "a path of this machine"),
         (VERTEX, ["--training_data_path=gs://b/t-*,t-*", *ARGUMENTS[1:]], "a path of this machine"),
+        ([*VERTEX, "--kms-key=k", "--kms-keyring=r"], ARGUMENTS, "give all four, or --kms-key=projects/P"),
         # What no bucket is called.
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "--job-dir=gs:// names no bucket"),
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "--job-dir=/gcs//x names no bucket"),
@@ -101,6 +102,12 @@ def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, opti
         (PIPELINE, ["--images=gs://b/cats,dogs"]),
         (VERTEX, ["--training_data_path=gs://b/t-*, /gcs/b/u-*", *ARGUMENTS[1:]]),
         (["--image-registry=127.0.0.1:5000/team/"], ["--images=flowers"]),
+        # As gcloud takes them.
+        ([*VERTEX, "--scale-tier=basic-gpu"], ARGUMENTS),
+        ([*VERTEX, "--scale-tier", "custom", "--master-machine-type=n1-standard-8"], ARGUMENTS),
+        ([*VERTEX, "--use-chief-in-tf-config", "false"], ARGUMENTS),
+        ([*VERTEX, "--kms-key=k", "--kms-keyring=r", "--kms-location=us-central1", "--kms-project=p"],
+         ARGUMENTS),
     ],
 )  # fmt: skip
 def test_what_goes_is_taken(dry_run, options, words):
@@ -123,6 +130,11 @@ def test_what_goes_is_taken(dry_run, options, words):
         ([*KUBEFLOW, "--labels=team=vision"], IMAGES, "--labels is without effect"),
         ([*VERTEX, "--pipeline-root=gs://b/p"], ARGUMENTS, "add --as pipeline"),
         ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is without effect: it is of target local"),
+        ([*VERTEX, "--staging-bucket=gs://b"], ARGUMENTS, "--staging-bucket is without effect: no code"),
+        ([*VERTEX, "--quiet", "--verbosity=info"], ARGUMENTS, "--quiet is without effect"),
+        ([*VERTEX, "--use-chief-in-tf-config=true"], ARGUMENTS, "--use-chief-in-tf-config"),
+        ([*VERTEX, "--scale-tier=basic-tpu", "--tpu-tf-version=2.1"], ARGUMENTS,
+         "workerConfig is without effect: no machine of its own is rented for it"),
         ([*PIPELINE, "--enable-web-access"], IMAGES, "--enable-web-access is without effect"),
         ([*PIPELINE, "--retrain"],
          [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1", "--project=p",

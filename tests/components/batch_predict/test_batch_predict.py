@@ -13,7 +13,7 @@ from components.batch_predict.__main__ import main
 from components.batch_predict.arguments import BatchPredictArguments
 from components.batch_predict.batch_predict import batch_predict
 from components.batch_predict.component import batch_predict as component
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError, OutputError
 from components.common.records import ImageRecord, encode_example
 from components.common.served_model import load_served_model
 from components.common.tfrecord import write_record
@@ -230,6 +230,13 @@ def test_what_is_missing_is_named(model, tmp_path):
         ({"image_list": str(tmp_path / "nowhere.csv")}, "cannot read"),
     ):
         with pytest.raises(MissingInputError, match=said):
+            predicted(model, tmp_path / "out", **values)
+    (tmp_path / "empty").write_bytes(b"")
+    for values, said in (
+        ({"records": str(tmp_path / "empty")}, "no record in 1 TFRecord file"),
+        ({"image_list": str(tmp_path / "empty")}, "the list names no image"),
+    ):
+        with pytest.raises(InvalidDataError, match=said):
             predicted(model, tmp_path / "out", **values)
     (tmp_path / "one.jpg").write_bytes(b"")
     with pytest.raises(MissingInputError, match="no SavedModel"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import TunedParameter, block_of
+from components.common.hyperparameters import NOT_TUNED, TunedParameter, block_of
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.search_space import (
@@ -180,11 +180,19 @@ def test_the_whole_space_is_checked_against_the_training_before_a_trial(tune, sa
     assert said in str(raised.value)
 
 
-def test_every_training_argument_but_a_trials_own_can_be_tuned():
+@pytest.mark.parametrize("name", ["job_dir", "keep_checkpoints", "num_classes", "multi_label"])
+def test_what_a_trial_or_the_data_decides_is_refused_before_the_first_trial(name):
+    one = {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": ["3", "4"]}
+    with pytest.raises(InvalidArgumentError, match=f"{name} cannot be tuned: ") as raised:
+        check_search_space(request_of(one), TRAINING)
+    assert raised.value.remedy == "leave it out"
+
+
+def test_every_other_training_argument_can_be_tuned():
     from dataclasses import fields
 
     for field in fields(TrainingArguments):
-        if field.name in ("job_dir", "keep_checkpoints"):
+        if field.name in NOT_TUNED:
             continue
         value = getattr(TRAINING, field.name)
         text = str(value).lower() if isinstance(value, bool) else str(value)
