@@ -274,6 +274,9 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         flags["scale_tier"] = options["scale_tier"].upper().replace("-", "_")
     if key := _kms_key(options):
         flags["kms_key_name"] = key
+    if config.region and not given("region"):
+        # What is written for this job goes before a variable that is meant for all.
+        region = ""
     if region:
         flags["region"] = region
     if options["labels"]:

@@ -112,7 +112,7 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
 
     Args:
         place: What ``place_options`` gives.
-        region: Where the config names one and the options do not.
+        region: Of the submission, which has taken the option, the config or the variable, in this order.
 
     Raises:
         InvalidArgumentError: if an option is missing.
@@ -131,7 +131,7 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
                 remedy="begin it with http:// or https://, e.g. http://localhost:8080",
             )
         return KubeflowJobs(place["host"], place["namespace"], place["token"])
-    region = place["region"] or region
+    region = region or place["region"]
     if not region:
         raise InvalidArgumentError(
             "--region is not given", remedy="give the region where your data lies, e.g. --region=us-central1"

@@ -144,7 +144,7 @@ def _shown(name: str, cron: str, submission: Submission, place: dict[str, Any]) 
     """Returns what would be sent."""
     if submission.target == "kubeflow":
         return {**submission.shown(), "kind": "recurring run", "name": name, **recurrence(cron)}
-    region = place["region"] or submission.job.config.region
+    region = submission.job.config.region or place["region"]
     for flag, value in (("project", place["project"]), ("region", region)):
         if not value:
             notice(f"no {flag} is given: {flag.upper()} stands for it")

@@ -157,6 +157,11 @@ def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: S
     notices = [*_flags_without_effect(target, form)]
     if config.job_id and job_id != config.job_id:
         notices.append(f"jobId={config.job_id} is without effect: the command line says {job_id}")
+    if region and config.region != region:
+        notices.append(
+            f"GOOGLE_CLOUD_REGION={region} is without effect: the config's region, {config.region}, goes "
+            "before it"
+        )
     return dataclasses.replace(made, notices=(*notices, *made.notices))
 
 
@@ -319,7 +324,7 @@ def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Map
         [(pool.machine, pool.replicas) for pool in submission.job.pools],
         read_prices(read_text(prices), where=str(prices)),
         read_throughputs(read_text(throughputs), where=str(throughputs)),
-        region=place["region"] or submission.job.config.region,
+        region=submission.job.config.region or place["region"],
         strategy=submission.job.strategy,
     )
     trials = submission.job.hyperparameters.max_trials if submission.job.hyperparameters else 1

@@ -319,7 +319,7 @@ def test_credentials_are_tried_before_anything_else(tmp_path, status, content, c
 
 
 def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
-    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
     with silence() as address:
         started = time.monotonic()
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]

@@ -167,3 +167,22 @@ def test_the_job_id_of_the_command_line_goes_before_the_files(dry_run, tmp_path)
     (tmp_path / "config.yaml").write_text("jobId: old\ntrainingInput: {scaleTier: BASIC}\n")
     result = dry_run([*VERTEX, "--config", "config.yaml"], ARGUMENTS)
     assert "jobId=old is without effect: the command line says job_1" in result.stderr
+
+
+def test_the_region_of_the_config_goes_before_the_variable_and_the_flag_before_both(
+    dry_run, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("GOOGLE_CLOUD_REGION", "us-central1")
+    config = tmp_path / "config.yaml"
+    config.write_text("trainingInput:\n  region: europe-west4\n")
+    options = ["--target=vertex", "--project=p", f"--config={config}"]
+    taken = dry_run(options, ARGUMENTS)
+    assert taken.exit_code == 0, taken.output
+    assert "europe-west4" in taken.stdout
+    assert "us-central1" not in taken.stdout
+    assert "GOOGLE_CLOUD_REGION=us-central1 is without effect" in taken.stderr
+    flagged = dry_run([*options, "--region=asia-east1"], ARGUMENTS)
+    assert "asia-east1" in flagged.stdout
+    assert "europe-west4" not in flagged.stdout
+    config.write_text("trainingInput:\n  scaleTier: BASIC\n")
+    assert "us-central1" in dry_run(options, ARGUMENTS).stdout

@@ -385,7 +385,7 @@ def test_migrate_prints_what_a_config_becomes(run):
     [
         (b"", 64, "wrong.yaml' says nothing"),
         (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
-        ("trainingInput: {region: Zürich}".encode("latin-1"), 66, "save the file as UTF-8"),
+        ("trainingInput: {region: Zürich}".encode("latin-1"), 65, "save the file as UTF-8"),
         (b"trainingInput: {scaleTier: CUSTOM}", 64, "where: wrong.yaml"),
         (b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}", 64, "wrong.yaml, masterType=n1-"),
         (b"scaleTier: BASIC", 64, "write scaleTier below trainingInput"),
