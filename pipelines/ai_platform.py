@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from components.vertex.study_spec import study_spec
 from pipelines.images import check_image
 from pipelines.kubernetes_machines import kubernetes_parameters
 from pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
-from pipelines.target_rules import check_paths
+from pipelines.target_rules import check_paths, uri_of_mounted
 from pipelines.training_input import ReplicaConfig, TrainingInput
 
 # The image of the original algorithm, wherever it is kept: the training in it is what ours replaces.
@@ -161,13 +162,18 @@ def plan_job(
             f"--strategy={strategy} does not exist", remedy=f"use one of {', '.join(STRATEGIES)}"
         )
     notices = _Notices(config)
-    pools = _pools(config, notices)
-    words, values = _arguments(words, config, arguments_classes, notices)
-    training = from_values(TrainingArguments, values)
+    with _placed("" if any(map(_is_of_machines, config.written)) else config.file):
+        pools = _pools(config, notices)
+    after = ", or the arguments after `--`" if words else ""
+    with _placed(f"args in {config.file}{after}" if config.file and config.arguments else ""):
+        words, values = _arguments(words, config, arguments_classes, notices)
+        training = from_values(TrainingArguments, values)
     if config.hyperparameters:
         tuned = {parameter.name for parameter in config.hyperparameters.parameters}
         fixed = {name: getattr(training, name) for name in flat_fields([TrainingArguments])}
-        check_tuned_arguments(config.hyperparameters, TrainingArguments, fixed, where="hyperparameters")
+        check_tuned_arguments(
+            config.hyperparameters, TrainingArguments, fixed, where=config.file or "hyperparameters"
+        )
         for name in sorted(tuned & set(values)):
             notices.without_effect(f"--{name}={values[name]}", "the tuning chooses its value in every trial")
         words = [word for word in words if _name_of(word) not in tuned]
@@ -187,6 +193,19 @@ def plan_job(
             remedy="use --strategy=standard or spot, or a machine with GPUs",
         )
     return TrainingJob(job_id, tuple(words), values, pools, config, strategy, tuple(notices.texts))
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Gives the errors of the block a place, if they have none of their own."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(error.problem, where=error.where or where, remedy=error.remedy) from None
+
+
+def _is_of_machines(path: str) -> bool:
+    return path == "scaleTier" or path.startswith(("master", "worker", "parameterServer"))
 
 
 def check_job_id(job_id: str, what: str = "the job id") -> None:
@@ -220,6 +239,7 @@ def vertex_request(
     if not _REGION.fullmatch(region):
         raise InvalidArgumentError(
             f"{config.name('region')}={region!r} is not a region" if region else "no region is given",
+            where=config.where("region") if region == config.region else "",
             remedy="give the one where your data lies, e.g. --region=us-central1",
         )
     check_paths("vertex", job.values)
@@ -233,9 +253,7 @@ def vertex_request(
         job_spec["network"] = config.network
     if config.enable_web_access:
         job_spec["enableWebAccess"] = True
-    # Vertex AI mounts buckets at /gcs, but wants their URIs.
-    prefix = re.sub("^/gcs/", "gs://", job.values["job_dir"])
-    job_spec["baseOutputDirectory"] = {"outputUriPrefix": prefix}
+    job_spec["baseOutputDirectory"] = {"outputUriPrefix": uri_of_mounted(job.values["job_dir"])}
     body: dict[str, Any] = {"displayName": job.job_id}
     if job.hyperparameters is None:
         body["jobSpec"] = job_spec
@@ -306,7 +324,7 @@ def pipeline_parameters(
         if pool.config.command or pool.config.arguments:
             notices.without_effect("containerCommand and containerArgs", "the step has its own command")
         if pool.config.disk_gb or pool.config.disk_type:
-            notices.without_effect("diskConfig", f"target {target} rents no disk")
+            notices.without_effect("bootDiskType and bootDiskSizeGb", f"target {target} rents no disk")
     if target == "local":
         if job.hyperparameters:
             check_on_this_machine(str(job.values.get("job_dir", "")))
@@ -327,6 +345,7 @@ def pipeline_parameters(
         raise InvalidArgumentError(
             f"{config.name('workerCount')}={job.pools[1].replicas}: the pipeline trains in one pod on "
             "Kubeflow",
+            where=config.where("workerCount"),
             remedy="take one larger machine, or --target vertex",
         )
     placed, placing_notices = kubernetes_parameters(chief.machine)
@@ -559,10 +578,16 @@ def _pool(config: TrainingInput, role: str, replicas: int, notices: _Notices) ->
         one.accelerator_type,
         one.accelerator_count,
         tpu_topology=one.tpu_topology,
-        where=f"{config.name(f'{role}Type')}={config.machine_types[role]}",
+        where=_place(config, f"{role}Type", config.machine_types[role]),
     )
     notices.texts += resolved.warnings
     return Pool(resolved.machine, replicas, _image_replaced(one, f"{role}Config", notices))
+
+
+def _place(config: TrainingInput, path: str, value: str) -> str:
+    """Returns field and value as the user wrote them, and the file if they are written there."""
+    file = config.where(path)
+    return f"{config.name(path)}={value}{f' in {file}' if file else ''}"
 
 
 def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> ReplicaConfig:
@@ -570,9 +595,10 @@ def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> Repl
         notices.without_effect(
             f"{path}.tpuTfVersion={config.tpu_tf_version}", "the image brings its TensorFlow along"
         )
-    name = notices.config.name(f"{path}.imageUri")
+    job = notices.config
+    name = job.name(f"{path}.imageUri")
     if not _ORIGINAL_IMAGE.search(config.image_uri):
-        check_image(config.image_uri, name=name)
+        check_image(config.image_uri, name=name, where=job.where(f"{path}.imageUri"))
         return config
     notices.texts.append(f"{name}: Google's built-in algorithm is replaced by imgpipe's image")
     return replace(config, image_uri="")
@@ -583,6 +609,7 @@ def _check_account(config: TrainingInput) -> None:
     if account and not _SERVICE_ACCOUNT.fullmatch(account):
         raise InvalidArgumentError(
             f"{config.name('serviceAccount')}={account!r} is not such a name",
+            where=config.where("serviceAccount"),
             remedy="write it as NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, as the name of a "
             "ServiceAccount",
         )
@@ -600,7 +627,9 @@ def _check_platform_fields(config: TrainingInput) -> None:
     ):
         if value and not pattern.fullmatch(value):
             raise InvalidArgumentError(
-                f"{config.name(name)}={value!r} is not such a name", remedy=f"write it as {example}"
+                f"{config.name(name)}={value!r} is not such a name",
+                where=config.where(name),
+                remedy=f"write it as {example}",
             )
 
 

@@ -24,6 +24,7 @@ from components.common.errors import (
 )
 from components.common.storage import local_path, match_pattern
 from components.vertex.client import is_plain_http
+from pipelines.target_rules import paths_in, uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PATTERNS = ("training_data_path", "validation_data_path", "train_csv", "validation_csv", "test_csv")
@@ -133,16 +134,18 @@ class Google:
             raise ConnectionError(type(error).__name__) from None
 
 
-def check_data(values: Mapping[str, Any], *, on_this_machine: bool, cloud: bool = True) -> Iterator[Finding]:
+def check_data(
+    values: Mapping[str, Any], *, on_this_machine: bool, no_cloud: UnavailableError | None = None
+) -> Iterator[Finding]:
     """Checks that the patterns and folders of the data match something.
 
     Args:
         values: The job's arguments.
         on_this_machine: Whether local paths are paths of this machine, and not of a pod.
-        cloud: Whether Cloud Storage can be asked.
+        no_cloud: Why Cloud Storage cannot be asked.
     """
-    unasked = "" if cloud else "there are no credentials for Google Cloud here"
-    mend = "" if cloud else "gcloud auth application-default login, if you want it checked"
+    unasked = no_cloud.problem if no_cloud else ""
+    mend = f"{no_cloud.remedy}; if you want it checked" if no_cloud else ""
     for name in (*_PATTERNS, "images", "labels_file", "slices_csv"):
         value = str(values.get(name) or "")
         subject = f"--{name}"
@@ -217,7 +220,9 @@ def check_buckets(
     """
     written = {_bucket(str(values[name])) for name in ("job_dir", "output_dir") if values.get(name)}
     read = {
-        _bucket(part) for name in (*_PATTERNS, "images") for part in str(values.get(name) or "").split(",")
+        _bucket(part)
+        for name in (*_PATTERNS, "images", "labels_file", "slices_csv")
+        for part in paths_in(name, str(values.get(name) or ""))
     }
     if not account:
         account = _agent(google, project)
@@ -243,7 +248,7 @@ def check_buckets(
 
 
 def _bucket(path: str) -> str:
-    path = re.sub("^/gcs/", "gs://", path.strip())
+    path = uri_of_mounted(path.strip())
     return bucket_and_name(path)[0] if is_cloud_path(path) else ""
 
 
@@ -374,7 +379,7 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
     """
     silent: dict[str, str] = {}
     for image in sorted(set(images)):
-        match = re.fullmatch(r"(?:([^/]+[.:][^/]*)/)?([^:@]+)(?::([^@]+))?(?:@(.+))?", image)
+        match = re.fullmatch(r"(?:([^/]+[.:][^/]*|localhost)/)?([^:@]+)(?::([^@]+))?(?:@(.+))?", image)
         if not match or not match.group(1):
             yield Finding(
                 ERROR if registry_needed else WARNING,

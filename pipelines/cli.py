@@ -22,7 +22,7 @@ from components.common.errors import (
     PipelineError,
 )
 from components.common.labels import is_unicode
-from components.common.model_versions import local_model
+from components.common.model_versions import local_model, model_folder_at
 from components.common.shared_arguments import LOCAL_TARGET
 from components.common.storage import absolute_location, local_path
 from components.deploy.serving import serving_location
@@ -34,9 +34,11 @@ from components.serving_model.serving_model import check_network
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
 from components.tune.job_dir import check_on_this_machine
+from components.tune.search_space import block_in
 from pipelines.commands.check import check
 from pipelines.commands.completion import completion
 from pipelines.commands.jobs import cancel, describe, list_, stream_logs
+from pipelines.commands.output import events_told
 from pipelines.commands.schedule import schedule
 from pipelines.commands.submit import migrate, submit
 from pipelines.container_places import seen_from_containers
@@ -281,7 +283,9 @@ def _run_and_tell(
     console = Console(stderr=True)
     try:
         if config is not None:
-            given = {"hyperparameters": read_text(config), **given}
+            text = read_text(config)
+            block_in(text, where=str(config))
+            given = {"hyperparameters": text, **given}
         folder, result = _run(pipeline, given, recipe, console, runner)
     except PipelineError as error:
         _fail(error, output_format, console)
@@ -323,16 +327,16 @@ def serve(**flags: Any) -> None:
     For trying a model out: there is no authentication. --model is the folder model of a run, or a folder with
     numbered versions as deploy_target=local makes it. Ends with Ctrl-C.
     """
-    from components.common.step import run_command
-
-    def listen() -> None:
+    try:
         arguments = ServeArguments(**_given(flags))
+        model_folder_at(local_path(arguments.model))
         # Imported here: TensorFlow takes seconds to load.
         from components.serve.server import serve as serve_model
 
-        serve_model(arguments)
-
-    run_command("serve", listen)
+        with events_told():
+            serve_model(arguments)
+    except PipelineError as error:
+        _fail(error, "text", Console(stderr=True))
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

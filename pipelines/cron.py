@@ -1,8 +1,10 @@
 """Checks when a schedule says that it runs."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from zoneinfo import available_timezones
 
 from components.common.errors import InvalidArgumentError
 
@@ -17,18 +19,34 @@ _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     }
 )
 _TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
+# As Vertex AI takes them, before the five fields.
+_ZONE = re.compile("(?:CRON_)?TZ=(.*)")
 # In a leap year.
 _DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _REMEDY = "write five fields: minute hour day-of-month month day-of-week, e.g. '0 3 * * 1'"
 
 
-def check_cron(cron: str) -> None:
+def check_cron(cron: str, *, zone_allowed: bool) -> None:
     """Refuses what is no cron expression of five fields of numbers, and one that never comes.
+
+    Args:
+        cron: The expression, perhaps with a time zone before it, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
+        zone_allowed: Whether the target knows time zones.
 
     Raises:
         InvalidArgumentError: naming the field that is wrong.
     """
     texts = cron.split()
+    zone = _ZONE.fullmatch(texts[0]) if texts else None
+    if zone:
+        if not zone_allowed:
+            raise InvalidArgumentError(
+                f"--cron={cron!r}: Kubeflow takes no time zone in a schedule",
+                remedy="leave it out and write the time in UTC, or in the zone of the installation "
+                "(CRON_SCHEDULE_TIMEZONE)",
+            )
+        _check_zone(cron, zone.group(1))
+        texts = texts[1:]
     if len(texts) != len(_FIELDS):
         raise InvalidArgumentError(f"--cron={cron!r} has {len(texts)} fields, not five", remedy=_REMEDY)
     numbers = {
@@ -43,6 +61,17 @@ def check_cron(cron: str) -> None:
         raise InvalidArgumentError(
             f"--cron={cron!r} never comes: no month of {texts[3]!r} has a day of month {texts[2]!r}",
             remedy="correct the day of month (the third field) or the month (the fourth)",
+        )
+
+
+def _check_zone(cron: str, zone: str) -> None:
+    # Where no zones are installed, Vertex AI will say.
+    zones = available_timezones()
+    if zones and zone not in zones:
+        near = difflib.get_close_matches(zone, zones, n=1) or ["Europe/Berlin"]
+        raise InvalidArgumentError(
+            f"--cron={cron!r}: there is no time zone {zone!r}",
+            remedy=f"use a name of the IANA time zone database, e.g. TZ={near[0]}",
         )
 
 

@@ -92,12 +92,13 @@ class Images:
         return self.of_role(f"train-{kind}")
 
 
-def check_image(image: str, *, name: str) -> None:
+def check_image(image: str, *, name: str, where: str = "") -> None:
     """Refuses what no registry takes for an image's name.
 
     Args:
         image: Its whole name.
         name: What the user wrote it as, e.g. ``--master-image-uri``.
+        where: The file.
 
     Raises:
         InvalidArgumentError: naming it.
@@ -105,6 +106,7 @@ def check_image(image: str, *, name: str) -> None:
     if image and not _IMAGE.fullmatch(image):
         raise InvalidArgumentError(
             f"{name}={image!r} is not the name of an image",
+            where=where,
             remedy="write HOST/REPOSITORY/NAME:TAG or ...@sha256:DIGEST without https://, in lower case up "
             "to the tag",
         )

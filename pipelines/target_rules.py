@@ -74,9 +74,9 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
         value = str(values.get(name) or "")
         if name == "champion" and value in (AUTO, NO_CHAMPION):
             continue
-        for part in _paths_in(name, value):
+        for part in paths_in(name, value):
             flag = f"--{name.replace('job_dir', 'job-dir')}={value}"
-            check_bucket(re.sub("^/gcs/", "gs://", part) if target == "vertex" else part, name=flag)
+            check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=flag)
             scheme = URL.match(part)
             if is_cloud_path(part) or target == "local" or (not scheme and _is_seen(target, part)):
                 continue
@@ -106,7 +106,13 @@ def check_bucket(path: str, *, name: str) -> None:
     )
 
 
-def _paths_in(name: str, value: str) -> list[str]:
+def uri_of_mounted(path: str) -> str:
+    """Returns the ``gs://`` URI of a path below ``/gcs``, where Vertex AI mounts buckets."""
+    return re.sub("^/gcs/", "gs://", path)
+
+
+def paths_in(name: str, value: str) -> list[str]:
+    """Returns the paths and patterns that the value of an argument lists."""
     listed = name in _PATTERNS or (name == "images" and re.search(r"[*?\[]", value))
     parts = value.split(",") if listed else [value]
     return [part.strip() for part in parts if part.strip()]

@@ -25,6 +25,9 @@ _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _OWN_LABELS = (JOB_LABEL, REQUEST_LABEL, RUN_LABEL)
 # The API takes 64.
 _MOST_LABELS = 64 - len(_OWN_LABELS)
+# They stand beside the block.
+_BESIDE = ("jobId", "labels")
+_FIELD = re.compile(r"[A-Za-z]+(\.[A-Za-z]+)*")
 # gcloud's flag for a field.
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -115,6 +118,7 @@ class TrainingInput:
         max_wait_seconds: None if not given.
         labels: Of the job, which stand beside ``trainingInput``.
         written: Flags by the names of the fields that the command line gave, or alone can give.
+        file: Which says it; empty = none does.
     """
 
     scale_tier: str = ""
@@ -140,10 +144,17 @@ class TrainingInput:
     python_module: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     written: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    file: str = ""
 
     def name(self, path: str) -> str:
-        """Returns what the user wrote for a field: its path in the file, or the flag."""
-        return self.written.get(path, path)
+        """Returns what the user wrote for a field: the flag, or its whole path in the file."""
+        if path in self.written:
+            return self.written[path]
+        return f"trainingInput.{path}" if _FIELD.fullmatch(path) and path not in _BESIDE else path
+
+    def where(self, path: str) -> str:
+        """Returns the file if a field is written there, and "" if it is on the command line."""
+        return "" if path in self.written else self.file
 
     def setting(self, path: str, value: str) -> str:
         """Returns how the user would write a value of a field."""
@@ -250,6 +261,7 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
         package_uris=block.texts("packageUris"),
         python_module=block.text("pythonModule"),
         labels=labels,
+        file=block.where,
     )
     for one in (scheduling, encryption, block):
         one.finish(_BELONGS)

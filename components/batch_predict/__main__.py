@@ -15,7 +15,6 @@ def main(words: Sequence[str]) -> None:
     arguments = BatchPredictArguments(**parse_command_line(words, [BatchPredictArguments]))
     if not arguments.output_dir:
         raise InvalidArgumentError("--output_dir is missing", remedy="give --output_dir=FOLDER")
-    # Only now: a wrong flag is refused without loading TensorFlow.
     from components.batch_predict.batch_predict import batch_predict
 
     batch_predict(arguments)

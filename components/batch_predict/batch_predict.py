@@ -5,17 +5,18 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.batch_predict.arguments import BatchPredictArguments
 from components.batch_predict.inputs import InputImage, images_of_records, listed_files
-from components.batch_predict.predictor import Predictor
 from components.common.errors import OutputError
 from components.common.folders import Folder, folder_at
 from components.common.log import Progress, log_event, log_result
 from components.common.model_digest import model_digest
 from components.common.model_versions import local_model
-from components.common.served_model import load_served_model
+
+if TYPE_CHECKING:
+    from components.batch_predict.predictor import Predictor
 
 SUMMARY_NAME = "summary.json"
 _PLAN_NAME = "plan.json"
@@ -66,6 +67,10 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
                 "batch_predict", f"{summary.images:,} predictions were there already", **asdict(summary)
             )
             return summary
+        # Only now: what is missing, in the way or done already is said without waiting for TensorFlow.
+        from components.batch_predict.predictor import Predictor
+        from components.common.served_model import load_served_model
+
         predictor = Predictor(load_served_model(model_folder), arguments)
         try:
             summary = _write_files(arguments, files, folder, names, predictor)
@@ -127,7 +132,7 @@ def _write_files(
     files: list[InputImage],
     folder: Folder,
     names: set[str],
-    predictor: Predictor,
+    predictor: "Predictor",
 ) -> PredictionSummary:
     images = iter(images_of_records(files) if arguments.records else files)
     progress = Progress("batch_predict", 0 if arguments.records else len(files), "images")

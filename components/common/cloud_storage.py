@@ -24,7 +24,9 @@ from components.common.errors import (
     MissingInputError,
     OutputError,
     PipelineError,
+    UnavailableError,
 )
+from components.common.google_credentials import named_credentials, no_credentials, refused_credentials
 from components.common.log import log_event
 
 Result = TypeVar("Result")
@@ -76,18 +78,18 @@ def patience(seconds: float) -> Iterator[None]:
         _patience.reset(token)
 
 
-def has_credentials() -> bool:
-    """Tells whether Cloud Storage is asked with credentials; an emulator needs none."""
+def missing_credentials() -> UnavailableError | None:
+    """Returns why Cloud Storage cannot be asked with credentials; None if it can. An emulator needs none."""
     import google.auth
     from google.auth.exceptions import DefaultCredentialsError
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return True
+        return None
     try:
         google.auth.default()
-    except DefaultCredentialsError:
-        return False
-    return True
+    except DefaultCredentialsError as error:
+        return no_credentials(error)
+    return None
 
 
 def is_cloud_path(text: str) -> bool:
@@ -343,7 +345,10 @@ def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - they are t
 
     try:
         client = storage.Client(project=None)
-    except google.auth.exceptions.DefaultCredentialsError:
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        if named_credentials():
+            # Somebody meant them: without, what follows would be a lack of permission.
+            raise no_credentials(error) from None
         log_event("no_credentials", "no credentials for Cloud Storage were found: public objects only")
         client = storage.Client.create_anonymous_client()
     adapter = requests.adapters.HTTPAdapter(
@@ -452,11 +457,8 @@ def _explained(uri: str, verb: str, error_class: type[PipelineError]) -> Iterato
     except GoogleAuthError as error:
         if isinstance(error, TransportError):
             raise _unreachable(uri, verb, error) from None
-        raise error_class(
-            f"the credentials for Cloud Storage do not work: {_first_line(error)}",
-            where=uri,
-            remedy="log in with: gcloud auth application-default login",
-        ) from None
+        refused = refused_credentials(error)
+        raise error_class(refused.problem, where=uri, remedy=refused.remedy) from None
     except exceptions.GoogleAPICallError as error:
         raise error_class(
             f"Cloud Storage refuses to {verb} {uri!r}: {_first_line(error)}",

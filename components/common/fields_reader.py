@@ -45,6 +45,12 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise InvalidArgumentError(
             f"not valid YAML: {error.problem}", where=f"{where}{line}", remedy="correct that line"
         ) from None
+    except RecursionError:
+        raise InvalidArgumentError(
+            "not a document that can be read: its blocks lie too deep in each other",
+            where=where,
+            remedy="close the brackets, or check that this is the file that you mean",
+        ) from None
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"not valid YAML: {error}", where=where, remedy="give YAML or JSON text"

@@ -3,7 +3,9 @@
 import sys
 
 from components.common.arguments import parse_command_line
+from components.common.model_versions import model_folder_at
 from components.common.step import run_command
+from components.common.storage import local_path
 
 
 def main() -> None:
@@ -11,7 +13,8 @@ def main() -> None:
     from components.serve.arguments import ServeArguments
 
     arguments = ServeArguments(**parse_command_line(sys.argv[1:], [ServeArguments]))
-    # Only now: a wrong flag is refused without loading TensorFlow.
+    model_folder_at(local_path(arguments.model))
+    # Only now: a wrong flag or folder is refused without loading TensorFlow.
     from components.serve.server import serve
 
     serve(arguments)

@@ -51,6 +51,7 @@ class LiveModel:
         self._lock = threading.Lock()
         self._current: tuple[int, ServedModel] | None = None
         self._failed: dict[int, str] = {}
+        self._told: set[int] = set()
         self.refresh()
         if self._current is None:
             reasons = "; ".join(f"version {number}: {reason}" for number, reason in self._failed.items())
@@ -100,7 +101,20 @@ class LiveModel:
                 if model is not None:
                     self._current = (number, model)
                     log_event("version_served", f"serve: version {number} is served", version=number)
-                    return
+                    break
+            if self._current is not None:
+                # Otherwise the error that ends the server says it.
+                self._tell_failed()
+
+    def _tell_failed(self) -> None:
+        for number in sorted(set(self._failed) - self._told):
+            log_event(
+                "version_failed",
+                f"serve: version {number} cannot be served: {self._failed[number]}",
+                severity="ERROR",
+                version=number,
+            )
+        self._told = set(self._failed)
 
     def _serving(self) -> tuple[int, ServedModel]:
         assert self._current is not None  # noqa: S101 - __init__ made sure of it
@@ -117,11 +131,5 @@ class LiveModel:
             check_answers_probe(model)
         except PipelineError as error:
             self._failed[number] = error.problem
-            log_event(
-                "version_failed",
-                f"serve: version {number} cannot be served: {error.problem}",
-                severity="ERROR",
-                version=number,
-            )
             return None
         return model

@@ -48,7 +48,7 @@ def read_request(arguments: TuneArguments) -> Hyperparameters:
     Raises:
         InvalidArgumentError: naming the field or word that is wrong and what is allowed.
     """
-    block = _block_of(arguments.hyperparameters)
+    block = block_in(arguments.hyperparameters)
     parameters = [*block.get("params", ()), *_short_forms(arguments.tune)]
     if not parameters:
         raise InvalidArgumentError(
@@ -216,20 +216,34 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _block_of(text: str) -> dict[str, Any]:
-    """Returns the fields of the block, from a whole config.yaml too."""
+def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
+    """Returns the fields of the block hyperparameters; they are not checked, as flags may go before them.
+
+    Args:
+        text: The block, or a whole config.yaml.
+        where: The file, for errors.
+
+    Raises:
+        InvalidArgumentError: if it is not YAML, or holds no such block.
+    """
     if not text.strip():
         return {}
-    block = parse_yaml(text, where="hyperparameters")
-    for name in ("trainingInput", "hyperparameters"):
-        if isinstance(block, Mapping) and name in block:
-            block = block[name]
-    # Its fields are read later, together with the flags; here it must only be a mapping.
-    FieldsReader(block, "hyperparameters", where="hyperparameters")
+    block = parse_yaml(text, where=where)
+    if isinstance(block, Mapping) and isinstance(block.get("trainingInput"), Mapping):
+        block = block["trainingInput"]
+        if "hyperparameters" not in block:
+            raise InvalidArgumentError(
+                "trainingInput has no block hyperparameters: it says nothing of a tuning",
+                where=where,
+                remedy="add the block, with goal, maxTrials and params; or name another file",
+            )
+    if isinstance(block, Mapping) and "hyperparameters" in block:
+        block = block["hyperparameters"]
+    FieldsReader(block, "hyperparameters", where=where)
     if not isinstance(block.get("params", []), list):
         raise InvalidArgumentError(
             f"hyperparameters.params={block['params']!r}: must be a list",
-            where="hyperparameters",
+            where=where,
             remedy="write each parameter as `- parameterName: ...`",
         )
     return dict(block)

@@ -14,6 +14,7 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
+from components.common.google_credentials import no_credentials, refused_credentials
 
 _TOKEN_SECONDS = 10
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -52,8 +53,8 @@ def service_client(service: str, region: str, endpoint: str = "") -> Any:
             credentials=credentials,
             client_options=ClientOptions(api_endpoint=endpoint or f"{region}-aiplatform.googleapis.com"),
         )
-    except DefaultCredentialsError:
-        raise no_credentials() from None
+    except DefaultCredentialsError as error:
+        raise no_credentials(error) from None
 
 
 def is_plain_http(endpoint: str) -> bool:
@@ -69,15 +70,6 @@ def is_plain_http(endpoint: str) -> bool:
             f"the endpoint {endpoint} would send credentials over plain http", remedy="use https://"
         )
     return True
-
-
-def no_credentials() -> UnavailableError:
-    """Returns the error of a machine without credentials for Google Cloud."""
-    return UnavailableError(
-        "there are no credentials for Google Cloud here",
-        remedy="gcloud auth application-default login; in a step of a pipeline, give its service account "
-        "access to Vertex AI",
-    )
 
 
 def check_credentials(endpoint: str = "") -> None:
@@ -101,19 +93,15 @@ def check_credentials(endpoint: str = "") -> None:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         # By itself the library waits for two minutes.
         credentials.refresh(functools.partial(request, timeout=_TOKEN_SECONDS))
-    except DefaultCredentialsError:
-        raise no_credentials() from None
+    except DefaultCredentialsError as error:
+        raise no_credentials(error) from None
     except TransportError as error:
         raise InterruptedRunError(
             f"Google Cloud cannot be reached for a token of your credentials: {type(error).__name__}",
             remedy="check the network of this machine and its proxy (HTTPS_PROXY), and try again",
         ) from None
     except GoogleAuthError as error:
-        reason = str(error.args[0] if error.args else error)[:200]
-        raise UnavailableError(
-            f"the credentials for Google Cloud do not work: {reason}",
-            remedy="gcloud auth application-default login",
-        ) from None
+        raise refused_credentials(error) from None
 
 
 @contextmanager
@@ -134,8 +122,8 @@ def explained(what: str) -> Iterator[None]:
             int(error.grpc_status_code.value[0]) if error.grpc_status_code else _code_of_http(error.code),
             f"Vertex AI refused to {what}: {error.message}",
         ) from None
-    except RefreshError:
-        raise no_credentials() from None
+    except RefreshError as error:
+        raise refused_credentials(error) from None
     except (RetryError, TransportError, RequestException, ConnectionError) as error:
         raise InterruptedRunError(
             f"Vertex AI cannot be reached to {what}: {type(error).__name__}",

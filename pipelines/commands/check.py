@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from components.common.cloud_storage import has_credentials
+from components.common.cloud_storage import missing_credentials
 from components.common.errors import ERROR_CLASSES
+from components.common.shared_arguments import NO_TARGET
 from components.vertex.client import check_credentials
 from pipelines.checks import (
     ERROR,
@@ -97,7 +98,9 @@ def findings(submission: Submission, place: dict[str, Any]) -> list[Finding]:
     with events_told():
         # The steps of this machine read public data without credentials; the others have their own.
         found += check_data(
-            values, on_this_machine=target == "local", cloud=target == "local" or has_credentials()
+            values,
+            on_this_machine=target == "local",
+            no_cloud=None if target == "local" else missing_credentials(),
         )
     if target != "local":
         found += _remote_findings(submission, place)
@@ -141,6 +144,7 @@ def _images(submission: Submission) -> Iterator[str]:
     for pool in submission.job.pools:
         yield pool.config.image_uri or submission.images.of_training(pool.machine.kind)
     if submission.form == "pipeline":
-        roles = (*_PIPELINE_ROLES, *(("launcher",) if submission.target == "vertex" else ()))
-        for role in roles:
+        deploys = submission.retrain or submission.job.values.get("deploy_target", NO_TARGET) != NO_TARGET
+        launches = submission.target == "vertex" or deploys
+        for role in (*_PIPELINE_ROLES, *(("launcher",) if launches else ())):
             yield submission.images.of_role(role)

@@ -222,7 +222,7 @@ def read_config(file: Path) -> TrainingInput:
         InvalidArgumentError: naming field, value and what is allowed; also if nothing is in it.
     """
     config = read_training_input(read_text(file), where=str(file))
-    if config == read_training_input("", where=""):
+    if config == read_training_input("", where=str(file)):
         raise InvalidArgumentError(
             f"{str(file)!r} says nothing",
             remedy="write the fields below `trainingInput:`, e.g. scaleTier: BASIC_GPU; or give no file",

@@ -72,8 +72,12 @@ def notice(text: str) -> None:
 @contextmanager
 def events_told() -> Iterator[None]:
     """Tells what the block logs for machines in words, on stderr: stdout is for the answer."""
-    with contextlib.redirect_stdout(_Told()):
-        yield
+    told = _Told()
+    try:
+        with contextlib.redirect_stdout(told):
+            yield
+    finally:
+        told.finish()
 
 
 class _Told(io.TextIOBase):
@@ -89,6 +93,11 @@ class _Told(io.TextIOBase):
             event = parse_event(line)
             notice(str(event["message"]) if event else line)
         return len(text)
+
+    def finish(self) -> None:
+        """Tells a last line that has no end."""
+        if self._rest:
+            self.write("\n")
 
 
 def errors_told(command: Callable[..., Any]) -> Callable[..., Any]:

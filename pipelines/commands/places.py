@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from components.common.errors import InvalidArgumentError
-from components.vertex.client import no_credentials
+from components.common.google_credentials import no_credentials
 from pipelines.commands.job_options import given
 from pipelines.commands.output import notice
 from pipelines.targets.jobs import Jobs, Schedules
@@ -170,8 +170,8 @@ def _own_project() -> str:
 
     try:
         _, project = google.auth.default()
-    except DefaultCredentialsError:
-        raise no_credentials() from None
+    except DefaultCredentialsError as error:
+        raise no_credentials(error) from None
     if not project:
         raise InvalidArgumentError("--project is not given", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
     return str(project)

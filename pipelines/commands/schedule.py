@@ -37,7 +37,7 @@ def schedule() -> None:
     "--cron",
     required=True,
     help="When, in five fields: minute, hour, day of month, month, day of week (Sunday is 0); in UTC. "
-    "'0 3 * * 1' is Mondays at three.",
+    "'0 3 * * 1' is Mondays at three; on Vertex AI also 'TZ=Europe/Berlin 0 3 * * 1'.",
 )
 @place_options
 @schedule_options
@@ -62,7 +62,7 @@ def create(
     """
     check_has_schedules(place)
     check_job_id(name, "the schedule's name")
-    check_cron(cron)
+    check_cron(cron, zone_allowed=place["target"] == "vertex")
     options["form"] = "pipeline"
     submission = submission_of(place, options, [name, *words])
     tell_notices(submission)

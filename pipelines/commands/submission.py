@@ -29,10 +29,10 @@ from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_rules import check_bucket, check_deploy_target, check_paths
+from pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
 from pipelines.targets.vertex_jobs import pipeline_job_body
 from pipelines.texts import read_text
-from pipelines.training_input import TrainingInput
+from pipelines.training_input import FLAGS, TrainingInput
 
 # Of an artifact store of Kubeflow Pipelines.
 _STORES = ("gs://", "s3://", "minio://")
@@ -277,10 +277,13 @@ def planned(
         return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
+    pipeline_root = uri_of_mounted(pipeline_root)
     if not pipeline_root.startswith("gs://"):
         raise InvalidArgumentError(
-            f"--pipeline-root={pipeline_root!r} is not a gs:// folder",
-            remedy="give one, e.g. gs://BUCKET/pipelines",
+            f"--pipeline-root={pipeline_root!r} is not a gs:// folder"
+            if pipeline_root
+            else "neither --pipeline-root nor --job-dir is given: the run has no place for its artifacts",
+            remedy="give --pipeline-root, e.g. gs://BUCKET/pipelines",
         )
     parameters = vertex_pipeline_parameters(job)
     if endpoint:
@@ -304,8 +307,14 @@ def _check_no_pipeline_arguments(words: Iterable[str]) -> None:
         if word.startswith("--") and name in of_pipeline and name not in of_job:
             raise InvalidArgumentError(
                 f"{word} is of the whole pipeline, but the training alone was asked for",
-                remedy="add --as pipeline before `--`, or leave it out",
+                remedy=f"give {_flag(word)} before `--` if the job's is meant; or add --as pipeline there"
+                if _flag(word) in FLAGS.values()
+                else "add --as pipeline before `--`, or leave it out",
             )
+
+
+def _flag(word: str) -> str:
+    return word.partition("=")[0].replace("_", "-")
 
 
 def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Mapping[str, Any]) -> None:

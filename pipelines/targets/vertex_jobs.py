@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
-from components.vertex.client import explained, is_plain_http, no_credentials, service_client
+from components.common.google_credentials import no_credentials
+from components.vertex.client import explained, is_plain_http, service_client
 from components.vertex.jobs import (
     JOB_KINDS,
     JOB_LABEL,
@@ -322,8 +323,8 @@ def authorized_session(endpoint: str = "") -> Any:
         return requests.Session()
     try:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    except DefaultCredentialsError:
-        raise no_credentials() from None
+    except DefaultCredentialsError as error:
+        raise no_credentials(error) from None
     return AuthorizedSession(credentials)
 
 

@@ -15,7 +15,6 @@ from google.cloud.aiplatform_v1 import JobState
 from PIL import Image
 
 from components.common.errors import ERROR_CLASSES
-from components.common.log import parse_event
 from components.convert.arguments import ConvertArguments
 from components.convert.convert import convert
 from pipelines.cli import imgpipe
@@ -84,11 +83,11 @@ def check_that_it_serves(flags, folder):
     """The documented flags, on any free port."""
     flags = [flag if not flag.isdigit() else "0" for flag in flags]
     command = [IMGPIPE, "serve", *flags]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
-            events = (event for line in process.stdout if (event := parse_event(line)))
-            served = next(event for event in events if event["event"] == "serving")
-            with urllib.request.urlopen(f"http://127.0.0.1:{served['port']}/v1/models/flowers") as answer:
+            found = (re.search(r"127\.0\.0\.1:(\d+)/v1/models/flowers:", line) for line in process.stderr)
+            port = next(filter(None, found)).group(1)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/flowers") as answer:
                 assert answer.status == 200
         finally:
             process.terminate()

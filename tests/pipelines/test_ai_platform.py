@@ -236,7 +236,7 @@ FIELDS = {
             "parameterServerType": "standard",
             "parameterServerCount": 2,
         },
-        "parameterServerType and parameterServerCount is without effect",
+        "trainingInput.parameterServerType and trainingInput.parameterServerCount is without effect",
     ),
     "evaluatorType": (
         {
@@ -245,7 +245,7 @@ FIELDS = {
             "evaluatorType": "standard",
             "evaluatorCount": 1,
         },
-        "evaluatorType and evaluatorCount is without effect",
+        "trainingInput.evaluatorType and trainingInput.evaluatorCount is without effect",
     ),
     "TPU v5e": (
         {"scaleTier": "CUSTOM", "masterType": "ct5lp-hightpu-4t", "masterConfig": {"tpuTopology": "2x4"}},

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from components.common.errors import UnavailableError
 from pipelines.checks import Google, check_data, check_images
 from pipelines.cli import imgpipe
 from tests.servers.google import start_google_server
@@ -291,7 +292,7 @@ def test_without_credentials_it_ends_at_once_with_what_to_do(tmp_path, command):
             400,
             b'{"error": "invalid_grant", "error_description": "revoked"}',
             69,
-            "credentials for Google Cloud do",
+            "key.json' do not work: ",
         ),
         (None, b"", 75, "Google Cloud cannot be reached"),
     ],
@@ -316,6 +317,20 @@ def test_credentials_are_tried_before_anything_else(tmp_path, status, content, c
         )
     assert result.returncode == code
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"type": "service_account"}'])
+def test_a_variable_that_names_no_credentials_is_told_with_the_reason(tmp_path, content):
+    file = tmp_path / "key.json"
+    if content is not None:
+        file.write_text(content)
+    result = in_a_new_process(
+        tmp_path, "check", "job_1", *VERTEX, "--", *WORDS, GOOGLE_APPLICATION_CREDENTIALS=str(file)
+    )
+    assert result.returncode == 69
+    assert f"GOOGLE_APPLICATION_CREDENTIALS={str(file)!r} gives no credentials: " in result.stderr
+    assert "unset the variable" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
@@ -344,7 +359,8 @@ def test_what_answers_at_the_address_and_is_no_kubeflow_is_told_at_once(status, 
 
 def test_a_cluster_may_have_the_credentials_that_are_not_here():
     values = {"images": "gs://b/i", "train_csv": "/mnt/train.csv"}
-    found = list(check_data(values, on_this_machine=False, cloud=False))
+    missing = UnavailableError("there are no credentials", remedy="gcloud auth application-default login")
+    found = list(check_data(values, on_this_machine=False, no_cloud=missing))
     assert [one.status for one in found] == ["warning", "warning"]
     assert "no credentials" in found[1].message
     assert "gcloud auth application-default login" in found[1].mend
@@ -364,6 +380,14 @@ def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
     assert time.monotonic() - started < 5
     assert [one.status for one in found] == ["warning"] * 3
     assert all("Cloud Storage does not answer from here" in one.message for one in found)
+
+
+def test_localhost_is_a_registry_as_it_is_in_a_name_that_submit_takes():
+    def session():
+        raise AssertionError("Google's credentials were asked for")
+
+    [found] = check_images(Google(session), ["localhost/team/imgpipe-data:1"], registry_needed=True)
+    assert "its registry cannot be reached" in found.message
 
 
 def test_a_registry_that_is_not_googles_gets_no_credentials():

@@ -23,7 +23,26 @@ from pipelines.cron import check_cron
     ],
 )
 def test_what_comes_is_taken(cron):
-    check_cron(cron)
+    check_cron(cron, zone_allowed=False)
+
+
+@pytest.mark.parametrize("prefix", ["TZ", "CRON_TZ"])
+def test_a_time_zone_is_taken_where_the_target_knows_zones(prefix):
+    cron = f"{prefix}=America/New_York 0 3 * * 1"
+    check_cron(cron, zone_allowed=True)
+    with pytest.raises(InvalidArgumentError, match="no time zone in a schedule"):
+        check_cron(cron, zone_allowed=False)
+
+
+def test_a_time_zone_that_is_none_is_refused_with_the_nearest_one():
+    with pytest.raises(InvalidArgumentError, match="no time zone 'America/New_Yorck'") as caught:
+        check_cron("TZ=America/New_Yorck 0 3 * * 1", zone_allowed=True)
+    assert "TZ=America/New_York" in caught.value.remedy
+
+
+def test_what_follows_a_time_zone_is_checked():
+    with pytest.raises(InvalidArgumentError, match="4 fields"):
+        check_cron("TZ=UTC 0 3 * *", zone_allowed=True)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +68,6 @@ def test_what_comes_is_taken(cron):
 )
 def test_what_is_wrong_or_never_comes_is_refused_with_its_field(cron, words):
     with pytest.raises(InvalidArgumentError) as caught:
-        check_cron(cron)
+        check_cron(cron, zone_allowed=True)
     assert words in caught.value.problem
     assert caught.value.remedy

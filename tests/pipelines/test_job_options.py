@@ -79,6 +79,9 @@ def dry_run(tmp_path, monkeypatch):
         ([], ["--images=gs:///x"], "--images=gs:///x names no bucket"),
         ([*VERTEX, "--as=pipeline", "--pipeline-root=gs:///p"], IMAGES, "--pipeline-root=gs:///p names no"),
         ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
+        ([*VERTEX, "--as=pipeline"], IMAGES, "neither --pipeline-root nor --job-dir is given"),
+        # On which side of --.
+        (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` if the job's is meant"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, options, words, told):
@@ -95,6 +98,7 @@ def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, opti
         (KUBEFLOW, [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1",
                     "--project=p", "--region=us-central1"]),
         (PIPELINE, ["--images=/gcs/b/i", "--champion=none"]),
+        ([*VERTEX, "--as=pipeline"], ["--images=/gcs/b/i", "--job-dir=/gcs/b/job"]),
         ([*KUBEFLOW, "--pipeline-root=minio://mlpipeline/v2"], IMAGES),
         # A comma is a sign like any other, but in patterns.
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://b/lr=0.1,bs=32"]),

@@ -14,3 +14,9 @@ def test_lines_for_machines_are_told_in_words(capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "! public objects only\n! a library's own line\n"
+
+
+def test_a_last_line_without_an_end_is_told_too(capsys):
+    with events_told():
+        sys.stdout.write("half a line")
+    assert capsys.readouterr().err == "! half a line\n"

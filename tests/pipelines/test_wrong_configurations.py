@@ -51,7 +51,7 @@ CONFIGS = [
     ({"scaleTier": "STANDARD_1"}, "scaleTier=STANDARD_1", "CUSTOM"),
     ({"scaleTier": "PREMIUM_1"}, "scaleTier=PREMIUM_1", "CUSTOM"),
     ({"scaleTier": "CUSTOM"}, "masterType is not given", "n1-standard-8"),
-    ({"masterType": "n1-standard-8"}, "masterType=n1-standard-8 does not go with scaleTier=BASIC", "CUSTOM"),
+    ({"masterType": "n1-standard-8"}, "masterType=n1-standard-8 does not go with trainingInput.", "CUSTOM"),
     ({"scaleTier": "BASIC", "workerCount": 2}, "workerCount=2", "CUSTOM"),
     ({"scaleTier": "BASIC_TPU", "masterConfig": {"acceleratorConfig": {"type": "TPU_V2", "count": 8}}},
      "acceleratorConfig", "CUSTOM"),
@@ -108,8 +108,8 @@ CONFIGS = [
     (worker("cloud_tpu", 1, ("TPU_V2", 16)), "16 TPU_V2", "32"),
     (custom("TPU_V2", workerType="n1-standard-8", workerCount=1), "one worker pool", "count"),
     # Roles.
-    (custom(workerType="n1-standard-8"), "workerType='n1-standard-8' and workerCount=(none)", "both"),
-    (custom(workerCount=2), "workerType='' and workerCount=2", "both"),
+    (custom(workerType="n1-standard-8"), "workerType='n1-standard-8' and trainingInput.workerCount=", "both"),
+    (custom(workerCount=2), "workerType='' and trainingInput.workerCount=2", "both"),
     (custom(workerType="n1-standard-8", workerCount=0), "workerCount=0", "at least 1"),
     (custom(workerType="n1-standard-9", workerCount=1), "'n1-standard-9'", "n1-standard-8"),
     (custom(masterCount=1), "trainingInput.masterCount", "masterConfig"),
@@ -176,6 +176,7 @@ TEXTS = [
     ("labels:\n  Team: Vision\n", "labels.Team='Vision'", "lower-case"),
     ("labels:\n  team: a b\n", "labels.team='a b'", "lower-case"),
     ("\0", "not valid YAML", "YAML"),
+    ("[" * 3000, "too deep in each other", "brackets"),
 ]
 
 # The words after --, the options of plan_job, problem, remedy.
@@ -216,6 +217,8 @@ def test_a_wrong_field_is_refused_by_name_with_its_value_and_a_remedy(fields, pr
     with pytest.raises(InvalidArgumentError) as caught:
         submit(yaml.safe_dump({"trainingInput": fields}))
     check(caught.value, problem, remedy)
+    # With its place: the message alone must be enough where a team has many files.
+    assert "config.yaml" in caught.value.where
 
 
 @pytest.mark.parametrize(("text", "problem", "remedy"), TEXTS, ids=[case[1] for case in TEXTS])

@@ -241,3 +241,22 @@ def test_what_is_missing_is_named(model, tmp_path):
     (tmp_path / "one.jpg").write_bytes(b"")
     with pytest.raises(MissingInputError, match="no SavedModel"):
         predicted(tmp_path, tmp_path / "out", images=str(tmp_path))
+
+
+def test_what_is_missing_is_told_without_waiting_for_tensorflow(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"no picture")
+    code = (
+        "import sys\n"
+        "from components.batch_predict.__main__ import main\n"
+        "from components.common.errors import MissingInputError\n"
+        "try:\n"
+        "    main(['--model=nowhere', '--images=.', '--output_dir=out'])\n"
+        "except MissingInputError as error:\n"
+        "    print(error, 'tensorflow' in sys.modules)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "there is no SavedModel in 'nowhere'" in told.stdout
+    assert told.stdout.strip().endswith("False")
+    assert not (tmp_path / "out").exists()
