@@ -7,6 +7,7 @@ import pytest
 
 from containers.build import default_base
 from containers.build import main as build_images
+from containers.build import revision
 from containers.docker import engine_answers
 from pipelines.images import Images
 from tests.components.conftest import linear_model
@@ -23,7 +24,13 @@ def base():
 
 
 @pytest.fixture(scope="session")
-def images(base, tmp_path_factory):
+def built_revision():
+    """The commit from which the images are built: another may follow while they are tested."""
+    return revision()
+
+
+@pytest.fixture(scope="session")
+def images(base, built_revision, tmp_path_factory):
     """The images' names by role, built from the files here."""
     if not engine_answers():
         warnings.warn("NO DOCKER ENGINE ANSWERS: THE IMAGES ARE NOT TESTED", stacklevel=1)
