@@ -5,9 +5,8 @@ import warnings
 
 import pytest
 
-from containers.build import default_base
+from containers.build import default_base, revision
 from containers.build import main as build_images
-from containers.build import revision
 from containers.docker import engine_answers
 from pipelines.images import Images
 from tests.components.conftest import linear_model
