@@ -17,7 +17,7 @@ from typing import Any
 
 from kfp import compiler
 
-from components.common.errors import PipelineError
+from components.common.errors import OutputError, PipelineError
 from pipelines.arguments_reference import arguments_reference
 from pipelines.batch_predict import batch_predict
 from pipelines.image_classification import image_classification
@@ -28,6 +28,7 @@ from pipelines.targets.kubeflow import KUBEFLOW
 from pipelines.targets.local import LOCAL
 from pipelines.targets.target import Target
 from pipelines.targets.vertex import VERTEX
+from pipelines.texts import read_text
 
 ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"
@@ -79,7 +80,7 @@ def main(words: list[str]) -> int:
     try:
         lock = {}
         if options.images_lock:
-            lock = read_images_lock(options.images_lock.read_text("utf-8"), where=str(options.images_lock))
+            lock = read_images_lock(read_text(options.images_lock), where=str(options.images_lock))
         images = Images(options.image_registry, lock)
         drifted = drifted_files(images) if options.check else []
         written = [] if options.check else write_files(ROOT, images)
@@ -87,8 +88,8 @@ def main(words: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"cannot read {str(options.images_lock)!r}: {error.strerror}", file=sys.stderr)
-        return 66
+        print(f"cannot write {str(error.filename)!r}: {error.strerror}", file=sys.stderr)
+        return OutputError.exit_code
     for file in written:
         print(file)
     for name in drifted:

@@ -24,6 +24,7 @@ from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
 from components.tune.job_dir import check_on_this_machine
 from components.tune.katib_arguments import KATIB
+from components.vertex.client import check_region
 from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from components.vertex.study_spec import study_spec
 from pipelines.images import check_image
@@ -35,7 +36,6 @@ from pipelines.training_input import ReplicaConfig, TrainingInput
 # The image of the original algorithm, wherever it is kept: the training in it is what ours replaces.
 _ORIGINAL_IMAGE = re.compile(r"(^|/)cloud-ml-algos/image_classification\b")
 _JOB_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
-_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
@@ -162,7 +162,7 @@ def plan_job(
             f"--strategy={strategy} does not exist", remedy=f"use one of {', '.join(STRATEGIES)}"
         )
     notices = _Notices(config)
-    with _placed("" if any(map(_is_of_machines, config.written)) else config.file):
+    with _placed(config.file):
         pools = _pools(config, notices)
     after = ", or the arguments after `--`" if words else ""
     with _placed(f"args in {config.file}{after}" if config.file and config.arguments else ""):
@@ -204,10 +204,6 @@ def _placed(where: str) -> Iterator[None]:
         raise InvalidArgumentError(error.problem, where=error.where or where, remedy=error.remedy) from None
 
 
-def _is_of_machines(path: str) -> bool:
-    return path == "scaleTier" or path.startswith(("master", "worker", "parameterServer"))
-
-
 def check_job_id(job_id: str, what: str = "the job id") -> None:
     """Refuses a name that not every target takes.
 
@@ -236,12 +232,9 @@ def vertex_request(
     """
     config = job.config
     region = region or config.region
-    if not _REGION.fullmatch(region):
-        raise InvalidArgumentError(
-            f"{config.name('region')}={region!r} is not a region" if region else "no region is given",
-            where=config.where("region") if region == config.region else "",
-            remedy="give the one where your data lies, e.g. --region=us-central1",
-        )
+    if region == config.region:
+        check_region(region, name=config.name("region"), where=config.where("region"))
+    check_region(region)
     check_paths("vertex", job.values)
     job_spec: dict[str, Any] = {
         "workerPoolSpecs": [_worker_pool_spec(pool, job, image_of) for pool in job.pools],
@@ -529,6 +522,9 @@ def _check_no_machines(config: TrainingInput, tier: str) -> None:
         config.name(f"{role}Config.acceleratorConfig")
         for role, one in config.configs.items()
         if one.accelerator_type or one.accelerator_count
+    ]
+    given += [
+        config.name(f"{role}Config.tpuTopology") for role, one in config.configs.items() if one.tpu_topology
     ]
     if given:
         raise InvalidArgumentError(

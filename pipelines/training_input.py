@@ -228,8 +228,9 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
     for role in ROLES:
         if machine_type := block.text(f"{role}Type"):
             machine_types[role] = machine_type
-        if role != "master" and block.has(f"{role}Count"):
-            counts[role] = block.integer(f"{role}Count", minimum=1)
+        # As the API has it: zero is none.
+        if role != "master" and (count := block.integer(f"{role}Count", minimum=0)):
+            counts[role] = count
         configs[role] = _read_config(block.block(f"{role}Config"))
     scheduling, encryption = block.block("scheduling"), block.block("encryptionConfig")
     max_wait = scheduling.seconds("maxWaitTime")

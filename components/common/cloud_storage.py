@@ -26,7 +26,7 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.google_credentials import named_credentials, no_credentials, refused_credentials
+from components.common.google_credentials import default_credentials, named_credentials, refused_credentials
 from components.common.log import log_event
 
 Result = TypeVar("Result")
@@ -80,15 +80,12 @@ def patience(seconds: float) -> Iterator[None]:
 
 def missing_credentials() -> UnavailableError | None:
     """Returns why Cloud Storage cannot be asked with credentials; None if it can. An emulator needs none."""
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
-
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
     try:
-        google.auth.default()
-    except DefaultCredentialsError as error:
-        return no_credentials(error)
+        default_credentials()
+    except UnavailableError as error:
+        return error
     return None
 
 
@@ -337,18 +334,18 @@ def _client() -> Any:
 
 
 @cache
-def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - they are the key
+def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - the process is of the key
     # Only here: the library takes 30 MB, and most runs need no object of Cloud Storage.
-    import google.auth.exceptions
     import requests.adapters
     from google.cloud import storage
 
     try:
-        client = storage.Client(project=None)
-    except google.auth.exceptions.DefaultCredentialsError as error:
+        # An emulator needs none.
+        client = storage.Client(project=None, credentials=None if emulator else default_credentials()[0])
+    except UnavailableError:
         if named_credentials():
             # Somebody meant them: without, what follows would be a lack of permission.
-            raise no_credentials(error) from None
+            raise
         log_event("no_credentials", "no credentials for Cloud Storage were found: public objects only")
         client = storage.Client.create_anonymous_client()
     adapter = requests.adapters.HTTPAdapter(

@@ -1,11 +1,32 @@
 """What is told where Google Cloud has no credentials that work."""
 
 import os
+from typing import Any
 
 from components.common.errors import UnavailableError
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 LOGIN = "gcloud auth application-default login"
+
+
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+def default_credentials() -> tuple[Any, str]:
+    """Returns the application's default credentials and their project, which may be empty.
+
+    Raises:
+        UnavailableError: if there are none, or what the variable names cannot be read as such.
+    """
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        credentials, project = google.auth.default(scopes=_SCOPES)
+    # What is written in a file that is none of credentials, the library does not expect.
+    except (GoogleAuthError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise no_credentials(error) from None
+    return credentials, project or ""
 
 
 def no_credentials(error: Exception) -> UnavailableError:
@@ -49,4 +70,7 @@ def named_credentials() -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error.args[0] if error.args else type(error).__name__)[:300]
+    from google.auth.exceptions import GoogleAuthError
+
+    text = str(error.args[0]) if isinstance(error, GoogleAuthError) and error.args else str(error)
+    return (text or type(error).__name__)[:300]

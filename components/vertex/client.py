@@ -1,6 +1,7 @@
 """Clients of Vertex AI's services, and their failures in our words."""
 
 import functools
+import re
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.google_credentials import no_credentials, refused_credentials
+from components.common.google_credentials import default_credentials, refused_credentials
 
 _TOKEN_SECONDS = 10
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,31 +32,45 @@ def service_client(service: str, region: str, endpoint: str = "") -> Any:
             machine alone, and no credentials are sent there.
 
     Raises:
-        InvalidArgumentError: if credentials would go over plain http.
+        InvalidArgumentError: if credentials would go over plain http, or the region is none.
         UnavailableError: if the client library or the credentials are missing.
     """
+    if not endpoint:
+        check_region(region)
     try:
         from google.api_core.client_options import ClientOptions
         from google.auth.credentials import AnonymousCredentials
-        from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import aiplatform_v1
     except ImportError:
         raise UnavailableError(
             "the client library of Vertex AI is not installed",
             remedy="pip install 'image-classification-pipeline[vertex]'",
         ) from None
-    credentials = None
-    if is_plain_http(endpoint):
-        credentials = AnonymousCredentials()
-    try:
-        return getattr(aiplatform_v1, service)(
-            # One transport for every address: REST passes proxies and needs no second set of certificates.
-            transport="rest",
-            credentials=credentials,
-            client_options=ClientOptions(api_endpoint=endpoint or f"{region}-aiplatform.googleapis.com"),
+    return getattr(aiplatform_v1, service)(
+        # One transport for every address: REST passes proxies and needs no second set of certificates.
+        transport="rest",
+        credentials=AnonymousCredentials() if is_plain_http(endpoint) else default_credentials()[0],
+        client_options=ClientOptions(api_endpoint=endpoint or f"{region}-aiplatform.googleapis.com"),
+    )
+
+
+def check_region(region: str, *, name: str = "--region", where: str = "") -> None:
+    """Refuses what is no region: its name becomes part of the address to which credentials are sent.
+
+    Args:
+        region: E.g. ``us-central1``.
+        name: What the user wrote it as.
+        where: The file.
+
+    Raises:
+        InvalidArgumentError: naming it.
+    """
+    if not _REGION.fullmatch(region):
+        raise InvalidArgumentError(
+            f"{name}={region!r} is not a region" if region else "no region is given",
+            where=where if region else "",
+            remedy="give the one where your data lies, e.g. --region=us-central1",
         )
-    except DefaultCredentialsError as error:
-        raise no_credentials(error) from None
 
 
 def is_plain_http(endpoint: str) -> bool:
@@ -82,19 +98,15 @@ def check_credentials(endpoint: str = "") -> None:
         UnavailableError: if there are no credentials, or they do not work.
         InterruptedRunError: if Google Cloud cannot be reached.
     """
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from google.auth.transport.requests import Request
 
     if is_plain_http(endpoint):
         return
-    request = Request()
+    credentials, _ = default_credentials()
     try:
-        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         # By itself the library waits for two minutes.
-        credentials.refresh(functools.partial(request, timeout=_TOKEN_SECONDS))
-    except DefaultCredentialsError as error:
-        raise no_credentials(error) from None
+        credentials.refresh(functools.partial(Request(), timeout=_TOKEN_SECONDS))
     except TransportError as error:
         raise InterruptedRunError(
             f"Google Cloud cannot be reached for a token of your credentials: {type(error).__name__}",
@@ -112,7 +124,7 @@ def explained(what: str) -> Iterator[None]:
         what: Is being done, for the message, e.g. ``create the job``.
     """
     from google.api_core.exceptions import GoogleAPICallError, RetryError
-    from google.auth.exceptions import RefreshError, TransportError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
 
     try:
@@ -122,13 +134,13 @@ def explained(what: str) -> Iterator[None]:
             int(error.grpc_status_code.value[0]) if error.grpc_status_code else _code_of_http(error.code),
             f"Vertex AI refused to {what}: {error.message}",
         ) from None
-    except RefreshError as error:
-        raise refused_credentials(error) from None
     except (RetryError, TransportError, RequestException, ConnectionError) as error:
         raise InterruptedRunError(
             f"Vertex AI cannot be reached to {what}: {type(error).__name__}",
             remedy="try again; a job that was started is found again",
         ) from None
+    except GoogleAuthError as error:
+        raise refused_credentials(error) from None
 
 
 def error_of_status(code: int, text: str) -> PipelineError:

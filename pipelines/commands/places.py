@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from components.common.errors import InvalidArgumentError
-from components.common.google_credentials import no_credentials
+from components.common.google_credentials import default_credentials
+from components.vertex.client import check_region
 from pipelines.commands.job_options import given
 from pipelines.commands.output import notice
 from pipelines.targets.jobs import Jobs, Schedules
@@ -136,6 +137,7 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
         raise InvalidArgumentError(
             "--region is not given", remedy="give the region where your data lies, e.g. --region=us-central1"
         )
+    check_region(region)
     return VertexJobs(place["project"] or _own_project(), region, place["endpoint"])
 
 
@@ -165,13 +167,7 @@ def check_has_schedules(place: dict[str, Any]) -> None:
 
 
 def _own_project() -> str:
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
-
-    try:
-        _, project = google.auth.default()
-    except DefaultCredentialsError as error:
-        raise no_credentials(error) from None
+    _, project = default_credentials()
     if not project:
         raise InvalidArgumentError("--project is not given", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
-    return str(project)
+    return project

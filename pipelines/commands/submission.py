@@ -12,6 +12,7 @@ from components.common.arguments import flat_fields, from_values
 from components.common.errors import InvalidArgumentError
 from components.serving_model.arguments import ServingModelArguments
 from components.train.arguments import TrainingArguments
+from components.vertex.client import check_region
 from pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
@@ -264,7 +265,10 @@ def planned(
     for arguments_class in (*of_pipeline, *((ServingModelArguments,) if retrain else ())):
         from_values(arguments_class, job.values)
     check_deploy_target(target, job.values)
-    check_bucket(pipeline_root, name=f"--pipeline-root={pipeline_root}")
+    root = uri_of_mounted(pipeline_root) if target == "vertex" else pipeline_root
+    check_bucket(root, name=f"--pipeline-root={pipeline_root}")
+    if target == "vertex" and config.region:
+        check_region(config.region, name=config.name("region"), where=config.where("region"))
     if target != "vertex":
         check_paths(target, job.values)
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):

@@ -150,7 +150,8 @@ def migrate(config_file: Path, target: str, output_format: str) -> None:
             config.job_id or "JOB_ID", words, config, target=target, form=form, images=Images()
         )
     except InvalidArgumentError as error:
-        where = ", ".join(filter(None, (str(config_file), error.where)))
+        named = str(config_file) in error.where
+        where = error.where if named else ", ".join(filter(None, (str(config_file), error.where)))
         raise InvalidArgumentError(error.problem, where=where, remedy=error.remedy) from None
     tell_notices(submission)
     show_one(submission.shown(), "yaml" if output_format == "table" else output_format)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
-from components.common.google_credentials import no_credentials
+from components.common.google_credentials import default_credentials
 from components.vertex.client import explained, is_plain_http, service_client
 from components.vertex.jobs import (
     JOB_KINDS,
@@ -314,18 +314,12 @@ class VertexJobs:
 
 def authorized_session(endpoint: str = "") -> Any:
     """Returns an HTTP session with the user's credentials; without any for a server of this machine."""
-    import google.auth
     import requests
-    from google.auth.exceptions import DefaultCredentialsError
     from google.auth.transport.requests import AuthorizedSession
 
     if is_plain_http(endpoint):
         return requests.Session()
-    try:
-        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    except DefaultCredentialsError as error:
-        raise no_credentials(error) from None
-    return AuthorizedSession(credentials)
+    return AuthorizedSession(default_credentials()[0])
 
 
 def pipeline_job_id(job_id: str) -> str:
@@ -335,7 +329,12 @@ def pipeline_job_id(job_id: str) -> str:
     """
     label = job_label(job_id)
     run_id = re.sub("[^a-z0-9]+", "-", label).strip("-")
-    return run_id if run_id == label else f"{run_id}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    # The steps' jobs have it as a label, of 63 characters at most.
+    return (
+        run_id
+        if run_id == label
+        else f"{run_id[:54].rstrip('-')}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    )
 
 
 def pipeline_job_body(

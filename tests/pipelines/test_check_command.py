@@ -319,7 +319,7 @@ def test_credentials_are_tried_before_anything_else(tmp_path, status, content, c
     assert words in result.stderr
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"type": "service_account"}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"type": "service_account"}'])
 def test_a_variable_that_names_no_credentials_is_told_with_the_reason(tmp_path, content):
     file = tmp_path / "key.json"
     if content is not None:
@@ -331,6 +331,14 @@ def test_a_variable_that_names_no_credentials_is_told_with_the_reason(tmp_path, 
     assert f"GOOGLE_APPLICATION_CREDENTIALS={str(file)!r} gives no credentials: " in result.stderr
     assert "unset the variable" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [["describe", "job_1"], ["list"], ["cancel", "job_1"]])
+def test_a_region_that_is_none_is_refused_before_a_token_goes_to_what_it_would_be_the_address_of(command):
+    line = [*command, "--target", "vertex", "--project", "flowers", "--region", "evil.example?"]
+    result = CliRunner().invoke(imgpipe, line)
+    assert result.exit_code == 64
+    assert "--region='evil.example?' is not a region" in result.stderr
 
 
 def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):

@@ -109,7 +109,7 @@ def test_what_has_no_effect_is_told_on_stderr(run, place):
         (["--labels", "team"], 64, "KEY=VALUE"),
         (["--config", "missing.yaml"], 66, "missing.yaml"),
         (["--scale-tier", "CUSTOMS"], 64, "CUSTOM"),
-        (["--as", "pipeline"], 64, "gs:// folder"),
+        (["--as", "pipeline"], 64, "neither --pipeline-root nor --job-dir"),
         (["--images-lock", "missing.lock"], 66, "missing.lock"),
     ],
 )
@@ -387,7 +387,7 @@ def test_migrate_prints_what_a_config_becomes(run):
         (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
         ("trainingInput: {region: Zürich}".encode("latin-1"), 65, "save the file as UTF-8"),
         (b"trainingInput: {scaleTier: CUSTOM}", 64, "where: wrong.yaml"),
-        (b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}", 64, "wrong.yaml, masterType=n1-"),
+        (b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}", 64, "masterType=n1-standard-3 in "),
         (b"scaleTier: BASIC", 64, "write scaleTier below trainingInput"),
         (b"trainingInput: {jobId: x}", 64, "write jobId beside trainingInput"),
         (b"trainingInput: {imageUri: x}", 64, "write imageUri below masterConfig or workerConfig"),

@@ -107,10 +107,11 @@ CONFIGS = [
     (worker("cloud_tpu", 2, ("TPU_V2", 8)), "one worker pool with one replica", "count"),
     (worker("cloud_tpu", 1, ("TPU_V2", 16)), "16 TPU_V2", "32"),
     (custom("TPU_V2", workerType="n1-standard-8", workerCount=1), "one worker pool", "count"),
+    ({"scaleTier": "BASIC_GPU", "masterConfig": {"tpuTopology": "2x4"}}, "tpuTopology does not go", "CUSTOM"),
     # Roles.
     (custom(workerType="n1-standard-8"), "workerType='n1-standard-8' and trainingInput.workerCount=", "both"),
     (custom(workerCount=2), "workerType='' and trainingInput.workerCount=2", "both"),
-    (custom(workerType="n1-standard-8", workerCount=0), "workerCount=0", "at least 1"),
+    (custom(workerType="n1-standard-8", workerCount=-1), "workerCount=-1", "at least 0"),
     (custom(workerType="n1-standard-9", workerCount=1), "'n1-standard-9'", "n1-standard-8"),
     (custom(masterCount=1), "trainingInput.masterCount", "masterConfig"),
     # Fields.
