@@ -28,6 +28,7 @@ from pipelines.target_rules import paths_in, uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PATTERNS = ("training_data_path", "validation_data_path", "train_csv", "validation_csv", "test_csv")
+_WRITTEN = ("job_dir", "output_dir", "pipeline_root", "deploy_dir")
 _READ = ("storage.objects.get", "storage.objects.list")
 _WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
 # Roles on a bucket that hold these permissions.
@@ -207,7 +208,7 @@ def check_local_output(folder: Path) -> Finding:
 
 
 def check_buckets(
-    google: Google, values: Mapping[str, Any], region: str, account: str, project: str
+    google: Google, values: Mapping[str, Any], region: str, account: str, project: str, *, pipeline: bool
 ) -> Iterator[Finding]:
     """Checks that the buckets are there, lie in the region, and may be read and written by who runs the job.
 
@@ -215,17 +216,25 @@ def check_buckets(
         google: Is asked.
         values: The job's arguments.
         region: Of the job.
-        account: As which the job runs; empty = Vertex AI's own agent.
+        account: As which the job runs; empty = Vertex AI's own agent, or a pipeline's default account.
         project: Of the job.
+        pipeline: Whether it is a pipeline, and not a job alone.
     """
-    written = {_bucket(str(values[name])) for name in ("job_dir", "output_dir") if values.get(name)}
+    written = {_bucket(str(values[name])) for name in _WRITTEN if values.get(name)}
     read = {
         _bucket(part)
-        for name in (*_PATTERNS, "images", "labels_file", "slices_csv")
+        for name in (
+            *_PATTERNS,
+            "images",
+            "labels_file",
+            "slices_csv",
+            "pretrained_checkpoint_path",
+            "champion",
+        )
         for part in paths_in(name, str(values.get(name) or ""))
     }
     if not account:
-        account = _agent(google, project)
+        account = _default_account(google, project, pipeline=pipeline)
     for bucket in sorted((written | read) - {""}):
         permissions = _WRITE if bucket in written else _READ
         subject = f"gs://{bucket}"
@@ -252,11 +261,14 @@ def _bucket(path: str) -> str:
     return bucket_and_name(path)[0] if is_cloud_path(path) else ""
 
 
-def _agent(google: Google, project: str) -> str:
+def _default_account(google: Google, project: str, *, pipeline: bool) -> str:
     """Returns the account as which a job without one runs, or "" if the project's number is not to be had."""
     status, answer = google.ask("cloudresourcemanager", f"v1/projects/{project}")
     if status != 200 or "projectNumber" not in answer:
         return ""
+    if pipeline:
+        # As Vertex AI Pipelines' documentation has it: Compute Engine's default service account.
+        return f"{answer['projectNumber']}-compute@developer.gserviceaccount.com"
     return f"service-{answer['projectNumber']}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 
 

@@ -128,12 +128,11 @@ def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[
     jobs = jobs_of(place, submission.job.config.region)
     assert isinstance(jobs, VertexJobs)  # noqa: S101 - it is that target's
     account = submission.service_account
-    values = {**submission.job.values}
-    if submission.pipeline_root:
-        values["output_dir"] = values.get("output_dir") or submission.pipeline_root
+    values = {**submission.job.values, "pipeline_root": submission.pipeline_root}
+    pipeline = submission.form == "pipeline"
     try:
-        yield from check_rights(google, jobs.project, account, pipeline=submission.form == "pipeline")
-        yield from check_buckets(google, values, jobs.region, account, jobs.project)
+        yield from check_rights(google, jobs.project, account, pipeline=pipeline)
+        yield from check_buckets(google, values, jobs.region, account, jobs.project, pipeline=pipeline)
     except ConnectionError as error:
         yield Finding(
             WARNING, "Google Cloud", f"it cannot be reached from here, nothing more was checked: {error}"

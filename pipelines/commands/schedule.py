@@ -90,11 +90,11 @@ def create(
                 service_account=submission.service_account,
                 pipeline_root=submission.pipeline_root,
             )
-        if found:
-            notice("it was created before: nothing was made")
     else:
         assert isinstance(schedules, VertexJobs)  # noqa: S101 - there is no other
-        made = schedules.create_schedule(name, cron, submission.pipeline_job())
+        made, found = schedules.create_schedule(name, cron, submission.pipeline_job())
+    if found:
+        notice("it was created before: nothing was made")
     show_one(
         {"name": made.name, "state": made.state, "cron": made.cron, "resource": made.resource}, output_format
     )

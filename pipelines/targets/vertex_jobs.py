@@ -185,23 +185,33 @@ class VertexJobs:
             return
         cancel_job(self.client("JobServiceClient"), job.name)
 
-    def create_schedule(self, name: str, cron: str, pipeline_job: Mapping[str, Any]) -> Schedule:
-        """Starts a schedule.
+    def create_schedule(self, name: str, cron: str, pipeline_job: Mapping[str, Any]) -> tuple[Schedule, bool]:
+        """Starts a schedule, unless it was started before.
 
         Args:
             name: Its name.
-            cron: When, in five fields.
+            cron: When, in five fields, perhaps after a time zone.
             pipeline_job: What ``pipeline_job_body`` returns.
 
+        Returns:
+            The schedule, and whether it was found rather than started.
+
         Raises:
-            InvalidArgumentError: if there is a schedule of that name.
+            InvalidArgumentError: if there is a schedule of that name with another time or pipeline.
         """
         from google.cloud import aiplatform_v1
         from google.protobuf import json_format
 
-        if any(one.name == name for one in self.list_schedules()):
+        for one in self._schedules():
+            if one.display_name != name:
+                continue
+            labels = one.create_pipeline_job_request.pipeline_job.labels
+            if (one.cron, labels[REQUEST_LABEL]) == (cron, pipeline_job["labels"][REQUEST_LABEL]):
+                return _schedule(one), True
             raise InvalidArgumentError(
-                f"there is a schedule {name!r} already", remedy="delete it first, or give another name"
+                f"there is a schedule {name!r} already, with another "
+                + ("time" if one.cron != cron else "pipeline, image, argument, account or root"),
+                remedy="delete it first, or give another name",
             )
         message = aiplatform_v1.Schedule
         body = schedule_body(name, cron, self.parent, pipeline_job)
@@ -210,17 +220,16 @@ class VertexJobs:
             created = self.client("ScheduleServiceClient").create_schedule(
                 parent=self.parent, schedule=schedule
             )
-        return _schedule(created)
+        return _schedule(created), False
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the schedules of pipelines that imgpipe made."""
+        return [_schedule(one) for one in self._schedules()]
+
+    def _schedules(self) -> list[Any]:
         with explained("list the schedules"):
             listed = list(self.client("ScheduleServiceClient").list_schedules(parent=self.parent))
-        return [
-            _schedule(one)
-            for one in listed
-            if JOB_LABEL in one.create_pipeline_job_request.pipeline_job.labels
-        ]
+        return [one for one in listed if JOB_LABEL in one.create_pipeline_job_request.pipeline_job.labels]
 
     def pause_schedule(self, name: str) -> None:
         """Starts no more runs until it is resumed."""
@@ -268,11 +277,13 @@ class VertexJobs:
         number = job.name.split("/")[-1]
         if kind != PIPELINE_RUN:
             return f'resource.labels.job_id="{number}"'
+        names = []
         with explained("list the jobs of the run"):
-            started = self.client("JobServiceClient").list_custom_jobs(
-                request={"parent": self.parent, "filter": f'labels.{RUN_LABEL}="{number}"'}
-            )
-            names = [one.name for one in started]
+            for one in JOB_KINDS:
+                started = getattr(self.client("JobServiceClient"), f"list_{one.snake}s")(
+                    request={"parent": self.parent, "filter": f'labels.{RUN_LABEL}="{number}"'}
+                )
+                names += [found.name for found in started]
         names += [
             task.executor_detail.container_detail.main_job
             for task in job.job_detail.task_details
@@ -295,6 +306,11 @@ class VertexJobs:
             with explained("read the logs"):
                 address = f"{self.endpoint if is_plain_http(self.endpoint) else _LOGGING}/v2/entries:list"
                 response = self._session().post(address, json=request, timeout=60)
+            if response.status_code == 429 or response.status_code >= 500:
+                raise InterruptedRunError(
+                    f"Cloud Logging does not show the logs now: {response.text[:300]}",
+                    remedy="try again in a minute: the job goes on meanwhile",
+                )
             if response.status_code != 200:
                 raise UnavailableError(
                     f"Cloud Logging refused to show the logs: {response.text[:300]}",

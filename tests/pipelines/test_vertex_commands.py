@@ -299,7 +299,14 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server
     assert schedule.max_concurrent_run_count == 1
     pipeline_job = schedule.create_pipeline_job_request.pipeline_job
     assert pipeline_job.runtime_config.parameter_values["max_steps"] == 5
-    assert run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline).exit_code == 64
+    again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
+    assert (again.exit_code, len(server.created("schedules"))) == (0, 1)
+    assert "it was created before" in again.stderr
+    for cron, steps, told in (("0 4 * * *", 5, "another time"), ("0 3 * * *", 6, "another pipeline")):
+        words = [*pipeline[:-1], f"--max_steps={steps}"]
+        other = run("schedule", "create", "nightly", "--cron", cron, *place, *words)
+        assert other.exit_code == 64
+        assert told in other.stderr
     [listed] = json.loads(run("schedule", "list", *place, "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * *")
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
@@ -387,7 +394,11 @@ def test_migrate_prints_what_a_config_becomes(run):
         (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
         ("trainingInput: {region: Zürich}".encode("latin-1"), 65, "save the file as UTF-8"),
         (b"trainingInput: {scaleTier: CUSTOM}", 64, "where: wrong.yaml"),
-        (b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}", 64, "masterType=n1-standard-3 in "),
+        (
+            b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}",
+            64,
+            "masterType=n1-standard-3 in ",
+        ),
         (b"scaleTier: BASIC", 64, "write scaleTier below trainingInput"),
         (b"trainingInput: {jobId: x}", 64, "write jobId beside trainingInput"),
         (b"trainingInput: {imageUri: x}", 64, "write imageUri below masterConfig or workerConfig"),

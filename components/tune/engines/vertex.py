@@ -20,6 +20,7 @@ from components.vertex.follow import follow_job
 from components.vertex.jobs import (
     JOB_LABEL,
     REQUEST_LABEL,
+    RUN_LABEL,
     TUNING_JOB,
     failure_of,
     get_job,
@@ -117,6 +118,8 @@ class VertexSearch:
             body["encryptionSpec"] = alone["encryptionSpec"]
         body["labels"] = {
             **self.job.job_labels(),
+            # By it the lines of the trials are found as those of the pipeline's run.
+            **({RUN_LABEL: alone["labels"][RUN_LABEL]} if RUN_LABEL in alone["labels"] else {}),
             JOB_LABEL: f"tune-{_digest(str(self.problem.job_dir))}",
             REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
         }
