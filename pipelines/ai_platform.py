@@ -344,10 +344,12 @@ def pipeline_parameters(
     placed, placing_notices = kubernetes_parameters(chief.machine)
     if job.hyperparameters and is_cloud_path(str(job.values.get("job_dir", ""))):
         placed = _placed_by_katib(placed)
-        if config.service_account:
+        if "@" not in config.service_account and config.service_account:
+            placed["trial_service_account"] = config.service_account
+        elif config.service_account:
             notices.without_effect(
                 f"{config.name('serviceAccount')}={config.service_account} for the trials",
-                "they run as a service account of Kubernetes: give trial_service_account to the run",
+                "they run as a service account of Kubernetes: --service-account takes the name of one",
             )
     elif job.hyperparameters:
         notices.texts.append(

@@ -137,13 +137,17 @@ class KubeflowJobs:
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yields the output of the run's steps, as Kubernetes has it while the pods are there."""
         run = self._found(job_id)
-        shown: dict[str, int] = {}
+        shown: dict[str, list[str]] = {}
         while True:
             ended = _described(run).state in ENDED
             for pod in self._pods(run.run_id):
                 lines = self._log_of(pod)
-                yield from lines[shown.get(pod, 0) :]
-                shown[pod] = len(lines)
+                if lines is None:
+                    continue
+                before = shown.get(pod, [])
+                # The node begins a new file when one is full: its first lines are others.
+                yield from lines[len(before) if lines[: len(before)] == before else 0 :]
+                shown[pod] = lines
             if ended or not follow:
                 return
             self.pause(_SECONDS_BETWEEN_QUESTIONS)
@@ -292,7 +296,7 @@ class KubeflowJobs:
                 ) from None
             try:
                 self._kept["core"] = client.CoreV1Api(config.new_client_from_config())
-            except config.ConfigException as error:
+            except (config.ConfigException, yaml.YAMLError) as error:
                 raise UnavailableError(
                     f"the logs lie in the cluster, and there is no access to it here: {error}",
                     remedy="set KUBECONFIG, or open the run in Kubeflow's own pages",
@@ -301,6 +305,7 @@ class KubeflowJobs:
 
     def _pods(self, run_id: str) -> list[str]:
         from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
 
         try:
             listed = self._core().list_namespaced_pod(
@@ -312,20 +317,27 @@ class KubeflowJobs:
                 where=f"namespace {self.namespace or _PODS_NAMESPACE}",
                 remedy="name the runs' namespace with --namespace, and have the right to list pods there",
             ) from None
+        except HTTPError as error:
+            raise InterruptedRunError(
+                f"the cluster that KUBECONFIG names does not answer: {type(error).__name__}",
+                remedy="check it with `kubectl get pods`, and try again; the run goes on meanwhile",
+            ) from None
         pods = sorted(listed.items, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
         # Kubeflow's own pods between the steps say nothing of the training.
         return [pod.metadata.name for pod in pods if "-driver-" not in pod.metadata.name]
 
-    def _log_of(self, pod: str) -> list[str]:
+    def _log_of(self, pod: str) -> list[str] | None:
+        """Returns a pod's lines; None if they are not to be had now."""
         from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
 
         try:
             text = self._core().read_namespaced_pod_log(
                 pod, self.namespace or _PODS_NAMESPACE, container="main"
             )
-        except ApiException:
-            # It has not begun, or is gone.
-            return []
+        except (ApiException, HTTPError):
+            # It has not begun, or is gone, or its node is silent for a moment.
+            return None
         return str(text).splitlines()
 
 

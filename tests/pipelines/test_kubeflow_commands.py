@@ -113,13 +113,14 @@ def test_one_yaml_places_the_training_on_cpu_gpu_and_tpu(run, server, tmp_path, 
 def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_trials(run, server, tmp_path):
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
     words = [*WORDS, "--initial_learning_rate=0.1", "--job-dir=gs://bucket/tuned"]
-    result = submit(run, "--config", "config.yaml", words=words)
+    result = submit(run, "--config", "config.yaml", "--service-account", "trainer", words=words)
     assert result.exit_code == 0, result.output
     assert "initial_learning_rate=0.1 is without effect" in result.stderr
     [sent] = server.runs.values()
     assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "image-classification-tune"
     given = sent["runtime_config"]["parameters"]
     assert given["tune_engine"] == "katib"
+    assert given["trial_service_account"] == "trainer"
     # The machine of the file is each trial's; the step only looks on.
     assert given["trial_accelerator_type"] == "google.com/tpu"
     assert given["trial_accelerator_count"] == 4
@@ -383,6 +384,39 @@ def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_pa
     assert "data_version: done" in followed.stdout
     assert "convert" in followed.stdout
     assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
+
+
+def test_every_line_is_followed_once_though_the_cluster_fails_for_a_moment_and_begins_a_new_file(run, server):
+    submit(run)
+    [run_id] = server.runs
+    server.logs[run_id] = []
+    server.log_answers = [(200, "a\nb\nc\n"), (500, ""), (200, "a\nb\nc\nd\n"), (200, "x\n")]
+    followed = run("stream-logs", "job_1")
+    assert followed.exit_code == 0, followed.output
+    assert followed.stdout.split() == ["a", "b", "c", "d", "x"]
+
+
+@pytest.mark.parametrize("content", ["[", "clusters: []"])
+def test_a_kubeconfig_that_gives_no_cluster_is_told(run, server, tmp_path, monkeypatch, content):
+    submit(run)
+    (tmp_path / "broken").write_text(content)
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "broken")
+    )
+    result = run("stream-logs", "job_1")
+    assert result.exit_code == 69, result.output
+    assert "set KUBECONFIG" in result.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_told(run, server, tmp_path, monkeypatch):
+    submit(run)
+    config = (tmp_path / "silent", kubeconfig(tmp_path, server))
+    # Nobody listens at port 9.
+    config[0].write_text(Path(config[1]).read_text().replace(server.address, "http://127.0.0.1:9"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config[0]))
+    result = run("stream-logs", "job_1")
+    assert result.exit_code == 75, result.output
+    assert "does not answer" in result.stderr
 
 
 def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_path):
