@@ -1,5 +1,6 @@
 """Runs the training as a CustomJob: the same command line that runs anywhere, on machines rented for it."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ def train_as_job(
     """
     manifest = read_manifest(dataset_folder)
     words = training_words(arguments, manifest, dataset_folder, model_folder)
-    client = service_client("JobServiceClient", run.region, job.vertex_endpoint)
+    new_client = functools.partial(service_client, "JobServiceClient", run.region, job.vertex_endpoint)
+    client = new_client()
     parent = f"projects/{run.project}/locations/{run.region}"
     failure: PipelineError | None = None
     for attempt in range(job.train_restarts + 1):
@@ -65,7 +67,7 @@ def train_as_job(
             name = started.name
             write_job(resources, CUSTOM_JOB.name, name)
         log_event("job_started", f"train: following {name}", step="train", job=name)
-        ended = follow_job(client, name, step="train")
+        ended = follow_job(new_client, name, step="train")
         failure = failure_of(ended)
         if failure is None:
             return _best(model_folder)

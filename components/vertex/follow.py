@@ -16,7 +16,7 @@ _SECONDS_WITHOUT_AN_ANSWER = 3600.0
 
 
 def follow_job(
-    client: Any,
+    new_client: Callable[[], Any],
     name: str,
     *,
     step: str,
@@ -28,7 +28,8 @@ def follow_job(
     Each new state is logged. If the step is told to stop (SIGTERM, Ctrl-C), the job is cancelled first.
 
     Args:
-        client: A JobServiceClient.
+        new_client: Makes a JobServiceClient. The signal may come while a connection is taken from the pool of
+            one, whose lock then stays held: another one cancels the job.
         name: Of the job.
         step: For the log.
         pause: Waits between questions.
@@ -37,6 +38,7 @@ def follow_job(
     Raises:
         InterruptedRunError: if Vertex AI does not answer for an hour; the job is left running.
     """
+    client = new_client()
     state, seconds, answered = "", first_pause, time.monotonic()
     try:
         while True:
@@ -60,5 +62,5 @@ def follow_job(
     except BaseException:
         # Told to stop: what is rented for nobody is given back.
         log_event("job_cancelled", f"{step}: told to stop, cancelling {name}", step=step, job=name)
-        cancel_job(client, name)
+        cancel_job(new_client(), name)
         raise

@@ -122,6 +122,8 @@ class KatibSearch:
             log_event(
                 "job_cancelled", f"tune: told to stop, deleting experiment {name}", step="tune", job=name
             )
+            # The signal may have come while a connection was taken from the pool, whose lock then stays held.
+            cluster = cluster.with_new_connections()
             if _is_same(cluster.get(name), wanted):
                 cluster.delete(name)
             raise
@@ -247,9 +249,14 @@ class _Cluster:
     """Katib's objects of one namespace."""
 
     def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
+        self._client = api_client
         self._api, self._core = client.CustomObjectsApi(api_client), client.CoreV1Api(api_client)
         self.namespace = namespace or own_namespace()
         self._failures: dict[str, tuple[str, tuple[str, ...], int]] = {}
+
+    def with_new_connections(self) -> "_Cluster":
+        """Returns the same cluster, asked through connections of its own."""
+        return _Cluster(client.ApiClient(self._client.configuration), self.namespace)
 
     def _place(self, plural: str) -> dict[str, Any]:
         return {

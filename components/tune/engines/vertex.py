@@ -1,5 +1,6 @@
 """The search on Vertex AI: a HyperparameterTuningJob, whose trials run on machines rented for them."""
 
+import functools
 import hashlib
 import json
 import time
@@ -58,7 +59,10 @@ class VertexSearch:
 
         If the step is told to stop, the job is cancelled.
         """
-        client = service_client("JobServiceClient", self.place.region, self.job.vertex_endpoint)
+        new_client = functools.partial(
+            service_client, "JobServiceClient", self.place.region, self.job.vertex_endpoint
+        )
+        client = new_client()
         name = read_job(self.resources)
         if not name:
             if self.problem.request.resume_job:
@@ -78,7 +82,7 @@ class VertexSearch:
             follower.look(self.trials_of(get_job(client, name)))
             time.sleep(seconds)
 
-        ended = follow_job(client, name, step="tune", pause=look_and_wait, first_pause=self.first_pause)
+        ended = follow_job(new_client, name, step="tune", pause=look_and_wait, first_pause=self.first_pause)
         trials = self.trials_of(ended)
         follower.look(trials)
         failure = failure_of(ended)

@@ -296,6 +296,25 @@ def test_a_text_that_would_end_the_commands_word_is_refused(search):
         search(tune="optimizer_arguments=momentum=0.9,it's").run(lambda _: None)
 
 
+@pytest.mark.timeout(60)
+def test_an_experiment_is_deleted_though_the_signal_came_while_a_connection_was_taken(
+    search, server, monkeypatch
+):
+    class Told(BaseException):
+        pass
+
+    def taken(self, cluster, name, follower):
+        pools = cluster._client.rest_client.pool_manager.pools
+        # As the signal leaves it between the lock's acquisition and the block that releases it.
+        pools[next(iter(pools.keys()))].pool.mutex.acquire()
+        raise Told
+
+    monkeypatch.setattr(KatibSearch, "_follow", taken)
+    with pytest.raises(Told):
+        search().run(lambda _: None)
+    assert server.katib_writes == ["POST", "DELETE"]
+
+
 def test_sigterm_deletes_the_experiment_and_its_trials(server, coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
     code = f"""
