@@ -7,6 +7,7 @@ Both doors into a step go through here: the KFP component (``run_component``) an
 import dataclasses
 import importlib
 import inspect
+import os
 import signal
 import sys
 import time
@@ -31,7 +32,8 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
         What the function returns.
 
     Raises:
-        SystemExit: with the error's exit code, after the error was logged, if the step fails.
+        SystemExit: with the error's exit code, after the error was logged, if the step fails. A step that
+            SIGTERM ends leaves the process with its code at once.
     """
     # A step may be made in more than one way: its name is the function's, its logic that of the folder.
     step, package = function_name, module_name.split(".")[-2]
@@ -61,7 +63,10 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
 
 
 def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
-    """Runs a step's command line and exits: 0, or the error's exit code after the error was logged."""
+    """Runs a step's command line and exits: 0, or the error's exit code after the error was logged.
+
+    A step that SIGTERM ends leaves the process without any more of Python's own tidying up.
+    """
     with _explained(step), _termination_raised():
         command()
     sys.exit(0)
@@ -97,6 +102,12 @@ def _explained(step: str) -> Iterator[None]:
         failure = InterruptedRunError(f"{step} was interrupted", remedy="start it again")
     except _Terminated:
         failure = InterruptedRunError(f"{step} was told to stop (SIGTERM)", remedy="start it again")
+        log_error(step, failure)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # The signal may have come between the taking of a lock and the block that gives it back, of a
+        # connection pool for example: a finalizer that waits for that lock would keep the process for ever.
+        os._exit(failure.exit_code)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         frame = traceback.extract_tb(error.__traceback__)[-1]

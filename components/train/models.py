@@ -130,8 +130,11 @@ def build_classifier(
     backbone = keras.Model(images, network(scaled), name="backbone")
     features = keras.Input(backbone.output_shape[1:], name="features")
     dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(dropped)
-    head = keras.Model(features, logits, name="head")
+    # With a seed of its own: by default Keras draws one from Python's global generator, which any other
+    # thread may use between its seeding and here.
+    initializer = keras.initializers.GlorotUniform(seed)
+    logits = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype="float32", name="logits")
+    head = keras.Model(features, logits(dropped), name="head")
     if pretrained_checkpoint_path:
         take_over_weights(pretrained_checkpoint_path, model_type, network, head)
     return Classifier(backbone, head, model_type, freeze, precision)

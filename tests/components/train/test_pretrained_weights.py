@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import zipfile
 
 import numpy as np
@@ -136,6 +137,20 @@ def test_the_last_layer_is_made_anew_for_another_number_of_classes(kind, tmp_pat
     event = last_event(capsys)
     assert event["last_layer_taken_over"] is False
     assert "for 5 classes, is new: the one there is for 3" in event["message"]
+
+
+def test_a_last_layers_weights_depend_on_the_seed_alone(monkeypatch):
+    expected = build(seed=2).head.weights[0].numpy()
+    seeded = random.seed
+
+    def seed_and_draw(*seeds):
+        # As another thread does that draws from the global generator while the network is built.
+        seeded(*seeds)
+        random.getrandbits(1)
+
+    monkeypatch.setattr(random, "seed", seed_and_draw)
+    np.testing.assert_array_equal(build(seed=2).head.weights[0].numpy(), expected)
+    assert not np.array_equal(build(seed=3).head.weights[0].numpy(), expected)
 
 
 @pytest.mark.parametrize(

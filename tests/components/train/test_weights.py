@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -18,7 +20,6 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
 from components.common.image_decoding import decode_image
 from components.common.quiet_tensorflow import keras, tf
-from components.common.step import run_command
 from components.train import models
 from components.train.models import build_classifier
 
@@ -113,7 +114,19 @@ def test_a_damaged_weights_file_is_unavailable_too(keras_home):
         build()
 
 
-def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(keras_home, silent_proxy):
-    with silent_proxy(lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(SystemExit) as ended:
-        run_command("train", build)
-    assert ended.value.code == EXIT_CODE_INTERRUPTED
+def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(tmp_path, silent_proxy):
+    code = (
+        "from components.common.step import run_command\n"
+        "from components.train.models import build_classifier\n"
+        "run_command('train', lambda: build_classifier(\n"
+        "    'mobilenet-v2', num_classes=2, image_size=32, weights='imagenet', seed=0))"
+    )
+    started = []
+    with silent_proxy(lambda: started[0].send_signal(signal.SIGTERM)):
+        environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+        started.append(
+            subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        )
+        shown, _ = started[0].communicate(timeout=120)
+    assert started[0].returncode == EXIT_CODE_INTERRUPTED
+    assert "train was told to stop (SIGTERM)" in shown
