@@ -91,7 +91,8 @@ images-push: env
 	$(BIN)/python -m containers.push --registry $(REGISTRY) $(IMAGES)
 
 images-test: env
-	IMAGES_BASE=$(BASE) $(BIN)/python -m pytest -m containers tests/containers
+	$(BIN)/python -m containers.build $(if $(BASE),--base $(BASE)) data launcher serve-tools train-cpu
+	IMAGES_BASE=$(BASE) $(BIN)/python -m pytest -m containers -n $(JOBS) --dist loadfile tests/containers
 
 images-bench: env
 	$(BIN)/python -m benchmarks.images $(if $(BASE),--base $(BASE))

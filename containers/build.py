@@ -3,6 +3,7 @@
 python -m containers.build                         all images
 python -m containers.build data train-cpu          some
 python -m containers.build --base python:3.11-slim on another base, e.g. where no registry is reached
+python -m containers.build --build-base BASE       with another base for what is thrown away: pip's mirror
 python -m containers.build --weights containers/weights  with pretrained weights for training
 """
 
@@ -14,13 +15,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from components.common.errors import InvalidArgumentError, PipelineError
-from containers.docker import build, image_size, inspected
+from containers.docker import build, docker, image_size, inspected, present
 from containers.sbom import write_sbom
 from pipelines.images import ROLES, Images
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "containers" / "Dockerfile"
 DISTRIBUTION = "image-classification-pipeline"
+# What goes into the images, so that a file which Git does not know is no secret part of them.
+_BUILT_FROM = (
+    *("LICENSE", "README.md", "compile.py", "pyproject.toml", "components", "pipelines", "containers"),
+    ":!containers/images.lock",
+)
+WEIGHTS_LABEL = "imgpipe.weights"
 # Where a project's address may be told in public; a folder of this machine or a URL with a password is none.
 _PUBLIC = ("https://", "ssh://", "git@")
 
@@ -33,13 +40,14 @@ def default_base() -> str:
     return line.removeprefix("ARG BASE=")
 
 
-def build_flags(role: str, base: str, weights: str) -> list[str]:
+def build_flags(role: str, base: str, weights: str, build_base: str = "") -> list[str]:
     """Returns the flags of ``docker build`` for a role: arguments and labels.
 
     Args:
         role: Of the image.
-        base: The base image.
+        base: The base image, which the engine has.
         weights: Folder of weight files below the project's root; empty = none.
+        build_base: The base of the stages that build; empty = the same.
     """
     labels = {
         "title": f"imgpipe-{role}",
@@ -48,19 +56,34 @@ def build_flags(role: str, base: str, weights: str) -> list[str]:
         "source": source(),
         "licenses": "Apache-2.0",
         "base.name": base.partition("@")[0],
-        "base.digest": base.partition("@")[2] or str(inspected(base)["Id"]),
+        "base.digest": _digest(base),
     }
-    arguments = {"ROLE": role, "BASE": base, **({"WEIGHTS": weights} if weights else {})}
+    arguments = {"ROLE": role, "BASE": base, "BUILD_BASE": build_base, "WEIGHTS": weights}
+    files = sorted(file.name for file in (ROOT / weights).glob("*.h5")) if weights else []
     return [
-        *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+        *(f"--build-arg={name}={value}" for name, value in arguments.items() if value),
         *(f"--label=org.opencontainers.image.{name}={value}" for name, value in labels.items() if value),
+        *([f"--label={WEIGHTS_LABEL}={' '.join(files)}"] if files and role.startswith("train") else []),
     ]
 
 
+def _digest(base: str) -> str:
+    """Returns the digest that a base is named by, or under which it was pulled; for a local one its id."""
+    if "@" in base:
+        return base.partition("@")[2]
+    known = inspected(base)
+    pulled = known.get("RepoDigests") or [f"@{known['Id']}"]
+    return str(pulled[0]).partition("@")[2]
+
+
 def revision() -> str:
-    """Returns the commit that is built, with ``-dirty`` if files differ from it; empty outside of Git."""
+    """Returns the commit that is built; empty outside of Git.
+
+    With ``-dirty`` if files that images are built from differ from it or are unknown to it.
+    """
     commit = _git("rev-parse", "HEAD")
-    return f"{commit}-dirty" if commit and _git("status", "--porcelain", "--untracked-files=no") else commit
+    changed = commit and _git("status", "--porcelain", "--untracked-files=all", "--", *_BUILT_FROM)
+    return f"{commit}-dirty" if changed else commit
 
 
 def source() -> str:
@@ -97,6 +120,12 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"Of: {', '.join(ROLES)}.")
     parser.add_argument("--base", default=default_base(), help="The base image. [default: %(default)s]")
+    parser.add_argument(
+        "--build-base",
+        default="",
+        metavar="BASE",
+        help="For the stages that install and are thrown away, e.g. with the settings of a mirror for pip.",
+    )
     parser.add_argument("--weights", default="", metavar="FOLDER", help="Of .h5 files, below containers/.")
     parser.add_argument("--sbom", type=Path, default=ROOT / "dist" / "sbom", metavar="FOLDER")
     options = parser.parse_args(words)
@@ -105,19 +134,25 @@ def main(words: list[str]) -> int:
         if unknown:
             raise InvalidArgumentError(f"there is no image {unknown[0]!r}", remedy=f"of: {', '.join(ROLES)}")
         weights = checked_weights(options.weights) if options.weights else ""
+        for image in filter(None, (options.base, options.build_base)):
+            # A builder may keep what it pulls to itself; labels and sizes are told of what the engine has.
+            if not present(image):
+                print(f"{image}: pulling", flush=True)
+                docker("pull", "--quiet", image)
         for role in options.roles or ROLES:
-            _build(role, options.base, weights, options.sbom)
+            flags = build_flags(role, options.base, weights, options.build_base)
+            _build(role, options.base, flags, options.sbom)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _build(role: str, base: str, weights: str, sboms: Path) -> None:
+def _build(role: str, base: str, flags: list[str], sboms: Path) -> None:
     image = Images().of_role(role)
     print(f"{image}: building", flush=True)
     started = time.monotonic()
-    build(ROOT, DOCKERFILE, role, image, build_flags(role, base, weights))
+    build(ROOT, DOCKERFILE, role, image, flags)
     sbom = sboms / f"imgpipe-{role}.cdx.json"
     packages = write_sbom(image, sbom)
     seconds = time.monotonic() - started

@@ -55,6 +55,11 @@ def inspected(image: str) -> dict[str, Any]:
     return found[0]
 
 
+def present(image: str) -> bool:
+    """Whether the engine has an image."""
+    return bool(docker("image", "ls", "--quiet", image).strip())
+
+
 def build(folder: Path, dockerfile: Path, target: str, tag: str, flags: Sequence[str]) -> None:
     """Builds an image; what the builder says is shown only if it fails.
 

@@ -4,7 +4,8 @@ python -m containers.push --registry REGISTRY/REPOSITORY
 
 Tags every image as REGISTRY/REPOSITORY/imgpipe-ROLE:VERSION, pushes it, and writes containers/images.lock, a
 line `imgpipe-ROLE: NAME@sha256:...` each, which `python compile.py --images-lock` takes. The lock is written
-once all are pushed. Whoever may push has logged in (`docker login`) before.
+once all are pushed. Only images of the commit that is checked out are pushed, all on one base.
+Whoever may push has logged in (`docker login`) before.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import sys
 from pathlib import Path
 
 from components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
+from containers.build import revision
 from containers.docker import docker, inspected
 from pipelines.images import ROLES, Images, read_images_lock
 
+_LABEL = "org.opencontainers.image."
 LOCK = Path(__file__).resolve().parent / "images.lock"
 
 
@@ -38,6 +41,42 @@ def push(registry: str, roles: list[str]) -> dict[str, str]:
     return lock
 
 
+def check_reviewed(roles: list[str], commit: str) -> None:
+    """Refuses images that are not built from a commit as it stands, or not all on the same base.
+
+    Args:
+        roles: Of the images, which are built.
+        commit: As ``containers.build.revision`` tells it.
+
+    Raises:
+        InvalidArgumentError: naming the image, what it is built from and what is checked out.
+        UnavailableError: if an image is not there.
+    """
+    if not commit or commit.endswith("-dirty"):
+        raise InvalidArgumentError(
+            "files that images are built from differ from the commit"
+            if commit
+            else "this is no checkout of Git",
+            remedy="commit them and build again, or give --any-revision to push for a trial",
+        )
+    bases = {}
+    for role in roles:
+        labels = inspected(Images().of_role(role))["Config"]["Labels"] or {}
+        built = labels.get(f"{_LABEL}revision", "")
+        if built != commit:
+            raise InvalidArgumentError(
+                f"{Images().of_role(role)} is built from {built or 'no commit'}, and {commit} is checked out",
+                remedy="make images, or give --any-revision to push for a trial",
+            )
+        bases[role] = labels.get(f"{_LABEL}base.digest", "")
+    if len(set(bases.values())) > 1:
+        raise InvalidArgumentError(
+            "the images are built on different bases: "
+            + ", ".join(f"{role} on {base or 'an unknown one'}" for role, base in bases.items()),
+            remedy="build all on one base: make images",
+        )
+
+
 def _digest(name: str) -> str:
     """Returns an image's name with the digest under which its registry keeps it."""
     repository = name.rpartition(":")[0]
@@ -55,6 +94,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"Of: {', '.join(ROLES)}. By default all.")
     parser.add_argument("--registry", required=True, metavar="REGISTRY/REPOSITORY")
     parser.add_argument("--lock", type=Path, default=LOCK, metavar="FILE")
+    parser.add_argument(
+        "--any-revision", action="store_true", help="Push images of other commits or changed files too."
+    )
     options = parser.parse_args(words)
     try:
         registry = options.registry.rstrip("/")
@@ -63,6 +105,8 @@ def main(words: list[str]) -> int:
                 f"--registry={options.registry!r} is no name of a registry and repository",
                 remedy="write it in small letters and without https://, e.g. HOST/PROJECT/imgpipe",
             )
+        if not options.any_revision:
+            check_reviewed(options.roles or list(ROLES), revision())
         # What is not pushed now stays as it was locked.
         text = options.lock.read_text(encoding="utf-8") if options.roles and options.lock.is_file() else "{}"
         lock = {

@@ -33,7 +33,7 @@ from components.serving_model.arguments import ServingModelArguments
 from components.serving_model.serving_model import check_network
 from components.train.arguments import TrainingArguments
 from components.tune.arguments import TuneArguments
-from components.tune.job_dir import check_on_this_machine
+from components.tune.job_dir import check_on_this_machine, earlier_job_dir
 from components.tune.search_space import block_in
 from pipelines.commands.check import check
 from pipelines.commands.completion import completion
@@ -370,6 +370,9 @@ def _run(
 
         request = read_request(from_values(TuneArguments, parameters))
         check_search_space(request, from_values(TrainingArguments, parameters))
+        if request.resume_job:
+            # The block may name it as well; containers are to see it, at its absolute path.
+            parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))
     _check_texts(parameters)
     _check_apart(parameters)
     if parameters.get("slices_csv"):
@@ -409,7 +412,7 @@ def _in_containers(
         )
     text = (_COMPILED / pipeline.file).read_text(encoding="utf-8")
     check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
-    return seen, ContainerSettings(places, runner.network, container_user())
+    return seen, ContainerSettings(places, runner.network, container_user(), str(parameters["job_dir"]))
 
 
 def _run_into(

@@ -19,6 +19,8 @@ _READ = (
     "validation_data_path",
     "pretrained_checkpoint_path",
     "champion",
+    "slices_csv",
+    "resume_previous_job_id",
 )
 _SEVERAL = ("training_data_path", "validation_data_path")
 _WRITTEN = ("job_dir", "output_dir", "deploy_dir")

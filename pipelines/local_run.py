@@ -18,6 +18,7 @@ from components.common.errors import InternalError, InterruptedRunError, OutputE
 from components.common.log import parse_event
 from pipelines.run_display import RunDisplay
 from pipelines.run_folder import RunFolder
+from pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
 from pipelines.targets.local_docker import ContainerSettings
 
 # Without an event of its own, an error is shown with this many last lines of the log.
@@ -217,18 +218,19 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        _end(process)
+        # A container that is stopped has its own time for that, and is removed afterwards.
+        _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
     if interrupted:
         raise InterruptedRunError(
             "the run was interrupted", remedy="start it again; the same job_dir can be used"
         )
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
     """Ends the process group, kindly first, then by force: a step may sit in native code for minutes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = _signalled(process.pid, number)
-        deadline = time.monotonic() + _SECONDS_TO_END
+        deadline = time.monotonic() + seconds
         while left and time.monotonic() < deadline:
             # The runner is ours to reap; the steps are reaped by the system once it is gone.
             process.poll()

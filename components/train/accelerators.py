@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,15 @@ def devices_in_step() -> int:
     return int(context.num_replicas_in_sync) if context is not None else 1
 
 
-def find_accelerators() -> Accelerators:
+def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
     """Finds what this process can train on, and joins the other workers if there are any.
 
     TPU cores first; then, with a ``TF_CONFIG`` that names several hosts, one process on each of them;
-    then all GPUs; then the processor. TensorFlow must not have been used before.
+    then all GPUs; then the processor. TensorFlow must not have been used before. An NVIDIA GPU that the
+    machine has and TensorFlow does not see is told: training on the processor instead takes days.
+
+    Args:
+        device_files: The folder of the machine's devices.
 
     Raises:
         InvalidArgumentError: if ``TF_CONFIG`` cannot be understood or names a role that does not train.
@@ -123,6 +128,16 @@ def find_accelerators() -> Accelerators:
         # Otherwise TensorFlow takes all memory of a GPU that others may want a part of.
         tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"
+    present = sorted(device.name for device in device_files.glob("nvidia[0-9]*"))
+    # Whoever sets the variable may have hidden them.
+    if present and not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        log_event(
+            "gpu_not_usable",
+            f"train: this machine has {', '.join(present)}, but TensorFlow sees no GPU and trains on the "
+            "processor; is this the image imgpipe-train-gpu, and does `nvidia-smi` find the driver in it?",
+            severity="WARNING",
+            devices=present,
+        )
     hosts, index = _hosts(os.environ.get("TF_CONFIG", ""))
     if hosts > 1:
         log_event(

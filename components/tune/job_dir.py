@@ -66,3 +66,9 @@ def check_on_this_machine(job_dir: str) -> None:
             remedy="give a local folder (or none: the artifact holds the models) and copy it afterwards; on "
             "Kubeflow give tune_engine=katib, or run on Vertex AI: those take gs://",
         )
+
+
+def earlier_job_dir(named: str, job_dir: Path) -> Path:
+    """Returns the job_dir of an earlier tuning: a path stays, a mere name is a folder beside ``job_dir``."""
+    path = Path(named).expanduser()
+    return path if len(path.parts) > 1 else job_dir.absolute().parent / path

@@ -20,6 +20,10 @@ from pipelines.container_places import ContainerPlaces
 NOBODY = 65534
 # Time that a step has to write its checkpoint, before it is killed.
 _SECONDS_TO_STOP = 20
+# Whoever waits for us to end waits longer than that.
+SECONDS_TO_END = _SECONDS_TO_STOP + 10
+# By it a run's containers are found: `docker ps --filter label=imgpipe.job_dir=FOLDER`.
+JOB_DIR_LABEL = "imgpipe.job_dir"
 _INSTALL = "pip install 'image-classification-pipeline[docker]'"
 
 
@@ -31,17 +35,19 @@ class ContainerSettings:
         places: What they see of this machine.
         network: ``none``, or a network of the engine for data in Cloud Storage.
         user: Number of the user and the group.
+        job_dir: Of the run; the containers are labelled with it.
     """
 
     places: ContainerPlaces
     network: str = "none"
     user: tuple[int, int] = (NOBODY, NOBODY)
+    job_dir: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ContainerSettings":
         """Returns what ``dataclasses.asdict`` made of the settings."""
         places = ContainerPlaces(*(tuple(values["places"][name]) for name in ("read", "written")))
-        return cls(places, values["network"], tuple(values["user"]))
+        return cls(places, values["network"], tuple(values["user"]), values["job_dir"])
 
 
 def container_user() -> tuple[int, int]:
@@ -119,6 +125,7 @@ def docker_runner(settings: ContainerSettings) -> Any:
         init=True,
         tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - in the container, where nobody else is
         mounts=mounts,
+        labels={JOB_DIR_LABEL: settings.job_dir},
     )
 
 
@@ -130,11 +137,11 @@ def run_container(
     Stands in the place of KFP's function of the same arguments. The container is stopped and removed too if
     we are told to stop.
     """
-    container = client.containers.create(
-        image=image, command=_signalled(command), volumes=volumes, detach=True, **settings
-    )
-    output = _Lines()
+    output, container = _Lines(), None
     try:
+        container = client.containers.create(
+            image=image, command=_signalled(command), volumes=volumes, detach=True, **settings
+        )
         container.start()
         for piece in container.logs(stream=True, follow=True):
             output.show(piece)
@@ -147,13 +154,15 @@ def run_container(
             print("the container was killed: it took more memory than it may", flush=True)
         return status
     except SystemExit:
-        container.stop(timeout=_SECONDS_TO_STOP)
-        # What the step said to being stopped.
-        output.show(container.logs()[output.received :])
-        output.end()
+        if container is not None:
+            container.stop(timeout=_SECONDS_TO_STOP)
+            # What the step said to being stopped.
+            output.show(container.logs()[output.received :])
+            output.end()
         raise
     finally:
-        container.remove(force=True)
+        if container is not None:
+            container.remove(force=True)
 
 
 class _Lines:

@@ -1,7 +1,9 @@
 """How the images are built, without an engine."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,63 @@ def test_a_label_tells_where_the_project_is_kept_if_that_is_public(address, show
     subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", address], check=True)
     monkeypatch.setattr(build, "ROOT", tmp_path)
     assert build.source() == shown
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of a commit, as the project's."""
+
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "step.py").write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=n", "-c", "user.email=e@example.com", "commit", "-q", "-m", "First")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "dirty"),
+    [
+        ("components/step.py", True),
+        ("components/new.py", True),
+        ("notes.txt", False),
+        ("containers/images.lock", False),
+    ],
+)
+def test_a_revision_is_dirty_if_the_images_differ_from_the_commit(checkout, file, dirty):
+    assert re.fullmatch("[0-9a-f]{40}", build.revision())
+    (checkout / file).parent.mkdir(exist_ok=True)
+    (checkout / file).write_text("changed")
+    assert build.revision().endswith("-dirty") == dirty
+
+
+@pytest.mark.parametrize("pulled", [True, False])
+def test_a_base_is_labelled_with_the_digest_it_was_pulled_by_or_else_its_id(pulled, tmp_path, monkeypatch):
+    engine = tmp_path / "docker"
+    known = {"Id": "sha256:id", "RepoDigests": ["python@sha256:pulled"] if pulled else []}
+    engine.write_text(f"#!{sys.executable}\nimport json\nprint(json.dumps([{known!r}]))")
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    flags = build.build_flags("data", "python:3.11", "")
+    digest = "sha256:pulled" if pulled else "sha256:id"
+    assert f"--label=org.opencontainers.image.base.digest={digest}" in flags
+
+
+def test_a_base_that_the_engine_lacks_is_pulled_before_anything_is_built(tmp_path, monkeypatch):
+    engine, calls = tmp_path / "docker", tmp_path / "calls"
+    # An engine without images and without a network.
+    engine.write_text(
+        f"#!{sys.executable}\nimport sys\nopen({str(calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "sys.exit(sys.argv[1] == 'pull')"
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert build.main(["data", "--base", "base:1"]) == 69
+    assert calls.read_text().splitlines() == ["image ls --quiet base:1", "pull --quiet base:1"]
 
 
 def test_weights_lie_where_a_build_sees_them(tmp_path):

@@ -13,9 +13,10 @@ import pytest
 from kfp import compiler, dsl
 
 from components.common.dataset import read_manifest
+from containers.docker import docker as docker_command
 from pipelines.container_places import ContainerPlaces
 from pipelines.targets.local import run as run_pipeline
-from pipelines.targets.local_docker import ContainerSettings, run_container
+from pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
 from tests.end_to_end.runs import run_imgpipe
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
@@ -36,22 +37,20 @@ def compiled(script, image, file):
     return file
 
 
-def containers_of(image):
-    shown = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", f"--filter=ancestor={image}"], capture_output=True, text=True
-    )
-    return set(shown.stdout.split())
+def containers_of(job_dir):
+    """The containers that are there of a run, by its label."""
+    label = f"--filter=label={JOB_DIR_LABEL}={job_dir}"
+    return docker_command("ps", "--all", "--quiet", label).split()
 
 
 @pytest.fixture
 def settings(tmp_path):
     (tmp_path / "seen").mkdir()
     (tmp_path / "seen" / "file").write_text("seen")
-    return ContainerSettings(ContainerPlaces((str(tmp_path / "seen"),), ()))
+    return ContainerSettings(ContainerPlaces((str(tmp_path / "seen"),), ()), job_dir=str(tmp_path))
 
 
 def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, settings, tmp_path, capfd):
-    before = containers_of(images["data"])
     file = compiled("exit 3", images["data"], tmp_path / "fails.yaml")
     failures = 0
     for number in range(30):
@@ -60,7 +59,7 @@ def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, setting
         except RuntimeError:
             failures += 1
     assert failures == 30
-    assert containers_of(images["data"]) == before
+    assert containers_of(tmp_path) == []
 
 
 def test_what_a_container_prints_is_seen_to_the_last_line(images, settings, tmp_path, capfd):
@@ -117,7 +116,6 @@ def test_an_image_that_is_not_there_is_told_before_anything_is_written(images, t
 
 
 def test_a_run_that_is_stopped_stops_its_container(images, tmp_path):
-    before = containers_of(images["train-cpu"])
     process = subprocess.Popen(
         [
             *(str(Path(sys.executable).parent / "imgpipe"), "run", "--runner", "docker"),
@@ -133,9 +131,10 @@ def test_a_run_that_is_stopped_stops_its_container(images, tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    assert len(containers_of(tmp_path / "job")) == 1
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 75
-    assert containers_of(images["train-cpu"]) == before
+    assert containers_of(tmp_path / "job") == []
     # The step itself was told, and left what a later run goes on from.
     assert '"event": "step_failed", "message": "train: train was told to stop' in log.read_text()
 

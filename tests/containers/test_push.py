@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from components.common.errors import InvalidArgumentError
 from containers.docker import docker
-from containers.push import main
+from containers.push import check_reviewed, main
 from pipelines.images import Images, read_images_lock
 from tests.servers.registry import registry
 
@@ -22,7 +23,8 @@ def test_a_pushed_image_is_locked_and_is_pulled_again_by_its_digest(images, tmp_
     with registry() as kept:
         repository = f"{kept.address}/team/images"
         try:
-            assert main(["data", "--registry", repository, "--lock", str(lock_file)]) == 0
+            words = ["data", "--registry", repository, "--lock", str(lock_file)]
+            assert main([*words, "--any-revision"]) == 0
             lock = read_images_lock(lock_file.read_text(), where="images.lock")
             name, _, digest = lock["imgpipe-data"].partition("@")
             assert name == f"{repository}/imgpipe-data"
@@ -53,6 +55,46 @@ def test_a_name_that_is_no_registry_is_refused_before_anything_is_pushed(registr
     assert main(["--registry", registry_name, "--lock", str(lock)]) == 64
     assert "is no name of a registry" in capsys.readouterr().err
     assert not lock.exists()
+
+
+COMMIT, OTHER = "1" * 40, "2" * 40
+
+
+@pytest.mark.parametrize(
+    ("commit", "built", "bases", "problem"),
+    [
+        (COMMIT, (COMMIT, COMMIT), ("sha256:a", "sha256:a"), ""),
+        ("", (COMMIT, COMMIT), ("sha256:a", "sha256:a"), "no checkout of Git"),
+        (f"{COMMIT}-dirty", (COMMIT, COMMIT), ("sha256:a", "sha256:a"), "differ from the commit"),
+        (COMMIT, (COMMIT, OTHER), ("sha256:a", "sha256:a"), f"is built from {OTHER}"),
+        (COMMIT, (f"{COMMIT}-dirty", COMMIT), ("sha256:a", "sha256:a"), f"is built from {COMMIT}-dirty"),
+        (COMMIT, (COMMIT, ""), ("sha256:a", "sha256:a"), "is built from no commit"),
+        (COMMIT, (COMMIT, COMMIT), ("sha256:a", "sha256:b"), "launcher on sha256:b"),
+    ],
+)
+def test_only_images_of_one_commit_on_one_base_are_pushed(
+    commit, built, bases, problem, tmp_path, monkeypatch
+):
+    labels = {
+        Images().of_role(role): {
+            "org.opencontainers.image.revision": revision,
+            "org.opencontainers.image.base.digest": base,
+        }
+        for role, revision, base in zip(("data", "launcher"), built, bases, strict=True)
+    }
+    engine = tmp_path / "docker"
+    # What the engine's command line answers to `docker image inspect NAME`.
+    engine.write_text(
+        f"#!{sys.executable}\nimport json, sys\nlabels = {labels!r}\n"
+        "print(json.dumps([{'Config': {'Labels': labels[sys.argv[3]]}}]))"
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if not problem:
+        check_reviewed(["data", "launcher"], commit)
+        return
+    with pytest.raises(InvalidArgumentError, match=problem):
+        check_reviewed(["data", "launcher"], commit)
 
 
 def test_a_lock_of_all_images_compiles_and_names_no_tag(tmp_path):

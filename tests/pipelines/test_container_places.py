@@ -1,6 +1,32 @@
 """What containers see of this machine."""
 
+import pytest
+import yaml
+
 from pipelines.container_places import seen_from_containers
+from pipelines.targets.local import COMPILED
+
+# Arguments that are words, names or whole texts.
+NO_PATHS = {
+    *("augmentation", "class_weights", "evaluation_split", "export_formats", "freeze", "hyperparameters"),
+    *("learning_rate_decay_type", "mixed_precision", "model_type", "optimizer_arguments", "optimizer_type"),
+    *("search_algorithm", "stepwise_learning_rate_levels", "stepwise_learning_rate_steps"),
+    *("trial_early_stopping", "tune", "weights"),
+    # Of a deployment, which containers without a network do into a folder alone.
+    *("deploy_name", "deploy_target", "namespace", "project", "region", "serving_image", "serving_url"),
+    *("serving_machine_type", "serving_service_account", "vertex_endpoint"),
+}
+
+
+@pytest.mark.parametrize("name", ["", "_tune", "_retrain"])
+def test_each_text_that_a_pipeline_takes_is_a_place_or_is_known_to_be_none(name, tmp_path):
+    text = (COMPILED / "local" / f"image_classification{name}.yaml").read_text()
+    inputs = next(yaml.safe_load_all(text))["root"]["inputDefinitions"]["parameters"]
+    texts = {name for name, kind in inputs.items() if kind["parameterType"] == "STRING"}
+    for parameter in texts - NO_PATHS:
+        (tmp_path / parameter).mkdir(exist_ok=True)
+        _, places = seen_from_containers({parameter: str(tmp_path / parameter)})
+        assert places.read + places.written == (str(tmp_path / parameter),), parameter
 
 
 def test_a_list_is_seen_with_the_folder_that_its_images_are_named_from(tmp_path):

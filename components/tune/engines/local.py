@@ -30,6 +30,7 @@ from components.tune.job_dir import (
     FEATURES_FOLDER,
     STUDY_FOLDER,
     TRIALS_FOLDER,
+    earlier_job_dir,
     trial_folder,
     trial_model,
 )
@@ -97,8 +98,7 @@ class LocalSearch:
         return {name: value for name, value in settings.items() if name not in own}
 
     def _add_prior(self, study: Study) -> None:
-        named = Path(self.request.resume_job).expanduser()
-        folder = named if len(named.parts) > 1 else self.job_dir.absolute().parent / named
+        folder = earlier_job_dir(self.request.resume_job, self.job_dir)
         before = read_trials(folder / STUDY_FOLDER)
         known = study.add_prior(before, str(folder))
         log_event(

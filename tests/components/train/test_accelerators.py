@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,16 @@ def test_a_cluster_of_one_host_is_no_cluster(text, monkeypatch):
     assert (accelerators.workers, accelerators.replicas, accelerators.is_chief) == (1, 1, True)
     assert accelerators.part == (0, 1)
     np.testing.assert_array_equal(accelerators.summed_over_workers(np.arange(3.0)), np.arange(3.0))
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_told_unless_it_was_hidden(tmp_path, capsys, monkeypatch):
+    (tmp_path / "nvidia0").touch()
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_accelerators(tmp_path).kind == "CPU"
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert find_accelerators(tmp_path).kind == "CPU"
+    event = json.loads(capsys.readouterr().out)
+    assert (event["event"], event["severity"]) == ("gpu_not_usable", "WARNING")
+    assert event["devices"] == ["nvidia0"]

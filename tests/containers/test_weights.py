@@ -1,0 +1,40 @@
+"""Weights that are baked into an image."""
+
+import shutil
+
+import pytest
+
+from containers.build import DOCKERFILE, ROOT, WEIGHTS_LABEL, build_flags
+from containers.docker import build, docker, inspected
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
+
+LIST = ("run", "--rm", "--network=none", "--user=65534")
+
+
+@pytest.fixture
+def weights():
+    """A folder of weight files where a build sees it."""
+    folder = ROOT / "containers" / "weights" / "test"
+    folder.mkdir()
+    (folder / "network_notop.h5").write_bytes(b"weights")
+    (folder / "notes.txt").write_text("no weights")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_files_that_are_named_are_baked_in_and_no_others(images, base, weights, given):
+    image = "imgpipe-test-weights:1"
+    folder = weights.relative_to(ROOT).as_posix() if given else ""
+    try:
+        # The stage that training images take their weights from.
+        build(ROOT, DOCKERFILE, "weights", image, build_flags("train-cpu", base, folder))
+        found = docker(*LIST, image, "sh", "-c", "cd /opt/keras/models && find . -type f -exec cat {} +")
+        names = docker(*LIST, image, "ls", "/opt/keras/models").split()
+        label = (inspected(image)["Config"]["Labels"] or {}).get(WEIGHTS_LABEL)
+    finally:
+        docker("rmi", "--force", image)
+    assert names == (["network_notop.h5"] if given else [])
+    assert found == ("weights" if given else "")
+    assert label == ("network_notop.h5" if given else None)
