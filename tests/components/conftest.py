@@ -155,7 +155,7 @@ def digits_training():
     from components.train.arguments import TrainingArguments
 
     return TrainingArguments(
-        max_steps=60,
+        max_steps=80,
         train_batch_size=64,
         model_type="resnet-18",
         image_size=32,

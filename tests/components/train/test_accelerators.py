@@ -24,7 +24,7 @@ def on_one_device(data, tmp_path_factory):
 
 def assert_alike(ones, others):
     """A step that is cut into parts adds its numbers up in another order; later steps make more of it."""
-    for one, other, tolerance in zip(ones, others, (1e-5, 1e-3, 1e-2), strict=True):
+    for one, other, tolerance in zip(ones, others, (1e-5, 1e-4, 1e-3), strict=True):
         assert one["step"] == other["step"]
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=tolerance)
         assert other["loss"] == pytest.approx(one["loss"], rel=10 * tolerance)

@@ -101,7 +101,7 @@ def test_the_model_folder_is_complete(trained_digits, digits_dataset, digits_tra
         digits_training, num_classes=10, eval_batch_size=64
     )
     assert provenance["devices"] == "CPU"
-    assert [one["step"] for one in provenance["evaluations"]] == [20, 40, 60]
+    assert [one["step"] for one in provenance["evaluations"]] == [20, 40, 60, 80]
     assert set(provenance["versions"]) == {"imgpipe", "tensorflow", "keras"}
 
 

@@ -264,8 +264,9 @@ def test_a_trial_that_ended_while_nobody_looked_is_taken_over(tmp_path):
 
 
 def test_a_search_that_is_told_to_stop_leaves_checkpoints_and_no_processes(tmp_path):
-    plan(tmp_path, pause=2)
-    process = start(tmp_path, max_trials=4, max_parallel_trials=2)
+    # No trial ends before the other has begun, on a machine that stands still for seconds either.
+    plan(tmp_path, pause=5)
+    process = start(tmp_path, max_trials=4, max_parallel_trials=2, trial_early_stopping="off")
     checkpoints = [tmp_path / "trials" / number / "checkpoint" for number in ("1", "2")]
     wait_until(lambda: all(path.exists() for path in checkpoints), process)
     children = [int(runs(tmp_path, trial)[0][0]) for trial in (1, 2)]
