@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from components.common.arguments import flat_fields, from_values, parse_command_line
@@ -23,13 +24,14 @@ from components.convert.arguments import ConvertArguments
 from components.export.arguments import ExportArguments
 from components.train.arguments import TrainingArguments
 from components.tune.job_dir import check_on_this_machine
-from components.tune.katib_arguments import KATIB
+from components.tune.katib_arguments import KATIB, LOCAL
 from components.vertex.client import check_region
 from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from components.vertex.study_spec import study_spec
 from pipelines.images import check_image
 from pipelines.kubernetes_machines import kubernetes_parameters
 from pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
+from pipelines.target_inputs import check_target_inputs, given_instead
 from pipelines.target_rules import check_paths, uri_of_mounted
 from pipelines.training_input import ReplicaConfig, TrainingInput
 
@@ -279,7 +281,10 @@ def job_label(job_id: str) -> str:
 
 
 def pipeline_parameters(
-    job: TrainingJob, target: str, image_of: Callable[[Machine], str]
+    job: TrainingJob,
+    target: str,
+    image_of: Callable[[Machine], str],
+    target_inputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the parameters of the pipeline for Kubeflow or this machine, and notices.
 
@@ -291,6 +296,7 @@ def pipeline_parameters(
         job: What ``plan_job`` returned.
         target: ``kubeflow`` or ``local``.
         image_of: Our training image for a machine.
+        target_inputs: What ``parse_target_inputs`` returned; goes before what the job's machine comes to.
 
     Raises:
         InvalidArgumentError: if the job asks for what the target cannot give.
@@ -341,9 +347,12 @@ def pipeline_parameters(
             where=config.where("workerCount"),
             remedy="take one larger machine, or --target vertex",
         )
-    placed, placing_notices = kubernetes_parameters(chief.machine)
-    if job.hyperparameters and is_cloud_path(str(job.values.get("job_dir", ""))):
+    by_katib = _tunes_by_katib(job, target_inputs)
+    selector = "trial_node_selector" if by_katib else "train_node_selector"
+    placed, placing_notices = kubernetes_parameters(chief.machine, selects_nodes=selector in target_inputs)
+    if by_katib:
         placed = _placed_by_katib(placed)
+        placing_notices = tuple(text.replace("train_node_selector", selector) for text in placing_notices)
         if "@" not in config.service_account and config.service_account:
             placed["trial_service_account"] = config.service_account
         elif config.service_account:
@@ -351,7 +360,7 @@ def pipeline_parameters(
                 f"{config.name('serviceAccount')}={config.service_account} for the trials",
                 "they run as a service account of Kubernetes: --service-account takes the name of one",
             )
-    elif job.hyperparameters:
+    elif job.hyperparameters and "tune_engine" not in target_inputs:
         notices.texts.append(
             "the trials run in the pod of the tune step: with a gs:// --job-dir, Katib gives each a pod"
         )
@@ -359,7 +368,25 @@ def pipeline_parameters(
     notices.texts += placing_notices
     if chief.config.image_uri or chief.machine.kind != "cpu":
         parameters["train_image"] = chief.config.image_uri or image_of(chief.machine)
+    notices.texts += given_instead(parameters, target_inputs)
+    parameters.update(target_inputs)
+    check_target_inputs(parameters, list(target_inputs), target=target)
     return parameters, tuple(notices.texts)
+
+
+def _tunes_by_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
+    """Tells whether the trials are Katib's: where all their pods see the job_dir, unless said otherwise."""
+    if not job.hyperparameters:
+        return False
+    job_dir = str(job.values.get("job_dir", ""))
+    engine = target_inputs.get("tune_engine", KATIB if is_cloud_path(job_dir) else LOCAL)
+    if engine == KATIB and not is_cloud_path(job_dir):
+        raise InvalidArgumentError(
+            f"--input tune_engine={KATIB} needs a job_dir in Cloud Storage, which all trials see, not "
+            f"{job_dir!r}",
+            remedy="give --job-dir=gs://BUCKET/FOLDER after `--`",
+        )
+    return bool(engine == KATIB)
 
 
 def _tuned(job: TrainingJob) -> dict[str, str]:
@@ -380,8 +407,14 @@ def _placed_by_katib(placed: Mapping[str, Any]) -> dict[str, Any]:
     return {**trial, "tune_engine": KATIB, "train_cpu": "1", "train_memory": "2G"}
 
 
-def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
+def vertex_pipeline_parameters(
+    job: TrainingJob, target_inputs: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Returns the parameters of the pipeline on Vertex AI: image-classification-tune if something is tuned.
+
+    Args:
+        job: What ``plan_job`` returned.
+        target_inputs: What ``parse_target_inputs`` returned; goes before what the config says.
 
     Raises:
         InvalidArgumentError: if a path is one of this machine.
@@ -419,6 +452,8 @@ def vertex_pipeline_parameters(job: TrainingJob) -> dict[str, Any]:
             parameters[name] = value
     if config.labels:
         parameters["labels"] = json.dumps(dict(config.labels))
+    parameters.update(target_inputs)
+    check_target_inputs(parameters, list(target_inputs), target="vertex")
     return parameters
 
 

@@ -28,6 +28,10 @@ line; those of `batch-predict` are [at the end](#batch-prediction). The defaults
 where it had them; `imgpipe run` starts from a [recipe](train.md#recipes).
 """
 _TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
+_HOW_TO_GIVE = (
+    "In the form as all others; for `imgpipe submit` and `imgpipe schedule create`, `--input NAME=VALUE` "
+    "before `--`, but for those that have a flag of their own or a field in config.yaml."
+)
 _SECTIONS = (
     ("Data", ConvertArguments),
     ("Training", TrainingArguments),
@@ -53,7 +57,7 @@ def arguments_reference() -> str:
         sections.append("\n".join([f"## {title}", "", *_table(fields), ""]))
     for title, target in _TARGETS:
         inputs = target.inputs(Images())
-        sections.append("\n".join([f"## {title}", "", *_table(list(inputs.values())), ""]))
+        sections.append("\n".join([f"## {title}", "", _HOW_TO_GIVE, "", *_table(list(inputs.values())), ""]))
         for step, classes in target.inputs_of_step.items():
             heading = f"## {title}, in the pipeline with the step {step}"
             sections.append("\n".join([heading, "", *_table(list(flat_fields(classes).values())), ""]))

@@ -26,8 +26,14 @@ _GPU_NAMES = {
 _CHIPS_OF_V5E_MACHINE = {"ct5lp-hightpu-1t": 1, "ct5lp-hightpu-4t": 4, "ct5lp-hightpu-8t": 8}
 
 
-def kubernetes_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
+def kubernetes_parameters(
+    machine: Machine, *, selects_nodes: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns the pipeline's placing parameters for a machine, and notices.
+
+    Args:
+        machine: One of the table's.
+        selects_nodes: Whether the user says which nodes; otherwise a notice says how.
 
     Raises:
         InvalidArgumentError: for a TPU slice of several hosts: the training runs in one pod.
@@ -43,14 +49,16 @@ def kubernetes_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, 
     }
     if machine.kind == "cpu":
         return parameters, ()
-    label = json.dumps({_GPU_LABEL: _GPU_NAMES[machine.accelerator_type]})
     parameters.update(
         train_accelerator_type=GPU_RESOURCE,
         train_accelerator_count=str(machine.accelerator_count),
         train_tolerations=_toleration(GPU_RESOURCE),
     )
+    if selects_nodes:
+        return parameters, ()
+    label = json.dumps({_GPU_LABEL: _GPU_NAMES[machine.accelerator_type]})
     return parameters, (
-        f"any GPU of the cluster will do; on GKE set train_node_selector to {label} for {machine}",
+        f"any GPU of the cluster will do; on GKE give --input 'train_node_selector={label}' for {machine}",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from components.common.arguments import argument, check_fields
 from components.common.errors import InvalidArgumentError
+from components.common.kubernetes_quantity import check_quantity
 
 LOCAL, KATIB = "local", "katib"
 
@@ -51,6 +52,8 @@ class KatibArguments:
                 f"{self.trial_accelerator_count}: one of the two is missing",
                 remedy="give both, or neither",
             )
+        check_quantity("trial_cpu", self.trial_cpu)
+        check_quantity("trial_memory", self.trial_memory)
         self.node_selector()
         self.tolerations()
 

@@ -140,8 +140,9 @@ def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[
 
 
 def _images(submission: Submission) -> Iterator[str]:
+    of_training = submission.parameters.get("train_image", "")
     for pool in submission.job.pools:
-        yield pool.config.image_uri or submission.images.of_training(pool.machine.kind)
+        yield of_training or pool.config.image_uri or submission.images.of_training(pool.machine.kind)
     if submission.form == "pipeline":
         deploys = submission.retrain or submission.job.values.get("deploy_target", NO_TARGET) != NO_TARGET
         launches = submission.target == "vertex" or deploys

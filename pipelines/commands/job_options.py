@@ -114,6 +114,14 @@ _OPTIONS = (
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
     ),
     click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An input that the pipeline has on this target alone, such as data_version; again for each. "
+        "docs/arguments.md lists them.",
+    ),
+    click.option(
         "--image-registry",
         default="",
         envvar="IMGPIPE_IMAGE_REGISTRY",

@@ -30,6 +30,7 @@ from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from pipelines.target_inputs import parse_target_inputs
 from pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
 from pipelines.targets.vertex_jobs import pipeline_job_body
 from pipelines.texts import read_text
@@ -154,6 +155,7 @@ def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: S
         pipeline_root=options["pipeline_root"],
         endpoint=place["endpoint"],
         retrain=options["retrain"],
+        inputs=options["inputs"],
     )
     notices = [*_flags_without_effect(target, form)]
     if config.job_id and job_id != config.job_id:
@@ -203,10 +205,12 @@ def planned(
     pipeline_root: str = "",
     endpoint: str = "",
     retrain: bool = False,
+    inputs: Sequence[str] = (),
 ) -> Submission:
     """Checks a submission whole and makes its request; the arguments are attributes of ``Submission``.
 
-    ``endpoint`` is Vertex AI's address, if it is not Google's: a pipeline's steps need it too.
+    ``endpoint`` is Vertex AI's address, if it is not Google's: a pipeline's steps need it too. ``inputs``
+    are ``NAME=VALUE`` words for what the pipeline takes on this target alone.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
@@ -220,6 +224,9 @@ def planned(
             "--retrain does not go with hyperparameters: one training goes on from the model that serves",
             remedy="leave --retrain out, or the block hyperparameters",
         )
+    target_inputs = parse_target_inputs(
+        inputs, target=target, form=form, tunes=bool(config.hyperparameters), images=images
+    )
     of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
     classes = JOB_ARGUMENTS if form == "job" else of_pipeline
     if form == "job":
@@ -277,7 +284,7 @@ def planned(
             remedy=f"begin it with {', '.join(_STORES)}, or leave it out for the installation's own",
         )
     if target != "vertex":
-        parameters, notices = pipeline_parameters(job, target, image_of)
+        parameters, notices = pipeline_parameters(job, target, image_of, target_inputs)
         return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
@@ -289,7 +296,7 @@ def planned(
             else "neither --pipeline-root nor --job-dir is given: the run has no place for its artifacts",
             remedy="give --pipeline-root, e.g. gs://BUCKET/pipelines",
         )
-    parameters = vertex_pipeline_parameters(job)
+    parameters = vertex_pipeline_parameters(job, target_inputs)
     if endpoint:
         deployed_in = job.values.get("region", "")
         if deployed_in and config.region and deployed_in != config.region:

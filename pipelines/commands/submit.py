@@ -37,6 +37,10 @@ Examples:
   All steps from the images to the checked model:
     imgpipe submit flowers_2 --target vertex --as pipeline --pipeline-root gs://bucket/pipelines -- \\
       --images=gs://bucket/flowers --max_steps=30000
+  On Kubeflow, on nodes of one kind, with what only that target's form asks for:
+    imgpipe submit flowers_4 --target kubeflow --host http://localhost:8080 \\
+      --input train_memory=32G --input 'train_node_selector={"pool": "training"}' -- \\
+      --images=gs://bucket/flowers --max_steps=30000
   On this machine, in the background:
     imgpipe submit flowers_3 -- --images=flowers --max_steps=1000
 \b

@@ -371,7 +371,13 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
         "train_accelerator_count": "2",
         "train_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     }
-    assert '{"cloud.google.com/gke-accelerator": "nvidia-l4"}' in notices[-1]
+    advice = """--input 'train_node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"}'"""
+    assert advice in notices[-1]
+    # Who follows the advice is not advised again.
+    given = {"train_node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"}}
+    followed, notices = pipeline_parameters(gpu, "kubeflow", image_of, given)
+    assert followed == parameters | given
+    assert not any("node_selector" in notice for notice in notices)
 
 
 def test_the_published_tpu_config_asks_gke_for_a_tpu_that_it_has():

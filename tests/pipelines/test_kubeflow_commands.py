@@ -134,6 +134,31 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     assert (parameter.name, parameter.scale) == ("initial_learning_rate", "UNIT_LOG_SCALE")
 
 
+def test_what_only_this_target_takes_reaches_the_run_the_schedule_and_the_pod(run, server, monkeypatch):
+    inputs = ["--input", "train_memory=32Gi", "--input", 'train_node_selector={"pool": "training"}']
+    inputs += ["--input", 'train_tolerations=[{"key": "own", "operator": "Exists"}]']
+    inputs += ["--input", "storage-secret=bucket-key", "--input", "data_version=2026-w47"]
+    result = submit(run, *inputs)
+    assert result.exit_code == 0, result.output
+    assert "train_memory=11G is without effect: --input says 32Gi" in result.stderr
+    [run_id] = server.runs
+    sent = server.runs[run_id]["runtime_config"]["parameters"]
+    assert (sent["storage_secret"], sent["data_version"]) == ("bucket-key", "2026-w47")
+    assert server.pods(run_id)["train"] | {"image": ""} == {
+        "image": "",
+        "cpu": "3",
+        "memory": "32Gi",
+        "node_selector": {"pool": "training"},
+        "tolerations": [{"key": "own", "operator": "Exists"}],
+    }
+    assert "nothing was started" in submit(run, *inputs).stderr
+    assert submit(run, *inputs, "--input", "train_cpu=8").exit_code == 64
+    words = ["schedule", "create", "nightly", "--cron", "0 3 * * *", "--no-check", *inputs, "--", *WORDS]
+    assert run(*words).exit_code == 0
+    [recurring] = server.recurring_runs.values()
+    assert recurring["runtime_config"]["parameters"] == sent
+
+
 def test_without_a_job_dir_that_pods_share_the_trials_run_in_the_tune_step(run, server, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "trainingInput: {scaleTier: CUSTOM, masterType: standard_v100, hyperparameters: {maxTrials: 2, "

@@ -1,0 +1,136 @@
+"""--input: what a pipeline takes on one target alone, in the types of its compiled file."""
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from components.common.arguments import flat_fields
+from components.common.errors import InvalidArgumentError
+from pipelines.cli import imgpipe
+from pipelines.compiled_pipelines import COMPILED
+from pipelines.images import Images
+from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from pipelines.target_inputs import parse_target_inputs
+from tests.servers.configs import ARGUMENTS, TUNING_CONFIG
+
+KUBEFLOW = ["--target", "kubeflow"]
+JOB = ["--target", "vertex", "--region", "us-central1"]
+VERTEX = [*JOB, "--as", "pipeline", "--pipeline-root", "gs://b/p"]
+IMAGES = ["--images=gs://b/i"]
+TUNED = [*KUBEFLOW, "--config", "config.yaml"]
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch):
+    """``dry_run(place, inputs, words)`` returns the result of a submission that is not sent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
+
+    def run(place, inputs, words=IMAGES):
+        given = [word for one in inputs for word in ("--input", one)]
+        return CliRunner().invoke(imgpipe, ["submit", "job_1", *place, *given, "--dry-run", "--", *words])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("target", "tunes", "file"),
+    [
+        ("kubeflow", False, "image_classification"),
+        ("kubeflow", True, "image_classification_tune"),
+        ("vertex", False, "image_classification"),
+    ],
+)
+def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes, file):
+    definitions = next(yaml.safe_load_all((COMPILED / target / f"{file}.yaml").read_text()))["root"]
+    own = definitions["inputDefinitions"]["parameters"].keys() - flat_fields(TUNE_PIPELINE_ARGUMENTS)
+    assert own
+    values = {"STRUCT": "{}", "LIST": "[]", "NUMBER_INTEGER": "1", "STRING": "local"}
+    elsewhere: list[str] = []
+    types = {"STRUCT": dict, "LIST": list, "NUMBER_INTEGER": int, "STRING": str}
+    for name in own:
+        kind = definitions["inputDefinitions"]["parameters"][name]["parameterType"]
+        try:
+            given = parse_target_inputs(
+                [f"{name}={values[kind]}"], target=target, form="pipeline", tunes=tunes, images=Images()
+            )
+        except InvalidArgumentError as error:
+            elsewhere.append(name)
+            told = error.problem
+            assert f"{name} comes from" in told
+        else:
+            assert type(given[name]) is types[kind]
+    assert bool(elsewhere) is (target == "vertex")
+
+
+@pytest.mark.parametrize(
+    ("place", "inputs", "told", "remedy"),
+    [
+        (KUBEFLOW, ["train_memory"], "--input train_memory has no value", "NAME=VALUE"),
+        (KUBEFLOW, ["train_memroy=8G"], "no such input on target kubeflow", "did you mean train_memory"),
+        (KUBEFLOW, ["train_restarts=1"], "no such input on target kubeflow", "did you mean"),
+        (KUBEFLOW, ["trial_cpu=4"], "no such input on target kubeflow", "train_cpu"),
+        (KUBEFLOW, ["max_steps=5"], "an argument of the training", "give --max_steps=5 after `--`"),
+        (KUBEFLOW, ["train_cpu=1", "train-cpu=2"], "--input train_cpu is given twice", "leave one"),
+        (KUBEFLOW, ["train_memory=16GB"], "--input train_memory='16GB' is no quantity", "16Gi"),
+        (KUBEFLOW, ["train_cpu=0"], "--input train_cpu='0' is no quantity", "500m"),
+        (KUBEFLOW, ["train_cpu="], "--input train_cpu='' is no quantity", "500m"),
+        (KUBEFLOW, ["train_node_selector=pool"], "is not a JSON object of texts", "gke-accelerator"),
+        (KUBEFLOW, ['train_node_selector={"a": 1}'], "is not a JSON object of texts", "gke-accelerator"),
+        (KUBEFLOW, ["train_node_selector=null"], "is not a JSON object of texts", "gke-accelerator"),
+        (KUBEFLOW, ["train_tolerations={}"], "is not a JSON list of objects", "NoSchedule"),
+        (KUBEFLOW, ['train_tolerations=["a"]'], "is not a JSON list of objects", "NoSchedule"),
+        (KUBEFLOW, ["train_image=My Image"], "--input train_image='My Image'", ""),
+        (KUBEFLOW, ["train_accelerator_count=two"], "train_accelerator_count=two is no count", "1"),
+        (KUBEFLOW, ["train_accelerator_count=1"], "one of the two is missing", "give both"),
+        (KUBEFLOW, ["train_accelerator_type=nvidia.com/gpu"], "one of the two is missing", "give both"),
+        (TUNED, ["trial_cpu=four"], "trial_cpu='four' is no quantity", "500m"),
+        (TUNED, ["trial_accelerator_count=x"], "--input trial_accelerator_count=x", "whole number"),
+        (TUNED, ["tune_engine=vizier"], "tune_engine='vizier'", "katib"),
+        (TUNED, ["tune_engine=katib"], "needs a job_dir in Cloud Storage", "--job-dir=gs://"),
+        (VERTEX, ["train_restarts=11"], "train_restarts=11: allowed is at least 0 and at most 10", ""),
+        (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
+        (VERTEX, ["train_machine_type=n1"], "comes from --master-machine-type", "--master-machine-type"),
+        (VERTEX, ["labels={}"], "labels comes from --labels", "give --labels"),
+        (VERTEX, ["train_memory=8G"], "no such input on target vertex", "known are data_version"),
+        (["--target", "local"], ["data_version=1"], "no such input on target local", "leave it out"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_inputs_name_and_what_to_do(dry_run, place, inputs, told, remedy):
+    result = dry_run(place, inputs)
+    assert result.exit_code == 64, result.output
+    assert told in result.stderr
+    assert remedy in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_training_alone_has_no_inputs_of_a_pipeline(dry_run):
+    result = dry_run(JOB, ["data_version=1"], ARGUMENTS)
+    assert result.exit_code == 64
+    assert "--input data_version=1: the training alone was asked for" in result.stderr
+    assert "add --as pipeline" in result.stderr
+
+
+def test_on_vertex_ai_the_inputs_are_parameters_of_the_run(dry_run):
+    result = dry_run(VERTEX, ["train_restarts=0", "data_version=2026-w47", "train_timeout_seconds=3600"])
+    assert result.exit_code == 0, result.output
+    given = yaml.safe_load(result.stdout)["runtimeConfig"]["parameterValues"]
+    assert (given["train_restarts"], given["data_version"]) == (0, "2026-w47")
+    assert given["train_timeout_seconds"] == 3600
+
+
+def test_a_value_may_hold_equals_signs_and_spaces(dry_run):
+    result = dry_run(KUBEFLOW, ["data_version=state = 7"])
+    assert yaml.safe_load(result.stdout)["parameters"]["data_version"] == "state = 7"
+
+
+def test_a_tuning_in_the_steps_own_pod_keeps_the_machine_there(dry_run):
+    words = [*IMAGES, "--job-dir=gs://b/job"]
+    by_katib = yaml.safe_load(dry_run(TUNED, [], words).stdout)["parameters"]
+    result = dry_run(TUNED, ["tune_engine=local"], words)
+    assert result.exit_code == 0, result.output
+    here = yaml.safe_load(result.stdout)["parameters"]
+    assert (by_katib["tune_engine"], here["tune_engine"]) == ("katib", "local")
+    assert by_katib["train_cpu"] == "1"
+    assert here["train_accelerator_type"] == by_katib["trial_accelerator_type"] == "google.com/tpu"
+    assert not any(name.startswith("trial_") for name in here)
