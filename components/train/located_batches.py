@@ -3,7 +3,6 @@
 import atexit
 import gc
 import re
-import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,34 @@ _REMEDY = "replace the image or leave it out, and convert again; the validate st
 
 
 class _Iteration:
-    """Holds an iterator of tf.data, so that it can be let go of at the end of the process."""
+    """Holds an iterator of tf.data, so that it is let go of where that can wait for the reading to end.
+
+    Attributes:
+        iterator: None when it was let go of.
+        abandoned: Whether nobody takes batches any more.
+    """
 
     def __init__(self, iterator: Any) -> None:
         self.iterator = iterator
+        self.abandoned = False
 
 
-_ITERATIONS: "weakref.WeakSet[_Iteration]" = weakref.WeakSet()
+# Held until they are let go of here. An iterator ends only when its reading ahead has, and that is Python
+# code: if Python's garbage collector ended it in the reading's own thread, both would wait for ever.
+_ITERATIONS: set[_Iteration] = set()
+
+
+def _let_go(iteration: _Iteration) -> None:
+    """Ends the reading ahead; not to be called from a thread that reads."""
+    iteration.iterator = None
+    _ITERATIONS.discard(iteration)
 
 
 @atexit.register
 def _end_iterations() -> None:
     """Ends the reading ahead before Python is taken down, which would wait for ever for what still reads."""
     for iteration in list(_ITERATIONS):
-        iteration.iterator = None
+        _let_go(iteration)
     # Iterators are parts of circles, also those that nobody has any more.
     gc.collect()
 
@@ -74,19 +87,30 @@ class LocatedBatches:
             InvalidDataError: if a record is damaged or holds no image that can be decoded.
             MissingInputError: if a shard is not there any more.
         """
+        for abandoned in [one for one in _ITERATIONS.copy() if one.abandoned]:
+            _let_go(abandoned)
         iteration = _Iteration(iter(self._batches))
         _ITERATIONS.add(iteration)
-        while True:
-            try:
-                batch = next(iteration.iterator)
-            except StopIteration:
-                return
-            except _DATA_ERRORS as error:
-                raise _located(error, self._folder, self._split, self._multi_label) from None
-            yield batch
+        try:
+            while True:
+                try:
+                    batch = next(iteration.iterator)
+                except StopIteration:
+                    _let_go(iteration)
+                    return
+                except _DATA_ERRORS as error:
+                    # Nothing more of the error is kept: its traceback holds the iterator as well.
+                    reason = short_reason(error)
+                    break
+                yield batch
+            _let_go(iteration)
+            raise _located(reason, self._folder, self._split, self._multi_label)
+        finally:
+            # Whoever closes this generator may be the garbage collector, in any thread.
+            iteration.abandoned = True
 
 
-def _located(error: Exception, folder: Path, split: Split, multi_label: bool) -> InvalidDataError:
+def _located(reason: str, folder: Path, split: Split, multi_label: bool) -> InvalidDataError:
     """Finds the first record that cannot be read or decoded, by going through the split once more."""
     log_event(
         "record_search",
@@ -98,15 +122,15 @@ def _located(error: Exception, folder: Path, split: Split, multi_label: bool) ->
     records = split_records(folder, split, multi_label=multi_label)
     for index, found in enumerate(in_order(_failure, records, usable_threads())):
         if found is not None:
-            reason, filename = found
+            why, filename = found
             name = f" ({filename})" if filename else ""
             return InvalidDataError(
-                f"an image cannot be decoded: {reason}",
+                f"an image cannot be decoded: {why}",
                 where=record_place(folder, split, index) + name,
                 remedy=_REMEDY,
             )
     return InvalidDataError(
-        f"the images cannot be read: {short_reason(error)}",
+        f"the images cannot be read: {reason}",
         where=", ".join(str(folder / shard.path) for shard in split.shards[:3])
         + (", ..." if len(split.shards) > 3 else ""),
         remedy="run the validate step on the data",

@@ -126,33 +126,83 @@ def test_a_jpeg_that_is_cut_off_is_named_as_soon_as_a_crop_reaches_the_cut(encod
         list(varied(folder, split, [4]))
 
 
+_READING = """
+import gc, sys, time
+from pathlib import Path
+from components.common.dataset import VALIDATION, read_manifest, shard_paths
+from components.train.input_pipeline import training_batches
+from components.train.located_batches import LocatedBatches
+from components.train.record_reader import RecordReader
+read = RecordReader.read
+def disturbed(self, numbers):
+    disturb()
+    return read(self, numbers)
+RecordReader.read = disturbed
+folder = Path(sys.argv[1])
+split = read_manifest(folder).splits[VALIDATION]
+def batches():
+    made = training_batches(shard_paths(folder, split), shard_examples=[4, 4, 4], image_size=8, batch_size=4,
+                            seed=0, augmentation="crop-flip")
+    return iter(LocatedBatches(made, folder, split))
+"""
+
+
+def _run(code, folder):
+    root = Path(__file__).parents[3]
+    words = [sys.executable, "-c", _READING + code, str(folder)]
+    return subprocess.run(words, cwd=root, timeout=60, check=False, capture_output=True, text=True)
+
+
 def test_a_process_ends_while_batches_are_still_read_ahead(sound):
     """Python would wait for ever for a thread that is in the middle of reading."""
-    code = (
-        "import sys, time\n"
-        "from components.common.dataset import VALIDATION, read_manifest, shard_paths\n"
-        "from components.train.input_pipeline import training_batches\n"
-        "from components.train.located_batches import LocatedBatches\n"
-        "from components.train.record_reader import RecordReader\n"
-        "read = RecordReader.read\n"
-        "def slowly(self, numbers):\n"
-        "    for _ in range(300):\n"
-        "        time.sleep(0.001)\n"
-        "    return read(self, numbers)\n"
-        "RecordReader.read = slowly\n"
-        "from pathlib import Path\n"
-        "folder = Path(sys.argv[1])\n"
-        "split = read_manifest(folder).splits[VALIDATION]\n"
-        "batches = training_batches(shard_paths(folder, split), shard_examples=[4, 4, 4],\n"
-        "                           image_size=8, batch_size=4, seed=0, augmentation='crop-flip')\n"
-        "iterator = iter(LocatedBatches(batches, folder, split))\n"
-        "for _ in range(3):\n"
-        "    next(iterator)\n"
-        "sys.exit(3)\n"
-    )
-    root = Path(__file__).parents[3]
-    ended = subprocess.run([sys.executable, "-c", code, str(sound)], cwd=root, timeout=60, check=False)
-    assert ended.returncode == 3
+    code = """
+def disturb():
+    for _ in range(300):
+        time.sleep(0.001)
+iterator = batches()
+for _ in range(3):
+    next(iterator)
+sys.exit(3)
+"""
+    assert _run(code, sound).returncode == 3
+
+
+@pytest.mark.parametrize("end", ["abandoned", "failed"])
+def test_the_garbage_collector_may_run_in_the_thread_that_reads(sound, end):
+    """It would end there an iterator that nobody has any more, and wait for ever for its own thread."""
+    code = f"""
+gc.disable()
+begun, ended = [], []
+def disturb():
+    time.sleep(0.05)
+    begun.append(1)
+    gc.collect()
+    ended.append(1)
+def one_more():
+    iterator = batches()
+    next(iterator)
+    circle = [iterator]
+    circle.append(circle)
+    if {end == "failed"}:
+        raise RuntimeError(circle)
+for _ in range(5):
+    try:
+        one_more()
+    except RuntimeError as error:
+        kept = [error]
+        kept.append(kept)
+        del kept
+    time.sleep(0.3)
+# Two batches are read ahead, and one more is being made: then the reading rests.
+for _ in range(100):
+    if len(begun) == len(ended):
+        break
+    time.sleep(0.1)
+print(f"{{len(begun) - len(ended)}} collections never end")
+"""
+    ended = _run(code, sound)
+    assert ended.returncode == 0, ended.stderr
+    assert "0 collections never end" in ended.stdout
 
 
 def test_when_no_record_is_to_blame_the_shards_and_the_reason_are_named(sound):
