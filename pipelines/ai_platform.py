@@ -368,7 +368,9 @@ def pipeline_parameters(
     notices.texts += placing_notices
     if chief.config.image_uri or chief.machine.kind != "cpu":
         parameters["train_image"] = chief.config.image_uri or image_of(chief.machine)
-    notices.texts += given_instead(parameters, target_inputs)
+    if config.scale_tier or config.machine_types.get("master"):
+        # Of a machine that nobody asked for there is nothing to tell.
+        notices.texts += given_instead(parameters, target_inputs)
     parameters.update(target_inputs)
     check_target_inputs(parameters, list(target_inputs), target=target)
     return parameters, tuple(notices.texts)

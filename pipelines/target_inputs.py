@@ -1,5 +1,6 @@
 """The inputs that a pipeline has on one target alone, as ``--input NAME=VALUE`` gives them."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +9,9 @@ from components.common.arguments import flat_fields, from_values, nearest_name, 
 from components.common.errors import InvalidArgumentError
 from components.common.kubernetes_quantity import check_quantity
 from components.custom_job.arguments import CustomJobArguments
-from components.tune.katib_arguments import KatibArguments
+from components.tune.katib_arguments import KATIB, KatibArguments
 from pipelines.images import Images, check_image
+from pipelines.kubernetes_machines import GPU_RESOURCE, TPU_RESOURCE
 from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 
 # What a flag or config.yaml says, and is checked there against the table of machines.
@@ -53,21 +55,16 @@ def parse_target_inputs(
             f"--input {words[0]}: the training alone was asked for, and it has no inputs of a pipeline",
             remedy="add --as pipeline, or leave --input out",
         )
-    # Imported here: the targets load KFP, which takes a second.
-    from pipelines.targets.kubeflow import KUBEFLOW
-    from pipelines.targets.local import LOCAL
-    from pipelines.targets.vertex import VERTEX
-
-    known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}[target]
-    classes = known.inputs_of_step.get("tune", ()) if tunes else ()
-    fields = {**known.inputs(images), **flat_fields(classes)}
+    fields = _fields(target, images, tunes=tunes)
     otherwise = _OTHERWISE_ON_VERTEX if target == "vertex" else {}
     values: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
-        if not equals:
-            raise InvalidArgumentError(f"--input {word} has no value", remedy="write --input NAME=VALUE")
+        if not equals or not name:
+            raise InvalidArgumentError(
+                f"--input {word} has no {'value' if name else 'name'}", remedy="write --input NAME=VALUE"
+            )
         if name in values:
             raise InvalidArgumentError(f"--input {name} is given twice", remedy="leave one of the two out")
         if name in flat_fields(TUNE_PIPELINE_ARGUMENTS):
@@ -83,6 +80,31 @@ def parse_target_inputs(
             _refuse_unknown(name, [one for one in fields if one not in otherwise], target=target)
         values[name] = _value(fields[name], text)
     return values
+
+
+def is_target_input(name: str) -> bool:
+    """Tells whether a pipeline has such an input on one target alone; loads KFP, which takes a second."""
+    return any(name in _fields(target, Images(), tunes=True) for target in ("kubeflow", "vertex"))
+
+
+def image_for_accelerator(parameters: Mapping[str, Any], images: Images) -> dict[str, str]:
+    """Returns our image for an accelerator that ``--input`` asks for, if no image is given; else nothing."""
+    role = "trial" if parameters.get("tune_engine") == KATIB else "train"
+    kind = {GPU_RESOURCE: "gpu", TPU_RESOURCE: "tpu"}.get(parameters.get(f"{role}_accelerator_type", ""))
+    if not kind or parameters.get("train_image"):
+        return {}
+    return {"train_image": images.of_training(kind)}
+
+
+def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclasses.Field[Any]]":
+    # Imported here: the targets load KFP, which takes a second.
+    from pipelines.targets.kubeflow import KUBEFLOW
+    from pipelines.targets.local import LOCAL
+    from pipelines.targets.vertex import VERTEX
+
+    known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}[target]
+    classes = known.inputs_of_step.get("tune", ()) if tunes else ()
+    return {**known.inputs(images), **flat_fields(classes)}
 
 
 def _refuse_unknown(name: str, known: Sequence[str], *, target: str) -> None:

@@ -10,9 +10,10 @@ from click.core import ParameterSource
 
 from components.common.arguments import flat_fields
 from components.common.errors import InvalidArgumentError
-from pipelines.ai_platform import STRATEGIES
+from pipelines.ai_platform import JOB_ARGUMENTS, STRATEGIES
 from pipelines.images import Images, read_images_lock
 from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from pipelines.target_inputs import is_target_input
 from pipelines.texts import read_text
 from pipelines.training_input import (
     FLAGS,
@@ -155,6 +156,10 @@ _OPTIONS = (
 )
 
 
+# --help stands for the list of all of them.
+_NAMES_AFTER = {*flat_fields((*TUNE_PIPELINE_ARGUMENTS, *JOB_ARGUMENTS)), "help"}
+
+
 class JobCommand(click.Command):
     """Says where an argument of the training belongs that stands before ``--``."""
 
@@ -164,7 +169,13 @@ class JobCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if _argument_name(error.option_name) not in flat_fields(TUNE_PIPELINE_ARGUMENTS):
-                raise
+                if not is_target_input(_argument_name(error.option_name)):
+                    raise
+                name = _argument_name(error.option_name)
+                raise click.UsageError(
+                    f"{error.option_name} is an input of the pipeline on one target: give --input {name}=...",
+                    ctx,
+                ) from None
             raise click.UsageError(
                 f"{error.option_name} is an argument of the training: give it after `--`, as in "
                 f"`{ctx.command_path} NAME ... -- {error.option_name}=...`",
@@ -215,6 +226,13 @@ def check_sides(words: Iterable[str]) -> None:
             raise InvalidArgumentError(
                 f"{word} stands after `--`, where the training's arguments are",
                 remedy=f"give {flag} before `--`",
+            )
+        name = _argument_name(flag)
+        # Only of what will be refused: it loads KFP.
+        if flag.startswith("--") and name not in _NAMES_AFTER and is_target_input(name):
+            raise InvalidArgumentError(
+                f"{word} stands after `--`, where the training's arguments are",
+                remedy=f"give --input {word.lstrip('-')} before `--`",
             )
 
 

@@ -30,7 +30,7 @@ from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from pipelines.images import Images
 from pipelines.machines import Machine
 from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_inputs import parse_target_inputs
+from pipelines.target_inputs import image_for_accelerator, parse_target_inputs
 from pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
 from pipelines.targets.vertex_jobs import pipeline_job_body
 from pipelines.texts import read_text
@@ -285,6 +285,8 @@ def planned(
         )
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of, target_inputs)
+        if target_inputs:
+            parameters.update(image_for_accelerator(parameters, images))
         return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"

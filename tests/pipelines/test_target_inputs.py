@@ -67,6 +67,7 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
     ("place", "inputs", "told", "remedy"),
     [
         (KUBEFLOW, ["train_memory"], "--input train_memory has no value", "NAME=VALUE"),
+        (KUBEFLOW, ["=8G"], "--input =8G has no name", "NAME=VALUE"),
         (KUBEFLOW, ["train_memroy=8G"], "no such input on target kubeflow", "did you mean train_memory"),
         (KUBEFLOW, ["train_restarts=1"], "no such input on target kubeflow", "did you mean"),
         (KUBEFLOW, ["trial_cpu=4"], "no such input on target kubeflow", "train_cpu"),
@@ -134,3 +135,24 @@ def test_a_tuning_in_the_steps_own_pod_keeps_the_machine_there(dry_run):
     assert by_katib["train_cpu"] == "1"
     assert here["train_accelerator_type"] == by_katib["trial_accelerator_type"] == "google.com/tpu"
     assert not any(name.startswith("trial_") for name in here)
+
+
+def test_an_accelerator_brings_our_image_for_it_along_and_not_in_place_of_the_users(dry_run):
+    gpu = ["train_accelerator_type=nvidia.com/gpu", "train_accelerator_count=1"]
+    image = yaml.safe_load(dry_run(KUBEFLOW, gpu).stdout)["parameters"]["train_image"]
+    assert image == Images().of_training("gpu")
+    own = yaml.safe_load(dry_run(KUBEFLOW, [*gpu, "train_image=team/own:1"]).stdout)
+    assert own["parameters"]["train_image"] == "team/own:1"
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_only_a_machine_that_was_asked_for_is_told_to_have_no_effect(dry_run, told):
+    result = dry_run([*KUBEFLOW, *(["--scale-tier=BASIC"] if told else [])], ["train_memory=32G"])
+    assert ("train_memory=11G is without effect: --input says 32G" in result.stderr) is told
+
+
+def test_on_the_wrong_side_or_as_a_flag_the_remedy_is_the_option(dry_run):
+    result = dry_run(KUBEFLOW, [], [*IMAGES, "--train-memory=32G"])
+    assert result.exit_code == 64
+    assert "give --input train-memory=32G before `--`" in result.stderr
+    assert "give --input train_memory=..." in dry_run([*KUBEFLOW, "--train-memory=32G"], []).stderr
