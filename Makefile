@@ -105,15 +105,20 @@ $(BIN)/python:
 	@echo "making $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
 
+# A lock names everything, so nothing beside it is looked for (--no-deps): pip takes another requirement of
+# a locked package with an extra, as google-auth[pyopenssl], for an invitation to take its newest release, and
+# then refuses that for want of a hash. Whether a lock is complete, pip check says.
 # The developer's environment holds all that a run needs, so that either stamp will do for it.
 $(VENV)/installed-run: $(LOCKS)/run-cpu.txt pyproject.toml | $(BIN)/python
 	@echo "installing (about 600 MB of packages, a few minutes on a slow line)"
-	@$(INSTALL) --require-hashes -r $(LOCKS)/run-cpu.txt
+	@$(INSTALL) --no-deps --require-hashes -r $(LOCKS)/run-cpu.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@
 
 $(VENV)/installed-develop: $(LOCKS)/develop-cpu.txt pyproject.toml | $(BIN)/python
 	@echo "installing everything a developer needs"
-	@$(INSTALL) --require-hashes -r $(LOCKS)/develop-cpu.txt
+	@$(INSTALL) --no-deps --require-hashes -r $(LOCKS)/develop-cpu.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@ $(VENV)/installed-run
