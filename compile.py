@@ -17,18 +17,18 @@ from typing import Any
 
 from kfp import compiler
 
-from components.common.errors import OutputError, PipelineError
-from pipelines.arguments_reference import arguments_reference
-from pipelines.batch_predict import batch_predict
-from pipelines.image_classification import image_classification
-from pipelines.image_classification_retrain import image_classification_retrain
-from pipelines.image_classification_tune import image_classification_tune
-from pipelines.images import Images, read_images_lock
-from pipelines.targets.kubeflow import KUBEFLOW
-from pipelines.targets.local import LOCAL
-from pipelines.targets.target import Target
-from pipelines.targets.vertex import VERTEX
-from pipelines.texts import read_text
+from imgpipe.components.common.errors import OutputError, PipelineError
+from imgpipe.pipelines.arguments_reference import arguments_reference
+from imgpipe.pipelines.batch_predict import batch_predict
+from imgpipe.pipelines.image_classification import image_classification
+from imgpipe.pipelines.image_classification_retrain import image_classification_retrain
+from imgpipe.pipelines.image_classification_tune import image_classification_tune
+from imgpipe.pipelines.images import Images, read_images_lock
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+from imgpipe.pipelines.targets.local import LOCAL
+from imgpipe.pipelines.targets.target import Target
+from imgpipe.pipelines.targets.vertex import VERTEX
+from imgpipe.pipelines.texts import read_text
 
 ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"

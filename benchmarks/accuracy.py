@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import REPOSITORY, print_result, print_table
-from components.common.dataset import TRAIN, VALIDATION
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
-from pipelines.recipes import RECIPES
-from pipelines.sample_data import write_digits
+from imgpipe.components.common.dataset import TRAIN, VALIDATION
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.pipelines.recipes import RECIPES
+from imgpipe.pipelines.sample_data import write_digits
 
 _DIGITS = ("digits", "digits-efficientnet")
 _FLOWERS = ("frozen-backbone", "fine-tune")
@@ -55,7 +55,7 @@ def train(recipe: str, dataset: Path, seed: int) -> Trained:
     with tempfile.TemporaryDirectory() as job_dir:
         words = [f"--{name}={value}" for name, value in RECIPES[recipe].parameters.items()]
         command = [
-            *(sys.executable, "-m", "components.train"),
+            *(sys.executable, "-m", "imgpipe.components.train"),
             f"--training_data_path={dataset}/{TRAIN}-*",
             f"--validation_data_path={dataset}/{VALIDATION}-*",
             f"--job_dir={job_dir}",

@@ -105,7 +105,7 @@ def _beam(folder: Path, rows: int) -> Callable[[], Measured]:
 def _command(folder: Path, rows: int, output: Path) -> list[str]:
     return [
         "-m",
-        "components.convert",
+        "imgpipe.components.convert",
         f"--train_csv={folder / 'images' / f'{rows}.csv'}",
         f"--output_dir={output}",
     ]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import simplejpeg
 
-from components.common.parallel import in_order
-from components.common.threads import usable_threads
+from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.threads import usable_threads
 
 
 def decode(data: bytes) -> None:

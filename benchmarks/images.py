@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import print_result, print_table
-from components.common.log import parse_event
 from containers.build import default_base
 from containers.docker import image_size
-from pipelines.images import Images
+from imgpipe.components.common.log import parse_event
+from imgpipe.pipelines.images import Images
 
 # Megabytes over the base; seconds to the first useful line on two cores.
 SIZE_BOUNDS = {"data": 250, "launcher": 300, "train-cpu": 1600, "serve-tools": 1600}
@@ -37,9 +37,9 @@ _STRICT = (
 _NOT_USEFUL = ("step_started",)
 _DEPLOY = """
 from pathlib import Path
-from components.common.step import run_command
-from components.deploy.arguments import DeployArguments
-from components.deploy.deploy import deploy
+from imgpipe.components.common.step import run_command
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deploy import deploy
 arguments = DeployArguments(deploy_target="vertex", deploy_dir="gs://bucket/serving",
                             deploy_name="digits", serving_image="registry.example/serving:1",
                             project="project", region="us-central1")
@@ -101,15 +101,21 @@ def main() -> int:
         # The user of the containers writes here.
         work.chmod(0o777)
         train = [
-            *("python3", "-m", "components.train", "--training_data_path=/mnt/data/train-*"),
+            *("python3", "-m", "imgpipe.components.train", "--training_data_path=/mnt/data/train-*"),
             *("--validation_data_path=/mnt/data/validation-*", "--num_classes=2", "--job-dir=/mnt/model"),
             *("--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=2"),
         ]
         commands = {
-            "data": ["python3", "-m", "components.convert", "--images=/mnt/images", "--output_dir={}"],
+            "data": [
+                "python3",
+                "-m",
+                "imgpipe.components.convert",
+                "--images=/mnt/images",
+                "--output_dir={}",
+            ],
             "train-cpu": train,
             "launcher": ["python3", "-c", _DEPLOY],
-            "serve-tools": ["python3", "-m", "components.serve", "--model=/mnt/model/model"],
+            "serve-tools": ["python3", "-m", "imgpipe.components.serve", "--model=/mnt/model/model"],
         }
         for role, command in commands.items():
             image = Images().of_role(role)

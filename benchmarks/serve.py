@@ -115,7 +115,7 @@ def _in_process(*words: str) -> dict[str, float]:
 def _write_model(folder: Path) -> None:
     code = (
         "import pathlib, sys; from benchmarks.serve import classifier; "
-        "from components.common.saved_model import write_saved_model; "
+        "from imgpipe.components.common.saved_model import write_saved_model; "
         f"write_saved_model(classifier(), {IMAGE_SIZE}, [str(n) for n in range({CLASSES})], "
         "pathlib.Path(sys.argv[1]))"
     )
@@ -124,7 +124,7 @@ def _write_model(folder: Path) -> None:
 
 def classifier() -> Any:
     """Returns the network, with random weights that are the same every time."""
-    from components.train.models import build_classifier
+    from imgpipe.components.train.models import build_classifier
 
     return build_classifier(MODEL_TYPE, num_classes=CLASSES, image_size=IMAGE_SIZE, weights="none", seed=0)
 
@@ -134,10 +134,10 @@ def classifier() -> Any:
 
 def _model_rates(folder: Path) -> dict[str, float]:
     """Measures the model without a server, all ways in turns."""
-    from components.batch_predict.arguments import BatchPredictArguments
-    from components.batch_predict.inputs import listed_files
-    from components.batch_predict.predictor import Predictor
-    from components.common.served_model import load_served_model
+    from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+    from imgpipe.components.batch_predict.inputs import listed_files
+    from imgpipe.components.batch_predict.predictor import Predictor
+    from imgpipe.components.common.served_model import load_served_model
 
     paths = sorted((folder / "images").iterdir())
     images = [path.read_bytes() for path in paths]
@@ -151,9 +151,9 @@ def _model_rates(folder: Path) -> dict[str, float]:
     if sys.argv[3:] == ["graph"]:
         # As long as a client sends requests.
         return {"graph": _rate(graph, len(images), SECONDS)}
-    from components.common.image_decoding import decode_image
-    from components.common.quiet_tensorflow import keras, tf
-    from components.train.input_pipeline import evaluation_batches
+    from imgpipe.components.common.image_decoding import decode_image
+    from imgpipe.components.common.quiet_tensorflow import keras, tf
+    from imgpipe.components.train.input_pipeline import evaluation_batches
 
     built = classifier()
 
@@ -222,8 +222,8 @@ def _rate(function: Callable[[], object], images: int, seconds: float) -> float:
 
 
 def _write_shard(folder: Path, images: Sequence[bytes]) -> Path:
-    from components.common.records import ImageRecord, encode_example
-    from components.common.tfrecord import write_record
+    from imgpipe.components.common.records import ImageRecord, encode_example
+    from imgpipe.components.common.tfrecord import write_record
 
     with (folder / "shard").open("wb") as file:
         for image in images:
@@ -237,7 +237,7 @@ def _write_shard(folder: Path, images: Sequence[bytes]) -> Path:
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "components.serve", f"--model={model}", "--name=m", "--port=0"],
+        [sys.executable, "-m", "imgpipe.components.serve", f"--model={model}", "--name=m", "--port=0"],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -14,16 +14,16 @@ from typing import Any
 
 from benchmarks.corpus import LABELS, write_corpus
 from benchmarks.measure import print_result, print_table, run
-from components.common.image_decoding import JPEG_TRANSFORM
-from components.common.quiet_tensorflow import keras, tf
-from components.common.records import ImageRecord, encode_example
-from components.common.tfrecord import framed_record
-from components.common.threads import usable_threads
-from components.train.augmentation import CROP_FLIP, choices_of, crop_window, draws_needed
-from components.train.decoded_cache import CachePlace
-from components.train.example_order import random_draws
-from components.train.input_pipeline import training_batches
-from components.train.models import build_classifier
+from imgpipe.components.common.image_decoding import JPEG_TRANSFORM
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tfrecord import framed_record
+from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.train.augmentation import CROP_FLIP, choices_of, crop_window, draws_needed
+from imgpipe.components.train.decoded_cache import CachePlace
+from imgpipe.components.train.example_order import random_draws
+from imgpipe.components.train.input_pipeline import training_batches
+from imgpipe.components.train.models import build_classifier
 
 _SIZE, _BATCH = 224, 32
 _IMAGES, _SHARDS = 3_000, 8

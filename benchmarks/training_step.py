@@ -87,7 +87,7 @@ def _start(turns: int) -> float:
         names = write_corpus(folder / "images", images=300)
         write_rows(rows, names, rows=300)
         data = folder / "data"
-        run(["-m", "components.convert", f"--train_csv={rows}", f"--output_dir={data}"])
+        run(["-m", "imgpipe.components.convert", f"--train_csv={rows}", f"--output_dir={data}"])
         runs = _in_turns({"ours": _side("start", "mobilenet-v2", str(data))}, turns)["ours"]
     pieces = [(piece, f"{_median(runs, piece):.2f}") for piece in runs[0]]
     print_table(("mobilenet-v2 at 224, batch 32", "seconds"), pieces)
@@ -101,12 +101,12 @@ def _frozen() -> float:
     """
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         data = Path(name) / "data"
-        run(["-m", "components.convert", f"--images={_FLOWERS}", f"--output_dir={data}"])
+        run(["-m", "imgpipe.components.convert", f"--images={_FLOWERS}", f"--output_dir={data}"])
         examples = sum(1 for path in (_FLOWERS / "train").rglob("*") if path.is_file())
         steps = _FROZEN_EPOCHS * examples // _FROZEN_BATCH
         ours = run(
             [
-                *("-m", "components.train", f"--job-dir={name}/job", "--model_type=mobilenet-v2"),
+                *("-m", "imgpipe.components.train", f"--job-dir={name}/job", "--model_type=mobilenet-v2"),
                 *(f"--training_data_path={data}/train-*", f"--validation_data_path={data}/validation-*"),
                 *("--freeze=backbone", "--initial_learning_rate=0.05", f"--max_steps={steps}"),
                 *(f"--train_batch_size={_FROZEN_BATCH}", f"--train_steps_per_eval={steps // _FROZEN_EPOCHS}"),

@@ -52,9 +52,9 @@ def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, f
 
 
 def _ours(started: float, model_type: str, batch: str, steps: str, precision: str) -> dict[str, float]:
-    """The training step of ``components.train`` on the same."""
-    from components.common.quiet_tensorflow import tf
-    from components.train.models import build_classifier
+    """The training step of ``imgpipe.components.train`` on the same."""
+    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(
         model_type, num_classes=_CLASSES, image_size=_SIZE, weights="none", seed=0, precision=precision
@@ -72,16 +72,16 @@ def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
     """From the start of the process to the end of the first step, piece by piece, as train() does it."""
     times = {"interpreter": INTERPRETER_READY - started}
     begun = time.time()
-    from components.common.quiet_tensorflow import keras
+    from imgpipe.components.common.quiet_tensorflow import keras
 
     times["TensorFlow import"] = time.time() - begun
 
     begun = time.time()
-    from components.common.dataset import read_manifest
-    from components.train.accelerators import Accelerators, find_accelerators
-    from components.train.arguments import TrainingArguments
-    from components.train.models import build_classifier
-    from components.train.training_inputs import training_inputs
+    from imgpipe.components.common.dataset import read_manifest
+    from imgpipe.components.train.accelerators import Accelerators, find_accelerators
+    from imgpipe.components.train.arguments import TrainingArguments
+    from imgpipe.components.train.models import build_classifier
+    from imgpipe.components.train.training_inputs import training_inputs
 
     times["imports of our own"] = time.time() - begun
 
@@ -143,12 +143,12 @@ def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
 
 
 def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
-    from components.common.quiet_tensorflow import tf
-    from components.train.accelerators import Accelerators
-    from components.train.arguments import TrainingArguments
-    from components.train.models import decayed_kernels
-    from components.train.schedules import build_optimizer
-    from components.train.training_step import Trainable, build_training_step
+    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.train.accelerators import Accelerators
+    from imgpipe.components.train.arguments import TrainingArguments
+    from imgpipe.components.train.models import decayed_kernels
+    from imgpipe.components.train.schedules import build_optimizer
+    from imgpipe.components.train.training_step import Trainable, build_training_step
 
     arguments = TrainingArguments(train_batch_size=batch, initial_learning_rate=1e-3)
     optimizer = build_optimizer(arguments)

@@ -23,15 +23,15 @@ import numpy as np
 
 from benchmarks.measure import print_result, print_table
 from benchmarks.tune_curves import PLAN
-from components.common.dataset import read_manifest
-from components.common.log import parse_event
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.local import LocalSearch
-from components.tune.search_space import read_request
-from components.tune.study import open_study
-from components.tune.trial_run import LOG_FILE, TASK_FILE, WORK
-from components.tune.trials import Trial
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.local import LocalSearch
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.study import open_study
+from imgpipe.components.tune.trial_run import LOG_FILE, TASK_FILE, WORK
+from imgpipe.components.tune.trials import Trial
 
 SEEDS = range(10)
 CURVES = "benchmarks.tune_curves:learn"
@@ -184,9 +184,9 @@ def _surface(values: dict[str, Any] | Any, seed: int) -> float:
 
 
 def _digits(folder: Path) -> Path:
-    from components.convert.arguments import ConvertArguments
-    from components.convert.convert import convert
-    from pipelines.sample_data import write_digits
+    from imgpipe.components.convert.arguments import ConvertArguments
+    from imgpipe.components.convert.convert import convert
+    from imgpipe.pipelines.sample_data import write_digits
 
     with _quiet():
         convert(ConvertArguments(train_csv=str(write_digits(folder / "raw"))), folder / "digits")

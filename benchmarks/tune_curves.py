@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from components.tune.trial_run import Stop, TrialTask, write_result
+from imgpipe.components.tune.trial_run import Stop, TrialTask, write_result
 
 STEPS, EVERY = 200, 10
 # A file beside the trials says which family of curves, or which recordings, and how long an evaluation takes.

@@ -27,7 +27,7 @@ def main() -> None:
             run(
                 [
                     "-m",
-                    "components.convert",
+                    "imgpipe.components.convert",
                     f"--train_csv={folder / 'images' / f'{rows}.csv'}",
                     f"--output_dir={shards}",
                 ]
@@ -58,7 +58,7 @@ def _ours(folder: Path, shards: Path) -> Callable[[], Measured]:
     return lambda: run(
         [
             "-m",
-            "components.validate",
+            "imgpipe.components.validate",
             f"--dataset={shards}",
             f"--report={folder / 'report.html'}",
             f"--summary={folder / 'summary.json'}",

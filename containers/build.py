@@ -14,17 +14,26 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from components.common.errors import InvalidArgumentError, PipelineError
 from containers.docker import build, docker, image_size, inspected, present
 from containers.sbom import write_sbom
-from pipelines.images import ROLES, Images
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.pipelines.images import ROLES, Images
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "containers" / "Dockerfile"
 DISTRIBUTION = "image-classification-pipeline"
 # What goes into the images, so that a file which Git does not know is no secret part of them.
 _BUILT_FROM = (
-    *("LICENSE", "README.md", "compile.py", "pyproject.toml", "components", "pipelines", "containers"),
+    *(
+        "LICENSE",
+        "README.md",
+        "compile.py",
+        "pyproject.toml",
+        "imgpipe",
+        "components",
+        "pipelines",
+        "containers",
+    ),
     ":!containers/images.lock",
 )
 WEIGHTS_LABEL = "imgpipe.weights"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import UnavailableError
+from imgpipe.components.common.errors import UnavailableError
 
 # What in BuildKit is a plug-in of its own that not every engine has; the Dockerfile needs neither.
 _CLASSIC_BUILDER = {"DOCKER_BUILDKIT": "0"}

@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
 from containers.build import revision
 from containers.docker import docker, inspected
-from pipelines.images import ROLES, Images, read_images_lock
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
+from imgpipe.pipelines.images import ROLES, Images, read_images_lock
 
 _LABEL = "org.opencontainers.image."
 LOCK = Path(__file__).resolve().parent / "images.lock"

@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from components.common.errors import UnavailableError
+from imgpipe.components.common.errors import UnavailableError
 
 # Prints, as tar, what the packages say of themselves.
 _METADATA = (

@@ -16,24 +16,24 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from components.common.arguments import flat_fields, from_values, parse_command_line
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
-from components.convert.arguments import ConvertArguments
-from components.export.arguments import ExportArguments
-from components.train.arguments import TrainingArguments
-from components.tune.job_dir import check_on_this_machine
-from components.tune.katib_arguments import KATIB, LOCAL
-from components.vertex.client import check_region
-from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
-from components.vertex.study_spec import study_spec
-from pipelines.images import check_image
-from pipelines.kubernetes_machines import kubernetes_parameters
-from pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
-from pipelines.target_inputs import check_target_inputs, given_instead
-from pipelines.target_rules import check_paths, uri_of_mounted
-from pipelines.training_input import ReplicaConfig, TrainingInput
+from imgpipe.components.common.arguments import flat_fields, from_values, parse_command_line
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.job_dir import check_on_this_machine
+from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
+from imgpipe.components.vertex.client import check_region
+from imgpipe.components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
+from imgpipe.components.vertex.study_spec import study_spec
+from imgpipe.pipelines.images import check_image
+from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
+from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
+from imgpipe.pipelines.target_inputs import check_target_inputs, given_instead
+from imgpipe.pipelines.target_rules import check_paths, uri_of_mounted
+from imgpipe.pipelines.training_input import ReplicaConfig, TrainingInput
 
 # The image of the original algorithm, wherever it is kept: the training in it is what ours replaces.
 _ORIGINAL_IMAGE = re.compile(r"(^|/)cloud-ml-algos/image_classification\b")
@@ -43,7 +43,7 @@ _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _KUBERNETES_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 # Of the container: a trial of a tuning has a folder of its own in job_dir.
-_MODULE = {False: "components.train", True: "components.tune.remote_trial"}
+_MODULE = {False: "imgpipe.components.train", True: "imgpipe.components.tune.remote_trial"}
 STRATEGIES = ("standard", "spot", "flex-start")
 
 

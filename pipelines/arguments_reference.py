@@ -3,19 +3,19 @@
 import dataclasses
 from typing import Any
 
-from components.batch_predict.arguments import BatchPredictArguments
-from components.common.arguments import allowed_values, flat_fields
-from components.convert.arguments import ConvertArguments
-from components.deploy.arguments import DeployArguments
-from components.evaluate.arguments import EvaluateArguments
-from components.export.arguments import ExportArguments
-from components.gate.arguments import GateArguments
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.validate.arguments import ValidateArguments
-from pipelines.images import Images
-from pipelines.targets.kubeflow import KUBEFLOW
-from pipelines.targets.vertex import VERTEX
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.common.arguments import allowed_values, flat_fields
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+from imgpipe.pipelines.targets.vertex import VERTEX
 
 _INTRODUCTION = """# Arguments
 

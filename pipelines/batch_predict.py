@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.batch_predict.arguments import BatchPredictArguments
-from components.batch_predict.component import batch_predict as batch_predict_step
-from pipelines.images import Images
-from pipelines.interface import chosen, pipeline_of
-from pipelines.targets.target import Target
-from pipelines.tasks import pipeline_inputs, task_maker
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.batch_predict.component import batch_predict as batch_predict_step
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.interface import chosen, pipeline_of
+from imgpipe.pipelines.targets.target import Target
+from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
 
 NAME = "batch-predict"
 DESCRIPTION = (

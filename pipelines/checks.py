@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
-from components.common.errors import (
+from imgpipe.components.common.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
+from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
@@ -22,9 +22,9 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.storage import local_path, match_pattern
-from components.vertex.client import is_plain_http
-from pipelines.target_rules import paths_in, uri_of_mounted
+from imgpipe.components.common.storage import local_path, match_pattern
+from imgpipe.components.vertex.client import is_plain_http
+from imgpipe.pipelines.target_rules import paths_in, uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _PATTERNS = ("training_data_path", "validation_data_path", "train_csv", "validation_csv", "test_csv")

@@ -11,45 +11,50 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from components.batch_predict.arguments import BatchPredictArguments
-from components.common.arguments import description_of, flat_fields, from_values
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import (
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.common.arguments import description_of, flat_fields, from_values
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     PipelineError,
 )
-from components.common.labels import is_unicode
-from components.common.model_versions import local_model, model_folder_at
-from components.common.shared_arguments import LOCAL_TARGET
-from components.common.storage import absolute_location, local_path
-from components.deploy.serving import serving_location
-from components.evaluate.arguments import AUTO, NO_CHAMPION
-from components.evaluate.slices_csv import read_slices_csv
-from components.serve.arguments import ServeArguments
-from components.serving_model.arguments import ServingModelArguments
-from components.serving_model.serving_model import check_network
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.job_dir import check_on_this_machine, earlier_job_dir
-from components.tune.search_space import block_in
-from pipelines.commands.check import check
-from pipelines.commands.completion import completion
-from pipelines.commands.jobs import cancel, describe, list_, stream_logs
-from pipelines.commands.output import events_told
-from pipelines.commands.schedule import schedule
-from pipelines.commands.submit import migrate, submit
-from pipelines.container_places import seen_from_containers
-from pipelines.local_run import RunResult, StepFailedError, run_locally
-from pipelines.local_step import run_step
-from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from pipelines.recipes import RECIPES, recipe_for, settings_of
-from pipelines.run_display import RunDisplay
-from pipelines.run_folder import RunFolder, claimed, new_folder
-from pipelines.targets.local_docker import ContainerSettings, check_engine, container_user, make_places
-from pipelines.texts import read_text
+from imgpipe.components.common.labels import is_unicode
+from imgpipe.components.common.model_versions import local_model, model_folder_at
+from imgpipe.components.common.shared_arguments import LOCAL_TARGET
+from imgpipe.components.common.storage import absolute_location, local_path
+from imgpipe.components.deploy.serving import serving_location
+from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
+from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.serve.arguments import ServeArguments
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.serving_model.serving_model import check_network
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
+from imgpipe.components.tune.search_space import block_in
+from imgpipe.pipelines.commands.check import check
+from imgpipe.pipelines.commands.completion import completion
+from imgpipe.pipelines.commands.jobs import cancel, describe, list_, stream_logs
+from imgpipe.pipelines.commands.output import events_told
+from imgpipe.pipelines.commands.schedule import schedule
+from imgpipe.pipelines.commands.submit import migrate, submit
+from imgpipe.pipelines.container_places import seen_from_containers
+from imgpipe.pipelines.local_run import RunResult, StepFailedError, run_locally
+from imgpipe.pipelines.local_step import run_step
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.pipelines.run_display import RunDisplay
+from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
+from imgpipe.pipelines.targets.local_docker import (
+    ContainerSettings,
+    check_engine,
+    container_user,
+    make_places,
+)
+from imgpipe.pipelines.texts import read_text
 
 _COMPILED = Path(__file__).parent / "compiled" / "local"
 _DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
@@ -331,7 +336,7 @@ def serve(**flags: Any) -> None:
         arguments = ServeArguments(**_given(flags))
         model_folder_at(local_path(arguments.model))
         # Imported here: TensorFlow takes seconds to load.
-        from components.serve.server import serve as serve_model
+        from imgpipe.components.serve.server import serve as serve_model
 
         with events_told():
             serve_model(arguments)
@@ -366,7 +371,7 @@ def _run(
         _check_start(from_values(ServingModelArguments, parameters), console)
     if pipeline is _TUNE:
         # Imported here: it loads Optuna.
-        from components.tune.search_space import check_search_space, read_request
+        from imgpipe.components.tune.search_space import check_search_space, read_request
 
         request = read_request(from_values(TuneArguments, parameters))
         check_search_space(request, from_values(TrainingArguments, parameters))
@@ -435,7 +440,7 @@ def _run_into(
     )
     if sample:
         # Imported here: scikit-learn takes seconds to load.
-        from pipelines.sample_data import write_digits
+        from imgpipe.pipelines.sample_data import write_digits
 
         write_digits(folder.sample_data)
     return run_locally(_COMPILED / pipeline.file, parameters, folder, RunDisplay(console), containers)

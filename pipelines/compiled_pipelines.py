@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.common.errors import UnavailableError
-from pipelines.images import Images
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.pipelines.images import Images
 
 # The names of their files.
 TRAIN, TUNE, RETRAIN = (
@@ -35,12 +35,12 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
-    from pipelines.image_classification import image_classification
-    from pipelines.image_classification_retrain import image_classification_retrain
-    from pipelines.image_classification_tune import image_classification_tune
-    from pipelines.targets.kubeflow import KUBEFLOW
-    from pipelines.targets.local import LOCAL
-    from pipelines.targets.vertex import VERTEX
+    from imgpipe.pipelines.image_classification import image_classification
+    from imgpipe.pipelines.image_classification_retrain import image_classification_retrain
+    from imgpipe.pipelines.image_classification_tune import image_classification_tune
+    from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+    from imgpipe.pipelines.targets.local import LOCAL
+    from imgpipe.pipelines.targets.vertex import VERTEX
 
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
     built = {

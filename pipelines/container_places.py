@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.cloud_storage import is_cloud_path
 
 # Paths that a user gives; the parameters of TFRecord files may hold several, separated by commas.
 _READ = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from zoneinfo import available_timezones
 
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError
 
 # Smallest and largest number of each field, in their order. Kubeflow takes no 7 for Sunday.
 _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(

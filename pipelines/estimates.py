@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.fields_reader import FieldsReader, parse_yaml
-from components.train.arguments import TrainingArguments
-from pipelines.machines import TPU_MACHINE, Machine, vcpus_and_memory
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.pipelines.machines import TPU_MACHINE, Machine, vcpus_and_memory
 
 TABLES = Path(__file__).parent / "tables"
 

@@ -6,29 +6,29 @@ from typing import Any
 
 from kfp import dsl
 
-from components.convert.arguments import ConvertArguments
-from components.convert.component import convert
-from components.data_version.arguments import DataVersionArguments
-from components.data_version.component import data_version
-from components.deploy.arguments import DeployArguments
-from components.deploy.component import deploy
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.component import evaluate
-from components.export.arguments import ExportArguments
-from components.export.component import export
-from components.gate.arguments import GateArguments
-from components.gate.component import gate
-from components.serving_model.arguments import ServingModelArguments
-from components.serving_model.component import serving_model
-from components.train.arguments import TrainingArguments
-from components.train.component import train
-from components.validate.arguments import ValidateArguments
-from components.validate.component import validate
-from pipelines.images import Images
-from pipelines.interface import chosen, pipeline_of
-from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.target import Target
-from pipelines.tasks import pipeline_inputs, task_maker
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.component import convert
+from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.data_version.component import data_version
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.component import deploy
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.component import evaluate
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.export.component import export
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.gate.component import gate
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.serving_model.component import serving_model
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.component import train
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.component import validate
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.interface import chosen, pipeline_of
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.targets.target import Target
+from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
 
 NAME = "image-classification"
 DESCRIPTION = (

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from components.train.arguments import TrainingArguments
-from components.train.component import train
-from pipelines.image_classification import Trainer, image_classification
-from pipelines.images import Images
-from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.target import Target
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.component import train
+from imgpipe.pipelines.image_classification import Trainer, image_classification
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-retrain"
 DESCRIPTION = (

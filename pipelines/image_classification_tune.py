@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.component import tune
-from pipelines.image_classification import Trainer, image_classification
-from pipelines.images import Images
-from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
-from pipelines.targets.target import Target
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.component import tune
+from imgpipe.pipelines.image_classification import Trainer, image_classification
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-tune"
 DESCRIPTION = (

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 
 # As registries take names: a host, perhaps with a port, and parts in lower case.
 _HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?|[A-Za-z0-9-]+:\d+|localhost)"

@@ -16,7 +16,7 @@ from typing import Any
 import docstring_parser
 from kfp import dsl
 
-from components.common.arguments import description_of, flat_fields
+from imgpipe.components.common.arguments import description_of, flat_fields
 
 
 def component_of(
@@ -130,7 +130,7 @@ def _stub_source(
         *(f"    {parameter}," for parameter in parameters),
         f") -> {returned.__name__}:" if isinstance(returned, type) else "):",
         textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
-        "    from components.common.step import run_component",
+        "    from imgpipe.components.common.step import run_component",
         f"    return run_component({function.__module__!r}, {function.__name__!r}, locals())",
     ]
     return "\n".join(lines) + "\n"

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from components.common.errors import InvalidArgumentError
-from pipelines.machines import Machine, vcpus_and_memory
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.machines import Machine, vcpus_and_memory
 
 GPU_RESOURCE = "nvidia.com/gpu"
 TPU_RESOURCE = "google.com/tpu"

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from components.common.errors import InternalError, InterruptedRunError, OutputError, PipelineError
-from components.common.log import parse_event
-from pipelines.run_display import RunDisplay
-from pipelines.run_folder import RunFolder
-from pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
-from pipelines.targets.local_docker import ContainerSettings
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError, PipelineError
+from imgpipe.components.common.log import parse_event
+from imgpipe.pipelines.run_display import RunDisplay
+from imgpipe.pipelines.run_folder import RunFolder
+from imgpipe.pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
+from imgpipe.pipelines.targets.local_docker import ContainerSettings
 
 # Without an event of its own, an error is shown with this many last lines of the log.
 _LAST_LINES = 15
@@ -185,7 +185,7 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, f
 def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
     """Starts kfp.local in a process group of its own, which is told to stop when we are."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.targets.local"],
+        [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

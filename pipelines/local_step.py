@@ -5,9 +5,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from components.common.errors import InternalError, PipelineError
-from components.common.log import parse_event
-from pipelines.run_display import RunDisplay
+from imgpipe.components.common.errors import InternalError, PipelineError
+from imgpipe.components.common.log import parse_event
+from imgpipe.pipelines.run_display import RunDisplay
 
 
 class StepError(PipelineError):
@@ -28,7 +28,7 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
     """
     started = time.monotonic()
     # The current folder may hold a folder `components` of the user's own.
-    command = [sys.executable, "-P", "-m", f"components.{step}", *flags]
+    command = [sys.executable, "-P", "-m", f"imgpipe.components.{step}", *flags]
     failure = None
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from components.common.arguments import nearest_name
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.arguments import nearest_name
+from imgpipe.components.common.errors import InvalidArgumentError
 
 TPU_MACHINE = "cloud-tpu"
 

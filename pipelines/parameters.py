@@ -1,13 +1,13 @@
 """The inputs of the pipelines, known without loading KFP."""
 
-from components.convert.arguments import ConvertArguments
-from components.deploy.arguments import DeployArguments
-from components.evaluate.arguments import EvaluateArguments
-from components.export.arguments import ExportArguments
-from components.gate.arguments import GateArguments
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.validate.arguments import ValidateArguments
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.validate.arguments import ValidateArguments
 
 # In the order of a form: what a user must give, then what they may change.
 PIPELINE_ARGUMENTS = (

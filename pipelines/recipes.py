@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.model_types import MODEL_TYPES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _read_recipes() -> Mapping[str, Recipe]:
     """Returns the recipes of ``recipe_files``, a file each, by name: those for laptops first."""
     recipes = {}
     for name in _NAMES:
-        text = files("pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")
+        text = files("imgpipe.pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         recipes[name] = Recipe(
             content["description"], content["expected"], MappingProxyType(content["parameters"])

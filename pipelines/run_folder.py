@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.errors import OutputError
-from components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
-from components.common.storage import check_empty, check_writable
-from components.train.job_dir import FILES_OF_TRAINING
-from components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
+from imgpipe.components.common.errors import OutputError
+from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
+from imgpipe.components.common.storage import check_empty, check_writable
+from imgpipe.components.train.job_dir import FILES_OF_TRAINING
+from imgpipe.components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
 
 # Stands in a job_dir from the run's beginning until its model is published, so that a run that failed or was
 # interrupted can be started again into the same folder.

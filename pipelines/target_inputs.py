@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.common.arguments import flat_fields, from_values, nearest_name, parse_text
-from components.common.errors import InvalidArgumentError
-from components.common.kubernetes_quantity import check_quantity
-from components.custom_job.arguments import CustomJobArguments
-from components.tune.katib_arguments import KATIB, KatibArguments
-from pipelines.images import Images, check_image
-from pipelines.kubernetes_machines import GPU_RESOURCE, TPU_RESOURCE
-from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.components.common.arguments import flat_fields, from_values, nearest_name, parse_text
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.kubernetes_quantity import check_quantity
+from imgpipe.components.custom_job.arguments import CustomJobArguments
+from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments
+from imgpipe.pipelines.images import Images, check_image
+from imgpipe.pipelines.kubernetes_machines import GPU_RESOURCE, TPU_RESOURCE
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 
 # What a flag or config.yaml says, and is checked there against the table of machines.
 _OTHERWISE_ON_VERTEX = {
@@ -98,9 +98,9 @@ def image_for_accelerator(parameters: Mapping[str, Any], images: Images) -> dict
 
 def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclasses.Field[Any]]":
     # Imported here: the targets load KFP, which takes a second.
-    from pipelines.targets.kubeflow import KUBEFLOW
-    from pipelines.targets.local import LOCAL
-    from pipelines.targets.vertex import VERTEX
+    from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+    from imgpipe.pipelines.targets.local import LOCAL
+    from imgpipe.pipelines.targets.vertex import VERTEX
 
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}[target]
     classes = known.inputs_of_step.get("tune", ()) if tunes else ()

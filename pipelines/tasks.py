@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from components.common.arguments import flat_fields
-from pipelines.images import Images
-from pipelines.interface import component_of
-from pipelines.targets.target import StepInputs, Target
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.interface import component_of
+from imgpipe.pipelines.targets.target import StepInputs, Target
 
 # Whatever makes the model has the image, the machine and the further inputs of the training.
 _IN_PLACE_OF = {"tune": "train"}

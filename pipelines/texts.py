@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 
 def read_text(file: Path) -> str:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader, parse_yaml
-from components.common.hyperparameters import Hyperparameters, read_hyperparameters
-from components.vertex.jobs import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common.hyperparameters import Hyperparameters, read_hyperparameters
+from imgpipe.components.vertex.jobs import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
 
 ROLES = ("master", "worker", "parameterServer", "evaluator")
 _SCALE_TIERS = ("BASIC", "BASIC_GPU", "BASIC_TPU", "CUSTOM")
-# AI Platform had them; pipelines.machines says why they are refused.
+# AI Platform had them; imgpipe.pipelines.machines says why they are refused.
 _REFUSED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
 _DISK_TYPES = ("pd-ssd", "pd-standard")
 # Of the API, in GB.

@@ -1,21 +1,21 @@
-"""``python -m components.batch_predict --model=FOLDER --images=FOLDER --output_dir=FOLDER``."""
+"""``python -m imgpipe.components.batch_predict --model=FOLDER --images=FOLDER --output_dir=FOLDER``."""
 
 import sys
 from collections.abc import Sequence
 
-from components.common.arguments import parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.step import run_command
+from imgpipe.components.common.arguments import parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.step import run_command
 
 
 def main(words: Sequence[str]) -> None:
     """Predicts what the command line names."""
-    from components.batch_predict.arguments import BatchPredictArguments
+    from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 
     arguments = BatchPredictArguments(**parse_command_line(words, [BatchPredictArguments]))
     if not arguments.output_dir:
         raise InvalidArgumentError("--output_dir is missing", remedy="give --output_dir=FOLDER")
-    from components.batch_predict.batch_predict import batch_predict
+    from imgpipe.components.batch_predict.batch_predict import batch_predict
 
     batch_predict(arguments)
 

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from components.batch_predict.arguments import BatchPredictArguments
-from components.batch_predict.inputs import InputImage, images_of_records, listed_files
-from components.common.errors import OutputError
-from components.common.folders import Folder, folder_at
-from components.common.log import Progress, log_event, log_result
-from components.common.model_digest import model_digest
-from components.common.model_versions import local_model
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.batch_predict.inputs import InputImage, images_of_records, listed_files
+from imgpipe.components.common.errors import OutputError
+from imgpipe.components.common.folders import Folder, folder_at
+from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_versions import local_model
 
 if TYPE_CHECKING:
-    from components.batch_predict.predictor import Predictor
+    from imgpipe.components.batch_predict.predictor import Predictor
 
 SUMMARY_NAME = "summary.json"
 _PLAN_NAME = "plan.json"
@@ -68,8 +68,8 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
             )
             return summary
         # Only now: what is missing, in the way or done already is said without waiting for TensorFlow.
-        from components.batch_predict.predictor import Predictor
-        from components.common.served_model import load_served_model
+        from imgpipe.components.batch_predict.predictor import Predictor
+        from imgpipe.components.common.served_model import load_served_model
 
         predictor = Predictor(load_served_model(model_folder), arguments)
         try:

@@ -2,7 +2,7 @@
 
 from kfp.dsl import Artifact, Metrics, Output
 
-from components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 
 
 def batch_predict(
@@ -17,7 +17,7 @@ def batch_predict(
         metrics: Images, and how many have an error.
         arguments: Which model, which images, where to.
     """
-    from components.batch_predict.batch_predict import batch_predict as run_prediction
+    from imgpipe.components.batch_predict.batch_predict import batch_predict as run_prediction
 
     output_dir = arguments.output_dir or predictions.path
     summary = run_prediction(arguments, output_dir)

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from components.batch_predict.arguments import BatchPredictArguments
-from components.batch_predict.inputs import InputImage
-from components.common.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
-from components.common.errors import InterruptedRunError, InvalidDataError, PipelineError
-from components.common.images import ImageError, check_image_header
-from components.common.served_model import ServedModel
-from components.common.storage import read_file
-from components.common.threads import usable_threads
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.batch_predict.inputs import InputImage
+from imgpipe.components.common.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
+from imgpipe.components.common.errors import InterruptedRunError, InvalidDataError, PipelineError
+from imgpipe.components.common.images import ImageError, check_image_header
+from imgpipe.components.common.served_model import ServedModel
+from imgpipe.components.common.storage import read_file
+from imgpipe.components.common.threads import usable_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError
 
 Arguments = TypeVar("Arguments")
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
@@ -26,8 +26,12 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.google_credentials import default_credentials, named_credentials, refused_credentials
-from components.common.log import log_event
+from imgpipe.components.common.google_credentials import (
+    default_credentials,
+    named_credentials,
+    refused_credentials,
+)
+from imgpipe.components.common.log import log_event
 
 Result = TypeVar("Result")
 

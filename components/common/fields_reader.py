@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from components.common.arguments import nearest_name
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.arguments import nearest_name
+from imgpipe.components.common.errors import InvalidArgumentError
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from components.common import cloud_storage
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import MissingInputError, OutputError
-from components.common.storage import check_writable, local_path, written_whole
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.storage import check_writable, local_path, written_whole
 
 
 class Folder(Protocol):

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from components.common.errors import UnavailableError
+from imgpipe.components.common.errors import UnavailableError
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 LOGIN = "gcloud auth application-default login"

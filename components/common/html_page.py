@@ -32,7 +32,7 @@ def render(template_name: str, package: str, **values: Any) -> str:
 
     Args:
         template_name: A file in the package's ``templates`` folder.
-        package: The dotted name of the step's package, e.g. ``components.validate``.
+        package: The dotted name of the step's package, e.g. ``imgpipe.components.validate``.
         **values: What the template prints; a name that it prints and that is not given is an error.
 
     Returns:
@@ -253,7 +253,7 @@ def decimal(value: float | None, digits: int = 3) -> str:
 def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader(package), jinja2.PackageLoader("components.common")]
+            [jinja2.PackageLoader(package), jinja2.PackageLoader("imgpipe.components.common")]
         ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.arguments import nearest_name
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader
+from imgpipe.components.common.arguments import nearest_name
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader
 
 # The one metric that the training reports to a tuner.
 METRIC = "top_1_accuracy"

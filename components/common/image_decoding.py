@@ -6,7 +6,7 @@ what clients send by ``served_images``, which gives the same pixels for the same
 
 from typing import Any
 
-from components.common.quiet_tensorflow import tf
+from imgpipe.components.common.quiet_tensorflow import tf
 
 _JPEG_START = b"\xff\xd8\xff"
 JPEG_TRANSFORM = "INTEGER_ACCURATE"

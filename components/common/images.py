@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
+from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 # The limit is an argument here, checked before memory is taken; Pillow's own is one for the whole process.
 Image.MAX_IMAGE_PIXELS = None

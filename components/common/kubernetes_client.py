@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kubernetes import client, config
 
-from components.common.errors import MissingInputError, UnavailableError
+from imgpipe.components.common.errors import MissingInputError, UnavailableError
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -2,7 +2,7 @@
 
 import re
 
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")

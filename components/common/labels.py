@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 # In characters. It is a name on a page, in a log and in each record, not a description.
 LONGEST_LABEL = 500

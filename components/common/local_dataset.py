@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.common import cloud_storage
-from components.common.cloud_storage import is_cloud_path
-from components.common.dataset import (
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.dataset import (
     Manifest,
     Shard,
     file_sha256,
@@ -17,9 +17,9 @@ from components.common.dataset import (
     shard_location,
     write_manifest,
 )
-from components.common.errors import InvalidDataError, OutputError
-from components.common.log import Progress, log_event
-from components.common.parallel import in_order
+from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.common.log import Progress, log_event
+from imgpipe.components.common.parallel import in_order
 
 _DOWNLOADS_AT_ONCE = 8
 

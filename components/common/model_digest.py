@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from components.common.dataset import file_sha256
+from imgpipe.components.common.dataset import file_sha256
 
 
 def model_digest(folder: Path) -> str:

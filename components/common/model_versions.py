@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.common import cloud_storage
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import MissingInputError
-from components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
-from components.common.published_model import TRIAL_MODEL
-from components.common.storage import local_path
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
+from imgpipe.components.common.published_model import TRIAL_MODEL
+from imgpipe.components.common.storage import local_path
 
 
 def version_folders(base: Path) -> dict[int, Path]:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from components.common.errors import CheckFailedError, InvalidDataError
+from imgpipe.components.common.errors import CheckFailedError, InvalidDataError
 
 if TYPE_CHECKING:
     # TensorFlow is not loaded for the picture alone.
-    from components.common.served_model import ServedModel
+    from imgpipe.components.common.served_model import ServedModel
 
 _SIDE = 64
 

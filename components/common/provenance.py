@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from components.common.errors import MissingInputError
+from imgpipe.components.common.errors import MissingInputError
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"

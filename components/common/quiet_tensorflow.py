@@ -1,6 +1,6 @@
 """Imports TensorFlow without its chatter; the only place that imports it.
 
-Use as ``from components.common.quiet_tensorflow import keras, tf``.
+Use as ``from imgpipe.components.common.quiet_tensorflow import keras, tf``.
 """
 
 import faulthandler

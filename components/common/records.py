@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from components.common.errors import InvalidDataError
+from imgpipe.components.common.errors import InvalidDataError
 
 IMAGE_ENCODED = "image/encoded"
 CLASS_LABEL = "image/class/label"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import MissingInputError
+from imgpipe.components.common.errors import MissingInputError
 
 # Enough to notice any difference of the graph, few enough to ask again in seconds.
 REFERENCE_EXAMPLES = 256

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.labels import write_labels_file
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.decode import decode_image_file
+from imgpipe.components.common.labels import write_labels_file
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.decode import decode_image_file
 
 LABELS_ASSET = "labels.txt"
 DEFAULT_SIGNATURE = "serving_default"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
-from components.common.labels import read_labels_file
-from components.common.quiet_tensorflow import tf
-from components.common.records import class_to_label
-from components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
+from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
+from imgpipe.components.common.labels import read_labels_file
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.records import class_to_label
+from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
 
 # Images in a request of ours, in the evaluation and in the check of what is served.
 BATCH_SIZE = 32

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from components.common.arguments import argument
-from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
+from imgpipe.components.common.arguments import argument
+from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
 

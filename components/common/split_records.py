@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.common.dataset import Split, shard_paths
-from components.common.errors import InternalError
-from components.common.records import ImageRecord, decode_example
-from components.common.tfrecord import read_records
+from imgpipe.components.common.dataset import Split, shard_paths
+from imgpipe.components.common.errors import InternalError
+from imgpipe.components.common.records import ImageRecord, decode_example
+from imgpipe.components.common.tfrecord import read_records
 
 
 def split_records(folder: Path, split: Split, *, multi_label: bool = False) -> Iterator[ImageRecord]:

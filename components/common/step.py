@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from components.common.arguments import from_values
-from components.common.errors import InternalError, InterruptedRunError, PipelineError
-from components.common.log import log_event
+from imgpipe.components.common.arguments import from_values
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
+from imgpipe.components.common.log import log_event
 
 
 def run_component(module_name: str, function_name: str, values: Mapping[str, Any]) -> Any:
     """Calls the function of a ``component.py`` with the flat values that KFP handed over.
 
     A parameter of the function that is annotated with an arguments dataclass is built from the
-    values of its fields. The step's logic module (``components.train.train`` for the step train) is
+    values of its fields. The step's logic module (``imgpipe.components.train.train`` for the step train) is
     imported before the clock starts: loading TensorFlow is not the step's work.
 
     Returns:
@@ -54,7 +54,7 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
             if isinstance(getattr(value, "path", None), str)
         }
         log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
-        importlib.import_module(f"components.{package}.{package}")
+        importlib.import_module(f"imgpipe.components.{package}.{package}")
         started = time.monotonic()
         result = function(**arguments)
         seconds = round(time.monotonic() - started, 3)

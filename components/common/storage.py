@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.common import cloud_storage
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 
 URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 

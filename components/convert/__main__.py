@@ -1,15 +1,15 @@
-"""The convert step's command line: ``python -m components.convert --train_csv=... --output_dir=...``."""
+"""The convert step: ``python -m imgpipe.components.convert --train_csv=... --output_dir=...``."""
 
 import dataclasses
 import sys
 from dataclasses import dataclass
 
-from components.common.arguments import argument, check_fields, from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.step import run_command
-from components.common.storage import absolute_location
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import ShardWriter, convert
+from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import ShardWriter, convert
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _writer(runner: RunnerArguments) -> ShardWriter | None:
     if not runner.runner:
         return None
     # Only here: Beam takes seconds to load, and most runs do without.
-    from components.convert.beam_runner import beam_writer
+    from imgpipe.components.convert.beam_runner import beam_writer
 
     return beam_writer(runner.runner, runner.project_id, runner.runner_options)
 

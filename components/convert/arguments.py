@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
-from components.common.errors import InvalidArgumentError
-from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_BYTES
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from components.common.errors import InternalError, InvalidArgumentError, PipelineError, UnavailableError
-from components.common.folders import Folder, folder_at
-from components.convert.output_folder import WORK_FOLDER, writing_explained
-from components.convert.row_table import Row
-from components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
+from imgpipe.components.common.errors import (
+    InternalError,
+    InvalidArgumentError,
+    PipelineError,
+    UnavailableError,
+)
+from imgpipe.components.common.folders import Folder, folder_at
+from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
+from imgpipe.components.convert.row_table import Row
+from imgpipe.components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
 
 _ROWS_SUFFIX = ".rows"
 # A worker of a cluster runs several of these at once; its processors are shared out by the runner.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from kfp.dsl import Dataset, Output
 
-from components.common.dataset import TRAIN, VALIDATION
-from components.convert import convert as conversion
-from components.convert.arguments import ConvertArguments
+from imgpipe.components.common.dataset import TRAIN, VALIDATION
+from imgpipe.components.convert import convert as conversion
+from imgpipe.components.convert.arguments import ConvertArguments
 
 
 def convert(dataset: Output[Dataset], arguments: ConvertArguments) -> None:

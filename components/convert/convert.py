@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.common.dataset import (
+from imgpipe.components.common.dataset import (
     MANIFEST_NAME,
     TEST,
     TRAIN,
@@ -25,46 +25,52 @@ from components.common.dataset import (
     with_locations,
     write_manifest,
 )
-from components.common.errors import InvalidDataError
-from components.common.folders import Folder, LocalFolder, folder_at
-from components.common.labels import labels_text, read_labels_file, sorted_labels
-from components.common.log import Progress, log_event, log_result
-from components.common.memory import return_free_memory
-from components.common.records import class_to_label, label_to_class
-from components.common.storage import local_copy, written_whole
-from components.common.threads import usable_threads
-from components.convert.arguments import ConvertArguments
-from components.convert.cloud_rows import look_up
-from components.convert.equal_images import groups_of_equal_images
-from components.convert.existing_records import scan_records
-from components.convert.finished import (
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.folders import Folder, LocalFolder, folder_at
+from imgpipe.components.common.labels import labels_text, read_labels_file, sorted_labels
+from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.memory import return_free_memory
+from imgpipe.components.common.records import class_to_label, label_to_class
+from imgpipe.components.common.storage import local_copy, written_whole
+from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.cloud_rows import look_up
+from imgpipe.components.convert.equal_images import groups_of_equal_images
+from imgpipe.components.convert.existing_records import scan_records
+from imgpipe.components.convert.finished import (
     INPUTS,
     check_made_of_records,
     check_made_of_rows,
     finished_manifest,
     inputs_digest,
 )
-from components.convert.image_folders import read_images
-from components.convert.import_files import read_import_file
-from components.convert.label_set import names_in
-from components.convert.output_folder import (
+from imgpipe.components.convert.image_folders import read_images
+from imgpipe.components.convert.import_files import read_import_file
+from imgpipe.components.convert.label_set import names_in
+from imgpipe.components.convert.output_folder import (
     LABELS_NAME,
     conversion_into,
     publish,
     shard_name,
     writing_explained,
 )
-from components.convert.rejections import REJECTED_NAME, check_rejected, described, log_rejected, rejected_csv
-from components.convert.row_table import RowSelection
-from components.convert.rows import Rows
-from components.convert.shards import (
+from imgpipe.components.convert.rejections import (
+    REJECTED_NAME,
+    check_rejected,
+    described,
+    log_rejected,
+    rejected_csv,
+)
+from imgpipe.components.convert.row_table import RowSelection
+from imgpipe.components.convert.rows import Rows
+from imgpipe.components.convert.shards import (
     ImageRules,
     ShardPlan,
     ShardResult,
     finished_shard,
     write_shards,
 )
-from components.convert.split import fractions_of, shuffled, split_rows
+from imgpipe.components.convert.split import fractions_of, shuffled, split_rows
 
 _BYTES_OF_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)

@@ -9,9 +9,9 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from components.common.parallel import batches, in_order
-from components.common.storage import read_file, read_part
-from components.convert.row_table import RowTable
+from imgpipe.components.common.parallel import batches, in_order
+from imgpipe.components.common.storage import read_file, read_part
+from imgpipe.components.convert.row_table import RowTable
 
 Item = TypeVar("Item")
 

@@ -2,16 +2,16 @@
 
 import hashlib
 
-from components.common.cloud_storage import is_cloud_path, nanoseconds
-from components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, manifest_of
-from components.common.errors import InvalidDataError, OutputError
-from components.common.folders import Folder, folder_at
-from components.common.storage import absolute_location, folder_of, match_pattern
-from components.convert.arguments import ConvertArguments
-from components.convert.output_folder import LABELS_NAME, WORK_FOLDER
-from components.convert.row_table import UNASSIGNED
-from components.convert.rows import Rows
-from components.convert.split import drawing_keys
+from imgpipe.components.common.cloud_storage import is_cloud_path, nanoseconds
+from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, manifest_of
+from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.common.folders import Folder, folder_at
+from imgpipe.components.common.storage import absolute_location, folder_of, match_pattern
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
+from imgpipe.components.convert.row_table import UNASSIGNED
+from imgpipe.components.convert.rows import Rows
+from imgpipe.components.convert.split import drawing_keys
 
 INPUTS = "inputs_sha256"
 

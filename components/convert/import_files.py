@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import TEST, TRAIN, VALIDATION
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.images import ImageError, image_format_of
-from components.common.labels import is_unicode, label_problem, looks_like_utf_16
-from components.common.storage import absolute_location, folder_of, local_copy
-from components.common.tfrecord import begins_with_record
-from components.convert.label_set import label_set_text
-from components.convert.row_table import UNASSIGNED, Rejection
-from components.convert.rows import Rows
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.images import ImageError, image_format_of
+from imgpipe.components.common.labels import is_unicode, label_problem, looks_like_utf_16
+from imgpipe.components.common.storage import absolute_location, folder_of, local_copy
+from imgpipe.components.common.tfrecord import begins_with_record
+from imgpipe.components.convert.label_set import label_set_text
+from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
+from imgpipe.components.convert.rows import Rows
 
 # Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
 _USES = {

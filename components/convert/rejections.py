@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
-from components.common.errors import InvalidDataError
-from components.common.log import log_event
-from components.convert.row_table import Rejection
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.convert.row_table import Rejection
 
 REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")

@@ -8,8 +8,8 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from components.common.dataset import TEST, TRAIN, VALIDATION
-from components.common.storage import joined
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
+from imgpipe.components.common.storage import joined
 
 UNASSIGNED = ""
 # A row's split is kept as its place here.

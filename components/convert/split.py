@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from components.common.dataset import TEST, TRAIN, VALIDATION
-from components.convert.label_set import names_in
-from components.convert.row_table import RowTable
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
+from imgpipe.components.convert.label_set import names_in
+from imgpipe.components.convert.row_table import RowTable
 
 _Numbers = npt.NDArray[np.int64]
 

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 
 STRATEGIES = ("standard", "spot", "flex-start")
 

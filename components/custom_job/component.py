@@ -4,8 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
 
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.train.arguments import TrainingArguments
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
         job: On what to train.
         run: Where the run is.
     """
-    from components.custom_job.custom_job import train_as_job
+    from imgpipe.components.custom_job.custom_job import train_as_job
 
     best = train_as_job(arguments, job, run, Path(dataset.path), Path(model.path), Path(gcp_resources))
     for name in ("top_1_accuracy", "top_5_accuracy", "loss", "mean_average_precision", "f1"):

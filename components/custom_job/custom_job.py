@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
-from components.common.errors import InterruptedRunError, MissingInputError, PipelineError
-from components.common.log import log_event, log_result
-from components.common.storage import joined, written_whole
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.train.arguments import TrainingArguments
-from components.train.words import argument_words, pattern_of
-from components.vertex.client import service_client
-from components.vertex.follow import follow_job
-from components.vertex.jobs import (
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
+from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, PipelineError
+from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.storage import joined, written_whole
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.words import argument_words, pattern_of
+from imgpipe.components.vertex.client import service_client
+from imgpipe.components.vertex.follow import follow_job
+from imgpipe.components.vertex.jobs import (
     CUSTOM_JOB,
     JOB_LABEL,
     REQUEST_LABEL,
@@ -25,7 +25,7 @@ from components.vertex.jobs import (
     get_job,
     start_job,
 )
-from components.vertex.resources import read_job, write_job
+from imgpipe.components.vertex.resources import read_job, write_job
 
 
 def train_as_job(
@@ -95,7 +95,7 @@ def custom_job_body(
         machine = pool.get("machineSpec", {})
         container = {
             "imageUri": job.train_image or run.image_for(machine),
-            "command": ["python", "-m", "components.train"],
+            "command": ["python", "-m", "imgpipe.components.train"],
             "args": words,
         }
         pools.append({"replicaCount": 1, **pool, "containerSpec": container})

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.common.arguments import argument, check_fields, flat_fields
-from components.convert.arguments import ConvertArguments
+from imgpipe.components.common.arguments import argument, check_fields, flat_fields
+from imgpipe.components.convert.arguments import ConvertArguments
 
 _OF_CONVERT = flat_fields([ConvertArguments])
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import OutputPath
 
-from components.data_version.arguments import DataVersionArguments
-from components.data_version.data_version import version_of_data
+from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.data_version.data_version import version_of_data
 
 
 def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> None:  # type: ignore[valid-type]

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import InvalidArgumentError
-from components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
-from components.common.storage import absolute_location, local_path
-from components.vertex.client import is_plain_http
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
+from imgpipe.components.common.storage import absolute_location, local_path
+from imgpipe.components.vertex.client import is_plain_http
 
 # What Kubernetes takes for a name (RFC 1035), and Vertex AI for a display name and a label, too.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kfp.dsl import Artifact, Input, Model, Output
 
-from components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.arguments import DeployArguments
 
 
 def deploy(
@@ -20,7 +20,7 @@ def deploy(
         deployment: deployment.json: where the model is served, as which version, with how much traffic.
         arguments: The target and its settings.
     """
-    from components.deploy.deploy import deploy as run_deployment
+    from imgpipe.components.deploy.deploy import deploy as run_deployment
 
     made = run_deployment(Path(model.path), arguments)
     path = Path(deployment.path) / "deployment.json"

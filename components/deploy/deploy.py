@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from components.common.errors import InvalidArgumentError
-from components.common.log import log_result
-from components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, VERTEX_TARGET
-from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.log import log_result
+from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, VERTEX_TARGET
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deployment import Deployment
 
 
 def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
@@ -24,15 +24,15 @@ def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
     """
     # Each target's libraries are loaded only where it is meant.
     if arguments.deploy_target == LOCAL_TARGET:
-        from components.deploy.local import deploy_locally
+        from imgpipe.components.deploy.local import deploy_locally
 
         deployment = deploy_locally(model_folder, arguments)
     elif arguments.deploy_target == KSERVE_TARGET:
-        from components.deploy.kserve import deploy_to_kserve
+        from imgpipe.components.deploy.kserve import deploy_to_kserve
 
         deployment = deploy_to_kserve(model_folder, arguments)
     elif arguments.deploy_target == VERTEX_TARGET:
-        from components.deploy.vertex import deploy_to_vertex
+        from imgpipe.components.deploy.vertex import deploy_to_vertex
 
         deployment = deploy_to_vertex(model_folder, arguments)
     else:

@@ -10,20 +10,20 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
     MissingInputError,
     OutputError,
     UnavailableError,
 )
-from components.common.kubernetes_client import default_client, own_namespace, refused
-from components.common.log import log_event
-from components.common.model_digest import model_digest
-from components.common.shared_arguments import KSERVE_TARGET
-from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment, DeploymentPlace
-from components.deploy.upload import uploaded_model
+from imgpipe.components.common.kubernetes_client import default_client, own_namespace, refused
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.shared_arguments import KSERVE_TARGET
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
+from imgpipe.components.deploy.upload import uploaded_model
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}

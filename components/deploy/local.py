@@ -11,14 +11,19 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-from components.common.errors import CheckFailedError, InterruptedRunError, MissingInputError, OutputError
-from components.common.log import log_event, parse_event
-from components.common.model_digest import model_digest
-from components.common.model_versions import version_folders
-from components.common.shared_arguments import LOCAL_TARGET
-from components.common.storage import local_path
-from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment
+from imgpipe.components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    MissingInputError,
+    OutputError,
+)
+from imgpipe.components.common.log import log_event, parse_event
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_versions import version_folders
+from imgpipe.components.common.shared_arguments import LOCAL_TARGET
+from imgpipe.components.common.storage import local_path
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deployment import Deployment
 
 _POLL_SECONDS = 0.2
 _REQUEST_SECONDS = 5.0
@@ -92,7 +97,7 @@ def _numbered(incoming: Path, base: Path) -> int:
 def _check_in_fresh_process(folder: Path) -> None:
     result = subprocess.run(
         # The current folder may hold a folder `components` of the user's own.
-        [sys.executable, "-P", "-m", "components.deploy.probe", f"--model={folder}"],
+        [sys.executable, "-P", "-m", "imgpipe.components.deploy.probe", f"--model={folder}"],
         capture_output=True,
         encoding="utf-8",
         errors="replace",

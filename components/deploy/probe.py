@@ -1,11 +1,11 @@
-"""Loads a model in this process, as a server would, and asks it: ``python -m components.deploy.probe``."""
+"""``python -m imgpipe.components.deploy.probe``: loads a model as a server would, and asks it."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.arguments import argument, parse_command_line
-from components.common.step import run_command
+from imgpipe.components.common.arguments import argument, parse_command_line
+from imgpipe.components.common.step import run_command
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ def probe() -> None:
     Raises:
         CheckFailedError: if it is damaged or does not answer.
     """
-    from components.common.probe_image import check_answers_probe
-    from components.common.served_model import load_served_model
+    from imgpipe.components.common.probe_image import check_answers_probe
+    from imgpipe.components.common.served_model import load_served_model
 
     arguments = ProbeArguments(**parse_command_line(sys.argv[1:], [ProbeArguments]))
     check_answers_probe(load_served_model(Path(arguments.model)))

@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import MissingInputError, OutputError
-from components.common.model_versions import version_folders
-from components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
-from components.common.storage import local_path
-from components.deploy.deployment import DeploymentPlace
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.model_versions import version_folders
+from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
+from imgpipe.components.common.storage import local_path
+from imgpipe.components.deploy.deployment import DeploymentPlace
 
 
 class ServingPlace(DeploymentPlace, Protocol):
@@ -34,11 +34,11 @@ def serving_location(place: ServingPlace) -> str:
     """
     # Each target's libraries are loaded only where it is meant.
     if place.deploy_target == KSERVE_TARGET:
-        from components.deploy.kserve import served_by_kserve
+        from imgpipe.components.deploy.kserve import served_by_kserve
 
         return _readable(served_by_kserve(place))
     if place.deploy_target == VERTEX_TARGET:
-        from components.deploy.vertex import served_by_vertex
+        from imgpipe.components.deploy.vertex import served_by_vertex
 
         return _readable(served_by_vertex(place))
     # In a bucket models lie under their digests: the service alone knows which of them serves.

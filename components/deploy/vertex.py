@@ -12,21 +12,21 @@ from google.api_core import exceptions
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2, json_format, struct_pb2
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
     MissingInputError,
     UnavailableError,
 )
-from components.common.log import log_event
-from components.common.model_digest import model_digest
-from components.common.probe_image import probe_image
-from components.common.shared_arguments import VERTEX_TARGET
-from components.deploy.arguments import DeployArguments
-from components.deploy.deployment import Deployment, DeploymentPlace
-from components.deploy.traffic import shares_with
-from components.deploy.upload import VERSION, uploaded_model
-from components.vertex.client import service_client
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.probe_image import probe_image
+from imgpipe.components.common.shared_arguments import VERTEX_TARGET
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
+from imgpipe.components.deploy.traffic import shares_with
+from imgpipe.components.deploy.upload import VERSION, uploaded_model
+from imgpipe.components.vertex.client import service_client
 
 # A label's value has at most 63 characters.
 _DIGEST_LABEL = "imgpipe-model"

@@ -1,15 +1,15 @@
-"""``python -m components.evaluate --dataset=FOLDER --model=FOLDER [--champion=FOLDER --output=FOLDER]``."""
+"""``python -m imgpipe.components.evaluate --dataset=FOLDER --model=FOLDER [--champion=FOLDER ...]``."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.arguments import argument, check_fields, from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.step import run_command
-from components.common.storage import local_path
-from components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import local_path
+from imgpipe.components.evaluate.arguments import EvaluateArguments
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def main(words: Sequence[str]) -> None:
     paths = from_values(EvaluatePaths, values)
     arguments = from_values(EvaluateArguments, values)
     # Only now: a wrong flag is refused without loading TensorFlow.
-    from components.common.model_versions import model_folder_at
-    from components.evaluate.evaluate import EvaluationFiles, evaluate
+    from imgpipe.components.common.model_versions import model_folder_at
+    from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
     output: Path = local_path(paths.output)
     evaluate(

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields, same_argument
-from components.common.dataset import TEST, VALIDATION
-from components.common.storage import absolute_location
-from components.deploy.arguments import DeployArguments, deployment_name
-from components.vertex.client import is_plain_http
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields, same_argument
+from imgpipe.components.common.dataset import TEST, VALIDATION
+from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.deploy.arguments import DeployArguments, deployment_name
+from imgpipe.components.vertex.client import is_plain_http
 
 AUTO = "auto"
 NO_CHAMPION = "none"

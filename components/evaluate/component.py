@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
-from components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.arguments import EvaluateArguments
 
 # A user interface draws a matrix of more classes as noise, and its JSON outgrows a metadata store.
 _LARGEST_MATRIX = 100
@@ -36,9 +36,9 @@ def evaluate(
         evaluation: metrics.json, and the predictions that the export step compares with.
         arguments: What to measure on and compare with.
     """
-    from components.evaluate.evaluate import EvaluationFiles
-    from components.evaluate.evaluate import evaluate as run_evaluation
-    from components.evaluate.multi_label_metrics import MultiLabelMetrics
+    from imgpipe.components.evaluate.evaluate import EvaluationFiles
+    from imgpipe.components.evaluate.evaluate import evaluate as run_evaluation
+    from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
 
     files = EvaluationFiles(folder=Path(evaluation.path), report=Path(report.path))
     found = run_evaluation(Path(dataset.path), Path(model.path), files, arguments)

@@ -11,30 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.dataset import Manifest, Split, read_manifest
-from components.common.errors import InvalidDataError
-from components.common.local_dataset import local_dataset
-from components.common.log import Progress, log_event, log_result
-from components.common.provenance import read_provenance
-from components.common.records import ImageRecord, label_to_class
-from components.common.reference_answers import EVALUATION_NAME, write_reference
-from components.common.served_model import ServedModel, check_labels, load_served_model
-from components.common.split_records import record_place, split_records
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.calibration import Calibration, measure_calibration
-from components.evaluate.champion import champion_folder
-from components.evaluate.comparison import Comparison, compare, compare_right
-from components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
-from components.evaluate.multi_label_metrics import (
+from imgpipe.components.common.dataset import Manifest, Split, read_manifest
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.local_dataset import local_dataset
+from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.provenance import read_provenance
+from imgpipe.components.common.records import ImageRecord, label_to_class
+from imgpipe.components.common.reference_answers import EVALUATION_NAME, write_reference
+from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
+from imgpipe.components.common.split_records import record_place, split_records
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.calibration import Calibration, measure_calibration
+from imgpipe.components.evaluate.champion import champion_folder
+from imgpipe.components.evaluate.comparison import Comparison, compare, compare_right
+from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
+from imgpipe.components.evaluate.multi_label_metrics import (
     MultiLabelMetrics,
     compute_multi_label_metrics,
     names_of,
     right_at_top,
     worst_decisions,
 )
-from components.evaluate.report import Mistake, evaluation_report
-from components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
-from components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.evaluate.report import Mistake, evaluation_report
+from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
+from imgpipe.components.evaluate.slices_csv import read_slices_csv
 
 _MISTAKES_SHOWN = 24
 _BATCH_SIZE = 32

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InternalError, InvalidDataError
+from imgpipe.components.common.errors import InternalError, InvalidDataError
 
 # A probability of exactly 0 for the true class would make the mean loss infinite.
 SMALLEST_PROBABILITY = 1e-7

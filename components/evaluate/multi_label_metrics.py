@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidDataError
-from components.evaluate.metrics import (
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.evaluate.metrics import (
     SMALLEST_PROBABILITY,
     ClassMetrics,
     check_probabilities,

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.dataset import Manifest
-from components.common.html_page import (
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.html_page import (
     LineChart,
     Series,
     Thumbnail,
@@ -16,11 +16,11 @@ from components.common.html_page import (
     render,
     thumbnail_source,
 )
-from components.evaluate.calibration import Calibration
-from components.evaluate.comparison import Comparison
-from components.evaluate.metrics import Metrics, most_confused_pairs
-from components.evaluate.multi_label_metrics import MultiLabelMetrics
-from components.evaluate.slices import SliceMetrics
+from imgpipe.components.evaluate.calibration import Calibration
+from imgpipe.components.evaluate.comparison import Comparison
+from imgpipe.components.evaluate.metrics import Metrics, most_confused_pairs
+from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
+from imgpipe.components.evaluate.slices import SliceMetrics
 
 # A matrix of more classes than this is a grey square; the pairs say more.
 LARGEST_MATRIX = 50
@@ -92,7 +92,7 @@ def evaluation_report(
         }
     return render(
         "evaluation.html" if confusion else "multi_label_evaluation.html",
-        "components.evaluate",
+        "imgpipe.components.evaluate",
         metrics=metrics,
         labels=tuple(labels),
         split=split,

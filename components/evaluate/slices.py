@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.dataset import Manifest
-from components.common.records import ImageRecord
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.records import ImageRecord
 
 # Upper ends, in pixels of the shorter side, of all size groups but the last.
 _SIZE_BOUNDS = (128, 256, 512, 1024)

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.storage import absolute_location, local_copy
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.storage import absolute_location, local_copy
 
 _PATH = "path"
 # By path: (name, value) pairs.

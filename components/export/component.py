@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Metrics, Model, Output
 
-from components.export.arguments import ExportArguments
+from imgpipe.components.export.arguments import ExportArguments
 
 
 def export(
@@ -29,7 +29,7 @@ def export(
         summary: The same for a person.
         arguments: Where to publish, how fast the model must answer, and in which further formats it goes.
     """
-    from components.export.export import export as run_export
+    from imgpipe.components.export.export import export as run_export
 
     exported = run_export(
         Path(dataset.path),

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import CheckFailedError, MissingInputError
-from components.common.local_dataset import local_dataset
-from components.common.log import log_event, log_result, parse_event
-from components.common.published_model import check_model_target, publish_model
-from components.common.reference_answers import read_evaluation, read_reference
-from components.common.storage import publish_folder
-from components.export.arguments import ONNX, ExportArguments
+from imgpipe.components.common.errors import CheckFailedError, MissingInputError
+from imgpipe.components.common.local_dataset import local_dataset
+from imgpipe.components.common.log import log_event, log_result, parse_event
+from imgpipe.components.common.published_model import check_model_target, publish_model
+from imgpipe.components.common.reference_answers import read_evaluation, read_reference
+from imgpipe.components.common.storage import publish_folder
+from imgpipe.components.export.arguments import ONNX, ExportArguments
 
 if TYPE_CHECKING:
-    from components.export.formats import ModelFormat
+    from imgpipe.components.export.formats import ModelFormat
 
 # Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only
 # another processor or thread order explains one; one by one, sums are made in another order.
@@ -120,7 +120,7 @@ def export(
             remedy="give the folder that holds saved_model.pb",
         )
     if ONNX in arguments.formats():
-        from components.export.onnx_format import check_onnx_is_installed
+        from imgpipe.components.export.onnx_format import check_onnx_is_installed
 
         check_onnx_is_installed()
     reference = read_reference(evaluation_folder)
@@ -156,7 +156,7 @@ def _formats(
     if not arguments.formats():
         return ()
     # Only now: it loads TensorFlow into this process.
-    from components.export.formats import make_formats
+    from imgpipe.components.export.formats import make_formats
 
     return make_formats(arguments.formats(), exported_folder, dataset_folder, evaluation, reference)
 
@@ -254,7 +254,7 @@ def _answers_of_fresh_process(
                 # The current folder may hold a folder `components` of the user's own.
                 "-P",
                 "-m",
-                "components.export.serving_check",
+                "imgpipe.components.export.serving_check",
                 f"--model={model_folder}",
                 f"--dataset={dataset_folder}",
                 f"--split={split}",

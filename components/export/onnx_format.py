@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidArgumentError
-from components.common.quiet_tensorflow import native_output_held_back, tf
-from components.common.saved_model import IMAGES, PROBABILITIES
-from components.common.threads import usable_threads
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.quiet_tensorflow import native_output_held_back, tf
+from imgpipe.components.common.saved_model import IMAGES, PROBABILITIES
+from imgpipe.components.common.threads import usable_threads
 
 # Of ONNX 1.12 (2022): every runtime of today reads it, and the networks need nothing newer.
 _OPSET = 17

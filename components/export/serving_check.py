@@ -1,6 +1,6 @@
 """Loads a model in this process, as a server would, and writes what it answers.
 
-Started by the export step as ``python -m components.export.serving_check``, so that nothing of the
+Started by the export step as ``python -m imgpipe.components.export.serving_check``, so that nothing of the
 process that trained or evaluated the model can be left over.
 """
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.arguments import argument, parse_command_line
-from components.common.dataset import VALIDATION, read_manifest
-from components.common.served_model import BATCH_SIZE, ServedModel, check_labels, load_served_model
-from components.common.split_records import split_records
-from components.common.step import run_command
+from imgpipe.components.common.arguments import argument, parse_command_line
+from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, check_labels, load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.step import run_command
 
 # Some are asked one by one as well: a server gets both.
 _SINGLE_REQUESTS = 8

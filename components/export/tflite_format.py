@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.quiet_tensorflow import native_output_held_back, tf
-from components.common.saved_model import DEFAULT_SIGNATURE, IMAGES, PROBABILITIES
-from components.common.threads import usable_threads
+from imgpipe.components.common.quiet_tensorflow import native_output_held_back, tf
+from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, IMAGES, PROBABILITIES
+from imgpipe.components.common.threads import usable_threads
 
 
 def convert_to_tflite(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kfp.dsl import Artifact, Input, Markdown, Output
 
-from components.gate.arguments import GateArguments
+from imgpipe.components.gate.arguments import GateArguments
 
 
 def gate(
@@ -22,7 +22,7 @@ def gate(
         summary: The same for a person.
         arguments: What a model must reach.
     """
-    from components.gate.gate import decide
+    from imgpipe.components.gate.gate import decide
 
     made = decide(Path(evaluation.path), arguments)
     path = Path(decision.path) / "decision.json"

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import MissingInputError
-from components.common.log import log_result
-from components.common.reference_answers import read_evaluation
-from components.common.shared_arguments import NO_TARGET
-from components.gate.arguments import GateArguments
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.log import log_result
+from imgpipe.components.common.reference_answers import read_evaluation
+from imgpipe.components.common.shared_arguments import NO_TARGET
+from imgpipe.components.gate.arguments import GateArguments
 
 # Accuracies are ratios of whole numbers: 0.70 less 0.72 is -0.0200...018.
 _ROUNDING = 1e-9

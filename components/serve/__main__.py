@@ -1,21 +1,21 @@
-"""``python -m components.serve --model=FOLDER [--port=8501 ...]``."""
+"""``python -m imgpipe.components.serve --model=FOLDER [--port=8501 ...]``."""
 
 import sys
 
-from components.common.arguments import parse_command_line
-from components.common.model_versions import model_folder_at
-from components.common.step import run_command
-from components.common.storage import local_path
+from imgpipe.components.common.arguments import parse_command_line
+from imgpipe.components.common.model_versions import model_folder_at
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import local_path
 
 
 def main() -> None:
     """Serves the model that the command line names."""
-    from components.serve.arguments import ServeArguments
+    from imgpipe.components.serve.arguments import ServeArguments
 
     arguments = ServeArguments(**parse_command_line(sys.argv[1:], [ServeArguments]))
     model_folder_at(local_path(arguments.model))
     # Only now: a wrong flag or folder is refused without loading TensorFlow.
-    from components.serve.server import serve
+    from imgpipe.components.serve.server import serve
 
     serve(arguments)
 

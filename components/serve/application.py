@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from components.common.log import log_event
-from components.serve.arguments import ServeArguments
-from components.serve.batcher import Batcher
-from components.serve.live_model import LiveModel
-from components.serve.measurements import CONTENT_TYPE, Measurements
-from components.serve.predict_request import RequestError, parse_predict_request, response_of
+from imgpipe.components.common.log import log_event
+from imgpipe.components.serve.arguments import ServeArguments
+from imgpipe.components.serve.batcher import Batcher
+from imgpipe.components.serve.live_model import LiveModel
+from imgpipe.components.serve.measurements import CONTENT_TYPE, Measurements
+from imgpipe.components.serve.predict_request import RequestError, parse_predict_request, response_of
 
 _PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18}))?(?P<what>:predict|/metadata)?", re.ASCII

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from components.common.arguments import argument, check_fields
-from components.common.errors import InvalidArgumentError
-from components.common.storage import local_path
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.storage import local_path
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidDataError, PipelineError
-from components.serve.predict_request import PredictRequest, RequestError
+from imgpipe.components.common.errors import InvalidDataError, PipelineError
+from imgpipe.components.serve.predict_request import PredictRequest, RequestError
 
 Answers = dict[str, NDArray[Any]]
 # ask(signature, images, keys) returns the signature's outputs, one entry an image.

@@ -1,4 +1,4 @@
-"""``python -m components.serve.health``: whether the container's server answers; the image's health check.
+"""``python -m imgpipe.components.serve.health``: the image's health check, whether the server answers.
 
 Exit status 0 if it does, or if the container runs something else than the server: a step has no health to ask
 for.
@@ -8,8 +8,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from components.common.arguments import parse_command_line
-from components.serve.arguments import ServeArguments
+from imgpipe.components.common.arguments import parse_command_line
+from imgpipe.components.serve.arguments import ServeArguments
 
 _FIRST_PROCESS = Path("/proc/1/cmdline")
 _SECONDS = 4.0
@@ -22,9 +22,9 @@ def main(command_file: Path = _FIRST_PROCESS) -> int:
         command_file: Of the first process: words, each ended by a zero byte.
     """
     words = command_file.read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
-    if "components.serve" not in words:
+    if "imgpipe.components.serve" not in words:
         return 0
-    flags = words[words.index("components.serve") + 1 :]
+    flags = words[words.index("imgpipe.components.serve") + 1 :]
     arguments = ServeArguments(**parse_command_line(flags, [ServeArguments]))
     # 0.0.0.0 is every address, this one too.
     host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::", "") else arguments.host  # noqa: S104

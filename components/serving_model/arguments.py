@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from components.common import shared_arguments
-from components.common.arguments import check_fields, same_argument
-from components.common.errors import InvalidArgumentError
-from components.common.shared_arguments import NO_TARGET, VERTEX_TARGET
-from components.deploy.arguments import DeployArguments, check_place, deployment_name
-from components.train.arguments import TrainingArguments
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import check_fields, same_argument
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.shared_arguments import NO_TARGET, VERTEX_TARGET
+from imgpipe.components.deploy.arguments import DeployArguments, check_place, deployment_name
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The serving_model step as a KFP component."""
 
-from components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.serving_model.arguments import ServingModelArguments
 
 
 def serving_model(arguments: ServingModelArguments) -> str:
@@ -9,6 +9,6 @@ def serving_model(arguments: ServingModelArguments) -> str:
     Args:
         arguments: Where it serves, and what to start from while there is none.
     """
-    from components.serving_model.serving_model import start_of_training
+    from imgpipe.components.serving_model.serving_model import start_of_training
 
     return start_of_training(arguments)

@@ -1,6 +1,6 @@
 """The training job's command line: TFRecords in, ``job_dir/model`` out.
 
-``python -m components.train --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
+``python -m imgpipe.components.train --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
 --max_steps=1000 ...``, with the flags of Google's built-in algorithm.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.arguments import argument, check_fields, from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.folders import check_folder_writable
-from components.common.log import log_event
-from components.common.published_model import check_model_target, publish_model
-from components.common.step import run_command
-from components.convert.arguments import ConvertArguments
-from components.train.arguments import TrainingArguments
+from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.folders import check_folder_writable
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.published_model import check_model_target, publish_model
+from imgpipe.components.common.step import run_command
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def main(words: Sequence[str]) -> None:
     check_model_target(arguments.job_dir)
     check_folder_writable(arguments.job_dir)
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
-    from components.convert.convert import convert
-    from components.train.train import train
+    from imgpipe.components.convert.convert import convert
+    from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory() as temporary:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidArgumentError
-from components.common.log import log_event
-from components.common.quiet_tensorflow import tf
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.quiet_tensorflow import tf
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
-from components.common.errors import InvalidArgumentError
-from components.common.storage import absolute_location
-from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
-from components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
+from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 
 Number = TypeVar("Number", int, float)
 

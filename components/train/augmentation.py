@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.image_decoding import (
+from imgpipe.components.common.image_decoding import (
     JPEG_TRANSFORM,
     decode_image,
     decode_pixels,
     is_jpeg,
     scale_to_square,
 )
-from components.common.quiet_tensorflow import tf
-from components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
-from components.train.randaugment import randaugment
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
+from imgpipe.components.train.randaugment import randaugment
 
 NONE, CROP_FLIP, RANDAUGMENT = "none", "crop-flip", "randaugment"
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from components.common.folders import folder_at
-from components.common.log import log_event
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.folders import folder_at
+from imgpipe.components.common.log import log_event
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
-from components.train.arguments import TrainingArguments
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 def train(
@@ -24,8 +24,8 @@ def train(
         arguments: How to train.
     """
     # Imported here: it loads TensorFlow, which whoever compiles a pipeline need not have.
-    from components.train.multi_label_evaluation import MultiLabelEvaluation
-    from components.train.train import train as run_training
+    from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
+    from imgpipe.components.train.train import train as run_training
 
     best = run_training(arguments, Path(dataset.path), Path(model.path)).best
     metrics.log_metric("top_1_accuracy", best.top_1_accuracy)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.log import log_event
+from imgpipe.components.common.log import log_event
 
 # Decoded images, of training and validation together, that are kept in memory.
 _MEMORY_BYTES = 2**30

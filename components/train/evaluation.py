@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.train.accelerators import Accelerators
+from imgpipe.components.train.accelerators import Accelerators
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.quiet_tensorflow import keras, tf
-from components.train.accelerators import devices_in_step
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.accelerators import devices_in_step
 
 
 @dataclass(frozen=True)

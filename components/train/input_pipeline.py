@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidArgumentError, PipelineError
-from components.common.image_decoding import decode_image
-from components.common.quiet_tensorflow import tf
-from components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
-from components.common.threads import usable_threads
-from components.train.augmentation import (
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
+from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.train.augmentation import (
     NONE,
     choices_of,
     decode_and_vary,
@@ -27,10 +27,10 @@ from components.train.augmentation import (
     kept_size,
     vary_kept,
 )
-from components.train.decoded_cache import CachePlace, DecodedCache
-from components.train.example_order import ExampleOrder, random_draws
-from components.train.label_bits import packed, unpacked, words_for
-from components.train.record_reader import RecordReader
+from imgpipe.components.train.decoded_cache import CachePlace, DecodedCache
+from imgpipe.components.train.example_order import ExampleOrder, random_draws
+from imgpipe.components.train.label_bits import packed, unpacked, words_for
+from imgpipe.components.train.record_reader import RecordReader
 
 # Batches that are made at a time from kept images: while one is read, the other is scaled.
 _BATCHES_AT_ONCE = 2

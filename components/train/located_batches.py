@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import Split
-from components.common.errors import InvalidDataError
-from components.common.image_decoding import decode_image
-from components.common.log import log_event
-from components.common.parallel import in_order
-from components.common.quiet_tensorflow import tf
-from components.common.records import ImageRecord
-from components.common.split_records import record_place, split_records
-from components.common.threads import usable_threads
+from imgpipe.components.common.dataset import Split
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.common.split_records import record_place, split_records
+from imgpipe.components.common.threads import usable_threads
 
 _DATA_ERRORS = (
     tf.errors.InvalidArgumentError,

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import CheckFailedError, InterruptedRunError
-from components.common.log import Progress, log_event
-from components.common.quiet_tensorflow import keras, tf
-from components.common.termination import termination_noted
-from components.train.accelerators import Accelerators
-from components.train.arguments import TrainingArguments
-from components.train.checkpoints import Checkpoint, named, values_of
-from components.train.evaluation import Evaluation, Evaluator
-from components.train.multi_label_evaluation import evaluation_of
-from components.train.publisher import Publisher
-from components.train.schedules import build_schedule
-from components.train.training_step import (
+from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
+from imgpipe.components.common.log import Progress, log_event
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.checkpoints import Checkpoint, named, values_of
+from imgpipe.components.train.evaluation import Evaluation, Evaluator
+from imgpipe.components.train.multi_label_evaluation import evaluation_of
+from imgpipe.components.train.publisher import Publisher
+from imgpipe.components.train.schedules import build_schedule
+from imgpipe.components.train.training_step import (
     MovingAverage,
     Trainable,
     build_evaluation_step,

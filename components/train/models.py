@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from components.common.errors import UnavailableError
-from components.common.quiet_tensorflow import keras, tf
-from components.train.forward_pass import Mode, run_network
-from components.train.model_types import MODEL_TYPES, ModelType
-from components.train.network_stages import frozen_parts, parts_of_layers
-from components.train.pretrained_weights import take_over_weights
-from components.train.resnet import build_resnet
-from components.train.weight_files import link_weight_files
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.forward_pass import Mode, run_network
+from imgpipe.components.train.model_types import MODEL_TYPES, ModelType
+from imgpipe.components.train.network_stages import frozen_parts, parts_of_layers
+from imgpipe.components.train.pretrained_weights import take_over_weights
+from imgpipe.components.train.resnet import build_resnet
+from imgpipe.components.train.weight_files import link_weight_files
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
 # with torchvision's ResNets.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.quiet_tensorflow import tf
-from components.train.evaluation import Evaluation, Measure
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.evaluation import Evaluation, Measure
 
 # Of logits from -16 to 16: an interval's odds differ by 3 percent from its neighbours'.
 _INTERVALS = 1024

@@ -3,8 +3,8 @@
 import math
 from types import MappingProxyType
 
-from components.common.arguments import nearest_name
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.arguments import nearest_name
+from imgpipe.components.common.errors import InvalidArgumentError
 
 # What optimizer_arguments may hold, by optimizer, with the optimizer's own defaults.
 OPTIMIZER_ARGUMENTS = MappingProxyType(

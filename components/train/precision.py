@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.errors import InvalidArgumentError
-from components.common.log import log_event
-from components.common.quiet_tensorflow import tf
-from components.train.model_types import MODEL_TYPES
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.model_types import MODEL_TYPES
 
 # A processor without one of these computes bfloat16 in float32 and converts, which is slower.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")

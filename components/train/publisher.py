@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from components.train.evaluation import Evaluation
+from imgpipe.components.train.evaluation import Evaluation
 
 # Of the training's time, what publishing on the way may take.
 _SHARE_OF_TIME = 0.1

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.tfrecord import read_record_at, record_offsets
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.tfrecord import read_record_at, record_offsets
 
 # Far below what a system allows a process; more shards than these are opened again when their turn comes.
 _OPEN_FILES = 64

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from components.common.cloud_storage import is_cloud_path
-from components.common.folders import Folder, folder_at
-from components.common.log import log_event
-from components.common.quiet_tensorflow import tf
-from components.common.storage import joined, local_path
-from components.train.evaluation import Evaluation
-from components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
-from components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.folders import Folder, folder_at
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.storage import joined, local_path
+from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
+from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 
 # The objective of tuning, as the original algorithm named it.
 OBJECTIVE = "top_1_accuracy"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from components.common.quiet_tensorflow import keras, tf
-from components.train.arguments import TrainingArguments
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 class _Warmup(keras.optimizers.schedules.LearningRateSchedule):

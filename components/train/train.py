@@ -9,29 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
-from components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
-from components.common.folders import check_folder_writable
-from components.common.local_dataset import local_dataset
-from components.common.log import log_event, log_result
-from components.common.quiet_tensorflow import tf
-from components.common.shared_arguments import multi_label_problem, multi_label_remedy
-from components.common.storage import check_empty, joined
-from components.train.accelerators import Accelerators, find_accelerators
-from components.train.arguments import TrainingArguments
-from components.train.checkpoints import Checkpoint, CheckpointFolder, check_same_training, named, values_of
-from components.train.evaluation import Evaluation
-from components.train.job_dir import CHECKPOINTS_FOLDER
-from components.train.located_batches import short_reason
-from components.train.loop import Hooks, LoopResult, Start, Weights, run_loop
-from components.train.models import Classifier, build_classifier
-from components.train.precision import resolve_precision
-from components.train.publisher import Publisher
-from components.train.reporter import reporter
-from components.train.schedules import build_optimizer
-from components.train.training_inputs import training_inputs
-from components.train.training_step import Trainable
-from components.train.written_model import resolved_arguments, write_model
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
+from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
+from imgpipe.components.common.folders import check_folder_writable
+from imgpipe.components.common.local_dataset import local_dataset
+from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
+from imgpipe.components.common.storage import check_empty, joined
+from imgpipe.components.train.accelerators import Accelerators, find_accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.checkpoints import (
+    Checkpoint,
+    CheckpointFolder,
+    check_same_training,
+    named,
+    values_of,
+)
+from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.job_dir import CHECKPOINTS_FOLDER
+from imgpipe.components.train.located_batches import short_reason
+from imgpipe.components.train.loop import Hooks, LoopResult, Start, Weights, run_loop
+from imgpipe.components.train.models import Classifier, build_classifier
+from imgpipe.components.train.precision import resolve_precision
+from imgpipe.components.train.publisher import Publisher
+from imgpipe.components.train.reporter import reporter
+from imgpipe.components.train.schedules import build_optimizer
+from imgpipe.components.train.training_inputs import training_inputs
+from imgpipe.components.train.training_step import Trainable
+from imgpipe.components.train.written_model import resolved_arguments, write_model
 
 # Two trainings that differ in these alone are the same: an interrupted one may go on with others.
 _FREE_TO_CHANGE = frozenset(

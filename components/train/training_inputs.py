@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, shard_paths
-from components.common.errors import InvalidDataError
-from components.common.log import Progress
-from components.common.quiet_tensorflow import tf
-from components.train.accelerators import Accelerators
-from components.train.arguments import TrainingArguments
-from components.train.augmentation import kept_size
-from components.train.class_weights import class_weights, positive_weights
-from components.train.decoded_cache import kept_decoded
-from components.train.feature_store import shared_features
-from components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
-from components.train.located_batches import LocatedBatches
-from components.train.mixing import mix
-from components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
-from components.train.training_step import Trainable
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, shard_paths
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.log import Progress
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.augmentation import kept_size
+from imgpipe.components.train.class_weights import class_weights, positive_weights
+from imgpipe.components.train.decoded_cache import kept_decoded
+from imgpipe.components.train.feature_store import shared_features
+from imgpipe.components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
+from imgpipe.components.train.located_batches import LocatedBatches
+from imgpipe.components.train.mixing import mix
+from imgpipe.components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
+from imgpipe.components.train.training_step import Trainable
 
 # A frozen backbone's features are computed once and kept when they take no more memory than this.
 _FEATURE_BYTES = 2**30

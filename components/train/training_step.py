@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common.quiet_tensorflow import keras, tf
-from components.train.accelerators import Accelerators
-from components.train.arguments import TrainingArguments
-from components.train.evaluation import SINGLE_LABEL_MEASURE, Measure
-from components.train.multi_label_evaluation import multi_label_measure, multi_label_sums
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.evaluation import SINGLE_LABEL_MEASURE, Measure
+from imgpipe.components.train.multi_label_evaluation import multi_label_measure, multi_label_sums
 
 
 @dataclass(frozen=True)

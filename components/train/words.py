@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from components.common.arguments import flat_fields
-from components.train.arguments import TrainingArguments
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.train.arguments import TrainingArguments
 
 # As convert names its shards, all of one split in one folder.
 _SHARD = re.compile(r"(?P<split>.*)-\d{5}-of-(?P<count>\d{5})")

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import Manifest
-from components.common.provenance import write_deployment_config, write_provenance
-from components.common.quiet_tensorflow import keras, tf
-from components.common.saved_model import write_saved_model
-from components.train.arguments import TrainingArguments
-from components.train.evaluation import Evaluation
-from components.train.models import Classifier
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.provenance import write_deployment_config, write_provenance
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.models import Classifier
 
 
 def write_model(

@@ -1,6 +1,6 @@
 """The tuning's command line: TFRecords in, ``job_dir/model`` and ``job_dir/model/trial_ID`` out.
 
-``python -m components.tune --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
+``python -m imgpipe.components.tune --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
 --tune=initial_learning_rate=log:0.001:0.2 --max_trials=6 ...``, with the training's arguments for what all
 trials have in common.
 """
@@ -10,18 +10,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.common.arguments import from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.log import log_event
-from components.common.published_model import check_model_target, publish_model
-from components.common.step import run_command
-from components.common.storage import check_writable, local_path
-from components.convert.arguments import ConvertArguments
-from components.train.__main__ import JobArguments
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.job_dir import check_on_this_machine
-from components.tune.search_space import check_search_space, read_request
+from imgpipe.components.common.arguments import from_values, parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.published_model import check_model_target, publish_model
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import check_writable, local_path
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.train.__main__ import JobArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.job_dir import check_on_this_machine
+from imgpipe.components.tune.search_space import check_search_space, read_request
 
 
 def main(words: Sequence[str]) -> None:
@@ -38,8 +38,8 @@ def main(words: Sequence[str]) -> None:
     check_writable(job_dir)
     check_search_space(read_request(tuning), training)
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
-    from components.convert.convert import convert
-    from components.tune.tune import TuningFiles, tune
+    from imgpipe.components.convert.convert import convert
+    from imgpipe.components.tune.tune import TuningFiles, tune
 
     with tempfile.TemporaryDirectory() as temporary:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from components.common import shared_arguments
-from components.common.arguments import argument, check_fields
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import argument, check_fields
 
 AUTO, ON, OFF = "auto", "on", "off"
 BAYESIAN, GRID, RANDOM = "bayesian", "grid", "random"

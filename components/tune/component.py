@@ -4,10 +4,10 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from components.common.cloud_storage import is_cloud_path
-from components.common.folders import check_folder_writable
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.folders import check_folder_writable
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
 
 
 def tune(
@@ -33,9 +33,15 @@ def tune(
         arguments: What all trials have in common.
     """
     # Imported here: it loads Optuna, which whoever compiles a pipeline need not have.
-    from components.tune.outcome import gather, hand_over, upload_models, upload_outcome, warn_of_no_memory
-    from components.tune.tune import TuningFiles
-    from components.tune.tune import tune as run_tuning
+    from imgpipe.components.tune.outcome import (
+        gather,
+        hand_over,
+        upload_models,
+        upload_outcome,
+        warn_of_no_memory,
+    )
+    from imgpipe.components.tune.tune import TuningFiles
+    from imgpipe.components.tune.tune import tune as run_tuning
 
     folder, in_cloud = Path(trials.path), is_cloud_path(tuning.job_dir)
     own = folder if in_cloud or not tuning.job_dir else Path(tuning.job_dir).expanduser()

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from components.common.cloud_storage import is_cloud_path
-from components.common.errors import InvalidArgumentError
-from components.common.storage import URL, joined
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.storage import URL, joined
 
 # The search's memory.
 STUDY_FOLDER = "study"

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.arguments import argument, check_fields
-from components.common.errors import InvalidArgumentError
-from components.common.kubernetes_quantity import check_quantity
+from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.kubernetes_quantity import check_quantity
 
 LOCAL, KATIB = "local", "katib"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from components.common.errors import UnavailableError
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.component import tune as tune_in_the_step
-from components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.component import tune as tune_in_the_step
+from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
 
 
 def tune(
@@ -40,14 +40,14 @@ def tune(
     if katib.tune_engine != KATIB:
         tune_in_the_step(dataset, model, metrics, report, trials, tuning, arguments)
         return
-    from components.tune.job_dir import check_seen_by_all
-    from components.tune.outcome import gather, hand_over, upload_outcome
-    from components.tune.tune import TuningFiles
-    from components.tune.tune import tune as run_tuning
+    from imgpipe.components.tune.job_dir import check_seen_by_all
+    from imgpipe.components.tune.outcome import gather, hand_over, upload_outcome
+    from imgpipe.components.tune.tune import TuningFiles
+    from imgpipe.components.tune.tune import tune as run_tuning
 
     check_seen_by_all(tuning.job_dir)
     try:
-        from components.tune.engines.katib import KatibSearch
+        from imgpipe.components.tune.engines.katib import KatibSearch
     except ImportError as error:
         raise UnavailableError(
             f"tune_engine=katib needs a package that the step's image does not hold: {error}",

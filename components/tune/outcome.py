@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.common import cloud_storage
-from components.common.hyperparameters import METRIC
-from components.common.log import log_event
-from components.common.published_model import publish_model_at
-from components.common.storage import joined
-from components.train.arguments import TrainingArguments
-from components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
-from components.tune.trials import FAILED
-from components.tune.tune import TuningResult
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.hyperparameters import METRIC
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.published_model import publish_model_at
+from imgpipe.components.common.storage import joined
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
+from imgpipe.components.tune.trials import FAILED
+from imgpipe.components.tune.tune import TuningResult
 
 
 def gather(job_dir: Path, trials: Path, report: Path) -> None:

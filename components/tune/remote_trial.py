@@ -1,6 +1,6 @@
 """A trial's command line on another machine: that of the training, with a folder for each trial in job_dir.
 
-``python -m components.tune.remote_trial --training_data_path=PATTERN --validation_data_path=PATTERN
+``python -m imgpipe.components.tune.remote_trial --training_data_path=PATTERN --validation_data_path=PATTERN
 --job-dir=DIR --trial_id=ID --initial_learning_rate=0.01 ...``. Vertex AI names the trial in
 CLOUD_ML_TRIAL_ID, our template for Katib in KATIB_TRIAL_NAME. Whoever chose the values stops the trial with
 SIGTERM; its best model is published all the same.
@@ -16,20 +16,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.arguments import argument, check_fields, flat_fields, from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import reversed_value
-from components.common.step import run_command
-from components.common.storage import absolute_location
-from components.convert.arguments import ConvertArguments
-from components.train.__main__ import JobArguments
-from components.train.arguments import TrainingArguments
-from components.train.katib_lines import KATIB_TRIAL_NAME
-from components.tune.job_dir import trial_location, trial_model_location
-from components.tune.trial_run import TrialTask
+from imgpipe.components.common.arguments import (
+    argument,
+    check_fields,
+    flat_fields,
+    from_values,
+    parse_command_line,
+)
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.hyperparameters import reversed_value
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.train.__main__ import JobArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME
+from imgpipe.components.tune.job_dir import trial_location, trial_model_location
+from imgpipe.components.tune.trial_run import TrialTask
 
 _NAMES_OF_TRIAL = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
-WORK = "components.tune.trial_run:run_remote_trial"
+WORK = "imgpipe.components.tune.trial_run:run_remote_trial"
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,10 @@ def main(words: Sequence[str], work: str = WORK) -> None:
     if not trial_id or not training.job_dir:
         raise InvalidArgumentError(
             "a trial needs --job_dir and --trial_id",
-            remedy="for a single training: python -m components.train",
+            remedy="for a single training: python -m imgpipe.components.train",
         )
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
-    from components.convert.convert import convert
+    from imgpipe.components.convert.convert import convert
 
     job_dir = absolute_location(training.job_dir)
     folder = trial_location(job_dir, trial_id)

@@ -10,10 +10,10 @@ from typing import Any
 
 import optuna
 
-from components.common.html_page import LineChart, Series, line_chart, render
-from components.common.hyperparameters import METRIC, Hyperparameters, TunedParameter
-from components.tune.search_space import distributions_of, point_of
-from components.tune.trials import FAILED, RUNNING, Trial, best_trial
+from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
+from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters, TunedParameter
+from imgpipe.components.tune.search_space import distributions_of, point_of
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial
 
 # Fewer say nothing about which parameter matters.
 FEWEST_FOR_IMPORTANCE = 4
@@ -83,7 +83,7 @@ def tuning_report(
     axes, lines = _parallel_coordinates(trials, request)
     return render(
         "tuning.html",
-        "components.tune",
+        "imgpipe.components.tune",
         request=request,
         engine=engine,
         remarks=tuple(remarks),

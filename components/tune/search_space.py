@@ -12,18 +12,18 @@ from typing import Any
 
 import optuna
 
-from components.common.arguments import flat_fields, nearest_name
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader, parse_yaml
-from components.common.hyperparameters import (
+from imgpipe.components.common.arguments import flat_fields, nearest_name
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common.hyperparameters import (
     Hyperparameters,
     TunedParameter,
     check_tuned_arguments,
     read_hyperparameters,
     reversed_value,
 )
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import (
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import (
     AUTO,
     BAYESIAN,
     DEFAULT_TRIALS,

@@ -18,10 +18,10 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from components.common.hyperparameters import METRIC, Hyperparameters
-from components.tune.search_space import distributions_of, grid_points, grid_size, point_of, values_of
-from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
+from imgpipe.components.tune.search_space import distributions_of, grid_points, grid_size, point_of, values_of
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 _NAME = "tuning"
 _JOURNAL, _LOCK = "journal.log", "lock"

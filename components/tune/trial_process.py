@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from components.common.log import log_event, parse_event
-from components.common.step import run_command
-from components.tune.trial_run import LOG_FILE, TrialTask, read_task
+from imgpipe.components.common.log import log_event, parse_event
+from imgpipe.components.common.step import run_command
+from imgpipe.components.tune.trial_run import LOG_FILE, TrialTask, read_task
 
 # Where a process finds its pipes: (questions to write, answers to read).
 _QUESTIONS, _ANSWERS = 3, 4
@@ -223,7 +223,7 @@ def _fork(path: Path, pipes: tuple[int, int], log: IO[bytes]) -> int:
 
 def _execute(path: Path, pipes: tuple[int, int], log: IO[bytes]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "components.tune.trial_process", str(path), *map(str, pipes)],
+        [sys.executable, "-m", "imgpipe.components.tune.trial_process", str(path), *map(str, pipes)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import VALIDATION
-from components.common.errors import InterruptedRunError, MissingInputError
-from components.common.folders import folder_at
-from components.common.provenance import PROVENANCE_NAME, read_provenance
-from components.common.published_model import publish_model_at
-from components.common.storage import publish_folder, written_whole
-from components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
-from components.train.arguments import TrainingArguments
-from components.tune.job_dir import FEATURES_FOLDER
+from imgpipe.components.common.dataset import VALIDATION
+from imgpipe.components.common.errors import InterruptedRunError, MissingInputError
+from imgpipe.components.common.folders import folder_at
+from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
+from imgpipe.components.common.published_model import publish_model_at
+from imgpipe.components.common.storage import publish_folder, written_whole
+from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.job_dir import FEATURES_FOLDER
 
 # In a trial's folder.
 RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
 _UNPUBLISHED, _EVALUATION = "model.unpublished", "evaluation"
 
-WORK = "components.tune.trial_run:run_trial"
+WORK = "imgpipe.components.tune.trial_run:run_trial"
 
 # Gets all evaluations so far; a text is the reason to end the trial.
 Stop = Callable[[Sequence[dict[str, Any]]], str]
@@ -77,8 +77,8 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     Raises:
         PipelineError: as the training and the evaluation do.
     """
-    from components.common.quiet_tensorflow import tf
-    from components.train.train import train
+    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.train.train import train
 
     if task.threads:
         # Before TensorFlow is used.
@@ -113,7 +113,7 @@ def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     Raises:
         PipelineError: as ``run_trial`` does.
     """
-    from components.train.train import train
+    from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory(prefix="imgpipe-trial-") as name:
         unpublished, published = Path(name) / "unpublished", Path(name) / "published"
@@ -148,7 +148,7 @@ def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
 
 def _evaluated(task: TrialTask, model: Path, step: int, folder: Path) -> dict[str, Any]:
     """Measures a model as that of every trial: on all validation images, as they are served."""
-    from components.evaluate.evaluate import EvaluationFiles, evaluate
+    from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
     measured = evaluate(
         Path(task.dataset),
@@ -194,5 +194,5 @@ def read_result(folder: Path | str) -> tuple[dict[str, Any], list[dict[str, Any]
 
 def warm_up() -> None:
     """Loads what ``run_trial`` needs, so that processes forked from this one have it."""
-    import components.evaluate.evaluate
-    import components.train.train  # noqa: F401
+    import imgpipe.components.evaluate.evaluate
+    import imgpipe.components.train.train  # noqa: F401

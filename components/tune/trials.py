@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common.hyperparameters import METRIC
-from components.common.provenance import version_of_tensorflow
-from components.common.storage import written_whole
+from imgpipe.components.common.hyperparameters import METRIC
+from imgpipe.components.common.provenance import version_of_tensorflow
+from imgpipe.components.common.storage import written_whole
 
 RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.dataset import read_manifest
-from components.common.errors import CheckFailedError, PipelineError
-from components.common.hyperparameters import METRIC, Hyperparameters
-from components.common.log import log_event, log_result
-from components.common.published_model import fetch_model
-from components.common.storage import check_empty, check_writable, written_whole
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.engine import Engine, Problem
-from components.tune.engines.local import LocalSearch
-from components.tune.job_dir import REPORT_FILE, TRIALS_FILE
-from components.tune.report import tuning_report, values_text
-from components.tune.search_space import check_search_space, identity_of, read_request
-from components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, write_trials
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import CheckFailedError, PipelineError
+from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
+from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.published_model import fetch_model
+from imgpipe.components.common.storage import check_empty, check_writable, written_whole
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import Engine, Problem
+from imgpipe.components.tune.engines.local import LocalSearch
+from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE
+from imgpipe.components.tune.report import tuning_report, values_text
+from imgpipe.components.tune.search_space import check_search_space, identity_of, read_request
+from imgpipe.components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, write_trials
 
 LOCAL = "local"
 # While trials run, the files are written anew no more often than this.

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output, OutputPath
 
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
 
 
 def tune(
@@ -38,10 +38,10 @@ def tune(
         job: On what the trials run.
         run: Where the run is.
     """
-    from components.tune.engines.vertex import VertexSearch
-    from components.tune.outcome import gather, hand_over
-    from components.tune.tune import TuningFiles
-    from components.tune.tune import tune as run_tuning
+    from imgpipe.components.tune.engines.vertex import VertexSearch
+    from imgpipe.components.tune.outcome import gather, hand_over
+    from imgpipe.components.tune.tune import TuningFiles
+    from imgpipe.components.tune.tune import tune as run_tuning
 
     folder = Path(trials.path)
     # Buckets are mounted there, on the trials' machines too.

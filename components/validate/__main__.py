@@ -1,4 +1,4 @@
-"""``python -m components.validate --dataset=FOLDER [--report=FILE --summary=FILE --num_classes=5 ...]``.
+"""``python -m imgpipe.components.validate --dataset=FOLDER [--report=FILE --summary=FILE ...]``.
 
 Instead of a data set's folder, TFRecord files can be given: ``--training_data_path='data/train-*'
 --validation_data_path='data/validation-*'``.
@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.common.arguments import argument, check_fields, from_values, parse_command_line
-from components.common.errors import InvalidArgumentError
-from components.common.step import run_command
-from components.common.storage import local_path
-from components.validate.arguments import ValidateArguments
+from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.step import run_command
+from imgpipe.components.common.storage import local_path
+from imgpipe.components.validate.arguments import ValidateArguments
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def main(words: Sequence[str]) -> None:
     # Only now: a wrong flag is refused without loading NumPy and Pillow.
     from pathlib import Path
 
-    from components.common.cloud_storage import is_cloud_path
-    from components.common.dataset import TRAIN, VALIDATION, read_manifest_at
-    from components.validate.record_files import describe_record_files
-    from components.validate.validate import validate_manifest_to_files
+    from imgpipe.components.common.cloud_storage import is_cloud_path
+    from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest_at
+    from imgpipe.components.validate.record_files import describe_record_files
+    from imgpipe.components.validate.validate import validate_manifest_to_files
 
     report, summary = local_path(paths.report), local_path(paths.summary)
     if paths.dataset:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from components.common import shared_arguments
-from components.common.arguments import check_fields, same_argument
-from components.train.arguments import TrainingArguments
-from components.train.model_types import MODEL_TYPES
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import check_fields, same_argument
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.model_types import MODEL_TYPES
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest
-from components.common.records import class_to_label, label_to_class
-from components.common.shared_arguments import multi_label_problem, multi_label_remedy
-from components.validate.arguments import ValidateArguments
-from components.validate.findings import ERROR, WARNING, Finding
-from components.validate.reading import Reading
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest
+from imgpipe.components.common.records import class_to_label, label_to_class
+from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.findings import ERROR, WARNING, Finding
+from imgpipe.components.validate.reading import Reading
 
 FEW_TRAINING_IMAGES = 10
 STRONG_IMBALANCE = 10

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
-from components.validate.arguments import ValidateArguments
-from components.validate.validate import validate_to_files
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.validate import validate_to_files
 
 
 def validate(

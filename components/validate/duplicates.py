@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from components.common.dataset import TRAIN, shard_location
-from components.common.html_page import Thumbnail, thumbnail_source
-from components.common.records import label_to_class
-from components.validate.findings import KEPT_PER_KIND, WARNING, Finding
-from components.validate.reading import DIGEST_BYTES, ImageTable, label_names, record_at, record_name
+from imgpipe.components.common.dataset import TRAIN, shard_location
+from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
+from imgpipe.components.common.records import label_to_class
+from imgpipe.components.validate.findings import KEPT_PER_KIND, WARNING, Finding
+from imgpipe.components.validate.reading import DIGEST_BYTES, ImageTable, label_names, record_at, record_name
 
 # More members of one group than this are counted, not named.
 _NAMED_MEMBERS = 6

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from components.common.dataset import Manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError
-from components.common.html_page import Thumbnail
-from components.common.log import log_event
-from components.validate.arguments import ValidateArguments
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
+from imgpipe.components.common.html_page import Thumbnail
+from imgpipe.components.common.log import log_event
+from imgpipe.components.validate.arguments import ValidateArguments
 
 Severity = Literal["error", "warning"]
 ERROR: Severity = "error"

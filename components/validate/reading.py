@@ -9,18 +9,26 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from components.common.dataset import TRAIN, Manifest, Shard, file_sha256, shard_location
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.html_page import Thumbnail, thumbnail_source
-from components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
-from components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
-from components.common.log import Progress
-from components.common.parallel import in_order
-from components.common.records import ImageRecord, decode_example, label_to_class
-from components.common.storage import local_copy, read_part
-from components.common.tfrecord import RecordBlock, RecordPlace, record_blocks
-from components.common.threads import usable_threads
-from components.validate.findings import ERROR, WARNING, Bucket, Finding, FindingList, ImageSizes, Range
+from imgpipe.components.common.dataset import TRAIN, Manifest, Shard, file_sha256, shard_location
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
+from imgpipe.components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
+from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
+from imgpipe.components.common.log import Progress
+from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
+from imgpipe.components.common.storage import local_copy, read_part
+from imgpipe.components.common.tfrecord import RecordBlock, RecordPlace, record_blocks
+from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.validate.findings import (
+    ERROR,
+    WARNING,
+    Bucket,
+    Finding,
+    FindingList,
+    ImageSizes,
+    Range,
+)
 
 SAMPLES_PER_LABEL = 6
 # A page of more small pictures than this is megabytes that nobody scrolls through.

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
-from components.common.dataset import Manifest, Shard, Split, file_sha256
-from components.common.errors import InvalidDataError
-from components.common.labels import read_labels_file
-from components.common.records import decode_example, label_to_class
-from components.common.storage import absolute_location, local_copy, match_pattern
-from components.common.tfrecord import record_blocks
+from imgpipe.components.common.dataset import Manifest, Shard, Split, file_sha256
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.labels import read_labels_file
+from imgpipe.components.common.records import decode_example, label_to_class
+from imgpipe.components.common.storage import absolute_location, local_copy, match_pattern
+from imgpipe.components.common.tfrecord import record_blocks
 
 # Labels beyond this many times the number of different ones are mistakes, not labels without images.
 _LARGEST_GAP = 10

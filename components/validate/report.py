@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.common.dataset import TRAIN, VALIDATION
-from components.common.html_page import Thumbnail, render
-from components.validate.findings import ERROR, UNREAD_KINDS, WARNING, Finding, Findings
+from imgpipe.components.common.dataset import TRAIN, VALIDATION
+from imgpipe.components.common.html_page import Thumbnail, render
+from imgpipe.components.validate.findings import ERROR, UNREAD_KINDS, WARNING, Finding, Findings
 
 # With more labels than this, the page shows as many of the smallest and of the largest as make it up.
 _MOST_LABELS_SHOWN = 200
@@ -40,7 +40,7 @@ def validation_report(findings: Findings) -> str:
     shown = _rows_shown(rows)
     return render(
         "validation.html",
-        "components.validate",
+        "imgpipe.components.validate",
         findings=findings,
         digest=manifest.digest(),
         incomplete=not set(findings.kinds).isdisjoint(UNREAD_KINDS),

@@ -3,19 +3,19 @@
 import json
 from pathlib import Path
 
-from components.common.dataset import Manifest, read_manifest
-from components.common.log import log_result, timed
-from components.common.storage import written_whole
-from components.validate.arguments import ValidateArguments
-from components.validate.checks import (
+from imgpipe.components.common.dataset import Manifest, read_manifest
+from imgpipe.components.common.log import log_result, timed
+from imgpipe.components.common.storage import written_whole
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.checks import (
     argument_findings,
     class_findings,
     count_findings,
     name_findings,
     size_findings,
 )
-from components.validate.duplicates import duplicate_findings
-from components.validate.findings import (
+from imgpipe.components.validate.duplicates import duplicate_findings
+from imgpipe.components.validate.findings import (
     ERROR,
     WARNING,
     Findings,
@@ -23,8 +23,8 @@ from components.validate.findings import (
     log_findings,
     raise_if_errors,
 )
-from components.validate.reading import Reading, read_dataset
-from components.validate.report import validation_report
+from imgpipe.components.validate.reading import Reading, read_dataset
+from imgpipe.components.validate.report import validation_report
 
 
 def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> Findings:

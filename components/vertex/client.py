@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     InternalError,
     InterruptedRunError,
     InvalidArgumentError,
@@ -15,7 +15,7 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.google_credentials import default_credentials, refused_credentials
+from imgpipe.components.common.google_credentials import default_credentials, refused_credentials
 
 _TOKEN_SECONDS = 10
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from components.common.errors import InterruptedRunError
-from components.common.log import log_event
-from components.vertex.jobs import cancel_job, get_job, has_ended, state_of
+from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.vertex.jobs import cancel_job, get_job, has_ended, state_of
 
 # Short at first, for jobs that are refused at once; a job of hours needs no question a second.
 _FIRST_PAUSE_SECONDS = 1.0

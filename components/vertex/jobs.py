@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     InternalError,
@@ -15,7 +15,7 @@ from components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
-from components.vertex.client import error_of_status, explained
+from imgpipe.components.vertex.client import error_of_status, explained
 
 # Labels by which a job is found again. Vertex AI gives its jobs numbers, and not until they are made.
 JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"

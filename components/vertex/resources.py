@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from components.common.storage import written_whole
+from imgpipe.components.common.storage import written_whole
 
 _NAME = re.compile(r"/v1/(projects/[^/]+/locations/[^/]+/\w+/[^/]+)$")
 

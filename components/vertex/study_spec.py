@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.common.hyperparameters import Hyperparameters, TunedParameter
+from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
 
 
 def study_spec(request: Hyperparameters) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from components.common.cloud_storage import missing_credentials
-from components.common.errors import ERROR_CLASSES
-from components.common.shared_arguments import NO_TARGET
-from components.vertex.client import check_credentials
-from pipelines.checks import (
+from imgpipe.components.common.cloud_storage import missing_credentials
+from imgpipe.components.common.errors import ERROR_CLASSES
+from imgpipe.components.common.shared_arguments import NO_TARGET
+from imgpipe.components.vertex.client import check_credentials
+from imgpipe.pipelines.checks import (
     ERROR,
     OK,
     WARNING,
@@ -23,12 +23,12 @@ from pipelines.checks import (
     check_local_output,
     check_rights,
 )
-from pipelines.commands.job_options import JobCommand, submission_options
-from pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
-from pipelines.commands.places import jobs_of, place_options
-from pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
-from pipelines.targets.kubeflow_jobs import KubeflowJobs
-from pipelines.targets.vertex_jobs import VertexJobs, authorized_session
+from imgpipe.pipelines.commands.job_options import JobCommand, submission_options
+from imgpipe.pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
+from imgpipe.pipelines.commands.places import jobs_of, place_options
+from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
+from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, authorized_session
 
 _PIPELINE_ROLES = ("data", "serve-tools")
 

@@ -8,14 +8,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from components.common.arguments import flat_fields
-from components.common.errors import InvalidArgumentError
-from pipelines.ai_platform import JOB_ARGUMENTS, STRATEGIES
-from pipelines.images import Images, read_images_lock
-from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_inputs import is_target_input
-from pipelines.texts import read_text
-from pipelines.training_input import (
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS, STRATEGIES
+from imgpipe.pipelines.images import Images, read_images_lock
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.target_inputs import is_target_input
+from imgpipe.pipelines.texts import read_text
+from imgpipe.pipelines.training_input import (
     FLAGS,
     ReplicaConfig,
     TrainingInput,

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from components.common.errors import CheckFailedError
-from pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
-from pipelines.commands.places import jobs_of, place_options
-from pipelines.targets.jobs import ENDED, Jobs
+from imgpipe.components.common.errors import CheckFailedError
+from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
+from imgpipe.pipelines.commands.places import jobs_of, place_options
+from imgpipe.pipelines.targets.jobs import ENDED, Jobs
 
 _EXAMPLES = """
 \b

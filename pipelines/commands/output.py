@@ -15,8 +15,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from components.common.errors import PipelineError
-from components.common.log import parse_event
+from imgpipe.components.common.errors import PipelineError
+from imgpipe.components.common.log import parse_event
 
 FORMATS = ("table", "json", "yaml")
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from components.common.errors import InvalidArgumentError
-from components.common.google_credentials import default_credentials
-from components.vertex.client import check_region
-from pipelines.commands.job_options import given
-from pipelines.commands.output import notice
-from pipelines.targets.jobs import Jobs, Schedules
-from pipelines.targets.kubeflow_jobs import KubeflowJobs
-from pipelines.targets.local_jobs import RUNS, LocalJobs
-from pipelines.targets.vertex_jobs import VertexJobs
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.google_credentials import default_credentials
+from imgpipe.components.vertex.client import check_region
+from imgpipe.pipelines.commands.job_options import given
+from imgpipe.pipelines.commands.output import notice
+from imgpipe.pipelines.targets.jobs import Jobs, Schedules
+from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
+from imgpipe.pipelines.targets.local_jobs import RUNS, LocalJobs
+from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
 TARGETS = ("local", "kubeflow", "vertex")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.arguments import flat_fields, from_values
-from components.common.errors import InvalidArgumentError
-from components.serving_model.arguments import ServingModelArguments
-from components.train.arguments import TrainingArguments
-from components.vertex.client import check_region
-from pipelines.ai_platform import (
+from imgpipe.components.common.arguments import flat_fields, from_values
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.vertex.client import check_region
+from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
     VertexRequest,
@@ -23,18 +23,18 @@ from pipelines.ai_platform import (
     vertex_request,
     without_effect_in_pipeline,
 )
-from pipelines.commands.job_options import check_sides, given, images_of, training_input
-from pipelines.commands.output import notice
-from pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
-from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
-from pipelines.images import Images
-from pipelines.machines import Machine
-from pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_inputs import image_for_accelerator, parse_target_inputs
-from pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
-from pipelines.targets.vertex_jobs import pipeline_job_body
-from pipelines.texts import read_text
-from pipelines.training_input import FLAGS, TrainingInput
+from imgpipe.pipelines.commands.job_options import check_sides, given, images_of, training_input
+from imgpipe.pipelines.commands.output import notice
+from imgpipe.pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
+from imgpipe.pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.machines import Machine
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs
+from imgpipe.pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
+from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
+from imgpipe.pipelines.texts import read_text
+from imgpipe.pipelines.training_input import FLAGS, TrainingInput
 
 # Of an artifact store of Kubeflow Pipelines.
 _STORES = ("gs://", "s3://", "minio://")

@@ -5,25 +5,25 @@ from typing import Any
 
 import click
 
-from components.common.errors import InvalidArgumentError
-from pipelines.commands.check import check_submission
-from pipelines.commands.job_options import JobCommand, read_config, submission_options
-from pipelines.commands.jobs import print_logs
-from pipelines.commands.output import errors_told, format_option, notice, show_one
-from pipelines.commands.places import TARGETS, jobs_of, place_options
-from pipelines.commands.submission import (
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.commands.check import check_submission
+from imgpipe.pipelines.commands.job_options import JobCommand, read_config, submission_options
+from imgpipe.pipelines.commands.jobs import print_logs
+from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_one
+from imgpipe.pipelines.commands.places import TARGETS, jobs_of, place_options
+from imgpipe.pipelines.commands.submission import (
     Submission,
     planned,
     submission_of,
     tell_estimate,
     tell_notices,
 )
-from pipelines.images import Images
-from pipelines.targets.jobs import Job, Jobs
-from pipelines.targets.kubeflow_jobs import KubeflowJobs
-from pipelines.targets.local_jobs import LocalJobs
-from pipelines.targets.vertex_jobs import VertexJobs
-from pipelines.training_input import with_flags
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.targets.jobs import Job, Jobs
+from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
+from imgpipe.pipelines.targets.local_jobs import LocalJobs
+from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
+from imgpipe.pipelines.training_input import with_flags
 
 _EXAMPLES = """
 \b

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 
 # In which a job is no longer at work.
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED", "EXPIRED")

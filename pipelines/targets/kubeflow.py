@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from components.common.arguments import argument, flat_fields
-from components.data_version.arguments import DataVersionArguments
-from components.tune import katib_component
-from components.tune.katib_arguments import KatibArguments
-from pipelines.images import Images
-from pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
+from imgpipe.components.common.arguments import argument, flat_fields
+from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.tune import katib_component
+from imgpipe.components.tune.katib_arguments import KatibArguments
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
 
 # Requests of CPU and memory: (cpu, memory). The data steps hold one image a thread; the others hold
 # TensorFlow and a model. Those of train are inputs of the pipeline.

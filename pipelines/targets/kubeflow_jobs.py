@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     UnavailableError,
 )
-from pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule
+from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule
 
 _EXPERIMENT = "imgpipe"
 _PODS_NAMESPACE = "kubeflow"

@@ -9,8 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipelines.targets.local_docker import ContainerSettings, docker_runner, give_to_user, stopped_by_signal
-from pipelines.targets.target import Target
+from imgpipe.pipelines.targets.local_docker import (
+    ContainerSettings,
+    docker_runner,
+    give_to_user,
+    stopped_by_signal,
+)
+from imgpipe.pipelines.targets.target import Target
 
 COMPILED = Path(__file__).parent.parent / "compiled"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.common.errors import MissingInputError, UnavailableError
-from pipelines.container_places import ContainerPlaces
+from imgpipe.components.common.errors import MissingInputError, UnavailableError
+from imgpipe.pipelines.container_places import ContainerPlaces
 
 NOBODY = 65534
 # Time that a step has to write its checkpoint, before it is killed.

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
-from components.common.log import parse_event
-from components.common.storage import local_path, written_whole
-from pipelines.run_folder import RunFolder, running_process
-from pipelines.targets.jobs import Job, no_such_job
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.storage import local_path, written_whole
+from imgpipe.pipelines.run_folder import RunFolder, running_process
+from imgpipe.pipelines.targets.jobs import Job, no_such_job
 
 RUNS = "imgpipe-runs"
 _REGISTER = ".jobs"
@@ -153,7 +153,7 @@ class LocalJobs:
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", "from pipelines.cli import main; main()", *command),
+                    *(sys.executable, "-c", "from imgpipe.pipelines.cli import main; main()", *command),
                     *("--recipe", "original", "--format", "json", *words),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from pipelines.images import Images
+from imgpipe.pipelines.images import Images
 
 
 def _no_inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":

@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from components.common.arguments import flat_fields
-from components.custom_job import component as custom_job
-from components.custom_job.arguments import CustomJobArguments
-from components.data_version.arguments import DataVersionArguments
-from components.tune import vertex_component as tuning_job
-from pipelines.images import Images
-from pipelines.targets.kubeflow import CACHED_CONVERT
-from pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.custom_job import component as custom_job
+from imgpipe.components.custom_job.arguments import CustomJobArguments
+from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.tune import vertex_component as tuning_job
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.targets.kubeflow import CACHED_CONVERT
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
 
 # Processors and memory of each step: Vertex AI takes the smallest machine that has them.
 _RESOURCES = {

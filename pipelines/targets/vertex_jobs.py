@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
-from components.common.google_credentials import default_credentials
-from components.vertex.client import explained, is_plain_http, service_client
-from components.vertex.jobs import (
+from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
+from imgpipe.components.common.google_credentials import default_credentials
+from imgpipe.components.vertex.client import explained, is_plain_http, service_client
+from imgpipe.components.vertex.jobs import (
     JOB_KINDS,
     JOB_LABEL,
     REQUEST_LABEL,
@@ -26,8 +26,8 @@ from components.vertex.jobs import (
     start_job,
     state_of,
 )
-from pipelines.ai_platform import VertexRequest, job_label
-from pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule
+from imgpipe.pipelines.ai_platform import VertexRequest, job_label
+from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule
 
 PIPELINE_RUN = JobKind("PipelineJob", "pipeline_job")
 _KIND_NAMES = {PIPELINE_RUN: "pipeline run"}

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.dataset import TRAIN, VALIDATION, Manifest, Shard, Split, file_sha256, write_manifest
-from components.common.records import ImageRecord, encode_example
-from components.common.tfrecord import write_record
+from imgpipe.components.common.dataset import (
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    Shard,
+    Split,
+    file_sha256,
+    write_manifest,
+)
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tfrecord import write_record
 from tests.servers.deployments import (
     cluster,
     cluster_of_this_machine,
@@ -152,7 +160,7 @@ def digits_dataset(digit_records, write_dataset, tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits_training():
     """The arguments by which the digits are learnt in a few seconds, from random weights."""
-    from components.train.arguments import TrainingArguments
+    from imgpipe.components.train.arguments import TrainingArguments
 
     return TrainingArguments(
         max_steps=80,
@@ -170,7 +178,7 @@ def digits_training():
 @pytest.fixture(scope="session")
 def trained_digits(digits_dataset, digits_training, tmp_path_factory):
     """A model folder that the train step wrote, and what the loop returned. Not to be changed."""
-    from components.train.train import train
+    from imgpipe.components.train.train import train
 
     folder = tmp_path_factory.mktemp("trained") / "model"
     return folder, train(digits_training, digits_dataset, folder)
@@ -179,9 +187,9 @@ def trained_digits(digits_dataset, digits_training, tmp_path_factory):
 @pytest.fixture(scope="session")
 def linear_model():
     """``linear_model(folder, labels)`` writes a real SavedModel of one random layer on 8x8 pixels."""
-    from components.common.provenance import write_deployment_config, write_provenance
-    from components.common.quiet_tensorflow import keras, tf
-    from components.common.saved_model import write_saved_model
+    from imgpipe.components.common.provenance import write_deployment_config, write_provenance
+    from imgpipe.components.common.quiet_tensorflow import keras, tf
+    from imgpipe.components.common.saved_model import write_saved_model
 
     class Linear:
         def __init__(self, classes, seed):

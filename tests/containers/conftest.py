@@ -8,7 +8,7 @@ import pytest
 from containers.build import default_base, revision
 from containers.build import main as build_images
 from containers.docker import engine_answers, inspected, present
-from pipelines.images import Images
+from imgpipe.pipelines.images import Images
 from tests.components.conftest import linear_model
 
 __all__ = ["linear_model"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
 from containers import build
-from pipelines.images import ROLES
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.images import ROLES
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "containers" / "requirements"

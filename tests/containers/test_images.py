@@ -51,7 +51,7 @@ def test_an_image_is_no_larger_than_promised(images, base, role):
 
 
 def test_what_the_steps_of_an_image_load_is_there(images, role):
-    modules = [*(f"components.{step}" for step in STEPS[role]), *LIBRARIES[role]]
+    modules = [*(f"imgpipe.components.{step}" for step in STEPS[role]), *LIBRARIES[role]]
     code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
     result = in_image(images[role], "python3", "-c", code, flags=["--env=_KFP_RUNTIME=true"])
     assert result.returncode == 0, result.stderr
@@ -98,7 +98,7 @@ def test_the_labels_say_what_was_built_from_what(images, built_revision, role):
 
 def test_bytecode_is_there_and_is_not_checked_against_times(images, role):
     code = (
-        "import importlib.util, pathlib, components.common.step as step\n"
+        "import importlib.util, pathlib, imgpipe.components.common.step as step\n"
         "file = pathlib.Path(importlib.util.cache_from_source(step.__file__))\n"
         "print(int.from_bytes(file.read_bytes()[4:8], 'little'))"
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
 from containers.docker import docker
 from containers.push import check_reviewed, main
-from pipelines.images import Images, read_images_lock
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.images import Images, read_images_lock
 from tests.servers.registry import registry
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_only_images_of_one_commit_on_one_base_are_pushed(
 
 
 def test_a_lock_of_all_images_compiles_and_names_no_tag(tmp_path):
-    from pipelines.images import ROLES
+    from imgpipe.pipelines.images import ROLES
 
     lock = tmp_path / "images.lock"
     digest = "0" * 64
@@ -107,7 +107,7 @@ def test_a_lock_of_all_images_compiles_and_names_no_tag(tmp_path):
     )
     code = (
         "import sys; from pathlib import Path; from compile import write_files;"
-        "from pipelines.images import Images, read_images_lock;"
+        "from imgpipe.pipelines.images import Images, read_images_lock;"
         "text = Path(sys.argv[1]).read_text();"
         "write_files(Path(sys.argv[2]), Images('', read_images_lock(text, where='')))"
     )

@@ -5,19 +5,19 @@ import time
 
 import pytest
 
-from components.common.errors import UnavailableError
 from containers.docker import docker
+from imgpipe.components.common.errors import UnavailableError
 from tests.containers.sandbox import STRICT
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
-HEALTH = ("python3", "-m", "components.serve.health")
+HEALTH = ("python3", "-m", "imgpipe.components.serve.health")
 # As a server that hangs: it takes connections and says nothing.
 STOP_THE_SERVER = """
 import os, pathlib, signal
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
     words = (folder / "cmdline").read_bytes().split(b"\\0")
-    if words[0].endswith(b"python3") and b"components.serve" in words:
+    if words[0].endswith(b"python3") and b"imgpipe.components.serve" in words:
         os.kill(int(folder.name), signal.SIGSTOP)
 """
 
@@ -54,7 +54,7 @@ def test_a_server_becomes_healthy_once_it_answers_and_is_not_once_it_hangs(start
     linear_model(tmp_path / "1")
     # The user of the container reads it.
     tmp_path.chmod(0o755)
-    serve = ("python3", "-m", "components.serve", "--model=/models")
+    serve = ("python3", "-m", "imgpipe.components.serve", "--model=/models")
     container = started(*serve, volume=tmp_path)
     wait_until(lambda: health_of(container)["Status"] == "healthy", container)
     assert '"event": "serving"' in docker("logs", container)

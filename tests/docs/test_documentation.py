@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from google.cloud.aiplatform_v1 import JobState
 from PIL import Image
 
-from components.common.errors import ERROR_CLASSES
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
-from pipelines.cli import imgpipe
-from pipelines.recipes import RECIPES
+from imgpipe.components.common.errors import ERROR_CLASSES
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines.recipes import RECIPES
 from tests.end_to_end.runs import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG
 from tests.servers.google import ANY_IMAGE, ANY_RIGHT
@@ -97,9 +97,9 @@ def write_model(folder):
     """A SavedModel of two labels on pictures of 8 x 8 pixels, by a process that may load TensorFlow."""
     code = (
         "import pathlib, sys, numpy as np\n"
-        "from components.common.provenance import write_provenance\n"
-        "from components.common.quiet_tensorflow import keras, tf\n"
-        "from components.common.saved_model import write_saved_model\n"
+        "from imgpipe.components.common.provenance import write_provenance\n"
+        "from imgpipe.components.common.quiet_tensorflow import keras, tf\n"
+        "from imgpipe.components.common.saved_model import write_saved_model\n"
         "class Linear:\n"
         "    variables = [keras.Variable(np.ones((192, 2), np.float32))]\n"
         "    def logits(self, images, *, training):\n"

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components.common.log import parse_event
+from imgpipe.components.common.log import parse_event
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 SMALL = ["--model-type", "resnet-18", "--weights", "none", "--image-size", "32", "--max-steps", "3"]

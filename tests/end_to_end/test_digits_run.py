@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common.dataset import read_manifest
+from imgpipe.components.common.dataset import read_manifest
 
 STEPS = ["convert", "validate", "train", "evaluate", "export", "gate"]
 
@@ -130,9 +130,10 @@ def test_converting_and_validating_did_not_load_tensorflow(digits_run):
     }
     assert set(work) == set(STEPS)
     code = (
-        "import sys, components.convert.component, components.convert.convert, "
-        "components.validate.component, components.validate.validate, components.validate.report, "
-        "components.evaluate.report, components.export.export, components.export.component; "
+        "import sys; from imgpipe.components.convert import component, convert; "
+        "from imgpipe.components.validate import component, validate, report; "
+        "from imgpipe.components.evaluate import report; "
+        "from imgpipe.components.export import component, export; "
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

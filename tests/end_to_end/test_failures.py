@@ -73,7 +73,7 @@ def test_a_failed_runs_folder_can_be_used_again(tmp_path, coloured_folder, rows)
 
 
 def test_modules_of_the_users_own_in_the_current_folder_are_not_run(tmp_path):
-    for name in ("components", "pipelines", "json"):
+    for name in ("imgpipe", "components", "pipelines", "json"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong module was imported')")
     run = run_imgpipe(tmp_path / "job", "--train-csv", "nowhere.csv", *SMALL, cwd=tmp_path)

@@ -46,10 +46,10 @@ def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_r
 @pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batches_and_alone(flowers_run):
-    from components.common.dataset import VALIDATION, read_manifest
-    from components.common.reference_answers import read_evaluation, read_reference
-    from components.common.served_model import load_served_model
-    from components.common.split_records import split_records
+    from imgpipe.components.common.dataset import VALIDATION, read_manifest
+    from imgpipe.components.common.reference_answers import read_evaluation, read_reference
+    from imgpipe.components.common.served_model import load_served_model
+    from imgpipe.components.common.split_records import split_records
 
     artifacts = flowers_run.folder / "artifacts"
     (dataset,) = artifacts.glob("*/convert/dataset")
@@ -92,8 +92,8 @@ def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batch
 def test_formats_without_quantization_lose_nothing_on_photos_and_int8_at_most_three_points(
     flowers_run, tmp_path
 ):
-    from components.export.arguments import FORMATS, ExportArguments
-    from components.export.export import export
+    from imgpipe.components.export.arguments import FORMATS, ExportArguments
+    from imgpipe.components.export.export import export
 
     artifacts = flowers_run.folder / "artifacts"
     (dataset,) = artifacts.glob("*/convert/dataset")

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from google.cloud import aiplatform_v1 as vertex
 
-from components.common.errors import InvalidArgumentError
-from components.vertex.client import service_client
-from components.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
-from pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
-from pipelines.images import Images
-from pipelines.training_input import read_training_input
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.vertex.client import service_client
+from imgpipe.components.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
+from imgpipe.pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.training_input import read_training_input
 from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
@@ -57,7 +57,7 @@ def round_trip(server, config):
     return job
 
 
-def tpu_job_spec(words, module="components.train"):
+def tpu_job_spec(words, module="imgpipe.components.train"):
     return vertex.CustomJobSpec(
         worker_pool_specs=[
             vertex.WorkerPoolSpec(
@@ -118,7 +118,7 @@ def test_the_published_tuning_config_and_command_line_become_this_tuning_job(ser
         trial_job_spec=tpu_job_spec(
             [word for word in ARGUMENTS if "initial_learning_rate" not in word],
             # Each trial has a folder of its own in job_dir.
-            "components.tune.remote_trial",
+            "imgpipe.components.tune.remote_trial",
         ),
         labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
         **set_by_the_server(job),

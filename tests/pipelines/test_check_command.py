@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from components.common.errors import UnavailableError
-from pipelines.checks import Google, check_data, check_images
-from pipelines.cli import imgpipe
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.pipelines.checks import Google, check_data, check_images
+from imgpipe.pipelines.cli import imgpipe
 from tests.servers.google import start_google_server
 
 AGENT = "serviceAccount:service-123@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
@@ -37,7 +37,7 @@ def cloud(monkeypatch):
     """A project in which all is well."""
     with start_google_server() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
-        monkeypatch.setattr("components.common.cloud_storage.RETRY_SECONDS", 0.1)
+        monkeypatch.setattr("imgpipe.components.common.cloud_storage.RETRY_SECONDS", 0.1)
         server.objects = {"data": {"train-00000-of-00001", "validation-00000-of-00001"}, "output": set()}
         server.bindings = {
             "data": {"roles/storage.objectViewer": [AGENT]},
@@ -342,7 +342,7 @@ def test_a_region_that_is_none_is_refused_before_a_token_goes_to_what_it_would_b
 
 
 def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
-    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
     with silence() as address:
         started = time.monotonic()
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
@@ -375,7 +375,7 @@ def test_a_cluster_may_have_the_credentials_that_are_not_here():
 
 
 def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
-    monkeypatch.setattr("pipelines.checks._SECONDS", 0.3)
+    monkeypatch.setattr("imgpipe.pipelines.checks._SECONDS", 0.3)
     values = {
         "training_data_path": "gs://b/t-*",
         "validation_data_path": "gs://b/v-*",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.arguments import flat_fields
-from pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 

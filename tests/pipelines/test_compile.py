@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.common.arguments import description_of, flat_fields
-from pipelines.images import Images
-from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.kubeflow import KUBEFLOW
-from pipelines.targets.local import LOCAL
-from pipelines.targets.vertex import VERTEX
+from imgpipe.components.common.arguments import description_of, flat_fields
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+from imgpipe.pipelines.targets.local import LOCAL
+from imgpipe.pipelines.targets.vertex import VERTEX
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "pipelines" / "compiled"
@@ -62,8 +62,8 @@ def copy_of_project(tmp_path):
     root.mkdir()
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copy(ROOT / "compile.py", root)
-    for name in ("components", "pipelines", "docs"):
-        shutil.copytree(ROOT / name, root / name, ignore=ignored)
+    for name in ("imgpipe", "components", "pipelines", "docs"):
+        shutil.copytree(ROOT / name, root / name, ignore=ignored, symlinks=True)
     return root
 
 
@@ -259,7 +259,7 @@ def test_the_vertex_file_is_one_document_and_gets_project_and_region_when_it_run
 def test_the_vertex_train_step_starts_a_job_from_an_image_without_tensorflow():
     container = spec_of("vertex")["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert container["image"].startswith("imgpipe-launcher:")
-    assert "components.custom_job.component" in container["command"][-1]
+    assert "imgpipe.components.custom_job.component" in container["command"][-1]
 
 
 def images_in(root, target):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from pipelines.container_places import seen_from_containers
-from pipelines.targets.local import COMPILED
+from imgpipe.pipelines.container_places import seen_from_containers
+from imgpipe.pipelines.targets.local import COMPILED
 
 # Arguments that are words, names or whole texts.
 NO_PATHS = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from pipelines.cron import check_cron
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.cron import check_cron
 
 
 @pytest.mark.parametrize(

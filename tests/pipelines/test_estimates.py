@@ -3,11 +3,11 @@
 import pytest
 from click.testing import CliRunner
 
-from components.common.errors import InvalidArgumentError
-from components.train.arguments import TrainingArguments
-from pipelines.cli import imgpipe
-from pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
-from pipelines.machines import Machine
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
+from imgpipe.pipelines.machines import Machine
 
 PRICES = """
 prices:

@@ -7,14 +7,14 @@ import sys
 import pytest
 from kfp import compiler, dsl
 
-from components.common.log import parse_event
-from components.deploy.arguments import DeployArguments
-from components.deploy.component import deploy
-from components.gate.arguments import GateArguments
-from components.gate.component import gate
-from pipelines.image_classification import image_classification
-from pipelines.interface import chosen, component_of, pipeline_of
-from pipelines.targets.local import LOCAL
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.component import deploy
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.gate.component import gate
+from imgpipe.pipelines.image_classification import image_classification
+from imgpipe.pipelines.interface import chosen, component_of, pipeline_of
+from imgpipe.pipelines.targets.local import LOCAL
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def pipeline_file(tmp_path_factory):
 
     from dataclasses import dataclass
 
-    from components.common.arguments import argument, flat_fields
+    from imgpipe.components.common.arguments import argument, flat_fields
 
     @dataclass(frozen=True)
     class Places:
@@ -73,7 +73,7 @@ def test_what_passes_is_deployed_and_what_is_blocked_ends_the_run_well(
         },
     }
     result = subprocess.run(
-        [sys.executable, "-m", "pipelines.targets.local"],
+        [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         input=json.dumps(request),
         capture_output=True,
         text=True,

@@ -8,8 +8,8 @@ import yaml
 from kfp import compiler
 from kfp.dsl import Dataset, Input, Model, Output
 
-from components.common.arguments import argument, flat_fields
-from pipelines.interface import component_of, pipeline_of
+from imgpipe.components.common.arguments import argument, flat_fields
+from imgpipe.pipelines.interface import component_of, pipeline_of
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from pipelines.cli import imgpipe
+from imgpipe.pipelines.cli import imgpipe
 from tests.servers.configs import ARGUMENTS
 
 VERTEX = ["--target", "vertex", "--region", "us-central1"]

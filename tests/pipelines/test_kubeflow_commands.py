@@ -12,11 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from components.common.arguments import flat_fields
-from components.tune.arguments import TuneArguments
-from components.tune.katib_arguments import KatibArguments
-from components.tune.search_space import read_request
-from pipelines.cli import imgpipe
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.katib_arguments import KatibArguments
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.pipelines.cli import imgpipe
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
 from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
 
@@ -38,7 +38,7 @@ def server(tmp_path, monkeypatch):
 def run(server, monkeypatch, tmp_path):
     """``run("describe", "x")`` runs a command here against the server."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_BETWEEN_QUESTIONS", 0.1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_BETWEEN_QUESTIONS", 0.1)
 
     def run_here(*words):
         place = ["--target", "kubeflow", "--host", server.address]
@@ -347,7 +347,7 @@ def test_the_installation_is_asked_as_kfps_client_asks(run, server, tmp_path, mo
 
 
 def test_what_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr("pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
@@ -472,7 +472,7 @@ def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_p
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
-    from pipelines.sample_data import write_digits
+    from imgpipe.pipelines.sample_data import write_digits
 
     write_digits(tmp_path / "digits")
     server.run_commands = True

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.run_folder import RunFolder, running_process
-from pipelines.targets.local_jobs import LocalJobs
+from imgpipe.pipelines.run_folder import RunFolder, running_process
+from imgpipe.pipelines.targets.local_jobs import LocalJobs
 
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 # Long enough to be met at work, and ended by the test.

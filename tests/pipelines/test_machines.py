@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidArgumentError
-from pipelines.machines import (
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.machines import (
     LEGACY_MACHINE_TYPES,
     MACHINE_TYPES,
     Machine,

@@ -2,8 +2,8 @@
 
 import sys
 
-from components.common.log import log_event
-from pipelines.commands.output import events_told
+from imgpipe.components.common.log import log_event
+from imgpipe.pipelines.commands.output import events_told
 
 
 def test_lines_for_machines_are_told_in_words(capsys):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from components.common.arguments import flat_fields, from_values
-from components.train.arguments import TrainingArguments
-from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.components.common.arguments import flat_fields, from_values
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines.run_display import RunDisplay
+from imgpipe.pipelines.run_display import RunDisplay
 
 
 def event(kind, **fields):

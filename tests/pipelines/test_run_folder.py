@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.common.errors import OutputError
-from pipelines.run_folder import RunFolder, claimed, new_folder
+from imgpipe.components.common.errors import OutputError
+from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
 
 
 @pytest.fixture

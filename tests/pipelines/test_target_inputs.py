@@ -4,13 +4,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from components.common.arguments import flat_fields
-from components.common.errors import InvalidArgumentError
-from pipelines.cli import imgpipe
-from pipelines.compiled_pipelines import COMPILED
-from pipelines.images import Images
-from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
-from pipelines.target_inputs import parse_target_inputs
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines.compiled_pipelines import COMPILED
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.target_inputs import parse_target_inputs
 from tests.servers.configs import ARGUMENTS, TUNING_CONFIG
 
 KUBEFLOW = ["--target", "kubeflow"]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from components.common.arguments import argument, from_values
-from pipelines.images import Images
-from pipelines.parameters import PIPELINE_ARGUMENTS
-from pipelines.targets.target import Target, named
-from pipelines.tasks import pipeline_inputs
+from imgpipe.components.common.arguments import argument, from_values
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.targets.target import Target, named
+from imgpipe.pipelines.tasks import pipeline_inputs
 
 
 @pytest.mark.parametrize(

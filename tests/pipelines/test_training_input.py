@@ -6,10 +6,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidArgumentError
-from pipelines.ai_platform import plan_job, vertex_request
-from pipelines.images import Images
-from pipelines.training_input import TrainingInput, read_training_input
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.ai_platform import plan_job, vertex_request
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.training_input import TrainingInput, read_training_input
 from tests.servers.configs import ARGUMENTS, JOB_ID, TUNING_CONFIG
 
 NAMES = [

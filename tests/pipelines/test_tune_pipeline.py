@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.common.arguments import flat_fields
-from components.tune.arguments import TuneArguments
-from pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")

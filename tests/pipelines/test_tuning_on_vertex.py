@@ -12,10 +12,10 @@ import requests
 from click.testing import CliRunner
 from google.cloud import aiplatform_v1 as vertex
 
-from components.common.model_versions import local_model
-from components.vertex.client import service_client
-from pipelines.cli import imgpipe
-from pipelines.sample_data import write_digits
+from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.vertex.client import service_client
+from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines.sample_data import write_digits
 from tests.servers.vertex import STATES
 from tests.servers.vertex_models import VertexModels
 from tests.servers.vertex_tuning import start_tuning_server

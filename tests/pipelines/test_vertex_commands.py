@@ -14,9 +14,9 @@ import yaml
 from click.testing import CliRunner
 from google.cloud import aiplatform_v1 as vertex
 
-from components.tune.arguments import TuneArguments
-from components.tune.search_space import read_request
-from pipelines.cli import imgpipe
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.pipelines.cli import imgpipe
 from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
@@ -151,7 +151,7 @@ def test_the_same_line_again_starts_no_second_job(run, place, server):
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, server, monkeypatch, lost):
-    monkeypatch.setattr("pipelines.targets.vertex_jobs._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._FIRST_PAUSE_SECONDS", 0.01)
     server.lose_answers = lost
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
     first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
@@ -250,7 +250,7 @@ def test_a_job_that_is_not_there_is_told(run, place):
 
 
 def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, monkeypatch):
-    monkeypatch.setattr("pipelines.targets.vertex_jobs._SECONDS_BETWEEN_QUESTIONS", 0.05)
+    monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._SECONDS_BETWEEN_QUESTIONS", 0.05)
     server.run_commands = True
     code = (
         "import time\nfor n in range(4): print('step', n, flush=True); time.sleep(0.2)\nraise SystemExit(65)"
@@ -433,7 +433,7 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run, place, server, tmp_path):
-    from pipelines.sample_data import write_digits
+    from imgpipe.pipelines.sample_data import write_digits
 
     write_digits(tmp_path / "bucket" / "digits")
     server.run_commands = True

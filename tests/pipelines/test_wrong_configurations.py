@@ -5,10 +5,10 @@ import time
 import pytest
 import yaml
 
-from components.common.errors import InvalidArgumentError
-from pipelines.ai_platform import pipeline_parameters, plan_job, vertex_request
-from pipelines.images import Images
-from pipelines.training_input import read_training_input
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.ai_platform import pipeline_parameters, plan_job, vertex_request
+from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.training_input import read_training_input
 from tests.servers.configs import ARGUMENTS, JOB_ID
 
 T4, V100, A100 = "NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100", "NVIDIA_TESLA_A100"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 from kubernetes import client
 
-from components.deploy import kserve
+from imgpipe.components.deploy import kserve
 from tests.servers.vertex_models import VertexModels
 
 

@@ -209,7 +209,7 @@ class KubeflowServer:
             }
             run["state"] = "RUNNING"
             process = self.processes[run_id] = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.targets.local"],
+                [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -265,7 +265,7 @@ class VertexServer:
             "artifacts": str(folder / "artifacts"),
         }
         (folder / "request.json").write_text(json.dumps(request))
-        command = '"$0" -m pipelines.targets.local < "$1"'
+        command = '"$0" -m imgpipe.pipelines.targets.local < "$1"'
         status = self._run(
             name, ["/bin/sh", "-c", f"exec {command}", sys.executable, str(folder / "request.json")]
         )

@@ -6,9 +6,9 @@ only the first is left to it. Source of the places: Microsoft's BITMAPFILEHEADER
 
 from typing import Any
 
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import little_endian, part
-from components.common.served_images.transparency import on_white
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.bytes_of_file import little_endian, part
+from imgpipe.components.common.served_images.transparency import on_white
 
 _FILE_HEADER_BYTES = 14
 # The header of OS/2 1.x, with sizes of 16 bits and a palette of 3 bytes a colour.

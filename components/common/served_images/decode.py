@@ -1,7 +1,7 @@
 """Decodes an image file in any format that the convert step takes, inside the TensorFlow graph.
 
-``components.common.images.prepare_image`` followed by ``image_decoding.decode_image`` is what a picture
-goes through on its way into training; ``decode_image_file`` gives the same pixels for the file itself.
+``images.prepare_image`` followed by ``image_decoding.decode_image`` is what a picture goes through on its
+way into training; ``decode_image_file`` gives the same pixels for the file itself.
 They are equal bit for bit but for photos that have to be turned, which convert encodes anew as JPEG.
 
 What TensorFlow cannot decode inside a graph, and what is refused therefore:
@@ -14,20 +14,20 @@ What TensorFlow cannot decode inside a graph, and what is refused therefore:
 from collections.abc import Callable
 from typing import Any
 
-from components.common.image_decoding import JPEG_TRANSFORM, is_jpeg, scale_to_square
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.bmp import decode_bmp
-from components.common.served_images.bytes_of_file import byte_at, part, starts_with
-from components.common.served_images.gif import decode_gif
-from components.common.served_images.orientation import (
+from imgpipe.components.common.image_decoding import JPEG_TRANSFORM, is_jpeg, scale_to_square
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.bmp import decode_bmp
+from imgpipe.components.common.served_images.bytes_of_file import byte_at, part, starts_with
+from imgpipe.components.common.served_images.gif import decode_gif
+from imgpipe.components.common.served_images.orientation import (
     has_no_app1_segment,
     jpeg_orientation,
     png_orientation,
     turned_upright,
     webp_orientation,
 )
-from components.common.served_images.png_chunks import png_chunks
-from components.common.served_images.transparency import WHITE, on_white
+from imgpipe.components.common.served_images.png_chunks import png_chunks
+from imgpipe.components.common.served_images.transparency import WHITE, on_white
 
 # Places in a PNG file: signature, then the chunk IHDR.
 _PNG_BIT_DEPTH, _PNG_COLOUR_TYPE = 24, 25

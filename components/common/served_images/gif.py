@@ -9,9 +9,9 @@ Source of the places: GIF89a specification, sections 18 to 23.
 
 from typing import Any
 
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import byte_at, little_endian, part
-from components.common.served_images.transparency import WHITE
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.bytes_of_file import byte_at, little_endian, part
+from imgpipe.components.common.served_images.transparency import WHITE
 
 _SCREEN_WIDTH, _SCREEN_HEIGHT, _SCREEN_FLAGS, _GLOBAL_TABLE = 6, 8, 10, 13
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9

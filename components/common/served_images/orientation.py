@@ -7,9 +7,9 @@ PNG and WebP files, and EXIF as hexadecimal text in a PNG, are not looked for.)
 
 from typing import Any
 
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import big_endian, little_endian, part
-from components.common.served_images.png_chunks import PngChunks
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.bytes_of_file import big_endian, little_endian, part
+from imgpipe.components.common.served_images.png_chunks import PngChunks
 
 UPRIGHT = 1
 _ORIENTATION_TAG = 0x0112

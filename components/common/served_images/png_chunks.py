@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.bytes_of_file import big_endian, part
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.bytes_of_file import big_endian, part
 
 _SIGNATURE_BYTES = 8
 # Length, name and checksum.

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from components.common.dataset import Manifest
-from components.common.hyperparameters import Hyperparameters
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.trials import Trial
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.hyperparameters import Hyperparameters
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.trials import Trial
 
 # Gets all trials whenever one of them has something new.
 Report = Callable[[Sequence[Trial]], None]

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client
 
-from components.common import cloud_storage
-from components.common.cloud_storage import is_cloud_path
-from components.common.dataset import TRAIN, VALIDATION, shard_location
-from components.common.errors import (
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import is_cloud_path
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, shard_location
+from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     CheckFailedError,
     InterruptedRunError,
@@ -22,27 +22,27 @@ from components.common.errors import (
     OutputError,
     PipelineError,
 )
-from components.common.folders import folder_at
-from components.common.hyperparameters import METRIC, reversed_value
-from components.common.kubernetes_client import default_client, own_namespace, refused
-from components.common.labels import labels_text
-from components.common.log import log_event, with_progress
-from components.common.storage import absolute_location, joined
-from components.train.words import argument_words, pattern_of
-from components.tune.engines.engine import Problem, Report
-from components.tune.engines.katib_experiment import (
+from imgpipe.components.common.folders import folder_at
+from imgpipe.components.common.hyperparameters import METRIC, reversed_value
+from imgpipe.components.common.kubernetes_client import default_client, own_namespace, refused
+from imgpipe.components.common.labels import labels_text
+from imgpipe.components.common.log import log_event, with_progress
+from imgpipe.components.common.storage import absolute_location, joined
+from imgpipe.components.train.words import argument_words, pattern_of
+from imgpipe.components.tune.engines.engine import Problem, Report
+from imgpipe.components.tune.engines.katib_experiment import (
     GROUP,
     MANAGED_BY,
     VERSION,
     experiment,
     reversed_parameters,
 )
-from components.tune.engines.remote import Follower, typed_values, with_folder
-from components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from components.tune.trial_process import failure_in
-from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
+from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from imgpipe.components.tune.trial_process import failure_in
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
-COMMAND = ("python", "-m", "components.tune.remote_trial")
+COMMAND = ("python", "-m", "imgpipe.components.tune.remote_trial")
 DATA_FOLDER = "data"
 _REQUEST = "imgpipe/request"
 # Labels that Katib gives to trials and pods; the container that shows a trial's output.

@@ -7,13 +7,13 @@ from typing import Any
 
 from kubeflow_katib_api import models
 
-from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import Hyperparameters, TunedParameter
-from components.train.arguments import TrainingArguments
-from components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
-from components.tune.arguments import failures_that_end
-from components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from components.tune.search_space import grid_size
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
+from imgpipe.components.tune.arguments import failures_that_end
+from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from imgpipe.components.tune.search_space import grid_size
 
 GROUP, VERSION = "kubeflow.org", "v1beta1"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}

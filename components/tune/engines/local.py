@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     CheckFailedError,
@@ -20,13 +20,13 @@ from components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from components.common.hyperparameters import METRIC, Hyperparameters
-from components.common.log import log_event
-from components.common.termination import termination_noted
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import failures_that_end
-from components.tune.engines.engine import Report
-from components.tune.job_dir import (
+from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import failures_that_end
+from imgpipe.components.tune.engines.engine import Report
+from imgpipe.components.tune.job_dir import (
     FEATURES_FOLDER,
     STUDY_FOLDER,
     TRIALS_FOLDER,
@@ -34,13 +34,13 @@ from components.tune.job_dir import (
     trial_folder,
     trial_model,
 )
-from components.tune.search_space import identity_of, trial_arguments
-from components.tune.shares import Share, shares
-from components.tune.stopping import Curve, StoppingRules, reason_to_stop
-from components.tune.study import Study, open_study, read_trials
-from components.tune.trial_process import TrialProcess, can_fork, failure_of, warm_up
-from components.tune.trial_run import WORK, TrialTask, read_result
-from components.tune.trials import FAILED, RUNNING, Trial
+from imgpipe.components.tune.search_space import identity_of, trial_arguments
+from imgpipe.components.tune.shares import Share, shares
+from imgpipe.components.tune.stopping import Curve, StoppingRules, reason_to_stop
+from imgpipe.components.tune.study import Study, open_study, read_trials
+from imgpipe.components.tune.trial_process import TrialProcess, can_fork, failure_of, warm_up
+from imgpipe.components.tune.trial_run import WORK, TrialTask, read_result
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial
 
 _PAUSE_SECONDS = 0.5
 # A process that has closed its pipe is gone in a moment.

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from components.common.errors import MissingInputError
-from components.common.folders import Folder, folder_at
-from components.common.hyperparameters import METRIC, Hyperparameters
-from components.common.log import log_event
-from components.common.published_model import SAVED_MODEL_NAME
-from components.train.job_dir import METRICS_FILE
-from components.tune.engines.engine import Report
-from components.tune.job_dir import trial_location, trial_model_location
-from components.tune.trial_run import read_result
-from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.folders import Folder, folder_at
+from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.published_model import SAVED_MODEL_NAME
+from imgpipe.components.train.job_dir import METRICS_FILE
+from imgpipe.components.tune.engines.engine import Report
+from imgpipe.components.tune.job_dir import trial_location, trial_model_location
+from imgpipe.components.tune.trial_run import read_result
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 
 def with_folder(trial: Trial, job_dir: str, name: str) -> Trial:

@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 from kfp import dsl
 
-from components.batch_predict.__main__ import main
-from components.batch_predict.arguments import BatchPredictArguments
-from components.batch_predict.batch_predict import batch_predict
-from components.batch_predict.component import batch_predict as component
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError, OutputError
-from components.common.records import ImageRecord, encode_example
-from components.common.served_model import load_served_model
-from components.common.tfrecord import write_record
+from imgpipe.components.batch_predict.__main__ import main
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
+from imgpipe.components.batch_predict.batch_predict import batch_predict
+from imgpipe.components.batch_predict.component import batch_predict as component
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    OutputError,
+)
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.tfrecord import write_record
 
 LABELS = ("dark", "größer", "middle", "bright")
 
@@ -175,7 +180,13 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(images, mod
             photos / "0000.jpg"
         ).write_bytes(images[1])
     flags = [f"--model={model}", f"--images={photos}", "--images_per_file=100"]
-    command = [sys.executable, "-m", "components.batch_predict", *flags, f"--output_dir={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "imgpipe.components.batch_predict",
+        *flags,
+        f"--output_dir={tmp_path / 'out'}",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "out").glob("predictions-*"))) < 3 and time.monotonic() < deadline:
@@ -247,8 +258,8 @@ def test_what_is_missing_is_told_without_waiting_for_tensorflow(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"no picture")
     code = (
         "import sys\n"
-        "from components.batch_predict.__main__ import main\n"
-        "from components.common.errors import MissingInputError\n"
+        "from imgpipe.components.batch_predict.__main__ import main\n"
+        "from imgpipe.components.common.errors import MissingInputError\n"
         "try:\n"
         "    main(['--model=nowhere', '--images=.', '--output_dir=out'])\n"
         "except MissingInputError as error:\n"

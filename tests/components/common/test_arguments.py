@@ -2,7 +2,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from components.common.arguments import (
+from imgpipe.components.common.arguments import (
     argument,
     check_fields,
     description_of,
@@ -10,7 +10,7 @@ from components.common.arguments import (
     nearest_name,
     parse_command_line,
 )
-from components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common import cloud_storage
-from components.common.cloud_storage import (
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.cloud_storage import (
     bucket_and_name,
     delete_object,
     download,
@@ -16,8 +16,13 @@ from components.common.cloud_storage import (
     upload,
     write_object,
 )
-from components.common.errors import InterruptedRunError, InvalidArgumentError, MissingInputError, OutputError
-from components.common.storage import local_copy, match_pattern, read_file
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+)
+from imgpipe.components.common.storage import local_copy, match_pattern, read_file
 
 CONTENT = bytes(range(256)) * 400
 DOWNLOAD = "/download/"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from components.common.dataset import (
+from imgpipe.components.common.dataset import (
     Manifest,
     Shard,
     Split,
@@ -15,7 +15,7 @@ from components.common.dataset import (
     shard_paths,
     write_manifest,
 )
-from components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 
 def split(*shards):

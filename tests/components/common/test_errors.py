@@ -1,4 +1,4 @@
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     EXIT_CODE_INTERRUPTED,
     InterruptedRunError,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 
 
 def reader(**fields):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.common import html_page
-from components.common.html_page import (
+from imgpipe.components.common import html_page
+from imgpipe.components.common.html_page import (
     Series,
     Thumbnail,
     decimal,

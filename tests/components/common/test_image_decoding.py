@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.image_decoding import decode_image
-from components.common.quiet_tensorflow import tf
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.quiet_tensorflow import tf
 
 SIZE = 40
 

@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from components.common.images import ImageError, prepare_image
+from imgpipe.components.common.images import ImageError, prepare_image
 
 # Smooth, so that a lossy format changes it little; each corner is different, so that turns show.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]

@@ -1,8 +1,8 @@
 import pytest
 from kubernetes import client
 
-from components.common.errors import MissingInputError
-from components.common.kubernetes_client import default_client, own_namespace, refused
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.kubernetes_client import default_client, own_namespace, refused
 from tests.servers.kubeflow import kubeconfig
 
 LOCATION = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"

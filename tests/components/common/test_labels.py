@@ -2,8 +2,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.labels import read_labels_file, sorted_labels, write_labels_file
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.labels import read_labels_file, sorted_labels, write_labels_file
 
 names = (
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1, max_size=10)

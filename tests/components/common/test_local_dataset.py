@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from components.common import local_dataset as module
-from components.common.dataset import TRAIN, read_manifest, write_manifest
-from components.common.errors import InvalidDataError, MissingInputError, OutputError
-from components.common.local_dataset import local_dataset
-from components.common.split_records import split_records
+from imgpipe.components.common import local_dataset as module
+from imgpipe.components.common.dataset import TRAIN, read_manifest, write_manifest
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError, OutputError
+from imgpipe.components.common.local_dataset import local_dataset
+from imgpipe.components.common.split_records import split_records
 
 
 def in_the_cloud(cloud, source, target):

@@ -1,6 +1,6 @@
 import json
 
-from components.common import log
+from imgpipe.components.common import log
 
 
 def test_a_line_is_one_json_object_that_cloud_logging_understands(capsys):

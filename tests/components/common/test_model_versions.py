@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.common.errors import MissingInputError
-from components.common.model_versions import local_model
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.model_versions import local_model
 from tests.servers.cloud_storage import BUCKET
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from components.common.images import ImageError, prepare_image
+from imgpipe.components.common.images import ImageError, prepare_image
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
 FILES = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file())

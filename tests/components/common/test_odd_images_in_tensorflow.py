@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from components.common.image_decoding import decode_image
-from components.common.images import ImageError, prepare_image
-from components.common.quiet_tensorflow import tf
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.images import ImageError, prepare_image
+from imgpipe.components.common.quiet_tensorflow import tf
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
 REAL = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file())

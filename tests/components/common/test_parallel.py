@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from components.common.parallel import in_order
+from imgpipe.components.common.parallel import in_order
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])

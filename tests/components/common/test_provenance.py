@@ -4,8 +4,8 @@ import re
 import pytest
 import yaml
 
-from components.common.errors import MissingInputError
-from components.common.provenance import read_provenance, write_deployment_config, write_provenance
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
 
 
 def test_the_deployment_configuration_has_the_original_fields(tmp_path):

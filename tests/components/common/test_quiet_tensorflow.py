@@ -10,7 +10,7 @@ def run(code):
 
 def test_importing_tensorflow_prints_nothing_and_leaves_scikit_learn_usable():
     result = run(
-        "from components.common.quiet_tensorflow import keras, tf\n"
+        "from imgpipe.components.common.quiet_tensorflow import keras, tf\n"
         "import os, sys\n"
         "tf.constant(1)\n"
         "assert 'sklearn' not in sys.modules\n"
@@ -30,7 +30,7 @@ def test_when_the_import_fails_what_it_wrote_is_shown(tmp_path):
     result = run(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "try:\n"
-        "    import components.common.quiet_tensorflow\n"
+        "    import imgpipe.components.common.quiet_tensorflow\n"
         "except ImportError as error:\n"
         "    print(error, 'sklearn' in sys.modules)"
     )

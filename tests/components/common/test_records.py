@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidDataError
-from components.common.records import (
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.records import (
     CLASS_LABEL,
     CLASS_TEXT,
     FILENAME,

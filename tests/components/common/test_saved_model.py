@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common.image_decoding import decode_image
-from components.common.images import prepare_image
-from components.common.quiet_tensorflow import tf
-from components.common.saved_model import write_saved_model
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.images import prepare_image
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.saved_model import write_saved_model
 
 LABELS = ("dark", "größer, 日本", "bright")
 SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"

@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
-from components.common.quiet_tensorflow import tf
-from components.common.served_model import check_labels, load_served_model
+from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_model import check_labels, load_served_model
 
 
 @pytest.fixture(scope="module")

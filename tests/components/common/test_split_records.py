@@ -1,9 +1,9 @@
 import pytest
 
-from components.common.dataset import read_manifest
-from components.common.errors import InternalError, InvalidDataError, MissingInputError
-from components.common.records import ImageRecord
-from components.common.split_records import record_place, split_records
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import InternalError, InvalidDataError, MissingInputError
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.common.split_records import record_place, split_records
 
 RECORDS = [ImageRecord(bytes([number]), number % 2 + 1, "", f"{number}.png") for number in range(7)]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common.arguments import argument
-from components.common.errors import EXIT_CODE_INTERRUPTED, InvalidDataError
-from components.common.log import parse_event
-from components.common.step import run_command, run_component
+from imgpipe.components.common.arguments import argument
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidDataError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.step import run_command, run_component
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ TOLD_TO_STOP = {
 def test_a_step_that_sigterm_ends_says_so_and_can_be_retried(where):
     code = f"""
 import os, signal, threading, time, weakref
-from components.common.step import run_command
+from imgpipe.components.common.step import run_command
 def command():
         {TOLD_TO_STOP[where].strip()}
 run_command("sample", command)
@@ -108,17 +108,21 @@ def test_a_component_gets_its_arguments_dataclass_from_flat_values(capsys, monke
     def sample(dataset: object, arguments: Sample) -> int:
         return arguments.size
 
-    component = types.ModuleType("components.sample.component")
+    component = types.ModuleType("imgpipe.components.sample.component")
     component.sample = sample
-    monkeypatch.setitem(sys.modules, "components.sample", types.ModuleType("components.sample"))
-    monkeypatch.setitem(sys.modules, "components.sample.component", component)
-    monkeypatch.setitem(sys.modules, "components.sample.sample", types.ModuleType("components.sample.sample"))
+    monkeypatch.setitem(
+        sys.modules, "imgpipe.components.sample", types.ModuleType("imgpipe.components.sample")
+    )
+    monkeypatch.setitem(sys.modules, "imgpipe.components.sample.component", component)
+    monkeypatch.setitem(
+        sys.modules, "imgpipe.components.sample.sample", types.ModuleType("imgpipe.components.sample.sample")
+    )
     artifact = types.SimpleNamespace(path="/somewhere")
-    result = run_component("components.sample.component", "sample", {"dataset": artifact, "size": 7})
+    result = run_component("imgpipe.components.sample.component", "sample", {"dataset": artifact, "size": 7})
     assert result == 7
     started, finished = events(capsys)
     assert started["event"] == "step_started"
     assert started["artifacts"] == {"dataset": "/somewhere"}
     assert finished["event"] == "step_finished"
     with pytest.raises(SystemExit):
-        run_component("components.sample.component", "sample", {"size": 7})
+        run_component("imgpipe.components.sample.component", "sample", {"size": 7})

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from components.common.storage import (
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.storage import (
     check_empty,
     check_writable,
     local_path,

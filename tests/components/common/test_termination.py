@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from components.common.termination import termination_noted
+from imgpipe.components.common.termination import termination_noted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.tfrecord import framed_record, read_records, record_blocks, write_record
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.tfrecord import framed_record, read_records, record_blocks, write_record
 
 
 def written(path, records):

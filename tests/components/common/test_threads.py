@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from components.common import threads
-from components.common.threads import usable_threads
+from imgpipe.components.common import threads
+from imgpipe.components.common.threads import usable_threads
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.records import decode_example
-from components.common.tfrecord import read_records
+from imgpipe.components.common.records import decode_example
+from imgpipe.components.common.tfrecord import read_records
 
 
 @pytest.fixture

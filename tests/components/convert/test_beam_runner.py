@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import InternalError, InvalidArgumentError
-from components.common.log import parse_event
-from components.convert import beam_runner
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common.errors import InternalError, InvalidArgumentError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.convert import beam_runner
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -21,7 +21,7 @@ def contents(folder):
 
 
 def run(*words):
-    command = [sys.executable, "-m", "components.convert", *words]
+    command = [sys.executable, "-m", "imgpipe.components.convert", *words]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 

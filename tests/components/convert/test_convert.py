@@ -15,19 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.common.dataset import read_manifest
-from components.common.errors import (
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import (
     InvalidArgumentError,
     InvalidDataError,
     MissingInputError,
     OutputError,
     PipelineError,
 )
-from components.common.log import parse_event
-from components.common.records import ImageRecord, encode_example
-from components.common.tfrecord import write_record
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -191,7 +191,7 @@ def test_the_same_bytes_at_any_number_of_threads_and_any_hash_seed(tmp_path, flo
             [
                 sys.executable,
                 "-m",
-                "components.convert",
+                "imgpipe.components.convert",
                 f"--images={flowers}",
                 f"--output_dir={outputs[-1]}",
             ],
@@ -455,7 +455,7 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, photo):
     script = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); "
-        "import runpy; runpy.run_module('components.convert', run_name='__main__')"
+        "import runpy; runpy.run_module('imgpipe.components.convert', run_name='__main__')"
     )
     command = [sys.executable, "-c", script, f"--images={folder}", f"--output_dir={tmp_path / 'out'}"]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -617,7 +617,7 @@ def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, values, erro
 
 def test_the_command_line_converts_and_exits_with_the_errors_code(tmp_path, flowers):
     def run(*words):
-        command = [sys.executable, "-m", "components.convert", *words]
+        command = [sys.executable, "-m", "imgpipe.components.convert", *words]
         ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
 
@@ -635,11 +635,13 @@ def test_the_command_line_converts_and_exits_with_the_errors_code(tmp_path, flow
 def test_the_component_writes_the_dataset_and_its_metadata(tmp_path, flowers):
     from kfp.dsl import Dataset
 
-    from components.common.step import run_component
+    from imgpipe.components.common.step import run_component
 
     dataset = Dataset(uri=str(tmp_path / "dataset"))
     run_component(
-        "components.convert.component", "convert", {"dataset": dataset, "images": str(flowers), "seed": 3.0}
+        "imgpipe.components.convert.component",
+        "convert",
+        {"dataset": dataset, "images": str(flowers), "seed": 3.0},
     )
     assert read_manifest(tmp_path / "dataset").made_by["seed"] == 3
     assert dataset.metadata == {
@@ -653,7 +655,7 @@ def test_the_component_writes_the_dataset_and_its_metadata(tmp_path, flowers):
 
 def test_converting_does_not_import_tensorflow():
     script = (
-        "import sys, components.convert.convert, components.convert.component, components.convert.__main__; "
+        "import sys; from imgpipe.components.convert import convert, component, __main__; "
         "sys.exit([name for name in sys.modules if name.split('.')[0] in ('tensorflow', 'keras')] or 0)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.convert.arguments import ConvertArguments
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.convert.arguments import ConvertArguments
 
 
 @pytest.mark.parametrize(

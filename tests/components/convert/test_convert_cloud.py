@@ -5,11 +5,16 @@ import threading
 
 import pytest
 
-from components.common import cloud_storage
-from components.common.dataset import read_manifest, shard_paths
-from components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError, OutputError
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common import cloud_storage
+from imgpipe.components.common.dataset import read_manifest, shard_paths
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    InvalidDataError,
+    OutputError,
+)
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 COUNT = 30
 

@@ -6,9 +6,9 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from components.convert import equal_images
-from components.convert.equal_images import groups_of_equal_images
-from components.convert.row_table import RowTable
+from imgpipe.components.convert import equal_images
+from imgpipe.components.convert.equal_images import groups_of_equal_images
+from imgpipe.components.convert.row_table import RowTable
 
 # More than the stage of the ends looks at.
 MIDDLE = bytes(range(256)) * 8

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from components.common.dataset import MANIFEST_NAME
-from components.common.errors import InvalidDataError, OutputError
-from components.convert import shards
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common.dataset import MANIFEST_NAME
+from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.convert import shards
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_the_same_again_succeeds_without_reading_an_image(tmp_path, arguments, m
     before = contents(tmp_path / "data")
     with monkeypatch.context() as patched:
         patched.setattr(shards, "read_file", read_nothing)
-        patched.setattr("components.convert.equal_images.read_file", read_nothing)
+        patched.setattr("imgpipe.components.convert.equal_images.read_file", read_nothing)
         second = convert(ConvertArguments(**arguments), tmp_path / "two")
     assert second == first
     assert contents(tmp_path / "data") == before
@@ -103,7 +103,7 @@ def test_records_that_were_described_already_are_not_read_again(tmp_path, flower
     }
     first = convert(ConvertArguments(**patterns), tmp_path / "described")
     with monkeypatch.context() as patched:
-        patched.setattr("components.convert.convert.scan_records", read_nothing)
+        patched.setattr("imgpipe.components.convert.convert.scan_records", read_nothing)
         assert convert(ConvertArguments(**patterns), tmp_path / "described") == first
     with pytest.raises(OutputError, match="it describes other files"):
         convert(

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.convert.label_set import label_set_text, names_in
+from imgpipe.components.convert.label_set import label_set_text, names_in
 
 NAMES = st.text(st.characters(exclude_characters="\r\n"), min_size=1, max_size=6)
 

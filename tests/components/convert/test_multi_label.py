@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
-from components.common.records import ImageRecord, decode_example, encode_example
-from components.common.tfrecord import read_records, write_record
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
-from components.convert.label_set import label_set_text, names_in
-from components.convert.row_table import RowTable
-from components.convert.split import split_rows
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
+from imgpipe.components.common.records import ImageRecord, decode_example, encode_example
+from imgpipe.components.common.tfrecord import read_records, write_record
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.components.convert.label_set import label_set_text, names_in
+from imgpipe.components.convert.row_table import RowTable
+from imgpipe.components.convert.split import split_rows
 
 SETS = [("cat",), ("cat", "dog"), ("dog",), (), ("cat", "red, bright")] * 4
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from components.common.dataset import MANIFEST_NAME
-from components.common.errors import OutputError
-from components.convert import shards
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common.dataset import MANIFEST_NAME
+from imgpipe.components.common.errors import OutputError
+from imgpipe.components.convert import shards
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 REPOSITORY = Path(__file__).parents[3]
 KILLS = 20
@@ -49,7 +49,7 @@ def test_a_conversion_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pa
     command = [
         sys.executable,
         "-m",
-        "components.convert",
+        "imgpipe.components.convert",
         f"--images={images}",
         "--shard_megabytes=1",
         "--max_rejected_fraction=0.5",
@@ -116,7 +116,7 @@ def test_what_is_finished_is_not_read_again(tmp_path, images, monkeypatch):
 
 def test_an_image_that_changed_meanwhile_is_read_again(tmp_path, images, photo, monkeypatch):
     output = tmp_path / "out"
-    publish = "components.convert.convert.publish"
+    publish = "imgpipe.components.convert.convert.publish"
     with monkeypatch.context() as patched:
         patched.setattr(publish, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -135,7 +135,7 @@ def test_an_image_that_changed_meanwhile_is_read_again(tmp_path, images, photo, 
 def test_of_conversions_into_one_folder_at_a_time_one_ends_well_and_nothing_of_it_is_lost(tmp_path, images):
     convert(arguments(images), tmp_path / "undisturbed")
     command = [
-        *(sys.executable, "-m", "components.convert", f"--images={images}", "--shard_megabytes=1"),
+        *(sys.executable, "-m", "imgpipe.components.convert", f"--images={images}", "--shard_megabytes=1"),
         *("--max_rejected_fraction=0.5", f"--output_dir={tmp_path / 'out'}"),
     ]
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "cwd": REPOSITORY}

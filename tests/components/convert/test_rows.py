@@ -5,12 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError, PipelineError
-from components.common.limits import DEFAULT_MAX_IMAGE_BYTES
-from components.common.tfrecord import framed_record
-from components.convert.image_folders import read_images
-from components.convert.import_files import read_import_file
-from components.convert.rows import Rows
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    PipelineError,
+)
+from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from imgpipe.components.common.tfrecord import framed_record
+from imgpipe.components.convert.image_folders import read_images
+from imgpipe.components.convert.import_files import read_import_file
+from imgpipe.components.convert.rows import Rows
 
 
 def read_csv(file, known_labels=(), use=""):

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.convert.row_table import RowTable
-from components.convert.split import shuffled, split_rows
+from imgpipe.components.convert.row_table import RowTable
+from imgpipe.components.convert.split import shuffled, split_rows
 
 
 def rows_of(counts, order=None):

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from components.common.errors import InvalidDataError
-from components.common.log import parse_event
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
 
 
 @pytest.fixture

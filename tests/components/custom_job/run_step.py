@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from components.common.step import run_command
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.custom_job.custom_job import train_as_job
-from components.train.arguments import TrainingArguments
+from imgpipe.components.common.step import run_command
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.custom_job.custom_job import train_as_job
+from imgpipe.components.train.arguments import TrainingArguments
 
 
 def main() -> None:

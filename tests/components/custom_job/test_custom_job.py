@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from google.cloud import aiplatform_v1 as vertex
 
-from components.common.arguments import from_values, parse_command_line
-from components.common.dataset import read_manifest
-from components.common.errors import InvalidArgumentError, PipelineError
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.custom_job.custom_job import custom_job_body, train_as_job, training_words
-from components.train.__main__ import JobArguments
-from components.train.arguments import TrainingArguments
-from components.vertex.jobs import CUSTOM_JOB, parsed
-from components.vertex.resources import read_job
+from imgpipe.components.common.arguments import from_values, parse_command_line
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.custom_job.custom_job import custom_job_body, train_as_job, training_words
+from imgpipe.components.train.__main__ import JobArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.vertex.jobs import CUSTOM_JOB, parsed
+from imgpipe.components.vertex.resources import read_job
 from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[3]
@@ -189,7 +189,7 @@ def test_a_job_that_somebody_cancelled_is_not_started_again(server, request_):
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 64), (403, 69), (404, 66), (429, 75)])
 def test_a_refused_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
-    monkeypatch.setattr("components.vertex.jobs._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.vertex.jobs._FIRST_PAUSE_SECONDS", 0.01)
     server.refusals = [(200, {"customJobs": []}), (status, "because")] * 4
     failure = failure_here(request_)
     assert failure.exit_code == expected
@@ -219,7 +219,9 @@ def test_the_request_holds_everything_that_was_asked_for(tmp_path):
         accelerator_count=2,
     )
     container = vertex.ContainerSpec(
-        image_uri="train-gpu@sha256:0", command=["python", "-m", "components.train"], args=["--max_steps=5"]
+        image_uri="train-gpu@sha256:0",
+        command=["python", "-m", "imgpipe.components.train"],
+        args=["--max_steps=5"],
     )
     disk = vertex.DiskSpec(boot_disk_size_gb=200)
     assert parsed(CUSTOM_JOB, body) == vertex.CustomJob(

@@ -1,10 +1,10 @@
 import pytest
 from kubernetes import client
 
-from components.common.errors import CheckFailedError, OutputError, UnavailableError
-from components.common.model_digest import model_digest
-from components.deploy.arguments import DeployArguments
-from components.deploy.kserve import deploy_to_kserve, served_by_kserve
+from imgpipe.components.common.errors import CheckFailedError, OutputError, UnavailableError
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.kserve import deploy_to_kserve, served_by_kserve
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_model_that_is_not_ready_in_time_is_taken_back(deploy, cluster, models
 
 
 def test_an_interrupted_rollout_goes_on_and_can_still_go_back(deploy, cluster, models, monkeypatch):
-    from components.deploy import kserve
+    from imgpipe.components.deploy import kserve
 
     deploy(0)
     before = predictor(cluster)

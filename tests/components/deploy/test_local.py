@@ -8,18 +8,18 @@ import httpx
 import pytest
 from kfp import dsl
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     OutputError,
 )
-from components.common.log import parse_event
-from components.common.model_digest import model_digest
-from components.deploy.arguments import DeployArguments
-from components.deploy.component import deploy as deploy_component
-from components.deploy.local import deploy_locally
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.component import deploy as deploy_component
+from imgpipe.components.deploy.local import deploy_locally
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_mo
     """All weights NaN: it loads, and answers with no probabilities."""
     code = (
         "import sys, numpy as np, pathlib\n"
-        "from components.common.quiet_tensorflow import keras, tf\n"
-        "from components.common.saved_model import write_saved_model\n"
+        "from imgpipe.components.common.quiet_tensorflow import keras, tf\n"
+        "from imgpipe.components.common.saved_model import write_saved_model\n"
         "class Diverged:\n"
         "    variables = [keras.Variable(np.full((192, 2), np.nan, np.float32))]\n"
         "    def logits(self, images, *, training):\n"
@@ -105,7 +105,14 @@ def server(models, base):
     """``imgpipe serve``'s server on a folder with version 1."""
     deploy_locally(models[0], to(base))
     process = subprocess.Popen(
-        [sys.executable, "-m", "components.serve", f"--model={base}", "--port=0", "--poll_seconds=0.1"],
+        [
+            sys.executable,
+            "-m",
+            "imgpipe.components.serve",
+            f"--model={base}",
+            "--port=0",
+            "--poll_seconds=0.1",
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

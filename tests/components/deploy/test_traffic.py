@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.deploy.traffic import shares_with
+from imgpipe.components.deploy.traffic import shares_with
 
 
 def test_the_first_model_gets_everything():

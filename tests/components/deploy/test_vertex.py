@@ -1,9 +1,9 @@
 import pytest
 
-from components.common.errors import CheckFailedError, UnavailableError
-from components.common.model_digest import model_digest
-from components.deploy.arguments import DeployArguments
-from components.deploy.vertex import deploy_to_vertex
+from imgpipe.components.common.errors import CheckFailedError, UnavailableError
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.vertex import deploy_to_vertex
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate.calibration import measure_calibration
+from imgpipe.components.evaluate.calibration import measure_calibration
 
 
 def two_classes(confidences):

@@ -6,14 +6,14 @@ import shutil
 import pytest
 from kubernetes import client
 
-from components.common.errors import InterruptedRunError
-from components.common.model_digest import model_digest
-from components.deploy import kserve
-from components.deploy.arguments import DeployArguments
-from components.deploy.deploy import deploy
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.champion import champion_folder
-from components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.deploy import kserve
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deploy import deploy
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.champion import champion_folder
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
 BASE = "gs://photos/serving/flowers"
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate.comparison import compare
+from imgpipe.components.evaluate.comparison import compare
 
 
 def answers(right):

@@ -11,16 +11,16 @@ import pytest
 from kfp import dsl
 from PIL import Image
 
-from components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from components.common.records import ImageRecord
-from components.common.reference_answers import read_reference
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.evaluate.__main__ import main
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.component import evaluate as evaluate_component
-from components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.common.reference_answers import read_reference
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.evaluate.__main__ import main
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.component import evaluate as evaluate_component
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.dataset import Manifest, Shard, Split
-from components.evaluate.metrics import compute_metrics
-from components.evaluate.report import Mistake, evaluation_report
+from imgpipe.components.common.dataset import Manifest, Shard, Split
+from imgpipe.components.evaluate.metrics import compute_metrics
+from imgpipe.components.evaluate.report import Mistake, evaluation_report
 
 EVALUATIONS = [
     {"step": 50, "top_1_accuracy": 0.5, "top_5_accuracy": 0.9, "loss": 1.5, "train_loss": 1.2},

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from components.common.errors import InternalError, InvalidDataError
-from components.evaluate import metrics as metrics_module
-from components.evaluate.metrics import (
+from imgpipe.components.common.errors import InternalError, InvalidDataError
+from imgpipe.components.evaluate import metrics as metrics_module
+from imgpipe.components.evaluate.metrics import (
     ConfusedPair,
     Metrics,
     compute_metrics,

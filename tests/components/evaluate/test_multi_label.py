@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from components.common.dataset import VALIDATION, read_manifest
-from components.common.errors import InvalidDataError
-from components.common.provenance import write_provenance
-from components.common.quiet_tensorflow import keras, tf
-from components.common.saved_model import write_saved_model
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.evaluate.multi_label_metrics import (
+from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.provenance import write_provenance
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.multi_label_metrics import (
     average_precision,
     compute_multi_label_metrics,
     worst_decisions,
 )
-from components.gate.arguments import GateArguments
-from components.gate.gate import decide
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.gate.gate import decide
 
 NAMES = ("blue", "green", "red", "yellow")
 

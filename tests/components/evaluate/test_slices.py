@@ -1,8 +1,8 @@
 import numpy as np
 
-from components.common.dataset import Manifest
-from components.common.records import ImageRecord
-from components.evaluate.slices import SliceReader, measure_slices
+from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.evaluate.slices import SliceReader, measure_slices
 
 
 def test_a_record_tells_its_format_its_size_and_whether_it_was_encoded_anew():

@@ -3,17 +3,17 @@ import json
 import pytest
 from kfp import dsl
 
-from components.common.dataset import VALIDATION, read_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from components.common.log import parse_event
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.evaluate.arguments import EvaluateArguments
-from components.evaluate.component import evaluate as evaluate_component
-from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.evaluate.slices_csv import read_slices_csv
-from components.gate.arguments import GateArguments
-from components.gate.gate import decide
+from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.component import evaluate as evaluate_component
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.gate.gate import decide
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_a_bound_on_slices_without_slices_is_refused_at_once():
 def test_a_local_run_refuses_the_file_before_anything_is_trained(tmp_path):
     from click.testing import CliRunner
 
-    from pipelines.cli import imgpipe
+    from imgpipe.pipelines.cli import imgpipe
 
     words = ["run", "--job-dir", str(tmp_path / "run"), "--slices-csv"]
     for file in (str(tmp_path / "none.csv"), written(tmp_path, "a.png,front\n")):

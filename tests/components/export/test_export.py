@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from kfp import dsl
 
-from components.common.dataset import VALIDATION, read_manifest
-from components.common.errors import CheckFailedError, MissingInputError, OutputError
-from components.common.log import parse_event
-from components.common.provenance import write_provenance
-from components.common.served_model import load_served_model
-from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.export.arguments import ExportArguments
-from components.export.component import export as export_component
-from components.export.export import (
+from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.errors import CheckFailedError, MissingInputError, OutputError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.provenance import write_provenance
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.export.component import export as export_component
+from imgpipe.components.export.export import (
     SINGLE_TOLERANCE,
     TOLERANCE,
     ServingMeasurements,

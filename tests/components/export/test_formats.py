@@ -7,21 +7,21 @@ import pytest
 import yaml
 from kfp import dsl
 
-from components.common.dataset import VALIDATION, read_manifest
-from components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
-from components.common.image_decoding import decode_image
-from components.common.provenance import read_provenance, write_deployment_config, write_provenance
-from components.common.quiet_tensorflow import keras, tf
-from components.common.saved_model import write_saved_model
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.deploy.arguments import DeployArguments
-from components.deploy.deploy import deploy
-from components.evaluate.evaluate import EvaluationFiles, evaluate
-from components.export import formats, onnx_format
-from components.export.arguments import ExportArguments
-from components.export.component import export as export_component
-from components.export.export import export
+from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deploy import deploy
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.export import formats, onnx_format
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.export.component import export as export_component
+from imgpipe.components.export.export import export
 
 
 def run(dataset, model, folder, **arguments):
@@ -176,7 +176,7 @@ def test_an_onnx_file_takes_any_number_of_images(exported_digits, pixels, served
 
 @pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2"])
 def test_an_onnx_file_of_a_keras_network_has_one_input_and_its_answers(model_type):
-    from components.train.models import build_classifier
+    from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import dsl
 
-from components.common.errors import InvalidArgumentError, MissingInputError
-from components.gate.arguments import GateArguments
-from components.gate.component import gate
-from components.gate.gate import decide
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.gate.arguments import GateArguments
+from imgpipe.components.gate.component import gate
+from imgpipe.components.gate.gate import decide
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from components.common.log import parse_event
+from imgpipe.components.common.log import parse_event
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Running:
 
 def start(*flags):
     process = subprocess.Popen(
-        [sys.executable, "-m", "components.serve", "--port=0", *flags], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "imgpipe.components.serve", "--port=0", *flags],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     lines = []
     serving = None

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from components.serve.health import main
+from imgpipe.components.serve.health import main
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ def test_a_container_that_runs_a_step_is_healthy(command_file):
 def test_a_server_is_as_healthy_as_it_says(command_file, answering, status, exit_code):
     flags = ["--model=/model", f"--port={answering(status)}", "--host=0.0.0.0"]
     assert (
-        main(command_file("/sbin/docker-init", "--", "python", "-m", "components.serve", *flags)) == exit_code
+        main(command_file("/sbin/docker-init", "--", "python", "-m", "imgpipe.components.serve", *flags))
+        == exit_code
     )
 
 
@@ -58,4 +59,7 @@ def test_a_server_that_does_not_answer_is_not_healthy(command_file):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        assert main(command_file("python", "-m", "components.serve", "--model=/m", f"--port={port}")) == 1
+        assert (
+            main(command_file("python", "-m", "imgpipe.components.serve", "--model=/m", f"--port={port}"))
+            == 1
+        )

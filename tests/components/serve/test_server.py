@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from components.common.served_model import load_served_model
+from imgpipe.components.common.served_model import load_served_model
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_what_is_asked_before_the_end_is_answered(started, linear_model, images,
 )
 def test_a_wrong_start_is_explained(flags, status, said, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "components.serve", *flags], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "imgpipe.components.serve", *flags], capture_output=True, text=True, timeout=60
     )
     assert result.returncode == status
     assert said in result.stdout

@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from components.common.errors import InvalidArgumentError, OutputError, UnavailableError
-from components.common.model_digest import model_digest
-from components.common.provenance import write_provenance
-from components.deploy import kserve
-from components.deploy.arguments import DeployArguments
-from components.deploy.deploy import deploy
-from components.serving_model.arguments import ServingModelArguments
-from components.serving_model.serving_model import start_of_training
+from imgpipe.components.common.errors import InvalidArgumentError, OutputError, UnavailableError
+from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.provenance import write_provenance
+from imgpipe.components.deploy import kserve
+from imgpipe.components.deploy.arguments import DeployArguments
+from imgpipe.components.deploy.deploy import deploy
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.serving_model.serving_model import start_of_training
 
 BASE = "gs://photos/serving/flowers"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 # Gives the processor's cores the look of several devices, then does what the command line does.
 _SEVERAL_DEVICES = """
 import sys
-from components.common.quiet_tensorflow import tf
-from components.common.step import run_command
-from components.train.__main__ import main
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.step import run_command
+from imgpipe.components.train.__main__ import main
 devices = int(sys.argv[1])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
@@ -50,7 +50,7 @@ def start(
 ) -> subprocess.Popen:
     """Starts the job."""
     command = (
-        [sys.executable, "-m", "components.train"]
+        [sys.executable, "-m", "imgpipe.components.train"]
         if devices == 1
         else [sys.executable, "-c", _SEVERAL_DEVICES, str(devices)]
     )

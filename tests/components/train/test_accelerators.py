@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.train.accelerators import find_accelerators
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.train.accelerators import find_accelerators
 
 from .job import evaluations, finished, start, start_workers, wait_for, words_for
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.image_decoding import decode_image
-from components.common.quiet_tensorflow import tf
-from components.train.augmentation import (
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.augmentation import (
     CROP_FLIP,
     NONE,
     RANDAUGMENT,
@@ -18,7 +18,7 @@ from components.train.augmentation import (
     kept_size,
     vary_kept,
 )
-from components.train.example_order import random_draws
+from imgpipe.components.train.example_order import random_draws
 
 DRAWS = draws_needed(CROP_FLIP)
 MIRRORED, NOT_MIRRORED = 0.2, 0.8

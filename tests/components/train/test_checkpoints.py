@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from components.common.quiet_tensorflow import keras
-from components.train.checkpoints import (
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.quiet_tensorflow import keras
+from imgpipe.components.train.checkpoints import (
     Checkpoint,
     CheckpointFolder,
     check_same_training,

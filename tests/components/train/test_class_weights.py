@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.class_weights import class_weights
+from imgpipe.components.train.class_weights import class_weights
 
 
 def test_weights_are_inverse_to_the_number_of_images_or_its_root():

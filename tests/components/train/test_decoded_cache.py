@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.train import decoded_cache
-from components.train.decoded_cache import CachePlace, DecodedCache, kept_decoded
+from imgpipe.components.train import decoded_cache
+from imgpipe.components.train.decoded_cache import CachePlace, DecodedCache, kept_decoded
 
 PLACES = [CachePlace.MEMORY, CachePlace.DISK]
 IMAGE = 4 * 4 * 3
@@ -54,7 +54,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(monkeypatch, capsys):
 def test_the_file_is_gone_with_the_process_however_it_ends(tmp_path):
     code = (
         "import numpy as np, sys, time\n"
-        "from components.train.decoded_cache import *\n"
+        "from imgpipe.components.train.decoded_cache import *\n"
         "cache = DecodedCache(10, 64, 1, CachePlace.DISK)\n"
         "cache.store(np.arange(10), np.ones((10, 64, 64, 3), np.uint8), np.zeros((10, 1), np.int64))\n"
         "print('stored', flush=True)\n"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.train import example_order
-from components.train.example_order import ExampleOrder, random_draws
+from imgpipe.components.train import example_order
+from imgpipe.components.train.example_order import ExampleOrder, random_draws
 
 SHARDS = st.lists(st.integers(0, 40), min_size=1, max_size=50).filter(any)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.train.feature_store import shared_features
+from imgpipe.components.train.feature_store import shared_features
 
 ARRAYS = [np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 2, 3])]
 WEIGHTS = [np.ones((2, 2), np.float32)]
@@ -19,7 +19,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from components.train.feature_store import shared_features
+from imgpipe.components.train.feature_store import shared_features
 folder, note, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 def compute():
     with note.open("a") as file:

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from components.common.quiet_tensorflow import tf
-from components.train.forward_pass import Mode, run_network
-from components.train.model_types import MODEL_TYPES
-from components.train.models import build_classifier
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.forward_pass import Mode, run_network
+from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.models import build_classifier
 
 SIZE = 64
 # Together they have every kind of layer but one; `make proof` checks all.

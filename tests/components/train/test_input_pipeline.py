@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common.dataset import TRAIN, read_manifest, shard_paths
-from components.common.errors import InvalidArgumentError
-from components.common.image_decoding import decode_image
-from components.common.records import ImageRecord
-from components.common.split_records import split_records
-from components.train import example_order, input_pipeline
-from components.train.decoded_cache import CachePlace
-from components.train.example_order import ExampleOrder
-from components.train.input_pipeline import (
+from imgpipe.components.common.dataset import TRAIN, read_manifest, shard_paths
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.train import example_order, input_pipeline
+from imgpipe.components.train.decoded_cache import CachePlace
+from imgpipe.components.train.example_order import ExampleOrder
+from imgpipe.components.train.input_pipeline import (
     FeatureBatches,
     evaluation_batches,
     sample_indices,

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common.dataset import VALIDATION, read_manifest, shard_paths
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.quiet_tensorflow import tf
-from components.common.records import ImageRecord
-from components.common.split_records import split_records
-from components.train.input_pipeline import evaluation_batches, training_batches
-from components.train.located_batches import LocatedBatches
+from imgpipe.components.common.dataset import VALIDATION, read_manifest, shard_paths
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.train.input_pipeline import evaluation_batches, training_batches
+from imgpipe.components.train.located_batches import LocatedBatches
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_jpeg_that_is_cut_off_is_named_as_soon_as_a_crop_reaches_the_cut(encod
 _READING = """
 import gc, sys, time
 from pathlib import Path
-from components.common.dataset import VALIDATION, read_manifest, shard_paths
-from components.train.input_pipeline import training_batches
-from components.train.located_batches import LocatedBatches
-from components.train.record_reader import RecordReader
+from imgpipe.components.common.dataset import VALIDATION, read_manifest, shard_paths
+from imgpipe.components.train.input_pipeline import training_batches
+from imgpipe.components.train.located_batches import LocatedBatches
+from imgpipe.components.train.record_reader import RecordReader
 read = RecordReader.read
 def disturbed(self, numbers):
     disturb()

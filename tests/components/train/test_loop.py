@@ -7,13 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from components.common.errors import CheckFailedError, InterruptedRunError
-from components.common.log import parse_event
-from components.common.quiet_tensorflow import keras, tf
-from components.train.arguments import TrainingArguments
-from components.train.loop import Hooks, Start, run_loop
-from components.train.schedules import build_optimizer
-from components.train.training_step import Trainable
+from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.loop import Hooks, Start, run_loop
+from imgpipe.components.train.schedules import build_optimizer
+from imgpipe.components.train.training_step import Trainable
 
 FEATURES = 3
 CLASSES = 4

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from components.common.quiet_tensorflow import tf
-from components.train.mixing import mix
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.mixing import mix
 
 BATCH, SIDE, CLASSES = 16, 12, 16
 

@@ -5,16 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.common.quiet_tensorflow import keras, tf
-from components.common.saved_model import write_saved_model
-from components.common.served_model import load_served_model
-from components.train.accelerators import Accelerators
-from components.train.arguments import TrainingArguments
-from components.train.model_types import MODEL_TYPES
-from components.train.models import build_classifier, decayed_kernels, set_batch_normalization_momentum
-from components.train.network_stages import parts_of_layers
-from components.train.schedules import build_optimizer
-from components.train.training_step import Trainable, build_training_step
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.models import (
+    build_classifier,
+    decayed_kernels,
+    set_batch_normalization_momentum,
+)
+from imgpipe.components.train.network_stages import parts_of_layers
+from imgpipe.components.train.schedules import build_optimizer
+from imgpipe.components.train.training_step import Trainable, build_training_step
 
 SIZE = 32
 CLASSES = 3

@@ -6,23 +6,23 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from components.common.dataset import TRAIN, VALIDATION, read_manifest, shard_paths
-from components.common.errors import InvalidArgumentError
-from components.common.provenance import read_provenance
-from components.common.quiet_tensorflow import keras, tf
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.evaluate.multi_label_metrics import compute_multi_label_metrics
-from components.train.accelerators import Accelerators
-from components.train.arguments import TrainingArguments
-from components.train.checkpoints import CheckpointFolder
-from components.train.class_weights import positive_weights
-from components.train.decoded_cache import CachePlace
-from components.train.input_pipeline import evaluation_batches, training_batches
-from components.train.multi_label_evaluation import MultiLabelEvaluation
-from components.train.schedules import build_optimizer
-from components.train.train import train
-from components.train.training_step import Trainable, build_training_step
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest, shard_paths
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.provenance import read_provenance
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_metrics
+from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.checkpoints import CheckpointFolder
+from imgpipe.components.train.class_weights import positive_weights
+from imgpipe.components.train.decoded_cache import CachePlace
+from imgpipe.components.train.input_pipeline import evaluation_batches, training_batches
+from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
+from imgpipe.components.train.schedules import build_optimizer
+from imgpipe.components.train.train import train
+from imgpipe.components.train.training_step import Trainable, build_training_step
 
 from .job import evaluations, finished, start, words_for
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.train.model_types import MODEL_TYPES
-from components.train.network_stages import TOP, frozen_parts, parts_of_layers
+from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.network_stages import TOP, frozen_parts, parts_of_layers
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.common.log import parse_event
-from components.common.quiet_tensorflow import tf
-from components.train.model_types import MODEL_TYPES
-from components.train.precision import Device, find_device, resolve_precision
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.precision import Device, find_device, resolve_precision
 
 OLD_PROCESSOR = Device("CPU", has_bfloat16=False, has_float16=False)
 NEW_PROCESSOR = Device("CPU", has_bfloat16=True, has_float16=False)

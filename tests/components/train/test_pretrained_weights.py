@@ -8,12 +8,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from components.common.log import parse_event
-from components.common.quiet_tensorflow import keras
-from components.common.saved_model import write_saved_model
-from components.train.checkpoints import Checkpoint, CheckpointFolder, named
-from components.train.models import build_classifier
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.quiet_tensorflow import keras
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, named
+from imgpipe.components.train.models import build_classifier
 from tests.servers.cloud_storage import BUCKET
 
 SIZE = 32

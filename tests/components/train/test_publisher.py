@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from components.train import publisher as module
-from components.train.arguments import TrainingArguments
-from components.train.evaluation import Evaluation
-from components.train.publisher import Publisher
-from components.train.train import train
+from imgpipe.components.train import publisher as module
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.publisher import Publisher
+from imgpipe.components.train.train import train
 
 EVALUATION = Evaluation(step=5, top_1_accuracy=0.5, top_5_accuracy=1.0, loss=1.0, train_loss=1.0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from components.train.randaugment import randaugment
+from imgpipe.components.train.randaugment import randaugment
 
 SIDE = 64
 NAMES = [

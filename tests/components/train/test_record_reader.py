@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.tfrecord import framed_record
-from components.train.record_reader import RecordReader
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.tfrecord import framed_record
+from imgpipe.components.train.record_reader import RecordReader
 
 COUNTS = [3, 0, 5, 1] + [2] * 100
 

@@ -7,11 +7,11 @@ from datetime import datetime
 
 import pytest
 
-from components.common.log import parse_event
-from components.common.quiet_tensorflow import tf
-from components.train.evaluation import Evaluation
-from components.train.katib_lines import FILTER
-from components.train.reporter import reporter
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.katib_lines import FILTER
+from imgpipe.components.train.reporter import reporter
 
 FIRST = Evaluation(step=5, top_1_accuracy=0.25, top_5_accuracy=0.75, loss=1.5, train_loss=2.0)
 SECOND = Evaluation(step=10, top_1_accuracy=0.5, top_5_accuracy=1.0, loss=1.25, train_loss=1.0)
@@ -104,8 +104,8 @@ def test_in_a_trial_vertex_ais_tuner_gets_every_evaluation(tmp_path, trial):
     """In a process of its own: hypertune reads where to write when it is imported."""
     file = tmp_path / "metrics" / "output.metrics"
     code = (
-        "from components.train.evaluation import Evaluation\n"
-        "from components.train.reporter import reporter\n"
+        "from imgpipe.components.train.evaluation import Evaluation\n"
+        "from imgpipe.components.train.reporter import reporter\n"
         "report = reporter('')\n"
         "first = Evaluation(5, 0.25, 0.75, 1.5, 2.0)\n"
         "report([first])\n"

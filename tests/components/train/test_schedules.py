@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from components.common.quiet_tensorflow import keras, tf
-from components.train.arguments import TrainingArguments
-from components.train.schedules import WarmupThenCosine, build_optimizer
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.schedules import WarmupThenCosine, build_optimizer
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-from components.common.dataset import TRAIN, VALIDATION, read_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
-from components.common.log import Progress
-from components.common.quiet_tensorflow import keras, tf
-from components.common.records import ImageRecord, label_to_class
-from components.common.saved_model import write_saved_model
-from components.common.served_model import load_served_model
-from components.common.split_records import split_records
-from components.evaluate.metrics import compute_metrics
-from components.train import train as training
-from components.train import training_inputs
-from components.train.arguments import TrainingArguments
-from components.train.input_pipeline import sample_indices
-from components.train.models import build_classifier
-from components.train.train import train
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
+from imgpipe.components.common.log import Progress
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.records import ImageRecord, label_to_class
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.split_records import split_records
+from imgpipe.components.evaluate.metrics import compute_metrics
+from imgpipe.components.train import train as training
+from imgpipe.components.train import training_inputs
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.input_pipeline import sample_indices
+from imgpipe.components.train.models import build_classifier
+from imgpipe.components.train.train import train
 
 LABELS = [str(digit) for digit in range(10)]
 MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"

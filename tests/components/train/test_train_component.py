@@ -8,12 +8,12 @@ import sys
 import pytest
 from kfp import dsl
 
-from components.common.dataset import TRAIN, VALIDATION, read_manifest
-from components.common.errors import CheckFailedError
-from components.common.log import parse_event
-from components.train.arguments import TrainingArguments
-from components.train.component import train
-from components.train.job_dir import FILES_OF_TRAINING
+from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
+from imgpipe.components.common.errors import CheckFailedError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.component import train
+from imgpipe.components.train.job_dir import FILES_OF_TRAINING
 
 
 def small(**values):
@@ -23,7 +23,10 @@ def small(**values):
 
 def command(*words):
     result = subprocess.run(
-        [sys.executable, "-m", "components.train", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "imgpipe.components.train", *words],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     events = [event for line in result.stdout.splitlines() if (event := parse_event(line))]
     return result, events

@@ -1,8 +1,8 @@
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.train.arguments import TrainingArguments
-from components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 
 
 def stepwise(steps, levels):

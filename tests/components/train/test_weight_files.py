@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from components.train.weight_files import link_weight_files
+from imgpipe.components.train.weight_files import link_weight_files
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-from components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
-from components.common.image_decoding import decode_image
-from components.common.quiet_tensorflow import keras, tf
-from components.train import models
-from components.train.models import build_classifier
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.train import models
+from imgpipe.components.train.models import build_classifier
 
 MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 PRETRAINED = Path(__file__).parents[4] / "shared" / "data" / "pretrained"
@@ -116,8 +116,8 @@ def test_a_damaged_weights_file_is_unavailable_too(keras_home):
 
 def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(tmp_path, silent_proxy):
     code = (
-        "from components.common.step import run_command\n"
-        "from components.train.models import build_classifier\n"
+        "from imgpipe.components.common.step import run_command\n"
+        "from imgpipe.components.train.models import build_classifier\n"
         "run_command('train', lambda: build_classifier(\n"
         "    'mobilenet-v2', num_classes=2, image_size=32, weights='imagenet', seed=0))"
     )

@@ -12,15 +12,15 @@ import sys
 import time
 from pathlib import Path
 
-from components.common.errors import CheckFailedError, InvalidDataError, PipelineError
-from components.common.log import log_event
-from components.common.step import log_error
-from components.common.termination import termination_noted
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.local import LocalSearch
-from components.tune.search_space import read_request
-from components.tune.trial_run import write_result
+from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, PipelineError
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.step import log_error
+from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.local import LocalSearch
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trial_run import write_result
 
 WORK = "tests.components.tune.synthetic:learn"
 STEPS = 40

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from components.common.dataset import read_manifest
-from components.common.errors import (
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import (
     InternalError,
     InterruptedRunError,
     InvalidArgumentError,
     PipelineError,
     UnavailableError,
 )
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.engine import Problem
-from components.tune.engines.katib import KatibSearch
-from components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from components.tune.katib_component import tune
-from components.tune.search_space import read_request
-from components.tune.trials import FAILED, SUCCEEDED, best_trial
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.katib import KatibSearch
+from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from imgpipe.components.tune.katib_component import tune
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trials import FAILED, SUCCEEDED, best_trial
 from tests.servers.katib import start_katib_server
 from tests.servers.kubeflow import kubeconfig
 
@@ -316,15 +316,15 @@ def test_sigterm_deletes_the_experiment_and_its_trials(prelude, server, coloured
     code = f"""
 import time
 from pathlib import Path
-from components.common.dataset import read_manifest
-from components.common.step import run_command
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.engine import Problem
-from components.tune.engines.katib import KatibSearch
-from components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from components.tune.katib_component import tune
-from components.tune.search_space import read_request
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.step import run_command
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.katib import KatibSearch
+from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from imgpipe.components.tune.katib_component import tune
+from imgpipe.components.tune.search_space import read_request
 {prelude}
 tuning = TuneArguments(tune="initial_learning_rate=log:0.001:0.2", max_trials=20)
 data = Path({str(dataset)!r})
@@ -381,7 +381,7 @@ def test_a_real_trial_keeps_everything_in_cloud_storage(search, cloud):
         train_steps_per_eval=1,
     )
     made = search(
-        command=("python", "-m", "components.tune.remote_trial"),
+        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
         training=training,
         max_trials=1,
         location="gs://photos/tuned",
@@ -405,7 +405,7 @@ def test_real_trainings_are_tuned_by_the_real_command(search, tmp_path):
         train_steps_per_eval=1,
     )
     made = search(
-        command=("python", "-m", "components.tune.remote_trial"),
+        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
         training=training,
         max_trials=2,
         max_parallel_trials=1,

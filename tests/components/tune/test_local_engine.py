@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import (
+from imgpipe.components.common.errors import (
     InternalError,
     InvalidArgumentError,
     InvalidDataError,
     MissingInputError,
     OutputError,
 )
-from components.tune.study import read_trials
-from components.tune.trial_process import can_fork
-from components.tune.trials import FAILED, RUNNING, SUCCEEDED, best_trial
+from imgpipe.components.tune.study import read_trials
+from imgpipe.components.tune.trial_process import can_fork
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, best_trial
 
 from .synthetic import STEPS, search
 
@@ -135,7 +135,7 @@ def test_what_meets_every_trial_ends_the_search_at_the_first(tmp_path):
 
 
 def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.tune.shares.usable_threads", lambda _most: 8)
+    monkeypatch.setattr("imgpipe.components.tune.shares.usable_threads", lambda _most: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b,5")
     plan(tmp_path, pause=0.05)
     trials = run(tmp_path, max_trials=3, max_parallel_trials=3, trial_early_stopping="off")
@@ -326,11 +326,11 @@ def test_a_torn_last_line_of_the_study_is_passed_over(tmp_path):
 
 def test_a_process_that_has_used_tensorflow_is_not_forked():
     program = (
-        "from components.tune.trial_process import can_fork, warm_up\n"
-        "from components.tune.trial_run import WORK\n"
+        "from imgpipe.components.tune.trial_process import can_fork, warm_up\n"
+        "from imgpipe.components.tune.trial_run import WORK\n"
         "warm_up(WORK)\n"
         "before = can_fork()\n"
-        "from components.common.quiet_tensorflow import tf\n"
+        "from imgpipe.components.common.quiet_tensorflow import tf\n"
         "tf.constant(1)\n"
         "print(before, can_fork())\n"
     )

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.job_dir import check_on_this_machine, check_seen_by_all
-from components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
-from components.tune.katib_component import tune
-from components.tune.outcome import upload_models, upload_outcome
-from components.tune.trials import SUCCEEDED, Trial, write_trials
-from components.tune.tune import TuningResult
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.job_dir import check_on_this_machine, check_seen_by_all
+from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
+from imgpipe.components.tune.katib_component import tune
+from imgpipe.components.tune.outcome import upload_models, upload_outcome
+from imgpipe.components.tune.trials import SUCCEEDED, Trial, write_trials
+from imgpipe.components.tune.tune import TuningResult
 
 
 def trial_in(folder, number):

@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import InvalidArgumentError
-from components.common.hyperparameters import NOT_TUNED, TunedParameter, block_of
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.search_space import (
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.hyperparameters import NOT_TUNED, TunedParameter, block_of
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.search_space import (
     check_search_space,
     distributions_of,
     grid_points,

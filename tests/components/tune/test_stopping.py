@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.tune.stopping import Curve, Rung, StoppingRules, reason_to_stop
+from imgpipe.components.tune.stopping import Curve, Rung, StoppingRules, reason_to_stop
 
 STEPS = 100
 

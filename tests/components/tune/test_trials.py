@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from components.tune.arguments import TuneArguments
-from components.tune.report import parameter_importance, saved_by_stopping, tuning_report
-from components.tune.search_space import read_request
-from components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial, best_trial, write_trials
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.report import parameter_importance, saved_by_stopping, tuning_report
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial, best_trial, write_trials
 
 REQUEST = read_request(
     TuneArguments(

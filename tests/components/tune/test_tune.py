@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import InvalidArgumentError, OutputError
-from components.common.provenance import read_provenance
-from components.common.published_model import publish_model
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.tune import TuningFiles, tune
+from imgpipe.components.common.errors import InvalidArgumentError, OutputError
+from imgpipe.components.common.provenance import read_provenance
+from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.tune import TuningFiles, tune
 
 TRAINING = TrainingArguments(
     max_steps=4,
@@ -92,7 +92,7 @@ def test_the_command_line_tunes_the_original_algorithms_config(digits_dataset, t
         [
             sys.executable,
             "-m",
-            "components.tune",
+            "imgpipe.components.tune",
             f"--training_data_path={digits_dataset}/train-*",
             f"--validation_data_path={digits_dataset}/validation-*",
             f"--job-dir={tmp_path / 'job'}",

@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from components.common.dataset import read_manifest
-from components.common.errors import PipelineError
-from components.custom_job.arguments import CustomJobArguments, RunArguments
-from components.train.arguments import TrainingArguments
-from components.tune.arguments import TuneArguments
-from components.tune.engines.engine import Problem
-from components.tune.engines.vertex import VertexSearch
-from components.tune.search_space import read_request
-from components.tune.trials import SUCCEEDED, best_trial
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import PipelineError
+from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.vertex import VertexSearch
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trials import SUCCEEDED, best_trial
 from tests.servers.vertex_tuning import start_tuning_server
 
 from .synthetic import STEPS
@@ -160,7 +160,7 @@ def test_real_trainings_are_tuned_by_the_real_command(server, search, tmp_path):
         train_steps_per_eval=1,
     )
     made = search(
-        command=("python", "-m", "components.tune.remote_trial"),
+        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
         training=training,
         max_trials=2,
         max_parallel_trials=1,

@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 
-from components.common.dataset import read_manifest, write_manifest
-from components.common.errors import InvalidArgumentError
-from components.common.records import ImageRecord, encode_example
-from components.common.tfrecord import write_record
-from components.validate.arguments import ValidateArguments
-from components.validate.findings import ERROR, WARNING, findings_json, raise_if_errors
-from components.validate.record_files import describe_record_files
-from components.validate.report import validation_report
-from components.validate.validate import validate
+from imgpipe.components.common.dataset import read_manifest, write_manifest
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.findings import ERROR, WARNING, findings_json, raise_if_errors
+from imgpipe.components.validate.record_files import describe_record_files
+from imgpipe.components.validate.report import validation_report
+from imgpipe.components.validate.validate import validate
 
 NAMES = ("cat", "dog")
 

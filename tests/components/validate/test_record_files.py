@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.errors import InvalidDataError, MissingInputError
-from components.common.log import parse_event
-from components.common.records import ImageRecord, encode_example
-from components.common.tfrecord import write_record
-from components.convert.arguments import ConvertArguments
-from components.convert.convert import convert
-from components.validate.record_files import describe_record_files
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tfrecord import write_record
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.components.validate.record_files import describe_record_files
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -38,7 +38,7 @@ def write_files(folder, train, validation=(1, 2)):
 
 
 def run(*words):
-    command = [sys.executable, "-m", "components.validate", *words]
+    command = [sys.executable, "-m", "imgpipe.components.validate", *words]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return ended.returncode, parse_event(ended.stdout.splitlines()[-1])
 

@@ -10,17 +10,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.common.dataset import Manifest, Shard, Split, file_sha256, read_manifest, write_manifest
-from components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from components.common.records import ImageRecord, encode_example, label_to_class
-from components.common.step import run_component
-from components.common.tfrecord import record_blocks, write_record
-from components.validate import duplicates
-from components.validate import findings as findings_module
-from components.validate.arguments import ValidateArguments
-from components.validate.findings import ERROR, WARNING, Finding, Findings, findings_json, raise_if_errors
-from components.validate.report import validation_report
-from components.validate.validate import validate, validate_to_files
+from imgpipe.components.common.dataset import (
+    Manifest,
+    Shard,
+    Split,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.records import ImageRecord, encode_example, label_to_class
+from imgpipe.components.common.step import run_component
+from imgpipe.components.common.tfrecord import record_blocks, write_record
+from imgpipe.components.validate import duplicates
+from imgpipe.components.validate import findings as findings_module
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.components.validate.findings import (
+    ERROR,
+    WARNING,
+    Finding,
+    Findings,
+    findings_json,
+    raise_if_errors,
+)
+from imgpipe.components.validate.report import validation_report
+from imgpipe.components.validate.validate import validate, validate_to_files
 
 ARGUMENTS = ValidateArguments(train_batch_size=8, image_size=16)
 PHOTOS = Path(__file__).parents[4] / "shared" / "data"
@@ -642,7 +656,7 @@ def test_component_builds_its_arguments_from_flat_values_and_writes_its_artifact
     dsl = pytest.importorskip("kfp.dsl")
     sound()
     run_component(
-        "components.validate.component",
+        "imgpipe.components.validate.component",
         "validate",
         {
             "dataset": dsl.Dataset(uri=str(tmp_path)),
@@ -665,7 +679,7 @@ def test_command_line_validates_and_tells_data_errors_from_wrong_arguments(sound
     sound()
     command = (
         "-m",
-        "components.validate",
+        "imgpipe.components.validate",
         f"--dataset={tmp_path}",
         f"--report={tmp_path / 'r'}",
         f"--summary={tmp_path / 's'}",
@@ -674,16 +688,16 @@ def test_command_line_validates_and_tells_data_errors_from_wrong_arguments(sound
     assert run(*command, "--train_batch_size=800").returncode == InvalidArgumentError.exit_code
     (tmp_path / "train-00000-of-00002").unlink()
     assert run(*command).returncode == InvalidDataError.exit_code
-    assert run("-m", "components.validate").returncode == InvalidArgumentError.exit_code
+    assert run("-m", "imgpipe.components.validate").returncode == InvalidArgumentError.exit_code
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        "components.validate.validate",
-        "components.validate.report",
-        "components.evaluate.metrics",
-        "components.evaluate.report",
+        "imgpipe.components.validate.validate",
+        "imgpipe.components.validate.report",
+        "imgpipe.components.evaluate.metrics",
+        "imgpipe.components.evaluate.report",
     ],
 )
 def test_importing_does_not_load_tensorflow(module):

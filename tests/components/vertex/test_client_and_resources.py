@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from components.common.errors import InvalidArgumentError
-from components.vertex.client import error_of_status, is_plain_http, service_client
-from components.vertex.resources import read_job, write_job
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.vertex.client import error_of_status, is_plain_http, service_client
+from imgpipe.components.vertex.resources import read_job, write_job
 
 NAME = "projects/flowers/locations/us-central1/customJobs/12"
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.common.image_decoding import decode_image
-from components.common.images import ImageError, prepare_image
-from components.common.quiet_tensorflow import tf
-from components.common.served_images.decode import decode_image_file
+from imgpipe.components.common.image_decoding import decode_image
+from imgpipe.components.common.images import ImageError, prepare_image
+from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.served_images.decode import decode_image_file
 
 FOLDER = Path(__file__).parents[5] / "shared" / "data" / "odd_images"
 REAL = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file() and path.stat().st_size < 700_000)

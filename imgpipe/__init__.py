@@ -1,0 +1,1 @@
+"""Labelled images in, the most accurate SavedModel out."""
