@@ -151,8 +151,8 @@ def _model_rates(folder: Path) -> dict[str, float]:
     if sys.argv[3:] == ["graph"]:
         # As long as a client sends requests.
         return {"graph": _rate(graph, len(images), SECONDS)}
-    from imgpipe.components.common.image_decoding import decode_image
-    from imgpipe.components.common.quiet_tensorflow import keras, tf
+    from imgpipe.components.common.tf_import import keras, tf
+    from imgpipe.components.images.decoding import decode_image
     from imgpipe.components.train.input_pipeline import evaluation_batches
 
     built = classifier()

@@ -14,11 +14,11 @@ from typing import Any
 
 from benchmarks.corpus import LABELS, write_corpus
 from benchmarks.measure import print_result, print_table, run
-from imgpipe.components.common.image_decoding import JPEG_TRANSFORM
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.common.tfrecord import framed_record
 from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.images.decoding import JPEG_TRANSFORM
 from imgpipe.components.train.augmentation import CROP_FLIP, choices_of, crop_window, draws_needed
 from imgpipe.components.train.decoded_cache import CachePlace
 from imgpipe.components.train.example_order import random_draws

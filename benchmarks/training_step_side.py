@@ -53,7 +53,7 @@ def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, f
 
 def _ours(started: float, model_type: str, batch: str, steps: str, precision: str) -> dict[str, float]:
     """The training step of ``imgpipe.components.train`` on the same."""
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(
@@ -72,7 +72,7 @@ def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
     """From the start of the process to the end of the first step, piece by piece, as train() does it."""
     times = {"interpreter": INTERPRETER_READY - started}
     begun = time.time()
-    from imgpipe.components.common.quiet_tensorflow import keras
+    from imgpipe.components.common.tf_import import keras
 
     times["TensorFlow import"] = time.time() - begun
 
@@ -143,7 +143,7 @@ def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
 
 
 def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.accelerators import Accelerators
     from imgpipe.components.train.arguments import TrainingArguments
     from imgpipe.components.train.models import decayed_kernels

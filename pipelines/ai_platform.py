@@ -17,17 +17,17 @@ from types import MappingProxyType
 from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, from_values, parse_command_line
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.platforms.vertex.client import check_region
+from imgpipe.components.platforms.vertex.jobs import JOB_LABEL, REQUEST_LABEL
+from imgpipe.components.platforms.vertex.study_spec import study_spec
+from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import check_on_this_machine
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
-from imgpipe.components.vertex.client import check_region
-from imgpipe.components.vertex.jobs import JOB_LABEL, REQUEST_LABEL
-from imgpipe.components.vertex.study_spec import study_spec
 from imgpipe.pipelines.images import check_image
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
 from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
@@ -22,8 +21,9 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.common.storage import local_path, match_pattern
-from imgpipe.components.vertex.client import is_plain_http
+from imgpipe.components.platforms.vertex.client import is_plain_http
+from imgpipe.components.storage.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
+from imgpipe.components.storage.files import local_path, match_pattern
 from imgpipe.pipelines.target_rules import paths_in, uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"

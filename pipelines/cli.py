@@ -13,7 +13,6 @@ from rich.console import Console
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import description_of, flat_fields, from_values
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     InterruptedRunError,
@@ -24,13 +23,14 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.labels import is_unicode
 from imgpipe.components.common.model_versions import local_model, model_folder_at
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
-from imgpipe.components.common.storage import absolute_location, local_path
 from imgpipe.components.deploy.serving import serving_location
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import check_network
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, local_path
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
@@ -41,7 +41,7 @@ from imgpipe.pipelines.commands.jobs import cancel, describe, list_, stream_logs
 from imgpipe.pipelines.commands.output import events_told
 from imgpipe.pipelines.commands.schedule import schedule
 from imgpipe.pipelines.commands.submit import migrate, submit
-from imgpipe.pipelines.container_places import seen_from_containers
+from imgpipe.pipelines.container_mounts import seen_from_containers
 from imgpipe.pipelines.local_run import RunResult, StepFailedError, run_locally
 from imgpipe.pipelines.local_step import run_step
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS

@@ -7,8 +7,8 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, from_values, nearest_name, parse_text
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.kubernetes_quantity import check_quantity
 from imgpipe.components.custom_job.arguments import CustomJobArguments
+from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments
 from imgpipe.pipelines.images import Images, check_image
 from imgpipe.pipelines.kubernetes_machines import GPU_RESOURCE, TPU_RESOURCE

@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
-from imgpipe.components.common.storage import URL
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import URL
 
 # All arguments that name data, models or output.
 _PATHS = (

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.records import decode_example
-from imgpipe.components.common.storage import (
+from imgpipe.components.common.tfrecord import read_records
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import (
     absolute_location,
     folder_of,
     joined,
@@ -21,7 +22,6 @@ from imgpipe.components.common.storage import (
     match_pattern,
     read_file,
 )
-from imgpipe.components.common.tfrecord import read_records
 
 # Of a folder, files of these names are images, those of the second row with a line that says that they cannot
 # be read; a pattern and a list mean what they say.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.cloud_storage import is_cloud_path, read_object
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from imgpipe.components.common.storage import absolute_location, joined, local_path, written_whole
+from imgpipe.components.storage.cloud_storage import is_cloud_path, read_object
+from imgpipe.components.storage.files import absolute_location, joined, local_path, written_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.dataset import (
     Manifest,
     Shard,
@@ -20,6 +18,8 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import in_order
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
 
 _DOWNLOADS_AT_ONCE = 8
 

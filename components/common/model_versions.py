@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.published_model import TRIAL_MODEL
-from imgpipe.components.common.storage import local_path
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import local_path
 
 
 def version_folders(base: Path) -> dict[int, Path]:

@@ -7,12 +7,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import MissingInputError, OutputError
-from imgpipe.components.common.folders import CloudFolder
 from imgpipe.components.common.provenance import DEPLOYMENT_CONFIG_NAME, FORMATS_FOLDER, PROVENANCE_NAME
-from imgpipe.components.common.storage import absolute_location, joined, publish_folder
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, joined, publish_folder
+from imgpipe.components.storage.folders import CloudFolder
 
 MODEL_FOLDER = "model"
 SAVED_MODEL_NAME = "saved_model.pb"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import read_labels_file
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
+from imgpipe.components.common.tf_import import tf
 
 # Images in a request of ours, in the evaluation and in the check of what is served.
 BATCH_SIZE = 32

@@ -3,7 +3,7 @@
 from typing import Any
 
 from imgpipe.components.common.arguments import argument
-from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
+from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
 

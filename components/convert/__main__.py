@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.storage import absolute_location
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import ShardWriter, convert
+from imgpipe.components.storage.files import absolute_location
 
 
 @dataclass(frozen=True)

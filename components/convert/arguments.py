@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_BYTES
+from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.common.folders import Folder, folder_at
 from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
 from imgpipe.components.convert.row_table import Row
 from imgpipe.components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
+from imgpipe.components.storage.folders import Folder, folder_at
 
 _ROWS_SUFFIX = ".rows"
 # A worker of a cluster runs several of these at once; its processors are shared out by the runner.

@@ -2,18 +2,18 @@
 
 from collections import defaultdict
 
-from imgpipe.components.common.cloud_storage import (
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.log import Progress
+from imgpipe.components.common.parallel import in_order
+from imgpipe.components.convert.rows import Rows
+from imgpipe.components.storage.cloud_storage import (
     DOWNLOADS_AT_ONCE,
     StoredObject,
     bucket_and_name,
     list_objects,
     object_at,
 )
-from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.log import Progress
-from imgpipe.components.common.parallel import in_order
-from imgpipe.components.common.storage import folder_of
-from imgpipe.components.convert.rows import Rows
+from imgpipe.components.storage.files import folder_of
 
 # One request lists 1,000 objects of a folder; for fewer rows than this it is cheaper to ask for each.
 _LISTED_FROM = 20

@@ -26,12 +26,10 @@ from imgpipe.components.common.dataset import (
     write_manifest,
 )
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.folders import Folder, LocalFolder, folder_at
 from imgpipe.components.common.labels import labels_text, read_labels_file, sorted_labels
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.memory import return_free_memory
 from imgpipe.components.common.records import class_to_label, label_to_class
-from imgpipe.components.common.storage import local_copy, written_whole
 from imgpipe.components.common.threads import usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.cloud_rows import look_up
@@ -71,6 +69,8 @@ from imgpipe.components.convert.shards import (
     write_shards,
 )
 from imgpipe.components.convert.split import fractions_of, shuffled, split_rows
+from imgpipe.components.storage.files import local_copy, written_whole
+from imgpipe.components.storage.folders import Folder, LocalFolder, folder_at
 
 _BYTES_OF_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imgpipe.components.common.parallel import batches, in_order
-from imgpipe.components.common.storage import read_file, read_part
 from imgpipe.components.convert.row_table import RowTable
+from imgpipe.components.storage.files import read_file, read_part
 
 Item = TypeVar("Item")
 

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
-from imgpipe.components.common.storage import absolute_location, local_copy, match_pattern
 from imgpipe.components.common.tfrecord import read_records, write_record
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, local_copy, match_pattern
 
 _PROBLEMS_KEPT = 100
 _PROBLEMS_SHOWN = 10

@@ -2,16 +2,16 @@
 
 import hashlib
 
-from imgpipe.components.common.cloud_storage import is_cloud_path, nanoseconds
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, manifest_of
 from imgpipe.components.common.errors import InvalidDataError, OutputError
-from imgpipe.components.common.folders import Folder, folder_at
-from imgpipe.components.common.storage import absolute_location, folder_of, match_pattern
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.split import drawing_keys
+from imgpipe.components.storage.cloud_storage import is_cloud_path, nanoseconds
+from imgpipe.components.storage.files import absolute_location, folder_of, match_pattern
+from imgpipe.components.storage.folders import Folder, folder_at
 
 INPUTS = "inputs_sha256"
 

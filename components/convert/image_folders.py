@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import SCHEME, StoredObject, is_cloud_path
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import is_unicode
-from imgpipe.components.common.storage import absolute_location, folder_of, joined, local_path, match_pattern
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import SCHEME, StoredObject, is_cloud_path
+from imgpipe.components.storage.files import absolute_location, folder_of, joined, local_path, match_pattern
 
 # Pictures by their names. Those of a format that cannot be read are rows like the others, and are rejected
 # with the reason: left out in silence, a label that lives on a phone's HEIC files would be missing.

@@ -9,13 +9,13 @@ from typing import Any
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.images import ImageError, image_format_of
 from imgpipe.components.common.labels import is_unicode, label_problem, looks_like_utf_16
-from imgpipe.components.common.storage import absolute_location, folder_of, local_copy
 from imgpipe.components.common.tfrecord import begins_with_record
 from imgpipe.components.convert.label_set import label_set_text
 from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
 from imgpipe.components.convert.rows import Rows
+from imgpipe.components.images.image_files import ImageError, image_format_of
+from imgpipe.components.storage.files import absolute_location, folder_of, local_copy
 
 # Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
 _USES = {

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InternalError, OutputError, PipelineError
-from imgpipe.components.common.folders import Folder
 from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.rejections import HEADER, REJECTED_NAME
+from imgpipe.components.storage.folders import Folder
 
 LABELS_NAME = "labels.txt"
 WORK_FOLDER = ".imgpipe-convert-unfinished"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
-from imgpipe.components.common.storage import joined
+from imgpipe.components.storage.files import joined
 
 UNASSIGNED = ""
 # A row's split is kept as its place here.

@@ -10,12 +10,12 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 
-from imgpipe.components.common.cloud_storage import StoredObject, is_cloud_path
 from imgpipe.components.common.labels import label_problem
-from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_BYTES
-from imgpipe.components.common.storage import URL, joined
 from imgpipe.components.convert.label_set import names_in
 from imgpipe.components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
+from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
+from imgpipe.components.storage.cloud_storage import StoredObject, is_cloud_path
+from imgpipe.components.storage.files import URL, joined
 
 _OBJECT = re.compile(r"gs://[^/]+/.+", re.DOTALL)
 # A row whose text is longer is rejected; its path and label are cut off in the list.

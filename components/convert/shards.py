@@ -15,19 +15,19 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from imgpipe.components.common.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
 from imgpipe.components.common.dataset import Shard
 from imgpipe.components.common.errors import InternalError, MissingInputError
-from imgpipe.components.common.folders import Folder
-from imgpipe.components.common.images import ImageError, PreparedImage, prepare_image
 from imgpipe.components.common.memory import return_free_memory
 from imgpipe.components.common.parallel import batches, in_order
 from imgpipe.components.common.records import ImageRecord, example_parts
-from imgpipe.components.common.storage import read_file
 from imgpipe.components.common.tfrecord import framed_parts
 from imgpipe.components.convert.label_set import names_in
 from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
 from imgpipe.components.convert.row_table import Rejection, Row
+from imgpipe.components.images.image_files import ImageError, PreparedImage, prepare_image
+from imgpipe.components.storage.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
+from imgpipe.components.storage.files import read_file
+from imgpipe.components.storage.folders import Folder
 
 # Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
 _FORMAT = 1

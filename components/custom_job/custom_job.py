@@ -10,13 +10,10 @@ from typing import Any
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event, log_result
-from imgpipe.components.common.storage import joined, written_whole
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.words import argument_words, pattern_of
-from imgpipe.components.vertex.client import service_client
-from imgpipe.components.vertex.follow import follow_job
-from imgpipe.components.vertex.jobs import (
+from imgpipe.components.platforms.vertex.client import service_client
+from imgpipe.components.platforms.vertex.follow import follow_job
+from imgpipe.components.platforms.vertex.jobs import (
     CUSTOM_JOB,
     JOB_LABEL,
     REQUEST_LABEL,
@@ -25,7 +22,10 @@ from imgpipe.components.vertex.jobs import (
     get_job,
     start_job,
 )
-from imgpipe.components.vertex.resources import read_job, write_job
+from imgpipe.components.platforms.vertex.resources import read_job, write_job
+from imgpipe.components.storage.files import joined, written_whole
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.command_line import argument_words, pattern_of
 
 
 def train_as_job(

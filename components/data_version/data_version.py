@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.log import log_result
-from imgpipe.components.common.storage import local_path, match_pattern
 from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import local_path, match_pattern
 
 
 def version_of_data(arguments: DataVersionArguments) -> str:

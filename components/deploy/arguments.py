@@ -7,11 +7,11 @@ from typing import Any
 
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import argument, check_fields
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
-from imgpipe.components.common.storage import absolute_location, local_path
-from imgpipe.components.vertex.client import is_plain_http
+from imgpipe.components.platforms.vertex.client import is_plain_http
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, local_path
 
 # What Kubernetes takes for a name (RFC 1035), and Vertex AI for a display name and a label, too.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)

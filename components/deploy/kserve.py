@@ -17,13 +17,13 @@ from imgpipe.components.common.errors import (
     OutputError,
     UnavailableError,
 )
-from imgpipe.components.common.kubernetes_client import default_client, own_namespace, refused
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_digest import model_digest
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
 from imgpipe.components.deploy.upload import uploaded_model
+from imgpipe.components.platforms.kubernetes.client import default_client, own_namespace, refused
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}

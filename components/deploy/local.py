@@ -21,9 +21,9 @@ from imgpipe.components.common.log import log_event, parse_event
 from imgpipe.components.common.model_digest import model_digest
 from imgpipe.components.common.model_versions import version_folders
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
-from imgpipe.components.common.storage import local_path
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment
+from imgpipe.components.storage.files import local_path
 
 _POLL_SECONDS = 0.2
 _REQUEST_SECONDS = 5.0

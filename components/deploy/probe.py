@@ -21,8 +21,8 @@ def probe() -> None:
     Raises:
         CheckFailedError: if it is damaged or does not answer.
     """
-    from imgpipe.components.common.probe_image import check_answers_probe
     from imgpipe.components.common.served_model import load_served_model
+    from imgpipe.components.images.probe_image import check_answers_probe
 
     arguments = ProbeArguments(**parse_command_line(sys.argv[1:], [ProbeArguments]))
     check_answers_probe(load_served_model(Path(arguments.model)))

@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import MissingInputError, OutputError
 from imgpipe.components.common.model_versions import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
-from imgpipe.components.common.storage import local_path
 from imgpipe.components.deploy.deployment import DeploymentPlace
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import local_path
 
 
 class ServingPlace(DeploymentPlace, Protocol):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from imgpipe.components.common import cloud_storage
 from imgpipe.components.common.log import timed
+from imgpipe.components.storage import cloud_storage
 
 # Servers of TensorFlow Serving's layout want a version below the folder that they are given.
 VERSION = "1"

@@ -20,13 +20,13 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_digest import model_digest
-from imgpipe.components.common.probe_image import probe_image
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
 from imgpipe.components.deploy.traffic import shares_with
 from imgpipe.components.deploy.upload import VERSION, uploaded_model
-from imgpipe.components.vertex.client import service_client
+from imgpipe.components.images.probe_image import probe_image
+from imgpipe.components.platforms.vertex.client import service_client
 
 # A label's value has at most 63 characters.
 _DIGEST_LABEL = "imgpipe-model"

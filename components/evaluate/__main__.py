@@ -8,8 +8,8 @@ from pathlib import Path
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.storage import local_path
 from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.storage.files import local_path
 
 
 @dataclass(frozen=True)

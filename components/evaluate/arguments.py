@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import argument, check_fields, same_argument
 from imgpipe.components.common.dataset import TEST, VALIDATION
-from imgpipe.components.common.storage import absolute_location
 from imgpipe.components.deploy.arguments import DeployArguments, deployment_name
-from imgpipe.components.vertex.client import is_plain_http
+from imgpipe.components.platforms.vertex.client import is_plain_http
+from imgpipe.components.storage.files import absolute_location
 
 AUTO = "auto"
 NO_CHAMPION = "none"

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import MissingInputError, OutputError, UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_versions import local_model
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.serving import serving_location
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
+from imgpipe.components.storage.cloud_storage import is_cloud_path
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.storage import absolute_location, local_copy
+from imgpipe.components.storage.files import absolute_location, local_copy
 
 _PATH = "path"
 # By path: (name, value) pairs.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import argument, check_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.storage.files import absolute_location
 
 TFLITE, TFLITE_INT8, ONNX = "tflite", "tflite-int8", "onnx"
 FORMATS = (TFLITE, TFLITE_INT8, ONNX)

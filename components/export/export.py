@@ -16,8 +16,8 @@ from imgpipe.components.common.local_dataset import local_dataset
 from imgpipe.components.common.log import log_event, log_result, parse_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.reference_answers import read_evaluation, read_reference
-from imgpipe.components.common.storage import publish_folder
 from imgpipe.components.export.arguments import ONNX, ExportArguments
+from imgpipe.components.storage.files import publish_folder
 
 if TYPE_CHECKING:
     from imgpipe.components.export.formats import ModelFormat

@@ -14,16 +14,16 @@ from imgpipe.components.common.dataset import TRAIN, Manifest, Split, file_sha25
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError
 from imgpipe.components.common.log import Progress, log_event, timed
 from imgpipe.components.common.provenance import FORMATS_FOLDER, add_formats
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.records import label_to_class
-from imgpipe.components.common.served_images.decode import decode_image_file
 from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, load_served_model
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
 from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8
 from imgpipe.components.export.onnx_format import OnnxModel, convert_to_onnx
 from imgpipe.components.export.tflite_format import TFLiteModel, convert_to_tflite
+from imgpipe.components.images.graph.decode import decode_image_file
 
 FILE_NAMES = {TFLITE: "model.tflite", TFLITE_INT8: "model-int8.tflite", ONNX: "model.onnx"}
 # As TensorFlow's guide to quantization recommends; more hardly changes the ranges.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.quiet_tensorflow import native_output_held_back, tf
 from imgpipe.components.common.saved_model import IMAGES, PROBABILITIES
+from imgpipe.components.common.tf_import import native_output_held_back, tf
 from imgpipe.components.common.threads import usable_threads
 
 # Of ONNX 1.12 (2022): every runtime of today reads it, and the networks need nothing newer.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.quiet_tensorflow import native_output_held_back, tf
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, IMAGES, PROBABILITIES
+from imgpipe.components.common.tf_import import native_output_held_back, tf
 from imgpipe.components.common.threads import usable_threads
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_versions import version_folders
-from imgpipe.components.common.probe_image import check_answers_probe
 from imgpipe.components.common.served_model import ServedModel, load_served_model
+from imgpipe.components.images.probe_image import check_answers_probe
 from imgpipe.components.serve.predict_request import RequestError
 
 AVAILABLE, END = "AVAILABLE", "END"

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.images import ImageError, check_image_header
 from imgpipe.components.common.labels import is_unicode
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
+from imgpipe.components.images.image_files import ImageError, check_image_header
 
 _INPUTS = ("image_bytes", "key")
 _FIELDS = {"instances", "inputs", "signature_name"}

@@ -12,10 +12,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.storage import local_path
 from imgpipe.components.serve.application import Server
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.live_model import LiveModel
+from imgpipe.components.storage.files import local_path
 
 # Connections; each may hold a body of max_request_bytes, whose sum is limited besides.
 _MOST_CONNECTIONS = 256

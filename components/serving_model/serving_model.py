@@ -2,13 +2,13 @@
 
 import json
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.provenance import PROVENANCE_NAME
-from imgpipe.components.common.storage import joined, read_file
 from imgpipe.components.deploy.serving import serving_location
 from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import joined, read_file
 from imgpipe.components.train.model_types import MODEL_TYPES
 
 

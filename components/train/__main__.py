@@ -12,11 +12,11 @@ from pathlib import Path
 
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.folders import check_folder_writable
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.step import run_command
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.storage.folders import check_folder_writable
 from imgpipe.components.train.arguments import TrainingArguments
 
 

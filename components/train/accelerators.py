@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.storage import absolute_location
+from imgpipe.components.storage.files import absolute_location
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 

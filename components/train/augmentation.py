@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.image_decoding import (
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.images.decoding import (
     JPEG_TRANSFORM,
     decode_image,
     decode_pixels,
     is_jpeg,
     scale_to_square,
 )
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
 from imgpipe.components.train.randaugment import randaugment
 

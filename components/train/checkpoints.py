@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from imgpipe.components.common.folders import folder_at
 from imgpipe.components.common.log import log_event
+from imgpipe.components.storage.folders import folder_at
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.storage import written_whole
+from imgpipe.components.storage.files import written_whole
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LINES = 60.0

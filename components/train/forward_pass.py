@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import devices_in_step
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 
 _BITS = 64
 

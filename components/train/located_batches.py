@@ -9,13 +9,13 @@ from typing import Any
 
 from imgpipe.components.common.dataset import Split
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.image_decoding import decode_image
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.parallel import in_order
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.split_records import record_place, split_records
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.images.decoding import decode_image
 
 _DATA_ERRORS = (
     tf.errors.InvalidArgumentError,

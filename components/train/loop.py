@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
 from imgpipe.components.common.log import Progress, log_event
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import Checkpoint, named, values_of

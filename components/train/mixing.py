@@ -7,7 +7,7 @@ is drawn for a batch, and each image is blended with another of the batch.
 
 from typing import Any
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 
 # What is drawn: each has random numbers of its own.
 _CHOICE, _SHARE, _PLACE, _PARTNERS = range(4)

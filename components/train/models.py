@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgpipe.components.common.errors import UnavailableError
-from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.forward_pass import Mode, run_network
 from imgpipe.components.train.model_types import MODEL_TYPES, ModelType
 from imgpipe.components.train.network_stages import frozen_parts, parts_of_layers

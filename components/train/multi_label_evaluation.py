@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation, Measure
 
 # Of logits from -16 to 16: an interval's odds differ by 3 percent from its neighbours'.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.model_types import MODEL_TYPES
 
 # A processor without one of these computes bfloat16 in float32 and converts, which is slower.

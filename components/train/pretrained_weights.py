@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_versions import local_model, model_folder_at, version_folders
-from imgpipe.components.common.quiet_tensorflow import keras, tf
-from imgpipe.components.common.storage import local_copy, local_path
+from imgpipe.components.common.tf_import import keras, tf
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import local_copy, local_path
 from imgpipe.components.train.checkpoints import read_checkpoint_weights
 
 Arrays = dict[str, NDArray[Any]]

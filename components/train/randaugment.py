@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 
 OPERATIONS = 2
 # Of each operation: which one, and to which side.

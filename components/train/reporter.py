@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
-from imgpipe.components.common.folders import Folder, folder_at
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.quiet_tensorflow import tf
-from imgpipe.components.common.storage import joined, local_path
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import joined, local_path
+from imgpipe.components.storage.folders import Folder, folder_at
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line

@@ -9,7 +9,7 @@ have no bias, because batch normalization follows each of them.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from imgpipe.components.common.quiet_tensorflow import keras
+from imgpipe.components.common.tf_import import keras
 
 _BOTTLENECK_EXPANSION = 4
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
-from imgpipe.components.common.folders import check_folder_writable
 from imgpipe.components.common.local_dataset import local_dataset
 from imgpipe.components.common.log import log_event, log_result
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
-from imgpipe.components.common.storage import check_empty, joined
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.storage.files import check_empty, joined
+from imgpipe.components.storage.folders import check_folder_writable
 from imgpipe.components.train.accelerators import Accelerators, find_accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, shard_paths
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.augmentation import kept_size

@@ -7,8 +7,8 @@ from typing import Any
 
 from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.provenance import write_deployment_config, write_provenance
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.models import Classifier

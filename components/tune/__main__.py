@@ -15,8 +15,8 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.storage import check_writable, local_path
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.storage.files import check_writable, local_path
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
-from imgpipe.components.common.folders import check_folder_writable
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.folders import check_folder_writable
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 

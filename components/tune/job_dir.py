@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.storage import URL, joined
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import URL, joined
 
 # The search's memory.
 STUDY_FOLDER = "study"

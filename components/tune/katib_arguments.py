@@ -6,7 +6,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.kubernetes_quantity import check_quantity
+from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 
 LOCAL, KATIB = "local", "katib"
 

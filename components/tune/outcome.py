@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common import cloud_storage
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
-from imgpipe.components.common.storage import joined
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.files import joined
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
 from imgpipe.components.tune.trials import FAILED

@@ -26,8 +26,8 @@ from imgpipe.components.common.arguments import (
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import reversed_value
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.storage import absolute_location
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.storage.files import absolute_location
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME

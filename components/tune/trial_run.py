@@ -10,11 +10,11 @@ from typing import Any
 
 from imgpipe.components.common.dataset import VALIDATION
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError
-from imgpipe.components.common.folders import folder_at
 from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
 from imgpipe.components.common.published_model import publish_model_at
-from imgpipe.components.common.storage import publish_folder, written_whole
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
+from imgpipe.components.storage.files import publish_folder, written_whole
+from imgpipe.components.storage.folders import folder_at
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import FEATURES_FOLDER
 
@@ -77,7 +77,7 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
     Raises:
         PipelineError: as the training and the evaluation do.
     """
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.train import train
 
     if task.threads:

@@ -8,7 +8,7 @@ from typing import Any
 
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.provenance import version_of_tensorflow
-from imgpipe.components.common.storage import written_whole
+from imgpipe.components.storage.files import written_whole
 
 RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 

@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import CheckFailedError, PipelineError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.published_model import fetch_model
-from imgpipe.components.common.storage import check_empty, check_writable, written_whole
+from imgpipe.components.storage.files import check_empty, check_writable, written_whole
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, Problem

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.storage import local_path
+from imgpipe.components.storage.files import local_path
 from imgpipe.components.validate.arguments import ValidateArguments
 
 
@@ -68,8 +68,8 @@ def main(words: Sequence[str]) -> None:
     # Only now: a wrong flag is refused without loading NumPy and Pillow.
     from pathlib import Path
 
-    from imgpipe.components.common.cloud_storage import is_cloud_path
     from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest_at
+    from imgpipe.components.storage.cloud_storage import is_cloud_path
     from imgpipe.components.validate.record_files import describe_record_files
     from imgpipe.components.validate.validate import validate_manifest_to_files
 

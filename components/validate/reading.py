@@ -12,14 +12,14 @@ from pathlib import Path
 from imgpipe.components.common.dataset import TRAIN, Manifest, Shard, file_sha256, shard_location
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
-from imgpipe.components.common.images import ImageError, PreparedImage, image_format_of, prepare_image
-from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_PIXELS
 from imgpipe.components.common.log import Progress
 from imgpipe.components.common.parallel import in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
-from imgpipe.components.common.storage import local_copy, read_part
 from imgpipe.components.common.tfrecord import RecordBlock, RecordPlace, record_blocks
 from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.images.image_files import ImageError, PreparedImage, image_format_of, prepare_image
+from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
+from imgpipe.components.storage.files import local_copy, read_part
 from imgpipe.components.validate.findings import (
     ERROR,
     WARNING,

@@ -8,8 +8,8 @@ from imgpipe.components.common.dataset import Manifest, Shard, Split, file_sha25
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import read_labels_file
 from imgpipe.components.common.records import decode_example, label_to_class
-from imgpipe.components.common.storage import absolute_location, local_copy, match_pattern
 from imgpipe.components.common.tfrecord import record_blocks
+from imgpipe.components.storage.files import absolute_location, local_copy, match_pattern
 
 # Labels beyond this many times the number of different ones are mistakes, not labels without images.
 _LARGEST_GAP = 10

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.log import log_result, timed
-from imgpipe.components.common.storage import written_whole
+from imgpipe.components.storage.files import written_whole
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.checks import (
     argument_findings,

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from imgpipe.components.common.cloud_storage import missing_credentials
 from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.common.shared_arguments import NO_TARGET
-from imgpipe.components.vertex.client import check_credentials
+from imgpipe.components.platforms.vertex.client import check_credentials
+from imgpipe.components.storage.cloud_storage import missing_credentials
 from imgpipe.pipelines.checks import (
     ERROR,
     OK,
@@ -25,8 +25,8 @@ from imgpipe.pipelines.checks import (
 )
 from imgpipe.pipelines.commands.job_options import JobCommand, submission_options
 from imgpipe.pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
-from imgpipe.pipelines.commands.places import jobs_of, place_options
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, authorized_session
 

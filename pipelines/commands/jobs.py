@@ -8,7 +8,7 @@ import click
 
 from imgpipe.components.common.errors import CheckFailedError
 from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
-from imgpipe.pipelines.commands.places import jobs_of, place_options
+from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.jobs import ENDED, Jobs
 
 _EXAMPLES = """

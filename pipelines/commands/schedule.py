@@ -8,8 +8,8 @@ from imgpipe.pipelines.ai_platform import check_job_id
 from imgpipe.pipelines.commands.check import check_submission
 from imgpipe.pipelines.commands.job_options import JobCommand, schedule_options
 from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
-from imgpipe.pipelines.commands.places import check_has_schedules, place_options, schedules_of
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from imgpipe.pipelines.commands.target_options import check_has_schedules, place_options, schedules_of
 from imgpipe.pipelines.cron import check_cron
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs, recurrence
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, schedule_body

@@ -10,9 +10,9 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields, from_values
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.vertex.client import check_region
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,

@@ -10,7 +10,6 @@ from imgpipe.pipelines.commands.check import check_submission
 from imgpipe.pipelines.commands.job_options import JobCommand, read_config, submission_options
 from imgpipe.pipelines.commands.jobs import print_logs
 from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_one
-from imgpipe.pipelines.commands.places import TARGETS, jobs_of, place_options
 from imgpipe.pipelines.commands.submission import (
     Submission,
     planned,
@@ -18,6 +17,7 @@ from imgpipe.pipelines.commands.submission import (
     tell_estimate,
     tell_notices,
 )
+from imgpipe.pipelines.commands.target_options import TARGETS, jobs_of, place_options
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.jobs import Job, Jobs
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
-from imgpipe.pipelines.container_places import ContainerPlaces
+from imgpipe.pipelines.container_mounts import ContainerPlaces
 
 NOBODY = 65534
 # Time that a step has to write its checkpoint, before it is killed.

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.storage import local_path, written_whole
+from imgpipe.components.storage.files import local_path, written_whole
 from imgpipe.pipelines.run_folder import RunFolder, running_process
 from imgpipe.pipelines.targets.jobs import Job, no_such_job
 

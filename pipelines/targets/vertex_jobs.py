@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
-from imgpipe.components.common.google_credentials import default_credentials
-from imgpipe.components.vertex.client import explained, is_plain_http, service_client
-from imgpipe.components.vertex.jobs import (
+from imgpipe.components.platforms.google_credentials import default_credentials
+from imgpipe.components.platforms.vertex.client import explained, is_plain_http, service_client
+from imgpipe.components.platforms.vertex.jobs import (
     JOB_KINDS,
     JOB_LABEL,
     REQUEST_LABEL,

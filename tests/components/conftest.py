@@ -188,8 +188,8 @@ def trained_digits(digits_dataset, digits_training, tmp_path_factory):
 def linear_model():
     """``linear_model(folder, labels)`` writes a real SavedModel of one random layer on 8x8 pixels."""
     from imgpipe.components.common.provenance import write_deployment_config, write_provenance
-    from imgpipe.components.common.quiet_tensorflow import keras, tf
     from imgpipe.components.common.saved_model import write_saved_model
+    from imgpipe.components.common.tf_import import keras, tf
 
     class Linear:
         def __init__(self, classes, seed):

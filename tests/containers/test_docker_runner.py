@@ -14,7 +14,7 @@ from kfp import compiler, dsl
 
 from containers.docker import docker as docker_command
 from imgpipe.components.common.dataset import read_manifest
-from imgpipe.pipelines.container_places import ContainerPlaces
+from imgpipe.pipelines.container_mounts import ContainerPlaces
 from imgpipe.pipelines.targets.local import run as run_pipeline
 from imgpipe.pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
 from tests.end_to_end.runs import run_imgpipe
@@ -178,7 +178,7 @@ def test_containers_come_to_the_same_accuracy_as_processes(runs):
 
 
 def test_containers_train_the_same_weights_as_processes(runs):
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
 
     readers = [
         tf.train.load_checkpoint(str(run.folder / "model/variables/variables")) for run in runs.values()

@@ -98,7 +98,7 @@ def write_model(folder):
     code = (
         "import pathlib, sys, numpy as np\n"
         "from imgpipe.components.common.provenance import write_provenance\n"
-        "from imgpipe.components.common.quiet_tensorflow import keras, tf\n"
+        "from imgpipe.components.common.tf_import import keras, tf\n"
         "from imgpipe.components.common.saved_model import write_saved_model\n"
         "class Linear:\n"
         "    variables = [keras.Variable(np.ones((192, 2), np.float32))]\n"

@@ -9,8 +9,8 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.vertex.client import service_client
-from imgpipe.components.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
+from imgpipe.components.platforms.vertex.client import service_client
+from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
 from imgpipe.pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.training_input import read_training_input

@@ -12,7 +12,7 @@ import pytest
 from gcp_storage_emulator.server import create_server
 from google.cloud import storage
 
-from imgpipe.components.common import cloud_storage
+from imgpipe.components.storage import cloud_storage
 
 BUCKET = "photos"
 # What a request may meet on its way: an overloaded server, a connection that is reset in the middle of the

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client
 
-from imgpipe.components.common import cloud_storage
-from imgpipe.components.common.cloud_storage import is_cloud_path
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, shard_location
 from imgpipe.components.common.errors import (
     ERROR_CLASSES,
@@ -22,13 +20,15 @@ from imgpipe.components.common.errors import (
     OutputError,
     PipelineError,
 )
-from imgpipe.components.common.folders import folder_at
 from imgpipe.components.common.hyperparameters import METRIC, reversed_value
-from imgpipe.components.common.kubernetes_client import default_client, own_namespace, refused
 from imgpipe.components.common.labels import labels_text
 from imgpipe.components.common.log import log_event, with_progress
-from imgpipe.components.common.storage import absolute_location, joined
-from imgpipe.components.train.words import argument_words, pattern_of
+from imgpipe.components.platforms.kubernetes.client import default_client, own_namespace, refused
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, joined
+from imgpipe.components.storage.folders import folder_at
+from imgpipe.components.train.command_line import argument_words, pattern_of
 from imgpipe.components.tune.engines.engine import Problem, Report
 from imgpipe.components.tune.engines.katib_experiment import (
     GROUP,

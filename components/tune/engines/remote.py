@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.folders import Folder, folder_at
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME
+from imgpipe.components.storage.folders import Folder, folder_at
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.tune.engines.engine import Report
 from imgpipe.components.tune.job_dir import trial_location, trial_model_location

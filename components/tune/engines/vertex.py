@@ -13,12 +13,9 @@ from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.custom_job.custom_job import custom_job_body, training_words
-from imgpipe.components.tune.engines.engine import Problem, Report
-from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
-from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
-from imgpipe.components.vertex.client import service_client
-from imgpipe.components.vertex.follow import follow_job
-from imgpipe.components.vertex.jobs import (
+from imgpipe.components.platforms.vertex.client import service_client
+from imgpipe.components.platforms.vertex.follow import follow_job
+from imgpipe.components.platforms.vertex.jobs import (
     JOB_LABEL,
     REQUEST_LABEL,
     RUN_LABEL,
@@ -27,8 +24,11 @@ from imgpipe.components.vertex.jobs import (
     get_job,
     start_job,
 )
-from imgpipe.components.vertex.resources import read_job, write_job
-from imgpipe.components.vertex.study_spec import study_spec
+from imgpipe.components.platforms.vertex.resources import read_job, write_job
+from imgpipe.components.platforms.vertex.study_spec import study_spec
+from imgpipe.components.tune.engines.engine import Problem, Report
+from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
+from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 COMMAND = ("python", "-m", "imgpipe.components.tune.remote_trial")
 _STATES = {"SUCCEEDED": SUCCEEDED, "INFEASIBLE": FAILED}

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from imgpipe.components.common import cloud_storage
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError
-from imgpipe.components.common.folders import CloudFolder
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.folders import CloudFolder
 
 
 @pytest.fixture

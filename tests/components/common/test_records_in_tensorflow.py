@@ -5,7 +5,7 @@ from imgpipe.components.common.tfrecord import read_records, write_record
 
 
 def test_tensorflow_reads_our_records_and_we_read_its(tmp_path):
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
 
     records = [
         ImageRecord(b"\xff\xd8 first", 1, "Größe, 日本", "a/é.jpg", "JPEG", 3, 4),
@@ -40,7 +40,7 @@ def test_tensorflow_reads_our_records_and_we_read_its(tmp_path):
 
 
 def test_tensorflow_reads_the_labels_of_a_multi_label_record():
-    from imgpipe.components.common.quiet_tensorflow import tf
+    from imgpipe.components.common.tf_import import tf
 
     for labels, texts in (((2, 5), ("rose", "Größe")), ((), ())):
         example = tf.train.Example.FromString(encode_example(ImageRecord(b"x", labels=labels, texts=texts)))

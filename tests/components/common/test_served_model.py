@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.served_model import check_labels, load_served_model
+from imgpipe.components.common.tf_import import tf
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from imgpipe.components.common import cloud_storage
 from imgpipe.components.common.dataset import read_manifest, shard_paths
 from imgpipe.components.common.errors import (
     InterruptedRunError,
@@ -15,6 +14,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
+from imgpipe.components.storage import cloud_storage
 
 COUNT = 30
 

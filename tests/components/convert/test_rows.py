@@ -11,11 +11,11 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     PipelineError,
 )
-from imgpipe.components.common.limits import DEFAULT_MAX_IMAGE_BYTES
 from imgpipe.components.common.tfrecord import framed_record
 from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
 from imgpipe.components.convert.rows import Rows
+from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
 
 def read_csv(file, known_labels=(), use=""):

@@ -17,10 +17,10 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.custom_job.custom_job import custom_job_body, train_as_job, training_words
+from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, parsed
+from imgpipe.components.platforms.vertex.resources import read_job
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.vertex.jobs import CUSTOM_JOB, parsed
-from imgpipe.components.vertex.resources import read_job
 from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[3]
@@ -189,7 +189,7 @@ def test_a_job_that_somebody_cancelled_is_not_started_again(server, request_):
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 64), (403, 69), (404, 66), (429, 75)])
 def test_a_refused_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.vertex.jobs._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.platforms.vertex.jobs._FIRST_PAUSE_SECONDS", 0.01)
     server.refusals = [(200, {"customJobs": []}), (status, "because")] * 4
     failure = failure_here(request_)
     assert failure.exit_code == expected

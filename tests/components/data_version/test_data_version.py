@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from imgpipe.components.common import cloud_storage
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.data_version.data_version import version_of_data
+from imgpipe.components.storage import cloud_storage
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_mo
     """All weights NaN: it loads, and answers with no probabilities."""
     code = (
         "import sys, numpy as np, pathlib\n"
-        "from imgpipe.components.common.quiet_tensorflow import keras, tf\n"
+        "from imgpipe.components.common.tf_import import keras, tf\n"
         "from imgpipe.components.common.saved_model import write_saved_model\n"
         "class Diverged:\n"
         "    variables = [keras.Variable(np.full((192, 2), np.nan, np.float32))]\n"

@@ -13,10 +13,10 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 from imgpipe.components.evaluate.multi_label_metrics import (

@@ -9,12 +9,11 @@ from kfp import dsl
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
 from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
-from imgpipe.components.common.image_decoding import decode_image
 from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
@@ -22,6 +21,7 @@ from imgpipe.components.export import formats, onnx_format
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export as export_component
 from imgpipe.components.export.export import export
+from imgpipe.components.images.decoding import decode_image
 
 
 def run(dataset, model, folder, **arguments):

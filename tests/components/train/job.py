@@ -11,7 +11,7 @@ from pathlib import Path
 # Gives the processor's cores the look of several devices, then does what the command line does.
 _SEVERAL_DEVICES = """
 import sys
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.common.step import run_command
 from imgpipe.components.train.__main__ import main
 devices = int(sys.argv[1])

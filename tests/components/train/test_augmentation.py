@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgpipe.components.common.image_decoding import decode_image
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.images.decoding import decode_image
 from imgpipe.components.train.augmentation import (
     CROP_FLIP,
     NONE,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from imgpipe.components.common.quiet_tensorflow import keras
+from imgpipe.components.common.tf_import import keras
 from imgpipe.components.train.checkpoints import (
     Checkpoint,
     CheckpointFolder,

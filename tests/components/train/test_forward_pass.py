@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.forward_pass import Mode, run_network
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import build_classifier

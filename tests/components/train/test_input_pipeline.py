@@ -10,9 +10,9 @@ import pytest
 
 from imgpipe.components.common.dataset import TRAIN, read_manifest, shard_paths
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.image_decoding import decode_image
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.images.decoding import decode_image
 from imgpipe.components.train import example_order, input_pipeline
 from imgpipe.components.train.decoded_cache import CachePlace
 from imgpipe.components.train.example_order import ExampleOrder

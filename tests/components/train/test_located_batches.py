@@ -7,9 +7,9 @@ import pytest
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest, shard_paths
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.quiet_tensorflow import tf
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.input_pipeline import evaluation_batches, training_batches
 from imgpipe.components.train.located_batches import LocatedBatches
 

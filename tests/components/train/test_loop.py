@@ -9,7 +9,7 @@ import pytest
 
 from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.loop import Hooks, Start, run_loop
 from imgpipe.components.train.schedules import build_optimizer

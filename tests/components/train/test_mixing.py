@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.mixing import mix
 
 BATCH, SIDE, CLASSES = 16, 12, 16

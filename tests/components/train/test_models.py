@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score, f1_score
 
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.label_bits import packed, unpacked, words_for
 from imgpipe.components.train.multi_label_evaluation import (

@@ -9,9 +9,9 @@ import pytest
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest, shard_paths
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import read_provenance
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_metrics
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments

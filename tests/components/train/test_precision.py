@@ -4,7 +4,7 @@ import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.precision import Device, find_device, resolve_precision
 

@@ -10,8 +10,8 @@ import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.quiet_tensorflow import keras
 from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.tf_import import keras
 from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, named
 from imgpipe.components.train.models import build_classifier
 from tests.servers.cloud_storage import BUCKET

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.quiet_tensorflow import tf
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.katib_lines import FILTER
 from imgpipe.components.train.reporter import reporter

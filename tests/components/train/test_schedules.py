@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from imgpipe.components.common.quiet_tensorflow import keras, tf
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.schedules import WarmupThenCosine, build_optimizer
 

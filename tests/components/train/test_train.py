@@ -11,11 +11,11 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress
-from imgpipe.components.common.quiet_tensorflow import keras, tf
 from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.train import train as training
 from imgpipe.components.train import training_inputs

@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from imgpipe.components.common.folders import folder_at
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.common.step import run_command
 from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.storage.folders import folder_at
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 from imgpipe.components.tune.remote_trial import main

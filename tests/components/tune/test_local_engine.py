@@ -330,7 +330,7 @@ def test_a_process_that_has_used_tensorflow_is_not_forked():
         "from imgpipe.components.tune.trial_run import WORK\n"
         "warm_up(WORK)\n"
         "before = can_fork()\n"
-        "from imgpipe.components.common.quiet_tensorflow import tf\n"
+        "from imgpipe.components.common.tf_import import tf\n"
         "tf.constant(1)\n"
         "print(before, can_fork())\n"
     )

@@ -1,0 +1,38 @@
+"""Each promise in a process of its own: an import happens once."""
+
+import subprocess
+import sys
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_importing_tensorflow_prints_nothing_and_leaves_scikit_learn_usable():
+    result = run(
+        "from imgpipe.components.common.tf_import import keras, tf\n"
+        "import os, sys\n"
+        "tf.constant(1)\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "import sklearn\n"
+        "os.write(2, b'stderr works again')\n"
+        "print(tf.__name__, keras.__name__)"
+    )
+    assert result.stdout.split() == ["tensorflow", "keras"]
+    assert result.stderr == "stderr works again"
+    assert result.returncode == 0
+
+
+def test_when_the_import_fails_what_it_wrote_is_shown(tmp_path):
+    (tmp_path / "keras.py").write_text(
+        "import os\nos.write(2, b'the native reason')\nraise ImportError('no keras')\n"
+    )
+    result = run(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "try:\n"
+        "    import imgpipe.components.common.tf_import\n"
+        "except ImportError as error:\n"
+        "    print(error, 'sklearn' in sys.modules)"
+    )
+    assert result.stdout.strip() == "no keras False"
+    assert result.stderr == "the native reason"

@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.images.decoding import decode_image
+
+SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A smooth picture with an edge, as photographs have them: 40 pixels wide and high."""
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE]
+    red = 127 + 120 * np.sin(rows / 9)
+    green = np.where(columns > SIZE // 2, 220, 30)
+    return np.stack([red, green, 3 * rows + 2 * columns], axis=-1).astype(np.uint8)
+
+
+def saved(image, image_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def decoded(encoded, size=SIZE):
+    return decode_image(tf.constant(encoded), size).numpy()
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_decodes_to_pillows_pixels(picture, subsampling):
+    encoded = saved(Image.fromarray(picture), "JPEG", quality=90, subsampling=subsampling)
+    pillow = np.asarray(Image.open(io.BytesIO(encoded)), np.int32)
+    difference = np.abs(decoded(encoded) - pillow)
+    assert difference.mean() <= 0.05
+    assert difference.max() <= 2
+
+
+def test_a_grey_jpeg_has_three_equal_channels(picture):
+    encoded = saved(Image.fromarray(picture).convert("L"), "JPEG")
+    pixels = decoded(encoded)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "image_format"),
+    [("RGB", "PNG"), ("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("RGB", "BMP"), ("P", "GIF")],
+)
+def test_lossless_files_decode_exactly(picture, mode, image_format):
+    image = Image.fromarray(picture).convert(mode)
+    assert (decoded(saved(image, image_format)) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "lime", "blue")]
+    encoded = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    pixels = decoded(encoded)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert (pixels == (255, 0, 0)).all()
+
+
+def test_the_whole_picture_is_scaled_to_a_square():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 30:] = 200
+    pixels = decoded(saved(Image.fromarray(image), "PNG"), 30)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (30, 30, 3)
+    assert (pixels[:, :14] == 0).all()
+    assert (pixels[:, 16:] == 200).all()
+
+
+def test_scaling_has_no_antialiasing():
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    # At a third of the size each pixel's middle is the middle of one pixel of the picture.
+    assert (decoded(saved(Image.fromarray(image), "PNG"), 10) == image[1::3, 1::3]).all()
+
+
+def test_a_picture_of_one_pixel_fills_the_square():
+    encoded = saved(Image.new("RGB", (1, 1), (7, 8, 9)), "PNG")
+    assert (decoded(encoded, 5) == (7, 8, 9)).all()
+
+
+@pytest.mark.parametrize("encoded", [b"", b"\xff\xd8\xff", b"no image at all", b"\x89PNG\r\n\x1a\n cut"])
+def test_bytes_that_are_no_image_are_an_error(encoded):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoded(encoded)
+
+
+def test_a_truncated_jpeg_is_an_error(picture):
+    encoded = saved(Image.fromarray(picture), "JPEG")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoded(encoded[: len(encoded) // 2])

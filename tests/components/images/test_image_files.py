@@ -1,0 +1,325 @@
+import io
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageOps
+
+from imgpipe.components.images.image_files import ImageError, prepare_image
+
+# Smooth, so that a lossy format changes it little; each corner is different, so that turns show.
+ROWS, COLUMNS = np.mgrid[0:24, 0:40]
+PIXELS = np.stack([ROWS * 10, COLUMNS * 6, 255 - ROWS * 5 - COLUMNS * 3], axis=-1).astype(np.uint8)
+PHOTO = Image.fromarray(PIXELS)
+
+
+def encoded(image, image_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=image_format, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block
+
+
+def decoded(prepared):
+    image = Image.open(io.BytesIO(prepared.encoded))
+    assert image.format == prepared.format
+    assert (image.height, image.width) == (prepared.height, prepared.width)
+    assert image.getexif().get(0x0112, 1) == 1
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def png(width, height, bit_depth, colour_type, rows, *chunks):
+    """A PNG file made by hand: Pillow does not write every kind."""
+
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [
+        chunk(b"IHDR", header),
+        *(chunk(*each) for each in chunks),
+        chunk(b"IDAT", pixels),
+        chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+KEPT = {
+    "jpeg": encoded(PHOTO, "JPEG"),
+    "progressive jpeg": encoded(PHOTO, "JPEG", progressive=True),
+    "gray jpeg": encoded(PHOTO.convert("L"), "JPEG"),
+    "cmyk jpeg": encoded(PHOTO.convert("CMYK"), "JPEG"),
+    # libjpeg-turbo's own interface, which makes the fast check, refuses this one undamaged.
+    "subsampled cmyk jpeg": encoded(PHOTO.convert("CMYK"), "JPEG", subsampling=2),
+    "upright jpeg": encoded(PHOTO, "JPEG", exif=exif(1)),
+    "jpeg with a senseless orientation": encoded(PHOTO, "JPEG", exif=exif(77)),
+    "jpeg with a colour profile": encoded(PHOTO, "JPEG", icc_profile=b"profile" * 1000),
+    "jpeg with something behind it": encoded(PHOTO, "JPEG") + b"trailer",
+    "png": encoded(PHOTO, "PNG"),
+    "gray png": encoded(PHOTO.convert("L"), "PNG"),
+    "palette png": encoded(PHOTO.quantize(16), "PNG"),
+    "two-colour png": encoded(PHOTO.convert("1"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("data", KEPT.values(), ids=KEPT.keys())
+def test_what_tensorflow_shows_rightly_is_kept_byte_for_byte(data):
+    prepared = prepare_image(data)
+    assert prepared.encoded == data
+    assert prepared.reencoded == ""
+    assert (prepared.height, prepared.width) == (24, 40)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_turned_jpeg_is_set_upright(orientation, mode):
+    data = encoded(PHOTO.convert(mode), "JPEG", quality=95, exif=exif(orientation))
+    prepared = prepare_image(data)
+    viewed = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert prepared.format == "JPEG"
+    assert prepared.reencoded == f"EXIF orientation {orientation}"
+    assert np.abs(decoded(prepared) - np.asarray(viewed)).mean() < 2
+    if mode != "L":
+        assert simplejpeg.decode_jpeg_header(prepared.encoded)[3] == "444"
+
+
+def test_a_turned_png_and_webp_are_set_upright_without_loss():
+    upright = np.asarray(PHOTO.transpose(Image.Transpose.ROTATE_270))
+    for data, reason in (
+        (encoded(PHOTO, "PNG", exif=exif(6)), "EXIF orientation 6"),
+        (encoded(PHOTO, "WEBP", lossless=True, exif=exif(6)), "WebP, EXIF orientation 6"),
+    ):
+        prepared = prepare_image(data)
+        assert prepared.reencoded == reason
+        assert (decoded(prepared) == upright).all()
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "WEBP"])
+def test_other_formats_become_png_without_loss(image_format):
+    source = PHOTO.quantize(64) if image_format == "GIF" else PHOTO
+    data = encoded(source, image_format, **({"lossless": True} if image_format == "WEBP" else {}))
+    prepared = prepare_image(data)
+    assert prepared.format == "PNG"
+    assert prepared.reencoded.upper() == image_format
+    assert (decoded(prepared) == np.asarray(source.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP"])
+def test_an_animation_becomes_its_first_frame(image_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
+    prepared = prepare_image(data)
+    assert "first frame of an animation" in prepared.reencoded
+    assert np.abs(decoded(prepared) - (255, 0, 0)).max() < 4
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+def test_transparency_is_laid_on_white(image_format):
+    alpha = Image.fromarray((COLUMNS * 6).astype(np.uint8))
+    layered = PHOTO.copy()
+    layered.putalpha(alpha)
+    lossless = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    prepared = prepare_image(encoded(layered, image_format, **lossless))
+    share = np.asarray(alpha)[..., None] / 255
+    assert np.abs(decoded(prepared) - (PIXELS * share + 255 * (1 - share))).max() <= 1
+    assert prepared.reencoded.endswith("transparency")
+    assert Image.open(io.BytesIO(prepared.encoded)).mode == "RGB"
+
+
+def test_transparent_gif_and_turned_transparent_png():
+    source = Image.new("P", (2, 1))
+    source.putpalette([0, 0, 255, 255, 0, 0])
+    source.putdata([0, 1])
+    prepared = prepare_image(encoded(source, "GIF", transparency=0))
+    assert decoded(prepared).tolist() == [[[255, 255, 255], [255, 0, 0]]]
+    assert prepared.reencoded == "GIF, transparency"
+    layered = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    layered.putpixel((0, 0), (255, 0, 0, 255))
+    prepared = prepare_image(encoded(layered, "PNG", exif=exif(3)))
+    assert decoded(prepared).tolist() == [[[255, 255, 255], [255, 0, 0]]]
+    assert prepared.reencoded == "transparency, EXIF orientation 3"
+
+
+@pytest.mark.parametrize(
+    ("bit_depth", "row", "transparent", "expected"),
+    [
+        (1, b"\x40", 1, [0, 255]),
+        (1, b"\x40", 0, [255, 255]),
+        (2, b"\x60", 2, [85, 255]),
+        (4, b"\x1b", 11, [17, 255]),
+        (8, b"\x1b\x05", 5, [27, 255]),
+        (16, b"\x1b\x05\x80\x00", 0x8000, [27, 255]),
+    ],
+)
+def test_a_transparent_gray_is_white_at_every_bit_depth(bit_depth, row, transparent, expected):
+    data = png(2, 1, bit_depth, 0, [row], (b"tRNS", struct.pack(">H", transparent)))
+    prepared = prepare_image(data)
+    assert decoded(prepared)[0, :, 0].tolist() == expected
+    assert prepared.reencoded.endswith("transparency")
+
+
+def test_a_transparent_palette_entry_and_colour_are_white():
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
+    data = png(2, 1, 8, 3, [b"\0\1"], palette, (b"tRNS", b"\0"))
+    assert decoded(prepare_image(data)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
+    sixteen = b"\x10\x00\x20\x00\x30\x00"
+    data = png(2, 1, 16, 2, [sixteen + b"\x40\x00\x50\x00\x60\x00"], (b"tRNS", sixteen))
+    prepared = prepare_image(data)
+    assert decoded(prepared).tolist() == [[[255, 255, 255], [64, 80, 96]]]
+    assert prepared.reencoded == "16 bits a channel, transparency"
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16)[None]
+    prepared = prepare_image(encoded(Image.fromarray(ramp), "PNG"))
+    assert prepared.reencoded == "16 bits a channel"
+    assert np.abs(decoded(prepared)[0, :, 0] - ramp[0] / 257).max() <= 0.5
+    turned = prepare_image(encoded(Image.fromarray(ramp), "PNG", exif=exif(6)))
+    assert (turned.height, turned.width) == (256, 1)
+
+
+def test_reencoding_carries_no_metadata_and_is_always_the_same():
+    data = encoded(PHOTO, "WEBP", icc_profile=b"profile" * 100, exif=exif(8))
+    prepared = prepare_image(data)
+    assert prepare_image(data) == prepared
+    assert b"iCCP" not in prepared.encoded
+    assert b"eXIf" not in prepared.encoded
+
+
+def test_a_cut_off_jpeg_that_the_fast_check_does_not_know_is_rejected_too():
+    with pytest.raises(ImageError, match="undecodable JPEG"):
+        prepare_image(KEPT["subsampled cmyk jpeg"][:-100])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_damaged_exif_block_does_not_matter():
+    data = encoded(PHOTO, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert prepare_image(data).encoded == data
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}])
+def test_a_jpeg_that_is_cut_off_anywhere_is_rejected(options):
+    data = encoded(PHOTO, "JPEG", **options)
+    for length in range(3, len(data)):
+        with pytest.raises(ImageError, match="JPEG"):
+            prepare_image(data[:length])
+
+
+def test_every_damaged_png_is_rejected():
+    data = encoded(PHOTO, "PNG")
+    for position in range(8, len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with pytest.raises(ImageError, match="PNG"):
+            prepare_image(bytes(damaged))
+        with pytest.raises(ImageError, match="PNG"):
+            prepare_image(data[:position])
+
+
+def test_damaged_but_decodable_is_told_apart_from_undecodable():
+    data = encoded(PHOTO, "JPEG")
+    with pytest.raises(ImageError, match=r"^undecodable JPEG: .*Premature end"):
+        prepare_image(data[:-50])
+    extra = data[:-2] + b"\x00\x11\x22\x33" + data[-2:]
+    with pytest.raises(ImageError, match=r"^damaged but decodable JPEG: .*extraneous bytes"):
+        prepare_image(extra)
+    text = png(1, 1, 8, 0, [b"\0"], (b"tEXt", b"Title\0x")).replace(b"Title\0x", b"Title\0y")
+    with pytest.raises(ImageError, match=r"^damaged but decodable PNG: .*tEXt"):
+        prepare_image(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "an empty file"),
+        (b"hello\n", "a text file"),
+        (encoded(PHOTO, "TIFF"), "a TIFF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>404", "a web page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\xff\xd8 no jpeg", "begins with the bytes ff d8"),
+        (b"\xff\xd8\xff", "undecodable JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "undecodable PNG"),
+        (b"GIF89a", "undecodable GIF"),
+        (b"BMW", "undecodable BMP"),
+        (b"RIFF\0\0\0\0WEBP", "undecodable WebP"),
+        (png(1, 1, 8, 0, [b"\0"]).replace(b"IHDR", b"IHDX"), "undecodable PNG"),
+    ],
+)
+def test_what_is_no_image_is_rejected_with_what_it_seems_to_be(data, said):
+    with pytest.raises(ImageError) as caught:
+        prepare_image(data)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert " at 0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        png(20_000, 20_000, 8, 0, [b""]),
+        b"RIFF\x80\0\0\0WEBPVP8X\n\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2 + b"\0" * 100,
+        b"RIFF\x80\0\0\0WEBPVP8L\x64\0\0\0\x2f\xff\xff\xff\x0f" + b"\0" * 100,
+        b"RIFF\x80\0\0\0WEBPVP8 \x64\0\0\0\0\0\0\x9d\x01\x2a\xff\x3f\xff\x3f" + b"\0" * 100,
+    ],
+    ids=["PNG", "extended WebP", "lossless WebP", "WebP"],
+)
+def test_an_image_of_too_many_pixels_is_rejected_before_memory_is_taken(bomb):
+    with pytest.raises(ImageError, match="more than max_image_pixels=100,000,000"):
+        prepare_image(bomb)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_the_limit_of_pixels_is_what_the_caller_says(image_format):
+    data = encoded(PHOTO, image_format)
+    prepared = prepare_image(data)
+    pixels = prepared.width * prepared.height
+    assert prepare_image(data, pixels) == prepared
+    with pytest.raises(ImageError, match=f"more than max_image_pixels={pixels - 1:,}"):
+        prepare_image(data, pixels - 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_never_ends_in_another_error():
+    chance = random.Random(0)  # noqa: S311
+    seeds = [
+        encoded(PHOTO, "JPEG", exif=exif(6)),
+        encoded(PHOTO, "PNG"),
+        encoded(PHOTO, "GIF"),
+        encoded(PHOTO, "BMP"),
+        encoded(PHOTO, "WEBP"),
+    ]
+    for data in seeds:
+        for _ in range(150):
+            damaged = bytearray(data)
+            for _ in range(chance.randint(1, 4)):
+                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+            try:
+                prepared = prepare_image(bytes(damaged))
+            except ImageError as error:
+                assert str(error)  # noqa: PT017
+            else:
+                decoded(prepared)
+
+
+def test_an_orientation_is_seen_wherever_it_stands():
+    plain = encoded(PHOTO, "JPEG", quality=95)
+    turned = encoded(PHOTO, "JPEG", quality=95, exif=exif(6))
+    segment = b"\xff\xe2" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150
+    assert prepare_image(turned[:2] + segment + turned[2:]).reencoded == "EXIF orientation 6"
+    assert prepare_image(turned[:2] + b"\xff\xff" + turned[2:]).reencoded == "EXIF orientation 6"
+    text = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="8"/>'
+    xmp = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
+    assert prepare_image(plain[:2] + xmp + plain[2:]).reencoded == "EXIF orientation 8"
+    assert prepare_image(plain[:2] + segment + plain[2:]).reencoded == ""

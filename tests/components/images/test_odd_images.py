@@ -1,0 +1,68 @@
+"""Real odd files from other projects' test suites; skipped where they are not at hand."""
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from imgpipe.components.images.image_files import ImageError, prepare_image
+
+FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
+FILES = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file())
+REJECTED = {
+    "empty.jpg": "an empty file",
+    "text_named_jpg.jpg": "a text file",
+    "truncated_daisy.jpg": "undecodable",
+    "truncated_jpeg.jpg": "undecodable",
+    "ultrahdr.jpg": "undecodable",
+    "corrupt.jpg": "undecodable",
+    "corrupt34_3.jpg": "undecodable",
+    "hopper_bad_exif.jpg": "damaged but decodable",
+    "junk_jpeg_header.jpg": "damaged but decodable",
+    "bad_huffman.jpg": "damaged but decodable",
+}
+
+pytestmark = [
+    pytest.mark.skipif(
+        not FILES, reason=f"the odd images are not at {FOLDER}: only made-up images are tested"
+    ),
+    pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_odd_file_is_kept_encoded_anew_or_rejected(path):
+    data = path.read_bytes()
+    try:
+        prepared = prepare_image(data)
+    except ImageError as error:
+        assert REJECTED[path.name] in str(error)  # noqa: PT017
+        return
+    assert path.name not in REJECTED
+    assert (prepared.encoded == data) == (prepared.reencoded == "")
+    stored = Image.open(io.BytesIO(prepared.encoded))
+    assert stored.getexif().get(0x0112, 1) == 1
+    difference = np.asarray(stored.convert("RGB")).astype(int) - seen_by_a_person(data)
+    assert np.abs(difference).mean() < 2
+
+
+def test_all_kinds_occur():
+    kinds = Counter()
+    for path in FILES:
+        try:
+            kinds[bool(prepare_image(path.read_bytes()).reencoded)] += 1
+        except ImageError:
+            kinds["rejected"] += 1
+    assert kinds["rejected"] == len(REJECTED)
+    assert min(kinds[True], kinds[False]) >= 15
+
+
+def seen_by_a_person(data):
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    layered = np.asarray(image.convert("RGBA")).astype(float)
+    share = layered[..., 3:] / 255
+    opaque = np.asarray(image.convert("RGB")) if not image.has_transparency_data else layered[..., :3]
+    return opaque * share + 255 * (1 - share)

@@ -1,0 +1,66 @@
+"""Vertex AI's refusals in our words, and the file that links a step with its job."""
+
+import json
+
+import pytest
+
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.vertex.client import error_of_status, is_plain_http, service_client
+from imgpipe.components.platforms.vertex.resources import read_job, write_job
+
+NAME = "projects/flowers/locations/us-central1/customJobs/12"
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "exit_code", "retry"),
+    [
+        (3, "bad", 64, False),
+        (4, "late", 64, False),
+        (5, "gone", 66, False),
+        (6, "taken", 64, False),
+        (7, "no", 69, False),
+        (8, "Quota exceeded", 69, False),
+        (8, "no such machines now", 75, True),
+        (10, "aborted", 75, True),
+        (13, "internal", 75, True),
+        (14, "away", 75, True),
+        (16, "who", 69, False),
+        (99, "new", 70, False),
+    ],
+)
+def test_each_status_has_an_exit_code_that_says_whether_a_retry_helps(code, text, exit_code, retry):
+    error = error_of_status(code, text)
+    assert (error.exit_code, error.retry_can_help) == (exit_code, retry)
+    assert error.remedy
+
+
+def test_credentials_go_to_other_machines_over_https_alone():
+    assert is_plain_http("http://127.0.0.1:80")
+    assert not is_plain_http("https://vertex.example")
+    assert not is_plain_http("")
+    for endpoint in ("http://vertex.example", "http://127.0.0.1.example", "http://10.0.0.1"):
+        with pytest.raises(InvalidArgumentError, match="plain http"):
+            is_plain_http(endpoint)
+
+
+def test_a_client_of_this_machine_sends_no_credentials():
+    from google.auth.credentials import AnonymousCredentials
+
+    client = service_client("JobServiceClient", "us-central1", "http://127.0.0.1:9")
+    assert isinstance(client.transport._credentials, AnonymousCredentials)
+
+
+def test_a_job_that_was_written_down_is_read_again(tmp_path):
+    write_job(tmp_path / "gcp_resources", "CustomJob", NAME)
+    assert read_job(tmp_path / "gcp_resources") == NAME
+    [resource] = json.loads((tmp_path / "gcp_resources").read_text())["resources"]
+    assert resource["resourceUri"] == f"https://us-central1-aiplatform.googleapis.com/v1/{NAME}"
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", '{"resources": []}', '{"resources": [{"resourceUri": "x"}]}']
+)
+def test_a_file_that_says_nothing_names_no_job(tmp_path, text):
+    if text is not None:
+        (tmp_path / "gcp_resources").write_text(text)
+    assert read_job(tmp_path / "gcp_resources") == ""
