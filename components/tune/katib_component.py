@@ -62,7 +62,7 @@ def tune(
             arguments,
             Path(dataset.path),
             TuningFiles(folder, Path(model.path)),
-            engine=lambda problem: KatibSearch(problem, tuning.job_dir, katib, pod),
+            engine=lambda spec: KatibSearch(spec, tuning.job_dir, katib, pod),
             engine_name="katib",
         )
     finally:

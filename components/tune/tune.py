@@ -14,7 +14,7 @@ from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage.files import check_empty, check_writable, written_whole
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import Engine, Problem
+from imgpipe.components.tune.engines.engine import Engine, TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE
 from imgpipe.components.tune.report import tuning_report, values_text
@@ -47,16 +47,16 @@ class TuningResult:
     trials: tuple[Trial, ...]
 
 
-def local_engine(problem: Problem) -> Engine:
+def local_engine(spec: TuningSpec) -> Engine:
     """Returns the engine that runs the trials on this machine."""
     return LocalSearch(
-        request=problem.request,
-        training=problem.training,
-        dataset=problem.dataset,
-        job_dir=problem.job_dir,
-        seed=problem.tuning.seed,
-        data_digest=problem.manifest.digest(),
-        silence_limit=problem.tuning.trial_silence_limit,
+        request=spec.request,
+        training=spec.training,
+        dataset=spec.dataset,
+        job_dir=spec.job_dir,
+        seed=spec.tuning.seed,
+        data_digest=spec.manifest.digest(),
+        silence_limit=spec.tuning.trial_silence_limit,
     )
 
 
@@ -66,7 +66,7 @@ def tune(
     dataset_folder: Path,
     files: TuningFiles,
     *,
-    engine: Callable[[Problem], Engine] = local_engine,
+    engine: Callable[[TuningSpec], Engine] = local_engine,
     engine_name: str = LOCAL,
 ) -> TuningResult:
     """Runs the search, writes what came of it, and the best trial's model into ``files.model``.
@@ -97,10 +97,10 @@ def tune(
     files.job_dir.mkdir(parents=True, exist_ok=True)
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
-    problem = Problem(request, tuning, training, dataset_folder, manifest, files.job_dir)
+    spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir)
     writer = _Writer(request, files.job_dir, engine_name)
     try:
-        trials = engine(problem).run(writer.changed)
+        trials = engine(spec).run(writer.changed)
     except PipelineError as error:
         writer.write([error.problem])
         raise

@@ -54,7 +54,7 @@ def tune(
             arguments,
             Path(dataset.path),
             files,
-            engine=lambda problem: VertexSearch(problem, job, run, Path(gcp_resources)),
+            engine=lambda spec: VertexSearch(spec, job, run, Path(gcp_resources)),
             engine_name="vertex",
         )
     finally:

@@ -16,16 +16,16 @@ Report = Callable[[Sequence[Trial]], None]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is to be tuned on what, as ``tune`` has checked it.
+class TuningSpec:
+    """Everything an engine needs to run a search; ``tune`` has already checked it.
 
     Attributes:
-        request: The search space, and how it is searched.
-        tuning: The step's arguments.
-        training: What all trials have in common.
-        dataset: The folder with the data set's manifest.
-        manifest: Of the data set.
-        job_dir: Where trials and models go.
+        request: The search space and the search settings.
+        tuning: The arguments of the tune step.
+        training: The training arguments shared by all trials.
+        dataset: The folder that contains the dataset's manifest.
+        manifest: The dataset's manifest.
+        job_dir: The folder for trials and models.
     """
 
     request: Hyperparameters

@@ -29,7 +29,7 @@ from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import absolute_location, joined
 from imgpipe.components.storage.folders import folder_at
 from imgpipe.components.train.command_line import argument_words, pattern_of
-from imgpipe.components.tune.engines.engine import Problem, Report
+from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.katib_experiment import (
     GROUP,
     MANAGED_BY,
@@ -75,7 +75,7 @@ class KatibSearch:
     """A search by Katib.
 
     Attributes:
-        problem: What is tuned on what; its ``job_dir`` is the step's own folder.
+        spec: What is tuned on what; its ``job_dir`` is the step's own folder.
         location: The tuning's job_dir, which the trials' pods see as well: ``gs://``, or a path that means
             the same folder in all of them.
         katib: What each trial asks of the cluster.
@@ -85,7 +85,7 @@ class KatibSearch:
         first_pause: Seconds before the second look.
     """
 
-    problem: Problem
+    spec: TuningSpec
     location: str
     katib: KatibArguments
     pod: TrialPodArguments
@@ -99,7 +99,7 @@ class KatibSearch:
 
         If the step is told to stop, the Experiment is deleted, and its trials with it.
         """
-        if self.problem.request.resume_job:
+        if self.spec.request.resume_job:
             log_event(
                 "resume_without_effect",
                 "tune: resumePreviousJobId is without effect: Katib cannot continue a study",
@@ -108,7 +108,7 @@ class KatibSearch:
         cluster = _Cluster(self.api_client or default_client("tune on"), self.katib.katib_namespace)
         name = f"imgpipe-tune-{_digest(absolute_location(self.location), 12)}"
         wanted = self.experiment(name)
-        follower = Follower(self.problem.request, report)
+        follower = Follower(self.spec.request, report)
         try:
             _make_or_find(cluster, wanted)
             log_event(
@@ -133,22 +133,22 @@ class KatibSearch:
 
     def experiment(self, name: str) -> dict[str, Any]:
         """Returns the request; the data that only this pod sees are uploaded."""
-        tuned = {parameter.name for parameter in self.problem.request.parameters}
+        tuned = {parameter.name for parameter in self.spec.request.parameters}
         words = [
             *self._shared_data(),
             f"--job_dir={absolute_location(self.location)}",
-            *argument_words(self.problem.training),
+            *argument_words(self.spec.training),
         ]
         fixed = [word for word in words if word[2:].partition("=")[0] not in tuned]
         made = experiment(
             name,
-            self.problem.request,
-            self.problem.training,
+            self.spec.request,
+            self.spec.training,
             self.command,
             fixed,
             self.katib,
             self.pod,
-            seed=self.problem.tuning.seed,
+            seed=self.spec.tuning.seed,
             annotations={},
         )
         made["metadata"]["annotations"][_REQUEST] = _digest(json.dumps(made, sort_keys=True), 32)
@@ -156,7 +156,7 @@ class KatibSearch:
 
     def _shared_data(self) -> list[str]:
         """Returns the words that name data and labels where the trials find them."""
-        manifest, location = self.problem.manifest, absolute_location(self.location)
+        manifest, location = self.spec.manifest, absolute_location(self.location)
         data = joined(location, f"{DATA_FOLDER}/{manifest.digest()[:16]}")
         folder = folder_at(data)
         there = folder.names() if is_cloud_path(data) else {}
@@ -164,7 +164,7 @@ class KatibSearch:
         for argument, split in (("training_data_path", TRAIN), ("validation_data_path", VALIDATION)):
             paths = []
             for shard in with_progress(manifest.splits[split].shards, "tune", f"{split} shards in {data}"):
-                path = shard_location(self.problem.dataset, shard)
+                path = shard_location(self.spec.dataset, shard)
                 if is_cloud_path(data) and not is_cloud_path(path):
                     shard_name = Path(path).name
                     if there.get(shard_name) != shard.bytes:
@@ -217,7 +217,7 @@ class KatibSearch:
 
     def _trial(self, cluster: "_Cluster", number: int, found: Mapping[str, Any]) -> Trial:
         name, status = found["metadata"]["name"], found.get("status") or {}
-        request = self.problem.request
+        request = self.spec.request
         given = {one["name"]: one["value"] for one in found["spec"].get("parameterAssignments", ())}
         values = typed_values(request, given)
         for reverse, parameter in reversed_parameters(request).items():
@@ -229,7 +229,7 @@ class KatibSearch:
                 id=number,
                 values=values,
                 state=_STATES.get(last, RUNNING),
-                max_steps=int(values.get("max_steps", self.problem.training.max_steps)),
+                max_steps=int(values.get("max_steps", self.spec.training.max_steps)),
                 started=status.get("startTime") or "",
                 ended=status.get("completionTime") or "",
             ),

@@ -26,7 +26,7 @@ from imgpipe.components.platforms.vertex.jobs import (
 )
 from imgpipe.components.platforms.vertex.resources import read_job, write_job
 from imgpipe.components.platforms.vertex.study_spec import study_spec
-from imgpipe.components.tune.engines.engine import Problem, Report
+from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
@@ -39,7 +39,7 @@ class VertexSearch:
     """A search by Vertex AI's Vizier.
 
     Attributes:
-        problem: What is tuned on what; the trials' machines see data and job_dir under the same paths.
+        spec: What is tuned on what; the trials' machines see data and job_dir under the same paths.
         job: On what the trials run.
         place: Project, region and images.
         resources: The output ``gcp_resources``: a job that is written there is followed, not started again.
@@ -47,7 +47,7 @@ class VertexSearch:
         first_pause: Seconds before the second question to Vertex AI.
     """
 
-    problem: Problem
+    spec: TuningSpec
     job: CustomJobArguments
     place: RunArguments
     resources: Path
@@ -65,7 +65,7 @@ class VertexSearch:
         client = new_client()
         name = read_job(self.resources)
         if not name:
-            if self.problem.request.resume_job:
+            if self.spec.request.resume_job:
                 log_event(
                     "resume_without_effect",
                     "tune: resumePreviousJobId is without effect: Vertex AI cannot continue a study",
@@ -76,7 +76,7 @@ class VertexSearch:
             name = started.name
             write_job(self.resources, TUNING_JOB.name, name)
         log_event("job_started", f"tune: following {name}", step="tune", job=name)
-        follower = Follower(self.problem.request, report)
+        follower = Follower(self.spec.request, report)
 
         def look_and_wait(seconds: float) -> None:
             follower.look(self.trials_of(get_job(client, name)))
@@ -92,23 +92,23 @@ class VertexSearch:
 
     def body(self) -> dict[str, Any]:
         """Returns the request for a HyperparameterTuningJob in the JSON form of Vertex AI's REST API."""
-        tuned = {parameter.name for parameter in self.problem.request.parameters}
+        tuned = {parameter.name for parameter in self.spec.request.parameters}
         fixed = training_words(
-            replace(self.problem.training, job_dir=""),
-            self.problem.manifest,
-            self.problem.dataset,
-            self.problem.job_dir / "model",
+            replace(self.spec.training, job_dir=""),
+            self.spec.manifest,
+            self.spec.dataset,
+            self.spec.job_dir / "model",
         )
         words = [word for word in fixed if word[2:].partition("=")[0].replace("-", "_") not in tuned]
-        alone = custom_job_body(self.job, self.place, words, self.problem.job_dir / "model")
+        alone = custom_job_body(self.job, self.place, words, self.spec.job_dir / "model")
         spec = alone["jobSpec"]
         for pool in spec["workerPoolSpecs"]:
             pool["containerSpec"]["command"] = list(self.command)
         # Vertex AI gives every trial a folder of its own below it.
-        prefix = str(self.problem.job_dir).replace("/gcs/", "gs://", 1)
+        prefix = str(self.spec.job_dir).replace("/gcs/", "gs://", 1)
         if prefix.startswith("gs://"):
             spec["baseOutputDirectory"] = {"outputUriPrefix": prefix}
-        request = self.problem.request
+        request = self.spec.request
         body: dict[str, Any] = {
             "displayName": "imgpipe-tune",
             "studySpec": study_spec(request),
@@ -124,7 +124,7 @@ class VertexSearch:
             **self.job.job_labels(),
             # By it the lines of the trials are found as those of the pipeline's run.
             **({RUN_LABEL: alone["labels"][RUN_LABEL]} if RUN_LABEL in alone["labels"] else {}),
-            JOB_LABEL: f"tune-{_digest(str(self.problem.job_dir))}",
+            JOB_LABEL: f"tune-{_digest(str(self.spec.job_dir))}",
             REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
         }
         return body
@@ -135,23 +135,23 @@ class VertexSearch:
 
     def _trial(self, found: Any) -> Trial:
         given = {one.parameter_id: one.value for one in found.parameters}
-        values = typed_values(self.problem.request, given)
+        values = typed_values(self.spec.request, given)
         state = _STATES.get(found.state.name, RUNNING)
         trial = with_folder(
             Trial(
                 id=int(found.id),
                 values=values,
                 state=state,
-                max_steps=int(values.get("max_steps", self.problem.training.max_steps)),
+                max_steps=int(values.get("max_steps", self.spec.training.max_steps)),
                 evaluations=tuple(_evaluation(one) for one in found.measurements),
                 problem=found.infeasible_reason if state == FAILED else "",
                 started=_time(found.start_time),
                 ended=_time(found.end_time),
             ),
-            str(self.problem.job_dir),
+            str(self.spec.job_dir),
             found.id,
         )
-        if state == SUCCEEDED and self.problem.request.early_stopping and 0 < trial.steps < trial.max_steps:
+        if state == SUCCEEDED and self.spec.request.early_stopping and 0 < trial.steps < trial.max_steps:
             return replace(
                 trial,
                 stop_reason=f"Vertex AI's median rule stopped it at step {trial.steps:,} of "

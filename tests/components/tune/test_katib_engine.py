@@ -21,7 +21,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
@@ -53,7 +53,7 @@ def search(server, coloured_dataset, tmp_path):
             "max_parallel_trials": min(3, settings.get("max_trials", 3)),
             **settings,
         }
-        problem = Problem(
+        spec = TuningSpec(
             request=read_request(TuneArguments(**settings)),
             tuning=TuneArguments(**settings),
             training=training
@@ -67,7 +67,7 @@ def search(server, coloured_dataset, tmp_path):
         configuration = client.Configuration(host=server.address)
         configuration.retries = False
         return KatibSearch(
-            problem,
+            spec,
             location or str(tmp_path / "job"),
             KatibArguments(**{"katib_namespace": "team", **(katib or {})}),
             TrialPodArguments("imgpipe-train-cpu:1", "imgpipe-storage"),
@@ -320,7 +320,7 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.step import run_command
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
@@ -329,8 +329,8 @@ from imgpipe.components.tune.search_space import read_request
 tuning = TuneArguments(tune="initial_learning_rate=log:0.001:0.2", max_trials=20)
 data = Path({str(dataset)!r})
 training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
-problem = Problem(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
-search = KatibSearch(problem, {str(tmp_path / "job")!r}, KatibArguments(), TrialPodArguments("image"),
+spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
+search = KatibSearch(spec, {str(tmp_path / "job")!r}, KatibArguments(), TrialPodArguments("image"),
     command={COMMAND!r}, first_pause=0.1)
 run_command("tune", lambda: search.run(lambda _: None))
 """

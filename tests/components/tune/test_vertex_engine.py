@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import Problem
+from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.vertex import VertexSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import SUCCEEDED, best_trial
@@ -38,7 +38,7 @@ def search(server, coloured_dataset, tmp_path):
             "max_parallel_trials": 3,
             **settings,
         }
-        problem = Problem(
+        spec = TuningSpec(
             request=read_request(TuneArguments(**settings)),
             tuning=TuneArguments(**settings),
             training=training or TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none"),
@@ -48,7 +48,7 @@ def search(server, coloured_dataset, tmp_path):
         )
         (tmp_path / "job").mkdir(exist_ok=True)
         return VertexSearch(
-            problem,
+            spec,
             CustomJobArguments(vertex_endpoint=server.address, **(job or {})),
             RunArguments(
                 project="p", region="us-central1", images='{"cpu": "imgpipe-train-cpu:1", "gpu": "g:1"}'
