@@ -25,7 +25,7 @@ from imgpipe.components.platforms.vertex.jobs import (
 from imgpipe.components.platforms.vertex.resources import read_job, write_job
 from imgpipe.components.storage.files import joined, written_whole
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.command_line import argument_words, pattern_of
+from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 
 
 def train_as_job(
@@ -135,12 +135,12 @@ def training_words(
         f"--validation_data_path={_pattern(manifest.splits[VALIDATION], dataset_folder)}",
         f"--labels_file={labels_file}",
         f"--job-dir={model_folder.parent}",
-        *argument_words(arguments),
+        *command_line_arguments(arguments),
     ]
 
 
 def _pattern(split: Split, folder: Path) -> str:
-    return pattern_of([joined(str(folder), shard.path) for shard in split.shards])
+    return shards_pattern([joined(str(folder), shard.path) for shard in split.shards])
 
 
 def _scheduling(job: CustomJobArguments) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from imgpipe.components.storage import cloud_storage
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import absolute_location, joined
 from imgpipe.components.storage.folders import folder_at
-from imgpipe.components.train.command_line import argument_words, pattern_of
+from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.katib_experiment import (
     GROUP,
@@ -137,7 +137,7 @@ class KatibSearch:
         words = [
             *self._shared_data(),
             f"--job_dir={absolute_location(self.location)}",
-            *argument_words(self.spec.training),
+            *command_line_arguments(self.spec.training),
         ]
         fixed = [word for word in words if word[2:].partition("=")[0] not in tuned]
         made = experiment(
@@ -171,7 +171,7 @@ class KatibSearch:
                         cloud_storage.upload(Path(path), f"{data}/{shard_name}")
                     path = f"{data}/{shard_name}"
                 paths.append(path if is_cloud_path(path) else str(Path(path).absolute()))
-            words.append(f"--{argument}={pattern_of(paths)}")
+            words.append(f"--{argument}={shards_pattern(paths)}")
         folder.write("labels.txt", labels_text(manifest.labels).encode())
         return [*words, f"--labels_file={joined(data, 'labels.txt')}"]
 
