@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,28 +11,16 @@ import click
 from rich.console import Console
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-from imgpipe.components.common.arguments import description_of, flat_fields, from_values
+from imgpipe.components.common.arguments import description_of, flat_fields
 from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     InterruptedRunError,
     InvalidArgumentError,
-    MissingInputError,
     PipelineError,
 )
-from imgpipe.components.common.labels import is_unicode
-from imgpipe.components.common.model_versions import local_model, model_folder_at
-from imgpipe.components.common.shared_arguments import LOCAL_TARGET
-from imgpipe.components.deploy.serving import serving_location
-from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
-from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.common.model_versions import model_folder_at
 from imgpipe.components.serve.arguments import ServeArguments
-from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.serving_model.serving_model import check_network
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import absolute_location, local_path
-from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
+from imgpipe.components.storage.files import local_path
 from imgpipe.components.tune.search_space import block_in
 from imgpipe.pipelines.commands.check import check
 from imgpipe.pipelines.commands.completion import completion
@@ -41,48 +28,22 @@ from imgpipe.pipelines.commands.jobs import cancel, describe, list_, stream_logs
 from imgpipe.pipelines.commands.output import events_told
 from imgpipe.pipelines.commands.schedule import schedule
 from imgpipe.pipelines.commands.submit import migrate, submit
-from imgpipe.pipelines.container_mounts import seen_from_containers
-from imgpipe.pipelines.local_run import RunResult, StepFailedError, run_locally
+from imgpipe.pipelines.local_pipeline import (
+    RETRAIN,
+    TRAIN,
+    TUNE,
+    ContainerOptions,
+    LocalPipeline,
+    prepare_run,
+    run_prepared,
+)
+from imgpipe.pipelines.local_run import RunResult, StepFailedError
 from imgpipe.pipelines.local_step import run_step
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_display import RunDisplay
-from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
-from imgpipe.pipelines.targets.local_docker import (
-    ContainerSettings,
-    check_engine,
-    container_user,
-    make_places,
-)
+from imgpipe.pipelines.run_folder import RunFolder
 from imgpipe.pipelines.texts import read_text
-
-_COMPILED = Path(__file__).parent / "compiled" / "local"
-_DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Runner:
-    """How the steps are run: as processes, or as containers."""
-
-    name: str
-    network: str
-    mounts: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pipeline:
-    """A pipeline that a command runs: its compiled file, and the dataclasses of its inputs."""
-
-    command: str
-    file: str
-    inputs: tuple[type[Any], ...]
-
-
-_RUN = _Pipeline("run", "image_classification.yaml", PIPELINE_ARGUMENTS)
-_RETRAIN = _Pipeline(
-    "run --retrain", "image_classification_retrain.yaml", (*PIPELINE_ARGUMENTS, ServingModelArguments)
-)
-_TUNE = _Pipeline("tune", "image_classification_tune.yaml", TUNE_PIPELINE_ARGUMENTS)
 
 _RUN_EPILOG = """
 \b
@@ -230,8 +191,8 @@ def run(
     (--train-csv), or as TFRecord files (--training-data-path). Without any of them, scikit-learn's digits
     are trained on.
     """
-    pipeline = _RETRAIN if retrain else _RUN
-    _run_and_tell(pipeline, _given(flags), recipe, output_format, _Runner(runner, network, mount))
+    containers = ContainerOptions(network, mount) if runner == "docker" else None
+    _run_pipeline(RETRAIN if retrain else TRAIN, _given(flags), recipe, output_format, containers)
 
 
 @imgpipe.command(cls=_Command, epilog=_TUNE_EPILOG + _exit_codes())
@@ -274,15 +235,16 @@ def tune(
     given = _given(flags)
     if tune:
         given["tune"] = "; ".join(tune)
-    _run_and_tell(_TUNE, given, recipe, output_format, _Runner(runner, network, mount), config)
+    containers = ContainerOptions(network, mount) if runner == "docker" else None
+    _run_pipeline(TUNE, given, recipe, output_format, containers, config)
 
 
-def _run_and_tell(
-    pipeline: _Pipeline,
+def _run_pipeline(
+    pipeline: LocalPipeline,
     given: dict[str, Any],
     recipe: str | None,
     output_format: str,
-    runner: _Runner,
+    containers: ContainerOptions | None,
     config: Path | None = None,
 ) -> None:
     console = Console(stderr=True)
@@ -291,14 +253,17 @@ def _run_and_tell(
             text = read_text(config)
             block_in(text, where=str(config))
             given = {"hyperparameters": text, **given}
-        folder, result = _run(pipeline, given, recipe, console, runner)
+        prepared = prepare_run(pipeline, given, recipe=recipe, containers=containers)
+        for line in (*prepared.warnings, prepared.title):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        result = run_prepared(prepared, RunDisplay(console))
     except PipelineError as error:
         _fail(error, output_format, console)
     if output_format == "json":
-        click.echo(json.dumps(_summary(folder, result), ensure_ascii=False))
+        click.echo(json.dumps(_summary(prepared.folder, result), ensure_ascii=False))
         return
     click.echo(f"\n  top-1 accuracy  {result.top_1_accuracy:.4f}")
-    for name, path in _outputs(folder):
+    for name, path in _outputs(prepared.folder):
         if not path.exists():
             continue
         click.echo(f"  {name:<14}  {_shown(path)}")
@@ -346,202 +311,6 @@ def serve(**flags: Any) -> None:
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def _run(
-    pipeline: _Pipeline, given: Mapping[str, Any], recipe: str | None, console: Console, runner: _Runner
-) -> tuple[RunFolder, RunResult]:
-    _check_not_empty(given)
-    sample = not _data_given(given)
-    recipe = recipe or recipe_for(given, sample=sample)
-    parameters = settings_of(recipe, given)
-    if pipeline is _TUNE:
-        check_on_this_machine(str(given.get("job_dir", "")))
-    if "job_dir" in given:
-        folder = RunFolder(local_path(given["job_dir"]).absolute())
-    else:
-        folder = new_folder(Path("imgpipe-runs").absolute(), time.strftime("%Y%m%d-%H%M%S"))
-    parameters["job_dir"] = str(folder.job_dir)
-    if sample:
-        parameters["train_csv"] = str(folder.sample_data / "digits.csv")
-    # Every argument is checked before anything is written or started.
-    for arguments_class in pipeline.inputs:
-        from_values(arguments_class, parameters)
-    if pipeline is _RETRAIN:
-        _check_start(from_values(ServingModelArguments, parameters), console)
-    if pipeline is _TUNE:
-        # Imported here: it loads Optuna.
-        from imgpipe.components.tune.search_space import check_search_space, read_request
-
-        request = read_request(from_values(TuneArguments, parameters))
-        check_search_space(request, from_values(TrainingArguments, parameters))
-        if request.resume_job:
-            # The block may name it as well; containers are to see it, at its absolute path.
-            parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))
-    _check_texts(parameters)
-    _check_apart(parameters)
-    if parameters.get("slices_csv"):
-        # Evaluate reads it, which comes after the training.
-        read_slices_csv(parameters["slices_csv"])
-    _check_champion(parameters.get("champion", AUTO))
-    containers = None
-    if runner.name == "docker":
-        parameters, containers = _in_containers(pipeline, parameters, runner)
-    with claimed(folder):
-        if containers:
-            make_places(containers, folder.job_dir)
-        return folder, _run_into(pipeline, folder, given, recipe, parameters, console, containers)
-
-
-def _in_containers(
-    pipeline: _Pipeline, parameters: Mapping[str, Any], runner: _Runner
-) -> tuple[dict[str, Any], ContainerSettings]:
-    """Returns the parameters as they are seen in containers, and how those are run.
-
-    Raises:
-        InvalidArgumentError: for a deploy_target that the local pipeline's images are not made for.
-        UnavailableError: if no engine answers.
-        MissingInputError: if an image or a mounted folder is not there.
-    """
-    if parameters.get("deploy_target", "none") not in ("none", "local"):
-        raise InvalidArgumentError(
-            f"deploy_target={parameters['deploy_target']}: the containers of --runner docker have no client "
-            "for it",
-            remedy="leave --runner out, or submit the pipeline to Kubeflow or Vertex AI",
-        )
-    seen, places = seen_from_containers(parameters, runner.mounts)
-    missing = [folder for folder in places.read if not Path(folder).is_dir()]
-    if missing:
-        raise MissingInputError(
-            f"there is no folder {missing[0]!r} for the containers to see", remedy="check the path"
-        )
-    text = (_COMPILED / pipeline.file).read_text(encoding="utf-8")
-    check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
-    return seen, ContainerSettings(places, runner.network, container_user(), str(parameters["job_dir"]))
-
-
-def _run_into(
-    pipeline: _Pipeline,
-    folder: RunFolder,
-    given: Mapping[str, Any],
-    recipe: str,
-    parameters: Mapping[str, Any],
-    console: Console,
-    containers: ContainerSettings | None,
-) -> RunResult:
-    sample = not _data_given(given)
-    source = "scikit-learn's digits (no data was given)" if sample else _source(given)
-    model = f"{parameters['model_type']}, " if "model_type" in parameters else ""
-    console.print(
-        f"imgpipe {pipeline.command}: {source}, {model}recipe {recipe}: {RECIPES[recipe].description}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    if sample:
-        # Imported here: scikit-learn takes seconds to load.
-        from imgpipe.pipelines.sample_data import write_digits
-
-        write_digits(folder.sample_data)
-    return run_locally(_COMPILED / pipeline.file, parameters, folder, RunDisplay(console), containers)
-
-
-def _check_not_empty(given: Mapping[str, Any]) -> None:
-    """Refuses a path that is empty, as ``--images "$DIR"`` gives where DIR is not set.
-
-    Raises:
-        InvalidArgumentError: naming the flag.
-    """
-    for name in (*_DATA, "job_dir"):
-        if given.get(name) == "":
-            raise InvalidArgumentError(
-                f"--{name.replace('_', '-')} is empty", remedy="give a path, or leave the flag out"
-            )
-
-
-def _data_given(given: Mapping[str, Any]) -> bool:
-    return any(given.get(name) for name in _DATA)
-
-
-def _check_apart(parameters: Mapping[str, Any]) -> None:
-    """Refuses to deploy into the folder of the images, where a version would be taken for a label.
-
-    Raises:
-        InvalidArgumentError: if it lies there.
-    """
-    images, deployed = parameters.get("images", ""), parameters.get("deploy_dir", "")
-    if not images or not deployed or is_cloud_path(images) or is_cloud_path(deployed):
-        return
-    folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
-    if folders[0] in (folders[1], *folders[1].parents):
-        raise InvalidArgumentError(
-            f"deploy_dir={deployed!r} lies in the folder of the images, images={images!r}",
-            remedy="give a deploy_dir outside of it: the model's versions would be taken for labels",
-        )
-
-
-def _check_start(arguments: ServingModelArguments, console: Console) -> None:
-    """Refuses at once what the serving_model step would refuse, where the model lies on this machine.
-
-    Raises:
-        InvalidArgumentError: if the model that serves is of another network.
-    """
-    if arguments.deploy_target != LOCAL_TARGET:
-        return
-    try:
-        location = serving_location(arguments)
-    except MissingInputError:
-        # The first model of all.
-        return
-    check_network(location, arguments.model_type)
-    if arguments.pretrained_checkpoint_path:
-        console.print(
-            "--pretrained-checkpoint-path is without effect: --retrain starts from the model that serves, "
-            f"{location}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-
-
-def _check_champion(champion: str) -> None:
-    """Refuses at once a champion on this machine that the evaluate step, after the training, would refuse.
-
-    Raises:
-        MissingInputError: if there is no such model.
-    """
-    if champion not in (AUTO, NO_CHAMPION) and not is_cloud_path(champion):
-        with local_model(champion):
-            pass
-
-
-def _check_texts(parameters: Mapping[str, Any]) -> None:
-    """Refuses what KFP or this version would take for something else.
-
-    Raises:
-        InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder sign.
-    """
-    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file", "output_dir"):
-        absolute_location(parameters.get(name, ""))
-    for name in ("training_data_path", "validation_data_path"):
-        for pattern in parameters.get(name, "").split(","):
-            absolute_location(pattern)
-    for name, value in parameters.items():
-        if not isinstance(value, str):
-            continue
-        if not is_unicode(value):
-            raise InvalidArgumentError(
-                f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
-            )
-        if "{{$" in value:
-            raise InvalidArgumentError(
-                f"{name}={value!r} holds '{{{{$', which Kubeflow Pipelines takes for a placeholder",
-                remedy="rename the file or folder",
-            )
-
-
-def _source(given: Mapping[str, Any]) -> str:
-    return next(str(given[name]) for name in ("images", "train_csv", "training_data_path") if given.get(name))
 
 
 def _outputs(folder: RunFolder) -> tuple[tuple[str, Path], ...]:

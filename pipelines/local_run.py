@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -209,7 +210,9 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         interrupted = True
         os.killpg(process.pid, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, stop) for number in _STOPPED_BY}
+    # Python handles signals in the main thread only. A notebook may call from another one.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, stop) for number in _STOPPED_BY if in_main_thread}
     try:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
         with process.stdin:
@@ -217,7 +220,8 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         yield process
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # A handler that was not installed by Python is None and cannot be restored.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         # A container that is stopped has its own time for that, and is removed afterwards.
         _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
     if interrupted:

@@ -57,7 +57,7 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
         (["run", "--retrain", "--deploy-target", "local"], ["deploy_dir"]),
         (
             ["run", "--images", "photos", "--deploy-target", "local", "--deploy-dir", "photos/serving"],
-            ["deploy_dir='photos/serving' lies in the folder of the images"],
+            ["deploy_dir='photos/serving' is inside the folder of images"],
         ),
         (["submit", "j", "--retrain", *DATA], ["deploy_target is none"]),
         (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),

@@ -1,0 +1,317 @@
+"""Prepares and runs a pipeline on this machine, for the command line and the Python API.
+
+Everything that can be checked is checked by ``prepare_run``, before a file is written or a step is started.
+Errors are ``PipelineError``; nothing is printed.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgpipe.components.common.arguments import from_values
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.common.labels import is_unicode
+from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
+from imgpipe.components.deploy.serving import serving_location
+from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
+from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.serving_model.serving_model import check_network
+from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage.files import absolute_location, local_path
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
+from imgpipe.pipelines import compiled_pipelines
+from imgpipe.pipelines.container_mounts import seen_from_containers
+from imgpipe.pipelines.local_run import RunResult, run_locally
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.pipelines.run_display import RunDisplay
+from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
+from imgpipe.pipelines.targets.local_docker import (
+    ContainerSettings,
+    check_engine,
+    container_user,
+    make_places,
+)
+
+# Where runs without a job_dir go, below the current folder.
+RUNS_FOLDER = "imgpipe-runs"
+# Any of these is data; without one, the pipeline trains on the digits sample.
+_DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
+
+
+@dataclass(frozen=True)
+class LocalPipeline:
+    """A pipeline that can run on this machine.
+
+    Attributes:
+        command: The command that runs it, without ``imgpipe``.
+        name: The name of its compiled file.
+        inputs: The arguments dataclasses of its inputs.
+    """
+
+    command: str
+    name: str
+    inputs: tuple[type[Any], ...]
+
+    @property
+    def file(self) -> Path:
+        """The compiled YAML."""
+        return compiled_pipelines.COMPILED / "local" / f"{self.name}.yaml"
+
+
+TRAIN = LocalPipeline("run", compiled_pipelines.TRAIN, PIPELINE_ARGUMENTS)
+RETRAIN = LocalPipeline(
+    "run --retrain", compiled_pipelines.RETRAIN, (*PIPELINE_ARGUMENTS, ServingModelArguments)
+)
+TUNE = LocalPipeline("tune", compiled_pipelines.TUNE, TUNE_PIPELINE_ARGUMENTS)
+
+
+@dataclass(frozen=True)
+class ContainerOptions:
+    """Runs each step in a container of its image.
+
+    Attributes:
+        network: The Docker network of the steps, or ``none``.
+        mounts: Folders that the steps may read, in addition to those that arguments name.
+    """
+
+    network: str = "none"
+    mounts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that has been checked and can start.
+
+    Attributes:
+        pipeline: The pipeline.
+        recipe: The recipe's name, given or selected.
+        parameters: All parameters that differ from the pipeline's defaults.
+        folder: Where the output goes; not yet created.
+        sample: Whether it trains on the digits sample, because no data was given.
+        warnings: What the user should know before it starts, one sentence each.
+        containers: How the steps' containers run; None = steps are processes.
+    """
+
+    pipeline: LocalPipeline
+    recipe: str
+    parameters: Mapping[str, Any]
+    folder: RunFolder
+    sample: bool
+    warnings: tuple[str, ...] = ()
+    containers: ContainerSettings | None = None
+
+    @property
+    def title(self) -> str:
+        """One line: the command, the data, the model and the recipe."""
+        data = "scikit-learn's digits (no data was given)"
+        if not self.sample:
+            names = ("images", "train_csv", "training_data_path")
+            data = next(str(self.parameters[name]) for name in names if self.parameters.get(name))
+        parts = [data, self.parameters.get("model_type"), f"recipe {self.recipe}"]
+        description = RECIPES[self.recipe].description
+        return f"imgpipe {self.pipeline.command}: {', '.join(filter(None, parts))}: {description}"
+
+
+def prepare_run(
+    pipeline: LocalPipeline,
+    given: Mapping[str, Any],
+    *,
+    recipe: str | None = None,
+    containers: ContainerOptions | None = None,
+) -> PreparedRun:
+    """Returns a run of a pipeline with all its parameters, checked; writes nothing.
+
+    Args:
+        pipeline: ``TRAIN``, ``RETRAIN`` or ``TUNE``.
+        given: The parameters that the user set. Without ``job_dir``, the run gets a new folder below
+            ``imgpipe-runs``; without data, it trains on the digits sample.
+        recipe: The recipe that the other parameters come from; by default the one that fits ``given``.
+        containers: Runs the steps in containers; None = as processes.
+
+    Raises:
+        PipelineError: if an argument, or a combination of them, is not allowed, or an input is missing.
+    """
+    _check_not_empty(given)
+    sample = not any(given.get(name) for name in _DATA)
+    recipe = recipe or recipe_for(given, sample=sample)
+    parameters = settings_of(recipe, given)
+    if pipeline is TUNE:
+        check_on_this_machine(str(given.get("job_dir", "")))
+    if "job_dir" in given:
+        folder = RunFolder(local_path(given["job_dir"]).absolute())
+    else:
+        folder = new_folder(Path(RUNS_FOLDER).absolute(), time.strftime("%Y%m%d-%H%M%S"))
+    parameters["job_dir"] = str(folder.job_dir)
+    if sample:
+        parameters["train_csv"] = str(folder.sample_data / "digits.csv")
+    for arguments_class in pipeline.inputs:
+        from_values(arguments_class, parameters)
+    warnings: list[str] = []
+    if pipeline is RETRAIN:
+        warnings += _check_serving_model(from_values(ServingModelArguments, parameters))
+    if pipeline is TUNE:
+        # Imported here: it loads Optuna.
+        from imgpipe.components.tune.search_space import check_search_space, read_request
+
+        request = read_request(from_values(TuneArguments, parameters))
+        check_search_space(request, from_values(TrainingArguments, parameters))
+        if request.resume_job:
+            # The hyperparameters block may name it instead; containers need its absolute path.
+            parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))
+    _check_texts(parameters)
+    _check_deploy_dir(parameters)
+    if parameters.get("slices_csv"):
+        # Otherwise only the evaluate step would read it, after the training.
+        read_slices_csv(parameters["slices_csv"])
+    _check_champion(parameters.get("champion", AUTO))
+    settings = None
+    if containers is not None:
+        parameters, settings = _in_containers(pipeline, parameters, containers)
+    return PreparedRun(pipeline, recipe, parameters, folder, sample, tuple(warnings), settings)
+
+
+def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
+    """Runs a prepared run to its end.
+
+    Args:
+        run: The run.
+        display: Shows its progress.
+
+    Raises:
+        OutputError: if the run's folder cannot be used: it holds other files, or another run uses it.
+        StepFailedError: if a step failed.
+        InterruptedRunError: if this process got SIGHUP, SIGINT or SIGTERM; in a thread other than the main
+            thread, signals are not handled here.
+        InternalError: if the run ended without reporting a result or an error.
+    """
+    with claimed(run.folder):
+        if run.containers:
+            make_places(run.containers, run.folder.job_dir)
+        if run.sample:
+            # Imported here: scikit-learn takes seconds to load.
+            from imgpipe.pipelines.sample_data import write_digits
+
+            write_digits(run.folder.sample_data)
+        return run_locally(run.pipeline.file, run.parameters, run.folder, display, run.containers)
+
+
+def _in_containers(
+    pipeline: LocalPipeline, parameters: Mapping[str, Any], options: ContainerOptions
+) -> tuple[dict[str, Any], ContainerSettings]:
+    """Returns the parameters with absolute paths, and how the containers run.
+
+    Raises:
+        InvalidArgumentError: for a deploy_target that the local pipeline's images have no client for.
+        UnavailableError: if the Docker engine does not respond.
+        MissingInputError: if an image or a mounted folder does not exist.
+    """
+    target = parameters.get("deploy_target", NO_TARGET)
+    if target not in (NO_TARGET, LOCAL_TARGET):
+        raise InvalidArgumentError(
+            f"deploy_target={target}: the containers of --runner docker have no client for it",
+            remedy="leave --runner out, or submit the pipeline to Kubeflow or Vertex AI",
+        )
+    seen, places = seen_from_containers(parameters, options.mounts)
+    missing = [folder for folder in places.read if not Path(folder).is_dir()]
+    if missing:
+        raise MissingInputError(
+            f"the folder to mount does not exist: {missing[0]!r}", remedy="check the path"
+        )
+    text = pipeline.file.read_text(encoding="utf-8")
+    check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
+    return seen, ContainerSettings(places, options.network, container_user(), str(parameters["job_dir"]))
+
+
+def _check_not_empty(given: Mapping[str, Any]) -> None:
+    """Rejects an empty path, e.g. from ``--images "$DIR"`` when DIR is not set.
+
+    Raises:
+        InvalidArgumentError: naming the argument.
+    """
+    for name in (*_DATA, "job_dir"):
+        if given.get(name) == "":
+            raise InvalidArgumentError(
+                f"--{name.replace('_', '-')} is empty", remedy="give a path, or leave it out"
+            )
+
+
+def _check_deploy_dir(parameters: Mapping[str, Any]) -> None:
+    """Rejects a deploy_dir inside the folder of images, where versions would be read as labels.
+
+    Raises:
+        InvalidArgumentError: if it is there.
+    """
+    images, deployed = parameters.get("images", ""), parameters.get("deploy_dir", "")
+    if not images or not deployed or is_cloud_path(images) or is_cloud_path(deployed):
+        return
+    folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
+    if folders[0] in (folders[1], *folders[1].parents):
+        raise InvalidArgumentError(
+            f"deploy_dir={deployed!r} is inside the folder of images, images={images!r}",
+            remedy="give a deploy_dir outside of it: the model's versions would be read as labels",
+        )
+
+
+def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
+    """Checks a serving model on this machine as the serving_model step would; returns warnings.
+
+    Raises:
+        InvalidArgumentError: if the serving model is of another network.
+    """
+    if arguments.deploy_target != LOCAL_TARGET:
+        return []
+    try:
+        location = serving_location(arguments)
+    except MissingInputError:
+        # The first model.
+        return []
+    check_network(location, arguments.model_type)
+    if not arguments.pretrained_checkpoint_path:
+        return []
+    return [
+        "--pretrained-checkpoint-path is ignored: --retrain starts from the model that is being served, "
+        f"{location}"
+    ]
+
+
+def _check_champion(champion: str) -> None:
+    """Checks a champion on this machine, which the evaluate step reads only after the training.
+
+    Raises:
+        MissingInputError: if the model does not exist.
+    """
+    if champion not in (AUTO, NO_CHAMPION) and not is_cloud_path(champion):
+        with local_model(champion):
+            pass
+
+
+def _check_texts(parameters: Mapping[str, Any]) -> None:
+    """Rejects text that KFP or the steps would misread.
+
+    Raises:
+        InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder syntax.
+    """
+    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file", "output_dir"):
+        absolute_location(parameters.get(name, ""))
+    for name in ("training_data_path", "validation_data_path"):
+        for pattern in parameters.get(name, "").split(","):
+            absolute_location(pattern)
+    for name, value in parameters.items():
+        if not isinstance(value, str):
+            continue
+        if not is_unicode(value):
+            raise InvalidArgumentError(
+                f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
+            )
+        if "{{$" in value:
+            raise InvalidArgumentError(
+                f"{name}={value!r} contains '{{{{$', which Kubeflow Pipelines reads as a placeholder",
+                remedy="rename the file or folder",
+            )
