@@ -15,15 +15,13 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
+from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.vertex.client import error_of_status, explained
 
 # Labels by which a job is found again. Vertex AI gives its jobs numbers, and not until they are made.
 JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
 # Of a job that a pipeline's step has started: the id of the pipeline's run.
 RUN_LABEL = "imgpipe-run"
-# An answer that was lost says nothing about the job: it is looked for before it is asked for again.
-_ATTEMPTS = 4
-_FIRST_PAUSE_SECONDS = 1.0
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 _EXIT_STATUS = re.compile(r"non-zero (?:exit )?status(?: of)?:? (\d+)")
 
@@ -103,22 +101,16 @@ def start_job(
         UnavailableError: for missing permissions or quota.
     """
     message = parsed(kind, body)
-    seconds = _FIRST_PAUSE_SECONDS
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            found = find() if find else find_job(client, parent, kind, body["labels"][JOB_LABEL])
-            if found is not None:
-                return same_request(found, body), True
-            with explained(f"create the {kind.name}"):
-                return getattr(client, f"create_{kind.snake}")(
-                    parent=parent, **{kind.snake: message}, timeout=60
-                ), False
-        except InterruptedRunError:
-            if attempt == _ATTEMPTS:
-                raise
-        pause(seconds)
-        seconds *= 2
-    raise AssertionError("unreachable")
+
+    def find_or_create() -> tuple[Any, bool]:
+        found = find() if find else find_job(client, parent, kind, body["labels"][JOB_LABEL])
+        if found is not None:
+            return same_request(found, body), True
+        with explained(f"create the {kind.name}"):
+            create = getattr(client, f"create_{kind.snake}")
+            return create(parent=parent, **{kind.snake: message}, timeout=60), False
+
+    return retry(find_or_create, sleep=pause)
 
 
 def find_job(

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from imgpipe.components.platforms.vertex.jobs import (
     RUN_LABEL,
     TUNING_JOB,
     failure_of,
-    get_job,
     start_job,
 )
 from imgpipe.components.platforms.vertex.resources import read_job, write_job
@@ -77,18 +75,17 @@ class VertexSearch:
             write_job(self.resources, TUNING_JOB.name, name)
         log_event("job_started", f"tune: following {name}", step="tune", job=name)
         follower = Follower(self.spec.request, report)
-
-        def look_and_wait(seconds: float) -> None:
-            follower.look(self.trials_of(get_job(client, name)))
-            time.sleep(seconds)
-
-        ended = follow_job(new_client, name, step="tune", pause=look_and_wait, first_pause=self.first_pause)
-        trials = self.trials_of(ended)
-        follower.look(trials)
+        ended = follow_job(
+            new_client,
+            name,
+            step="tune",
+            on_response=lambda job: follower.look(self.trials_of(job)),
+            first_pause=self.first_pause,
+        )
         failure = failure_of(ended)
         if failure is not None:
             raise failure
-        return trials
+        return self.trials_of(ended)
 
     def body(self) -> dict[str, Any]:
         """Returns the request for a HyperparameterTuningJob in the JSON form of Vertex AI's REST API."""

@@ -189,7 +189,7 @@ def test_a_job_that_somebody_cancelled_is_not_started_again(server, request_):
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 64), (403, 69), (404, 66), (429, 75)])
 def test_a_refused_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.platforms.vertex.jobs._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.refusals = [(200, {"customJobs": []}), (status, "because")] * 4
     failure = failure_here(request_)
     assert failure.exit_code == expected
