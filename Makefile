@@ -1,11 +1,11 @@
-# make run, make test, make env, make compile, make locks: each sets up what it needs first.
+# make run, make test, make env, make compile, make locks: each one installs what it needs first.
 
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKS := containers/requirements
-# The images, and what builds them.
+# The roles of the images, and of the stage that builds them.
 ROLES := data launcher serve-tools train-cpu train-gpu train-tpu build
-# Files of tests go to as many processes; JOBS=0 runs them in pytest's own.
+# The number of processes that run the tests; JOBS=0 runs them in pytest's own process.
 JOBS ?= 2
 # The first Python on the PATH that the project supports; override with make PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
@@ -13,10 +13,10 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	&& command -v $$name && break; done)
 UV := $(shell command -v uv 2>/dev/null)
 ifdef UV
-# Bytecode is compiled at once: TensorFlow takes 8 s to import without it and 3 s with it.
+# With bytecode compiled on installation: TensorFlow takes 8 s to import without it and 3 s with it.
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
 else
-# Twice quiet: a source package of Kubeflow makes pip warn of its own future.
+# --quiet twice: a source package of Kubeflow makes pip print a deprecation warning about pip itself.
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
@@ -25,17 +25,17 @@ endif
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
-	@echo "make test     the whole test suite, in two processes; JOBS= for another number"
-	@echo "make proof    what takes minutes: accuracy and time on real photos"
-	@echo "make bench    time of training, converting, validating and serving, against other ways to do it"
-	@echo "make env      .venv with everything a developer needs"
-	@echo "make lint     ruff; make types: mypy"
-	@echo "make compile  write pipelines/compiled/; make check-compiled: is it up to date?"
+	@echo "make test     run the whole test suite, in two processes; JOBS= sets another number"
+	@echo "make proof    run the tests that take minutes: accuracy and time on real photos"
+	@echo "make bench    time training, converting, validating and serving against other implementations"
+	@echo "make env      create .venv with everything a developer needs"
+	@echo "make lint     run ruff; make types: run mypy"
+	@echo "make compile  write pipelines/compiled/; make check-compiled: check that it is up to date"
 	@echo "make locks    resolve the requirements again into $(LOCKS)/"
-	@echo "make images   build the images of all roles: BASE=, WEIGHTS=, IMAGES=\"data train-cpu\""
-	@echo "make images-push REGISTRY=HOST/REPOSITORY   push them and write containers/images.lock"
-	@echo "make images-test  build them and test them; needs a Docker engine and BASE="
-	@echo "make images-bench sizes, and seconds to the first line that says something"
+	@echo "make images   build the images of all roles; options: BASE=, WEIGHTS=, IMAGES=\"data train-cpu\""
+	@echo "make images-push REGISTRY=HOST/REPOSITORY   push the images and write containers/images.lock"
+	@echo "make images-test  build and test the images; needs a Docker engine; option: BASE="
+	@echo "make images-bench measure image sizes and the seconds to the first line of output"
 	@echo "make clean    remove .venv and caches"
 
 run: $(VENV)/installed-run
@@ -62,7 +62,7 @@ compile: env
 check-compiled: env
 	$(BIN)/python compile.py --check
 
-# One resolution for all supported Pythons. What runs is held to the versions that are tested.
+# One resolution for all supported Pythons. The run-time locks are constrained to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra beam --extra docker --extra test --group develop \
@@ -105,12 +105,12 @@ $(BIN)/python:
 	@echo "making $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
 
-# A lock names everything, so nothing beside it is looked for (--no-deps): pip takes another requirement of
-# a locked package with an extra, as google-auth[pyopenssl], for an invitation to take its newest release, and
-# then refuses that for want of a hash. Whether a lock is complete, pip check says.
-# The developer's environment holds all that a run needs, so that either stamp will do for it.
+# A lock lists every package, so dependencies are not resolved again (--no-deps): where another package requires
+# a locked one with an extra, such as google-auth[pyopenssl], pip would take its newest release and then reject it
+# because it has no hash. pip check verifies that a lock is complete.
+# The developer's environment includes everything a run needs, so it touches both stamps.
 $(VENV)/installed-run: $(LOCKS)/run-cpu.txt pyproject.toml | $(BIN)/python
-	@echo "installing (about 600 MB of packages, a few minutes on a slow line)"
+	@echo "installing about 600 MB of packages (a few minutes on a slow connection)"
 	@$(INSTALL) --no-deps --require-hashes -r $(LOCKS)/run-cpu.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m pip --disable-pip-version-check check
