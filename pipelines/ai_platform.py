@@ -130,8 +130,9 @@ class _Notices:
     config: TrainingInput
     texts: list[str] = field(default_factory=list)
 
-    def without_effect(self, name: str, reason: str) -> None:
-        self.texts.append(f"{self.config.name(name)} is without effect: {reason}")
+    def ignored(self, name: str, reason: str) -> None:
+        verb = "are" if " and " in name else "is"
+        self.texts.append(f"{self.config.name(name)} {verb} ignored: {reason}")
 
 
 def plan_job(
@@ -177,15 +178,15 @@ def plan_job(
             config.hyperparameters, TrainingArguments, fixed, where=config.file or "hyperparameters"
         )
         for name in sorted(tuned & set(values)):
-            notices.without_effect(f"--{name}={values[name]}", "the tuning chooses its value in every trial")
+            notices.ignored(f"--{name}={values[name]}", "the tuning chooses its value in every trial")
         words = [word for word in words if _name_of(word) not in tuned]
         values = {name: value for name, value in values.items() if name not in tuned}
     if not (on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)):
         _check_account(config)
     _check_platform_fields(config)
-    _name_fields_without_effect(config, notices, resumes=resumes)
+    _note_ignored_fields(config, notices, resumes=resumes)
     if config.max_wait_seconds is not None and strategy != "flex-start":
-        notices.without_effect(
+        notices.ignored(
             "scheduling.maxWaitTime",
             "Vertex AI bounds the wait for machines with --strategy=flex-start alone",
         )
@@ -314,29 +315,29 @@ def pipeline_parameters(
     }
     for name, value in vertex_only.items():
         if value:
-            notices.without_effect(name, f"only Vertex AI has it, not target {target}")
+            notices.ignored(name, f"only Vertex AI has it, not target {target}")
     if job.strategy != "standard":
-        notices.without_effect(f"--strategy={job.strategy}", f"only Vertex AI has it, not target {target}")
+        notices.ignored(f"--strategy={job.strategy}", f"only Vertex AI has it, not target {target}")
     chief = job.pools[0]
     for pool in job.pools:
         # A pipeline's steps have an image and a command of their own.
         if pool.config.command or pool.config.arguments:
-            notices.without_effect("containerCommand and containerArgs", "the step has its own command")
+            notices.ignored("containerCommand and containerArgs", "the step has its own command")
         if pool.config.disk_gb or pool.config.disk_type:
-            notices.without_effect("bootDiskType and bootDiskSizeGb", f"target {target} rents no disk")
+            notices.ignored("bootDiskType and bootDiskSizeGb", f"target {target} rents no disk")
     if target == "local":
         if job.hyperparameters:
             check_on_this_machine(str(job.values.get("job_dir", "")))
         if config.scale_tier or config.machine_types.get("master"):
-            notices.without_effect(f"the machine {chief.machine}", "the pipeline runs on this machine")
+            notices.ignored(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:
-            notices.without_effect("workerCount", "the pipeline runs on this machine")
+            notices.ignored("workerCount", "the pipeline runs on this machine")
         if config.service_account:
-            notices.without_effect("serviceAccount", "the pipeline runs as you")
+            notices.ignored("serviceAccount", "the pipeline runs as you")
         for role in ("master", "worker"):
             image = config.config(role).image_uri
             if image and not _ORIGINAL_IMAGE.search(image):
-                notices.without_effect(
+                notices.ignored(
                     f"{role}Config.imageUri", "the steps run in this environment, not in an image"
                 )
         return parameters, tuple(notices.texts)
@@ -356,7 +357,7 @@ def pipeline_parameters(
         if "@" not in config.service_account and config.service_account:
             placed["trial_service_account"] = config.service_account
         elif config.service_account:
-            notices.without_effect(
+            notices.ignored(
                 f"{config.name('serviceAccount')}={config.service_account} for the trials",
                 "they run as a service account of Kubernetes: --service-account takes the name of one",
             )
@@ -459,18 +460,18 @@ def vertex_pipeline_parameters(
     return parameters
 
 
-def without_effect_in_pipeline(job: TrainingJob) -> tuple[str, ...]:
+def ignored_in_pipeline(job: TrainingJob) -> tuple[str, ...]:
     """Returns what the training of a pipeline on Vertex AI has no place for, a notice each."""
     notices = _Notices(job.config)
     if job.config.enable_web_access:
-        notices.without_effect("enableWebAccess", "the training that a pipeline starts has no such shell")
+        notices.ignored("enableWebAccess", "the training that a pipeline starts has no such shell")
     for pool in job.pools:
         if pool.config.command or pool.config.arguments:
-            notices.without_effect(
+            notices.ignored(
                 "containerCommand and containerArgs", "the pipeline's training has its own command"
             )
         if pool.config.image_uri not in ("", job.pools[0].config.image_uri):
-            notices.without_effect(
+            notices.ignored(
                 f"imageUri={pool.config.image_uri}",
                 "the pipeline's training has one image, that of the first worker pool",
             )
@@ -484,7 +485,7 @@ def _arguments(
     given = parse_command_line(words, arguments_classes)
     from_config = parse_command_line(config.arguments, arguments_classes)
     for name in sorted(set(given) & set(from_config)):
-        notices.without_effect(f"args: --{name}={from_config[name]}", f"the command line says {given[name]}")
+        notices.ignored(f"args: --{name}={from_config[name]}", f"the command line says {given[name]}")
     merged = [
         *(word for word in _one_word_each(config.arguments) if _name_of(word) not in given),
         *_one_word_each(words),
@@ -492,7 +493,7 @@ def _arguments(
     values = {**from_config, **given}
     if config.job_dir and "job_dir" in values:
         if config.job_dir != values["job_dir"]:
-            notices.without_effect(
+            notices.ignored(
                 f"{config.name('jobDir')}={config.job_dir}",
                 f"--job-dir={values['job_dir']} after `--` goes before it",
             )
@@ -529,7 +530,7 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
     pools: dict[str, Pool]
     for role in ("parameterServer", "evaluator"):
         if config.machine_types.get(role) or config.counts.get(role):
-            notices.without_effect(
+            notices.ignored(
                 f"{config.name(f'{role}Type')} and {config.name(f'{role}Count')}",
                 "the training uses no parameter servers"
                 if role == "parameterServer"
@@ -546,7 +547,7 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
     for role, one in config.configs.items():
         if role not in pools and one != ReplicaConfig():
             image_alone = one == ReplicaConfig(image_uri=one.image_uri)
-            notices.without_effect(
+            notices.ignored(
                 f"{role}Config.imageUri" if image_alone else f"{role}Config",
                 "no machine of its own is rented for it",
             )
@@ -627,7 +628,7 @@ def _place(config: TrainingInput, path: str, value: str) -> str:
 
 def _image_replaced(config: ReplicaConfig, path: str, notices: _Notices) -> ReplicaConfig:
     if config.tpu_tf_version:
-        notices.without_effect(
+        notices.ignored(
             f"{path}.tpuTfVersion={config.tpu_tf_version}", "the image brings its TensorFlow along"
         )
     job = notices.config
@@ -668,7 +669,7 @@ def _check_platform_fields(config: TrainingInput) -> None:
             )
 
 
-def _name_fields_without_effect(config: TrainingInput, notices: _Notices, *, resumes: bool) -> None:
+def _note_ignored_fields(config: TrainingInput, notices: _Notices, *, resumes: bool) -> None:
     for name, value, reason in (
         ("runtimeVersion", config.runtime_version, "the image brings its TensorFlow along"),
         ("pythonVersion", config.python_version, "the image brings its Python along"),
@@ -682,9 +683,9 @@ def _name_fields_without_effect(config: TrainingInput, notices: _Notices, *, res
         ("scheduling.priority", config.priority, "Vertex AI has no priorities among jobs"),
     ):
         if value:
-            notices.without_effect(name, reason)
+            notices.ignored(name, reason)
     if config.hyperparameters and config.hyperparameters.resume_job and not resumes:
-        notices.without_effect(
+        notices.ignored(
             "hyperparameters.resumePreviousJobId",
             "neither Vertex AI nor Katib can resume a study: all trials start anew",
         )

@@ -140,7 +140,7 @@ def _value(field: Any, text: str) -> Any:
 def given_instead(parameters: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Returns a notice for each input whose value in ``parameters`` another one takes the place of."""
     return [
-        f"{name}={parameters[name]} is without effect: --input says {value}"
+        f"{name}={parameters[name]} is ignored: --input says {value}"
         for name, value in given.items()
         if parameters.get(name, value) != value
     ]

@@ -37,9 +37,9 @@ def start_of_training(arguments: ServingModelArguments) -> str:
         check_network(location, arguments.model_type)
         if arguments.pretrained_checkpoint_path:
             log_event(
-                "without_effect",
+                "argument_ignored",
                 f"serving_model: pretrained_checkpoint_path={arguments.pretrained_checkpoint_path} is "
-                "without effect: the training starts from the model that serves",
+                "ignored: the training starts from the model that serves",
             )
     log_result("serving_model", f"starts from {location}" if location else "none yet", location=location)
     return location

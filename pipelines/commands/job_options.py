@@ -70,7 +70,7 @@ _OPTIONS = (
     *_ROLE_OPTIONS,
     click.option("--worker-count", type=click.IntRange(1), default=None, help="Number of workers."),
     click.option(
-        "--parameter-server-count", type=click.IntRange(1), default=None, help="Taken, and without effect."
+        "--parameter-server-count", type=click.IntRange(1), default=None, help="Accepted and ignored."
     ),
     click.option("--job-dir", default="", help="Where the model goes; as well after `--`."),
     click.option("--network", default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
@@ -80,8 +80,8 @@ _OPTIONS = (
     click.option("--kms-location", default="", help="Location of the key ring."),
     click.option("--kms-project", default="", help="Project of the key ring."),
     click.option("--labels", default="", metavar="KEY=VALUE,...", help="Labels of the job."),
-    click.option("--runtime-version", default="", help="Taken, and without effect."),
-    click.option("--python-version", default="", help="Taken, and without effect."),
+    click.option("--runtime-version", default="", help="Accepted and ignored."),
+    click.option("--python-version", default="", help="Accepted and ignored."),
     click.option("--enable-web-access", is_flag=True, default=None, help="A shell into the job's machines."),
     click.option(
         "--use-chief-in-tf-config",
@@ -90,12 +90,12 @@ _OPTIONS = (
         flag_value=True,
         default=None,
         metavar="[true|false]",
-        help="Taken, and without effect.",
+        help="Accepted and ignored.",
     ),
-    click.option("--tpu-tf-version", default="", help="Taken, and without effect."),
-    click.option("--staging-bucket", default="", help="Taken, and without effect."),
-    click.option("--verbosity", default="", help="Taken, and without effect."),
-    click.option("--quiet", "-q", is_flag=True, help="Taken, and without effect."),
+    click.option("--tpu-tf-version", default="", help="Accepted and ignored."),
+    click.option("--staging-bucket", default="", help="Accepted and ignored."),
+    click.option("--verbosity", default="", help="Accepted and ignored."),
+    click.option("--quiet", "-q", is_flag=True, help="Accepted and ignored."),
     click.option(
         "--strategy",
         type=click.Choice(STRATEGIES),

@@ -17,11 +17,11 @@ from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
     VertexRequest,
+    ignored_in_pipeline,
     pipeline_parameters,
     plan_job,
     vertex_pipeline_parameters,
     vertex_request,
-    without_effect_in_pipeline,
 )
 from imgpipe.pipelines.commands.job_options import check_sides, given, images_of, training_input
 from imgpipe.pipelines.commands.output import notice
@@ -49,7 +49,7 @@ class Submission:
         form: ``job`` or ``pipeline``.
         target: Where it goes.
         images: Names of our images.
-        notices: What was replaced or is without effect.
+        notices: What was replaced or is ignored.
         request: Of a job on Vertex AI.
         parameters: Of a pipeline.
         pipeline_root: Of a pipeline; may be empty.
@@ -157,18 +157,17 @@ def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: S
         retrain=options["retrain"],
         inputs=options["inputs"],
     )
-    notices = [*_flags_without_effect(target, form)]
+    notices = [*_ignored_flags(target, form)]
     if config.job_id and job_id != config.job_id:
-        notices.append(f"jobId={config.job_id} is without effect: the command line says {job_id}")
+        notices.append(f"jobId={config.job_id} is ignored: the command line says {job_id}")
     if region and config.region != region:
         notices.append(
-            f"GOOGLE_CLOUD_REGION={region} is without effect: the config's region, {config.region}, goes "
-            "before it"
+            f"GOOGLE_CLOUD_REGION={region} is ignored: the config's region, {config.region}, goes before it"
         )
     return dataclasses.replace(made, notices=(*notices, *made.notices))
 
 
-def _flags_without_effect(target: str, form: str) -> Iterator[str]:
+def _ignored_flags(target: str, form: str) -> Iterator[str]:
     """Yields what is told of flags that stand on the command line and have nothing to act on."""
     reasons = {}
     if target == "local":
@@ -190,7 +189,7 @@ def _flags_without_effect(target: str, form: str) -> Iterator[str]:
     }
     for name, reason in reasons.items():
         if given(name):
-            yield f"--{name.replace('_', '-')} is without effect: {reason}"
+            yield f"--{name.replace('_', '-')} is ignored: {reason}"
 
 
 def planned(
@@ -243,7 +242,7 @@ def planned(
 
     account, own_notices = config.service_account, list[str]()
     if target == "kubeflow" and "@" in account:
-        told = f"{config.name('serviceAccount')}={account} is without effect"
+        told = f"{config.name('serviceAccount')}={account} is ignored"
         reason = "an account of Google Cloud is none of Kubernetes"
         own_notices.append(f"{told}: {reason}; --service-account takes the name of a ServiceAccount")
         account = ""
@@ -308,7 +307,7 @@ def planned(
                 remedy="deploy it in the same region, or leave --endpoint out",
             )
         parameters["vertex_endpoint"] = endpoint
-    notices = (*made.notices, *without_effect_in_pipeline(job))
+    notices = (*made.notices, *ignored_in_pipeline(job))
     return dataclasses.replace(made, parameters=parameters, pipeline_root=pipeline_root, notices=notices)
 
 
@@ -354,6 +353,6 @@ def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Map
 
 
 def tell_notices(submission: Submission) -> None:
-    """Prints on stderr what was replaced or is without effect."""
+    """Prints on stderr what was replaced or is ignored."""
     for text in submission.notices:
         notice(text)

@@ -76,7 +76,7 @@ def submit(
     submission = submission_of(place, options, words)
     if follow and (dry_run or asynchronous):
         reason = "--dry-run sends nothing" if dry_run else "--async returns at once"
-        notice(f"--stream-logs is without effect: {reason}")
+        notice(f"--stream-logs is ignored: {reason}")
     tell_notices(submission)
     tell_estimate(submission, place, options)
     if dry_run:
@@ -132,7 +132,7 @@ Examples:
 @format_option
 @errors_told
 def migrate(config_file: Path, target: str, output_format: str) -> None:
-    """Print what AI Platform's CONFIG.YAML becomes: machines, tuning, and what is without effect.
+    """Print what AI Platform's CONFIG.YAML becomes: machines, tuning, and what is ignored.
 
     The training's arguments stand on the command line of `imgpipe submit`, which takes the file as it is;
     what is printed here has placeholders for those that the file leaves open.

@@ -95,7 +95,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for target, names in _OF_TARGET.items():
             for name in names:
                 if target != place["target"] and given(name):
-                    notice(f"--{name} is without effect: it is of target {target}, not {place['target']}")
+                    notice(f"--{name} is ignored: it is of target {target}, not {place['target']}")
         return command(*arguments, place=place, **options)
 
     with_place.__doc__ = command.__doc__

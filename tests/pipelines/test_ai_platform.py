@@ -149,9 +149,9 @@ def test_what_is_replaced_or_dropped_is_told():
     notices = planned(TUNING_CONFIG).notices
     for words in (
         "masterConfig.imageUri: Google's built-in algorithm is replaced",
-        "workerConfig.tpuTfVersion=1.14 is without effect",
+        "workerConfig.tpuTfVersion=1.14 is ignored",
         "masterType=n1-highmem-16 is not rented",
-        "--initial_learning_rate=0.128 is without effect: the tuning chooses",
+        "--initial_learning_rate=0.128 is ignored: the tuning chooses",
     ):
         assert any(words in notice for notice in notices), words
 
@@ -162,14 +162,14 @@ FIELDS = {
         ("jobSpec.workerPoolSpecs.0.machineSpec", {"machineType": "n1-standard-4"}),
     ),
     "region": ({"region": "europe-west4"}, None),
-    "jobDir": ({"jobDir": "gs://b/elsewhere"}, "jobDir=gs://b/elsewhere is without effect"),
+    "jobDir": ({"jobDir": "gs://b/elsewhere"}, "jobDir=gs://b/elsewhere is ignored"),
     "args": ({"args": ["--seed=5"]}, ("jobSpec.workerPoolSpecs.0.containerSpec.args.0", "--seed=5")),
-    "args overridden": ({"args": ["--max_steps=5"]}, "args: --max_steps=5 is without effect"),
-    "runtimeVersion": ({"runtimeVersion": "2.11"}, "runtimeVersion is without effect"),
-    "pythonVersion": ({"pythonVersion": 3.7}, "pythonVersion is without effect"),
-    "packageUris": ({"packageUris": ["gs://b/p.tar.gz"]}, "packageUris is without effect"),
-    "pythonModule": ({"pythonModule": "trainer.task"}, "pythonModule is without effect"),
-    "useChiefInTfConfig": ({"useChiefInTfConfig": True}, "useChiefInTfConfig is without effect"),
+    "args overridden": ({"args": ["--max_steps=5"]}, "args: --max_steps=5 is ignored"),
+    "runtimeVersion": ({"runtimeVersion": "2.11"}, "runtimeVersion is ignored"),
+    "pythonVersion": ({"pythonVersion": 3.7}, "pythonVersion is ignored"),
+    "packageUris": ({"packageUris": ["gs://b/p.tar.gz"]}, "packageUris is ignored"),
+    "pythonModule": ({"pythonModule": "trainer.task"}, "pythonModule is ignored"),
+    "useChiefInTfConfig": ({"useChiefInTfConfig": True}, "useChiefInTfConfig is ignored"),
     "network": (
         {"network": "projects/1/global/networks/n"},
         ("jobSpec.network", "projects/1/global/networks/n"),
@@ -187,8 +187,8 @@ FIELDS = {
         {"scheduling": {"maxRunningTime": "604800s"}},
         ("jobSpec.scheduling.timeout", "604800s"),
     ),
-    "maxWaitTime": ({"scheduling": {"maxWaitTime": "1800s"}}, "scheduling.maxWaitTime is without effect"),
-    "priority": ({"scheduling": {"priority": 3}}, "scheduling.priority is without effect"),
+    "maxWaitTime": ({"scheduling": {"maxWaitTime": "1800s"}}, "scheduling.maxWaitTime is ignored"),
+    "priority": ({"scheduling": {"priority": 3}}, "scheduling.priority is ignored"),
     "masterConfig.diskConfig": (
         {"masterConfig": {"diskConfig": {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 500}}},
         ("jobSpec.workerPoolSpecs.0.diskSpec", {"bootDiskType": "pd-ssd", "bootDiskSizeGb": 500}),
@@ -207,7 +207,7 @@ FIELDS = {
     ),
     "masterConfig.tpuTfVersion": (
         {"masterConfig": {"tpuTfVersion": 2.1}},
-        "masterConfig.tpuTfVersion=2.1 is without effect",
+        "masterConfig.tpuTfVersion=2.1 is ignored",
     ),
     "masterType with acceleratorConfig": (
         {
@@ -236,7 +236,7 @@ FIELDS = {
             "parameterServerType": "standard",
             "parameterServerCount": 2,
         },
-        "trainingInput.parameterServerType and trainingInput.parameterServerCount is without effect",
+        "trainingInput.parameterServerType and trainingInput.parameterServerCount are ignored",
     ),
     "evaluatorType": (
         {
@@ -245,7 +245,7 @@ FIELDS = {
             "evaluatorType": "standard",
             "evaluatorCount": 1,
         },
-        "trainingInput.evaluatorType and trainingInput.evaluatorCount is without effect",
+        "trainingInput.evaluatorType and trainingInput.evaluatorCount are ignored",
     ),
     "TPU v5e": (
         {"scaleTier": "CUSTOM", "masterType": "ct5lp-hightpu-4t", "masterConfig": {"tpuTopology": "2x4"}},
@@ -265,7 +265,7 @@ def at(body, path):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_is_honoured_or_named_as_without_effect(name):
+def test_every_field_is_honoured_or_named_as_ignored(name):
     fields, effect = FIELDS[name]
     job = planned(config_of(fields))
     request = vertex_request(job, image_of, region=fields.get("region", "us-central1"))
@@ -391,13 +391,11 @@ def test_the_published_tpu_config_asks_gke_for_a_tpu_that_it_has():
     assert any("TPU_V2 is not to be had on GKE" in notice for notice in notices)
 
 
-def test_locally_the_machine_is_named_as_without_effect():
+def test_locally_the_machine_is_named_as_ignored():
     parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "local", image_of)
     assert parameters["max_steps"] == 30000
     assert not any(name.startswith("train_") and name not in ("train_batch_size",) for name in parameters)
-    assert any(
-        "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in n for n in notices
-    )
+    assert any("cloud-tpu with 8 TPU_V2 is ignored: the pipeline runs on this machine" in n for n in notices)
 
 
 def test_workers_without_an_image_of_their_own_have_the_masters():
@@ -427,9 +425,7 @@ def test_workers_without_an_image_of_their_own_have_the_masters():
 )
 def test_the_config_of_a_role_without_machines_is_named(fields):
     role = next(name for name in fields if name.endswith("Config"))
-    assert [
-        one for one in planned(config_of(fields)).notices if f"{role} is without effect: no machine" in one
-    ]
+    assert [one for one in planned(config_of(fields)).notices if f"{role} is ignored: no machine" in one]
 
 
 def test_a_field_without_a_value_is_not_an_unknown_one_and_a_misspelt_one_gets_its_name():

@@ -122,24 +122,24 @@ def test_what_goes_is_taken(dry_run, options, words):
 @pytest.mark.parametrize(
     ("options", "words", "told"),
     [
-        (["--pipeline-root=gs://b/p"], ["--images=i"], "--pipeline-root is without effect"),
-        (["--image-registry=gcr.io/p"], ["--images=i"], "--image-registry is without effect: the steps run"),
+        (["--pipeline-root=gs://b/p"], ["--images=i"], "--pipeline-root is ignored"),
+        (["--image-registry=gcr.io/p"], ["--images=i"], "--image-registry is ignored: the steps run"),
         (["--service-account=trainer@p.iam.gserviceaccount.com"], ["--images=i"],
-         "--service-account is without effect: the pipeline runs as you"),
+         "--service-account is ignored: the pipeline runs as you"),
         (["--scale-tier=BASIC_GPU"], ["--images=i"], "the machine n1-standard-8 with 1 NVIDIA_TESLA_T4 is"),
-        (["--host=http://localhost:1"], ["--images=i"], "--host is without effect: it is of target kubeflow"),
-        (["--region=us-central1"], ["--images=i"], "--region is without effect"),
-        (["--stream-logs"], ["--images=i"], "--stream-logs is without effect: --dry-run sends nothing"),
-        ([*KUBEFLOW, "--project=p"], IMAGES, "--project is without effect: it is of target vertex"),
-        ([*KUBEFLOW, "--labels=team=vision"], IMAGES, "--labels is without effect"),
+        (["--host=http://localhost:1"], ["--images=i"], "--host is ignored: it is of target kubeflow"),
+        (["--region=us-central1"], ["--images=i"], "--region is ignored"),
+        (["--stream-logs"], ["--images=i"], "--stream-logs is ignored: --dry-run sends nothing"),
+        ([*KUBEFLOW, "--project=p"], IMAGES, "--project is ignored: it is of target vertex"),
+        ([*KUBEFLOW, "--labels=team=vision"], IMAGES, "--labels is ignored"),
         ([*VERTEX, "--pipeline-root=gs://b/p"], ARGUMENTS, "add --as pipeline"),
-        ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is without effect: it is of target local"),
-        ([*VERTEX, "--staging-bucket=gs://b"], ARGUMENTS, "--staging-bucket is without effect: no code"),
-        ([*VERTEX, "--quiet", "--verbosity=info"], ARGUMENTS, "--quiet is without effect"),
+        ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is ignored: it is of target local"),
+        ([*VERTEX, "--staging-bucket=gs://b"], ARGUMENTS, "--staging-bucket is ignored: no code"),
+        ([*VERTEX, "--quiet", "--verbosity=info"], ARGUMENTS, "--quiet is ignored"),
         ([*VERTEX, "--use-chief-in-tf-config=true"], ARGUMENTS, "--use-chief-in-tf-config"),
         ([*VERTEX, "--scale-tier=basic-tpu", "--tpu-tf-version=2.1"], ARGUMENTS,
-         "workerConfig is without effect: no machine of its own is rented for it"),
-        ([*PIPELINE, "--enable-web-access"], IMAGES, "--enable-web-access is without effect"),
+         "workerConfig is ignored: no machine of its own is rented for it"),
+        ([*PIPELINE, "--enable-web-access"], IMAGES, "--enable-web-access is ignored"),
         ([*PIPELINE, "--retrain"],
          [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1", "--project=p",
           "--region=us-central1", "--pretrained_checkpoint_path=gs://b/old"],
@@ -170,7 +170,7 @@ def test_what_the_user_did_not_give_is_not_told_to_have_no_effect(dry_run, monke
 def test_the_job_id_of_the_command_line_goes_before_the_files(dry_run, tmp_path):
     (tmp_path / "config.yaml").write_text("jobId: old\ntrainingInput: {scaleTier: BASIC}\n")
     result = dry_run([*VERTEX, "--config", "config.yaml"], ARGUMENTS)
-    assert "jobId=old is without effect: the command line says job_1" in result.stderr
+    assert "jobId=old is ignored: the command line says job_1" in result.stderr
 
 
 def test_the_region_of_the_config_goes_before_the_variable_and_the_flag_before_both(
@@ -184,7 +184,7 @@ def test_the_region_of_the_config_goes_before_the_variable_and_the_flag_before_b
     assert taken.exit_code == 0, taken.output
     assert "europe-west4" in taken.stdout
     assert "us-central1" not in taken.stdout
-    assert "GOOGLE_CLOUD_REGION=us-central1 is without effect" in taken.stderr
+    assert "GOOGLE_CLOUD_REGION=us-central1 is ignored" in taken.stderr
     flagged = dry_run([*options, "--region=asia-east1"], ARGUMENTS)
     assert "asia-east1" in flagged.stdout
     assert "europe-west4" not in flagged.stdout

@@ -115,7 +115,7 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     words = [*WORDS, "--initial_learning_rate=0.1", "--job-dir=gs://bucket/tuned"]
     result = submit(run, "--config", "config.yaml", "--service-account", "trainer", words=words)
     assert result.exit_code == 0, result.output
-    assert "initial_learning_rate=0.1 is without effect" in result.stderr
+    assert "initial_learning_rate=0.1 is ignored" in result.stderr
     [sent] = server.runs.values()
     assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "image-classification-tune"
     given = sent["runtime_config"]["parameters"]
@@ -177,10 +177,10 @@ def test_without_a_config_the_training_gets_a_small_machine(run, server):
     assert "accelerator" not in server.pods(run_id)["train"]
 
 
-def test_an_account_of_google_cloud_is_named_as_without_effect(run, server):
+def test_an_account_of_google_cloud_is_named_as_ignored(run, server):
     result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "--service-account=trainer@p.iam.gserviceaccount.com is without effect" in result.stderr
+    assert "--service-account=trainer@p.iam.gserviceaccount.com is ignored" in result.stderr
     assert yaml.safe_load(result.stdout)["serviceAccount"] == ""
 
 

@@ -154,13 +154,13 @@ def test_a_job_dir_that_is_taken_fails_the_submission_with_the_runs_own_words(fo
     assert "name a new folder" in result.stderr
 
 
-def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_without_effect(folder):
+def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_ignored(folder):
     (folder / "config.yaml").write_text("trainingInput: {scaleTier: BASIC_TPU, region: us-central1}\n")
     words = ["--images=photos", *LONG, "--train_batch_size=4", "--job-dir=elsewhere/run"]
     result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
     assert result.returncode == 0, result.stderr
-    assert "cloud-tpu with 8 TPU_V2 is without effect: the pipeline runs on this machine" in result.stderr
-    assert "region is without effect" in result.stderr
+    assert "cloud-tpu with 8 TPU_V2 is ignored: the pipeline runs on this machine" in result.stderr
+    assert "region is ignored" in result.stderr
     assert state(folder)["name"] == str(folder / "elsewhere" / "run")
 
 

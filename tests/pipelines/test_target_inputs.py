@@ -148,7 +148,7 @@ def test_an_accelerator_brings_our_image_for_it_along_and_not_in_place_of_the_us
 @pytest.mark.parametrize("told", [False, True])
 def test_only_a_machine_that_was_asked_for_is_told_to_have_no_effect(dry_run, told):
     result = dry_run([*KUBEFLOW, *(["--scale-tier=BASIC"] if told else [])], ["train_memory=32G"])
-    assert ("train_memory=11G is without effect: --input says 32G" in result.stderr) is told
+    assert ("train_memory=11G is ignored: --input says 32G" in result.stderr) is told
 
 
 def test_on_the_wrong_side_or_as_a_flag_the_remedy_is_the_option(dry_run):

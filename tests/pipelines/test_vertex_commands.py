@@ -98,7 +98,7 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
 
 def test_what_has_no_effect_is_told_on_stderr(run, place):
     result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
-    for words in ("--runtime-version is without effect", "tpuTfVersion=1.14 is without effect", "not rented"):
+    for words in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not rented"):
         assert words in result.stderr
 
 

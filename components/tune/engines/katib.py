@@ -101,8 +101,8 @@ class KatibSearch:
         """
         if self.spec.request.resume_job:
             log_event(
-                "resume_without_effect",
-                "tune: resumePreviousJobId is without effect: Katib cannot continue a study",
+                "resume_ignored",
+                "tune: resumePreviousJobId is ignored: Katib cannot continue a study",
                 severity="WARNING",
             )
         cluster = _Cluster(self.api_client or default_client("tune on"), self.katib.katib_namespace)

@@ -65,8 +65,8 @@ class VertexSearch:
         if not name:
             if self.spec.request.resume_job:
                 log_event(
-                    "resume_without_effect",
-                    "tune: resumePreviousJobId is without effect: Vertex AI cannot continue a study",
+                    "resume_ignored",
+                    "tune: resumePreviousJobId is ignored: Vertex AI cannot continue a study",
                     severity="WARNING",
                 )
             parent = f"projects/{self.place.project}/locations/{self.place.region}"

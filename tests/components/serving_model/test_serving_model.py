@@ -122,7 +122,7 @@ def test_what_has_no_effect_where_a_model_serves_is_told(models, tmp_path, capsy
     place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
     deployed(models[0], place)
     start(place, pretrained_checkpoint_path="gs://photos/first")
-    assert "pretrained_checkpoint_path=gs://photos/first is without effect" in capsys.readouterr().out
+    assert "pretrained_checkpoint_path=gs://photos/first is ignored" in capsys.readouterr().out
 
 
 def test_a_model_that_lies_elsewhere_ends_the_step(on_kserve, cluster, models):
