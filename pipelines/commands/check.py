@@ -25,7 +25,7 @@ from imgpipe.pipelines.checks import (
 )
 from imgpipe.pipelines.commands.job_options import JobCommand, submission_options
 from imgpipe.pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
-from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, authorized_session
@@ -55,7 +55,6 @@ def check(place: dict[str, Any], words: tuple[str, ...], output_format: str, **o
     """
     submission = submission_of(place, options, words)
     tell_notices(submission)
-    tell_estimate(submission, place, options)
     found = findings(submission, place)
     show_many(found, ("status", "subject", "message", "mend"), output_format)
     errors = [one for one in found if one.status == ERROR]

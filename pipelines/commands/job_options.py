@@ -137,22 +137,6 @@ _OPTIONS = (
         show_envvar=True,
         help="File with our images by digest; goes before --image-registry.",
     ),
-    click.option(
-        "--prices",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        envvar="IMGPIPE_PRICES",
-        show_envvar=True,
-        help="Price table for the estimate, in place of the package's (which holds no figure).",
-    ),
-    click.option(
-        "--throughputs",
-        type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
-        envvar="IMGPIPE_THROUGHPUTS",
-        show_envvar=True,
-        help="Table of measured rates for the estimate, in place of the package's.",
-    ),
 )
 
 

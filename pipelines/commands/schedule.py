@@ -8,7 +8,7 @@ from imgpipe.pipelines.ai_platform import check_job_id
 from imgpipe.pipelines.commands.check import check_submission
 from imgpipe.pipelines.commands.job_options import JobCommand, schedule_options
 from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
-from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_estimate, tell_notices
+from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import check_has_schedules, place_options, schedules_of
 from imgpipe.pipelines.cron import check_cron
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs, recurrence
@@ -72,7 +72,6 @@ def create(
                 f"{argument}={folder} is the same for every run: the second finds there what the first one "
                 f"left, and refuses it if the data has changed; leave {argument} out"
             )
-    tell_estimate(submission, place, options)
     if dry_run:
         shown = _shown(name, cron, submission, place)
         show_one(shown, "yaml" if output_format == "table" else output_format)

@@ -12,7 +12,6 @@ from imgpipe.components.common.arguments import flat_fields, from_values
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
@@ -26,14 +25,12 @@ from imgpipe.pipelines.ai_platform import (
 from imgpipe.pipelines.commands.job_options import check_sides, given, images_of, training_input
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
-from imgpipe.pipelines.estimates import TABLES, estimate, read_prices, read_throughputs
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.machines import Machine
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs
 from imgpipe.pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
-from imgpipe.pipelines.texts import read_text
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
 
 # Of an artifact store of Kubeflow Pipelines.
@@ -175,8 +172,6 @@ def _ignored_flags(target: str, form: str) -> Iterator[str]:
             "pipeline_root": "the artifacts of a run on this machine lie in its own folder",
             "image_registry": "the steps run in this environment, not in an image",
             "images_lock": "the steps run in this environment, not in an image",
-            "prices": "nothing is estimated for this machine",
-            "throughputs": "nothing is estimated for this machine",
         }
     elif form == "job":
         reasons = {"pipeline_root": "the training alone has no artifacts of a pipeline; add --as pipeline"}
@@ -327,29 +322,6 @@ def _check_no_pipeline_arguments(words: Iterable[str]) -> None:
 
 def _flag(word: str) -> str:
     return word.partition("=")[0].replace("_", "-")
-
-
-def tell_estimate(submission: Submission, place: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Prints on stderr what time and cost are known beforehand; nothing for this machine.
-
-    Raises:
-        MissingInputError: if a table cannot be read.
-        InvalidArgumentError: if a figure in it has no source or date.
-    """
-    if submission.target == "local":
-        return
-    prices = options["prices"] or TABLES / "prices.yaml"
-    throughputs = options["throughputs"] or TABLES / "throughputs.yaml"
-    told = estimate(
-        from_values(TrainingArguments, submission.job.values),
-        [(pool.machine, pool.replicas) for pool in submission.job.pools],
-        read_prices(read_text(prices), where=str(prices)),
-        read_throughputs(read_text(throughputs), where=str(throughputs)),
-        region=submission.job.config.region or place["region"],
-        strategy=submission.job.strategy,
-    )
-    trials = submission.job.hyperparameters.max_trials if submission.job.hyperparameters else 1
-    notice(f"{told}{f'; of each of {trials} trials' if trials > 1 else ''}")
 
 
 def tell_notices(submission: Submission) -> None:

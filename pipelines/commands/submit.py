@@ -14,7 +14,6 @@ from imgpipe.pipelines.commands.submission import (
     Submission,
     planned,
     submission_of,
-    tell_estimate,
     tell_notices,
 )
 from imgpipe.pipelines.commands.target_options import TARGETS, jobs_of, place_options
@@ -78,7 +77,6 @@ def submit(
         reason = "--dry-run sends nothing" if dry_run else "--async returns at once"
         notice(f"--stream-logs is ignored: {reason}")
     tell_notices(submission)
-    tell_estimate(submission, place, options)
     if dry_run:
         show_one(submission.shown(), "yaml" if output_format == "table" else output_format)
         return
