@@ -37,7 +37,7 @@ from imgpipe.components.tune.engines.katib_experiment import (
     experiment,
     reversed_parameters,
 )
-from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
+from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.trial_process import failure_in
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
@@ -108,13 +108,13 @@ class KatibSearch:
         cluster = _Cluster(self.api_client or default_client("tune on"), self.katib.katib_namespace)
         name = f"imgpipe-tune-{_digest(absolute_location(self.location), 12)}"
         wanted = self.experiment(name)
-        follower = Follower(self.spec.request, report)
+        reporter = TrialReporter(self.spec.request, report)
         try:
             _make_or_find(cluster, wanted)
             log_event(
                 "job_started", f"tune: following experiment {cluster.namespace}/{name}", step="tune", job=name
             )
-            ended, trials = self._follow(cluster, name, follower)
+            ended, trials = self._follow(cluster, name, reporter)
         except Exception:
             raise
         except BaseException:
@@ -176,7 +176,7 @@ class KatibSearch:
         return [*words, f"--labels_file={joined(data, 'labels.txt')}"]
 
     def _follow(
-        self, cluster: "_Cluster", name: str, follower: Follower
+        self, cluster: "_Cluster", name: str, reporter: TrialReporter
     ) -> tuple[dict[str, Any], list[Trial]]:
         """Returns the Experiment when it has ended, and its trials.
 
@@ -198,7 +198,7 @@ class KatibSearch:
                 raise InterruptedRunError(
                     "the experiment was deleted while it ran", where=name, remedy="start the tuning again"
                 )
-            follower.look(trials)
+            reporter.update(trials)
             if _condition(found, "Succeeded") or _condition(found, "Failed"):
                 return found, trials
             time.sleep(seconds)
@@ -224,7 +224,7 @@ class KatibSearch:
             value = reversed_value(values[reverse], parameter.minimum, parameter.maximum)
             values[reverse] = type(values[reverse])(value)
         last = _last_condition(found)
-        trial = with_folder(
+        trial = with_trial_files(
             Trial(
                 id=number,
                 values=values,

@@ -1,4 +1,4 @@
-"""What the engines for other machines have in common: trials as their folders in job_dir show them."""
+"""Shared by the engines that run trials on other machines: the trials' files and progress."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from imgpipe.components.tune.trial_run import read_result
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 
-def with_folder(trial: Trial, job_dir: str, name: str) -> Trial:
-    """Adds to a trial what its process has written: evaluations, final evaluation and model.
+def with_trial_files(trial: Trial, job_dir: str, name: str) -> Trial:
+    """Adds the evaluations, final evaluation and model that the trial's process has written.
 
     Args:
-        trial: As the service describes it; its evaluations stay where the folder has none.
-        job_dir: Of the tuning, as this machine sees it, or ``gs://``.
-        name: Of the trial's folder.
+        trial: As the service describes it; its evaluations are kept if the folder has none.
+        job_dir: The tuning's job_dir: a local path or ``gs://``.
+        name: Name of the trial's folder.
     """
     folder, model = trial_location(job_dir, name), trial_model_location(job_dir, name)
-    evaluations = _lines(folder_at(folder)) or trial.evaluations
+    evaluations = _read_evaluations(folder_at(folder)) or trial.evaluations
     has_model = trial.state == SUCCEEDED and _has_file(model, SAVED_MODEL_NAME)
     result = read_result(folder) if has_model else None
     return replace(
@@ -38,7 +38,7 @@ def with_folder(trial: Trial, job_dir: str, name: str) -> Trial:
 
 
 def typed_values(request: Hyperparameters, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that a service chose, in our types: services write whole numbers as floats."""
+    """Converts a service's parameter values to their types: services write integers as floats."""
     values: dict[str, Any] = {}
     for parameter in request.parameters:
         value = given[parameter.name]
@@ -51,22 +51,22 @@ def typed_values(request: Hyperparameters, given: Mapping[str, Any]) -> dict[str
     return values
 
 
-class Follower:
-    """Tells what has changed since the last look."""
+class TrialReporter:
+    """Logs and reports what has changed since the last poll."""
 
     def __init__(self, request: Hyperparameters, report: Report) -> None:
         self._request, self._report = request, report
         self._last: dict[int, Trial] = {}
 
-    def look(self, trials: Sequence[Trial]) -> None:
-        """Logs trials that have begun, were evaluated or have ended, and reports if there was anything."""
+    def update(self, trials: Sequence[Trial]) -> None:
+        """Logs trials that were started, evaluated or ended; calls ``report`` if any trial has changed."""
         changed = [trial for trial in trials if self._last.get(trial.id) != trial]
         for trial in changed:
             before = self._last.get(trial.id)
             if before is None:
-                self._begun(trial)
+                self._log_start(trial)
             if trial.state != RUNNING and (before is None or before.state == RUNNING):
-                self._ended(trial)
+                self._log_end(trial)
             elif trial.state == RUNNING and trial.best_so_far is not None:
                 log_event(
                     "trial_evaluated",
@@ -80,7 +80,7 @@ class Follower:
         if changed:
             self._report(trials)
 
-    def _begun(self, trial: Trial) -> None:
+    def _log_start(self, trial: Trial) -> None:
         values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
         log_event(
             "trial_started",
@@ -92,13 +92,13 @@ class Follower:
             steps=trial.steps,
         )
 
-    def _ended(self, trial: Trial) -> None:
-        measured = f"{METRIC} {trial.objective:.4f}" if trial.objective is not None else "no full evaluation"
+    def _log_end(self, trial: Trial) -> None:
+        result = f"{METRIC} {trial.objective:.4f}" if trial.objective is not None else "no full evaluation"
         log_event(
             "trial_finished",
             f"tune: trial {trial.id} failed: {trial.problem}"
             if trial.state == FAILED
-            else f"tune: trial {trial.id}: {measured}",
+            else f"tune: trial {trial.id}: {result}",
             severity="WARNING" if trial.state == FAILED else "INFO",
             trial=trial.id,
             state=trial.state,
@@ -108,7 +108,7 @@ class Follower:
         )
 
 
-def _lines(folder: Folder) -> list[dict[str, Any]]:
+def _read_evaluations(folder: Folder) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in folder.read(METRICS_FILE).splitlines()]
     except (OSError, ValueError, MissingInputError):

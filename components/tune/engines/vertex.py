@@ -25,7 +25,7 @@ from imgpipe.components.platforms.vertex.jobs import (
 from imgpipe.components.platforms.vertex.resources import read_job, write_job
 from imgpipe.components.platforms.vertex.study_spec import study_spec
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
-from imgpipe.components.tune.engines.remote import Follower, typed_values, with_folder
+from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 COMMAND = ("python", "-m", "imgpipe.components.tune.remote_trial")
@@ -74,12 +74,12 @@ class VertexSearch:
             name = started.name
             write_job(self.resources, TUNING_JOB.name, name)
         log_event("job_started", f"tune: following {name}", step="tune", job=name)
-        follower = Follower(self.spec.request, report)
+        reporter = TrialReporter(self.spec.request, report)
         ended = follow_job(
             new_client,
             name,
             step="tune",
-            on_response=lambda job: follower.look(self.trials_of(job)),
+            on_response=lambda job: reporter.update(self.trials_of(job)),
             first_pause=self.first_pause,
         )
         failure = failure_of(ended)
@@ -134,7 +134,7 @@ class VertexSearch:
         given = {one.parameter_id: one.value for one in found.parameters}
         values = typed_values(self.spec.request, given)
         state = _STATES.get(found.state.name, RUNNING)
-        trial = with_folder(
+        trial = with_trial_files(
             Trial(
                 id=int(found.id),
                 values=values,
