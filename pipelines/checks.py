@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
@@ -24,11 +25,10 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.storage.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
 from imgpipe.components.storage.files import local_path, match_pattern
-from imgpipe.pipelines.target_rules import paths_in, uri_of_mounted
+from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, WILDCARD, path_arguments, paths_in
+from imgpipe.pipelines.target_rules import uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-_PATTERNS = ("training_data_path", "validation_data_path", "train_csv", "validation_csv", "test_csv")
-_WRITTEN = ("job_dir", "output_dir", "pipeline_root", "deploy_dir")
 _READ = ("storage.objects.get", "storage.objects.list")
 _WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
 # Roles on a bucket that hold these permissions.
@@ -147,7 +147,7 @@ def check_data(
     """
     unasked = no_cloud.problem if no_cloud else ""
     mend = f"{no_cloud.remedy}; if you want it checked" if no_cloud else ""
-    for name in (*_PATTERNS, "images", "labels_file", "slices_csv"):
+    for name in path_arguments(*DATA_KINDS):
         value = str(values.get(name) or "")
         subject = f"--{name}"
         if not value:
@@ -179,7 +179,7 @@ def check_data(
 
 
 def _count(name: str, value: str) -> str:
-    if name != "images" or any(sign in value for sign in "*?["):
+    if name != "images" or WILDCARD.search(value):
         found = match_pattern(value)
         return f"{value} is {len(found):,} file{'' if len(found) == 1 else 's'}"
     if is_cloud_path(value):
@@ -220,17 +220,14 @@ def check_buckets(
         project: Of the job.
         pipeline: Whether it is a pipeline, and not a job alone.
     """
-    written = {_bucket(str(values[name])) for name in _WRITTEN if values.get(name)}
+    written = {
+        _bucket(str(values[name]))
+        for name in (*path_arguments(Kind.OUTPUT_FOLDER), "pipeline_root")
+        if values.get(name)
+    }
     read = {
         _bucket(part)
-        for name in (
-            *_PATTERNS,
-            "images",
-            "labels_file",
-            "slices_csv",
-            "pretrained_checkpoint_path",
-            "champion",
-        )
+        for name in path_arguments(*INPUT_KINDS)
         for part in paths_in(name, str(values.get(name) or ""))
     }
     if not account:

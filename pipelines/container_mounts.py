@@ -1,88 +1,73 @@
-"""Which folders of this machine the steps' containers see, and the parameters as they are seen from there."""
+"""The folders of this machine that the steps' containers see, and the parameters with paths valid in both."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgpipe.components.common.arguments import Kind
 from imgpipe.components.storage.cloud_storage import is_cloud_path
-
-# Paths that a user gives; the parameters of TFRecord files may hold several, separated by commas.
-_READ = (
-    "train_csv",
-    "validation_csv",
-    "test_csv",
-    "labels_file",
-    "images",
-    "training_data_path",
-    "validation_data_path",
-    "pretrained_checkpoint_path",
-    "champion",
-    "slices_csv",
-    "resume_previous_job_id",
-)
-_SEVERAL = ("training_data_path", "validation_data_path")
-_WRITTEN = ("job_dir", "output_dir", "deploy_dir")
-# Values of path parameters that are none.
-_WORDS = {"champion": ("auto", "none")}
-_PATTERN = re.compile(r"[*?\[]")
+from imgpipe.pipelines.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
 
 
 @dataclass(frozen=True)
-class ContainerPlaces:
+class ContainerMounts:
     """Folders of this machine that have the same path in the containers.
 
     Attributes:
-        read: Mounted so that they cannot be written to.
-        written: Mounted so that they can.
+        read_only: Mounted read-only.
+        writable: Mounted read-write.
     """
 
-    read: tuple[str, ...]
-    written: tuple[str, ...]
+    read_only: tuple[str, ...]
+    writable: tuple[str, ...]
 
 
-def seen_from_containers(
+def mounts_for(
     parameters: Mapping[str, Any], further: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], ContainerPlaces]:
-    """Returns a pipeline's parameters with absolute local paths, and the folders that these lie in.
+) -> tuple[dict[str, Any], ContainerMounts]:
+    """Returns a pipeline's parameters with absolute local paths, and the mounts that these paths need.
 
-    A folder is mounted for itself and a file by its folder, since a list of images names them from there.
-    What is at ``gs://`` stays.
+    A folder is mounted itself. Of a file, its folder is mounted, because a list of images names them relative
+    to it. ``gs://`` paths do not change.
 
     Args:
-        parameters: Of the pipeline.
-        further: Folders that are read besides, e.g. that of images which a list names by absolute paths.
+        parameters: The pipeline's parameters.
+        further: More folders to mount read-only, e.g. of images that a list names by absolute paths.
     """
-    seen = dict(parameters)
-    read, written = [Path(path).expanduser().absolute() for path in further], []
-    for name in (*_READ, *_WRITTEN):
-        value = parameters.get(name, "")
-        if not value or value in _WORDS.get(name, ()):
+    absolute = dict(parameters)
+    read = [Path(path).expanduser().absolute() for path in further]
+    written: list[Path] = []
+    for name in path_arguments(*INPUT_KINDS, Kind.EARLIER_JOB, Kind.OUTPUT_FOLDER):
+        paths = [
+            path if is_cloud_path(path) else str(Path(path).expanduser().absolute())
+            for path in paths_in(name, parameters.get(name, ""))
+        ]
+        if not paths:
             continue
-        paths = [part.strip() for part in value.split(",")] if name in _SEVERAL else [value]
-        located = [path if is_cloud_path(path) else str(Path(path).expanduser().absolute()) for path in paths]
-        seen[name] = ",".join(located)
-        local = [Path(path) for path in located if not is_cloud_path(path)]
-        if name in _WRITTEN:
+        absolute[name] = ",".join(paths)
+        local = [Path(path) for path in paths if not is_cloud_path(path)]
+        if name in path_arguments(Kind.OUTPUT_FOLDER):
             written += local
         else:
             read += [_folder_of(path) for path in local]
-    # What lies in a folder that is written to is seen there: the sample, in the run's own folder.
-    outer = [path for path in read if not any(path.is_relative_to(folder) for folder in written)]
-    return seen, ContainerPlaces(_without_inner(outer), _without_inner(written))
+    # A writable folder makes what is in it readable too, e.g. the sample in the run's own folder.
+    outside = [path for path in read if not any(path.is_relative_to(folder) for folder in written)]
+    return absolute, ContainerMounts(_outermost(outside), _outermost(written))
 
 
 def _folder_of(path: Path) -> Path:
-    """Returns the folder itself, or that of a file, or that in which a pattern begins."""
+    """Returns a folder itself, the folder of a file, or the innermost folder above a pattern's wildcards."""
     for parent in (path, *path.parents):
-        if not _PATTERN.search(str(parent)):
+        if not WILDCARD.search(str(parent)):
             path = parent
             break
     return path.parent if path.is_file() else path
 
 
-def _without_inner(folders: list[Path]) -> tuple[str, ...]:
-    """Returns the folders, each once, without those that lie in another."""
+def _outermost(folders: list[Path]) -> tuple[str, ...]:
+    """Returns the folders, each once, without those inside another one."""
     different = sorted(set(folders))
-    return tuple(str(one) for one in different if not any(other in one.parents for other in different))
+    return tuple(
+        str(folder) for folder in different if not any(other in folder.parents for other in different)
+    )

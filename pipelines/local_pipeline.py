@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.arguments import from_values
+from imgpipe.components.common.arguments import Kind, from_values
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.labels import is_unicode
 from imgpipe.components.common.model_versions import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
+from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.deploy.serving import serving_location
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
@@ -26,9 +27,10 @@ from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
 from imgpipe.pipelines import compiled_pipelines
-from imgpipe.pipelines.container_mounts import seen_from_containers
+from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, path_arguments, paths_in
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
@@ -36,13 +38,13 @@ from imgpipe.pipelines.targets.local_docker import (
     ContainerSettings,
     check_engine,
     container_user,
-    make_places,
+    make_writable_folders,
 )
 
 # Where runs without a job_dir go, below the current folder.
 RUNS_FOLDER = "imgpipe-runs"
-# Any of these is data; without one, the pipeline trains on the digits sample.
-_DATA = ("train_csv", "validation_csv", "images", "training_data_path", "validation_data_path", "labels_file")
+# Without any of these, the pipeline trains on the digits sample.
+_DATA = [name for name in path_arguments(*DATA_KINDS) if name in ConvertArguments.__dataclass_fields__]
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     """
     with claimed(run.folder):
         if run.containers:
-            make_places(run.containers, run.folder.job_dir)
+            make_writable_folders(run.containers, run.folder.job_dir)
         if run.sample:
             # Imported here: scikit-learn takes seconds to load.
             from imgpipe.pipelines.sample_data import write_digits
@@ -218,15 +220,15 @@ def _in_containers(
             f"deploy_target={target}: the containers of --runner docker have no client for it",
             remedy="leave --runner out, or submit the pipeline to Kubeflow or Vertex AI",
         )
-    seen, places = seen_from_containers(parameters, options.mounts)
-    missing = [folder for folder in places.read if not Path(folder).is_dir()]
+    absolute, mounts = mounts_for(parameters, options.mounts)
+    missing = [folder for folder in mounts.read_only if not Path(folder).is_dir()]
     if missing:
         raise MissingInputError(
             f"the folder to mount does not exist: {missing[0]!r}", remedy="check the path"
         )
     text = pipeline.file.read_text(encoding="utf-8")
     check_engine({line.split()[1] for line in text.splitlines() if line.strip().startswith("image: ")})
-    return seen, ContainerSettings(places, options.network, container_user(), str(parameters["job_dir"]))
+    return absolute, ContainerSettings(mounts, options.network, container_user(), str(parameters["job_dir"]))
 
 
 def _check_not_empty(given: Mapping[str, Any]) -> None:
@@ -298,11 +300,9 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder syntax.
     """
-    for name in ("images", "train_csv", "validation_csv", "test_csv", "labels_file", "output_dir"):
-        absolute_location(parameters.get(name, ""))
-    for name in ("training_data_path", "validation_data_path"):
-        for pattern in parameters.get(name, "").split(","):
-            absolute_location(pattern)
+    for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER):
+        for path in paths_in(name, parameters.get(name, "")):
+            absolute_location(path)
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue

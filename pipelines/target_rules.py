@@ -6,21 +6,14 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
-from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import URL
+from imgpipe.pipelines.path_arguments import INPUT_KINDS, path_arguments, paths_in
 
-# All arguments that name data, models or output.
-_PATHS = (
-    *("train_csv", "validation_csv", "test_csv", "images", "labels_file", "output_dir", "slices_csv"),
-    *("training_data_path", "validation_data_path", "job_dir", "pretrained_checkpoint_path", "champion"),
-)
-# Those of them that match_pattern reads: several patterns, separated by commas. Any other path is one,
-# whatever signs are in it; images are a list where they are a pattern.
-_PATTERNS = ("training_data_path", "validation_data_path")
-# More generous than Cloud Storage: BUCKET stands for a name that is yet to come.
+# More generous than Cloud Storage: `imgpipe migrate` prints BUCKET as a placeholder.
 _BUCKET = re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
 # Where a pipeline can deploy to. A pod's own disk is gone with the pod, and a machine of Vertex AI knows no
 # cluster.
@@ -70,10 +63,8 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgumentError: naming argument and value.
     """
-    for name in _PATHS:
+    for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER):
         value = str(values.get(name) or "")
-        if name == "champion" and value in (AUTO, NO_CHAMPION):
-            continue
         for part in paths_in(name, value):
             flag = f"--{name.replace('job_dir', 'job-dir')}={value}"
             check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=flag)
@@ -109,13 +100,6 @@ def check_bucket(path: str, *, name: str) -> None:
 def uri_of_mounted(path: str) -> str:
     """Returns the ``gs://`` URI of a path below ``/gcs``, where Vertex AI mounts buckets."""
     return re.sub("^/gcs/", "gs://", path)
-
-
-def paths_in(name: str, value: str) -> list[str]:
-    """Returns the paths and patterns that the value of an argument lists."""
-    listed = name in _PATTERNS or (name == "images" and re.search(r"[*?\[]", value))
-    parts = value.split(",") if listed else [value]
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _is_seen(target: str, path: str) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 from imgpipe.components.storage.files import absolute_location
@@ -19,34 +19,53 @@ class BatchPredictArguments:
         "",
         "The model: a folder, local or gs://, that holds saved_model.pb, or one with numbered versions, of "
         "which the highest counts.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_MODEL,
     )
     images: str = argument(
         "",
         "Folder, local or gs://, whose images are predicted, those of its subfolders too; or a pattern "
         "such as photos/*/*.jpg. Give this, or image_list, or records.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_IMAGES,
     )
     image_list: str = argument(
         "",
         "CSV file, local or gs://, whose first column names an image, UTF-8, no header line; paths are "
         "local or gs://, relative to the folder of the file or absolute. Give this, or images, or records.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_FILE,
     )
     records: str = argument(
         "",
         "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
         "are not needed. Give this, or images, or image_list.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_PATTERNS,
     )
     output_dir: str = argument(
         "",
         "Folder, local or gs://, for the predictions: predictions-00000.jsonl and so on, and summary.json "
         "when all are there. A run that was interrupted goes on when it is started again.",
+        group=Group.BASICS,
+        kind=Kind.OUTPUT_FOLDER,
     )
-    top_k: int = argument(5, "Classes in each line, the most probable first.", minimum=1)
-    batch_size: int = argument(32, "Images that go through the model together.", minimum=1)
+    top_k: int = argument(
+        5, "Classes in each line, the most probable first.", group=Group.PREDICTION, minimum=1
+    )
+    batch_size: int = argument(
+        32, "Images that go through the model together.", group=Group.PREDICTION, minimum=1
+    )
     images_per_file: int = argument(
-        5_000, "Lines of a file; it is written whole, and what is written is not done again.", minimum=1
+        5_000,
+        "Lines of a file; it is written whole, and what is written is not done again.",
+        group=Group.PREDICTION,
+        minimum=1,
     )
     max_image_pixels: int = shared_arguments.max_image_pixels()
-    max_image_bytes: int = argument(DEFAULT_MAX_IMAGE_BYTES, "Largest image file in bytes.", minimum=1)
+    max_image_bytes: int = argument(
+        DEFAULT_MAX_IMAGE_BYTES, "Largest image file in bytes.", group=Group.DATA, minimum=1
+    )
 
     def __post_init__(self) -> None:
         """Checks every value, then what goes together.

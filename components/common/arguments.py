@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -20,10 +21,45 @@ from imgpipe.components.common.errors import InvalidArgumentError
 Arguments = TypeVar("Arguments")
 
 
+class Group(StrEnum):
+    """The section of an argument in ``--help`` and docs/arguments.md, in their order."""
+
+    BASICS = "Basics"
+    DATA = "Data"
+    MODEL = "Model"
+    TRAINING = "Training"
+    OPTIMIZER = "Optimizer and learning rate"
+    AUGMENTATION = "Augmentation and regularization"
+    EVALUATION = "Evaluation and gate"
+    EXPORT = "Export"
+    DEPLOYMENT = "Deployment"
+    TUNING = "Tuning"
+    PREDICTION = "Prediction"
+    LIMITS = "Limits"
+
+
+class Kind(StrEnum):
+    """How the text of an argument names files; an argument without a kind names none.
+
+    ``INPUT_IMAGES`` is a folder, or patterns separated by commas. ``INPUT_PATTERNS`` are always separated
+    by commas. ``INPUT_MODEL`` is a file or folder. ``EARLIER_JOB`` is a job_dir, or its name beside this
+    job's.
+    """
+
+    INPUT_FILE = "input_file"
+    INPUT_IMAGES = "input_images"
+    INPUT_PATTERNS = "input_patterns"
+    INPUT_MODEL = "input_model"
+    OUTPUT_FOLDER = "output_folder"
+    EARLIER_JOB = "earlier_job"
+
+
 def argument(
     default: Any,
     description: str,
     *,
+    group: Group | None = None,
+    kind: Kind | None = None,
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
@@ -34,21 +70,27 @@ def argument(
 
     Args:
         default: The default value; its type (int, float, str, bool) is the argument's type.
-        description: What a person filling in a form needs to know; one to three sentences.
+        description: What a person filling in a form needs to know; one to three sentences, the first of
+            which stands on its own.
+        group: The section in which ``--help`` and docs/arguments.md list it.
+        kind: How its text names files.
         minimum: Smallest value allowed.
         above: The value must be greater than this.
         maximum: Largest value allowed.
         below: The value must be less than this.
         choices: The strings that are allowed.
     """
-    bounds = {
+    metadata = {
+        "description": description,
+        "group": group,
+        "kind": kind,
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
         "below": below,
         "choices": tuple(choices) if choices is not None else None,
     }
-    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def description_of(field: "dataclasses.Field[Any]") -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imgpipe.components.common.arguments import argument
+from imgpipe.components.common.arguments import Group, Kind, argument
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
@@ -14,6 +14,7 @@ def seed() -> Any:
         0,
         "Seed of everything drawn at random: the split, the order of the images, the weights. "
         "The same seed gives the same data set.",
+        group=Group.DATA,
         minimum=0,
         maximum=2**31 - 1,
     )
@@ -25,6 +26,7 @@ def num_classes() -> Any:
         0,
         "Number of classes; the labels in the data must be exactly 1..num_classes. "
         "0 = as many as the data has.",
+        group=Group.DATA,
         minimum=0,
     )
 
@@ -35,6 +37,7 @@ def multi_label() -> Any:
         False,
         "An image may have several labels, or none: rows and records hold a list of labels, and the model "
         "gives each label a probability of its own (sigmoid). Data with one label an image does without.",
+        group=Group.DATA,
     )
 
 
@@ -56,7 +59,9 @@ def multi_label_remedy(asked_for: bool) -> str:
 
 def train_batch_size() -> Any:
     """Images in a training step."""
-    return argument(32, "Images in one training step, over all devices together.", minimum=1)
+    return argument(
+        32, "Images in one training step, over all devices together.", group=Group.TRAINING, minimum=1
+    )
 
 
 def num_eval_images() -> Any:
@@ -65,6 +70,7 @@ def num_eval_images() -> Any:
         0,
         "Validation images that an evaluation during training uses: a sample spread evenly over the data, "
         "the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.",
+        group=Group.TRAINING,
         minimum=0,
     )
 
@@ -75,6 +81,7 @@ def image_size() -> Any:
         0,
         "Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets "
         "and MobileNet, 224 to 600 for EfficientNets.",
+        group=Group.MODEL,
         minimum=0,
         maximum=2048,
     )
@@ -86,6 +93,7 @@ def max_image_pixels() -> Any:
         DEFAULT_MAX_IMAGE_PIXELS,
         "Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take "
         "all memory; raise this for images that are really so large.",
+        group=Group.DATA,
         minimum=1,
         # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
         maximum=2**32,
@@ -99,6 +107,8 @@ def job_dir() -> Any:
         "Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an "
         "interrupted training goes on from. Empty = the model is only an artifact of the run, and an "
         "interrupted training starts again.",
+        group=Group.BASICS,
+        kind=Kind.OUTPUT_FOLDER,
     )
 
 
@@ -108,6 +118,8 @@ def deploy_dir() -> Any:
         "",
         "Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a "
         "version, named by a number. For kserve and vertex a gs:// folder that models are uploaded to.",
+        group=Group.DEPLOYMENT,
+        kind=Kind.OUTPUT_FOLDER,
     )
 
 
@@ -117,6 +129,7 @@ def deploy_target() -> Any:
         NO_TARGET,
         "Where a model that passes the gate is deployed: none, a local folder (deploy_dir), KServe, or an "
         "endpoint of Vertex AI.",
+        group=Group.DEPLOYMENT,
         choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
     )
 
@@ -127,6 +140,7 @@ def vertex_endpoint() -> Any:
         "",
         "Address of Vertex AI's interface where it is not Google's public one, e.g. a private endpoint. "
         "Empty = the region's.",
+        group=Group.DEPLOYMENT,
     )
 
 
@@ -137,4 +151,6 @@ def slices_csv() -> Any:
         "CSV file, local or gs://, that divides the images by something other than their labels, e.g. the "
         "camera: its first line names the columns, path,camera,light; path is the image's path as the data "
         "set has it. Accuracy is reported for each value of each column. Empty = by format and size alone.",
+        group=Group.EVALUATION,
+        kind=Kind.INPUT_FILE,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
@@ -18,6 +18,8 @@ class ConvertArguments:
         "import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl. "
         "Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or "
         "training_data_path. With multi_label a row holds any number of labels, path,label,label,...",
+        group=Group.BASICS,
+        kind=Kind.INPUT_FILE,
     )
     multi_label: bool = shared_arguments.multi_label()
     validation_csv: str = argument(
@@ -25,16 +27,22 @@ class ConvertArguments:
         "File that lists the validation images, written like train_csv. Leave it empty if train_csv says "
         "which rows are for validation, or to set aside the share validation_fraction. Only together with "
         "train_csv.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_FILE,
     )
     test_csv: str = argument(
         "",
         "File that lists the test images, written like train_csv; they become a split of their own, which "
         "training does not use. Only together with train_csv.",
+        group=Group.DATA,
+        kind=Kind.INPUT_FILE,
     )
     labels_file: str = argument(
         "",
         "Text file with one label a line, UTF-8: line i names label i. Rows with any other label are "
         "rejected. Leave it empty to use the labels found in the data, in the order of the alphabet.",
+        group=Group.DATA,
+        kind=Kind.INPUT_FILE,
     )
     images: str = argument(
         "",
@@ -43,22 +51,29 @@ class ConvertArguments:
         "label folders, these are the splits; otherwise the share validation_fraction is set aside. Or a "
         "pattern such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or "
         "train_csv, or training_data_path.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_IMAGES,
     )
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images, as Google's converter writes them: a path with *, ? "
         "or [1-9], or several separated by commas, e.g. data/train-*. They are used where they lie, "
         "without a copy. Needs validation_data_path. Give this, or train_csv, or images.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_PATTERNS,
     )
     validation_data_path: str = argument(
         "",
         "TFRecord files with the validation images, written like training_data_path, "
         "e.g. data/validation-*. Only together with training_data_path.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_PATTERNS,
     )
     validation_fraction: float = argument(
         0.2,
         "Share of each label's images that is set aside for validation, at least one image of every label "
         "that has two. Not used when the data has a validation split of its own.",
+        group=Group.DATA,
         above=0,
         below=1,
     )
@@ -66,6 +81,7 @@ class ConvertArguments:
         0.0,
         "Share of each label's images that is set aside for a test split, which training does not use, where "
         "validation images are drawn too. 0 = none.",
+        group=Group.DATA,
         minimum=0,
         below=1,
     )
@@ -75,12 +91,15 @@ class ConvertArguments:
         "only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion "
         "left, which then goes on, or the finished data set of the same input, which is left as it is. "
         "Empty = beside the manifest in the artifact.",
+        group=Group.DATA,
+        kind=Kind.OUTPUT_FOLDER,
     )
     max_rejected_fraction: float = argument(
         0.0,
         "Largest share of rows that may be rejected (a missing or damaged image, an unknown label) before "
         "the step fails. 0 = every row must be good. All rejected rows are listed in rejected.csv, with "
         "the reason.",
+        group=Group.DATA,
         minimum=0,
         maximum=1,
     )
@@ -88,6 +107,7 @@ class ConvertArguments:
         128,
         "Size of an output file in megabytes (millions of bytes), roughly: the images are spread evenly "
         "over as many files as that takes.",
+        group=Group.DATA,
         minimum=1,
         maximum=2_000,
     )
@@ -95,6 +115,7 @@ class ConvertArguments:
     max_image_bytes: int = argument(
         DEFAULT_MAX_IMAGE_BYTES,
         "Largest image file in bytes; a row with a larger one is rejected.",
+        group=Group.DATA,
         minimum=1,
         # A record is a protocol buffer, which ends at 2 GiB.
         maximum=2_000_000_000,

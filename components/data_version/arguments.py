@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from imgpipe.components.common.arguments import argument, check_fields, flat_fields
+from imgpipe.components.common.arguments import Group, argument, check_fields, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
 
 _OF_CONVERT = flat_fields([ConvertArguments])
@@ -22,6 +22,7 @@ class DataVersionArguments:
         "A name for the state of your data, e.g. a date or a commit: while it stays the same, convert and "
         "validate are taken from the cache. Empty = found out from the names, sizes and times of change of "
         "the files, where images or training_data_path name them; otherwise nothing is taken from the cache.",
+        group=Group.DATA,
     )
     images: str = _as_convert_takes_it("images")
     training_data_path: str = _as_convert_takes_it("training_data_path")

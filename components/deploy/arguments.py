@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.arguments import Group, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from imgpipe.components.platforms.vertex.client import is_plain_http
@@ -27,41 +27,54 @@ class DeployArguments:
         "",
         "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): small letters, "
         "digits and hyphens. Empty = the last part of deploy_dir.",
+        group=Group.DEPLOYMENT,
     )
     canary_percent: int = argument(
         100,
         "Share of the traffic for the new model, in percent; the rest stays with what served before. Deploy "
         "the same model again with 100 to give it everything. For kserve and vertex.",
+        group=Group.DEPLOYMENT,
         minimum=1,
         maximum=100,
     )
     deploy_timeout_seconds: int = argument(
-        1800, "Longest time to wait until the new model answers; then it is taken back.", minimum=1
+        1800,
+        "Longest time to wait until the new model answers; then it is taken back.",
+        group=Group.DEPLOYMENT,
+        minimum=1,
     )
     undeploy_old: bool = argument(
         False,
         "Whether models of the endpoint that get no traffic any more are undeployed, once the new one has "
         "all of it. For vertex.",
+        group=Group.DEPLOYMENT,
     )
     serving_url: str = argument(
         "",
         "Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501: it is asked whether the "
         "new version is served, and the version is taken back if not. Empty = not asked. For local.",
+        group=Group.DEPLOYMENT,
     )
-    serving_machine_type: str = argument("n1-standard-2", "Machine that serves the model. For vertex.")
+    serving_machine_type: str = argument(
+        "n1-standard-2", "Machine that serves the model. For vertex.", group=Group.DEPLOYMENT
+    )
     serving_image: str = argument(
         "",
         "Image of TensorFlow Serving that answers requests, of at least the TensorFlow that trained the "
         "model. Needed for vertex; for kserve empty = what the cluster's runtime for TensorFlow has.",
+        group=Group.DEPLOYMENT,
     )
-    namespace: str = argument("", "Namespace of the InferenceService. Empty = that of the pod. For kserve.")
+    namespace: str = argument(
+        "", "Namespace of the InferenceService. Empty = that of the pod. For kserve.", group=Group.DEPLOYMENT
+    )
     serving_service_account: str = argument(
         "",
         "Service account that serves: it must be allowed to read deploy_dir. Empty = the default. For kserve "
         "and vertex.",
+        group=Group.DEPLOYMENT,
     )
-    project: str = argument("", "Google Cloud project. For vertex.")
-    region: str = argument("", "Region of Vertex AI, e.g. europe-west4. For vertex.")
+    project: str = argument("", "Google Cloud project. For vertex.", group=Group.DEPLOYMENT)
+    region: str = argument("", "Region of Vertex AI, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
     vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields, same_argument
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields, same_argument
 from imgpipe.components.common.dataset import TEST, VALIDATION
 from imgpipe.components.deploy.arguments import DeployArguments, deployment_name
 from imgpipe.components.platforms.vertex.client import is_plain_http
@@ -21,6 +21,7 @@ class EvaluateArguments:
         VALIDATION,
         "Split of the data set that the model is measured on. A test split was never looked at in training, "
         "the validation split chose the best step.",
+        group=Group.EVALUATION,
         choices=(VALIDATION, TEST),
     )
     champion: str = argument(
@@ -29,6 +30,8 @@ class EvaluateArguments:
         "saved_model.pb, or one with numbered versions, of which the highest counts. auto = the newest "
         "version in a local deploy_dir, or for kserve and vertex the model that answers most requests of the "
         "deployment, if there is one; none = nothing to compare with.",
+        group=Group.EVALUATION,
+        kind=Kind.INPUT_MODEL,
     )
     deploy_dir: str = shared_arguments.deploy_dir()
     deploy_target: str = shared_arguments.deploy_target()

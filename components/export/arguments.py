@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields, nearest_name
+from imgpipe.components.common.arguments import Group, argument, check_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.storage.files import absolute_location
 
@@ -20,6 +20,7 @@ class ExportArguments:
         0.0,
         "Longest time in milliseconds that a request of one image may take, at the 99th percentile, measured "
         "by the export step on its own machine; a slower model fails the step. 0 = no bound.",
+        group=Group.EXPORT,
         minimum=0,
     )
     export_formats: str = argument(
@@ -27,6 +28,7 @@ class ExportArguments:
         "Further formats of the model, separated by commas: tflite, tflite-int8 (calibrated with training "
         "images), onnx. Each is measured on the evaluation's images and lies in formats/ beside the "
         "SavedModel; its input is decoded pixels, uint8. Empty = none.",
+        group=Group.EXPORT,
     )
 
     def __post_init__(self) -> None:

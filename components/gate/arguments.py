@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.arguments import Group, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 
 
@@ -13,11 +13,16 @@ class GateArguments:
 
     deploy_target: str = shared_arguments.deploy_target()
     min_accuracy: float = argument(
-        0.0, "Smallest top-1 accuracy of a model that is deployed.", minimum=0, maximum=1
+        0.0,
+        "Smallest top-1 accuracy of a model that is deployed.",
+        group=Group.EVALUATION,
+        minimum=0,
+        maximum=1,
     )
     min_class_recall: float = argument(
         0.0,
         "Smallest recall that every class must have, of those that have images in the evaluation.",
+        group=Group.EVALUATION,
         minimum=0,
         maximum=1,
     )
@@ -25,6 +30,7 @@ class GateArguments:
     min_slice_accuracy: float = argument(
         0.0,
         "Smallest top-1 accuracy on every slice that slices_csv names.",
+        group=Group.EVALUATION,
         minimum=0,
         maximum=1,
     )
@@ -32,6 +38,7 @@ class GateArguments:
         0.0,
         "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without "
         "a champion nothing is compared.",
+        group=Group.EVALUATION,
         minimum=0,
         maximum=1,
     )

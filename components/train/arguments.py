@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import argument, check_fields
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.storage.files import absolute_location
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
@@ -29,7 +29,9 @@ class TrainingArguments:
 
     # The original required max_steps; a form needs a default. 1000 steps of 32 are about ten epochs
     # of a few thousand images, the size of a first data set.
-    max_steps: int = argument(1000, "Training steps (batches); the job ends after the last one.", minimum=1)
+    max_steps: int = argument(
+        1000, "Training steps (batches); the job ends after the last one.", group=Group.BASICS, minimum=1
+    )
     train_batch_size: int = shared_arguments.train_batch_size()
     num_classes: int = shared_arguments.num_classes()
     multi_label: bool = shared_arguments.multi_label()
@@ -39,6 +41,7 @@ class TrainingArguments:
         "The network. mobilenet-v2 is the smallest and quickest, resnet-18 and efficientnet-b0 follow; the "
         "larger its number, the more accurate and the slower a network is. resnet-18, 34 and 200 have no "
         "ImageNet weights.",
+        group=Group.BASICS,
         choices=tuple(MODEL_TYPES),
     )
     image_size: int = shared_arguments.image_size()
@@ -46,6 +49,7 @@ class TrainingArguments:
         "imagenet",
         "Where the network starts: imagenet (weights trained on ImageNet; needs far fewer images of your "
         "own) or none (random weights; all layers are trained).",
+        group=Group.MODEL,
         choices=("imagenet", "none"),
     )
     pretrained_checkpoint_path: str = argument(
@@ -53,12 +57,15 @@ class TrainingArguments:
         "Start from these weights instead: a SavedModel folder of imgpipe, or one with numbered versions of "
         "which the highest counts, a checkpoints folder, or a Keras file (.weights.h5, .keras); local or "
         "gs://. A last layer for another number of classes is made anew. Empty = as weights says.",
+        group=Group.MODEL,
+        kind=Kind.INPUT_MODEL,
     )
     freeze: str = argument(
         "none",
         "What is not trained: none (the whole network is trained), backbone (only the last layer is; "
         "many times faster, and safer with few images), or everything up to and with a part of the network: "
         "stem, stage1, stage2 and so on (ResNets have 4 stages, others 6 or 7). Needs pretrained weights.",
+        group=Group.MODEL,
     )
     # The original's is not known. A flipped or cropped digit is another digit: whoever has photos says so.
     augmentation: str = argument(
@@ -66,12 +73,14 @@ class TrainingArguments:
         "How training images are varied: none, crop-flip (a random part of at least 8 percent of the image, "
         "mirrored every other time; the usual for photos) or randaugment (crop-flip, then two random changes "
         "of colour or geometry).",
+        group=Group.AUGMENTATION,
         choices=("none", "crop-flip", "randaugment"),
     )
     mixup: float = argument(
         0.0,
         "Blend pairs of training images and of their labels: the share is drawn from Beta(mixup, mixup). "
         "0 = off, usual values are 0.1 to 0.4.",
+        group=Group.AUGMENTATION,
         minimum=0,
     )
     cutmix: float = argument(
@@ -79,6 +88,7 @@ class TrainingArguments:
         "Paste a rectangle of one training image into another and blend their labels by area; the area is "
         "drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup as well, each batch gets "
         "one of the two.",
+        group=Group.AUGMENTATION,
         minimum=0,
     )
     class_weights: str = argument(
@@ -86,10 +96,11 @@ class TrainingArguments:
         "Weight of an image in the training loss: none (all alike), balanced (inverse to the number of "
         "training images of its class) or sqrt (inverse to the square root of it). With multi_label: how "
         "much a label that an image has counts beside one that it has not, images without / images with it.",
+        group=Group.TRAINING,
         choices=("none", "balanced", "sqrt"),
     )
     initial_learning_rate: float = argument(
-        1e-4, "Learning rate after warm-up, from which it decays.", above=0
+        1e-4, "Learning rate after warm-up, from which it decays.", group=Group.OPTIMIZER, above=0
     )
     # The original's default is not known. 0 leaves short runs their full rate; long runs with a large
     # rate set it (the original's example: 1000 of 30000 steps).
@@ -97,34 +108,49 @@ class TrainingArguments:
         0,
         "Steps over which the learning rate rises in a straight line from warmup_learning_rate to "
         "initial_learning_rate. Must be less than max_steps.",
+        group=Group.OPTIMIZER,
         minimum=0,
     )
-    warmup_learning_rate: float = argument(1e-4, "Learning rate at the start of warm-up.", minimum=0)
+    warmup_learning_rate: float = argument(
+        1e-4, "Learning rate at the start of warm-up.", group=Group.OPTIMIZER, minimum=0
+    )
     learning_rate_decay_type: str = argument(
         "cosine",
         "How the learning rate falls after warm-up: cosine (to 0 at decay_steps) or stepwise (to the "
         "levels that are given).",
+        group=Group.OPTIMIZER,
         choices=("cosine", "stepwise"),
     )
     decay_steps: int = argument(
-        0, "Step at which the cosine reaches 0; more than warmup_steps. 0 = max_steps.", minimum=0
+        0,
+        "Step at which the cosine reaches 0; more than warmup_steps. 0 = max_steps.",
+        group=Group.OPTIMIZER,
+        minimum=0,
     )
     stepwise_learning_rate_steps: str = argument(
-        "", "Only with stepwise: the steps at which the learning rate changes, ascending, e.g. 100,200."
+        "",
+        "Only with stepwise: the steps at which the learning rate changes, ascending, e.g. 100,200.",
+        group=Group.OPTIMIZER,
     )
     stepwise_learning_rate_levels: str = argument(
-        "", "Only with stepwise: the learning rate from each of these steps on, e.g. 0.01,0.001."
+        "",
+        "Only with stepwise: the learning rate from each of these steps on, e.g. 0.01,0.001.",
+        group=Group.OPTIMIZER,
     )
-    optimizer_type: str = argument("momentum", "The optimizer.", choices=tuple(OPTIMIZER_ARGUMENTS))
+    optimizer_type: str = argument(
+        "momentum", "The optimizer.", group=Group.OPTIMIZER, choices=tuple(OPTIMIZER_ARGUMENTS)
+    )
     optimizer_arguments: str = argument(
         "",
         "Settings of the optimizer as name=value, separated by commas. momentum: momentum (0.9), "
         "use_nesterov (false); adam: beta1 (0.9), beta2 (0.999), epsilon; rmsprop: decay (0.9), momentum "
         "(0), epsilon. Empty = these defaults.",
+        group=Group.OPTIMIZER,
     )
     label_smoothing: float = argument(
         0.1,
         "Share of each target's weight that is spread over all classes; with multi_label, over yes and no.",
+        group=Group.AUGMENTATION,
         minimum=0,
         below=1,
     )
@@ -132,12 +158,14 @@ class TrainingArguments:
         1e-4,
         "L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels "
         "(not of biases and batch normalization).",
+        group=Group.AUGMENTATION,
         minimum=0,
     )
     ema: float = argument(
         0.0,
         "Evaluate and export a moving average of the weights instead of the weights themselves: the share "
         "that the average keeps at each step, e.g. 0.999; early on less, so that it follows. 0 = off.",
+        group=Group.TRAINING,
         minimum=0,
         below=1,
     )
@@ -147,36 +175,47 @@ class TrainingArguments:
         0,
         "Steps between evaluations; the model of the best evaluation is the one that is exported. "
         "0 = a twentieth of max_steps, at least 25.",
+        group=Group.TRAINING,
         minimum=0,
     )
     eval_batch_size: int = argument(
-        0, "Images in a batch of an evaluation; has no effect on the result. 0 = train_batch_size.", minimum=0
+        0,
+        "Images in a batch of an evaluation; has no effect on the result. 0 = train_batch_size.",
+        group=Group.TRAINING,
+        minimum=0,
     )
     early_stopping_patience: int = argument(
         0,
         "Stop after this many evaluations in a row without a better top-1 accuracy (with multi_label: or an "
         "equal one and a better mean average precision). 0 = train to max_steps.",
+        group=Group.TRAINING,
         minimum=0,
     )
     max_duration: int = argument(
         0,
         "Seconds of training after which it ends, with the best model so far; an interrupted training's "
         "earlier parts count. 0 = no limit.",
+        group=Group.TRAINING,
         minimum=0,
     )
     mixed_precision: str = argument(
         "auto",
         "Arithmetic of the network: off (float32), bfloat16, float16 (GPUs only), or auto: the fastest that "
         "the device has instructions for and that the network gains from. Weights are float32 in any case.",
+        group=Group.TRAINING,
         choices=("auto", "off", "bfloat16", "float16"),
     )
     deterministic: bool = argument(
         False,
         "Use only operations that give the same bits every time, so that a run can be repeated exactly on "
         "the same kind of machine. Slower on GPUs.",
+        group=Group.TRAINING,
     )
     keep_checkpoints: int = argument(
-        2, "Checkpoints that stay in job_dir/checkpoints besides the best model's: the last ones.", minimum=1
+        2,
+        "Checkpoints that stay in job_dir/checkpoints besides the best model's: the last ones.",
+        group=Group.TRAINING,
+        minimum=1,
     )
     job_dir: str = shared_arguments.job_dir()
     seed: int = shared_arguments.seed()

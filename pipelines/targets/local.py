@@ -1,4 +1,4 @@
-"""This machine: the compiled pipeline run by kfp.local, each step a process or a container of its own."""
+"""This machine: kfp.local runs the compiled pipeline, each step in its own process or container."""
 
 import json
 import shlex
@@ -11,8 +11,8 @@ from typing import Any
 
 from imgpipe.pipelines.targets.local_docker import (
     ContainerSettings,
+    create_for_user,
     docker_runner,
-    give_to_user,
     stopped_by_signal,
 )
 from imgpipe.pipelines.targets.target import Target
@@ -33,13 +33,13 @@ def run(
     artifacts: Path,
     containers: ContainerSettings | None = None,
 ) -> None:
-    """Runs a compiled pipeline here; what the steps print goes to stdout.
+    """Runs a compiled pipeline; the steps' output goes to stdout.
 
     Args:
         pipeline_file: The compiled YAML.
-        parameters: Of the pipeline; what is left out has its default.
-        artifacts: The folder in which the run's artifacts are laid.
-        containers: How the steps' containers are run; None = steps are processes of this environment.
+        parameters: The pipeline's parameters; missing ones have their defaults.
+        artifacts: The folder for the run's artifacts.
+        containers: How the steps' containers run; None = steps are processes of this environment.
 
     Raises:
         RuntimeError: by KFP, naming the task that failed.
@@ -48,12 +48,12 @@ def run(
     from kfp.local import subprocess_task_handler
 
     if containers is None:
-        # The images are meant for clusters; here every step runs in this environment.
+        # KFP warns that it ignores the images, which are for clusters.
         warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
         subprocess_task_handler.replace_python_executable = _with_python
         runner = local.SubprocessRunner(use_venv=False)
     else:
-        give_to_user(artifacts, containers)
+        create_for_user(artifacts, containers)
         runner = docker_runner(containers)
     local.init(runner=runner, pipeline_root=str(artifacts))
     pipeline = components.load_component_from_file(str(pipeline_file))
@@ -61,29 +61,29 @@ def run(
 
 
 def _with_python(command: list[str], executable: str) -> list[str]:
-    """Puts this interpreter into the shell script that starts a step, and nowhere else.
+    """Replaces python3 in the shell script that starts a step, and nowhere else.
 
-    KFP's own function replaces "python3" in every word of the command, parameter values included: a folder
-    called python3 would be lost.
+    KFP's own function replaces "python3" in the whole command, parameter values included: it would break the
+    path of a folder called python3.
     """
-    script = next(place for place, word in enumerate(command) if "ephemeral_component.py" in word)
+    script = next(index for index, word in enumerate(command) if "ephemeral_component.py" in word)
     started = command[script].replace("python3 -m", f"{shlex.quote(executable)} -m")
     return [*command[:script], started, *command[script + 1 :]]
 
 
 def main() -> None:
-    """Runs what stdin asks for: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``.
+    """Runs the request on stdin: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``.
 
-    With ``"containers": {...}``, the fields of ``ContainerSettings``, the steps are containers.
+    With ``"containers": {...}``, the fields of ``ContainerSettings``, steps run in containers.
     """
     request = json.load(sys.stdin)
     containers = ContainerSettings.from_json(request["containers"]) if request.get("containers") else None
     try:
-        # Processes of the run's group get the signal themselves; containers are the engine's.
+        # Step processes get the signal themselves; containers belong to the engine and do not.
         with stopped_by_signal() if containers else nullcontext():
             run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]), containers)
     except RuntimeError as error:
-        # The step that failed has said why; KFP adds only its name.
+        # The failed step has logged its error; KFP adds only the step's name.
         print(error)
         sys.exit(1)
 

@@ -1,7 +1,7 @@
-"""This machine, each step a container of its own: KFP's DockerRunner, held to what a strict cluster allows.
+"""This machine, each step in its own container: KFP's DockerRunner, restricted like a strict cluster.
 
-A container has no network, a root filesystem that cannot be written to, no capabilities and a user that is
-not root; it sees the folders of the run and nothing else of this machine.
+A container has no network, a read-only root filesystem, no capabilities and a user that is not root; of this
+machine it sees only the folders of the run.
 """
 
 import os
@@ -15,52 +15,52 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
-from imgpipe.pipelines.container_mounts import ContainerPlaces
+from imgpipe.pipelines.container_mounts import ContainerMounts
 
 NOBODY = 65534
-# Time that a step has to write its checkpoint, before it is killed.
+# A step may use this time to write a checkpoint; then it is killed.
 _SECONDS_TO_STOP = 20
-# Whoever waits for us to end waits longer than that.
+# Time for this process to end, which includes stopping the container.
 SECONDS_TO_END = _SECONDS_TO_STOP + 10
-# By it a run's containers are found: `docker ps --filter label=imgpipe.job_dir=FOLDER`.
+# Finds the containers of a run: `docker ps --filter label=imgpipe.job_dir=FOLDER`.
 JOB_DIR_LABEL = "imgpipe.job_dir"
 _INSTALL = "pip install 'image-classification-pipeline[docker]'"
 
 
 @dataclass(frozen=True)
 class ContainerSettings:
-    """How the steps' containers are run.
+    """How the steps' containers run.
 
     Attributes:
-        places: What they see of this machine.
-        network: ``none``, or a network of the engine for data in Cloud Storage.
-        user: Number of the user and the group.
-        job_dir: Of the run; the containers are labelled with it.
+        mounts: The folders of this machine that they see.
+        network: ``none``, or a Docker network, for data in Cloud Storage.
+        user: Numeric ids of the user and the group.
+        job_dir: The run's folder; the containers are labelled with it.
     """
 
-    places: ContainerPlaces
+    mounts: ContainerMounts
     network: str = "none"
     user: tuple[int, int] = (NOBODY, NOBODY)
     job_dir: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ContainerSettings":
-        """Returns what ``dataclasses.asdict`` made of the settings."""
-        places = ContainerPlaces(*(tuple(values["places"][name]) for name in ("read", "written")))
-        return cls(places, values["network"], tuple(values["user"]), values["job_dir"])
+        """Reads what ``dataclasses.asdict`` wrote and JSON carried."""
+        mounts = ContainerMounts(**{name: tuple(folders) for name, folders in values["mounts"].items()})
+        return cls(mounts, values["network"], tuple(values["user"]), values["job_dir"])
 
 
 def container_user() -> tuple[int, int]:
-    """Returns the user and group that steps run as: ours, so that their output is ours; for root, nobody."""
+    """Returns the user and group that steps run as: the current user, but never root."""
     return (os.geteuid(), os.getegid()) if os.geteuid() else (NOBODY, NOBODY)
 
 
 def check_engine(images: "set[str]") -> None:
-    """Makes sure that an engine answers and has the images.
+    """Checks that a Docker engine responds and has the images.
 
     Raises:
-        UnavailableError: if it does not answer, or its client is not installed.
-        MissingInputError: naming the images that are not there.
+        UnavailableError: if it does not respond, or its Python client is not installed.
+        MissingInputError: naming the missing images.
     """
     client = _engine()
     import docker.errors
@@ -77,33 +77,33 @@ def check_engine(images: "set[str]") -> None:
     if missing:
         raise MissingInputError(
             f"the Docker engine has no image {', '.join(missing)}",
-            remedy="make images, or docker pull and docker tag them",
+            remedy="build them with `make images`, or use docker pull and docker tag",
         )
 
 
-def make_places(settings: ContainerSettings, job_dir: Path) -> None:
-    """Makes the folders that steps write to; where we are root and the steps are not, they become theirs.
+def make_writable_folders(settings: ContainerSettings, job_dir: Path) -> None:
+    """Creates the folders that steps write to; if this process is root, the steps' user gets them.
 
-    A folder that was there and holds something stays as it is, except for the run's own.
+    The owner of an existing folder that is not empty does not change, except for the run's own folder.
     """
-    for place in map(Path, settings.places.written):
-        place.mkdir(parents=True, exist_ok=True)
-        if place == job_dir or not any(place.iterdir()):
-            give_to_user(place, settings)
+    for folder in map(Path, settings.mounts.writable):
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder == job_dir or not any(folder.iterdir()):
+            create_for_user(folder, settings)
 
 
-def give_to_user(folder: Path, settings: ContainerSettings) -> None:
-    """Makes a folder of the run the steps' own, where we are root and they are not."""
+def create_for_user(folder: Path, settings: ContainerSettings) -> None:
+    """Creates a folder that belongs to the steps' user."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         os.chown(folder, *settings.user)
 
 
 def docker_runner(settings: ContainerSettings) -> Any:
-    """Returns KFP's DockerRunner with these settings, and puts our way to run a container in its place.
+    """Returns KFP's DockerRunner with these settings, and replaces the function that runs a container.
 
-    KFP's own removes a container when it ends and may then ask in vain how it ended: a step that failed fast
-    counts as one that went well.
+    KFP's own function removes a container when it ends and may then be too late to read its exit status: a
+    step that fails fast counts as successful.
     """
     from docker.types import Mount
     from kfp import local
@@ -112,7 +112,7 @@ def docker_runner(settings: ContainerSettings) -> Any:
     docker_task_handler.run_docker_container = run_container
     mounts = [
         Mount(folder, folder, type="bind", read_only=read_only)
-        for folders, read_only in ((settings.places.read, True), (settings.places.written, False))
+        for folders, read_only in ((settings.mounts.read_only, True), (settings.mounts.writable, False))
         for folder in folders
     ]
     return local.DockerRunner(
@@ -121,9 +121,9 @@ def docker_runner(settings: ContainerSettings) -> Any:
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         user=":".join(map(str, settings.user)),
-        # A process without children of its own at number 1: it passes signals on and buries orphans.
+        # An init process forwards signals and reaps orphans.
         init=True,
-        tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - in the container, where nobody else is
+        tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - private to the container
         mounts=mounts,
         labels={JOB_DIR_LABEL: settings.job_dir},
     )
@@ -132,33 +132,32 @@ def docker_runner(settings: ContainerSettings) -> Any:
 def run_container(
     client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **settings: Any
 ) -> int:
-    """Runs a container to its end, prints what it prints, and removes it; returns its exit status.
+    """Runs a container to its end, prints its output, and removes it; returns its exit status.
 
-    Stands in the place of KFP's function of the same arguments. The container is stopped and removed too if
-    we are told to stop.
+    Replaces KFP's function of the same signature. SIGTERM to this process stops and removes the container.
     """
     output, container = _Lines(), None
     try:
         container = client.containers.create(
-            image=image, command=_signalled(command), volumes=volumes, detach=True, **settings
+            image=image, command=_with_exec(command), volumes=volumes, detach=True, **settings
         )
         container.start()
-        for piece in container.logs(stream=True, follow=True):
-            output.show(piece)
+        for chunk in container.logs(stream=True, follow=True):
+            output.write(chunk)
         status = int(container.wait()["StatusCode"])
-        # The stream can end before the last of it is in the log, which is whole once the container has ended.
-        output.show(container.logs()[output.received :])
-        output.end()
+        # The stream can end early. The log is complete once the container has ended.
+        output.write(container.logs()[output.received :])
+        output.finish()
         container.reload()
         if container.attrs["State"].get("OOMKilled"):
-            print("the container was killed: it took more memory than it may", flush=True)
+            print("the container was killed: it exceeded its memory limit", flush=True)
         return status
     except SystemExit:
         if container is not None:
             container.stop(timeout=_SECONDS_TO_STOP)
-            # What the step said to being stopped.
-            output.show(container.logs()[output.received :])
-            output.end()
+            # What the step printed when it was stopped.
+            output.write(container.logs()[output.received :])
+            output.finish()
         raise
     finally:
         if container is not None:
@@ -166,26 +165,26 @@ def run_container(
 
 
 class _Lines:
-    """Prints what comes in pieces, in whole lines: KFP indents whatever is printed at once."""
+    """Prints chunks of bytes in whole lines: KFP indents each ``print``."""
 
     def __init__(self) -> None:
         self.received = 0
-        self._begun = b""
+        self._partial = b""
 
-    def show(self, piece: bytes) -> None:
-        self.received += len(piece)
-        whole, newline, self._begun = (self._begun + piece).rpartition(b"\n")
+    def write(self, chunk: bytes) -> None:
+        self.received += len(chunk)
+        lines, newline, self._partial = (self._partial + chunk).rpartition(b"\n")
         if newline:
-            print(whole.decode("utf-8", "replace"), flush=True)
+            print(lines.decode("utf-8", "replace"), flush=True)
 
-    def end(self) -> None:
-        if self._begun:
-            print(self._begun.decode("utf-8", "replace"), flush=True)
-        self._begun = b""
+    def finish(self) -> None:
+        if self._partial:
+            print(self._partial.decode("utf-8", "replace"), flush=True)
+        self._partial = b""
 
 
-def _signalled(command: list[str]) -> list[str]:
-    """Lets the shell of KFP's command become Python, so that a signal arrives there."""
+def _with_exec(command: list[str]) -> list[str]:
+    """Makes the shell of KFP's command ``exec`` Python, so that signals reach it."""
     return [
         word.replace("_KFP_RUNTIME=true python3 -m", "_KFP_RUNTIME=true exec python3 -m", 1)
         for word in command[:3]
@@ -194,10 +193,10 @@ def _signalled(command: list[str]) -> list[str]:
 
 @contextmanager
 def stopped_by_signal() -> Iterator[None]:
-    """Makes SIGTERM end the block through its ``finally``: a container does not end with us by itself."""
+    """Makes SIGTERM raise SystemExit in the block: a container does not end with this process by itself."""
 
     def stop(*_: Any) -> NoReturn:
-        # A second signal would interrupt the cleaning up.
+        # A second signal would interrupt the cleanup.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(128 + signal.SIGTERM)
 
@@ -220,7 +219,7 @@ def _engine() -> Any:
     except docker.errors.DockerException as error:
         where = shutil.which("docker") or "docker"
         raise UnavailableError(
-            f"no Docker engine answers: {error}",
+            f"the Docker engine does not respond: {error}",
             remedy=f"start it (does `{where} info` work?), or leave --runner out",
         ) from None
     return client

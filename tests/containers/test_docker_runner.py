@@ -14,7 +14,7 @@ from kfp import compiler, dsl
 
 from containers.docker import docker as docker_command
 from imgpipe.components.common.dataset import read_manifest
-from imgpipe.pipelines.container_mounts import ContainerPlaces
+from imgpipe.pipelines.container_mounts import ContainerMounts
 from imgpipe.pipelines.targets.local import run as run_pipeline
 from imgpipe.pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
 from tests.end_to_end.runs import run_imgpipe
@@ -47,7 +47,7 @@ def containers_of(job_dir):
 def settings(tmp_path):
     (tmp_path / "seen").mkdir()
     (tmp_path / "seen" / "file").write_text("seen")
-    return ContainerSettings(ContainerPlaces((str(tmp_path / "seen"),), ()), job_dir=str(tmp_path))
+    return ContainerSettings(ContainerMounts((str(tmp_path / "seen"),), ()), job_dir=str(tmp_path))
 
 
 def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, settings, tmp_path, capfd):
@@ -111,7 +111,7 @@ def test_an_image_that_is_not_there_is_told_before_anything_is_written(images, t
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     result = run_imgpipe(tmp_path / "job", "--runner", "docker")
     assert result.status == 69
-    assert "no Docker engine answers" in result.shown
+    assert "the Docker engine does not respond" in result.shown
     assert not (tmp_path / "job").exists()
 
 

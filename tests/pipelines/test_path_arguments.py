@@ -1,0 +1,73 @@
+"""Arguments that name files are declared with a kind, and their values are split into paths."""
+
+import importlib
+import pkgutil
+import re
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+import imgpipe.components
+from imgpipe.components.common.arguments import Kind, flat_fields
+from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.pipelines.path_arguments import path_arguments, paths_in
+
+# Free text that names no file.
+OTHER_TEXT = {
+    *("export_formats", "freeze", "hyperparameters", "optimizer_arguments", "tune"),
+    *("stepwise_learning_rate_levels", "stepwise_learning_rate_steps"),
+    *("deploy_name", "namespace", "project", "region", "serving_image", "serving_url"),
+    *("serving_machine_type", "serving_service_account", "vertex_endpoint"),
+}
+
+
+def test_every_free_text_of_a_pipeline_has_a_kind_or_names_no_file():
+    inputs = flat_fields((*TUNE_PIPELINE_ARGUMENTS, ServingModelArguments))
+    texts = {
+        name
+        for name, field in inputs.items()
+        if field.default == "" or (field.type is str and not field.metadata["choices"])
+    }
+    with_kind = {name for name in texts if inputs[name].metadata["kind"]}
+    assert with_kind | OTHER_TEXT == texts
+    assert not with_kind & OTHER_TEXT
+
+
+def test_every_argument_that_is_called_like_a_file_has_a_kind():
+    modules = [
+        importlib.import_module(f"imgpipe.components.{package.name}.arguments")
+        for package in pkgutil.iter_modules(imgpipe.components.__path__)
+        if importlib.util.find_spec(f"imgpipe.components.{package.name}.arguments")
+    ]
+    without_kind = {
+        f"{value.__name__}.{field.name}"
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and is_dataclass(value)
+        for field in fields(value)
+        if re.search(r"(?<!_per)_(dir|csv|path|file|folder|list)$|^(images|model|records)$", field.name)
+        if not field.metadata["kind"]
+    }
+    # A JSON object of image names, filled in by the compiler.
+    assert without_kind == {"RunArguments.images"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "paths"),
+    [
+        ("images", "cats,dogs", ["cats,dogs"]),
+        ("images", "a/*.jpg, b/*.jpg", ["a/*.jpg", "b/*.jpg"]),
+        ("training_data_path", "a,b", ["a", "b"]),
+        ("job_dir", "lr=0.1,bs=32", ["lr=0.1,bs=32"]),
+        ("champion", "auto", []),
+        ("champion", "models/1", ["models/1"]),
+        ("train_csv", "", []),
+    ],
+)
+def test_only_patterns_are_lists(name, value, paths):
+    assert paths_in(name, value) == paths
+
+
+def test_arguments_are_selected_by_kind():
+    assert path_arguments(Kind.OUTPUT_FOLDER) == ["output_dir", "job_dir", "deploy_dir"]
