@@ -22,19 +22,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import print_result, print_table
-from benchmarks.tune_curves import PLAN
-from imgpipe.components.common.dataset import read_manifest
+from benchmarks.tune_curves import PLAN, STEPS, learn
+from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.study import open_study
-from imgpipe.components.tune.trial_run import LOG_FILE, TASK_FILE, WORK
+from imgpipe.components.tune.trial_process import TrialFunction
+from imgpipe.components.tune.trial_run import LOG_FILE, run_trial
 from imgpipe.components.tune.trials import Trial
 
 SEEDS = range(10)
-CURVES = "benchmarks.tune_curves:learn"
 RATE = "initial_learning_rate=log:0.001:0.2"
 TRIALS, PARALLEL = 6, 3
 DIGITS_TRIALS = 6
@@ -72,7 +73,7 @@ def main() -> None:
         digits = [
             _stopped_and_whole(folder / f"digits-{seed}", seed, _drawn(recorded, seed)) for seed in SEEDS
         ]
-        startup = statistics.median(_startup(folder / "alone", trial.id) for trial in alone)
+        startup = statistics.median(_startup(folder / "alone", trial) for trial in alone)
     rows = [
         (
             title,
@@ -125,7 +126,7 @@ def _stopped_and_whole(folder: Path, seed: int, recorded: Sequence[Any]) -> tupl
             ),
             TrainingArguments(max_steps=_steps_of(recorded)),
             folder,
-            CURVES,
+            learn,
         )
     steps = {name: sum(trial.steps for trial in trials) for name, trials in found.items()}
     best = {name: max(trial.objective or 0.0 for trial in trials) for name, trials in found.items()}
@@ -134,8 +135,6 @@ def _stopped_and_whole(folder: Path, seed: int, recorded: Sequence[Any]) -> tupl
 
 
 def _steps_of(recorded: Sequence[Any]) -> int:
-    from benchmarks.tune_curves import STEPS
-
     return int(recorded[0]["values"][-1][0]) if recorded else STEPS
 
 
@@ -151,7 +150,7 @@ def _overhead(folder: Path) -> float:
     (folder / "trials" / PLAN).write_text(json.dumps({"seed": 0, "recorded": [], "pause": 0.0}))
     arguments = TuneArguments(tune=RATE, max_trials=20, trial_early_stopping="on")
     started = time.monotonic()
-    _run(folder, arguments, TrainingArguments(max_steps=200), folder, CURVES)
+    _run(folder, arguments, TrainingArguments(max_steps=200), folder, learn)
     return (time.monotonic() - started) / 20
 
 
@@ -205,36 +204,31 @@ def _digits_search(job_dir: Path, dataset: Path, *, parallel: int) -> tuple[Sequ
         seed=parallel,
     )
     started = time.monotonic()
-    trials = _run(job_dir, arguments, DIGITS, dataset, WORK)
+    trials = _run(job_dir, arguments, DIGITS, dataset, run_trial)
     return trials, time.monotonic() - started
 
 
 def _run(
-    job_dir: Path, arguments: TuneArguments, training: TrainingArguments, dataset: Path, work: str
+    job_dir: Path,
+    arguments: TuneArguments,
+    training: TrainingArguments,
+    dataset: Path,
+    function: TrialFunction,
 ) -> Sequence[Trial]:
-    digest = read_manifest(dataset).digest() if work == WORK else ""
-    search = LocalSearch(
-        request=read_request(arguments),
-        training=training,
-        dataset=dataset,
-        job_dir=job_dir,
-        seed=arguments.seed,
-        data_digest=digest,
-        work=work,
-    )
+    manifest = read_manifest(dataset) if function is run_trial else Manifest((), {}, {})
+    spec = TuningSpec(read_request(arguments), arguments, training, dataset, manifest, job_dir)
     with _quiet():
-        return search.run(lambda _: None)
+        return LocalSearch(spec, function=function).run(lambda _: None)
 
 
-def _startup(job_dir: Path, trial_id: int) -> float:
-    """Returns the seconds from the decision to start a trial until its network stands and training begins."""
-    folder = job_dir / "trials" / str(trial_id)
-    begun = (folder / TASK_FILE).stat().st_mtime
-    for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines():
+def _startup(job_dir: Path, trial: Trial) -> float:
+    """Returns the seconds from the decision to start a trial until its network is built."""
+    started = datetime.fromisoformat(trial.started).timestamp()
+    for line in (job_dir / "trials" / str(trial.id) / LOG_FILE).read_text(encoding="utf-8").splitlines():
         event = parse_event(line)
         if event and event["event"] == "model_built":
-            return datetime.fromisoformat(event["time"]).timestamp() - begun
-    raise RuntimeError(f"trial {trial_id} has built no model")
+            return datetime.fromisoformat(event["time"]).timestamp() - started
+    raise RuntimeError(f"trial {trial.id} has built no model")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imgpipe.components.tune.trial_run import Stop, TrialTask, write_result
+from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, write_result
 
 STEPS, EVERY = 200, 10
 # A file beside the trials says which family of curves, or which recordings, and how long an evaluation takes.
@@ -19,7 +19,7 @@ PLAN = "curves.json"
 _IMAGES = 360
 
 
-def learn(task: TrialTask, stop: Stop) -> dict[str, Any]:
+def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
     """Reports a curve, one evaluation after the other, as a training would."""
     folder = Path(task.folder)
     plan = json.loads((folder.parent / PLAN).read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def learn(task: TrialTask, stop: Stop) -> dict[str, Any]:
             }
         )
         best = max(best, evaluations[-1], key=lambda one: one["top_1_accuracy"])
-        if stop(evaluations):
+        if should_stop(evaluations):
             break
     model = Path(task.model)
     model.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ class TuneArguments:
         check_fields(self)
 
 
-def failures_that_end(max_failed_trials: int, max_trials: int) -> int:
+def failed_trials_limit(max_failed_trials: int, max_trials: int) -> int:
     """Returns after how many failed trials a search ends.
 
     Args:

@@ -7,14 +7,14 @@ SIGTERM; its best model is published all the same.
 """
 
 import dataclasses
-import importlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imgpipe.components.common.arguments import (
     argument,
@@ -32,10 +32,9 @@ from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME
 from imgpipe.components.tune.job_dir import trial_location, trial_model_location
-from imgpipe.components.tune.trial_run import TrialTask
+from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, run_remote_trial
 
 _NAMES_OF_TRIAL = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
-WORK = "imgpipe.components.tune.trial_run:run_remote_trial"
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ class RemoteTrialArguments:
         return found
 
 
-def main(words: Sequence[str], work: str = WORK) -> None:
+def main(words: Sequence[str], function: Callable[[TrialTask, ShouldStop], Any] = run_remote_trial) -> None:
     """Runs the trial that the command line says.
 
     Args:
         words: Of the command line.
-        work: What is done, ``module:function``.
+        function: Runs the trial.
     """
     values = parse_command_line(words, (JobArguments, RemoteTrialArguments, TrainingArguments))
     job = from_values(JobArguments, values)
@@ -135,8 +134,7 @@ def main(words: Sequence[str], work: str = WORK) -> None:
             folder=folder,
             model=trial_model_location(job_dir, trial_id),
         )
-        module, _, function = work.partition(":")
-        getattr(importlib.import_module(module), function)(task, lambda _: "")
+        function(task, lambda _: "")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,8 +12,8 @@ import optuna
 
 from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters, TunedParameter
-from imgpipe.components.tune.search_space import distributions_of, point_of
-from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial
+from imgpipe.components.tune.search_space import completed_trial
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, value_text, values_text
 
 # Fewer say nothing about which parameter matters.
 FEWEST_FOR_IMPORTANCE = 4
@@ -102,7 +102,7 @@ def tuning_report(
         axes=axes,
         lines=lines,
         axes_size=(_AXES_WIDTH, _AXES_HEIGHT, _AXES_TOP, _AXES_BOTTOM),
-        shown=shown_value,
+        value_text=value_text,
         duration=_duration,
     )
 
@@ -129,13 +129,7 @@ def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> l
         return []
     study = optuna.create_study(direction="maximize")
     for trial in known:
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=point_of(request, trial.values),
-                distributions=distributions_of(request),
-                value=trial.objective,
-            )
-        )
+        study.add_trial(completed_trial(request, trial.values, float(trial.objective or 0.0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -145,11 +139,6 @@ def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> l
         except (ValueError, RuntimeError):
             return []
     return sorted(found.items(), key=lambda pair: -pair[1])
-
-
-def shown_value(value: Any) -> str:
-    """Returns a value with at most four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _curves_chart(trials: Sequence[Trial]) -> LineChart:
@@ -194,7 +183,7 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
     is_log = parameter.scale == "UNIT_LOG_SCALE"
     series = [
         Series(
-            f"trial {one.id}: {parameter.name}={shown_value(one.values[parameter.name])}",
+            f"trial {one.id}: {parameter.name}={value_text(one.values[parameter.name])}",
             ((_on_scale(float(one.values[parameter.name]), is_log), float(one.objective or 0.0)),),
         )
         for one in known
@@ -229,7 +218,7 @@ def _parallel_coordinates(
         shares = [_position(parameter, trial.values[parameter.name]) for parameter in request.parameters]
         shares.append(_share(objective, low, high))
         path = " ".join(f"{x:.1f},{_y(share):.1f}" for x, share in zip(places, shares, strict=True))
-        values = ", ".join(f"{name}={shown_value(value)}" for name, value in trial.values.items())
+        values = values_text(trial.values)
         lines.append(
             CrossingLine(
                 f"trial {trial.id}: {values}: {objective:.4f}",
@@ -258,7 +247,7 @@ def _axis_ticks(parameter: TunedParameter) -> tuple[tuple[float, str], ...]:
     if parameter.values:
         step = math.ceil(len(parameter.values) / (2 * _TICKS))
         return tuple(
-            (_y(_position(parameter, value)), shown_value(value)) for value in parameter.values[::step]
+            (_y(_position(parameter, value)), value_text(value)) for value in parameter.values[::step]
         )
     low, high = parameter.minimum, parameter.maximum
     marks = [low + (high - low) * place / (_TICKS - 1) for place in range(_TICKS)]
@@ -291,8 +280,3 @@ def _duration(item: Trial | float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def values_text(values: Mapping[str, Any]) -> str:
-    """Returns values as ``name=value, ...``."""
-    return ", ".join(f"{name}={shown_value(value)}" for name, value in values.items())

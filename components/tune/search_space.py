@@ -129,11 +129,16 @@ def values_of(request: Hyperparameters, point: Mapping[str, Any]) -> dict[str, A
     return {parameter.name: _value(parameter, point[parameter.name]) for parameter in request.parameters}
 
 
-def point_of(request: Hyperparameters, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the point of the search that stands for these values.
+def completed_trial(
+    request: Hyperparameters,
+    values: Mapping[str, Any],
+    objective: float,
+    user_attrs: Mapping[str, Any] | None = None,
+) -> optuna.trial.FrozenTrial:
+    """Returns a trial with these values, for a study.
 
     Raises:
-        ValueError: if a value is not in the space.
+        ValueError: if a value is not in the search space.
         KeyError: if a parameter has no value.
     """
     point: dict[str, Any] = {}
@@ -143,10 +148,13 @@ def point_of(request: Hyperparameters, values: Mapping[str, Any]) -> dict[str, A
             value = parameter.values.index(float(value))
         elif parameter.scale == "UNIT_REVERSE_LOG_SCALE":
             value = _reversed(parameter, value)
-        if not distribution_of(parameter)._contains(_internal(parameter, value)):
-            raise ValueError(f"{parameter.name}={value!r} is not in the search space")
         point[parameter.name] = value
-    return point
+    return optuna.trial.create_trial(
+        value=objective,
+        params=point,
+        distributions=distributions_of(request),
+        user_attrs=dict(user_attrs or {}),
+    )
 
 
 def grid_points(request: Hyperparameters) -> Iterator[dict[str, Any]]:
@@ -198,10 +206,6 @@ def _value(parameter: TunedParameter, coordinate: Any) -> Any:
 def _reversed(parameter: TunedParameter, number: Any) -> Any:
     value = reversed_value(float(number), parameter.minimum, parameter.maximum)
     return int(value) if parameter.type == "INTEGER" else value
-
-
-def _internal(parameter: TunedParameter, value: Any) -> float:
-    return float(distribution_of(parameter).to_internal_repr(value))
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -1,4 +1,4 @@
-"""How the processors and GPUs of this machine are shared out among trials that run at once."""
+"""How the CPU cores and GPUs of this machine are split across trials that run in parallel."""
 
 import os
 import shutil
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from imgpipe.components.common.threads import usable_threads
 
-_MOST_THREADS = 1024
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several trials at a time may use.
+    """The part of the machine that one of several parallel trials uses.
 
     Attributes:
-        threads: Processor cores that it may keep busy, at least 1.
+        threads: Number of CPU cores, at least 1.
         gpus: Value of CUDA_VISIBLE_DEVICES; None on a machine without GPUs.
     """
 
@@ -24,49 +24,49 @@ class Share:
 
 
 def shares(parallel: int) -> tuple[Share, ...]:
-    """Returns a share for each of the trials that run at once.
+    """Returns a share for each of the parallel trials.
 
-    GPUs are dealt out whole; where there are fewer than trials, several trials use one. Cores that do not
-    divide go to the first.
+    A GPU is never split: with fewer GPUs than trials, several trials use the same one. Cores left over from
+    the division go to the first trials.
     """
-    cores, gpus = usable_threads(_MOST_THREADS), visible_gpus()
+    cores, gpus = usable_threads(_MAX_THREADS), visible_gpus()
     return tuple(
         Share(
-            threads=max(1, cores // parallel + (place < cores % parallel)),
-            gpus=_dealt(gpus, place, parallel) if gpus else None,
+            threads=max(1, cores // parallel + (index < cores % parallel)),
+            gpus=_gpus_of_share(gpus, index, parallel) if gpus else None,
         )
-        for place in range(parallel)
+        for index in range(parallel)
     )
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Returns what CUDA_VISIBLE_DEVICES may name for this process, found without loading CUDA."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        found = []
-        for name in (part.strip() for part in named.split(",")):
-            # CUDA ignores all from the first that is none.
+    """Returns the entries of CUDA_VISIBLE_DEVICES for this process, without loading CUDA."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is not None:
+        devices = []
+        for name in (part.strip() for part in variable.split(",")):
+            # CUDA ignores everything after the first invalid entry.
             if not name or name.startswith("-"):
                 break
-            found.append(name)
-        return tuple(found)
+            devices.append(name)
+        return tuple(devices)
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     try:
-        listed = subprocess.run(
+        output = subprocess.run(
             [tool, "--query-gpu=index", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
-        )
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
+    return tuple(line.strip() for line in output.splitlines() if line.strip())
 
 
-def _dealt(gpus: tuple[str, ...], place: int, parallel: int) -> str:
+def _gpus_of_share(gpus: tuple[str, ...], index: int, parallel: int) -> str:
     if len(gpus) < parallel:
-        return gpus[place % len(gpus)]
-    return ",".join(gpus[place::parallel])
+        return gpus[index % len(gpus)]
+    return ",".join(gpus[index::parallel])

@@ -1,7 +1,7 @@
-"""The search's memory: trials, their values and what they reported, in a file that outlives the process.
+"""The persistent state of a search: trials, their values and their evaluations.
 
-An Optuna study in a journal file, held by one process at a time. Everything is written before it has an
-effect, so that a search which is killed at any moment goes on from what the file says.
+An Optuna study in a journal file, used by one process at a time. Everything is written before it takes
+effect, so a search that is killed at any moment resumes from the file.
 """
 
 import fcntl
@@ -13,86 +13,109 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
-from imgpipe.components.tune.search_space import distributions_of, grid_points, grid_size, point_of, values_of
+from imgpipe.components.tune.search_space import (
+    completed_trial,
+    distributions_of,
+    grid_points,
+    grid_size,
+    values_of,
+)
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 _NAME = "tuning"
 _JOURNAL, _LOCK = "journal.log", "lock"
 _STATE = optuna.trial.TrialState
-# Attributes of a trial in the study.
+# User attributes of a trial.
 _BEGUN, _STARTS, _STOP, _RESULT, _EVALUATION = "begun", "starts", "stop_reason", "result", "evaluation:"
-# Attributes of the study.
+# User attributes of the study.
 _IDENTITY, _PRIOR = "identity", "prior"
-# A training whose loss is no number: what lies there is bad, and the search should know.
+# The loss became NaN or infinite: a bad region of the search space, which the sampler should learn.
 _EXIT_DIVERGED = 76
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class _Journal(JournalFileBackend):
-    """A journal that is not begun anew when it vanishes, and needs no lock of its own: the folder has one."""
+    """A journal that raises an error, rather than start again, if its file disappears.
+
+    It needs no lock of its own: the study's folder has one.
+    """
 
     def __init__(self, path: Path) -> None:
         _repair(path)
         super().__init__(str(path))
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
-            there, ours = os.stat(self._file_path), os.fstat(self._descriptor)
-            if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-                raise FileNotFoundError(2, "another file stands in its place")
+            if not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
+                raise FileNotFoundError(2, "it was replaced by another file")
             os.write(self._descriptor, text)
             os.fsync(self._descriptor)
         except OSError as error:
-            raise _vanished(self._file_path, error) from None
+            raise _unusable(self._path, error) from None
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         try:
             yield from super().read_logs(log_number_from)
         except OSError as error:
-            raise _vanished(self._file_path, error) from None
+            raise _unusable(self._path, error) from None
 
     def close(self) -> None:
         os.close(self._descriptor)
 
 
 class Study:
-    """The trials of one search; made by ``open_study``."""
+    """The trials of one search; made by ``open_study``.
 
-    def __init__(self, study: optuna.Study, request: Hyperparameters, seed: int) -> None:
-        self._study, self._request, self._seed = study, request, seed
+    Attributes:
+        files: The open files of the study, which a forked process must close.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.JournalStorage,
+        request: Hyperparameters,
+        seed: int,
+        files: Sequence[IO[str] | _Journal],
+    ) -> None:
+        self._study, self._storage, self._request, self._seed = study, storage, request, seed
+        self.files = files
 
     def trials(self) -> list[Trial]:
-        """Returns all trials so far in the order of their ids, without those of an earlier search."""
-        return [_trial_of(one) for one in self._own()]
+        """Returns all trials in the order of their IDs, without those of an earlier search."""
+        return [_trial_of(frozen) for frozen in _own_trials(self._study)]
 
     def starts_of(self, trial_id: int) -> int:
-        """Returns how often a trial's process was started."""
+        """Returns how many times a trial's process was started."""
         return int(self._frozen(trial_id).user_attrs.get(_STARTS, 0))
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether every point of a grid has its trial."""
-        return self._request.algorithm == "GRID_SEARCH" and len(self._own()) >= grid_size(self._request)
+        """Whether every point of a grid has a trial."""
+        return self._request.algorithm == "GRID_SEARCH" and len(_own_trials(self._study)) >= grid_size(
+            self._request
+        )
 
     def ask(self, max_steps: int) -> Trial:
-        """Chooses the next trial's values and returns it.
+        """Chooses the values of the next trial and returns the trial.
 
-        The choice depends on the seed, the trial's number and what the trials before have reported.
+        The values depend on the seed, the trial's number and the results of earlier trials.
 
         Args:
-            max_steps: Of the training, if it is not tuned itself.
+            max_steps: The training's ``max_steps``, unless it is tuned.
         """
-        number = len(self._own()) + 1
+        number = len(_own_trials(self._study)) + 1
         self._study.sampler = self._sampler(number)
         distributions = distributions_of(self._request)
         asked = self._study.ask(distributions)
@@ -109,95 +132,73 @@ class Study:
         return self._by_id(number)
 
     def started(self, trial_id: int) -> None:
-        """Notes that a trial's process is about to be started."""
+        """Records that a trial's process is about to start."""
         self._live(trial_id).set_user_attr(_STARTS, self.starts_of(trial_id) + 1)
 
     def report(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> bool:
-        """Notes the evaluations that are not known already; returns whether there was one."""
-        known = {one["step"] for one in self._by_id(trial_id).evaluations}
+        """Records the evaluations that are new; returns whether there were any."""
+        known = {evaluation["step"] for evaluation in self._by_id(trial_id).evaluations}
         live = self._live(trial_id)
-        new = [one for one in evaluations if one["step"] not in known]
+        new = [evaluation for evaluation in evaluations if evaluation["step"] not in known]
         for evaluation in new:
-            # The value goes first: what is known by its attribute is not reported again.
+            # The value first: an evaluation whose attribute is set is not reported again.
             live.report(float(evaluation[METRIC]), int(evaluation["step"]))
             live.set_user_attr(f"{_EVALUATION}{evaluation['step']}", dict(evaluation))
         return bool(new)
 
     def note_stop(self, trial_id: int, reason: str) -> None:
-        """Notes that a trial is to be stopped, and why, before it is told."""
+        """Records the reason to stop a trial, before the trial is stopped."""
         self._live(trial_id).set_user_attr(_STOP, reason)
 
     def succeed(self, trial_id: int, final: Mapping[str, Any], model: str) -> Trial:
-        """Closes a trial that has a model.
+        """Finishes a trial that has a model.
 
         Args:
-            trial_id: Of the trial.
-            final: What the full evaluation found.
-            model: Where its model lies.
+            trial_id: The trial's ID.
+            final: The result of the full evaluation.
+            model: The location of its model.
         """
-        self._close(trial_id, {"state": SUCCEEDED, "final": dict(final), "model": model})
-        if self._by_id(trial_id).stop_reason:
-            self._study.tell(self._live(trial_id), state=_STATE.PRUNED)
-        else:
-            self._study.tell(self._live(trial_id), float(final[METRIC]))
-        return self._by_id(trial_id)
+        return self._finish(trial_id, {"state": SUCCEEDED, "final": dict(final), "model": model})
 
     def fail(self, trial_id: int, problem: str, exit_code: int = 0, last_lines: Sequence[str] = ()) -> Trial:
-        """Closes a trial that came to nothing."""
+        """Finishes a trial that failed."""
         result = {"problem": problem, "exit_code": exit_code, "last_lines": list(last_lines)}
-        self._close(trial_id, {"state": FAILED, **result})
-        # Optuna learns nothing from failures; from a training that diverged there is something to learn.
-        state = _STATE.PRUNED if exit_code == _EXIT_DIVERGED else _STATE.FAIL
-        self._study.tell(self._live(trial_id), state=state)
-        return self._by_id(trial_id)
+        return self._finish(trial_id, {"state": FAILED, **result})
 
     def add_prior(self, trials: Sequence[Trial], source: str) -> int:
-        """Lets the search know trials of an earlier one, once; returns how many fit into the space."""
+        """Adds the trials of an earlier search, once; returns how many are in this search space."""
         if source in self._study.user_attrs.get(_PRIOR, []):
-            return sum(_PRIOR in one.user_attrs for one in self._study.get_trials(deepcopy=False))
-        fitting = 0
+            return sum(_PRIOR in frozen.user_attrs for frozen in self._study.get_trials(deepcopy=False))
+        added = 0
         for trial in trials:
-            try:
-                point = point_of(self._request, trial.values)
-            except (KeyError, ValueError):
-                continue
             if trial.objective is None:
                 continue
-            fitting += 1
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    value=trial.objective,
-                    params=point,
-                    distributions=distributions_of(self._request),
-                    user_attrs={_PRIOR: source, "id": trial.id},
+            try:
+                frozen = completed_trial(
+                    self._request, trial.values, trial.objective, {_PRIOR: source, "id": trial.id}
                 )
-            )
-        self._study.set_user_attr(_PRIOR, [*self._study.user_attrs.get(_PRIOR, []), source])
-        return fitting
-
-    def close_stale(self) -> None:
-        """Closes what a killed search left half-made: trials without values, trials whose result is known."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state != _STATE.RUNNING:
+            except (KeyError, ValueError):
                 continue
-            if _BEGUN not in frozen.user_attrs:
-                self._study.tell(frozen.number, state=_STATE.FAIL)
-            elif _RESULT in frozen.user_attrs:
-                trial = _trial_of(frozen)
-                if trial.state == FAILED:
-                    self._study.tell(frozen.number, state=_STATE.FAIL)
-                elif trial.stop_reason:
-                    self._study.tell(frozen.number, state=_STATE.PRUNED)
-                else:
-                    self._study.tell(frozen.number, trial.objective)
+            self._study.add_trial(frozen)
+            added += 1
+        self._study.set_user_attr(_PRIOR, [*self._study.user_attrs.get(_PRIOR, []), source])
+        return added
+
+    def finish_stale(self) -> None:
+        """Finishes what a killed search left: trials without values, and trials with a recorded result."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state == _STATE.RUNNING and (
+                _BEGUN not in frozen.user_attrs or _RESULT in frozen.user_attrs
+            ):
+                self._tell(frozen)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        # A seed for each trial: a search that goes on after an interruption draws what it would have drawn.
+        # One seed per trial: a resumed search draws the same values as an uninterrupted one.
         seed = (self._seed * 1_000_003 + number) % 2**32
         if self._request.algorithm == "GRID_SEARCH":
             point = next(itertools.islice(grid_points(self._request), number - 1, None))
             with warnings.catch_warnings():
-                # It is called experimental since 2020.
+                # It has been called experimental since 2020.
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
         if self._request.algorithm == "RANDOM_SEARCH":
@@ -206,24 +207,38 @@ class Study:
             seed=seed, multivariate=True, n_startup_trials=startup_trials(self._request.max_trials)
         )
 
-    def _close(self, trial_id: int, result: Mapping[str, Any]) -> None:
+    def _finish(self, trial_id: int, result: Mapping[str, Any]) -> Trial:
         self._live(trial_id).set_user_attr(_RESULT, {**result, "at": _now()})
+        self._tell(self._frozen(trial_id))
+        return self._by_id(trial_id)
 
-    def _own(self) -> list[optuna.trial.FrozenTrial]:
-        return [one for one in self._study.get_trials(deepcopy=False) if _BEGUN in one.user_attrs]
+    def _tell(self, frozen: optuna.trial.FrozenTrial) -> None:
+        """Gives Optuna the recorded result of a trial."""
+        result = frozen.user_attrs.get(_RESULT, {"state": FAILED})
+        # Optuna ignores failed trials, and learns from pruned ones.
+        if result["state"] == FAILED and result.get("exit_code") != _EXIT_DIVERGED:
+            self._study.tell(frozen.number, state=_STATE.FAIL)
+        elif result["state"] == FAILED or frozen.user_attrs.get(_STOP):
+            self._study.tell(frozen.number, state=_STATE.PRUNED)
+        else:
+            self._study.tell(frozen.number, float(result["final"][METRIC]))
 
     def _frozen(self, trial_id: int) -> optuna.trial.FrozenTrial:
-        return self._own()[trial_id - 1]
+        return _own_trials(self._study)[trial_id - 1]
 
     def _by_id(self, trial_id: int) -> Trial:
         return _trial_of(self._frozen(trial_id))
 
     def _live(self, trial_id: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._frozen(trial_id)._trial_id)
+        study_id = self._storage.get_study_id_from_name(_NAME)
+        number = self._frozen(trial_id).number
+        return optuna.Trial(
+            self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        )
 
 
 def startup_trials(max_trials: int) -> int:
-    """Returns how many trials Bayesian search draws at random before it learns: a third, from 3 to 10."""
+    """Returns how many trials Bayesian search draws at random before it learns: a third, between 3 and 10."""
     return min(10, max(3, max_trials // 3))
 
 
@@ -231,24 +246,25 @@ def startup_trials(max_trials: int) -> int:
 def open_study(
     folder: Path, request: Hyperparameters, *, identity: Mapping[str, Any], seed: int
 ) -> Iterator[Study]:
-    """Opens the study in a folder, or begins one there, and holds it for this process.
+    """Opens or creates the study in a folder and locks it for this process.
 
     Args:
-        folder: Made if it is missing.
+        folder: Created if it does not exist.
         request: What is tuned.
-        identity: What a search that goes on must have in common with the one that began: JSON values.
-        seed: Of the choice of values.
+        identity: Settings that must not change when a search is resumed: JSON values.
+        seed: The seed for the choice of values.
 
     Raises:
-        OutputError: if another process holds it, it cannot be written, or, inside the block, it vanishes.
-        InvalidArgumentError: if the study is of another search.
+        OutputError: if another process has the lock, the folder cannot be written or, inside the block, the
+            study's file disappears.
+        InvalidArgumentError: if the study belongs to another search.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("a+")
     except OSError as error:
         raise OutputError(
-            f"cannot write the study to {str(folder)!r}: {error.strerror}", remedy="name another job_dir"
+            f"cannot write the study to {str(folder)!r}: {error.strerror}", remedy="use another job_dir"
         ) from None
     with lock:
         try:
@@ -256,34 +272,35 @@ def open_study(
         except OSError:
             lock.seek(0)
             raise OutputError(
-                f"another tuner (process {lock.read().strip() or 'unknown'}) works on the study "
+                f"another tuner (process {lock.read().strip() or 'unknown'}) is using the study "
                 f"{str(folder)!r}",
-                remedy="wait for it, or name another job_dir",
+                remedy="wait for it to end, or use another job_dir",
             ) from None
-        # The system lets go of the lock when the process ends, however it ends. A child that is forked must
-        # close its copy: the lock would live on in it.
+        # The kernel releases the lock when the process ends for any reason. A forked child must close its
+        # copy of the file, or it keeps the lock.
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         os.set_inheritable(lock.fileno(), False)
         journal = _Journal(folder / _JOURNAL)
         try:
+            storage = optuna.storages.JournalStorage(journal)
             study = optuna.create_study(
-                storage=optuna.storages.JournalStorage(journal),
+                storage=storage,
                 study_name=_NAME,
                 direction="maximize",
                 load_if_exists=True,
             )
             _check_identity(study, identity, folder)
-            opened = Study(study, request, seed)
-            opened.close_stale()
+            opened = Study(study, storage, request, seed, (lock, journal))
+            opened.finish_stale()
             yield opened
         finally:
             journal.close()
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """Returns the trials of a study without holding it: they may change meanwhile.
+    """Returns the trials of a study without locking it: another process may change them.
 
     Raises:
         MissingInputError: if there is no study.
@@ -291,12 +308,17 @@ def read_trials(folder: Path) -> list[Trial]:
     path = folder / _JOURNAL
     if not path.is_file():
         raise MissingInputError(
-            f"there is no study in {str(folder)!r}", remedy="give the job_dir of an earlier tuning"
+            f"there is no study in {str(folder)!r}", remedy="use the job_dir of an earlier tuning"
         )
     study = optuna.load_study(
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))), study_name=_NAME
     )
-    return [_trial_of(one) for one in study.get_trials(deepcopy=False) if _BEGUN in one.user_attrs]
+    return [_trial_of(frozen) for frozen in _own_trials(study)]
+
+
+def _own_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Returns the study's trials without those of an earlier search."""
+    return [frozen for frozen in study.get_trials(deepcopy=False) if _BEGUN in frozen.user_attrs]
 
 
 def _check_identity(study: optuna.Study, identity: Mapping[str, Any], folder: Path) -> None:
@@ -312,10 +334,10 @@ def _check_identity(study: optuna.Study, identity: Mapping[str, Any], folder: Pa
     ]
     if differences:
         raise InvalidArgumentError(
-            f"the study is of another search: {'; '.join(differences)}",
+            f"the study belongs to another search: {'; '.join(differences)}",
             where=str(folder),
-            remedy="give what was given then, or name another job_dir (with resume_previous_job_id it knows "
-            "the trials of this one)",
+            remedy="use the earlier values, or another job_dir (with resume_previous_job_id, the search "
+            "learns from the trials of this one)",
         )
 
 
@@ -328,7 +350,7 @@ def _trial_of(frozen: optuna.trial.FrozenTrial) -> Trial:
         values=begun["values"],
         state=result.get("state", RUNNING),
         max_steps=begun["max_steps"],
-        evaluations=tuple(sorted(evaluations, key=lambda one: int(one["step"]))),
+        evaluations=tuple(sorted(evaluations, key=lambda evaluation: int(evaluation["step"]))),
         stop_reason=attributes.get(_STOP, ""),
         final=result.get("final", {}),
         model=result.get("model", ""),
@@ -341,21 +363,17 @@ def _trial_of(frozen: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _repair(path: Path) -> None:
-    """Cuts off a last line that was not written to its end: its writer was killed."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    """Truncates an incomplete last line, left by a writer that was killed."""
+    if path.exists():
+        complete = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, complete)
 
 
-def _vanished(path: str, error: OSError) -> OutputError:
+def _unusable(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"the study's file {path!r} cannot be used any more: {error.strerror or error}",
-        remedy="bring the folder back and start the tuning again: it goes on from what was written; without "
-        "it the trials' checkpoints and models are still in job_dir",
+        f"the study's file {str(path)!r} can no longer be used: {error.strerror or error}",
+        remedy="restore the folder and start the tuning again, and it resumes; without the folder, the "
+        "trials' checkpoints and models are still in job_dir",
     )
 
 

@@ -1,4 +1,4 @@
-"""One trial: trains, evaluates the best model on all validation images as it is served, publishes it."""
+"""Runs one trial: trains, publishes the best model, and evaluates it as served on all validation images."""
 
 import json
 import shutil
@@ -13,34 +13,31 @@ from imgpipe.components.common.errors import InterruptedRunError, MissingInputEr
 from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
-from imgpipe.components.storage.files import publish_folder, written_whole
+from imgpipe.components.storage.files import publish_folder
 from imgpipe.components.storage.folders import folder_at
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import FEATURES_FOLDER
 
-# In a trial's folder.
-RESULT_FILE, LOG_FILE, TASK_FILE = "result.json", "log.txt", "task.json"
+# Files in a trial's folder.
+RESULT_FILE, LOG_FILE = "result.json", "log.txt"
 _UNPUBLISHED, _EVALUATION = "model.unpublished", "evaluation"
 
-WORK = "imgpipe.components.tune.trial_run:run_trial"
-
-# Gets all evaluations so far; a text is the reason to end the trial.
-Stop = Callable[[Sequence[dict[str, Any]]], str]
+# Gets all evaluations so far; returns the reason to end the trial, or an empty string to continue.
+ShouldStop = Callable[[Sequence[dict[str, Any]]], str]
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What a trial's process needs to know: JSON values.
+    """Everything a trial's process needs.
 
     Attributes:
-        trial: Its id.
-        arguments: Of its training, by name; ``job_dir`` is ``folder``.
-        dataset: The folder with the data set's manifest.
-        folder: The trial's own, for checkpoints and log.
-        model: Where its model is published.
-        threads: Processor cores that it may keep busy; 0 = all.
-        gpus: Value of CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
-        work: What is done, ``module:function``: called as ``run_trial`` is.
+        trial: The trial's ID.
+        arguments: The training arguments by name; ``job_dir`` is ``folder``.
+        dataset: The folder that contains the dataset's manifest.
+        folder: The trial's folder, for checkpoints and the log.
+        model: Where the trial's model is published.
+        threads: CPU cores that the trial may use; 0 = all.
+        gpus: The value of CUDA_VISIBLE_DEVICES; None keeps the variable unchanged.
     """
 
     trial: int
@@ -50,38 +47,25 @@ class TrialTask:
     model: str
     threads: int = 0
     gpus: str | None = None
-    work: str = WORK
-
-    def write(self) -> Path:
-        """Writes the task into the trial's folder and returns the file."""
-        path = Path(self.folder) / TASK_FILE
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        return path
 
 
-def read_task(path: Path) -> TrialTask:
-    """Reads what ``TrialTask.write`` wrote."""
-    return TrialTask(**json.loads(path.read_text(encoding="utf-8")))
+def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
+    """Runs a trial and returns the result of the full evaluation, which is also in ``result.json``.
 
-
-def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
-    """Runs a trial and returns what the full evaluation found; it is in ``result.json``, too.
-
-    A trial that was interrupted goes on from its checkpoints, and one that is over is only evaluated.
+    An interrupted trial resumes from its checkpoints; one whose training is complete is only evaluated.
 
     Args:
-        task: Of the trial.
-        stop: Asked after each evaluation of the training.
+        task: The trial.
+        should_stop: Called after each evaluation during the training.
 
     Raises:
-        PipelineError: as the training and the evaluation do.
+        PipelineError: if the training or the evaluation fails.
     """
     from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.train import train
 
     if task.threads:
-        # Before TensorFlow is used.
+        # Must be set before TensorFlow's first operation.
         tf.config.threading.set_intra_op_parallelism_threads(task.threads)
         tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     folder, dataset = Path(task.folder), Path(task.dataset)
@@ -93,25 +77,25 @@ def run_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         arguments,
         dataset,
         unpublished,
-        stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+        stop=lambda evaluations: should_stop([asdict(evaluation) for evaluation in evaluations]),
         features_folder=folder.parent / FEATURES_FOLDER,
     )
-    final = _evaluated(task, unpublished, trained.best.step, folder / _EVALUATION)
+    final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
     publish_folder(unpublished, Path(task.model))
-    # The training asks no one after its last step.
-    write_result(folder, final, [asdict(one) for one in trained.evaluations])
+    # The training does not call should_stop after its last step.
+    write_result(folder, final, [asdict(evaluation) for evaluation in trained.evaluations])
     shutil.rmtree(unpublished)
     return final
 
 
-def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
-    """Runs a trial that somebody else may stop with SIGTERM: its best model so far is published all the same.
+def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
+    """Runs a trial on another machine; when SIGTERM stops it, its best model so far is still published.
 
-    The task's folder and model may be ``gs://`` locations. Where several machines train together, the chief
-    alone publishes and measures; the others return nothing.
+    The task's folder and model may be ``gs://`` locations. In distributed training, only the chief publishes
+    and evaluates the model; the other workers return an empty result.
 
     Raises:
-        PipelineError: as ``run_trial`` does.
+        PipelineError: if the training or the evaluation fails.
     """
     from imgpipe.components.train.train import train
 
@@ -119,7 +103,7 @@ def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
         unpublished, published = Path(name) / "unpublished", Path(name) / "published"
 
         def publish(better: Path) -> None:
-            # Kept here as well: to be measured if the trial is stopped.
+            # A local copy, to be evaluated if the trial is stopped.
             publish_folder(better, published)
             publish_model_at(better, task.model)
 
@@ -129,25 +113,25 @@ def run_remote_trial(task: TrialTask, stop: Stop) -> dict[str, Any]:
                 Path(task.dataset),
                 unpublished,
                 publish=publish,
-                stop=lambda evaluations: stop([asdict(one) for one in evaluations]),
+                stop=lambda evaluations: should_stop([asdict(evaluation) for evaluation in evaluations]),
             )
         except InterruptedRunError:
-            # With luck there is time to measure what was published.
+            # Use what is left of the grace period to evaluate the published model.
             if (published / PROVENANCE_NAME).is_file():
                 step = int(read_provenance(published)["best_step"])
-                write_result(task.folder, _evaluated(task, published, step, Path(name) / _EVALUATION))
+                write_result(task.folder, _evaluate_model(task, published, step, Path(name) / _EVALUATION))
             raise
         if not unpublished.exists():
-            # One of several machines of a trial: the chief has it.
+            # A worker of a distributed training: the chief has the model.
             return {}
         publish_model_at(unpublished, task.model)
-        final = _evaluated(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
+        final = _evaluate_model(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
     write_result(task.folder, final)
     return final
 
 
-def _evaluated(task: TrialTask, model: Path, step: int, folder: Path) -> dict[str, Any]:
-    """Measures a model as that of every trial: on all validation images, as they are served."""
+def _evaluate_model(task: TrialTask, model: Path, step: int, folder: Path) -> dict[str, Any]:
+    """Evaluates a trial's model on all validation images, through the signature that is served."""
     from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
     measured = evaluate(
@@ -168,22 +152,22 @@ def _evaluated(task: TrialTask, model: Path, step: int, folder: Path) -> dict[st
 def write_result(
     folder: Path | str, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Writes what the full evaluation found, by which a trial that is over is known to be.
+    """Writes the result of the full evaluation, which marks the trial as finished.
 
     Args:
-        folder: Of the trial, local or ``gs://``.
-        final: The full evaluation.
-        evaluations: All of the training.
+        folder: The trial's folder, local or ``gs://``.
+        final: The result of the full evaluation.
+        evaluations: All evaluations of the training.
     """
     result = {"final": final, "evaluations": list(evaluations)}
     folder_at(str(folder)).write(RESULT_FILE, json.dumps(result).encode())
 
 
 def read_result(folder: Path | str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """Returns the full evaluation and all of the training; None if the trial is not over.
+    """Returns the full evaluation and the training's evaluations; None if the trial has not finished.
 
     Args:
-        folder: Of the trial, local or ``gs://``.
+        folder: The trial's folder, local or ``gs://``.
     """
     try:
         result = json.loads(folder_at(str(folder)).read(RESULT_FILE))
@@ -193,6 +177,6 @@ def read_result(folder: Path | str) -> tuple[dict[str, Any], list[dict[str, Any]
 
 
 def warm_up() -> None:
-    """Loads what ``run_trial`` needs, so that processes forked from this one have it."""
+    """Imports everything that ``run_trial`` needs, so that forked processes start quickly."""
     import imgpipe.components.evaluate.evaluate
     import imgpipe.components.train.train  # noqa: F401

@@ -101,6 +101,16 @@ class Trial:
         return output
 
 
+def value_text(value: Any) -> str:
+    """Returns a value with at most four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Returns values as ``name=value, ...``."""
+    return ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
+
+
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Returns the trial with the highest accuracy in the full evaluation; of equals that of the lower loss.
 

@@ -17,9 +17,9 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE
-from imgpipe.components.tune.report import tuning_report, values_text
+from imgpipe.components.tune.report import tuning_report
 from imgpipe.components.tune.search_space import check_search_space, identity_of, read_request
-from imgpipe.components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, write_trials
+from imgpipe.components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, values_text, write_trials
 
 LOCAL = "local"
 # While trials run, the files are written anew no more often than this.
@@ -47,26 +47,13 @@ class TuningResult:
     trials: tuple[Trial, ...]
 
 
-def local_engine(spec: TuningSpec) -> Engine:
-    """Returns the engine that runs the trials on this machine."""
-    return LocalSearch(
-        request=spec.request,
-        training=spec.training,
-        dataset=spec.dataset,
-        job_dir=spec.job_dir,
-        seed=spec.tuning.seed,
-        data_digest=spec.manifest.digest(),
-        silence_limit=spec.tuning.trial_silence_limit,
-    )
-
-
 def tune(
     tuning: TuneArguments,
     training: TrainingArguments,
     dataset_folder: Path,
     files: TuningFiles,
     *,
-    engine: Callable[[TuningSpec], Engine] = local_engine,
+    engine: Callable[[TuningSpec], Engine] = LocalSearch,
     engine_name: str = LOCAL,
 ) -> TuningResult:
     """Runs the search, writes what came of it, and the best trial's model into ``files.model``.
@@ -80,7 +67,7 @@ def tune(
         training: What all trials have in common.
         dataset_folder: Where the data set's ``manifest.json`` lies.
         files: Where to write.
-        engine: Makes what runs the trials, as ``local_engine`` does.
+        engine: Makes what runs the trials, as ``LocalSearch`` does.
         engine_name: For the report.
 
     Raises:

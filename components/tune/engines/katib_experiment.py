@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
-from imgpipe.components.tune.arguments import failures_that_end
+from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.search_space import grid_size
 
@@ -77,7 +77,7 @@ def experiment(
         parameters=[_parameter(parameter) for parameter in request.parameters],
         maxTrialCount=trials,
         parallelTrialCount=min(request.max_parallel_trials, trials),
-        maxFailedTrialCount=min(trials, failures_that_end(request.max_failed_trials, request.max_trials)),
+        maxFailedTrialCount=min(trials, failed_trials_limit(request.max_failed_trials, request.max_trials)),
         metricsCollectorSpec=models.V1beta1MetricsCollectorSpec(
             collector=models.V1beta1CollectorSpec(kind="StdOut"),
             source=models.V1beta1SourceSpec(

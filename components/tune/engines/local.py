@@ -1,12 +1,11 @@
-"""The search on this machine: one process a trial, some at a time, their values chosen by Optuna."""
+"""Runs the search on this machine: one process per trial, several at a time, with values chosen by Optuna."""
 
-import selectors
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from imgpipe.components.common.errors import (
@@ -20,12 +19,11 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
+from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.termination import termination_noted
-from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.arguments import failures_that_end
-from imgpipe.components.tune.engines.engine import Report
+from imgpipe.components.tune.arguments import failed_trials_limit
+from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.job_dir import (
     FEATURES_FOLDER,
     STUDY_FOLDER,
@@ -38,19 +36,17 @@ from imgpipe.components.tune.search_space import identity_of, trial_arguments
 from imgpipe.components.tune.shares import Share, shares
 from imgpipe.components.tune.stopping import Curve, StoppingRules, reason_to_stop
 from imgpipe.components.tune.study import Study, open_study, read_trials
-from imgpipe.components.tune.trial_process import TrialProcess, can_fork, failure_of, warm_up
-from imgpipe.components.tune.trial_run import WORK, TrialTask, read_result
-from imgpipe.components.tune.trials import FAILED, RUNNING, Trial
+from imgpipe.components.tune.trial_process import TrialFunction, TrialProcess, can_fork, failure_of
+from imgpipe.components.tune.trial_run import TrialTask, read_result, run_trial, warm_up
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, values_text
 
-_PAUSE_SECONDS = 0.5
-# A process that has closed its pipe is gone in a moment.
-_PAUSE_WHILE_ENDING_SECONDS = 0.01
-# For the checkpoint of a trial that is told to stop.
-_SECONDS_TO_END = 60.0
-# A trial whose process was killed from outside or interrupted is started again; then it counts as failed.
-_STARTS_AFTER_A_KILL = 2
-# What lies in the data or the machine, and not in a trial's values, meets every trial.
-_SAME_FOR_ALL = (InvalidDataError, MissingInputError, UnavailableError, OutputError)
+_POLL_SECONDS = 0.5
+# How long a trial may take to write its checkpoint when the search stops.
+_STOP_SECONDS = 60.0
+# A trial that was killed from outside or interrupted is restarted once; after that it counts as failed.
+_MAX_STARTS = 2
+# Errors of the data or the machine rather than of a trial's values: every trial would fail with them.
+_ERRORS_OF_EVERY_TRIAL = (InvalidDataError, MissingInputError, UnavailableError, OutputError)
 
 
 @dataclass(frozen=True)
@@ -58,75 +54,66 @@ class LocalSearch:
     """A search on this machine.
 
     Attributes:
-        request: What is tuned.
-        training: What all trials have in common.
-        dataset: The folder with the data set's manifest.
-        job_dir: Where study, checkpoints, logs and models are.
-        seed: Of the choice of values.
-        data_digest: Of the data set: a search goes on with the same data only.
-        silence_limit: Seconds without output after which a trial counts as hung; 0 = never.
-        rules: When trials are stopped.
-        warm: Whether trials are forked from this process, which loads TensorFlow once; None = if it can be.
-        work: What a trial's process does, ``module:function``.
+        spec: What is tuned, and where the study, checkpoints, logs and models are written.
+        rules: When trials are stopped early.
+        warm: Whether trials are forked from this process, which loads TensorFlow once; None = if possible.
+        function: Runs a trial in its process.
     """
 
-    request: Hyperparameters
-    training: TrainingArguments
-    dataset: Path
-    job_dir: Path
-    seed: int = 0
-    data_digest: str = ""
-    silence_limit: float = 3600
+    spec: TuningSpec
     rules: StoppingRules = field(default_factory=StoppingRules)
     warm: bool | None = None
-    work: str = WORK
+    function: TrialFunction = run_trial
 
     def run(self, report: Report) -> Sequence[Trial]:
         """Runs the search; see ``Engine``."""
-        identity = {**identity_of(self.request), **self._common(), "data_digest": self.data_digest}
+        spec = self.spec
+        identity = {
+            **identity_of(spec.request),
+            **self._fixed_arguments(),
+            "data_digest": spec.manifest.digest(),
+        }
         with open_study(
-            self.job_dir / STUDY_FOLDER, self.request, identity=identity, seed=self.seed
+            spec.job_dir / STUDY_FOLDER, spec.request, identity=identity, seed=spec.tuning.seed
         ) as study:
-            if self.request.resume_job:
-                self._add_prior(study)
-            return _Run(self, study, report).to_the_end()
+            if spec.request.resume_job:
+                self._add_prior_trials(study)
+            return _Run(self, study, report).run()
 
-    def _common(self) -> dict[str, Any]:
-        tuned = {parameter.name for parameter in self.request.parameters}
-        own = {"job_dir", "keep_checkpoints", *tuned}
-        settings = vars(self.training)
-        return {name: value for name, value in settings.items() if name not in own}
+    def _fixed_arguments(self) -> dict[str, Any]:
+        variable = {"job_dir", "keep_checkpoints", *(tuned.name for tuned in self.spec.request.parameters)}
+        return {name: value for name, value in vars(self.spec.training).items() if name not in variable}
 
-    def _add_prior(self, study: Study) -> None:
-        folder = earlier_job_dir(self.request.resume_job, self.job_dir)
-        before = read_trials(folder / STUDY_FOLDER)
-        known = study.add_prior(before, str(folder))
+    def _add_prior_trials(self, study: Study) -> None:
+        folder = earlier_job_dir(self.spec.request.resume_job, self.spec.job_dir)
+        prior = read_trials(folder / STUDY_FOLDER)
+        added = study.add_prior(prior, str(folder))
         log_event(
             "prior_trials",
-            f"tune: {known} of {len(before)} trials of {folder} are in this search space and known to it",
-            trials=known,
+            f"tune: the search learns from {added} of {len(prior)} trials of {folder}: those in this search "
+            "space",
+            trials=added,
         )
 
 
 class _Run:
-    """A search on its way."""
+    """The state of a running search."""
 
     def __init__(self, search: LocalSearch, study: Study, report: Report) -> None:
-        self.search, self.study, self._report = search, study, report
-        self.request = search.request
+        self.search, self.spec, self.study, self._report = search, search.spec, study, report
+        self.request = search.spec.request
         self.shares: list[Share] = list(shares(self.request.max_parallel_trials))
         self.running: dict[int, tuple[TrialProcess, Share]] = {}
-        self.selector = selectors.DefaultSelector()
         self.failure: PipelineError | None = None
         self.warm = can_fork() if search.warm is None else search.warm
-        if self.warm:
-            warm_up(search.work)
+        if self.warm and search.function is run_trial:
+            warm_up()
 
-    def to_the_end(self) -> list[Trial]:
+    def run(self) -> list[Trial]:
         """Runs all trials.
 
         Raises:
-            PipelineError: if too many failed, or the search is told to stop; nothing is left running.
+            PipelineError: if too many failed or the search was stopped; no process is left running.
         """
         try:
             with termination_noted() as stopped:
@@ -135,63 +122,68 @@ class _Run:
                     if not self.running:
                         break
                     self._wait()
-        except BaseException:
-            # The study may be what failed: nothing is asked of it any more.
+        finally:
+            # Must not use the study, which may be what failed.
             self._end_all()
-            raise
-        self._end_all()
         if self.failure is not None:
             raise self.failure
         trials = self.study.trials()
-        if any(trial.state == RUNNING for trial in trials) or self._next_is_due(trials):
+        if any(trial.state == RUNNING for trial in trials) or self._has_next(trials):
             raise InterruptedRunError(
-                "the tuning was told to stop",
-                remedy="start it again with the same job_dir: finished trials are kept, the others go on",
+                "the tuning was stopped",
+                remedy="start it again with the same job_dir: finished trials are kept, the others resume",
             )
-        shutil.rmtree(self.search.job_dir / TRIALS_FOLDER / FEATURES_FOLDER, ignore_errors=True)
+        shutil.rmtree(self.spec.job_dir / TRIALS_FOLDER / FEATURES_FOLDER, ignore_errors=True)
         return trials
 
-    def _next_is_due(self, trials: Sequence[Trial]) -> bool:
+    def _has_next(self, trials: Sequence[Trial]) -> bool:
         return len(trials) < self.request.max_trials and not self.study.is_exhausted
 
     def _start_trials(self) -> None:
-        """Starts trials while there is room: those that were interrupted first."""
+        """Starts as many trials as may run, interrupted ones first."""
         while self.failure is None and self.shares:
             trials = self.study.trials()
-            waiting = [one for one in trials if one.state == RUNNING and one.id not in self.running]
-            if waiting:
-                trial = waiting[0]
-            elif self._next_is_due(trials):
-                trial = self.study.ask(self.search.training.max_steps)
+            interrupted = [
+                trial for trial in trials if trial.state == RUNNING and trial.id not in self.running
+            ]
+            if interrupted:
+                trial = interrupted[0]
+            elif self._has_next(trials):
+                trial = self.study.ask(self.spec.training.max_steps)
             else:
                 return
             self._start(trial)
 
     def _start(self, trial: Trial) -> None:
-        folder = trial_folder(self.search.job_dir, trial.id)
-        model = trial_model(self.search.job_dir, trial.id)
-        if self._take_result(trial, folder, model):
+        folder = trial_folder(self.spec.job_dir, trial.id)
+        model = trial_model(self.spec.job_dir, trial.id)
+        result = read_result(folder)
+        if result is not None and (model / "saved_model.pb").is_file():
+            # The trial finished after the search had been killed.
+            self._succeeded(trial.id, *result)
             return
         share = self.shares.pop(0)
-        arguments = trial_arguments(self.search.training, trial.values, job_dir=str(folder.absolute()))
+        arguments = trial_arguments(self.spec.training, trial.values, job_dir=str(folder.absolute()))
         task = TrialTask(
             trial=trial.id,
             arguments=vars(arguments),
-            dataset=str(self.search.dataset.absolute()),
+            dataset=str(self.spec.dataset.absolute()),
             folder=str(folder.absolute()),
             model=str(model.absolute()),
             threads=share.threads,
             gpus=share.gpus,
-            work=self.search.work,
         )
         self.study.started(trial.id)
-        process = TrialProcess(task, warm=self.warm)
+        process = TrialProcess(
+            task,
+            self.search.function,
+            warm=self.warm,
+            inherited=[*self.study.files, *(process.connection for process, _ in self.running.values())],
+        )
         self.running[trial.id] = (process, share)
-        self.selector.register(process.questions, selectors.EVENT_READ, trial.id)
-        values = ", ".join(f"{name}={_shown(value)}" for name, value in trial.values.items())
         log_event(
             "trial_started",
-            f"tune: trial {trial.id} of {self.request.max_trials}: {values}",
+            f"tune: trial {trial.id} of {self.request.max_trials}: {values_text(trial.values)}",
             trial=trial.id,
             trials=self.request.max_trials,
             values=dict(trial.values),
@@ -200,40 +192,45 @@ class _Run:
             pid=process.pid,
         )
 
-    def _take_result(self, trial: Trial, folder: Path, model: Path) -> bool:
-        """Takes over the result of a trial that ended while nobody looked."""
-        result = read_result(folder)
-        if result is None or not (model / "saved_model.pb").is_file():
-            return False
-        self._succeeded(trial.id, *result)
-        return True
-
     def _wait(self) -> None:
-        """Waits a little for questions and ends, and deals with them."""
-        ending = any(process.is_silent for process, _ in self.running.values())
-        for key, _ in self.selector.select(_PAUSE_WHILE_ENDING_SECONDS if ending else _PAUSE_SECONDS):
-            process, _ = self.running[key.data]
-            for evaluations in process.asked():
-                process.answer(self._judged(key.data, evaluations))
-            if process.is_silent:
-                self.selector.unregister(process.questions)
-        for trial_id, (process, _) in list(self.running.items()):
-            limit = self.search.silence_limit
-            status = process.poll()
-            if status is None and limit and process.silent_seconds() > limit:
+        """Waits briefly for evaluations and exits of trials, and handles them."""
+        processes = [process for process, _ in self.running.values()]
+        by_connection = {
+            process.connection: process for process in processes if not process.connection.closed
+        }
+        sentinels = [process.sentinel for process in processes]
+        for ready in wait([*by_connection, *sentinels], _POLL_SECONDS):
+            if isinstance(ready, Connection):
+                self._respond(by_connection[ready])
+        limit = self.spec.tuning.trial_silence_limit
+        for process in processes:
+            exit_code = process.poll()
+            if exit_code is None and limit and process.silent_seconds() > limit:
                 process.kill()
-                self._ended(trial_id, None)
-            elif status is not None:
-                self._ended(trial_id, status)
+                self._ended(process, None)
+            elif exit_code is not None:
+                self._ended(process, exit_code)
 
-    def _judged(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> str:
-        """Notes a trial's evaluations and returns why it is to stop; empty if it goes on."""
+    def _respond(self, process: TrialProcess) -> None:
+        """Receives a trial's evaluations and sends it the reason to stop, if any."""
+        try:
+            evaluations = process.connection.recv()
+        except (EOFError, OSError):
+            process.connection.close()
+            return
+        reason = self._record(process.task.trial, evaluations)
+        # The trial may have been killed.
+        with suppress(OSError):
+            process.connection.send(reason)
+
+    def _record(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> str:
+        """Records a trial's evaluations and returns the reason to stop it; empty if it continues."""
         is_new = self.study.report(trial_id, evaluations)
         trials = self.study.trials()
         trial = trials[trial_id - 1]
         reason = trial.stop_reason
         if not reason and self.request.early_stopping:
-            others = [_curve(one) for one in trials if one.id != trial_id and one.evaluations]
+            others = [_curve(other) for other in trials if other.id != trial_id and other.evaluations]
             reason = reason_to_stop(_curve(trial), others, self.search.rules)
             if reason:
                 self.study.note_stop(trial_id, reason)
@@ -251,38 +248,36 @@ class _Run:
             self._report(self.study.trials())
         return reason
 
-    def _ended(self, trial_id: int, status: int | None) -> None:
-        """Closes a trial whose process has ended; ``status`` is None if it hung and was killed."""
-        process, share = self.running.pop(trial_id)
-        with suppress(KeyError, ValueError):
-            self.selector.unregister(process.questions)
-        process.close()
+    def _ended(self, process: TrialProcess, exit_code: int | None) -> None:
+        """Records the result of a trial's process; ``exit_code`` is None if it hung and was killed."""
+        trial_id = process.task.trial
+        _, share = self.running.pop(trial_id)
+        process.connection.close()
         self.shares.insert(0, share)
-        result = read_result(Path(process.task.folder)) if status == 0 else None
+        result = read_result(process.task.folder) if exit_code == 0 else None
         if result is not None:
             self._succeeded(trial_id, *result)
             return
-        if status is None:
-            problem = f"it hung: {self.search.silence_limit:g} seconds without a line of output"
-            last_lines = failure_of(process.log, process.begun_at, -9)[1]
-        else:
-            problem, last_lines = failure_of(process.log, process.begun_at, status)
-        by_others = status is not None and (status in (-9, -15) or status == EXIT_CODE_INTERRUPTED)
-        if by_others and self.study.starts_of(trial_id) < _STARTS_AFTER_A_KILL:
+        is_hung, exit_code = exit_code is None, -9 if exit_code is None else exit_code
+        problem, last_lines = failure_of(process.log, process.log_offset, exit_code)
+        if is_hung:
+            problem = f"it hung: no output for {self.spec.tuning.trial_silence_limit:g} seconds"
+        from_outside = not is_hung and exit_code in (-9, -15, EXIT_CODE_INTERRUPTED)
+        if from_outside and self.study.starts_of(trial_id) < _MAX_STARTS:
             log_event(
                 "trial_interrupted",
-                f"tune: trial {trial_id} was interrupted ({problem}) and goes on from its checkpoints",
+                f"tune: trial {trial_id} was interrupted ({problem}) and resumes from its checkpoints",
                 severity="WARNING",
                 trial=trial_id,
             )
             return
-        self._failed(trial_id, problem, -9 if status is None else status, last_lines)
+        self._failed(trial_id, problem, exit_code, last_lines)
 
     def _succeeded(
         self, trial_id: int, final: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]
     ) -> None:
         self.study.report(trial_id, evaluations)
-        model = trial_model(self.search.job_dir, trial_id)
+        model = trial_model(self.spec.job_dir, trial_id)
         trial = self.study.succeed(trial_id, final, str(model.absolute()))
         stopped = f", stopped at step {trial.steps:,} of {trial.max_steps:,}" if trial.stop_reason else ""
         log_event(
@@ -297,8 +292,8 @@ class _Run:
         )
         self._report(self.study.trials())
 
-    def _failed(self, trial_id: int, problem: str, status: int, last_lines: Sequence[str]) -> None:
-        trial = self.study.fail(trial_id, problem, status, last_lines)
+    def _failed(self, trial_id: int, problem: str, exit_code: int, last_lines: Sequence[str]) -> None:
+        trial = self.study.fail(trial_id, problem, exit_code, last_lines)
         log_event(
             "trial_finished",
             f"tune: trial {trial_id} failed: {problem}",
@@ -310,48 +305,45 @@ class _Run:
         )
         trials = self.study.trials()
         self._report(trials)
-        self.failure = self.failure or _failure(trials, trial, self.request)
+        self.failure = self.failure or self._failure_after(trial, trials)
+
+    def _failure_after(self, last: Trial, trials: Sequence[Trial]) -> PipelineError | None:
+        """Returns the error that ends the search after a failed trial, or None if it continues."""
+        failed = [trial for trial in trials if trial.state == FAILED]
+        ended = [trial for trial in trials if trial.state != RUNNING]
+        error_class = next(
+            (known for known in ERROR_CLASSES if known.exit_code == last.exit_code), CheckFailedError
+        )
+        where = f"trial {last.id}, {values_text(last.values)}"
+        if issubclass(error_class, _ERRORS_OF_EVERY_TRIAL) and len(failed) == len(ended):
+            return error_class(
+                last.problem, where=where, remedy="every trial would fail: see the trial's log.txt"
+            )
+        limit = failed_trials_limit(self.request.max_failed_trials, self.request.max_trials)
+        if len(failed) < limit:
+            return None
+        same_error = {trial.exit_code for trial in failed} == {last.exit_code}
+        if not same_error or error_class.retry_can_help:
+            error_class = CheckFailedError
+        return error_class(
+            f"{len(failed)} of {len(trials)} trials failed (limit {limit}); the last: {last.problem}",
+            where=where,
+            remedy="see each trial's log.txt and trials.json; narrow the search space, or raise "
+            "max_failed_trials",
+        )
 
     def _end_all(self) -> None:
-        """Ends all processes, with their checkpoints if they are quick, and closes the pipes."""
+        """Ends all trials, with a checkpoint if they write one in time."""
         for process, _ in self.running.values():
-            process.tell_to_stop()
-        deadline = time.monotonic() + _SECONDS_TO_END
-        for trial_id, (process, share) in list(self.running.items()):
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
+            process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process, _ in self.running.values():
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
-            del self.running[trial_id]
-            self.shares.insert(0, share)
-        self.selector.close()
-
-
-def _failure(trials: Sequence[Trial], last: Trial, request: Hyperparameters) -> PipelineError | None:
-    """Returns the error with which the search ends after a failed trial, or None if it goes on."""
-    failed = [trial for trial in trials if trial.state == FAILED]
-    kind = next((one for one in ERROR_CLASSES if one.exit_code == last.exit_code), CheckFailedError)
-    where = f"trial {last.id}, {', '.join(f'{name}={_shown(value)}' for name, value in last.values.items())}"
-    if issubclass(kind, _SAME_FOR_ALL) and len(failed) == len(
-        [one for one in trials if one.state != RUNNING]
-    ):
-        return kind(last.problem, where=where, remedy="this meets every trial: the trial's log.txt says more")
-    limit = failures_that_end(request.max_failed_trials, request.max_trials)
-    if len(failed) < limit:
-        return None
-    alike = {trial.exit_code for trial in failed} == {last.exit_code}
-    error_class = kind if alike and not kind.retry_can_help else CheckFailedError
-    return error_class(
-        f"{len(failed)} of {len(trials)} trials failed, the search ends at {limit}; the last: {last.problem}",
-        where=where,
-        remedy="each trial's log.txt and trials.json say why; narrow the search space, or raise "
-        "max_failed_trials",
-    )
+            process.connection.close()
+        self.running.clear()
 
 
 def _curve(trial: Trial) -> Curve:
-    points = tuple((int(one["step"]), float(one[METRIC])) for one in trial.evaluations)
+    points = tuple((int(evaluation["step"]), float(evaluation[METRIC])) for evaluation in trial.evaluations)
     return Curve(trial.id, trial.max_steps, points)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

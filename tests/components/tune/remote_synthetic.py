@@ -22,8 +22,6 @@ from imgpipe.components.tune.trial_run import write_result
 
 from .synthetic import STEPS, one
 
-WORK = "tests.components.tune.remote_synthetic:learn"
-
 
 def learn(task, stop):
     folder = folder_at(task.folder)
@@ -61,4 +59,4 @@ def learn(task, stop):
 
 
 if __name__ == "__main__":
-    run_command("trial", lambda: main(sys.argv[1:], WORK))
+    run_command("trial", lambda: main(sys.argv[1:], learn))

@@ -12,17 +12,18 @@ import sys
 import time
 from pathlib import Path
 
+from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.step import log_error
 from imgpipe.components.common.termination import termination_noted
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trial_run import write_result
 
-WORK = "tests.components.tune.synthetic:learn"
 STEPS = 40
 
 
@@ -100,27 +101,23 @@ def meet(fault, step):
         time.sleep(600)
 
 
-def search(
-    job_dir, *, tune="initial_learning_rate=log:0.001:0.2", warm=True, silence=60.0, seed=3, **settings
-):
+def search(job_dir, *, tune="initial_learning_rate=log:0.001:0.2", warm=True, silence=60, seed=3, **settings):
     """Returns a search of synthetic trials."""
-    return LocalSearch(
-        request=read_request(TuneArguments(tune=tune, **settings)),
-        training=TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none"),
-        dataset=job_dir / "dataset",
-        job_dir=job_dir,
-        seed=seed,
-        data_digest="of the data",
-        silence_limit=silence,
-        warm=warm,
-        work=WORK,
+    tuning = TuneArguments(tune=tune, seed=seed, trial_silence_limit=silence, **settings)
+    training = TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none")
+    spec = TuningSpec(
+        read_request(tuning), tuning, training, job_dir / "dataset", Manifest((), {}, {}), job_dir
     )
+    return LocalSearch(spec, warm=warm, function=learn)
 
 
 def main():
+    # Imported by name: a spawned trial cannot import __main__.
+    from tests.components.tune import synthetic
+
     settings = json.loads(sys.argv[1])
     try:
-        search(Path(settings.pop("job_dir")), **settings).run(lambda _: None)
+        synthetic.search(Path(settings.pop("job_dir")), **settings).run(lambda _: None)
     except PipelineError as error:
         log_error("tune", error)
         sys.exit(error.exit_code)
