@@ -1,4 +1,4 @@
-"""Compiles every pipeline for every target into pipelines/compiled/<target>/, and docs/arguments.md.
+"""Compiles every pipeline for every target into pipelines/compiled/<target>/, and lists their arguments.
 
 python compile.py           writes the files
 python compile.py --check   writes nothing; fails if a file is not what it would write
@@ -24,6 +24,7 @@ from imgpipe.pipelines.image_classification import image_classification
 from imgpipe.pipelines.image_classification_retrain import image_classification_retrain
 from imgpipe.pipelines.image_classification_tune import image_classification_tune
 from imgpipe.pipelines.images import Images, read_images_lock
+from imgpipe.pipelines.option_types import option_types
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.target import Target
@@ -32,7 +33,11 @@ from imgpipe.pipelines.texts import read_text
 
 ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"
-REFERENCE = Path("docs") / "arguments.md"
+# Also made of the arguments dataclasses.
+TEXTS: dict[Path, Callable[[], str]] = {
+    Path("docs") / "arguments.md": arguments_reference,
+    Path("imgpipe") / "_arguments.py": option_types,
+}
 TARGETS = (LOCAL, KUBEFLOW, VERTEX)
 PIPELINES: dict[str, Callable[[Target, Images], Any]] = {
     "image_classification": image_classification,
@@ -50,9 +55,10 @@ def write_files(root: Path, images: Images) -> list[Path]:
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
             compiler.Compiler().compile(build(target, images), package_path=str(root / files[-1]))
-    files.append(REFERENCE)
-    (root / REFERENCE).parent.mkdir(parents=True, exist_ok=True)
-    (root / REFERENCE).write_text(arguments_reference(), encoding="utf-8")
+    for file, text in TEXTS.items():
+        files.append(file)
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text(), encoding="utf-8")
     return files
 
 
@@ -61,9 +67,7 @@ def drifted_files(images: Images) -> list[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         fresh = {file: (Path(temporary) / file).read_bytes() for file in write_files(Path(temporary), images)}
     present = [file.relative_to(ROOT) for file in (ROOT / COMPILED).rglob("*.yaml")]
-    committed = {
-        file: (ROOT / file).read_bytes() for file in [*present, REFERENCE] if (ROOT / file).is_file()
-    }
+    committed = {file: (ROOT / file).read_bytes() for file in [*present, *TEXTS] if (ROOT / file).is_file()}
     return sorted(name for name in {*fresh, *committed} if fresh.get(name) != committed.get(name))
 
 

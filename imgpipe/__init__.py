@@ -1,1 +1,69 @@
-"""Labelled images in, the most accurate SavedModel out."""
+"""Labelled images in, the most accurate SavedModel out: the Python API, for scripts and notebooks.
+
+    import imgpipe
+
+    run = imgpipe.run(images="flowers/")
+    print(run.metrics["top_1_accuracy"])
+
+    model = imgpipe.load(run.model)
+    print(model.predict("photo.jpg"))
+
+``run``, ``tune``, ``convert`` and ``validate`` do the same as the commands and steps of these names, with the
+same code: each step is a process of its own, and only ``load`` imports TensorFlow into this one.
+
+Stability: the names in ``__all__``, their parameters and attributes, and ``imgpipe.errors`` are public. What
+breaks them is deprecated, with a warning, for at least one minor version. ``imgpipe.components`` and
+``imgpipe.pipelines`` are internal and may change in any release.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgpipe import errors as errors
+    from imgpipe._data import Dataset, Validation, convert, validate
+    from imgpipe._model import Model, Prediction, load
+    from imgpipe._report import Report
+    from imgpipe._run import Run, run, tune
+
+__all__ = [
+    "Dataset",
+    "Model",
+    "Prediction",
+    "Report",
+    "Run",
+    "Validation",
+    "convert",
+    "errors",
+    "load",
+    "run",
+    "tune",
+    "validate",
+]
+
+_MODULES = {
+    **dict.fromkeys(("Dataset", "Validation", "convert", "validate"), "imgpipe._data"),
+    **dict.fromkeys(("Model", "Prediction", "load"), "imgpipe._model"),
+    "Report": "imgpipe._report",
+    **dict.fromkeys(("Run", "run", "tune"), "imgpipe._run"),
+}
+
+try:
+    __version__ = version("image-classification-pipeline")
+except PackageNotFoundError:
+    # A checkout that is not installed.
+    __version__ = "0+unknown"
+
+
+# Every step imports this package: the API and its dependencies are loaded when they are used.
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("imgpipe.errors")
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'imgpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -111,23 +111,38 @@ def check_fields(arguments: Any) -> None:
     """
     problems = []
     for field in dataclasses.fields(arguments):
-        value = getattr(arguments, field.name)
         try:
-            converted = _converted(value, type(field.default))
-        except (ValueError, OverflowError):
-            kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-            problems.append(f"{field.name}={value!r}: must be {kind[type(field.default)]}")
-            continue
-        # object.__setattr__ is the documented way to convert in __post_init__ of a frozen dataclass.
-        object.__setattr__(arguments, field.name, converted)
-        if isinstance(converted, float) and not math.isfinite(converted):
-            problems.append(f"{field.name}={value!r}: must be a finite number")
-        elif not _is_allowed(field, converted):
-            problems.append(f"{field.name}={value!r}: allowed is {allowed_values(field)}")
+            value = checked_value(field, getattr(arguments, field.name))
+        except InvalidArgumentError as error:
+            problems.append(error.problem)
+        else:
+            # object.__setattr__ is the documented way to convert in __post_init__ of a frozen dataclass.
+            object.__setattr__(arguments, field.name, value)
     if problems:
         raise InvalidArgumentError(
             "; ".join(problems), remedy="correct the value, or leave the argument out to use its default"
         )
+
+
+def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Returns a value of a field, converted as ``check_fields`` says.
+
+    Raises:
+        InvalidArgumentError: if its type is wrong or the value is not allowed.
+    """
+    try:
+        converted = _converted(value, type(field.default))
+    except (ValueError, OverflowError):
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        problem = f"must be {kind[type(field.default)]}"
+    else:
+        if isinstance(converted, float) and not math.isfinite(converted):
+            problem = "must be a finite number"
+        elif not _is_allowed(field, converted):
+            problem = f"allowed is {allowed_values(field)}"
+        else:
+            return converted
+    raise InvalidArgumentError(f"{field.name}={value!r}: {problem}", remedy="correct the value")
 
 
 def same_argument(arguments_class: type[Any], name: str) -> Any:

@@ -1,0 +1,166 @@
+"""Data sets from Python: convert labelled images to TFRecord shards, and validate them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+from imgpipe._arguments import ConvertOptions, ValidateOptions
+from imgpipe._errors import raise_step_errors
+from imgpipe._progress import display
+from imgpipe._report import Report
+from imgpipe.components.common.arguments import checked_value, flat_fields, nearest_name
+from imgpipe.components.common.dataset import Manifest, read_manifest
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.validate.arguments import ValidateArguments
+from imgpipe.pipelines.local_step import run_step
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of TFRecord shards with their manifest.
+
+    Attributes:
+        path: The folder with manifest.json, local or ``gs://``.
+    """
+
+    path: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label names; ``labels[i]`` is class ``i`` of the model and ``i + 1`` in the records."""
+        return self._manifest().labels
+
+    @property
+    def images(self) -> dict[str, int]:
+        """The number of images of each split: ``train``, ``validation`` and, if there is one, ``test``."""
+        return {name: split.examples for name, split in self._manifest().splits.items()}
+
+    @property
+    def images_per_label(self) -> dict[str, dict[str, int]]:
+        """The number of images of each label, by split."""
+        manifest = self._manifest()
+        return {
+            name: dict(zip(manifest.labels, split.images_per_label, strict=True))
+            for name, split in manifest.splits.items()
+        }
+
+    def _manifest(self) -> Manifest:
+        return read_manifest(Path(self.path))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        findings: Each with ``severity`` (``error`` or ``warning``), ``kind``, ``problem``, ``where`` and
+            ``remedy``; errors first.
+        report: The page with class balance, image sizes, sample pictures and findings.
+    """
+
+    findings: tuple[dict[str, Any], ...]
+    report: Report
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error: a training can use the data."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[dict[str, Any], ...]:
+        """The findings that would make a training fail or its model wrong."""
+        return tuple(finding for finding in self.findings if finding["severity"] == "error")
+
+    @property
+    def warnings(self) -> tuple[dict[str, Any], ...]:
+        """The findings that are doubtful but do not stop a training."""
+        return tuple(finding for finding in self.findings if finding["severity"] == "warning")
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def convert(
+    output_dir: str | os.PathLike[str], *, progress: bool = True, **options: Unpack[ConvertOptions]
+) -> Dataset:
+    """Makes a data set of labelled images: TFRecord shards and a manifest.
+
+    The images come as ``images`` (a folder with a subfolder for each label) or as ``train_csv`` and
+    ``validation_csv``. Every image is opened and checked. The same input gives the same bytes.
+
+    Args:
+        output_dir: A folder that is empty or does not exist, local or ``gs://``.
+        progress: Whether to show progress, in the notebook or on stderr.
+        **options: The convert step's other arguments, by name: see docs/arguments.md.
+
+    Raises:
+        InvalidArgumentError: for an unknown or wrong argument, before any work.
+        PipelineError: if the step fails; the subclass says whether a retry can help, ``remedy`` what to do.
+    """
+    values = named_options((ConvertArguments,), {**options, "output_dir": output_dir})
+    ConvertArguments(**values)
+    with raise_step_errors():
+        run_step("convert", _flags(values), display(progress))
+    return Dataset(values["output_dir"])
+
+
+def validate(
+    dataset: Dataset | str | os.PathLike[str],
+    *,
+    report: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **options: Unpack[ValidateOptions],
+) -> Validation:
+    """Reads every record of a data set and returns what is wrong or doubtful about it.
+
+    Args:
+        dataset: What ``convert`` returned, or the folder with its manifest.json.
+        report: The HTML file to write; None = a file in a new temporary folder.
+        progress: Whether to show progress, in the notebook or on stderr.
+        **options: What the training will ask of the data, by name, e.g. ``train_batch_size``: see
+            docs/arguments.md.
+
+    Raises:
+        InvalidArgumentError: for an unknown or wrong argument, before any work.
+        MissingInputError: if there is no data set in the folder.
+        PipelineError: if the data cannot be read. Errors in the data are returned, not raised.
+    """
+    values = named_options((ValidateArguments,), options)
+    ValidateArguments(**values)
+    folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
+    page = Path(report or Path(tempfile.mkdtemp(prefix="imgpipe-"), "validation.html"))
+    with tempfile.TemporaryDirectory(prefix="imgpipe-") as scratch:
+        summary = Path(scratch, "validation.json")
+        files = {"dataset": folder, "report": str(page), "summary": str(summary)}
+        try:
+            with raise_step_errors():
+                run_step("validate", _flags({**values, **files}), display(progress))
+        except PipelineError:
+            # Without a summary the data could not be read; with one, it holds the errors.
+            if not summary.exists():
+                raise
+        findings = json.loads(summary.read_text(encoding="utf-8"))["findings"]
+    return Validation(tuple(findings), Report(page))
+
+
+def named_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options by name, paths as text.
+
+    Raises:
+        InvalidArgumentError: for a name that none of the classes has, or a value of a wrong type or size.
+    """
+    values = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in options.items()}
+    known = flat_fields(arguments_classes)
+    for name in values:
+        if name not in known:
+            raise InvalidArgumentError(f"there is no option {name!r}", remedy=nearest_name(name, known))
+    return {name: checked_value(known[name], value) for name, value in values.items()}
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]

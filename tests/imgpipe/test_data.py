@@ -1,0 +1,68 @@
+"""convert and validate from Python."""
+
+import pytest
+
+import imgpipe
+from imgpipe.errors import InvalidArgumentError, MissingInputError, OutputError
+from tests.imgpipe.conftest import LABELS
+
+
+@pytest.fixture(scope="module")
+def dataset(flowers, tmp_path_factory):
+    return imgpipe.convert(tmp_path_factory.mktemp("data") / "shards", images=flowers, progress=False)
+
+
+def test_convert_returns_what_it_made(dataset):
+    assert dataset.labels == LABELS
+    assert dataset.images == {"train": 48, "validation": 12}
+    assert dataset.images_per_label["validation"] == {"daisy": 4, "rose": 4, "tulip": 4}
+
+
+def test_convert_shows_its_progress_on_stderr(flowers, tmp_path, capfd):
+    imgpipe.convert(tmp_path / "shards", images=str(flowers))
+    shown = capfd.readouterr()
+    assert "60 rows = 60 written" in shown.err
+    assert shown.out == ""
+
+
+def test_convert_without_progress_is_silent(flowers, tmp_path, capfd):
+    imgpipe.convert(tmp_path / "shards", images=str(flowers), progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_convert_into_a_folder_with_other_files_raises(flowers, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        imgpipe.convert(tmp_path, images=flowers, progress=False)
+
+
+def test_an_unknown_option_names_the_nearest(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="did you mean images"):
+        imgpipe.convert(tmp_path / "shards", image="flowers")
+
+
+def test_a_wrong_option_is_refused_before_any_work(flowers, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="validation_fraction=2"):
+        imgpipe.convert(tmp_path / "shards", images=flowers, validation_fraction=2.0)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_validate_finds_nothing_wrong_with_good_data(dataset):
+    validation = imgpipe.validate(dataset, train_batch_size=8, progress=False)
+    assert validation.ok
+    assert validation.errors == ()
+    assert validation._repr_html_().startswith("<iframe")
+
+
+def test_validate_returns_errors_instead_of_raising(dataset, tmp_path):
+    page = tmp_path / "page.html"
+    validation = imgpipe.validate(dataset.path, num_classes=7, report=page, progress=False)
+    assert not validation.ok
+    assert any("7" in finding["problem"] for finding in validation.errors)
+    assert validation.report.path == page
+    assert "<html" in page.read_text()
+
+
+def test_validate_raises_where_there_is_no_data_set(tmp_path):
+    with pytest.raises(MissingInputError, match=r"manifest\.json"):
+        imgpipe.validate(tmp_path, progress=False)

@@ -1,0 +1,113 @@
+"""run and tune from Python, and what a run gives back."""
+
+import os
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import imgpipe
+from imgpipe.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from tests.imgpipe.conftest import LABELS, QUICK
+
+
+def test_the_metrics_are_numbers_by_name(finished_run):
+    metrics = finished_run.metrics
+    assert metrics["examples"] == 12
+    assert 0 <= metrics["top_1_accuracy"] <= 1
+    assert {"loss", "macro_f1", "expected_calibration_error"} <= set(metrics)
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_the_confusion_matrix_agrees_with_the_metrics(finished_run):
+    matrix = finished_run.confusion_matrix
+    assert matrix.shape == (3, 3)
+    assert matrix.sum() == 12
+    assert np.trace(matrix) / 12 == pytest.approx(finished_run.metrics["top_1_accuracy"])
+    assert [int(row.sum()) for row in matrix] == [
+        finished_run.per_class[label]["support"] for label in LABELS
+    ]
+
+
+def test_the_predictions_agree_with_the_metrics(finished_run):
+    predictions = finished_run.predictions(progress=False)
+    assert len(predictions) == 12
+    accuracy = np.mean([prediction.correct for prediction in predictions])
+    assert accuracy == pytest.approx(finished_run.metrics["top_1_accuracy"])
+    assert {prediction.true_labels for prediction in predictions} == {(label,) for label in LABELS}
+    assert all(prediction.key.endswith(".png") for prediction in predictions)
+
+
+def test_the_model_can_be_loaded_and_asked(finished_run, flowers):
+    model = imgpipe.load(finished_run.model)
+    assert model.labels == finished_run.labels == LABELS
+    assert model.predict(flowers / "daisy" / "0.png").label in LABELS
+
+
+def test_the_reports_are_pages_that_a_notebook_shows(finished_run):
+    for report in (finished_run.report, finished_run.data_report):
+        assert os.path.getsize(report) > 1000
+        assert report._repr_html_().startswith("<iframe sandbox")
+    assert "top-1 accuracy" in finished_run._repr_html_()
+
+
+def test_an_earlier_run_can_be_opened(finished_run):
+    assert imgpipe.Run(str(finished_run.folder)).metrics == finished_run.metrics
+
+
+def test_a_folder_that_is_not_a_run_says_so(tmp_path):
+    with pytest.raises(MissingInputError, match="finished run"):
+        _ = imgpipe.Run(tmp_path).metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"imags": "x"}, "did you mean images"),
+        ({"max_steps": "many"}, "max_steps='many'"),
+        ({"model_type": "resnet-19"}, "resnet-19"),
+        ({"recipe": "finetune"}, "fine-tune"),
+        ({"images": ""}, "images is empty"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgumentError, match=words):
+        imgpipe.run(**options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_error_of_a_step_is_raised_as_its_own_class(tmp_path, flowers):
+    (tmp_path / "train.csv").write_text(f"{flowers}/daisy/0.png,daisy\nmissing.png,rose\n")
+    with pytest.raises(InvalidDataError, match=r"missing\.png") as raised:
+        imgpipe.run(train_csv=tmp_path / "train.csv", job_dir=tmp_path / "job", progress=False, **QUICK)
+    assert raised.value.remedy
+
+
+def test_a_run_works_in_a_thread(flowers, tmp_path):
+    runs = []
+
+    def work():
+        runs.append(imgpipe.run(images=flowers, job_dir=tmp_path / "job", progress=False, **QUICK))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert runs[0].metrics["examples"] == 12
+
+
+def test_tuning_gives_the_best_trial_and_all_trials(flowers, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = imgpipe.tune(
+            {"initial_learning_rate": "log:0.01:0.1", "train_batch_size": [8, 16]},
+            images=flowers,
+            job_dir=tmp_path / "tuned",
+            max_trials=2,
+            progress=False,
+            **QUICK,
+        )
+    assert len(run.trials) == 2
+    assert {trial["hyperparameters"]["train_batch_size"] for trial in run.trials} <= {"8", "16", 8, 16}
+    assert (run.model / "saved_model.pb").is_file()
