@@ -1,1 +1,1 @@
-"""The step that reads every record before a machine is rented."""
+"""The step that checks every record before any training machine starts."""

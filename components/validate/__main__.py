@@ -1,6 +1,6 @@
 """``python -m imgpipe.components.validate --dataset=FOLDER [--report=FILE --summary=FILE ...]``.
 
-Instead of a data set's folder, TFRecord files can be given: ``--training_data_path='data/train-*'
+Without a data set's folder, name the TFRecord files: ``--training_data_path='data/train-*'
 --validation_data_path='data/validation-*'``.
 """
 
@@ -17,27 +17,25 @@ from imgpipe.components.validate.arguments import ValidateArguments
 
 @dataclass(frozen=True)
 class ValidatePaths:
-    """What the component gets as artifacts and the command line as paths."""
+    """The paths on the command line; the component gets them as artifacts."""
 
-    dataset: str = argument(
-        "", "Folder, local or gs://, that holds manifest.json, as the convert step wrote it."
-    )
+    dataset: str = argument("", "Folder, local or gs://, with the manifest.json that the convert step wrote.")
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by commas, "
-        "local or gs://. Instead of dataset.",
+        "local or gs://. Give this or dataset.",
     )
     validation_data_path: str = argument(
-        "", "TFRecord files with the validation images, written like training_data_path."
+        "", "TFRecord files with the validation images, in the same form as training_data_path."
     )
     labels_file: str = argument(
-        "", "Text file with one label a line: line i names label i. Only together with training_data_path."
+        "", "Text file with one label per line: line i names label i. Requires training_data_path."
     )
     report: str = argument("validation.html", "File to write the HTML page to.")
     summary: str = argument("validation.json", "File to write the findings to, as JSON.")
 
     def __post_init__(self) -> None:
-        """Checks that the data is named, in one way.
+        """Checks that the data is named in exactly one way.
 
         Raises:
             InvalidArgumentError: if it is not.
@@ -56,22 +54,22 @@ class ValidatePaths:
         if self.dataset and others:
             raise InvalidArgumentError(
                 f"--dataset={self.dataset} is given together with --{others[0]}",
-                remedy="give one of the two: the data set's manifest names its shards and labels",
+                remedy="give one of them: the data set's manifest already names its shards and labels",
             )
 
 
-def main(words: Sequence[str]) -> None:
-    """Validates the data that the command line names."""
-    values = parse_command_line(words, (ValidatePaths, ValidateArguments))
+def main(argv: Sequence[str]) -> None:
+    """Runs the step with the arguments of the command line."""
+    values = parse_command_line(argv, (ValidatePaths, ValidateArguments))
     paths = from_values(ValidatePaths, values)
     arguments = from_values(ValidateArguments, values)
-    # Only now: a wrong flag is refused without loading NumPy and Pillow.
+    # Imported here so that a wrong flag is reported before NumPy and Pillow are loaded.
     from pathlib import Path
 
     from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest_at
     from imgpipe.components.storage.cloud_storage import is_cloud_path
     from imgpipe.components.validate.record_files import describe_record_files
-    from imgpipe.components.validate.validate import validate_manifest_to_files
+    from imgpipe.components.validate.validate import validate_to_files
 
     report, summary = local_path(paths.report), local_path(paths.summary)
     if paths.dataset:
@@ -83,7 +81,7 @@ def main(words: Sequence[str]) -> None:
             patterns, paths.labels_file, arguments.num_classes, multi_label=arguments.multi_label
         )
         folder = Path()
-    validate_manifest_to_files(manifest, folder, report, summary, arguments)
+    validate_to_files(manifest, folder, report, summary, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 
 @dataclass(frozen=True)
 class ValidateArguments:
-    """What the training will ask of the data; checked before a machine is rented for it."""
+    """The training arguments that the data is checked against."""
 
     num_classes: int = shared_arguments.num_classes()
     multi_label: bool = shared_arguments.multi_label()
@@ -25,5 +25,5 @@ class ValidateArguments:
 
     @property
     def trained_image_size(self) -> int:
-        """Side in pixels of the square to which training scales images."""
+        """The side in pixels of the square to which training scales images."""
         return self.image_size or MODEL_TYPES[self.model_type].image_size

@@ -1,7 +1,5 @@
-"""Images whose bytes are equal: the same one in train and validation, the same one under two labels."""
+"""Images with equal bytes: the same image in train and validation, or with different labels."""
 
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +7,15 @@ import numpy as np
 
 from imgpipe.components.common.dataset import TRAIN, shard_location
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
-from imgpipe.components.common.records import label_to_class
-from imgpipe.components.validate.findings import KEPT_PER_KIND, WARNING, Finding
-from imgpipe.components.validate.reading import DIGEST_BYTES, ImageTable, label_names, record_at, record_name
+from imgpipe.components.validate.findings import WARNING, Finding
+from imgpipe.components.validate.reading import DIGEST_BYTES, ImageTable, Reading, label_names, record_at
+from imgpipe.components.validate.record_checks import record_name
 
-# More members of one group than this are counted, not named.
-_NAMED_MEMBERS = 6
-_WITH_PICTURE = 20
-
-
+# Further images of a group are counted, not named.
+_MAX_NAMED_IMAGES = 6
+_MAX_WITH_THUMBNAIL = 20
 _LEAK = "image_in_two_splits"
-# Stands for each that is counted and not kept.
-_COUNTED_LEAK = Finding(WARNING, _LEAK, "the same image is in two splits")
+_TWO_LABEL_SETS = "image_with_two_label_sets"
 
 
 @dataclass(frozen=True)
@@ -31,11 +26,15 @@ class _Member:
     label: str
     filename: str
     where: str
-    source: str
+    thumbnail_source: str
+
+    @property
+    def name(self) -> str:
+        return repr(self.filename) if self.filename else "an image without a file name"
 
 
 def groups_of_equal_images(images: ImageTable) -> list[list[int]]:
-    """Returns the numbers of the images with equal bytes: each group and the groups in reading order."""
+    """Returns the numbers of the images with equal bytes: the groups, and each group, in reading order."""
     if not images.digests:
         return []
     digests = np.frombuffer(images.digests, dtype=f"S{DIGEST_BYTES}")
@@ -43,129 +42,95 @@ def groups_of_equal_images(images: ImageTable) -> list[list[int]]:
     is_same = digests[order[1:]] == digests[order[:-1]]
     groups: list[list[int]] = []
     previous = -2
-    for place in np.flatnonzero(is_same).tolist():
-        if place != previous + 1:
-            groups.append([int(order[place])])
-        groups[-1].append(int(order[place + 1]))
-        previous = place
+    for index in np.flatnonzero(is_same).tolist():
+        if index != previous + 1:
+            groups.append([int(order[index])])
+        groups[-1].append(int(order[index + 1]))
+        previous = index
     return sorted(groups)
 
 
-def duplicate_findings(
-    images: ImageTable, labels: tuple[str, ...], folder: Path, *, multi_label: bool = False
-) -> Iterator[Finding]:
-    """Yields a warning for each pair across the splits and for each image under several labels.
+def add_duplicate_findings(reading: Reading, folder: Path) -> None:
+    """Adds a warning for each pair across the splits, and for each image with different labels.
 
-    In a multi-label data set, an image with several labels is as it should be; equal images with different
-    sets of labels are not.
-
-    Equal images with one label in one split are no finding: some repeat images to balance classes. Of
-    findings that are more than are kept, no record is read: they say their kind alone.
+    In a multi-label data set, an image may have several labels, but equal images must have the same ones.
+    Equal images with the same label in one split are valid: some data sets repeat images to balance classes.
+    Images of findings that are only counted are not read again.
     """
-    pairs = doubles = 0
-
-    def member(number: int, with_picture: bool) -> _Member:
-        return _member(images, number, labels, folder, with_picture, multi_label)
-
+    images, findings = reading.images, reading.findings
+    two_labels = _TWO_LABEL_SETS if reading.multi_label else "image_with_two_labels"
     for group in groups_of_equal_images(images):
-        splits = [_shard_of(images, number)[0] for number in group]
-        if TRAIN in splits and len(set(splits)) > 1:
-            with_picture = pairs < _WITH_PICTURE
-            trained = group[splits.index(TRAIN)]
-            for number, split in zip(group, splits, strict=True):
-                if split != TRAIN and pairs < KEPT_PER_KIND:
-                    yield _leak(member(trained, with_picture), member(number, with_picture))
-                elif split != TRAIN:
-                    yield _COUNTED_LEAK
-                pairs += split != TRAIN
-        group_labels = [images.labels[number] for number in group]
-        if len(set(group_labels)) > 1 and doubles >= KEPT_PER_KIND:
-            yield _counted_two_labels(multi_label)
-        elif len(set(group_labels)) > 1:
-            # One image of each label first, so that the first ones named show the contradiction.
-            firsts = [group[group_labels.index(label)] for label in sorted(set(group_labels))]
-            named = (firsts + [number for number in group if number not in firsts])[:_NAMED_MEMBERS]
-            members = [member(one, doubles < _WITH_PICTURE) for one in named]
-            yield _two_labels(members, len(group), multi_label)
-        doubles += len(set(group_labels)) > 1
+        splits = [images.shard_of(number)[0] for number in group]
+        train = group[splits.index(TRAIN)] if TRAIN in splits else None
+        for number, split in zip(group, splits, strict=True):
+            if train is None or split == TRAIN:
+                continue
+            if findings.is_full(_LEAK):
+                findings.counts[_LEAK] += 1
+            else:
+                with_thumbnail = findings.counts[_LEAK] < _MAX_WITH_THUMBNAIL
+                trained, other = (
+                    _member(reading, folder, image, with_thumbnail) for image in (train, number)
+                )
+                findings.add(_leak(trained, other))
+        labels = [images.labels[number] for number in group]
+        if len(set(labels)) == 1:
+            continue
+        if findings.is_full(two_labels):
+            findings.counts[two_labels] += 1
+            continue
+        # First one image of each label, so that the images that are named show the contradiction.
+        firsts = [group[labels.index(label)] for label in sorted(set(labels))]
+        named = (firsts + [number for number in group if number not in firsts])[:_MAX_NAMED_IMAGES]
+        with_thumbnail = findings.counts[two_labels] < _MAX_WITH_THUMBNAIL
+        members = [_member(reading, folder, number, with_thumbnail) for number in named]
+        findings.add(_two_labels(two_labels, members, len(group)))
 
 
 def _leak(trained: _Member, other: _Member) -> Finding:
     return Finding(
         WARNING,
         _LEAK,
-        f"the same image is in {trained.split} and {other.split}: {_name(trained)} and {_name(other)}",
+        f"the same image is in {trained.split} and {other.split}: {trained.name} and {other.name}",
         f"{trained.where}; {other.where}",
-        "remove one of the two: a model that was trained on an image is no longer tested by it",
-        thumbnails=_pictures(trained, other),
+        "remove one of the two: an image that the model was trained on does not test it",
+        thumbnails=_thumbnails(trained, other),
     )
 
 
-def _two_labels(members: list[_Member], number: int, multi_label: bool) -> Finding:
+def _two_labels(kind: str, members: list[_Member], group_size: int) -> Finding:
     names = list(dict.fromkeys(repr(member.label) for member in members))
-    more = f"; and {number - len(members):,} more" if number > len(members) else ""
+    more = f"; and {group_size - len(members):,} more" if group_size > len(members) else ""
     return Finding(
         WARNING,
-        _two_labels_kind(multi_label),
+        kind,
         f"the same image is labelled {' and '.join(names)}",
-        "; ".join(f"{member.where}, {_name(member)}, is {member.label!r}" for member in members) + more,
+        "; ".join(f"{member.where}, {member.name}, is {member.label!r}" for member in members) + more,
         "keep one row of the image, with all of its labels"
-        if multi_label
+        if kind == _TWO_LABEL_SETS
         else "keep the row with the right label and remove the others",
-        thumbnails=_pictures(*members[: len(names)]),
+        thumbnails=_thumbnails(*members[: len(names)]),
     )
 
 
-def _counted_two_labels(multi_label: bool) -> Finding:
-    return Finding(WARNING, _two_labels_kind(multi_label), "the same image is labelled in two ways")
-
-
-def _two_labels_kind(multi_label: bool) -> str:
-    return "image_with_two_label_sets" if multi_label else "image_with_two_labels"
-
-
-def _name(member: _Member) -> str:
-    return repr(member.filename) if member.filename else "an image without a file name"
-
-
-def _pictures(*members: _Member) -> tuple[Thumbnail, ...]:
+def _thumbnails(*members: _Member) -> tuple[Thumbnail, ...]:
     return tuple(
-        Thumbnail(member.source, (f"{member.split}: {member.label}",), member.where)
+        Thumbnail(member.thumbnail_source, (f"{member.split}: {member.label}",), member.where)
         for member in members
-        if member.source
+        if member.thumbnail_source
     )
 
 
-def _shard_of(images: ImageTable, number: int) -> tuple[str, str]:
-    """Returns the split and the path of the shard in which an image lies."""
-    _, split, shard = images.shards[_shard_index(images, number)]
-    return split, shard.path
-
-
-def _shard_index(images: ImageTable, number: int) -> int:
-    # A shard without an image begins where the next one does: the last that begins there is meant.
-    return bisect_right(images.shards, number, key=lambda shard: shard[0]) - 1
-
-
-def _member(
-    images: ImageTable,
-    number: int,
-    labels: tuple[str, ...],
-    folder: Path,
-    with_picture: bool,
-    multi_label: bool,
-) -> _Member:
-    _, split, shard = images.shards[_shard_index(images, number)]
-    record_number = images.record_numbers[number]
-    where = record_name(shard, record_number)
-    location = shard_location(folder, shard)
-    record = record_at(location, images.offsets[number], where=where, multi_label=multi_label)
-    class_index = label_to_class(record.label)
-    single = labels[class_index] if 0 <= class_index < len(labels) else str(record.label)
+def _member(reading: Reading, folder: Path, number: int, with_thumbnail: bool) -> _Member:
+    images = reading.images
+    split, shard = images.shard_of(number)
+    where = record_name(shard, images.record_numbers[number])
+    location, offset = shard_location(folder, shard), images.offsets[number]
+    record = record_at(location, offset, where=where, multi_label=reading.multi_label)
     return _Member(
         split=split,
-        label=label_names(record.all_labels, labels) if multi_label else single,
+        label=label_names(record.all_labels, reading.labels),
         filename=record.filename,
         where=where,
-        source=thumbnail_source(record.encoded) if with_picture else "",
+        thumbnail_source=thumbnail_source(record.encoded) if with_thumbnail else "",
     )

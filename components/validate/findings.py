@@ -1,6 +1,6 @@
-"""What a validation found, and how it is told: in the log, as JSON, as one error."""
+"""The findings of a validation, and how they are reported: in the log, as JSON, as one error."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -15,13 +15,13 @@ Severity = Literal["error", "warning"]
 ERROR: Severity = "error"
 WARNING: Severity = "warning"
 
-# The kinds of findings that leave records unread.
+# The kinds of findings after which the counts are incomplete.
 UNREAD_KINDS = ("missing_shard", "damaged_record", "invalid_record")
 FORMAT_VERSION = 1
-# A data set in which every record is wrong must not fill the memory with the words for it.
-KEPT_PER_KIND = 10_000
-LOGGED_PER_KIND = 20
-RAISED = 10
+# Bounds the memory for a data set in which every record is invalid.
+MAX_KEPT_PER_KIND = 10_000
+MAX_LOGGED_PER_KIND = 20
+MAX_RAISED = 10
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Finding:
 
     Attributes:
         severity: ``error`` fails the step, ``warning`` does not.
-        kind: What sort of finding, e.g. ``damaged_record``: constant, for programs to look for.
-        problem: What is wrong, with names and numbers.
-        where: Shard and record, with the file name of the image if known; may be empty.
-        remedy: What the user can do about it.
-        about_arguments: Whether an argument contradicts the data, rather than the data being wrong.
-        thumbnails: Small pictures of what is meant.
+        kind: A stable identifier for programs, e.g. ``damaged_record``.
+        problem: The problem, with names and numbers.
+        where: Shard and record, with the image's file name if known; may be empty.
+        remedy: How to fix it.
+        about_arguments: Whether an argument does not fit the data, as opposed to invalid data.
+        thumbnails: Thumbnails of the images in question.
     """
 
     severity: Severity
@@ -49,26 +49,30 @@ class Finding:
 
 @dataclass
 class FindingList:
-    """Collects findings; of one kind it keeps the first 10,000 and counts the rest."""
+    """Collects findings; keeps the first 10,000 of each kind and counts the rest."""
 
     kept: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
-        """Appends a finding."""
-        self.counts[finding.kind] += 1
-        if self.counts[finding.kind] <= KEPT_PER_KIND:
+        """Appends a finding, or only counts it if the list is full for its kind."""
+        if not self.is_full(finding.kind):
             self.kept.append(finding)
+        self.counts[finding.kind] += 1
+
+    def is_full(self, kind: str) -> bool:
+        """Whether further findings of this kind are only counted."""
+        return self.counts[kind] >= MAX_KEPT_PER_KIND
 
     def extend(self, findings: Iterable[Finding]) -> None:
-        """Appends several findings."""
+        """Appends findings."""
         for finding in findings:
             self.add(finding)
 
 
 @dataclass(frozen=True)
 class Range:
-    """The smallest, the median (the lower one of two) and the largest of many whole numbers."""
+    """Minimum, median (the lower of two) and maximum of a set of integers."""
 
     minimum: int
     median: int
@@ -77,7 +81,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Bucket:
-    """How many images have a shorter side of ``minimum`` to ``maximum`` pixels; None is no limit."""
+    """The number of images with a shorter side of ``minimum`` to ``maximum`` pixels; None = no limit."""
 
     minimum: int
     maximum: int | None
@@ -86,7 +90,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """The distribution of the images' sizes in pixels; the ranges are None without an image."""
+    """The distribution of image sizes in pixels; the ranges are None if no image was decoded."""
 
     width: Range | None
     height: Range | None
@@ -95,18 +99,18 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class Findings:
-    """The outcome of a validation.
+    """The result of a validation.
 
     Attributes:
-        manifest: Of the data that was read.
-        arguments: That the data was held against.
-        counts: By split: how many images each label has, in the order of the labels, as counted.
-        examples: By split: how many images there are.
-        formats: How many images there are of each file format.
-        sizes: The distribution of the images' sizes.
-        samples: By label: a few training images, small; empty for a label without.
-        findings: Errors first, in the order in which they were found.
-        kinds: How many findings there are of each kind, those that were not kept included.
+        manifest: The manifest of the data that was read.
+        arguments: The training arguments that the data was checked against.
+        counts: By split: the number of images of each label as counted, in label order.
+        examples: By split: the number of images.
+        formats: By file format: the number of images.
+        sizes: The distribution of image sizes.
+        samples: By label: thumbnails of a few training images; empty for a label without any.
+        findings: Errors first, then warnings, each in the order in which they were found.
+        kinds: By kind: the number of findings, including those that were not kept.
     """
 
     manifest: Manifest
@@ -119,24 +123,14 @@ class Findings:
     findings: tuple[Finding, ...]
     kinds: dict[str, int]
 
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that fail the step."""
-        return tuple(finding for finding in self.findings if finding.severity == ERROR)
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """The findings that do not."""
-        return tuple(finding for finding in self.findings if finding.severity == WARNING)
-
     def number_of(self, severity: Severity) -> int:
-        """Returns how many findings there are of a severity, those that were not kept included."""
+        """Returns the number of findings of a severity, including those that were not kept."""
         kinds = {finding.kind for finding in self.findings if finding.severity == severity}
         return sum(self.kinds[kind] for kind in kinds)
 
 
 def findings_json(findings: Findings) -> dict[str, Any]:
-    """Returns everything but the pictures as JSON values; equal data give equal values."""
+    """Returns everything but the thumbnails as JSON values; equal data gives equal values."""
     labels = findings.manifest.labels
     return {
         "format_version": FORMAT_VERSION,
@@ -166,11 +160,11 @@ def findings_json(findings: Findings) -> dict[str, Any]:
 
 
 def log_findings(findings: Findings) -> None:
-    """Writes a line for each finding, of each kind the first 20 and then how many more there are."""
+    """Logs the first 20 findings of each kind, and the number of further ones."""
     logged: Counter[str] = Counter()
     for finding in findings.findings:
         logged[finding.kind] += 1
-        if logged[finding.kind] > LOGGED_PER_KIND:
+        if logged[finding.kind] > MAX_LOGGED_PER_KIND:
             continue
         where = f" ({finding.where})" if finding.where else ""
         log_event(
@@ -182,11 +176,11 @@ def log_findings(findings: Findings) -> None:
             where=finding.where,
             remedy=finding.remedy,
         )
-        more = findings.kinds[finding.kind] - LOGGED_PER_KIND
-        if logged[finding.kind] == LOGGED_PER_KIND and more > 0:
+        more = findings.kinds[finding.kind] - MAX_LOGGED_PER_KIND
+        if logged[finding.kind] == MAX_LOGGED_PER_KIND and more > 0:
             log_event(
                 "findings_not_logged",
-                f"validate: and {more:,} more of the kind {finding.kind}; the summary lists them",
+                f"validate: {more:,} more findings of kind {finding.kind}; the summary lists them",
                 severity=finding.severity.upper(),
                 kind=finding.kind,
                 count=more,
@@ -194,36 +188,31 @@ def log_findings(findings: Findings) -> None:
 
 
 def raise_if_errors(findings: Findings) -> None:
-    """Raises one error that lists about ten errors, some of each kind, and counts them; warnings pass.
+    """Raises one error that lists about ten errors, some of each kind, with the total; ignores warnings.
 
     Raises:
         InvalidArgumentError: if every error is about an argument.
-        InvalidDataError: if any is about the data.
+        InvalidDataError: if any error is about the data.
     """
-    errors = findings.errors
+    errors = [finding for finding in findings.findings if finding.severity == ERROR]
     if not errors:
         return
-    error_class = InvalidArgumentError if all(one.about_arguments for one in errors) else InvalidDataError
+    error_class = InvalidArgumentError if all(error.about_arguments for error in errors) else InvalidDataError
     if len(errors) == 1:
         raise error_class(errors[0].problem, where=errors[0].where, remedy=errors[0].remedy)
-    number = findings.number_of(ERROR)
-    lines = [f"{number:,} errors were found:"]
-    kinds = _by_kind(errors)
-    # Some of every kind: a thousand damaged images must not hide the one label that is wrong.
-    of_a_kind = max(1, RAISED // len(kinds))
-    shown = [one for some in kinds.values() for one in some[:of_a_kind]]
-    for place, one in enumerate(shown, start=1):
-        lines.append(f"{place}. {one.problem}" + (f" ({one.where})" if one.where else ""))
-        if one.remedy:
-            lines.append(f"   what to do: {one.remedy}")
-    if number > len(shown):
-        counts = ", ".join(f"{findings.kinds[kind]:,} {kind}" for kind in kinds)
-        lines.append(f"and {number - len(shown):,} more; by kind: {counts}")
-    raise error_class("\n".join(lines), remedy="correct these; the step's report and summary list them")
-
-
-def _by_kind(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
-    kinds: dict[str, list[Finding]] = {}
-    for finding in findings:
-        kinds.setdefault(finding.kind, []).append(finding)
-    return kinds
+    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    for error in errors:
+        by_kind[error.kind].append(error)
+    # Some of each kind, so that a thousand damaged images do not hide one wrong label.
+    shown_per_kind = max(1, MAX_RAISED // len(by_kind))
+    shown = [error for kind_errors in by_kind.values() for error in kind_errors[:shown_per_kind]]
+    total = findings.number_of(ERROR)
+    lines = [f"{total:,} errors were found:"]
+    for number, error in enumerate(shown, start=1):
+        lines.append(f"{number}. {error.problem}" + (f" ({error.where})" if error.where else ""))
+        if error.remedy:
+            lines.append(f"   what to do: {error.remedy}")
+    if total > len(shown):
+        counts = ", ".join(f"{findings.kinds[kind]:,} {kind}" for kind in by_kind)
+        lines.append(f"and {total - len(shown):,} more; by kind: {counts}")
+    raise error_class("\n".join(lines), remedy="fix them; the step's report and summary list them all")

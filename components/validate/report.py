@@ -1,4 +1,4 @@
-"""The validation as one HTML page that stands alone."""
+"""The validation report, as one self-contained HTML page."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from imgpipe.components.common.dataset import TRAIN, VALIDATION
 from imgpipe.components.common.html_page import Thumbnail, render
 from imgpipe.components.validate.findings import ERROR, UNREAD_KINDS, WARNING, Finding, Findings
 
-# With more labels than this, the page shows as many of the smallest and of the largest as make it up.
-_MOST_LABELS_SHOWN = 200
-_SHOWN_PER_KIND = 100
+# With more labels, the page shows half as many of the smallest and half as many of the largest.
+_MAX_LABELS_SHOWN = 200
+_MAX_SHOWN_PER_KIND = 100
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,16 @@ class _LabelRow:
 
 @dataclass(frozen=True)
 class _Kind:
-    """The findings of one kind that the page shows, and how many more there are."""
+    """The findings of one kind that the page shows, and the number of further ones."""
 
     shown: tuple[Finding, ...]
     more: int
 
 
 def validation_report(findings: Findings) -> str:
-    """Writes the page that shows what is in a data set and what is wrong with it.
-
-    Returns:
-        The HTML of the page.
-    """
+    """Returns the HTML of the page."""
     manifest = findings.manifest
     rows = _label_rows(findings)
-    shown = _rows_shown(rows)
     return render(
         "validation.html",
         "imgpipe.components.validate",
@@ -48,7 +43,7 @@ def validation_report(findings: Findings) -> str:
         errors=findings.number_of(ERROR),
         warnings=findings.number_of(WARNING),
         kinds=_kinds(findings),
-        rows=shown,
+        rows=_shown_rows(rows),
         all_labels=len(rows),
         largest=max((max(row.train, row.validation) for row in rows), default=0),
         largest_bucket=max(bucket.images for bucket in findings.sizes.shorter_side),
@@ -62,24 +57,16 @@ def validation_report(findings: Findings) -> str:
 
 def _label_rows(findings: Findings) -> list[_LabelRow]:
     labels = findings.manifest.labels
-    nothing = (0,) * len(labels)
-    return [
-        _LabelRow(*row)
-        for row in zip(
-            labels,
-            findings.counts.get(TRAIN, nothing),
-            findings.counts.get(VALIDATION, nothing),
-            findings.samples,
-            strict=True,
-        )
-    ]
+    no_images = (0,) * len(labels)
+    train, validation = (findings.counts.get(name, no_images) for name in (TRAIN, VALIDATION))
+    return [_LabelRow(*row) for row in zip(labels, train, validation, findings.samples, strict=True)]
 
 
-def _rows_shown(rows: Sequence[_LabelRow]) -> list[_LabelRow]:
-    if len(rows) <= _MOST_LABELS_SHOWN:
-        return list(rows)
+def _shown_rows(rows: Sequence[_LabelRow]) -> Sequence[_LabelRow]:
+    if len(rows) <= _MAX_LABELS_SHOWN:
+        return rows
     by_size = sorted(rows, key=lambda row: row.train)
-    half = _MOST_LABELS_SHOWN // 2
+    half = _MAX_LABELS_SHOWN // 2
     return by_size[:half] + by_size[-half:]
 
 
@@ -88,6 +75,6 @@ def _kinds(findings: Findings) -> list[_Kind]:
     for finding in findings.findings:
         by_kind[finding.kind].append(finding)
     return [
-        _Kind(tuple(some[:_SHOWN_PER_KIND]), findings.kinds[kind] - len(some[:_SHOWN_PER_KIND]))
-        for kind, some in by_kind.items()
+        _Kind(shown := tuple(kind_findings[:_MAX_SHOWN_PER_KIND]), findings.kinds[kind] - len(shown))
+        for kind, kind_findings in by_kind.items()
     ]

@@ -1,4 +1,4 @@
-"""TFRecord files that others wrote, validated without a manifest."""
+"""TFRecord files from other programs, validated without a manifest."""
 
 import io
 import json
@@ -37,10 +37,10 @@ def write_files(folder, train, validation=(1, 2)):
     return {"train": f"{folder}/train-*", "validation": f"{folder}/validation-*"}
 
 
-def run(*words):
-    command = [sys.executable, "-m", "imgpipe.components.validate", *words]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return ended.returncode, parse_event(ended.stdout.splitlines()[-1])
+def run(*flags):
+    command = [sys.executable, "-m", "imgpipe.components.validate", *flags]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return result.returncode, parse_event(result.stdout.splitlines()[-1])
 
 
 def test_labels_and_counts_are_found_by_reading(tmp_path):
@@ -54,13 +54,13 @@ def test_labels_and_counts_are_found_by_reading(tmp_path):
     assert describe_record_files(patterns, str(tmp_path / "labels.txt"), 0).labels == ("a", "b", "c")
 
 
-def test_a_pattern_that_matches_nothing_says_what_lies_there(tmp_path):
+def test_a_pattern_without_matches_lists_the_files_found(tmp_path):
     patterns = write_files(tmp_path, (1, 2))
     with pytest.raises(MissingInputError, match="holds: train-0, validation-0"):
         describe_record_files({**patterns, "train": f"{tmp_path}/train-*.tfrecord"}, "", 0)
 
 
-def test_everything_wrong_with_foreign_files_is_told_at_once(tmp_path):
+def test_all_problems_of_record_files_are_reported_together(tmp_path):
     write_files(tmp_path, (1, 2, 4, 0, 1, 2))
     whole = (tmp_path / "train-0").read_bytes()
     (tmp_path / "train-1").write_bytes(whole[:-3])
@@ -71,13 +71,13 @@ def test_everything_wrong_with_foreign_files_is_told_at_once(tmp_path):
         f"--summary={tmp_path / 's.json'}",
     )
     assert code == InvalidDataError.exit_code
-    kinds = {one["kind"] for one in json.loads((tmp_path / "s.json").read_text())["findings"]}
+    kinds = {finding["kind"] for finding in json.loads((tmp_path / "s.json").read_text())["findings"]}
     assert kinds >= {"damaged_record", "label_out_of_range", "label_without_training", "train_batch_size"}
     assert "train-1, record 5" in last["problem"]
     assert "train-0, record 3" in last["problem"]
 
 
-def test_a_damaged_record_of_foreign_files_is_one_finding_and_no_other(tmp_path):
+def test_a_damaged_record_is_the_only_finding(tmp_path):
     write_files(tmp_path, (1, 2) * 12, (1, 2))
     content = bytearray((tmp_path / "train-0").read_bytes())
     content[200] ^= 1
@@ -111,6 +111,6 @@ def test_a_data_set_in_a_bucket_is_validated(tmp_path, cloud):
     assert code == 0
     assert last["examples"]["train"] + last["examples"]["validation"] == 20
     findings = json.loads((tmp_path / "s.json").read_text())["findings"]
-    assert [one["problem"] for one in findings if one["kind"] == "image_with_two_labels"] == [
+    assert [finding["problem"] for finding in findings if finding["kind"] == "image_with_two_labels"] == [
         "the same image is labelled 'a' and 'b'"
     ]
