@@ -141,100 +141,14 @@ class ValidateOptions(TypedDict, total=False):
     """
 
 
-class RunOptions(TypedDict, total=False):
+class RunOptions(ConvertOptions, total=False):
     """Options of ``imgpipe.run``."""
-
-    train_csv: Path
-    """File that lists the training images: CSV, one `path,label` a line, no header line, UTF-8; or an
-    import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl.
-    Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or
-    training_data_path. With multi_label a row holds any number of labels, path,label,label,...
-    """
-
-    multi_label: bool
-    """An image may have several labels, or none: rows and records hold a list of labels, and the model
-    gives each label a probability of its own (sigmoid). Data with one label an image does without.
-    Default: False.
-    """
-
-    validation_csv: Path
-    """File that lists the validation images, written like train_csv. Leave it empty if train_csv says
-    which rows are for validation, or to set aside the share validation_fraction. Only together with
-    train_csv.
-    """
-
-    test_csv: Path
-    """File that lists the test images, written like train_csv; they become a split of their own, which
-    training does not use. Only together with train_csv.
-    """
-
-    labels_file: Path
-    """Text file with one label a line, UTF-8: line i names label i. Rows with any other label are
-    rejected. Leave it empty to use the labels found in the data, in the order of the alphabet.
-    """
-
-    images: Path
-    """Folder, local or gs://, with one subfolder of images for each label, named like the label. If it
-    has the subfolders train and val (or validation, or valid), and perhaps test, each holding the label
-    folders, these are the splits; otherwise the share validation_fraction is set aside. Or a pattern
-    such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or train_csv, or
-    training_data_path.
-    """
-
-    training_data_path: Path
-    """TFRecord files with the training images, as Google's converter writes them: a path with *, ? or
-    [1-9], or several separated by commas, e.g. data/train-*. They are used where they lie, without a
-    copy. Needs validation_data_path. Give this, or train_csv, or images.
-    """
-
-    validation_data_path: Path
-    """TFRecord files with the validation images, written like training_data_path, e.g.
-    data/validation-*. Only together with training_data_path.
-    """
-
-    validation_fraction: float
-    """Share of each label's images that is set aside for validation, at least one image of every label
-    that has two. Not used when the data has a validation split of its own. Allowed: greater than 0 and
-    less than 1. Default: 0.2.
-    """
-
-    test_fraction: float
-    """Share of each label's images that is set aside for a test split, which training does not use,
-    where validation images are drawn too. 0 = none. Allowed: at least 0 and less than 1. Default: 0.0.
-    """
 
     output_dir: Path
     """Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact
     then only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion
     left, which then goes on, or the finished data set of the same input, which is left as it is. Empty
     = beside the manifest in the artifact.
-    """
-
-    max_rejected_fraction: float
-    """Largest share of rows that may be rejected (a missing or damaged image, an unknown label) before
-    the step fails. 0 = every row must be good. All rejected rows are listed in rejected.csv, with the
-    reason. Allowed: at least 0 and at most 1. Default: 0.0.
-    """
-
-    shard_megabytes: int
-    """Size of an output file in megabytes (millions of bytes), roughly: the images are spread evenly
-    over as many files as that takes. Allowed: at least 1 and at most 2000. Default: 128.
-    """
-
-    max_image_pixels: int
-    """Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take
-    all memory; raise this for images that are really so large. Allowed: at least 1 and at most
-    4294967296. Default: 100000000.
-    """
-
-    max_image_bytes: int
-    """Largest image file in bytes; a row with a larger one is rejected. Allowed: at least 1 and at most
-    2000000000. Default: 100000000.
-    """
-
-    seed: int
-    """Seed of everything drawn at random: the split, the order of the images, the weights. The same
-    seed gives the same data set. Allowed: at least 0 and at most 2147483647. Default: 0.
     """
 
     job_dir: Path

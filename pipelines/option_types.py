@@ -24,17 +24,20 @@ def option_types() -> str:
 
     They are for editors and type checkers; at run time the dataclasses check names and values.
     """
-    convert = _keys((ConvertArguments,))
+    convert, run = _keys((ConvertArguments,)), _keys(PIPELINE_ARGUMENTS)
     # ``imgpipe.convert`` requires it, as a parameter of its own.
     del convert["output_dir"]
-    run, tune = _keys(PIPELINE_ARGUMENTS), _keys(TUNE_PIPELINE_ARGUMENTS)
     classes = (
         _class("convert", "TypedDict", convert),
         _class("validate", "TypedDict", _keys((ValidateArguments,))),
-        _class("run", "TypedDict", run),
-        _class("tune", "RunOptions", {name: lines for name, lines in tune.items() if name not in run}),
+        _class("run", "ConvertOptions", _without(run, convert)),
+        _class("tune", "RunOptions", _without(_keys(TUNE_PIPELINE_ARGUMENTS), run)),
     )
     return "\n\n".join([_HEADER, *classes])
+
+
+def _without(keys: dict[str, list[str]], inherited: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: lines for name, lines in keys.items() if name not in inherited}
 
 
 def _keys(arguments_classes: tuple[type[Any], ...]) -> dict[str, list[str]]:
