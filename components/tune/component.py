@@ -1,4 +1,4 @@
-"""The tune step as a KFP component: the search runs in the step, its trials in parallel processes."""
+"""The tune step as a KFP component: the search runs in the step, with parallel trial processes."""
 
 from pathlib import Path
 
@@ -19,42 +19,26 @@ def tune(
     tuning: TuneArguments,
     arguments: TrainingArguments,
 ) -> None:
-    """Tries many values of the training's arguments and keeps the model of the best trial.
+    """Trains many trials with different hyperparameters and keeps the best trial's model.
 
     Args:
-        dataset: What the convert step made: a manifest and its shards.
+        dataset: The dataset from the convert step: a manifest and its shards.
         model: The SavedModel of the best trial's best evaluation, with assets/labels.txt,
             deployment_config.yaml and provenance.json.
-        metrics: Of the best trial; how many trials there were, and how many were stopped or failed.
-        report: The page with all trials, their learning curves and what the parameters did.
-        trials: trials.json, in the form of AI Platform's TrainingOutput; without a job_dir, the trials'
+        metrics: Metrics of the best trial, and the number of trials in all, stopped early and failed.
+        report: HTML report with all trials, their learning curves and the effect of each hyperparameter.
+        trials: trials.json, in the format of AI Platform's TrainingOutput; without a job_dir, the trials'
             models too.
         tuning: What is tuned, and how.
-        arguments: What all trials have in common.
+        arguments: The training arguments shared by all trials.
     """
-    # Imported here: it loads Optuna, which whoever compiles a pipeline need not have.
-    from imgpipe.components.tune.outcome import (
-        gather,
-        hand_over,
-        upload_models,
-        upload_outcome,
-        warn_of_no_memory,
-    )
-    from imgpipe.components.tune.tune import TuningFiles
-    from imgpipe.components.tune.tune import tune as run_tuning
+    # Imported here because it loads Optuna, which is not needed to compile a pipeline.
+    from imgpipe.components.tune.outcome import run_step, warn_of_lost_study
 
-    folder, in_cloud = Path(trials.path), is_cloud_path(tuning.job_dir)
-    own = folder if in_cloud or not tuning.job_dir else Path(tuning.job_dir).expanduser()
-    if in_cloud:
+    if is_cloud_path(tuning.job_dir):
         check_folder_writable(tuning.job_dir)
-        warn_of_no_memory(tuning.job_dir)
-    files = TuningFiles(own, Path(model.path))
-    try:
-        result = run_tuning(tuning, arguments, Path(dataset.path), files)
-        if in_cloud:
-            upload_models(result, tuning.job_dir)
-    finally:
-        gather(files.job_dir, folder, Path(report.path))
-        if in_cloud:
-            upload_outcome(folder, tuning.job_dir)
-    hand_over(result, arguments, model, metrics)
+        warn_of_lost_study(tuning.job_dir)
+        job_dir = Path(trials.path)
+    else:
+        job_dir = Path(tuning.job_dir or trials.path).expanduser()
+    run_step(dataset, model, metrics, report, trials, tuning, arguments, job_dir=job_dir)

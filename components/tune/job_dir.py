@@ -40,7 +40,7 @@ def trial_model_location(job_dir: str, trial_id: str) -> str:
     return joined(job_dir, f"model/{TRIAL_MODEL_PREFIX}{trial_id}")
 
 
-def check_seen_by_all(job_dir: str) -> None:
+def check_shared_with_pods(job_dir: str) -> None:
     """Refuses a job_dir that trials in pods of their own do not share with the step.
 
     Raises:

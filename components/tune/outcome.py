@@ -1,7 +1,8 @@
-"""Hands what came of a tuning over to the artifacts of its step."""
+"""Runs a tuning and copies its results to the artifacts of the step."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,75 @@ from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import joined
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import Engine, TuningSpec
+from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.job_dir import REPORT_FILE, TRIALS_FILE, trial_model_location
 from imgpipe.components.tune.trials import FAILED
-from imgpipe.components.tune.tune import TuningResult
+from imgpipe.components.tune.tune import LOCAL, TuningFiles, TuningResult, tune
 
 
-def gather(job_dir: Path, trials: Path, report: Path) -> None:
-    """Copies trials.json and the page, as far as they are there: above all when the search has failed.
+def run_step(
+    dataset: Any,
+    model: Any,
+    metrics: Any,
+    report: Any,
+    trials: Any,
+    tuning: TuneArguments,
+    arguments: TrainingArguments,
+    *,
+    job_dir: Path,
+    engine: Callable[[TuningSpec], Engine] = LocalSearch,
+    engine_name: str = LOCAL,
+) -> None:
+    """Runs the search and writes the artifacts of the step.
+
+    If the search fails, the artifacts still get trials.json and the report.
 
     Args:
-        job_dir: Of the tuning.
-        trials: The folder that gets trials.json.
-        report: The file that the page becomes.
+        dataset: The Dataset artifact.
+        model: The Model artifact.
+        metrics: The Metrics artifact.
+        report: The HTML artifact.
+        trials: The artifact for trials.json.
+        tuning: What is tuned, and how.
+        arguments: The training arguments shared by all trials.
+        job_dir: Where the search writes. If this is the trials artifact although ``tuning.job_dir`` is in
+            Cloud Storage, the results are uploaded there.
+        engine: Creates the engine.
+        engine_name: The engine's name, for the report.
     """
+    folder = Path(trials.path)
+    upload = job_dir == folder and is_cloud_path(tuning.job_dir)
+    files = TuningFiles(job_dir, Path(model.path))
+    try:
+        result = tune(tuning, arguments, Path(dataset.path), files, engine=engine, engine_name=engine_name)
+        if upload:
+            upload_models(result, tuning.job_dir)
+    finally:
+        _copy_results(job_dir, folder, Path(report.path))
+        if upload:
+            upload_results(folder, tuning.job_dir)
+    best = result.best
+    for name in (METRIC, "top_5_accuracy", "loss"):
+        metrics.log_metric(name, float(best.final[name]))
+    metrics.log_metric("best_trial", float(best.id))
+    metrics.log_metric("best_step", float(best.final["step"]))
+    metrics.log_metric("trials", float(len(result.trials)))
+    metrics.log_metric("trials_stopped_early", float(sum(bool(trial.stop_reason) for trial in result.trials)))
+    metrics.log_metric("trials_failed", float(sum(trial.state == FAILED for trial in result.trials)))
+    model.metadata["framework"] = "TensorFlow"
+    model.metadata["model_type"] = str(best.values.get("model_type", arguments.model_type))
+    model.metadata["best_trial"] = best.id
+    model.metadata["best_step"] = best.final["step"]
+    model.metadata["values"] = dict(best.values)
+
+
+def _copy_results(job_dir: Path, trials: Path, report: Path) -> None:
+    """Copies trials.json and the report, if they exist."""
     if (job_dir / TRIALS_FILE).is_file() and job_dir != trials:
         trials.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job_dir / TRIALS_FILE, trials / TRIALS_FILE)
@@ -32,13 +87,13 @@ def gather(job_dir: Path, trials: Path, report: Path) -> None:
         shutil.copyfile(job_dir / REPORT_FILE, report)
 
 
-def upload_outcome(folder: Path, job_dir: str) -> None:
-    """Copies trials.json and the page into a job_dir in Cloud Storage, as far as they are there.
+def upload_results(folder: Path, job_dir: str) -> None:
+    """Copies trials.json and the report, if they exist, to a job_dir in Cloud Storage.
 
-    Paths in the step's folder become those in job_dir.
+    Paths below the step's folder are replaced by paths below job_dir.
 
     Args:
-        folder: Where the step wrote them.
+        folder: The step's folder.
         job_dir: ``gs://``.
     """
     here = json.dumps(str(folder.absolute()))[1:-1]
@@ -49,46 +104,22 @@ def upload_outcome(folder: Path, job_dir: str) -> None:
 
 
 def upload_models(result: TuningResult, job_dir: str) -> None:
-    """Copies the trials' models into a job_dir in Cloud Storage.
+    """Copies the trials' models that are not in Cloud Storage yet to a job_dir there.
 
     Args:
-        result: Of the tuning.
+        result: The result of the tuning.
         job_dir: ``gs://``.
     """
     for trial in result.trials:
-        if trial.model:
+        if trial.model and not is_cloud_path(trial.model):
             publish_model_at(Path(trial.model), trial_model_location(job_dir, str(trial.id)))
 
 
-def warn_of_no_memory(job_dir: str) -> None:
-    """Says what a search in the step does without where its job_dir is in Cloud Storage."""
+def warn_of_lost_study(job_dir: str) -> None:
+    """Warns that a search in the step with a job_dir in Cloud Storage cannot be resumed."""
     log_event(
         "search_in_step",
-        f"tune: the search's memory stays in the step; {job_dir} gets models, trials.json and tuning.html at "
-        "the end: a step that is started again begins the search anew",
+        f"tune: the study is kept in the step, and {job_dir} gets models, trials.json and tuning.html at the "
+        "end: if the step restarts, so does the search",
         severity="WARNING",
     )
-
-
-def hand_over(result: TuningResult, arguments: TrainingArguments, model: Any, metrics: Any) -> None:
-    """Writes the metrics and what is known of the model.
-
-    Args:
-        result: Of the tuning.
-        arguments: What all trials had in common.
-        model: The Model artifact.
-        metrics: The Metrics artifact.
-    """
-    best = result.best
-    for name in (METRIC, "top_5_accuracy", "loss"):
-        metrics.log_metric(name, float(best.final[name]))
-    metrics.log_metric("best_trial", float(best.id))
-    metrics.log_metric("best_step", float(best.final["step"]))
-    metrics.log_metric("trials", float(len(result.trials)))
-    metrics.log_metric("trials_stopped_early", float(sum(bool(one.stop_reason) for one in result.trials)))
-    metrics.log_metric("trials_failed", float(sum(one.state == FAILED for one in result.trials)))
-    model.metadata["framework"] = "TensorFlow"
-    model.metadata["model_type"] = str(best.values.get("model_type", arguments.model_type))
-    model.metadata["best_trial"] = best.id
-    model.metadata["best_step"] = best.final["step"]
-    model.metadata["values"] = dict(best.values)

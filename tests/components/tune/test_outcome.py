@@ -7,10 +7,10 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.job_dir import check_on_this_machine, check_seen_by_all
+from imgpipe.components.tune.job_dir import check_on_this_machine, check_shared_with_pods
 from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
-from imgpipe.components.tune.outcome import upload_models, upload_outcome
+from imgpipe.components.tune.outcome import upload_models, upload_results
 from imgpipe.components.tune.trials import SUCCEEDED, Trial, write_trials
 from imgpipe.components.tune.tune import TuningResult
 
@@ -29,7 +29,7 @@ def test_models_and_page_of_a_search_in_the_step_reach_its_job_dir_in_the_cloud(
     write_trials(tmp_path / "trials.json", trials, circumstances={})
     (tmp_path / "tuning.html").write_text("<html>")
     upload_models(TuningResult(trials[0], trials), "gs://photos/tuned")
-    upload_outcome(tmp_path, "gs://photos/tuned")
+    upload_results(tmp_path, "gs://photos/tuned")
     found = cloud.contents("tuned/")
     assert found["model/trial_2/saved_model.pb"] == b"2"
     assert found["model/trial_1/variables/v"] == b"v"
@@ -41,9 +41,9 @@ def test_models_and_page_of_a_search_in_the_step_reach_its_job_dir_in_the_cloud(
 @pytest.mark.parametrize("job_dir", ["", "tuned", "/mnt/tuned"])
 def test_a_job_dir_that_katibs_pods_do_not_see_is_refused_with_what_to_do(job_dir):
     with pytest.raises(InvalidArgumentError, match="do not see this folder") as caught:
-        check_seen_by_all(job_dir)
+        check_shared_with_pods(job_dir)
     assert "gs:// job_dir" in caught.value.remedy
-    check_seen_by_all("gs://photos/tuned")
+    check_shared_with_pods("gs://photos/tuned")
 
 
 def test_the_step_refuses_katib_without_a_job_dir_before_anything_is_made(tmp_path):
