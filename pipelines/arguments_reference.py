@@ -58,7 +58,7 @@ def arguments_reference() -> str:
     for title, target in _TARGETS:
         inputs = target.inputs(Images())
         sections.append("\n".join([f"## {title}", "", _HOW_TO_GIVE, "", *_table(list(inputs.values())), ""]))
-        for step, classes in target.inputs_of_step.items():
+        for step, classes in target.step_arguments.items():
             heading = f"## {title}, in the pipeline with the step {step}"
             sections.append("\n".join([heading, "", *_table(list(flat_fields(classes).values())), ""]))
     missing = {field.name for field in dataclasses.fields(ValidateArguments)} - shown

@@ -16,11 +16,11 @@ from imgpipe.components.common.labels import is_unicode
 from imgpipe.components.common.model_versions import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
 from imgpipe.components.convert.arguments import ConvertArguments
-from imgpipe.components.deploy.serving import serving_location
+from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.serving_model.serving_model import check_network
+from imgpipe.components.serving_model.serving_model import check_model_type
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import absolute_location, local_path
 from imgpipe.components.train.arguments import TrainingArguments
@@ -270,11 +270,11 @@ def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
     if arguments.deploy_target != LOCAL_TARGET:
         return []
     try:
-        location = serving_location(arguments)
+        location = find_serving_model(arguments)
     except MissingInputError:
         # The first model.
         return []
-    check_network(location, arguments.model_type)
+    check_model_type(location, arguments.model_type)
     if not arguments.pretrained_checkpoint_path:
         return []
     return [

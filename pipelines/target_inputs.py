@@ -103,7 +103,7 @@ def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclass
     from imgpipe.pipelines.targets.vertex import VERTEX
 
     known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}[target]
-    classes = known.inputs_of_step.get("tune", ()) if tunes else ()
+    classes = known.step_arguments.get("tune", ()) if tunes else ()
     return {**known.inputs(images), **flat_fields(classes)}
 
 

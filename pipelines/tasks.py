@@ -33,7 +33,7 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
             further_inputs=further.classes,
         )
         made = component(**arguments, **further.values(inputs, images))
-        target.place(step, made, inputs)
+        target.configure_task(step, made, inputs)
         return made
 
     return task
@@ -53,7 +53,7 @@ def pipeline_inputs(
     Raises:
         ValueError: if the target declares an input otherwise than the pipeline: one would hide the other.
     """
-    own = [one for step in steps for one in target.inputs_of_step.get(step, ())]
+    own = [one for step in steps for one in target.step_arguments.get(step, ())]
     fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}
     twice = sorted(
         name for name in set(fields) & set(added) if _declared(fields[name]) != _declared(added[name])

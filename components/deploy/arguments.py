@@ -84,14 +84,14 @@ class DeployArguments:
             InvalidArgumentError: naming what is wrong or missing.
         """
         check_fields(self)
-        check_place(self, {VERTEX_TARGET: ("serving_image", "project", "region")})
+        check_deployment_target(self, {VERTEX_TARGET: ("serving_image", "project", "region")})
 
     def resolved_name(self) -> str:
         """Returns the deployment's name."""
         return deployment_name(self.deploy_name, self.deploy_dir)
 
 
-def check_place(arguments: Any, needed: Mapping[str, tuple[str, ...]]) -> None:
+def check_deployment_target(arguments: Any, needed: Mapping[str, tuple[str, ...]]) -> None:
     """Checks where a model is deployed.
 
     Args:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 
-class DeploymentPlace(Protocol):
+class DeploymentTarget(Protocol):
     """What tells where a model is deployed; arguments of several steps say it."""
 
     @property

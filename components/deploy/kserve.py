@@ -21,14 +21,14 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_digest import model_digest
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
-from imgpipe.components.deploy.upload import uploaded_model
+from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
+from imgpipe.components.deploy.upload import upload_model
 from imgpipe.components.platforms.kubernetes.client import default_client, own_namespace, refused
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}
 _DIGEST = "imgpipe/model-digest"
-# What served most before the newest, for `served_by_kserve` and for a run that goes on where an interrupted
+# What served most before the newest, for `find_kserve_model` and for a run that goes on where an interrupted
 # one was and has to go back.
 _PREVIOUS = "imgpipe/previous"
 _POLL_SECONDS = 2.0
@@ -62,7 +62,7 @@ def deploy_to_kserve(
         UnavailableError: if the cluster refuses.
     """
     digest = model_digest(model_folder)
-    storage_uri = uploaded_model(model_folder, arguments.deploy_dir, digest)
+    storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     services = _Services(api_client, arguments)
     current = services.get()
     if current is None:
@@ -99,7 +99,7 @@ def deploy_to_kserve(
     return _deployment(services, ready, arguments, digest, changed=True)
 
 
-def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | None = None) -> str:
+def find_kserve_model(place: DeploymentTarget, *, api_client: client.ApiClient | None = None) -> str:
     """Returns the storage URI of the model that answers most requests of the InferenceService.
 
     That is the newest one as soon as more than half of the traffic goes to it, as the service's status says;
@@ -146,7 +146,7 @@ def served_by_kserve(place: DeploymentPlace, *, api_client: client.ApiClient | N
 class _Services:
     """The InferenceServices of one name: there is one or none."""
 
-    def __init__(self, api_client: client.ApiClient | None, place: DeploymentPlace) -> None:
+    def __init__(self, api_client: client.ApiClient | None, place: DeploymentTarget) -> None:
         self._api = client.CustomObjectsApi(api_client or default_client("deploy to"))
         self.name = place.resolved_name()
         self.namespace = place.namespace or own_namespace()

@@ -5,12 +5,12 @@ from typing import Protocol
 from imgpipe.components.common.errors import MissingInputError, OutputError
 from imgpipe.components.common.model_versions import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
-from imgpipe.components.deploy.deployment import DeploymentPlace
+from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import local_path
 
 
-class ServingPlace(DeploymentPlace, Protocol):
+class ServingTarget(DeploymentTarget, Protocol):
     """What tells where a model serves; arguments of several steps say it."""
 
     @property
@@ -22,7 +22,7 @@ class ServingPlace(DeploymentPlace, Protocol):
         """Of a local model, the folder of its versions."""
 
 
-def serving_location(place: ServingPlace) -> str:
+def find_serving_model(place: ServingTarget) -> str:
     """Returns the folder of the model that answers most requests; of a local one, the newest version.
 
     Raises:
@@ -34,13 +34,13 @@ def serving_location(place: ServingPlace) -> str:
     """
     # Each target's libraries are loaded only where it is meant.
     if place.deploy_target == KSERVE_TARGET:
-        from imgpipe.components.deploy.kserve import served_by_kserve
+        from imgpipe.components.deploy.kserve import find_kserve_model
 
-        return _readable(served_by_kserve(place))
+        return _readable(find_kserve_model(place))
     if place.deploy_target == VERTEX_TARGET:
-        from imgpipe.components.deploy.vertex import served_by_vertex
+        from imgpipe.components.deploy.vertex import find_vertex_model
 
-        return _readable(served_by_vertex(place))
+        return _readable(find_vertex_model(place))
     # In a bucket models lie under their digests: the service alone knows which of them serves.
     versions = {} if is_cloud_path(place.deploy_dir) else version_folders(local_path(place.deploy_dir))
     if not versions:

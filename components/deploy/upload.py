@@ -10,7 +10,7 @@ VERSION = "1"
 _DIGITS = 16
 
 
-def uploaded_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
+def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
     """Uploads a model to ``deploy_dir/<digest>/1`` unless it is there, and returns ``deploy_dir/<digest>``.
 
     A server that restarts finds the model that it served before, whatever was uploaded since.

@@ -22,9 +22,9 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_digest import model_digest
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.deployment import Deployment, DeploymentPlace
+from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
 from imgpipe.components.deploy.traffic import shares_with
-from imgpipe.components.deploy.upload import VERSION, uploaded_model
+from imgpipe.components.deploy.upload import VERSION, upload_model
 from imgpipe.components.images.probe_image import probe_image
 from imgpipe.components.platforms.vertex.client import service_client
 
@@ -65,7 +65,7 @@ def deploy_to_vertex(
     """
     digest = model_digest(model_folder)
     clients = _clients(arguments)
-    location = uploaded_model(model_folder, arguments.deploy_dir, digest)
+    location = upload_model(model_folder, arguments.deploy_dir, digest)
     with _explained(arguments):
         model = _version(clients, arguments, digest) or _uploaded(clients, arguments, digest, location)
         endpoint = _endpoint(clients, arguments)
@@ -96,7 +96,7 @@ def deploy_to_vertex(
     )
 
 
-def served_by_vertex(place: DeploymentPlace) -> str:
+def find_vertex_model(place: DeploymentTarget) -> str:
     """Returns where the model lies that answers most requests of the endpoint; of equal ones, the oldest.
 
     Args:
@@ -133,7 +133,7 @@ def served_by_vertex(place: DeploymentPlace) -> str:
         return str(clients.models.get_model(name=f"{_resource(serving.model)}{version}").artifact_uri)
 
 
-def _clients(place: DeploymentPlace) -> _Clients:
+def _clients(place: DeploymentTarget) -> _Clients:
     return _Clients(
         service_client("ModelServiceClient", place.region, place.vertex_endpoint),
         service_client("EndpointServiceClient", place.region, place.vertex_endpoint),
@@ -141,7 +141,7 @@ def _clients(place: DeploymentPlace) -> _Clients:
     )
 
 
-def _parent(arguments: DeploymentPlace) -> str:
+def _parent(arguments: DeploymentTarget) -> str:
     return f"projects/{arguments.project}/locations/{arguments.region}"
 
 
@@ -204,7 +204,7 @@ def _uploaded(clients: _Clients, arguments: DeployArguments, digest: str, locati
     return clients.models.get_model(name=f"{_resource(result.model)}@{result.model_version_id}")
 
 
-def _found_endpoint(clients: _Clients, place: DeploymentPlace) -> Any | None:
+def _found_endpoint(clients: _Clients, place: DeploymentTarget) -> Any | None:
     """Returns the endpoint of the deployment's name, the oldest if there are several; None if none is."""
     endpoints = clients.endpoints.list_endpoints(
         request={"parent": _parent(place), "filter": f'display_name="{place.resolved_name()}"'}
@@ -340,7 +340,7 @@ def _message(error: exceptions.GoogleAPICallError) -> str:
 
 
 @contextmanager
-def _explained(arguments: DeploymentPlace) -> Iterator[None]:
+def _explained(arguments: DeploymentTarget) -> Iterator[None]:
     where = _parent(arguments)
     try:
         yield

@@ -8,7 +8,7 @@ from imgpipe.components.common.errors import MissingInputError, OutputError, Una
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_versions import local_model
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
-from imgpipe.components.deploy.serving import serving_location
+from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 
@@ -35,7 +35,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
     serving: Path | None = None
     with ExitStack() as stack:
         try:
-            location = serving_location(arguments)
+            location = find_serving_model(arguments)
             serving = stack.enter_context(local_model(location))
             log_event("champion_found", f"evaluate: {location} serves now")
         except (MissingInputError, OutputError, UnavailableError) as error:

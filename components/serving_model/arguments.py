@@ -6,7 +6,7 @@ from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import check_fields, same_argument
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import NO_TARGET, VERTEX_TARGET
-from imgpipe.components.deploy.arguments import DeployArguments, check_place, deployment_name
+from imgpipe.components.deploy.arguments import DeployArguments, check_deployment_target, deployment_name
 from imgpipe.components.train.arguments import TrainingArguments
 
 
@@ -31,7 +31,7 @@ class ServingModelArguments:
             InvalidArgumentError: if one is not allowed, or nothing says where a model serves.
         """
         check_fields(self)
-        check_place(self, {VERTEX_TARGET: ("project", "region")})
+        check_deployment_target(self, {VERTEX_TARGET: ("project", "region")})
         if self.deploy_target == NO_TARGET:
             raise InvalidArgumentError(
                 "deploy_target is none, so that no model serves that the training could start from",

@@ -9,6 +9,6 @@ def serving_model(arguments: ServingModelArguments) -> str:
     Args:
         arguments: Where it serves, and what to start from while there is none.
     """
-    from imgpipe.components.serving_model.serving_model import start_of_training
+    from imgpipe.components.serving_model.serving_model import find_initial_model
 
-    return start_of_training(arguments)
+    return find_initial_model(arguments)

@@ -5,14 +5,14 @@ import json
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.provenance import PROVENANCE_NAME
-from imgpipe.components.deploy.serving import serving_location
+from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import joined, read_file
 from imgpipe.components.train.model_types import MODEL_TYPES
 
 
-def start_of_training(arguments: ServingModelArguments) -> str:
+def find_initial_model(arguments: ServingModelArguments) -> str:
     """Returns the folder of the model that serves; ``pretrained_checkpoint_path`` as long as none does.
 
     Raises:
@@ -24,7 +24,7 @@ def start_of_training(arguments: ServingModelArguments) -> str:
         InterruptedRunError: if the service cannot be reached.
     """
     try:
-        location = serving_location(arguments)
+        location = find_serving_model(arguments)
     except MissingInputError as error:
         location = arguments.pretrained_checkpoint_path
         start = f"from pretrained_checkpoint_path={location}" if location else "as weights says"
@@ -34,7 +34,7 @@ def start_of_training(arguments: ServingModelArguments) -> str:
             severity="WARNING",
         )
     else:
-        check_network(location, arguments.model_type)
+        check_model_type(location, arguments.model_type)
         if arguments.pretrained_checkpoint_path:
             log_event(
                 "argument_ignored",
@@ -45,7 +45,7 @@ def start_of_training(arguments: ServingModelArguments) -> str:
     return location
 
 
-def check_network(location: str, model_type: str) -> None:
+def check_model_type(location: str, model_type: str) -> None:
     """Refuses to train another network on from a model's weights, where the model says which it is.
 
     Where it does not, or names one that this version does not know, the training itself finds out.

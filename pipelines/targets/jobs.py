@@ -1,4 +1,4 @@
-"""What can be asked of the jobs of any target: the same questions, the same form of answers."""
+"""The interface that the jobs and schedules of every target share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,24 +6,24 @@ from typing import Any, Protocol
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 
-# In which a job is no longer at work.
+# States of a job that is no longer running.
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED", "EXPIRED")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job, a pipeline's run included.
+    """A job or a pipeline run.
 
     Attributes:
-        job_id: As the user named it.
-        target: Where it runs.
+        job_id: Name that the user gave it.
+        target: ``local``, ``kubeflow`` or ``vertex``.
         kind: ``CustomJob``, ``HyperparameterTuningJob`` or ``pipeline run``.
-        state: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, ... in one word.
-        name: As the target calls it: a resource, a run's id, a folder.
-        created: Time of creation, ISO 8601, UTC; empty if it is not known.
-        ended: Time of the end; empty while it runs.
-        error: Why it failed; empty if it did not.
-        details: What else the target tells, e.g. the states of the steps.
+        state: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, ...
+        name: Identifier on the target: a resource name, a run's id, a folder.
+        created: Creation time, ISO 8601, UTC; empty if unknown.
+        ended: End time; empty while it runs.
+        error: Why it failed; otherwise empty.
+        details: Further information from the target, e.g. the states of the steps.
     """
 
     job_id: str
@@ -39,16 +39,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Runs of a pipeline that start by themselves.
+    """Pipeline runs that start at the times of a cron expression.
 
     Attributes:
-        name: As the user named it.
-        target: Where they run.
+        name: Name that the user gave it.
+        target: ``kubeflow`` or ``vertex``.
         state: ACTIVE, PAUSED or COMPLETED.
-        cron: When, in five fields: minute, hour, day of month, month, day of week.
-        resource: As the target calls it.
-        next_run: Time of the next run, ISO 8601; empty if it is not known.
-        last_job: The run that started last, as the target calls it; empty if none did.
+        cron: Five fields: minute, hour, day of month, month, day of week.
+        resource: Identifier on the target.
+        next_run: Time of the next run, ISO 8601; empty if unknown.
+        last_job: Identifier of the latest run; empty if there is none.
     """
 
     name: str
@@ -64,16 +64,16 @@ class Jobs(Protocol):
     """The jobs of one target."""
 
     def describe(self, job_id: str) -> Job:
-        """Returns the job; MissingInputError if there is none of that name."""
+        """Returns the job; raises MissingInputError if there is none of that name."""
 
-    def list_jobs(self, most: int) -> list[Job]:
+    def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest jobs, newest first."""
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yields the job's output a line at a time; with ``follow`` until the job has ended."""
+        """Yields the lines of the job's output; with ``follow``, until the job has ended."""
 
     def cancel(self, job_id: str) -> None:
-        """Stops the job; one that has ended is left alone."""
+        """Cancels the job; does nothing if it has ended."""
 
 
 class Schedules(Protocol):
@@ -83,24 +83,24 @@ class Schedules(Protocol):
         """Returns all schedules of this project."""
 
     def pause_schedule(self, name: str) -> None:
-        """Starts no more runs until it is resumed."""
+        """Pauses the schedule: no run starts until it is resumed."""
 
     def resume_schedule(self, name: str) -> None:
-        """Starts runs again, without those that were missed."""
+        """Resumes the schedule; missed runs are not made up for."""
 
     def delete_schedule(self, name: str) -> None:
-        """Removes the schedule; runs that were started go on."""
+        """Deletes the schedule; its running runs continue."""
 
 
 def no_such_job(job_id: str, where: str) -> MissingInputError:
-    """Returns the error for a job that is not there."""
+    """Returns the error for a job that does not exist."""
     return MissingInputError(
-        f"there is no job {job_id!r}", where=where, remedy="`imgpipe list` names the jobs of a target"
+        f"there is no job {job_id!r}", where=where, remedy="list the jobs with `imgpipe list`"
     )
 
 
 def only_schedule(name: str, found: Sequence[Schedule], where: str) -> Schedule:
-    """Returns the schedule of a name.
+    """Returns the only schedule with a name or resource.
 
     Raises:
         MissingInputError: if there is none.
@@ -111,13 +111,14 @@ def only_schedule(name: str, found: Sequence[Schedule], where: str) -> Schedule:
             return schedule
     named = [schedule for schedule in found if name == schedule.name]
     if len(named) > 1:
+        resources = ", ".join(schedule.resource for schedule in named)
         raise InvalidArgumentError(
-            f"there are {len(named)} schedules {name!r}: {', '.join(one.resource for one in named)}",
+            f"there are {len(named)} schedules named {name!r}: {resources}",
             where=where,
-            remedy="give one of these instead of the name, e.g. `imgpipe schedule delete` of all but one",
+            remedy="give one of these instead of the name; `imgpipe schedule delete` deletes the others",
         )
     if named:
         return named[0]
     raise MissingInputError(
-        f"there is no schedule {name!r}", where=where, remedy="`imgpipe schedule list` names them"
+        f"there is no schedule {name!r}", where=where, remedy="list them with `imgpipe schedule list`"
     )

@@ -9,7 +9,7 @@ from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
 
 # Requests of CPU and memory: (cpu, memory). The data steps hold one image a thread; the others hold
 # TensorFlow and a model. Those of train are inputs of the pipeline.
@@ -65,10 +65,10 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
             "not exist.",
         ),
     }
-    return {name: named(name, field) for name, field in declared.items()}
+    return {name: named_field(name, field) for name, field in declared.items()}
 
 
-def _place(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
+def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
     from kfp import kubernetes
 
     # Off but for the data steps: evaluation and export check what is there now.
@@ -119,7 +119,7 @@ class DataVersion:
 CACHED_CONVERT = StepInputs((DataVersion,), _data_version)
 
 
-def _of_tuning(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
+def _tune_values(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
     chosen = {name: inputs[name] for name in flat_fields([KatibArguments])}
     filled_in = {"trial_image": inputs["train_image"], "trial_storage_secret": inputs["storage_secret"]}
     return {**chosen, **filled_in}
@@ -127,11 +127,11 @@ def _of_tuning(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
 
 KUBEFLOW = Target(
     "kubeflow",
-    _place,
+    _configure_task,
     inputs=_inputs,
     steps={"tune": katib_component.tune},
-    inputs_of_step={"tune": (KatibArguments,)},
+    step_arguments={"tune": (KatibArguments,)},
     # KatibArguments and TrialPodArguments are the function's own.
-    step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _of_tuning)},
+    step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
     caches=True,
 )

@@ -120,14 +120,14 @@ class KubeflowJobs:
         """Returns the run of a name, or of an id."""
         return _described(self._found(job_id))
 
-    def list_jobs(self, most: int) -> list[Job]:
+    def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest runs of imgpipe's experiment, newest first."""
         with _explained("list the runs"):
             experiment = self._experiment()
             if not experiment:
                 return []
             listed = self.client.list_runs(
-                page_size=most,
+                page_size=limit,
                 sort_by="created_at desc",
                 experiment_id=experiment,
                 namespace=self.namespace or None,

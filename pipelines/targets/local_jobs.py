@@ -104,7 +104,7 @@ class LocalJobs:
         told = _told(self._output(job_id)) if known else None
         return _described(job_id, folder, known["created"] if known else "", told)
 
-    def list_jobs(self, most: int) -> list[Job]:
+    def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest jobs, newest first; runs of `imgpipe run` as well."""
         names = {path.stem for path in (self.runs / _REGISTER).glob("*.json")}
         folders = {str(Path(entry["job_dir"])) for name in names if (entry := self._registered(name))}
@@ -115,7 +115,7 @@ class LocalJobs:
                 if path.is_dir() and path.name != _REGISTER and str(path.absolute()) not in folders
             }
         found = [self.describe(name) for name in names]
-        return sorted(found, key=lambda job: (job.created, job.job_id), reverse=True)[:most]
+        return sorted(found, key=lambda job: (job.created, job.job_id), reverse=True)[:limit]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yields the lines of the run's log; with ``follow`` until the run has ended."""

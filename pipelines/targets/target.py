@@ -1,4 +1,4 @@
-"""What a target is."""
+"""What a target adds to the pipelines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ def _no_values(_inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a step takes on one target besides what it takes on all.
+    """Inputs that a step has on one target only.
 
     Attributes:
-        classes: Arguments dataclasses whose fields become inputs of the component.
-        values: ``values(inputs, images)`` gives them from the pipeline's inputs.
+        classes: Arguments dataclasses that add their fields to the component's inputs.
+        values: ``values(inputs, images)`` returns their values, made from the pipeline's inputs.
     """
 
     classes: tuple[type[Any], ...] = ()
@@ -32,33 +32,33 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Target:
-    """A place where a pipeline runs.
+    """A platform that runs the pipelines.
 
     Attributes:
-        name: Of the folder of its compiled pipelines.
-        place: ``place(step, task, inputs)`` sets what this target needs of a step's task, e.g. its resources.
-        inputs: ``inputs(images)`` gives the pipeline's further inputs on this target.
-        steps: Functions that take the place of a step's own, by the step's name.
-        inputs_of_step: Arguments dataclasses whose fields a pipeline with this step takes on this target as
-            well: the function that stands in the step's place takes them.
-        step_inputs: By step.
-        caches: Whether convert and validate are taken from the cache while the data's version is the same.
+        name: Name of the target and of the folder of its compiled pipelines.
+        configure_task: ``configure_task(step, task, inputs)`` sets the task's resources, image, caching, ...
+        inputs: ``inputs(images)`` returns the pipeline inputs that only this target has.
+        steps: Component functions that replace the common ones, by step.
+        step_arguments: Arguments dataclasses that a function in ``steps`` takes in addition, by step. A
+            pipeline with the step has their fields as inputs.
+        step_inputs: Inputs of a component that the pipeline fills in, by step.
+        caches: Whether convert and validate are cached while the data's version stays the same.
     """
 
     name: str
-    place: Callable[[str, Any, Mapping[str, Any]], None]
+    configure_task: Callable[[str, Any, Mapping[str, Any]], None]
     inputs: "Callable[[Images], Mapping[str, dataclasses.Field[Any]]]" = _no_inputs
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
-    inputs_of_step: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
+    step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
     caches: bool = False
 
 
-# What a cache key is made of: the rest of convert's inputs are paths, and a path stays when the files change.
+# The only steps whose inputs include the data's version: a path stays the same when the files change.
 CACHED_STEPS = ("convert", "validate")
 
 
-def named(name: str, declared: Any) -> "dataclasses.Field[Any]":
-    """Returns a field that was declared outside a class, under its name."""
+def named_field(name: str, declared: Any) -> "dataclasses.Field[Any]":
+    """Gives a name to a field that is declared outside a class."""
     declared.name = name
     return declared  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.tune import vertex_component as tuning_job
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.kubeflow import CACHED_CONVERT
-from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
 
 # Processors and memory of each step: Vertex AI takes the smallest machine that has them.
 _RESOURCES = {
@@ -31,7 +31,7 @@ _REGION = "{{$.pipeline_google_cloud_location}}"
 
 
 def _inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
-    version = named(
+    version = named_field(
         "data_version",
         dataclasses.field(
             default="", metadata=DataVersionArguments.__dataclass_fields__["data_version"].metadata

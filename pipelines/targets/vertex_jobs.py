@@ -138,20 +138,20 @@ class VertexJobs:
         kind, job = self._found(job_id)
         return _described(kind, job)
 
-    def list_jobs(self, most: int) -> list[Job]:
+    def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest jobs and runs that imgpipe started, newest first."""
         found: list[Job] = []
         for kind in (*JOB_KINDS, PIPELINE_RUN):
             with explained(f"list the {kind.collection}"):
                 listed = getattr(self._service(kind), f"list_{kind.snake}s")(
-                    request={"parent": self.parent, "filter": f"labels.{JOB_LABEL}:*", "page_size": most}
+                    request={"parent": self.parent, "filter": f"labels.{JOB_LABEL}:*", "page_size": limit}
                 )
                 for place, job in enumerate(listed):
-                    if place == most:
+                    if place == limit:
                         break
                     if JOB_LABEL in job.labels:
                         found.append(_described(kind, job))
-        return sorted(found, key=lambda job: job.created, reverse=True)[:most]
+        return sorted(found, key=lambda job: job.created, reverse=True)[:limit]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yields the lines of the job's machines, as Cloud Logging has them.

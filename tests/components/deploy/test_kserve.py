@@ -4,7 +4,7 @@ from kubernetes import client
 from imgpipe.components.common.errors import CheckFailedError, OutputError, UnavailableError
 from imgpipe.components.common.model_digest import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.kserve import deploy_to_kserve, served_by_kserve
+from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def served(cluster):
             deploy_target="kserve", deploy_dir="gs://photos/serving/flowers", namespace="team"
         )
         with client.ApiClient(client.Configuration(host=cluster.address)) as api_client:
-            return served_by_kserve(place, api_client=api_client)
+            return find_kserve_model(place, api_client=api_client)
 
     return ask
 

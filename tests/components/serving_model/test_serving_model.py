@@ -11,7 +11,7 @@ from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.serving_model.serving_model import start_of_training
+from imgpipe.components.serving_model.serving_model import find_initial_model
 
 BASE = "gs://photos/serving/flowers"
 
@@ -22,7 +22,7 @@ def deployed(model, place, **values):
 
 
 def start(place, **values):
-    return start_of_training(ServingModelArguments(**place, **values))
+    return find_initial_model(ServingModelArguments(**place, **values))
 
 
 def test_a_training_starts_from_what_answers_most_requests(place, models, capsys):
