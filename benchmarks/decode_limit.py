@@ -11,8 +11,8 @@ from pathlib import Path
 
 import simplejpeg
 
-from imgpipe.components.common.parallel import in_order
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.common.resources import usable_threads
 
 
 def decode(data: bytes) -> None:
@@ -25,7 +25,7 @@ def images_per_second(folder: Path, rows: int) -> float:
     contents = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     everything: Iterator[bytes] = islice(cycle(contents), rows)
     started = time.monotonic()
-    for _ in in_order(decode, everything, usable_threads()):
+    for _ in map_in_order(decode, everything, usable_threads()):
         pass
     return rows / (time.monotonic() - started)
 

@@ -152,7 +152,7 @@ def _model_rates(folder: Path) -> dict[str, float]:
         # As long as a client sends requests.
         return {"graph": _rate(graph, len(images), SECONDS)}
     from imgpipe.components.common.tf_import import keras, tf
-    from imgpipe.components.images.decoding import decode_image
+    from imgpipe.components.images.graph.training_decoder import decode_image
     from imgpipe.components.train.input_pipeline import evaluation_batches
 
     built = classifier()

@@ -15,10 +15,10 @@ from typing import Any
 from benchmarks.corpus import LABELS, write_corpus
 from benchmarks.measure import print_result, print_table, run
 from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.common.tfrecord import framed_record
-from imgpipe.components.common.threads import usable_threads
-from imgpipe.components.images.decoding import JPEG_TRANSFORM
+from imgpipe.components.common.tfrecord import frame_record
+from imgpipe.components.images.graph.training_decoder import JPEG_TRANSFORM
 from imgpipe.components.train.augmentation import CROP_FLIP, choices_of, crop_window, draws_needed
 from imgpipe.components.train.decoded_cache import CachePlace
 from imgpipe.components.train.example_order import random_draws
@@ -79,7 +79,7 @@ def _write_photos(folder: Path) -> tuple[list[Path], list[int]]:
     for number, photo in enumerate(names):
         label = number % len(LABELS)
         encoded = (images / photo).read_bytes()
-        files[number % _SHARDS].write(framed_record(encode_example(ImageRecord(encoded, label + 1))))
+        files[number % _SHARDS].write(frame_record(encode_example(ImageRecord(encoded, label + 1))))
         counts[number % _SHARDS] += 1
         (images / photo).rename(images / LABELS[label] / photo)
     for file in files:
@@ -231,7 +231,7 @@ def _write_noise(folder: Path, gigabytes: int) -> None:
         [_NOISE_PICTURES, _NOISE_SIDE, _NOISE_SIDE, 3], (0, 0), 0, 256, tf.int32
     )
     records = b"".join(
-        framed_record(
+        frame_record(
             encode_example(ImageRecord(tf.io.encode_jpeg(tf.cast(image, tf.uint8), quality=95).numpy(), 1))
         )
         for image in noise

@@ -147,7 +147,7 @@ def load(model: str | os.PathLike[str]) -> Model:
         MissingInputError: if there is no SavedModel that imgpipe wrote.
         CheckFailedError: if it is damaged.
     """
-    from imgpipe.components.common.model_versions import model_folder_at
+    from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.storage.files import local_path
 
     folder = model_folder_at(local_path(os.fspath(model)))

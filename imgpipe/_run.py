@@ -123,9 +123,8 @@ class Run:
             MissingInputError: if the run's ``artifacts`` folder was deleted.
         """
         from imgpipe.components.common.dataset import read_manifest
-        from imgpipe.components.common.local_dataset import local_dataset
+        from imgpipe.components.common.dataset_reader import local_dataset, read_split
         from imgpipe.components.common.served_model import BATCH_SIZE
-        from imgpipe.components.common.split_records import split_records
 
         model = load(self.model)
         predictions: list[Prediction] = []
@@ -134,7 +133,7 @@ class Run:
             manifest = read_manifest(folder)
             split = manifest.splits[self._evaluation["split"]]
             shown.show({"event": "step_started", "step": "predict", "severity": "INFO"})
-            records = split_records(folder, split, multi_label=manifest.multi_label)
+            records = read_split(folder, split, multi_label=manifest.multi_label)
             while batch := list(islice(records, BATCH_SIZE)):
                 for record, prediction in zip(batch, model.predict([r.encoded for r in batch]), strict=True):
                     true_labels = tuple(manifest.labels[label - 1] for label in record.all_labels)

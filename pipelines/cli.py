@@ -18,7 +18,7 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
-from imgpipe.components.common.model_versions import model_folder_at
+from imgpipe.components.common.model_folder import model_folder_at
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.storage.files import local_path
 from imgpipe.components.tune.search_space import block_in

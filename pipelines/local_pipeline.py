@@ -12,8 +12,8 @@ from typing import Any
 
 from imgpipe.components.common.arguments import Kind, from_values
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
-from imgpipe.components.common.labels import is_unicode
-from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.labels import is_valid_unicode
+from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.deploy.serving import find_serving_model
@@ -306,7 +306,7 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue
-        if not is_unicode(value):
+        if not is_valid_unicode(value):
             raise InvalidArgumentError(
                 f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
             )

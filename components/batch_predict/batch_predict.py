@@ -11,8 +11,7 @@ from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage, images_of_records, listed_files
 from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.log import Progress, log_event, log_result
-from imgpipe.components.common.model_digest import model_digest
-from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.storage.folders import Folder, folder_at
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def images_of_records(files: list[InputImage]) -> Iterator[InputImage]:
     empty = True
     for file in files:
         with local_copy(file.location) as path:
-            for number, (_, data) in enumerate(read_records(path, shown=file.location)):
+            for number, (_, data) in enumerate(read_records(path, display_name=file.location)):
                 where = f"{file.location}, record {number}"
                 record = decode_example(data, where=where, label_required=False)
                 empty = False

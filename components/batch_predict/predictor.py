@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage
 from imgpipe.components.common.errors import InterruptedRunError, InvalidDataError, PipelineError
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.served_model import ServedModel
-from imgpipe.components.common.threads import usable_threads
-from imgpipe.components.images.image_files import ImageError, check_image_header
+from imgpipe.components.images.checking import ImageError, check_image_header
 from imgpipe.components.storage.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
 from imgpipe.components.storage.files import read_file
 

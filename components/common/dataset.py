@@ -88,7 +88,7 @@ class Manifest:
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def manifest_text(manifest: Manifest) -> bytes:
+def serialize_manifest(manifest: Manifest) -> bytes:
     """Returns the content of ``manifest.json``; equal manifests give equal bytes."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
     if not manifest.multi_label:
@@ -103,10 +103,10 @@ def manifest_text(manifest: Manifest) -> bytes:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes ``manifest.json``, whole or not at all."""
     with written_whole(folder / MANIFEST_NAME) as temporary:
-        temporary.write_bytes(manifest_text(manifest))
+        temporary.write_bytes(serialize_manifest(manifest))
 
 
-def with_locations(manifest: Manifest, folder: str) -> Manifest:
+def with_absolute_paths(manifest: Manifest, folder: str) -> Manifest:
     """Returns the manifest for a place of its own: with the locations of the shards, which lie in ``folder``.
 
     Args:
@@ -139,10 +139,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"cannot read the dataset manifest {str(path)!r}: {error.strerror}",
             remedy="give the folder that the convert step wrote",
         ) from None
-    return manifest_of(text, where=str(path))
+    return parse_manifest(text, where=str(path))
 
 
-def manifest_of(text: bytes, *, where: str) -> Manifest:
+def parse_manifest(text: bytes, *, where: str) -> Manifest:
     """Returns what the content of ``manifest.json`` says.
 
     Args:
@@ -191,7 +191,7 @@ def read_manifest_at(folder: str) -> Manifest:
         return read_manifest(local_path(folder))
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as copy:
         Path(copy, MANIFEST_NAME).write_bytes(read_object(f"{folder.rstrip('/')}/{MANIFEST_NAME}"))
-        return with_locations(read_manifest(Path(copy)), folder)
+        return with_absolute_paths(read_manifest(Path(copy)), folder)
 
 
 def shard_paths(folder: Path, split: Split) -> list[Path]:

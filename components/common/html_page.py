@@ -200,7 +200,7 @@ def line_chart(
 
 
 @dataclass(frozen=True)
-class HeatCell:
+class HeatmapCell:
     """A cell of a heat table; ``share`` is its part of the row's sum, 0..1."""
 
     count: int
@@ -209,25 +209,25 @@ class HeatCell:
 
 
 @dataclass(frozen=True)
-class HeatTable:
+class Heatmap:
     """A confusion matrix, ready to draw: a row for each true class, a column for each predicted one."""
 
     names: tuple[str, ...]
-    rows: tuple[tuple[HeatCell, ...], ...]
+    rows: tuple[tuple[HeatmapCell, ...], ...]
 
 
-def heat_table(names: Sequence[str], counts: Sequence[Sequence[int]]) -> HeatTable:
+def heatmap(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Heatmap:
     """Lays out a confusion matrix.
 
     Args:
         names: Of the N classes.
         counts: N rows of N numbers: ``counts[true][predicted]``.
     """
-    return HeatTable(
+    return Heatmap(
         names=tuple(names),
         rows=tuple(
             tuple(
-                HeatCell(
+                HeatmapCell(
                     count=int(count),
                     share=count / total if (total := sum(row)) else 0.0,
                     diagonal=row_number == column_number,

@@ -5,103 +5,96 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
-# In characters. It is a name on a page, in a log and in each record, not a description.
-LONGEST_LABEL = 500
+# A label is a name in reports, logs and every record, not a description.
+MAX_LABEL_CHARACTERS = 500
 
 
-def read_labels_file(path: Path, shown: str = "") -> tuple[str, ...]:
-    """Reads one label name a line (UTF-8, with or without a byte order mark).
+def read_labels_file(path: Path, display_name: str = "") -> tuple[str, ...]:
+    """Reads a file with one label name per line (UTF-8, with or without a byte order mark).
 
-    Blank lines at the end are ignored; white space around a name is not part of it.
+    Blank lines at the end are ignored; white space around a name is removed.
 
     Args:
         path: The file.
-        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
+        display_name: The file's name in error messages, if ``path`` is a copy; empty = ``path``.
 
     Raises:
         MissingInputError: if the file cannot be read.
-        InvalidDataError: if it is not UTF-8, holds no label, a blank line in between, or a name twice.
+        InvalidDataError: if it is not UTF-8, or has no label, a blank line between labels, or a duplicate.
     """
-    shown = shown or str(path)
+    display_name = display_name or str(path)
+
+    def error(problem: str, remedy: str, line: int = 0) -> InvalidDataError:
+        where = f"{display_name}, line {line}" if line else display_name
+        return InvalidDataError(problem, where=where, remedy=remedy)
+
     try:
         with path.open("rb") as file:
             if looks_like_utf_16(file.read(64)):
-                raise InvalidDataError("the labels file is UTF-16", where=shown, remedy="save it as UTF-8")
+                raise error("the labels file is UTF-16", "save it as UTF-8")
         text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
+    except OSError as failure:
         raise MissingInputError(
-            f"cannot read the labels file {shown!r}: {error.strerror}", remedy="check the path"
+            f"cannot read the labels file {display_name!r}: {failure.strerror}", remedy="check the path"
         ) from None
-    except UnicodeDecodeError as error:
-        raise InvalidDataError(
-            f"the labels file is not UTF-8: {error.reason} at byte {error.start}",
-            where=shown,
-            remedy="save it as UTF-8",
-        ) from None
-    # Not splitlines(), which also breaks lines at characters that a name may hold, e.g. U+2028.
+    except UnicodeDecodeError as failure:
+        problem = f"the labels file is not UTF-8: {failure.reason} at byte {failure.start}"
+        raise error(problem, "save it as UTF-8") from None
+    # Not splitlines(), which also splits at characters that a name may contain, e.g. U+2028.
     names = [line.strip() for line in text.split("\n")]
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise InvalidDataError("the labels file is empty", where=shown, remedy="write one label a line")
+        raise error("the labels file is empty", "write one label per line")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
-        problem = label_problem(name)
-        if problem:
-            raise InvalidDataError(
-                problem, where=f"{shown}, line {number}", remedy="write one label a line, and nothing else"
-            )
+        if problem := find_label_problem(name):
+            raise error(problem, "write one label per line, and nothing else", number)
         if not name:
-            raise InvalidDataError(
-                "blank line between labels",
-                where=f"{shown}, line {number}",
-                remedy="remove it: line i is label i, so a blank line would be a label without a name",
-            )
+            remedy = "remove it: line i is label i, so a blank line is a label without a name"
+            raise error("blank line between labels", remedy, number)
         if name in seen:
-            raise InvalidDataError(
-                f"label {name!r} stands twice, first in line {seen[name]}",
-                where=f"{shown}, line {number}",
-                remedy="keep one of them",
-            )
+            problem = f"label {name!r} occurs twice, first in line {seen[name]}"
+            raise error(problem, "remove one of them", number)
         seen[name] = number
     return tuple(names)
 
 
-def label_problem(name: str) -> str:
-    """Returns what is wrong with a label's name, if anything: so long a text is no name."""
-    if len(name) <= LONGEST_LABEL:
+def find_label_problem(name: str) -> str:
+    """Returns why a text is not a valid label, or an empty string if it is valid."""
+    if len(name) <= MAX_LABEL_CHARACTERS:
         return ""
-    return f"the label has {len(name):,} characters, more than {LONGEST_LABEL}"
+    return f"the label has {len(name):,} characters, more than {MAX_LABEL_CHARACTERS}"
 
 
-def labels_text(names: Sequence[str]) -> str:
-    """Returns the content of a labels file: one label name a line, with a newline at the end."""
+def format_labels(names: Sequence[str]) -> str:
+    """Returns the content of a labels file: one label name per line, with a newline at the end."""
     return "".join(f"{name}\n" for name in names)
 
 
 def write_labels_file(path: Path, names: Sequence[str]) -> None:
-    """Writes one label name a line, UTF-8, with a newline at the end."""
-    path.write_text(labels_text(names), encoding="utf-8")
+    """Writes one label name per line, UTF-8, with a newline at the end."""
+    path.write_text(format_labels(names), encoding="utf-8")
 
 
-def sorted_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the distinct names in the order of their code points: the label map when none is given."""
+def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the distinct names sorted by code point: the default label map."""
     return tuple(sorted(set(names)))
 
 
 def looks_like_utf_16(start: bytes) -> bool:
-    """Whether a text file that begins so is UTF-16, as some editors of Windows write it.
+    """Whether a text file is UTF-16, as some Windows editors write it, judging by its first bytes.
 
-    Without a byte order mark, every second byte of a text that is mostly Latin is zero; UTF-8 has none.
+    Without a byte order mark, every second byte of mostly Latin text is zero; UTF-8 text has no zero bytes.
     """
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
-    most = len(start) // 2 * 0.75
-    return len(start) >= 4 and (start[::2].count(0) >= most or start[1::2].count(0) >= most)
+    minimum = len(start) // 2 * 0.75
+    return len(start) >= 4 and (start[::2].count(0) >= minimum or start[1::2].count(0) >= minimum)
 
 
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; a file name that is not UTF-8 cannot."""
+def is_valid_unicode(text: str) -> bool:
+    """Whether a text can be encoded as UTF-8, unlike the name of a file that is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -50,7 +50,7 @@ def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "")
         "deploymentUri": ".",
         "framework": "TENSORFLOW",
         "labels": {"job_id": job_id, "global_step": str(global_step)},
-        "runtimeVersion": ".".join(version_of_tensorflow().split(".")[:2]),
+        "runtimeVersion": ".".join(tensorflow_version().split(".")[:2]),
     }
     text = yaml.safe_dump(config, sort_keys=False)
     (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")
@@ -80,7 +80,7 @@ def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
-def version_of_tensorflow() -> str:
+def tensorflow_version() -> str:
     """Returns the version of the TensorFlow that is installed, without importing it; "" if there is none."""
     for name in ("tensorflow-cpu", "tensorflow", "tensorflow-tpu"):
         try:

@@ -83,10 +83,10 @@ def encode_example(record: ImageRecord) -> bytes:
 
     Equal records give equal bytes: map entries are written in the order of their keys.
     """
-    return b"".join(example_parts(record))
+    return b"".join(encode_example_parts(record))
 
 
-def example_parts(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
+def encode_example_parts(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
     """Returns what ``encode_example`` joins: what precedes the image, the image itself, what follows.
 
     For those who write records: the protocol buffers library would copy the image three times, which takes

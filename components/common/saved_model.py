@@ -7,7 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.labels import write_labels_file
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.decode import decode_image_file
+from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
 LABELS_ASSET = "labels.txt"
 DEFAULT_SIGNATURE = "serving_default"

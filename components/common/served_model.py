@@ -14,6 +14,7 @@ from imgpipe.components.common.labels import read_labels_file
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
 from imgpipe.components.common.tf_import import tf
+from imgpipe.components.images.probe_image import probe_image
 
 # Images in a request of ours, in the evaluation and in the check of what is served.
 BATCH_SIZE = 32
@@ -162,6 +163,29 @@ def check_labels(model: ServedModel, labels: Sequence[str], *, where: str) -> No
         where=where,
         remedy="use data converted with the model's own labels file, assets/labels.txt",
     )
+
+
+def check_probe_prediction(model: ServedModel) -> None:
+    """Makes sure that a model answers with probabilities, alone and in a batch.
+
+    Raises:
+        CheckFailedError: if it does not.
+    """
+    image = probe_image()
+    for count in (1, 2):
+        try:
+            answer = model.predict([image] * count)
+        except InvalidDataError as error:
+            raise CheckFailedError(
+                f"the model does not answer: {error.problem}", remedy="deploy another model"
+            ) from None
+        shape = (count, len(model.labels))
+        sums = answer.probabilities.sum(axis=1) if answer.probabilities.shape == shape else np.zeros(1)
+        if not np.allclose(sums, 1, atol=1e-3):
+            raise CheckFailedError(
+                f"the model's answer is no probabilities of {shape[1]} classes that sum to 1",
+                remedy="deploy another model: this one diverged in training, or is damaged",
+            )
 
 
 def _listed(labels: Sequence[str]) -> str:

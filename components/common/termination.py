@@ -11,7 +11,7 @@ _STOPPED_BY = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def termination_noted() -> Iterator[Callable[[], bool]]:
+def defer_termination() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether the process was told to stop since the block began.
 
     The first signal is only noted: the block looks at it and leaves by itself. A second one has the

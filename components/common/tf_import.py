@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def native_output_held_back() -> Iterator[None]:
+def buffer_native_stderr() -> Iterator[None]:
     """Keeps what C++ code writes to stderr off the terminal, and shows it after all if the block fails.
 
     TensorFlow logs its notes on oneDNN and CPU features before its log level is in force, so that
@@ -58,8 +58,8 @@ def _scikit_learn_hidden() -> Iterator[None]:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
-with native_output_held_back(), _scikit_learn_hidden():
+with buffer_native_stderr(), _scikit_learn_hidden():
     import keras
     import tensorflow as tf
 
-__all__ = ["keras", "native_output_held_back", "tf"]
+__all__ = ["buffer_native_stderr", "keras", "tf"]

@@ -1,8 +1,8 @@
-"""Reading and writing TFRecord files without TensorFlow.
+"""Reads and writes TFRecord files without TensorFlow.
 
 A record is its length (uint64, little-endian), the masked CRC-32C of these eight bytes, the data,
-and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer.h). TensorFlow
-reads these files as its own.
+and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer.h). The files are
+interchangeable with TensorFlow's.
 """
 
 import os
@@ -20,45 +20,48 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
-# tf.Example cannot be larger: protocol buffers end at 2 GiB.
-_LARGEST_RECORD_BYTES = 2**31
+# The limit of a tf.Example: protocol buffers are smaller than 2 GiB.
+_MAX_RECORD_BYTES = 2**31
 _MASK_DELTA = 0xA282EAD8
-# Enough that handing a block to a thread costs little beside the work on its records.
+# Enough that the overhead of passing a block to a thread is small compared with the work on its records.
 _BLOCK_BYTES = 2_000_000
-# How a file begins that gzip or zlib wrote, which TensorFlow reads when it is told to.
+# The first bytes of gzip and zlib files, which TensorFlow reads only with the option compression_type.
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-_UNCOMPRESS = "uncompress it (gzip -d, if gzip made it): files are read uncompressed"
-_WRITE_AGAIN = "write the file again: it was cut off or damaged, or is no TFRecord file"
+_UNCOMPRESS = "decompress it, e.g. with gzip -d: only uncompressed files can be read"
+_WRITE_AGAIN = "write the file again: it is truncated, damaged or not a TFRecord file"
+_WRONG_LENGTH = "the record's length does not match its checksum"
+_WRONG_DATA = "the record's data does not match its checksum"
+_TRUNCATED = "the file ends inside a record"
 
 
-def begins_with_record(content: bytes) -> bool:
+def starts_with_record(content: bytes) -> bool:
     """Whether a file's first bytes are a record's header: a length and its checksum."""
     return len(content) >= _HEADER_BYTES and _masked_crc(content[:8]) == content[8:_HEADER_BYTES]
 
 
-def framed_record(data: bytes) -> bytes:
-    """Returns a record as it stands in a file: length, data and their checksums."""
-    return b"".join(framed_parts((data,)))
+def frame_record(data: bytes) -> bytes:
+    """Returns a record in the format of a file: length, data and their checksums."""
+    return b"".join(frame_parts((data,)))
 
 
-def framed_parts(parts: Sequence[bytes]) -> list[bytes]:
-    """Returns a record whose data is the parts, for those who join several records and copy each once."""
+def frame_parts(parts: Sequence[bytes]) -> list[bytes]:
+    """Returns the parts of a framed record, given the parts of its data, so that joining copies them once."""
     length = struct.pack("<Q", sum(map(len, parts)))
     return [length, _masked_crc(length), *parts, _masked_crc(*parts)]
 
 
 def write_record(file: BinaryIO, data: bytes) -> None:
     """Appends one record to an open binary file."""
-    file.write(framed_record(data))
+    file.write(frame_record(data))
 
 
 @dataclass(frozen=True, slots=True)
-class RecordPlace:
-    """Where a record lies in its file.
+class RecordLocation:
+    """The location of a record in its file.
 
     Attributes:
         number: From 0.
-        offset: In bytes, where its header begins.
+        offset: Of its header, in bytes.
         length: Of its data, in bytes.
     """
 
@@ -68,7 +71,7 @@ class RecordPlace:
 
     @property
     def end(self) -> int:
-        """The offset at which the next record begins."""
+        """The offset of the next record."""
         return self.offset + _HEADER_BYTES + self.length + _FOOTER_BYTES
 
 
@@ -77,145 +80,148 @@ class RecordBlock:
     """Some whole records that were read together.
 
     Attributes:
-        places: Where they lie in their file.
-        shown: What errors call the file.
-        content: The file's bytes from the first record on; a little more than the records.
+        locations: Of the records in their file.
+        display_name: The file's name in error messages.
+        content: The file's bytes from the first record on; slightly more than the records.
     """
 
-    places: Sequence[RecordPlace]
-    shown: str
+    locations: Sequence[RecordLocation]
+    display_name: str
     content: bytes
 
     @property
     def framed(self) -> memoryview:
-        """The records with their frames, as they stand in the file."""
-        return memoryview(self.content)[: self.places[-1].end - self.places[0].offset]
+        """The records with their frames, as in the file."""
+        return memoryview(self.content)[: self.locations[-1].end - self.locations[0].offset]
 
-    def data(self, place: RecordPlace) -> bytes:
-        """Returns a record's data; any number of threads may ask.
+    def data(self, location: RecordLocation) -> bytes:
+        """Returns a record's data. Thread-safe.
 
         Raises:
             InvalidDataError: if it does not match its checksum, with the record's number and offset.
         """
-        begin = place.offset - self.places[0].offset + _HEADER_BYTES
-        end = begin + place.length
+        begin = location.offset - self.locations[0].offset + _HEADER_BYTES
+        end = begin + location.length
         data = self.content[begin:end]
         if _masked_crc(data) != self.content[end : end + _FOOTER_BYTES]:
-            raise _damaged_record(self.shown, "the record's data does not match its checksum", place)
+            raise _damaged_record(self.display_name, _WRONG_DATA, location)
         return data
 
 
-def record_blocks(path: Path, shown: str = "", *, block_bytes: int = _BLOCK_BYTES) -> Iterator[RecordBlock]:
-    """Yields all records of an uncompressed TFRecord file, about ``block_bytes`` of them at a time.
+def read_record_blocks(
+    path: Path, display_name: str = "", *, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[RecordBlock]:
+    """Yields all records of an uncompressed TFRecord file, about ``block_bytes`` at a time.
 
-    What it yields before an error are the records that precede the damage.
+    The records before the damage are yielded before an error is raised.
 
     Args:
         path: The file.
-        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
-        block_bytes: A block with more than one record has no more bytes; at least 12.
+        display_name: The file's name in error messages, if ``path`` is a copy; empty = ``path``.
+        block_bytes: The largest size of a block with more than one record; at least 12.
 
     Raises:
         MissingInputError: if the file cannot be opened.
-        InvalidDataError: at the first record whose header is damaged or whose end is missing, with its
-            number, from 0, and its offset: nothing says where the next one begins.
+        InvalidDataError: at the first record that is truncated or has a damaged header, with its number,
+            from 0, and its offset: the location of the next record is then unknown.
     """
-    shown = shown or str(path)
+    display_name = display_name or str(path)
     try:
-        # Unbuffered: a block is larger than a buffer, which would only be one more copy.
+        # Unbuffered: a block is larger than a buffer, which would only add a copy.
         file = path.open("rb", buffering=0)
     except OSError as error:
-        raise MissingInputError(f"cannot read {shown}: {error.strerror}", remedy="check the path") from None
+        raise MissingInputError(
+            f"cannot read {display_name}: {error.strerror}", remedy="check the path"
+        ) from None
     with file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
         number = begin = 0
         while begin < size:
             content = _read_at(descriptor, block_bytes, begin)
-            places, damage = _places_in(content, shown, RecordPlace(number, begin, 0), size)
-            if not places and damage is None:
-                place = RecordPlace(number, begin, 0)
+            first = RecordLocation(number, begin, 0)
+            locations, damage = _locate_records(content, display_name, first, size)
+            if not locations and damage is None:
                 if len(content) < _HEADER_BYTES:
-                    # Somebody shortens it while it is read.
-                    raise _damaged_record(shown, "the file ends inside a record's header", place)
-                # A record larger than a block: its header says how large.
-                place = replace(place, length=_length_of(content))
-                content += _read_at(descriptor, place.end - begin - len(content), begin + len(content))
-                places = [place]
-            if places:
-                if len(content) < places[-1].end - begin:
-                    raise _damaged_record(shown, "the file ends inside a record", places[-1])
-                yield RecordBlock(places, shown, content)
-                number, begin = places[-1].number + 1, places[-1].end
+                    # The file was truncated by another process in the meantime.
+                    raise _damaged_record(display_name, f"{_TRUNCATED}'s header", first)
+                # A record larger than a block.
+                location = replace(first, length=_length_of(content))
+                content += _read_at(descriptor, location.end - begin - len(content), begin + len(content))
+                locations = [location]
+            if locations:
+                if len(content) < locations[-1].end - begin:
+                    raise _damaged_record(display_name, _TRUNCATED, locations[-1])
+                yield RecordBlock(locations, display_name, content)
+                number, begin = locations[-1].number + 1, locations[-1].end
             if damage is not None:
                 raise damage
 
 
-def _places_in(
-    content: bytes, shown: str, first: RecordPlace, size: int
-) -> tuple[list[RecordPlace], InvalidDataError | None]:
-    """Returns the records that lie whole in a part of a file, and what is wrong with the one after them.
+def _locate_records(
+    content: bytes, display_name: str, first: RecordLocation, size: int
+) -> tuple[list[RecordLocation], InvalidDataError | None]:
+    """Returns the records that a part of a file contains whole, and the error of the record after them.
 
     Args:
         content: The part.
-        shown: What errors call the file.
-        first: Number and offset of the record with which the part begins.
+        display_name: The file's name in error messages.
+        first: Number and offset of the record at the beginning of the part.
         size: Of the whole file.
     """
-    places: list[RecordPlace] = []
+    locations: list[RecordLocation] = []
     number, begin = first.number, 0
     while header := content[begin : begin + _HEADER_BYTES]:
-        place = RecordPlace(number, first.offset + begin, 0)
+        location = RecordLocation(number, first.offset + begin, 0)
         if len(header) < _HEADER_BYTES:
-            if place.offset + _HEADER_BYTES <= size:
+            if location.offset + _HEADER_BYTES <= size:
                 break
-            return places, _damaged_record(shown, "the file ends inside a record's header", place)
+            return locations, _damaged_record(display_name, f"{_TRUNCATED}'s header", location)
         if _masked_crc(header[:8]) != header[8:]:
             if number == 0 and header.startswith(_COMPRESSED):
-                return places, _damaged_record(shown, "the file is compressed", place, _UNCOMPRESS)
-            hint = " (no TFRecord file?)" if number == 0 else ""
-            problem = f"the record's length does not match its checksum{hint}"
-            return places, _damaged_record(shown, problem, place)
-        place = RecordPlace(number, place.offset, _length_of(header))
-        if place.length > _LARGEST_RECORD_BYTES:
-            return places, _damaged_record(shown, f"the record claims {place.length:,} bytes", place)
-        if place.end > size:
-            # Before memory is taken for it.
-            return places, _damaged_record(shown, "the file ends inside a record", place)
-        if place.end - first.offset > len(content):
+                return locations, _damaged_record(
+                    display_name, "the file is compressed", location, _UNCOMPRESS
+                )
+            hint = " (not a TFRecord file?)" if number == 0 else ""
+            return locations, _damaged_record(display_name, f"{_WRONG_LENGTH}{hint}", location)
+        location = replace(location, length=_length_of(header))
+        # Both are checked before memory is allocated for the record.
+        if location.length > _MAX_RECORD_BYTES:
+            problem = f"the record's header declares {location.length:,} bytes"
+            return locations, _damaged_record(display_name, problem, location)
+        if location.end > size:
+            return locations, _damaged_record(display_name, _TRUNCATED, location)
+        if location.end - first.offset > len(content):
             break
-        places.append(place)
-        number, begin = number + 1, place.end - first.offset
-    return places, None
+        locations.append(location)
+        number, begin = number + 1, location.end - first.offset
+    return locations, None
 
 
 def _length_of(header: bytes) -> int:
     return int(struct.unpack_from("<Q", header)[0])
 
 
-def read_records(path: Path, shown: str = "") -> Iterator[tuple[int, bytes]]:
+def read_records(path: Path, display_name: str = "") -> Iterator[tuple[int, bytes]]:
     """Yields the byte offset and the data of every record of an uncompressed TFRecord file.
 
     Args:
         path: The file.
-        shown: What errors call it, when ``path`` is a copy; empty = ``path``.
+        display_name: The file's name in error messages, if ``path`` is a copy; empty = ``path``.
 
     Raises:
         MissingInputError: if the file cannot be opened.
         InvalidDataError: at the first damaged record, with its number (from 0) and its offset.
     """
-    for block in record_blocks(path, shown):
-        for place in block.places:
-            yield place.offset, block.data(place)
+    for block in read_record_blocks(path, display_name):
+        for location in block.locations:
+            yield location.offset, block.data(location)
 
 
-def record_offsets(path: Path) -> NDArray[np.int64]:
-    """Returns where each record of an uncompressed TFRecord file begins, and last where the file ends.
+def read_record_offsets(path: Path) -> NDArray[np.int64]:
+    """Returns the offset of each record of an uncompressed TFRecord file, followed by the file's size.
 
-    Only the headers are read, a few bytes of each record, whatever the size of the file.
-
-    Args:
-        path: The file.
+    Only the headers are read, a few bytes per record, whatever the size of the file.
 
     Returns:
         int64 [records + 1], in bytes.
@@ -232,47 +238,46 @@ def record_offsets(path: Path) -> NDArray[np.int64]:
     try:
         size = os.fstat(descriptor).st_size
         if hasattr(os, "posix_fadvise"):
-            # Otherwise the system reads ahead what is skipped.
+            # Otherwise the system reads ahead the skipped data.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         while offsets[-1] < size:
             header = _read_at(descriptor, _HEADER_BYTES, offsets[-1])
+            location = RecordLocation(len(offsets) - 1, offsets[-1], 0)
             if _masked_crc(header[:8]) != header[8:]:
-                where = f"{path}, record {len(offsets) - 1}, byte offset {offsets[-1]}"
-                raise _damaged("the record's length does not match its checksum", where)
-            offsets.append(offsets[-1] + _HEADER_BYTES + struct.unpack("<Q", header[:8])[0] + _FOOTER_BYTES)
+                raise _damaged_record(str(path), _WRONG_LENGTH, location)
+            offsets.append(replace(location, length=_length_of(header)).end)
     finally:
         os.close(descriptor)
     if offsets[-1] > size:
-        where = f"{path}, record {len(offsets) - 2}, byte offset {offsets[-2]}"
-        raise _damaged("the file ends inside a record", where)
+        raise _damaged_record(str(path), _TRUNCATED, location)
     return np.array(offsets, np.int64)
 
 
 def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> bytes:
-    """Returns the data of one record of an open file; other threads may read the same file.
+    """Returns the data of one record of an open file. Thread-safe.
 
     Args:
         descriptor: Of the file.
-        offset: Where the record begins, in bytes.
-        end: Where the next one begins.
+        offset: Of the record, in bytes.
+        end: The offset of the next record.
         where: File and record, for the error message.
 
     Raises:
         InvalidDataError: if the data does not match its checksum.
     """
-    # Two reads are quicker than a copy of the data without its frame.
+    # Two reads are faster than a copy of the data without its frame.
     data = _read_at(descriptor, end - offset - _HEADER_BYTES - _FOOTER_BYTES, offset + _HEADER_BYTES)
     footer = _read_at(descriptor, _FOOTER_BYTES, end - _FOOTER_BYTES)
     if _masked_crc(data) != footer:
-        raise _damaged("the record's data does not match its checksum", where)
+        raise InvalidDataError(_WRONG_DATA, where=where, remedy=_WRITE_AGAIN)
     return data
 
 
 def _read_at(descriptor: int, length: int, offset: int) -> bytes:
-    """Returns what a file has at an offset: fewer bytes than ``length`` only at its end."""
+    """Returns ``length`` bytes from an offset of a file, fewer only at its end."""
     data = os.pread(descriptor, length, offset)
     while len(data) < length:
-        # A network's file system may give less than is asked for.
+        # A network file system may return less than was requested.
         more = os.pread(descriptor, length - len(data), offset + len(data))
         if not more:
             break
@@ -288,10 +293,7 @@ def _masked_crc(*parts: bytes) -> bytes:
 
 
 def _damaged_record(
-    shown: str, problem: str, place: RecordPlace, remedy: str = _WRITE_AGAIN
+    display_name: str, problem: str, location: RecordLocation, remedy: str = _WRITE_AGAIN
 ) -> InvalidDataError:
-    return _damaged(problem, f"{shown}, record {place.number}, byte offset {place.offset}", remedy)
-
-
-def _damaged(problem: str, where: str, remedy: str = _WRITE_AGAIN) -> InvalidDataError:
+    where = f"{display_name}, record {location.number}, byte offset {location.offset}"
     return InvalidDataError(problem, where=where, remedy=remedy)

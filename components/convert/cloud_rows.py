@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import Progress
-from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.storage.cloud_storage import (
     DOWNLOADS_AT_ONCE,
@@ -42,7 +42,7 @@ def look_up(rows: Rows) -> None:
         progress.update(done)
     for number, (found, problem) in zip(
         singly,
-        in_order(_status, (table.location(number) for number in singly), DOWNLOADS_AT_ONCE),
+        map_in_order(_status, (table.location(number) for number in singly), DOWNLOADS_AT_ONCE),
         strict=True,
     ):
         _enter(rows, number, found, problem)

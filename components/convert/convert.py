@@ -21,16 +21,15 @@ from imgpipe.components.common.dataset import (
     VALIDATION,
     Manifest,
     Split,
-    manifest_text,
-    with_locations,
+    serialize_manifest,
+    with_absolute_paths,
     write_manifest,
 )
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.labels import labels_text, read_labels_file, sorted_labels
+from imgpipe.components.common.labels import format_labels, read_labels_file, sort_labels
 from imgpipe.components.common.log import Progress, log_event, log_result
-from imgpipe.components.common.memory import return_free_memory
 from imgpipe.components.common.records import class_to_label, label_to_class
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.cloud_rows import look_up
 from imgpipe.components.convert.equal_images import groups_of_equal_images
@@ -134,7 +133,7 @@ def convert(
         else:
             manifest = _converted(arguments, data_folder, threads, writer or _thread_writer(threads))
     if arguments.output_dir:
-        manifest = with_locations(manifest, data_folder.location)
+        manifest = with_absolute_paths(manifest, data_folder.location)
         _describe_elsewhere(manifest, data_folder, Path(output_folder))
     _log_done(manifest)
     return manifest
@@ -161,8 +160,8 @@ def _converted(arguments: ConvertArguments, folder: Folder, threads: int, writer
         else:
             manifest, shards = _from_images(arguments, labels, folder, threads, writer)
         files = {
-            LABELS_NAME: labels_text(manifest.labels).encode(),
-            MANIFEST_NAME: manifest_text(manifest),
+            LABELS_NAME: format_labels(manifest.labels).encode(),
+            MANIFEST_NAME: serialize_manifest(manifest),
         }
         publish(folder, shards, files)
     return manifest
@@ -172,7 +171,7 @@ def _given_labels(arguments: ConvertArguments) -> tuple[str, ...]:
     if not arguments.labels_file:
         return ()
     with local_copy(arguments.labels_file) as path:
-        return read_labels_file(path, shown=arguments.labels_file)
+        return read_labels_file(path, display_name=arguments.labels_file)
 
 
 def _patterns(arguments: ConvertArguments) -> dict[str, str]:
@@ -185,7 +184,7 @@ def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -
         if manifest.made_by["rejected"]:
             LocalFolder(folder).write(REJECTED_NAME, data_folder.read(REJECTED_NAME))
         with written_whole(folder / LABELS_NAME) as temporary:
-            temporary.write_text(labels_text(manifest.labels), encoding="utf-8")
+            temporary.write_text(format_labels(manifest.labels), encoding="utf-8")
         write_manifest(folder, manifest)
 
 
@@ -232,7 +231,7 @@ def _from_images(
     }
     del numbers_of
     # Planning many rows takes arrays that the long work of writing has no use for.
-    return_free_memory()
+    release_free_memory()
     results = _written(plans, rules, folder, writer)
     rejected = rows.rejected_in_order(
         [row for split_results in results.values() for result in split_results for row in result.rejected]
@@ -322,7 +321,7 @@ def _labels_of(
 ) -> tuple[str, ...]:
     used = np.unique(np.concatenate([rows.accepted.labels_of(numbers) for numbers in numbers_of.values()]))
     texts = [rows.accepted.label_names[int(number)] for number in used]
-    return sorted_labels(chain.from_iterable(map(names_in, texts)) if multi_label else texts)
+    return sort_labels(chain.from_iterable(map(names_in, texts)) if multi_label else texts)
 
 
 def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:

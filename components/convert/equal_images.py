@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from imgpipe.components.common.parallel import batches, in_order
+from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.storage.files import read_file, read_part
 
@@ -96,8 +96,8 @@ def _computed(
     function: Callable[[Item], int], items: Iterable[Item], threads: int, *, most: int
 ) -> npt.NDArray[np.int64]:
     """Returns ``function`` of every item, computed on threads that take up to ``most`` at a time."""
-    some_at_once = batches(items, lambda _: 0, most=most)
-    some_results = in_order(lambda some: list(map(function, some)), some_at_once, threads)
+    some_at_once = group_items(items, lambda _: 0, max_items=most)
+    some_results = map_in_order(lambda some: list(map(function, some)), some_at_once, threads)
     return np.fromiter(chain.from_iterable(some_results), np.int64)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event
-from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
 from imgpipe.components.common.tfrecord import read_records, write_record
 from imgpipe.components.storage.cloud_storage import is_cloud_path
@@ -68,7 +68,9 @@ def scan_records(
     done = 0
     scan = functools.partial(scan_shard, largest_label=len(labels), multi_label=multi_label)
     in_all = [(name, path) for name, split_paths in paths.items() for path in split_paths]
-    for (name, _), shard in zip(in_all, in_order(scan, (path for _, path in in_all), threads), strict=True):
+    for (name, _), shard in zip(
+        in_all, map_in_order(scan, (path for _, path in in_all), threads), strict=True
+    ):
         scanned[name].append(shard)
         done += shard.shard.examples
         progress.update(done)
@@ -119,7 +121,7 @@ def scan_shard(location: str, *, largest_label: int = 0, multi_label: bool = Fal
     examples = count = 0
     with local_copy(location) as path:
         try:
-            for number, (offset, data) in enumerate(read_records(path, shown=location)):
+            for number, (offset, data) in enumerate(read_records(path, display_name=location)):
                 # The checksums were right, so this frames the record as it stands in the file: one pass over
                 # the file gives its hash too.
                 write_record(content, data)  # type: ignore[arg-type]

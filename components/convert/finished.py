@@ -2,7 +2,7 @@
 
 import hashlib
 
-from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, manifest_of
+from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, parse_manifest
 from imgpipe.components.common.errors import InvalidDataError, OutputError
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
@@ -55,7 +55,7 @@ def finished_manifest(folder: Folder) -> Manifest | None:
     if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):
         return None
     try:
-        manifest = manifest_of(folder.read(MANIFEST_NAME), where=f"{folder.location}/{MANIFEST_NAME}")
+        manifest = parse_manifest(folder.read(MANIFEST_NAME), where=f"{folder.location}/{MANIFEST_NAME}")
     except InvalidDataError:
         return None
     # Shards that were described where they lie are looked at by who describes them.

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.labels import is_unicode
+from imgpipe.components.common.labels import is_valid_unicode
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.storage import cloud_storage
@@ -341,7 +341,7 @@ def _refuse_half_a_split(
 
 
 def _check_label(label: str, folder: str) -> None:
-    if not label or not is_unicode(label) or label != label.strip() or "\n" in label or "\r" in label:
+    if not label or not is_valid_unicode(label) or label != label.strip() or "\n" in label or "\r" in label:
         raise InvalidDataError(
             f"the folder name {label!r} cannot be a label",
             where=folder,

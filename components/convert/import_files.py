@@ -9,12 +9,12 @@ from typing import Any
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.labels import is_unicode, label_problem, looks_like_utf_16
-from imgpipe.components.common.tfrecord import begins_with_record
+from imgpipe.components.common.labels import find_label_problem, is_valid_unicode, looks_like_utf_16
+from imgpipe.components.common.tfrecord import starts_with_record
 from imgpipe.components.convert.label_set import label_set_text
 from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
 from imgpipe.components.convert.rows import Rows
-from imgpipe.components.images.image_files import ImageError, image_format_of
+from imgpipe.components.images.checking import ImageError, detect_image_format
 from imgpipe.components.storage.files import absolute_location, folder_of, local_copy
 
 # Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
@@ -95,7 +95,7 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
 
 def _refuse_image(beginning: bytes, file: str) -> None:
     try:
-        image_format = image_format_of(beginning)
+        image_format = detect_image_format(beginning)
     except ImageError:
         return
     raise InvalidDataError(
@@ -112,7 +112,7 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
             beginning = start.read(4096)
             if looks_like_utf_16(beginning[:64]):
                 raise InvalidDataError("the file is UTF-16", where=file, remedy=_SAVE_AS_UTF_8)
-            if begins_with_record(beginning):
+            if starts_with_record(beginning):
                 raise InvalidDataError(
                     "the file is a TFRecord file, not a list",
                     where=file,
@@ -133,7 +133,7 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
                         break
                 if length > _LONGEST_LINE + 1:
                     yield number, "", f"the line has {length:,} characters: not a row"
-                elif not line.isascii() and not is_unicode(line):
+                elif not line.isascii() and not is_valid_unicode(line):
                     shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
                     yield number, shown.strip(), f"the line is not UTF-8; {_SAVE_AS_UTF_8}"
                 elif line.strip():
@@ -232,7 +232,7 @@ def _parse_json(line: str, multi_label: bool) -> _Parsed:
     if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
         return _Parsed(path, label, problem=problem)
-    if not (is_unicode(path) and is_unicode(label)):
+    if not (is_valid_unicode(path) and is_valid_unicode(label)):
         return _Parsed(ascii(path), ascii(label), problem="the line holds half a Unicode character")
     if multi_label:
         return _checked_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
@@ -249,7 +249,7 @@ def _checked_set(path: str, names: list[str], use: str) -> _Parsed:
     label = label_set_text(names)
     if not path.strip():
         return _Parsed(path, label, use, "the path is empty")
-    problems = (label_problem(name) or _checked(path, name, use).problem for name in names)
+    problems = (find_label_problem(name) or _checked(path, name, use).problem for name in names)
     return _Parsed(path, label, use, next(filter(None, problems), ""))
 
 

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 
-from imgpipe.components.common.labels import label_problem
+from imgpipe.components.common.labels import find_label_problem
 from imgpipe.components.convert.label_set import names_in
 from imgpipe.components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
@@ -159,7 +159,7 @@ def _label_check(known_labels: Sequence[str]) -> Callable[[str], str]:
 
     def problem_of(label: str) -> str:
         if not known_labels:
-            return label_problem(label)
+            return find_label_problem(label)
         if label not in problems:
             near = difflib.get_close_matches(label[:_LONGEST_SHOWN], known_labels, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else ""

@@ -17,14 +17,15 @@ import google_crc32c
 
 from imgpipe.components.common.dataset import Shard
 from imgpipe.components.common.errors import InternalError, MissingInputError
-from imgpipe.components.common.memory import return_free_memory
-from imgpipe.components.common.parallel import batches, in_order
-from imgpipe.components.common.records import ImageRecord, example_parts
-from imgpipe.components.common.tfrecord import framed_parts
+from imgpipe.components.common.parallel import group_items, map_in_order
+from imgpipe.components.common.records import ImageRecord, encode_example_parts
+from imgpipe.components.common.resources import release_free_memory
+from imgpipe.components.common.tfrecord import frame_parts
 from imgpipe.components.convert.label_set import names_in
 from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
 from imgpipe.components.convert.row_table import Rejection, Row
-from imgpipe.components.images.image_files import ImageError, PreparedImage, prepare_image
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.preparation import PreparedImage, prepare_image
 from imgpipe.components.storage.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
 from imgpipe.components.storage.files import read_file
 from imgpipe.components.storage.folders import Folder
@@ -162,10 +163,12 @@ def write_shards(
     checked = _Checked()
 
     # One by one from the network: there it is the waiting that is shared out.
-    most = 1 if threads >= DOWNLOADS_AT_ONCE else 16
-    some_rows = (some for plan in plans for some in batches(plan.rows, lambda row: row.bytes, most=most))
+    limit = 1 if threads >= DOWNLOADS_AT_ONCE else 16
+    groups = (
+        rows for plan in plans for rows in group_items(plan.rows, lambda row: row.bytes, max_items=limit)
+    )
     with (
-        closing(in_order(lambda some: _prepare_rows(some, rules, checked), some_rows, threads)) as prepared,
+        closing(map_in_order(lambda rows: _prepare_rows(rows, rules, checked), groups, threads)) as prepared,
         _local_work(folder) as work,
     ):
         for plan in plans:
@@ -179,7 +182,7 @@ def write_shards(
                 folder.write(f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}", text.encode())
             yield result
             # Else a long conversion takes a little more with every shard.
-            return_free_memory()
+            release_free_memory()
 
 
 def _roots(plan: ShardPlan) -> Iterable[str]:
@@ -293,7 +296,7 @@ def _prepare(row: Row, rules: ImageRules, checked: _Checked, parts: list[bytes])
         width=image.width,
         **_labels_of(row, rules),
     )
-    parts += framed_parts(example_parts(record))
+    parts += frame_parts(encode_example_parts(record))
     return _Prepared(row.path, record.all_labels, image.reencoded)
 
 

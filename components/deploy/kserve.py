@@ -18,7 +18,7 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget

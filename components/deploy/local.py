@@ -18,8 +18,7 @@ from imgpipe.components.common.errors import (
     OutputError,
 )
 from imgpipe.components.common.log import log_event, parse_event
-from imgpipe.components.common.model_digest import model_digest
-from imgpipe.components.common.model_versions import version_folders
+from imgpipe.components.common.model_folder import model_digest, version_folders
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment

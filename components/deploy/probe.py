@@ -21,11 +21,10 @@ def probe() -> None:
     Raises:
         CheckFailedError: if it is damaged or does not answer.
     """
-    from imgpipe.components.common.served_model import load_served_model
-    from imgpipe.components.images.probe_image import check_answers_probe
+    from imgpipe.components.common.served_model import check_probe_prediction, load_served_model
 
     arguments = ProbeArguments(**parse_command_line(sys.argv[1:], [ProbeArguments]))
-    check_answers_probe(load_served_model(Path(arguments.model)))
+    check_probe_prediction(load_served_model(Path(arguments.model)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
-from imgpipe.components.common.model_versions import version_folders
+from imgpipe.components.common.model_folder import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.storage.cloud_storage import is_cloud_path

@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> None:
     paths = from_values(EvaluatePaths, values)
     arguments = from_values(EvaluateArguments, values)
     # Only now: a wrong flag is refused without loading TensorFlow.
-    from imgpipe.components.common.model_versions import model_folder_at
+    from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
     output: Path = local_path(paths.output)

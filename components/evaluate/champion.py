@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import MissingInputError, OutputError, UnavailableError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import Manifest, Split, read_manifest
+from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.local_dataset import local_dataset
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.records import ImageRecord, label_to_class
-from imgpipe.components.common.reference_answers import EVALUATION_NAME, write_reference
+from imgpipe.components.common.reference_predictions import EVALUATION_NAME, write_reference
 from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
-from imgpipe.components.common.split_records import record_place, split_records
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.calibration import Calibration, measure_calibration
 from imgpipe.components.evaluate.champion import champion_folder
@@ -311,7 +310,7 @@ def _predict(
     reader: SliceReader,
 ) -> _Answers:
     progress = Progress("evaluate", split.examples, "images")
-    records = split_records(folder, split, multi_label=manifest.multi_label)
+    records = read_split(folder, split, multi_label=manifest.multi_label)
     labels: list[tuple[int, ...]] = []
     slices: list[tuple[tuple[str, str], ...]] = []
     probabilities: list[NDArray[np.float32]] = []
@@ -349,7 +348,7 @@ def _located(
         except InvalidDataError as found:
             name = f" ({record.filename})" if record.filename else ""
             return InvalidDataError(
-                found.problem, where=record_place(folder, split, index) + name, remedy=found.remedy
+                found.problem, where=locate_record(folder, split, index) + name, remedy=found.remedy
             )
     return error
 
@@ -360,7 +359,7 @@ def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[st
         return _wrong_decisions(answers, folder, split, labels)
     worst = worst_mistakes(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
     wanted = {mistake.index for mistake in worst}
-    records = {index: record for index, record in enumerate(split_records(folder, split)) if index in wanted}
+    records = {index: record for index, record in enumerate(read_split(folder, split)) if index in wanted}
     return [
         Mistake(
             records[mistake.index].encoded,
@@ -376,7 +375,7 @@ def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[st
 def _wrong_decisions(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
     worst = worst_decisions(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
     wanted = {decision.index for decision in worst}
-    records = enumerate(split_records(folder, split, multi_label=True))
+    records = enumerate(read_split(folder, split, multi_label=True))
     pictures = {index: record for index, record in records if index in wanted}
     return [
         Mistake(

@@ -10,7 +10,7 @@ from imgpipe.components.common.html_page import (
     LineChart,
     Series,
     Thumbnail,
-    heat_table,
+    heatmap,
     line_chart,
     percent,
     render,
@@ -87,7 +87,7 @@ def evaluation_report(
         show_matrix = len(labels) <= LARGEST_MATRIX
         pairs = () if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS)
         confusion = {
-            "matrix": heat_table(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
+            "matrix": heatmap(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
             "pairs": [(labels[pair.true_class], labels[pair.predicted_class], pair.count) for pair in pairs],
         }
     return render(

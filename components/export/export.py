@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
-from imgpipe.components.common.local_dataset import local_dataset
 from imgpipe.components.common.log import log_event, log_result, parse_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
-from imgpipe.components.common.reference_answers import read_evaluation, read_reference
+from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.export.arguments import ONNX, ExportArguments
 from imgpipe.components.storage.files import publish_folder
 

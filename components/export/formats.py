@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import TRAIN, Manifest, Split, file_sha256, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError
 from imgpipe.components.common.log import Progress, log_event, timed
 from imgpipe.components.common.provenance import FORMATS_FOLDER, add_formats
 from imgpipe.components.common.records import label_to_class
 from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
 from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8
 from imgpipe.components.export.onnx_format import OnnxModel, convert_to_onnx
 from imgpipe.components.export.tflite_format import TFLiteModel, convert_to_tflite
-from imgpipe.components.images.graph.decode import decode_image_file
+from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
 FILE_NAMES = {TFLITE: "model.tflite", TFLITE_INT8: "model-int8.tflite", ONNX: "model.onnx"}
 # As TensorFlow's guide to quantization recommends; more hardly changes the ranges.
@@ -143,7 +143,7 @@ def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Ite
     pool = min(split.examples, _CALIBRATION_POOL)
     chosen = np.unique(np.linspace(0, pool - 1, min(pool, CALIBRATION_IMAGES)).round().astype(int))
     wanted = set(chosen.tolist())
-    records = islice(split_records(folder, split, multi_label=manifest.multi_label), pool)
+    records = islice(read_split(folder, split, multi_label=manifest.multi_label), pool)
     encoded = [record.encoded for number, record in enumerate(records) if number in wanted]
     for batch in _decoded(iter(encoded), image_size):
         yield from batch
@@ -189,7 +189,7 @@ def _measured(
             remedy=f"leave {name} out of export_formats, and report this with the run's log",
         )
     # The serving check has made sure that the model's classes are the data set's.
-    labels = [record.all_labels for record in split_records(folder, split, multi_label=manifest.multi_label)]
+    labels = [record.all_labels for record in read_split(folder, split, multi_label=manifest.multi_label)]
     if manifest.multi_label:
         targets = np.zeros(answers.shape, bool)
         for number, some in enumerate(labels):
@@ -203,7 +203,7 @@ def _answers(
 ) -> NDArray[np.float32]:
     loaded = OnnxModel(content) if name == ONNX else TFLiteModel(content)
     progress, done = Progress(f"export, {name}", split.examples, "images"), 0
-    records = split_records(folder, split, multi_label=manifest.multi_label)
+    records = read_split(folder, split, multi_label=manifest.multi_label)
     answers = []
     for images in _decoded((record.encoded for record in records), image_size):
         answers.append(loaded.probabilities(images))

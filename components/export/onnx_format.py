@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.saved_model import IMAGES, PROBABILITIES
-from imgpipe.components.common.tf_import import native_output_held_back, tf
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.tf_import import buffer_native_stderr, tf
 
 # Of ONNX 1.12 (2022): every runtime of today reads it, and the networks need nothing newer.
 _OPSET = 17
@@ -51,7 +51,7 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
 
     function = several.get_concrete_function()
     inputs, outputs = [f"{IMAGES}:0"], [function.outputs[0].name]
-    with native_output_held_back():
+    with buffer_native_stderr():
         # tf2onnx.convert.from_function takes constants that the function holds for inputs of the model.
         graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
         model, _ = tf2onnx.convert.from_graph_def(

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.arguments import argument, parse_command_line
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, check_labels, load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.step import run_command
 
 # Some are asked one by one as well: a server gets both.
@@ -54,7 +54,7 @@ def write_answers(arguments: ServingCheckArguments) -> None:
     folder = Path(arguments.dataset)
     manifest = read_manifest(folder)
     split = manifest.splits[arguments.split]
-    records = islice(split_records(folder, split, multi_label=manifest.multi_label), arguments.examples)
+    records = islice(read_split(folder, split, multi_label=manifest.multi_label), arguments.examples)
     images = [record.encoded for record in records]
     started = time.perf_counter()
     model = load_served_model(Path(arguments.model))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, IMAGES, PROBABILITIES
-from imgpipe.components.common.tf_import import native_output_held_back, tf
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.tf_import import buffer_native_stderr, tf
 
 
 def convert_to_tflite(
@@ -36,7 +36,7 @@ def convert_to_tflite(
     module = tf.Module()
     # Without the variables it could not be saved on the way, and the converter would drop the signature.
     module.function, module.network_variables = one, list(function.variables)
-    with native_output_held_back():
+    with buffer_native_stderr():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
         if calibration is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -50,7 +50,7 @@ class TFLiteModel:
     """A TensorFlow Lite file, loaded."""
 
     def __init__(self, content: bytes) -> None:
-        with warnings.catch_warnings(), native_output_held_back():
+        with warnings.catch_warnings(), buffer_native_stderr():
             # It says that the interpreter has a package of its own, ai-edge-litert: this one is that of the
             # converter's version, and there already.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")

@@ -7,7 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import log_result
-from imgpipe.components.common.reference_answers import read_evaluation
+from imgpipe.components.common.reference_predictions import read_evaluation
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.gate.arguments import GateArguments
 

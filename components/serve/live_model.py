@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_versions import version_folders
-from imgpipe.components.common.served_model import ServedModel, load_served_model
-from imgpipe.components.images.probe_image import check_answers_probe
+from imgpipe.components.common.model_folder import version_folders
+from imgpipe.components.common.served_model import ServedModel, check_probe_prediction, load_served_model
 from imgpipe.components.serve.predict_request import RequestError
 
 AVAILABLE, END = "AVAILABLE", "END"
@@ -128,7 +127,7 @@ class LiveModel:
     def _loaded(self, number: int, folder: Path) -> ServedModel | None:
         try:
             model = load_served_model(folder)
-            check_answers_probe(model)
+            check_probe_prediction(model)
         except PipelineError as error:
             self._failed[number] = error.problem
             return None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.labels import is_unicode
+from imgpipe.components.common.labels import is_valid_unicode
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
-from imgpipe.components.images.image_files import ImageError, check_image_header
+from imgpipe.components.images.checking import ImageError, check_image_header
 
 _INPUTS = ("image_bytes", "key")
 _FIELDS = {"instances", "inputs", "signature_name"}
@@ -90,7 +90,7 @@ def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int
     for number, key in enumerate(keys):
         if not isinstance(key, str):
             raise RequestError(400, f"{_place(number, in_rows, 'key')} is not a string")
-        if not is_unicode(key):
+        if not is_valid_unicode(key):
             raise RequestError(
                 400, f"{_place(number, in_rows, 'key')} holds half of a surrogate pair, which is no character"
             )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import (
+from imgpipe.components.images.graph.training_decoder import (
     JPEG_TRANSFORM,
     decode_image,
     decode_pixels,

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_to_class
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.common.threads import usable_threads
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.train.augmentation import (
     NONE,
     choices_of,

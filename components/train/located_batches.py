@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import Split
+from imgpipe.components.common.dataset_reader import locate_record, read_split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.records import ImageRecord
-from imgpipe.components.common.split_records import record_place, split_records
+from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.common.threads import usable_threads
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 
 _DATA_ERRORS = (
     tf.errors.InvalidArgumentError,
@@ -119,14 +119,14 @@ def _located(reason: str, folder: Path, split: Split, multi_label: bool) -> Inva
         total=split.examples,
     )
     # Reading raises the error of a record that is damaged itself.
-    records = split_records(folder, split, multi_label=multi_label)
-    for index, found in enumerate(in_order(_failure, records, usable_threads())):
+    records = read_split(folder, split, multi_label=multi_label)
+    for index, found in enumerate(map_in_order(_failure, records, usable_threads())):
         if found is not None:
             why, filename = found
             name = f" ({filename})" if filename else ""
             return InvalidDataError(
                 f"an image cannot be decoded: {why}",
-                where=record_place(folder, split, index) + name,
+                where=locate_record(folder, split, index) + name,
                 remedy=_REMEDY,
             )
     return InvalidDataError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
 from imgpipe.components.common.log import Progress, log_event
-from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
@@ -323,7 +323,7 @@ def run_loop(
     training = _Training(trainable, optimizer, arguments, accelerators, hooks or Hooks())
     if start is not None:
         training.go_on_from(start)
-    with termination_noted() as stopped:
+    with defer_termination() as stopped:
         evaluator = Evaluator(
             build_evaluation_step(trainable, accelerators),
             evaluation_batches,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_versions import local_model, model_folder_at, version_folders
+from imgpipe.components.common.model_folder import local_model, model_folder_at, version_folders
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import local_copy, local_path

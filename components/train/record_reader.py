@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.tfrecord import read_record_at, record_offsets
+from imgpipe.components.common.tfrecord import read_record_at, read_record_offsets
 
 # Far below what a system allows a process; more shards than these are opened again when their turn comes.
 _OPEN_FILES = 64
@@ -77,7 +77,7 @@ class RecordReader:
         # Mostly waiting for the disk.
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
             for shard, offsets in zip(
-                shards, pool.map(record_offsets, (self._paths[shard] for shard in shards)), strict=True
+                shards, pool.map(read_record_offsets, (self._paths[shard] for shard in shards)), strict=True
             ):
                 found, expected = len(offsets) - 1, int(self._ends[shard] - self._firsts[shard])
                 if found != expected:

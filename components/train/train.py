@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, read_manifest
+from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
-from imgpipe.components.common.local_dataset import local_dataset
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from imgpipe.components.common.tf_import import tf

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.resources import usable_threads
 
 _MAX_THREADS = 1024
 

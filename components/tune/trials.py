@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.hyperparameters import METRIC
-from imgpipe.components.common.provenance import version_of_tensorflow
+from imgpipe.components.common.provenance import tensorflow_version
 from imgpipe.components.storage.files import written_whole
 
 RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
@@ -94,7 +94,7 @@ class Trial:
         if self.model:
             output["builtInAlgorithmOutput"] = {
                 "framework": "TENSORFLOW",
-                "runtimeVersion": ".".join(version_of_tensorflow().split(".")[:2]),
+                "runtimeVersion": ".".join(tensorflow_version().split(".")[:2]),
                 "pythonVersion": "3",
                 "modelPath": self.model,
             }

@@ -15,10 +15,10 @@ from imgpipe.components.common.dataset import TRAIN, Manifest, Shard, file_sha25
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
 from imgpipe.components.common.log import Progress
-from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
-from imgpipe.components.common.tfrecord import RecordBlock, RecordPlace, record_blocks
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common.resources import usable_threads
+from imgpipe.components.common.tfrecord import RecordBlock, RecordLocation, read_record_blocks
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 from imgpipe.components.storage.files import local_copy, read_part
 from imgpipe.components.validate.findings import ERROR, Bucket, Finding, FindingList, ImageSizes, Range
@@ -212,12 +212,12 @@ class _ShardReader:
 
     def read(self, checker: RecordChecker) -> Iterator[None]:
         """Yields once for each record."""
-        checked_blocks = in_order(
+        checked_blocks = map_in_order(
             lambda block: checker.check_block(block, self._shard),
             self._blocks(),
             usable_threads(_MAX_THREADS),
             size_of=lambda block: len(block.content),
-            bytes_at_most=_MAX_PENDING_BYTES,
+            max_pending_bytes=_MAX_PENDING_BYTES,
         )
         with closing(checked_blocks):
             for block in checked_blocks:
@@ -228,10 +228,10 @@ class _ShardReader:
 
     def _blocks(self) -> Iterator[RecordBlock]:
         try:
-            for block in record_blocks(self._path, self._shard.path):
+            for block in read_record_blocks(self._path, self._shard.path):
                 # Hashed here, so that the file is read only once.
                 self._sha256.update(block.framed)
-                self._records += len(block.places)
+                self._records += len(block.locations)
                 yield block
         except InvalidDataError as error:
             self._damage = error
@@ -264,7 +264,7 @@ class _ShardReader:
                 "restore the file, or convert again",
             )
 
-    def _add(self, place: RecordPlace, checked: CheckedRecord) -> None:
+    def _add(self, place: RecordLocation, checked: CheckedRecord) -> None:
         """Adds a checked record to the reading; called in record order."""
         reading, labels = self._reading, checked.labels
         if not checked.digest:
@@ -303,13 +303,13 @@ class _ShardReader:
             if self._is_train and checked.width:
                 self._add_sample(class_index, place, where)
 
-    def _add_sample(self, class_index: int, place: RecordPlace, where: str) -> None:
+    def _add_sample(self, class_index: int, place: RecordLocation, where: str) -> None:
         samples = self._reading.samples[class_index]
         limit = max(1, min(SAMPLES_PER_LABEL, _MAX_SAMPLES // len(self._reading.labels)))
         if len(samples) < limit and class_index < _MAX_SAMPLES:
             samples.append(Thumbnail(self._thumbnail_source(place), title=where))
 
-    def _with_thumbnail(self, finding: Finding, labels: tuple[int, ...], place: RecordPlace) -> Finding:
+    def _with_thumbnail(self, finding: Finding, labels: tuple[int, ...], place: RecordLocation) -> Finding:
         """Returns the finding with a thumbnail of its image, unless enough findings of its kind have one."""
         if self._reading.findings.counts[finding.kind] >= _MAX_WITH_THUMBNAIL:
             return finding
@@ -319,7 +319,7 @@ class _ShardReader:
         caption = label_names(labels, self._reading.labels)
         return replace(finding, thumbnails=(Thumbnail(source, (caption,), finding.where),))
 
-    def _thumbnail_source(self, place: RecordPlace) -> str:
+    def _thumbnail_source(self, place: RecordLocation) -> str:
         # Read again: only few records are shown.
         location, multi_label = str(self._path), self._reading.multi_label
         record = record_at(location, place.offset, where=location, multi_label=multi_label)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from imgpipe.components.common.dataset import Shard
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.records import ImageRecord, decode_example
-from imgpipe.components.common.tfrecord import RecordBlock, RecordPlace
-from imgpipe.components.images.image_files import ImageError, PreparedImage, image_format_of, prepare_image
+from imgpipe.components.common.tfrecord import RecordBlock, RecordLocation
+from imgpipe.components.images.checking import ImageError, detect_image_format
+from imgpipe.components.images.preparation import PreparedImage, prepare_image
 from imgpipe.components.validate.findings import ERROR, WARNING, Finding
 
 _MAX_CACHED_IMAGES = 20_000
@@ -61,11 +62,11 @@ class RecordChecker:
         # Repeated images are decoded once. About 200 bytes each: without their file.
         self._valid_images: dict[bytes, PreparedImage] = {}
 
-    def check_block(self, block: RecordBlock, shard: Shard) -> list[tuple[RecordPlace, CheckedRecord]]:
+    def check_block(self, block: RecordBlock, shard: Shard) -> list[tuple[RecordLocation, CheckedRecord]]:
         """Returns the records of a block, in order."""
         checked = []
         encoded = digest = b""
-        for place in block.places:
+        for place in block.locations:
             record = self._parse(block, place, shard)
             if isinstance(record, Finding):
                 checked.append((place, CheckedRecord(finding=record)))
@@ -78,7 +79,7 @@ class RecordChecker:
             )
         return checked
 
-    def _parse(self, block: RecordBlock, place: RecordPlace, shard: Shard) -> ImageRecord | Finding:
+    def _parse(self, block: RecordBlock, place: RecordLocation, shard: Shard) -> ImageRecord | Finding:
         try:
             data = block.data(place)
         except InvalidDataError as error:
@@ -98,7 +99,7 @@ class RecordChecker:
             image = self._prepare(record.encoded, digest)
         except ImageError as error:
             return CheckedRecord(*parsed, finding=_invalid_image(str(error), where))
-        image_format = image_format_of(record.encoded)
+        image_format = detect_image_format(record.encoded)
         finding = (
             _reencoded(record.encoded, image_format, image.reencoded, where) if image.reencoded else None
         )

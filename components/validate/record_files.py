@@ -8,7 +8,7 @@ from imgpipe.components.common.dataset import Manifest, Shard, Split, file_sha25
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import read_labels_file
 from imgpipe.components.common.records import decode_example
-from imgpipe.components.common.tfrecord import record_blocks
+from imgpipe.components.common.tfrecord import read_record_blocks
 from imgpipe.components.storage.files import absolute_location, local_copy, match_pattern
 
 # A larger label than this many times the number of distinct labels is an error, not a gap in the labels.
@@ -35,7 +35,7 @@ def describe_record_files(
     labels: tuple[str, ...] = ()
     if labels_file:
         with local_copy(labels_file) as path:
-            labels = read_labels_file(path, shown=labels_file)
+            labels = read_labels_file(path, display_name=labels_file)
     shards: dict[str, tuple[Shard, ...]] = {}
     counts: dict[str, Counter[int]] = {}
     locations = {split: match_pattern(pattern) for split, pattern in patterns.items() if pattern}
@@ -60,8 +60,8 @@ def _read_shard(location: str, counts: Counter[int], multi_label: bool) -> Shard
         # Damage is ignored here: the validation that follows reports it, with the record's number. Damaged
         # data is one record without a label, a damaged header ends the file.
         with suppress(InvalidDataError):
-            for block in record_blocks(path, location):
-                for place in block.places:
+            for block in read_record_blocks(path, location):
+                for place in block.locations:
                     records += 1
                     with suppress(InvalidDataError):
                         record = decode_example(block.data(place), where=location, multi_label=multi_label)

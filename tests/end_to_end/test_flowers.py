@@ -47,16 +47,16 @@ def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_r
 @pytest.mark.timeout(900)
 def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batches_and_alone(flowers_run):
     from imgpipe.components.common.dataset import VALIDATION, read_manifest
-    from imgpipe.components.common.reference_answers import read_evaluation, read_reference
+    from imgpipe.components.common.dataset_reader import read_split
+    from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
     from imgpipe.components.common.served_model import load_served_model
-    from imgpipe.components.common.split_records import split_records
 
     artifacts = flowers_run.folder / "artifacts"
     (dataset,) = artifacts.glob("*/convert/dataset")
     (evaluation,) = artifacts.glob("*/evaluate/evaluation")
     (decision,) = artifacts.glob("*/gate/decision")
     assert json.loads((decision / "decision.json").read_text())["deploy"] is True
-    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     images = [record.encoded for record in records]
     model = load_served_model(flowers_run.folder.parent / "serving" / "flowers" / "1")
     keys = [f"photo {number}" for number in range(len(images))]

@@ -12,7 +12,7 @@ import requests
 from click.testing import CliRunner
 from google.cloud import aiplatform_v1 as vertex
 
-from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.platforms.vertex.client import service_client
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.sample_data import write_digits

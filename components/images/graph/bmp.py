@@ -7,7 +7,7 @@ only the first is left to it. Source of the places: Microsoft's BITMAPFILEHEADER
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.bytes_of_file import little_endian, part
+from imgpipe.components.images.graph.byte_reader import little_endian, part
 from imgpipe.components.images.graph.transparency import on_white
 
 _FILE_HEADER_BYTES = 14

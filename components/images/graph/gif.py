@@ -10,7 +10,7 @@ Source of the places: GIF89a specification, sections 18 to 23.
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.bytes_of_file import byte_at, little_endian, part
+from imgpipe.components.images.graph.byte_reader import byte_at, little_endian, part
 from imgpipe.components.images.graph.transparency import WHITE
 
 _SCREEN_WIDTH, _SCREEN_HEIGHT, _SCREEN_FLAGS, _GLOBAL_TABLE = 6, 8, 10, 13

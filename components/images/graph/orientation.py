@@ -8,7 +8,7 @@ PNG and WebP files, and EXIF as hexadecimal text in a PNG, are not looked for.)
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.bytes_of_file import big_endian, little_endian, part
+from imgpipe.components.images.graph.byte_reader import big_endian, little_endian, part
 from imgpipe.components.images.graph.png_chunks import PngChunks
 
 UPRIGHT = 1

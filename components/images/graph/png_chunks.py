@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.bytes_of_file import big_endian, part
+from imgpipe.components.images.graph.byte_reader import big_endian, part
 
 _SIGNATURE_BYTES = 8
 # Length, name and checksum.

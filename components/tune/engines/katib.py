@@ -21,7 +21,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
 )
 from imgpipe.components.common.hyperparameters import METRIC, reversed_value
-from imgpipe.components.common.labels import labels_text
+from imgpipe.components.common.labels import format_labels
 from imgpipe.components.common.log import log_event, with_progress
 from imgpipe.components.platforms.kubernetes.client import default_client, own_namespace, refused
 from imgpipe.components.storage import cloud_storage
@@ -172,7 +172,7 @@ class KatibSearch:
                     path = f"{data}/{shard_name}"
                 paths.append(path if is_cloud_path(path) else str(Path(path).absolute()))
             words.append(f"--{argument}={shards_pattern(paths)}")
-        folder.write("labels.txt", labels_text(manifest.labels).encode())
+        folder.write("labels.txt", format_labels(manifest.labels).encode())
         return [*words, f"--labels_file={joined(data, 'labels.txt')}"]
 
     def _follow(

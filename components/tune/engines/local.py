@@ -21,7 +21,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.job_dir import (
@@ -116,7 +116,7 @@ class _Run:
             PipelineError: if too many failed or the search was stopped; no process is left running.
         """
         try:
-            with termination_noted() as stopped:
+            with defer_termination() as stopped:
                 while not stopped():
                     self._start_trials()
                     if not self.running:

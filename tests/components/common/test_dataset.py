@@ -9,9 +9,9 @@ from imgpipe.components.common.dataset import (
     Shard,
     Split,
     file_sha256,
-    manifest_of,
-    manifest_text,
+    parse_manifest,
     read_manifest,
+    serialize_manifest,
     shard_paths,
     write_manifest,
 )
@@ -95,14 +95,14 @@ def test_a_manifest_of_single_labels_has_the_bytes_that_it_always_had():
     digest = "8a660e4efcdeccb78a7cbefef25c5f8417588add5e876e38da38fc3458bee239"
     assert manifest.digest() == digest
     text = "aa4aba7cde984b8cdadbed8cb1d9f302434249a16344f2087e257f7c053dbd17"
-    assert hashlib.sha256(manifest_text(manifest)).hexdigest() == text
-    assert not manifest_of(manifest_text(manifest), where="").multi_label
+    assert hashlib.sha256(serialize_manifest(manifest)).hexdigest() == text
+    assert not parse_manifest(serialize_manifest(manifest), where="").multi_label
 
 
 def test_a_multi_label_manifest_comes_back_as_one_and_has_another_digest():
     split = Split((Shard("train-0", 3, 10, "ab"),), (3, 3))
     single = Manifest(("a", "b"), {"train": split}, {})
     several = dataclasses.replace(single, multi_label=True)
-    assert manifest_of(manifest_text(several), where="") == several
+    assert parse_manifest(serialize_manifest(several), where="") == several
     assert several.digest() != single.digest()
     assert several.splits["train"].examples == 3

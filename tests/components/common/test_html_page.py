@@ -15,7 +15,7 @@ from imgpipe.components.common.html_page import (
     Series,
     Thumbnail,
     decimal,
-    heat_table,
+    heatmap,
     line_chart,
     percent,
     render,
@@ -56,11 +56,11 @@ def test_whatever_a_template_prints_is_escaped(render_text):
     chart = line_chart([Series(EVIL, ((0.0, 0.0), (1.0, 1.0)))], x_name=EVIL, y_name=EVIL, marker=(0.5, EVIL))
     html = render_text(
         "{{ value }}{{ kit.thumbnail_grid([thumbnail]) }}{{ kit.line_chart(chart, value) }}"
-        "{{ kit.bar(1, 2, value) }}{{ kit.heat_table(table) }}{{ kit.fact(value, value) }}",
+        "{{ kit.bar(1, 2, value) }}{{ kit.heatmap(table) }}{{ kit.fact(value, value) }}",
         value=EVIL,
         thumbnail=thumbnail,
         chart=chart,
-        table=heat_table([EVIL, "b"], [[1, 2], [3, 4]]),
+        table=heatmap([EVIL, "b"], [[1, 2], [3, 4]]),
     )
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 12
@@ -168,7 +168,7 @@ def test_chart_is_drawn_with_axes_and_a_legend(render_text):
 
 
 def test_heat_table_shades_by_the_share_of_the_row_and_tells_the_diagonal():
-    table = heat_table(["a", "b"], [[3, 1], [0, 0]])
+    table = heatmap(["a", "b"], [[3, 1], [0, 0]])
     assert [cell.share for cell in table.rows[0]] == [0.75, 0.25]
     assert [cell.share for cell in table.rows[1]] == [0.0, 0.0]
     assert [cell.diagonal for cell in table.rows[0]] == [True, False]

@@ -3,7 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.labels import read_labels_file, sorted_labels, write_labels_file
+from imgpipe.components.common.labels import read_labels_file, sort_labels, write_labels_file
 
 names = (
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1, max_size=10)
@@ -51,7 +51,7 @@ def test_a_missing_file_is_missing_input(tmp_path):
 
 
 def test_labels_are_sorted_by_code_point_without_repetition():
-    assert sorted_labels(["b", "é", "a", "B", "a"]) == ("B", "a", "b", "é")
+    assert sort_labels(["b", "é", "a", "B", "a"]) == ("B", "a", "b", "é")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

@@ -8,8 +8,8 @@ import pytest
 
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import decode_image
-from imgpipe.components.images.image_files import prepare_image
+from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.preparation import prepare_image
 
 LABELS = ("dark", "größer, 日本", "bright")
 SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.termination import defer_termination
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -17,7 +17,7 @@ def test_the_first_signal_is_noted_and_the_second_has_its_old_effect(number):
 
     before = signal.signal(number, raise_old_effect)
     try:
-        with termination_noted() as stopped:
+        with defer_termination() as stopped:
             assert not stopped()
             os.kill(os.getpid(), number)
             assert stopped()
@@ -33,7 +33,7 @@ def test_in_another_thread_nothing_is_noted_and_nothing_fails():
     answers = []
 
     def work():
-        with termination_noted() as stopped:
+        with defer_termination() as stopped:
             answers.append(stopped())
 
     thread = threading.Thread(target=work)

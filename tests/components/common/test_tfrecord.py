@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.tfrecord import framed_record, read_records, record_blocks, write_record
+from imgpipe.components.common.tfrecord import frame_record, read_record_blocks, read_records, write_record
 
 
 def written(path, records):
@@ -92,7 +92,7 @@ def test_a_missing_file_is_missing_input(tmp_path):
 
 def damaged_content(data, records):
     """Draws what becomes of a sound file."""
-    content = bytearray(b"".join(map(framed_record, records)))
+    content = bytearray(b"".join(map(frame_record, records)))
     for kind in data.draw(
         st.lists(st.sampled_from(["change", "cut", "insert", "remove", "append"]), max_size=3)
     ):
@@ -108,7 +108,7 @@ def damaged_content(data, records):
         else:
             # A header whose checksum is right, claiming what is not there.
             length = struct.pack("<Q", data.draw(st.sampled_from([1, 2**20, 2**31, 2**40, 2**63])))
-            content += framed_record(length)[12:-4] + framed_record(length)[-4:]
+            content += frame_record(length)[12:-4] + frame_record(length)[-4:]
     return content
 
 
@@ -120,11 +120,11 @@ damaged_files = settings(
 def places_and_error(path, block_bytes):
     places = []
     try:
-        for block in record_blocks(path, block_bytes=block_bytes):
-            assert len(block.places) == 1 or len(block.framed) <= block_bytes
-            begin, end = block.places[0].offset, block.places[-1].end
+        for block in read_record_blocks(path, block_bytes=block_bytes):
+            assert len(block.locations) == 1 or len(block.framed) <= block_bytes
+            begin, end = block.locations[0].offset, block.locations[-1].end
             assert block.framed == path.read_bytes()[begin:end]
-            places += block.places
+            places += block.locations
     except InvalidDataError as error:
         return places, str(error)
     return places, ""
@@ -153,12 +153,12 @@ def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_p
     except InvalidDataError as error:
         assert re.search(rf"record {len(read)}, byte offset \d+", str(error))  # noqa: PT017
     else:
-        assert b"".join(map(framed_record, read)) == content
+        assert b"".join(map(frame_record, read)) == content
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
 def test_a_compressed_file_is_called_so(tmp_path, compress):
     path = tmp_path / "file"
-    path.write_bytes(compress(framed_record(b"one")))
+    path.write_bytes(compress(frame_record(b"one")))
     with pytest.raises(InvalidDataError, match=r"the file is compressed[^$]*record 0[^$]*uncompress"):
         list(read_records(path))

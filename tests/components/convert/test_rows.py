@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     PipelineError,
 )
-from imgpipe.components.common.tfrecord import framed_record
+from imgpipe.components.common.tfrecord import frame_record
 from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
 from imgpipe.components.convert.rows import Rows
@@ -139,7 +139,7 @@ def test_an_empty_path_is_called_so_with_several_labels_too(tmp_path, csv_of):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (framed_record(b"a record"), r"a TFRecord file[\s\S]*training_data_path"),
+        (frame_record(b"a record"), r"a TFRecord file[\s\S]*training_data_path"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", r"a JPEG image[\s\S]*path,label"),
     ],
 )

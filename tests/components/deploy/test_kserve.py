@@ -2,7 +2,7 @@ import pytest
 from kubernetes import client
 
 from imgpipe.components.common.errors import CheckFailedError, OutputError, UnavailableError
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
 

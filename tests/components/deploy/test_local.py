@@ -16,7 +16,7 @@ from imgpipe.components.common.errors import (
     OutputError,
 )
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.component import deploy as deploy_component
 from imgpipe.components.deploy.local import deploy_locally

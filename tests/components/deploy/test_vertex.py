@@ -1,7 +1,7 @@
 import pytest
 
 from imgpipe.components.common.errors import CheckFailedError, UnavailableError
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.vertex import deploy_to_vertex
 

@@ -7,7 +7,7 @@ import pytest
 from kubernetes import client
 
 from imgpipe.components.common.errors import InterruptedRunError
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy

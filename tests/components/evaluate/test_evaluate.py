@@ -12,11 +12,11 @@ from kfp import dsl
 from PIL import Image
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.records import ImageRecord
-from imgpipe.components.common.reference_answers import read_reference
+from imgpipe.components.common.reference_predictions import read_reference
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.evaluate.__main__ import main
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.component import evaluate as evaluate_component
@@ -54,7 +54,7 @@ def refused(dataset, model, folder):
 def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, model):
     evaluation, files = evaluated
     metrics = evaluation.metrics
-    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     classes = np.array([record.label - 1 for record in records])
     probabilities = load_served_model(model).predict([record.encoded for record in records]).probabilities
     assert metrics.examples == 45
@@ -79,7 +79,7 @@ def test_the_metrics_file_holds_the_same_numbers(evaluated):
 def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset, trained_digits, tmp_path):
     files = files_in(tmp_path)
     metrics = evaluate(digits_dataset, trained_digits[0], files).metrics
-    records = list(split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
+    records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
     answers = load_served_model(trained_digits[0]).predict([record.encoded for record in records])
     true = np.array([record.label - 1 for record in records])
     wrong = np.flatnonzero(answers.classes != true)
@@ -110,7 +110,7 @@ def test_labels_in_another_order_and_fewer_of_them_are_matched_by_name(
     whole = coloured_dataset(tmp_path / "whole", ("dark", "middle", "bright"), validation=30)
     records = [
         record
-        for record in split_records(whole, read_manifest(whole).splits[VALIDATION])
+        for record in read_split(whole, read_manifest(whole).splits[VALIDATION])
         if record.text != "middle"
     ]
     swapped = [dataclasses.replace(record, label={1: 2, 3: 1}[record.label]) for record in records]
@@ -174,9 +174,7 @@ def test_a_champion_in_cloud_storage_is_measured_and_a_folder_to_deploy_to_there
 
 def test_a_test_split_is_measured_when_asked_for(coloured_dataset, model, write_dataset, tmp_path):
     records = list(
-        split_records(
-            folder := coloured_dataset(tmp_path / "whole"), read_manifest(folder).splits[VALIDATION]
-        )
+        read_split(folder := coloured_dataset(tmp_path / "whole"), read_manifest(folder).splits[VALIDATION])
     )
     data = write_dataset(tmp_path / "data", {VALIDATION: records, TEST: records[:4]}, ("dark", "bright"))
     evaluation = evaluate(data, model, files_in(tmp_path), EvaluateArguments(evaluation_split="test"))
@@ -194,7 +192,7 @@ def test_the_command_line_evaluates_a_deployed_model(dataset, model, tmp_path):
 
 
 def test_a_damaged_image_is_named_by_file_record_and_name(dataset, model, write_dataset, tmp_path):
-    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     records[40] = ImageRecord(records[40].encoded[:60], 1, "", "photos/cut off.png")
     damaged = write_dataset(tmp_path / "data", {VALIDATION: records}, ("dark", "bright"), shards=3)
     error = refused(damaged, model, tmp_path)

@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
@@ -62,7 +62,7 @@ def test_the_measurements_are_those_of_scikit_learn_on_the_served_answers(quadra
     folder = model(0)
     found = evaluate(quadrants_dataset, folder, files_in(tmp_path)).metrics
     split = read_manifest(quadrants_dataset).splits[VALIDATION]
-    records = list(split_records(quadrants_dataset, split, multi_label=True))
+    records = list(read_split(quadrants_dataset, split, multi_label=True))
     probabilities = load_served_model(folder).predict([record.encoded for record in records]).probabilities
     targets = np.array([[label in record.labels for label in (1, 2, 3, 4)] for record in records])
     predicted = probabilities >= 0.5

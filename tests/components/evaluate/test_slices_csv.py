@@ -4,10 +4,10 @@ import pytest
 from kfp import dsl
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.component import evaluate as evaluate_component
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
@@ -97,7 +97,7 @@ def test_accuracy_by_slice_is_that_of_its_images_everywhere(dataset, model, tmp_
         "evaluation": dsl.Artifact(uri=str(tmp_path / "evaluation")),
     }
     evaluate_component(**artifacts, arguments=EvaluateArguments(slices_csv=written(tmp_path, CAMERAS)))
-    records = list(split_records(dataset, read_manifest(dataset).splits[VALIDATION]))
+    records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     classes = load_served_model(model).predict([record.encoded for record in records]).classes
     right = {
         record.filename: record.label - 1 == found for record, found in zip(records, classes, strict=True)

@@ -8,11 +8,11 @@ import yaml
 from kfp import dsl
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
@@ -21,7 +21,7 @@ from imgpipe.components.export import formats, onnx_format
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export as export_component
 from imgpipe.components.export.export import export
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 
 
 def run(dataset, model, folder, **arguments):
@@ -54,13 +54,13 @@ def exported_digits(digits_dataset, trained_digits, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pixels(digits_dataset):
     """The validation images as an application would decode them, uint8 [360, 32, 32, 3]."""
-    records = split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
+    records = read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
     return np.stack([decode_image(tf.constant(record.encoded), 32).numpy() for record in records])
 
 
 @pytest.fixture(scope="module")
 def served(digits_dataset, trained_digits):
-    records = split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
+    records = read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION])
     return load_served_model(trained_digits[0]).predict([record.encoded for record in records]).probabilities
 
 
@@ -300,7 +300,7 @@ def test_calibration_takes_images_from_the_whole_of_the_training_split(digits_da
     images = list(formats.calibration_images(digits_dataset, manifest, 8))
     assert len(images) == 200
     assert {(image.shape, image.dtype) for image in images} == {((8, 8, 3), np.dtype(np.uint8))}
-    records = list(split_records(digits_dataset, manifest.splits["train"]))
+    records = list(read_split(digits_dataset, manifest.splits["train"]))
     for number, place in ((0, 0), (199, len(records) - 1)):
         expected = decode_image(tf.constant(records[place].encoded), 8).numpy()
         assert (images[number] == expected).all()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from imgpipe.components.images.image_files import ImageError, prepare_image
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.preparation import prepare_image
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
 FILES = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file())

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import decode_image
-from imgpipe.components.images.image_files import ImageError, prepare_image
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.preparation import prepare_image
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "odd_images"
 REAL = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file())

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError, UnavailableError
-from imgpipe.components.common.model_digest import model_digest
+from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments

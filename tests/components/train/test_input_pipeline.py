@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.dataset import TRAIN, read_manifest, shard_paths
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.records import ImageRecord
-from imgpipe.components.common.split_records import split_records
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.train import example_order, input_pipeline
 from imgpipe.components.train.decoded_cache import CachePlace
 from imgpipe.components.train.example_order import ExampleOrder
@@ -76,7 +76,7 @@ def order(paths, keep_decoded, seed, epochs=3):
 
 
 def test_labels_from_1_on_become_classes_from_0_on_in_the_order_of_the_shards(paths, dataset):
-    records = list(split_records(dataset, read_manifest(dataset).splits[TRAIN]))
+    records = list(read_split(dataset, read_manifest(dataset).splits[TRAIN]))
     assert [record.label for record in records] == list(range(1, COUNT + 1))
     assert classes_of(evaluation(paths)) == list(range(COUNT))
 
@@ -324,7 +324,7 @@ def test_training_and_evaluation_decode_to_the_same_pixels(digits_dataset, keep_
     )
     decoded = [
         decode_image(record.encoded, 12).numpy().tobytes()
-        for record in islice(split_records(digits_dataset, split), 50)
+        for record in islice(read_split(digits_dataset, split), 50)
     ]
     assert set(decoded) <= {image.tobytes() for image in images.numpy()}
 

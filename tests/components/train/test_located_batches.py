@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest, shard_paths
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.records import ImageRecord
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.input_pipeline import evaluation_batches, training_batches
 from imgpipe.components.train.located_batches import LocatedBatches
@@ -44,7 +44,7 @@ def test_the_batches_of_sound_data_come_as_often_as_one_likes(sound):
 
 
 def test_an_image_that_cannot_be_decoded_is_named_by_file_record_and_name(sound, write_dataset, tmp_path):
-    records = list(split_records(sound, read_manifest(sound).splits[VALIDATION]))
+    records = list(read_split(sound, read_manifest(sound).splits[VALIDATION]))
     records[9] = ImageRecord(records[9].encoded[:60], 1, "", "photos/cut off.png")
     folder = write_dataset(tmp_path / "damaged", {VALIDATION: records}, ("dark", "bright"), shards=3)
     error = refused(InvalidDataError, folder)
@@ -90,7 +90,7 @@ def varied(folder, split, shard_examples, augmentation="crop-flip"):
 
 @pytest.mark.parametrize("damaged", ["file", "record", "gone"])
 def test_training_on_crops_names_what_is_damaged_too(sound, write_dataset, tmp_path, damaged):
-    records = list(split_records(sound, read_manifest(sound).splits[VALIDATION]))
+    records = list(read_split(sound, read_manifest(sound).splits[VALIDATION]))
     if damaged == "file":
         records[9] = ImageRecord(records[9].encoded[:60], 1, "", "photos/cut off.png")
     folder = write_dataset(tmp_path / "damaged", {VALIDATION: records}, ("dark", "bright"), shards=3)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest, shard_paths
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_metrics
 from imgpipe.components.train.accelerators import Accelerators
@@ -48,7 +48,7 @@ def trained(quadrants_dataset, tmp_path_factory):
 
 def validation_of(folder):
     manifest = read_manifest(folder)
-    records = list(split_records(folder, manifest.splits[VALIDATION], multi_label=True))
+    records = list(read_split(folder, manifest.splits[VALIDATION], multi_label=True))
     targets = np.zeros((len(records), manifest.num_classes), bool)
     for number, record in enumerate(records):
         targets[number, [label - 1 for label in record.labels]] = True
@@ -272,7 +272,7 @@ def test_images_keep_their_labels_wherever_they_are_kept(quadrants_dataset, augm
         assert (first.dtype, first.shape) == (np.float32, (80, 4))
         for _, targets in batches[1:]:
             np.testing.assert_array_equal(targets.numpy(), first)
-    records = split_records(quadrants_dataset, split, multi_label=True)
+    records = read_split(quadrants_dataset, split, multi_label=True)
     in_order = np.concatenate(
         [targets.numpy() for _, targets in evaluation_batches(paths, **settings, batch_size=64)]
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.tfrecord import framed_record
+from imgpipe.components.common.tfrecord import frame_record
 from imgpipe.components.train.record_reader import RecordReader
 
 COUNTS = [3, 0, 5, 1] + [2] * 100
@@ -22,7 +22,7 @@ def paths(contents, tmp_path):
     made, rest = [], iter(contents)
     for number, count in enumerate(COUNTS):
         made.append(tmp_path / f"shard-{number}")
-        made[-1].write_bytes(b"".join(framed_record(next(rest)) for _ in range(count)))
+        made[-1].write_bytes(b"".join(frame_record(next(rest)) for _ in range(count)))
     return made
 
 

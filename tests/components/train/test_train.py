@@ -9,12 +9,12 @@ import pytest
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress
 from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
-from imgpipe.components.common.split_records import split_records
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.train import train as training
@@ -69,7 +69,7 @@ def test_shuffled_labels_cannot_be_learnt(digit_records, digits_training, write_
 
 def test_the_model_that_is_written_has_the_accuracy_that_the_loop_found(trained_digits, digits_dataset):
     folder, result = trained_digits
-    records = list(split_records(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
+    records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
     answers = load_served_model(folder).predict([record.encoded for record in records])
     metrics = compute_metrics(
         np.array([label_to_class(record.label) for record in records]), answers.probabilities
@@ -237,7 +237,7 @@ def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(images):
 def with_a_cut_off_image(coloured_dataset, write_dataset, folder, split):
     """A data set whose record 5 of a split cannot be decoded."""
     manifest = read_manifest(sound := coloured_dataset(folder / "sound"))
-    splits = {name: list(split_records(sound, manifest.splits[name])) for name in (TRAIN, VALIDATION)}
+    splits = {name: list(read_split(sound, manifest.splits[name])) for name in (TRAIN, VALIDATION)}
     splits[split][5] = ImageRecord(splits[split][5].encoded[:60], 2, "", "photos/cut off.png")
     return write_dataset(folder / "damaged", splits, manifest.labels)
 

@@ -19,7 +19,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.train import models
 from imgpipe.components.train.models import build_classifier
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.common.step import run_command
-from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage.folders import folder_at
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
@@ -34,7 +34,7 @@ def learn(task, stop):
 
         tuner = hypertune.HyperTune()
     evaluations = []
-    with termination_noted() as stopped:
+    with defer_termination() as stopped:
         for step in range(10, STEPS + 1, 10):
             time.sleep(0.15)
             if stopped():

@@ -16,7 +16,7 @@ from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.step import log_error
-from imgpipe.components.common.termination import termination_noted
+from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
@@ -49,7 +49,7 @@ def learn(task, stop):
     with (folder / "runs.txt").open("a") as file:
         file.write(f"{os.getpid()} {task.threads} {os.environ.get('CUDA_VISIBLE_DEVICES')} from {step}\n")
     evaluations = [one(rate, at) for at in range(10, step + 1, 10)]
-    with termination_noted() as stopped:
+    with defer_termination() as stopped:
         while step < STEPS:
             step += 10
             time.sleep(pause)

@@ -135,7 +135,7 @@ def test_what_meets_every_trial_ends_the_search_at_the_first(tmp_path):
 
 
 def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.tune.shares.usable_threads", lambda _most: 8)
+    monkeypatch.setattr("imgpipe.components.tune.shares.usable_threads", lambda _limit: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b,5")
     plan(tmp_path, pause=0.05)
     trials = run(tmp_path, max_trials=3, max_parallel_trials=3, trial_early_stopping="off")

@@ -23,7 +23,7 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.records import ImageRecord, encode_example, label_to_class
 from imgpipe.components.common.step import run_component
-from imgpipe.components.common.tfrecord import record_blocks, write_record
+from imgpipe.components.common.tfrecord import read_record_blocks, write_record
 from imgpipe.components.validate import findings as findings_module
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.findings import (
@@ -317,7 +317,7 @@ def test_a_damaged_record_is_reported_and_the_records_after_it_are_read(valid_da
 def test_a_damaged_header_ends_its_shard_only_and_causes_no_further_findings(valid_dataset, tmp_path):
     manifest = valid_dataset()
     path = tmp_path / "train-00000-of-00002"
-    places = [place for block in record_blocks(path) for place in block.places]
+    places = [place for block in read_record_blocks(path) for place in block.locations]
     damage(path, places[9].offset + 3)
     findings = findings_of(manifest, tmp_path, train_batch_size=24)
     assert kinds(findings) == ["damaged_record", "changed_shard"]

@@ -1,4 +1,4 @@
-"""A data set's shards on this machine, wherever they lie."""
+"""Reads a data set: its records, in order, and local copies of shards in Cloud Storage."""
 
 import dataclasses
 import shutil
@@ -10,18 +10,53 @@ from pathlib import Path
 from imgpipe.components.common.dataset import (
     Manifest,
     Shard,
+    Split,
     file_sha256,
     read_manifest,
     shard_location,
+    shard_paths,
     write_manifest,
 )
-from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.common.errors import InternalError, InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress, log_event
-from imgpipe.components.common.parallel import in_order
+from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.common.records import ImageRecord, decode_example
+from imgpipe.components.common.tfrecord import read_records
 from imgpipe.components.storage import cloud_storage
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 
-_DOWNLOADS_AT_ONCE = 8
+_PARALLEL_DOWNLOADS = 8
+
+
+def read_split(folder: Path, split: Split, *, multi_label: bool = False) -> Iterator[ImageRecord]:
+    """Yields the split's records in order, shard by shard.
+
+    Args:
+        folder: Where the manifest lies.
+        split: One of the manifest's splits.
+        multi_label: What the manifest says.
+
+    Raises:
+        MissingInputError: if a shard is not there.
+        InvalidDataError: at the first damaged record, naming file and record.
+    """
+    for path in shard_paths(folder, split):
+        for number, (_, data) in enumerate(read_records(path)):
+            yield decode_example(data, where=f"{path}, record {number}", multi_label=multi_label)
+
+
+def locate_record(folder: Path, split: Split, index: int) -> str:
+    """Returns the file and the record in it, for a message, of the split's record ``index`` (from 0).
+
+    Raises:
+        InternalError: if the split has no such record.
+    """
+    number = index
+    for path, shard in zip(shard_paths(folder, split), split.shards, strict=True):
+        if number < shard.examples:
+            return f"{path}, record {number}"
+        number -= shard.examples
+    raise InternalError(f"record {index} of a split of {split.examples}")
 
 
 @contextmanager
@@ -65,7 +100,9 @@ def _copied(manifest: Manifest, source: Path, target: Path) -> Manifest:
     names = [f"{number:05d}/{shard.path.rpartition('/')[2]}" for number, shard in enumerate(shards)]
     progress, done = Progress("copy", total, "bytes"), 0
     copies = zip(shards, names, strict=True)
-    for size in in_order(lambda copy: _copy(source, copy[0], target / copy[1]), copies, _DOWNLOADS_AT_ONCE):
+    for size in map_in_order(
+        lambda copy: _copy(source, copy[0], target / copy[1]), copies, _PARALLEL_DOWNLOADS
+    ):
         done += size
         progress.update(done)
     remaining = iter(names)

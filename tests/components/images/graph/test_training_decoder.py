@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import decode_image
+from imgpipe.components.images.graph.training_decoder import decode_image
 
 SIZE = 40
 

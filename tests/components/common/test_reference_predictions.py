@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.reference_answers import REFERENCE_EXAMPLES, read_reference, write_reference
+from imgpipe.components.common.reference_predictions import (
+    REFERENCE_EXAMPLES,
+    read_reference,
+    write_reference,
+)
 
 
 @pytest.mark.parametrize("examples", [1, REFERENCE_EXAMPLES, REFERENCE_EXAMPLES + 10])

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import decode_image
-from imgpipe.components.images.graph.decode import decode_image_file
-from imgpipe.components.images.image_files import ImageError, prepare_image
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.graph.serving_decoder import decode_image_file
+from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.preparation import prepare_image
 
 FOLDER = Path(__file__).parents[5] / "shared" / "data" / "odd_images"
 REAL = sorted(path for path in FOLDER.glob("*/*.*") if path.is_file() and path.stat().st_size < 700_000)
@@ -125,7 +126,7 @@ def moved_gif(transparent):
 
 
 def sixteen_bit_rgb(colour_type=2):
-    """A PNG of 16 bits a channel with three (2) or four (6) channels, or gray with alpha (4), which Pillow
+    """A PNG of 16 bits per channel with three (2) or four (6) channels, or gray with alpha (4), which Pillow
     does not write."""
     import zlib
 

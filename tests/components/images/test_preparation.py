@@ -8,7 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from imgpipe.components.images.image_files import ImageError, prepare_image
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.preparation import prepare_image
 
 # Smooth, so that a lossy format changes it little; each corner is different, so that turns show.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
@@ -177,13 +178,13 @@ def test_a_transparent_palette_entry_and_colour_are_white():
     data = png(2, 1, 16, 2, [sixteen + b"\x40\x00\x50\x00\x60\x00"], (b"tRNS", sixteen))
     prepared = prepare_image(data)
     assert decoded(prepared).tolist() == [[[255, 255, 255], [64, 80, 96]]]
-    assert prepared.reencoded == "16 bits a channel, transparency"
+    assert prepared.reencoded == "16 bits per channel, transparency"
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped():
     ramp = np.arange(0, 65536, 256, dtype=np.uint16)[None]
     prepared = prepare_image(encoded(Image.fromarray(ramp), "PNG"))
-    assert prepared.reencoded == "16 bits a channel"
+    assert prepared.reencoded == "16 bits per channel"
     assert np.abs(decoded(prepared)[0, :, 0] - ramp[0] / 257).max() <= 0.5
     turned = prepare_image(encoded(Image.fromarray(ramp), "PNG", exif=exif(6)))
     assert (turned.height, turned.width) == (256, 1)

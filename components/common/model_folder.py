@@ -1,10 +1,12 @@
 """Model folders in TensorFlow Serving's layout: a folder a version, named by a number; the highest serves."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from imgpipe.components.common.dataset import file_sha256
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.published_model import TRIAL_MODEL
@@ -71,6 +73,14 @@ def local_model(location: str) -> Iterator[Path]:
             raise MissingInputError(
                 f"there is no SavedModel in {location!r}", remedy="give a folder that holds saved_model.pb"
             ) from None
+
+
+def model_digest(folder: Path) -> str:
+    """Returns the SHA-256, in hexadecimal, of the names and contents of all files of a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _newest(names: list[str]) -> list[str]:

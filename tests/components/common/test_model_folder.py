@@ -3,7 +3,7 @@
 import pytest
 
 from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.model_versions import local_model
+from imgpipe.components.common.model_folder import local_model
 from tests.servers.cloud_storage import BUCKET
 
 

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.decoding import JPEG_TRANSFORM, is_jpeg, scale_to_square
 from imgpipe.components.images.graph.bmp import decode_bmp
-from imgpipe.components.images.graph.bytes_of_file import byte_at, part, starts_with
+from imgpipe.components.images.graph.byte_reader import byte_at, part, starts_with
 from imgpipe.components.images.graph.gif import decode_gif
 from imgpipe.components.images.graph.orientation import (
     has_no_app1_segment,
@@ -27,6 +26,7 @@ from imgpipe.components.images.graph.orientation import (
     webp_orientation,
 )
 from imgpipe.components.images.graph.png_chunks import png_chunks
+from imgpipe.components.images.graph.training_decoder import JPEG_TRANSFORM, is_jpeg, scale_to_square
 from imgpipe.components.images.graph.transparency import WHITE, on_white
 
 # Places in a PNG file: signature, then the chunk IHDR.

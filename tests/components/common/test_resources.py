@@ -2,15 +2,15 @@ import os
 
 import pytest
 
-from imgpipe.components.common import threads
-from imgpipe.components.common.threads import usable_threads
+from imgpipe.components.common import resources
+from imgpipe.components.common.resources import usable_threads
 
 
 @pytest.fixture
 def cgroup(tmp_path, monkeypatch):
     """Eight cores and a control group: ``cgroup({file name: content})``."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
+    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
 
     def write(files):
         for name, content in files.items():

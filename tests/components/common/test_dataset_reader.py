@@ -2,11 +2,57 @@ import dataclasses
 
 import pytest
 
-from imgpipe.components.common import local_dataset as module
+from imgpipe.components.common import dataset_reader
 from imgpipe.components.common.dataset import TRAIN, read_manifest, write_manifest
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError, OutputError
-from imgpipe.components.common.local_dataset import local_dataset
-from imgpipe.components.common.split_records import split_records
+from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
+from imgpipe.components.common.errors import InternalError, InvalidDataError, MissingInputError, OutputError
+from imgpipe.components.common.records import ImageRecord
+
+RECORDS = [ImageRecord(bytes([number]), number % 2 + 1, "", f"{number}.png") for number in range(7)]
+
+
+@pytest.fixture
+def dataset(tmp_path, write_dataset):
+    return write_dataset(tmp_path / "data", {"validation": RECORDS}, ["a", "b"], shards=3)
+
+
+@pytest.fixture
+def split(dataset):
+    return read_manifest(dataset).splits["validation"]
+
+
+def test_records_come_shard_by_shard_in_order(dataset, split):
+    assert [shard.examples for shard in split.shards] == [2, 2, 3]
+    assert list(read_split(dataset, split)) == RECORDS
+
+
+def test_the_place_of_a_record_is_its_file_and_its_number_there(dataset, split):
+    shards = [dataset / shard.path for shard in split.shards]
+    places = [locate_record(dataset, split, index) for index in range(7)]
+    assert places == [
+        *(f"{shards[0]}, record {number}" for number in range(2)),
+        *(f"{shards[1]}, record {number}" for number in range(2)),
+        *(f"{shards[2]}, record {number}" for number in range(3)),
+    ]
+    with pytest.raises(InternalError):
+        locate_record(dataset, split, 7)
+
+
+def test_a_damaged_record_is_named_by_file_and_number(dataset, split):
+    path = dataset / split.shards[1].path
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InvalidDataError) as caught:
+        list(read_split(dataset, split))
+    assert f"{path}, record 1" in caught.value.where
+
+
+def test_a_missing_shard_is_named(dataset, split):
+    path = dataset / split.shards[2].path
+    path.unlink()
+    with pytest.raises(MissingInputError, match=path.name):
+        list(read_split(dataset, split))
 
 
 def in_the_cloud(cloud, source, target):
@@ -40,8 +86,8 @@ def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, colour
     folder = in_the_cloud(cloud, source, tmp_path / "manifest")
     with local_dataset(folder) as local:
         assert read_manifest(local).digest() == read_manifest(source).digest()
-        copied = list(split_records(local, read_manifest(local).splits[TRAIN]))
-        assert copied == list(split_records(source, read_manifest(source).splits[TRAIN]))
+        copied = list(read_split(local, read_manifest(local).splits[TRAIN]))
+        assert copied == list(read_split(source, read_manifest(source).splits[TRAIN]))
     assert not local.exists()
 
 
@@ -63,7 +109,7 @@ def test_a_shard_that_has_changed_or_is_gone_is_named(cloud, coloured_dataset, t
 def test_too_small_a_disk_is_told_before_anything_is_copied(cloud, coloured_dataset, tmp_path, monkeypatch):
     folder = in_the_cloud(cloud, coloured_dataset(tmp_path / "data"), tmp_path / "manifest")
     usage = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(dataset_reader.shutil, "disk_usage", lambda _: usage)
     cloud.requests.clear()
     with pytest.raises(OutputError, match=r"0\.0 GB are free"), local_dataset(folder):
         pass

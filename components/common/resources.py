@@ -1,0 +1,50 @@
+"""The CPU cores and memory of this process."""
+
+import ctypes
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_threads(limit: int = 16) -> int:
+    """Returns how many threads can run in parallel in this process, from 1 to ``limit``.
+
+    In a container limited to two of its host's 64 cores this is 2: more threads would only wait for one
+    another and hold memory. On systems without Linux control groups it is the number of cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota()
+    return max(1, min(limit, cores, cores if quota is None else math.ceil(quota)))
+
+
+def _cpu_quota() -> float | None:
+    """Returns the number of cores in the container's CPU quota; None if there is no quota."""
+    # Microseconds in a period. Version 2: "200000 100000" or "max 100000"; version 1: two files, -1 = all.
+    for quota_name, period_name in (
+        ("cpu.max", ""),
+        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
+        ("cpu,cpuacct/cpu.cfs_quota_us", "cpu,cpuacct/cpu.cfs_period_us"),
+    ):
+        try:
+            values = (_CGROUP / quota_name).read_text(encoding="ascii").split()
+            if period_name:
+                values += (_CGROUP / period_name).read_text(encoding="ascii").split()
+            quota, period = (int(value) for value in values)
+        except (OSError, ValueError):
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
+def release_free_memory() -> None:
+    """Returns freed memory between blocks that are still in use to the operating system.
+
+    The C library does this by itself only at the end of its heap: the memory of large temporary arrays
+    stays allocated to the process. Does nothing where the C library lacks glibc's ``malloc_trim``.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
