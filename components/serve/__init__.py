@@ -1,1 +1,1 @@
-"""``imgpipe serve``: TensorFlow Serving's REST predict API for trying a model out."""
+"""``imgpipe serve``: a local server with TensorFlow Serving's REST API, for trying out a model."""

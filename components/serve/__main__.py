@@ -9,12 +9,12 @@ from imgpipe.components.storage.files import local_path
 
 
 def main() -> None:
-    """Serves the model that the command line names."""
+    """Runs the server with the arguments of the command line."""
     from imgpipe.components.serve.arguments import ServeArguments
 
     arguments = ServeArguments(**parse_command_line(sys.argv[1:], [ServeArguments]))
     model_folder_at(local_path(arguments.model))
-    # Only now: a wrong flag or folder is refused without loading TensorFlow.
+    # Imported here so that a wrong flag or folder is reported before TensorFlow is loaded.
     from imgpipe.components.serve.server import serve
 
     serve(arguments)

@@ -19,20 +19,21 @@ from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.batcher import Batcher
 from imgpipe.components.serve.live_model import LiveModel
 from imgpipe.components.serve.measurements import CONTENT_TYPE, Measurements
-from imgpipe.components.serve.predict_request import RequestError, parse_predict_request, response_of
+from imgpipe.components.serve.predict_request import RequestError, parse_predict_request, predict_response
 
 _PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18}))?(?P<what>:predict|/metadata)?", re.ASCII
+    r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18}))?(?P<action>:predict|/metadata)?",
+    re.ASCII,
 )
-# Bodies from this size on are parsed by a thread, so that other requests are not held up.
+# Larger bodies are parsed in a thread, so that they do not delay other requests.
 _LARGE_BODY_BYTES = 1_000_000
 
 
 class Server:
-    """The application and what lives as long as it.
+    """The application and its state.
 
     Args:
-        arguments: What to serve and within which limits.
+        arguments: The model's name and the limits.
         model: The model.
     """
 
@@ -42,7 +43,7 @@ class Server:
         self._bytes_in_flight = 0
         self._measurements = Measurements(lambda: self._batcher.waiting, lambda: model.version)
         self._batcher = Batcher(
-            model.ask,
+            model.predict,
             max_images=arguments.max_batch_size,
             max_waiting=arguments.max_waiting_images,
             on_batch=self._measurements.batch_images.observe,
@@ -54,10 +55,10 @@ class Server:
             routes=[
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/metrics", self._metrics, methods=["GET"]),
-                Route("/{path:path}", self._any, methods=["GET", "POST"]),
+                Route("/{path:path}", self._handle, methods=["GET", "POST"]),
             ],
-            # Of the router: a method that no path takes.
-            exception_handlers={HTTPException: self._not_allowed},
+            # The router raises only this one: for a method other than GET and POST.
+            exception_handlers={HTTPException: self._method_not_allowed},
             lifespan=self._lifespan,
         )
 
@@ -68,7 +69,7 @@ class Server:
             yield
         finally:
             watcher.cancel()
-            await asyncio.to_thread(self._batcher.close)
+            await self._batcher.close()
 
     async def _watch_versions(self) -> None:
         while True:
@@ -76,133 +77,139 @@ class Server:
             try:
                 await asyncio.to_thread(self._model.refresh)
             except Exception as error:
-                log_event("watch_failed", f"serve: cannot look for versions: {error}", severity="ERROR")
+                log_event("watch_failed", f"serve: cannot check for new versions: {error}", severity="ERROR")
 
     async def _health(self, _: Request) -> Response:
-        return _answer(200, {"status": "ok", "version": self._model.version})
+        return _json_response(200, {"status": "ok", "version": self._model.version})
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._measurements.text(), media_type=CONTENT_TYPE)
 
-    async def _any(self, request: Request) -> Response:
+    async def _handle(self, request: Request) -> Response:
         try:
-            response = await self._of_model(request)
+            response = await self._dispatch(request)
         except RequestError as error:
-            response = await self._refusal(request, error)
+            response = await self._error_response(request, error)
         except ClientDisconnect:
-            # Nobody reads this.
-            response = _answer(400, {"error": "the request ended early"})
+            # For the metrics: the client does not read it.
+            response = _json_response(400, {"error": "the client closed the connection"})
         except Exception as error:
             log_event("request_failed", f"serve: {type(error).__name__}: {error}", severity="ERROR")
-            response = _answer(500, {"error": "the model could not be asked; the server's log says why"})
+            response = _json_response(500, {"error": "internal error: see the server's log"})
         self._measurements.requests.labels(status=str(response.status_code)).inc()
         return response
 
-    async def _not_allowed(self, request: Request, _: Exception) -> Response:
+    async def _method_not_allowed(self, request: Request, _: Exception) -> Response:
         error = RequestError(405, f"{request.method} is not allowed here; use GET or POST")
-        response = await self._refusal(request, error)
+        response = await self._error_response(request, error)
         self._measurements.requests.labels(status="405").inc()
         return response
 
-    async def _refusal(self, request: Request, error: RequestError) -> Response:
+    async def _error_response(self, request: Request, error: RequestError) -> Response:
         headers = {"Retry-After": "1"} if error.status == 503 else {}
         if error.status == 405:
             headers["Allow"] = "GET, POST"
-        if error.status == 408 or not await self._rest_is_discarded(request):
-            # What is still to come would be taken for the next request.
+        if error.status == 408 or not await self._discard_body(request):
+            # The rest of the body would be parsed as the next request.
             headers["Connection"] = "close"
-        return _answer(error.status, {"error": error.reason}, headers)
+        return _json_response(error.status, {"error": error.reason}, headers)
 
-    async def _of_model(self, request: Request) -> Response:
+    async def _dispatch(self, request: Request) -> Response:
         match = _PATH.fullmatch(request.url.path)
         if match is None:
             raise RequestError(
                 404,
-                f"no such path; known are /v1/models/{self._arguments.model_name()} (GET), the same with "
+                f"unknown path; the paths are /v1/models/{self._arguments.model_name()} (GET), the same with "
                 ":predict (POST) or /metadata (GET), /healthz and /metrics",
             )
-        name, version, what = match["name"], match["version"], match["what"]
+        name, version, action = match["name"], match["version"], match["action"]
         if name != self._arguments.model_name():
-            raise RequestError(404, f"no such model; served is {self._arguments.model_name()!r}")
+            raise RequestError(404, f"unknown model; this server has {self._arguments.model_name()!r}")
         if version is not None and int(version) != self._model.version:
-            raise RequestError(404, f"version {version} is not served; served is {self._model.version}")
-        wanted = "POST" if what == ":predict" else "GET"
-        if request.method != wanted:
-            raise RequestError(405, f"{request.method} is not allowed here; use {wanted}")
-        if what == ":predict":
+            raise RequestError(
+                404, f"unknown version {version}; this server has version {self._model.version}"
+            )
+        method = "POST" if action == ":predict" else "GET"
+        if request.method != method:
+            raise RequestError(405, f"{request.method} is not allowed here; use {method}")
+        if action == ":predict":
             return await self._predict(request)
-        if what == "/metadata":
-            return _answer(200, self._metadata())
-        return _answer(200, {"model_version_status": [one.to_json() for one in self._model.statuses()]})
+        if action == "/metadata":
+            return _json_response(200, self._metadata())
+        return _json_response(200, {"model_version_status": self._model.statuses()})
 
     async def _predict(self, request: Request) -> Response:
         started = time.perf_counter()
         arguments = self._arguments
-        taken = 0
+        received = 0
         try:
             parts: list[bytes] = []
-            _check_claimed_size(request, arguments.max_request_bytes)
+            _check_content_length(request, arguments.max_request_bytes)
             try:
                 async with asyncio.timeout(arguments.request_seconds):
-                    async for part in _body_of(request):
-                        taken += len(part)
+                    async for part in request.stream():
+                        received += len(part)
                         self._bytes_in_flight += len(part)
-                        self._check_size(taken)
-                        parts.append(part)
+                        self._check_size(received)
+                        if part:
+                            parts.append(part)
             except TimeoutError:
                 raise RequestError(
                     408, f"the request did not arrive within {arguments.request_seconds:g} seconds"
                 ) from None
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            body = b"".join(parts)
             del parts
             if len(body) < _LARGE_BODY_BYTES:
-                parsed = self._parsed(body)
+                parsed = self._parse(body)
             else:
-                parsed = await asyncio.to_thread(self._parsed, body)
+                parsed = await asyncio.to_thread(self._parse, body)
             del body
             if parsed.signature not in self._model.signatures:
                 known = ", ".join(sorted(self._model.signatures))
-                raise RequestError(400, f"the model has no such signature; it has {known}")
-            answers = await self._batcher.answer(parsed)
-            response = _answer(200, response_of(parsed, answers))
+                raise RequestError(400, f"unknown signature; the model has {known}")
+            outputs = await self._batcher.predict(parsed)
+            response = _json_response(200, predict_response(parsed, outputs))
         finally:
-            self._bytes_in_flight -= taken
+            self._bytes_in_flight -= received
         self._measurements.seconds.observe(time.perf_counter() - started)
         return response
 
-    async def _rest_is_discarded(self, request: Request) -> bool:
-        """Reads what is left of a body, within limits; False if there is still more.
+    async def _discard_body(self, request: Request) -> bool:
+        """Reads the rest of a body, within limits; returns whether it was read to its end.
 
-        A connection that is closed with unread data is reset, and the client never sees the reason.
+        A connection that is closed with unread data is reset, and the client does not see the error.
         """
-        left = 2 * self._arguments.max_request_bytes
+        remaining = 2 * self._arguments.max_request_bytes
         try:
             async with asyncio.timeout(self._arguments.request_seconds):
-                async for part in _body_of(request):
-                    left -= len(part)
-                    if left < 0:
+                async for part in request.stream():
+                    remaining -= len(part)
+                    if remaining < 0:
                         return False
         except (TimeoutError, ClientDisconnect):
             return False
+        except RuntimeError:
+            # Starlette's error for a body that was read to its end before.
+            return True
         return True
 
-    def _parsed(self, body: bytes) -> Any:
+    def _parse(self, body: bytes) -> Any:
         return parse_predict_request(
             body,
             max_images=self._arguments.max_images_per_request,
             max_image_pixels=self._arguments.max_image_pixels,
         )
 
-    def _check_size(self, taken: int) -> None:
-        if taken > self._arguments.max_request_bytes:
+    def _check_size(self, received: int) -> None:
+        if received > self._arguments.max_request_bytes:
             raise RequestError(
                 413, f"the body is larger than max_request_bytes={self._arguments.max_request_bytes:,}"
             )
         if self._bytes_in_flight > self._arguments.max_bytes_in_flight:
-            raise RequestError(503, "too many large requests at a time; come again")
+            raise RequestError(503, "too many large requests at the same time; retry later")
 
     def _metadata(self) -> dict[str, Any]:
-        """Returns what a model's signatures take and give, in TensorFlow Serving's form."""
+        """Returns the inputs and outputs of the model's signatures, in TensorFlow Serving's form."""
 
         def tensors(specs: dict[str, Any]) -> dict[str, Any]:
             return {
@@ -233,28 +240,14 @@ class Server:
         }
 
 
-async def _body_of(request: Request) -> AsyncIterator[bytes]:
-    """Yields the parts of a body that are still to come; nothing once it is read.
-
-    Raises:
-        ClientDisconnect: if the client goes away before its end.
-    """
-    while not getattr(request.state, "body_is_read", False):
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        request.state.body_is_read = not message.get("more_body", False)
-        yield message.get("body", b"")
-
-
-def _check_claimed_size(request: Request, largest: int) -> None:
-    claimed = request.headers.get("content-length", "")
-    if claimed.isascii() and claimed.isdigit() and int(claimed) > largest:
+def _check_content_length(request: Request, limit: int) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > limit:
         raise RequestError(
-            413, f"the body of {int(claimed):,} bytes is larger than max_request_bytes={largest:,}"
+            413, f"the body of {int(length):,} bytes is larger than max_request_bytes={limit:,}"
         )
 
 
-def _answer(status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+def _json_response(status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
     return Response(body, status, headers, media_type="application/json")

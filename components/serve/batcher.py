@@ -1,162 +1,141 @@
-"""Gathers the images of requests that arrive while the model is busy, and answers them together."""
+"""Collects the requests that arrive while the model is busy, and predicts their images in one batch."""
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InvalidDataError, PipelineError
+from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.serve.predict_request import PredictRequest, RequestError
 
-Answers = dict[str, NDArray[Any]]
-# ask(signature, images, keys) returns the signature's outputs, one entry an image.
-Ask = Callable[[str, Sequence[bytes], Sequence[str]], Answers]
-
-
-@dataclass
-class _Waiting:
-    request: PredictRequest
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Answers]" = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.future = self.loop.create_future()
-
-    def finish(self, answers: Answers | Exception) -> None:
-        def set_it() -> None:
-            # A client that has gone is not waiting any more.
-            if self.future.done():
-                return
-            if isinstance(answers, Exception):
-                self.future.set_exception(answers)
-            else:
-                self.future.set_result(answers)
-
-        self.loop.call_soon_threadsafe(set_it)
+Outputs = dict[str, NDArray[Any]]
+# predict(signature, images, keys) returns the signature's outputs, each with one entry per image.
+Predict = Callable[[str, Sequence[bytes], Sequence[str]], Outputs]
 
 
 class Batcher:
-    """One thread that asks the model, and the queue before it.
+    """A queue of requests, and one thread that runs the model.
 
-    A lone request is answered at once; under load batches fill by themselves, because the next one is made
-    of what has arrived meanwhile. One image that cannot be decoded fails the request that it is in, no
-    other.
+    A single request runs immediately. Under load, a batch is whatever has arrived while the previous one was
+    computed. An image that cannot be decoded fails its own request only.
 
     Args:
-        ask: Asks the model; may raise InvalidDataError for an image that cannot be decoded.
-        max_images: In a batch.
+        predict: Runs the model; may raise InvalidDataError for an image that cannot be decoded.
+        max_images: Images in a batch.
         max_waiting: Images in the queue.
         on_batch: Called with the number of images of each batch.
     """
 
     def __init__(
-        self, ask: Ask, *, max_images: int, max_waiting: int, on_batch: Callable[[int], None]
+        self, predict: Predict, *, max_images: int, max_waiting: int, on_batch: Callable[[int], None]
     ) -> None:
-        self._ask = ask
+        self._predict = predict
         self._max_images = max_images
         self._max_waiting = max_waiting
         self._on_batch = on_batch
-        self._queue: deque[_Waiting] = deque()
-        self._images = 0
-        self._condition = threading.Condition()
+        self._queue: deque[tuple[PredictRequest, asyncio.Future[Outputs]]] = deque()
+        self._waiting = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
+        self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "model")
 
     @property
     def waiting(self) -> int:
-        """Images in the queue."""
-        return self._images
+        """The number of images in the queue."""
+        return self._waiting
 
-    async def answer(self, request: PredictRequest) -> Answers:
-        """Returns the answers for a request's images, in their order.
+    async def predict(self, request: PredictRequest) -> Outputs:
+        """Returns the outputs for a request's images, in their order.
 
         Raises:
             RequestError: with status 503 if too many images wait, 400 if an image cannot be decoded.
         """
-        waiting = _Waiting(request, asyncio.get_running_loop())
-        with self._condition:
-            if self._closed or self._images + len(request.images) > self._max_waiting:
-                raise RequestError(503, f"{self._images} images wait already; come again")
-            self._queue.append(waiting)
-            self._images += len(request.images)
-            self._condition.notify()
-        return await waiting.future
+        if self._closed or self._waiting + len(request.images) > self._max_waiting:
+            raise RequestError(503, f"{self._waiting} images are waiting already; retry later")
+        future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+        self._queue.append((request, future))
+        self._waiting += len(request.images)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
 
-    def close(self) -> None:
-        """Ends the thread once the queue is empty."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-        self._thread.join()
+    async def close(self) -> None:
+        """Rejects further requests and returns once the queue is empty."""
+        self._closed = True
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                while not self._queue and not self._closed:
-                    self._condition.wait()
-                if not self._queue:
-                    return
-                batch = self._taken()
-            self._answer(batch)
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            batch = self._next_batch()
+            requests = [request for request, _ in batch]
+            results = await loop.run_in_executor(self._thread, self._results, requests)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    # The client has closed the connection.
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
 
-    def _taken(self) -> list[_Waiting]:
-        """Takes the first request, and those behind it that fit and want the same signature."""
+    def _next_batch(self) -> list[tuple[PredictRequest, asyncio.Future[Outputs]]]:
+        """Removes the first request from the queue, and those after it with the same signature that fit."""
         batch = [self._queue.popleft()]
-        count = len(batch[0].request.images)
+        first, _ = batch[0]
+        images = len(first.images)
         while (
             self._queue
-            and self._queue[0].request.signature == batch[0].request.signature
-            and count + len(self._queue[0].request.images) <= self._max_images
+            and self._queue[0][0].signature == first.signature
+            and images + len(self._queue[0][0].images) <= self._max_images
         ):
             batch.append(self._queue.popleft())
-            count += len(batch[-1].request.images)
-        self._images -= count
+            images += len(batch[-1][0].images)
+        self._waiting -= images
         return batch
 
-    def _answer(self, batch: list[_Waiting]) -> None:
-        images = [image for waiting in batch for image in waiting.request.images]
-        keys = [key for waiting in batch for key in waiting.request.keys]
+    def _results(self, requests: Sequence[PredictRequest]) -> list[Outputs | Exception]:
+        """Returns the outputs of each request, or its error."""
+        images = [image for request in requests for image in request.images]
+        keys = [key for request in requests for key in request.keys]
         try:
-            answers = self._asked(batch[0].request.signature, images, keys)
+            outputs = self._outputs(requests[0].signature, images, keys)
         except InvalidDataError as error:
-            if len(batch) > 1:
-                # One of them is at fault; the others get their answers.
-                for waiting in batch:
-                    self._answer([waiting])
-            else:
-                batch[0].finish(self._located(batch[0].request, error))
-            return
+            if len(requests) == 1:
+                return [self._invalid_image(requests[0], error)]
+            # TensorFlow does not say which image it is: each request on its own.
+            return [self._results([request])[0] for request in requests]
         except Exception as error:
-            for waiting in batch:
-                waiting.finish(error)
-            return
+            return [error] * len(requests)
         self._on_batch(len(images))
-        first = 0
-        for waiting in batch:
-            end = first + len(waiting.request.images)
-            waiting.finish({name: values[first:end] for name, values in answers.items()})
-            first = end
+        results: list[Outputs | Exception] = []
+        begin = 0
+        for request in requests:
+            end = begin + len(request.images)
+            results.append({name: values[begin:end] for name, values in outputs.items()})
+            begin = end
+        return results
 
-    def _asked(self, signature: str, images: Sequence[bytes], keys: Sequence[str]) -> Answers:
-        # A request may hold more images than a batch.
+    def _outputs(self, signature: str, images: Sequence[bytes], keys: Sequence[str]) -> Outputs:
+        # One request may have more images than a batch.
+        size = self._max_images
         parts = [
-            self._ask(
-                signature, images[start : start + self._max_images], keys[start : start + self._max_images]
-            )
-            for start in range(0, len(images), self._max_images)
+            self._predict(signature, images[begin : begin + size], keys[begin : begin + size])
+            for begin in range(0, len(images), size)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _located(self, request: PredictRequest, error: PipelineError) -> RequestError:
+    def _invalid_image(self, request: PredictRequest, error: InvalidDataError) -> RequestError:
+        """Finds the image of a request that cannot be decoded."""
         for number, (image, key) in enumerate(zip(request.images, request.keys, strict=True)):
             try:
-                self._ask(request.signature, [image], [key])
+                self._predict(request.signature, [image], [key])
             except InvalidDataError as found:
                 return RequestError(400, f"image {number}: {found.problem}")
             except Exception as found:

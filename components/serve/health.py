@@ -1,7 +1,6 @@
-"""``python -m imgpipe.components.serve.health``: the image's health check, whether the server answers.
+"""``python -m imgpipe.components.serve.health``: the image's health check, a request to the server.
 
-Exit status 0 if it does, or if the container runs something else than the server: a step has no health to ask
-for.
+Exit status 0 if the server responds, or if the container runs a step instead of the server.
 """
 
 import sys
@@ -16,25 +15,25 @@ _SECONDS = 4.0
 
 
 def main(command_file: Path = _FIRST_PROCESS) -> int:
-    """Asks the server that the container's first process is, and returns the exit status.
+    """Sends a request to the server that runs as the container's first process; returns the exit status.
 
     Args:
-        command_file: Of the first process: words, each ended by a zero byte.
+        command_file: The first process's command line, each argument followed by a zero byte.
     """
-    words = command_file.read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
-    if "imgpipe.components.serve" not in words:
+    command = command_file.read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
+    if "imgpipe.components.serve" not in command:
         return 0
-    flags = words[words.index("imgpipe.components.serve") + 1 :]
+    flags = command[command.index("imgpipe.components.serve") + 1 :]
     arguments = ServeArguments(**parse_command_line(flags, [ServeArguments]))
-    # 0.0.0.0 is every address, this one too.
+    # 0.0.0.0 is every address, including the local one.
     host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::", "") else arguments.host  # noqa: S104
     try:
-        # Past any proxy that the environment names.
+        # Ignores the proxies of the environment.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{host}:{arguments.port}/healthz", timeout=_SECONDS) as answer:
-            return 0 if answer.status == 200 else 1
+        with opener.open(f"http://{host}:{arguments.port}/healthz", timeout=_SECONDS) as response:
+            return 0 if response.status == 200 else 1
     except OSError as error:
-        print(f"the server does not answer: {error}", file=sys.stderr)
+        print(f"the server does not respond: {error}", file=sys.stderr)
         return 1
 
 

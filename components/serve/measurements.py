@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' form."""
+"""The server's metrics, for Prometheus."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Measurements:
-    """Counters of one server; each server has its own registry.
+    """The metrics of one server, in a registry of its own.
 
     Args:
-        waiting_images: Returns how many images wait now.
-        version: Returns the version that is served now.
+        waiting_images: Returns the number of images in the queue.
+        version: Returns the served version.
     """
 
     def __init__(self, waiting_images: Callable[[], float], version: Callable[[], float]) -> None:
@@ -24,24 +24,22 @@ class Measurements:
         )
         self.seconds = Histogram(
             "imgpipe_predict_seconds",
-            "Time of a predict request that was answered, from its first byte to its answer.",
+            "Seconds from the first byte of a successful predict request to its response.",
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.batch_images = Histogram(
             "imgpipe_batch_images",
-            "Images that went through the model together.",
+            "Images per batch.",
             buckets=_IMAGES,
             registry=self._registry,
         )
         Gauge(
-            "imgpipe_waiting_images", "Images that wait for the model.", registry=self._registry
+            "imgpipe_waiting_images", "Images waiting for the model.", registry=self._registry
         ).set_function(waiting_images)
-        Gauge("imgpipe_model_version", "The version that is served.", registry=self._registry).set_function(
-            version
-        )
+        Gauge("imgpipe_model_version", "The served version.", registry=self._registry).set_function(version)
 
     def text(self) -> bytes:
-        """Returns the page that Prometheus reads."""
+        """Returns the metrics in Prometheus' text format."""
         page: bytes = generate_latest(self._registry)
         return page

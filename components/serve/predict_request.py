@@ -1,7 +1,7 @@
-"""The body of a predict request of TensorFlow Serving's REST API, checked before anything is done with it.
+"""The body of a predict request in TensorFlow Serving's REST API, and its validation.
 
-In rows: ``{"signature_name": ..., "instances": [{"image_bytes": {"b64": ...}, "key": ...}, ...]}``; in
-columns: ``{"inputs": {"image_bytes": [{"b64": ...}, ...], "key": [...]}}``.
+By row: ``{"signature_name": ..., "instances": [{"image_bytes": {"b64": ...}, "key": ...}, ...]}``;
+by column: ``{"inputs": {"image_bytes": [{"b64": ...}, ...], "key": [...]}}``.
 """
 
 import base64
@@ -19,15 +19,15 @@ from imgpipe.components.images.checking import ImageError, check_image_header
 
 _INPUTS = ("image_bytes", "key")
 _FIELDS = {"instances", "inputs", "signature_name"}
-# Of a request's own words, as much is said back.
-_LONGEST_QUOTE = 60
+# Longer field names of a request are truncated in error messages.
+_MAX_QUOTED_CHARACTERS = 60
 
 
 class RequestError(Exception):
-    """A request that is not answered with predictions.
+    """A request that gets an error response.
 
     Args:
-        status: Of HTTP: 4xx if it is the request's fault, 503 if it may come again.
+        status: HTTP status: 4xx if the request is invalid, 503 if the client may retry.
         reason: One sentence.
     """
 
@@ -39,73 +39,73 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A request whose form is right; whether the images can be decoded is not known yet.
+    """A well-formed request; its images may still turn out to be damaged.
 
     Attributes:
         signature: The name of the model's signature.
         images: Image files.
         keys: One for each image.
-        in_rows: Whether the answer is to be in rows.
+        by_row: Whether the response is by row, as opposed to by column.
     """
 
     signature: str
     images: tuple[bytes, ...]
     keys: tuple[str, ...]
-    in_rows: bool
+    by_row: bool
 
 
 def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int) -> PredictRequest:
-    """Reads a body.
+    """Parses and validates a body.
 
     Args:
         body: JSON, in UTF-8.
-        max_images: The largest number of images.
-        max_image_pixels: The largest width times height that an image may claim.
+        max_images: Largest number of images.
+        max_image_pixels: Largest width times height in an image's header.
 
     Raises:
-        RequestError: with status 400 or 413, if it is not of one of the two forms, or an image is of no
-            known format or too large.
+        RequestError: with status 400 or 413, if the body has neither of the two forms, or an image has an
+            unknown format or is too large.
     """
     content = _json(body)
     unknown = set(content) - _FIELDS
     if unknown:
         raise RequestError(
-            400, f"unknown field {_quoted(min(unknown))}; known are {', '.join(sorted(_FIELDS))}"
+            400, f"unknown field {_quoted(min(unknown))}; the fields are {', '.join(sorted(_FIELDS))}"
         )
     signature = content.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature, str):
         raise RequestError(400, "signature_name is not a string")
     if ("instances" in content) == ("inputs" in content):
-        raise RequestError(400, "give either instances (rows) or inputs (columns)")
-    in_rows = "instances" in content
-    columns = _columns_of_rows(content["instances"]) if in_rows else _columns(content["inputs"])
-    encoded, keys = columns
+        raise RequestError(400, "give either instances (by row) or inputs (by column)")
+    by_row = "instances" in content
+    encoded, keys = _from_rows(content["instances"]) if by_row else _from_columns(content["inputs"])
     if not encoded:
-        raise RequestError(400, "there is no image in the request")
+        raise RequestError(400, "the request has no images")
     if len(encoded) > max_images:
-        raise RequestError(413, f"{len(encoded)} images in one request; at most {max_images} are taken")
+        raise RequestError(413, f"the request has {len(encoded)} images; at most {max_images} are allowed")
     images = tuple(
-        _image(value, _place(number, in_rows), max_image_pixels) for number, value in enumerate(encoded)
+        _image(value, _path(number, by_row), max_image_pixels) for number, value in enumerate(encoded)
     )
     for number, key in enumerate(keys):
         if not isinstance(key, str):
-            raise RequestError(400, f"{_place(number, in_rows, 'key')} is not a string")
+            raise RequestError(400, f"{_path(number, by_row, 'key')} is not a string")
         if not is_valid_unicode(key):
             raise RequestError(
-                400, f"{_place(number, in_rows, 'key')} holds half of a surrogate pair, which is no character"
+                400,
+                f"{_path(number, by_row, 'key')} contains half of a surrogate pair, not a character",
             )
-    return PredictRequest(signature, images, tuple(keys), in_rows)
+    return PredictRequest(signature, images, tuple(keys), by_row)
 
 
-def response_of(request: PredictRequest, answers: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Returns the body of the response, in rows or columns as the request was.
+def predict_response(request: PredictRequest, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Returns the body of the response, by row or by column like the request.
 
     Args:
-        request: As it was parsed.
-        answers: The signature's outputs, each with one entry an image.
+        request: The request.
+        outputs: The signature's outputs, each with one entry per image.
     """
-    columns = {name: _jsonable(values) for name, values in answers.items()}
-    if not request.in_rows:
+    columns = {name: _jsonable(values) for name, values in outputs.items()}
+    if not request.by_row:
         return {"outputs": columns}
     return {
         "predictions": [
@@ -117,63 +117,63 @@ def response_of(request: PredictRequest, answers: dict[str, NDArray[Any]]) -> di
 
 def _json(body: bytes) -> dict[str, Any]:
     if not body:
-        raise RequestError(400, "the body is empty; it should be JSON with instances")
+        raise RequestError(400, "the body is empty; send a JSON object with instances or inputs")
     try:
         content = json.loads(body)
     except RecursionError:
         raise RequestError(400, "the JSON is nested too deeply") from None
     except UnicodeDecodeError:
-        raise RequestError(400, "the body is not JSON: it is not text in UTF-8") from None
+        raise RequestError(400, "the body is not JSON: it is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
     except ValueError:
-        # What remains is Python's limit on the digits of a whole number.
-        raise RequestError(400, "the JSON holds a whole number of too many digits") from None
+        # Python limits the number of digits of an integer.
+        raise RequestError(400, "the JSON contains an integer with too many digits") from None
     if not isinstance(content, dict):
         raise RequestError(400, "the body is not a JSON object with instances or inputs")
     return content
 
 
-def _columns_of_rows(rows: Any) -> tuple[list[Any], list[Any]]:
+def _from_rows(rows: Any) -> tuple[list[Any], list[Any]]:
     if not isinstance(rows, list):
         raise RequestError(400, "instances is not a list")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != set(_INPUTS):
             raise RequestError(
-                400, f"instances[{number}] is not an object with image_bytes and key, and nothing else"
+                400, f"instances[{number}] is not an object with exactly the fields image_bytes and key"
             )
     return [row["image_bytes"] for row in rows], [row["key"] for row in rows]
 
 
-def _columns(columns: Any) -> tuple[list[Any], list[Any]]:
+def _from_columns(columns: Any) -> tuple[list[Any], list[Any]]:
     if not isinstance(columns, dict) or set(columns) != set(_INPUTS):
-        raise RequestError(400, "inputs is not an object with image_bytes and key, and nothing else")
+        raise RequestError(400, "inputs is not an object with exactly the fields image_bytes and key")
     images, keys = columns["image_bytes"], columns["key"]
     if not isinstance(images, list) or not isinstance(keys, list):
         raise RequestError(400, "inputs.image_bytes and inputs.key are not both lists")
     if len(images) != len(keys):
         raise RequestError(
-            400, f"there are {len(images)} image_bytes and {len(keys)} keys; give one for each"
+            400, f"inputs has {len(images)} image_bytes but {len(keys)} keys; give one key for each image"
         )
     return images, keys
 
 
-def _image(value: Any, place: str, max_pixels: int) -> bytes:
+def _image(value: Any, path: str, max_pixels: int) -> bytes:
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
-        raise RequestError(400, f'{place} is not of the form {{"b64": "..."}}: bytes are sent in base64')
+        raise RequestError(400, f'{path} is not of the form {{"b64": "..."}}: encode the bytes as base64')
     try:
         data = base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(400, f"{place} is not base64") from None
+        raise RequestError(400, f"{path} is not base64") from None
     try:
         check_image_header(data, max_pixels)
     except ImageError as error:
-        raise RequestError(400, f"{place}: {error}") from None
+        raise RequestError(400, f"{path}: {error}") from None
     return data
 
 
-def _place(number: int, in_rows: bool, name: str = "image_bytes") -> str:
-    return f"instances[{number}].{name}" if in_rows else f"inputs.{name}[{number}]"
+def _path(number: int, by_row: bool, name: str = "image_bytes") -> str:
+    return f"instances[{number}].{name}" if by_row else f"inputs.{name}[{number}]"
 
 
 def _jsonable(values: NDArray[Any]) -> Any:
@@ -184,4 +184,4 @@ def _jsonable(values: NDArray[Any]) -> Any:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "...")
+    return repr(text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + "...")

@@ -1,4 +1,4 @@
-"""Listens, and ends when it is told to."""
+"""Runs the server until a signal stops it."""
 
 import asyncio
 import contextlib
@@ -12,24 +12,25 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.serve.application import Server
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.live_model import LiveModel
 from imgpipe.components.storage.files import local_path
 
-# Connections; each may hold a body of max_request_bytes, whose sum is limited besides.
-_MOST_CONNECTIONS = 256
+# Each connection may hold a body of max_request_bytes; max_bytes_in_flight limits their sum.
+_MAX_CONNECTIONS = 256
 _KEEP_ALIVE_SECONDS = 30
 _GRACE_SECONDS = 10
-_ENDED_BY = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(arguments: ServeArguments) -> None:
-    """Serves a model until SIGTERM or SIGINT, then answers what it has and returns.
+    """Serves a model until SIGTERM or SIGINT, then completes the requests in progress and returns.
 
     Raises:
-        MissingInputError: if there is no model that can be served.
-        OutputError: if the address cannot be listened on.
+        MissingInputError: if no version of the model can be served.
+        OutputError: if the server cannot listen on the address.
     """
     with _listening_socket(arguments) as listener:
         model = LiveModel(local_path(arguments.model))
@@ -37,7 +38,7 @@ def serve(arguments: ServeArguments) -> None:
         log_event(
             "serving",
             f"serve: http://{host}:{port}/v1/models/{arguments.model_name()}:predict, "
-            f"version {model.version}, {len(model.labels)} labels",
+            f"version {model.version}, {plural(len(model.labels), 'label')}",
             host=host,
             port=port,
             model=arguments.model_name(),
@@ -50,7 +51,7 @@ def serve(arguments: ServeArguments) -> None:
             ws="none",
             log_level="warning",
             access_log=False,
-            limit_concurrency=_MOST_CONNECTIONS,
+            limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
             server_header=False,
@@ -59,11 +60,11 @@ def serve(arguments: ServeArguments) -> None:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Takes a signal for the end of its work, where uvicorn ends itself by the same signal afterwards."""
+    """Returns after a stop signal; uvicorn's own class raises the signal again, which kills the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self.handle_exit) for number in _ENDED_BY}
+        previous = {number: signal.signal(number, self.handle_exit) for number in _STOP_SIGNALS}
         try:
             yield
         finally:
@@ -77,28 +78,28 @@ def _listening_socket(arguments: ServeArguments) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((arguments.host, arguments.port))
-        # From here on clients wait for an answer instead of being refused.
-        listener.listen(_MOST_CONNECTIONS)
+        # From here on, clients wait for the model to load instead of being refused.
+        listener.listen(_MAX_CONNECTIONS)
     except OSError as error:
         raise OutputError(
             f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",
-            remedy="name another --port or --host; --port=0 takes any that is free",
+            remedy="give another --port or --host; --port=0 uses any free port",
         ) from None
     return listener
 
 
 def _protocol_with_deadline(seconds: float) -> type[asyncio.Protocol]:
-    """Returns uvicorn's protocol, which ends a connection whose first request's head does not arrive in time.
+    """Returns uvicorn's protocol with a deadline for the head of a connection's first request.
 
-    Uvicorn itself waits for ever for a head that is sent a byte a minute.
+    Uvicorn itself waits indefinitely for a head that is sent one byte per minute.
     """
 
     class ProtocolWithDeadline(HttpToolsProtocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(seconds, self._end_if_silent)
+            self.loop.call_later(seconds, self._close_if_no_request)
 
-        def _end_if_silent(self) -> None:
+        def _close_if_no_request(self) -> None:
             if self.cycle is None and not self.transport.is_closing():
                 self.transport.close()
 

@@ -60,7 +60,7 @@ def test_a_server_becomes_healthy_once_it_answers_and_is_not_once_it_hangs(start
     assert '"event": "serving"' in docker("logs", container)
     assert docker("exec", container, *HEALTH) == ""
     docker("exec", container, "python3", "-c", STOP_THE_SERVER)
-    with pytest.raises(UnavailableError, match="the server does not answer: timed out"):
+    with pytest.raises(UnavailableError, match="the server does not respond: timed out"):
         docker("exec", container, *HEALTH)
 
 

@@ -1,7 +1,6 @@
-"""Starts the server as a user does, in a process of its own, on any free port of this machine."""
+"""Starts the server in its own process, on a free local port."""
 
 import base64
-import json
 import subprocess
 import sys
 import threading
@@ -66,7 +65,7 @@ def stop(running):
 
 @pytest.fixture
 def started():
-    """``started("--model=...")`` starts a server that ends with the test."""
+    """``started("--model=...")`` starts a server, which stops after the test."""
     servers = []
 
     def begin(*flags):
@@ -107,15 +106,10 @@ def row():
 def wait_until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
 def until():
     return wait_until
-
-
-@pytest.fixture(scope="session")
-def json_bytes():
-    return lambda body: json.dumps(body).encode()

@@ -11,16 +11,16 @@ from imgpipe.components.serve.health import main
 
 @pytest.fixture
 def command_file(tmp_path):
-    def write(*words):
-        (tmp_path / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    def write(*command):
+        (tmp_path / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in command))
         return tmp_path / "cmdline"
 
     return write
 
 
 @pytest.fixture
-def answering():
-    """``answering(status)``: the port of a server whose /healthz answers so."""
+def responding():
+    """``responding(status)`` starts a server whose /healthz has this status; returns its port."""
     servers = []
 
     def start(status):
@@ -47,15 +47,15 @@ def test_a_container_that_runs_a_step_is_healthy(command_file):
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (500, 1)])
-def test_a_server_is_as_healthy_as_it_says(command_file, answering, status, exit_code):
-    flags = ["--model=/model", f"--port={answering(status)}", "--host=0.0.0.0"]
+def test_the_exit_code_follows_the_status(command_file, responding, status, exit_code):
+    flags = ["--model=/model", f"--port={responding(status)}", "--host=0.0.0.0"]
     assert (
         main(command_file("/sbin/docker-init", "--", "python", "-m", "imgpipe.components.serve", *flags))
         == exit_code
     )
 
 
-def test_a_server_that_does_not_answer_is_not_healthy(command_file):
+def test_a_server_that_does_not_respond_is_unhealthy(command_file):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A thousand requests that mean no good, in a fixed order that a seed decides."""
+"""A thousand hostile requests, in an order fixed by a seed."""
 
 import base64
 import io
@@ -16,8 +16,8 @@ from PIL import Image
 
 REQUESTS = 1_000
 SLOW = 12
-# What a request may leave behind: TensorFlow keeps buffers of the sizes it has seen.
-MEMORY_LEFT = 100_000_000
+# TensorFlow keeps buffers of the sizes it has seen.
+MAX_MEMORY_GROWTH = 100_000_000
 
 
 def b64(data):
@@ -41,7 +41,7 @@ def png_bomb(side=60_000):
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99_999)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*name_and_content) for name_and_content in chunks)
 
 
 def gif_bomb():
@@ -54,7 +54,7 @@ def webp_bomb():
 
 
 def animated_webp():
-    """On which TensorFlow's decoder would overrun its memory."""
+    """TensorFlow's decoder would write past the end of its buffer."""
     buffer = io.BytesIO()
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
@@ -73,7 +73,7 @@ def body(*rows, **fields):
 
 
 def flipped(draw):
-    """A photo whose scan is cut off and whose bytes are changed."""
+    """A truncated photo with changed bytes."""
     data = bytearray(PHOTO[: draw.randrange(20, len(PHOTO) - 40)])
     for _ in range(5):
         data[draw.randrange(3, len(data))] = draw.randrange(256)
@@ -107,7 +107,7 @@ HOSTILE = {
         body({"image_bytes": {"b64": b64(PHOTO)[:-7] + "!?"}, "key": "k"}),
     ),
     "an empty image": lambda _: (None, body(instance(b""))),
-    "text as an image": lambda draw: (None, body(instance(b"GIF, honestly" + draw.randbytes(20)))),
+    "text as an image": lambda draw: (None, body(instance(b"GIF, really" + draw.randbytes(20)))),
     "a truncated photo": lambda draw: (None, body(instance(flipped(draw)))),
     "a good photo and a bad one": lambda draw: (None, body(instance(PHOTO), instance(flipped(draw)))),
     "a PNG bomb": lambda _: (None, body(instance(png_bomb()))),
@@ -117,40 +117,40 @@ HOSTILE = {
     "too many images": lambda _: (None, body(*[instance(PHOTO)] * 41)),
     "a huge body": lambda _: (None, b'{"instances": "' + b"A" * 2_100_000),
     "an unknown signature": lambda _: (None, body(instance(PHOTO), signature_name="../../x")),
-    "a signature that is no text": lambda _: (None, body(instance(PHOTO), signature_name=[1])),
+    "a signature that is not text": lambda _: (None, body(instance(PHOTO), signature_name=[1])),
     "an unknown field": lambda draw: (None, body(instance(PHOTO), **{"x" * draw.randrange(1, 9): 1})),
     "another model": lambda _: ("/v1/models/other:predict", body(instance(PHOTO))),
     "another version": lambda _: ("/v1/models/colours/versions/7:predict", body(instance(PHOTO))),
     "a version of many digits": lambda _: ("/v1/models/colours/versions/" + "9" * 5000, b"{}"),
     "a path upwards": lambda _: ("/v1/models/../../etc/passwd", b"{}"),
     "an encoded path upwards": lambda _: ("/v1/models/..%2f..%2fetc%2fpasswd:predict", b"{}"),
-    "a path with a zero": lambda _: ("/v1/models/colours%00:predict", b"{}"),
-    "a method that is none": lambda _: ("/v1/models/colours:destroy", b"{}"),
+    "a path with a zero byte": lambda _: ("/v1/models/colours%00:predict", b"{}"),
+    "an unknown action": lambda _: ("/v1/models/colours:destroy", b"{}"),
 }
 
 
 @pytest.fixture(scope="module")
-def answered(server):
-    """The answers to all requests: (what was sent, status, reason), and the memory before and after."""
-    draw = random.Random(0)  # noqa: S311 - the same every time is what is wanted
+def outcome(server):
+    """The responses to all requests as (kind, status, reason), the memory before them, and the peak."""
+    draw = random.Random(0)  # noqa: S311 - the same every time
     kinds = [list(HOSTILE)[number % len(HOSTILE)] for number in range(REQUESTS - SLOW)]
     draw.shuffle(kinds)
-    answers = []
+    responses = []
     with httpx.Client(timeout=30) as client:
-        # What the first of each kind makes the server allocate once stays.
+        # The first request of each kind makes the server allocate memory that it keeps.
         for kind in HOSTILE:
             path, content = HOSTILE[kind](draw)
             client.post(server.address + (path or f"/v1/models/{server.name}:predict"), content=content)
         before = server.memory()
-        most = before
+        peak = before
         for kind in kinds:
             path, content = HOSTILE[kind](draw)
-            answer = client.post(
+            response = client.post(
                 server.address + (path or f"/v1/models/{server.name}:predict"), content=content
             )
-            answers.append((kind, answer.status_code, answer.json().get("error", "")))
-            most = max(most, server.memory())
-    # Bodies of which a byte comes now and then, all at the same time.
+            responses.append((kind, response.status_code, response.json().get("error", "")))
+            peak = max(peak, server.memory())
+    # Incomplete bodies, all at the same time.
     sockets = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(SLOW)]
     for slow in sockets:
         slow.sendall(b"POST /v1/models/colours:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{")
@@ -160,47 +160,46 @@ def answered(server):
         while part := slow.recv(65_536):
             received += part
         head, _, content = received.partition(b"\r\n\r\n")
-        answers.append(("a slow body", int(head.split()[1]), json.loads(content)["error"]))
+        responses.append(("a slow body", int(head.split()[1]), json.loads(content)["error"]))
         slow.close()
-    return answers, before, most
+    return responses, before, peak
 
 
-def test_each_of_a_thousand_is_refused_with_a_reason(answered):
-    answers, _, _ = answered
-    assert len(answers) == REQUESTS
-    wrong = [answer for answer in answers if not 400 <= answer[1] < 500]
-    assert wrong == []
-    for kind, _, reason in answers:
+def test_each_hostile_request_is_rejected_with_a_reason(outcome):
+    responses, _, _ = outcome
+    assert len(responses) == REQUESTS
+    assert [response for response in responses if not 400 <= response[1] < 500] == []
+    for kind, _, reason in responses:
         assert len(reason) > 10, kind
         assert len(reason) < 500, kind
         assert "Traceback" not in reason
-    status = {kind: found for kind, found, _ in answers}
+    status = {kind: found for kind, found, _ in responses}
     assert status["a huge body"] == status["too many images"] == 413
     assert status["a slow body"] == 408
     assert status["another model"] == status["a path upwards"] == 404
-    reasons = {kind: reason for kind, _, reason in answers}
+    reasons = {kind: reason for kind, _, reason in responses}
     assert reasons["a key with half a surrogate pair"].startswith(
-        "instances[0].key holds half of a surrogate"
+        "instances[0].key contains half of a surrogate"
     )
     assert "too many digits" in reasons["a number of a million digits"]
     assert status["a PNG bomb"] == status["wrong base64"] == 400
 
 
-def test_the_server_answers_as_before(answered, server):
-    answer = server.predict({"instances": [instance(PHOTO, "still there")]})
-    assert answer.status_code == 200
-    assert answer.json()["predictions"][0]["key"] == "still there"
+def test_the_server_still_predicts_afterwards(outcome, server):
+    response = server.predict({"instances": [instance(PHOTO, "still there")]})
+    assert response.status_code == 200
+    assert response.json()["predictions"][0]["key"] == "still there"
     assert server.process.poll() is None
 
 
-def test_memory_is_back_down(answered, server):
-    _, before, most = answered
-    assert server.memory() - before < MEMORY_LEFT
-    # No bomb was decoded: it would have taken gigabytes.
-    assert most - before < 3 * MEMORY_LEFT
+def test_memory_is_released(outcome, server):
+    _, before, peak = outcome
+    assert server.memory() - before < MAX_MEMORY_GROWTH
+    # Decoding a bomb would have taken gigabytes.
+    assert peak - before < 3 * MAX_MEMORY_GROWTH
 
 
-def test_a_head_that_never_ends_is_cut_off(server):
+def test_an_incomplete_head_is_cut_off(server):
     with socket.create_connection(("127.0.0.1", server.port)) as silent:
         silent.sendall(b"POST /v1/mod")
         silent.settimeout(10)
@@ -209,11 +208,10 @@ def test_a_head_that_never_ends_is_cut_off(server):
         assert time.monotonic() - started < 5
 
 
-def test_no_answer_means_no_waiting_for_one(server):
-    """Clients that go away in the middle leave nothing behind."""
+def test_clients_may_disconnect_in_the_middle_of_a_request(server):
     for _ in range(30):
-        with socket.create_connection(("127.0.0.1", server.port)) as gone:
-            gone.sendall(
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(
                 b"POST /v1/models/colours:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{"
             )
     assert httpx.get(f"{server.address}/healthz", timeout=10).status_code == 200

@@ -24,27 +24,27 @@ def expected(server, images):
     return load_served_model(server.folder).predict(images)
 
 
-def test_rows_are_answered_in_order_as_the_model_answers(server, images, expected, row):
-    answer = server.predict({"instances": [row(image, f"größe {n}") for n, image in enumerate(images)]})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/json"
-    predictions = answer.json()["predictions"]
-    assert [one["key"] for one in predictions] == [f"größe {n}" for n in range(20)]
-    assert [one["classes"] for one in predictions] == expected.classes.tolist()
+def test_rows_are_predicted_in_order_as_by_the_model(server, images, expected, row):
+    response = server.predict({"instances": [row(image, f"größe {n}") for n, image in enumerate(images)]})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    predictions = response.json()["predictions"]
+    assert [prediction["key"] for prediction in predictions] == [f"größe {n}" for n in range(20)]
+    assert [prediction["classes"] for prediction in predictions] == expected.classes.tolist()
     np.testing.assert_allclose(
-        [one["probabilities"] for one in predictions], expected.probabilities, atol=1e-6
+        [prediction["probabilities"] for prediction in predictions], expected.probabilities, atol=1e-6
     )
 
 
-def test_columns_are_answered_in_columns(server, images, expected):
+def test_columns_get_a_response_by_column(server, images, expected):
     encoded = [{"b64": base64.b64encode(image).decode()} for image in images]
-    answer = server.predict({"inputs": {"image_bytes": encoded, "key": [str(n) for n in range(20)]}})
-    outputs = answer.json()["outputs"]
+    response = server.predict({"inputs": {"image_bytes": encoded, "key": [str(n) for n in range(20)]}})
+    outputs = response.json()["outputs"]
     assert outputs["classes"] == expected.classes.tolist()
     assert outputs["key"] == [str(n) for n in range(20)]
 
 
-def test_a_signature_with_names_can_be_asked_for(server, images, expected, row):
+def test_a_signature_can_be_selected(server, images, expected, row):
     body = {"signature_name": "top_labels", "instances": [row(images[0])]}
     prediction = server.predict(body).json()["predictions"][0]
     names = ["dark", "größer", "bright"]
@@ -53,35 +53,31 @@ def test_a_signature_with_names_can_be_asked_for(server, images, expected, row):
     assert prediction["classes"] == order.tolist()
 
 
-def test_many_clients_at_once_each_get_their_own_answer(server, images, expected, row):
-    def ask(number):
+def test_concurrent_clients_each_get_their_own_response(server, images, expected, row):
+    def predict(number):
         body = {"instances": [row(images[number % 20], str(number))]}
         return number, server.predict(body).json()["predictions"][0]
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        for number, prediction in pool.map(ask, range(200)):
+        for number, prediction in pool.map(predict, range(200)):
             assert prediction["key"] == str(number)
             assert prediction["classes"] == expected.classes[number % 20]
     metrics = httpx.get(f"{server.address}/metrics").text
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    batches, taken = (float(values[f"imgpipe_batch_images_{name}"]) for name in ("count", "sum"))
-    # Some went through the model together.
-    assert taken > batches
+    batches, images = (float(values[f"imgpipe_batch_images_{name}"]) for name in ("count", "sum"))
+    # Some batches had more than one image.
+    assert images > batches
 
 
-def test_a_damaged_image_fails_its_own_request_and_is_named(server, images, row):
+def test_a_damaged_image_fails_its_own_request_only_and_is_named(server, images, row):
     good = {"instances": [row(images[0])]}
     bad = {"instances": [row(images[1]), row(images[2][:-30], "the bad one")]}
-
-    def ask(body):
-        return server.predict(body)
-
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, [good, bad] * 20))
-    assert {answer.status_code for answer in answers[::2]} == {200}
-    assert {answer.status_code for answer in answers[1::2]} == {400}
-    for answer in answers[1::2]:
-        error = answer.json()["error"]
+        responses = list(pool.map(server.predict, [good, bad] * 20))
+    assert {response.status_code for response in responses[::2]} == {200}
+    assert {response.status_code for response in responses[1::2]} == {400}
+    for response in responses[1::2]:
+        error = response.json()["error"]
         assert error.startswith("image 1: the model cannot decode an image: ")
         assert "Graph execution" not in error
         assert "PNG" in error
@@ -106,15 +102,15 @@ def test_status_metadata_health_and_metrics(server):
     assert 'imgpipe_requests_total{status="200"}' in httpx.get(f"{server.address}/metrics").text
 
 
-def test_a_method_that_no_path_takes_is_refused_in_json_like_everything_else(server):
+def test_a_method_that_no_path_allows_gets_a_json_error(server):
     with httpx.Client() as client:
         for method in ("DELETE", "PUT", "PATCH", "OPTIONS"):
             for url in (f"{server.url}:predict", f"{server.address}/healthz", f"{server.address}/nowhere"):
-                answer = client.request(method, url, content=b"{}")
-                assert answer.status_code == 405
-                assert answer.json() == {"error": f"{method} is not allowed here; use GET or POST"}
-                assert set(answer.headers["allow"].split(", ")) == {"GET", "POST"}
-        # The connection goes on.
+                response = client.request(method, url, content=b"{}")
+                assert response.status_code == 405
+                assert response.json() == {"error": f"{method} is not allowed here; use GET or POST"}
+                assert set(response.headers["allow"].split(", ")) == {"GET", "POST"}
+        # The connection stays open.
         assert client.get(server.url).status_code == 200
 
 
@@ -137,35 +133,35 @@ def test_a_new_version_takes_over_and_a_damaged_one_does_not(
     (base / "3" / "saved_model.pb").write_bytes(b"damaged")
     until(lambda: len(httpx.get(server.url).json()["model_version_status"]) == 2)
     statuses = httpx.get(server.url).json()["model_version_status"]
-    assert [(one["version"], one["state"]) for one in statuses] == [("2", "AVAILABLE"), ("3", "END")]
+    assert [(status["version"], status["state"]) for status in statuses] == [("2", "AVAILABLE"), ("3", "END")]
     assert "cannot be loaded" in statuses[1]["status"]["error_message"]
     expected = load_served_model(base / "2").predict(images[:1]).probabilities[0]
-    answer = server.predict({"instances": [row(images[0])]}).json()["predictions"][0]
-    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
-    # Taken back: what served before serves again.
+    prediction = server.predict({"instances": [row(images[0])]}).json()["predictions"][0]
+    np.testing.assert_allclose(prediction["probabilities"], expected, atol=1e-6)
+    # The new version is withdrawn: the previous one is served again.
     os.replace(base / "2", tmp_path / "withdrawn")
     until(lambda: version_of(server) == 1)
 
 
-def test_what_is_asked_before_the_end_is_answered(started, linear_model, images, row, tmp_path):
+def test_requests_in_progress_are_completed_on_sigterm(started, linear_model, images, row, tmp_path):
     server = started(f"--model={linear_model(tmp_path / 'model')}")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(server.predict, {"instances": [row(images[0])]}) for _ in range(40)]
-        answers[0].result()
+        futures = [pool.submit(server.predict, {"instances": [row(images[0])]}) for _ in range(40)]
+        futures[0].result()
         server.process.send_signal(signal.SIGTERM)
         statuses = []
-        for answer in answers:
+        for future in futures:
             try:
-                statuses.append(answer.result().status_code)
+                statuses.append(future.result().status_code)
             except httpx.HTTPError:
                 statuses.append(0)
-    # Those that were taken are answered; what came later was not let in.
+    # Accepted requests get a response; later ones are refused the connection.
     assert set(statuses) <= {200, 0}
     assert server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "said"),
+    ("flags", "status", "message"),
     [
         ([], 64, "--model is missing"),
         (["--model=nowhere"], 66, "no SavedModel"),
@@ -173,10 +169,10 @@ def test_what_is_asked_before_the_end_is_answered(started, linear_model, images,
         (["--model=nowhere", "--modle=x"], 64, "did you mean --model?"),
     ],
 )
-def test_a_wrong_start_is_explained(flags, status, said, tmp_path):
+def test_a_failed_start_is_explained(flags, status, message):
     result = subprocess.run(
         [sys.executable, "-m", "imgpipe.components.serve", *flags], capture_output=True, text=True, timeout=60
     )
     assert result.returncode == status
-    assert said in result.stdout
+    assert message in result.stdout
     assert json.loads(result.stdout.splitlines()[-1])["remedy"]
