@@ -1,0 +1,42 @@
+"""The lint step's word list finds every phrase that it lists, and nothing in plain English."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CI = Path(__file__).parents[2] / ".ci"
+EXAMPLES = [line.split("\t")[1] for line in (CI / "word_list.tsv").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    shutil.copytree(CI, tmp_path / ".ci")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    return tmp_path
+
+
+def check(repository, text):
+    (repository / "page.md").write_text(text + "\n", encoding="utf-8")
+    subprocess.run(["git", "add", "--all"], cwd=repository, check=True)
+    return subprocess.run([".ci/check_words"], cwd=repository, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_listed_phrase_fails_the_step(repository, example):
+    result = check(repository, f"first line\n{example}")
+    assert result.returncode == 1
+    assert result.stdout == f"page.md:2:{example}\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["there is no file", "a case where is no image", "go one step", "amended", "a label for each line"]
+)
+def test_plain_english_passes(repository, text):
+    assert check(repository, text).returncode == 0
+
+
+def test_outside_a_repository_it_fails_instead_of_passing(tmp_path):
+    shutil.copytree(CI, tmp_path / ".ci")
+    assert subprocess.run([".ci/check_words"], cwd=tmp_path, check=False, capture_output=True).returncode == 2
