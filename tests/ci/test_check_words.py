@@ -31,7 +31,7 @@ def test_a_listed_phrase_fails_the_step(repository, example):
 
 
 @pytest.mark.parametrize(
-    "text", ["there is no file", "a case where is no image", "go one step", "amended", "a label for each line"]
+    "text", ["there is no file", "where is no image", "go one step", "amended", "a label for each line"]
 )
 def test_plain_english_passes(repository, text):
     assert check(repository, text).returncode == 0
