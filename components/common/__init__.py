@@ -1,1 +1,1 @@
-"""What more than one step needs: the data contract, errors, logging, arguments."""
+"""Code that several steps share: the data contract, errors, logs, arguments, report pages."""

@@ -1,4 +1,4 @@
-"""The dataset manifest: a small JSON file that says what the shards beside it hold."""
+"""The dataset manifest: a small JSON file that describes the shards beside it."""
 
 import dataclasses
 import hashlib
@@ -24,9 +24,9 @@ class Shard:
     """One TFRecord file.
 
     Attributes:
-        path: Relative to the manifest; absolute or ``gs://`` for files that lie elsewhere.
-        examples: How many records it has.
-        bytes: Its size.
+        path: Relative to the manifest; absolute or ``gs://`` for files in other folders.
+        examples: The number of records.
+        bytes: The size of the file.
         sha256: Of the whole file, in hexadecimal.
     """
 
@@ -38,9 +38,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split, and how many images each label has, in the order of the labels.
+    """The shards of one split, and the number of images per label, in the order of the labels.
 
-    In a multi-label data set an image counts for each of its labels.
+    In a multi-label data set an image is counted for each of its labels.
     """
 
     shards: tuple[Shard, ...]
@@ -54,14 +54,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a Dataset artifact holds.
+    """The content of a Dataset artifact.
 
     Attributes:
         labels: Names; ``labels[i]`` is label i+1 on disk and class i of the model.
-        splits: By name: ``train``, ``validation`` and, if there is one, ``test``.
+        splits: By name: ``train``, ``validation`` and, optionally, ``test``.
         made_by: How it was made: a JSON object of counts and settings, without times or host names,
             so that the same inputs give the same manifest. Its key ``source`` describes the input,
-            ``reencoded`` lists the images whose bytes had to be changed: path and reason.
+            ``reencoded`` lists the re-encoded images: path and reason.
         multi_label: Whether an image may have several labels, or none.
     """
 
@@ -76,7 +76,7 @@ class Manifest:
         return len(self.labels)
 
     def digest(self) -> str:
-        """Returns a SHA-256 that is equal for equal images, labels and order, wherever they lie."""
+        """Returns a SHA-256 that depends on the images, the labels and the order, not on locations."""
         content: dict[str, Any] = {
             "labels": self.labels,
             "shards": {
@@ -92,26 +92,26 @@ def serialize_manifest(manifest: Manifest) -> bytes:
     """Returns the content of ``manifest.json``; equal manifests give equal bytes."""
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
     if not manifest.multi_label:
-        # As it always was.
+        # Omitted, so that manifests are the same as those of versions without multi_label.
         del content["multi_label"]
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    # A file name that is not UTF-8 is a string with lone surrogates: as a backslash and the number it is
-    # valid JSON, and reads back as the same string.
+    # A file name that is not UTF-8 contains lone surrogates. Escaped with a backslash they are valid JSON,
+    # which is parsed to the same string.
     return text.encode("utf-8", "backslashreplace")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes ``manifest.json``, whole or not at all."""
+    """Writes ``manifest.json`` atomically."""
     with written_whole(folder / MANIFEST_NAME) as temporary:
         temporary.write_bytes(serialize_manifest(manifest))
 
 
 def with_absolute_paths(manifest: Manifest, folder: str) -> Manifest:
-    """Returns the manifest for a place of its own: with the locations of the shards, which lie in ``folder``.
+    """Returns the manifest with the absolute locations of the shards, so that it can be stored elsewhere.
 
     Args:
-        manifest: The shards' paths are relative to ``folder``, or absolute.
-        folder: A local folder or ``gs://...``.
+        manifest: With shard paths relative to ``folder``, or absolute.
+        folder: The shards' folder, local or ``gs://``.
     """
     root = absolute_location(folder)
     splits = {
@@ -128,8 +128,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads ``manifest.json``.
 
     Raises:
-        MissingInputError: if there is none.
-        InvalidDataError: if it is of another format version or not of this form.
+        MissingInputError: if it is missing.
+        InvalidDataError: if it has another format version or is malformed.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -143,22 +143,24 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, *, where: str) -> Manifest:
-    """Returns what the content of ``manifest.json`` says.
+    """Parses the content of ``manifest.json``.
 
     Args:
         text: The content.
-        where: What errors call it.
+        where: Its location, for error messages.
 
     Raises:
-        InvalidDataError: if it is of another format version or not of this form.
+        InvalidDataError: if it has another format version or is malformed.
     """
     try:
         content = json.loads(text.decode("utf-8"))
     except ValueError:
-        raise InvalidDataError("the dataset manifest is not JSON", where=where, remedy=_AGAIN) from None
+        raise InvalidDataError("the dataset manifest is not JSON", where=where, remedy=_REMEDY) from None
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise InvalidDataError(
-            f"the dataset manifest is not of format version {FORMAT_VERSION}", where=where, remedy=_AGAIN
+            f"the dataset manifest does not have format version {FORMAT_VERSION}",
+            where=where,
+            remedy=_REMEDY,
         )
     try:
         return Manifest(
@@ -175,16 +177,16 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidDataError(
-            f"the dataset manifest lacks a part: {error}", where=where, remedy=_AGAIN
+            f"the dataset manifest is malformed: {error!r}", where=where, remedy=_REMEDY
         ) from None
 
 
 def read_manifest_at(folder: str) -> Manifest:
-    """Reads the manifest in a folder, local or ``gs://``; there shards get whole locations.
+    """Reads the manifest in a folder, local or ``gs://``; the latter's shards get absolute locations.
 
     Raises:
-        MissingInputError: if there is none.
-        InvalidDataError: if it is of another format version or not of this form.
+        MissingInputError: if it is missing.
+        InvalidDataError: if it has another format version or is malformed.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     if not is_cloud_path(folder):
@@ -195,23 +197,23 @@ def read_manifest_at(folder: str) -> Manifest:
 
 
 def shard_paths(folder: Path, split: Split) -> list[Path]:
-    """Returns where the split's shards lie, in order; ``folder`` is where the manifest lies.
+    """Returns the paths of the split's shards, in order; ``folder`` is the manifest's folder.
 
     Raises:
-        InvalidArgumentError: if a shard lies in Cloud Storage, which this reader does not read.
+        InvalidArgumentError: if a shard is in Cloud Storage, which this reader does not support.
     """
     for shard in split.shards:
         if is_cloud_path(shard.path):
             raise InvalidArgumentError(
-                f"the shard {shard.path!r} lies in Cloud Storage; this step reads local files",
+                f"the shard {shard.path!r} is in Cloud Storage; this step reads local files",
                 where=str(folder / MANIFEST_NAME),
-                remedy="mount the bucket, or copy the shards, and name the local files",
+                remedy="mount the bucket or copy the shards, and give the local paths",
             )
     return [folder / shard.path for shard in split.shards]
 
 
 def shard_location(folder: Path, shard: Shard) -> str:
-    """Returns where a shard lies, also in Cloud Storage; ``folder`` is where the manifest lies."""
+    """Returns the path of a shard, or its ``gs://`` location; ``folder`` is the manifest's folder."""
     return joined(str(folder), shard.path)
 
 
@@ -221,4 +223,4 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_AGAIN = "run the convert step again"
+_REMEDY = "run the convert step again"

@@ -20,6 +20,7 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InternalError, InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records
 from imgpipe.components.storage import cloud_storage
@@ -32,12 +33,12 @@ def read_split(folder: Path, split: Split, *, multi_label: bool = False) -> Iter
     """Yields the split's records in order, shard by shard.
 
     Args:
-        folder: Where the manifest lies.
+        folder: The manifest's folder.
         split: One of the manifest's splits.
-        multi_label: What the manifest says.
+        multi_label: The manifest's ``multi_label``.
 
     Raises:
-        MissingInputError: if a shard is not there.
+        MissingInputError: if a shard is missing.
         InvalidDataError: at the first damaged record, naming file and record.
     """
     for path in shard_paths(folder, split):
@@ -46,7 +47,7 @@ def read_split(folder: Path, split: Split, *, multi_label: bool = False) -> Iter
 
 
 def locate_record(folder: Path, split: Split, index: int) -> str:
-    """Returns the file and the record in it, for a message, of the split's record ``index`` (from 0).
+    """Returns the file and the record number in it, for a message, of record ``index`` of a split (from 0).
 
     Raises:
         InternalError: if the split has no such record.
@@ -63,16 +64,16 @@ def locate_record(folder: Path, split: Split, index: int) -> str:
 def local_dataset(folder: Path) -> Iterator[Path]:
     """Yields a folder with a manifest whose shards are local files.
 
-    It is ``folder`` itself, unless shards lie in Cloud Storage: then all of them are copied to a temporary
-    folder, which is removed at the end, and compared with what the manifest says of them.
+    It is ``folder`` itself, unless shards are in Cloud Storage: then all of them are copied to a temporary
+    folder, which is removed at the end, and their checksums are compared with the manifest's.
 
     Args:
-        folder: Where the data set's ``manifest.json`` lies.
+        folder: The folder of the data set's ``manifest.json``.
 
     Raises:
-        MissingInputError: if the manifest or a shard is not there.
-        InvalidDataError: if a shard is not the one that the manifest was made of.
-        OutputError: if there is too little space for the copies.
+        MissingInputError: if the manifest or a shard is missing.
+        InvalidDataError: if a shard has changed since the manifest was made.
+        OutputError: if there is not enough disk space for the copies.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     manifest = read_manifest(folder)
@@ -82,21 +83,21 @@ def local_dataset(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="imgpipe-data-") as temporary:
         _check_space(Path(temporary), shards)
-        write_manifest(Path(temporary), _copied(manifest, folder, Path(temporary)))
+        write_manifest(Path(temporary), _copy_shards(manifest, folder, Path(temporary)))
         yield Path(temporary)
 
 
-def _copied(manifest: Manifest, source: Path, target: Path) -> Manifest:
+def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
     """Copies the shards and returns the manifest of the copies."""
     shards = _shards(manifest)
     total = sum(shard.bytes for shard in shards)
     log_event(
         "copying_shards",
-        f"{len(shards)} shards, {total / 1e6:,.0f} MB, are copied from Cloud Storage to {target}",
+        f"copying {plural(len(shards), 'shard')}, {total / 1e6:,.0f} MB, from Cloud Storage to {target}",
         shards=len(shards),
         bytes=total,
     )
-    # Shards of one name may come from several folders: the number makes the difference.
+    # Numbered folders, because shards of several folders may have the same name.
     names = [f"{number:05d}/{shard.path.rpartition('/')[2]}" for number, shard in enumerate(shards)]
     progress, done = Progress("copy", total, "bytes"), 0
     copies = zip(shards, names, strict=True)
@@ -139,7 +140,7 @@ def _check_space(folder: Path, shards: list[Shard]) -> None:
         raise OutputError(
             f"the shards in Cloud Storage take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free",
             where=str(folder),
-            remedy="use a larger disk, set TMPDIR to a folder on one, or mount the bucket and name its files",
+            remedy="set TMPDIR to a folder on a larger disk, or mount the bucket and give local paths",
         )
 
 

@@ -1,40 +1,39 @@
-"""Errors that say what was wrong, where, what to do, and whether trying again can help.
+"""Errors that state the problem, its location, the remedy, and whether a retry can help.
 
-Every error of the project that a user can cause or meet is one of these classes. Each class has
-an exit code of its own (the values of BSD's ``sysexits.h``, so that they collide neither with
-Python's 1 and 2 nor with the shell's 126 and above), and states whether a retry can help: an
-orchestrator that retries only ``EXIT_CODE_INTERRUPTED`` never repeats a mistake.
+Every error that a user can cause or see is one of these classes. Each class has its own exit code
+(from BSD's ``sysexits.h``, which conflict neither with Python's 1 and 2 nor with the shell's 126 and
+above) and states whether a retry can help: an orchestrator that retries only
+``EXIT_CODE_INTERRUPTED`` never repeats a permanent failure.
 """
 
 import re
 
 EXIT_CODE_INTERRUPTED = 75
 
+# Limits in characters: a quoted value may be a whole line of a damaged file.
+_MAX_VALUE = 300
+_MAX_TEXT = 6_000
 
-# What a person reads of a value that may be a whole line of a damaged file, and of an error.
-_LONGEST_VALUE = 300
-_LONGEST_TEXT = 6_000
 
-
-def shortened(text: str) -> str:
-    """Returns the text without the middle of every very long quoted value or word, and not endless itself."""
+def _shorten(text: str) -> str:
+    """Removes the middle of every very long quoted value or word, and the end of a very long text."""
     for pattern in (r"'[^'\n]*'", r"\S+"):
-        text = re.sub(pattern, _without_middle, text)
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ... and more"
+        text = re.sub(pattern, _remove_middle, text)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ... and more"
 
 
-def _without_middle(match: "re.Match[str]") -> str:
+def _remove_middle(match: "re.Match[str]") -> str:
     value = match.group()
-    half = _LONGEST_VALUE // 2
-    return value if len(value) <= _LONGEST_VALUE else f"{value[:half]} ... {value[-half:]}"
+    half = _MAX_VALUE // 2
+    return value if len(value) <= _MAX_VALUE else f"{value[:half]} ... {value[-half:]}"
 
 
 class PipelineError(Exception):
-    """A failure that is explained to the user.
+    """A failure with an explanation for the user.
 
     Args:
-        problem: What is wrong, with the value that was given.
-        where: The file, row, record or argument; may be empty when ``problem`` names it.
+        problem: What is wrong, including the given value.
+        where: The file, row, record or argument; may be empty if ``problem`` names it.
         remedy: What the user can do about it.
     """
 
@@ -42,7 +41,7 @@ class PipelineError(Exception):
     retry_can_help = False
 
     def __init__(self, problem: str, *, where: str = "", remedy: str = "") -> None:
-        problem, where, remedy = (shortened(text) for text in (problem, where, remedy))
+        problem, where, remedy = (_shorten(text) for text in (problem, where, remedy))
         super().__init__(problem)
         self.problem = problem
         self.where = where
@@ -70,43 +69,43 @@ class InvalidDataError(PipelineError):
 
 
 class MissingInputError(PipelineError):
-    """A file, folder or pattern that was named does not exist or cannot be read. EX_NOINPUT."""
+    """A given file, folder or pattern does not exist or cannot be read. EX_NOINPUT."""
 
     exit_code = 66
 
 
 class UnavailableError(PipelineError):
-    """Something outside the data is not to be had here, e.g. pretrained weights. EX_UNAVAILABLE."""
+    """A resource other than the data is not available, e.g. pretrained weights. EX_UNAVAILABLE."""
 
     exit_code = 69
 
 
 class InternalError(PipelineError):
-    """A mistake of ours. EX_SOFTWARE."""
+    """A bug in imgpipe. EX_SOFTWARE."""
 
     exit_code = 70
 
 
 class OutputError(PipelineError):
-    """The output cannot be written, or the place is taken by somebody else's files. EX_CANTCREAT."""
+    """The output cannot be written, or its location contains other files. EX_CANTCREAT."""
 
     exit_code = 73
 
 
 class InterruptedRunError(PipelineError):
-    """The run was told to stop (SIGTERM, SIGINT) or lost touch with storage: start it again. EX_TEMPFAIL."""
+    """The run received SIGTERM or SIGINT, or lost access to storage: start it again. EX_TEMPFAIL."""
 
     exit_code = EXIT_CODE_INTERRUPTED
     retry_can_help = True
 
 
 class CheckFailedError(PipelineError):
-    """A product of the run failed its check, e.g. a model that answers otherwise when served. EX_PROTOCOL."""
+    """An output failed its check, e.g. a served model's predictions differ. EX_PROTOCOL."""
 
     exit_code = 76
 
 
-# In the order of their exit codes, for the documentation.
+# Ordered by exit code, for the documentation.
 ERROR_CLASSES: tuple[type[PipelineError], ...] = (
     InvalidArgumentError,
     InvalidDataError,

@@ -1,7 +1,7 @@
-"""One JSON object a line on stdout: what a person greps, Cloud Logging parses and `imgpipe` draws.
+"""Structured logs: one JSON object per line on stdout, for grep, Cloud Logging and `imgpipe run`.
 
-The keys ``severity``, ``message`` and ``time`` are those that Google Cloud Logging understands in
-a container's output; ``event`` says what kind of line it is.
+Google Cloud Logging parses the keys ``severity``, ``message`` and ``time`` in a container's output;
+``event`` is the kind of line.
 """
 
 import json
@@ -19,10 +19,10 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
     """Writes one structured line to stdout.
 
     Args:
-        event: The kind of line, e.g. ``progress``; constant, so that it can be searched for.
-        message: The line for a person.
+        event: The kind of line, e.g. ``progress``; a constant, so that it can be searched for.
+        message: The human-readable text.
         severity: INFO, WARNING or ERROR.
-        **fields: JSON values; a NaN or an infinity becomes null, which JSON has no word for.
+        **fields: JSON values; NaN and infinity, which JSON lacks, become null.
     """
     line = {
         "severity": severity,
@@ -31,15 +31,15 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **{name: _finite(value) for name, value in fields.items()},
     }
-    # One write call a line: lines of several threads do not mix.
     # A file name that is not UTF-8 would otherwise make the line unprintable.
     text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    # A single write call, so that lines of several threads do not mix.
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def log_result(step: str, message: str, **fields: Any) -> None:
-    """Writes what a step came to, in the line that `imgpipe run` shows beside the step's name.
+    """Writes a step's result, which `imgpipe run` shows beside the step's name.
 
     Args:
         step: The pipeline step.
@@ -50,7 +50,7 @@ def log_result(step: str, message: str, **fields: Any) -> None:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """Returns the object that ``log_event`` wrote, or None for any other line of output."""
+    """Returns the object that ``log_event`` wrote; None for any other line of output."""
     line = line.strip()
     if not line.startswith('{"severity"'):
         return None
@@ -62,44 +62,44 @@ def parse_event(line: str) -> dict[str, Any] | None:
 
 
 class Progress:
-    """Reports how far long work has come, without flooding a log.
+    """Reports the progress of long work without flooding the log.
 
-    At most one line a second, and at most one line for each percent of the time that has passed:
-    quick work shows life at once, and ten hours of training make about a thousand lines.
+    Writes at most one line per second, and at most one line per percent of the elapsed time: short
+    work shows progress immediately, and ten hours of training write about a thousand lines.
 
     Args:
-        step: The pipeline step that works.
+        step: The pipeline step.
         total: The amount of work, in ``unit``; 0 when unknown.
-        unit: What is counted, in the plural: images, examples, steps.
-        begun: What was done before: it does not count for the speed.
+        unit: The unit, in the plural: images, examples, steps.
+        initial: The amount done before, e.g. by an interrupted run; not counted for the speed.
     """
 
-    def __init__(self, step: str, total: int, unit: str, *, begun: int = 0) -> None:
+    def __init__(self, step: str, total: int, unit: str, *, initial: int = 0) -> None:
         self._step = step
         self._total = total
         self._unit = unit
-        self._begun = begun
+        self._initial = initial
         self._started = self._last = time.monotonic()
 
-    def due(self) -> bool:
-        """Whether ``update`` would write a line: for those whose ``fields`` cost something."""
-        return self._due(time.monotonic())
+    def is_due(self) -> bool:
+        """Whether ``update`` would write a line, to avoid computing expensive ``fields``."""
+        return self._is_due(time.monotonic())
 
-    def _due(self, now: float) -> bool:
+    def _is_due(self, now: float) -> bool:
         return now - self._last >= max(1.0, 0.01 * (now - self._started))
 
     def update(self, done: int, **fields: Any) -> None:
-        """Writes a ``progress`` line if one is due; ``fields`` go with it."""
+        """Writes a ``progress`` line with ``fields`` if one is due."""
         now = time.monotonic()
-        if not self._due(now):
+        if not self._is_due(now):
             return
         self._last = now
         seconds = now - self._started
-        rate = (done - self._begun) / seconds if seconds > 0 else 0.0
+        rate = (done - self._initial) / seconds if seconds > 0 else 0.0
         of_total = f" of {self._total:,}" if self._total else ""
         log_event(
             "progress",
-            f"{self._step}: {done:,}{of_total} {self._unit}, {rate:,.1f} a second",
+            f"{self._step}: {done:,}{of_total} {self._unit}, {rate:,.1f} per second",
             step=self._step,
             done=done,
             total=self._total,
@@ -110,7 +110,7 @@ class Progress:
 
 
 def with_progress(items: Sequence[Item], step: str, unit: str) -> Iterator[Item]:
-    """Yields the items, reporting how many are done."""
+    """Yields the items and reports the progress."""
     progress = Progress(step, len(items), unit)
     for done, item in enumerate(items, start=1):
         yield item
@@ -119,7 +119,7 @@ def with_progress(items: Sequence[Item], step: str, unit: str) -> Iterator[Item]
 
 @contextmanager
 def timed(event: str, message: str, **fields: Any) -> Iterator[None]:
-    """Logs ``event`` with the seconds that the block took, if it ended well."""
+    """Logs ``event`` with the duration of the block in seconds, unless it raises."""
     started = time.monotonic()
     yield
     log_event(event, message, seconds=round(time.monotonic() - started, 3), **fields)

@@ -1,4 +1,4 @@
-"""The two small files beside a SavedModel that say where it came from and how to deploy it."""
+"""The two small files beside a SavedModel that record how it was trained and how to deploy it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from imgpipe.components.common.errors import MissingInputError
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
-# Holds the model in further formats; servers of a SavedModel take no notice of it.
+# The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
-    """Writes ``provenance.json``: how the model came about, with our version added to ``versions``."""
-    versions = {"imgpipe": _our_version(), **provenance.get("versions", {})}
+    """Writes ``provenance.json``: how the model was trained, with imgpipe's version added to ``versions``."""
+    versions = {"imgpipe": _imgpipe_version(), **provenance.get("versions", {})}
     text = json.dumps({**provenance, "versions": versions}, ensure_ascii=False, indent=1, sort_keys=True)
     (folder / PROVENANCE_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -27,7 +27,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     """Reads ``provenance.json``.
 
     Raises:
-        MissingInputError: if there is none or it is no JSON object.
+        MissingInputError: if it is missing or not a JSON object.
     """
     path = folder / PROVENANCE_NAME
     try:
@@ -44,7 +44,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "") -> None:
     """Writes ``deployment_config.yaml`` with the fields of the original algorithm.
 
-    ``deploymentUri`` is ``.``: the folder in which the file lies, wherever it is moved to.
+    ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved.
     """
     config = {
         "deploymentUri": ".",
@@ -57,22 +57,22 @@ def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "")
 
 
 def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
-    """Lists further formats of a model in its two files.
+    """Adds other formats of a model to its two files.
 
     Args:
-        folder: Of the model.
-        formats: Each with ``format``, its name, ``file``, relative to the folder, and what else is known of
-            it. In ``provenance.json`` that is ``formats``; in ``deployment_config.yaml`` each has ``format``
-            and ``deploymentUri``.
+        folder: The model folder.
+        formats: Each with its name ``format``, its path ``file`` relative to the folder, and optional
+            details. ``formats`` in ``provenance.json`` has all of it; ``formats`` in
+            ``deployment_config.yaml`` has ``format`` and ``deploymentUri``.
 
     Raises:
-        MissingInputError: if one of the files is not there.
+        MissingInputError: if one of the files is missing.
     """
-    write_provenance(folder, {**read_provenance(folder), "formats": [dict(one) for one in formats]})
+    write_provenance(folder, {**read_provenance(folder), "formats": [dict(entry) for entry in formats]})
     path = folder / DEPLOYMENT_CONFIG_NAME
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config["formats"] = [{"format": one["format"], "deploymentUri": one["file"]} for one in formats]
+        config["formats"] = [{"format": entry["format"], "deploymentUri": entry["file"]} for entry in formats]
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise MissingInputError(
             f"cannot read {str(path)!r}: {error}", remedy="give the model folder that the train step wrote"
@@ -81,7 +81,7 @@ def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
 
 
 def tensorflow_version() -> str:
-    """Returns the version of the TensorFlow that is installed, without importing it; "" if there is none."""
+    """Returns the installed TensorFlow's version without importing it; "" if it is not installed."""
     for name in ("tensorflow-cpu", "tensorflow", "tensorflow-tpu"):
         try:
             return version(name)
@@ -90,7 +90,7 @@ def tensorflow_version() -> str:
     return ""
 
 
-def _our_version() -> str:
+def _imgpipe_version() -> str:
     try:
         return version("image-classification-pipeline")
     except PackageNotFoundError:

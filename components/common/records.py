@@ -1,10 +1,10 @@
-"""The tf.Example contract: which features a record has, and the one place that knows labels start at 1.
+"""The tf.Example format: the features of a record, and the conversion between labels and classes.
 
-On disk a label is 1..N (Google's built-in algorithm wanted it so), in the model a class is 0..N-1.
-``label_to_class`` and ``class_to_label`` are the only code that shifts.
+On disk a label is 1..N (as in Google's built-in algorithm), in the model a class is 0..N-1.
+Only ``label_to_class`` and ``class_to_label`` convert them.
 
-In a multi-label data set ``image/class/label`` holds as many labels as the image has, none included, and
-``image/class/synset`` their names in the same order.
+In a multi-label data set ``image/class/label`` has all labels of the image, or none, and
+``image/class/synset`` has their names in the same order.
 """
 
 from dataclasses import dataclass
@@ -16,40 +16,41 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.plural import plural
 
 IMAGE_ENCODED = "image/encoded"
 CLASS_LABEL = "image/class/label"
 CLASS_TEXT = "image/class/synset"
 FILENAME = "image/filename"
-# The value that Google's converter wrote for every image.
+# Google's converter writes this value for every image.
 COLORSPACE = b"RGB"
 CHANNELS = 3
 
 _REQUIRED_REMEDY = (
     f"a record needs {IMAGE_ENCODED} (one bytes value: the image file) and {CLASS_LABEL} (one int64, 1..N)"
 )
-_SEVERAL_REMEDY = f"{_REQUIRED_REMEDY}; where images have several labels or none, give multi_label=true"
+_SEVERAL_REMEDY = f"{_REQUIRED_REMEDY}; if images have several labels or none, set multi_label to true"
 _LABELS_REMEDY = (
-    f"with multi_label=true a record needs {CLASS_LABEL}: int64 values of 1..N, ascending, none twice; an "
-    "image without a label has the feature without a value"
+    f"in a multi-label data set a record needs {CLASS_LABEL}: int64 values of 1..N, ascending and distinct; "
+    "an image without a label needs the feature with an empty list"
 )
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image as it is stored.
+    """One labelled image as stored in a data set.
 
     Attributes:
         encoded: The image file's bytes: JPEG, PNG, GIF, BMP or WebP.
-        label: 1..N, as on disk.
-        text: The label's name; empty when the record does not say.
-        filename: Where the image came from; empty when the record does not say.
-        format: ``JPEG``, ``PNG``, ...; empty when the record does not say.
-        height: In pixels; 0 when the record does not say.
-        width: In pixels; 0 when the record does not say.
-        labels: Of a record of a multi-label data set: 1..N, ascending and distinct, or none at all; then
-            ``label`` is 0. None for a record with the one label ``label``.
-        texts: Names of ``labels``, in their order; empty when the record does not say.
+        label: 1..N, as on disk; 0 in a record of a multi-label data set.
+        text: The label's name; empty if the record has none.
+        filename: The source of the image; empty if the record has none.
+        format: ``JPEG``, ``PNG``, ...; empty if the record has none.
+        height: In pixels; 0 if the record has none.
+        width: In pixels; 0 if the record has none.
+        labels: In a record of a multi-label data set: 1..N, ascending and distinct; may be empty. None in a
+            record of a single-label data set.
+        texts: The names of ``labels``, in the same order; empty if the record has none.
     """
 
     encoded: bytes
@@ -64,7 +65,7 @@ class ImageRecord:
 
     @property
     def all_labels(self) -> tuple[int, ...]:
-        """The labels, whichever kind of record it is."""
+        """The labels of a record of either kind."""
         return (self.label,) if self.labels is None else self.labels
 
 
@@ -81,29 +82,29 @@ def class_to_label(class_index: int) -> int:
 def encode_example(record: ImageRecord) -> bytes:
     """Serializes a record as a tf.Example with the features of Google's converter.
 
-    Equal records give equal bytes: map entries are written in the order of their keys.
+    Equal records give equal bytes: map entries are sorted by key.
     """
     return b"".join(encode_example_parts(record))
 
 
 def encode_example_parts(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
-    """Returns what ``encode_example`` joins: what precedes the image, the image itself, what follows.
+    """Returns the parts that ``encode_example`` joins: the bytes before the image, the image, the rest.
 
-    For those who write records: the protocol buffers library would copy the image three times, which takes
-    a sixth of the time that checking it does.
+    For writing records without copying images: the protocol buffers library would copy each image three
+    times, which takes a sixth as long as checking it.
     """
     texts = (record.text,) if record.labels is None else record.texts
-    head = _labels_before_image(record.all_labels, texts)
+    head = _features_before_image(record.all_labels, texts)
     image = record.encoded
     tail = b"".join(
         (
             _feature(FILENAME, "bytes_list", record.filename.encode("utf-8", "surrogateescape")),
-            _known_feature("image/format", "bytes_list", record.format.encode()),
-            _known_feature("image/height", "int64_list", record.height),
-            _known_feature("image/width", "int64_list", record.width),
+            _cached_feature("image/format", "bytes_list", record.format.encode()),
+            _cached_feature("image/height", "int64_list", record.height),
+            _cached_feature("image/width", "int64_list", record.width),
         )
     )
-    # From the inside out, as the messages nest: the value, its list, the feature, the entry of the map.
+    # From the innermost message outwards: the value, its list, the feature, the map entry.
     start = _field_start(1, len(image))
     start = _field_start(1, len(start) + len(image)) + start
     start = _IMAGE_KEY + _field_start(2, len(start) + len(image)) + start
@@ -112,20 +113,20 @@ def encode_example_parts(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
 
 
 def _feature(name: str, kind: str, *values: bytes | int) -> bytes:
-    """Returns one entry of the map of features. Entries one after the other are the map."""
+    """Returns one serialized entry of the map of features; the map is the concatenation of its entries."""
     features = _Features()
-    # Named even where it holds no value: what is missing was forgotten.
+    # Sets the kind even of an empty list, which is not the same as a missing feature.
     getattr(features.feature[name], kind).SetInParent()
     getattr(features.feature[name], kind).value.extend(values)
     return bytes(features.SerializeToString())
 
 
-# Most records have a size, and all a format and labels, that others had before.
-_known_feature = lru_cache(maxsize=10_000)(_feature)
+# The values of these features recur in many records.
+_cached_feature = lru_cache(maxsize=10_000)(_feature)
 
 
 @lru_cache(maxsize=10_000)
-def _labels_before_image(labels: tuple[int, ...], texts: tuple[str, ...]) -> bytes:
+def _features_before_image(labels: tuple[int, ...], texts: tuple[str, ...]) -> bytes:
     return b"".join(
         (
             _feature("image/channels", "int64_list", CHANNELS),
@@ -137,7 +138,7 @@ def _labels_before_image(labels: tuple[int, ...], texts: tuple[str, ...]) -> byt
 
 
 def _field_start(number: int, length: int) -> bytes:
-    """Returns what precedes ``length`` bytes of a field, for numbers below 16.
+    """Returns the tag and length before a field of ``length`` bytes, for field numbers below 16.
 
     Source: protocol buffers' encoding, "Length-Delimited Records" and "Base 128 Varints".
     """
@@ -152,17 +153,17 @@ def _field_start(number: int, length: int) -> bytes:
 def decode_example(
     data: bytes, *, where: str, label_required: bool = True, multi_label: bool = False
 ) -> ImageRecord:
-    """Parses a tf.Example that anybody wrote; only the image and the label are required.
+    """Parses a tf.Example from any writer; only the image and the label are required.
 
     Args:
         data: The serialized tf.Example.
         where: File and record, for the error message.
-        label_required: Whether there must be a label; without one it is 0.
-        multi_label: Whether the record is of a multi-label data set: the labels are in ``labels``.
+        label_required: Whether a record without a label is invalid; otherwise its label is 0.
+        multi_label: Whether the data set is multi-label: the labels are returned in ``labels``.
 
     Raises:
-        InvalidDataError: if it is no tf.Example, or a required feature is missing, of another type,
-            or has not exactly one value (with ``multi_label``: labels that do not ascend).
+        InvalidDataError: if it is not a tf.Example, or a required feature is missing, has another type, or
+            does not have exactly one value (with ``multi_label``: if the labels are not ascending).
     """
     example = _Example()
     try:
@@ -177,17 +178,18 @@ def decode_example(
         found = feature.get(name)
         if found is None:
             return None
-        # A value of another kind reads as an empty list of this one.
+        # Of a feature with another kind, this is an empty list.
         values = getattr(found, kind).value
         if len(values) == 1:
             return values[0]
         kind_found = found.WhichOneof("kind")
         count = len(getattr(found, kind_found).value) if kind_found else 0
-        several = name == CLASS_LABEL and kind_found == "int64_list"
+        is_label_list = name == CLASS_LABEL and kind_found == "int64_list"
+        found_values = f"{plural(count, 'value')} of type {kind_found or 'none'}"
         raise InvalidDataError(
-            f"feature {name!r} has {count} value(s) of type {kind_found or 'none'}, not one of type {kind}",
+            f"feature {name!r} has {found_values}, not 1 of type {kind}",
             where=where,
-            remedy=_SEVERAL_REMEDY if several else _REQUIRED_REMEDY,
+            remedy=_SEVERAL_REMEDY if is_label_list else _REQUIRED_REMEDY,
         )
 
     def optional(name: str, kind: str, default: Any) -> Any:
@@ -204,13 +206,13 @@ def decode_example(
     encoded = single(IMAGE_ENCODED, "bytes_list")
     labels: tuple[int, ...] | None = None
     if multi_label and CLASS_LABEL in feature:
-        labels = _ascending(feature[CLASS_LABEL], where)
+        labels = _parse_labels(feature[CLASS_LABEL], where)
         label: int | None = 0
     else:
         label = single(CLASS_LABEL, "int64_list") if label_required else number_of(CLASS_LABEL)
     for name, value in ((IMAGE_ENCODED, encoded), (CLASS_LABEL, label)):
         if value is None:
-            present = ", ".join(sorted(feature)) or "none at all"
+            present = ", ".join(sorted(feature)) or "no features"
             raise InvalidDataError(
                 f"feature {name!r} is missing; the record has: {present}",
                 where=where,
@@ -231,11 +233,11 @@ def decode_example(
     )
 
 
-def _ascending(feature: Any, where: str) -> tuple[int, ...]:
-    """Returns the labels of a record of a multi-label data set.
+def _parse_labels(feature: Any, where: str) -> tuple[int, ...]:
+    """Returns the labels in a feature of a multi-label data set.
 
     Raises:
-        InvalidDataError: if they are no int64 values, or not ascending and distinct.
+        InvalidDataError: if they are not int64 values, or not ascending and distinct.
     """
     kind = feature.WhichOneof("kind")
     if kind not in (None, "int64_list"):
@@ -251,60 +253,39 @@ def _ascending(feature: Any, where: str) -> tuple[int, ...]:
 def _example_class() -> type:
     """Builds the message class of tensorflow/core/example/{example,feature}.proto.
 
-    In a descriptor pool of its own, because TensorFlow registers the same names in the default one
+    In a separate descriptor pool, because TensorFlow registers the same names in the default one
     when it is imported into the same process.
     """
+    field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
-    scalar = descriptor_pb2.FieldDescriptorProto
 
-    def add_list(name: str, kind: int) -> None:
-        message = file.message_type.add(name=name)
-        message.field.add(name="value", number=1, type=kind, label=scalar.LABEL_REPEATED)
+    def add_message(
+        name: str, *fields: tuple[str, int | str], repeated: bool = False, parent: Any = None
+    ) -> Any:
+        """Adds a message whose fields, numbered from 1, have a scalar type or the name of a message."""
+        message = file.message_type.add(name=name) if parent is None else parent.nested_type.add(name=name)
+        label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+        for number, (field_name, kind) in enumerate(fields, start=1):
+            added = message.field.add(name=field_name, number=number, label=label)
+            if isinstance(kind, int):
+                added.type = kind
+            else:
+                added.type, added.type_name = field.TYPE_MESSAGE, f".tensorflow.{kind}"
+        return message
 
-    add_list("BytesList", scalar.TYPE_BYTES)
-    add_list("FloatList", scalar.TYPE_FLOAT)
-    add_list("Int64List", scalar.TYPE_INT64)
-
-    feature = file.message_type.add(name="Feature")
+    add_message("BytesList", ("value", field.TYPE_BYTES), repeated=True)
+    add_message("FloatList", ("value", field.TYPE_FLOAT), repeated=True)
+    add_message("Int64List", ("value", field.TYPE_INT64), repeated=True)
+    feature = add_message(
+        "Feature", ("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")
+    )
     feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
-        type_name = ".tensorflow." + name.title().replace("_", "")
-        feature.field.add(
-            name=name,
-            number=number,
-            type=scalar.TYPE_MESSAGE,
-            type_name=type_name,
-            label=scalar.LABEL_OPTIONAL,
-            oneof_index=0,
-        )
-
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
+    for member in feature.field:
+        member.oneof_index = 0
+    features = add_message("Features", ("feature", "Features.FeatureEntry"), repeated=True)
+    entry = add_message("FeatureEntry", ("key", field.TYPE_STRING), ("value", "Feature"), parent=features)
     entry.options.map_entry = True
-    entry.field.add(name="key", number=1, type=scalar.TYPE_STRING, label=scalar.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value",
-        number=2,
-        type=scalar.TYPE_MESSAGE,
-        type_name=".tensorflow.Feature",
-        label=scalar.LABEL_OPTIONAL,
-    )
-    features.field.add(
-        name="feature",
-        number=1,
-        type=scalar.TYPE_MESSAGE,
-        type_name=".tensorflow.Features.FeatureEntry",
-        label=scalar.LABEL_REPEATED,
-    )
-
-    example = file.message_type.add(name="Example")
-    example.field.add(
-        name="features",
-        number=1,
-        type=scalar.TYPE_MESSAGE,
-        type_name=".tensorflow.Features",
-        label=scalar.LABEL_OPTIONAL,
-    )
+    add_message("Example", ("features", "Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     message_class: type = message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

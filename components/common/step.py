@@ -1,6 +1,6 @@
-"""Runs a step's function: arguments checked, errors explained, time logged, exit code set.
+"""Runs a step's function: checks arguments, logs errors and durations, sets the exit code.
 
-Both doors into a step go through here: the KFP component (``run_component``) and the command line
+Used by both entry points of a step: the KFP component (``run_component``) and the command line
 (``run_command``).
 """
 
@@ -22,22 +22,22 @@ from imgpipe.components.common.log import log_event
 
 
 def run_component(module_name: str, function_name: str, values: Mapping[str, Any]) -> Any:
-    """Calls the function of a ``component.py`` with the flat values that KFP handed over.
+    """Calls the function of a ``component.py`` with the flat values from KFP.
 
-    A parameter of the function that is annotated with an arguments dataclass is built from the
-    values of its fields. The step's logic module (``imgpipe.components.train.train`` for the step train) is
-    imported before the clock starts: loading TensorFlow is not the step's work.
+    A parameter that is annotated with an arguments dataclass is built from the values of its fields. The
+    step's logic module (``imgpipe.components.train.train`` for the step train) is imported before the
+    duration is measured: loading TensorFlow is not part of the step's work.
 
     Returns:
-        What the function returns.
+        The function's return value.
 
     Raises:
-        SystemExit: with the error's exit code, after the error was logged, if the step fails. A step that
-            SIGTERM ends leaves the process with its code at once.
+        SystemExit: with the error's exit code, after the error was logged, if the step fails. On SIGTERM
+            the process exits immediately.
     """
-    # A step may be made in more than one way: its name is the function's, its logic that of the folder.
+    # Several component functions, the names of steps, may share the logic module of one folder.
     step, package = function_name, module_name.split(".")[-2]
-    with _explained(step), _termination_raised():
+    with _exit_on_error(step), _raise_on_sigterm():
         function = getattr(importlib.import_module(module_name), function_name)
         parameters = inspect.signature(function).parameters.values()
         arguments: dict[str, Any] = {
@@ -65,15 +65,15 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
 def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
     """Runs a step's command line and exits: 0, or the error's exit code after the error was logged.
 
-    A step that SIGTERM ends leaves the process without any more of Python's own tidying up.
+    On SIGTERM the process exits without Python's own cleanup.
     """
-    with _explained(step), _termination_raised():
+    with _exit_on_error(step), _raise_on_sigterm():
         command()
     sys.exit(0)
 
 
 def log_error(step: str, error: PipelineError) -> None:
-    """Writes the ``step_failed`` line that `imgpipe` shows and a person greps for."""
+    """Writes the ``step_failed`` line, which `imgpipe run` shows."""
     log_event(
         "step_failed",
         f"{step}: {error}",
@@ -89,11 +89,11 @@ def log_error(step: str, error: PipelineError) -> None:
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived. No ``Exception``, so that no handler for errors of the work takes it for one."""
+    """SIGTERM arrived. Not an ``Exception``, so that error handlers of the step do not catch it."""
 
 
 @contextmanager
-def _explained(step: str) -> Iterator[None]:
+def _exit_on_error(step: str) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
@@ -101,12 +101,12 @@ def _explained(step: str) -> Iterator[None]:
     except KeyboardInterrupt:
         failure = InterruptedRunError(f"{step} was interrupted", remedy="start it again")
     except _Terminated:
-        failure = InterruptedRunError(f"{step} was told to stop (SIGTERM)", remedy="start it again")
+        failure = InterruptedRunError(f"{step} was terminated by SIGTERM", remedy="start it again")
         log_error(step, failure)
         sys.stdout.flush()
         sys.stderr.flush()
-        # The signal may have come between the taking of a lock and the block that gives it back, of a
-        # connection pool for example: a finalizer that waits for that lock would keep the process for ever.
+        # The signal may have arrived after a lock was acquired, e.g. of a connection pool, and before the
+        # block that releases it: a finalizer that waits for that lock would never return.
         os._exit(failure.exit_code)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
@@ -114,7 +114,7 @@ def _explained(step: str) -> Iterator[None]:
         failure = InternalError(
             f"{type(error).__name__}: {error}",
             where=f"{frame.name} in {frame.filename}, line {frame.lineno}",
-            remedy="this is a mistake in imgpipe or in the environment: report it with the log above",
+            remedy="this is a bug in imgpipe or in the environment: report it with the log above",
         )
     else:
         return
@@ -123,8 +123,8 @@ def _explained(step: str) -> Iterator[None]:
 
 
 @contextmanager
-def _termination_raised() -> Iterator[None]:
-    """Ends the block where SIGTERM, by which an orchestrator evicts a pod, arrives."""
+def _raise_on_sigterm() -> Iterator[None]:
+    """Raises ``_Terminated`` in the block on SIGTERM, e.g. when an orchestrator evicts the pod."""
 
     def raise_terminated(*_: Any) -> NoReturn:
         raise _Terminated

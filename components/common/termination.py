@@ -1,4 +1,4 @@
-"""Being told to stop (SIGTERM, Ctrl-C) while work goes on that wants to end at a place of its own."""
+"""Defers SIGTERM and Ctrl-C until the running work reaches a point where it can stop."""
 
 import signal
 import threading
@@ -7,32 +7,32 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_STOPPED_BY = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def defer_termination() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether the process was told to stop since the block began.
+    """Yields a function that returns whether the process received SIGTERM or SIGINT since the block began.
 
-    The first signal is only noted: the block looks at it and leaves by itself. A second one has the
-    effect that it had before the block. Outside the main thread, where Python handles no signals,
-    the answer is always no.
+    The first signal is only recorded: the block must check for it and return. A second one is passed to
+    the handler that was installed before the block. Outside the main thread, where Python handles no
+    signals, the function always returns False.
     """
-    noted: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     previous: dict[int, Any] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if noted and callable(previous[number]):
+    def record(number: int, frame: FrameType | None) -> None:
+        if received and callable(previous[number]):
             previous[number](number, frame)
-        noted.append(number)
+        received.append(number)
 
-    for stopping in _STOPPED_BY:
-        previous[stopping] = signal.signal(stopping, note)
+    for name in _SIGNALS:
+        previous[name] = signal.signal(name, record)
     try:
-        yield lambda: bool(noted)
+        yield lambda: bool(received)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

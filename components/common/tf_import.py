@@ -1,4 +1,4 @@
-"""Imports TensorFlow without its chatter; the only place that imports it.
+"""Imports TensorFlow without its log output. No other module imports it directly.
 
 Use as ``from imgpipe.components.common.tf_import import keras, tf``.
 """
@@ -14,22 +14,22 @@ from contextlib import contextmanager
 
 @contextmanager
 def buffer_native_stderr() -> Iterator[None]:
-    """Keeps what C++ code writes to stderr off the terminal, and shows it after all if the block fails.
+    """Hides the stderr output of C++ code, and writes it only if the block fails.
 
-    TensorFlow logs its notes on oneDNN and CPU features before its log level is in force, so that
-    only the file descriptor itself can hold them back.
+    TensorFlow logs notes on oneDNN and CPU features before its log level takes effect, so that only
+    redirecting the file descriptor hides them.
     """
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as buffer:
         sys.stderr.flush()
         original = os.dup(2)
-        # If the native code ends the process, the place at least is told.
+        # If native code crashes, at least the Python traceback is visible.
         faulthandler.enable(original)
-        os.dup2(held.fileno(), 2)
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(original, held.read())
+            buffer.seek(0)
+            os.write(original, buffer.read())
             raise
         finally:
             os.dup2(original, 2)
@@ -38,11 +38,11 @@ def buffer_native_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def _scikit_learn_hidden() -> Iterator[None]:
-    """Makes ``import sklearn`` fail inside the block, if nobody has imported it yet.
+def _hide_scikit_learn() -> Iterator[None]:
+    """Makes ``import sklearn`` fail inside the block, unless it has already been imported.
 
-    keras.wrappers imports scikit-learn when it is there, which costs 2.6 s of every start for a
-    wrapper that nothing here uses. A None entry fails in the way that Keras expects.
+    keras.wrappers imports scikit-learn if it is installed, which adds 2.6 s to every start for an unused
+    wrapper. A None entry in sys.modules raises the ImportError that Keras expects.
     """
     hidden = "sklearn" not in sys.modules
     if hidden:
@@ -54,11 +54,11 @@ def _scikit_learn_hidden() -> Iterator[None]:
             sys.modules.pop("sklearn", None)
 
 
-# Read by TensorFlow's C++ side when it loads: 2 leaves errors only.
+# Read by TensorFlow's C++ code when it is loaded: 2 = errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
-with buffer_native_stderr(), _scikit_learn_hidden():
+with buffer_native_stderr(), _hide_scikit_learn():
     import keras
     import tensorflow as tf
 

@@ -363,7 +363,7 @@ def _train_to_the_end(
 ) -> None:
     arguments, progress = training.arguments, training.progress
     every = arguments.resolved_steps_per_eval()
-    shown = Progress("train", arguments.max_steps, "steps", begun=progress.step)
+    shown = Progress("train", arguments.max_steps, "steps", initial=progress.step)
     batches = iter(training_batches(progress.step))
     while not progress.ended:
         due = progress.step >= arguments.max_steps or (progress.step > 0 and progress.step % every == 0)
@@ -382,7 +382,7 @@ def _train_to_the_end(
             )
         if not progress.ended:
             training.take_step(next(batches))
-            if shown.due():
+            if shown.is_due():
                 training.ask_for_losses()
                 rate = training.learning_rate(progress.step)
                 shown.update(progress.step, loss=progress.losses[-1], learning_rate=rate)

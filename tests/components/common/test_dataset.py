@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import json
 
 import pytest
 
@@ -29,7 +28,7 @@ MANIFEST = Manifest(
 )
 
 
-def test_a_manifest_comes_back_and_is_always_the_same_bytes(tmp_path):
+def test_a_manifest_round_trips_and_is_serialized_deterministically(tmp_path):
     write_manifest(tmp_path, MANIFEST)
     first = (tmp_path / "manifest.json").read_bytes()
     assert read_manifest(tmp_path) == MANIFEST
@@ -39,14 +38,14 @@ def test_a_manifest_comes_back_and_is_always_the_same_bytes(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_shards_lie_beside_the_manifest_or_where_they_say(tmp_path):
+def test_shard_paths_are_relative_to_the_manifest_or_absolute(tmp_path):
     paths = shard_paths(tmp_path, MANIFEST.splits["train"])
     assert [str(path) for path in paths] == [str(tmp_path / "a"), "/b"]
     assert MANIFEST.splits["train"].examples == 4
     assert MANIFEST.num_classes == 2
 
 
-def test_the_digest_follows_the_images_and_not_their_place():
+def test_the_digest_depends_on_the_images_and_not_on_their_location():
     moved = dataclasses.replace(MANIFEST.splits["train"].shards[0], path="elsewhere/a")
     shards = (moved, MANIFEST.splits["train"].shards[1])
     same = dataclasses.replace(
@@ -61,18 +60,18 @@ def test_the_digest_follows_the_images_and_not_their_place():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("not json", "not JSON"),
         ("[]", "format version"),
         ('{"format_version": 99}', "format version"),
-        ('{"format_version": 1, "labels": []}', "lacks a part"),
-        ('{"format_version": 1, "labels": [], "made_by": {}, "splits": {"train": {}}}', "lacks a part"),
+        ('{"format_version": 1, "labels": []}', "is malformed"),
+        ('{"format_version": 1, "labels": [], "made_by": {}, "splits": {"train": {}}}', "is malformed"),
     ],
 )
-def test_a_wrong_manifest_is_refused_with_its_path(tmp_path, content, said):
+def test_a_malformed_manifest_is_rejected_with_its_path(tmp_path, content, message):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(InvalidDataError, match=said) as caught:
+    with pytest.raises(InvalidDataError, match=message) as caught:
         read_manifest(tmp_path)
     assert str(tmp_path / "manifest.json") in str(caught.value)
     assert "convert" in str(caught.value)
@@ -86,10 +85,9 @@ def test_a_missing_manifest_is_missing_input(tmp_path):
 def test_file_sha256_is_of_the_whole_file(tmp_path):
     (tmp_path / "x").write_bytes(b"x" * 1_000_000)
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"x" * 1_000_000).hexdigest()
-    json.dumps(dataclasses.asdict(MANIFEST))
 
 
-def test_a_manifest_of_single_labels_has_the_bytes_that_it_always_had():
+def test_the_serialization_of_a_single_label_manifest_has_not_changed():
     split = Split((Shard("train-0", 3, 10, "ab"),), (2, 1))
     manifest = Manifest(("a", "b"), {"train": split}, {"rows": 3})
     digest = "8a660e4efcdeccb78a7cbefef25c5f8417588add5e876e38da38fc3458bee239"
@@ -99,7 +97,7 @@ def test_a_manifest_of_single_labels_has_the_bytes_that_it_always_had():
     assert not parse_manifest(serialize_manifest(manifest), where="").multi_label
 
 
-def test_a_multi_label_manifest_comes_back_as_one_and_has_another_digest():
+def test_a_multi_label_manifest_round_trips_and_has_another_digest():
     split = Split((Shard("train-0", 3, 10, "ab"),), (3, 3))
     single = Manifest(("a", "b"), {"train": split}, {})
     several = dataclasses.replace(single, multi_label=True)

@@ -39,7 +39,7 @@ def test_progress_is_at_most_a_line_a_second_and_ever_rarer(capsys, monkeypatch)
         progress.update(int(now[0] * 2), loss=0.5)
     events = [log.parse_event(line) for line in capsys.readouterr().out.splitlines()]
     assert 140 <= len(events) <= 200
-    assert events[0]["message"] == "convert: 2 of 1,000 images, 2.0 a second"
+    assert events[0]["message"] == "convert: 2 of 1,000 images, 2.0 per second"
     assert {"step": "convert", "done": 2, "total": 1000, "per_second": 2.0, "loss": 0.5}.items() <= events[
         0
     ].items()
@@ -55,7 +55,7 @@ def test_unknown_total_and_with_progress(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now.__setitem__(0, now[0] + 2) or now[0])
     log.Progress("scan", 0, "records").update(4)
-    assert log.parse_event(capsys.readouterr().out)["message"] == "scan: 4 records, 2.0 a second"
+    assert log.parse_event(capsys.readouterr().out)["message"] == "scan: 4 records, 2.0 per second"
     assert list(log.with_progress(["a", "b"], "scan", "files")) == ["a", "b"]
     assert len(capsys.readouterr().out.splitlines()) == 2
 

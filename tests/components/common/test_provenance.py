@@ -26,7 +26,7 @@ def test_provenance_reads_back_with_the_versions_added(tmp_path):
     assert read == written
 
 
-def test_what_is_written_holds_no_time_and_no_name_of_this_machine(trained_digits):
+def test_the_files_contain_no_time_and_no_host_name(trained_digits):
     import socket
 
     folder, _ = trained_digits
@@ -39,7 +39,7 @@ def test_what_is_written_holds_no_time_and_no_name_of_this_machine(trained_digit
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "\xff"])
-def test_a_missing_or_broken_file_says_which_folder_to_give(tmp_path, content):
+def test_a_missing_or_malformed_file_is_reported_with_a_remedy(tmp_path, content):
     if content is not None:
         (tmp_path / "provenance.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(MissingInputError) as caught:

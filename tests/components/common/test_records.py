@@ -34,7 +34,7 @@ int64 = st.integers(-(2**63), 2**63 - 1)
         width=int64,
     )
 )
-def test_a_record_comes_back_as_it_went_and_always_as_the_same_bytes(record):
+def test_a_record_round_trips_and_is_serialized_deterministically(record):
     encoded = encode_example(record)
     assert decode_example(encoded, where="here") == record
     assert encode_example(record) == encoded
@@ -51,9 +51,9 @@ def test_the_bytes_of_a_record_do_not_change_with_versions():
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**7 - 1, 2**7, 2**14 - 12, 2**14, 300_000, 2**21])
-def test_a_record_is_what_the_protocol_buffers_library_writes(size):
+def test_records_of_every_size_equal_the_library_s_serialization(size):
     record = ImageRecord(b"x" * size, 1, "rose", "a/b.jpg", "JPEG", 3, 4)
-    assert_written_as_the_library_does(record)
+    assert_equals_library_serialization(record)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_a_record_is_what_the_protocol_buffers_library_writes(size):
     ],
     ids=["no name", "long name", "no label", "one in a list", "three", "a thousand"],
 )
-def test_names_and_lists_of_labels_are_what_the_library_writes(labels, filename):
-    assert_written_as_the_library_does(ImageRecord(b"jpeg", filename=filename, **labels))
+def test_names_and_lists_of_labels_equal_the_library_s_serialization(labels, filename):
+    assert_equals_library_serialization(ImageRecord(b"jpeg", filename=filename, **labels))
 
 
-def assert_written_as_the_library_does(record):
-    """Compares with a message that the library fills, and whose map it sorts itself."""
+def assert_equals_library_serialization(record):
+    """Compares with the deterministic serialization of a message by the protocol buffers library."""
     texts = (record.text,) if record.labels is None else record.texts
     message = _Example()
     for name, kind, values in (
@@ -91,7 +91,7 @@ def assert_written_as_the_library_does(record):
         ("image/width", "int64_list", [record.width]),
     ):
         values_of = getattr(message.features.feature[name], kind)
-        # An empty list is one too.
+        # Sets the kind of an empty list.
         values_of.SetInParent()
         values_of.value.extend(values)
     assert encode_example(record) == message.SerializeToString(deterministic=True)
@@ -113,12 +113,12 @@ IMAGE = ("bytes_list", [b"jpeg"])
 LABEL = ("int64_list", [3])
 
 
-def test_only_image_and_label_are_needed():
+def test_only_image_and_label_are_required():
     record = decode_example(example(image__encoded=IMAGE, image__class__label=LABEL), where="here")
     assert record == ImageRecord(b"jpeg", 3)
 
 
-def test_odd_optional_features_are_left_out():
+def test_malformed_optional_features_are_ignored():
     record = decode_example(
         example(
             image__encoded=IMAGE,
@@ -133,62 +133,62 @@ def test_odd_optional_features_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "parts"),
     [
         (b"\xff\xff\xff", ["not a tf.Example"]),
-        (b"", ["image/encoded", "missing", "none at all"]),
+        (b"", ["image/encoded", "missing", "no features"]),
         (example(image__encoded=IMAGE), ["image/class/label", "missing", "image/encoded"]),
         (example(image=IMAGE, label=LABEL), ["image/encoded", "missing", "image, label"]),
         (
             example(image__encoded=IMAGE, image__class__label=("float_list", [1.0])),
-            ["image/class/label", "1 value(s) of type float_list", "int64_list"],
+            ["image/class/label", "1 value of type float_list", "int64_list"],
         ),
         (
             example(image__encoded=IMAGE, image__class__label=("int64_list", [1, 2])),
-            ["image/class/label", "2 value(s)"],
+            ["image/class/label", "2 values"],
         ),
         (
             example(image__encoded=("bytes_list", []), image__class__label=LABEL),
-            ["image/encoded", "0 value(s)"],
+            ["image/encoded", "0 values"],
         ),
     ],
 )
-def test_a_record_that_is_no_labelled_image_is_refused_with_its_place(data, said):
+def test_a_record_without_a_labelled_image_is_rejected_with_its_location(data, parts):
     with pytest.raises(InvalidDataError) as caught:
         decode_example(data, where="file x, record 5")
-    for part in (*said, "file x, record 5", "a record needs image/encoded"):
+    for part in (*parts, "file x, record 5", "a record needs image/encoded"):
         assert part in str(caught.value)
 
 
 @given(st.sets(int64, max_size=5), st.lists(texts, max_size=5), st.binary(max_size=20))
-def test_a_multi_label_record_comes_back_as_it_went(labels, names, encoded):
+def test_a_multi_label_record_round_trips(labels, names, encoded):
     record = ImageRecord(encoded, labels=tuple(sorted(labels)), texts=tuple(names))
     data = encode_example(record)
     assert decode_example(data, where="here", multi_label=True) == record
     assert encode_example(record) == data
 
 
-def test_a_record_with_one_label_reads_as_one_with_a_list_too():
+def test_a_single_label_record_can_be_decoded_as_multi_label():
     data = encode_example(ImageRecord(b"x", 3, "rose"))
     record = decode_example(data, where="", multi_label=True)
     assert (record.labels, record.texts, record.all_labels) == ((3,), ("rose",), (3,))
 
 
 @pytest.mark.parametrize("labels", [(2, 1), (1, 1)])
-def test_labels_that_do_not_ascend_are_refused(labels):
+def test_labels_that_are_not_ascending_are_rejected(labels):
     data = encode_example(ImageRecord(b"x", labels=labels))
     with pytest.raises(InvalidDataError, match=r"not ascending and distinct[\s\S]*where: there"):
         decode_example(data, where="there", multi_label=True)
 
 
-def test_a_forgotten_label_is_no_empty_list():
+def test_a_missing_label_is_not_an_empty_list():
     data = example(image__encoded=("bytes_list", [b"x"]))
-    with pytest.raises(InvalidDataError, match=r"is missing[\s\S]*multi_label=true"):
+    with pytest.raises(InvalidDataError, match=r"is missing[\s\S]*multi-label"):
         decode_example(data, where="there", multi_label=True)
 
 
 @pytest.mark.parametrize("labels", [(), (1, 2)])
-def test_where_one_label_is_asked_for_several_are_refused_with_the_argument_that_allows_them(labels):
+def test_several_labels_in_a_single_label_data_set_are_rejected_with_a_remedy(labels):
     data = encode_example(ImageRecord(b"x", labels=labels))
-    with pytest.raises(InvalidDataError, match=rf"{len(labels)} value\(s\)[\s\S]*give multi_label=true"):
+    with pytest.raises(InvalidDataError, match=rf"{len(labels)} values [\s\S]*set multi_label to true"):
         decode_example(data, where="there")

@@ -1,4 +1,4 @@
-"""The one place where the tests ask TensorFlow: does it read what our code writes?"""
+"""Checks that TensorFlow reads our records and vice versa."""
 
 from imgpipe.components.common.records import ImageRecord, decode_example, encode_example
 from imgpipe.components.common.tfrecord import read_records, write_record

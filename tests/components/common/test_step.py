@@ -28,13 +28,13 @@ def failed(capsys, command):
     return caught.value.code, events(capsys)[-1]
 
 
-def test_a_command_that_ends_well_exits_with_zero():
+def test_a_successful_command_exits_with_zero():
     with pytest.raises(SystemExit) as caught:
         run_command("sample", lambda: None)
     assert caught.value.code == 0
 
 
-def test_an_explained_error_becomes_its_exit_code_and_a_line(capsys):
+def test_a_pipeline_error_sets_the_exit_code_and_is_logged(capsys):
     def command():
         raise InvalidDataError("bad row", where="a.csv, line 2", remedy="correct it")
 
@@ -45,7 +45,7 @@ def test_an_explained_error_becomes_its_exit_code_and_a_line(capsys):
     assert event["retry_can_help"] is False
 
 
-def test_an_unexpected_error_is_ours_and_names_its_place(capsys):
+def test_an_unexpected_error_is_an_internal_error_with_its_location(capsys):
     code, event = failed(capsys, lambda: 1 / 0)
     assert code == 70
     assert "ZeroDivisionError" in event["problem"]
@@ -64,15 +64,15 @@ def test_ctrl_c_can_be_retried(capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-TOLD_TO_STOP = {
+SIGTERM_SCENARIOS = {
     "in its work": "os.kill(os.getpid(), signal.SIGTERM)",
-    "in work that forgives errors": """
+    "in work that catches errors": """
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         except Exception:
             pass""",
-    # As if the signal had come between a lock's acquisition and the block that releases it.
+    # As if the signal had arrived between a lock's acquisition and the block that releases it.
     "while a finalizer's lock is held": """
         pool, lock = type("Pool", (), {})(), threading.Lock()
         weakref.finalize(pool, lock.acquire)
@@ -81,13 +81,13 @@ TOLD_TO_STOP = {
 }
 
 
-@pytest.mark.parametrize("where", list(TOLD_TO_STOP))
-def test_a_step_that_sigterm_ends_says_so_and_can_be_retried(where):
+@pytest.mark.parametrize("where", list(SIGTERM_SCENARIOS))
+def test_sigterm_is_logged_and_can_be_retried(where):
     code = f"""
 import os, signal, threading, time, weakref
 from imgpipe.components.common.step import run_command
 def command():
-        {TOLD_TO_STOP[where].strip()}
+        {SIGTERM_SCENARIOS[where].strip()}
 run_command("sample", command)
 """
     ended = subprocess.run(
@@ -100,11 +100,11 @@ run_command("sample", command)
     )
     assert ended.returncode == EXIT_CODE_INTERRUPTED, ended
     [event] = map(parse_event, ended.stdout.splitlines())
-    assert event["problem"] == "sample was told to stop (SIGTERM)"
+    assert event["problem"] == "sample was terminated by SIGTERM"
     assert event["retry_can_help"] is True
 
 
-def test_a_component_gets_its_arguments_dataclass_from_flat_values(capsys, monkeypatch):
+def test_an_arguments_dataclass_is_built_from_flat_values(capsys, monkeypatch):
     def sample(dataset: object, arguments: Sample) -> int:
         return arguments.size
 

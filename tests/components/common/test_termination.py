@@ -8,35 +8,35 @@ from imgpipe.components.common.termination import defer_termination
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_has_its_old_effect(number):
-    class OldEffect(BaseException):
+def test_the_first_signal_is_deferred_and_the_second_goes_to_the_previous_handler(number):
+    class PreviousHandler(BaseException):
         pass
 
-    def raise_old_effect(*_):
-        raise OldEffect
+    def raise_from_handler(*_):
+        raise PreviousHandler
 
-    before = signal.signal(number, raise_old_effect)
+    before = signal.signal(number, raise_from_handler)
     try:
         with defer_termination() as stopped:
             assert not stopped()
             os.kill(os.getpid(), number)
             assert stopped()
-            with pytest.raises(OldEffect):
+            with pytest.raises(PreviousHandler):
                 os.kill(os.getpid(), number)
-        with pytest.raises(OldEffect):
+        with pytest.raises(PreviousHandler):
             os.kill(os.getpid(), number)
     finally:
         signal.signal(number, before)
 
 
-def test_in_another_thread_nothing_is_noted_and_nothing_fails():
-    answers = []
+def test_signals_are_ignored_in_other_threads():
+    stops = []
 
     def work():
         with defer_termination() as stopped:
-            answers.append(stopped())
+            stops.append(stopped())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert answers == [False]
+    assert stops == [False]

@@ -1,4 +1,4 @@
-"""Each promise in a process of its own: an import happens once."""
+"""Each test uses a new process, because a module is imported only once."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_importing_tensorflow_prints_nothing_and_leaves_scikit_learn_usable():
     assert result.returncode == 0
 
 
-def test_when_the_import_fails_what_it_wrote_is_shown(tmp_path):
+def test_output_is_shown_if_the_import_fails(tmp_path):
     (tmp_path / "keras.py").write_text(
         "import os\nos.write(2, b'the native reason')\nraise ImportError('no keras')\n"
     )

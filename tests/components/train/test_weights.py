@@ -129,4 +129,4 @@ def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(tmp_path,
         )
         shown, _ = started[0].communicate(timeout=120)
     assert started[0].returncode == EXIT_CODE_INTERRUPTED
-    assert "train was told to stop (SIGTERM)" in shown
+    assert "train was terminated by SIGTERM" in shown
