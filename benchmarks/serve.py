@@ -135,7 +135,7 @@ def classifier() -> Any:
 def _model_rates(folder: Path) -> dict[str, float]:
     """Measures the model without a server, all ways in turns."""
     from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-    from imgpipe.components.batch_predict.inputs import listed_files
+    from imgpipe.components.batch_predict.inputs import list_inputs
     from imgpipe.components.batch_predict.predictor import Predictor
     from imgpipe.components.common.served_model import load_served_model
 
@@ -167,7 +167,7 @@ def _model_rates(folder: Path) -> dict[str, float]:
     ]
     shard = _write_shard(folder, images)
     arguments = BatchPredictArguments(model="-", images=str(folder / "images"))
-    files = listed_files(arguments)
+    files = list_inputs(arguments)
     predictor = Predictor(model, arguments)
     whole = keras.Sequential([keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3)), built.backbone, built.head])
 

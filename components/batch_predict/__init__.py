@@ -1,1 +1,1 @@
-"""Batch prediction: images from files in, a line of JSON out for each of them."""
+"""Batch prediction: one line of JSON for each image."""

@@ -8,11 +8,11 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
 
 
-def main(words: Sequence[str]) -> None:
-    """Predicts what the command line names."""
+def main(argv: Sequence[str]) -> None:
+    """Runs the step with the arguments of the command line."""
     from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 
-    arguments = BatchPredictArguments(**parse_command_line(words, [BatchPredictArguments]))
+    arguments = BatchPredictArguments(**parse_command_line(argv, [BatchPredictArguments]))
     if not arguments.output_dir:
         raise InvalidArgumentError("--output_dir is missing", remedy="give --output_dir=FOLDER")
     from imgpipe.components.batch_predict.batch_predict import batch_predict

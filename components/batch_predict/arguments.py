@@ -13,52 +13,50 @@ _INPUTS = ("images", "image_list", "records")
 
 @dataclass(frozen=True)
 class BatchPredictArguments:
-    """Which model, which images, where to."""
+    """The model, the images and the output."""
 
     model: str = argument(
         "",
         "The model: a folder, local or gs://, that holds saved_model.pb, or one with numbered versions, of "
-        "which the highest counts.",
+        "which the highest is used.",
         group=Group.BASICS,
         kind=Kind.INPUT_MODEL,
     )
     images: str = argument(
         "",
-        "Folder, local or gs://, whose images are predicted, those of its subfolders too; or a pattern "
-        "such as photos/*/*.jpg. Give this, or image_list, or records.",
+        "Folder, local or gs://, with the images, which may be in subfolders; or a pattern such as "
+        "photos/*/*.jpg. Give this, or image_list, or records.",
         group=Group.BASICS,
         kind=Kind.INPUT_IMAGES,
     )
     image_list: str = argument(
         "",
-        "CSV file, local or gs://, whose first column names an image, UTF-8, no header line; paths are "
-        "local or gs://, relative to the folder of the file or absolute. Give this, or images, or records.",
+        "CSV file, local or gs://, with image paths in the first column, UTF-8, no header line; the paths "
+        "are local or gs://, absolute or relative to the file's folder. Give this, or images, or records.",
         group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
     records: str = argument(
         "",
         "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
-        "are not needed. Give this, or images, or image_list.",
+        "are ignored. Give this, or images, or image_list.",
         group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
     output_dir: str = argument(
         "",
         "Folder, local or gs://, for the predictions: predictions-00000.jsonl and so on, and summary.json "
-        "when all are there. A run that was interrupted goes on when it is started again.",
+        "when all are complete. An interrupted run resumes when it is started again.",
         group=Group.BASICS,
         kind=Kind.OUTPUT_FOLDER,
     )
     top_k: int = argument(
-        5, "Classes in each line, the most probable first.", group=Group.PREDICTION, minimum=1
+        5, "Number of classes in each line, most probable first.", group=Group.PREDICTION, minimum=1
     )
-    batch_size: int = argument(
-        32, "Images that go through the model together.", group=Group.PREDICTION, minimum=1
-    )
+    batch_size: int = argument(32, "Images per batch.", group=Group.PREDICTION, minimum=1)
     images_per_file: int = argument(
         5_000,
-        "Lines of a file; it is written whole, and what is written is not done again.",
+        "Lines per file. A resumed run keeps the files that are complete.",
         group=Group.PREDICTION,
         minimum=1,
     )
@@ -68,16 +66,16 @@ class BatchPredictArguments:
     )
 
     def __post_init__(self) -> None:
-        """Checks every value, then what goes together.
+        """Checks every value, then the combination.
 
         Raises:
-            InvalidArgumentError: naming what is wrong, missing or too much.
+            InvalidArgumentError: if a value is invalid or missing, or if more than one input is given.
         """
         check_fields(self)
         for name in ("model", "images", "image_list", "output_dir"):
             absolute_location(getattr(self, name))
         if not self.model:
-            raise InvalidArgumentError("model is missing", remedy="give the folder model of a run")
+            raise InvalidArgumentError("model is missing", remedy="give the model folder of a run")
         given = [name for name in _INPUTS if getattr(self, name)]
         if len(given) != 1:
             raise InvalidArgumentError(

@@ -10,12 +10,12 @@ def batch_predict(
     metrics: Output[Metrics],
     arguments: BatchPredictArguments,
 ) -> None:
-    """Writes a line of JSON for every image: class, label and probability, or an error for that image.
+    """Writes one line of JSON per image: class, label and probability, or an error for that image.
 
     Args:
-        predictions: The files predictions-00000.jsonl and so on, unless output_dir names another place.
-        metrics: Images, and how many have an error.
-        arguments: Which model, which images, where to.
+        predictions: The files predictions-00000.jsonl and so on, unless output_dir is set.
+        metrics: The number of images, and of those with an error.
+        arguments: The model, the images and the output.
     """
     from imgpipe.components.batch_predict.batch_predict import batch_predict as run_prediction
 

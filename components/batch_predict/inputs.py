@@ -1,14 +1,16 @@
-"""Lists the images that are to be predicted, in an order that is the same every time."""
+"""Lists the images to predict, in a reproducible order."""
 
 import csv
 import io
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import decode_example
 from imgpipe.components.common.tfrecord import read_records
 from imgpipe.components.storage import cloud_storage
@@ -23,8 +25,8 @@ from imgpipe.components.storage.files import (
     read_file,
 )
 
-# Of a folder, files of these names are images, those of the second row with a line that says that they cannot
-# be read; a pattern and a list mean what they say.
+# In a folder, only these files are images; a pattern or a list may name any file. The formats of the second
+# row cannot be decoded: their lines hold an error.
 _IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp"),
     *(".heic", ".heif", ".avif", ".tif", ".tiff", ".jp2", ".jxl"),
@@ -34,15 +36,15 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class InputImage:
-    """One image: its key and where it is.
+    """An image, or a TFRecord file of images.
 
     Attributes:
-        key: What its line is known by: the path as it was given, or relative to the folder; of a record its
-            file name, or the record's place.
-        location: A local path or ``gs://...``; empty if the bytes are here.
-        encoded: The bytes, if they came with a record.
-        size: Of the file; -1 = not known.
-        version: Changes when the file is written; -1 = not known.
+        key: Identifies the image in the output: its path as given, or relative to the folder; for a record,
+            its file name, or the TFRecord file and the record's number.
+        location: A local path or ``gs://...``; empty for a record.
+        encoded: The image file of a record.
+        size: The file's size in bytes; -1 = unknown.
+        version: Changes when the file is written; -1 = unknown.
     """
 
     key: str
@@ -52,42 +54,41 @@ class InputImage:
     version: int = UNKNOWN
 
 
-def listed_files(arguments: BatchPredictArguments) -> list[InputImage]:
+def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
     """Returns the images of a folder, a pattern or a list, or the TFRecord files, without opening them.
 
     Raises:
-        MissingInputError: if there is nothing of the kind.
+        MissingInputError: if nothing is found.
         InvalidDataError: if the list cannot be read as CSV, or is empty.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     if arguments.records:
-        found = [_described(path, path) for path in match_pattern(arguments.records)]
+        found = [_describe(path, path) for path in match_pattern(arguments.records)]
     elif arguments.image_list:
-        found = _of_list(arguments.image_list)
+        found = _from_list(arguments.image_list)
     elif any(character in arguments.images for character in "*?["):
-        found = [_described(path, path) for path in match_pattern(arguments.images)]
+        found = [_describe(path, path) for path in match_pattern(arguments.images)]
     elif is_cloud_path(arguments.images):
-        found = _of_cloud_folder(arguments.images)
+        found = _from_cloud_folder(arguments.images)
     else:
-        found = _of_folder(local_path(arguments.images))
+        found = _from_folder(local_path(arguments.images))
     if not found:
         if arguments.image_list:
             raise InvalidDataError(
-                "the list names no image", where=arguments.image_list, remedy="write a path on each line"
+                "the list has no images", where=arguments.image_list, remedy="write one path per line"
             )
-        given = arguments.images
         raise MissingInputError(
-            f"there is no image in {given!r}",
-            remedy=f"of a folder, files named {', '.join(_IMAGE_SUFFIXES)} are taken; a pattern takes any",
+            f"there are no images in {arguments.images!r}",
+            remedy=f"in a folder, only {', '.join(_IMAGE_SUFFIXES)} are used; give a pattern for other names",
         )
     return found
 
 
-def images_of_records(files: list[InputImage]) -> Iterator[InputImage]:
-    """Yields the images of TFRecord files, file by file.
+def images_in_records(files: list[InputImage]) -> Iterator[InputImage]:
+    """Yields the images in TFRecord files, file by file.
 
     Raises:
-        InvalidDataError: at the first damaged record, with its place; if no file has a record.
+        InvalidDataError: at the first damaged record, with its location; or if no file has a record.
         MissingInputError: if a file cannot be read.
     """
     empty = True
@@ -100,29 +101,25 @@ def images_of_records(files: list[InputImage]) -> Iterator[InputImage]:
                 yield InputImage(record.filename or where, "", record.encoded)
     if empty:
         raise InvalidDataError(
-            f"no record in {len(files)} TFRecord file{'s' if len(files) > 1 else ''}",
+            f"no records in {plural(len(files), 'TFRecord file')}",
             where=files[0].location,
-            remedy="name the files that convert wrote",
+            remedy="give the TFRecord files that the convert step wrote",
         )
 
 
-def _described(key: str, location: str) -> InputImage:
+def _describe(key: str, location: str) -> InputImage:
+    """Returns the image, with its size and version if the file exists; its line holds an error otherwise."""
     if is_cloud_path(location):
-        found = cloud_storage.object_at(location)
-        return (
-            InputImage(key, location)
-            if found is None
-            else InputImage(key, location, None, found.size, found.generation)
-        )
-    try:
-        status = os.stat(location)
-    except OSError:
-        # Its line will say so.
-        return InputImage(key, location)
-    return InputImage(key, location, None, status.st_size, status.st_mtime_ns)
+        if found := cloud_storage.object_at(location):
+            return InputImage(key, location, size=found.size, version=found.generation)
+    else:
+        with suppress(OSError):
+            status = os.stat(location)
+            return InputImage(key, location, size=status.st_size, version=status.st_mtime_ns)
+    return InputImage(key, location)
 
 
-def _of_list(location: str) -> list[InputImage]:
+def _from_list(location: str) -> list[InputImage]:
     try:
         text = read_file(absolute_location(location)).decode("utf-8-sig")
     except OSError as error:
@@ -141,43 +138,47 @@ def _of_list(location: str) -> list[InputImage]:
             row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row and row[0].strip()
         ]
     except csv.Error as error:
-        raise InvalidDataError(f"the list is not CSV: {error}", where=location, remedy="correct it") from None
+        raise InvalidDataError(
+            f"the list is not valid CSV: {error}", where=location, remedy="fix the CSV"
+        ) from None
     paths = [row[0].strip() for row in rows]
     if any(is_cloud_path(joined(folder, path)) for path in paths):
-        # Asking for each object's size would take longer than the predictions.
+        # One request per object would take longer than the predictions.
         return [InputImage(path, joined(folder, path)) for path in paths]
-    return [_described(path, joined(folder, path)) for path in paths]
+    return [_describe(path, joined(folder, path)) for path in paths]
 
 
-def _of_folder(folder: Path) -> list[InputImage]:
+def _from_folder(folder: Path) -> list[InputImage]:
     if not folder.is_dir():
         raise MissingInputError(
             f"{str(folder)!r} is not a folder",
             remedy="give a folder of images, or a pattern such as photos/*.jpg",
         )
     found = []
-    for current, folders, names in os.walk(folder, onerror=_raise):
+    for current, folders, names in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if _is_image(name):
                 path = os.path.join(current, name)
-                found.append(_described(os.path.relpath(path, folder), path))
+                found.append(_describe(os.path.relpath(path, folder), path))
     return found
 
 
-def _raise(error: OSError) -> None:
-    raise MissingInputError(
-        f"cannot read {error.filename!r}: {error.strerror}", remedy="correct its permissions"
-    )
+def _raise_unreadable(error: OSError) -> None:
+    raise MissingInputError(f"cannot read {error.filename!r}: {error.strerror}", remedy="fix its permissions")
 
 
-def _of_cloud_folder(uri: str) -> list[InputImage]:
-    bucket, prefix = cloud_storage.bucket_and_name(uri.rstrip("/") + "/")
+def _from_cloud_folder(uri: str) -> list[InputImage]:
+    folder = uri.rstrip("/") + "/"
+    bucket, prefix = cloud_storage.bucket_and_name(folder)
     return [
         InputImage(
-            found.name.removeprefix(prefix), f"gs://{bucket}/{found.name}", None, found.size, found.generation
+            found.name.removeprefix(prefix),
+            f"gs://{bucket}/{found.name}",
+            size=found.size,
+            version=found.generation,
         )
-        for found in cloud_storage.list_objects(uri.rstrip("/") + "/")
+        for found in cloud_storage.list_objects(folder)
         if _is_image(found.name.rpartition("/")[2])
     ]
 

@@ -88,7 +88,7 @@ def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, j
         (["predict", "--model", "m", "--images", "x"], 64, "--output-dir is missing"),
         (["predict", "--model", "m", "--images", "x", "--output-dir", "o", "--top-k", "0"], 64, "top_k=0"),
         (["predict", "--model", "m", "--images", "x", "--output-dir", "o"], 66, "is not a folder"),
-        (["predict", "--model", "m", "--images", ".", "--output-dir", "o"], 66, "no image in '.'"),
+        (["predict", "--model", "m", "--images", ".", "--output-dir", "o"], 66, "no images in '.'"),
         (["serve", "--model", "m"], 66, "there is no SavedModel in 'm'"),
         (["serve"], 64, "--model is missing"),
         (["serve", "--model", "m", "--port", "99999"], 64, "port=99999"),

@@ -39,7 +39,7 @@ def images(encode):
 
 @pytest.fixture
 def folder(images, tmp_path):
-    """30 images in two subfolders, and what is none."""
+    """30 images in two subfolders, and other files."""
     root = tmp_path / "photos"
     for number, image in enumerate(images):
         path = root / ("a" if number < 20 else "b ü") / f"{number:02d}.jpg"
@@ -67,13 +67,15 @@ def check_lines(lines, images, model, top_k=5):
     probabilities = load_served_model(model).predict(images).probabilities
     for line, expected in zip(lines, probabilities, strict=True):
         order = np.argsort(-expected, kind="stable")[:top_k]
-        assert [one["class"] for one in line["top"]] == order.tolist()
-        assert [one["label"] for one in line["top"]] == [LABELS[number] for number in order]
-        np.testing.assert_allclose([one["probability"] for one in line["top"]], expected[order], atol=1e-6)
+        assert [entry["class"] for entry in line["top"]] == order.tolist()
+        assert [entry["label"] for entry in line["top"]] == [LABELS[number] for number in order]
+        np.testing.assert_allclose(
+            [entry["probability"] for entry in line["top"]], expected[order], atol=1e-6
+        )
         assert {name: line[name] for name in ("class", "label", "probability")} == line["top"][0]
 
 
-def test_a_folder_gives_a_line_for_each_image_in_order_under_its_path(folder, images, model, tmp_path):
+def test_a_folder_gives_one_line_per_image_in_order_with_its_path(folder, images, model, tmp_path):
     summary, lines = predicted(model, tmp_path / "out", images=str(folder), batch_size=7, images_per_file=12)
     assert (summary.images, summary.failed, summary.files) == (30, 0, 3)
     assert [line["key"] for line in lines] == [
@@ -88,26 +90,26 @@ def test_a_folder_gives_a_line_for_each_image_in_order_under_its_path(folder, im
     }
 
 
-def test_patterns_lists_and_records_give_the_same_answers(folder, images, model, tmp_path, cloud):
-    _, of_pattern = predicted(model, tmp_path / "pattern", images=f"{folder}/a/*.jpg", top_k=2)
-    check_lines(of_pattern, images[:20], model, top_k=2)
-    assert of_pattern[3]["key"] == f"{folder}/a/03.jpg"
+def test_patterns_lists_records_and_buckets_give_the_same_predictions(folder, images, model, tmp_path, cloud):
+    _, from_pattern = predicted(model, tmp_path / "pattern", images=f"{folder}/a/*.jpg", top_k=2)
+    check_lines(from_pattern, images[:20], model, top_k=2)
+    assert from_pattern[3]["key"] == f"{folder}/a/03.jpg"
     (folder / "list.csv").write_text('"a/04.jpg",x\n\n' + "b ü/21.jpg\n" + f"{folder}/a/00.jpg\n", "utf-8")
-    _, of_list = predicted(model, tmp_path / "list", image_list=str(folder / "list.csv"))
-    assert [line["key"] for line in of_list] == ["a/04.jpg", "b ü/21.jpg", f"{folder}/a/00.jpg"]
-    check_lines(of_list, [images[4], images[21], images[0]], model)
+    _, from_list = predicted(model, tmp_path / "list", image_list=str(folder / "list.csv"))
+    assert [line["key"] for line in from_list] == ["a/04.jpg", "b ü/21.jpg", f"{folder}/a/00.jpg"]
+    check_lines(from_list, [images[4], images[21], images[0]], model)
     for shard in range(2):
         with (folder / f"data-{shard}").open("wb") as file:
             for number in range(15 * shard, 15 * shard + 15):
                 name = "" if number == 29 else f"name {number}"
                 write_record(file, encode_example(ImageRecord(images[number], 1, "", name)))
-    _, of_records = predicted(model, tmp_path / "records", records=f"{folder}/data-*")
-    assert [line["key"] for line in of_records[:29]] == [f"name {number}" for number in range(29)]
-    assert of_records[29]["key"] == f"{folder}/data-1, record 14"
-    check_lines(of_records, images, model)
+    _, from_records = predicted(model, tmp_path / "records", records=f"{folder}/data-*")
+    assert [line["key"] for line in from_records[:29]] == [f"name {number}" for number in range(29)]
+    assert from_records[29]["key"] == f"{folder}/data-1, record 14"
+    check_lines(from_records, images, model)
     for number, image in enumerate(images):
         cloud.put(f"photos/{number:02d}.png", image)
-    # The model and the predictions in the bucket too.
+    # The model and the predictions are in the bucket too.
     for path in model.rglob("*"):
         if path.is_file():
             cloud.put(f"models/3/{path.relative_to(model)}", path.read_bytes())
@@ -121,7 +123,7 @@ def test_patterns_lists_and_records_give_the_same_answers(folder, images, model,
     check_lines(lines, images, model)
 
 
-def test_a_bad_image_costs_its_own_line_only(folder, images, model, tmp_path, encode):
+def test_an_invalid_image_affects_its_own_line_only(folder, images, model, tmp_path, encode):
     (folder / "a" / "03.jpg").write_bytes(b"")
     (folder / "a" / "07.jpg").write_bytes(images[7][:-40])
     (folder / "a" / "08.jpg").write_bytes(b"GIF89a and no more")
@@ -140,11 +142,11 @@ def test_a_bad_image_costs_its_own_line_only(folder, images, model, tmp_path, en
     check_lines([line for line in lines if "error" not in line], [images[n] for n in good], model)
 
 
-def test_what_is_there_is_not_made_again(folder, model, tmp_path, capsys):
+def test_existing_files_are_kept(folder, model, tmp_path, capsys):
     output = tmp_path / "out"
     predicted(model, output, images=str(folder), images_per_file=10)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    # As if it had been killed after two of three files.
+    # As after a kill with two of three files written.
     (output / "summary.json").unlink()
     (output / "predictions-00002.jsonl").unlink()
     (output / "predictions-00001.jsonl").touch()
@@ -155,37 +157,32 @@ def test_what_is_there_is_not_made_again(folder, model, tmp_path, capsys):
     assert all((output / name).stat().st_mtime_ns == moment for name, moment in times.items())
     assert capsys.readouterr().out.count('"file_kept"') == 2
     predicted(model, output, images=str(folder), images_per_file=10)
-    assert "were there already" in capsys.readouterr().out
+    assert "30 predictions already complete" in capsys.readouterr().out
 
 
-def test_predictions_of_another_input_or_model_are_not_mixed(folder, model, linear_model, tmp_path):
+def test_predictions_of_different_inputs_or_models_are_not_mixed(folder, model, linear_model, tmp_path):
     output = tmp_path / "out"
     predicted(model, output, images=str(folder))
-    with pytest.raises(OutputError, match="of another run: top_k differ"):
+    with pytest.raises(OutputError, match="of a different run: different top_k"):
         predicted(model, output, images=str(folder), top_k=1)
-    with pytest.raises(OutputError, match="of another run: model_sha256 differ"):
+    with pytest.raises(OutputError, match="of a different run: different model_sha256"):
         predicted(linear_model(tmp_path / "other", LABELS, seed=9), output, images=str(folder))
     (folder / "a" / "new.jpg").write_bytes(b"")
-    with pytest.raises(OutputError, match="of another run: input_sha256 differ"):
+    with pytest.raises(OutputError, match="of a different run: different input_sha256"):
         predicted(model, output, images=str(folder))
     with pytest.raises(OutputError, match="is not empty"):
         predicted(model, folder, images=str(folder))
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(images, model, tmp_path):
+def test_a_killed_run_resumes_with_the_same_result(images, model, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number in range(1500):
-        os.link(photos / "0000.jpg", photos / f"{number:04d}.jpg") if number else (
-            photos / "0000.jpg"
-        ).write_bytes(images[1])
-    flags = [f"--model={model}", f"--images={photos}", "--images_per_file=100"]
+    (photos / "0000.jpg").write_bytes(images[1])
+    for number in range(1, 1500):
+        os.link(photos / "0000.jpg", photos / f"{number:04d}.jpg")
     command = [
-        sys.executable,
-        "-m",
-        "imgpipe.components.batch_predict",
-        *flags,
-        f"--output_dir={tmp_path / 'out'}",
+        *(sys.executable, "-m", "imgpipe.components.batch_predict", f"--model={model}", f"--images={photos}"),
+        *("--images_per_file=100", f"--output_dir={tmp_path / 'out'}"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -193,8 +190,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(images, mod
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = {path.name for path in (tmp_path / "out").glob("predictions-*")}
-    assert 3 <= len(left) < 15
+    assert 3 <= len(list((tmp_path / "out").glob("predictions-*"))) < 15
     assert subprocess.run(command, capture_output=True).returncode == 0
     whole, lines = predicted(model, tmp_path / "whole", images=str(photos), images_per_file=100)
     assert whole.images == len(lines) == 1500
@@ -202,7 +198,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(images, mod
         assert (tmp_path / "out" / path.name).read_text() == path.read_text()
 
 
-def test_the_component_writes_into_its_artifact_or_where_it_is_told(folder, model, tmp_path):
+def test_the_component_writes_to_its_artifact_or_to_output_dir(folder, model, tmp_path):
     for output_dir in ("", str(tmp_path / "elsewhere")):
         artifacts = {
             "predictions": dsl.Artifact(uri=str(tmp_path / "artifact")),
@@ -218,7 +214,7 @@ def test_the_component_writes_into_its_artifact_or_where_it_is_told(folder, mode
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"images": "x"}, "model is missing"),
         ({"model": "m"}, "no images are given"),
@@ -227,35 +223,35 @@ def test_the_component_writes_into_its_artifact_or_where_it_is_told(folder, mode
         ({"model": "m", "images": "x", "top_k": 0}, "top_k=0"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused(values, said):
-    with pytest.raises(InvalidArgumentError, match=said):
+def test_invalid_combinations_of_arguments_are_rejected(values, message):
+    with pytest.raises(InvalidArgumentError, match=message):
         BatchPredictArguments(**values)
 
 
-def test_what_is_missing_is_named(model, tmp_path):
+def test_missing_inputs_are_named(model, tmp_path):
     with pytest.raises(InvalidArgumentError, match="--output_dir is missing"):
         main([f"--model={model}", "--images=x"])
-    for values, said in (
+    for values, message in (
         ({"images": str(tmp_path / "nowhere")}, "is not a folder"),
-        ({"images": str(tmp_path)}, "there is no image in"),
+        ({"images": str(tmp_path)}, "there are no images in"),
         ({"image_list": str(tmp_path / "nowhere.csv")}, "cannot read"),
     ):
-        with pytest.raises(MissingInputError, match=said):
+        with pytest.raises(MissingInputError, match=message):
             predicted(model, tmp_path / "out", **values)
     (tmp_path / "empty").write_bytes(b"")
-    for values, said in (
-        ({"records": str(tmp_path / "empty")}, "no record in 1 TFRecord file"),
-        ({"image_list": str(tmp_path / "empty")}, "the list names no image"),
+    for values, message in (
+        ({"records": str(tmp_path / "empty")}, "no records in 1 TFRecord file"),
+        ({"image_list": str(tmp_path / "empty")}, "the list has no images"),
     ):
-        with pytest.raises(InvalidDataError, match=said):
+        with pytest.raises(InvalidDataError, match=message):
             predicted(model, tmp_path / "out", **values)
     (tmp_path / "one.jpg").write_bytes(b"")
     with pytest.raises(MissingInputError, match="no SavedModel"):
         predicted(tmp_path, tmp_path / "out", images=str(tmp_path))
 
 
-def test_what_is_missing_is_told_without_waiting_for_tensorflow(tmp_path):
-    (tmp_path / "1.jpg").write_bytes(b"no picture")
+def test_missing_inputs_are_reported_before_tensorflow_is_loaded(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"not an image")
     code = (
         "import sys\n"
         "from imgpipe.components.batch_predict.__main__ import main\n"
@@ -265,9 +261,9 @@ def test_what_is_missing_is_told_without_waiting_for_tensorflow(tmp_path):
         "except MissingInputError as error:\n"
         "    print(error, 'tensorflow' in sys.modules)\n"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "there is no SavedModel in 'nowhere'" in told.stdout
-    assert told.stdout.strip().endswith("False")
+    assert "there is no SavedModel in 'nowhere'" in result.stdout
+    assert result.stdout.strip().endswith("False")
     assert not (tmp_path / "out").exists()
