@@ -438,45 +438,47 @@ class TuneOptions(RunOptions, total=False):
     """Options of ``imgpipe.tune``."""
 
     hyperparameters: str
-    """The hyperparameters block of AI Platform's config.yaml, as YAML or JSON; a whole config.yaml will
-    do, of which nothing else is taken.
+    """The hyperparameters block of AI Platform's config.yaml, as YAML or JSON. Of a complete
+    config.yaml, only this block is used.
     """
 
     tune: str
-    """What to tune, in short, added to hyperparameters: name=log:0.001:0.2, name=linear:0:0.5,
-    name=reverse-log:0.9:0.999 for a range, name=16,32,64 for values; several separated by semicolons.
+    """Short form of hyperparameters, added to them: name=log:0.001:0.2, name=linear:0:0.5 or
+    name=reverse-log:0.9:0.999 for a range, name=16,32,64 for values. Separate parameters with
+    semicolons.
     """
 
     max_trials: int
-    """Trials in all. 0 = as hyperparameters says, or else 10. Allowed: at least 0. Default: 0."""
+    """Total number of trials. 0 = the value in hyperparameters, or 10. Allowed: at least 0. Default: 0."""
 
     max_parallel_trials: int
-    """Trials at a time; processors and GPUs are shared out among them. 0 = as hyperparameters says, or
-    else 1. Allowed: at least 0. Default: 0.
+    """Number of trials that run in parallel; CPU cores and GPUs are split across them. 0 = the value in
+    hyperparameters, or 1. Allowed: at least 0. Default: 0.
     """
 
     max_failed_trials: int
-    """End the search when so many trials have failed. 0 = as hyperparameters says; if that says
-    nothing, when half of all trials have, but not before the third. Allowed: at least 0. Default: 0.
+    """End the search after this many failed trials. 0 = the value in hyperparameters, or half of all
+    trials, but at least 3. Allowed: at least 0. Default: 0.
     """
 
     trial_early_stopping: str
-    """Whether trials without prospects are stopped: on, off, or auto: as hyperparameters says, or else
-    on. Allowed: auto, on, off. Default: auto.
+    """Whether to stop unpromising trials early: on, off, or auto (the value in hyperparameters, or on).
+    Allowed: auto, on, off. Default: auto.
     """
 
     search_algorithm: str
-    """How values are chosen: bayesian (learns from the trials before), grid (every combination),
-    random, or auto: as hyperparameters says, or else bayesian. Allowed: auto, bayesian, grid, random.
-    Default: auto.
+    """How values are chosen: bayesian (learns from earlier trials), grid (every combination), random,
+    or auto (the value in hyperparameters, or bayesian). Allowed: auto, bayesian, grid, random. Default:
+    auto.
     """
 
     resume_previous_job_id: Path
-    """An earlier tuning whose trials the search should know: its job_dir, or the name of that folder
-    beside this job_dir. Its trials count in no limit.
+    """An earlier tuning to learn from: its job_dir, or the name of a folder next to this job_dir. Its
+    trials do not count towards any limit.
     """
 
     trial_silence_limit: int
-    """A trial that writes nothing for so many seconds counts as hung and is ended. It writes a line a
-    second while it trains, none while it evaluates. 0 = never. Allowed: at least 0. Default: 3600.
+    """Seconds without output after which a trial counts as hung and is killed. A trial writes a line
+    every second while it trains, and none while it evaluates. 0 = never. Allowed: at least 0. Default:
+    3600.
     """

@@ -26,7 +26,7 @@ from imgpipe.components.platforms.vertex.jobs import JOB_LABEL, REQUEST_LABEL
 from imgpipe.components.platforms.vertex.study_spec import study_spec
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.job_dir import check_on_this_machine
+from imgpipe.components.tune.job_dir import check_local
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
 from imgpipe.pipelines.images import check_image
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
@@ -327,7 +327,7 @@ def pipeline_parameters(
             notices.ignored("bootDiskType and bootDiskSizeGb", f"target {target} rents no disk")
     if target == "local":
         if job.hyperparameters:
-            check_on_this_machine(str(job.values.get("job_dir", "")))
+            check_local(str(job.values.get("job_dir", "")))
         if config.scale_tier or config.machine_types.get("master"):
             notices.ignored(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:

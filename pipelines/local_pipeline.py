@@ -25,7 +25,7 @@ from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import absolute_location, local_path
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.job_dir import check_on_this_machine, earlier_job_dir
+from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
 from imgpipe.pipelines import compiled_pipelines
 from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
@@ -145,7 +145,7 @@ def prepare_run(
     recipe = recipe or recipe_for(given, sample=sample)
     parameters = settings_of(recipe, given)
     if pipeline is TUNE:
-        check_on_this_machine(str(given.get("job_dir", "")))
+        check_local(str(given.get("job_dir", "")))
     if "job_dir" in given:
         folder = RunFolder(local_path(given["job_dir"]).absolute())
     else:

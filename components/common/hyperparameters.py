@@ -1,4 +1,4 @@
-"""The ``hyperparameters`` block of AI Platform's config.yaml: what is tuned, how, and towards which goal."""
+"""The ``hyperparameters`` block of AI Platform's config.yaml: search space, search settings and goal."""
 
 import dataclasses
 import itertools
@@ -12,28 +12,28 @@ from imgpipe.components.common.arguments import nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader
 
-# The one metric that the training reports to a tuner.
+# The only metric that the training reports to a tuner.
 METRIC = "top_1_accuracy"
 TYPES = ("DOUBLE", "INTEGER", "CATEGORICAL", "DISCRETE")
 SCALES = ("NONE", "UNIT_LINEAR_SCALE", "UNIT_LOG_SCALE", "UNIT_REVERSE_LOG_SCALE")
 ALGORITHMS = ("ALGORITHM_UNSPECIFIED", "GRID_SEARCH", "RANDOM_SEARCH")
-# Of the API, for a DISCRETE parameter.
-_MOST_VALUES = 1000
-# Of extreme values, that are tried on the training's arguments.
-_MOST_COMBINATIONS = 2000
+# The API's limit for a DISCRETE parameter.
+_MAX_VALUES = 1000
+# Combinations of extreme values that are checked against the training arguments.
+_MAX_COMBINATIONS = 2000
 
 
 @dataclass(frozen=True)
 class TunedParameter:
-    """One argument of the training and the values that are tried.
+    """A tuned training argument and its search space.
 
     Attributes:
-        name: Of the argument, with underscores.
+        name: The argument's name, with underscores.
         type: DOUBLE, INTEGER, CATEGORICAL or DISCRETE.
         minimum: Smallest value of a DOUBLE or INTEGER.
         maximum: Largest value of a DOUBLE or INTEGER.
-        values: Of a CATEGORICAL (texts) or DISCRETE (numbers).
-        scale: How the range is searched: one of ``SCALES``.
+        values: The values of a CATEGORICAL (strings) or DISCRETE (numbers).
+        scale: The scale of the range, one of ``SCALES``.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Hyperparameters:
     """A tuning request.
 
     Attributes:
-        parameters: What is tuned; at least one.
+        parameters: The tuned arguments; at least one.
         goal: MAXIMIZE.
         metric: ``top_1_accuracy``.
-        max_trials: Trials in all.
-        max_parallel_trials: Trials at a time.
-        max_failed_trials: After this many failures the search ends; 0 = the service decides.
-        early_stopping: Whether trials without prospects are stopped.
+        max_trials: Total number of trials.
+        max_parallel_trials: Number of trials that run in parallel.
+        max_failed_trials: Number of failures after which the search ends; 0 = the service's default.
+        early_stopping: Whether unpromising trials are stopped.
         algorithm: GRID_SEARCH, RANDOM_SEARCH, or empty for Bayesian search.
-        resume_job: The job whose trials the search should know; empty for none.
+        resume_job: An earlier job whose trials the search learns from; empty for none.
     """
 
     parameters: tuple[TunedParameter, ...]
@@ -82,7 +82,7 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
     if metric != METRIC:
         raise block.error("hyperparameterMetricTag", metric, METRIC, "the training reports top_1_accuracy")
     if goal != "MAXIMIZE":
-        raise block.error("goal", goal, "MAXIMIZE", f"{METRIC} is better the higher it is")
+        raise block.error("goal", goal, "MAXIMIZE", f"higher {METRIC} is better")
     max_trials = block.integer("maxTrials", 1, minimum=1)
     parallel = block.integer("maxParallelTrials", 1, minimum=1)
     if parallel > max_trials:
@@ -91,20 +91,20 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
     if failed > max_trials:
         raise block.error("maxFailedTrials", failed, f"at most maxTrials ({max_trials})")
     algorithm = block.choice("algorithm", ALGORITHMS)
-    parameters = tuple(_read_parameter(one) for one in block.blocks("params"))
+    parameters = tuple(_read_parameter(parameter) for parameter in block.blocks("params"))
     if not parameters:
-        raise block.error("params", [], "a list of at least one parameter", "name what is to be tuned")
+        raise block.error("params", [], "a list of at least one parameter", "add the parameters to tune")
     names = [parameter.name for parameter in parameters]
     for name in names:
         if names.count(name) > 1:
-            raise block.error("params", name, "named once each", "keep one of the two")
-    doubles = [one.name for one in parameters if one.type == "DOUBLE"]
+            raise block.error("params", name, "listed once", "remove the duplicate")
+    doubles = [parameter.name for parameter in parameters if parameter.type == "DOUBLE"]
     if algorithm == "GRID_SEARCH" and doubles:
         raise block.error(
             "algorithm",
             algorithm,
-            f"another one, since {', '.join(doubles)} has the type DOUBLE, of which there is no grid",
-            f"make {', '.join(doubles)} DISCRETE and list the values",
+            f"another algorithm, because there is no grid of DOUBLE values ({', '.join(doubles)})",
+            "use the type DISCRETE and list the values",
         )
     request = Hyperparameters(
         parameters=parameters,
@@ -122,7 +122,7 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
 
 
 def block_of(request: Hyperparameters) -> dict[str, Any]:
-    """Returns the block that ``read_hyperparameters`` reads as this request: JSON values by name."""
+    """Returns the request as a block, the inverse of ``read_hyperparameters``: JSON values by name."""
     block: dict[str, Any] = {
         "goal": request.goal,
         "hyperparameterMetricTag": request.metric,
@@ -150,25 +150,25 @@ def _block_of_parameter(parameter: TunedParameter) -> dict[str, Any]:
     return {**block, "minValue": parameter.minimum, "maxValue": parameter.maximum}
 
 
-# What a trial, or the data, decides by itself, or what would make trials differ in nothing that matters.
+# Arguments that are set by the trial or the dataset, or do not change the model, and why.
 NOT_TUNED = {
-    "job_dir": "every trial has a folder of its own",
+    "job_dir": "each trial has its own folder",
     "keep_checkpoints": "it has no effect on the model",
-    "num_classes": "the data set's labels decide it",
-    "multi_label": "the data set's labels decide it",
+    "num_classes": "the dataset's labels determine it",
+    "multi_label": "the dataset's labels determine it",
 }
 
 
 def check_tuned_arguments(
     request: Hyperparameters, arguments_class: type[Any], fixed: Mapping[str, Any], *, where: str = ""
 ) -> None:
-    """Refuses what the training would refuse later, in a trial: unknown names, values out of bounds.
+    """Rejects what the training would reject later, in a trial: unknown names and invalid values.
 
-    The extreme values of all parameters are tried together: each may be allowed alone.
+    The extreme values of all parameters are checked in combination, since each may be valid on its own.
 
     Args:
         request: What is tuned.
-        arguments_class: The dataclass of the training's arguments, which checks its values itself.
+        arguments_class: The dataclass of the training arguments, which checks its values on construction.
         fixed: The arguments that are not tuned.
         where: The document, for errors.
 
@@ -187,18 +187,18 @@ def check_tuned_arguments(
             raise InvalidArgumentError(
                 f"params: {parameter.name} cannot be tuned: {NOT_TUNED[parameter.name]}",
                 where=where,
-                remedy="leave it out",
+                remedy="remove it",
             )
         kind = type(fields[parameter.name].default)
         if kind is str and parameter.type != "CATEGORICAL":
             raise InvalidArgumentError(
-                f"params: {parameter.name} is a text, but its type is {parameter.type}",
+                f"params: {parameter.name} is a string, but its type is {parameter.type}",
                 where=where,
                 remedy="use CATEGORICAL with categoricalValues",
             )
         if kind is int and parameter.type == "DOUBLE":
             raise InvalidArgumentError(
-                f"params: {parameter.name} is a whole number, but its type is DOUBLE",
+                f"params: {parameter.name} is an integer, but its type is DOUBLE",
                 where=where,
                 remedy="use INTEGER, or DISCRETE with discreteValues",
             )
@@ -207,46 +207,47 @@ def check_tuned_arguments(
     for values in _corners(request.parameters):
         try:
             arguments_class(
-                **others, **{name: _of_type(value, fields[name]) for name, value in values.items()}
+                **others, **{name: typed_value(value, fields[name]) for name, value in values.items()}
             )
         except InvalidArgumentError as error:
             raise InvalidArgumentError(
-                f"params: {_said(values)}, but {error.problem}",
+                f"params: {_possible_values(values)}, but {error.problem}",
                 where=where,
                 remedy=error.remedy,
             ) from None
 
 
 def reversed_value(value: float, minimum: float, maximum: float) -> float:
-    """Returns a value as far from the other end of its range: log-uniform becomes dense at the maximum.
+    """Returns a value mirrored in its range: log-uniform becomes dense near the maximum.
 
-    Rounding does not lead out of the range.
+    The result is always in the range, despite rounding.
     """
     return min(max(minimum + (maximum - value), minimum), maximum)
 
 
-def _said(values: Mapping[str, Any]) -> str:
-    words = [(name, f"{value:g}" if isinstance(value, float) else value) for name, value in values.items()]
-    if len(words) == 1:
-        return f"{words[0][0]} may become {words[0][1]}"
-    return f"a trial may have {', '.join(f'{name}={value}' for name, value in words)}"
+def _possible_values(values: Mapping[str, Any]) -> str:
+    text = ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in values.items()
+    )
+    return f"a trial may have {text}"
 
 
 def _corners(parameters: Sequence[TunedParameter]) -> Iterator[dict[str, Any]]:
-    """Yields the combinations of the parameters' extreme values; many at random where there are too many."""
+    """Yields all combinations of the parameters' extreme values, or a random sample if there are too many."""
     axes = [parameter.values or (parameter.minimum, parameter.maximum) for parameter in parameters]
     names = [parameter.name for parameter in parameters]
-    if math.prod(map(len, axes)) <= _MOST_COMBINATIONS:
+    if math.prod(map(len, axes)) <= _MAX_COMBINATIONS:
         for values in itertools.product(*axes):
             yield dict(zip(names, values, strict=True))
         return
-    draw = random.Random(0)  # noqa: S311 - no secret
-    for _ in range(_MOST_COMBINATIONS):
+    draw = random.Random(0)  # noqa: S311 - not a secret
+    for _ in range(_MAX_COMBINATIONS):
         yield {name: draw.choice(axis) for name, axis in zip(names, axes, strict=True)}
 
 
-def _of_type(value: Any, field: "dataclasses.Field[Any]") -> Any:
-    """Returns a value as the trial's command line would give it."""
+def typed_value(value: Any, field: "dataclasses.Field[Any]") -> Any:
+    """Converts a tuned value to the type of a training argument; an invalid value is returned unchanged."""
     kind: Any = type(field.default)
     if kind is bool:
         return {"true": True, "false": False}.get(str(value).lower(), value)
@@ -273,17 +274,17 @@ def _read_parameter(block: FieldsReader) -> TunedParameter:
     _check_belongs(block, kind, ranged=ranged)
     if kind == "CATEGORICAL":
         if len(set(texts)) != len(texts) or not texts:
-            raise block.error("categoricalValues", list(texts), "at least one text, none of them twice")
+            raise block.error("categoricalValues", list(texts), "at least one string, without duplicates")
         if scale != "NONE":
-            raise block.error("scaleType", scale, "NONE for a CATEGORICAL", "leave scaleType out")
+            raise block.error("scaleType", scale, "NONE for a CATEGORICAL", "remove scaleType")
         return TunedParameter(name, kind, values=texts)
     if kind == "DISCRETE":
         rising = all(first < second for first, second in itertools.pairwise(numbers))
-        if not numbers or not rising or len(numbers) > _MOST_VALUES:
+        if not numbers or not rising or len(numbers) > _MAX_VALUES:
             raise block.error(
                 "discreteValues",
                 list(numbers)[:10],
-                f"1 to {_MOST_VALUES:,} numbers, each above the one before",
+                f"1 to {_MAX_VALUES:,} numbers in ascending order",
             )
         _check_scale(block, scale, numbers[0])
         return TunedParameter(name, kind, values=numbers, scale=scale)
@@ -291,8 +292,8 @@ def _read_parameter(block: FieldsReader) -> TunedParameter:
         if value is None:
             raise block.error(field, "", "given", f"give the range of {name} as minValue and maxValue")
         if kind == "INTEGER" and not value.is_integer():
-            raise block.error(field, value, "a whole number for an INTEGER", "round it, or use DOUBLE")
-    assert minimum is not None and maximum is not None  # noqa: S101, PT018 - seen above
+            raise block.error(field, value, "an integer for type INTEGER", "round it, or use DOUBLE")
+    assert minimum is not None and maximum is not None  # noqa: S101, PT018 - checked above
     if minimum >= maximum:
         raise block.error("minValue", minimum, f"below maxValue ({maximum:g})")
     _check_scale(block, scale, minimum)
@@ -306,13 +307,13 @@ def _check_belongs(block: FieldsReader, kind: str, *, ranged: bool) -> None:
         "categoricalValues": kind == "CATEGORICAL",
         "discreteValues": kind == "DISCRETE",
     }
-    needed = [field for field, right in belongs.items() if right]
-    for field, right in belongs.items():
-        if block.has(field) and not right:
+    allowed = [field for field, belonging in belongs.items() if belonging]
+    for field, belonging in belongs.items():
+        if block.has(field) and not belonging:
             raise InvalidArgumentError(
-                f"{block.path_of(field)} does not go with type {kind}",
+                f"{block.path_of(field)} is not a field of type {kind}",
                 where=block.where,
-                remedy=f"a {kind} has {' and '.join(needed)}",
+                remedy=f"a {kind} has {' and '.join(allowed)}",
             )
 
 
@@ -321,6 +322,6 @@ def _check_scale(block: FieldsReader, scale: str, minimum: float) -> None:
         raise block.error(
             "scaleType",
             scale,
-            f"UNIT_LINEAR_SCALE where a value can be {minimum:g}",
-            "a logarithm needs values above 0: raise the smallest one, or use UNIT_LINEAR_SCALE",
+            f"UNIT_LINEAR_SCALE for values from {minimum:g}",
+            "use only values above 0, or UNIT_LINEAR_SCALE",
         )

@@ -41,6 +41,21 @@ class JobArguments:
         for name in ("training_data_path", "validation_data_path"):
             _require(name, getattr(self, name))
 
+    def write_dataset(self, folder: Path, *, multi_label: bool) -> None:
+        """Converts the TFRecord files to a dataset folder."""
+        # Imported here so that an invalid flag is rejected before Pillow and TensorFlow load.
+        from imgpipe.components.convert.convert import convert
+
+        convert(
+            ConvertArguments(
+                training_data_path=self.training_data_path,
+                validation_data_path=self.validation_data_path,
+                labels_file=self.labels_file,
+                multi_label=multi_label,
+            ),
+            folder,
+        )
+
 
 def _require(name: str, value: str) -> None:
     if not value:
@@ -56,20 +71,11 @@ def main(words: Sequence[str]) -> None:
     check_model_target(arguments.job_dir)
     check_folder_writable(arguments.job_dir)
     # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
-    from imgpipe.components.convert.convert import convert
     from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory() as temporary:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
-        convert(
-            ConvertArguments(
-                training_data_path=job.training_data_path,
-                validation_data_path=job.validation_data_path,
-                labels_file=job.labels_file,
-                multi_label=arguments.multi_label,
-            ),
-            dataset,
-        )
+        job.write_dataset(dataset, multi_label=arguments.multi_label)
         train(arguments, dataset, model, publish=lambda folder: publish_model(folder, arguments.job_dir))
         if not model.exists():
             # One of several workers: the chief has it.

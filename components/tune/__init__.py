@@ -1,1 +1,1 @@
-"""Hyperparameter tuning: many trainings, the best one's model."""
+"""Hyperparameter tuning: trains many trials and keeps the best model."""

@@ -1,4 +1,4 @@
-"""What a tuning writes into its job_dir."""
+"""The files and folders that a tuning writes to its job_dir."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import URL, joined
 
-# The search's memory.
+# The persistent state of the search.
 STUDY_FOLDER = "study"
-# A folder a trial: its checkpoints, log, evaluations.
+# One folder per trial: checkpoints, log, evaluations.
 TRIALS_FOLDER = "trials"
-# Beside the trials' folders, while the search goes on: what they share of a frozen backbone.
+# In the trials folder during the search: features of a frozen backbone, shared by all trials.
 FEATURES_FOLDER = "features"
 TRIALS_FILE = "trials.json"
 REPORT_FILE = "tuning.html"
-# Below job_dir/model, as the original algorithm laid them: a SavedModel a trial.
+# In job_dir/model, as the original algorithm wrote them: one SavedModel per trial.
 TRIAL_MODEL_PREFIX = "trial_"
 
 FILES_OF_TUNING = frozenset({STUDY_FOLDER, TRIALS_FOLDER, TRIALS_FILE, REPORT_FILE})
@@ -41,34 +41,35 @@ def trial_model_location(job_dir: str, trial_id: str) -> str:
 
 
 def check_shared_with_pods(job_dir: str) -> None:
-    """Refuses a job_dir that trials in pods of their own do not share with the step.
+    """Rejects a job_dir that trials in their own pods do not share with the step.
 
     Raises:
         InvalidArgumentError: if it is not in Cloud Storage.
     """
     if not is_cloud_path(job_dir):
         raise InvalidArgumentError(
-            f"job_dir={job_dir!r}: the trials of tune_engine=katib run in pods that do not see this folder",
-            remedy="give a gs:// job_dir, or tune_engine=local: the trials then run in the step's own pod",
+            f"job_dir={job_dir!r}: with tune_engine=katib, trials run in their own pods and cannot access "
+            "this folder",
+            remedy="use a gs:// job_dir, or tune_engine=local to run the trials in the step's pod",
         )
 
 
-def check_on_this_machine(job_dir: str) -> None:
-    """Refuses a job_dir in which a search on this machine cannot keep its memory.
+def check_local(job_dir: str) -> None:
+    """Rejects a job_dir that a search on this machine cannot write to.
 
     Raises:
-        InvalidArgumentError: if it is in Cloud Storage, or another URL.
+        InvalidArgumentError: if it is in Cloud Storage or another URL.
     """
     if URL.match(job_dir):
         raise InvalidArgumentError(
-            f"job_dir={job_dir!r}: a search on this machine keeps its study and its trials' checkpoints in a "
-            "local folder",
-            remedy="give a local folder (or none: the artifact holds the models) and copy it afterwards; on "
-            "Kubeflow give tune_engine=katib, or run on Vertex AI: those take gs://",
+            f"job_dir={job_dir!r}: a search on this machine writes its study and its trials' checkpoints to "
+            "a local folder",
+            remedy="use a local folder (or none: the models are in the artifact) and copy it afterwards; for "
+            "gs://, use tune_engine=katib on Kubeflow, or Vertex AI",
         )
 
 
-def earlier_job_dir(named: str, job_dir: Path) -> Path:
-    """Returns the job_dir of an earlier tuning: a path stays, a mere name is a folder beside ``job_dir``."""
-    path = Path(named).expanduser()
+def earlier_job_dir(name: str, job_dir: Path) -> Path:
+    """Returns the job_dir of an earlier tuning; a name without a path is a folder next to ``job_dir``."""
+    path = Path(name).expanduser()
     return path if len(path.parts) > 1 else job_dir.absolute().parent / path

@@ -1,9 +1,9 @@
-"""A trial's command line on another machine: that of the training, with a folder for each trial in job_dir.
+"""The command line of a trial on another machine: the training's, with a folder per trial in job_dir.
 
 ``python -m imgpipe.components.tune.remote_trial --training_data_path=PATTERN --validation_data_path=PATTERN
 --job-dir=DIR --trial_id=ID --initial_learning_rate=0.01 ...``. Vertex AI names the trial in
-CLOUD_ML_TRIAL_ID, our template for Katib in KATIB_TRIAL_NAME. Whoever chose the values stops the trial with
-SIGTERM; its best model is published all the same.
+CLOUD_ML_TRIAL_ID, our Katib template in KATIB_TRIAL_NAME. The service stops the trial with SIGTERM; its best
+model so far is still published.
 """
 
 import dataclasses
@@ -26,7 +26,6 @@ from imgpipe.components.common.arguments import (
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import reversed_value
 from imgpipe.components.common.step import run_command
-from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.storage.files import absolute_location
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
@@ -34,44 +33,44 @@ from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME
 from imgpipe.components.tune.job_dir import trial_location, trial_model_location
 from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, run_remote_trial
 
-_NAMES_OF_TRIAL = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
+_TRIAL_VARIABLES = ("CLOUD_ML_TRIAL_ID", KATIB_TRIAL_NAME)
 
 
 @dataclass(frozen=True)
 class RemoteTrialArguments:
-    """Which trial of the tuning this is."""
+    """Which trial of a tuning to run."""
 
     trial_id: str = argument(
         "",
-        "Name of the trial's folder below job_dir/trials. Empty = the value of "
-        f"{' or '.join(_NAMES_OF_TRIAL)}, which Vertex AI and Katib set.",
+        "Name of the trial's folder in job_dir/trials. Empty = the value of "
+        f"{' or '.join(_TRIAL_VARIABLES)}, which Vertex AI and Katib set.",
     )
     reversed_values: str = argument(
         "",
-        "Arguments whose value is given from the other end of its range, name:MINIMUM:MAXIMUM separated by "
-        "semicolons: the value is MINIMUM + MAXIMUM - the one that is given. By this, a service that knows "
-        "the logarithmic scale searches the reverse one.",
+        "Arguments with a mirrored value, as name:MINIMUM:MAXIMUM separated by semicolons: the training gets "
+        "MINIMUM + MAXIMUM - value. This gives a reverse logarithmic scale to services that only have the "
+        "logarithmic one.",
     )
 
     def __post_init__(self) -> None:
-        """Checks the name.
+        """Checks the values.
 
         Raises:
-            InvalidArgumentError: if it cannot be a folder's.
+            InvalidArgumentError: if the name is not a valid folder name, or a range is invalid.
         """
         check_fields(self)
         if self.trial_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.trial_id):
             raise InvalidArgumentError(
-                f"--trial_id={self.trial_id!r} cannot be a folder's name",
-                remedy="use letters, digits, - and _",
+                f"--trial_id={self.trial_id!r} is not a valid folder name",
+                remedy="use only letters, digits, - and _",
             )
         self.ranges()
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Returns the ranges of ``reversed_values`` by argument.
+        """Returns the ranges in ``reversed_values`` by argument.
 
         Raises:
-            InvalidArgumentError: if a part of it is no range of an argument that is a number.
+            InvalidArgumentError: if a part is not a range of a numeric training argument.
         """
         fields = flat_fields([TrainingArguments])
         found = {}
@@ -83,50 +82,41 @@ class RemoteTrialArguments:
                 minimum, maximum = map(float, limits)
             except (KeyError, ValueError):
                 raise InvalidArgumentError(
-                    f"--reversed_values: {part!r} is no range of a training argument",
+                    f"--reversed_values: {part!r} is not a range of a numeric training argument",
                     remedy="write name:MINIMUM:MAXIMUM",
                 ) from None
             found[name] = minimum, maximum
         return found
 
 
-def main(words: Sequence[str], function: Callable[[TrialTask, ShouldStop], Any] = run_remote_trial) -> None:
-    """Runs the trial that the command line says.
+def main(
+    command_line: Sequence[str], function: Callable[[TrialTask, ShouldStop], Any] = run_remote_trial
+) -> None:
+    """Runs the trial that the command line describes.
 
     Args:
-        words: Of the command line.
+        command_line: The command-line arguments.
         function: Runs the trial.
     """
-    values = parse_command_line(words, (JobArguments, RemoteTrialArguments, TrainingArguments))
+    values = parse_command_line(command_line, (JobArguments, RemoteTrialArguments, TrainingArguments))
     job = from_values(JobArguments, values)
     training = from_values(TrainingArguments, values)
     trial = from_values(RemoteTrialArguments, values)
     for name, limits in trial.ranges().items():
         value = reversed_value(getattr(training, name), *limits)
         training = dataclasses.replace(training, **{name: type(getattr(training, name))(value)})
-    named = (trial.trial_id, *(os.environ.get(name, "") for name in _NAMES_OF_TRIAL))
-    trial_id = next(filter(None, named), "")
+    names = (trial.trial_id, *(os.environ.get(name, "") for name in _TRIAL_VARIABLES))
+    trial_id = next(filter(None, names), "")
     if not trial_id or not training.job_dir:
         raise InvalidArgumentError(
             "a trial needs --job_dir and --trial_id",
             remedy="for a single training: python -m imgpipe.components.train",
         )
-    # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
-    from imgpipe.components.convert.convert import convert
-
     job_dir = absolute_location(training.job_dir)
     folder = trial_location(job_dir, trial_id)
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
-        convert(
-            ConvertArguments(
-                training_data_path=job.training_data_path,
-                validation_data_path=job.validation_data_path,
-                labels_file=job.labels_file,
-                multi_label=training.multi_label,
-            ),
-            dataset,
-        )
+        job.write_dataset(dataset, multi_label=training.multi_label)
         task = TrialTask(
             trial=0,
             arguments={**vars(training), "job_dir": folder},

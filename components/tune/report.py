@@ -1,4 +1,4 @@
-"""The tuning as one HTML page that stands alone."""
+"""The HTML report of a tuning, in one self-contained file."""
 
 import math
 import statistics
@@ -15,15 +15,15 @@ from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters, T
 from imgpipe.components.tune.search_space import completed_trial
 from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, value_text, values_text
 
-# Fewer say nothing about which parameter matters.
-FEWEST_FOR_IMPORTANCE = 4
+# Fewer trials are not enough to estimate importance.
+MIN_TRIALS_FOR_IMPORTANCE = 4
 _AXES_WIDTH, _AXES_HEIGHT, _AXES_MARGIN, _AXES_TOP, _AXES_BOTTOM = 1000.0, 300.0, 70.0, 34.0, 262.0
 _TICKS = 5
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A learning curve in the chart's units; ``kind`` is best, complete, stopped, failed or running."""
+    """A learning curve in chart units; ``kind`` is best, complete, stopped, failed or running."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ParameterChart:
-    """A parameter against the objective: a chart, or for texts a table of (value, trials, best, mean)."""
+    """A parameter against the objective: a chart, or for strings a table of (value, trials, best, mean)."""
 
     name: str
     chart: LineChart | None
@@ -42,7 +42,7 @@ class ParameterChart:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the parallel coordinates: x, and the (y, text) of its marks."""
+    """An axis of the parallel coordinates: its x position and the (y, text) of its ticks."""
 
     name: str
     x: float
@@ -51,7 +51,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class CrossingLine:
-    """A trial in the parallel coordinates; ``strength`` is from 0, the worst, to 1, the best."""
+    """A trial in the parallel coordinates; ``strength`` is 0 for the worst trial and 1 for the best."""
 
     name: str
     path: str
@@ -60,8 +60,8 @@ class CrossingLine:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What early stopping saved: steps, their share of all, and seconds at the stopped trials' speed."""
+class Savings:
+    """What early stopping saved: steps, their share of all steps, and seconds at the trials' speed."""
 
     steps: int
     share: float
@@ -71,13 +71,13 @@ class Saved:
 def tuning_report(
     trials: Sequence[Trial], request: Hyperparameters, *, engine: str, remarks: Sequence[str] = ()
 ) -> str:
-    """Writes the page: all trials, their curves, what the parameters did, what stopping saved.
+    """Returns the report: all trials, their learning curves, the effect of each parameter and the savings.
 
     Args:
-        trials: All of the search so far.
+        trials: All trials so far.
         request: What was tuned.
-        engine: Which ran it: ``local``, ``vertex`` or ``katib``.
-        remarks: Sentences to stand at the top, e.g. why the search ended early.
+        engine: The engine that ran the trials: ``local``, ``vertex`` or ``katib``.
+        remarks: Notes for the top of the page, e.g. why the search ended early.
     """
     best = best_trial(trials)
     axes, lines = _parallel_coordinates(trials, request)
@@ -88,17 +88,17 @@ def tuning_report(
         engine=engine,
         remarks=tuple(remarks),
         best=best,
-        trials=sorted(trials, key=lambda one: (-(one.objective or -1.0), one.id)),
+        trials=sorted(trials, key=lambda trial: (-(trial.objective or -1.0), trial.id)),
         names=[parameter.name for parameter in request.parameters],
-        succeeded=sum(one.state not in (FAILED, RUNNING) for one in trials),
-        stopped=[one for one in trials if one.stop_reason],
-        failed=[one for one in trials if one.state == FAILED],
-        saved=saved_by_stopping(trials),
+        succeeded=sum(trial.state not in (FAILED, RUNNING) for trial in trials),
+        stopped=[trial for trial in trials if trial.stop_reason],
+        failed=[trial for trial in trials if trial.state == FAILED],
+        savings=savings_by_stopping(trials),
         curves_chart=_curves_chart(trials),
         curves=_curves(trials, best),
         parameter_charts=[_parameter_chart(parameter, trials) for parameter in request.parameters],
         importance=parameter_importance(trials, request),
-        fewest_for_importance=FEWEST_FOR_IMPORTANCE,
+        min_trials_for_importance=MIN_TRIALS_FOR_IMPORTANCE,
         axes=axes,
         lines=lines,
         axes_size=(_AXES_WIDTH, _AXES_HEIGHT, _AXES_TOP, _AXES_BOTTOM),
@@ -107,25 +107,27 @@ def tuning_report(
     )
 
 
-def saved_by_stopping(trials: Sequence[Trial]) -> Saved:
-    """Returns what the stopped trials would have taken to their ends, at their own speed."""
-    stopped = [one for one in trials if one.stop_reason and one.steps]
-    steps = sum(one.max_steps - one.steps for one in stopped)
-    planned = sum(one.max_steps if one.stop_reason else one.steps for one in trials)
-    seconds = sum((one.max_steps - one.steps) * (_seconds(one) or 0.0) / one.steps for one in stopped)
-    return Saved(steps, steps / planned if planned else 0.0, seconds)
+def savings_by_stopping(trials: Sequence[Trial]) -> Savings:
+    """Returns the steps that the stopped trials did not run, and their time at each trial's speed."""
+    stopped = [trial for trial in trials if trial.stop_reason and trial.steps]
+    steps = sum(trial.max_steps - trial.steps for trial in stopped)
+    planned = sum(trial.max_steps if trial.stop_reason else trial.steps for trial in trials)
+    seconds = sum(
+        (trial.max_steps - trial.steps) * (_seconds(trial) or 0.0) / trial.steps for trial in stopped
+    )
+    return Savings(steps, steps / planned if planned else 0.0, seconds)
 
 
 def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> list[tuple[str, float]]:
     """Returns each parameter's share of the objective's variance (fANOVA), the largest first.
 
-    Hutter, Hoos and Leyton-Brown, 2014, as Optuna computes it. Empty with too few trials, with equal
-    objectives, or with one parameter only.
+    Hutter, Hoos and Leyton-Brown, 2014, as implemented in Optuna. Empty if there are too few trials, all
+    objectives are equal, or there is only one parameter.
     """
-    known = [one for one in trials if one.objective is not None]
-    if len(known) < FEWEST_FOR_IMPORTANCE or len(request.parameters) < 2:
+    known = _with_objective(trials)
+    if len(known) < MIN_TRIALS_FOR_IMPORTANCE or len(request.parameters) < 2:
         return []
-    if len({one.objective for one in known}) < 2:
+    if len({trial.objective for trial in known}) < 2:
         return []
     study = optuna.create_study(direction="maximize")
     for trial in known:
@@ -143,21 +145,21 @@ def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> l
 
 def _curves_chart(trials: Sequence[Trial]) -> LineChart:
     series = [
-        Series(f"trial {one.id}", tuple((float(e["step"]), float(e[METRIC])) for e in one.evaluations))
-        for one in trials
+        Series(f"trial {trial.id}", tuple((float(e["step"]), float(e[METRIC])) for e in trial.evaluations))
+        for trial in trials
     ]
     return line_chart(series, x_name="step", y_name=METRIC, y_maximum=1.0)
 
 
 def _curves(trials: Sequence[Trial], best: Trial | None) -> list[Curve]:
-    """Returns the curves with what became of their trials, the best one last, over the others."""
-    with_points = [one for one in trials if one.evaluations]
+    """Returns the trials' curves; the best trial's is last, so that it is drawn on top."""
+    with_points = [trial for trial in trials if trial.evaluations]
     chart = _curves_chart(with_points)
     curves = [
         Curve(line.name, _kind(trial, best), line.path, line.dots)
         for trial, line in zip(with_points, chart.lines, strict=True)
     ]
-    return sorted(curves, key=lambda one: one.kind == "best")
+    return sorted(curves, key=lambda curve: curve.kind == "best")
 
 
 def _kind(trial: Trial, best: Trial | None) -> str:
@@ -171,25 +173,30 @@ def _kind(trial: Trial, best: Trial | None) -> str:
 
 
 def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> ParameterChart:
-    known = [one for one in trials if one.objective is not None]
+    known = _with_objective(trials)
     if parameter.type == "CATEGORICAL":
         rows = []
         for value in parameter.values:
-            found = [one.objective for one in known if one.values[parameter.name] == value]
-            objectives = [number for number in found if number is not None]
+            objectives = [
+                float(trial.objective or 0.0) for trial in known if trial.values[parameter.name] == value
+            ]
             if objectives:
                 rows.append((str(value), len(objectives), max(objectives), statistics.mean(objectives)))
         return ParameterChart(parameter.name, None, tuple(rows))
     is_log = parameter.scale == "UNIT_LOG_SCALE"
     series = [
         Series(
-            f"trial {one.id}: {parameter.name}={value_text(one.values[parameter.name])}",
-            ((_on_scale(float(one.values[parameter.name]), is_log), float(one.objective or 0.0)),),
+            f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}",
+            ((_on_scale(float(trial.values[parameter.name]), is_log), float(trial.objective or 0.0)),),
         )
-        for one in known
+        for trial in known
     ]
     name = f"log10 of {parameter.name}" if is_log else parameter.name
     return ParameterChart(parameter.name, line_chart(series, x_name=name, y_name=METRIC, y_maximum=1.0), ())
+
+
+def _with_objective(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.objective is not None]
 
 
 def _on_scale(value: float, is_log: bool) -> float:
@@ -199,25 +206,29 @@ def _on_scale(value: float, is_log: bool) -> float:
 def _parallel_coordinates(
     trials: Sequence[Trial], request: Hyperparameters
 ) -> tuple[list[Axis], list[CrossingLine]]:
-    known = [one for one in trials if one.objective is not None]
+    known = _with_objective(trials)
     if not known:
         return [], []
     best = best_trial(trials)
-    objectives = [float(one.objective or 0.0) for one in known]
+    objectives = [float(trial.objective or 0.0) for trial in known]
     low, high = min(objectives), max(objectives)
     count = len(request.parameters) + 1
-    places = [_AXES_MARGIN + place * (_AXES_WIDTH - 2 * _AXES_MARGIN) / (count - 1) for place in range(count)]
+    positions = [
+        _AXES_MARGIN + index * (_AXES_WIDTH - 2 * _AXES_MARGIN) / (count - 1) for index in range(count)
+    ]
     axes = [
         Axis(parameter.name, x, _axis_ticks(parameter))
-        for parameter, x in zip(request.parameters, places, strict=False)
+        for parameter, x in zip(request.parameters, positions, strict=False)
     ]
-    marks = sorted({low, (low + high) / 2, high})
-    axes.append(Axis(METRIC, places[-1], tuple((_y(_share(m, low, high)), f"{m:.4f}") for m in marks)))
+    ticks = sorted({low, (low + high) / 2, high})
+    axes.append(
+        Axis(METRIC, positions[-1], tuple((_y(_share(tick, low, high)), f"{tick:.4f}") for tick in ticks))
+    )
     lines = []
     for trial, objective in sorted(zip(known, objectives, strict=True), key=lambda pair: pair[1]):
         shares = [_position(parameter, trial.values[parameter.name]) for parameter in request.parameters]
         shares.append(_share(objective, low, high))
-        path = " ".join(f"{x:.1f},{_y(share):.1f}" for x, share in zip(places, shares, strict=True))
+        path = " ".join(f"{x:.1f},{_y(share):.1f}" for x, share in zip(positions, shares, strict=True))
         values = values_text(trial.values)
         lines.append(
             CrossingLine(
@@ -231,7 +242,7 @@ def _parallel_coordinates(
 
 
 def _position(parameter: TunedParameter, value: Any) -> float:
-    """Returns where a value lies on its axis, 0..1, on the scale on which it was searched."""
+    """Returns the position of a value on its axis, 0..1, on the scale of the search."""
     if parameter.values:
         values = list(parameter.values)
         return values.index(value) / (len(values) - 1) if len(values) > 1 else 0.5
@@ -250,13 +261,14 @@ def _axis_ticks(parameter: TunedParameter) -> tuple[tuple[float, str], ...]:
             (_y(_position(parameter, value)), value_text(value)) for value in parameter.values[::step]
         )
     low, high = parameter.minimum, parameter.maximum
-    marks = [low + (high - low) * place / (_TICKS - 1) for place in range(_TICKS)]
+    ticks = [low + (high - low) * index / (_TICKS - 1) for index in range(_TICKS)]
     if "LOG" in parameter.scale:
-        marks = [low * (high / low) ** (place / (_TICKS - 1)) for place in range(_TICKS)]
+        ticks = [low * (high / low) ** (index / (_TICKS - 1)) for index in range(_TICKS)]
     if parameter.scale == "UNIT_REVERSE_LOG_SCALE":
-        marks = [low + high - mark for mark in marks]
-    inside = (min(max(mark, low), high) for mark in marks)
-    return tuple((_y(_position(parameter, mark)), f"{mark:.3g}") for mark in inside)
+        ticks = [low + high - tick for tick in ticks]
+    # Despite rounding, no tick is outside the range.
+    ticks = [min(max(tick, low), high) for tick in ticks]
+    return tuple((_y(_position(parameter, tick)), f"{tick:.3g}") for tick in ticks)
 
 
 def _share(value: float, low: float, high: float) -> float:

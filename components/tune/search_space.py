@@ -1,7 +1,7 @@
-"""What is tuned: read from a ``hyperparameters`` block or from short words, checked whole, sampled.
+"""The search space: read from a ``hyperparameters`` block or its short form, checked and sampled.
 
-The search runs in coordinates of its own (``optuna.distributions``), in which every scale is one that Optuna
-has; ``values_of`` turns a point into the values of training arguments.
+The search runs in coordinates for which Optuna has a distribution; ``values_of`` converts a point in these
+coordinates to the values of training arguments.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from imgpipe.components.common.hyperparameters import (
     check_tuned_arguments,
     read_hyperparameters,
     reversed_value,
+    typed_value,
 )
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import (
@@ -33,7 +34,7 @@ from imgpipe.components.tune.arguments import (
     TuneArguments,
 )
 
-_SCALE_OF_WORD = {
+_SCALES = {
     "none": "NONE",
     "linear": "UNIT_LINEAR_SCALE",
     "log": "UNIT_LOG_SCALE",
@@ -43,21 +44,22 @@ _ALGORITHM = {BAYESIAN: "", GRID: "GRID_SEARCH", RANDOM: "RANDOM_SEARCH"}
 
 
 def read_request(arguments: TuneArguments) -> Hyperparameters:
-    """Returns what the arguments ask for, the flags in the place of what the block says.
+    """Returns the tuning request; flags override the values in the block.
 
     Raises:
-        InvalidArgumentError: naming the field or word that is wrong and what is allowed.
+        InvalidArgumentError: naming the invalid field or value and what is allowed.
     """
     block = block_in(arguments.hyperparameters)
     parameters = [*block.get("params", ()), *_short_forms(arguments.tune)]
     if not parameters:
         raise InvalidArgumentError(
-            "nothing is tuned",
-            remedy="give tune, e.g. initial_learning_rate=log:0.001:0.2, or hyperparameters",
+            "there is nothing to tune",
+            remedy="set the argument tune, e.g. to initial_learning_rate=log:0.001:0.2, or hyperparameters",
         )
-    written = bool(arguments.hyperparameters.strip())
-    ours: dict[str, Any] = {"maxTrials": DEFAULT_TRIALS, "enableTrialEarlyStopping": True}
-    block = {**({} if written else ours), **block, "params": parameters}
+    defaults: dict[str, Any] = {}
+    if not arguments.hyperparameters.strip():
+        defaults = {"maxTrials": DEFAULT_TRIALS, "enableTrialEarlyStopping": True}
+    block = {**defaults, **block, "params": parameters}
     numbers = {
         "maxTrials": arguments.max_trials,
         "maxParallelTrials": arguments.max_parallel_trials,
@@ -74,7 +76,7 @@ def read_request(arguments: TuneArguments) -> Hyperparameters:
 
 
 def check_search_space(request: Hyperparameters, training: TrainingArguments) -> None:
-    """Refuses a space that holds a point which the training would refuse.
+    """Rejects a search space with a point that the training would reject.
 
     Raises:
         InvalidArgumentError: naming the parameter, or the combination of extreme values.
@@ -89,25 +91,25 @@ def trial_arguments(
     """Returns the arguments of a trial.
 
     Args:
-        training: What all trials have in common.
-        values: Of the tuned parameters; numbers and texts.
-        job_dir: The trial's own.
+        training: The training arguments shared by all trials.
+        values: The values of the tuned parameters: numbers and strings.
+        job_dir: The trial's job_dir.
 
     Raises:
-        InvalidArgumentError: if the training refuses them.
+        InvalidArgumentError: if the values are invalid.
     """
     fields = flat_fields([TrainingArguments])
-    typed = {name: _typed(value, type(fields[name].default)) for name, value in values.items()}
+    typed = {name: typed_value(value, fields[name]) for name, value in values.items()}
     return dataclasses.replace(training, **typed, job_dir=job_dir)
 
 
 def distribution_of(parameter: TunedParameter) -> optuna.distributions.BaseDistribution:
-    """Returns the coordinate in which a parameter is searched.
+    """Returns the distribution of the coordinate in which a parameter is searched.
 
-    UNIT_LOG_SCALE is Optuna's own. UNIT_REVERSE_LOG_SCALE, dense towards the maximum, has no counterpart
-    there: the coordinate u is log-uniform and the value is minimum + maximum - u. A DISCRETE value is
-    searched by its place in the list, so that the search knows the order; all values are equally likely. A
-    range without a scale is searched linearly.
+    UNIT_LOG_SCALE is Optuna's log scale. Optuna has no equivalent of UNIT_REVERSE_LOG_SCALE, which is dense
+    near the maximum: the coordinate u is log-uniform, and the value is minimum + maximum - u. A DISCRETE
+    value is searched by its index in the list, so that the sampler knows the order; all values are equally
+    likely. A range without a scale is searched linearly.
     """
     if parameter.type == "CATEGORICAL":
         return optuna.distributions.CategoricalDistribution(parameter.values)
@@ -120,12 +122,12 @@ def distribution_of(parameter: TunedParameter) -> optuna.distributions.BaseDistr
 
 
 def distributions_of(request: Hyperparameters) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Returns the coordinates of a search space by parameter."""
+    """Returns the distributions of a search space by parameter."""
     return {parameter.name: distribution_of(parameter) for parameter in request.parameters}
 
 
 def values_of(request: Hyperparameters, point: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of training arguments at a point of the search; the inverse of ``point_of``."""
+    """Returns the values of training arguments at a point of the search space."""
     return {parameter.name: _value(parameter, point[parameter.name]) for parameter in request.parameters}
 
 
@@ -158,7 +160,7 @@ def completed_trial(
 
 
 def grid_points(request: Hyperparameters) -> Iterator[dict[str, Any]]:
-    """Yields every point of a space without DOUBLE parameters, the last parameter changing fastest."""
+    """Yields all points of a space without DOUBLE parameters; the last parameter changes fastest."""
     axes = []
     for parameter in request.parameters:
         if parameter.type == "CATEGORICAL":
@@ -173,7 +175,7 @@ def grid_points(request: Hyperparameters) -> Iterator[dict[str, Any]]:
 
 
 def grid_size(request: Hyperparameters) -> int:
-    """Returns how many points the grid has."""
+    """Returns the number of points in the grid."""
     return math.prod(
         len(parameter.values) or int(parameter.maximum) - int(parameter.minimum) + 1
         for parameter in request.parameters
@@ -181,7 +183,7 @@ def grid_size(request: Hyperparameters) -> int:
 
 
 def identity_of(request: Hyperparameters) -> dict[str, Any]:
-    """Returns what a search must have in common with the one that goes on: JSON values by name."""
+    """Returns the settings that must not change when a search is resumed: JSON values by name."""
     spaces = {
         parameter.name: [
             parameter.type,
@@ -208,27 +210,15 @@ def _reversed(parameter: TunedParameter, number: Any) -> Any:
     return int(value) if parameter.type == "INTEGER" else value
 
 
-def _typed(value: Any, kind: type) -> Any:
-    """Returns a value as the training's arguments take it; what cannot be one is refused there."""
-    if kind is bool and isinstance(value, str):
-        return {"true": True, "false": False}.get(value.lower(), value)
-    if kind in (int, float) and isinstance(value, str):
-        try:
-            return kind(value)
-        except ValueError:
-            return value
-    return value
-
-
 def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
-    """Returns the fields of the block hyperparameters; they are not checked, as flags may go before them.
+    """Returns the fields of the hyperparameters block, unchecked because flags may override them.
 
     Args:
-        text: The block, or a whole config.yaml.
+        text: The block, or a complete config.yaml.
         where: The file, for errors.
 
     Raises:
-        InvalidArgumentError: if it is not YAML, or holds no such block.
+        InvalidArgumentError: if it is not YAML, or does not contain the block.
     """
     if not text.strip():
         return {}
@@ -237,9 +227,9 @@ def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
         block = block["trainingInput"]
         if "hyperparameters" not in block:
             raise InvalidArgumentError(
-                "trainingInput has no block hyperparameters: it says nothing of a tuning",
+                "trainingInput has no hyperparameters block",
                 where=where,
-                remedy="add the block, with goal, maxTrials and params; or name another file",
+                remedy="add the block with goal, maxTrials and params, or use another file",
             )
     if isinstance(block, Mapping) and "hyperparameters" in block:
         block = block["hyperparameters"]
@@ -254,54 +244,53 @@ def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
 
 
 def _short_forms(text: str) -> list[dict[str, Any]]:
-    return [_short_form(word) for word in filter(None, (part.strip() for part in text.split(";")))]
+    return [_short_form(part.strip()) for part in text.split(";") if part.strip()]
 
 
-def _short_form(word: str) -> dict[str, Any]:
-    """Returns ``name=log:0.001:0.2`` or ``name=16,32,64`` as a block's parameter."""
-    name, equals, space = word.partition("=")
+def _short_form(text: str) -> dict[str, Any]:
+    """Returns ``name=log:0.001:0.2`` or ``name=16,32,64`` as an entry of ``params``."""
+    name, equals, space = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
     fields = flat_fields([TrainingArguments])
     if not equals or not space.strip():
-        raise _error(word, "has no values")
+        raise _error(text, "has no values")
     if name not in fields:
         raise InvalidArgumentError(
             f"tune: there is no training argument {name!r}", remedy=nearest_name(name, fields)
         )
     kind = type(fields[name].default)
     parts = [part.strip() for part in space.split(":")]
-    scale = _SCALE_OF_WORD.get(parts[0].lower()) if len(parts) == 3 else "NONE"
+    scale = _SCALES.get(parts[0].lower()) if len(parts) == 3 else "NONE"
     if kind in (int, float) and len(parts) in (2, 3):
         if scale is None:
             raise InvalidArgumentError(
-                f"tune: {word!r} has the scale {parts[0]!r}", remedy=nearest_name(parts[0], _SCALE_OF_WORD)
+                f"tune: {text!r} has the unknown scale {parts[0]!r}", remedy=nearest_name(parts[0], _SCALES)
             )
         try:
             minimum, maximum = (float(part) for part in parts[-2:])
         except ValueError:
-            raise _error(word, "has a limit that is no number") from None
-        type_name = "INTEGER" if kind is int else "DOUBLE"
+            raise _error(text, "has a limit that is not a number") from None
         return {
             "parameterName": name,
-            "type": type_name,
+            "type": "INTEGER" if kind is int else "DOUBLE",
             "minValue": minimum,
             "maxValue": maximum,
             "scaleType": scale,
         }
-    words = [part.strip() for part in space.split(",")]
+    values = [part.strip() for part in space.split(",")]
     if kind not in (int, float):
-        return {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": words}
+        return {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": values}
     try:
-        numbers = sorted(float(part) for part in words)
+        numbers = sorted(float(value) for value in values)
     except ValueError:
-        raise _error(word, "has a value that is no number") from None
+        raise _error(text, "has a value that is not a number") from None
     if len(set(numbers)) < len(numbers):
-        raise _error(word, "has a value twice")
+        raise _error(text, "has a duplicate value")
     return {"parameterName": name, "type": "DISCRETE", "discreteValues": numbers}
 
 
-def _error(word: str, problem: str) -> InvalidArgumentError:
+def _error(text: str, problem: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"tune: {word!r} {problem}",
-        remedy="write name=log:0.001:0.2 (or linear, reverse-log) for a range, name=16,32,64 for values",
+        f"tune: {text!r} {problem}",
+        remedy="write name=log:0.001:0.2 (or linear, reverse-log) for a range, or name=16,32,64 for values",
     )

@@ -1,4 +1,4 @@
-"""What is known of trials, and ``trials.json``: all of it in the form of AI Platform's TrainingOutput."""
+"""Trials, and ``trials.json`` in the format of AI Platform's TrainingOutput."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,20 @@ class Trial:
     """One training of a tuning.
 
     Attributes:
-        id: From 1.
-        values: Of the tuned arguments.
+        id: The trial's ID, from 1.
+        values: The values of the tuned arguments.
         state: RUNNING, SUCCEEDED (also if it was stopped early) or FAILED.
-        max_steps: At which it ends if nobody stops it.
-        evaluations: All during the training: objects with ``step`` and the metrics.
+        max_steps: The number of training steps unless it is stopped early.
+        evaluations: All evaluations during the training: mappings with ``step`` and the metrics.
         stop_reason: Why it was stopped early; empty if it was not.
-        final: What the full evaluation of its best model found: ``step`` (of the model), ``top_1_accuracy``,
+        final: The full evaluation of its best model: ``step`` (of the model), ``top_1_accuracy``,
             ``top_5_accuracy`` and ``loss``; empty if it has no model.
-        model: Where its model lies; empty if it has none.
+        model: The location of its model; empty if it has none.
         problem: Why it failed.
-        exit_code: Of its process, if it failed; below 0 the signal that ended it.
-        last_lines: Of its output, if it failed.
-        started: ISO 8601 in UTC; empty if it has not started.
-        ended: ISO 8601 in UTC; empty if it has not ended.
+        exit_code: The exit code of its process, if it failed; the negative number of a signal that ended it.
+        last_lines: The last lines of its output, if it failed.
+        started: Start time, ISO 8601 in UTC; empty if it has not started.
+        ended: End time, ISO 8601 in UTC; empty if it has not ended.
     """
 
     id: int
@@ -50,21 +50,21 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Training steps done at the last evaluation."""
+        """Number of training steps at the last evaluation."""
         return int(self.evaluations[-1]["step"]) if self.evaluations else 0
 
     @property
     def objective(self) -> float | None:
-        """The tuned metric in the full evaluation; None without one."""
+        """The tuned metric in the full evaluation; None if there is none."""
         return float(self.final[METRIC]) if METRIC in self.final else None
 
     @property
     def best_so_far(self) -> float | None:
         """The best value of the tuned metric during the training; None before the first evaluation."""
-        return max((float(one[METRIC]) for one in self.evaluations), default=None)
+        return max((float(evaluation[METRIC]) for evaluation in self.evaluations), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a HyperparameterOutput; ``allMetrics``, which Google left empty, has every evaluation."""
+        """Returns a HyperparameterOutput; unlike in AI Platform's, ``allMetrics`` has all evaluations."""
         output: dict[str, Any] = {
             "trialId": str(self.id),
             "hyperparameters": {name: _text(value) for name, value in self.values.items()},
@@ -72,17 +72,10 @@ class Trial:
             "endTime": self.ended,
             "state": self.state,
             "isTrialStoppedEarly": bool(self.stop_reason),
-            "allMetrics": [
-                {"trainingStep": str(one["step"]), "objectiveValue": one[METRIC], **_others(one)}
-                for one in self.evaluations
-            ],
+            "allMetrics": [_metric_json(evaluation) for evaluation in self.evaluations],
         }
         if self.final:
-            output["finalMetric"] = {
-                "trainingStep": str(self.final["step"]),
-                "objectiveValue": self.final[METRIC],
-                **_others(self.final),
-            }
+            output["finalMetric"] = _metric_json(self.final)
         if self.stop_reason:
             output["stopReason"] = self.stop_reason
         if self.problem:
@@ -112,52 +105,58 @@ def values_text(values: Mapping[str, Any]) -> str:
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """Returns the trial with the highest accuracy in the full evaluation; of equals that of the lower loss.
+    """Returns the trial with the highest accuracy in the full evaluation; ties go to the lower loss.
 
-    All trials that have a model were evaluated alike, those that were stopped early too, so that their
-    numbers can be compared. None if there is no such trial.
+    All trials with a model, also those that were stopped early, are evaluated in the same way, so their
+    metrics can be compared. None if no trial has a model.
     """
-    measured = [trial for trial in trials if trial.state == SUCCEEDED and trial.objective is not None]
+    candidates = [trial for trial in trials if trial.state == SUCCEEDED and trial.objective is not None]
     return min(
-        measured, key=lambda one: (-float(one.final[METRIC]), float(one.final["loss"]), one.id), default=None
+        candidates,
+        key=lambda trial: (-float(trial.final[METRIC]), float(trial.final["loss"]), trial.id),
+        default=None,
     )
 
 
-def write_trials(path: Path, trials: Sequence[Trial], *, circumstances: Mapping[str, Any]) -> None:
-    """Writes ``trials.json``: a TrainingOutput, the best trial first as AI Platform sorted it.
+def write_trials(path: Path, trials: Sequence[Trial], *, extra: Mapping[str, Any]) -> None:
+    """Writes ``trials.json``: a TrainingOutput with the best trial first, as AI Platform sorted it.
 
     Args:
         path: The file.
-        trials: All of them.
-        circumstances: More JSON values by name, e.g. the search space.
+        trials: All trials.
+        extra: Further JSON values by name, e.g. the search space.
     """
     best = best_trial(trials)
     ranked = sorted(
         trials,
-        key=lambda one: (-one.objective if one.objective is not None else 2.0, one.id),
+        key=lambda trial: (-trial.objective if trial.objective is not None else 2.0, trial.id),
     )
     if best is not None:
-        ranked = [best, *(one for one in ranked if one is not best)]
+        ranked = [best, *(trial for trial in ranked if trial is not best)]
     output = {
-        "completedTrialCount": str(sum(one.state == SUCCEEDED for one in trials)),
+        "completedTrialCount": str(sum(trial.state == SUCCEEDED for trial in trials)),
         "isHyperparameterTuningJob": True,
         "isBuiltInAlgorithmJob": True,
         "hyperparameterMetricTag": METRIC,
         "bestTrialId": str(best.id) if best else "",
-        "trials": [one.to_json() for one in ranked],
-        **circumstances,
+        "trials": [trial.to_json() for trial in ranked],
+        **extra,
     }
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(output, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _others(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _metric_json(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     names = {"top_5_accuracy": "top5Accuracy", "loss": "loss", "train_loss": "trainLoss"}
-    return {ours: evaluation[name] for name, ours in names.items() if name in evaluation}
+    return {
+        "trainingStep": str(evaluation["step"]),
+        "objectiveValue": evaluation[METRIC],
+        **{key: evaluation[name] for name, key in names.items() if name in evaluation},
+    }
 
 
 def _text(value: Any) -> str:
-    """Returns a value as TrainingOutput has it: a text, whole numbers without a decimal point."""
+    """Returns a value as a string, as in TrainingOutput; whole numbers have no decimal point."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     return str(value)

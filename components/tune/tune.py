@@ -1,10 +1,9 @@
-"""Tunes: many trainings with different values, and the model of the best."""
+"""Hyperparameter tuning: trains trials with different values and keeps the best model."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import CheckFailedError, PipelineError
@@ -22,7 +21,7 @@ from imgpipe.components.tune.search_space import check_search_space, identity_of
 from imgpipe.components.tune.trials import RUNNING, SUCCEEDED, Trial, best_trial, values_text, write_trials
 
 LOCAL = "local"
-# While trials run, the files are written anew no more often than this.
+# How often trials.json and the report are rewritten while trials run, at most.
 _SECONDS_BETWEEN_WRITES = 10.0
 
 
@@ -31,8 +30,8 @@ class TuningFiles:
     """Where a tuning writes.
 
     Attributes:
-        job_dir: Study, trials, trials.json, tuning.html, and the models in ``model/trial_ID``.
-        model: Gets the best trial's model; must not exist or be empty.
+        job_dir: The folder for the study, the trials, trials.json, tuning.html and ``model/trial_ID``.
+        model: The folder for the best trial's model; must not exist or be empty.
     """
 
     job_dir: Path
@@ -41,7 +40,7 @@ class TuningFiles:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a tuning came to."""
+    """The result of a tuning."""
 
     best: Trial
     trials: tuple[Trial, ...]
@@ -56,25 +55,25 @@ def tune(
     engine: Callable[[TuningSpec], Engine] = LocalSearch,
     engine_name: str = LOCAL,
 ) -> TuningResult:
-    """Runs the search, writes what came of it, and the best trial's model into ``files.model``.
+    """Runs the search and writes its results, and the best trial's model to ``files.model``.
 
-    Started again with the same arguments and job_dir after an interruption, it goes on. The best trial is the
-    one whose model is most accurate on all validation images as it is served, measured alike for all trials,
-    whatever they measured on during their training.
+    An interrupted search that is started again with the same arguments and job_dir resumes. The best trial
+    has the model with the highest accuracy on all validation images, evaluated as it is served. All trials
+    are evaluated in this way, whatever they were evaluated on during the training.
 
     Args:
         tuning: What is tuned, and how.
-        training: What all trials have in common.
-        dataset_folder: Where the data set's ``manifest.json`` lies.
+        training: The training arguments shared by all trials.
+        dataset_folder: The folder that contains the dataset's ``manifest.json``.
         files: Where to write.
-        engine: Makes what runs the trials, as ``LocalSearch`` does.
-        engine_name: For the report.
+        engine: Creates the engine that runs the trials, e.g. ``LocalSearch``.
+        engine_name: The engine's name, for the report.
 
     Raises:
-        InvalidArgumentError: before the first trial, if the search space holds what the training refuses.
-        OutputError: if another process works on the search, or its files cannot be written.
-        InterruptedRunError: if it is told to stop.
-        PipelineError: as the trials, if too many of them failed.
+        InvalidArgumentError: before the first trial, if the training would reject a point of the space.
+        OutputError: if another process runs the search, or its files cannot be written.
+        InterruptedRunError: if the search was stopped.
+        PipelineError: the trials' error, if too many trials failed.
         CheckFailedError: if no trial has a model.
     """
     request = read_request(tuning)
@@ -87,7 +86,7 @@ def tune(
     spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir)
     writer = _Writer(request, files.job_dir, engine_name)
     try:
-        trials = engine(spec).run(writer.changed)
+        trials = engine(spec).run(writer.update)
     except PipelineError as error:
         writer.write([error.problem])
         raise
@@ -96,14 +95,14 @@ def tune(
     writer.write([] if best else ["no trial has a model"])
     if best is None:
         raise CheckFailedError(
-            f"none of {len(trials)} trials has a model", remedy="trials.json says why each of them failed"
+            f"no trial of {len(trials)} has a model", remedy="see trials.json for why each trial failed"
         )
     fetch_model(best.model, files.model)
-    stopped = sum(bool(one.stop_reason) for one in trials)
-    failed = sum(one.state != SUCCEEDED for one in trials)
+    stopped = sum(bool(trial.stop_reason) for trial in trials)
+    failed = sum(trial.state != SUCCEEDED for trial in trials)
     log_result(
         "tune",
-        f"trial {best.id} of {len(trials)} is best: top-1 accuracy {best.objective:.4f} with "
+        f"the best of {len(trials)} trials is trial {best.id}: top-1 accuracy {best.objective:.4f} with "
         f"{values_text(best.values)}; {stopped} stopped early, {failed} failed",
         trial=best.id,
         trials=len(trials),
@@ -116,48 +115,50 @@ def tune(
 
 
 class _Writer:
-    """Keeps trials.json and the page up to date, and tells how far the search is."""
+    """Keeps trials.json and the report up to date, and logs progress."""
 
     def __init__(self, request: Hyperparameters, job_dir: Path, engine_name: str) -> None:
         self._request, self._job_dir, self._engine_name = request, job_dir, engine_name
         self.trials: list[Trial] = []
-        self._written = self._begun = time.monotonic()
-        self._steps_at_begin: int | None = None
+        self._written = self._started = time.monotonic()
+        self._steps_at_start: int | None = None
 
-    def changed(self, trials: Sequence[Trial]) -> None:
-        """Takes note of a change."""
+    def update(self, trials: Sequence[Trial]) -> None:
+        """Records and logs a change."""
         self.trials = list(trials)
-        self._tell()
+        self._log_progress()
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
             self.write([])
 
     def write(self, remarks: Sequence[str]) -> None:
-        """Writes both files; a study that vanished with its folder has its own error to tell."""
+        """Writes both files; only logs an error, because a lost folder makes the study fail with its own."""
         self._written = time.monotonic()
         try:
-            circumstances: dict[str, Any] = {"searchSpace": identity_of(self._request)["params"]}
-            write_trials(self._job_dir / TRIALS_FILE, self.trials, circumstances=circumstances)
+            extra = {"searchSpace": identity_of(self._request)["params"]}
+            write_trials(self._job_dir / TRIALS_FILE, self.trials, extra=extra)
             page = tuning_report(self.trials, self._request, engine=self._engine_name, remarks=remarks)
             with written_whole(self._job_dir / REPORT_FILE) as temporary:
                 temporary.write_text(page, encoding="utf-8")
         except OSError as error:
             log_event("not_written", f"tune: {error}", severity="WARNING")
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         done, planned = steps_done_and_planned(self.trials, self._request)
-        if self._steps_at_begin is None:
-            self._steps_at_begin = done
-        seconds = time.monotonic() - self._begun
-        rate = (done - self._steps_at_begin) / seconds if seconds > 0 else 0.0
+        if self._steps_at_start is None:
+            self._steps_at_start = done
+        seconds = time.monotonic() - self._started
+        rate = (done - self._steps_at_start) / seconds if seconds > 0 else 0.0
         left = (planned - done) / rate if rate > 0 else 0.0
-        best = max((one.best_so_far for one in self.trials if one.best_so_far is not None), default=None)
-        ended = sum(one.state != RUNNING for one in self.trials)
+        best = max(
+            (trial.best_so_far for trial in self.trials if trial.best_so_far is not None), default=None
+        )
+        ended = sum(trial.state != RUNNING for trial in self.trials)
         so_far = f", best so far {best:.4f}" if best is not None else ""
-        in_time = f", about {left:,.0f} s left" if left else ""
+        remaining = f", about {left:,.0f} s left" if left else ""
         log_event(
             "progress",
             f"tune: {ended} of {self._request.max_trials} trials ended, {done:,} of about {planned:,} steps"
-            f"{so_far}{in_time}",
+            f"{so_far}{remaining}",
             step="tune",
             done=done,
             total=planned,
@@ -171,16 +172,16 @@ class _Writer:
 
 
 def steps_done_and_planned(trials: Sequence[Trial], request: Hyperparameters) -> tuple[int, int]:
-    """Returns the steps taken so far, and about how many there will be.
+    """Returns the number of steps done so far, and an estimate of the total.
 
-    Trials that have not ended count whole; those that have not begun like the mean of those that have ended.
+    Running trials count with all their steps, and future trials with the mean of those that have ended.
     """
-    done = sum(one.steps for one in trials)
-    ended = [one.steps for one in trials if one.state != RUNNING]
-    to_come = max(0, request.max_trials - len(trials))
-    of_one = sum(ended) / len(ended) if ended else (trials[0].max_steps if trials else 0)
-    running = sum(one.max_steps for one in trials if one.state == RUNNING)
-    return done, int(sum(ended) + running + to_come * of_one)
+    done = sum(trial.steps for trial in trials)
+    ended = [trial.steps for trial in trials if trial.state != RUNNING]
+    future = max(0, request.max_trials - len(trials))
+    mean = sum(ended) / len(ended) if ended else (trials[0].max_steps if trials else 0)
+    running = sum(trial.max_steps for trial in trials if trial.state == RUNNING)
+    return done, int(sum(ended) + running + future * mean)
 
 
 def _warn_of_few_evaluations(request: Hyperparameters, training: TrainingArguments) -> None:
@@ -188,8 +189,8 @@ def _warn_of_few_evaluations(request: Hyperparameters, training: TrainingArgumen
     if request.early_stopping and evaluations < 3:
         log_event(
             "early_stopping_late",
-            f"tune: a trial of {training.max_steps:,} steps is evaluated every "
-            f"{training.resolved_steps_per_eval():,}: too seldom to stop it early: lower "
+            f"tune: trials of {training.max_steps:,} steps are evaluated every "
+            f"{training.resolved_steps_per_eval():,} steps, too rarely for early stopping: lower "
             "train_steps_per_eval",
             severity="WARNING",
         )

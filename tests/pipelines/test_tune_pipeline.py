@@ -67,10 +67,10 @@ def test_help_has_every_input_of_the_pipeline(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["nothing is tuned", "initial_learning_rate=log"]),
+        ([], ["there is nothing to tune", "initial_learning_rate=log"]),
         (["--tune", "learning_rate=log:1:2"], ["no training argument 'learning_rate'"]),
-        (["--tune", "label_smoothing=0:1"], ["label_smoothing may become 1"]),
-        (["--tune", "warmup_steps=0:90", "--max-steps", "50"], ["warmup_steps may become 90"]),
+        (["--tune", "label_smoothing=0:1"], ["a trial may have label_smoothing=1"]),
+        (["--tune", "warmup_steps=0:90", "--max-steps", "50"], ["a trial may have warmup_steps=90"]),
         (["--config", "missing.yaml"], ["cannot read 'missing.yaml'"]),
         (["--hyperparameters", "{params: 3}"], ["hyperparameters.params=3: must be a list"]),
         (["--tune", "seed=1,2", "--max-trials", "-1"], ["max_trials=-1"]),

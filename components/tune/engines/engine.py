@@ -1,4 +1,4 @@
-"""What every engine does: it chooses and runs the trials of a tuning, and hands over what came of them."""
+"""The interface of engines, which choose and run the trials of a tuning."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.trials import Trial
 
-# Gets all trials whenever one of them has something new.
+# Called with all trials whenever a trial has changed.
 Report = Callable[[Sequence[Trial]], None]
 
 
@@ -37,14 +37,14 @@ class TuningSpec:
 
 
 class Engine(Protocol):
-    """A way to run a search. Started again after an interruption, it goes on with the same search."""
+    """Runs a search. An interrupted search that is started again resumes."""
 
     def run(self, report: Report) -> Sequence[Trial]:
-        """Runs the search to its end and returns all trials; their models are in ``job_dir/model/trial_ID``.
+        """Runs the search and returns all trials; their models are in ``job_dir/model/trial_ID``.
 
         Args:
-            report: Told of every change.
+            report: Called after every change.
 
         Raises:
-            PipelineError: if the search cannot go on, too many trials failed, or it is told to stop.
+            PipelineError: if the search cannot continue, too many trials failed, or it was stopped.
         """

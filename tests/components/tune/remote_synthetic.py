@@ -1,6 +1,6 @@
-"""A trial's command line on another machine, with a formula in the place of the training.
+"""The command line of a trial on another machine, with a synthetic training.
 
-What it reports it reports as the training does: to hypertune, to stdout, and into metrics.jsonl.
+It reports evaluations as the training does: to hypertune, to stdout and to metrics.jsonl.
 """
 
 import json
@@ -20,10 +20,10 @@ from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_l
 from imgpipe.components.tune.remote_trial import main
 from imgpipe.components.tune.trial_run import write_result
 
-from .synthetic import STEPS, one
+from .synthetic import STEPS, evaluation
 
 
-def learn(task, stop):
+def learn(task, should_stop):
     folder = folder_at(task.folder)
     rate = task.arguments["initial_learning_rate"]
     if os.environ.get("FAIL_ABOVE") and rate > float(os.environ["FAIL_ABOVE"]):
@@ -39,15 +39,15 @@ def learn(task, stop):
             time.sleep(0.15)
             if stopped():
                 break
-            evaluations.append(one(rate, step))
+            evaluations.append(evaluation(rate, step))
             value = evaluations[-1]["top_1_accuracy"]
             log_event("evaluation", f"train: step {step}: top_1_accuracy={value:.6g} loss={1 - value:.6g}")
             if os.environ.get(KATIB_TRIAL_NAME):
                 write_katib_line("top_1_accuracy", value)
             if tuner:
                 tuner.report_hyperparameter_tuning_metric("top_1_accuracy", value, step)
-            folder.write(METRICS_FILE, "".join(json.dumps(each) + "\n" for each in evaluations).encode())
-        # As the real one, which notices at the step after.
+            folder.write(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in evaluations).encode())
+        # The training notices a stop at the next step.
         time.sleep(0.15)
     if evaluations:
         with tempfile.TemporaryDirectory() as model:

@@ -1,6 +1,6 @@
-"""A training that is a formula, in the place of the real one: processes, pipes and files are the real ones.
+"""A synthetic training, computed from a formula; processes, connections and files are real.
 
-``python -m tests.components.tune.synthetic SETTINGS`` runs a search of them; SETTINGS is JSON.
+``python -m tests.components.tune.synthetic SETTINGS`` runs a search of synthetic trials; SETTINGS is JSON.
 """
 
 import faulthandler
@@ -28,13 +28,13 @@ STEPS = 40
 
 
 def accuracy(rate, step):
-    """Best at a rate of 0.02; the higher the rate, the quicker the training."""
+    """The best learning rate is 0.02; higher rates learn faster."""
     final = 0.98 - 0.04 * math.log(rate / 0.02) ** 2
     return max(0.1, final * (1 - math.exp(-6 * step / STEPS)))
 
 
-def learn(task, stop):
-    """Trains: a checkpoint an evaluation, and the faults that the trial's folder asks for."""
+def learn(task, should_stop):
+    """Trains with one checkpoint per evaluation, and the faults that plan.json assigns to the trial."""
     folder, model = Path(task.folder), Path(task.model)
     plan = (
         json.loads((folder.parent / "plan.json").read_text())
@@ -48,14 +48,14 @@ def learn(task, stop):
     pause = plan.get("pause", 0.0)
     with (folder / "runs.txt").open("a") as file:
         file.write(f"{os.getpid()} {task.threads} {os.environ.get('CUDA_VISIBLE_DEVICES')} from {step}\n")
-    evaluations = [one(rate, at) for at in range(10, step + 1, 10)]
+    evaluations = [evaluation(rate, at) for at in range(10, step + 1, 10)]
     with defer_termination() as stopped:
         while step < STEPS:
             step += 10
             time.sleep(pause)
-            meet(fault, step)
-            evaluations.append(one(rate, step))
-            reason = stop(evaluations)
+            inject(fault, step)
+            evaluations.append(evaluation(rate, step))
+            reason = should_stop(evaluations)
             checkpoint.write_text(str(step))
             if stopped():
                 sys.exit(75)
@@ -69,7 +69,7 @@ def learn(task, stop):
         time.sleep(60)
 
 
-def one(rate, step):
+def evaluation(rate, step):
     value = accuracy(rate, step)
     return {
         "step": step,
@@ -80,15 +80,15 @@ def one(rate, step):
     }
 
 
-def meet(fault, step):
-    """Does at the second evaluation what the plan says."""
+def inject(fault, step):
+    """Injects the planned fault at the second evaluation."""
     if step != 20 or not fault:
         return
-    log_event("fault", f"about to meet the fault {fault}")
+    log_event("fault", f"about to inject the fault {fault}")
     if fault == "crash":
         raise RuntimeError("it crashed, as planned")
     if fault == "segfault":
-        # pytest has switched it on; its dump of the stack is longer than the lines that are kept.
+        # Enabled by pytest; its stack dump is longer than the lines that are kept.
         faulthandler.disable()
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "killed":

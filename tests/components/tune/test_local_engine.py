@@ -36,12 +36,12 @@ def plan(job_dir, **faults):
 
 
 def runs(job_dir, trial):
-    """Process, threads, GPUs and first step of every start of a trial."""
+    """The process ID, threads, GPUs and first step of each start of a trial."""
     return [line.split() for line in (job_dir / "trials" / str(trial) / "runs.txt").read_text().splitlines()]
 
 
 def start(job_dir, **settings):
-    """A search in a process of its own."""
+    """Starts a search in its own process."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -71,9 +71,9 @@ def alive(pid):
         return False
 
 
-@pytest.mark.parametrize("warm", [True, False], ids=["forked", "started anew"])
-def test_six_trials_three_at_a_time_are_run_stopped_early_and_ranked(tmp_path, warm):
-    # Slow enough that the parent hears of an evaluation before the next, on a busy machine too.
+@pytest.mark.parametrize("warm", [True, False], ids=["forked", "spawned"])
+def test_six_trials_in_parallel_are_stopped_early_and_ranked(tmp_path, warm):
+    # Slow enough that the search receives each evaluation before the next, even on a busy machine.
     plan(tmp_path, pause=0.1)
     trials = run(tmp_path, max_trials=6, max_parallel_trials=3, warm=warm)
     assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
@@ -82,7 +82,7 @@ def test_six_trials_three_at_a_time_are_run_stopped_early_and_ranked(tmp_path, w
     assert stopped
     for trial in stopped:
         assert trial.steps < STEPS
-        assert "of which the best" in trial.stop_reason or "the median of" in trial.stop_reason
+        assert trial.stop_reason.startswith(("successive halving: ", "median rule: "))
     best = best_trial(trials)
     assert not best.stop_reason
     assert best.steps == STEPS
@@ -90,14 +90,14 @@ def test_six_trials_three_at_a_time_are_run_stopped_early_and_ranked(tmp_path, w
     assert (tmp_path / "model" / f"trial_{best.id}" / "saved_model.pb").is_file()
 
 
-def test_without_early_stopping_every_trial_reaches_its_end(tmp_path):
+def test_without_early_stopping_all_trials_complete(tmp_path):
     trials = run(tmp_path, max_trials=4, max_parallel_trials=2, trial_early_stopping="off")
     assert [trial.steps for trial in trials] == [STEPS] * 4
     assert not any(trial.stop_reason for trial in trials)
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "exit_code"),
+    ("fault", "problem", "exit_code"),
     [
         ("crash", "RuntimeError: it crashed, as planned", 70),
         ("segfault", "ended by SIGSEGV", -signal.SIGSEGV),
@@ -106,20 +106,20 @@ def test_without_early_stopping_every_trial_reaches_its_end(tmp_path):
         ("hang", "it hung: no output for 1 seconds", -signal.SIGKILL),
     ],
 )
-def test_a_trial_that_goes_wrong_fails_alone_and_counts_as_one_of_all(tmp_path, fault, said, exit_code):
+def test_one_failed_trial_does_not_affect_the_others(tmp_path, fault, problem, exit_code):
     plan(tmp_path, **{"2": fault})
     trials = run(tmp_path, max_trials=4, max_parallel_trials=2, silence=1 if fault == "hang" else 60)
     assert len(trials) == 4
     [failed] = [trial for trial in trials if trial.state == FAILED]
     assert (failed.id, failed.exit_code) == (2, exit_code)
-    assert said in failed.problem
-    assert any(f"about to meet the fault {fault}" in line for line in failed.last_lines)
-    assert [one["step"] for one in failed.evaluations] == [10]
-    # One that was killed from outside has a second chance.
+    assert problem in failed.problem
+    assert any(f"about to inject the fault {fault}" in line for line in failed.last_lines)
+    assert [evaluation["step"] for evaluation in failed.evaluations] == [10]
+    # A trial that was killed from outside is restarted once.
     assert len(runs(tmp_path, 2)) == (2 if fault == "killed" else 1)
 
 
-def test_the_search_ends_when_too_many_trials_have_failed(tmp_path):
+def test_too_many_failed_trials_end_the_search(tmp_path):
     plan(tmp_path, **{str(number): "crash" for number in (1, 3, 4, 5, 6)})
     with pytest.raises(InternalError, match=r"2 of 3 trials failed \(limit 2\)"):
         run(tmp_path, max_trials=6, max_failed_trials=2)
@@ -127,14 +127,14 @@ def test_the_search_ends_when_too_many_trials_have_failed(tmp_path):
     assert [trial.state for trial in trials] == [FAILED, SUCCEEDED, FAILED]
 
 
-def test_what_meets_every_trial_ends_the_search_at_the_first(tmp_path):
+def test_an_error_of_every_trial_ends_the_search_after_the_first(tmp_path):
     plan(tmp_path, **{str(number): "data" for number in range(1, 7)})
     with pytest.raises(InvalidDataError, match="an image cannot be decoded"):
         run(tmp_path, max_trials=6)
     assert len(read_trials(tmp_path / "study")) == 1
 
 
-def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
+def test_cores_and_gpus_are_split_across_trials(tmp_path, monkeypatch):
     monkeypatch.setattr("imgpipe.components.tune.shares.usable_threads", lambda _limit: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b,5")
     plan(tmp_path, pause=0.05)
@@ -143,7 +143,7 @@ def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
     assert sorted(given) == [["2", "5"], ["3", "0"], ["3", "GPU-b"]]
 
 
-def test_no_more_trials_than_allowed_run_at_once(tmp_path):
+def test_at_most_max_parallel_trials_run_in_parallel(tmp_path):
     plan(tmp_path, pause=0.05)
     seen = []
     search(tmp_path, max_trials=5, max_parallel_trials=2).run(
@@ -152,7 +152,7 @@ def test_no_more_trials_than_allowed_run_at_once(tmp_path):
     assert max(seen) == 2
 
 
-def test_a_grid_ends_with_its_last_point(tmp_path):
+def test_a_grid_search_ends_after_the_last_point(tmp_path):
     trials = run(
         tmp_path,
         tune="initial_learning_rate=0.01,0.02; train_batch_size=16,32",
@@ -169,7 +169,7 @@ def test_a_grid_ends_with_its_last_point(tmp_path):
     assert len(trials) == 4
 
 
-def test_a_finished_search_started_again_runs_nothing(tmp_path):
+def test_a_finished_search_runs_no_more_trials(tmp_path):
     first = run(tmp_path, max_trials=3)
     again = run(tmp_path, max_trials=3)
     assert again == first
@@ -183,13 +183,13 @@ def test_more_trials_are_added_to_a_finished_search(tmp_path):
     assert len(more) == 4
 
 
-def test_another_search_in_the_same_folder_is_refused(tmp_path):
+def test_another_search_in_the_same_folder_is_rejected(tmp_path):
     run(tmp_path, max_trials=1)
     with pytest.raises(InvalidArgumentError, match="the study belongs to another search: params was"):
         run(tmp_path, max_trials=1, tune="initial_learning_rate=log:0.001:0.3")
 
 
-def test_an_earlier_search_is_known_and_its_trials_are_not_counted(tmp_path):
+def test_trials_of_an_earlier_search_are_not_counted(tmp_path):
     run(tmp_path / "first", max_trials=4)
     trials = run(tmp_path / "second", max_trials=2, resume_previous_job_id="first")
     assert [trial.id for trial in trials] == [1, 2]
@@ -199,13 +199,14 @@ def test_an_earlier_search_is_known_and_its_trials_are_not_counted(tmp_path):
         run(tmp_path / "third", max_trials=2, resume_previous_job_id="zeroth")
 
 
-def test_random_values_do_not_depend_on_interruptions_or_on_how_many_run_at_once(tmp_path):
+def test_random_values_do_not_depend_on_interruptions_or_parallelism(tmp_path):
     settings = {"max_trials": 5, "search_algorithm": "random", "trial_early_stopping": "off"}
     whole = run(tmp_path / "whole", **settings)
     parallel = run(tmp_path / "parallel", max_parallel_trials=3, **settings)
     run(tmp_path / "cut", **{**settings, "max_trials": 2})
     cut = run(tmp_path / "cut", **settings)
-    assert [one.values for one in whole] == [one.values for one in parallel] == [one.values for one in cut]
+    values = [[trial.values for trial in trials] for trials in (whole, parallel, cut)]
+    assert values[0] == values[1] == values[2]
 
 
 @pytest.mark.parametrize("victim", ["parent", "child", "both"])
@@ -213,10 +214,10 @@ def test_random_values_do_not_depend_on_interruptions_or_on_how_many_run_at_once
     "warm",
     [
         pytest.param(True, id="forked"),
-        pytest.param(False, id="started anew", marks=pytest.mark.proof),
+        pytest.param(False, id="spawned", marks=pytest.mark.proof),
     ],
 )
-def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path, victim, warm):
+def test_a_killed_search_resumes(tmp_path, victim, warm):
     settings = {"max_trials": 4, "max_parallel_trials": 2, "trial_early_stopping": "off", "warm": warm}
     plan(tmp_path, pause=0.3)
     process = start(tmp_path, **settings)
@@ -233,7 +234,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path, victim, warm):
         assert process.returncode == 0, output
         assert "resumes from its checkpoints" in output
     else:
-        # What is left without a search ends by itself, and the study can be held again.
+        # Trials without a search exit by themselves, and the study is unlocked.
         deadline = time.monotonic() + 30
         while any(alive(pid) for pid in children):
             assert time.monotonic() < deadline
@@ -244,13 +245,13 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path, victim, warm):
     trials = read_trials(tmp_path / "study")
     assert [trial.state for trial in trials] == [SUCCEEDED] * 4
     for trial in trials:
-        assert [one["step"] for one in trial.evaluations] == [10, 20, 30, 40]
+        assert [evaluation["step"] for evaluation in trial.evaluations] == [10, 20, 30, 40]
     restarted = [runs(tmp_path, trial) for trial in (1, 2) if len(runs(tmp_path, trial)) > 1]
     assert len(restarted) >= (1 if victim == "child" else 2)
     assert all(int(second[4]) > 0 for _, second in restarted)
 
 
-def test_a_trial_that_ended_while_nobody_looked_is_taken_over(tmp_path):
+def test_a_trial_that_finished_after_its_search_was_killed_is_not_repeated(tmp_path):
     plan(tmp_path, **{"1": "linger"})
     process = start(tmp_path, max_trials=2)
     wait_until((tmp_path / "trials" / "1" / "result.json").exists, process)
@@ -263,8 +264,8 @@ def test_a_trial_that_ended_while_nobody_looked_is_taken_over(tmp_path):
     assert len(runs(tmp_path, 1)) == 1
 
 
-def test_a_search_that_is_told_to_stop_leaves_checkpoints_and_no_processes(tmp_path):
-    # No trial ends before the other has begun, on a machine that stands still for seconds either.
+def test_a_stopped_search_leaves_checkpoints_and_no_processes(tmp_path):
+    # Slow enough that no trial ends before the other has started, even on a busy machine.
     plan(tmp_path, pause=5)
     process = start(tmp_path, max_trials=4, max_parallel_trials=2, trial_early_stopping="off")
     checkpoints = [tmp_path / "trials" / number / "checkpoint" for number in ("1", "2")]
@@ -278,7 +279,7 @@ def test_a_search_that_is_told_to_stop_leaves_checkpoints_and_no_processes(tmp_p
     assert [trial.state for trial in read_trials(tmp_path / "study")] == [RUNNING] * 2
 
 
-def test_two_tuners_on_one_study_refuse_each_other(tmp_path):
+def test_a_study_in_use_is_rejected(tmp_path):
     plan(tmp_path, pause=0.3)
     first = start(tmp_path, max_trials=2)
     wait_until((tmp_path / "trials" / "1" / "runs.txt").exists, first)
@@ -290,7 +291,7 @@ def test_two_tuners_on_one_study_refuse_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "another file"])
-def test_a_study_that_vanishes_in_mid_run_ends_the_search_with_its_reason(tmp_path, what):
+def test_a_study_that_disappears_ends_the_search_with_the_reason(tmp_path, what):
     plan(tmp_path, pause=0.3)
     process = start(tmp_path, max_trials=3, max_parallel_trials=2)
     wait_until((tmp_path / "trials" / "1" / "checkpoint").exists, process)
@@ -315,7 +316,7 @@ def test_a_study_that_vanishes_in_mid_run_ends_the_search_with_its_reason(tmp_pa
         ] * 3
 
 
-def test_a_torn_last_line_of_the_study_is_passed_over(tmp_path):
+def test_an_incomplete_last_line_of_the_study_is_removed(tmp_path):
     first = run(tmp_path, max_trials=2)
     with (tmp_path / "study" / "journal.log").open("ab") as file:
         file.write(b'{"op_code":4,"worker_id":"x')

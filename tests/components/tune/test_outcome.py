@@ -1,4 +1,4 @@
-"""What a tuning hands over to a job_dir in Cloud Storage."""
+"""The results of a tuning in a job_dir in Cloud Storage."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.job_dir import check_on_this_machine, check_shared_with_pods
+from imgpipe.components.tune.job_dir import check_local, check_shared_with_pods
 from imgpipe.components.tune.katib_arguments import KATIB, KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
 from imgpipe.components.tune.outcome import upload_models, upload_results
@@ -24,9 +24,9 @@ def trial_in(folder, number):
     return Trial(number, {"seed": number}, SUCCEEDED, final=final, model=str(model))
 
 
-def test_models_and_page_of_a_search_in_the_step_reach_its_job_dir_in_the_cloud(cloud, tmp_path):
+def test_models_and_report_of_a_search_in_the_step_are_uploaded_to_its_job_dir(cloud, tmp_path):
     trials = (trial_in(tmp_path, 1), trial_in(tmp_path, 2))
-    write_trials(tmp_path / "trials.json", trials, circumstances={})
+    write_trials(tmp_path / "trials.json", trials, extra={})
     (tmp_path / "tuning.html").write_text("<html>")
     upload_models(TuningResult(trials[0], trials), "gs://photos/tuned")
     upload_results(tmp_path, "gs://photos/tuned")
@@ -34,19 +34,21 @@ def test_models_and_page_of_a_search_in_the_step_reach_its_job_dir_in_the_cloud(
     assert found["model/trial_2/saved_model.pb"] == b"2"
     assert found["model/trial_1/variables/v"] == b"v"
     assert found["tuning.html"] == b"<html>"
-    paths = [one["builtInAlgorithmOutput"]["modelPath"] for one in json.loads(found["trials.json"])["trials"]]
+    paths = [
+        trial["builtInAlgorithmOutput"]["modelPath"] for trial in json.loads(found["trials.json"])["trials"]
+    ]
     assert paths == ["gs://photos/tuned/model/trial_1", "gs://photos/tuned/model/trial_2"]
 
 
 @pytest.mark.parametrize("job_dir", ["", "tuned", "/mnt/tuned"])
-def test_a_job_dir_that_katibs_pods_do_not_see_is_refused_with_what_to_do(job_dir):
-    with pytest.raises(InvalidArgumentError, match="do not see this folder") as caught:
+def test_a_job_dir_that_katib_pods_cannot_access_is_rejected(job_dir):
+    with pytest.raises(InvalidArgumentError, match="cannot access this folder") as caught:
         check_shared_with_pods(job_dir)
     assert "gs:// job_dir" in caught.value.remedy
     check_shared_with_pods("gs://photos/tuned")
 
 
-def test_the_step_refuses_katib_without_a_job_dir_before_anything_is_made(tmp_path):
+def test_katib_without_a_job_dir_is_rejected_before_anything_is_written(tmp_path):
     class Output:
         path = str(tmp_path / "never")
 
@@ -61,8 +63,8 @@ def test_the_step_refuses_katib_without_a_job_dir_before_anything_is_made(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_that_searches_here_refuses_a_job_dir_elsewhere():
-    with pytest.raises(InvalidArgumentError, match="keeps its study") as caught:
-        check_on_this_machine("gs://photos/tuned")
+def test_a_local_search_rejects_a_job_dir_in_cloud_storage():
+    with pytest.raises(InvalidArgumentError, match="writes its study") as caught:
+        check_local("gs://photos/tuned")
     assert "tune_engine=katib" in caught.value.remedy
-    check_on_this_machine("tuned")
+    check_local("tuned")

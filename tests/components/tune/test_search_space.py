@@ -52,11 +52,11 @@ def double(name="initial_learning_rate", low=0.001, high=0.2, scale="UNIT_LOG_SC
 
 
 def sampled(request, number=4000):
-    """Values drawn by random search, by parameter."""
+    """Values sampled by random search, by parameter."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     distributions = distributions_of(request)
     drawn = [values_of(request, study.ask(distributions).params) for _ in range(number)]
-    return {name: np.array([one[name] for one in drawn]) for name in distributions}
+    return {name: np.array([values[name] for values in drawn]) for name in distributions}
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def test_the_original_algorithms_config_is_read_as_it_stands():
+def test_the_original_config_is_read_unchanged():
     request = read_request(TuneArguments(hyperparameters=ORIGINAL))
     assert (request.max_trials, request.max_parallel_trials, request.early_stopping) == (6, 3, True)
     assert request.parameters == (
@@ -75,7 +75,7 @@ def test_the_original_algorithms_config_is_read_as_it_stands():
 
 
 @pytest.mark.parametrize(
-    ("word", "parameter"),
+    ("tune", "parameter"),
     [
         (
             "initial_learning_rate=log:0.001:0.2",
@@ -101,11 +101,11 @@ def test_the_original_algorithms_config_is_read_as_it_stands():
         ),
     ],
 )
-def test_short_words_say_the_same_as_a_block(word, parameter):
-    assert read_request(TuneArguments(tune=word)).parameters == (parameter,)
+def test_the_short_form_is_equivalent_to_a_block(tune, parameter):
+    assert read_request(TuneArguments(tune=tune)).parameters == (parameter,)
 
 
-def test_a_request_is_read_back_from_the_block_that_is_written_of_it():
+def test_a_request_survives_a_round_trip_through_a_block():
     tune = (
         "weight_decay=log:1e-6:1e-2; label_smoothing=reverse-log:0.1:0.5; warmup_steps=0:30; "
         "train_batch_size=16,32; optimizer_type=momentum,adam"
@@ -117,7 +117,7 @@ def test_a_request_is_read_back_from_the_block_that_is_written_of_it():
     assert read_request(TuneArguments(hyperparameters=block)) == request
 
 
-def test_flags_go_before_the_block_and_short_words_are_added_to_it():
+def test_flags_override_the_block_and_the_short_form_is_added_to_it():
     arguments = TuneArguments(
         hyperparameters=ORIGINAL,
         tune="weight_decay=log:1e-5:1e-3; train_batch_size=16,32",
@@ -129,7 +129,7 @@ def test_flags_go_before_the_block_and_short_words_are_added_to_it():
         resume_previous_job_id="before",
     )
     request = read_request(arguments)
-    assert [one.name for one in request.parameters] == [
+    assert [parameter.name for parameter in request.parameters] == [
         "initial_learning_rate",
         "weight_decay",
         "train_batch_size",
@@ -140,33 +140,33 @@ def test_flags_go_before_the_block_and_short_words_are_added_to_it():
 
 
 @pytest.mark.parametrize(
-    ("tune", "said"),
+    ("tune", "expected"),
     [
-        ("", "nothing is tuned"),
+        ("", "there is nothing to tune"),
         ("learning_rate=log:1:2", "no training argument 'learning_rate'"),
         ("initial_learning_rate", "has no values"),
-        ("initial_learning_rate=logarithmic:1:2", "the scale 'logarithmic'"),
+        ("initial_learning_rate=logarithmic:1:2", "the unknown scale 'logarithmic'"),
         ("initial_learning_rate=log:0:0.1", "UNIT_LOG_SCALE"),
         ("ema=reverse-log:0:0.9", "UNIT_REVERSE_LOG_SCALE"),
         ("initial_learning_rate=log:0.2:0.001", "minValue"),
-        ("train_batch_size=16,many", "no number"),
-        ("warmup_steps=0.5:3", "whole number"),
-        ("initial_learning_rate=log:0.1:0.2;initial_learning_rate=log:0.1:0.3", "named once"),
+        ("train_batch_size=16,many", "not a number"),
+        ("warmup_steps=0.5:3", "an integer"),
+        ("initial_learning_rate=log:0.1:0.2;initial_learning_rate=log:0.1:0.3", "listed once"),
     ],
 )
-def test_a_wrong_request_is_refused_with_its_reason(tune, said):
+def test_an_invalid_request_is_rejected_with_the_reason(tune, expected):
     with pytest.raises(InvalidArgumentError) as raised:
         read_request(TuneArguments(tune=tune))
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("tune", "said"),
+    ("tune", "expected"),
     [
-        ("label_smoothing=0:1", "label_smoothing may become 1,"),
+        ("label_smoothing=0:1", "a trial may have label_smoothing=1,"),
         ("model_type=resnet-18,resnet-19", "resnet-19"),
-        ("job_dir=a,b", "every trial has a folder of its own"),
-        # Each is allowed alone.
+        ("job_dir=a,b", "each trial has its own folder"),
+        # Each value is valid on its own.
         ("warmup_steps=10:90;max_steps=50:200", "a trial may have warmup_steps=90"),
         (
             "optimizer_type=adam,momentum;optimizer_arguments=beta1=0.9,momentum=0.8",
@@ -174,18 +174,18 @@ def test_a_wrong_request_is_refused_with_its_reason(tune, said):
         ),
     ],
 )
-def test_the_whole_space_is_checked_against_the_training_before_a_trial(tune, said):
+def test_the_whole_space_is_checked_before_the_first_trial(tune, expected):
     with pytest.raises(InvalidArgumentError) as raised:
         check_search_space(read_request(TuneArguments(tune=tune)), TRAINING)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["job_dir", "keep_checkpoints", "num_classes", "multi_label"])
-def test_what_a_trial_or_the_data_decides_is_refused_before_the_first_trial(name):
-    one = {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": ["3", "4"]}
+def test_an_argument_that_the_trial_or_the_dataset_determines_cannot_be_tuned(name):
+    parameter = {"parameterName": name, "type": "CATEGORICAL", "categoricalValues": ["3", "4"]}
     with pytest.raises(InvalidArgumentError, match=f"{name} cannot be tuned: ") as raised:
-        check_search_space(request_of(one), TRAINING)
-    assert raised.value.remedy == "leave it out"
+        check_search_space(request_of(parameter), TRAINING)
+    assert raised.value.remedy == "remove it"
 
 
 def test_every_other_training_argument_can_be_tuned():
@@ -204,7 +204,7 @@ def test_every_other_training_argument_can_be_tuned():
         assert trial_arguments(TRAINING, values_of(request, point)) == TRAINING
 
 
-# What share of draws lies below the value in the middle of the scale, for each scale: a half.
+# The value in the middle of each scale: half of the samples are below it.
 MIDDLE = {
     "NONE": lambda low, high: (low + high) / 2,
     "UNIT_LINEAR_SCALE": lambda low, high: (low + high) / 2,
@@ -216,22 +216,22 @@ MIDDLE = {
 @pytest.mark.parametrize("scale", SCALES)
 @settings(max_examples=8, deadline=None)
 @given(low=st.floats(1e-6, 10), factor=st.floats(1.5, 1e5))
-def test_each_scale_puts_half_of_the_draws_on_each_side_of_its_middle(scale, low, factor):
+def test_half_of_the_samples_are_below_the_middle_of_each_scale(scale, low, factor):
     high = low * factor
     request = request_of(double("weight_decay", low, high, scale))
     values = sampled(request, 1500)["weight_decay"]
     assert low <= values.min() <= values.max() <= high
     share = (values < MIDDLE[scale](low, high)).mean()
-    # Six standard deviations of a fair coin thrown 1,500 times.
+    # Six standard deviations for 1,500 flips of a fair coin.
     assert abs(share - 0.5) < 6 * 0.5 / 1500**0.5
 
 
-def test_the_reverse_log_scale_is_the_log_scale_seen_from_the_other_end():
+def test_the_reverse_log_scale_mirrors_the_log_scale():
     low, high = 0.001, 0.2
     log = sampled(request_of(double(scale="UNIT_LOG_SCALE")))["initial_learning_rate"]
     reverse = sampled(request_of(double(scale="UNIT_REVERSE_LOG_SCALE")))["initial_learning_rate"]
     assert np.allclose(np.sort(low + high - reverse), np.sort(log))
-    # Uniform in the logarithm of the distance from the far end: each decade gets its share.
+    # Uniform in the logarithm of the mirrored value.
     distance = np.log(low + high - reverse)
     counts, _ = np.histogram(distance, bins=8, range=(np.log(low), np.log(high)))
     assert counts.min() > 0.75 * len(reverse) / 8
@@ -239,7 +239,7 @@ def test_the_reverse_log_scale_is_the_log_scale_seen_from_the_other_end():
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_whole_numbers_reach_both_ends_of_every_scale(scale):
+def test_integers_reach_both_ends_of_every_scale(scale):
     space = {"parameterName": "warmup_steps", "type": "INTEGER", "minValue": 1, "maxValue": 64}
     values = sampled(request_of({**space, "scaleType": scale}))["warmup_steps"]
     assert values.dtype.kind == "i"
@@ -270,7 +270,7 @@ def test_discrete_and_categorical_values_are_equally_likely():
         assert counts.min() > 0.85 * 4000 / len(values)
 
 
-def test_the_grid_has_every_combination_once():
+def test_the_grid_contains_each_combination_once():
     request = request_of(
         {"parameterName": "warmup_steps", "type": "INTEGER", "minValue": 1, "maxValue": 3},
         {"parameterName": "optimizer_type", "type": "CATEGORICAL", "categoricalValues": ["adam", "momentum"]},
@@ -282,7 +282,7 @@ def test_the_grid_has_every_combination_once():
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_value_stands_for_the_point_it_came_from(data):
+def test_values_convert_back_to_their_point(data):
     scale = data.draw(st.sampled_from(SCALES))
     kind = data.draw(st.sampled_from(["DOUBLE", "INTEGER", "DISCRETE"]))
     if kind == "DISCRETE":

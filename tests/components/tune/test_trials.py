@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.report import parameter_importance, saved_by_stopping, tuning_report
+from imgpipe.components.tune.report import parameter_importance, savings_by_stopping, tuning_report
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial, best_trial, write_trials
 
@@ -67,7 +67,7 @@ TRIALS = [
 ]
 
 
-def test_the_best_has_the_highest_full_evaluation_then_the_lower_loss_then_the_lower_number():
+def test_the_best_trial_has_the_highest_accuracy_then_the_lower_loss_then_the_lower_id():
     assert best_trial(TRIALS).id == 5
     assert best_trial(TRIALS[:3]).id == 3
     assert best_trial([TRIALS[0], replace(TRIALS[0], id=7)]).id == 1
@@ -75,17 +75,17 @@ def test_the_best_has_the_highest_full_evaluation_then_the_lower_loss_then_the_l
 
 
 def test_a_stopped_trial_wins_only_by_its_full_evaluation():
-    high_on_the_way = trial(7, 0.3, evaluations=(evaluation(10, 0.99),), stop_reason="stopped")
-    unmeasured = replace(high_on_the_way, id=8, final={})
-    assert best_trial([TRIALS[0], high_on_the_way, unmeasured]).id == 1
+    high_during_training = trial(7, 0.3, evaluations=(evaluation(10, 0.99),), stop_reason="stopped")
+    without_evaluation = replace(high_during_training, id=8, final={})
+    assert best_trial([TRIALS[0], high_during_training, without_evaluation]).id == 1
 
 
-def test_trials_json_has_the_form_of_training_output_with_all_metrics(tmp_path):
-    write_trials(tmp_path / "trials.json", TRIALS, circumstances={"more": 1})
+def test_trials_json_is_a_training_output_with_all_metrics(tmp_path):
+    write_trials(tmp_path / "trials.json", TRIALS, extra={"more": 1})
     output = json.loads((tmp_path / "trials.json").read_text())
     assert output["completedTrialCount"] == "5"
     assert (output["isHyperparameterTuningJob"], output["bestTrialId"], output["more"]) == (True, "5", 1)
-    assert [one["trialId"] for one in output["trials"]] == ["5", "3", "1", "6", "2", "4"]
+    assert [trial["trialId"] for trial in output["trials"]] == ["5", "3", "1", "6", "2", "4"]
     best, *_, stopped, failed = output["trials"]
     assert best["hyperparameters"]["train_batch_size"] == "16"
     assert best["finalMetric"] == {
@@ -95,7 +95,7 @@ def test_trials_json_has_the_form_of_training_output_with_all_metrics(tmp_path):
         "loss": 0.05,
         "trainLoss": 0.4,
     }
-    assert [one["trainingStep"] for one in best["allMetrics"]] == ["10", "20", "30", "40"]
+    assert [metric["trainingStep"] for metric in best["allMetrics"]] == ["10", "20", "30", "40"]
     assert best["builtInAlgorithmOutput"]["modelPath"] == "/job/model/trial_5"
     assert stopped["isTrialStoppedEarly"] is True
     assert stopped["stopReason"].startswith("successive halving")
@@ -103,7 +103,7 @@ def test_trials_json_has_the_form_of_training_output_with_all_metrics(tmp_path):
     assert "finalMetric" not in failed
 
 
-def test_the_page_stands_alone_and_shows_every_trial():
+def test_the_report_is_self_contained_and_shows_every_trial():
     page = tuning_report(TRIALS, REQUEST, engine="local", remarks=["it ended early"])
     assert "http" not in page.replace("http-equiv", "")
     assert "<script>" not in page
@@ -127,18 +127,18 @@ def test_the_page_stands_alone_and_shows_every_trial():
     ],
     ids=["none", "one running", "one failed", "one"],
 )
-def test_the_page_can_be_written_at_any_time(trials):
-    assert "Tuning of" in tuning_report(trials, REQUEST, engine="local")
+def test_the_report_can_be_written_at_any_time(trials):
+    assert "Hyperparameter tuning" in tuning_report(trials, REQUEST, engine="local")
 
 
-def test_what_stopping_saved_is_reckoned_at_the_stopped_trials_speed():
-    saved = saved_by_stopping(TRIALS)
-    assert saved.steps == 30
-    assert saved.share == pytest.approx(30 / (4 * 40 + 40 + 10))
-    assert saved.seconds == pytest.approx(30 * 60 / 10)
+def test_saved_time_is_computed_from_the_speed_of_the_stopped_trials():
+    savings = savings_by_stopping(TRIALS)
+    assert savings.steps == 30
+    assert savings.share == pytest.approx(30 / (4 * 40 + 40 + 10))
+    assert savings.seconds == pytest.approx(30 * 60 / 10)
 
 
-def test_the_parameter_that_matters_is_the_most_important():
+def test_the_parameter_that_changes_the_accuracy_is_the_most_important():
     trials = [
         trial(
             number,

@@ -1,4 +1,4 @@
-"""The tuning of real trainings."""
+"""Tuning with real trainings."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def dataset(coloured_dataset, tmp_path):
     return coloured_dataset(tmp_path / "data")
 
 
-def test_the_best_trials_model_is_what_comes_out(dataset, tmp_path):
+def test_the_model_is_the_best_trials(dataset, tmp_path):
     files = TuningFiles(tmp_path / "job", tmp_path / "model")
     tuning = TuneArguments(tune="initial_learning_rate=0.0001,0.01", max_trials=2, search_algorithm="grid")
     result = tune(tuning, TRAINING, dataset, files)
@@ -44,24 +44,24 @@ def test_the_best_trials_model_is_what_comes_out(dataset, tmp_path):
         )
         assert measured["top_1_accuracy"] == trial.objective == trial.final["top_1_accuracy"]
         assert trial.final["examples"] == 6
-        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
+        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "job" / "trials.json").read_text())["bestTrialId"] == str(result.best.id)
     assert "Learning curves" in (tmp_path / "job" / "tuning.html").read_text()
-    # Publishing the best beside the trials keeps them.
+    # Publishing the best model next to the trials' models keeps them.
     target = Path(publish_model(tmp_path / "model", str(tmp_path / "job")))
     assert {path.name for path in target.iterdir()} >= {"saved_model.pb", "trial_1", "trial_2"}
     publish_model(tmp_path / "model", str(tmp_path / "job"))
     assert (target / "trial_1" / "saved_model.pb").is_file()
 
 
-def test_a_space_that_the_training_refuses_is_refused_before_anything_is_written(dataset, tmp_path):
+def test_an_invalid_search_space_is_rejected_before_anything_is_written(dataset, tmp_path):
     files = TuningFiles(tmp_path / "job", tmp_path / "model")
-    with pytest.raises(InvalidArgumentError, match="warmup_steps may become 9"):
+    with pytest.raises(InvalidArgumentError, match="a trial may have warmup_steps=9"):
         tune(TuneArguments(tune="warmup_steps=0:9"), TRAINING, dataset, files)
     assert not (tmp_path / "job").exists()
 
 
-def test_trainings_that_all_fail_leave_the_report_and_no_model(dataset, tmp_path):
+def test_if_all_trials_fail_there_is_a_report_but_no_model(dataset, tmp_path):
     files = TuningFiles(tmp_path / "job", tmp_path / "model")
     tuning = TuneArguments(tune="train_batch_size=13,14", max_trials=2, search_algorithm="grid")
     with pytest.raises(InvalidArgumentError, match="2 of 2 trials failed") as raised:
@@ -69,11 +69,11 @@ def test_trainings_that_all_fail_leave_the_report_and_no_model(dataset, tmp_path
     assert "is more than the 12 training images" in raised.value.problem
     assert not files.model.exists()
     output = json.loads((tmp_path / "job" / "trials.json").read_text())
-    assert [one["state"] for one in output["trials"]] == ["FAILED", "FAILED"]
+    assert [trial["state"] for trial in output["trials"]] == ["FAILED", "FAILED"]
     assert "trials failed" in (tmp_path / "job" / "tuning.html").read_text()
 
 
-def test_nothing_of_others_is_replaced_by_a_model(dataset, tmp_path):
+def test_a_model_does_not_replace_other_files(dataset, tmp_path):
     (tmp_path / "job" / "model" / "trial_1").mkdir(parents=True)
     (tmp_path / "job" / "model" / "notes.txt").write_text("mine")
     (tmp_path / "made").mkdir()
@@ -82,7 +82,7 @@ def test_nothing_of_others_is_replaced_by_a_model(dataset, tmp_path):
 
 
 @pytest.mark.proof
-def test_the_command_line_tunes_the_original_algorithms_config(digits_dataset, tmp_path):
+def test_the_command_line_accepts_the_original_config(digits_dataset, tmp_path):
     config = (
         "{trainingInput: {hyperparameters: {goal: MAXIMIZE, hyperparameterMetricTag: top_1_accuracy, "
         "maxTrials: 6, maxParallelTrials: 3, enableTrialEarlyStopping: true, params: [{parameterName: "
@@ -111,11 +111,11 @@ def test_the_command_line_tunes_the_original_algorithms_config(digits_dataset, t
     assert result.returncode == 0, result.stdout[-3000:]
     output = json.loads((tmp_path / "job" / "trials.json").read_text())
     assert len(output["trials"]) == 6
-    assert any(one["isTrialStoppedEarly"] for one in output["trials"])
+    assert any(trial["isTrialStoppedEarly"] for trial in output["trials"])
     best = output["trials"][0]
     model, theirs = tmp_path / "job" / "model", tmp_path / "job" / "model" / f"trial_{best['trialId']}"
     variables = "variables/variables.data-00000-of-00001"
     assert (model / variables).read_bytes() == (theirs / variables).read_bytes()
     assert best["finalMetric"]["objectiveValue"] == max(
-        one["finalMetric"]["objectiveValue"] for one in output["trials"]
+        trial["finalMetric"]["objectiveValue"] for trial in output["trials"]
     )
