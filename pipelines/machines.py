@@ -11,9 +11,11 @@ accelerators; the end of K80 and P100 as announced by Compute Engine.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from imgpipe.components.common.arguments import nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.vertex.job_requests import machine_kind, machine_spec
 
 TPU_MACHINE = "cloud-tpu"
 
@@ -36,11 +38,16 @@ class Machine:
     tpu_topology: str = ""
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The machine as Vertex AI's MachineSpec."""
+        return machine_spec(
+            self.machine_type, self.accelerator_type, self.accelerator_count, self.tpu_topology
+        )
+
+    @property
     def kind(self) -> str:
-        """Returns ``cpu``, ``gpu`` or ``tpu``: which of our training images fits."""
-        if self.accelerator_type.startswith("NVIDIA"):
-            return "gpu"
-        return "tpu" if self.accelerator_type or self.tpu_topology else "cpu"
+        """``cpu``, ``gpu`` or ``tpu``: which training image the machine needs."""
+        return machine_kind(self.spec)
 
     def __str__(self) -> str:
         if self.tpu_topology:

@@ -9,7 +9,7 @@ from typing import Any
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 from imgpipe.components.common.hyperparameters import Hyperparameters, read_hyperparameters
-from imgpipe.components.platforms.vertex.jobs import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
+from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
 
 ROLES = ("master", "worker", "parameterServer", "evaluator")
 _SCALE_TIERS = ("BASIC", "BASIC_GPU", "BASIC_TPU", "CUSTOM")

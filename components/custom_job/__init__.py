@@ -1,1 +1,1 @@
-"""The train step on Vertex AI: a CustomJob of worker pools, started and followed."""
+"""The train step on Vertex AI: creates a CustomJob and follows it."""

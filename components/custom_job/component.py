@@ -4,10 +4,18 @@ from pathlib import Path
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
 
+from imgpipe.components.common.docstrings import with_args_of
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.component import train as train_in_step
 
 
+@with_args_of(
+    train_in_step,
+    gcp_resources="The CustomJob, which Vertex AI links to the step.",
+    job="The machines that the training runs on.",
+    run="Project, region and pipeline job of the run.",
+)
 def train(
     dataset: Input[Dataset],
     model: Output[Model],
@@ -17,19 +25,7 @@ def train(
     job: CustomJobArguments,
     run: RunArguments,
 ) -> None:
-    """Trains an image classifier as a CustomJob and keeps the model of its most accurate evaluation.
-
-    Args:
-        dataset: What the convert step made: a manifest and its shards.
-        model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
-            deployment_config.yaml and provenance.json.
-        metrics: Accuracy and loss of the best evaluation, and its step; with multi_label, mean average
-            precision and F1 too.
-        gcp_resources: The CustomJob, by which the step is linked with it.
-        arguments: How to train.
-        job: On what to train.
-        run: Where the run is.
-    """
+    """Trains an image classifier as a CustomJob and keeps the model of its most accurate evaluation."""
     from imgpipe.components.custom_job.custom_job import train_as_job
 
     best = train_as_job(arguments, job, run, Path(dataset.path), Path(model.path), Path(gcp_resources))

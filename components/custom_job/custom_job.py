@@ -1,9 +1,8 @@
-"""Runs the training as a CustomJob: the same command line that runs anywhere, on machines rented for it."""
+"""Trains in a CustomJob: the command line that trains anywhere, on machines of Vertex AI."""
 
 import functools
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,13 @@ from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, Split
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.platforms.vertex.client import service_client
-from imgpipe.components.platforms.vertex.follow import follow_job
-from imgpipe.components.platforms.vertex.jobs import (
-    CUSTOM_JOB,
-    JOB_LABEL,
-    REQUEST_LABEL,
-    RUN_LABEL,
-    failure_of,
-    get_job,
-    start_job,
-)
-from imgpipe.components.platforms.vertex.resources import read_job, write_job
+from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, digest, job_spec
+from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, failure_of, run_job, state_of
 from imgpipe.components.storage.files import joined, written_whole
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
+
+COMMAND = ("python", "-m", "imgpipe.components.train")
 
 
 def train_as_job(
@@ -34,98 +25,102 @@ def train_as_job(
     run: RunArguments,
     dataset_folder: Path,
     model_folder: Path,
-    resources: Path,
+    gcp_resources: Path,
 ) -> dict[str, Any]:
-    """Trains and returns the best evaluation: its step, accuracies and loss.
+    """Trains in a CustomJob and returns the best evaluation: its step, accuracies and loss.
 
-    The job is written to ``resources`` before it is followed. A step that is started again goes on with the
-    job that is written there. Where the machines were taken away or not to be had, the training is started
-    again, ``train_restarts`` times at most: it resumes from its checkpoints.
+    A step that starts again follows the job in ``gcp_resources``. If machines were preempted or unavailable,
+    a new job is created, up to ``train_restarts`` times; it resumes from the checkpoints.
 
     Args:
-        arguments: How to train.
-        job: On what to train.
-        run: Where.
-        dataset_folder: The data set's manifest lies there; seen from the job's machines under the same path.
-        model_folder: To be written, by the job.
-        resources: The output ``gcp_resources``.
+        arguments: The training's arguments.
+        job: The machines and settings of the job.
+        run: The project, region and images.
+        dataset_folder: The folder of the data set's manifest; the job's machines see it under the same path.
+        model_folder: Written by the job.
+        gcp_resources: The output ``gcp_resources``.
 
     Raises:
-        PipelineError: as the training, if it failed; InterruptedRunError if the job was cancelled.
+        PipelineError: the training's error, if it failed; InterruptedRunError if the job was cancelled.
     """
     manifest = read_manifest(dataset_folder)
-    words = training_words(arguments, manifest, dataset_folder, model_folder)
-    new_client = functools.partial(service_client, "JobServiceClient", run.region, job.vertex_endpoint)
-    client = new_client()
-    parent = f"projects/{run.project}/locations/{run.region}"
+    args = training_command_line(arguments, manifest, dataset_folder, model_folder)
     failure: PipelineError | None = None
     for attempt in range(job.train_restarts + 1):
-        name = read_job(resources)
-        if not name or attempt:
-            body = custom_job_body(job, run, words, model_folder, attempt)
-            started, _ = start_job(client, parent, CUSTOM_JOB, body)
-            name = started.name
-            write_job(resources, CUSTOM_JOB.name, name)
-        log_event("job_started", f"train: following {name}", step="train", job=name)
-        ended = follow_job(new_client, name, step="train")
+        request = functools.partial(custom_job_request, job, run, args, model_folder, attempt)
+        ended = run_job(
+            job.location(run), CUSTOM_JOB, request, gcp_resources, step="train", restart=attempt > 0
+        )
         failure = failure_of(ended)
         if failure is None:
-            return _best(model_folder)
-        if not isinstance(failure, InterruptedRunError) or _was_cancelled(client, name):
+            return _read_best_evaluation(model_folder)
+        # A job that was cancelled is not restarted against the user's will.
+        if not isinstance(failure, InterruptedRunError) or state_of(ended) == "CANCELLED":
             raise failure
-        log_event("job_interrupted", f"train: {failure.problem}", severity="WARNING", step="train", job=name)
+        log_event(
+            "job_interrupted", f"train: {failure.problem}", severity="WARNING", step="train", job=ended.name
+        )
     assert failure is not None  # noqa: S101 - the loop ran at least once
     raise failure
 
 
-def custom_job_body(
-    job: CustomJobArguments, run: RunArguments, words: list[str], model_folder: Path, attempt: int = 0
+def custom_job_request(
+    job: CustomJobArguments, run: RunArguments, args: Sequence[str], model_folder: Path, attempt: int = 0
 ) -> dict[str, Any]:
-    """Returns the request for a CustomJob in the JSON form of Vertex AI's REST interface.
+    """Returns the request for a CustomJob.
 
     Args:
-        job: On what to train.
-        run: Whose images are meant.
-        words: The training's arguments.
-        model_folder: Decides the job's name: the step's own folder is no other's.
-        attempt: How often the job was started before.
+        job: The machines and settings of the job.
+        run: The images, and the pipeline run.
+        args: Arguments of the training.
+        model_folder: Determines the label by which the job is found: no other step has this folder.
+        attempt: How often the job was created before.
     """
-    pools = []
-    for pool in job.worker_pools():
-        machine = pool.get("machineSpec", {})
-        container = {
-            "imageUri": job.train_image or run.image_for(machine),
-            "command": ["python", "-m", "imgpipe.components.train"],
-            "args": words,
+    return custom_job(
+        "imgpipe-train",
+        training_job_spec(job, run, COMMAND, args),
+        job_label=f"train-{digest(str(model_folder))}-{attempt}",
+        **job.labels_and_key(run),
+    )
+
+
+def training_job_spec(
+    job: CustomJobArguments,
+    run: RunArguments,
+    command: Sequence[str],
+    args: Sequence[str],
+    *,
+    output_uri: str = "",
+) -> dict[str, Any]:
+    """Returns the CustomJobSpec of a training; a tuning's trials have the same one, with another command."""
+    pools = [
+        {
+            "replicaCount": 1,
+            **pool,
+            "containerSpec": container_spec(
+                job.train_image or run.image_for(pool.get("machineSpec", {})), command, args
+            ),
         }
-        pools.append({"replicaCount": 1, **pool, "containerSpec": container})
-    spec: dict[str, Any] = {"workerPoolSpecs": pools, **_scheduling(job)}
-    account = job.service_account or _own_account(job)
-    if account:
-        spec["serviceAccount"] = account
-    if job.network:
-        spec["network"] = job.network
-    body: dict[str, Any] = {"displayName": "imgpipe-train", "jobSpec": spec}
-    if job.encryption_key:
-        body["encryptionSpec"] = {"kmsKeyName": job.encryption_key}
-    # Under the run's own id, the logs of a pipeline's run have those of its training too.
-    run_id = run.pipeline_run.rpartition("/")[2]
-    body["labels"] = {
-        **job.job_labels(),
-        **({RUN_LABEL: run_id} if run_id else {}),
-        JOB_LABEL: f"train-{_digest(str(model_folder))}-{attempt}",
-        REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
-    }
-    return body
+        for pool in job.worker_pools()
+    ]
+    return job_spec(
+        pools,
+        strategy=job.train_strategy,
+        timeout_seconds=job.train_timeout_seconds or None,
+        max_wait_seconds=job.train_wait_seconds or None,
+        service_account=job.service_account or _step_account(job),
+        network=job.network,
+        output_uri=output_uri,
+    )
 
 
-def training_words(
+def training_command_line(
     arguments: TrainingArguments, manifest: Manifest, dataset_folder: Path, model_folder: Path
 ) -> list[str]:
-    """Returns the command line of the training.
+    """Returns the arguments of the training.
 
-    ``job_dir/model`` is the step's Model artifact, so that checkpoints lie beside it: a job that is started
-    again goes on from them. The user's own job_dir gets the model from the export step.
+    The step's Model artifact is ``job_dir/model``, so the checkpoints are beside it, and a new job resumes
+    from them. The export step publishes the model to the user's own job_dir.
     """
     labels_file = model_folder.parent / "labels.txt"
     with written_whole(labels_file) as temporary:
@@ -143,19 +138,8 @@ def _pattern(split: Split, folder: Path) -> str:
     return shards_pattern([joined(str(folder), shard.path) for shard in split.shards])
 
 
-def _scheduling(job: CustomJobArguments) -> dict[str, Any]:
-    scheduling: dict[str, Any] = {}
-    if job.train_timeout_seconds:
-        scheduling["timeout"] = f"{job.train_timeout_seconds}s"
-    if job.train_strategy != "standard":
-        scheduling["strategy"] = job.train_strategy.upper().replace("-", "_")
-    if job.train_wait_seconds and job.train_strategy == "flex-start":
-        scheduling["maxWaitDuration"] = f"{job.train_wait_seconds}s"
-    return {"scheduling": scheduling} if scheduling else {}
-
-
-def _own_account(job: CustomJobArguments) -> str:
-    """Returns the account of this step, which is the run's own; "" if it has none (not on Google Cloud)."""
+def _step_account(job: CustomJobArguments) -> str:
+    """Returns the account of this step, which is the pipeline run's; "" outside Google Cloud."""
     if job.vertex_endpoint.startswith("http://"):
         return ""
     import google.auth
@@ -171,25 +155,17 @@ def _own_account(job: CustomJobArguments) -> str:
     return account if "@" in account else ""
 
 
-def _was_cancelled(client: Any, name: str) -> bool:
-    """Tells whether somebody stopped the job: then it is not started again behind their back."""
-    return bool(get_job(client, name).state.name.endswith("CANCELLED"))
-
-
-def _best(model_folder: Path) -> dict[str, Any]:
+def _read_best_evaluation(model_folder: Path) -> dict[str, Any]:
     try:
         provenance: Mapping[str, Any] = json.loads((model_folder / "provenance.json").read_text("utf-8"))
     except OSError as error:
         raise MissingInputError(
-            f"the job succeeded, but its model is not at {str(model_folder)!r}: {error.strerror}",
-            remedy="the job must see the same bucket at /gcs: use its own region and project",
+            f"the job succeeded, but its model is not in {str(model_folder)!r}: {error.strerror}",
+            remedy="the job must see the same bucket at /gcs: run it in the bucket's region and project",
         ) from None
     step = provenance["best_step"]
-    best = next((one for one in provenance["evaluations"] if one["step"] == step), {"step": step})
+    evaluations = provenance["evaluations"]
+    best = next((evaluation for evaluation in evaluations if evaluation["step"] == step), {"step": step})
     accuracy = f"{best['top_1_accuracy']:.4f}" if "top_1_accuracy" in best else "unknown"
     log_result("train", f"best top-1 accuracy {accuracy}, at step {step:,}", training_step=step)
     return dict(best)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,1 +1,1 @@
-"""The services that steps talk to: a client, a polling loop, a retry policy and a map of its errors."""
+"""The services that steps call: clients, polling, retries and error translation."""

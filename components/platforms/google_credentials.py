@@ -1,4 +1,4 @@
-"""What is told where Google Cloud has no credentials that work."""
+"""Google Cloud credentials, and the errors of missing or invalid ones."""
 
 import os
 from typing import Any
@@ -7,66 +7,64 @@ from imgpipe.components.common.errors import UnavailableError
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 LOGIN = "gcloud auth application-default login"
-
-
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 def default_credentials() -> tuple[Any, str]:
-    """Returns the application's default credentials and their project, which may be empty.
+    """Returns the application default credentials and their project, which may be empty.
 
     Raises:
-        UnavailableError: if there are none, or what the variable names cannot be read as such.
+        UnavailableError: if there are none, or the file that the variable names cannot be read.
     """
     import google.auth
     from google.auth.exceptions import GoogleAuthError
 
     try:
         credentials, project = google.auth.default(scopes=_SCOPES)
-    # What is written in a file that is none of credentials, the library does not expect.
+    # The library raises these for a file that does not contain credentials.
     except (GoogleAuthError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise no_credentials(error) from None
     return credentials, project or ""
 
 
 def no_credentials(error: Exception) -> UnavailableError:
-    """Returns the error of a machine without credentials for Google Cloud.
+    """Returns the error for a machine without Google Cloud credentials.
 
     Args:
-        error: What the client library said. It is told where a variable names credentials: those were meant,
-            and a login would not be heeded.
+        error: The client library's error. It is shown only if the variable names a file: the variable
+            overrides a login.
     """
     if named_credentials():
         return UnavailableError(
             f"{VARIABLE}={named_credentials()!r} gives no credentials: {_reason(error)}",
-            remedy=f"name a file with credentials there; or unset the variable, and {LOGIN}",
+            remedy=f"set it to a file with credentials; or unset it, and run {LOGIN}",
         )
-    return UnavailableError(
-        "there are no credentials for Google Cloud here",
-        remedy=f"{LOGIN}; in a step of a pipeline, give its service account access",
-    )
+    return _unavailable("there are no credentials for Google Cloud")
 
 
 def refused_credentials(error: Exception) -> UnavailableError:
-    """Returns the error of credentials that are there and do not work.
+    """Returns the error for credentials that do not work.
 
     Args:
-        error: What the client library said.
+        error: The client library's error.
     """
     if named_credentials():
         return UnavailableError(
             f"the credentials in {VARIABLE}={named_credentials()!r} do not work: {_reason(error)}",
-            remedy=f"name other credentials there; or unset the variable, and {LOGIN}",
+            remedy=f"set it to another file with credentials; or unset it, and run {LOGIN}",
         )
-    return UnavailableError(
-        f"the credentials for Google Cloud do not work: {_reason(error)}",
-        remedy=f"{LOGIN}; in a step of a pipeline, give its service account access",
-    )
+    return _unavailable(f"the credentials for Google Cloud do not work: {_reason(error)}")
 
 
 def named_credentials() -> str:
-    """Returns the file that the variable names; empty if it names none."""
+    """Returns the file that the variable names; empty if it is not set."""
     return os.environ.get(VARIABLE, "")
+
+
+def _unavailable(problem: str) -> UnavailableError:
+    return UnavailableError(
+        problem, remedy=f"run {LOGIN}; in a pipeline step, grant its service account access"
+    )
 
 
 def _reason(error: Exception) -> str:

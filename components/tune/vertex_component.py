@@ -1,4 +1,4 @@
-"""The tune step on Vertex AI as a KFP component: it starts a HyperparameterTuningJob and follows it."""
+"""The tune step on Vertex AI as a KFP component: creates a HyperparameterTuningJob and follows it."""
 
 import re
 from pathlib import Path

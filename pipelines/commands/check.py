@@ -9,7 +9,7 @@ import click
 
 from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.common.shared_arguments import NO_TARGET
-from imgpipe.components.platforms.vertex.client import check_credentials
+from imgpipe.components.platforms.vertex.client import authorized_session, check_credentials
 from imgpipe.components.storage.cloud_storage import missing_credentials
 from imgpipe.pipelines.checks import (
     ERROR,
@@ -28,7 +28,7 @@ from imgpipe.pipelines.commands.output import errors_told, events_told, format_o
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
-from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, authorized_session
+from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
 _PIPELINE_ROLES = ("data", "serve-tools")
 
@@ -130,8 +130,10 @@ def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[
     values = {**submission.job.values, "pipeline_root": submission.pipeline_root}
     pipeline = submission.form == "pipeline"
     try:
-        yield from check_rights(google, jobs.project, account, pipeline=pipeline)
-        yield from check_buckets(google, values, jobs.region, account, jobs.project, pipeline=pipeline)
+        yield from check_rights(google, jobs.location.project, account, pipeline=pipeline)
+        yield from check_buckets(
+            google, values, jobs.location.region, account, jobs.location.project, pipeline=pipeline
+        )
     except ConnectionError as error:
         yield Finding(
             WARNING, "Google Cloud", f"it cannot be reached from here, nothing more was checked: {error}"

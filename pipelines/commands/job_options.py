@@ -10,7 +10,8 @@ from click.core import ParameterSource
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS, STRATEGIES
+from imgpipe.components.platforms.vertex.job_requests import STRATEGIES
+from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import is_target_input

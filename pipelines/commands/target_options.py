@@ -9,7 +9,7 @@ import click
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.google_credentials import default_credentials
-from imgpipe.components.platforms.vertex.client import check_region
+from imgpipe.components.platforms.vertex.client import VertexLocation, check_region
 from imgpipe.pipelines.commands.job_options import given
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.targets.jobs import Jobs, Schedules
@@ -138,7 +138,7 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
             "--region is not given", remedy="give the region where your data lies, e.g. --region=us-central1"
         )
     check_region(region)
-    return VertexJobs(place["project"] or _own_project(), region, place["endpoint"])
+    return VertexJobs(VertexLocation(place["project"] or _own_project(), region, place["endpoint"]))
 
 
 def schedules_of(place: dict[str, Any], region: str = "") -> Schedules:

@@ -9,7 +9,7 @@ import yaml
 from google.cloud import aiplatform_v1 as vertex
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.vertex.client import service_client
+from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
 from imgpipe.pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
 from imgpipe.pipelines.images import Images
@@ -17,7 +17,6 @@ from imgpipe.pipelines.training_input import read_training_input
 from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
-PARENT = "projects/flowers-project/locations/us-central1"
 SOURCE = Path(__file__).parents[3] / "shared" / "reference" / "000_1412616bcab2b66b.txt"
 IMAGES = Images(
     lock={f"imgpipe-train-{kind}": f"images/train-{kind}@sha256:0" for kind in ("cpu", "gpu", "tpu")}
@@ -48,9 +47,9 @@ def server(tmp_path):
 
 def round_trip(server, config):
     request = vertex_request(planned(config), image_of, region="us-central1")
-    client = service_client("JobServiceClient", request.region, server.address)
+    location = VertexLocation("flowers-project", request.region, server.address)
     kind = {"CustomJob": CUSTOM_JOB, "HyperparameterTuningJob": TUNING_JOB}[request.kind]
-    job, found = start_job(client, PARENT, kind, request.body)
+    job, found = start_job(location, kind, request.body)
     assert not found
     # What the server decoded is what the client has in hand.
     assert server.resources[job.name] == job
@@ -148,10 +147,10 @@ def test_the_documentation_of_the_original_holds_the_same_configs_and_command_li
 def test_what_is_replaced_or_dropped_is_told():
     notices = planned(TUNING_CONFIG).notices
     for words in (
-        "masterConfig.imageUri: Google's built-in algorithm is replaced",
+        "masterConfig.imageUri: imgpipe's image replaces Google's built-in algorithm",
         "workerConfig.tpuTfVersion=1.14 is ignored",
-        "masterType=n1-highmem-16 is not rented",
-        "--initial_learning_rate=0.128 is ignored: the tuning chooses",
+        "masterType=n1-highmem-16 is not used",
+        "--initial_learning_rate=0.128 is ignored: the tuning sets it",
     ):
         assert any(words in notice for notice in notices), words
 
@@ -328,23 +327,23 @@ def test_all_types_and_scales_of_parameters_survive_the_round_trip(server):
 
 
 def test_the_same_submission_again_finds_the_job_and_another_under_its_name_is_refused(server):
-    client = service_client("JobServiceClient", "us-central1", server.address)
+    location = VertexLocation("flowers-project", "us-central1", server.address)
     body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
-    first, _ = start_job(client, PARENT, CUSTOM_JOB, body)
-    again, found = start_job(client, PARENT, CUSTOM_JOB, body)
+    first, _ = start_job(location, CUSTOM_JOB, body)
+    again, found = start_job(location, CUSTOM_JOB, body)
     assert found
     assert again.name == first.name
     other = planned(TPU_CONFIG, [*ARGUMENTS, "--seed=1"])
     with pytest.raises(InvalidArgumentError, match="used for another request"):
-        start_job(client, PARENT, CUSTOM_JOB, vertex_request(other, image_of, region="us-central1").body)
+        start_job(location, CUSTOM_JOB, vertex_request(other, image_of, region="us-central1").body)
     assert len(server.created("customJobs")) == 1
 
 
 def test_a_lost_answer_starts_no_second_job(server):
     server.lose_answers = 1
-    client = service_client("JobServiceClient", "us-central1", server.address)
+    location = VertexLocation("flowers-project", "us-central1", server.address)
     body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
-    _, found = start_job(client, PARENT, CUSTOM_JOB, body, pause=lambda _: None)
+    _, found = start_job(location, CUSTOM_JOB, body, sleep=lambda _: None)
     assert found
     assert len(server.created("customJobs")) == 1
 
@@ -425,7 +424,8 @@ def test_workers_without_an_image_of_their_own_have_the_masters():
 )
 def test_the_config_of_a_role_without_machines_is_named(fields):
     role = next(name for name in fields if name.endswith("Config"))
-    assert [one for one in planned(config_of(fields)).notices if f"{role} is ignored: no machine" in one]
+    notices = planned(config_of(fields)).notices
+    assert any(f"{role} is ignored: the job has no machine" in notice for notice in notices)
 
 
 def test_a_field_without_a_value_is_not_an_unknown_one_and_a_misspelt_one_gets_its_name():

@@ -165,7 +165,7 @@ def test_without_a_job_dir_that_pods_share_the_trials_run_in_the_tune_step(run, 
     )
     result = submit(run, "--config", "config.yaml")
     assert result.exit_code == 0, result.output
-    assert "the trials run in the pod of the tune step" in result.stderr
+    assert "the trials run in the tune step's pod" in result.stderr
     [run_id] = server.runs
     assert server.pods(run_id)["tune"]["accelerator"] == {"nvidia.com/gpu": 1}
     assert "tune_engine" not in server.runs[run_id]["runtime_config"]["parameters"]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from google.cloud import aiplatform_v1 as vertex
 
 from imgpipe.components.common.model_folder import local_model
-from imgpipe.components.platforms.vertex.client import service_client
+from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.sample_data import write_digits
 from tests.servers.vertex import STATES
@@ -110,7 +110,9 @@ def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud
             }
             for number, (path, _) in enumerate(rows)
         ]
-        client = service_client("PredictionServiceClient", "us-central1", server.address)
+        client = VertexLocation("flowers-project", "us-central1", server.address).client(
+            "PredictionServiceClient"
+        )
         answer = client.predict(endpoint=endpoint["name"], instances=instances)
         predictions = [dict(one) for one in answer.predictions]
         assert [one["key"] for one in predictions] == [str(number) for number in range(20)]

@@ -98,7 +98,7 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
 
 def test_what_has_no_effect_is_told_on_stderr(run, place):
     result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
-    for words in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not rented"):
+    for words in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not used"):
         assert words in result.stderr
 
 
@@ -151,7 +151,7 @@ def test_the_same_line_again_starts_no_second_job(run, place, server):
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, server, monkeypatch, lost):
-    monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.lose_answers = lost
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
     first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
@@ -250,7 +250,7 @@ def test_a_job_that_is_not_there_is_told(run, place):
 
 
 def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._SECONDS_BETWEEN_QUESTIONS", 0.05)
+    monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._LOG_PAUSE_SECONDS", 0.05)
     server.run_commands = True
     code = (
         "import time\nfor n in range(4): print('step', n, flush=True); time.sleep(0.2)\nraise SystemExit(65)"

@@ -1,1 +1,1 @@
-"""What steps need to start and follow jobs on Vertex AI."""
+"""Vertex AI: clients, errors, requests, and the jobs of a step."""

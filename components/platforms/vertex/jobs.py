@@ -1,10 +1,11 @@
-"""Starts jobs of Vertex AI once, finds them again, and says how they ended."""
+"""Creates jobs on Vertex AI without duplicates, follows them to their end, and explains how they ended."""
 
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.errors import (
@@ -15,147 +16,245 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     PipelineError,
 )
-from imgpipe.components.platforms.polling import retry
-from imgpipe.components.platforms.vertex.client import error_of_status, explained
+from imgpipe.components.common.log import log_event
+from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, on_termination, poll, retry
+from imgpipe.components.platforms.vertex.client import VertexLocation
+from imgpipe.components.platforms.vertex.errors import error_of_status, translate_errors
+from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
+from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL
 
-# Labels by which a job is found again. Vertex AI gives its jobs numbers, and not until they are made.
-JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
-# Of a job that a pipeline's step has started: the id of the pipeline's run.
-RUN_LABEL = "imgpipe-run"
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 _EXIT_STATUS = re.compile(r"non-zero (?:exit )?status(?: of)?:? (\d+)")
 
 
 @dataclass(frozen=True)
 class JobKind:
-    """A kind of job and the methods of the client that handle it.
+    """A kind of job and the client methods that handle it.
 
     Attributes:
-        name: Of the message, e.g. ``CustomJob``.
-        snake: In the names of methods, e.g. ``custom_job``.
+        name: Name of the message, e.g. ``CustomJob``.
+        method_suffix: Suffix of the client's methods, e.g. ``custom_job``.
+        service: The client that has these methods.
     """
 
     name: str
-    snake: str
+    method_suffix: str
+    service: str = "JobServiceClient"
 
     @property
     def collection(self) -> str:
-        """As in a resource's name, e.g. ``customJobs``."""
+        """The collection in a resource name, e.g. ``customJobs``."""
         return f"{self.name[0].lower()}{self.name[1:]}s"
 
 
 CUSTOM_JOB = JobKind("CustomJob", "custom_job")
 TUNING_JOB = JobKind("HyperparameterTuningJob", "hyperparameter_tuning_job")
-JOB_KINDS = (CUSTOM_JOB, TUNING_JOB)
+PIPELINE_JOB = JobKind("PipelineJob", "pipeline_job", "PipelineServiceClient")
+JOB_KINDS = (CUSTOM_JOB, TUNING_JOB, PIPELINE_JOB)
 
 
-def kind_of(resource_name: str) -> JobKind:
-    """Returns the kind of a job by its resource name, ``projects/.../customJobs/1``."""
-    collection = resource_name.split("/")[-2]
-    return next(kind for kind in JOB_KINDS if kind.collection == collection)
+def kind_of(resource_name: str) -> JobKind | None:
+    """Returns the kind of a job by its resource name, ``projects/.../customJobs/1``; None for others."""
+    return next((kind for kind in JOB_KINDS if f"/{kind.collection}/" in resource_name), None)
 
 
-def parsed(kind: JobKind, body: Mapping[str, Any]) -> Any:
-    """Returns the message that a body in REST's JSON form says.
+def parse_message(name: str, body: Mapping[str, Any]) -> Any:
+    """Converts a resource in the JSON form of the REST API to the client library's message.
+
+    Args:
+        name: Class name of the message, e.g. ``CustomJob``.
+        body: The resource.
 
     Raises:
-        InvalidArgumentError: for a field that the message does not have.
+        InvalidArgumentError: if the message has no such field.
     """
     from google.cloud import aiplatform_v1
     from google.protobuf import json_format
 
-    message = getattr(aiplatform_v1, kind.name)
+    message = getattr(aiplatform_v1, name)
     try:
         return message.wrap(json_format.Parse(json.dumps(dict(body)), message.pb(message())))
     except json_format.ParseError as error:
         raise InvalidArgumentError(
-            f"the request is no {kind.name}: {error}", remedy="correct the worker pools or the labels"
+            f"the request is not a valid {name}: {error}", remedy="correct the worker pools or the labels"
         ) from None
 
 
+def run_job(
+    location: VertexLocation,
+    kind: JobKind,
+    make_body: Callable[[], Mapping[str, Any]],
+    gcp_resources: Path,
+    *,
+    step: str,
+    restart: bool = False,
+    on_response: Callable[[Any], None] = lambda _: None,
+    first_pause: float = FIRST_PAUSE_SECONDS,
+) -> Any:
+    """Runs a job for a pipeline step and returns it when it has ended, however it ended.
+
+    The job is written to ``gcp_resources`` before it is followed; a step that starts again follows the job
+    written there.
+
+    Args:
+        location: Where the job runs.
+        kind: The kind of the job.
+        make_body: Returns the request; called only if a job has to be created.
+        gcp_resources: The step's output ``gcp_resources``.
+        step: For the log.
+        restart: Creates a new job although one is written to ``gcp_resources``.
+        on_response: See ``follow_job``.
+        first_pause: See ``follow_job``.
+
+    Raises:
+        PipelineError: if the job cannot be created or followed.
+    """
+    name = "" if restart else read_job(gcp_resources)
+    if not name:
+        job, _ = start_job(location, kind, make_body())
+        name = job.name
+        write_job(gcp_resources, kind.name, name)
+    log_event("job_started", f"{step}: following {name}", step=step, job=name)
+    return follow_job(location, name, step=step, on_response=on_response, first_pause=first_pause)
+
+
 def start_job(
-    client: Any,
-    parent: str,
+    location: VertexLocation,
     kind: JobKind,
     body: Mapping[str, Any],
     *,
     find: Callable[[], Any | None] | None = None,
-    pause: Callable[[float], None] = time.sleep,
+    resource_id: str = "",
+    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Any, bool]:
-    """Starts the job that carries these labels, unless it was started before.
+    """Creates a job unless a job with its label exists.
 
     Args:
-        client: A JobServiceClient.
-        parent: ``projects/PROJECT/locations/REGION``.
-        kind: Of the job.
+        location: Where the job runs.
+        kind: The kind of the job.
         body: The request, with ``JOB_LABEL`` and ``REQUEST_LABEL`` among its labels.
-        find: Returns what was started under this name before, or None; None = a job of this kind.
-        pause: Waits between attempts.
+        find: Returns the existing job or None; by default, the job of this kind with the label.
+        resource_id: The last part of the resource name, for a ``PipelineJob``.
+        sleep: Waits between attempts.
 
     Returns:
-        The job, and whether it was found rather than started.
+        The job, and whether it existed.
 
     Raises:
-        InvalidArgumentError: if another request was sent under this job id, or Vertex AI refuses this one.
+        InvalidArgumentError: if the job id was used for a different request, or Vertex AI rejects this one.
         InterruptedRunError: if Vertex AI cannot be reached.
         UnavailableError: for missing permissions or quota.
     """
-    message = parsed(kind, body)
+    client = location.client(kind.service)
+    from google.api_core.exceptions import Conflict
+
+    fields = {kind.method_suffix: parse_message(kind.name, body)}
+    if resource_id:
+        fields[f"{kind.method_suffix}_id"] = resource_id
 
     def find_or_create() -> tuple[Any, bool]:
-        found = find() if find else find_job(client, parent, kind, body["labels"][JOB_LABEL])
-        if found is not None:
-            return same_request(found, body), True
-        with explained(f"create the {kind.name}"):
-            create = getattr(client, f"create_{kind.snake}")
-            return create(parent=parent, **{kind.snake: message}, timeout=60), False
+        found = find() if find else find_job(location, kind, body["labels"][JOB_LABEL])
+        if found is None:
+            with translate_errors(f"create the {kind.name}"):
+                try:
+                    create = getattr(client, f"create_{kind.method_suffix}")
+                    return create(parent=location.parent, **fields, timeout=60), False
+                except Conflict:
+                    if not resource_id:
+                        raise
+            found = get_job(location, f"{location.parent}/{kind.collection}/{resource_id}")
+        check_same_request(found, body)
+        return found, True
 
-    return retry(find_or_create, sleep=pause)
+    return retry(find_or_create, sleep=sleep)
+
+
+def list_jobs(location: VertexLocation, kind: JobKind, job_filter: str, **options: Any) -> Iterator[Any]:
+    """Yields the jobs of a kind that match a filter of the API, newest first."""
+    list_method = getattr(location.client(kind.service), f"list_{kind.method_suffix}s")
+    with translate_errors(f"list the {kind.collection}"):
+        yield from list_method(request={"parent": location.parent, "filter": job_filter, **options})
 
 
 def find_job(
-    client: Any,
-    parent: str,
-    kind: JobKind,
-    job_label: str,
-    *,
-    matches: Callable[[Any], bool] = lambda _: True,
+    location: VertexLocation, kind: JobKind, label: str, *, matches: Callable[[Any], bool] = lambda _: True
 ) -> Any | None:
-    """Returns the newest job with a label that matches, or None."""
-    with explained(f"list the {kind.collection}"):
-        listed = getattr(client, f"list_{kind.snake}s")(
-            request={"parent": parent, "filter": f'labels.{JOB_LABEL}="{job_label}"'}
+    """Returns the newest matching job with a ``JOB_LABEL``, or None."""
+    return next(filter(matches, list_jobs(location, kind, f'labels.{JOB_LABEL}="{label}"')), None)
+
+
+def get_job(location: VertexLocation, name: str) -> Any:
+    """Returns the current state of a job."""
+    return _call("get", "read", location, name)
+
+
+def cancel_job(location: VertexLocation, name: str) -> None:
+    """Requests that Vertex AI stop a job."""
+    _call("cancel", "cancel", location, name)
+
+
+def _call(method: str, action: str, location: VertexLocation, name: str) -> Any:
+    kind = kind_of(name)
+    assert kind is not None  # noqa: S101 - callers pass names of jobs
+    with translate_errors(f"{action} {name}"):
+        return getattr(location.client(kind.service), f"{method}_{kind.method_suffix}")(name=name)
+
+
+def follow_job(
+    location: VertexLocation,
+    name: str,
+    *,
+    step: str,
+    on_response: Callable[[Any], None] = lambda _: None,
+    first_pause: float = FIRST_PAUSE_SECONDS,
+) -> Any:
+    """Returns the job when it has ended, however it ended.
+
+    Logs each new state. Cancels the job if the step is terminated (SIGTERM, Ctrl-C).
+
+    Args:
+        location: Where the job runs.
+        name: Resource name of the job.
+        step: For the log.
+        on_response: Called with the job after every poll.
+        first_pause: Seconds between the first two polls.
+
+    Raises:
+        InterruptedRunError: if Vertex AI does not respond for an hour; the job is left running.
+    """
+    last_state = ""
+
+    def log_state(job: Any) -> None:
+        nonlocal last_state
+        state = state_of(job)
+        if state != last_state:
+            log_event("job_state", f"{step}: {name} is {state}", step=step, job=name, state=state)
+        last_state = state
+        on_response(job)
+
+    def cancel() -> None:
+        log_event("job_cancelled", f"{step}: terminated, cancelling {name}", step=step, job=name)
+        cancel_job(location.with_new_connections(), name)
+
+    with on_termination(cancel):
+        return poll(
+            lambda: get_job(location, name),
+            lambda job: state_of(job) in _ENDED,
+            on_response=log_state,
+            first_pause=first_pause,
         )
-        return next(filter(matches, listed), None)
-
-
-def get_job(client: Any, name: str) -> Any:
-    """Returns the job as it stands now."""
-    with explained(f"read {name}"):
-        return getattr(client, f"get_{kind_of(name).snake}")(name=name)
-
-
-def cancel_job(client: Any, name: str) -> None:
-    """Asks Vertex AI to stop the job."""
-    with explained(f"cancel {name}"):
-        getattr(client, f"cancel_{kind_of(name).snake}")(name=name)
 
 
 def state_of(job: Any) -> str:
-    """Returns a job's state in one word: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, ..."""
+    """Returns the state of a job: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, ..."""
     return re.sub("^(JOB|PIPELINE)_STATE_", "", job.state.name)
 
 
-def has_ended(job: Any) -> bool:
-    """Tells whether nothing more will happen to the job."""
-    return state_of(job) in _ENDED
-
-
 def failure_of(job: Any) -> PipelineError | None:
-    """Returns how a job that has ended failed, or None if it succeeded.
+    """Returns the error of a job that has ended, or None if it succeeded.
 
-    The container's exit status tells our own errors apart: a mistake in the data comes back as that, and not
-    as something that a retry could mend.
+    The container's exit status selects the error class: a mistake in the data is reported as
+    ``InvalidDataError``, not as an error that a retry could fix.
     """
     state = state_of(job)
     if state == "SUCCEEDED":
@@ -169,30 +268,27 @@ def failure_of(job: Any) -> PipelineError | None:
         )
     status = _EXIT_STATUS.search(job.error.message)
     if status is None:
-        error = error_of_status(job.error.code, f"the job failed: {job.error.message or state}")
-        error.where = where
-        return error
+        return error_of_status(job.error.code, f"the job failed: {job.error.message or state}", where=where)
     code = int(status.group(1))
     if code in (137, 143):
-        remedy = "if the machine ran out of memory (137), lower train_batch_size or take a larger machine"
+        remedy = "if the machine ran out of memory (137), lower train_batch_size or use a larger machine"
         return InternalError(f"the training was killed (exit status {code})", where=where, remedy=remedy)
-    error_class = next((one for one in ERROR_CLASSES if one.exit_code == code), InternalError)
-    remedy = "its logs say why, in the line `step_failed`"
+    error_class = next((known for known in ERROR_CLASSES if known.exit_code == code), InternalError)
+    remedy = "see the line `step_failed` in its logs"
     if code == EXIT_CODE_INTERRUPTED:
         remedy = "start it again: it resumes from its checkpoints"
     return error_class(f"the training ended with exit status {code}", where=where, remedy=remedy)
 
 
-def same_request(found: Any, body: Mapping[str, Any]) -> Any:
-    """Returns what was found under a name.
+def check_same_request(job: Any, body: Mapping[str, Any]) -> None:
+    """Rejects a request under the job id of a different request.
 
     Raises:
-        InvalidArgumentError: if it was started by another request.
+        InvalidArgumentError: naming the job id.
     """
-    if found.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
+    if job.labels.get(REQUEST_LABEL) != body["labels"][REQUEST_LABEL]:
         raise InvalidArgumentError(
-            f"the job id {found.display_name!r} was used for another request",
-            where=found.name,
-            remedy="give a new job id, or look at the old one with `imgpipe describe`",
+            f"the job id {job.display_name!r} was used for another request",
+            where=job.name,
+            remedy="use a new job id, or see the existing job with `imgpipe describe`",
         )
-    return found

@@ -1,8 +1,5 @@
-"""The search on Vertex AI: a HyperparameterTuningJob, whose trials run on machines rented for them."""
+"""The search on Vertex AI: a HyperparameterTuningJob that runs the trials on machines of its own."""
 
-import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,19 +8,9 @@ from typing import Any
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.custom_job.custom_job import custom_job_body, training_words
-from imgpipe.components.platforms.vertex.client import service_client
-from imgpipe.components.platforms.vertex.follow import follow_job
-from imgpipe.components.platforms.vertex.jobs import (
-    JOB_LABEL,
-    REQUEST_LABEL,
-    RUN_LABEL,
-    TUNING_JOB,
-    failure_of,
-    start_job,
-)
-from imgpipe.components.platforms.vertex.resources import read_job, write_job
-from imgpipe.components.platforms.vertex.study_spec import study_spec
+from imgpipe.components.custom_job.custom_job import training_command_line, training_job_spec
+from imgpipe.components.platforms.vertex.job_requests import digest, tuning_job
+from imgpipe.components.platforms.vertex.jobs import TUNING_JOB, failure_of, run_job
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
@@ -34,50 +21,35 @@ _STATES = {"SUCCEEDED": SUCCEEDED, "INFEASIBLE": FAILED}
 
 @dataclass(frozen=True)
 class VertexSearch:
-    """A search by Vertex AI's Vizier.
+    """A search by Vertex AI Vizier.
 
     Attributes:
-        spec: What is tuned on what; the trials' machines see data and job_dir under the same paths.
-        job: On what the trials run.
-        place: Project, region and images.
-        resources: The output ``gcp_resources``: a job that is written there is followed, not started again.
-        command: Of a trial.
-        first_pause: Seconds before the second question to Vertex AI.
+        spec: What is tuned; the trials' machines see the data and job_dir under the same paths.
+        job: The machines and settings of the trials.
+        run_arguments: The project, region and images.
+        gcp_resources: The output ``gcp_resources``: a job written there is followed, not created again.
+        command: The command of a trial.
+        first_pause: Seconds between the first two polls.
     """
 
     spec: TuningSpec
     job: CustomJobArguments
-    place: RunArguments
-    resources: Path
+    run_arguments: RunArguments
+    gcp_resources: Path
     command: tuple[str, ...] = COMMAND
     first_pause: float = 1.0
 
     def run(self, report: Report) -> Sequence[Trial]:
-        """Starts the job, or finds it again, and follows it to its end; see ``Engine``.
+        """Creates the job, or finds it, and follows it to its end; see ``Engine``.
 
-        If the step is told to stop, the job is cancelled.
+        Cancels the job if the step is terminated.
         """
-        new_client = functools.partial(
-            service_client, "JobServiceClient", self.place.region, self.job.vertex_endpoint
-        )
-        client = new_client()
-        name = read_job(self.resources)
-        if not name:
-            if self.spec.request.resume_job:
-                log_event(
-                    "resume_ignored",
-                    "tune: resumePreviousJobId is ignored: Vertex AI cannot continue a study",
-                    severity="WARNING",
-                )
-            parent = f"projects/{self.place.project}/locations/{self.place.region}"
-            started, _ = start_job(client, parent, TUNING_JOB, self.body())
-            name = started.name
-            write_job(self.resources, TUNING_JOB.name, name)
-        log_event("job_started", f"tune: following {name}", step="tune", job=name)
         reporter = TrialReporter(self.spec.request, report)
-        ended = follow_job(
-            new_client,
-            name,
+        ended = run_job(
+            self.job.location(self.run_arguments),
+            TUNING_JOB,
+            self.request,
+            self.gcp_resources,
             step="tune",
             on_response=lambda job: reporter.update(self.trials_of(job)),
             first_pause=self.first_pause,
@@ -87,52 +59,41 @@ class VertexSearch:
             raise failure
         return self.trials_of(ended)
 
-    def body(self) -> dict[str, Any]:
-        """Returns the request for a HyperparameterTuningJob in the JSON form of Vertex AI's REST API."""
+    def request(self) -> dict[str, Any]:
+        """Returns the request for a HyperparameterTuningJob."""
+        if self.spec.request.resume_job:
+            log_event(
+                "resume_ignored",
+                "tune: resumePreviousJobId is ignored: Vertex AI cannot continue a study",
+                severity="WARNING",
+            )
         tuned = {parameter.name for parameter in self.spec.request.parameters}
-        fixed = training_words(
+        args = training_command_line(
             replace(self.spec.training, job_dir=""),
             self.spec.manifest,
             self.spec.dataset,
             self.spec.job_dir / "model",
         )
-        words = [word for word in fixed if word[2:].partition("=")[0].replace("-", "_") not in tuned]
-        alone = custom_job_body(self.job, self.place, words, self.spec.job_dir / "model")
-        spec = alone["jobSpec"]
-        for pool in spec["workerPoolSpecs"]:
-            pool["containerSpec"]["command"] = list(self.command)
-        # Vertex AI gives every trial a folder of its own below it.
-        prefix = str(self.spec.job_dir).replace("/gcs/", "gs://", 1)
-        if prefix.startswith("gs://"):
-            spec["baseOutputDirectory"] = {"outputUriPrefix": prefix}
-        request = self.spec.request
-        body: dict[str, Any] = {
-            "displayName": "imgpipe-tune",
-            "studySpec": study_spec(request),
-            "maxTrialCount": request.max_trials,
-            "parallelTrialCount": request.max_parallel_trials,
-            "trialJobSpec": spec,
-        }
-        if request.max_failed_trials:
-            body["maxFailedTrialCount"] = request.max_failed_trials
-        if "encryptionSpec" in alone:
-            body["encryptionSpec"] = alone["encryptionSpec"]
-        body["labels"] = {
-            **self.job.job_labels(),
-            # By it the lines of the trials are found as those of the pipeline's run.
-            **({RUN_LABEL: alone["labels"][RUN_LABEL]} if RUN_LABEL in alone["labels"] else {}),
-            JOB_LABEL: f"tune-{_digest(str(self.spec.job_dir))}",
-            REQUEST_LABEL: _digest(json.dumps(body, sort_keys=True)),
-        }
-        return body
+        args = [arg for arg in args if arg[2:].partition("=")[0].replace("-", "_") not in tuned]
+        job_dir = str(self.spec.job_dir).replace("/gcs/", "gs://", 1)
+        # Vertex AI creates a folder for every trial below output_uri.
+        output_uri = job_dir if job_dir.startswith("gs://") else ""
+        return tuning_job(
+            "imgpipe-tune",
+            training_job_spec(self.job, self.run_arguments, self.command, args, output_uri=output_uri),
+            self.spec.request,
+            job_label=f"tune-{digest(str(self.spec.job_dir))}",
+            **self.job.labels_and_key(self.run_arguments),
+        )
 
     def trials_of(self, job: Any) -> list[Trial]:
-        """Returns the trials of a job as it stands now, with what they wrote into job_dir."""
-        return [self._trial(trial) for trial in sorted(job.trials, key=lambda one: int(one.id))]
+        """Returns the trials of a job, with the files that they wrote to job_dir."""
+        return [self._trial(trial) for trial in sorted(job.trials, key=lambda trial: int(trial.id))]
 
     def _trial(self, found: Any) -> Trial:
-        given = {one.parameter_id: one.value for one in found.parameters}
-        values = typed_values(self.spec.request, given)
+        values = typed_values(
+            self.spec.request, {parameter.parameter_id: parameter.value for parameter in found.parameters}
+        )
         state = _STATES.get(found.state.name, RUNNING)
         trial = with_trial_files(
             Trial(
@@ -140,7 +101,7 @@ class VertexSearch:
                 values=values,
                 state=state,
                 max_steps=int(values.get("max_steps", self.spec.training.max_steps)),
-                evaluations=tuple(_evaluation(one) for one in found.measurements),
+                evaluations=tuple(_evaluation(measurement) for measurement in found.measurements),
                 problem=found.infeasible_reason if state == FAILED else "",
                 started=_time(found.start_time),
                 ended=_time(found.end_time),
@@ -158,13 +119,9 @@ class VertexSearch:
 
 
 def _evaluation(measurement: Any) -> Mapping[str, Any]:
-    value = next(one.value for one in measurement.metrics if one.metric_id == METRIC)
+    value = next(metric.value for metric in measurement.metrics if metric.metric_id == METRIC)
     return {"step": int(measurement.step_count), METRIC: float(value)}
 
 
-def _time(stamp: Any) -> str:
-    return stamp.isoformat() if stamp else ""
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _time(timestamp: Any) -> str:
+    return timestamp.isoformat() if timestamp else ""

@@ -16,9 +16,9 @@ from imgpipe.components.common.arguments import from_values, parse_command_line
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.custom_job.custom_job import custom_job_body, train_as_job, training_words
-from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, parsed
-from imgpipe.components.platforms.vertex.resources import read_job
+from imgpipe.components.custom_job.custom_job import custom_job_request, train_as_job, training_command_line
+from imgpipe.components.platforms.vertex.gcp_resources import read_job
+from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from tests.servers.vertex import start_vertex_server
@@ -212,7 +212,7 @@ def test_the_request_holds_everything_that_was_asked_for(tmp_path):
         encryption_key="projects/p/locations/l/keyRings/r/cryptoKeys/k",
         labels='{"team": "vision"}',
     )
-    body = custom_job_body(job, RUN, ["--max_steps=5"], tmp_path / "model")
+    body = custom_job_request(job, RUN, ["--max_steps=5"], tmp_path / "model")
     machine = vertex.MachineSpec(
         machine_type="n1-standard-16",
         accelerator_type=vertex.AcceleratorType.NVIDIA_TESLA_V100,
@@ -224,7 +224,7 @@ def test_the_request_holds_everything_that_was_asked_for(tmp_path):
         args=["--max_steps=5"],
     )
     disk = vertex.DiskSpec(boot_disk_size_gb=200)
-    assert parsed(CUSTOM_JOB, body) == vertex.CustomJob(
+    assert parse_message("CustomJob", body) == vertex.CustomJob(
         display_name="imgpipe-train",
         job_spec=vertex.CustomJobSpec(
             worker_pool_specs=[
@@ -265,14 +265,14 @@ def test_the_request_holds_everything_that_was_asked_for(tmp_path):
 )
 def test_the_image_fits_the_accelerator(settings, image, tmp_path):
     job = CustomJobArguments(vertex_endpoint="http://127.0.0.1:1", **settings)
-    [pool] = custom_job_body(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
+    [pool] = custom_job_request(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
     assert pool["containerSpec"]["imageUri"] == f"{image}@sha256:0"
 
 
 def test_worker_pools_of_ones_own_go_before_the_other_settings(tmp_path):
     pools = '[{"machineSpec": {"machineType": "c2-standard-8"}, "replicaCount": 1}]'
     job = CustomJobArguments(train_worker_pools=pools, vertex_endpoint="http://127.0.0.1:1")
-    [pool] = custom_job_body(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
+    [pool] = custom_job_request(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
     assert pool["machineSpec"] == {"machineType": "c2-standard-8"}
     assert pool["containerSpec"]["imageUri"] == "train-cpu@sha256:0"
 
@@ -303,7 +303,7 @@ def test_credentials_never_go_over_plain_http(tmp_path, request_):
 def test_the_jobs_command_line_is_one_that_the_training_takes(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset")
     given = TrainingArguments(**TINY, seed=7, deterministic=True, job_dir="gs://bucket/mine")
-    words = training_words(given, read_manifest(folder), folder, tmp_path / "train" / "model")
+    words = training_command_line(given, read_manifest(folder), folder, tmp_path / "train" / "model")
     values = parse_command_line(words, (JobArguments, TrainingArguments))
     job, arguments = from_values(JobArguments, values), from_values(TrainingArguments, values)
     assert job.training_data_path == f"{folder}/train-*-of-00001"
@@ -314,7 +314,7 @@ def test_the_jobs_command_line_is_one_that_the_training_takes(tmp_path, coloured
 
 def test_many_shards_make_a_short_command_line(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset", train=12, shards=3)
-    words = training_words(
+    words = training_command_line(
         TrainingArguments(**TINY, seed=7), read_manifest(folder), folder, tmp_path / "train" / "model"
     )
     assert words[:2] == [

@@ -26,20 +26,20 @@ def deploy(vertex, cloud, models):
 
 
 def endpoint(vertex):
-    (one,) = vertex.endpoints.values()
-    return one
+    (only,) = vertex.endpoints.values()
+    return only
 
 
 def versions(vertex):
-    """Percent by version of the model."""
-    one = endpoint(vertex)
+    """Returns the percentage of traffic by version of the model."""
+    found = endpoint(vertex)
     return {
-        deployed["modelVersionId"]: one["trafficSplit"].get(deployed["id"], 0)
-        for deployed in one["deployedModels"]
+        deployed["modelVersionId"]: found["trafficSplit"].get(deployed["id"], 0)
+        for deployed in found["deployedModels"]
     }
 
 
-def test_the_first_model_is_registered_deployed_and_asked(deploy, vertex, models):
+def test_the_first_model_is_registered_deployed_and_probed(deploy, vertex, models):
     made = deploy(0)
     assert (made.version, made.traffic_percent, made.changed) == ("1", 100, True)
     assert made.location == endpoint(vertex)["name"]
@@ -72,11 +72,11 @@ def test_a_new_model_is_a_version_of_the_same_model_on_the_same_endpoint(deploy,
     assert not deploy(1, canary_percent=10).changed
     third = deploy(2, canary_percent=20)
     assert third.traffic_percent == 20
-    # The rest is kept in its proportions.
+    # The other versions keep their proportions.
     assert versions(vertex) == {"1": 72, "2": 8, "3": 20}
 
 
-def test_a_canary_is_promoted_and_the_old_models_undeployed_when_told(deploy, vertex):
+def test_a_canary_is_promoted_and_old_models_are_undeployed_on_request(deploy, vertex):
     deploy(0)
     deploy(1, canary_percent=10)
     vertex.writes.clear()
@@ -99,31 +99,33 @@ def test_a_model_whose_server_does_not_start_leaves_the_endpoint_as_it_was(deplo
 
 
 @pytest.mark.parametrize("percent", [5, 100])
-def test_a_model_that_answers_with_errors_is_taken_back(percent, deploy, vertex):
+def test_a_model_that_responds_with_errors_is_rolled_back(percent, deploy, vertex):
     deploy(0)
     vertex.wrong.add("1002")
-    with pytest.raises(CheckFailedError, match="was taken back: the model crashed") as caught:
+    with pytest.raises(CheckFailedError, match="was rolled back: the model crashed") as caught:
         deploy(1, canary_percent=percent)
-    assert "what served before serves still" in caught.value.remedy
+    assert "the previous model serves" in caught.value.remedy
     assert versions(vertex) == {"1": 100}
 
 
-def test_a_promotion_that_fails_gives_the_shares_back(deploy, vertex):
+def test_a_failed_promotion_restores_the_traffic_split(deploy, vertex):
     deploy(0)
     deploy(1, canary_percent=10)
     vertex.wrong.add("1002")
-    with pytest.raises(CheckFailedError, match="taken back"):
+    with pytest.raises(CheckFailedError, match="rolled back"):
         deploy(1, canary_percent=60)
     assert versions(vertex) == {"1": 90, "2": 10}
 
 
-def test_a_first_model_that_answers_with_errors_is_undeployed(deploy, vertex):
+def test_a_first_model_that_responds_with_errors_is_undeployed(deploy, vertex):
     vertex.wrong.add("1001")
     with pytest.raises(CheckFailedError):
         deploy(0)
     assert versions(vertex) == {}
 
 
-def test_a_refusal_is_explained(deploy):
-    with pytest.raises(UnavailableError, match=r"Vertex AI refuses: .*403.* Permission denied"):
+def test_a_rejected_request_says_why(deploy):
+    with pytest.raises(
+        UnavailableError, match=r"Vertex AI failed to deploy the model \(HTTP 403\): Permission denied"
+    ):
         deploy(0, project="somebody-elses")

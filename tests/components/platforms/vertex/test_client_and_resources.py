@@ -5,8 +5,9 @@ import json
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.vertex.client import error_of_status, is_plain_http, service_client
-from imgpipe.components.platforms.vertex.resources import read_job, write_job
+from imgpipe.components.platforms.vertex.client import VertexLocation, is_plain_http
+from imgpipe.components.platforms.vertex.errors import error_of_status
+from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
 
 NAME = "projects/flowers/locations/us-central1/customJobs/12"
 
@@ -46,7 +47,7 @@ def test_credentials_go_to_other_machines_over_https_alone():
 def test_a_client_of_this_machine_sends_no_credentials():
     from google.auth.credentials import AnonymousCredentials
 
-    client = service_client("JobServiceClient", "us-central1", "http://127.0.0.1:9")
+    client = VertexLocation("flowers", "us-central1", "http://127.0.0.1:9").client("JobServiceClient")
     assert isinstance(client.transport._credentials, AnonymousCredentials)
 
 

@@ -1,7 +1,7 @@
-"""The output ``gcp_resources``: which job a step has started.
+"""The output ``gcp_resources``: the job that a step has created.
 
-Vertex AI's console links the step with the job by it; a step that is started again finds its job in it.
-The form is that of Google's own pipeline components (``gcp_launcher.proto``).
+Vertex AI's console uses it to link the step to the job, and a restarted step to find its job. The format is
+that of Google's pipeline components (``gcp_launcher.proto``).
 """
 
 import json
@@ -14,11 +14,11 @@ _NAME = re.compile(r"/v1/(projects/[^/]+/locations/[^/]+/\w+/[^/]+)$")
 
 
 def write_job(path: Path, resource_type: str, name: str) -> None:
-    """Writes which job was started, whole or not at all.
+    """Writes the job atomically.
 
     Args:
         path: The output's file.
-        resource_type: ``CustomJob`` or the like.
+        resource_type: E.g. ``CustomJob``.
         name: ``projects/P/locations/R/customJobs/N``.
     """
     region = name.split("/")[3]
@@ -28,7 +28,7 @@ def write_job(path: Path, resource_type: str, name: str) -> None:
 
 
 def read_job(path: Path) -> str:
-    """Returns the name of the job that was started, or "" if none was."""
+    """Returns the resource name of the job, or "" if none was written."""
     try:
         resources = json.loads(path.read_text())["resources"]
         match = _NAME.search(resources[0]["resourceUri"])
