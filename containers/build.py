@@ -1,9 +1,9 @@
-"""Builds the images and writes what each of them holds: ``make images``.
+"""Builds the images and their bills of materials: ``make images``.
 
 python -m containers.build                         all images
-python -m containers.build data train-cpu          some
-python -m containers.build --base python:3.11-slim on another base, e.g. where no registry is reached
-python -m containers.build --build-base BASE       with another base for what is thrown away: pip's mirror
+python -m containers.build data train-cpu          some images
+python -m containers.build --base python:3.11-slim on another base, e.g. where no registry can be reached
+python -m containers.build --build-base BASE       with another base for the build stages, for a pip mirror
 python -m containers.build --weights containers/weights  with pretrained weights for training
 """
 
@@ -14,7 +14,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from containers.docker import build, docker, image_size, inspected, present
+from containers.docker import build, docker, image_size, inspect_image, is_present
 from containers.sbom import write_sbom
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.pipelines.images import ROLES, Images
@@ -22,41 +22,33 @@ from imgpipe.pipelines.images import ROLES, Images
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "containers" / "Dockerfile"
 DISTRIBUTION = "image-classification-pipeline"
-# What goes into the images, so that a file which Git does not know is no secret part of them.
+# The files that go into the images: an image is labelled dirty if one of them differs from the commit.
 _BUILT_FROM = (
-    *(
-        "LICENSE",
-        "README.md",
-        "compile.py",
-        "pyproject.toml",
-        "imgpipe",
-        "components",
-        "pipelines",
-        "containers",
-    ),
+    *("LICENSE", "README.md", "compile.py", "pyproject.toml"),
+    *("imgpipe", "components", "pipelines", "containers"),
     ":!containers/images.lock",
 )
 WEIGHTS_LABEL = "imgpipe.weights"
-# Where a project's address may be told in public; a folder of this machine or a URL with a password is none.
+# Limits of the images' sizes in megabytes, without the base.
+MAX_MEGABYTES = {"data": 250, "launcher": 300, "train-cpu": 1600, "serve-tools": 1600}
+# Addresses of a repository that may be published: no local folders, no URLs with a password.
 _PUBLIC = ("https://", "ssh://", "git@")
 
 
 def default_base() -> str:
-    """Returns the base that the Dockerfile pins."""
-    line = next(
-        one for one in DOCKERFILE.read_text(encoding="utf-8").splitlines() if one.startswith("ARG BASE=")
-    )
-    return line.removeprefix("ARG BASE=")
+    """Returns the base image that the Dockerfile pins."""
+    lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("ARG BASE=") for line in lines if line.startswith("ARG BASE="))
 
 
 def build_flags(role: str, base: str, weights: str, build_base: str = "") -> list[str]:
-    """Returns the flags of ``docker build`` for a role: arguments and labels.
+    """Returns the flags of ``docker build`` for a role: build arguments and labels.
 
     Args:
-        role: Of the image.
-        base: The base image, which the engine has.
-        weights: Folder of weight files below the project's root; empty = none.
-        build_base: The base of the stages that build; empty = the same.
+        role: The image's role.
+        base: The base image, which the engine must have.
+        weights: Folder of weight files, relative to the project's root; empty = no weights.
+        build_base: The base image of the build stages; empty = ``base``.
     """
     labels = {
         "title": f"imgpipe-{role}",
@@ -77,18 +69,18 @@ def build_flags(role: str, base: str, weights: str, build_base: str = "") -> lis
 
 
 def _digest(base: str) -> str:
-    """Returns the digest that a base is named by, or under which it was pulled; for a local one its id."""
+    """Returns the digest in a base image's name, or with which it was pulled, or the id of a local image."""
     if "@" in base:
         return base.partition("@")[2]
-    known = inspected(base)
-    pulled = known.get("RepoDigests") or [f"@{known['Id']}"]
-    return str(pulled[0]).partition("@")[2]
+    image = inspect_image(base)
+    digests = image.get("RepoDigests") or [f"@{image['Id']}"]
+    return str(digests[0]).partition("@")[2]
 
 
 def revision() -> str:
-    """Returns the commit that is built; empty outside of Git.
+    """Returns the checked-out commit; empty outside a Git repository.
 
-    With ``-dirty`` if files that images are built from differ from it or are unknown to it.
+    It ends with ``-dirty`` if files that go into the images are changed or untracked.
     """
     commit = _git("rev-parse", "HEAD")
     changed = commit and _git("status", "--porcelain", "--untracked-files=all", "--", *_BUILT_FROM)
@@ -96,56 +88,60 @@ def revision() -> str:
 
 
 def source() -> str:
-    """Returns where the project is kept, if that is a public address."""
+    """Returns the repository's address, if it is public."""
     address = _git("remote", "get-url", "origin")
     secret = "@" in address.partition("://")[2]
     return address if address.startswith(_PUBLIC) and not secret else ""
 
 
-def _git(*words: str) -> str:
-    result = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def checked_weights(folder: str) -> str:
-    """Returns the folder of weight files, relative to the project's root.
+    """Returns the folder of weight files as a path relative to the project's root.
 
     Raises:
-        InvalidArgumentError: if it is not a folder of the project that holds ``.h5`` files.
+        InvalidArgumentError: if it is not a folder in ``containers/`` with ``.h5`` files.
     """
     path = Path(folder).absolute()
     if not path.is_relative_to(ROOT / "containers") or not any(path.glob("*.h5")):
         raise InvalidArgumentError(
-            f"--weights={folder!r} is no folder below containers/ that holds .h5 files",
-            remedy="copy the files of ~/.keras/models to containers/weights: a build sees only the project",
+            f"--weights={folder!r} is not a folder in containers/ with .h5 files",
+            remedy="copy the files from ~/.keras/models to containers/weights, where a build finds them",
         )
     return path.relative_to(ROOT).as_posix()
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(
         "containers.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"Of: {', '.join(ROLES)}.")
+    parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"One of: {', '.join(ROLES)}. Default: all.")
     parser.add_argument("--base", default=default_base(), help="The base image. [default: %(default)s]")
     parser.add_argument(
         "--build-base",
         default="",
         metavar="BASE",
-        help="For the stages that install and are thrown away, e.g. with the settings of a mirror for pip.",
+        help="Base image of the build stages, e.g. one that is configured for a pip mirror.",
     )
-    parser.add_argument("--weights", default="", metavar="FOLDER", help="Of .h5 files, below containers/.")
+    parser.add_argument(
+        "--weights", default="", metavar="FOLDER", help="Folder of .h5 files, in containers/."
+    )
     parser.add_argument("--sbom", type=Path, default=ROOT / "dist" / "sbom", metavar="FOLDER")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     try:
         unknown = sorted(set(options.roles) - set(ROLES))
         if unknown:
-            raise InvalidArgumentError(f"there is no image {unknown[0]!r}", remedy=f"of: {', '.join(ROLES)}")
+            raise InvalidArgumentError(
+                f"unknown image {unknown[0]!r}", remedy=f"give some of: {', '.join(ROLES)}"
+            )
         weights = checked_weights(options.weights) if options.weights else ""
         for image in filter(None, (options.base, options.build_base)):
-            # A builder may keep what it pulls to itself; labels and sizes are told of what the engine has.
-            if not present(image):
+            # Labels and sizes are read from the engine, which may not have an image that the builder pulled.
+            if not is_present(image):
                 print(f"{image}: pulling", flush=True)
                 docker("pull", "--quiet", image)
         for role in options.roles or ROLES:

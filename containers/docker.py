@@ -1,4 +1,4 @@
-"""The Docker engine, through its command line."""
+"""Runs Docker's command line."""
 
 import json
 import os
@@ -10,58 +10,61 @@ from typing import Any
 
 from imgpipe.components.common.errors import UnavailableError
 
-# What in BuildKit is a plug-in of its own that not every engine has; the Dockerfile needs neither.
+# BuildKit needs the buildx plug-in, which not every engine has. The Dockerfile works with both builders.
 _CLASSIC_BUILDER = {"DOCKER_BUILDKIT": "0"}
+# Flags of `docker run` for a container with the restrictions of a strict cluster.
+SANDBOX_FLAGS = (
+    *("--rm", "--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+    *("--tmpfs=/tmp:mode=1777", "--init"),
+)
 
 
 def engine_answers() -> bool:
-    """Whether there is an engine."""
+    """Whether a Docker engine is running."""
     if not shutil.which("docker"):
         return False
     return subprocess.run(["docker", "version"], capture_output=True, check=False).returncode == 0
 
 
-def docker(*words: str, environment: Mapping[str, str] | None = None) -> str:
-    """Runs ``docker`` and returns what it prints on stdout.
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> bytes:
+    """Runs a command and returns its stdout.
 
     Raises:
-        UnavailableError: if it fails, with the end of what it says.
+        UnavailableError: if it fails, with the end of its output.
     """
-    result = subprocess.run(
-        ["docker", *words],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-        env=environment,
-    )
+    result = subprocess.run(command, capture_output=True, check=False, env=environment)
     if result.returncode:
-        said = (result.stderr.strip() or result.stdout.strip())[-2000:]
+        output = (result.stderr.strip() or result.stdout.strip()).decode(errors="replace")[-2000:]
         raise UnavailableError(
-            f"docker {' '.join(words[:2])} ended with status {result.returncode}: {said}",
-            remedy="see what it says; does `docker info` work?",
+            f"{' '.join(command[:3])} failed with exit status {result.returncode}: {output}",
+            remedy="check the message, and that `docker info` works",
         )
     return result.stdout
 
 
+def docker(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Runs ``docker`` and returns its stdout; errors as for ``run``."""
+    return run(["docker", *arguments], environment).decode(errors="replace")
+
+
 def image_size(image: str) -> int:
-    """Returns an image's size in bytes, its base's included."""
-    return int(inspected(image)["Size"])
+    """Returns an image's size in bytes, including its base."""
+    return int(inspect_image(image)["Size"])
 
 
-def inspected(image: str) -> dict[str, Any]:
-    """Returns what the engine knows of an image."""
+def inspect_image(image: str) -> dict[str, Any]:
+    """Returns the output of ``docker image inspect`` for an image."""
     found: list[dict[str, Any]] = json.loads(docker("image", "inspect", image))
     return found[0]
 
 
-def present(image: str) -> bool:
+def is_present(image: str) -> bool:
     """Whether the engine has an image."""
     return bool(docker("image", "ls", "--quiet", image).strip())
 
 
 def build(folder: Path, dockerfile: Path, target: str, tag: str, flags: Sequence[str]) -> None:
-    """Builds an image; what the builder says is shown only if it fails.
+    """Builds an image; the builder's output is shown only if it fails.
 
     Raises:
         UnavailableError: if it fails.

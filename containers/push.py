@@ -2,10 +2,10 @@
 
 python -m containers.push --registry REGISTRY/REPOSITORY
 
-Tags every image as REGISTRY/REPOSITORY/imgpipe-ROLE:VERSION, pushes it, and writes containers/images.lock, a
-line `imgpipe-ROLE: NAME@sha256:...` each, which `python compile.py --images-lock` takes. The lock is written
-once all are pushed. Only images of the commit that is checked out are pushed, all on one base.
-Whoever may push has logged in (`docker login`) before.
+Tags every image as REGISTRY/REPOSITORY/imgpipe-ROLE:VERSION, pushes it, and writes containers/images.lock:
+one line `imgpipe-ROLE: NAME@sha256:...` per image, for `python compile.py --images-lock`. The lock is written
+after all images are pushed. Only images of the checked-out commit are pushed, all on the same base.
+Run `docker login` first.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from containers.build import revision
-from containers.docker import docker, inspected
+from containers.docker import docker, inspect_image
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError, UnavailableError
+from imgpipe.components.common.plural import plural
 from imgpipe.pipelines.images import ROLES, Images, read_images_lock
 
 _LABEL = "org.opencontainers.image."
@@ -22,14 +23,14 @@ LOCK = Path(__file__).resolve().parent / "images.lock"
 
 
 def push(registry: str, roles: list[str]) -> dict[str, str]:
-    """Tags and pushes images, and returns the lock: names with digest by names without registry.
+    """Tags and pushes images, and returns the lock: for each name without registry, the name with digest.
 
     Args:
-        registry: With the repository, without a slash at its end.
-        roles: Of the images, which are built.
+        registry: Registry and repository, without a trailing slash.
+        roles: The roles of the images, which must be built.
 
     Raises:
-        UnavailableError: if an image is not there, or the registry does not take it.
+        UnavailableError: if an image is missing, or the registry rejects it.
     """
     lock = {}
     for role in roles:
@@ -42,72 +43,74 @@ def push(registry: str, roles: list[str]) -> dict[str, str]:
 
 
 def check_reviewed(roles: list[str], commit: str) -> None:
-    """Refuses images that are not built from a commit as it stands, or not all on the same base.
+    """Rejects images that are not built from exactly a commit, or not all on the same base.
 
     Args:
-        roles: Of the images, which are built.
-        commit: As ``containers.build.revision`` tells it.
+        roles: The roles of the images, which must be built.
+        commit: From ``containers.build.revision``.
 
     Raises:
-        InvalidArgumentError: naming the image, what it is built from and what is checked out.
-        UnavailableError: if an image is not there.
+        InvalidArgumentError: with the image, its commit and the checked-out commit.
+        UnavailableError: if an image is missing.
     """
     if not commit or commit.endswith("-dirty"):
         raise InvalidArgumentError(
-            "files that images are built from differ from the commit"
+            "files that go into the images differ from the commit"
             if commit
-            else "this is no checkout of Git",
-            remedy="commit them and build again, or give --any-revision to push for a trial",
+            else "this is not a Git repository",
+            remedy="commit the files and build again, or give --any-revision for a test",
         )
     bases = {}
     for role in roles:
-        labels = inspected(Images().of_role(role))["Config"]["Labels"] or {}
+        labels = inspect_image(Images().of_role(role))["Config"]["Labels"] or {}
         built = labels.get(f"{_LABEL}revision", "")
         if built != commit:
             raise InvalidArgumentError(
-                f"{Images().of_role(role)} is built from {built or 'no commit'}, and {commit} is checked out",
-                remedy="make images, or give --any-revision to push for a trial",
+                f"{Images().of_role(role)} is built from {built or 'no commit'}, but {commit} is checked out",
+                remedy="run make images, or give --any-revision for a test",
             )
         bases[role] = labels.get(f"{_LABEL}base.digest", "")
     if len(set(bases.values())) > 1:
         raise InvalidArgumentError(
             "the images are built on different bases: "
-            + ", ".join(f"{role} on {base or 'an unknown one'}" for role, base in bases.items()),
-            remedy="build all on one base: make images",
+            + ", ".join(f"{role} on {base or 'an unknown base'}" for role, base in bases.items()),
+            remedy="run make images, which builds all images on one base",
         )
 
 
 def _digest(name: str) -> str:
-    """Returns an image's name with the digest under which its registry keeps it."""
+    """Returns an image's name with its digest in the registry."""
     repository = name.rpartition(":")[0]
-    for digest in inspected(name)["RepoDigests"]:
+    for digest in inspect_image(name)["RepoDigests"]:
         if digest.partition("@")[0] == repository:
             return str(digest)
-    raise UnavailableError(f"the engine knows no digest of {name} after pushing it", remedy="push it again")
+    raise UnavailableError(f"the engine has no digest of {name} after the push", remedy="push it again")
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(
         "containers.push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"Of: {', '.join(ROLES)}. By default all.")
+    parser.add_argument("roles", nargs="*", metavar="ROLE", help=f"One of: {', '.join(ROLES)}. Default: all.")
     parser.add_argument("--registry", required=True, metavar="REGISTRY/REPOSITORY")
     parser.add_argument("--lock", type=Path, default=LOCK, metavar="FILE")
     parser.add_argument(
-        "--any-revision", action="store_true", help="Push images of other commits or changed files too."
+        "--any-revision",
+        action="store_true",
+        help="Also push images of other commits and of uncommitted files.",
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     try:
         registry = options.registry.rstrip("/")
         if not registry or "://" in registry or registry != registry.lower():
             raise InvalidArgumentError(
-                f"--registry={options.registry!r} is no name of a registry and repository",
-                remedy="write it in small letters and without https://, e.g. HOST/PROJECT/imgpipe",
+                f"--registry={options.registry!r} is not a valid registry and repository",
+                remedy="write it in lower case and without https://, e.g. HOST/PROJECT/imgpipe",
             )
         if not options.any_revision:
             check_reviewed(options.roles or list(ROLES), revision())
-        # What is not pushed now stays as it was locked.
+        # Images that are not pushed now keep their entry.
         text = options.lock.read_text(encoding="utf-8") if options.roles and options.lock.is_file() else "{}"
         lock = {
             **read_images_lock(text, where=str(options.lock)),
@@ -118,8 +121,8 @@ def main(words: list[str]) -> int:
         return error.exit_code
     options.lock.write_text("".join(f"{name}: {lock[name]}\n" for name in sorted(lock)), encoding="utf-8")
     print(
-        f"{options.lock}: {len(lock)} images; "
-        f"compile with them: python compile.py --images-lock {options.lock}"
+        f"{options.lock}: {plural(len(lock), 'image')}; "
+        f"to use the lock, run: python compile.py --images-lock {options.lock}"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""The images, built once; without a Docker engine these tests are skipped, and say so."""
+"""Builds the images once; without a Docker engine, the tests are skipped with a warning."""
 
 import os
 import warnings
@@ -7,7 +7,7 @@ import pytest
 
 from containers.build import default_base, revision
 from containers.build import main as build_images
-from containers.docker import engine_answers, inspected, present
+from containers.docker import engine_answers, inspect_image, is_present
 from imgpipe.pipelines.images import Images
 from tests.components.conftest import linear_model
 
@@ -18,36 +18,36 @@ TESTED = ("data", "launcher", "serve-tools", "train-cpu")
 
 @pytest.fixture(scope="session")
 def base():
-    """The base image: IMAGES_BASE, where that of the Dockerfile cannot be had."""
+    """The base image: IMAGES_BASE, where the Dockerfile's cannot be pulled."""
     return os.environ.get("IMAGES_BASE") or default_base()
 
 
 @pytest.fixture(scope="session")
 def built_revision():
-    """The commit from which the images are built: another may follow while they are tested."""
+    """The commit of the images: the repository may move on to another one during the tests."""
     return revision()
 
 
 @pytest.fixture(scope="session")
 def images(base, built_revision, tmp_path_factory):
-    """The images' names by role, built from the files here."""
+    """The images' names by role, built from the checked-out files."""
     if not engine_answers():
-        warnings.warn("NO DOCKER ENGINE ANSWERS: THE IMAGES ARE NOT TESTED", stacklevel=1)
+        warnings.warn("No Docker engine answers: the images are not tested", stacklevel=1)
         pytest.skip("no Docker engine answers")
-    named = {role: Images().of_role(role) for role in TESTED}
+    names = {role: Images().of_role(role) for role in TESTED}
     if not built_revision.endswith("-dirty") and all(
-        is_of(name, built_revision, base) for name in named.values()
+        is_built_from(name, built_revision, base) for name in names.values()
     ):
-        return named
+        return names
     sboms = tmp_path_factory.mktemp("sbom")
     assert build_images([*TESTED, "--base", base, "--sbom", str(sboms)]) == 0
-    return named
+    return names
 
 
-def is_of(name, built_revision, base):
-    """Whether an image is there and was built from a commit as it stands, on a base."""
-    if not present(name):
+def is_built_from(image, built_revision, base):
+    """Whether an image exists and was built from a commit, on a base."""
+    if not is_present(image):
         return False
-    labels = inspected(name)["Config"]["Labels"]
+    labels = inspect_image(image)["Config"]["Labels"]
     expected = {"revision": built_revision, "base.name": base.partition("@")[0]}
     return all(labels.get(f"org.opencontainers.image.{name}") == value for name, value in expected.items())

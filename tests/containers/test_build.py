@@ -1,4 +1,4 @@
-"""How the images are built, without an engine."""
+"""The build of the images, without a Docker engine."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def pins_of(file):
 
 
 @pytest.mark.parametrize("role", [*ROLES, "build", "kfp"])
-def test_a_roles_lock_has_hashes_and_the_versions_that_are_tested(role):
+def test_a_roles_lock_has_hashes_and_the_tested_versions(role):
     text = (LOCKS / "roles" / f"{role}.txt").read_text()
     pins, tested = pins_of(LOCKS / "roles" / f"{role}.txt"), pins_of(LOCKS / "develop-cpu.txt")
     assert pins
@@ -30,7 +30,7 @@ def test_a_roles_lock_has_hashes_and_the_versions_that_are_tested(role):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_is_a_stage_with_a_lock(role):
+def test_every_role_has_a_stage_and_a_lock(role):
     assert f" AS {role}\n" in build.DOCKERFILE.read_text()
     assert (LOCKS / "roles" / f"{role}.in").is_file()
     assert (LOCKS / "roles" / f"{role}.unused").is_file()
@@ -51,10 +51,10 @@ def test_the_base_is_pinned_by_digest():
         ("https://code.example/team/imgpipe.git", "https://code.example/team/imgpipe.git"),
         ("git@code.example:team/imgpipe.git", "git@code.example:team/imgpipe.git"),
         ("https://name:secret@code.example/imgpipe.git", ""),
-        ("/home/somebody/imgpipe", ""),
+        ("/home/user/imgpipe", ""),
     ],
 )
-def test_a_label_tells_where_the_project_is_kept_if_that_is_public(address, shown, tmp_path, monkeypatch):
+def test_a_public_repository_address_is_a_label(address, shown, tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", address], check=True)
     monkeypatch.setattr(build, "ROOT", tmp_path)
@@ -63,10 +63,10 @@ def test_a_label_tells_where_the_project_is_kept_if_that_is_public(address, show
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout of a commit, as the project's."""
+    """A repository with one commit."""
 
-    def git(*words):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
 
     (tmp_path / "components").mkdir()
     (tmp_path / "components" / "step.py").write_text("")
@@ -94,7 +94,7 @@ def test_a_revision_is_dirty_if_the_images_differ_from_the_commit(checkout, file
 
 
 @pytest.mark.parametrize("pulled", [True, False])
-def test_a_base_is_labelled_with_the_digest_it_was_pulled_by_or_else_its_id(pulled, tmp_path, monkeypatch):
+def test_the_base_digest_label_is_the_pulled_digest_or_the_id(pulled, tmp_path, monkeypatch):
     engine = tmp_path / "docker"
     known = {"Id": "sha256:id", "RepoDigests": ["python@sha256:pulled"] if pulled else []}
     engine.write_text(f"#!{sys.executable}\nimport json\nprint(json.dumps([{known!r}]))")
@@ -105,9 +105,9 @@ def test_a_base_is_labelled_with_the_digest_it_was_pulled_by_or_else_its_id(pull
     assert f"--label=org.opencontainers.image.base.digest={digest}" in flags
 
 
-def test_a_base_that_the_engine_lacks_is_pulled_before_anything_is_built(tmp_path, monkeypatch):
+def test_a_missing_base_is_pulled_before_the_build(tmp_path, monkeypatch):
     engine, calls = tmp_path / "docker", tmp_path / "calls"
-    # An engine without images and without a network.
+    # A Docker engine without images and without a network.
     engine.write_text(
         f"#!{sys.executable}\nimport sys\nopen({str(calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
         "sys.exit(sys.argv[1] == 'pull')"
@@ -118,14 +118,14 @@ def test_a_base_that_the_engine_lacks_is_pulled_before_anything_is_built(tmp_pat
     assert calls.read_text().splitlines() == ["image ls --quiet base:1", "pull --quiet base:1"]
 
 
-def test_weights_lie_where_a_build_sees_them(tmp_path):
+def test_weights_must_be_in_the_build_context(tmp_path):
     (tmp_path / "some.h5").write_bytes(b"weights")
-    with pytest.raises(InvalidArgumentError, match="no folder below containers/"):
+    with pytest.raises(InvalidArgumentError, match="is not a folder in containers/"):
         build.checked_weights(str(tmp_path))
-    with pytest.raises(InvalidArgumentError, match=r"that holds \.h5 files"):
+    with pytest.raises(InvalidArgumentError, match=r"with \.h5 files"):
         build.checked_weights(str(ROOT / "containers" / "requirements"))
 
 
-def test_an_unknown_image_is_named(capsys):
+def test_an_unknown_image_is_rejected(capsys):
     assert build.main(["train-abacus"]) == 64
-    assert "there is no image 'train-abacus'" in capsys.readouterr().err
+    assert "unknown image 'train-abacus'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The steps as containers: what they may do, that failures are seen, and that results are the processes'."""
+"""Steps in containers: their restrictions, their failures, and the same results as in processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
 
 def compiled(script, image, file):
-    """Writes a pipeline of one container that runs a shell script."""
+    """Compiles a pipeline of one container that runs a shell script."""
 
     @dsl.container_component
     def step():
@@ -38,7 +38,7 @@ def compiled(script, image, file):
 
 
 def containers_of(job_dir):
-    """The containers that are there of a run, by its label."""
+    """Returns the ids of a run's containers."""
     label = f"--filter=label={JOB_DIR_LABEL}={job_dir}"
     return docker_command("ps", "--all", "--quiet", label).split()
 
@@ -50,7 +50,7 @@ def settings(tmp_path):
     return ContainerSettings(ContainerMounts((str(tmp_path / "seen"),), ()), job_dir=str(tmp_path))
 
 
-def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, settings, tmp_path, capfd):
+def test_every_container_that_fails_immediately_is_a_failure(images, settings, tmp_path, capfd):
     file = compiled("exit 3", images["data"], tmp_path / "fails.yaml")
     failures = 0
     for number in range(30):
@@ -62,7 +62,7 @@ def test_thirty_containers_that_fail_at_once_are_thirty_failures(images, setting
     assert containers_of(tmp_path) == []
 
 
-def test_what_a_container_prints_is_seen_to_the_last_line(images, settings, tmp_path, capfd):
+def test_the_output_of_a_container_is_shown_to_the_last_line(images, settings, tmp_path, capfd):
     file = compiled("seq 5000; printf 'größer 青\\n'; printf last", images["data"], tmp_path / "prints.yaml")
     run_pipeline(file, {}, tmp_path / "artifacts", settings)
     shown = capfd.readouterr().out
@@ -73,25 +73,23 @@ def test_what_a_container_prints_is_seen_to_the_last_line(images, settings, tmp_
     assert "last" in shown
 
 
-def test_the_last_line_is_seen_however_soon_a_container_ends(images, capfd):
+def test_the_last_line_of_a_short_container_is_shown(images, capfd):
     client = docker.from_env()
-    # The engine ends the stream before its last line now and then: one run would not show it.
+    # The engine sometimes ends the stream before the last line: one run would not show it.
     for _ in range(15):
         assert run_container(client, images["data"], ["sh", "-c", "seq 5000; printf last"], {}) == 0
         assert capfd.readouterr().out.split() == [*(str(n) for n in range(1, 5001)), "last"]
     client.close()
 
 
-def test_a_step_has_no_network_no_rights_and_sees_no_more_than_it_was_given(
-    images, settings, tmp_path, capfd
-):
+def test_a_step_has_no_network_no_privileges_and_only_its_mounts(images, settings, tmp_path, capfd):
     script = (
         f"id -u; grep CapEff /proc/self/status; ls /sys/class/net; cat {tmp_path}/seen/file; echo; "
         f"touch {tmp_path}/seen/new /opt/new /etc/new || true; touch /tmp/new && echo written; "
         f"ls {tmp_path}; grep NoNewPrivs /proc/self/status"
     )
     run_pipeline(
-        compiled(script, images["data"], tmp_path / "looks.yaml"), {}, tmp_path / "artifacts", settings
+        compiled(script, images["data"], tmp_path / "lists.yaml"), {}, tmp_path / "artifacts", settings
     )
     shown = capfd.readouterr().out
     words = shown.split()
@@ -103,11 +101,11 @@ def test_a_step_has_no_network_no_rights_and_sees_no_more_than_it_was_given(
     assert "seen" in words
     assert shown.count("Read-only file system") == 3
     assert "written" in words
-    # The pipeline's file lies beside, and is not shown.
-    assert "looks.yaml" not in words
+    # The pipeline's file is in the same folder, which is not mounted.
+    assert "lists.yaml" not in words
 
 
-def test_an_image_that_is_not_there_is_told_before_anything_is_written(images, tmp_path, monkeypatch):
+def test_a_missing_engine_is_reported_before_anything_is_written(images, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     result = run_imgpipe(tmp_path / "job", "--runner", "docker")
     assert result.status == 69
@@ -115,7 +113,7 @@ def test_an_image_that_is_not_there_is_told_before_anything_is_written(images, t
     assert not (tmp_path / "job").exists()
 
 
-def test_a_run_that_is_stopped_stops_its_container(images, tmp_path):
+def test_stopping_a_run_stops_its_container(images, tmp_path):
     process = subprocess.Popen(
         [
             *(str(Path(sys.executable).parent / "imgpipe"), "run", "--runner", "docker"),
@@ -135,23 +133,23 @@ def test_a_run_that_is_stopped_stops_its_container(images, tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 75
     assert containers_of(tmp_path / "job") == []
-    # The step itself was told, and left what a later run goes on from.
+    # The step received SIGTERM, and left a checkpoint for a later run.
     assert '"event": "step_failed", "message": "train: train was told to stop' in log.read_text()
 
 
 @pytest.fixture(scope="module")
 def runs(images, tmp_path_factory):
-    """The digits, deterministic, as processes and as containers; deployed to a folder."""
-    made = {}
+    """Deterministic runs of the digits in processes and in containers, deployed to a folder."""
+    results = {}
     for runner in ("process", "docker"):
         folder = tmp_path_factory.mktemp(runner)
-        made[runner] = run_imgpipe(
+        results[runner] = run_imgpipe(
             folder / "job",
             *("--runner", runner, "--deterministic", "true"),
             *("--deploy-target", "local", "--deploy-dir", str(folder / "serving")),
         )
-        assert made[runner].status == 0, made[runner].shown
-    return made
+        assert results[runner].status == 0, results[runner].shown
+    return results
 
 
 def artifact(run, step, name):
@@ -159,7 +157,7 @@ def artifact(run, step, name):
     return folder
 
 
-def test_containers_make_the_same_shards_as_processes(runs):
+def test_containers_write_the_same_shards_as_processes(runs):
     shards = [
         {
             name: split.shards
@@ -171,10 +169,10 @@ def test_containers_make_the_same_shards_as_processes(runs):
     assert all(shard.sha256 for split in shards[0].values() for shard in split)
 
 
-def test_containers_come_to_the_same_accuracy_as_processes(runs):
-    one, other = (run.summary["top_1_accuracy"] for run in runs.values())
-    assert one == other
-    assert one >= 0.97
+def test_containers_have_the_same_accuracy_as_processes(runs):
+    accuracies = {run.summary["top_1_accuracy"] for run in runs.values()}
+    assert len(accuracies) == 1
+    assert accuracies.pop() >= 0.97
 
 
 def test_containers_train_the_same_weights_as_processes(runs):
@@ -186,18 +184,15 @@ def test_containers_train_the_same_weights_as_processes(runs):
     names = [name for name in readers[0].get_variable_to_shape_map() if "classifier_variables" in name]
     assert names
     for name in names:
-        one, other = (reader.get_tensor(name) for reader in readers)
-        assert (one == other).all(), name
+        in_process, in_container = (reader.get_tensor(name) for reader in readers)
+        assert (in_process == in_container).all(), name
 
 
-def test_containers_leave_what_processes_leave(runs):
-    def left(run):
-        folder = run.folder
-        return sorted(
-            str(path.relative_to(folder)) for path in folder.iterdir() if not path.name.startswith(".")
-        )
+def test_containers_leave_the_same_files_as_processes(runs):
+    def files_of(run):
+        return sorted(path.name for path in run.folder.iterdir() if not path.name.startswith("."))
 
-    assert left(runs["process"]) == left(runs["docker"])
+    assert files_of(runs["process"]) == files_of(runs["docker"])
     for run in runs.values():
         assert (run.folder.parent / "serving" / "1" / "saved_model.pb").is_file()
         assert json.loads((run.folder / "model" / "provenance.json").read_text())["model_type"]

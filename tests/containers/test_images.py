@@ -1,20 +1,19 @@
-"""What is in the images, and what is not."""
+"""The content of the images."""
 
 import json
 import subprocess
 
 import pytest
 
-from containers.docker import image_size, inspected
+from containers.build import MAX_MEGABYTES
+from containers.docker import image_size, inspect_image
 from containers.sbom import write_sbom
 from tests.containers.conftest import TESTED
 from tests.containers.sandbox import in_image
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
-# Megabytes over the base.
-LARGEST = {"data": 250, "launcher": 300, "train-cpu": 1600, "serve-tools": 1600}
-# The steps' modules that each image runs, and those of the libraries they load only when they need them.
+# The modules of the steps that each image runs, and the libraries that they import only when needed.
 STEPS = {
     "data": ("convert.convert", "validate.validate", "gate.gate", "data_version.data_version"),
     "launcher": (
@@ -46,11 +45,11 @@ def role(request):
     return request.param
 
 
-def test_an_image_is_no_larger_than_promised(images, base, role):
-    assert (image_size(images[role]) - image_size(base)) / 1e6 <= LARGEST[role]
+def test_an_images_size_is_within_its_limit(images, base, role):
+    assert (image_size(images[role]) - image_size(base)) / 1e6 <= MAX_MEGABYTES[role]
 
 
-def test_what_the_steps_of_an_image_load_is_there(images, role):
+def test_the_steps_of_an_image_can_be_imported(images, role):
     modules = [*(f"imgpipe.components.{step}" for step in STEPS[role]), *LIBRARIES[role]]
     code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
     result = in_image(images[role], "python3", "-c", code, flags=["--env=_KFP_RUNTIME=true"])
@@ -63,7 +62,7 @@ def test_tensorflow_is_only_where_it_is_needed(images, without):
     assert "No module named 'tensorflow'" in result.stderr
 
 
-def test_a_container_is_not_root_and_can_write_to_tmp_alone(images, role):
+def test_a_container_is_not_root_and_can_write_to_tmp_only(images, role):
     code = (
         "import os\n"
         "writable = [top for top in os.listdir('/') if os.access('/' + top, os.W_OK)]\n"
@@ -73,40 +72,40 @@ def test_a_container_is_not_root_and_can_write_to_tmp_alone(images, role):
     command = ["docker", "run", "--rm", "--network=none", images[role], "python3", "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     assert shown == "65534 65534 ['tmp'] []"
-    assert inspected(images[role])["Config"]["User"] == "65534:65534"
+    assert inspect_image(images[role])["Config"]["User"] == "65534:65534"
 
 
-def test_no_compiler_no_cache_and_no_way_to_install_is_left(images, role):
+def test_an_image_has_no_compiler_no_cache_and_no_pip(images, role):
     script = (
         "command -v gcc cc g++ clang make; ls -d /tmp/* /build /source /steps /locks /wheels; "
         "find / -xdev -name .cache; /opt/imgpipe/bin/python -m pip --version"
     )
-    # Sees every folder, and /tmp as it is in the image.
+    # As root, which can read every folder, and with the image's own /tmp.
     command = ["docker", "run", "--rm", "--network=none", "--user=0", images[role], "sh", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == ""
     assert "No module named pip" in result.stderr
 
 
-def test_the_labels_say_what_was_built_from_what(images, built_revision, role):
-    labels = inspected(images[role])["Config"]["Labels"]
+def test_the_labels_have_version_revision_and_base(images, built_revision, role):
+    labels = inspect_image(images[role])["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == images[role].rpartition(":")[2]
     assert labels["org.opencontainers.image.revision"] == built_revision
     assert len(built_revision.removesuffix("-dirty")) == 40
     assert labels["org.opencontainers.image.base.name"]
 
 
-def test_bytecode_is_there_and_is_not_checked_against_times(images, role):
+def test_bytecode_is_included_and_not_checked_against_timestamps(images, role):
     code = (
         "import importlib.util, pathlib, imgpipe.components.common.step as step\n"
         "file = pathlib.Path(importlib.util.cache_from_source(step.__file__))\n"
         "print(int.from_bytes(file.read_bytes()[4:8], 'little'))"
     )
-    # By hash, unchecked (PEP 552).
+    # The flags of PEP 552: unchecked hash.
     assert in_image(images[role], "python3", "-c", code).stdout.strip() == "1"
 
 
-def test_the_bill_of_materials_lists_what_is_installed_and_stays_the_same(images, tmp_path):
+def test_the_bill_of_materials_is_complete_and_reproducible(images, tmp_path):
     for name in ("first", "second"):
         write_sbom(images["data"], tmp_path / name)
     listed = json.loads((tmp_path / "first").read_text())

@@ -1,4 +1,4 @@
-"""What is pushed is locked by the digest under which the registry keeps it."""
+"""Pushed images are locked by their digest in the registry."""
 
 import hashlib
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.docker import docker
+from containers.docker import docker, inspect_image
 from containers.push import check_reviewed, main
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.pipelines.images import Images, read_images_lock
@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.containers
 @pytest.mark.timeout(2400)
-def test_a_pushed_image_is_locked_and_is_pulled_again_by_its_digest(images, tmp_path):
+def test_a_pushed_image_is_locked_and_can_be_pulled_by_its_digest(images, tmp_path):
     lock_file = tmp_path / "images.lock"
     with registry() as kept:
         repository = f"{kept.address}/team/images"
         try:
-            words = ["data", "--registry", repository, "--lock", str(lock_file)]
-            assert main([*words, "--any-revision"]) == 0
+            argv = ["data", "--registry", repository, "--lock", str(lock_file), "--any-revision"]
+            assert main(argv) == 0
             lock = read_images_lock(lock_file.read_text(), where="images.lock")
             name, _, digest = lock["imgpipe-data"].partition("@")
             assert name == f"{repository}/imgpipe-data"
@@ -39,21 +39,16 @@ def test_a_pushed_image_is_locked_and_is_pulled_again_by_its_digest(images, tmp_
         finally:
             tags = docker("images", "--quiet", "--no-trunc", f"{repository}/imgpipe-data").split()
             if tags:
-                names = docker(
-                    "image",
-                    "inspect",
-                    tags[0],
-                    "--format",
-                    '{{join .RepoTags " "}} {{join .RepoDigests " "}}',
-                )
-                docker("rmi", *(one for one in names.split() if one.startswith(repository)))
+                image = inspect_image(tags[0])
+                names = [*image["RepoTags"], *image["RepoDigests"]]
+                docker("rmi", *(name for name in names if name.startswith(repository)))
 
 
 @pytest.mark.parametrize("registry_name", ["https://registry.example/images", "registry.example/Images", "/"])
-def test_a_name_that_is_no_registry_is_refused_before_anything_is_pushed(registry_name, tmp_path, capsys):
+def test_an_invalid_registry_is_rejected_before_any_push(registry_name, tmp_path, capsys):
     lock = tmp_path / "images.lock"
     assert main(["--registry", registry_name, "--lock", str(lock)]) == 64
-    assert "is no name of a registry" in capsys.readouterr().err
+    assert "is not a valid registry" in capsys.readouterr().err
     assert not lock.exists()
 
 
@@ -64,7 +59,7 @@ COMMIT, OTHER = "1" * 40, "2" * 40
     ("commit", "built", "bases", "problem"),
     [
         (COMMIT, (COMMIT, COMMIT), ("sha256:a", "sha256:a"), ""),
-        ("", (COMMIT, COMMIT), ("sha256:a", "sha256:a"), "no checkout of Git"),
+        ("", (COMMIT, COMMIT), ("sha256:a", "sha256:a"), "not a Git repository"),
         (f"{COMMIT}-dirty", (COMMIT, COMMIT), ("sha256:a", "sha256:a"), "differ from the commit"),
         (COMMIT, (COMMIT, OTHER), ("sha256:a", "sha256:a"), f"is built from {OTHER}"),
         (COMMIT, (f"{COMMIT}-dirty", COMMIT), ("sha256:a", "sha256:a"), f"is built from {COMMIT}-dirty"),
@@ -72,9 +67,7 @@ COMMIT, OTHER = "1" * 40, "2" * 40
         (COMMIT, (COMMIT, COMMIT), ("sha256:a", "sha256:b"), "launcher on sha256:b"),
     ],
 )
-def test_only_images_of_one_commit_on_one_base_are_pushed(
-    commit, built, bases, problem, tmp_path, monkeypatch
-):
+def test_images_must_be_of_one_commit_and_on_one_base(commit, built, bases, problem, tmp_path, monkeypatch):
     labels = {
         Images().of_role(role): {
             "org.opencontainers.image.revision": revision,
@@ -83,7 +76,7 @@ def test_only_images_of_one_commit_on_one_base_are_pushed(
         for role, revision, base in zip(("data", "launcher"), built, bases, strict=True)
     }
     engine = tmp_path / "docker"
-    # What the engine's command line answers to `docker image inspect NAME`.
+    # Stands in for `docker image inspect NAME`.
     engine.write_text(
         f"#!{sys.executable}\nimport json, sys\nlabels = {labels!r}\n"
         "print(json.dumps([{'Config': {'Labels': labels[sys.argv[3]]}}]))"
@@ -97,7 +90,7 @@ def test_only_images_of_one_commit_on_one_base_are_pushed(
         check_reviewed(["data", "launcher"], commit)
 
 
-def test_a_lock_of_all_images_compiles_and_names_no_tag(tmp_path):
+def test_pipelines_compile_with_a_lock_of_all_images(tmp_path):
     from imgpipe.pipelines.images import ROLES
 
     lock = tmp_path / "images.lock"

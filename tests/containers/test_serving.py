@@ -1,35 +1,34 @@
-"""The server in its container, and what the engine says of its health."""
+"""The server in its container, and its health check."""
 
 import json
 import time
 
 import pytest
 
-from containers.docker import docker
+from containers.docker import SANDBOX_FLAGS, docker
 from imgpipe.components.common.errors import UnavailableError
-from tests.containers.sandbox import STRICT
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
 HEALTH = ("python3", "-m", "imgpipe.components.serve.health")
-# As a server that hangs: it takes connections and says nothing.
-STOP_THE_SERVER = """
+# Suspends the server: it accepts connections and does not respond.
+SUSPEND_SERVER = """
 import os, pathlib, signal
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    words = (folder / "cmdline").read_bytes().split(b"\\0")
-    if words[0].endswith(b"python3") and b"imgpipe.components.serve" in words:
+    command = (folder / "cmdline").read_bytes().split(b"\\0")
+    if command[0].endswith(b"python3") and b"imgpipe.components.serve" in command:
         os.kill(int(folder.name), signal.SIGSTOP)
 """
 
 
 @pytest.fixture
 def started(images):
-    """Starts a container of the serving image and returns its id; it is removed at the end."""
+    """Starts containers of the serving image, which are removed after the test; returns their ids."""
     containers = []
 
     def start(*command, volume):
-        # Asked often; what is asked is the image's.
-        flags = [flag for flag in STRICT if flag != "--rm"]
+        # The health check is the image's, with a shorter interval.
+        flags = [flag for flag in SANDBOX_FLAGS if flag != "--rm"]
         flags += ["--detach", "--health-interval=1s", f"--volume={volume}:/models:ro"]
         containers.append(docker("run", *flags, images["serve-tools"], *command).strip())
         return containers[-1]
@@ -50,16 +49,16 @@ def wait_until(condition, container):
         time.sleep(0.2)
 
 
-def test_a_server_becomes_healthy_once_it_answers_and_is_not_once_it_hangs(started, linear_model, tmp_path):
+def test_a_server_is_healthy_once_it_responds_and_unhealthy_once_it_hangs(started, linear_model, tmp_path):
     linear_model(tmp_path / "1")
-    # The user of the container reads it.
+    # Readable by the container's user.
     tmp_path.chmod(0o755)
     serve = ("python3", "-m", "imgpipe.components.serve", "--model=/models")
     container = started(*serve, volume=tmp_path)
     wait_until(lambda: health_of(container)["Status"] == "healthy", container)
     assert '"event": "serving"' in docker("logs", container)
     assert docker("exec", container, *HEALTH) == ""
-    docker("exec", container, "python3", "-c", STOP_THE_SERVER)
+    docker("exec", container, "python3", "-c", SUSPEND_SERVER)
     with pytest.raises(UnavailableError, match="the server does not respond: timed out"):
         docker("exec", container, *HEALTH)
 

@@ -1,11 +1,11 @@
-"""Weights that are baked into an image."""
+"""Pretrained weights in an image."""
 
 import shutil
 
 import pytest
 
 from containers.build import DOCKERFILE, ROOT, WEIGHTS_LABEL, build_flags
-from containers.docker import build, docker, inspected
+from containers.docker import build, docker, inspect_image
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
@@ -14,7 +14,7 @@ LIST = ("run", "--rm", "--network=none", "--user=65534")
 
 @pytest.fixture
 def weights():
-    """A folder of weight files where a build sees it."""
+    """A folder of weight files in the build context."""
     folder = ROOT / "containers" / "weights" / "test"
     folder.mkdir()
     (folder / "network_notop.h5").write_bytes(b"weights")
@@ -24,15 +24,15 @@ def weights():
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_the_files_that_are_named_are_baked_in_and_no_others(images, base, weights, given):
+def test_only_the_given_weights_are_in_the_image(images, base, weights, given):
     image = "imgpipe-test-weights:1"
     folder = weights.relative_to(ROOT).as_posix() if given else ""
     try:
-        # The stage that training images take their weights from.
+        # The stage from which the training images copy their weights.
         build(ROOT, DOCKERFILE, "weights", image, build_flags("train-cpu", base, folder))
         found = docker(*LIST, image, "sh", "-c", "cd /opt/keras/models && find . -type f -exec cat {} +")
         names = docker(*LIST, image, "ls", "/opt/keras/models").split()
-        label = (inspected(image)["Config"]["Labels"] or {}).get(WEIGHTS_LABEL)
+        label = (inspect_image(image)["Config"]["Labels"] or {}).get(WEIGHTS_LABEL)
     finally:
         docker("rmi", "--force", image)
     assert names == (["network_notop.h5"] if given else [])
