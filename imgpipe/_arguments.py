@@ -9,80 +9,81 @@ Path = str | os.PathLike[str]
 class ConvertOptions(TypedDict, total=False):
     """Options of ``imgpipe.convert``."""
 
+    images: Path
+    """Folder, local or gs://, with one subfolder of images per label. The subfolders train and val (or
+    validation, or valid), and optionally test, are read as splits if each of them has the label
+    folders; otherwise validation_fraction of the images is set aside. May also be a pattern such as
+    photos/*/*.jpg: an image's label is then the name of its folder. Give exactly one of images,
+    train_csv and training_data_path.
+    """
+
     train_csv: Path
-    """File that lists the training images: CSV, one `path,label` a line, no header line, UTF-8; or an
-    import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl.
-    Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or
-    training_data_path. With multi_label a row holds any number of labels, path,label,label,...
+    """CSV file that lists the training images, one `path,label` per line, UTF-8, without a header.
+    Import files of Vertex AI work too: CSV with a leading ml_use column (training, validation, test),
+    or .jsonl. Paths are local or gs://, absolute or relative to the file's folder. With multi_label a
+    row may have any number of labels: path,label,label,... Give exactly one of images, train_csv and
+    training_data_path.
     """
 
     multi_label: bool
-    """An image may have several labels, or none: rows and records hold a list of labels, and the model
-    gives each label a probability of its own (sigmoid). Data with one label an image does without.
-    Default: False.
+    """Whether an image may have several labels, or none. Rows and records then hold a list of labels,
+    and the model gives each label its own probability (sigmoid). Leave it off if each image has one
+    label. Default: False.
     """
 
     validation_csv: Path
-    """File that lists the validation images, written like train_csv. Leave it empty if train_csv says
-    which rows are for validation, or to set aside the share validation_fraction. Only together with
-    train_csv.
+    """File that lists the validation images, in the format of train_csv. Leave it empty if train_csv
+    assigns rows to validation, or to set aside validation_fraction of the images. Requires train_csv.
     """
 
     test_csv: Path
-    """File that lists the test images, written like train_csv; they become a split of their own, which
-    training does not use. Only together with train_csv.
+    """File that lists the test images, in the format of train_csv; training does not use them. Requires
+    train_csv.
     """
 
     labels_file: Path
-    """Text file with one label a line, UTF-8: line i names label i. Rows with any other label are
-    rejected. Leave it empty to use the labels found in the data, in the order of the alphabet.
-    """
-
-    images: Path
-    """Folder, local or gs://, with one subfolder of images for each label, named like the label. If it
-    has the subfolders train and val (or validation, or valid), and perhaps test, each holding the label
-    folders, these are the splits; otherwise the share validation_fraction is set aside. Or a pattern
-    such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or train_csv, or
-    training_data_path.
+    """UTF-8 text file with one label per line: line i names label i. Rows with any other label are
+    rejected. Empty = the labels found in the data, in alphabetical order.
     """
 
     training_data_path: Path
     """TFRecord files with the training images, as Google's converter writes them: a path with *, ? or
-    [1-9], or several separated by commas, e.g. data/train-*. They are used where they lie, without a
-    copy. Needs validation_data_path. Give this, or train_csv, or images.
+    [1-9], or several separated by commas, e.g. data/train-*. They are read in place, without a copy.
+    Requires validation_data_path. Give exactly one of images, train_csv and training_data_path.
     """
 
     validation_data_path: Path
-    """TFRecord files with the validation images, written like training_data_path, e.g.
-    data/validation-*. Only together with training_data_path.
+    """TFRecord files with the validation images, in the format of training_data_path, e.g.
+    data/validation-*. Requires training_data_path.
     """
 
     validation_fraction: float
-    """Share of each label's images that is set aside for validation, at least one image of every label
-    that has two. Not used when the data has a validation split of its own. Allowed: greater than 0 and
-    less than 1. Default: 0.2.
+    """Fraction of each label's images that is set aside for validation: at least one image of every
+    label that has two. Ignored if the data has a validation split. Allowed: greater than 0 and less
+    than 1. Default: 0.2.
     """
 
     test_fraction: float
-    """Share of each label's images that is set aside for a test split, which training does not use,
-    where validation images are drawn too. 0 = none. Allowed: at least 0 and less than 1. Default: 0.0.
+    """Fraction of each label's images that is set aside for testing; training does not use them.
+    Applies only if validation images are set aside too. 0 = none. Allowed: at least 0 and less than 1.
+    Default: 0.0.
     """
 
     max_rejected_fraction: float
-    """Largest share of rows that may be rejected (a missing or damaged image, an unknown label) before
-    the step fails. 0 = every row must be good. All rejected rows are listed in rejected.csv, with the
-    reason. Allowed: at least 0 and at most 1. Default: 0.0.
+    """Largest fraction of rows that may be rejected (missing or damaged image, unknown label) before
+    the step fails. 0 = none. rejected.csv lists every rejected row with the reason. Allowed: at least 0
+    and at most 1. Default: 0.0.
     """
 
     shard_megabytes: int
-    """Size of an output file in megabytes (millions of bytes), roughly: the images are spread evenly
-    over as many files as that takes. Allowed: at least 1 and at most 2000. Default: 128.
+    """Approximate size of a shard in megabytes (millions of bytes); the images are spread evenly over
+    the shards. Allowed: at least 1 and at most 2000. Default: 128.
     """
 
     max_image_pixels: int
-    """Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take
-    all memory; raise this for images that are really so large. Allowed: at least 1 and at most
-    4294967296. Default: 100000000.
+    """Largest number of pixels (width x height) of an image. It guards against small files that decode
+    to gigapixels and exhaust memory; raise it if your images are really that large. Allowed: at least 1
+    and at most 4294967296. Default: 100000000.
     """
 
     max_image_bytes: int
@@ -91,8 +92,8 @@ class ConvertOptions(TypedDict, total=False):
     """
 
     seed: int
-    """Seed of everything drawn at random: the split, the order of the images, the weights. The same
-    seed gives the same data set. Allowed: at least 0 and at most 2147483647. Default: 0.
+    """Seed of everything random: the split, the order of the images, the weights. The same seed gives
+    the same data set. Allowed: at least 0 and at most 2147483647. Default: 0.
     """
 
 
@@ -100,29 +101,29 @@ class ValidateOptions(TypedDict, total=False):
     """Options of ``imgpipe.validate``."""
 
     num_classes: int
-    """Number of classes; the labels in the data must be exactly 1..num_classes. 0 = as many as the data
-    has. Allowed: at least 0. Default: 0.
+    """Number of classes; the labels in the data must be exactly 1..num_classes. 0 = the number found in
+    the data. Allowed: at least 0. Default: 0.
     """
 
     multi_label: bool
-    """An image may have several labels, or none: rows and records hold a list of labels, and the model
-    gives each label a probability of its own (sigmoid). Data with one label an image does without.
-    Default: False.
+    """Whether an image may have several labels, or none. Rows and records then hold a list of labels,
+    and the model gives each label its own probability (sigmoid). Leave it off if each image has one
+    label. Default: False.
     """
 
     train_batch_size: int
-    """Images in one training step, over all devices together. Allowed: at least 1. Default: 32."""
+    """Images per training step, over all devices together. Allowed: at least 1. Default: 32."""
 
     num_eval_images: int
-    """Validation images that an evaluation during training uses: a sample spread evenly over the data,
-    the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.
-    Allowed: at least 0. Default: 0.
+    """Validation images per evaluation during training: a sample spread evenly over the data, selected
+    by the seed and the same at every evaluation. Must not exceed the number of validation images. 0 =
+    all. Allowed: at least 0. Default: 0.
     """
 
     model_type: str
-    """The network. mobilenet-v2 is the smallest and quickest, resnet-18 and efficientnet-b0 follow; the
-    larger its number, the more accurate and the slower a network is. resnet-18, 34 and 200 have no
-    ImageNet weights. Allowed: resnet-18, resnet-34, resnet-50, resnet-101, resnet-152, resnet-200,
+    """The network. mobilenet-v2 is the smallest and fastest, then resnet-18 and efficientnet-b0; within
+    a family, a larger number means more accurate and slower. resnet-18, resnet-34 and resnet-200 have
+    no ImageNet weights. Allowed: resnet-18, resnet-34, resnet-50, resnet-101, resnet-152, resnet-200,
     efficientnet-b0, efficientnet-b1, efficientnet-b2, efficientnet-b3, efficientnet-b4,
     efficientnet-b5, efficientnet-b6, efficientnet-b7, mobilenet-v2, efficientnet-v2-b0,
     efficientnet-v2-b1, efficientnet-v2-b2, efficientnet-v2-b3, efficientnet-v2-s, efficientnet-v2-m,
@@ -130,14 +131,15 @@ class ValidateOptions(TypedDict, total=False):
     """
 
     image_size: int
-    """Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets
-    and MobileNet, 224 to 600 for EfficientNets. Allowed: at least 0 and at most 2048. Default: 0.
+    """Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for
+    ResNets and MobileNet, 224 to 600 for EfficientNets. Allowed: at least 0 and at most 2048. Default:
+    0.
     """
 
     max_image_pixels: int
-    """Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take
-    all memory; raise this for images that are really so large. Allowed: at least 1 and at most
-    4294967296. Default: 100000000.
+    """Largest number of pixels (width x height) of an image. It guards against small files that decode
+    to gigapixels and exhaust memory; raise it if your images are really that large. Allowed: at least 1
+    and at most 4294967296. Default: 100000000.
     """
 
 
@@ -146,108 +148,110 @@ class RunOptions(ConvertOptions, total=False):
 
     output_dir: Path
     """Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact
-    then only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion
-    left, which then goes on, or the finished data set of the same input, which is left as it is. Empty
-    = beside the manifest in the artifact.
+    then only refers to the shards. It must be empty or not exist, or contain an interrupted conversion,
+    which is resumed, or the finished data set of the same input, which is reused unchanged. Empty = in
+    the step's artifact, beside the manifest.
     """
 
     job_dir: Path
-    """Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an
-    interrupted training goes on from. Empty = the model is only an artifact of the run, and an
-    interrupted training starts again.
+    """Folder for the run's output: the SavedModel in job_dir/model, and checkpoints in
+    job_dir/checkpoints, from which an interrupted training resumes. Empty = the model is only an
+    artifact of the run, and an interrupted training starts again.
     """
 
     max_latency_ms: float
-    """Longest time in milliseconds that a request of one image may take, at the 99th percentile,
-    measured by the export step on its own machine; a slower model fails the step. 0 = no bound.
-    Allowed: at least 0. Default: 0.0.
+    """Maximum 99th-percentile latency in milliseconds of a request with one image, measured by the
+    export step on its own machine; a slower model fails the step. 0 = no limit. Allowed: at least 0.
+    Default: 0.0.
     """
 
     export_formats: str
-    """Further formats of the model, separated by commas: tflite, tflite-int8 (calibrated with training
-    images), onnx. Each is measured on the evaluation's images and lies in formats/ beside the
-    SavedModel; its input is decoded pixels, uint8. Empty = none.
-    """
-
-    max_steps: int
-    """Training steps (batches); the job ends after the last one. Allowed: at least 1. Default: 1000."""
-
-    train_batch_size: int
-    """Images in one training step, over all devices together. Allowed: at least 1. Default: 32."""
-
-    num_classes: int
-    """Number of classes; the labels in the data must be exactly 1..num_classes. 0 = as many as the data
-    has. Allowed: at least 0. Default: 0.
-    """
-
-    num_eval_images: int
-    """Validation images that an evaluation during training uses: a sample spread evenly over the data,
-    the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.
-    Allowed: at least 0. Default: 0.
+    """Additional formats of the model, separated by commas: tflite, tflite-int8 (calibrated with
+    training images), onnx. Each is measured on the evaluation's images and written to formats/ beside
+    the SavedModel; its input is decoded pixels, uint8. Empty = none.
     """
 
     model_type: str
-    """The network. mobilenet-v2 is the smallest and quickest, resnet-18 and efficientnet-b0 follow; the
-    larger its number, the more accurate and the slower a network is. resnet-18, 34 and 200 have no
-    ImageNet weights. Allowed: resnet-18, resnet-34, resnet-50, resnet-101, resnet-152, resnet-200,
+    """The network. mobilenet-v2 is the smallest and fastest, then resnet-18 and efficientnet-b0; within
+    a family, a larger number means more accurate and slower. resnet-18, resnet-34 and resnet-200 have
+    no ImageNet weights. Allowed: resnet-18, resnet-34, resnet-50, resnet-101, resnet-152, resnet-200,
     efficientnet-b0, efficientnet-b1, efficientnet-b2, efficientnet-b3, efficientnet-b4,
     efficientnet-b5, efficientnet-b6, efficientnet-b7, mobilenet-v2, efficientnet-v2-b0,
     efficientnet-v2-b1, efficientnet-v2-b2, efficientnet-v2-b3, efficientnet-v2-s, efficientnet-v2-m,
     efficientnet-v2-l. Default: efficientnet-b0.
     """
 
+    max_steps: int
+    """Total number of training steps (batches). Allowed: at least 1. Default: 1000."""
+
+    train_batch_size: int
+    """Images per training step, over all devices together. Allowed: at least 1. Default: 32."""
+
+    num_classes: int
+    """Number of classes; the labels in the data must be exactly 1..num_classes. 0 = the number found in
+    the data. Allowed: at least 0. Default: 0.
+    """
+
+    num_eval_images: int
+    """Validation images per evaluation during training: a sample spread evenly over the data, selected
+    by the seed and the same at every evaluation. Must not exceed the number of validation images. 0 =
+    all. Allowed: at least 0. Default: 0.
+    """
+
     image_size: int
-    """Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets
-    and MobileNet, 224 to 600 for EfficientNets. Allowed: at least 0 and at most 2048. Default: 0.
+    """Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for
+    ResNets and MobileNet, 224 to 600 for EfficientNets. Allowed: at least 0 and at most 2048. Default:
+    0.
     """
 
     weights: str
-    """Where the network starts: imagenet (weights trained on ImageNet; needs far fewer images of your
-    own) or none (random weights; all layers are trained). Allowed: imagenet, none. Default: imagenet.
+    """Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own) or none
+    (random; all layers are trained). Allowed: imagenet, none. Default: imagenet.
     """
 
     pretrained_checkpoint_path: Path
-    """Start from these weights instead: a SavedModel folder of imgpipe, or one with numbered versions
-    of which the highest counts, a checkpoints folder, or a Keras file (.weights.h5, .keras); local or
-    gs://. A last layer for another number of classes is made anew. Empty = as weights says.
+    """Initial weights from a file or folder, local or gs://: a SavedModel folder of imgpipe, a folder
+    of numbered versions (the highest is used), a checkpoints folder, or a Keras file (.weights.h5,
+    .keras). If the number of classes differs, the last layer starts from random weights. Empty = as
+    weights says.
     """
 
     freeze: str
-    """What is not trained: none (the whole network is trained), backbone (only the last layer is; many
-    times faster, and safer with few images), or everything up to and with a part of the network: stem,
-    stage1, stage2 and so on (ResNets have 4 stages, others 6 or 7). Needs pretrained weights. Default:
-    none.
+    """What is not trained: none (the whole network is trained), backbone (only the last layer is
+    trained; many times faster, and safer with few images), or all layers up to and including a part of
+    the network: stem, stage1, stage2 and so on (ResNets have 4 stages, other networks 6 or 7). Requires
+    pretrained weights. Default: none.
     """
 
     augmentation: str
-    """How training images are varied: none, crop-flip (a random part of at least 8 percent of the
-    image, mirrored every other time; the usual for photos) or randaugment (crop-flip, then two random
+    """Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of
+    the image, flipped half of the time; usual for photos) or randaugment (crop-flip, then two random
     changes of colour or geometry). Allowed: none, crop-flip, randaugment. Default: none.
     """
 
     mixup: float
-    """Blend pairs of training images and of their labels: the share is drawn from Beta(mixup, mixup). 0
-    = off, usual values are 0.1 to 0.4. Allowed: at least 0. Default: 0.0.
+    """Blends pairs of training images and their labels; the ratio is drawn from Beta(mixup, mixup). 0 =
+    off; usual values are 0.1 to 0.4. Allowed: at least 0. Default: 0.0.
     """
 
     cutmix: float
-    """Paste a rectangle of one training image into another and blend their labels by area; the area is
-    drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup as well, each batch gets
+    """Pastes a rectangle of one training image into another and blends their labels by area; the area
+    is drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup too, each batch gets
     one of the two. Allowed: at least 0. Default: 0.0.
     """
 
     class_weights: str
-    """Weight of an image in the training loss: none (all alike), balanced (inverse to the number of
-    training images of its class) or sqrt (inverse to the square root of it). With multi_label: how much
-    a label that an image has counts beside one that it has not, images without / images with it.
-    Allowed: none, balanced, sqrt. Default: none.
+    """Weight of an image in the training loss: none (all equal), balanced (inverse to the number of
+    training images of its class) or sqrt (inverse to the square root of that number). With multi_label:
+    the weight of a label that an image has, relative to one that it does not have: the number of images
+    without it / with it. Allowed: none, balanced, sqrt. Default: none.
     """
 
     initial_learning_rate: float
-    """Learning rate after warm-up, from which it decays. Allowed: greater than 0. Default: 0.0001."""
+    """Learning rate after warm-up, where the decay begins. Allowed: greater than 0. Default: 0.0001."""
 
     warmup_steps: int
-    """Steps over which the learning rate rises in a straight line from warmup_learning_rate to
+    """Steps during which the learning rate rises linearly from warmup_learning_rate to
     initial_learning_rate. Must be less than max_steps. Allowed: at least 0. Default: 0.
     """
 
@@ -256,19 +260,21 @@ class RunOptions(ConvertOptions, total=False):
 
     learning_rate_decay_type: str
     """How the learning rate falls after warm-up: cosine (to 0 at decay_steps) or stepwise (to the
-    levels that are given). Allowed: cosine, stepwise. Default: cosine.
+    stepwise_learning_rate_levels). Allowed: cosine, stepwise. Default: cosine.
     """
 
     decay_steps: int
-    """Step at which the cosine reaches 0; more than warmup_steps. 0 = max_steps. Allowed: at least 0.
-    Default: 0.
+    """Step at which cosine decay reaches 0; must be greater than warmup_steps. 0 = max_steps. Allowed:
+    at least 0. Default: 0.
     """
 
     stepwise_learning_rate_steps: str
-    """Only with stepwise: the steps at which the learning rate changes, ascending, e.g. 100,200."""
+    """With stepwise decay: the steps at which the learning rate changes, in ascending order, e.g.
+    100,200.
+    """
 
     stepwise_learning_rate_levels: str
-    """Only with stepwise: the learning rate from each of these steps on, e.g. 0.01,0.001."""
+    """With stepwise decay: the learning rate from each of these steps on, e.g. 0.01,0.001."""
 
     optimizer_type: str
     """The optimizer. Allowed: momentum, adam, rmsprop. Default: momentum."""
@@ -280,157 +286,155 @@ class RunOptions(ConvertOptions, total=False):
     """
 
     label_smoothing: float
-    """Share of each target's weight that is spread over all classes; with multi_label, over yes and no.
-    Allowed: at least 0 and less than 1. Default: 0.1.
+    """Fraction of each target's weight that is spread over all classes; with multi_label, over present
+    and absent. Allowed: at least 0 and less than 1. Default: 0.1.
     """
 
     weight_decay: float
-    """L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels (not of
-    biases and batch normalization). Allowed: at least 0. Default: 0.0001.
+    """L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels
+    (without biases and batch normalization). Allowed: at least 0. Default: 0.0001.
     """
 
     ema: float
-    """Evaluate and export a moving average of the weights instead of the weights themselves: the share
-    that the average keeps at each step, e.g. 0.999; early on less, so that it follows. 0 = off.
+    """Evaluates and exports a moving average of the weights instead of the weights themselves. The
+    value is the decay, e.g. 0.999; in early steps it is smaller, so that the average follows. 0 = off.
     Allowed: at least 0 and less than 1. Default: 0.0.
     """
 
     train_steps_per_eval: int
-    """Steps between evaluations; the model of the best evaluation is the one that is exported. 0 = a
-    twentieth of max_steps, at least 25. Allowed: at least 0. Default: 0.
+    """Steps between evaluations; the model of the best evaluation is exported. 0 = a twentieth of
+    max_steps, at least 25. Allowed: at least 0. Default: 0.
     """
 
     eval_batch_size: int
-    """Images in a batch of an evaluation; has no effect on the result. 0 = train_batch_size. Allowed:
-    at least 0. Default: 0.
+    """Images per batch of an evaluation; does not change the result. 0 = train_batch_size. Allowed: at
+    least 0. Default: 0.
     """
 
     early_stopping_patience: int
-    """Stop after this many evaluations in a row without a better top-1 accuracy (with multi_label: or
+    """Stops after this many evaluations in a row without a better top-1 accuracy (with multi_label: or
     an equal one and a better mean average precision). 0 = train to max_steps. Allowed: at least 0.
     Default: 0.
     """
 
     max_duration: int
-    """Seconds of training after which it ends, with the best model so far; an interrupted training's
-    earlier parts count. 0 = no limit. Allowed: at least 0. Default: 0.
+    """Time limit of the training in seconds; the best model so far is kept. The time before an
+    interruption counts. 0 = no limit. Allowed: at least 0. Default: 0.
     """
 
     mixed_precision: str
-    """Arithmetic of the network: off (float32), bfloat16, float16 (GPUs only), or auto: the fastest
-    that the device has instructions for and that the network gains from. Weights are float32 in any
-    case. Allowed: auto, off, bfloat16, float16. Default: auto.
+    """Floating-point format of the computation: off (float32), bfloat16, float16 (GPUs only), or auto:
+    the fastest that the device supports and that the network gains from. Weights are always float32.
+    Allowed: auto, off, bfloat16, float16. Default: auto.
     """
 
     deterministic: bool
-    """Use only operations that give the same bits every time, so that a run can be repeated exactly on
-    the same kind of machine. Slower on GPUs. Default: False.
+    """Uses only deterministic operations, so that a run can be repeated bit for bit on the same kind of
+    machine. Slower on GPUs. Default: False.
     """
 
     keep_checkpoints: int
-    """Checkpoints that stay in job_dir/checkpoints besides the best model's: the last ones. Allowed: at
-    least 1. Default: 2.
+    """How many of the latest checkpoints are kept in job_dir/checkpoints, in addition to the best
+    model's. Allowed: at least 1. Default: 2.
     """
 
     evaluation_split: str
-    """Split of the data set that the model is measured on. A test split was never looked at in
-    training, the validation split chose the best step. Allowed: validation, test. Default: validation.
+    """Split on which the model is evaluated. Training never sees the test split; it uses the validation
+    split to select the best step. Allowed: validation, test. Default: validation.
     """
 
     champion: Path
-    """The model that serves now, to be measured on the same images: a folder, local or gs://, that
-    holds saved_model.pb, or one with numbered versions, of which the highest counts. auto = the newest
-    version in a local deploy_dir, or for kserve and vertex the model that answers most requests of the
-    deployment, if there is one; none = nothing to compare with. Default: auto.
-    """
-
-    deploy_dir: Path
-    """Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a
-    version, named by a number. For kserve and vertex a gs:// folder that models are uploaded to.
+    """The model that is being served, evaluated on the same images for comparison: a folder, local or
+    gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is used.
+    auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed model with
+    the most traffic, if there is one; none = no comparison. Default: auto.
     """
 
     deploy_target: str
-    """Where a model that passes the gate is deployed: none, a local folder (deploy_dir), KServe, or an
-    endpoint of Vertex AI. Allowed: none, local, kserve, vertex. Default: none.
+    """Where to deploy a model that passes the gate: none, a local folder (deploy_dir), KServe, or a
+    Vertex AI endpoint. Allowed: none, local, kserve, vertex. Default: none.
+    """
+
+    deploy_dir: Path
+    """Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per
+    version, e.g. serving/flowers. For kserve and vertex a gs:// folder, to which models are uploaded.
     """
 
     deploy_name: str
-    """Name of the InferenceService (kserve), or of the model and the endpoint (vertex): small letters,
-    digits and hyphens. Empty = the last part of deploy_dir.
+    """Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case
+    letters, digits and hyphens. Empty = the last part of deploy_dir.
     """
 
     namespace: str
-    """Namespace of the InferenceService. Empty = that of the pod. For kserve."""
+    """Namespace of the InferenceService. Empty = the pod's namespace. For kserve."""
 
     project: str
     """Google Cloud project. For vertex."""
 
     region: str
-    """Region of Vertex AI, e.g. europe-west4. For vertex."""
+    """Vertex AI region, e.g. europe-west4. For vertex."""
 
     vertex_endpoint: str
-    """Address of Vertex AI's interface where it is not Google's public one, e.g. a private endpoint.
-    Empty = the region's.
+    """Address of the Vertex AI API if it is not Google's public one, e.g. a private endpoint. Empty =
+    the region's public address.
     """
 
     slices_csv: Path
-    """CSV file, local or gs://, that divides the images by something other than their labels, e.g. the
-    camera: its first line names the columns, path,camera,light; path is the image's path as the data
-    set has it. Accuracy is reported for each value of each column. Empty = by format and size alone.
+    """CSV file, local or gs://, that groups the images by something other than their labels, e.g. the
+    camera. Its first line names the columns, path,camera,light; path is the image's path in the data
+    set. Accuracy is reported for each value of each column. Empty = by image format and size only.
     """
 
     min_accuracy: float
-    """Smallest top-1 accuracy of a model that is deployed. Allowed: at least 0 and at most 1. Default:
-    0.0.
-    """
+    """Minimum top-1 accuracy for deployment. Allowed: at least 0 and at most 1. Default: 0.0."""
 
     min_class_recall: float
-    """Smallest recall that every class must have, of those that have images in the evaluation. Allowed:
-    at least 0 and at most 1. Default: 0.0.
+    """Minimum recall of every class that has images in the evaluation. Allowed: at least 0 and at most
+    1. Default: 0.0.
     """
 
     min_slice_accuracy: float
-    """Smallest top-1 accuracy on every slice that slices_csv names. Allowed: at least 0 and at most 1.
-    Default: 0.0.
+    """Minimum top-1 accuracy of every slice in slices_csv. Allowed: at least 0 and at most 1. Default:
+    0.0.
     """
 
     tolerance: float
-    """By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005.
-    Without a champion nothing is compared. Allowed: at least 0 and at most 1. Default: 0.0.
+    """How far the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without a
+    champion nothing is compared. Allowed: at least 0 and at most 1. Default: 0.0.
     """
 
     canary_percent: int
-    """Share of the traffic for the new model, in percent; the rest stays with what served before.
-    Deploy the same model again with 100 to give it everything. For kserve and vertex. Allowed: at least
-    1 and at most 100. Default: 100.
+    """Percentage of the traffic for the new model; the rest stays with the previous one. Deploy the
+    same model again with 100 to give it all traffic. For kserve and vertex. Allowed: at least 1 and at
+    most 100. Default: 100.
     """
 
     deploy_timeout_seconds: int
-    """Longest time to wait until the new model answers; then it is taken back. Allowed: at least 1.
-    Default: 1800.
+    """Maximum time to wait until the new model responds; after that, the deployment is rolled back.
+    Allowed: at least 1. Default: 1800.
     """
 
     undeploy_old: bool
-    """Whether models of the endpoint that get no traffic any more are undeployed, once the new one has
-    all of it. For vertex. Default: False.
+    """Whether models of the endpoint without traffic are undeployed once the new model has all of it.
+    For vertex. Default: False.
     """
 
     serving_url: str
-    """Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501: it is asked whether
-    the new version is served, and the version is taken back if not. Empty = not asked. For local.
+    """Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501. If it does not report
+    the new version as served, the version is removed. Empty = not checked. For local.
     """
 
     serving_machine_type: str
-    """Machine that serves the model. For vertex. Default: n1-standard-2."""
+    """Machine type that serves the model. For vertex. Default: n1-standard-2."""
 
     serving_image: str
-    """Image of TensorFlow Serving that answers requests, of at least the TensorFlow that trained the
-    model. Needed for vertex; for kserve empty = what the cluster's runtime for TensorFlow has.
+    """TensorFlow Serving image, with at least the TensorFlow version that trained the model. Required
+    for vertex; for kserve, empty = the cluster's runtime for TensorFlow.
     """
 
     serving_service_account: str
-    """Service account that serves: it must be allowed to read deploy_dir. Empty = the default. For
-    kserve and vertex.
+    """Service account of the model server; it must be allowed to read deploy_dir. Empty = the default
+    account. For kserve and vertex.
     """
 
 

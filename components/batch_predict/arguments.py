@@ -17,29 +17,30 @@ class BatchPredictArguments:
 
     model: str = argument(
         "",
-        "The model: a folder, local or gs://, that holds saved_model.pb, or one with numbered versions, of "
-        "which the highest is used.",
+        "The model: a folder, local or gs://, that contains saved_model.pb, or a folder of numbered "
+        "versions, of which the highest is used.",
         group=Group.BASICS,
         kind=Kind.INPUT_MODEL,
     )
     images: str = argument(
         "",
         "Folder, local or gs://, with the images, which may be in subfolders; or a pattern such as "
-        "photos/*/*.jpg. Give this, or image_list, or records.",
+        "photos/*/*.jpg. Give exactly one of images, image_list and records.",
         group=Group.BASICS,
         kind=Kind.INPUT_IMAGES,
     )
     image_list: str = argument(
         "",
-        "CSV file, local or gs://, with image paths in the first column, UTF-8, no header line; the paths "
-        "are local or gs://, absolute or relative to the file's folder. Give this, or images, or records.",
+        "CSV file, local or gs://, with image paths in the first column, UTF-8, without a header; the paths "
+        "are local or gs://, absolute or relative to the file's folder. Give exactly one of images, "
+        "image_list and records.",
         group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
     records: str = argument(
         "",
         "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
-        "are ignored. Give this, or images, or image_list.",
+        "are ignored. Give exactly one of images, image_list and records.",
         group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )

@@ -12,8 +12,8 @@ def seed() -> Any:
     """The seed of everything that is drawn at random."""
     return argument(
         0,
-        "Seed of everything drawn at random: the split, the order of the images, the weights. "
-        "The same seed gives the same data set.",
+        "Seed of everything random: the split, the order of the images, the weights. The same seed gives "
+        "the same data set.",
         group=Group.DATA,
         minimum=0,
         maximum=2**31 - 1,
@@ -24,8 +24,8 @@ def num_classes() -> Any:
     """The number of classes."""
     return argument(
         0,
-        "Number of classes; the labels in the data must be exactly 1..num_classes. "
-        "0 = as many as the data has.",
+        "Number of classes; the labels in the data must be exactly 1..num_classes. 0 = the number found in"
+        " the data.",
         group=Group.DATA,
         minimum=0,
     )
@@ -35,8 +35,9 @@ def multi_label() -> Any:
     """Whether an image may have several labels."""
     return argument(
         False,
-        "An image may have several labels, or none: rows and records hold a list of labels, and the model "
-        "gives each label a probability of its own (sigmoid). Data with one label an image does without.",
+        "Whether an image may have several labels, or none. Rows and records then hold a list of labels, "
+        "and the model gives each label its own probability (sigmoid). Leave it off if each image has one "
+        "label.",
         group=Group.DATA,
     )
 
@@ -60,7 +61,7 @@ def multi_label_remedy(asked_for: bool) -> str:
 def train_batch_size() -> Any:
     """Images in a training step."""
     return argument(
-        32, "Images in one training step, over all devices together.", group=Group.TRAINING, minimum=1
+        32, "Images per training step, over all devices together.", group=Group.TRAINING, minimum=1
     )
 
 
@@ -68,8 +69,9 @@ def num_eval_images() -> Any:
     """Validation images in an evaluation."""
     return argument(
         0,
-        "Validation images that an evaluation during training uses: a sample spread evenly over the data, "
-        "the same at every evaluation, that the seed decides; 0 = all. Must not exceed what there is.",
+        "Validation images per evaluation during training: a sample spread evenly over the data, selected "
+        "by the seed and the same at every evaluation. Must not exceed the number of validation images. 0 "
+        "= all.",
         group=Group.TRAINING,
         minimum=0,
     )
@@ -79,8 +81,8 @@ def image_size() -> Any:
     """The side of the square to which images are scaled."""
     return argument(
         0,
-        "Side in pixels of the square to which every image is scaled. 0 = the model's own: 224 for ResNets "
-        "and MobileNet, 224 to 600 for EfficientNets.",
+        "Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for "
+        "ResNets and MobileNet, 224 to 600 for EfficientNets.",
         group=Group.MODEL,
         minimum=0,
         maximum=2048,
@@ -91,8 +93,8 @@ def max_image_pixels() -> Any:
     """Pixels of the largest image that is decoded."""
     return argument(
         DEFAULT_MAX_IMAGE_PIXELS,
-        "Largest number of pixels (width x height) of an image. A small file can claim gigapixels and take "
-        "all memory; raise this for images that are really so large.",
+        "Largest number of pixels (width x height) of an image. It guards against small files that decode "
+        "to gigapixels and exhaust memory; raise it if your images are really that large.",
         group=Group.DATA,
         minimum=1,
         # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
@@ -104,9 +106,9 @@ def job_dir() -> Any:
     """The folder for the output."""
     return argument(
         "",
-        "Folder for the run's output: job_dir/model gets the SavedModel, job_dir/checkpoints what an "
-        "interrupted training goes on from. Empty = the model is only an artifact of the run, and an "
-        "interrupted training starts again.",
+        "Folder for the run's output: the SavedModel in job_dir/model, and checkpoints in "
+        "job_dir/checkpoints, from which an interrupted training resumes. Empty = the model is only an "
+        "artifact of the run, and an interrupted training starts again.",
         group=Group.BASICS,
         kind=Kind.OUTPUT_FOLDER,
     )
@@ -116,8 +118,9 @@ def deploy_dir() -> Any:
     """The folder in which the versions of a locally deployed model lie."""
     return argument(
         "",
-        "Folder in TensorFlow Serving's layout for the deployed model, e.g. serving/flowers: a subfolder a "
-        "version, named by a number. For kserve and vertex a gs:// folder that models are uploaded to.",
+        "Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per "
+        "version, e.g. serving/flowers. For kserve and vertex a gs:// folder, to which models are "
+        "uploaded.",
         group=Group.DEPLOYMENT,
         kind=Kind.OUTPUT_FOLDER,
     )
@@ -127,8 +130,8 @@ def deploy_target() -> Any:
     """Where a model that passes the gate goes."""
     return argument(
         NO_TARGET,
-        "Where a model that passes the gate is deployed: none, a local folder (deploy_dir), KServe, or an "
-        "endpoint of Vertex AI.",
+        "Where to deploy a model that passes the gate: none, a local folder (deploy_dir), KServe, or a "
+        "Vertex AI endpoint.",
         group=Group.DEPLOYMENT,
         choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
     )
@@ -138,8 +141,8 @@ def vertex_endpoint() -> Any:
     """The address of Vertex AI."""
     return argument(
         "",
-        "Address of Vertex AI's interface where it is not Google's public one, e.g. a private endpoint. "
-        "Empty = the region's.",
+        "Address of the Vertex AI API if it is not Google's public one, e.g. a private endpoint. Empty = "
+        "the region's public address.",
         group=Group.DEPLOYMENT,
     )
 
@@ -148,9 +151,9 @@ def slices_csv() -> Any:
     """The file that says to which slices images belong."""
     return argument(
         "",
-        "CSV file, local or gs://, that divides the images by something other than their labels, e.g. the "
-        "camera: its first line names the columns, path,camera,light; path is the image's path as the data "
-        "set has it. Accuracy is reported for each value of each column. Empty = by format and size alone.",
+        "CSV file, local or gs://, that groups the images by something other than their labels, e.g. the "
+        "camera. Its first line names the columns, path,camera,light; path is the image's path in the data"
+        " set. Accuracy is reported for each value of each column. Empty = by image format and size only.",
         group=Group.EVALUATION,
         kind=Kind.INPUT_FILE,
     )

@@ -12,101 +12,101 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 class ConvertArguments:
     """What to convert and how; exactly one of train_csv, images and training_data_path is given."""
 
+    images: str = argument(
+        "",
+        "Folder, local or gs://, with one subfolder of images per label. The subfolders train and val (or "
+        "validation, or valid), and optionally test, are read as splits if each of them has the label "
+        "folders; otherwise validation_fraction of the images is set aside. May also be a pattern such as "
+        "photos/*/*.jpg: an image's label is then the name of its folder. Give exactly one of images, "
+        "train_csv and training_data_path.",
+        group=Group.BASICS,
+        kind=Kind.INPUT_IMAGES,
+    )
     train_csv: str = argument(
         "",
-        "File that lists the training images: CSV, one `path,label` a line, no header line, UTF-8; or an "
-        "import file of Vertex AI, CSV with a leading ml_use column (training, validation, test) or .jsonl. "
-        "Paths are local or gs://, relative to the folder of the file or absolute. Give this, or images, or "
-        "training_data_path. With multi_label a row holds any number of labels, path,label,label,...",
+        "CSV file that lists the training images, one `path,label` per line, UTF-8, without a header. "
+        "Import files of Vertex AI work too: CSV with a leading ml_use column (training, validation, "
+        "test), or .jsonl. Paths are local or gs://, absolute or relative to the file's folder. With "
+        "multi_label a row may have any number of labels: path,label,label,... Give exactly one of images,"
+        " train_csv and training_data_path.",
         group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
     multi_label: bool = shared_arguments.multi_label()
     validation_csv: str = argument(
         "",
-        "File that lists the validation images, written like train_csv. Leave it empty if train_csv says "
-        "which rows are for validation, or to set aside the share validation_fraction. Only together with "
+        "File that lists the validation images, in the format of train_csv. Leave it empty if train_csv "
+        "assigns rows to validation, or to set aside validation_fraction of the images. Requires "
         "train_csv.",
         group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
     test_csv: str = argument(
         "",
-        "File that lists the test images, written like train_csv; they become a split of their own, which "
-        "training does not use. Only together with train_csv.",
+        "File that lists the test images, in the format of train_csv; training does not use them. Requires"
+        " train_csv.",
         group=Group.DATA,
         kind=Kind.INPUT_FILE,
     )
     labels_file: str = argument(
         "",
-        "Text file with one label a line, UTF-8: line i names label i. Rows with any other label are "
-        "rejected. Leave it empty to use the labels found in the data, in the order of the alphabet.",
+        "UTF-8 text file with one label per line: line i names label i. Rows with any other label are "
+        "rejected. Empty = the labels found in the data, in alphabetical order.",
         group=Group.DATA,
         kind=Kind.INPUT_FILE,
     )
-    images: str = argument(
-        "",
-        "Folder, local or gs://, with one subfolder of images for each label, named like the label. If it "
-        "has the subfolders train and val (or validation, or valid), and perhaps test, each holding the "
-        "label folders, these are the splits; otherwise the share validation_fraction is set aside. Or a "
-        "pattern such as photos/*/*.jpg: an image's label is the name of its folder. Give this, or "
-        "train_csv, or training_data_path.",
-        group=Group.BASICS,
-        kind=Kind.INPUT_IMAGES,
-    )
     training_data_path: str = argument(
         "",
-        "TFRecord files with the training images, as Google's converter writes them: a path with *, ? "
-        "or [1-9], or several separated by commas, e.g. data/train-*. They are used where they lie, "
-        "without a copy. Needs validation_data_path. Give this, or train_csv, or images.",
+        "TFRecord files with the training images, as Google's converter writes them: a path with *, ? or "
+        "[1-9], or several separated by commas, e.g. data/train-*. They are read in place, without a copy."
+        " Requires validation_data_path. Give exactly one of images, train_csv and training_data_path.",
         group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
     validation_data_path: str = argument(
         "",
-        "TFRecord files with the validation images, written like training_data_path, "
-        "e.g. data/validation-*. Only together with training_data_path.",
+        "TFRecord files with the validation images, in the format of training_data_path, e.g. "
+        "data/validation-*. Requires training_data_path.",
         group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
     validation_fraction: float = argument(
         0.2,
-        "Share of each label's images that is set aside for validation, at least one image of every label "
-        "that has two. Not used when the data has a validation split of its own.",
+        "Fraction of each label's images that is set aside for validation: at least one image of every "
+        "label that has two. Ignored if the data has a validation split.",
         group=Group.DATA,
         above=0,
         below=1,
     )
     test_fraction: float = argument(
         0.0,
-        "Share of each label's images that is set aside for a test split, which training does not use, where "
-        "validation images are drawn too. 0 = none.",
+        "Fraction of each label's images that is set aside for testing; training does not use them. "
+        "Applies only if validation images are set aside too. 0 = none.",
         group=Group.DATA,
         minimum=0,
         below=1,
     )
     output_dir: str = argument(
         "",
-        "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact then "
-        "only names the shards. It must be empty, not exist yet, or hold what an interrupted conversion "
-        "left, which then goes on, or the finished data set of the same input, which is left as it is. "
-        "Empty = beside the manifest in the artifact.",
+        "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact "
+        "then only refers to the shards. It must be empty or not exist, or contain an interrupted "
+        "conversion, which is resumed, or the finished data set of the same input, which is reused "
+        "unchanged. Empty = in the step's artifact, beside the manifest.",
         group=Group.DATA,
         kind=Kind.OUTPUT_FOLDER,
     )
     max_rejected_fraction: float = argument(
         0.0,
-        "Largest share of rows that may be rejected (a missing or damaged image, an unknown label) before "
-        "the step fails. 0 = every row must be good. All rejected rows are listed in rejected.csv, with "
-        "the reason.",
+        "Largest fraction of rows that may be rejected (missing or damaged image, unknown label) before "
+        "the step fails. 0 = none. rejected.csv lists every rejected row with the reason.",
         group=Group.DATA,
         minimum=0,
         maximum=1,
     )
     shard_megabytes: int = argument(
         128,
-        "Size of an output file in megabytes (millions of bytes), roughly: the images are spread evenly "
-        "over as many files as that takes.",
+        "Approximate size of a shard in megabytes (millions of bytes); the images are spread evenly over "
+        "the shards.",
         group=Group.DATA,
         minimum=1,
         maximum=2_000,

@@ -25,56 +25,58 @@ class DeployArguments:
     deploy_dir: str = shared_arguments.deploy_dir()
     deploy_name: str = argument(
         "",
-        "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): small letters, "
-        "digits and hyphens. Empty = the last part of deploy_dir.",
+        "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case "
+        "letters, digits and hyphens. Empty = the last part of deploy_dir.",
         group=Group.DEPLOYMENT,
     )
     canary_percent: int = argument(
         100,
-        "Share of the traffic for the new model, in percent; the rest stays with what served before. Deploy "
-        "the same model again with 100 to give it everything. For kserve and vertex.",
+        "Percentage of the traffic for the new model; the rest stays with the previous one. Deploy the "
+        "same model again with 100 to give it all traffic. For kserve and vertex.",
         group=Group.DEPLOYMENT,
         minimum=1,
         maximum=100,
     )
     deploy_timeout_seconds: int = argument(
         1800,
-        "Longest time to wait until the new model answers; then it is taken back.",
+        "Maximum time to wait until the new model responds; after that, the deployment is rolled back.",
         group=Group.DEPLOYMENT,
         minimum=1,
     )
     undeploy_old: bool = argument(
         False,
-        "Whether models of the endpoint that get no traffic any more are undeployed, once the new one has "
-        "all of it. For vertex.",
+        "Whether models of the endpoint without traffic are undeployed once the new model has all of it. "
+        "For vertex.",
         group=Group.DEPLOYMENT,
     )
     serving_url: str = argument(
         "",
-        "Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501: it is asked whether the "
-        "new version is served, and the version is taken back if not. Empty = not asked. For local.",
+        "Address of the server that watches deploy_dir, e.g. http://127.0.0.1:8501. If it does not report "
+        "the new version as served, the version is removed. Empty = not checked. For local.",
         group=Group.DEPLOYMENT,
     )
     serving_machine_type: str = argument(
-        "n1-standard-2", "Machine that serves the model. For vertex.", group=Group.DEPLOYMENT
+        "n1-standard-2", "Machine type that serves the model. For vertex.", group=Group.DEPLOYMENT
     )
     serving_image: str = argument(
         "",
-        "Image of TensorFlow Serving that answers requests, of at least the TensorFlow that trained the "
-        "model. Needed for vertex; for kserve empty = what the cluster's runtime for TensorFlow has.",
+        "TensorFlow Serving image, with at least the TensorFlow version that trained the model. Required "
+        "for vertex; for kserve, empty = the cluster's runtime for TensorFlow.",
         group=Group.DEPLOYMENT,
     )
     namespace: str = argument(
-        "", "Namespace of the InferenceService. Empty = that of the pod. For kserve.", group=Group.DEPLOYMENT
+        "",
+        "Namespace of the InferenceService. Empty = the pod's namespace. For kserve.",
+        group=Group.DEPLOYMENT,
     )
     serving_service_account: str = argument(
         "",
-        "Service account that serves: it must be allowed to read deploy_dir. Empty = the default. For kserve "
-        "and vertex.",
+        "Service account of the model server; it must be allowed to read deploy_dir. Empty = the default "
+        "account. For kserve and vertex.",
         group=Group.DEPLOYMENT,
     )
     project: str = argument("", "Google Cloud project. For vertex.", group=Group.DEPLOYMENT)
-    region: str = argument("", "Region of Vertex AI, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
+    region: str = argument("", "Vertex AI region, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
     vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def __post_init__(self) -> None:

@@ -19,22 +19,22 @@ class EvaluateArguments:
 
     evaluation_split: str = argument(
         VALIDATION,
-        "Split of the data set that the model is measured on. A test split was never looked at in training, "
-        "the validation split chose the best step.",
+        "Split on which the model is evaluated. Training never sees the test split; it uses the validation"
+        " split to select the best step.",
         group=Group.EVALUATION,
         choices=(VALIDATION, TEST),
     )
     champion: str = argument(
         AUTO,
-        "The model that serves now, to be measured on the same images: a folder, local or gs://, that holds "
-        "saved_model.pb, or one with numbered versions, of which the highest counts. auto = the newest "
-        "version in a local deploy_dir, or for kserve and vertex the model that answers most requests of the "
-        "deployment, if there is one; none = nothing to compare with.",
+        "The model that is being served, evaluated on the same images for comparison: a folder, local or "
+        "gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is "
+        "used. auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed "
+        "model with the most traffic, if there is one; none = no comparison.",
         group=Group.EVALUATION,
         kind=Kind.INPUT_MODEL,
     )
-    deploy_dir: str = shared_arguments.deploy_dir()
     deploy_target: str = shared_arguments.deploy_target()
+    deploy_dir: str = shared_arguments.deploy_dir()
     deploy_name: str = same_argument(DeployArguments, "deploy_name")
     namespace: str = same_argument(DeployArguments, "namespace")
     project: str = same_argument(DeployArguments, "project")

@@ -18,16 +18,16 @@ class ExportArguments:
     job_dir: str = shared_arguments.job_dir()
     max_latency_ms: float = argument(
         0.0,
-        "Longest time in milliseconds that a request of one image may take, at the 99th percentile, measured "
-        "by the export step on its own machine; a slower model fails the step. 0 = no bound.",
+        "Maximum 99th-percentile latency in milliseconds of a request with one image, measured by the "
+        "export step on its own machine; a slower model fails the step. 0 = no limit.",
         group=Group.EXPORT,
         minimum=0,
     )
     export_formats: str = argument(
         "",
-        "Further formats of the model, separated by commas: tflite, tflite-int8 (calibrated with training "
-        "images), onnx. Each is measured on the evaluation's images and lies in formats/ beside the "
-        "SavedModel; its input is decoded pixels, uint8. Empty = none.",
+        "Additional formats of the model, separated by commas: tflite, tflite-int8 (calibrated with "
+        "training images), onnx. Each is measured on the evaluation's images and written to formats/ "
+        "beside the SavedModel; its input is decoded pixels, uint8. Empty = none.",
         group=Group.EXPORT,
     )
 

@@ -14,14 +14,14 @@ class GateArguments:
     deploy_target: str = shared_arguments.deploy_target()
     min_accuracy: float = argument(
         0.0,
-        "Smallest top-1 accuracy of a model that is deployed.",
+        "Minimum top-1 accuracy for deployment.",
         group=Group.EVALUATION,
         minimum=0,
         maximum=1,
     )
     min_class_recall: float = argument(
         0.0,
-        "Smallest recall that every class must have, of those that have images in the evaluation.",
+        "Minimum recall of every class that has images in the evaluation.",
         group=Group.EVALUATION,
         minimum=0,
         maximum=1,
@@ -29,15 +29,15 @@ class GateArguments:
     slices_csv: str = shared_arguments.slices_csv()
     min_slice_accuracy: float = argument(
         0.0,
-        "Smallest top-1 accuracy on every slice that slices_csv names.",
+        "Minimum top-1 accuracy of every slice in slices_csv.",
         group=Group.EVALUATION,
         minimum=0,
         maximum=1,
     )
     tolerance: float = argument(
         0.0,
-        "By how much the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without "
-        "a champion nothing is compared.",
+        "How far the top-1 accuracy may be below the champion's on the same images, e.g. 0.005. Without a "
+        "champion nothing is compared.",
         group=Group.EVALUATION,
         minimum=0,
         maximum=1,

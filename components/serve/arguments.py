@@ -13,8 +13,8 @@ class ServeArguments:
 
     model: str = argument(
         "",
-        "Folder that holds saved_model.pb, or one with numbered versions, of which the highest is served; a "
-        "higher version that is added later replaces it.",
+        "Folder that contains saved_model.pb, or a folder of numbered versions, of which the highest is "
+        "served; a higher version that is added later replaces it.",
         group=Group.BASICS,
         kind=Kind.INPUT_MODEL,
     )
@@ -53,7 +53,7 @@ class ServeArguments:
     )
     max_image_pixels: int = argument(
         50_000_000,
-        "Largest number of pixels (width x height) of an image; a small file can claim gigapixels.",
+        "Largest number of pixels (width x height) of an image; a small file can decode to gigapixels.",
         group=Group.LIMITS,
         minimum=1,
         maximum=2**32,

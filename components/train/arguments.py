@@ -27,86 +27,89 @@ class TrainingArguments:
         InvalidArgumentError: on construction, naming each argument that is wrong.
     """
 
+    model_type: str = argument(
+        "efficientnet-b0",
+        "The network. mobilenet-v2 is the smallest and fastest, then resnet-18 and efficientnet-b0; within"
+        " a family, a larger number means more accurate and slower. resnet-18, resnet-34 and resnet-200 "
+        "have no ImageNet weights.",
+        group=Group.BASICS,
+        choices=tuple(MODEL_TYPES),
+    )
     # The original required max_steps; a form needs a default. 1000 steps of 32 are about ten epochs
     # of a few thousand images, the size of a first data set.
     max_steps: int = argument(
-        1000, "Training steps (batches); the job ends after the last one.", group=Group.BASICS, minimum=1
+        1000, "Total number of training steps (batches).", group=Group.BASICS, minimum=1
     )
     train_batch_size: int = shared_arguments.train_batch_size()
     num_classes: int = shared_arguments.num_classes()
     multi_label: bool = shared_arguments.multi_label()
     num_eval_images: int = shared_arguments.num_eval_images()
-    model_type: str = argument(
-        "efficientnet-b0",
-        "The network. mobilenet-v2 is the smallest and quickest, resnet-18 and efficientnet-b0 follow; the "
-        "larger its number, the more accurate and the slower a network is. resnet-18, 34 and 200 have no "
-        "ImageNet weights.",
-        group=Group.BASICS,
-        choices=tuple(MODEL_TYPES),
-    )
     image_size: int = shared_arguments.image_size()
     weights: str = argument(
         "imagenet",
-        "Where the network starts: imagenet (weights trained on ImageNet; needs far fewer images of your "
-        "own) or none (random weights; all layers are trained).",
+        "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own) or none "
+        "(random; all layers are trained).",
         group=Group.MODEL,
         choices=("imagenet", "none"),
     )
     pretrained_checkpoint_path: str = argument(
         "",
-        "Start from these weights instead: a SavedModel folder of imgpipe, or one with numbered versions of "
-        "which the highest counts, a checkpoints folder, or a Keras file (.weights.h5, .keras); local or "
-        "gs://. A last layer for another number of classes is made anew. Empty = as weights says.",
+        "Initial weights from a file or folder, local or gs://: a SavedModel folder of imgpipe, a folder "
+        "of numbered versions (the highest is used), a checkpoints folder, or a Keras file (.weights.h5, "
+        ".keras). If the number of classes differs, the last layer starts from random weights. Empty = as "
+        "weights says.",
         group=Group.MODEL,
         kind=Kind.INPUT_MODEL,
     )
     freeze: str = argument(
         "none",
-        "What is not trained: none (the whole network is trained), backbone (only the last layer is; "
-        "many times faster, and safer with few images), or everything up to and with a part of the network: "
-        "stem, stage1, stage2 and so on (ResNets have 4 stages, others 6 or 7). Needs pretrained weights.",
+        "What is not trained: none (the whole network is trained), backbone (only the last layer is "
+        "trained; many times faster, and safer with few images), or all layers up to and including a part "
+        "of the network: stem, stage1, stage2 and so on (ResNets have 4 stages, other networks 6 or 7). "
+        "Requires pretrained weights.",
         group=Group.MODEL,
     )
     # The original's is not known. A flipped or cropped digit is another digit: whoever has photos says so.
     augmentation: str = argument(
         "none",
-        "How training images are varied: none, crop-flip (a random part of at least 8 percent of the image, "
-        "mirrored every other time; the usual for photos) or randaugment (crop-flip, then two random changes "
-        "of colour or geometry).",
+        "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
+        "the image, flipped half of the time; usual for photos) or randaugment (crop-flip, then two random"
+        " changes of colour or geometry).",
         group=Group.AUGMENTATION,
         choices=("none", "crop-flip", "randaugment"),
     )
     mixup: float = argument(
         0.0,
-        "Blend pairs of training images and of their labels: the share is drawn from Beta(mixup, mixup). "
-        "0 = off, usual values are 0.1 to 0.4.",
+        "Blends pairs of training images and their labels; the ratio is drawn from Beta(mixup, mixup). 0 ="
+        " off; usual values are 0.1 to 0.4.",
         group=Group.AUGMENTATION,
         minimum=0,
     )
     cutmix: float = argument(
         0.0,
-        "Paste a rectangle of one training image into another and blend their labels by area; the area is "
-        "drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup as well, each batch gets "
-        "one of the two.",
+        "Pastes a rectangle of one training image into another and blends their labels by area; the area "
+        "is drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup too, each batch "
+        "gets one of the two.",
         group=Group.AUGMENTATION,
         minimum=0,
     )
     class_weights: str = argument(
         "none",
-        "Weight of an image in the training loss: none (all alike), balanced (inverse to the number of "
-        "training images of its class) or sqrt (inverse to the square root of it). With multi_label: how "
-        "much a label that an image has counts beside one that it has not, images without / images with it.",
+        "Weight of an image in the training loss: none (all equal), balanced (inverse to the number of "
+        "training images of its class) or sqrt (inverse to the square root of that number). With "
+        "multi_label: the weight of a label that an image has, relative to one that it does not have: the "
+        "number of images without it / with it.",
         group=Group.TRAINING,
         choices=("none", "balanced", "sqrt"),
     )
     initial_learning_rate: float = argument(
-        1e-4, "Learning rate after warm-up, from which it decays.", group=Group.OPTIMIZER, above=0
+        1e-4, "Learning rate after warm-up, where the decay begins.", group=Group.OPTIMIZER, above=0
     )
     # The original's default is not known. 0 leaves short runs their full rate; long runs with a large
     # rate set it (the original's example: 1000 of 30000 steps).
     warmup_steps: int = argument(
         0,
-        "Steps over which the learning rate rises in a straight line from warmup_learning_rate to "
+        "Steps during which the learning rate rises linearly from warmup_learning_rate to "
         "initial_learning_rate. Must be less than max_steps.",
         group=Group.OPTIMIZER,
         minimum=0,
@@ -117,24 +120,25 @@ class TrainingArguments:
     learning_rate_decay_type: str = argument(
         "cosine",
         "How the learning rate falls after warm-up: cosine (to 0 at decay_steps) or stepwise (to the "
-        "levels that are given).",
+        "stepwise_learning_rate_levels).",
         group=Group.OPTIMIZER,
         choices=("cosine", "stepwise"),
     )
     decay_steps: int = argument(
         0,
-        "Step at which the cosine reaches 0; more than warmup_steps. 0 = max_steps.",
+        "Step at which cosine decay reaches 0; must be greater than warmup_steps. 0 = max_steps.",
         group=Group.OPTIMIZER,
         minimum=0,
     )
     stepwise_learning_rate_steps: str = argument(
         "",
-        "Only with stepwise: the steps at which the learning rate changes, ascending, e.g. 100,200.",
+        "With stepwise decay: the steps at which the learning rate changes, in ascending order, e.g. "
+        "100,200.",
         group=Group.OPTIMIZER,
     )
     stepwise_learning_rate_levels: str = argument(
         "",
-        "Only with stepwise: the learning rate from each of these steps on, e.g. 0.01,0.001.",
+        "With stepwise decay: the learning rate from each of these steps on, e.g. 0.01,0.001.",
         group=Group.OPTIMIZER,
     )
     optimizer_type: str = argument(
@@ -149,7 +153,8 @@ class TrainingArguments:
     )
     label_smoothing: float = argument(
         0.1,
-        "Share of each target's weight that is spread over all classes; with multi_label, over yes and no.",
+        "Fraction of each target's weight that is spread over all classes; with multi_label, over present "
+        "and absent.",
         group=Group.AUGMENTATION,
         minimum=0,
         below=1,
@@ -157,14 +162,15 @@ class TrainingArguments:
     weight_decay: float = argument(
         1e-4,
         "L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels "
-        "(not of biases and batch normalization).",
+        "(without biases and batch normalization).",
         group=Group.AUGMENTATION,
         minimum=0,
     )
     ema: float = argument(
         0.0,
-        "Evaluate and export a moving average of the weights instead of the weights themselves: the share "
-        "that the average keeps at each step, e.g. 0.999; early on less, so that it follows. 0 = off.",
+        "Evaluates and exports a moving average of the weights instead of the weights themselves. The "
+        "value is the decay, e.g. 0.999; in early steps it is smaller, so that the average follows. 0 = "
+        "off.",
         group=Group.TRAINING,
         minimum=0,
         below=1,
@@ -173,47 +179,48 @@ class TrainingArguments:
     # short runs.
     train_steps_per_eval: int = argument(
         0,
-        "Steps between evaluations; the model of the best evaluation is the one that is exported. "
-        "0 = a twentieth of max_steps, at least 25.",
+        "Steps between evaluations; the model of the best evaluation is exported. 0 = a twentieth of "
+        "max_steps, at least 25.",
         group=Group.TRAINING,
         minimum=0,
     )
     eval_batch_size: int = argument(
         0,
-        "Images in a batch of an evaluation; has no effect on the result. 0 = train_batch_size.",
+        "Images per batch of an evaluation; does not change the result. 0 = train_batch_size.",
         group=Group.TRAINING,
         minimum=0,
     )
     early_stopping_patience: int = argument(
         0,
-        "Stop after this many evaluations in a row without a better top-1 accuracy (with multi_label: or an "
-        "equal one and a better mean average precision). 0 = train to max_steps.",
+        "Stops after this many evaluations in a row without a better top-1 accuracy (with multi_label: or "
+        "an equal one and a better mean average precision). 0 = train to max_steps.",
         group=Group.TRAINING,
         minimum=0,
     )
     max_duration: int = argument(
         0,
-        "Seconds of training after which it ends, with the best model so far; an interrupted training's "
-        "earlier parts count. 0 = no limit.",
+        "Time limit of the training in seconds; the best model so far is kept. The time before an "
+        "interruption counts. 0 = no limit.",
         group=Group.TRAINING,
         minimum=0,
     )
     mixed_precision: str = argument(
         "auto",
-        "Arithmetic of the network: off (float32), bfloat16, float16 (GPUs only), or auto: the fastest that "
-        "the device has instructions for and that the network gains from. Weights are float32 in any case.",
+        "Floating-point format of the computation: off (float32), bfloat16, float16 (GPUs only), or auto: "
+        "the fastest that the device supports and that the network gains from. Weights are always float32.",
         group=Group.TRAINING,
         choices=("auto", "off", "bfloat16", "float16"),
     )
     deterministic: bool = argument(
         False,
-        "Use only operations that give the same bits every time, so that a run can be repeated exactly on "
-        "the same kind of machine. Slower on GPUs.",
+        "Uses only deterministic operations, so that a run can be repeated bit for bit on the same kind of"
+        " machine. Slower on GPUs.",
         group=Group.TRAINING,
     )
     keep_checkpoints: int = argument(
         2,
-        "Checkpoints that stay in job_dir/checkpoints besides the best model's: the last ones.",
+        "How many of the latest checkpoints are kept in job_dir/checkpoints, in addition to the best "
+        "model's.",
         group=Group.TRAINING,
         minimum=1,
     )

@@ -24,7 +24,7 @@ from imgpipe.pipelines.checks import (
     check_rights,
 )
 from imgpipe.pipelines.commands.job_options import JobCommand, submission_options
-from imgpipe.pipelines.commands.output import errors_told, events_told, format_option, notice, show_many
+from imgpipe.pipelines.commands.output import echo_events, exit_on_error, format_option, notice, show_many
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
@@ -47,7 +47,7 @@ Exit status: 0 if nothing is wrong, warnings included; otherwise that of the fir
 @place_options
 @submission_options
 @format_option
-@errors_told
+@exit_on_error
 def check(place: dict[str, Any], words: tuple[str, ...], output_format: str, **options: Any) -> None:
     """Check a job before it is submitted: arguments, machines, data, buckets, accounts, images.
 
@@ -94,7 +94,7 @@ def findings(submission: Submission, place: dict[str, Any]) -> list[Finding]:
         _check_target(submission, place)
         pools = ", ".join(f"{pool.replicas} x {pool.machine}" for pool in submission.job.pools)
         found.append(Finding(OK, "machines", pools))
-    with events_told():
+    with echo_events():
         # The steps of this machine read public data without credentials; the others have their own.
         found += check_data(
             values,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from imgpipe.components.common.errors import CheckFailedError
-from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
+from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_many, show_one
 from imgpipe.pipelines.commands.target_options import jobs_of, place_options
 from imgpipe.pipelines.targets.jobs import ENDED, Jobs
 
@@ -24,7 +24,7 @@ Examples:
 @click.argument("job")
 @place_options
 @format_option
-@errors_told
+@exit_on_error
 def describe(job: str, place: dict[str, Any], output_format: str) -> None:
     """Show the state of JOB, of its steps or trials, and why it failed.
 
@@ -38,7 +38,7 @@ def describe(job: str, place: dict[str, Any], output_format: str) -> None:
 @place_options
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @format_option
-@errors_told
+@exit_on_error
 def list_(place: dict[str, Any], limit: int, output_format: str) -> None:
     """List the newest jobs that imgpipe started, newest first."""
     columns = ("job_id", "kind", "state", "created", "ended")
@@ -51,7 +51,7 @@ def list_(place: dict[str, Any], limit: int, output_format: str) -> None:
 @click.option(
     "--follow/--no-follow", default=True, show_default=True, help="Wait for more until JOB has ended."
 )
-@errors_told
+@exit_on_error
 def stream_logs(job: str, place: dict[str, Any], follow: bool) -> None:
     """Print what JOB writes, from its beginning, until it has ended.
 
@@ -85,7 +85,7 @@ def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -
 @click.command(epilog=_EXAMPLES.replace("{command}", "cancel flowers_1"))
 @click.argument("job")
 @place_options
-@errors_told
+@exit_on_error
 def cancel(job: str, place: dict[str, Any]) -> None:
     """Stop JOB and what it has started; a job that has ended is left alone."""
     jobs = jobs_of(place)

@@ -1,4 +1,4 @@
-"""The forms of a command's answer: a table for a person, JSON or YAML for a program."""
+"""A command's result in its formats: a table to read, JSON or YAML for programs."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,12 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
-        help="Form of the answer on stdout; notices and errors go to stderr.",
+        help="Format of the result on stdout; notices and errors go to stderr.",
     )(command)
 
 
 def show_one(values: Mapping[str, Any], output_format: str) -> None:
-    """Prints one thing: a line a field that is not empty, or the whole as JSON or YAML."""
+    """Prints one record: a line for each field that is not empty, or all of it as JSON or YAML."""
     if output_format != "table":
         _print_structured(values, output_format)
         return
@@ -60,71 +60,71 @@ def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -
         table.add_column(column.upper().replace("_", " "), overflow="fold")
     for value in values:
         table.add_row(*(str(value[column]) for column in columns))
-    # Not cut to a width of 80 where nobody looks on.
+    # Output to a file or a pipe is not wrapped at 80 columns.
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
 
 
 def notice(text: str) -> None:
-    """Tells a person something beside the answer."""
+    """Prints a notice on stderr."""
     click.echo(f"! {text}", err=True)
 
 
 @contextmanager
-def events_told() -> Iterator[None]:
-    """Tells what the block logs for machines in words, on stderr: stdout is for the answer."""
-    told = _Told()
+def echo_events() -> Iterator[None]:
+    """Prints the messages of the block's log events on stderr: stdout is for the result."""
+    events = _EventEcho()
     try:
-        with contextlib.redirect_stdout(told):
+        with contextlib.redirect_stdout(events):
             yield
     finally:
-        told.finish()
+        events.finish()
 
 
-class _Told(io.TextIOBase):
-    """Takes lines of log; see ``events_told``."""
+class _EventEcho(io.TextIOBase):
+    """A stdout that prints the messages of log events as notices."""
 
     def __init__(self) -> None:
-        self._rest = ""
+        self._partial = ""
 
     def write(self, text: str) -> int:
-        """Tells the lines that are whole."""
-        *lines, self._rest = (self._rest + text).split("\n")
+        """Prints the complete lines."""
+        *lines, self._partial = (self._partial + text).split("\n")
         for line in filter(str.strip, lines):
             event = parse_event(line)
             notice(str(event["message"]) if event else line)
         return len(text)
 
     def finish(self) -> None:
-        """Tells a last line that has no end."""
-        if self._rest:
+        """Prints a last line without a line end."""
+        if self._partial:
             self.write("\n")
 
 
-def errors_told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ends a command with the error's text on stderr and its exit code."""
+def error_fields(error: PipelineError) -> dict[str, Any]:
+    """Returns an error as ``--format json`` prints it."""
+    return {
+        "error": error.problem,
+        "where": error.where,
+        "remedy": error.remedy,
+        "exit_code": error.exit_code,
+        "retry_can_help": error.retry_can_help,
+    }
+
+
+def exit_on_error(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a command that raises a PipelineError print it on stderr and exit with its exit code."""
 
     @wraps(command)
-    def told(*arguments: Any, **options: Any) -> Any:
+    def with_exit(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
         except PipelineError as error:
             click.echo(click.style(f"error: {error}", fg="red"), err=True)
             if options.get("output_format") == "json":
-                click.echo(
-                    json.dumps(
-                        {
-                            "error": error.problem,
-                            "where": error.where,
-                            "remedy": error.remedy,
-                            "exit_code": error.exit_code,
-                            "retry_can_help": error.retry_can_help,
-                        },
-                        ensure_ascii=False,
-                    )
-                )
+                click.echo(json.dumps(error_fields(error), ensure_ascii=False))
             sys.exit(error.exit_code)
 
-    return told
+    return with_exit
 
 
 def _print_structured(values: Any, output_format: str) -> None:
@@ -135,7 +135,7 @@ def _print_structured(values: Any, output_format: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns the value of plain dicts, lists and scalars."""
+    """Returns the value with only dicts, lists and scalars in it, which YAML can write."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ import click
 from imgpipe.pipelines.ai_platform import check_job_id
 from imgpipe.pipelines.commands.check import check_submission
 from imgpipe.pipelines.commands.job_options import JobCommand, schedule_options
-from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_many, show_one
+from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_many, show_one
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import check_has_schedules, place_options, schedules_of
 from imgpipe.pipelines.cron import check_cron
@@ -44,7 +44,7 @@ def schedule() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the request that would be sent, and send nothing.")
 @click.option("--check/--no-check", default=True, help="Run `imgpipe check` first.")
 @format_option
-@errors_told
+@exit_on_error
 def create(
     name: str,
     cron: str,
@@ -102,7 +102,7 @@ def create(
 @schedule.command("list", epilog=_EXAMPLES)
 @place_options
 @format_option
-@errors_told
+@exit_on_error
 def list_(place: dict[str, Any], output_format: str) -> None:
     """List the schedules of imgpipe's pipeline."""
     columns = ("name", "state", "cron", "next_run", "last_job")
@@ -112,7 +112,7 @@ def list_(place: dict[str, Any], output_format: str) -> None:
 @schedule.command(epilog=_EXAMPLES)
 @click.argument("name")
 @place_options
-@errors_told
+@exit_on_error
 def pause(name: str, place: dict[str, Any]) -> None:
     """Start no more runs of NAME until it is resumed; a run that is at work goes on."""
     schedules_of(place).pause_schedule(name)
@@ -122,7 +122,7 @@ def pause(name: str, place: dict[str, Any]) -> None:
 @schedule.command(epilog=_EXAMPLES)
 @click.argument("name")
 @place_options
-@errors_told
+@exit_on_error
 def resume(name: str, place: dict[str, Any]) -> None:
     """Start runs of NAME again, without those that were missed."""
     schedules_of(place).resume_schedule(name)
@@ -132,7 +132,7 @@ def resume(name: str, place: dict[str, Any]) -> None:
 @schedule.command(epilog=_EXAMPLES)
 @click.argument("name")
 @place_options
-@errors_told
+@exit_on_error
 def delete(name: str, place: dict[str, Any]) -> None:
     """Remove NAME; runs that it has started stay."""
     schedules_of(place).delete_schedule(name)

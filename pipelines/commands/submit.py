@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.pipelines.commands.check import check_submission
 from imgpipe.pipelines.commands.job_options import JobCommand, read_config, submission_options
 from imgpipe.pipelines.commands.jobs import print_logs
-from imgpipe.pipelines.commands.output import errors_told, format_option, notice, show_one
+from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_one
 from imgpipe.pipelines.commands.submission import (
     Submission,
     planned,
@@ -57,7 +57,7 @@ Exit status: 0 if the job was started or found, and with --stream-logs 76 if it 
 @click.option("--stream-logs", "follow", is_flag=True, help="Print what the job writes until it has ended.")
 @click.option("--async", "asynchronous", is_flag=True, help="Return at once: as it does in any case.")
 @format_option
-@errors_told
+@exit_on_error
 def submit(
     place: dict[str, Any],
     words: tuple[str, ...],
@@ -128,7 +128,7 @@ Examples:
 @click.argument("config_file", metavar="CONFIG.YAML", type=click.Path(path_type=Path))
 @click.option("--target", type=click.Choice(TARGETS), default="vertex", show_default=True, help="For which.")
 @format_option
-@errors_told
+@exit_on_error
 def migrate(config_file: Path, target: str, output_format: str) -> None:
     """Print what AI Platform's CONFIG.YAML becomes: machines, tuning, and what is ignored.
 

@@ -370,8 +370,8 @@ def test_a_cluster_may_have_the_credentials_that_are_not_here():
     missing = UnavailableError("there are no credentials", remedy="gcloud auth application-default login")
     found = list(check_data(values, on_this_machine=False, no_cloud=missing))
     assert [one.status for one in found] == ["warning", "warning"]
-    assert "no credentials" in found[1].message
-    assert "gcloud auth application-default login" in found[1].mend
+    assert "no credentials" in found[0].message
+    assert "gcloud auth application-default login" in found[0].mend
 
 
 def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):

@@ -1,15 +1,22 @@
-"""imgpipe's own words: help, and arguments refused before anything is written."""
+"""The command line: help, and arguments that are rejected before anything is written."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import flat_fields
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.components.serve.arguments import ServeArguments
+from imgpipe.pipelines import cli
+from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 
+COMMANDS = cli.imgpipe.commands
 IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 
 
@@ -17,17 +24,39 @@ def imgpipe(*arguments, cwd):
     return subprocess.run([IMGPIPE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "arguments_classes", "first", "last"),
+    [
+        ("run", PIPELINE_ARGUMENTS, "--images", "--network"),
+        ("tune", TUNE_PIPELINE_ARGUMENTS, "--images", "--network"),
+        ("predict", [BatchPredictArguments], "--model", "--help"),
+        ("serve", [ServeArguments], "--model", "--help"),
+    ],
+)
+def test_help_lists_every_argument_in_its_group(command, arguments_classes, first, last):
+    text = CliRunner().invoke(COMMANDS[command], ["--help"], prog_name=f"imgpipe {command}").stdout
+    group, groups = "", {}
+    for line in text.splitlines():
+        if heading := re.fullmatch(r"(\w.*):", line):
+            group = heading[1]
+        elif flag := re.match(r"  (--[a-z0-9-]+)", line):
+            groups[flag[1]] = group
+    for name, field in flat_fields(arguments_classes).items():
+        assert groups[f"--{name.replace('_', '-')}"] == field.metadata["group"], name
+    options = [option for option in COMMANDS[command].params if isinstance(option, click.Option)]
+    assert set(groups) == {"--help", *(option.opts[0] for option in options)}
+    assert (next(iter(groups)), list(groups)[-1]) == (first, last)
+
+
+def test_help_has_examples_and_exit_codes(tmp_path):
     result = imgpipe("run", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for name in flat_fields(PIPELINE_ARGUMENTS):
-        assert "--" + name.replace("_", "-") in result.stdout
     assert "Examples:" in result.stdout
     assert "65  The content of a data file is wrong" in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "messages"),
     [
         (["--max-steps", "0"], ["max_steps=0", "at least 1"]),
         (["--max_steps=0"], ["max_steps=0", "at least 1"]),
@@ -47,34 +76,34 @@ def test_help_has_every_pipeline_input_and_the_exit_codes(tmp_path):
         (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),
     ],
 )
-def test_a_bad_argument_is_refused_before_anything_is_written(tmp_path, arguments, words):
+def test_a_wrong_argument_is_rejected_before_anything_is_written(tmp_path, arguments, messages):
     result = imgpipe("run", *arguments, cwd=tmp_path)
     assert result.returncode == 64
-    for word in words:
-        assert word in result.stderr
+    for message in messages:
+        assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_is_one_json_line_where_json_is_asked_for(tmp_path):
+def test_with_format_json_an_error_is_one_line_of_json(tmp_path):
     result = imgpipe("run", "--max-steps", "0", "--format", "json", cwd=tmp_path)
     error = json.loads(result.stdout)
     assert (error["exit_code"], error["retry_can_help"]) == (64, False)
     assert "max_steps=0" in error["error"]
 
 
-def test_a_job_dir_with_something_in_it_is_refused_and_left_alone(tmp_path):
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "thesis.txt").write_text("years of work")
-    result = imgpipe("run", "--job-dir", str(theirs), cwd=tmp_path)
+def test_a_job_dir_that_is_not_empty_is_rejected_and_unchanged(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    result = imgpipe("run", "--job-dir", str(folder), cwd=tmp_path)
     assert result.returncode == 73
     assert "not an empty folder" in result.stderr
-    assert [file.name for file in theirs.iterdir()] == ["thesis.txt"]
+    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("job_dir", ["a_file", "a_file/below", "/proc/imgpipe", "n" * 300])
-def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, job_dir):
+def test_a_job_dir_that_cannot_be_written_is_rejected_with_the_reason(tmp_path, job_dir):
     (tmp_path / "a_file").write_text("")
     result = imgpipe("run", "--job-dir", job_dir, cwd=tmp_path)
     assert result.returncode == 73
@@ -82,7 +111,7 @@ def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, j
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["predict"], 64, "model is missing"),
         (["predict", "--model", "m", "--images", "x"], 64, "--output-dir is missing"),
@@ -94,8 +123,8 @@ def test_a_job_dir_that_cannot_be_written_is_refused_with_the_reason(tmp_path, j
         (["serve", "--model", "m", "--port", "99999"], 64, "port=99999"),
     ],
 )
-def test_predict_and_serve_explain_what_is_wrong(arguments, status, said, tmp_path):
+def test_predict_and_serve_explain_what_is_wrong(arguments, status, message, tmp_path):
     result = imgpipe(*arguments, cwd=tmp_path)
     assert result.returncode == status
-    assert said in result.stdout + result.stderr
+    assert message in result.stdout + result.stderr
     assert "Traceback" not in result.stderr

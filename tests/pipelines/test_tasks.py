@@ -5,7 +5,7 @@ import pytest
 from imgpipe.components.common.arguments import argument, from_values
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
-from imgpipe.pipelines.targets.target import Target, named
+from imgpipe.pipelines.targets.target import Target, named_field
 from imgpipe.pipelines.tasks import pipeline_inputs
 
 
@@ -32,7 +32,7 @@ def test_what_one_step_needs_no_other_step_refuses(values):
 
 
 def test_a_target_cannot_hide_an_input_of_the_pipeline():
-    own = {"job_dir": named("job_dir", argument("", "Something else."))}
+    own = {"job_dir": named_field("job_dir", argument("", "Something else."))}
     target = Target("own", lambda *_: None, inputs=lambda _: own)
     with pytest.raises(ValueError, match="job_dir: on own declared in two ways"):
         pipeline_inputs(PIPELINE_ARGUMENTS, target, Images())

@@ -1,0 +1,100 @@
+"""Options in named groups, and the options that arguments dataclasses declare."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from imgpipe.components.common.arguments import Group, Kind, description_of, flat_fields
+from imgpipe.pipelines.recipes import RECIPES
+
+# The groups of options that are no pipeline arguments; ``CONTAINERS`` comes last.
+TARGET, JOB, MACHINES, IMAGES, NETWORK = "Target", "Job", "Machines", "Images", "Network and encryption"
+RUNNING, IGNORED, CONTAINERS = "Running", "Accepted from gcloud and ignored", "Containers"
+_ORDER = (*Group, TARGET, JOB, MACHINES, IMAGES, NETWORK, RUNNING, IGNORED, CONTAINERS)
+_METAVARS = {
+    Kind.INPUT_FILE: "FILE",
+    Kind.INPUT_IMAGES: "FOLDER",
+    Kind.INPUT_PATTERNS: "PATTERN",
+    Kind.INPUT_MODEL: "PATH",
+    Kind.OUTPUT_FOLDER: "FOLDER",
+}
+
+
+class GroupedOption(click.Option):
+    """An option with the name of the group under which ``--help`` lists it."""
+
+    def __init__(self, *arguments: Any, group: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command that lists its options by group."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings["max_content_width"] = 110
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section for each group; options without a group, such as --help, run the command."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "group", RUNNING), []).append(record)
+        for group in sorted(sections, key=_ORDER.index):
+            with formatter.section(group):
+                formatter.write_dl(sections[group])
+
+
+class ArgumentCommand(GroupedCommand):
+    """A command that takes ``--max_steps`` for ``--max-steps``, as the original algorithm did."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings["token_normalize_func"] = lambda word: word.replace("_", "-")
+
+
+def option(*names: str, group: str, **settings: Any) -> Callable[..., Any]:
+    """Declares an option of a ``GroupedCommand``; see ``click.option``."""
+    return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def argument_options(*arguments_classes: type[Any], recipes: bool = False) -> Callable[..., Any]:
+    """Adds an option for each argument; an option that is not given has the value None.
+
+    Args:
+        *arguments_classes: Arguments dataclasses.
+        recipes: Whether the help names the values of recipes, too.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(flat_fields(arguments_classes).values()):
+            kind = type(field.default)
+            type_name = "TEXT" if kind is str else kind.__name__.upper()
+            command = option(
+                "--" + field.name.replace("_", "-"),
+                field.name,
+                group=field.metadata["group"],
+                type=kind,
+                default=None,
+                multiple=field.name == "tune",
+                metavar=_METAVARS.get(field.metadata["kind"], type_name),
+                help=description_of(field) + _defaults(field, recipes=recipes),
+            )(command)
+        return command
+
+    return decorate
+
+
+def _defaults(field: "dataclasses.Field[Any]", *, recipes: bool) -> str:
+    defaults = [] if field.default == "" else [f"default: {field.default}"]
+    if recipes:
+        defaults += [
+            f"{name}: {recipe.parameters[field.name]}"
+            for name, recipe in RECIPES.items()
+            if field.name in recipe.parameters
+        ]
+    return f"  [{'; '.join(defaults)}]" if defaults else ""

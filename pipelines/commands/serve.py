@@ -1,0 +1,34 @@
+"""serve: a model's REST API on this machine."""
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from imgpipe.components.common.errors import PipelineError
+from imgpipe.components.common.model_folder import model_folder_at
+from imgpipe.components.serve.arguments import ServeArguments
+from imgpipe.components.storage.files import local_path
+from imgpipe.pipelines.commands.grouped_options import ArgumentCommand, argument_options
+from imgpipe.pipelines.commands.output import echo_events
+from imgpipe.pipelines.commands.run import exit_with_error, given_values
+
+
+@click.command(cls=ArgumentCommand)
+@argument_options(ServeArguments)
+def serve(**flags: Any) -> None:
+    """Serve a model on this machine with TensorFlow Serving's REST API.
+
+    To try a model out: there is no authentication. --model is the folder `model` of a run, or a folder of
+    numbered versions as --deploy-target local writes it. Stop it with Ctrl-C.
+    """
+    try:
+        arguments = ServeArguments(**given_values(flags))
+        model_folder_at(local_path(arguments.model))
+        # Imported here: TensorFlow takes seconds to load.
+        from imgpipe.components.serve.server import serve as serve_model
+
+        with echo_events():
+            serve_model(arguments)
+    except PipelineError as error:
+        exit_with_error(error, Console(stderr=True))
