@@ -19,7 +19,6 @@ from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.tfrecord import write_record
 from tests.servers.deployments import (
     cluster,
-    cluster_of_this_machine,
     models,
     on_kserve,
     on_vertex,
@@ -27,7 +26,7 @@ from tests.servers.deployments import (
     vertex,
 )
 
-__all__ = ["cluster", "cluster_of_this_machine", "models", "on_kserve", "on_vertex", "place", "vertex"]
+__all__ = ["cluster", "models", "on_kserve", "on_vertex", "place", "vertex"]
 
 
 def _encode(pixels, image_format="PNG", **options):

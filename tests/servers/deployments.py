@@ -1,4 +1,4 @@
-"""Places to deploy to on loopback: servers that speak as Kubernetes (of one resource) and as Vertex AI."""
+"""Deployment targets on loopback: the Kubernetes API with KServe's controller, and Vertex AI."""
 
 import http.server
 import json
@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from kubernetes import client
 
-from imgpipe.components.deploy import kserve
+from imgpipe.components.platforms.kubernetes import kserve
+from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
 
 
@@ -23,20 +23,20 @@ def models(linear_model, tmp_path_factory):
 
 
 @contextmanager
-def served(made):
-    """Serves a cluster or Vertex AI, whose ``handle(method, path, query, body)`` returns status and JSON."""
+def served(target):
+    """Serves ``target.handle(method, path, query, body)``, which returns status and JSON."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *_): ...
 
-        def answer(self):
+        def respond(self):
             length = int(self.headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length)) if length else None
             parts = urlsplit(self.path)
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            status, content = made.handle(self.command, unquote(parts.path), query, body)
+            status, content = target.handle(self.command, unquote(parts.path), query, body)
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -45,25 +45,27 @@ def served(made):
             self.wfile.write(text)
 
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-        setattr(Handler, f"do_{method}", Handler.answer)
+        setattr(Handler, f"do_{method}", Handler.respond)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    made.address = f"http://127.0.0.1:{server.server_port}"
-    yield made
+    target.address = f"http://127.0.0.1:{server.server_port}"
+    yield target
     server.shutdown()
     server.server_close()
 
 
 @dataclass
 class Cluster:
-    """A Kubernetes API server with KServe's controller: it answers every look with one step of progress.
+    """A Kubernetes API server with KServe's controller, which makes one step of progress per read.
 
     Attributes:
-        broken: Digests' folders that no server can load.
-        steps: Looks until a revision is ready.
-        down: Whether the servers are gone: nothing changes by itself any more.
+        broken: Storage URIs that no server can load.
+        steps: Reads until a revision is ready.
+        down: Whether the controller is stopped: nothing changes by itself any more.
+        unavailable: Whether the API server is down.
         objects: InferenceServices by namespace and name.
+        conflicts: Number of the next replacements that find a newer version.
         writes: Methods of the requests that changed something.
     """
 
@@ -71,6 +73,7 @@ class Cluster:
     broken: set[str] = field(default_factory=set)
     steps: int = 2
     down: bool = False
+    unavailable: bool = False
     conflicts: int = 0
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
@@ -82,6 +85,8 @@ class Cluster:
         if match is None:
             return 404, {"message": "the server could not find the requested resource"}
         namespace, name = match.groups()
+        if self.unavailable:
+            return 503, {"message": "not now"}
         if namespace == "forbidden":
             return 403, {"message": "inferenceservices is forbidden"}
         if method != "GET":
@@ -112,15 +117,15 @@ class Cluster:
                 generation=found["metadata"]["generation"] + changed,
             )
             found["spec"] = body["spec"]
-            found["looks"] = 0
+            found["reads"] = 0
             return 200, found
         self._reconcile(key, found)
-        return 200, {name: value for name, value in found.items() if name != "looks"}
+        return 200, {name: value for name, value in found.items() if name != "reads"}
 
     def _reconcile(self, key, found):
-        """What the controller does meanwhile."""
-        found["looks"] = found.get("looks", 0) + 1
-        if found["looks"] < 2 or self.down:
+        """Makes one step of progress, as the controller does."""
+        found["reads"] = found.get("reads", 0) + 1
+        if found["reads"] < 2 or self.down:
             return
         status, generation = found["status"], found["metadata"]["generation"]
         status["observedGeneration"] = generation
@@ -138,7 +143,7 @@ class Cluster:
                 "lastFailureInfo": {"message": "DecodeWebP is not a registered op"},
             }
             return
-        if found["looks"] < 2 + self.steps and not ready:
+        if found["reads"] < 2 + self.steps and not ready:
             status["modelStatus"] = {"transitionStatus": "InProgress"}
             return
         status["modelStatus"] = {"transitionStatus": "UpToDate"}
@@ -157,38 +162,27 @@ class Cluster:
 
 @pytest.fixture
 def cluster():
-    with served(Cluster()) as made:
-        yield made
+    with served(Cluster()) as target:
+        yield target
 
 
 @pytest.fixture
 def vertex():
-    with served(VertexModels()) as made:
-        yield made
+    with served(VertexModels()) as target:
+        yield target
 
 
 @pytest.fixture
-def cluster_of_this_machine(cluster, cloud, monkeypatch):
-    """The Kubernetes client's own cluster is the server; there is a bucket."""
-
-    def api_client(_purpose):
-        configuration = client.Configuration(host=cluster.address)
-        configuration.retries = False
-        return client.ApiClient(configuration)
-
-    monkeypatch.setattr(kserve, "default_client", api_client)
-    monkeypatch.setitem(kserve.deploy_to_kserve.__kwdefaults__, "poll_seconds", 0.01)
-
-
-@pytest.fixture
-def on_kserve(cluster_of_this_machine):
-    """Arguments that say where a model serves: on the cluster that is a server of this machine."""
+def on_kserve(cluster, cloud, monkeypatch, tmp_path):
+    """Arguments of a deployment to the cluster on loopback."""
+    use_kubeconfig(monkeypatch, tmp_path, cluster)
+    monkeypatch.setattr(kserve, "POLL_SECONDS", 0.01)
     return {"deploy_target": "kserve", "deploy_dir": "gs://photos/serving/flowers", "namespace": "team"}
 
 
 @pytest.fixture
 def on_vertex(vertex, cloud):
-    """Arguments that say where a model serves: on the Vertex AI that is a server of this machine."""
+    """Arguments of a deployment to Vertex AI on loopback."""
     return {
         "deploy_target": "vertex",
         "deploy_dir": "gs://photos/serving/flowers",

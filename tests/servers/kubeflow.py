@@ -256,7 +256,7 @@ class KubeflowServer:
 
 
 def kubeconfig(folder, server):
-    """Writes a file by which the clients of Kubernetes find the server; returns its path."""
+    """Writes a kubeconfig file for the server and returns its path."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -267,6 +267,13 @@ def kubeconfig(folder, server):
     }
     (folder / "kubeconfig").write_text(yaml.safe_dump(content))
     return str(folder / "kubeconfig")
+
+
+def use_kubeconfig(monkeypatch, folder, server):
+    """Makes the server the cluster of the default kubeconfig file."""
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(folder, server)
+    )
 
 
 @contextmanager

@@ -1,55 +1,148 @@
-"""The Kubernetes client of a step: the cluster that it runs in, or the one of the kubeconfig file."""
+"""Connects to a Kubernetes cluster: one client for custom objects, pods and logs."""
 
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import urllib3
+import yaml
 from kubernetes import client, config
 
-from imgpipe.components.common.errors import MissingInputError, UnavailableError
+from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.platforms.kubernetes.errors import CONFLICT, NOT_FOUND, translate_errors
 
+REQUEST_TIMEOUT_SECONDS = 60
+# Identifies what imgpipe created.
+MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Of a connection that fails, and of a response with Retry-After. Longer outages are left to the polling loop.
+_RETRIES = 3
 
 
-def default_client(purpose: str) -> client.ApiClient:
-    """Returns the client of the pod's cluster, or of the one that the kubeconfig file names.
+class Cluster:
+    """One namespace of a Kubernetes cluster.
+
+    Attributes:
+        api_client: Connections and credentials.
+        namespace: Name of the namespace.
+    """
+
+    def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
+        self.api_client, self.namespace = api_client, namespace
+
+    def with_new_connections(self) -> "Cluster":
+        """Returns the same namespace with connections of its own."""
+        return Cluster(client.ApiClient(self.api_client.configuration), self.namespace)
+
+
+def connect(purpose: str, namespace: str = "", *, in_cluster: bool = True) -> Cluster:
+    """Connects to the cluster that this pod runs in, or else to the current context of the kubeconfig file.
 
     Args:
-        purpose: For the error, e.g. ``deploy to``.
+        purpose: For the error message, e.g. ``deploy to``.
+        namespace: Empty = the pod's namespace; ``default`` outside of a pod.
+        in_cluster: False = always use the kubeconfig file.
 
     Raises:
-        MissingInputError: if there is neither.
+        MissingInputError: if there is no cluster to connect to.
     """
+    configuration = client.Configuration()
+    configuration.retries = urllib3.Retry(_RETRIES)
     try:
-        config.load_incluster_config()
+        if not in_cluster:
+            raise config.ConfigException
+        config.load_incluster_config(configuration)
     except config.ConfigException:
         try:
-            config.load_kube_config()
-        except config.ConfigException as error:
+            config.load_kube_config(client_configuration=configuration)
+        except (config.ConfigException, yaml.YAMLError) as error:
             raise MissingInputError(
                 f"there is no cluster to {purpose}: {error}",
-                remedy="run the step in a pod, or set KUBECONFIG to the cluster's file",
+                remedy="set KUBECONFIG to the kubeconfig file of the cluster, or run in a pod",
             ) from None
-    return client.ApiClient()
+    return Cluster(client.ApiClient(configuration), namespace or _pod_namespace())
 
 
-def own_namespace() -> str:
-    """Returns the pod's namespace; ``default`` outside of one."""
+def _pod_namespace() -> str:
     try:
         return _NAMESPACE_FILE.read_text(encoding="ascii").strip()
     except OSError:
         return "default"
 
 
-def refused(error: client.ApiException, what: str, remedy: str) -> UnavailableError:
-    """Returns a refusal of the cluster as our error.
+class CustomObjects:
+    """The custom objects of one kind in a namespace.
 
     Args:
-        error: Of the client.
-        what: Was asked for, e.g. ``experiments of namespace 'team'``.
-        remedy: What to do about it.
+        cluster: The namespace.
+        group: API group, e.g. ``serving.kserve.io``.
+        version: Version of the API.
+        plural: Plural name of the kind, e.g. ``inferenceservices``.
+        remedy: What to do if a request is rejected.
     """
-    try:
-        reason = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):
-        reason = error.reason
-    return UnavailableError(f"the cluster refuses {what}: {error.status} {reason}", remedy=remedy)
+
+    def __init__(self, cluster: Cluster, group: str, version: str, plural: str, *, remedy: str) -> None:
+        self._api = client.CustomObjectsApi(cluster.api_client)
+        self._path = {
+            "group": group,
+            "version": version,
+            "plural": plural,
+            "namespace": cluster.namespace,
+            "_request_timeout": REQUEST_TIMEOUT_SECONDS,
+        }
+        self._action = f"access {plural} in namespace {cluster.namespace!r}"
+        self._remedy = remedy
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Returns the object, or None if it does not exist."""
+        found: dict[str, Any] | None = self._send(
+            self._api.get_namespaced_custom_object, name=name, expected=NOT_FOUND
+        )
+        return found
+
+    def list(self, label_selector: str) -> list[dict[str, Any]]:
+        """Returns the objects with a label."""
+        response = self._send(self._api.list_namespaced_custom_object, label_selector=label_selector)
+        return list(response["items"])
+
+    def create(self, body: Mapping[str, Any]) -> bool:
+        """Creates the object; returns False if there is one of the same name."""
+        return self._send(self._api.create_namespaced_custom_object, body=body, expected=CONFLICT) is not None
+
+    def replace(self, name: str, body: Mapping[str, Any]) -> bool:
+        """Replaces the object; returns False if it has changed since ``body`` was read."""
+        replace = self._api.replace_namespaced_custom_object
+        return self._send(replace, name=name, body=body, expected=CONFLICT) is not None
+
+    def delete(self, name: str) -> None:
+        """Deletes the object if it exists."""
+        self._send(self._api.delete_namespaced_custom_object, name=name, expected=NOT_FOUND)
+
+    def _send(self, request: Callable[..., Any], *, expected: int = 0, **arguments: Any) -> Any:
+        """Returns the response, or None if its status is the expected error."""
+        with translate_errors(self._action, remedy=self._remedy):
+            try:
+                return request(**self._path, **arguments)
+            except client.ApiException as error:
+                if error.status != expected:
+                    raise
+                return None
+
+
+def check_managed(found: Mapping[str, Any], name: str, argument: str) -> None:
+    """Rejects an object that imgpipe did not create: it must not be changed.
+
+    Args:
+        found: The object.
+        name: For the error message, e.g. ``InferenceService team/flowers``.
+        argument: The argument that names the object.
+
+    Raises:
+        OutputError: if it lacks imgpipe's label.
+    """
+    labels = found["metadata"].get("labels") or {}
+    if not MANAGED_BY.items() <= labels.items():
+        raise OutputError(
+            f"{name} was not created by imgpipe",
+            remedy=f"give another {argument}; imgpipe changes only what it has created",
+        )

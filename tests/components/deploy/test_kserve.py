@@ -1,41 +1,33 @@
 import pytest
-from kubernetes import client
 
-from imgpipe.components.common.errors import CheckFailedError, OutputError, UnavailableError
+from imgpipe.components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    OutputError,
+    UnavailableError,
+)
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
+from imgpipe.components.platforms.kubernetes.kserve import InferenceService
 
 
 @pytest.fixture
-def deploy(cluster, cloud, models):
+def deploy(on_kserve, models):
     """``deploy(0, canary_percent=10)`` deploys the first model with the real client."""
 
     def run(number, **values):
-        settings = {"namespace": "team", "deploy_timeout_seconds": 5, **values}
-        arguments = DeployArguments(
-            deploy_target="kserve", deploy_dir="gs://photos/serving/flowers", **settings
+        return deploy_to_kserve(
+            models[number], DeployArguments(**{**on_kserve, "deploy_timeout_seconds": 5, **values})
         )
-        configuration = client.Configuration(host=cluster.address)
-        configuration.retries = False
-        with client.ApiClient(configuration) as api_client:
-            return deploy_to_kserve(models[number], arguments, api_client=api_client, poll_seconds=0.01)
 
     return run
 
 
 @pytest.fixture
-def served(cluster):
-    """``served()`` asks with the real client which model answers most requests."""
-
-    def ask():
-        place = DeployArguments(
-            deploy_target="kserve", deploy_dir="gs://photos/serving/flowers", namespace="team"
-        )
-        with client.ApiClient(client.Configuration(host=cluster.address)) as api_client:
-            return find_kserve_model(place, api_client=api_client)
-
-    return ask
+def served(on_kserve):
+    """``served()`` returns the storage URI of the model that answers most requests."""
+    return lambda: find_kserve_model(DeployArguments(**on_kserve))
 
 
 def storage_of(models, number):
@@ -48,14 +40,14 @@ def predictor(cluster):
 
 def traffic(cluster):
     status = cluster.objects["team/flowers"]["status"]["components"]["predictor"]
-    return {one["revisionName"][-1]: one["percent"] for one in status["traffic"]}
+    return {target["revisionName"][-1]: target["percent"] for target in status["traffic"]}
 
 
-def test_the_first_model_is_uploaded_and_served_once_it_is_ready(deploy, cluster, cloud, models):
-    made = deploy(0, serving_service_account="reader")
-    assert made.changed
-    assert made.location == "http://flowers.example"
-    assert made.traffic_percent == 100
+def test_the_first_model_is_uploaded_and_served_when_it_is_ready(deploy, cluster, cloud, models):
+    deployment = deploy(0, serving_service_account="reader")
+    assert deployment.changed
+    assert deployment.location == "http://flowers.example"
+    assert deployment.traffic_percent == 100
     assert predictor(cluster) == {
         "model": {"modelFormat": {"name": "tensorflow"}, "storageUri": storage_of(models, 0)},
         "serviceAccountName": "reader",
@@ -68,7 +60,7 @@ def test_the_first_model_is_uploaded_and_served_once_it_is_ready(deploy, cluster
     }
 
 
-def test_the_same_model_twice_changes_nothing(deploy, cluster, cloud):
+def test_deploying_the_same_model_again_changes_nothing(deploy, cluster, cloud):
     first = deploy(0)
     cluster.writes.clear()
     cloud.requests.clear()
@@ -83,7 +75,7 @@ def test_the_same_model_twice_changes_nothing(deploy, cluster, cloud):
     )
 
 
-def test_a_canary_gets_its_share_and_then_everything(deploy, cluster, models):
+def test_a_canary_gets_its_share_and_then_all_traffic(deploy, cluster, models):
     deploy(0)
     canary = deploy(1, canary_percent=10)
     assert canary.traffic_percent == 10
@@ -96,7 +88,7 @@ def test_a_canary_gets_its_share_and_then_everything(deploy, cluster, models):
     assert traffic(cluster) == {"2": 100}
 
 
-def test_the_model_with_most_requests_serves_however_many_canaries_follow(deploy, cluster, served, models):
+def test_the_serving_model_is_the_one_with_most_traffic(deploy, cluster, served, models):
     deploy(0)
     deploy(1, canary_percent=10)
     deploy(2, canary_percent=10)
@@ -108,7 +100,7 @@ def test_the_model_with_most_requests_serves_however_many_canaries_follow(deploy
     assert served() == storage_of(models, 2)
 
 
-def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_as_it_was(deploy, cluster, served, models):
+def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_unchanged(deploy, cluster, served, models):
     deploy(0)
     deploy(1, canary_percent=10)
     before = predictor(cluster)
@@ -116,7 +108,7 @@ def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_as_it_was(deploy
     with pytest.raises(CheckFailedError):
         deploy(2, canary_percent=10)
     assert predictor(cluster) == before
-    # Once when it was asked, and again when the cluster has done it.
+    # Before and after the controller has rolled back.
     for _ in range(5):
         assert served() == storage_of(models, 0)
     assert not deploy(1, canary_percent=10).changed
@@ -124,32 +116,32 @@ def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_as_it_was(deploy
     assert served() == storage_of(models, 1)
 
 
-def test_the_first_model_gets_everything_whatever_the_canary(deploy, cluster):
+def test_the_first_model_gets_all_traffic_despite_canary_percent(deploy, cluster):
     assert deploy(0, canary_percent=10).traffic_percent == 100
     assert not deploy(0, canary_percent=10).changed
 
 
-def test_a_model_that_cannot_be_loaded_is_taken_back(deploy, cluster, models):
+def test_a_model_that_cannot_be_loaded_is_rolled_back(deploy, cluster, models):
     deploy(0)
     before = predictor(cluster)
     cluster.broken.add(storage_of(models, 1))
     for percent in (100, 25):
-        with pytest.raises(CheckFailedError, match=r"was taken back.*DecodeWebP") as caught:
+        with pytest.raises(CheckFailedError, match=r"was rolled back.*DecodeWebP") as caught:
             deploy(1, canary_percent=percent)
-        assert "what served before serves still" in caught.value.remedy
+        assert "the previous model still serves" in caught.value.remedy
         assert predictor(cluster) == before
-    # And a good one goes on from there.
+    # A good model can be deployed afterwards.
     assert deploy(2).changed
 
 
-def test_a_first_model_that_cannot_be_loaded_leaves_nothing(deploy, cluster, models):
+def test_a_first_model_that_cannot_be_loaded_leaves_no_service(deploy, cluster, models):
     cluster.broken.add(storage_of(models, 0))
     with pytest.raises(CheckFailedError):
         deploy(0)
     assert cluster.objects == {}
 
 
-def test_a_model_that_is_not_ready_in_time_is_taken_back(deploy, cluster, models):
+def test_a_model_that_is_not_ready_in_time_is_rolled_back(deploy, cluster, models):
     deploy(0)
     before = predictor(cluster)
     cluster.steps = 10_000
@@ -158,9 +150,7 @@ def test_a_model_that_is_not_ready_in_time_is_taken_back(deploy, cluster, models
     assert predictor(cluster) == before
 
 
-def test_an_interrupted_rollout_goes_on_and_can_still_go_back(deploy, cluster, models, monkeypatch):
-    from imgpipe.components.deploy import kserve
-
+def test_an_interrupted_rollout_resumes_and_can_still_roll_back(deploy, cluster, models, monkeypatch):
     deploy(0)
     before = predictor(cluster)
 
@@ -168,7 +158,7 @@ def test_an_interrupted_rollout_goes_on_and_can_still_go_back(deploy, cluster, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(kserve, "_wait", killed)
+        patched.setattr(InferenceService, "wait_until_ready", killed)
         with pytest.raises(KeyboardInterrupt):
             deploy(1)
     assert predictor(cluster) != before
@@ -178,25 +168,33 @@ def test_an_interrupted_rollout_goes_on_and_can_still_go_back(deploy, cluster, m
     assert predictor(cluster) == before
 
 
-def test_a_change_by_somebody_else_meanwhile_is_no_failure(deploy, cluster):
+def test_a_conflicting_change_is_retried(deploy, cluster):
     deploy(0)
     cluster.conflicts = 2
     assert deploy(1).changed
 
 
-def test_a_service_of_somebody_else_is_left_alone(deploy, cluster):
+def test_a_service_that_imgpipe_did_not_create_is_not_changed(deploy, cluster):
     deploy(0)
     cluster.objects["team/flowers"]["metadata"]["labels"] = {}
-    with pytest.raises(OutputError, match="not one that imgpipe made"):
+    with pytest.raises(OutputError, match="was not created by imgpipe"):
         deploy(1)
 
 
-def test_a_refusal_is_explained(deploy):
-    with pytest.raises(UnavailableError, match="403 inferenceservices is forbidden"):
+def test_a_rejected_request_is_explained(deploy):
+    with pytest.raises(UnavailableError, match="403 inferenceservices is forbidden") as caught:
         deploy(0, namespace="forbidden")
+    assert "check that KServe is installed" in caught.value.remedy
 
 
-def test_other_settings_of_the_same_model_that_do_not_come_up_are_taken_back(deploy, cluster):
+def test_a_cluster_that_does_not_respond_ends_the_step_as_interrupted(deploy, served, cluster):
+    deploy(0)
+    cluster.unavailable = True
+    with pytest.raises(InterruptedRunError, match="503 not now"):
+        served()
+
+
+def test_settings_that_do_not_become_ready_are_rolled_back(deploy, cluster):
     deploy(0)
     before = predictor(cluster)
     cluster.steps = 10_000

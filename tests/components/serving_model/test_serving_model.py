@@ -7,9 +7,9 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
+from imgpipe.components.platforms.kubernetes.kserve import InferenceService
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import find_initial_model
 
@@ -92,11 +92,11 @@ def test_a_model_that_took_everything_over_and_is_down_is_not_mistaken_for_the_o
 def test_while_the_newest_was_never_ready_the_one_before_answers(on_kserve, cluster, models, monkeypatch):
     deployed(models[0], on_kserve)
     cluster.steps = 10_000
-    monkeypatch.setattr(kserve, "_wait", killed)
+    monkeypatch.setattr(InferenceService, "wait_until_ready", killed)
     with pytest.raises(InterruptedError):
         deployed(models[1], on_kserve)
-    for looks in (0, 2):
-        cluster.objects["team/flowers"]["looks"] = looks
+    for reads in (0, 2):
+        cluster.objects["team/flowers"]["reads"] = reads
         assert start(on_kserve) == f"{BASE}/{model_digest(models[0])[:16]}"
 
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from kubernetes import client
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import (
@@ -19,6 +18,8 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
+from imgpipe.components.platforms.kubernetes.client import connect
+from imgpipe.components.platforms.kubernetes.katib import Experiment
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
@@ -28,7 +29,7 @@ from imgpipe.components.tune.katib_component import tune
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, SUCCEEDED, best_trial
 from tests.servers.katib import start_katib_server
-from tests.servers.kubeflow import kubeconfig
+from tests.servers.kubeflow import kubeconfig, use_kubeconfig
 
 from .synthetic import STEPS
 
@@ -42,8 +43,9 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def search(server, coloured_dataset, tmp_path):
-    """``search(tune arguments, katib={...})`` makes one on a small data set."""
+def search(server, coloured_dataset, tmp_path, monkeypatch):
+    """``search(katib={...}, **tune_arguments)`` returns a search on a small dataset."""
+    use_kubeconfig(monkeypatch, tmp_path, server)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
     def make(command=COMMAND, training=None, katib=None, location="", **settings):
@@ -64,15 +66,12 @@ def search(server, coloured_dataset, tmp_path):
             manifest=read_manifest(dataset),
             job_dir=tmp_path / "job",
         )
-        configuration = client.Configuration(host=server.address)
-        configuration.retries = False
         return KatibSearch(
             spec,
             location or str(tmp_path / "job"),
             KatibArguments(**{"katib_namespace": "team", **(katib or {})}),
             TrialPodArguments("imgpipe-train-cpu:1", "imgpipe-storage"),
             command=command,
-            api_client=client.ApiClient(configuration),
             first_pause=0.1,
         )
 
@@ -88,13 +87,13 @@ def pod_of(server):
     return only_experiment(server)["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
 
 
-def test_six_trials_are_run_by_katib_and_read_back_whole(server, search, tmp_path):
+def test_katib_runs_six_trials_and_their_results_are_read(server, search, tmp_path):
     seen = []
     trials = search(tune="initial_learning_rate=log:0.0001:0.5").run(lambda now: seen.append(len(now)))
     assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
     assert {trial.state for trial in trials} == {SUCCEEDED}
     names = sorted(
-        server.katib_trials, key=lambda one: server.katib_trials[one]["metadata"]["creationTimestamp"]
+        server.katib_trials, key=lambda name: server.katib_trials[name]["metadata"]["creationTimestamp"]
     )
     for trial, name in zip(trials, names, strict=True):
         assert 0.0001 <= trial.values["initial_learning_rate"] <= 0.5
@@ -107,8 +106,8 @@ def test_six_trials_are_run_by_katib_and_read_back_whole(server, search, tmp_pat
     assert seen[-1] == 6
 
 
-def test_medianstop_stops_trials_of_a_small_search_and_says_why_in_numbers(server, search):
-    # Values of which the first is good.
+def test_medianstop_stops_trials_of_a_small_search_and_gives_the_numbers(server, search):
+    # The first value of this seed is good.
     server.seed = 5
     made = search(tune="initial_learning_rate=log:0.0001:0.5", max_trials=4, max_parallel_trials=1)
     trials = made.run(lambda _: None)
@@ -116,19 +115,19 @@ def test_medianstop_stops_trials_of_a_small_search_and_says_why_in_numbers(serve
     assert stopped
     for trial in stopped:
         assert trial.steps < STEPS
-        own, limit = map(
+        value, mean = map(
             float,
             re.search(
                 r"top_1_accuracy ([\d.]+) at evaluation 1 is below ([\d.]+)", trial.stop_reason
             ).groups(),
         )
-        assert own < limit
-        # It was measured all the same, by the model of its best evaluation.
+        assert value < mean
+        # The model of its best evaluation was measured nevertheless.
         assert trial.objective == trial.best_so_far
     assert all(trial.steps == STEPS for trial in trials if not trial.stop_reason)
 
 
-def test_without_early_stopping_every_trial_runs_to_its_end(server, search):
+def test_without_early_stopping_every_trial_runs_all_steps(server, search):
     trials = search(trial_early_stopping="off", max_trials=3).run(lambda _: None)
     assert [trial.steps for trial in trials] == [STEPS] * 3
     assert "earlyStopping" not in only_experiment(server)["spec"]
@@ -141,7 +140,7 @@ def test_the_collector_counts_every_evaluation_once_and_in_order(server, search)
         assert trial["collected"] == sorted(trial["collected"])
 
 
-def test_the_request_has_everything_that_was_asked_for(server, search):
+def test_the_experiment_has_all_arguments(server, search):
     made = search(
         max_failed_trials=2,
         max_trials=3,
@@ -202,34 +201,34 @@ def test_the_request_has_everything_that_was_asked_for(server, search):
         ),
     ],
 )
-def test_every_kind_of_parameter_has_its_counterpart(search, tune, algorithm, space):
+def test_every_kind_of_parameter_is_translated(search, tune, algorithm, space):
     made = search(tune=tune, search_algorithm="grid" if algorithm == "grid" else "bayesian")
-    spec = made.experiment("e")["spec"]
+    spec = made.body("e")["spec"]
     assert spec["algorithm"]["algorithmName"] == algorithm
     [parameter] = spec["parameters"]
     assert parameter["feasibleSpace"] == space
     if algorithm == "grid":
-        # Katib would fail when it runs out of points.
+        # With more trials than points in the grid, Katib fails.
         assert spec["maxTrialCount"] == spec["parallelTrialCount"] == 2
 
 
-def test_the_reverse_logarithmic_scale_is_searched_from_the_other_end(server, search):
+def test_of_a_reverse_logarithmic_scale_the_mirror_image_is_searched(server, search):
     trials = search(
         tune="label_smoothing=reverse-log:0.1:0.5; initial_learning_rate=log:0.01:0.02", max_trials=2
     ).run(lambda _: None)
     given = {
-        float(one["value"])
+        float(assignment["value"])
         for trial in server.katib_trials.values()
-        for one in trial["spec"]["parameterAssignments"]
-        if one["name"] == "label_smoothing"
+        for assignment in trial["spec"]["parameterAssignments"]
+        if assignment["name"] == "label_smoothing"
     }
     assert {round(0.6 - trial.values["label_smoothing"], 9) for trial in trials} == {
-        round(one, 9) for one in given
+        round(value, 9) for value in given
     }
     assert "--reversed_values=label_smoothing:0.1:0.5" in pod_of(server)["containers"][0]["command"][2]
 
 
-def test_a_step_that_is_started_again_follows_the_same_experiment(server, search):
+def test_a_restarted_step_follows_the_same_experiment(server, search):
     first = search()
     thread = threading.Thread(target=lambda: first.run(lambda _: None), daemon=True)
     thread.start()
@@ -237,15 +236,15 @@ def test_a_step_that_is_started_again_follows_the_same_experiment(server, search
         time.sleep(0.02)
     again = search().run(lambda _: None)
     thread.join()
-    # And when it is over.
+    # Also after the experiment has ended.
     once_more = search().run(lambda _: None)
     assert server.katib_writes == ["POST"]
     assert [trial.values for trial in again] == [trial.values for trial in once_more]
-    with pytest.raises(InvalidArgumentError, match="another search was made in this job_dir"):
+    with pytest.raises(InvalidArgumentError, match="this job_dir was used for another search"):
         search(max_trials=4).run(lambda _: None)
 
 
-def test_too_many_failed_trials_end_the_search_with_the_reason_of_the_last(search, monkeypatch):
+def test_too_many_failed_trials_end_the_search_with_the_last_reason(search, monkeypatch):
     monkeypatch.setenv("FAIL_ABOVE", "0.0001")
     seen = {}
     with pytest.raises(InternalError, match=r"2 of . trials failed.*it crashed, as planned") as caught:
@@ -257,56 +256,53 @@ def test_too_many_failed_trials_end_the_search_with_the_reason_of_the_last(searc
     assert any("RuntimeError: it crashed, as planned" in line for line in failed[0].last_lines)
 
 
-def test_a_namespace_without_katibs_label_is_named_as_the_reason(server, search):
+def test_a_namespace_without_katibs_label_is_given_as_the_reason(server, search):
     server.collects = False
     with pytest.raises(PipelineError, match="metrics-collector-injection=enabled"):
         search(max_failed_trials=1, max_trials=1).run(lambda _: None)
 
 
-def test_a_cluster_that_is_away_for_a_moment_is_waited_for(server, search):
+def test_a_short_outage_of_the_cluster_does_not_end_the_search(server, search):
     made = search(max_trials=2)
 
-    def look(_):
+    def report(_):
         server.faults += [503, 429]
 
-    assert len(made.run(look)) == 2
+    assert len(made.run(report)) == 2
     assert server.katib_writes == ["POST"]
 
 
-def test_what_the_cluster_refuses_says_what_it_needs(search):
+def test_a_rejected_request_names_the_missing_rights(search):
     with pytest.raises(UnavailableError, match=r"403 experiments.kubeflow.org is forbidden") as caught:
         search(katib={"katib_namespace": "forbidden"}).run(lambda _: None)
-    assert "is Katib installed" in caught.value.remedy
+    assert "check that Katib is installed" in caught.value.remedy
 
 
-def test_an_experiment_that_somebody_deletes_ends_the_step(server, search):
-    def look(_):
-        if server.katib_experiments:
-            client.CustomObjectsApi(made.api_client).delete_namespaced_custom_object(
-                "kubeflow.org", "v1beta1", "team", "experiments", next(iter(server.katib_experiments))
-            )
+def test_deleting_the_experiment_ends_the_step(server, search):
+    def report(_):
+        for name in list(server.katib_experiments):
+            Experiment(connect("test", "team"), name).delete()
 
-    made = search()
     with pytest.raises(InterruptedRunError, match="was deleted while it ran"):
-        made.run(look)
+        search().run(report)
 
 
-def test_a_text_that_would_end_the_commands_word_is_refused(search):
-    with pytest.raises(InvalidArgumentError, match="Katib cannot put into a command"):
+def test_values_that_would_break_the_command_are_rejected(search):
+    with pytest.raises(InvalidArgumentError, match="Katib cannot insert the value"):
         search(tune="optimizer_arguments=momentum=0.9,it's").run(lambda _: None)
 
 
-# As the signal leaves the connection pool's lock if it comes between its acquisition and the block that
-# releases it.
+# What a signal leaves behind that arrives after the connection pool's lock was acquired and before the block
+# that releases it.
 LOCK_STAYS_HELD = """
-def taken(self, cluster, name, follower):
-    while not cluster.trials(name):
+def hold_lock(self, search, reporter):
+    while not search.trials():
         time.sleep(0.05)
-    pools = cluster._client.rest_client.pool_manager.pools
+    pools = search._cluster.api_client.rest_client.pool_manager.pools
     pools[next(iter(pools.keys()))].pool.mutex.acquire()
     print("the lock is held", flush=True)
     time.sleep(60)
-KatibSearch._follow = taken
+KatibSearch._follow = hold_lock
 """
 
 
@@ -353,12 +349,12 @@ run_command("tune", lambda: search.run(lambda _: None))
     assert process.returncode == 75, output
     assert server.katib_writes == ["POST", "DELETE"]
     assert not server.katib_trials
-    while any(one.poll() is None for one in server.processes.values()):
+    while any(trial.poll() is None for trial in server.processes.values()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_data_and_models_travel_through_cloud_storage(server, search, cloud):
+def test_trials_exchange_data_and_models_through_cloud_storage(server, search, cloud):
     trials = search(location="gs://photos/tuned", max_trials=2).run(lambda _: None)
     assert {trial.state for trial in trials} == {SUCCEEDED}
     for trial in trials:
@@ -371,7 +367,7 @@ def test_data_and_models_travel_through_cloud_storage(server, search, cloud):
 
 
 @pytest.mark.proof
-def test_a_real_trial_keeps_everything_in_cloud_storage(search, cloud):
+def test_a_real_trial_writes_everything_to_cloud_storage(search, cloud):
     training = TrainingArguments(
         max_steps=2,
         train_batch_size=4,
@@ -388,14 +384,14 @@ def test_a_real_trial_keeps_everything_in_cloud_storage(search, cloud):
     )
     [trial] = made.run(lambda _: None)
     assert trial.state == SUCCEEDED, trial
-    assert [one["step"] for one in trial.evaluations] == [1, 2]
+    assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2]
     name = trial.model.rpartition("trial_")[2]
     assert f"model/trial_{name}/saved_model.pb" in cloud.contents("tuned/")
-    assert any(one.startswith(f"trials/{name}/checkpoints/") for one in cloud.contents("tuned/"))
+    assert any(path.startswith(f"trials/{name}/checkpoints/") for path in cloud.contents("tuned/"))
 
 
 @pytest.mark.proof
-def test_real_trainings_are_tuned_by_the_real_command(search, tmp_path):
+def test_real_trainings_are_tuned_with_the_real_command(search, tmp_path):
     training = TrainingArguments(
         max_steps=4,
         train_batch_size=4,
@@ -418,11 +414,11 @@ def test_real_trainings_are_tuned_by_the_real_command(search, tmp_path):
         provenance = json.loads(Path(trial.model, "provenance.json").read_text())
         assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
         assert trial.objective is not None
-        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
+        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]
 
 
 class Artifact:
-    """What the step gets of KFP."""
+    """An artifact as KFP passes it to a step."""
 
     def __init__(self, path):
         self.path, self.metadata, self.logged = str(path), {}, {}
@@ -432,12 +428,10 @@ class Artifact:
 
 
 @pytest.mark.proof
-def test_the_step_on_kubeflow_hands_over_the_best_trials_model(
+def test_the_step_on_kubeflow_outputs_the_best_trials_model(
     server, coloured_dataset, cloud, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, server)
-    )
+    use_kubeconfig(monkeypatch, tmp_path, server)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
     outputs = [Artifact(tmp_path / "out" / name) for name in ("model", "metrics", "report", "trials")]
     (tmp_path / "out").mkdir()

@@ -1,35 +1,53 @@
 import pytest
-from kubernetes import client
+import urllib3
+from kubernetes.client import ApiException
 
-from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.platforms.kubernetes.client import default_client, own_namespace, refused
-from tests.servers.kubeflow import kubeconfig
+from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, UnavailableError
+from imgpipe.components.platforms.kubernetes.client import connect
+from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from tests.servers.kubeflow import use_kubeconfig
 
-LOCATION = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+
+class Server:
+    address = "http://127.0.0.1:9"
 
 
 def test_without_a_cluster_the_error_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(LOCATION, str(tmp_path / "missing"))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "missing")
+    )
     with pytest.raises(MissingInputError, match="there is no cluster to tune on") as caught:
-        default_client("tune on")
+        connect("tune on")
     assert "KUBECONFIG" in caught.value.remedy
 
 
 def test_outside_of_a_pod_the_kubeconfig_file_names_the_cluster(monkeypatch, tmp_path):
-    class Server:
-        address = "http://127.0.0.1:9"
-
-    monkeypatch.setattr(LOCATION, kubeconfig(tmp_path, Server))
-    assert default_client("tune on").configuration.host == Server.address
-    assert own_namespace() == "default"
+    use_kubeconfig(monkeypatch, tmp_path, Server)
+    cluster = connect("tune on")
+    assert cluster.api_client.configuration.host == Server.address
+    assert cluster.namespace == "default"
+    assert connect("tune on", "team").namespace == "team"
 
 
 @pytest.mark.parametrize(
-    ("body", "said"), [('{"message": "not allowed"}', "403 not allowed"), ("?", "403 Forbidden")]
+    ("error", "expected", "message"),
+    [
+        (ApiException(403, "Forbidden"), UnavailableError, "Kubernetes refused to list pods: 403 Forbidden"),
+        (ApiException(503, "Busy"), InterruptedRunError, "a request to list pods: 503 Busy"),
+        (urllib3.exceptions.ReadTimeoutError(None, "/", "late"), InterruptedRunError, "ReadTimeoutError"),
+    ],
 )
-def test_a_refusal_is_told_in_the_clusters_words_where_it_has_any(body, said):
-    error = client.ApiException(status=403, reason="Forbidden")
-    error.body = body
-    told = refused(error, "experiments", "ask for the right")
-    assert told.problem == f"the cluster refuses experiments: {said}"
-    assert told.remedy == "ask for the right"
+def test_errors_of_the_client_library_become_ours(error, expected, message):
+    with pytest.raises(expected, match=message), translate_errors("list pods", remedy="ask for the right"):
+        raise error
+
+
+def test_a_rejection_quotes_the_api_servers_message():
+    error = ApiException(403, "Forbidden")
+    error.body = '{"message": "pods is forbidden"}'
+    with (
+        pytest.raises(UnavailableError, match="403 pods is forbidden") as caught,
+        translate_errors("list pods", remedy="ask for the right"),
+    ):
+        raise error
+    assert caught.value.remedy == "ask for the right"

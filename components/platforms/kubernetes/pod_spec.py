@@ -1,0 +1,74 @@
+"""Builds the specification of a pod that trains; the pods of the pipeline's steps have the same mounts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# A secret with a key for Cloud Storage is mounted here. Its entry `path` becomes the variable: where there is
+# no secret, the variable must not hide the identity that the pod has by itself.
+STORAGE_KEY_FOLDER = "/var/run/imgpipe/storage"
+STORAGE_KEY_VARIABLE, STORAGE_KEY_ENTRY = "GOOGLE_APPLICATION_CREDENTIALS", "path"
+# TensorFlow's data threads and NCCL use shared memory; by default /dev/shm has 64 MB.
+SHARED_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - where Linux has it
+SHARED_MEMORY_LIMIT = "8Gi"
+
+
+def pod_spec(
+    container_name: str,
+    image: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cpu: str,
+    memory: str,
+    accelerator_type: str,
+    accelerator_count: int,
+    node_selector: Mapping[str, str],
+    tolerations: Sequence[Mapping[str, Any]],
+    service_account: str,
+    storage_secret: str,
+) -> dict[str, Any]:
+    """Returns the PodSpec of a training in one container.
+
+    Args:
+        container_name: Name of the container.
+        image: Its image.
+        command: Its command.
+        environment: Its environment variables.
+        cpu: Requested processors.
+        memory: Requested memory.
+        accelerator_type: Resource name of the accelerator; empty = none.
+        accelerator_count: Number of GPUs or TPU chips.
+        node_selector: Labels of the nodes that may run the pod.
+        tolerations: Tolerations of taints.
+        service_account: Empty = the namespace's default.
+        storage_secret: Secret with a key for Cloud Storage; it need not exist. Empty = none.
+    """
+    resources: dict[str, Any] = {"requests": {"cpu": cpu, "memory": memory}}
+    if accelerator_type:
+        resources["limits"] = {accelerator_type: str(accelerator_count)}
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in environment.items()]
+    mounts: list[dict[str, Any]] = [{"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER}]
+    volumes: list[dict[str, Any]] = [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_LIMIT}}
+    ]
+    if storage_secret:
+        volumes.append({"name": "storage", "secret": {"secretName": storage_secret, "optional": True}})
+        mounts.append({"name": "storage", "mountPath": STORAGE_KEY_FOLDER, "readOnly": True})
+        reference = {"name": storage_secret, "key": STORAGE_KEY_ENTRY, "optional": True}
+        variables.append({"name": STORAGE_KEY_VARIABLE, "valueFrom": {"secretKeyRef": reference}})
+    container = {
+        "name": container_name,
+        "image": image,
+        "command": list(command),
+        "env": variables,
+        "resources": resources,
+        "volumeMounts": mounts,
+    }
+    spec: dict[str, Any] = {"containers": [container], "volumes": volumes, "restartPolicy": "Never"}
+    if node_selector:
+        spec["nodeSelector"] = node_selector
+    if tolerations:
+        spec["tolerations"] = tolerations
+    if service_account:
+        spec["serviceAccountName"] = service_account
+    return spec
