@@ -1,11 +1,11 @@
-"""One table of machines and accelerators, and the rules between them.
+"""The table of machines and accelerators, and which of them can be combined.
 
-The names of AI Platform Training (``standard_gpu``, ``BASIC_TPU``) and of Compute Engine (``n1-standard-8``)
-are understood. What Google no longer rents is replaced by what it rents today, with a warning that names
-both. A pair that Vertex AI would refuse is refused here, before anything is sent.
+Accepts the names of AI Platform Training (``standard_gpu``, ``BASIC_TPU``) and of Compute Engine
+(``n1-standard-8``). Retired machines are replaced by current ones, with a warning that names both.
+Combinations that Vertex AI would reject are rejected here, before anything is sent.
 
-Sources: the page "Configure compute resources" of Vertex AI's documentation for machine types and numbers of
-accelerators; the end of K80 and P100 as announced by Compute Engine.
+Sources: "Configure compute resources" in Vertex AI's documentation for machine types and accelerator counts;
+Compute Engine's deprecation notices for K80 and P100.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ TPU_MACHINE = "cloud-tpu"
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with what is attached to it, as Vertex AI calls it.
+    """A machine with its accelerators, in the terms of Vertex AI.
 
     Attributes:
-        machine_type: Of Compute Engine.
-        accelerator_type: As Vertex AI's ``AcceleratorType``; empty for none, and for TPU v5e, which
-            the machine type and the topology say.
-        accelerator_count: GPUs, or TPU cores (v2, v3).
-        tpu_topology: Chips of a TPU v5e slice, e.g. ``2x4``.
+        machine_type: A machine type of Compute Engine.
+        accelerator_type: An ``AcceleratorType`` of Vertex AI; empty for none, and for TPU v5e, which is given
+            by machine type and topology.
+        accelerator_count: Number of GPUs, or of TPU cores (v2, v3).
+        tpu_topology: Topology of a TPU v5e slice, e.g. ``2x4``.
     """
 
     machine_type: str
@@ -59,11 +59,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class ResolvedMachine:
-    """What a request for a machine comes to.
+    """The machine for a request.
 
     Attributes:
-        machine: To be rented.
-        warnings: What was replaced by what, a sentence each.
+        machine: The machine to use.
+        warnings: Sentences that say what was replaced.
     """
 
     machine: Machine
@@ -72,7 +72,7 @@ class ResolvedMachine:
 
 @dataclass(frozen=True)
 class _Shape:
-    """Processors and memory (GB) of a machine type, and the numbers of each accelerator that it takes."""
+    """CPUs and memory (GB) of a machine type, and the allowed counts of each accelerator."""
 
     vcpus: int
     memory: float
@@ -87,7 +87,7 @@ def _n1_accelerators(vcpus: int) -> Mapping[str, tuple[int, ...]]:
 
 def _shapes() -> dict[str, _Shape]:
     shapes = {}
-    # Family: memory in GB a vCPU, and the numbers of vCPUs. Of N1, one with fewer takes no accelerator less.
+    # By family: GB of memory per vCPU, and the available numbers of vCPUs.
     families: dict[str, tuple[float, tuple[int, ...]]] = {
         "n1-standard": (3.75, (4, 8, 16, 32, 64, 96)),
         "n1-highmem": (6.5, (2, 4, 8, 16, 32, 64, 96)),
@@ -116,11 +116,11 @@ def _shapes() -> dict[str, _Shape]:
 
 _SHAPES: Mapping[str, _Shape] = MappingProxyType(_shapes())
 
-# Cores of a single TPU device first, then of the slices called pods.
+# Numbers of cores: a single device, then pod slices.
 _TPU_CORES: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {"TPU_V2": (8, 32, 128, 256, 512), "TPU_V3": (8, 32, 64, 128, 256, 512, 1024, 2048)}
 )
-# Chips of a machine (1, 4 or 8) decide which slices can be made of it.
+# The chips of a machine (1, 4 or 8) determine the possible slices.
 _V5E_TOPOLOGIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "ct5lp-hightpu-1t": ("1x1",),
@@ -135,7 +135,12 @@ MACHINE_TYPES: tuple[str, ...] = (*_SHAPES, TPU_MACHINE, *_V5E_TOPOLOGIES)
 
 @dataclass(frozen=True)
 class _LegacyMachine:
-    """What a machine type of AI Platform Training was, and is today."""
+    """A machine type of AI Platform Training.
+
+    Attributes:
+        was: The machine on AI Platform.
+        today: Its replacement on Vertex AI; None if the machine still exists.
+    """
 
     was: Machine
     today: Machine | None = None
@@ -158,7 +163,7 @@ _LEGACY: Mapping[str, _LegacyMachine] = MappingProxyType(
         "complex_model_m_gpu": _LegacyMachine(
             _gpu("n1-standard-16", "K80", 4), _gpu("n1-standard-16", "T4", 4)
         ),
-        # At most 4 T4 go with one machine.
+        # A machine has at most 4 T4.
         "complex_model_l_gpu": _LegacyMachine(
             _gpu("n1-standard-32", "K80", 8), _gpu("n1-standard-32", "T4", 4)
         ),
@@ -179,25 +184,25 @@ LEGACY_MACHINE_TYPES: tuple[str, ...] = tuple(_LEGACY)
 SCALE_TIERS: Mapping[str, str] = MappingProxyType(
     {"BASIC": "standard", "BASIC_GPU": "standard_gpu", "BASIC_TPU": "cloud_tpu"}
 )
-# They rented parameter servers, which the training does not use; the original algorithm took neither.
-_REFUSED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
+# They include parameter servers, which neither our training nor the original algorithm uses.
+REJECTED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
 
 _RETIRED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "NVIDIA_TESLA_K80": ("NVIDIA_TESLA_T4", "K80 GPUs are no longer rented"),
-        "NVIDIA_TESLA_P100": ("NVIDIA_TESLA_T4", "P100 GPUs are no longer rented since 2026-09-15"),
+        "NVIDIA_TESLA_K80": ("NVIDIA_TESLA_T4", "K80 GPUs are no longer available"),
+        "NVIDIA_TESLA_P100": ("NVIDIA_TESLA_T4", "P100 GPUs are not available since 2026-09-15"),
     }
 )
-# What the retired ones could be attached to: their machines are valid, their numbers may be too many.
+# The counts that were available; their machines still exist, with at most 4 T4.
 _RETIRED_COUNTS = MappingProxyType({"NVIDIA_TESLA_K80": (1, 2, 4, 8), "NVIDIA_TESLA_P100": (1, 2, 4)})
-# AI Platform's names for slices of several hosts, and its name for the 80 GB A100.
+# AI Platform's names of pod slices and of the 80 GB A100.
 _OTHER_NAMES = MappingProxyType(
     {"TPU_V2_POD": "TPU_V2", "TPU_V3_POD": "TPU_V3", "NVIDIA_TESLA_A100_80GB": "NVIDIA_A100_80GB"}
 )
 
 
 def accelerator_types() -> tuple[str, ...]:
-    """Returns every accelerator type that can be asked for, the retired ones last."""
+    """Returns all accelerator types, the retired ones last."""
     of_machines = {name: None for shape in _SHAPES.values() for name in shape.accelerators}
     return (*of_machines, *_TPU_CORES, *_RETIRED)
 
@@ -207,15 +212,15 @@ def machine_of_scale_tier(scale_tier: str, *, name: str = "scaleTier") -> Resolv
 
     Args:
         scale_tier: E.g. ``BASIC_GPU``.
-        name: What the user wrote it as, e.g. ``--scale-tier``.
+        name: How the user wrote the argument, e.g. ``--scale-tier``.
 
     Raises:
-        InvalidArgumentError: for a tier that does not exist or whose cluster the training cannot use.
+        InvalidArgumentError: if the tier does not exist or includes parameter servers.
     """
-    if scale_tier in _REFUSED_SCALE_TIERS:
+    if scale_tier in REJECTED_SCALE_TIERS:
         raise InvalidArgumentError(
-            f"{name}={scale_tier} rents parameter servers, which the training does not use",
-            remedy="use CUSTOM and name the machines, or BASIC, BASIC_GPU, BASIC_TPU",
+            f"{name}={scale_tier} includes parameter servers, which the training does not use",
+            remedy="use CUSTOM and choose the machines, or use BASIC, BASIC_GPU or BASIC_TPU",
         )
     if scale_tier not in SCALE_TIERS:
         raise InvalidArgumentError(
@@ -233,45 +238,45 @@ def resolve(
     tpu_topology: str = "",
     where: str = "",
 ) -> ResolvedMachine:
-    """Returns the machine that can be rented for a request, or refuses it with the valid choices.
+    """Returns the machine for a request, or rejects it with the valid choices.
 
     Args:
-        machine_type: Of Compute Engine, or a legacy name of AI Platform Training.
-        accelerator_type: As Vertex AI or AI Platform call it; empty = what the machine type brings.
-        accelerator_count: GPUs or TPU cores; 0 where nothing is attached or the machine decides.
+        machine_type: A machine type of Compute Engine or of AI Platform Training.
+        accelerator_type: Name on Vertex AI or AI Platform; empty = the machine type's own.
+        accelerator_count: Number of GPUs or TPU cores; 0 = none, or the machine type's own.
         tpu_topology: For TPU v5e machines; empty = the smallest slice.
-        where: What the request is called in errors and warnings, e.g. ``masterType``.
+        where: Name of the request in errors and warnings, e.g. ``masterType``.
 
     Raises:
         InvalidArgumentError: naming what is wrong and what is allowed.
     """
     if machine_type in _V6E_MACHINES or accelerator_type.startswith("TPU_V6"):
         raise InvalidArgumentError(
-            f"{machine_type} is TPU v6e, for which Google has no TensorFlow today",
+            f"{machine_type} is TPU v6e, for which Google provides no TensorFlow",
             where=where,
             remedy=f"use {' or '.join(_V5E_TOPOLOGIES)} (TPU v5e), or {TPU_MACHINE} with TPU_V3",
         )
     if tpu_topology and machine_type not in _V5E_TOPOLOGIES:
         raise InvalidArgumentError(
-            f"tpu_topology={tpu_topology!r} does not go with {machine_type}",
+            f"{machine_type} does not support tpu_topology={tpu_topology!r}",
             where=where,
-            remedy=f"leave it out, or use one of {', '.join(_V5E_TOPOLOGIES)}",
+            remedy=f"remove it, or use one of {', '.join(_V5E_TOPOLOGIES)}",
         )
     if accelerator_count < 0:
         raise InvalidArgumentError(
             f"the accelerator's count={accelerator_count} is negative",
             where=where,
-            remedy="give the number of GPUs, or of TPU cores",
+            remedy="set it to the number of GPUs, or of TPU cores",
         )
     if accelerator_type and not accelerator_count and machine_type not in _V5E_TOPOLOGIES:
         raise InvalidArgumentError(
             f"the accelerator {accelerator_type} is given without a count",
             where=where,
-            remedy="give the number of GPUs, or of TPU cores, as the accelerator's count",
+            remedy="set the accelerator's count to the number of GPUs, or of TPU cores",
         )
     accelerator_type = _OTHER_NAMES.get(accelerator_type, accelerator_type)
     if machine_type in _LEGACY:
-        return _resolved_legacy(machine_type, accelerator_type, accelerator_count, where)
+        return _resolve_legacy(machine_type, accelerator_type, accelerator_count, where)
     if machine_type == TPU_MACHINE:
         return ResolvedMachine(_tpu_device(accelerator_type, accelerator_count, where))
     if machine_type in _V5E_TOPOLOGIES:
@@ -280,21 +285,21 @@ def resolve(
         )
     if machine_type not in _SHAPES:
         raise InvalidArgumentError(
-            f"there is no machine type {machine_type!r} for training on Vertex AI",
+            f"{machine_type!r} is not a machine type for training on Vertex AI",
             where=where,
-            remedy=_near_machines(machine_type),
+            remedy=_similar_machines(machine_type),
         )
-    return _resolved_gpu(machine_type, accelerator_type, accelerator_count, where)
+    return _resolve_gpu(machine_type, accelerator_type, accelerator_count, where)
 
 
 def vcpus_and_memory(machine_type: str) -> tuple[int, float] | None:
-    """Returns processors and memory in GB of a machine type of Compute Engine; None if it is a TPU host."""
+    """Returns CPUs and memory in GB of a machine type of Compute Engine; None for TPU hosts."""
     shape = _SHAPES.get(machine_type)
     return (shape.vcpus, shape.memory) if shape else None
 
 
 def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
-    """Refuses worker pools that Vertex AI would refuse: a TPU stands alone, the first pool has one replica.
+    """Rejects worker pools that Vertex AI would reject: a TPU job has one replica, as has the first pool.
 
     Args:
         machines: Machine and number of replicas of each pool.
@@ -306,31 +311,31 @@ def check_pools(machines: Sequence[tuple[Machine, int]]) -> None:
         shown = ", ".join(f"{replicas} x {machine}" for machine, replicas in machines)
         raise InvalidArgumentError(
             f"a TPU job has one worker pool with one replica, not {shown}",
-            remedy="for more TPU cores raise the accelerator's count (32 and up), or take a larger topology",
+            remedy="for more TPU cores raise the accelerator's count (32 or more), or use a larger topology",
         )
     if machines and machines[0][1] != 1:
         raise InvalidArgumentError(
-            f"the first worker pool has {machines[0][1]} replicas, but it holds the chief alone",
-            remedy="give further replicas in the second pool (workerType, workerCount)",
+            f"the first worker pool has {machines[0][1]} replicas, but it must contain only the chief",
+            remedy="put further replicas into the second pool (workerType, workerCount)",
         )
 
 
-def _resolved_legacy(name: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
+def _resolve_legacy(name: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
     if accelerator_type and name in ("cloud_tpu", "TPU_V2"):
         return ResolvedMachine(_tpu_device(accelerator_type, count, where))
     legacy = _LEGACY[name]
     if accelerator_type:
         raise InvalidArgumentError(
-            f"an accelerator ({count} {accelerator_type}) does not go with the legacy machine type {name}",
+            f"the legacy machine type {name} does not support an accelerator ({count} {accelerator_type})",
             where=where,
-            remedy=f"leave the accelerator out ({name} is {legacy.was}), or give {legacy.was.machine_type}",
+            remedy=f"remove the accelerator ({name} is {legacy.was}), or use {legacy.was.machine_type}",
         )
     if legacy.today is None:
         return ResolvedMachine(legacy.was)
-    reason = _RETIRED.get(legacy.was.accelerator_type, ("", "Vertex AI does not offer that machine"))[1]
+    reason = _RETIRED.get(legacy.was.accelerator_type, ("", "Vertex AI does not have that machine"))[1]
     return ResolvedMachine(
         legacy.today,
-        (f"{_prefix(where)}{name} was {legacy.was}; {legacy.today} is rented instead: {reason}",),
+        (f"{_prefix(where)}{name} was {legacy.was}; {legacy.today} is used instead: {reason}",),
     )
 
 
@@ -340,13 +345,13 @@ def _tpu_device(accelerator_type: str, count: int, where: str) -> Machine:
         raise InvalidArgumentError(
             f"{TPU_MACHINE} needs an accelerator type and a number of cores",
             where=where,
-            remedy=f"give one of: {choices}",
+            remedy=f"use one of: {choices}",
         )
     if count not in _TPU_CORES.get(accelerator_type, ()):
         raise InvalidArgumentError(
-            f"{count} {accelerator_type} do not go with {TPU_MACHINE}",
+            f"{TPU_MACHINE} does not support {count} {accelerator_type}",
             where=where,
-            remedy=f"give one of: {choices}",
+            remedy=f"use one of: {choices}",
         )
     return Machine(TPU_MACHINE, accelerator_type, count)
 
@@ -354,61 +359,61 @@ def _tpu_device(accelerator_type: str, count: int, where: str) -> Machine:
 def _v5e_slice(machine_type: str, accelerator_type: str, count: int, topology: str, where: str) -> Machine:
     if accelerator_type or count:
         raise InvalidArgumentError(
-            f"{machine_type} takes no accelerator type ({accelerator_type or count} was given)",
+            f"{machine_type} does not support an accelerator type ({accelerator_type or count})",
             where=where,
-            remedy="leave the accelerator out: the machine type and tpu_topology say which TPU it is",
+            remedy="remove the accelerator: the machine type and tpu_topology determine the TPU",
         )
     topologies = _V5E_TOPOLOGIES[machine_type]
     if topology and topology not in topologies:
         raise InvalidArgumentError(
-            f"tpu_topology={topology!r} does not go with {machine_type}",
+            f"{machine_type} does not support tpu_topology={topology!r}",
             where=where,
-            remedy=f"give one of: {', '.join(topologies)}",
+            remedy=f"use one of: {', '.join(topologies)}",
         )
     return Machine(machine_type, tpu_topology=topology or topologies[0])
 
 
-def _resolved_gpu(machine_type: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
-    takes = _SHAPES[machine_type].accelerators
-    fixed = not machine_type.startswith("n1-") and takes
+def _resolve_gpu(machine_type: str, accelerator_type: str, count: int, where: str) -> ResolvedMachine:
+    counts = _SHAPES[machine_type].accelerators
+    fixed = not machine_type.startswith("n1-") and counts
     if not accelerator_type:
         if count:
             raise InvalidArgumentError(
                 f"the accelerator's count={count} is given without a type",
                 where=where,
-                remedy=f"give the accelerator's type: {_choices(machine_type)}",
+                remedy=f"set the accelerator's type: {_choices(machine_type)}",
             )
-        # These machines have their GPUs built in: who names one means them.
-        name, counts = next(iter(takes.items())) if fixed else ("", (0,))
-        return ResolvedMachine(Machine(machine_type, name, counts[0]))
+        # These machines have built-in GPUs.
+        name, (number, *_) = next(iter(counts.items())) if fixed else ("", (0,))
+        return ResolvedMachine(Machine(machine_type, name, number))
     if accelerator_type not in accelerator_types():
         raise InvalidArgumentError(
-            f"there is no accelerator type {accelerator_type!r}",
+            f"{accelerator_type!r} is not an accelerator type",
             where=where,
             remedy=nearest_name(accelerator_type, accelerator_types()),
         )
     if accelerator_type in _TPU_CORES:
         raise InvalidArgumentError(
-            f"{accelerator_type} does not go with {machine_type}",
+            f"{machine_type} does not support {accelerator_type}",
             where=where,
             remedy=f"use the machine type {TPU_MACHINE}",
         )
-    asked = Machine(machine_type, accelerator_type, count)
+    machine = Machine(machine_type, accelerator_type, count)
     warnings: tuple[str, ...] = ()
-    if accelerator_type in _RETIRED and takes and not fixed and count in _RETIRED_COUNTS[accelerator_type]:
+    if accelerator_type in _RETIRED and counts and not fixed and count in _RETIRED_COUNTS[accelerator_type]:
         successor, reason = _RETIRED[accelerator_type]
-        # As many as there were, or the nearest number that the machine takes.
-        nearest = min(takes[successor], key=lambda number: (abs(number - count), number))
-        machine = replace(asked, accelerator_type=successor, accelerator_count=nearest)
-        warnings = (f"{_prefix(where)}{asked} was asked for; {machine} is rented instead: {reason}",)
-        asked = machine
-    if asked.accelerator_count not in takes.get(asked.accelerator_type, ()):
+        # The same count, or the nearest that the machine supports.
+        nearest = min(counts[successor], key=lambda number: (abs(number - count), number))
+        requested = machine
+        machine = replace(requested, accelerator_type=successor, accelerator_count=nearest)
+        warnings = (f"{_prefix(where)}{machine} is used instead of {requested}: {reason}",)
+    if machine.accelerator_count not in counts.get(machine.accelerator_type, ()):
         raise InvalidArgumentError(
-            f"{count} {accelerator_type} do not go with {machine_type}",
+            f"{machine_type} does not support {count} {accelerator_type}",
             where=where,
             remedy=_remedy_for_pair(machine_type, accelerator_type, count),
         )
-    return ResolvedMachine(asked, warnings)
+    return ResolvedMachine(machine, warnings)
 
 
 def _remedy_for_pair(machine_type: str, accelerator_type: str, count: int) -> str:
@@ -418,29 +423,27 @@ def _remedy_for_pair(machine_type: str, accelerator_type: str, count: int) -> st
         for name, shape in _SHAPES.items()
         if count in shape.accelerators.get(accelerator_type, ()) and name != machine_type
     ]
-    for_machine = f"{machine_type} takes {_choices(machine_type)}"
-    if not others:
-        return for_machine
-    return f"{for_machine}; {count} {accelerator_type} go with {', '.join(others[:6])}"
+    remedy = f"{machine_type} supports {_choices(machine_type)}"
+    return f"{remedy}; for {count} {accelerator_type} use {', '.join(others[:6])}" if others else remedy
 
 
 def _choices(machine_type: str) -> str:
-    takes = _SHAPES[machine_type].accelerators
-    return "; ".join(f"{name}: {_listed(counts)}" for name, counts in takes.items()) or "no accelerator"
+    choices = [f"{name}: {_listed(counts)}" for name, counts in _SHAPES[machine_type].accelerators.items()]
+    return "; ".join(choices) or "no accelerator"
 
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _near_machines(machine_type: str) -> str:
+def _similar_machines(machine_type: str) -> str:
     family = machine_type.rpartition("-")[0]
     siblings = [name for name in MACHINE_TYPES if name.rpartition("-")[0] == family]
     if siblings:
         return f"use one of {', '.join(siblings)}"
-    near = nearest_name(machine_type, [*MACHINE_TYPES, *_LEGACY])
-    if near.startswith("did you mean"):
-        return near
+    nearest = nearest_name(machine_type, [*MACHINE_TYPES, *_LEGACY])
+    if nearest.startswith("did you mean"):
+        return nearest
     return (
         f"use one of {', '.join(['n1-standard-8', 'g2-standard-8', 'a2-highgpu-1g', *_V5E_TOPOLOGIES])}, ..."
     )

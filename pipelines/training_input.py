@@ -1,4 +1,4 @@
-"""AI Platform's config.yaml: the resource TrainingInput, read and checked field by field."""
+"""Reads AI Platform's config.yaml, the resource TrainingInput, and checks every field."""
 
 import re
 from collections.abc import Mapping
@@ -10,23 +10,20 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 from imgpipe.components.common.hyperparameters import Hyperparameters, read_hyperparameters
 from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL, RUN_LABEL
+from imgpipe.pipelines.machines import REJECTED_SCALE_TIERS, SCALE_TIERS
 
 ROLES = ("master", "worker", "parameterServer", "evaluator")
-_SCALE_TIERS = ("BASIC", "BASIC_GPU", "BASIC_TPU", "CUSTOM")
-# AI Platform had them; imgpipe.pipelines.machines says why they are refused.
-_REFUSED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
 _DISK_TYPES = ("pd-ssd", "pd-standard")
-# Of the API, in GB.
-_SMALLEST_DISK, _LARGEST_DISK = 100, 64_000
-# Of the API, in seconds.
-_SHORTEST_WAIT = 1800
+# Limits of the API.
+_MIN_DISK_GB, _MAX_DISK_GB = 100, 64_000
+_MIN_WAIT_SECONDS = 1800
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _OWN_LABELS = (JOB_LABEL, REQUEST_LABEL, RUN_LABEL)
-# The API takes 64.
-_MOST_LABELS = 64 - len(_OWN_LABELS)
-# They stand beside the block.
-_BESIDE = ("jobId", "labels")
+# The API's limit is 64.
+_MAX_LABELS = 64 - len(_OWN_LABELS)
+# Fields at the top level, beside trainingInput.
+_TOP_LEVEL = ("jobId", "labels")
 _FIELD = re.compile(r"[A-Za-z]+(\.[A-Za-z]+)*")
 # gcloud's flag for a field.
 FLAGS: Mapping[str, str] = MappingProxyType(
@@ -59,8 +56,8 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "useChiefInTfConfig": "--use-chief-in-tf-config",
     }
 )
-# Fields that are often written a level too high or too low, by the place where they belong.
-_PLACES = {
+# Fields that are often written at the wrong level, by their correct location.
+_LOCATIONS = {
     "below masterConfig or workerConfig": (
         *("imageUri", "acceleratorConfig", "diskConfig", "containerCommand", "containerArgs"),
         *("tpuTfVersion", "tpuTopology"),
@@ -74,25 +71,25 @@ _PLACES = {
     ),
     "beside trainingInput": ("jobId", "labels"),
 }
-_BELONGS: Mapping[str, str] = MappingProxyType(
-    {name: place for place, names in _PLACES.items() for name in names}
+_FIELD_LOCATIONS: Mapping[str, str] = MappingProxyType(
+    {name: location for location, names in _LOCATIONS.items() for name in names}
 )
 
 
 @dataclass(frozen=True)
 class ReplicaConfig:
-    """How the containers of one role are made: ``masterConfig`` and its like.
+    """The containers of one role, e.g. ``masterConfig``.
 
     Attributes:
         image_uri: The container image; empty = ours.
         accelerator_type: As the user wrote it; empty for none.
-        accelerator_count: GPUs or TPU cores.
+        accelerator_count: Number of GPUs or TPU cores.
         disk_type: ``pd-ssd``, ``pd-standard`` or empty.
-        disk_gb: Of the boot disk; 0 = the default.
+        disk_gb: Size of the boot disk; 0 = the default.
         command: Replaces the image's entry point; empty = our training.
-        arguments: Go before the job's arguments.
-        tpu_tf_version: Of TensorFlow on the TPU.
-        tpu_topology: Ours, not AI Platform's: the slice of a TPU v5e, e.g. ``2x4``.
+        arguments: Precede the job's arguments.
+        tpu_tf_version: TensorFlow version on the TPU.
+        tpu_topology: Topology of a TPU v5e slice, e.g. ``2x4``; our addition to AI Platform's fields.
     """
 
     image_uri: str = ""
@@ -108,7 +105,7 @@ class ReplicaConfig:
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """What a config.yaml says; the attributes are its fields.
+    """The contents of a config.yaml; the attributes are its fields.
 
     Attributes:
         machine_types: By role (``master``, ``worker``, ``parameterServer``, ``evaluator``).
@@ -116,9 +113,9 @@ class TrainingInput:
         configs: By role.
         max_running_seconds: None if not given.
         max_wait_seconds: None if not given.
-        labels: Of the job, which stand beside ``trainingInput``.
-        written: Flags by the names of the fields that the command line gave, or alone can give.
-        file: Which says it; empty = none does.
+        labels: Labels of the job, at the top level.
+        written: Flags by field name: fields that the command line set, or that only a flag can set.
+        file: Path of the config.yaml; empty = none.
     """
 
     scale_tier: str = ""
@@ -147,21 +144,21 @@ class TrainingInput:
     file: str = ""
 
     def name(self, path: str) -> str:
-        """Returns what the user wrote for a field: the flag, or its whole path in the file."""
+        """Returns how the user wrote a field: the flag, or its full path in the file."""
         if path in self.written:
             return self.written[path]
-        return f"trainingInput.{path}" if _FIELD.fullmatch(path) and path not in _BESIDE else path
+        return f"trainingInput.{path}" if _FIELD.fullmatch(path) and path not in _TOP_LEVEL else path
 
     def where(self, path: str) -> str:
-        """Returns the file if a field is written there, and "" if it is on the command line."""
+        """Returns the file if it sets the field, and "" if the command line does."""
         return "" if path in self.written else self.file
 
     def setting(self, path: str, value: str) -> str:
-        """Returns how the user would write a value of a field."""
+        """Returns how the user would set a field to a value."""
         return f"{self.written[path]}={value}" if path in self.written else f"{path}: {value}"
 
     def config(self, role: str) -> ReplicaConfig:
-        """Returns how the containers of a role are made."""
+        """Returns the containers of a role."""
         return self.configs.get(role, ReplicaConfig())
 
 
@@ -169,8 +166,8 @@ def read_training_input(text: str, *, where: str) -> TrainingInput:
     """Reads a config.yaml.
 
     Args:
-        text: YAML or JSON with ``trainingInput``, and perhaps ``jobId`` and ``labels``.
-        where: The file's name, for errors.
+        text: YAML or JSON with ``trainingInput``, optionally ``jobId`` and ``labels``.
+        where: Path of the file, for errors.
 
     Raises:
         InvalidArgumentError: naming field, value, line and what is allowed.
@@ -180,46 +177,47 @@ def read_training_input(text: str, *, where: str) -> TrainingInput:
     job_id = document.text("jobId")
     labels = document.block("labels")
     block = document.block("trainingInput")
-    # The block first: it knows which names belong below it.
-    read = _read_block(block, job_id, _labels_of(labels))
-    document.finish({**_BELONGS, **dict.fromkeys(block.known(), "below trainingInput")})
+    # Read first, because it knows its field names.
+    read = _read_block(block, job_id, _read_labels(labels))
+    document.finish({**_FIELD_LOCATIONS, **dict.fromkeys(block.known(), "below trainingInput")})
     return read
 
 
-def _labels_of(block: FieldsReader) -> dict[str, str]:
+def _read_labels(block: FieldsReader) -> dict[str, str]:
     labels = {name: block.text(name) for name in block.names()}
     check_labels(labels, name="labels", where=block.where)
     return labels
 
 
 def check_labels(labels: Mapping[str, str], *, name: str, where: str = "") -> None:
-    """Refuses what Google Cloud does not take as labels.
+    """Rejects labels that are not valid on Google Cloud.
 
     Args:
         labels: Values by key.
-        name: What the user wrote them as, e.g. ``--labels``.
-        where: The file.
+        name: How the user wrote the argument, e.g. ``--labels``.
+        where: The file that contains them.
 
     Raises:
         InvalidArgumentError: naming the label that is wrong.
     """
-    if len(labels) > _MOST_LABELS:
+    if len(labels) > _MAX_LABELS:
         raise InvalidArgumentError(
-            f"{name} has {len(labels)} labels", where=where, remedy=f"give {_MOST_LABELS} at most"
+            f"{name} has {len(labels)} labels",
+            where=where,
+            remedy=f"use at most {_MAX_LABELS}",
         )
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
             raise InvalidArgumentError(
-                f"{name}.{key}={value!r} is not a label",
+                f"{name}.{key}={value!r} is not a valid label",
                 where=where,
-                remedy="use lower-case letters, digits, - and _, at most 63 of them; a key begins with a "
-                "letter",
+                remedy="use up to 63 lower-case letters, digits, - and _; begin a key with a letter",
             )
         if key in _OWN_LABELS:
             raise InvalidArgumentError(
-                f"{name}.{key}={value!r}: imgpipe finds its jobs again by this label",
+                f"{name}.{key}={value!r}: imgpipe uses this label to find its jobs",
                 where=where,
-                remedy="give it another key",
+                remedy="use another key",
             )
 
 
@@ -228,14 +226,14 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
     for role in ROLES:
         if machine_type := block.text(f"{role}Type"):
             machine_types[role] = machine_type
-        # As the API has it: zero is none.
+        # As in the API, zero means none.
         if role != "master" and (count := block.integer(f"{role}Count", minimum=0)):
             counts[role] = count
         configs[role] = _read_config(block.block(f"{role}Config"))
     scheduling, encryption = block.block("scheduling"), block.block("encryptionConfig")
     max_wait = scheduling.seconds("maxWaitTime")
-    if max_wait is not None and max_wait < _SHORTEST_WAIT:
-        raise scheduling.error("maxWaitTime", f"{max_wait:g}s", f"at least {_SHORTEST_WAIT}s")
+    if max_wait is not None and max_wait < _MIN_WAIT_SECONDS:
+        raise scheduling.error("maxWaitTime", f"{max_wait:g}s", f"at least {_MIN_WAIT_SECONDS}s")
     hyperparameters = None
     if block.has("hyperparameters"):
         hyperparameters = read_hyperparameters(block.block("hyperparameters"))
@@ -264,14 +262,14 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
         labels=labels,
         file=block.where,
     )
-    for one in (scheduling, encryption, block):
-        one.finish(_BELONGS)
+    for reader in (scheduling, encryption, block):
+        reader.finish(_FIELD_LOCATIONS)
     return read
 
 
 def _scale_tier(block: FieldsReader) -> str:
     tier = block.text("scaleTier")
-    return tier if tier in _REFUSED_SCALE_TIERS else block.choice("scaleTier", _SCALE_TIERS)
+    return tier if tier in REJECTED_SCALE_TIERS else block.choice("scaleTier", (*SCALE_TIERS, "CUSTOM"))
 
 
 def _read_config(block: FieldsReader) -> ReplicaConfig:
@@ -281,26 +279,26 @@ def _read_config(block: FieldsReader) -> ReplicaConfig:
         accelerator_type=accelerator.text("type"),
         accelerator_count=accelerator.integer("count"),
         disk_type=disk.choice("bootDiskType", _DISK_TYPES),
-        disk_gb=disk.integer("bootDiskSizeGb", minimum=_SMALLEST_DISK, maximum=_LARGEST_DISK),
+        disk_gb=disk.integer("bootDiskSizeGb", minimum=_MIN_DISK_GB, maximum=_MAX_DISK_GB),
         command=block.texts("containerCommand"),
         arguments=block.texts("containerArgs"),
         tpu_tf_version=block.text("tpuTfVersion"),
         tpu_topology=block.text("tpuTopology"),
     )
-    for one in (accelerator, disk, block):
-        one.finish(_BELONGS)
+    for reader in (accelerator, disk, block):
+        reader.finish(_FIELD_LOCATIONS)
     return config
 
 
 def with_flags(
     config: TrainingInput, flags: Mapping[str, Any], *, written: Mapping[str, str] | None = None
 ) -> TrainingInput:
-    """Returns the config with what the command line says instead, as gcloud does.
+    """Returns the config with the fields that the command line overrides, as in gcloud.
 
     Args:
-        config: What the file says.
+        config: The contents of the file.
         flags: Attributes of ``TrainingInput`` by name; ``labels`` are added to the file's.
-        written: As in ``TrainingInput``; None = as the config has it.
+        written: See ``TrainingInput``; None = unchanged.
     """
     merged = {**config.__dict__, **flags}
     if written is not None:

@@ -1,4 +1,4 @@
-"""Vertex AI Pipelines: what each step asks for. Training is a CustomJob that its step starts and follows."""
+"""The target Vertex AI Pipelines: resources of each step; the train step runs a CustomJob."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.kubeflow import CACHED_CONVERT
 from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
 
-# Processors and memory of each step: Vertex AI takes the smallest machine that has them.
+# CPUs and memory of each step: Vertex AI chooses the smallest machine that has them.
 _RESOURCES = {
     "data_version": ("2", "4G"),
     "convert": ("4", "8G"),
@@ -23,8 +23,8 @@ _RESOURCES = {
     "evaluate": ("4", "16G"),
     "export": ("4", "16G"),
 }
-_OTHERWISE = ("2", "8G")
-# Vertex AI puts the run's own in their place: no compiled file knows a project.
+_DEFAULT_RESOURCES = ("2", "8G")
+# Placeholders that Vertex AI replaces: no compiled file contains a project.
 _PROJECT = "{{$.pipeline_google_cloud_project_id}}"
 _RUN = "{{$.pipeline_job_resource_name}}"
 _REGION = "{{$.pipeline_google_cloud_location}}"
@@ -40,26 +40,26 @@ def _inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
     return {"data_version": version, **flat_fields([CustomJobArguments])}
 
 
-def _place(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
-    cpu, memory = _RESOURCES.get(step, _OTHERWISE)
+def _configure_task(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
+    cpu, memory = _RESOURCES.get(step, _DEFAULT_RESOURCES)
     task.set_cpu_limit(cpu)
     task.set_memory_limit(memory)
     task.set_caching_options(step in CACHED_STEPS)
 
 
-def _of_training(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    ours = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
-    chosen = {name: inputs[name] for name in flat_fields([CustomJobArguments])}
-    filled_in = {"project": _PROJECT, "region": _REGION, "pipeline_run": _RUN}
-    return {**chosen, **filled_in, "images": json.dumps(ours)}
+def _training_values(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    job = {name: inputs[name] for name in flat_fields([CustomJobArguments])}
+    placeholders = {"project": _PROJECT, "region": _REGION, "pipeline_run": _RUN}
+    training_images = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
+    return {**job, **placeholders, "images": json.dumps(training_images)}
 
 
 VERTEX = Target(
     "vertex",
-    _place,
+    _configure_task,
     inputs=_inputs,
     steps={"train": custom_job.train, "tune": tuning_job.tune},
-    # RunArguments and CustomJobArguments are the function's own.
-    step_inputs={"convert": CACHED_CONVERT, "train": StepInputs((), _of_training)},
+    # The train function declares RunArguments and CustomJobArguments itself.
+    step_inputs={"convert": CACHED_CONVERT, "train": StepInputs((), _training_values)},
     caches=True,
 )

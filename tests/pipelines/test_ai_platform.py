@@ -1,4 +1,4 @@
-"""What was submitted to AI Platform, as the request that Vertex AI gets."""
+"""Submissions to AI Platform, converted to requests to Vertex AI."""
 
 import re
 import textwrap
@@ -27,16 +27,16 @@ def image_of(machine):
     return IMAGES.of_training(machine.kind)
 
 
-def planned(config, words=ARGUMENTS, **settings):
-    return plan_job(JOB_ID, words, read_training_input(config, where="config.yaml"), **settings)
+def planned(config, args=ARGUMENTS, **settings):
+    return plan_job(JOB_ID, args, read_training_input(config, where="config.yaml"), **settings)
 
 
 def config_of(fields):
     return yaml.safe_dump({"trainingInput": fields})
 
 
-def request_of(fields, words=ARGUMENTS, **settings):
-    return vertex_request(planned(config_of(fields), words, **settings), image_of, region="us-central1").body
+def request_of(fields, args=ARGUMENTS, **settings):
+    return vertex_request(planned(config_of(fields), args, **settings), image_of, region="us-central1").body
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def round_trip(server, config):
     kind = {"CustomJob": CUSTOM_JOB, "HyperparameterTuningJob": TUNING_JOB}[request.kind]
     job, found = start_job(location, kind, request.body)
     assert not found
-    # What the server decoded is what the client has in hand.
+    # The server decoded what the client sent.
     assert server.resources[job.name] == job
     return job
 
 
-def tpu_job_spec(words, module="imgpipe.components.train"):
+def tpu_job_spec(args, module="imgpipe.components.train"):
     return vertex.CustomJobSpec(
         worker_pool_specs=[
             vertex.WorkerPoolSpec(
@@ -69,7 +69,7 @@ def tpu_job_spec(words, module="imgpipe.components.train"):
                 container_spec=vertex.ContainerSpec(
                     image_uri="images/train-tpu@sha256:0",
                     command=["python", "-m", module],
-                    args=words,
+                    args=args,
                 ),
             )
         ],
@@ -113,16 +113,16 @@ def test_the_published_tuning_config_and_command_line_become_this_tuning_job(ser
         ),
         max_trial_count=6,
         parallel_trial_count=3,
-        # The tuned argument is the trial's: the fixed value would be given twice.
+        # The trial gets the tuned argument: a fixed value would be a duplicate.
         trial_job_spec=tpu_job_spec(
-            [word for word in ARGUMENTS if "initial_learning_rate" not in word],
-            # Each trial has a folder of its own in job_dir.
+            [arg for arg in ARGUMENTS if "initial_learning_rate" not in arg],
+            # Each trial has its own folder in job_dir.
             "imgpipe.components.tune.remote_trial",
         ),
         labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
         **set_by_the_server(job),
     )
-    # Set by presence, which a comparison of a message without fields of its own could miss.
+    # A message without fields: comparing it does not show whether it is set.
     assert "median_automated_stopping_spec" in job.study_spec
 
 
@@ -141,18 +141,18 @@ def test_the_documentation_of_the_original_holds_the_same_configs_and_command_li
         r"gcloud ai-platform jobs submit training .*?\n( +-- \\\n.*?)\n\n", text, re.DOTALL
     )
     flags = re.findall(r"--([\w-]+)=", textwrap.dedent(command))
-    assert flags == [word[2:].partition("=")[0] for word in ARGUMENTS]
+    assert flags == [arg[2:].partition("=")[0] for arg in ARGUMENTS]
 
 
-def test_what_is_replaced_or_dropped_is_told():
+def test_notices_name_what_is_replaced_or_ignored():
     notices = planned(TUNING_CONFIG).notices
-    for words in (
+    for text in (
         "masterConfig.imageUri: imgpipe's image replaces Google's built-in algorithm",
         "workerConfig.tpuTfVersion=1.14 is ignored",
         "masterType=n1-highmem-16 is not used",
         "--initial_learning_rate=0.128 is ignored: the tuning sets it",
     ):
-        assert any(words in notice for notice in notices), words
+        assert any(text in notice for notice in notices), text
 
 
 FIELDS = {
@@ -264,7 +264,7 @@ def at(body, path):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_is_honoured_or_named_as_ignored(name):
+def test_every_field_takes_effect_or_is_named_as_ignored(name):
     fields, effect = FIELDS[name]
     job = planned(config_of(fields))
     request = vertex_request(job, image_of, region=fields.get("region", "us-central1"))
@@ -276,7 +276,7 @@ def test_every_field_is_honoured_or_named_as_ignored(name):
         assert at(request.body, effect[0]) == effect[1]
 
 
-def test_spot_and_flex_start_are_asked_for_in_vertex_ais_words():
+def test_spot_and_flex_start_are_vertex_ais_strategies():
     gpu = {"scaleTier": "BASIC_GPU", "scheduling": {"maxWaitTime": "3600s"}}
     assert request_of(gpu, strategy="spot")["jobSpec"]["scheduling"] == {"strategy": "SPOT"}
     assert request_of(gpu, strategy="flex-start")["jobSpec"]["scheduling"] == {
@@ -326,7 +326,7 @@ def test_all_types_and_scales_of_parameters_survive_the_round_trip(server):
     assert "median_automated_stopping_spec" not in job.study_spec
 
 
-def test_the_same_submission_again_finds_the_job_and_another_under_its_name_is_refused(server):
+def test_a_repeated_submission_finds_the_job_and_a_different_one_with_its_id_is_rejected(server):
     location = VertexLocation("flowers-project", "us-central1", server.address)
     body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
     first, _ = start_job(location, CUSTOM_JOB, body)
@@ -339,7 +339,7 @@ def test_the_same_submission_again_finds_the_job_and_another_under_its_name_is_r
     assert len(server.created("customJobs")) == 1
 
 
-def test_a_lost_answer_starts_no_second_job(server):
+def test_a_lost_response_creates_no_second_job(server):
     server.lose_answers = 1
     location = VertexLocation("flowers-project", "us-central1", server.address)
     body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
@@ -348,7 +348,7 @@ def test_a_lost_answer_starts_no_second_job(server):
     assert len(server.created("customJobs")) == 1
 
 
-def test_labels_are_short_lower_case_and_no_two_jobs_have_the_same():
+def test_labels_are_short_lower_case_and_unique():
     assert job_label("flowers_1") == "flowers_1"
     assert job_label("Flowers_1") != job_label("flowers_1")
     assert len({job_label("x" * 80 + end) for end in "abc"}) == 3
@@ -356,8 +356,8 @@ def test_labels_are_short_lower_case_and_no_two_jobs_have_the_same():
 
 
 def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
-    words = ["--training_data_path=gs://b/t-*", "--validation_data_path=gs://b/v-*", "--job-dir=/mnt/run"]
-    gpu = planned(config_of({"scaleTier": "CUSTOM", "masterType": "g2-standard-24"}), words)
+    args = ["--training_data_path=gs://b/t-*", "--validation_data_path=gs://b/v-*", "--job-dir=/mnt/run"]
+    gpu = planned(config_of({"scaleTier": "CUSTOM", "masterType": "g2-standard-24"}), args)
     parameters, notices = pipeline_parameters(gpu, "kubeflow", image_of)
     assert parameters == {
         "training_data_path": "gs://b/t-*",
@@ -372,14 +372,14 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
     }
     advice = """--input 'train_node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"}'"""
     assert advice in notices[-1]
-    # Who follows the advice is not advised again.
+    # Following the advice silences it.
     given = {"train_node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"}}
     followed, notices = pipeline_parameters(gpu, "kubeflow", image_of, given)
     assert followed == parameters | given
     assert not any("node_selector" in notice for notice in notices)
 
 
-def test_the_published_tpu_config_asks_gke_for_a_tpu_that_it_has():
+def test_the_published_tpu_config_becomes_a_tpu_that_gke_has():
     parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "kubeflow", image_of)
     assert parameters["train_accelerator_type"] == "google.com/tpu"
     assert parameters["train_accelerator_count"] == "4"
@@ -397,7 +397,7 @@ def test_locally_the_machine_is_named_as_ignored():
     assert any("cloud-tpu with 8 TPU_V2 is ignored: the pipeline runs on this machine" in n for n in notices)
 
 
-def test_workers_without_an_image_of_their_own_have_the_masters():
+def test_workers_default_to_the_masters_image():
     fields = {
         "scaleTier": "CUSTOM",
         "masterType": "n1-standard-8",
@@ -428,7 +428,7 @@ def test_the_config_of_a_role_without_machines_is_named(fields):
     assert any(f"{role} is ignored: the job has no machine" in notice for notice in notices)
 
 
-def test_a_field_without_a_value_is_not_an_unknown_one_and_a_misspelt_one_gets_its_name():
+def test_an_empty_field_is_allowed_and_a_misspelt_one_gets_a_suggestion():
     planned("trainingInput:\n  scaleTier: BASIC\n  hyperparameters:\n")
     with pytest.raises(InvalidArgumentError) as raised:
         planned("trainingInput:\n  scaleTier: BASIC\n  hyperparamters: {}\n")

@@ -1,4 +1,4 @@
-"""The table of machines: legacy names, replacements, and pairs that cannot be rented."""
+"""The table of machines: legacy names, replacements and unsupported combinations."""
 
 import time
 
@@ -21,7 +21,7 @@ from imgpipe.pipelines.machines import (
 T4, V100, P4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100", "NVIDIA_TESLA_P4", "NVIDIA_L4"
 TPU = Machine("cloud-tpu", "TPU_V2", 8)
 
-# Name: what is rented today, and whether that is a replacement of which the user is told.
+# By name: the machine that is used today, and whether a warning says so.
 LEGACY = {
     "standard": (Machine("n1-standard-4"), False),
     "large_model": (Machine("n1-highmem-8"), False),
@@ -47,7 +47,7 @@ def test_every_legacy_machine_type_is_in_this_table():
 
 
 @pytest.mark.parametrize("name", LEGACY)
-def test_a_legacy_machine_type_becomes_todays_machine_and_a_replacement_is_told(name):
+def test_a_legacy_machine_type_becomes_todays_machine_with_a_warning_if_it_is_replaced(name):
     machine, replaced = LEGACY[name]
     resolved = resolve(name, where="masterType")
     assert resolved.machine == machine
@@ -70,19 +70,19 @@ def test_a_scale_tier_becomes_its_machine(tier, machine):
 
 
 @pytest.mark.parametrize(
-    ("asked", "rented"),
+    ("request_", "machine"),
     [
         (("n1-standard-8", "NVIDIA_TESLA_K80", 1), Machine("n1-standard-8", T4, 1)),
         (("n1-standard-8", "NVIDIA_TESLA_K80", 8), Machine("n1-standard-8", T4, 4)),
         (("n1-standard-32", "NVIDIA_TESLA_P100", 1), Machine("n1-standard-32", T4, 2)),
     ],
 )
-def test_a_retired_accelerator_is_replaced_with_a_warning_that_names_both(asked, rented):
-    resolved = resolve(*asked)
-    assert resolved.machine == rented
+def test_a_retired_accelerator_is_replaced_with_a_warning_that_names_both(request_, machine):
+    resolved = resolve(*request_)
+    assert resolved.machine == machine
     [warning] = resolved.warnings
-    assert asked[1] in warning
-    assert str(rented) in warning
+    assert request_[1] in warning
+    assert str(machine) in warning
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_a_retired_accelerator_is_replaced_with_a_warning_that_names_both(asked,
         ("e2-standard-4", {}),
     ],
 )
-def test_a_machine_takes_these_numbers_of_gpus_and_no_others(machine_type, counts):
+def test_a_machine_supports_these_numbers_of_gpus_and_no_others(machine_type, counts):
     for accelerator in (T4, V100, P4, L4, "NVIDIA_TESLA_A100", "NVIDIA_A100_80GB", "NVIDIA_H100_80GB"):
-        taken = []
+        supported = []
         for count in range(1, 17):
             try:
-                taken.append(resolve(machine_type, accelerator, count).machine.accelerator_count)
+                supported.append(resolve(machine_type, accelerator, count).machine.accelerator_count)
             except InvalidArgumentError as error:
-                assert machine_type in error.remedy  # noqa: PT017 - the refusal is one of two right answers
-        assert tuple(taken) == counts.get(accelerator, ())
+                assert machine_type in error.remedy  # noqa: PT017 - rejection is one of two valid outcomes
+        assert tuple(supported) == counts.get(accelerator, ())
 
 
 def test_a_machine_with_built_in_gpus_needs_no_accelerator():
@@ -138,8 +138,8 @@ def test_tpu_v5e_is_its_machine_and_topology_without_an_accelerator_type():
     assert resolve("ct5lp-hightpu-1t").machine.tpu_topology == "1x1"
 
 
-def test_tpu_v6e_is_refused_for_want_of_tensorflow():
-    with pytest.raises(InvalidArgumentError, match="no TensorFlow") as error:
+def test_tpu_v6e_is_rejected_because_it_has_no_tensorflow():
+    with pytest.raises(InvalidArgumentError, match="provides no TensorFlow") as error:
         resolve("ct6e-standard-4t")
     assert "ct5lp-hightpu-4t" in error.value.remedy
 
@@ -149,19 +149,19 @@ def test_tpu_v6e_is_refused_for_want_of_tensorflow():
     [
         ([(Machine("n1-standard-8"), 1), (TPU, 1)], "one worker pool with one replica"),
         ([(TPU, 2)], "one worker pool with one replica"),
-        ([(Machine("n1-standard-8"), 2)], "chief alone"),
+        ([(Machine("n1-standard-8"), 2)], "only the chief"),
     ],
 )
-def test_pools_that_vertex_would_refuse_are_refused(pools, words):
+def test_pools_that_vertex_would_reject_are_rejected(pools, words):
     with pytest.raises(InvalidArgumentError, match=words):
         check_pools(pools)
 
 
-def test_a_refused_pair_names_machines_that_would_do():
+def test_a_rejected_combination_names_machines_that_support_it():
     with pytest.raises(InvalidArgumentError) as error:
         resolve("n1-standard-16", V100, 1)
-    assert "n1-standard-16 takes" in error.value.remedy
-    assert "1 NVIDIA_TESLA_V100 go with n1-standard-4, n1-standard-8" in error.value.remedy
+    assert "n1-standard-16 supports" in error.value.remedy
+    assert "for 1 NVIDIA_TESLA_V100 use n1-standard-4, n1-standard-8" in error.value.remedy
 
 
 def test_an_unknown_size_names_the_sizes_of_its_family():
@@ -178,13 +178,13 @@ def test_an_unknown_size_names_the_sizes_of_its_family():
     count=st.integers(-2, 40),
     topology=st.sampled_from(["", "2x2", "4x4", "3x3"]),
 )
-def test_every_request_is_refused_with_a_remedy_or_gives_a_machine_that_resolves_to_itself(
+def test_every_request_is_rejected_with_a_remedy_or_gives_a_machine_that_resolves_to_itself(
     machine_type, accelerator_type, count, topology
 ):
     try:
         machine = resolve(machine_type, accelerator_type, count, tpu_topology=topology).machine
     except InvalidArgumentError as error:
-        assert error.remedy  # noqa: PT017 - the refusal is one of two right answers
+        assert error.remedy  # noqa: PT017 - rejection is one of two valid outcomes
         return
     again = resolve(
         machine.machine_type,

@@ -1,4 +1,4 @@
-"""config.yaml, whatever stands in it: read, or refused with field and remedy."""
+"""config.yaml with any content is read, or rejected with field and remedy."""
 
 import json
 
@@ -72,11 +72,11 @@ def submit(text):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(NAMES), values, max_size=6))
-def test_any_training_input_is_sent_or_refused_with_a_remedy(fields):
+def test_any_training_input_is_sent_or_rejected_with_a_remedy(fields):
     try:
         request = submit(json.dumps({"trainingInput": fields}))
     except InvalidArgumentError as error:
-        assert error.problem  # noqa: PT017 - the refusal is one of two right answers
+        assert error.problem  # noqa: PT017 - rejection is one of two valid outcomes
         assert error.remedy  # noqa: PT017
         return
     json.dumps(request.body, allow_nan=False)
@@ -84,7 +84,7 @@ def test_any_training_input_is_sent_or_refused_with_a_remedy(fields):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_read_or_rejected(text):
     try:
         read = read_training_input(text, where="config.yaml")
     except InvalidArgumentError as error:
@@ -95,13 +95,13 @@ def test_any_text_is_read_or_refused(text):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_one_changed_value_in_a_good_config_is_never_a_crash(data):
+def test_a_changed_value_in_a_valid_config_never_crashes(data):
     document = yaml.safe_load(TUNING_CONFIG)
-    place, key = document, "trainingInput"
-    while isinstance(place[key], dict) and data.draw(st.booleans()):
-        place = place[key]
-        key = data.draw(st.sampled_from(sorted(place)))
-    place[key] = data.draw(values)
+    block, key = document, "trainingInput"
+    while isinstance(block[key], dict) and data.draw(st.booleans()):
+        block = block[key]
+        key = data.draw(st.sampled_from(sorted(block)))
+    block[key] = data.draw(values)
     try:
         submit(json.dumps(document))
     except InvalidArgumentError as error:

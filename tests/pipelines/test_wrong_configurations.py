@@ -1,4 +1,4 @@
-"""A hundred wrong configurations: each is refused before anything is sent, with field, value and remedy."""
+"""A hundred invalid configurations: each is rejected before sending, with field, value and remedy."""
 
 import time
 
@@ -44,7 +44,7 @@ def tuned(name, kind="DOUBLE", minimum=None, maximum=None, **fields):
     return tuning(parameter)
 
 
-# The config, what the problem says (field and value), what the remedy says.
+# Config, part of the problem (field and value), part of the remedy.
 CONFIGS = [
     # Names of machines and tiers.
     ({"scaleTier": "BASIC_GPUS"}, "scaleTier='BASIC_GPUS'", "BASIC_GPU"),
@@ -73,10 +73,10 @@ CONFIGS = [
     (custom("n1-standard-32", (V100, 2)), f"2 {V100}", "4, 8"),
     (custom("n1-standard-64", (T4, 2)), f"2 {T4}", "4"),
     (custom("n1-highmem-96", (V100, 4)), f"4 {V100}", "8"),
-    (custom("e2-standard-8", (T4, 1)), f"1 {T4} do not go with e2-standard-8", "no accelerator"),
-    (custom("n2-standard-8", (T4, 1)), f"1 {T4} do not go with n2-standard-8", "n1-standard-8"),
+    (custom("e2-standard-8", (T4, 1)), f"e2-standard-8 does not support 1 {T4}", "no accelerator"),
+    (custom("n2-standard-8", (T4, 1)), f"n2-standard-8 does not support 1 {T4}", "n1-standard-8"),
     (custom("c2-standard-8", (V100, 1)), "c2-standard-8", "no accelerator"),
-    (custom("g2-standard-8", (T4, 1)), f"1 {T4} do not go with g2-standard-8", "NVIDIA_L4: 1"),
+    (custom("g2-standard-8", (T4, 1)), f"g2-standard-8 does not support 1 {T4}", "NVIDIA_L4: 1"),
     (custom("g2-standard-24", ("NVIDIA_L4", 1)), "1 NVIDIA_L4", "g2-standard-8"),
     (custom("n1-standard-8", ("NVIDIA_L4", 1)), "1 NVIDIA_L4", "g2-standard-4"),
     (custom("n1-standard-8", (A100, 1)), f"1 {A100}", "a2-highgpu-1g"),
@@ -94,13 +94,13 @@ CONFIGS = [
     (custom("e2-standard-8", ("NVIDIA_TESLA_P100", 1)), "1 NVIDIA_TESLA_P100", "no accelerator"),
     (custom("standard_gpu", (T4, 1)), "legacy machine type standard_gpu", "n1-standard-8"),
     # TPUs.
-    (custom("n1-standard-8", ("TPU_V2", 8)), "TPU_V2 does not go with n1-standard-8", "cloud-tpu"),
+    (custom("n1-standard-8", ("TPU_V2", 8)), "n1-standard-8 does not support TPU_V2", "cloud-tpu"),
     (custom("cloud-tpu"), "cloud-tpu needs an accelerator type", "TPU_V2: 8"),
     (custom("cloud-tpu", ("TPU_V2", 4)), "4 TPU_V2", "8"),
     (custom("cloud-tpu", ("TPU_V3", 16)), "16 TPU_V3", "32"),
     (custom("cloud-tpu", (T4, 8)), f"8 {T4}", "TPU_V2: 8"),
     (custom("cloud_tpu", ("TPU_V4_POD", 8)), "8 TPU_V4_POD", "TPU_V3"),
-    (custom("ct5lp-hightpu-4t", ("TPU_V5_LITEPOD", 4)), "takes no accelerator type", "leave the accelerator"),
+    (custom("ct5lp-hightpu-4t", ("TPU_V5_LITEPOD", 4)), "an accelerator type", "remove the accelerator"),
     (custom("ct5lp-hightpu-1t", masterConfig={"tpuTopology": "2x2"}), "'2x2'", "1x1"),
     (custom("ct5lp-hightpu-4t", masterConfig={"tpuTopology": "3x3"}), "'3x3'", "2x2"),
     (custom("n1-standard-8", masterConfig={"tpuTopology": "2x2"}), "'2x2'", "ct5lp-hightpu-4t"),
@@ -136,7 +136,7 @@ CONFIGS = [
     ({"scheduling": {"maxWaitTime": "60s"}}, "maxWaitTime='60s'", "at least 1800s"),
     ({"scheduling": {"priority": "high"}}, "priority='high'", "whole number"),
     ({"region": "Iowa"}, "region='Iowa'", "--region"),
-    # What is tuned.
+    # Search spaces.
     (tuning(goal="MINIMIZE"), "goal='MINIMIZE'", "top_1_accuracy"),
     (tuning(goal="MAXIMISE"), "goal='MAXIMISE'", "MAXIMIZE"),
     (tuning(hyperparameterMetricTag="accuracy"), "hyperparameterMetricTag='accuracy'", "top_1_accuracy"),
@@ -180,9 +180,9 @@ TEXTS = [
     ("[" * 3000, "too deep in each other", "brackets"),
 ]
 
-# The words after --, the options of plan_job, problem, remedy.
-WORDS = [
-    ([word for word in ARGUMENTS if "job-dir" not in word], {}, "--job-dir is not given", "after `--`"),
+# Arguments after --, options of plan_job, problem, remedy.
+COMMAND_LINES = [
+    ([arg for arg in ARGUMENTS if "job-dir" not in arg], {}, "--job-dir is not given", "after `--`"),
     (ARGUMENTS[1:], {}, "--training_data_path is not given", "after `--`"),
     ([*ARGUMENTS, "--max_stepz=1"], {}, "--max_stepz", "--max_steps"),
     ([*ARGUMENTS, "--max_steps=1"], {}, "--max_steps is given twice", "one of the two"),
@@ -201,8 +201,8 @@ WORDS = [
 ]
 
 
-def submit(text, words=ARGUMENTS, job_id=JOB_ID, **settings):
-    job = plan_job(job_id, words, read_training_input(text, where="config.yaml"), **settings)
+def submit(text, args=ARGUMENTS, job_id=JOB_ID, **settings):
+    job = plan_job(job_id, args, read_training_input(text, where="config.yaml"), **settings)
     region = "" if "region" in text else "us-central1"
     return vertex_request(job, lambda machine: Images().of_training(machine.kind), region=region)
 
@@ -214,25 +214,27 @@ def check(error, problem, remedy):
 
 
 @pytest.mark.parametrize(("fields", "problem", "remedy"), CONFIGS, ids=[case[1] for case in CONFIGS])
-def test_a_wrong_field_is_refused_by_name_with_its_value_and_a_remedy(fields, problem, remedy):
+def test_an_invalid_field_is_rejected_by_name_with_its_value_and_a_remedy(fields, problem, remedy):
     with pytest.raises(InvalidArgumentError) as caught:
         submit(yaml.safe_dump({"trainingInput": fields}))
     check(caught.value, problem, remedy)
-    # With its place: the message alone must be enough where a team has many files.
+    # With the file, because a team may have many.
     assert "config.yaml" in caught.value.where
 
 
 @pytest.mark.parametrize(("text", "problem", "remedy"), TEXTS, ids=[case[1] for case in TEXTS])
-def test_a_wrong_document_is_refused_with_its_line_or_field(text, problem, remedy):
+def test_an_invalid_document_is_rejected_with_its_line_or_field(text, problem, remedy):
     with pytest.raises(InvalidArgumentError) as caught:
         submit(text)
     check(caught.value, problem, remedy)
 
 
-@pytest.mark.parametrize(("words", "settings", "problem", "remedy"), WORDS, ids=[case[2] for case in WORDS])
-def test_wrong_arguments_are_refused_by_name_with_a_remedy(words, settings, problem, remedy):
+@pytest.mark.parametrize(
+    ("args", "settings", "problem", "remedy"), COMMAND_LINES, ids=[case[2] for case in COMMAND_LINES]
+)
+def test_invalid_arguments_are_rejected_by_name_with_a_remedy(args, settings, problem, remedy):
     with pytest.raises(InvalidArgumentError) as caught:
-        submit("", words, **settings)
+        submit("", args, **settings)
     check(caught.value, problem, remedy)
 
 
@@ -245,7 +247,7 @@ def test_wrong_arguments_are_refused_by_name_with_a_remedy(words, settings, prob
         (custom("cloud-tpu", ("TPU_V3", 32)), "kubeflow", "slice of 4 hosts"),
     ],
 )
-def test_what_another_target_cannot_give_is_refused(fields, target, problem):
+def test_what_another_target_does_not_support_is_rejected(fields, target, problem):
     text = yaml.safe_dump({"trainingInput": fields})
     job = plan_job(JOB_ID, ARGUMENTS, read_training_input(text, where="config.yaml"))
     with pytest.raises(InvalidArgumentError, match=problem) as caught:
@@ -254,7 +256,7 @@ def test_what_another_target_cannot_give_is_refused(fields, target, problem):
 
 
 def test_the_table_has_a_hundred_configurations_and_all_of_them_take_less_than_a_second_each():
-    assert len(CONFIGS) + len(TEXTS) + len(WORDS) >= 100
+    assert len(CONFIGS) + len(TEXTS) + len(COMMAND_LINES) >= 100
     for fields, _, _ in CONFIGS:
         started = time.perf_counter()
         with pytest.raises(InvalidArgumentError):

@@ -1,4 +1,4 @@
-"""The train step on Vertex AI: through the real client, against a server that runs the job as a process."""
+"""The train step on Vertex AI: the real client against a server that runs the job as a process."""
 
 import dataclasses
 import json
@@ -55,7 +55,7 @@ def start(request):
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        # A shell starts what it puts into the background deaf to Ctrl-C, and the tests with it.
+        # Background processes of a shell ignore Ctrl-C, and so would the tests.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
@@ -66,7 +66,7 @@ def finish(process, seconds=500):
     return process.returncode, events
 
 
-def failure_here(request):
+def failure_in_process(request):
     """Runs the step in this process and returns its error."""
     with pytest.raises(PipelineError) as caught:
         train_as_job(
@@ -89,7 +89,7 @@ def wait_until(condition, seconds=30):
 
 @pytest.mark.proof
 @pytest.mark.timeout(600)
-def test_the_job_really_trains_and_its_best_evaluation_comes_back(server, request_, tmp_path):
+def test_the_job_really_trains_and_its_best_evaluation_is_returned(server, request_, tmp_path):
     server.run_commands = True
     status, events = finish(start(request_))
     assert status == 0, events
@@ -108,8 +108,8 @@ def test_the_job_really_trains_and_its_best_evaluation_comes_back(server, reques
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_a_step_that_was_killed_goes_on_with_its_job(server, request_, written):
-    """Also when it was killed between the job's start and the writing of its name."""
+def test_a_killed_step_resumes_its_job(server, request_, written):
+    """Also if it was killed after creating the job and before writing its name."""
     process = start(request_)
     wait_until(lambda: read_job(Path(request_["resources"])))
     process.kill()
@@ -125,7 +125,7 @@ def test_a_step_that_was_killed_goes_on_with_its_job(server, request_, written):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_step_that_is_told_to_stop_cancels_its_job(server, request_, number):
+def test_a_terminated_step_cancels_its_job(server, request_, number):
     process = start(request_)
     wait_until(lambda: read_job(Path(request_["resources"])))
     time.sleep(0.3)
@@ -141,7 +141,7 @@ EXITED = "The replica workerpool0-0 exited with a non-zero status of {}. To find
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "status", "words"),
+    ("code", "message", "status", "text"),
     [
         (3, EXITED.format(65), 65, "exit status 65"),
         (3, EXITED.format(64), 64, "exit status 64"),
@@ -158,12 +158,12 @@ EXITED = "The replica workerpool0-0 exited with a non-zero status of {}. To find
     ],
 )
 def test_a_failed_job_fails_the_step_with_our_exit_code_and_a_remedy(
-    server, request_, code, message, status, words
+    server, request_, code, message, status, text
 ):
     server.final_state = (STATES.JOB_STATE_FAILED, {"code": code, "message": message})
-    failure = failure_here(request_)
+    failure = failure_in_process(request_)
     assert failure.exit_code == status
-    assert words in failure.problem + failure.remedy
+    assert text in failure.problem + failure.remedy
     assert "customJobs/" in failure.where
     assert failure.retry_can_help == (status == 75)
 
@@ -171,33 +171,31 @@ def test_a_failed_job_fails_the_step_with_our_exit_code_and_a_remedy(
 @pytest.mark.parametrize(
     ("code", "message", "jobs"), [(14, "preempted", 3), (3, EXITED.format(75), 3), (3, EXITED.format(65), 1)]
 )
-def test_machines_that_were_taken_away_are_rented_again_and_mistakes_are_not(
-    server, request_, code, message, jobs
-):
+def test_a_job_is_restarted_after_preemption_but_not_after_errors(server, request_, code, message, jobs):
     request_["job"]["train_restarts"] = 2
     server.final_state = (STATES.JOB_STATE_FAILED, {"code": code, "message": message})
-    failure_here(request_)
+    failure_in_process(request_)
     assert len(server.created("customJobs")) == jobs
 
 
-def test_a_job_that_somebody_cancelled_is_not_started_again(server, request_):
+def test_a_cancelled_job_is_not_restarted(server, request_):
     request_["job"]["train_restarts"] = 2
     server.final_state = (STATES.JOB_STATE_CANCELLED, {})
-    assert "cancelled" in failure_here(request_).problem
+    assert "cancelled" in failure_in_process(request_).problem
     assert len(server.created("customJobs")) == 1
 
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 64), (403, 69), (404, 66), (429, 75)])
-def test_a_refused_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
+def test_a_rejected_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.refusals = [(200, {"customJobs": []}), (status, "because")] * 4
-    failure = failure_here(request_)
+    failure = failure_in_process(request_)
     assert failure.exit_code == expected
     assert "because" in failure.problem
     assert server.created("customJobs") == []
 
 
-def test_the_request_holds_everything_that_was_asked_for(tmp_path):
+def test_the_request_has_all_settings(tmp_path):
     job = CustomJobArguments(
         train_machine_type="n1-standard-16",
         train_accelerator_type="NVIDIA_TESLA_V100",
@@ -263,13 +261,13 @@ def test_the_request_holds_everything_that_was_asked_for(tmp_path):
         ({"train_machine_type": "ct5lp-hightpu-4t", "train_tpu_topology": "2x4"}, "train-tpu"),
     ],
 )
-def test_the_image_fits_the_accelerator(settings, image, tmp_path):
+def test_the_image_matches_the_accelerator(settings, image, tmp_path):
     job = CustomJobArguments(vertex_endpoint="http://127.0.0.1:1", **settings)
     [pool] = custom_job_request(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
     assert pool["containerSpec"]["imageUri"] == f"{image}@sha256:0"
 
 
-def test_worker_pools_of_ones_own_go_before_the_other_settings(tmp_path):
+def test_worker_pools_override_the_other_settings(tmp_path):
     pools = '[{"machineSpec": {"machineType": "c2-standard-8"}, "replicaCount": 1}]'
     job = CustomJobArguments(train_worker_pools=pools, vertex_endpoint="http://127.0.0.1:1")
     [pool] = custom_job_request(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
@@ -278,7 +276,7 @@ def test_worker_pools_of_ones_own_go_before_the_other_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "text"),
     [
         ({"train_accelerator_type": "NVIDIA_L4"}, "train_accelerator_count=0"),
         ({"train_accelerator_count": 1}, "train_accelerator_type=''"),
@@ -289,39 +287,39 @@ def test_worker_pools_of_ones_own_go_before_the_other_settings(tmp_path):
         ({"train_restarts": 11}, "train_restarts=11"),
     ],
 )
-def test_a_wrong_setting_is_refused(settings, words):
+def test_an_invalid_setting_is_rejected(settings, text):
     with pytest.raises(InvalidArgumentError) as error:
         CustomJobArguments(**settings)
-    assert words in error.value.problem
+    assert text in error.value.problem
 
 
-def test_credentials_never_go_over_plain_http(tmp_path, request_):
+def test_credentials_are_never_sent_over_plain_http(tmp_path, request_):
     request_["job"]["vertex_endpoint"] = "http://vertex.example"
-    assert "plain http" in failure_here(request_).problem
+    assert "plain http" in failure_in_process(request_).problem
 
 
-def test_the_jobs_command_line_is_one_that_the_training_takes(tmp_path, coloured_dataset):
+def test_the_training_accepts_the_jobs_command_line(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset")
     given = TrainingArguments(**TINY, seed=7, deterministic=True, job_dir="gs://bucket/mine")
-    words = training_command_line(given, read_manifest(folder), folder, tmp_path / "train" / "model")
-    values = parse_command_line(words, (JobArguments, TrainingArguments))
+    args = training_command_line(given, read_manifest(folder), folder, tmp_path / "train" / "model")
+    values = parse_command_line(args, (JobArguments, TrainingArguments))
     job, arguments = from_values(JobArguments, values), from_values(TrainingArguments, values)
     assert job.training_data_path == f"{folder}/train-*-of-00001"
     assert Path(job.labels_file).read_text().split() == ["dark", "bright"]
-    # The step's own folder: the export step publishes to the user's.
+    # The step's folder: the export step publishes to the user's job_dir.
     assert arguments == dataclasses.replace(given, job_dir=str(tmp_path / "train"))
 
 
 def test_many_shards_make_a_short_command_line(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset", train=12, shards=3)
-    words = training_command_line(
+    args = training_command_line(
         TrainingArguments(**TINY, seed=7), read_manifest(folder), folder, tmp_path / "train" / "model"
     )
-    assert words[:2] == [
+    assert args[:2] == [
         f"--training_data_path={folder}/train-*-of-00003",
         f"--validation_data_path={folder}/validation-*-of-00003",
     ]
-    assert f"--job-dir={tmp_path}/train" in words
-    # Only what differs from the defaults, which are the same in the image.
-    assert "--seed=7" in words
-    assert not any(word.startswith("--label_smoothing") for word in words)
+    assert f"--job-dir={tmp_path}/train" in args
+    # Only values that differ from the defaults, which are the same in the image.
+    assert "--seed=7" in args
+    assert not any(arg.startswith("--label_smoothing") for arg in args)

@@ -28,7 +28,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def search(server, coloured_dataset, tmp_path):
-    """``search(tune arguments, **job arguments)`` makes one on a small data set."""
+    """``search(**tune arguments)`` returns a search on a small data set."""
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
     def make(command=COMMAND, training=None, job=None, **settings):
@@ -61,7 +61,7 @@ def search(server, coloured_dataset, tmp_path):
     return make
 
 
-def test_six_trials_are_run_by_vertex_ai_and_read_back_whole(server, search, tmp_path):
+def test_vertex_ai_runs_six_trials_and_their_results_are_read_back(server, search, tmp_path):
     seen = []
     trials = search(tune="initial_learning_rate=log:0.0001:0.5").run(lambda now: seen.append(len(now)))
     assert [trial.id for trial in trials] == [1, 2, 3, 4, 5, 6]
@@ -81,7 +81,7 @@ def test_six_trials_are_run_by_vertex_ai_and_read_back_whole(server, search, tmp
     assert job.name in (tmp_path / "gcp_resources").read_text()
 
 
-def test_the_request_has_everything_that_was_asked_for(server, search):
+def test_the_request_has_all_settings(server, search):
     made = search(
         max_failed_trials=2,
         job={
@@ -105,12 +105,12 @@ def test_the_request_has_everything_that_was_asked_for(server, search):
     assert spec.network == "projects/1/global/networks/n"
     assert job.encryption_spec.kms_key_name.endswith("cryptoKeys/c")
     assert job.labels["team"] == "flowers"
-    words = list(spec.worker_pool_specs[0].container_spec.args)
-    assert not any("initial_learning_rate" in word for word in words)
-    assert f"--max_steps={STEPS}" in words
+    args = list(spec.worker_pool_specs[0].container_spec.args)
+    assert not any("initial_learning_rate" in arg for arg in args)
+    assert f"--max_steps={STEPS}" in args
 
 
-def test_a_step_that_is_started_again_follows_the_same_job(server, search, tmp_path):
+def test_a_restarted_step_follows_the_same_job(server, search, tmp_path):
     first = search()
     thread = threading.Thread(target=lambda: first.run(lambda _: None), daemon=True)
     thread.start()
@@ -118,7 +118,7 @@ def test_a_step_that_is_started_again_follows_the_same_job(server, search, tmp_p
         time.sleep(0.02)
     again = search().run(lambda _: None)
     (tmp_path / "gcp_resources").unlink()
-    # Even if it was killed before it could write which job it had started.
+    # Also if it was killed before it wrote the job's name.
     once_more = search().run(lambda _: None)
     thread.join()
     assert len(server.created("hyperparameterTuningJobs")) == 1
@@ -131,16 +131,16 @@ def test_too_many_failed_trials_end_the_job(search, monkeypatch):
         search(max_failed_trials=2).run(lambda _: None)
 
 
-def test_being_told_to_stop_cancels_the_job(server, search):
-    class Told(BaseException):
+def test_termination_cancels_the_job(server, search):
+    class Terminated(BaseException):
         pass
 
-    def look(trials):
+    def report(trials):
         if any(trial.evaluations for trial in trials):
-            raise Told
+            raise Terminated
 
-    with pytest.raises(Told):
-        search().run(look)
+    with pytest.raises(Terminated):
+        search().run(report)
     [job] = server.created("hyperparameterTuningJobs")
     assert job.state.name == "JOB_STATE_CANCELLED"
     deadline = time.monotonic() + 20
@@ -150,7 +150,7 @@ def test_being_told_to_stop_cancels_the_job(server, search):
 
 
 @pytest.mark.proof
-def test_real_trainings_are_tuned_by_the_real_command(server, search, tmp_path):
+def test_the_real_command_tunes_real_trainings(server, search, tmp_path):
     training = TrainingArguments(
         max_steps=4,
         train_batch_size=4,
@@ -174,4 +174,4 @@ def test_real_trainings_are_tuned_by_the_real_command(server, search, tmp_path):
         )
         assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
         assert trial.objective is not None
-        assert [one["step"] for one in trial.evaluations] == [1, 2, 3, 4]
+        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]

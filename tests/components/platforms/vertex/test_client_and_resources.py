@@ -1,4 +1,4 @@
-"""Vertex AI's refusals in our words, and the file that links a step with its job."""
+"""Clients, error translation, and the file that links a step to its job."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_each_status_has_an_exit_code_that_says_whether_a_retry_helps(code, text
     assert error.remedy
 
 
-def test_credentials_go_to_other_machines_over_https_alone():
+def test_credentials_are_sent_to_other_machines_only_over_https():
     assert is_plain_http("http://127.0.0.1:80")
     assert not is_plain_http("https://vertex.example")
     assert not is_plain_http("")
@@ -44,14 +44,14 @@ def test_credentials_go_to_other_machines_over_https_alone():
             is_plain_http(endpoint)
 
 
-def test_a_client_of_this_machine_sends_no_credentials():
+def test_no_credentials_are_sent_to_a_server_on_this_machine():
     from google.auth.credentials import AnonymousCredentials
 
     client = VertexLocation("flowers", "us-central1", "http://127.0.0.1:9").client("JobServiceClient")
     assert isinstance(client.transport._credentials, AnonymousCredentials)
 
 
-def test_a_job_that_was_written_down_is_read_again(tmp_path):
+def test_a_written_job_is_read_back(tmp_path):
     write_job(tmp_path / "gcp_resources", "CustomJob", NAME)
     assert read_job(tmp_path / "gcp_resources") == NAME
     [resource] = json.loads((tmp_path / "gcp_resources").read_text())["resources"]
@@ -61,7 +61,7 @@ def test_a_job_that_was_written_down_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     "text", [None, "", "{}", '{"resources": []}', '{"resources": [{"resourceUri": "x"}]}']
 )
-def test_a_file_that_says_nothing_names_no_job(tmp_path, text):
+def test_an_invalid_file_names_no_job(tmp_path, text):
     if text is not None:
         (tmp_path / "gcp_resources").write_text(text)
     assert read_job(tmp_path / "gcp_resources") == ""
