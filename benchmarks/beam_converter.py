@@ -1,7 +1,7 @@
-"""The converter to compare with: Beam's DirectRunner, each image decoded with TensorFlow, as Google's did.
+"""The baseline of benchmarks.convert: Beam's DirectRunner, with TensorFlow decoding each image.
 
-``python -m benchmarks.beam_converter LIST.csv OUTPUT_FOLDER``. Written after tensorflow/tpu's
-jpeg_to_tf_record.py: CSV rows, one tf.Example each, WriteToTFRecord.
+``python -m benchmarks.beam_converter LIST.csv OUTPUT_FOLDER``. Modelled on tensorflow/tpu's
+jpeg_to_tf_record.py: one tf.Example per CSV row, WriteToTFRecord.
 """
 
 import csv
@@ -28,22 +28,22 @@ class _Convert(beam.DoFn):
 
 
 def _example(encoded: bytes, path: str, height: int, width: int, label: str, number: int) -> Any:
-    def of_bytes(value: bytes) -> Any:
+    def bytes_feature(value: bytes) -> Any:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-    def of_number(value: int) -> Any:
+    def int64_feature(value: int) -> Any:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
     features = {
-        "image/height": of_number(height),
-        "image/width": of_number(width),
-        "image/colorspace": of_bytes(b"RGB"),
-        "image/channels": of_number(3),
-        "image/class/label": of_number(number),
-        "image/class/synset": of_bytes(label.encode()),
-        "image/format": of_bytes(b"JPEG"),
-        "image/filename": of_bytes(path.encode()),
-        "image/encoded": of_bytes(encoded),
+        "image/height": int64_feature(height),
+        "image/width": int64_feature(width),
+        "image/colorspace": bytes_feature(b"RGB"),
+        "image/channels": int64_feature(3),
+        "image/class/label": int64_feature(number),
+        "image/class/synset": bytes_feature(label.encode()),
+        "image/format": bytes_feature(b"JPEG"),
+        "image/filename": bytes_feature(path.encode()),
+        "image/encoded": bytes_feature(encoded),
     }
     return tf.train.Example(features=tf.train.Features(feature=features))
 

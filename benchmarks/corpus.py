@@ -1,4 +1,4 @@
-"""A corpus of photo-like JPEG files, made from a seed: nothing is downloaded."""
+"""A corpus of photo-like JPEG files, generated from a seed without any download."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 IMAGES = 3_000
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 _WIDTH, _HEIGHT = 500, 375
-# At this quality a picture of this size with this much detail takes about 50 KB, as a web photo does.
+# At this quality, images of this size and detail have about 50 KB, as web photos do.
 _QUALITY = 79
 _SCENES = 40
 
@@ -20,8 +20,8 @@ def write_corpus(folder: Path, images: int = IMAGES, seed: int = 0) -> list[str]
     """Writes the JPEG files and returns their names, relative to ``folder``.
 
     Args:
-        folder: Where the files go; made if it is missing.
-        images: How many.
+        folder: The output folder; created if missing.
+        images: The number of images.
         seed: The same seed gives the same files.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,12 +33,12 @@ def write_corpus(folder: Path, images: int = IMAGES, seed: int = 0) -> list[str]
 
 
 def write_rows(path: Path, names: list[str], rows: int) -> None:
-    """Writes a CSV file of ``rows`` rows over the files, each file as often as any other.
+    """Writes a CSV file of ``rows`` rows that repeats the files evenly.
 
     Args:
-        path: The CSV file; it lies beside the images.
-        names: Of the images.
-        rows: How many rows.
+        path: The CSV file, in the folder of the images.
+        names: The images' names.
+        rows: The number of rows.
     """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -59,7 +59,7 @@ def _photos(images: int, seed: int) -> Iterator[bytes]:
 
 
 def _scene(random: np.random.Generator) -> np.ndarray:
-    """Returns float32 [height, width, 3]: noise whose detail falls off with its fineness, as in photos."""
+    """Returns float32 [height, width, 3]: noise with less fine than coarse detail, as in photos."""
     scene = np.zeros((_HEIGHT, _WIDTH, 3), np.float32)
     for cells, strength in ((4, 90.0), (12, 50.0), (40, 30.0), (120, 22.0), (500, 17.0)):
         coarse = random.normal(0, strength, (cells * 3 // 4, cells, 3)).astype(np.float32)

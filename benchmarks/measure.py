@@ -1,4 +1,4 @@
-"""Runs commands side by side and measures their time and memory."""
+"""Runs commands in turns and measures their time and memory."""
 
 import json
 import statistics
@@ -15,19 +15,23 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of a command took.
+    """Time and memory of one run of a command.
 
     Attributes:
-        seconds: From its start to its end, loading included.
-        peak_mb: The peak resident memory of its processes together, in megabytes.
+        seconds: The whole run, including imports.
+        peak_mb: The sum of the peak resident memory of its processes, in megabytes; 0 if it was not measured.
     """
 
     seconds: float
     peak_mb: float
 
 
-def run(command: Sequence[str]) -> Measured:
-    """Runs a Python command line (without the interpreter) and waits for its end.
+def run(command: Sequence[str], *, measure_memory: bool = True) -> Measured:
+    """Runs a Python command line (without the interpreter).
+
+    Args:
+        command: The arguments of Python.
+        measure_memory: Whether to poll the processes' memory, which takes a little time from them.
 
     Raises:
         RuntimeError: if it fails; with the end of its output.
@@ -37,13 +41,14 @@ def run(command: Sequence[str]) -> Measured:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT
         )
-        # The peak of each process, kept by the system, so that none is missed between two looks. Not
-        # getrusage: it counts what the process that started it took.
+        # The kernel keeps each process's peak, so that none is missed between two polls. Not getrusage: it
+        # includes the memory of the parent process.
         peaks: dict[int, float] = {}
-        while process.poll() is None:
-            for number in _family(process.pid):
-                peaks[number] = max(_peak_of(number), peaks.get(number, 0.0))
+        while measure_memory and process.poll() is None:
+            for pid in _process_tree(process.pid):
+                peaks[pid] = max(_peak_of(pid), peaks.get(pid, 0.0))
             time.sleep(0.02)
+        process.wait()
         seconds = time.monotonic() - started
         if process.returncode:
             output.seek(0)
@@ -52,21 +57,21 @@ def run(command: Sequence[str]) -> Measured:
     return Measured(seconds, sum(peaks.values()))
 
 
-def _family(process: int) -> list[int]:
-    """Returns a process and all that descend from it."""
-    found = [process]
-    for number in found:
+def _process_tree(pid: int) -> list[int]:
+    """Returns a process and its descendants."""
+    pids = [pid]
+    for parent in pids:
         try:
-            text = Path(f"/proc/{number}/task/{number}/children").read_text()
+            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
         except OSError:
             continue
-        found += [int(child) for child in text.split()]
-    return found
+        pids += [int(child) for child in text.split()]
+    return pids
 
 
-def _peak_of(process: int) -> float:
+def _peak_of(pid: int) -> float:
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0.0
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
@@ -74,7 +79,7 @@ def _peak_of(process: int) -> float:
 
 
 def in_turns(sides: Mapping[str, Callable[[], Measured]], repeats: int) -> dict[str, list[Measured]]:
-    """Runs every side ``repeats`` times, one after the other in turns, so that both meet the same machine."""
+    """Runs all sides in turns, ``repeats`` times, so that the machine's other load affects them equally."""
     measured: dict[str, list[Measured]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
@@ -83,18 +88,18 @@ def in_turns(sides: Mapping[str, Callable[[], Measured]], repeats: int) -> dict[
 
 
 def ratio(slow: Sequence[Measured], fast: Sequence[Measured]) -> float:
-    """Returns the median over the turns of how many times as long the slow side took."""
-    return statistics.median(one.seconds / other.seconds for one, other in zip(slow, fast, strict=True))
+    """Returns how many times as long the slow side took: the median over the turns."""
+    return statistics.median(a.seconds / b.seconds for a, b in zip(slow, fast, strict=True))
 
 
 def median_seconds(measured: Sequence[Measured]) -> float:
     """Returns the median time."""
-    return statistics.median(one.seconds for one in measured)
+    return statistics.median(run.seconds for run in measured)
 
 
 def peak(measured: Sequence[Measured]) -> float:
-    """Returns the largest memory of all runs, in megabytes."""
-    return max(one.peak_mb for one in measured)
+    """Returns the largest peak memory of all runs, in megabytes."""
+    return max(run.peak_mb for run in measured)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -104,6 +109,22 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_runs(measured: Mapping[int, Mapping[str, Sequence[Measured]]]) -> None:
+    """Prints time, speed and memory; ``measured`` has the runs by number of rows (images) and side."""
+    table = [
+        (
+            f"{rows:,}",
+            side,
+            f"{median_seconds(runs):.2f}",
+            f"{rows / median_seconds(runs):,.0f}",
+            f"{peak(runs):.0f}",
+        )
+        for rows, sides in measured.items()
+        for side, runs in sides.items()
+    ]
+    print_table(("rows", "side", "seconds", "images/s", "peak MB"), table)
+
+
 def print_result(**values: float) -> None:
-    """Prints the last line: one JSON object."""
+    """Prints the results as the last line, one JSON object."""
     print(json.dumps({name: round(value, 3) for name, value in values.items()}))

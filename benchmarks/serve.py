@@ -1,17 +1,17 @@
-"""Serving and batch prediction against the model alone.
+"""Serving and batch prediction, compared with the model alone.
 
 ``python -m benchmarks.serve``. Takes about two minutes on two cores, with mobilenet-v2 at 224 pixels and
-random weights, which take the time of any others. The photos are 224 x 224 pixels; what decoding costs with
-larger ones is a line of its own.
+random weights, which are as fast as any others. The photos have 224 x 224 pixels; the cost of decoding
+larger ones is a line of its own. Speeds are in images per second.
 
-* ``decode_cost``: time of a batch of 32 JPEG files, decoded inside the served graph, over that of the network
-  alone on the decoded pixels.
-* ``server_efficiency``: images a second that ``imgpipe serve`` answers to a client in another process, one
-  image a request, over those of the served graph in a process of its own, in batches of 32. The client takes
-  its part of the same cores.
-* ``predict_efficiency``: images a second of batch prediction, from files to lines, over those of the network
-  fed by the training input pipeline from TFRecord files.
-* ``predict_vs_keras``: the same over a loop of Keras' ``load_img`` and ``predict``.
+* ``decode_cost``: time of a batch of 32 JPEG files, decoded inside the served graph, divided by the time of
+  the network alone on decoded pixels.
+* ``server_efficiency``: speed of ``imgpipe serve`` with a client in another process, one image per request,
+  divided by the speed of the served graph in its own process, in batches of 32. The client shares the
+  cores.
+* ``predict_efficiency``: speed of batch prediction, from files to lines, divided by the speed of the
+  network with the training input pipeline and TFRecord files.
+* ``predict_vs_keras``: the same, divided by the speed of a loop of Keras' ``load_img`` and ``predict``.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from benchmarks.measure import REPOSITORY, print_result, print_table
 
 MODEL_TYPE, IMAGE_SIZE, BATCH, CLASSES = "mobilenet-v2", 224, 32, 5
 IMAGES = 320
-# Requests that wait for an answer at the same time: the server fills a batch while another is computed.
+# Concurrent requests: the server collects batches while the model computes another one.
 CONNECTIONS = 3 * BATCH
 SECONDS = 10.0
 ROUNDS = 3
 
 
 def main() -> None:
-    """Runs the benchmark; with ``client`` as its first word, only sends requests."""
+    """Runs the benchmark; with the argument ``client`` or ``model``, that part of it in its own process."""
     if sys.argv[1:2] == ["client"]:
         address, folder, rate = sys.argv[2:]
         print(json.dumps(asyncio.run(_send(address, Path(folder), float(rate)))))
@@ -63,24 +63,23 @@ def _benchmark(folder: Path) -> None:
     size = sum((folder / "images" / name).stat().st_size for name in names) / len(names) / 1e3
     print(f"{len(names)} JPEG files of {size:.0f} KB on average; {MODEL_TYPE} at {IMAGE_SIZE} pixels")
     _write_model(folder / "model")
-    alone = [_in_process("model", str(folder)) for _ in range(1)]
-    served, in_process, latencies = [], [], {}
+    rates = _in_process("model", str(folder))
+    served, in_process = [], []
     with _server(folder / "model") as address:
-        # The first batches of each size are slower.
+        # A warm-up: the first batches of each size are slower.
         _in_process("client", address, str(folder), "0")
         for _ in range(ROUNDS):
             in_process.append(_in_process("model", str(folder), "graph")["graph"])
             served.append(_in_process("client", address, str(folder), "0")["rate"])
         half = statistics.median(served) / 2
         latencies = _in_process("client", address, str(folder), str(half))
-    rates = alone[0]
     print_table(
-        ("what", "images/s"),
+        ("side", "images/s"),
         [
             ("network alone, decoded pixels, batch 32", f"{rates['network']:.1f}"),
             ("served graph, JPEG files, batch 32", f"{statistics.median(in_process):.1f}"),
-            ("imgpipe serve, a request an image", f"{statistics.median(served):.1f}"),
-            ("network fed by the training input pipeline", f"{rates['pipeline']:.1f}"),
+            ("imgpipe serve, one image per request", f"{statistics.median(served):.1f}"),
+            ("network with the training input pipeline", f"{rates['pipeline']:.1f}"),
             ("batch prediction, files to lines", f"{rates['predict']:.1f}"),
             ("Keras: load_img and predict, in a loop", f"{rates['keras']:.1f}"),
         ],
@@ -102,9 +101,9 @@ def _benchmark(folder: Path) -> None:
     )
 
 
-def _in_process(*words: str) -> dict[str, float]:
+def _in_process(*arguments: str) -> dict[str, float]:
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serve", *words], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.serve", *arguments], cwd=REPOSITORY, capture_output=True, text=True
     )
     if result.returncode:
         raise RuntimeError(result.stdout[-1000:] + result.stderr[-3000:])
@@ -123,17 +122,17 @@ def _write_model(folder: Path) -> None:
 
 
 def classifier() -> Any:
-    """Returns the network, with random weights that are the same every time."""
+    """Returns the network, with reproducible random weights."""
     from imgpipe.components.train.models import build_classifier
 
     return build_classifier(MODEL_TYPE, num_classes=CLASSES, image_size=IMAGE_SIZE, weights="none", seed=0)
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- in its own process
 
 
 def _model_rates(folder: Path) -> dict[str, float]:
-    """Measures the model without a server, all ways in turns."""
+    """Measures the model without a server, all variants in turns."""
     from imgpipe.components.batch_predict.arguments import BatchPredictArguments
     from imgpipe.components.batch_predict.inputs import list_inputs
     from imgpipe.components.batch_predict.predictor import Predictor
@@ -149,7 +148,7 @@ def _model_rates(folder: Path) -> dict[str, float]:
 
     model.predict(images[:BATCH])
     if sys.argv[3:] == ["graph"]:
-        # As long as a client sends requests.
+        # For as long as the client sends requests.
         return {"graph": _rate(graph, len(images), SECONDS)}
     from imgpipe.components.common.tf_import import keras, tf
     from imgpipe.components.images.graph.training_decoder import decode_image
@@ -179,41 +178,42 @@ def _model_rates(folder: Path) -> dict[str, float]:
 
     def keras_loop() -> None:
         for path in paths[:BATCH]:
-            picture = keras.utils.load_img(path, target_size=(IMAGE_SIZE, IMAGE_SIZE))
-            whole.predict(keras.utils.img_to_array(picture)[None], verbose=0)
+            image = keras.utils.load_img(path, target_size=(IMAGE_SIZE, IMAGE_SIZE))
+            whole.predict(keras.utils.img_to_array(image)[None], verbose=0)
 
-    def alone() -> None:
+    def from_pixels() -> None:
         for batch in pixels:
             network(batch).numpy()
 
     large = [path.read_bytes() for path in sorted((folder / "large").iterdir())[: 4 * BATCH]]
 
-    def decoded(encoded: Sequence[bytes]) -> None:
+    def from_files(encoded: Sequence[bytes]) -> None:
         for start in range(0, 4 * BATCH, BATCH):
             model.predict(encoded[start : start + BATCH])
 
-    ways: dict[str, tuple[Callable[[], object], int]] = {
-        "network": (alone, 4 * BATCH),
-        "decoded": (lambda: decoded(images), 4 * BATCH),
-        "large": (lambda: decoded(large), 4 * BATCH),
+    variants: dict[str, tuple[Callable[[], object], int]] = {
+        "network": (from_pixels, 4 * BATCH),
+        "decoded": (lambda: from_files(images), 4 * BATCH),
+        "large": (lambda: from_files(large), 4 * BATCH),
         "pipeline": (from_pipeline, len(images)),
         "predict": (lambda: list(predictor.lines(files)), len(images)),
         "keras": (keras_loop, BATCH),
     }
-    for way, _ in ways.values():
-        way()
-    rounds: list[dict[str, float]] = []
-    for _ in range(ROUNDS):
-        rounds.append({name: _rate(way, count, 0) for name, (way, count) in ways.items()})
+    for function, _ in variants.values():
+        function()  # warm-up
+    rounds = [
+        {name: _rate(function, count, 0) for name, (function, count) in variants.items()}
+        for _ in range(ROUNDS)
+    ]
     predictor.close()
-    result = {name: statistics.median(one[name] for one in rounds) for name in ways}
+    result = {name: statistics.median(rates[name] for rates in rounds) for name in variants}
     for key, name in (("decode_cost", "decoded"), ("decode_cost_large", "large")):
-        result[key] = statistics.median(one["network"] / one[name] for one in rounds)
+        result[key] = statistics.median(rates["network"] / rates[name] for rates in rounds)
     return result
 
 
 def _rate(function: Callable[[], object], images: int, seconds: float) -> float:
-    """Returns images a second; at least one call, and calls until so many seconds are over."""
+    """Returns images per second of calls for ``seconds``, at least one call."""
     started, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - started < seconds:
         function()
@@ -254,12 +254,12 @@ def _server(model: Path) -> Iterator[str]:
 
 
 async def _send(address: str, folder: Path, rate: float) -> dict[str, float]:
-    """Sends requests of one image for some seconds.
+    """Sends requests of one image for ``SECONDS``.
 
     Args:
         address: host:port.
-        folder: Holds ``images``.
-        rate: Requests a second at random moments; 0 = as many as are answered.
+        folder: The folder that holds ``images``.
+        rate: Requests per second, at random times; 0 = as many as the server responds to.
     """
     host, _, port = address.partition(":")
     requests = [_request(path.read_bytes()) for path in sorted((folder / "images").iterdir())]
@@ -268,12 +268,12 @@ async def _send(address: str, folder: Path, rate: float) -> dict[str, float]:
     end = begin + SECONDS
     if rate:
         draw = np.random.default_rng(0)
-        moments = iter(begin + np.cumsum(draw.exponential(1 / rate, int(2 * rate * SECONDS))))
+        times = iter(begin + np.cumsum(draw.exponential(1 / rate, int(2 * rate * SECONDS))))
 
     async def connection(number: int) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         while True:
-            due = next(moments) if rate else time.perf_counter()
+            due = next(times) if rate else time.perf_counter()
             if due > end:
                 break
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -283,7 +283,7 @@ async def _send(address: str, folder: Path, rate: float) -> dict[str, float]:
                 raise RuntimeError(head.decode())
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             await reader.readexactly(length)
-            # From the moment at which it was due: waiting for a free connection counts.
+            # Includes the time that a request waited for a free connection.
             latencies.append(time.perf_counter() - due)
         writer.close()
 

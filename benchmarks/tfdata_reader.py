@@ -1,4 +1,4 @@
-"""The validation to compare with: ``tf.data`` that parses and decodes every record of the shards.
+"""The baseline of benchmarks.validate: a ``tf.data`` pipeline that parses and decodes every record.
 
 ``python -m benchmarks.tfdata_reader FOLDER``.
 """
@@ -14,7 +14,7 @@ def main() -> None:
     """Reads every shard in the folder."""
     shards = sorted(str(path) for path in Path(sys.argv[1]).glob("*-of-*"))
 
-    def decoded(record: Any) -> Any:
+    def decode(record: Any) -> Any:
         features = {
             "image/encoded": tf.io.FixedLenFeature([], tf.string),
             "image/class/label": tf.io.FixedLenFeature([], tf.int64),
@@ -24,7 +24,7 @@ def main() -> None:
         return tf.shape(pixels), parsed["image/class/label"]
 
     data = tf.data.TFRecordDataset(shards, num_parallel_reads=tf.data.AUTOTUNE)
-    data = data.map(decoded, num_parallel_calls=tf.data.AUTOTUNE).batch(256).prefetch(tf.data.AUTOTUNE)
+    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(256).prefetch(tf.data.AUTOTUNE)
     images = sum(int(labels.shape[0]) for _, labels in data)
     print(images)
 

@@ -1,18 +1,18 @@
-"""Validating against a ``tf.data`` pipeline that parses and decodes the same shards.
+"""Validating, compared with a ``tf.data`` pipeline that parses and decodes the same shards.
 
 ``python -m benchmarks.validate``. Takes about three minutes on two cores. The 30,000 rows repeat 3,000
-images, as data sets do whose rare classes are repeated: equal bytes are decoded once. The table shows
-the 3,000 different images, too, of which each is decoded.
+images, as data sets do that repeat rare classes: equal images are decoded once. The table also has the
+3,000 distinct images, each of which is decoded.
 """
 
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.corpus import write_corpus, write_rows
-from benchmarks.measure import Measured, in_turns, median_seconds, peak, print_result, print_table, ratio, run
+from benchmarks.measure import in_turns, peak, print_result, print_runs, ratio, run
 
-DIFFERENT, ROWS = 3_000, 30_000
+DISTINCT, ROWS = 3_000, 30_000
 
 
 def main() -> None:
@@ -21,53 +21,24 @@ def main() -> None:
         folder = Path(name)
         names = write_corpus(folder / "images")
         measured = {}
-        for rows, repeats in ((DIFFERENT, 3), (ROWS, 3)):
-            shards = folder / str(rows)
-            write_rows(folder / "images" / f"{rows}.csv", names, rows)
-            run(
-                [
-                    "-m",
-                    "imgpipe.components.convert",
-                    f"--train_csv={folder / 'images' / f'{rows}.csv'}",
-                    f"--output_dir={shards}",
-                ]
-            )
-            sides = {"ours": _ours(folder, shards), "tf.data": _tfdata(shards)}
-            measured[rows] = in_turns(sides, repeats)
-    table = [
-        (
-            f"{rows:,}",
-            side,
-            f"{median_seconds(runs):.2f}",
-            f"{rows / median_seconds(runs):,.0f}",
-            f"{peak(runs):.0f}",
-        )
-        for rows, sides_measured in measured.items()
-        for side, runs in sides_measured.items()
-    ]
-    print_table(("rows", "side", "seconds", "images/s", "peak MB"), table)
-    different = ratio(measured[DIFFERENT]["tf.data"], measured[DIFFERENT]["ours"])
-    print(f"different images only: {different:.2f} times tf.data")
+        for rows in (DISTINCT, ROWS):
+            csv, shards = folder / "images" / f"{rows}.csv", folder / str(rows)
+            write_rows(csv, names, rows)
+            run(["-m", "imgpipe.components.convert", f"--train_csv={csv}", f"--output_dir={shards}"])
+            report, summary = folder / "report.html", folder / "summary.json"
+            flags = [f"--dataset={shards}", f"--report={report}", f"--summary={summary}"]
+            commands = {
+                "ours": ["-m", "imgpipe.components.validate", *flags],
+                "tf.data": ["-m", "benchmarks.tfdata_reader", str(shards)],
+            }
+            measured[rows] = in_turns({side: partial(run, command) for side, command in commands.items()}, 3)
+    print_runs(measured)
+    vs_tfdata = {rows: ratio(sides["tf.data"], sides["ours"]) for rows, sides in measured.items()}
+    print(f"distinct images only: {vs_tfdata[DISTINCT]:.2f} times tf.data")
     print_result(
-        vs_tfdata=ratio(measured[ROWS]["tf.data"], measured[ROWS]["ours"]),
-        peak_mb=max(peak(sides_measured["ours"]) for sides_measured in measured.values()),
+        vs_tfdata=vs_tfdata[ROWS],
+        peak_mb=max(peak(sides["ours"]) for sides in measured.values()),
     )
-
-
-def _ours(folder: Path, shards: Path) -> Callable[[], Measured]:
-    return lambda: run(
-        [
-            "-m",
-            "imgpipe.components.validate",
-            f"--dataset={shards}",
-            f"--report={folder / 'report.html'}",
-            f"--summary={folder / 'summary.json'}",
-        ]
-    )
-
-
-def _tfdata(shards: Path) -> Callable[[], Measured]:
-    return lambda: run(["-m", "benchmarks.tfdata_reader", str(shards)])
 
 
 if __name__ == "__main__":
