@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures for all tests."""
 
 from tests.servers.cloud_storage import cloud, emulator
 

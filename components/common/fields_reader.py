@@ -1,6 +1,6 @@
-"""Reads mappings that a user wrote (YAML, JSON), field by field, and refuses what is left over.
+"""Reads the fields of user-written mappings (YAML, JSON) and rejects unknown fields.
 
-Every error names the field by its whole path, e.g. ``trainingInput.masterConfig.acceleratorConfig.count``.
+Every error has the full path of the field, e.g. ``trainingInput.masterConfig.acceleratorConfig.count``.
 """
 
 import math
@@ -15,7 +15,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping: the first would be lost in silence."""
+    """Rejects duplicate keys, of which PyYAML silently ignores all but the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -25,17 +25,17 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here twice", key_node.start_mark
+                    None, None, f"duplicate key {key!r}", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
-    """Returns what a YAML or JSON document says.
+    """Parses a YAML or JSON document.
 
     Raises:
-        InvalidArgumentError: if it is neither, or a key stands twice in one mapping; with line and column.
+        InvalidArgumentError: if it is invalid or a mapping has a duplicate key; with line and column.
     """
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
@@ -47,9 +47,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
         ) from None
     except RecursionError:
         raise InvalidArgumentError(
-            "not a document that can be read: its blocks lie too deep in each other",
+            "not valid YAML: its blocks are nested too deeply",
             where=where,
-            remedy="close the brackets, or check that this is the file that you mean",
+            remedy="close the brackets, or check that this is the right file",
         ) from None
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
@@ -58,15 +58,15 @@ def parse_yaml(text: str, *, where: str) -> Any:
 
 
 class FieldsReader:
-    """Takes the fields of one mapping.
+    """Reads the fields of one mapping and checks their types.
 
     Args:
-        fields: What the user wrote.
-        path: Of the mapping in its document; empty for the whole document.
-        where: The document, for errors.
+        fields: The parsed mapping.
+        path: The mapping's path in its document; empty for the whole document.
+        where: The document, for error messages.
 
     Raises:
-        InvalidArgumentError: if ``fields`` is not a mapping of names.
+        InvalidArgumentError: if ``fields`` is not a mapping with text keys.
     """
 
     def __init__(self, fields: Any, path: str, *, where: str) -> None:
@@ -74,36 +74,36 @@ class FieldsReader:
         self.where = where
         if not isinstance(fields, Mapping) or not all(isinstance(key, str) for key in fields):
             raise InvalidArgumentError(
-                f"{path or 'the document'} is {_shown(fields)}, but must hold fields with names",
+                f"{path or 'the document'} is {_format(fields)}, but must be a mapping",
                 where=where,
-                remedy="write it as `name: value` lines, indented alike",
+                remedy="write it as `name: value` lines with equal indentation",
             )
         self._fields = dict(fields)
-        self._taken: list[str] = []
+        self._read: list[str] = []
 
     def error(self, name: str, value: Any, must: str, remedy: str = "") -> InvalidArgumentError:
-        """Returns the error for a field: ``must`` says what is allowed."""
+        """Returns the error for an invalid field; ``must`` is the allowed value."""
         return InvalidArgumentError(
-            f"{self.path_of(name)}={_shown(value)}: must be {must}",
+            f"{self.path_of(name)}={_format(value)}: must be {must}",
             where=self.where,
-            remedy=remedy or f"give {must}, or leave {name} out",
+            remedy=remedy or f"give {must}, or omit {name}",
         )
 
     def path_of(self, name: str) -> str:
-        """Returns a field's whole path."""
+        """Returns a field's full path."""
         return f"{self.path}.{name}" if self.path else name
 
     def has(self, name: str) -> bool:
-        """Tells whether the field was given; a field without a value was not."""
-        return self._take(name) is not None
+        """Whether the field is present and not null."""
+        return self._get(name) is not None
 
     def names(self) -> list[str]:
-        """Returns the names of the fields that were given."""
+        """Returns the names of the fields that are present."""
         return list(self._fields)
 
     def text(self, name: str, default: str = "") -> str:
-        """Takes a text; a number, as YAML reads ``1.14``, is taken as it was written."""
-        value = self._take(name)
+        """Returns a text field; a number, e.g. a version such as ``1.14``, is converted to text."""
+        value = self._get(name)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -111,15 +111,15 @@ class FieldsReader:
         return str(value)
 
     def choice(self, name: str, allowed: Sequence[str], default: str = "") -> str:
-        """Takes one of the allowed words."""
+        """Returns a text field that must have one of the allowed values."""
         value = self.text(name, default)
         if value != default and value not in allowed:
             raise self.error(name, value, f"one of {', '.join(allowed)}", remedy=nearest_name(value, allowed))
         return value
 
     def integer(self, name: str, default: int = 0, *, minimum: int = 0, maximum: int | None = None) -> int:
-        """Takes a whole number, also one in quotes."""
-        value = self._take(name)
+        """Returns an integer field; an integer in quotes is converted."""
+        value = self._get(name)
         if value is None:
             return default
         upper = "" if maximum is None else f" and at most {maximum}"
@@ -135,13 +135,13 @@ class FieldsReader:
         return number
 
     def number(self, name: str) -> float | None:
-        """Takes a finite number; None if it was not given."""
-        value = self._take(name)
+        """Returns a finite number; None if the field is missing."""
+        value = self._get(name)
         return None if value is None else self._finite(name, value)
 
     def boolean(self, name: str, default: bool = False) -> bool:
-        """Takes true or false."""
-        value = self._take(name)
+        """Returns a Boolean field."""
+        value = self._get(name)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -149,8 +149,8 @@ class FieldsReader:
         return value
 
     def seconds(self, name: str) -> float | None:
-        """Takes a duration as ``3600s``; None if it was not given."""
-        value = self._take(name)
+        """Returns a duration such as ``3600s`` in seconds; None if the field is missing."""
+        value = self._get(name)
         if value is None:
             return None
         try:
@@ -158,11 +158,11 @@ class FieldsReader:
         except ValueError:
             number = -1.0
         if not 0 < number < math.inf:
-            raise self.error(name, value, "a number of seconds with the letter s, e.g. 3600s")
+            raise self.error(name, value, "a number of seconds followed by s, e.g. 3600s")
         return number
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Takes a list of texts."""
+        """Returns a list of texts."""
         values = self.sequence(name)
         for value in values:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -170,12 +170,12 @@ class FieldsReader:
         return tuple(str(value) for value in values)
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """Takes a list of finite numbers."""
+        """Returns a list of finite numbers."""
         return tuple(self._finite(name, value) for value in self.sequence(name))
 
     def sequence(self, name: str) -> list[Any]:
-        """Takes a list."""
-        value = self._take(name)
+        """Returns a list; an empty one if the field is missing."""
+        value = self._get(name)
         if value is None:
             return []
         if not isinstance(value, list):
@@ -183,48 +183,48 @@ class FieldsReader:
         return value
 
     def block(self, name: str) -> "FieldsReader":
-        """Takes a mapping; an empty one if it was not given."""
-        value = self._take(name)
+        """Returns a reader of a mapping; of an empty one if the field is missing."""
+        value = self._get(name)
         return FieldsReader({} if value is None else value, self.path_of(name), where=self.where)
 
     def blocks(self, name: str) -> list["FieldsReader"]:
-        """Takes a list of mappings."""
+        """Returns readers of a list of mappings."""
         return [
             FieldsReader(value, f"{self.path_of(name)}[{number}]", where=self.where)
             for number, value in enumerate(self.sequence(name))
         ]
 
     def known(self) -> list[str]:
-        """Returns the names of the fields that were asked for."""
-        return list(dict.fromkeys(self._taken))
+        """Returns the names of the fields that were read, present or not."""
+        return list(dict.fromkeys(self._read))
 
-    def finish(self, belongs: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Refuses fields that nobody took.
+    def finish(self, misplaced: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Rejects fields that were not read.
 
         Args:
-            belongs: Of fields of other mappings: where they are to be written, e.g. ``below trainingInput``.
+            misplaced: The correct locations of fields of other mappings, e.g. ``below trainingInput``.
 
         Raises:
-            InvalidArgumentError: naming the field, and the one that was probably meant or its right place.
+            InvalidArgumentError: with the field, and its correct location or the most similar name.
         """
         for name in self._fields:
-            if name not in self._taken:
-                place = belongs.get(name)
+            if name not in self._read:
+                location = misplaced.get(name)
                 raise InvalidArgumentError(
                     f"there is no field {self.path_of(name)}",
                     where=self.where,
-                    remedy=f"write {name} {place}, indented alike"
-                    if place
+                    remedy=f"write {name} {location}, with equal indentation"
+                    if location
                     else nearest_name(name, self.known()),
                 )
 
-    def _take(self, name: str) -> Any:
-        self._taken.append(name)
+    def _get(self, name: str) -> Any:
+        self._read.append(name)
         return self._fields.get(name)
 
     def _finite(self, name: str, value: Any) -> float:
         if isinstance(value, str):
-            # YAML 1.1 takes 1e-4 for a text: it wants 1.0e-4.
+            # YAML 1.1 parses 1e-4 as text, and only 1.0e-4 as a number.
             try:
                 value = float(value)
             except ValueError:
@@ -234,5 +234,5 @@ class FieldsReader:
         return float(value)
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value) if value != "" else "''"

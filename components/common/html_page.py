@@ -1,8 +1,8 @@
-"""HTML pages that stand alone: no link, script or font from anywhere, readable offline and on paper.
+"""Self-contained HTML pages, without external links, scripts or fonts, for offline use and printing.
 
-A page is a Jinja2 template that extends ``page.html`` and imports ``macros.html``, both beside this
-module. Whatever a template prints is escaped: labels and file names come from users. The functions
-here do the arithmetic of a drawing; the macros of the same names draw it.
+A page is a Jinja2 template that extends ``page.html`` and imports ``macros.html``, both in ``templates``
+beside this module. All output of templates is escaped, because labels and file names come from users. The
+functions here compute the layout of a drawing; the macros of the same names draw it.
 """
 
 import base64
@@ -17,13 +17,13 @@ import jinja2
 from PIL import Image
 
 THUMBNAIL_PIXELS = 96
-# What stands for a number that does not exist.
+# The text for a missing number.
 DASH = "\N{EN DASH}"
 _THUMBNAIL_QUALITY = 80
-# The drawing's own units: a browser scales it to the width of the page.
+# In the drawing's units: a browser scales it to the width of the page.
 _CHART_WIDTH, _CHART_HEIGHT = 520.0, 270.0
-# Values that differ by less, of their size, are drawn as equal.
-_NARROWEST = 1e-6
+# The smallest relative range of an axis.
+_MIN_RANGE = 1e-6
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 58.0, 14.0, 12.0, 42.0
 
 
@@ -33,10 +33,8 @@ def render(template_name: str, package: str, **values: Any) -> str:
     Args:
         template_name: A file in the package's ``templates`` folder.
         package: The dotted name of the step's package, e.g. ``imgpipe.components.validate``.
-        **values: What the template prints; a name that it prints and that is not given is an error.
+        **values: The template's variables; a missing variable is an error.
 
-    Returns:
-        The whole page, with everything printed escaped.
     """
     return _environment(package).get_template(template_name).render(**values)
 
@@ -46,9 +44,9 @@ class Thumbnail:
     """A small picture with lines of text below it.
 
     Attributes:
-        source: A data URI; empty shows a box that says that the picture cannot be shown.
-        captions: One line each.
-        title: Shown when the pointer rests on the picture.
+        source: A data URI; if empty, a placeholder is shown.
+        captions: The lines below the picture.
+        title: The tooltip.
     """
 
     source: str
@@ -59,18 +57,18 @@ class Thumbnail:
 def thumbnail_source(encoded: bytes, *, pixels: int = THUMBNAIL_PIXELS) -> str:
     """Returns a JPEG data URI of an image file whose longer side is at most ``pixels``.
 
-    The pixels are shown as they are stored, as the model sees them: EXIF orientation is not applied.
-    Returns an empty string for an image that cannot be read: a page is worth having without it.
+    The pixels are shown as stored, as the model sees them: the EXIF orientation is not applied. Returns an
+    empty string for an image that cannot be decoded: the page is useful without it.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is enough.
+            # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough.
             image.draft("RGB", (pixels, pixels))
             small = _as_rgb(image)
         small.thumbnail((pixels, pixels))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-    except Exception:  # Pillow raises about a dozen classes for a damaged file, and not all are documented.
+    except Exception:  # Pillow raises about a dozen classes for damaged files, not all documented.
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
@@ -81,7 +79,7 @@ class Series:
 
     Attributes:
         name: For the legend.
-        points: (x, y), in the order in which they are joined; those that are not finite are left out.
+        points: (x, y), in the order of the line; points that are not finite are omitted.
     """
 
     name: str
@@ -90,7 +88,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, in the drawing's units, and what it says."""
+    """A mark on an axis: its position in the drawing's units, and its text."""
 
     position: float
     text: str
@@ -140,23 +138,23 @@ def line_chart(
     """Lays out a line chart.
 
     Args:
-        series: The lines; one without a finite point is left out.
+        series: The lines; a series without a finite point is omitted.
         x_name: Name of the horizontal axis.
         y_name: Name of the vertical axis.
-        marker: An x and a text: a vertical line there.
-        y_maximum: The largest y there can be, e.g. 1 for an accuracy: the axis does not go beyond it.
+        marker: The x and the text of a vertical line.
+        y_maximum: The largest possible y, e.g. 1 for an accuracy; the axis ends there.
     """
     drawn = [
-        (one.name, [(float(x), float(y)) for x, y in one.points if math.isfinite(x) and math.isfinite(y)])
-        for one in series
+        (line.name, [(float(x), float(y)) for x, y in line.points if math.isfinite(x) and math.isfinite(y)])
+        for line in series
     ]
     drawn = [(name, points) for name, points in drawn if points]
     xs = [x for _, points in drawn for x, _ in points] or [0.0, 1.0]
     ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
     if marker is not None:
         xs.append(marker[0])
-    x_low, x_high = _widened(min(xs), max(xs))
-    y_values = _tick_values(*_widened(min(ys), max(ys)), outside=True)
+    x_low, x_high = _widen(min(xs), max(xs))
+    y_values = _tick_values(*_widen(min(ys), max(ys)), outside=True)
     if y_maximum is not None and max(ys) <= y_maximum:
         y_values = [value for value in y_values if value <= y_maximum + 1e-9]
         if y_values[-1] < max(ys):
@@ -201,7 +199,7 @@ def line_chart(
 
 @dataclass(frozen=True)
 class HeatmapCell:
-    """A cell of a heat table; ``share`` is its part of the row's sum, 0..1."""
+    """A cell of a heatmap; ``share`` is its fraction of the row's sum, 0..1."""
 
     count: int
     share: float
@@ -220,7 +218,7 @@ def heatmap(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Heatmap:
     """Lays out a confusion matrix.
 
     Args:
-        names: Of the N classes.
+        names: The names of the N classes.
         counts: N rows of N numbers: ``counts[true][predicted]``.
     """
     return Heatmap(
@@ -268,27 +266,27 @@ def _environment(package: str) -> jinja2.Environment:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # Alpha is dropped, not composited: so does the decoder that training uses.
+        # Alpha is dropped, not composited, as in the decoder of training.
         return image.convert("RGBA").convert("RGB")
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256).convert("RGB")
     return image.convert("RGB")
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """Returns a range that has a width worth an axis."""
+def _widen(low: float, high: float) -> tuple[float, float]:
+    """Widens a range that is too narrow for an axis."""
     size = max(abs(low), abs(high))
-    if high - low > _NARROWEST * max(size, 1.0):
+    if high - low > _MIN_RANGE * max(size, 1.0):
         return low, high
-    room = 0.1 * size if size > _NARROWEST else 1.0
-    return low - room, high + room
+    margin = 0.1 * size if size > _MIN_RANGE else 1.0
+    return low - margin, high + margin
 
 
 def _tick_values(low: float, high: float, *, outside: bool) -> list[float]:
-    """Returns 4 to 8 round values; from just below ``low`` to just above ``high`` if ``outside``."""
+    """Returns 4 to 8 round values between ``low`` and ``high``, or enclosing them if ``outside``."""
     power = 10 ** math.floor(math.log10((high - low) / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= 6)
-    # A little tolerance: 0.30000000000000004 is 0.3 to a reader.
+    # With a tolerance, so that 0.30000000000000004 counts as 0.3.
     first, last = low / step, high / step
     start = math.floor(first + 1e-9) if outside else math.ceil(first - 1e-9)
     stop = math.ceil(last - 1e-9) if outside else math.floor(last + 1e-9)

@@ -1,4 +1,4 @@
-"""Model folders in TensorFlow Serving's layout: a folder a version, named by a number; the highest serves."""
+"""Model folders in TensorFlow Serving's layout: one numbered folder per version, the highest is served."""
 
 import hashlib
 import tempfile
@@ -16,7 +16,7 @@ from imgpipe.components.storage.files import local_path
 
 
 def version_folders(base: Path) -> dict[int, Path]:
-    """Returns the versions in a folder, lowest first: subfolders named by a number that hold a SavedModel."""
+    """Returns the versions in a folder, lowest first: numbered subfolders that contain a SavedModel."""
     if not base.is_dir():
         return {}
     numbered = {
@@ -28,29 +28,29 @@ def version_folders(base: Path) -> dict[int, Path]:
 
 
 def model_folder_at(location: Path) -> Path:
-    """Returns the folder of the SavedModel that a path means: itself, or its highest version.
+    """Returns the folder of the SavedModel at a path: the path itself, or its highest version.
 
     Raises:
-        MissingInputError: if there is neither.
+        MissingInputError: if neither contains a SavedModel.
     """
     if (location / _SAVED_MODEL).is_file():
         return location
     versions = version_folders(location)
     if not versions:
         raise MissingInputError(
-            f"there is no SavedModel in {str(location)!r}, nor a numbered folder that holds one",
-            remedy="give a folder that holds saved_model.pb, or one with numbered versions of a model",
+            f"there is no SavedModel in {str(location)!r} or in a numbered folder in it",
+            remedy="give a folder that contains saved_model.pb, or numbered versions of a model",
         )
     return versions[max(versions)]
 
 
 @contextmanager
 def local_model(location: str) -> Iterator[Path]:
-    """Yields the local folder of a model, local or ``gs://``; a copy from there is removed afterwards.
+    """Yields the local folder of a model; a model in Cloud Storage is copied to a temporary folder.
 
     Args:
-        location: A folder that holds saved_model.pb, or one with numbered versions, of which the highest
-            counts.
+        location: A folder, local or ``gs://``, that contains saved_model.pb or numbered versions, of which
+            the highest is used.
 
     Raises:
         MissingInputError: if there is no model.
@@ -61,9 +61,9 @@ def local_model(location: str) -> Iterator[Path]:
         return
     base = location.rstrip("/") + "/"
     bucket, prefix = cloud_storage.bucket_and_name(base)
-    names = [found.name.removeprefix(prefix) for found in cloud_storage.list_objects(base)]
+    names = [entry.name.removeprefix(prefix) for entry in cloud_storage.list_objects(base)]
     with tempfile.TemporaryDirectory(prefix="imgpipe-model-") as folder:
-        for name in _newest(names):
+        for name in _model_files(names):
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             cloud_storage.download(f"gs://{bucket}/{prefix}{name}", path)
@@ -71,7 +71,7 @@ def local_model(location: str) -> Iterator[Path]:
             yield model_folder_at(Path(folder))
         except MissingInputError:
             raise MissingInputError(
-                f"there is no SavedModel in {location!r}", remedy="give a folder that holds saved_model.pb"
+                f"there is no SavedModel in {location!r}", remedy="give a folder that contains saved_model.pb"
             ) from None
 
 
@@ -83,8 +83,8 @@ def model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _newest(names: list[str]) -> list[str]:
-    """Returns those of an object store's names that belong to the model or its highest version."""
+def _model_files(names: list[str]) -> list[str]:
+    """Returns the names of the objects that belong to the model or its highest version."""
     files = [name for name in names if not name.endswith("/")]
     if _SAVED_MODEL in files:
         return [name for name in files if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
@@ -95,5 +95,5 @@ def _newest(names: list[str]) -> list[str]:
 
 
 def _version(folder: str) -> int | None:
-    """Returns the number that a folder is named by, leading zeros allowed; None if it is no number."""
+    """Returns the version number of a folder name, which may have leading zeros; None for other names."""
     return int(folder) if folder.isascii() and folder.isdigit() else None

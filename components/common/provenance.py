@@ -14,6 +14,7 @@ PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
 # The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
+_REMEDY = "give the model folder that the train step wrote"
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
@@ -29,16 +30,22 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     Raises:
         MissingInputError: if it is missing or not a JSON object.
     """
-    path = folder / PROVENANCE_NAME
+    return read_json_object(folder / PROVENANCE_NAME, remedy=_REMEDY)
+
+
+def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Reads a JSON file that another step wrote.
+
+    Raises:
+        MissingInputError: if it is missing or not a JSON object.
+    """
     try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MissingInputError(
-            f"cannot read {str(path)!r}: {error}", remedy="give the model folder that the train step wrote"
-        ) from None
-    if not isinstance(provenance, dict):
-        raise MissingInputError(f"{str(path)!r} is not a JSON object", remedy="train the model again")
-    return provenance
+        raise MissingInputError(f"cannot read {str(path)!r}: {error}", remedy=remedy) from None
+    if not isinstance(content, dict):
+        raise MissingInputError(f"{str(path)!r} is not a JSON object", remedy=remedy)
+    return content
 
 
 def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "") -> None:
@@ -74,9 +81,7 @@ def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["formats"] = [{"format": entry["format"], "deploymentUri": entry["file"]} for entry in formats]
     except (OSError, yaml.YAMLError, TypeError) as error:
-        raise MissingInputError(
-            f"cannot read {str(path)!r}: {error}", remedy="give the model folder that the train step wrote"
-        ) from None
+        raise MissingInputError(f"cannot read {str(path)!r}: {error}", remedy=_REMEDY) from None
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Puts a model into job_dir, where the original algorithm put it."""
+"""Publishes a model to ``job_dir/model``, as the original algorithm did."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from imgpipe.components.storage.folders import CloudFolder
 
 MODEL_FOLDER = "model"
 SAVED_MODEL_NAME = "saved_model.pb"
-# What a model folder of ours holds: TensorFlow's files, our two, and further formats.
-_NAMES = {
+# The content of a model folder: TensorFlow's files, our two, and other formats.
+_MODEL_NAMES = {
     SAVED_MODEL_NAME,
     "fingerprint.pb",
     "variables",
@@ -26,13 +26,11 @@ _NAMES = {
     PROVENANCE_NAME,
     FORMATS_FOLDER,
 }
-
-
-# The models of a tuning's trials lie in the best one's folder, as the original algorithm laid them.
+# The models of a tuning's trials are subfolders of the best one's folder, as in the original algorithm.
 TRIAL_MODEL = re.compile(r"trial_[\w-]+")
-# What a kill may have left of one, half-copied, under a hidden name.
-_REST_OF_TRIAL = re.compile(r"\.trial_[\w-]+\.[0-9a-f]+\.(partial|old)")
-# What is uploaded before it takes the model's place.
+# The hidden, partial copy of a trial's model that a killed process left.
+_PARTIAL_TRIAL_MODEL = re.compile(r"\.trial_[\w-]+\.[0-9a-f]+\.(partial|old)")
+# The prefix of a model's objects until the upload is complete.
 _INCOMING = re.compile(rf"\.{MODEL_FOLDER}\.[0-9a-f]{{32}}\.partial/")
 
 
@@ -44,35 +42,37 @@ def check_model_target(job_dir: str) -> str:
 
     Raises:
         InvalidArgumentError: if job_dir is another URL.
-        OutputError: if something stands there that is not a model of ours: it would be replaced.
+        OutputError: if it contains files other than a model that imgpipe wrote, which would be replaced.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     target = joined(absolute_location(job_dir), MODEL_FOLDER)
     if is_cloud_path(target):
-        names = _own_names(target)
-        ours = not names or _is_ours({name.partition("/")[0] for name in names}, CloudFolder(target).read)
+        names = _model_objects(target)
+        replaceable = not names or _is_our_model(
+            {name.partition("/")[0] for name in names}, CloudFolder(target).read
+        )
     else:
-        ours = not Path(target).exists() or _is_ours_here(Path(target))
-    if ours:
+        replaceable = not Path(target).exists() or _is_our_model_folder(Path(target))
+    if replaceable:
         return target
     raise OutputError(
         f"{target!r} exists and is not a model that imgpipe wrote",
-        remedy="name another job_dir, or move it away; nothing of others is replaced",
+        remedy="give another job_dir, or move the folder: imgpipe replaces only its own models",
     )
 
 
 def publish_model(model_folder: Path, job_dir: str) -> str:
     """Copies a model folder to ``job_dir/model`` by write-then-swap and returns that location.
 
-    A model of ours that stood there is replaced; until then it stands there whole. Cloud Storage renames
-    single objects only: there the new model is uploaded whole, and ``saved_model.pb``, without
-    which nothing is loaded, is the first object of the old one to go and the last of the new one to come;
-    ``provenance.json``, by which the folder is known as ours, is the last to go and the first to come. The
-    models of a tuning's trials stay.
+    An earlier model that imgpipe wrote is replaced, and is complete until then. Cloud Storage renames only
+    single objects: the new model is first uploaded completely under another prefix. ``saved_model.pb``,
+    without which a model cannot be loaded, is the first object of the old model to be removed and the last
+    of the new one to be moved; ``provenance.json``, which identifies a model of imgpipe, is the last to be
+    removed and the first to be moved. The models of a tuning's trials are kept.
 
     Raises:
         InvalidArgumentError: if job_dir is a URL other than ``gs://``.
-        OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
+        OutputError: if ``job_dir/model`` is not a model that imgpipe wrote or cannot be written.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     target = check_model_target(job_dir)
@@ -84,27 +84,22 @@ def publish_model(model_folder: Path, job_dir: str) -> str:
 
 
 def publish_model_at(model_folder: Path, target: str) -> None:
-    """Copies a model folder to a location, in the way of ``publish_model``, whatever stands there.
-
-    Args:
-        model_folder: To be copied.
-        target: A local folder or ``gs://``.
-    """
+    """Copies a model folder to a location, local or ``gs://``, like ``publish_model``, unchecked."""
     if not is_cloud_path(target):
         publish_folder(model_folder, Path(target))
         return
     parent, name = target.rsplit("/", 1)
     folder, incoming = CloudFolder(parent), f".{name}.{uuid.uuid4().hex}.partial"
     paths = [path for path in model_folder.rglob("*") if path.is_file()]
-    names = sorted((path.relative_to(model_folder).as_posix() for path in paths), key=_arrival)
+    names = sorted((path.relative_to(model_folder).as_posix() for path in paths), key=_publication_order)
     for file in folder.names():
         if _INCOMING.match(file):
-            # What a kill left.
+            # Left by a killed process.
             folder.remove(file)
     try:
         for file in names:
             cloud_storage.upload(model_folder / file, f"{parent}/{incoming}/{file}")
-        for file in sorted(_own_names(target), key=_arrival, reverse=True):
+        for file in sorted(_model_objects(target), key=_publication_order, reverse=True):
             folder.remove(f"{name}/{file}")
         for file in names:
             folder.move(f"{incoming}/{file}", f"{name}/{file}")
@@ -115,7 +110,7 @@ def publish_model_at(model_folder: Path, target: str) -> None:
 
 
 def fetch_model(location: str, target: Path) -> None:
-    """Copies a model folder, local or in Cloud Storage, to a local one, without trials' models below it.
+    """Copies a model folder, local or in Cloud Storage, to a local one, without the models of trials.
 
     Raises:
         MissingInputError: if an object cannot be read.
@@ -124,34 +119,34 @@ def fetch_model(location: str, target: Path) -> None:
     if not is_cloud_path(location):
         shutil.copytree(location, target, dirs_exist_ok=True)
         return
-    for name in _own_names(location):
+    for name in _model_objects(location):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         cloud_storage.download(f"{location}/{name}", target / name)
 
 
-def _own_names(target: str) -> list[str]:
-    """Returns the objects of a model in Cloud Storage without those of the trials' models below it."""
+def _model_objects(target: str) -> list[str]:
+    """Returns the objects of a model in Cloud Storage, without the models of trials."""
     return [name for name in CloudFolder(target).names() if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
 
 
-def _arrival(file: str) -> tuple[int, str]:
+def _publication_order(file: str) -> tuple[int, str]:
     return {PROVENANCE_NAME: 0, SAVED_MODEL_NAME: 2}.get(file, 1), file
 
 
-def _is_ours_here(folder: Path) -> bool:
+def _is_our_model_folder(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {
         path.name
         for path in folder.iterdir()
-        if not TRIAL_MODEL.fullmatch(path.name) and not _REST_OF_TRIAL.fullmatch(path.name)
+        if not TRIAL_MODEL.fullmatch(path.name) and not _PARTIAL_TRIAL_MODEL.fullmatch(path.name)
     }
-    return not names or _is_ours(names, lambda name: (folder / name).read_bytes())
+    return not names or _is_our_model(names, lambda name: (folder / name).read_bytes())
 
 
-def _is_ours(names: set[str], read: Callable[[str], bytes]) -> bool:
-    """Whether a folder with these names in it is a model that we wrote, with nothing added to it."""
-    if PROVENANCE_NAME not in names or names - _NAMES:
+def _is_our_model(names: set[str], read: Callable[[str], bytes]) -> bool:
+    """Whether a folder with these names is a model that imgpipe wrote, without any other files."""
+    if PROVENANCE_NAME not in names or names - _MODEL_NAMES:
         return False
     try:
         versions = json.loads(read(PROVENANCE_NAME))["versions"]

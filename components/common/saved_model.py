@@ -1,4 +1,4 @@
-"""Writes the SavedModel that is served: an image file's bytes in, classes and probabilities out."""
+"""Writes the SavedModel for serving: its input is an image file's bytes, its output the probabilities."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from imgpipe.components.images.graph.serving_decoder import decode_image_file
 LABELS_ASSET = "labels.txt"
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
-# Input and output of the network behind the decoding, in other formats than this.
+# The names of the network's input and output in the other export formats.
 IMAGES, PROBABILITIES = "images", "probabilities"
-# Classes that the signature with names answers with, or all if there are fewer.
+# The number of classes that the signature top_labels returns, or all if there are fewer.
 TOP_LABELS = 5
 
 
 class _ServingModel(tf.Module):
-    """Holds the variables and the labels file, and the function that is served."""
+    """The variables, the labels file and the served functions."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class _ServingModel(tf.Module):
         multi_label: bool,
     ) -> None:
         super().__init__()
-        # By path, so that the file tells which is which and another training can start from them.
+        # By path, so that each variable can be identified and another training can start from them.
         self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
         self._labels_file = tf.saved_model.Asset(str(labels_file))
         logits = classifier.logits
@@ -42,8 +42,8 @@ class _ServingModel(tf.Module):
             tf.TensorSpec([None], tf.string, name="key"),
         ]
 
-        # A function of its own, so that the signatures share one copy of the network. Other formats are made
-        # of it: there, decoding is the application's.
+        # A separate function, so that the signatures share one copy of the network. Other formats are
+        # converted from it; their applications decode images themselves.
         @tf.function(
             input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)]
         )
@@ -52,9 +52,11 @@ class _ServingModel(tf.Module):
 
         @tf.function(input_signature=signature)
         def probabilities_of(image_bytes: Any, key: Any) -> Any:
-            # A key less than images would pass unnoticed and shift every answer after it.
+            # A missing key would otherwise shift all following predictions unnoticed.
             tf.debugging.assert_equal(
-                tf.shape(key), tf.shape(image_bytes), "give one key for each of image_bytes"
+                tf.shape(key),
+                tf.shape(image_bytes),
+                "key and image_bytes must have the same length",
             )
             images = tf.map_fn(
                 lambda encoded: decode_image_file(encoded, image_size),
@@ -94,24 +96,24 @@ def write_saved_model(
     """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
 
     The signature ``serving_default``, and its alias ``classify``, take ``image_bytes`` (string [n]: whole
-    JPEG, PNG, GIF, BMP or WebP files) and ``key`` (string [n], handed through), and return ``classes``
+    JPEG, PNG, GIF, BMP or WebP files) and ``key`` (string [n], returned unchanged), and return ``classes``
     (int64 [n]: 0..N-1, the label on disk less one), ``key`` (string [n]) and ``probabilities`` (float32
-    [n, N]). It is that of Google's built-in algorithm. The signature ``top_labels`` takes the same and
+    [n, N]), as in Google's built-in algorithm. The signature ``top_labels`` takes the same inputs and
     returns the k = min(5, N) most probable classes, the most probable first: ``classes`` (int64 [n, k]),
     ``key``, ``labels`` (string [n, k], their names) and ``probabilities`` (float32 [n, k]).
 
-    The function ``probabilities_of_pixels``, which is no signature, is the network behind the decoding: uint8
-    [n, size, size, 3] -> ``probabilities``.
+    The function ``probabilities_of_pixels``, which is not a signature, is the network without the decoding:
+    uint8 [n, size, size, 3] -> ``probabilities``.
 
-    Images are decoded as ``served_images`` says: as the convert step would have prepared them.
+    Images are decoded by ``decode_image_file``, to the pixels of an image that the convert step prepared.
 
     Args:
         classifier: With ``variables`` (Keras variables) and ``logits(images, training=...)``.
-        image_size: Side in pixels to which images are scaled.
+        image_size: The side in pixels of the square to which images are scaled.
         labels: Names by class.
-        folder: To be written.
-        multi_label: Whether each label has a probability of its own (sigmoid), instead of one probability
-            that is shared out among the labels (softmax).
+        folder: The output folder.
+        multi_label: Whether each label has an independent probability (sigmoid); otherwise the
+            probabilities sum to 1 (softmax).
     """
     with tempfile.TemporaryDirectory() as temporary:
         labels_file = Path(temporary) / LABELS_ASSET

@@ -1,1 +1,1 @@
-"""What an image file is: reading, checking and decoding it, in Python and in the served graph."""
+"""Image files: checking, preparing and decoding them, in Python and in the TensorFlow graph."""

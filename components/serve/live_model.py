@@ -67,7 +67,7 @@ class LiveModel:
         if signature not in model.signatures:
             # It existed when the request was checked; another version has taken over since.
             raise RequestError(400, f"the model has no signature {signature!r}")
-        return model.ask(images, keys, signature)
+        return model.call(images, keys, signature)
 
     def refresh(self) -> None:
         """Loads the highest version if it is not the served one; takes seconds then."""

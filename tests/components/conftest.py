@@ -1,4 +1,4 @@
-"""What the tests of the steps share; the expensive things are made once a session."""
+"""Fixtures for the tests of all steps; expensive ones have session scope."""
 
 import io
 
@@ -42,11 +42,11 @@ def _write_dataset(folder, splits, labels, *, shards=1, multi_label=False):
         for number in range(shards):
             path = folder / f"{name}-{number:05d}-of-{shards:05d}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            chosen = records[number * len(records) // shards : (number + 1) * len(records) // shards]
+            part = records[number * len(records) // shards : (number + 1) * len(records) // shards]
             with path.open("wb") as file:
-                for record in chosen:
+                for record in part:
                     write_record(file, encode_example(record))
-            entries.append(Shard(path.name, len(chosen), path.stat().st_size, file_sha256(path)))
+            entries.append(Shard(path.name, len(part), path.stat().st_size, file_sha256(path)))
         counts = [
             sum(label in record.all_labels for record in records) for label in range(1, len(labels) + 1)
         ]
@@ -57,7 +57,7 @@ def _write_dataset(folder, splits, labels, *, shards=1, multi_label=False):
 
 @pytest.fixture(scope="session")
 def encode():
-    """``encode(pixels, "PNG")``: pixels to an image file's bytes."""
+    """``encode(pixels, "PNG")`` encodes an image file."""
     return _encode
 
 
@@ -69,7 +69,7 @@ def write_dataset():
 
 @pytest.fixture(scope="session")
 def coloured_dataset(write_dataset, encode):
-    """``coloured_dataset(folder, labels)``: 12 and 6 small pictures, each label of another brightness."""
+    """``coloured_dataset(folder, labels)``: 12 and 6 small images, with a different brightness per label."""
 
     def write(folder, labels=("dark", "bright"), train=12, validation=6, shards=1):
         def records(split, count, seed):
@@ -92,44 +92,44 @@ def coloured_dataset(write_dataset, encode):
 
 @pytest.fixture(scope="session")
 def quadrants():
-    """``quadrants(count, seed)``: pictures with up to four coloured quarters, and the names of their colours.
+    """``quadrants(count, seed)``: images with up to four colored quadrants, and the names of their colors.
 
-    Each colour is there with a probability of its own, in any quarter; some pictures have none.
+    Each color has its own probability and a random quadrant; some images have none.
     """
-    colours = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30), "yellow": (220, 220, 30)}
+    colors = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30), "yellow": (220, 220, 30)}
 
     def draw_pictures(count, seed):
         draw = np.random.default_rng(seed)
         for _ in range(count):
             pixels = draw.integers(0, 60, (16, 16, 3))
-            there = [
+            present = [
                 name
-                for name, share in zip(colours, (0.5, 0.35, 0.25, 0.2), strict=True)
+                for name, share in zip(colors, (0.5, 0.35, 0.25, 0.2), strict=True)
                 if draw.random() < share
             ]
-            for quarter, name in zip(draw.permutation(4), there, strict=False):
-                rows, columns = (slice(8 * one, 8 * one + 8) for one in divmod(int(quarter), 2))
-                noisy = np.array(colours[name]) + draw.integers(-30, 30, (8, 8, 3))
+            for quadrant, name in zip(draw.permutation(4), present, strict=False):
+                rows, columns = (slice(8 * side, 8 * side + 8) for side in divmod(int(quadrant), 2))
+                noisy = np.array(colors[name]) + draw.integers(-30, 30, (8, 8, 3))
                 pixels[rows, columns] = np.clip(noisy, 0, 255)
-            yield _encode(pixels), tuple(there)
+            yield _encode(pixels), tuple(present)
 
     return draw_pictures
 
 
 @pytest.fixture(scope="session")
 def quadrants_dataset(quadrants, write_dataset, tmp_path_factory):
-    """The folder of a multi-label data set of 320 and 80 such pictures."""
+    """The folder of a multi-label data set of 320 and 80 images of ``quadrants``."""
     names = ("blue", "green", "red", "yellow")
 
     def records(count, seed):
         return [
             ImageRecord(
                 encoded,
-                labels=tuple(number for number, name in enumerate(names, start=1) if name in there),
-                texts=there,
+                labels=tuple(number for number, name in enumerate(names, start=1) if name in present),
+                texts=present,
                 filename=f"{seed}/{number}.png",
             )
-            for number, (encoded, there) in enumerate(quadrants(count, seed))
+            for number, (encoded, present) in enumerate(quadrants(count, seed))
         ]
 
     splits = {TRAIN: records(320, 1), VALIDATION: records(80, 2)}
@@ -138,7 +138,7 @@ def quadrants_dataset(quadrants, write_dataset, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digit_records():
-    """scikit-learn's 1,797 digits as records, every fifth of them for validation."""
+    """scikit-learn's 1,797 digits as records, every fifth for validation."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -158,7 +158,7 @@ def digits_dataset(digit_records, write_dataset, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits_training():
-    """The arguments by which the digits are learnt in a few seconds, from random weights."""
+    """Arguments that train the digits in a few seconds, from random weights."""
     from imgpipe.components.train.arguments import TrainingArguments
 
     return TrainingArguments(
@@ -176,7 +176,7 @@ def digits_training():
 
 @pytest.fixture(scope="session")
 def trained_digits(digits_dataset, digits_training, tmp_path_factory):
-    """A model folder that the train step wrote, and what the loop returned. Not to be changed."""
+    """A model folder that the train step wrote, and the result of the training. Read-only."""
     from imgpipe.components.train.train import train
 
     folder = tmp_path_factory.mktemp("trained") / "model"

@@ -1,4 +1,4 @@
-"""What runs in a container imports no code that builds pipelines."""
+"""Code that runs in a container does not import code that builds pipelines."""
 
 import ast
 import subprocess
@@ -21,13 +21,13 @@ def imported(file):
 @pytest.mark.parametrize(
     "file", sorted((ROOT / "components").rglob("*.py")), ids=lambda file: file.parent.name + "/" + file.name
 )
-def test_a_component_imports_nothing_of_pipelines(file):
+def test_a_component_does_not_import_pipelines(file):
     assert not [name for name in imported(file) if name.startswith("imgpipe.pipelines")]
 
 
 @pytest.mark.parametrize(
     "module", ["imgpipe.components.custom_job.custom_job", "imgpipe.components.data_version.data_version"]
 )
-def test_a_launcher_needs_no_tensorflow(module):
+def test_a_launcher_does_not_import_tensorflow(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -63,7 +63,7 @@ def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batch
     sizes = {}
     for size in (1, 32):
         answers = [
-            model.ask(images[start : start + size], keys[start : start + size])
+            model.call(images[start : start + size], keys[start : start + size])
             for start in range(0, len(images), size)
         ]
         sizes[size] = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}

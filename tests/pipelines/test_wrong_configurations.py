@@ -171,13 +171,13 @@ CONFIGS = [
 
 TEXTS = [
     ("trainingInput: [1, 2", "not valid YAML", "line"),
-    ("trainingInput:\n  region: a\n  region: b\n", "'region' stands here twice", "line"),
+    ("trainingInput:\n  region: a\n  region: b\n", "duplicate key 'region'", "line"),
     ("- trainingInput", "the document is", "name: value"),
     ("training_input:\n  scaleTier: BASIC\n", "training_input", "trainingInput"),
     ("labels:\n  Team: Vision\n", "labels.Team='Vision'", "lower-case"),
     ("labels:\n  team: a b\n", "labels.team='a b'", "lower-case"),
     ("\0", "not valid YAML", "YAML"),
-    ("[" * 3000, "too deep in each other", "brackets"),
+    ("[" * 3000, "nested too deeply", "brackets"),
 ]
 
 # Arguments after --, options of plan_job, problem, remedy.

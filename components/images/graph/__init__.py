@@ -1,6 +1,6 @@
-"""Inside the served graph: from an image file as a client has it to the pixels of training.
+"""Decodes image files inside the TensorFlow graph.
 
-The convert step prepares images before they are trained on: it turns photos upright, lays transparency
-on white, brings 16-bit pixels to 8 bits. A client of the served model sends files as they are, so the
-graph does the same.
+``training_decoder`` decodes the images in records, which the convert step has prepared: it rotates photos
+upright, composites transparency on white, and reduces 16-bit pixels to 8 bits. Clients of a served model
+send unprepared files; ``serving_decoder`` decodes them to the same pixels.
 """

@@ -1,42 +1,42 @@
-"""Numbers out of a file's bytes, inside the TensorFlow graph."""
+"""Reads numbers from a file's bytes, inside the TensorFlow graph."""
 
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
 
 
-def part(encoded: Any, place: Any, length: Any) -> Any:
-    """Returns up to ``length`` bytes from a place on, fewer at the end: string [].
+def read_bytes(encoded: Any, offset: Any, length: Any) -> Any:
+    """Returns up to ``length`` bytes from an offset, fewer at the end: string [].
 
-    ``tf.strings.substr`` alone refuses a place behind the end, in an error that holds the whole file.
+    ``tf.strings.substr`` alone rejects an offset after the end, with an error that contains the whole file.
     """
-    return tf.strings.substr(encoded, tf.minimum(place, tf.strings.length(encoded)), length)
+    return tf.strings.substr(encoded, tf.minimum(offset, tf.strings.length(encoded)), length)
 
 
 def starts_with(encoded: Any, signature: bytes) -> Any:
     """Returns whether a scalar string begins with a signature: bool []."""
-    return tf.equal(part(encoded, 0, len(signature)), signature)
+    return tf.equal(tf.strings.substr(encoded, 0, len(signature)), signature)
 
 
-def byte_at(encoded: Any, place: Any) -> Any:
-    """Returns the byte at a place as int32 []; 0 behind the end."""
-    return big_endian(encoded, place, 1)
+def read_byte(encoded: Any, offset: Any) -> Any:
+    """Returns the byte at an offset as int32 []; 0 after the end."""
+    return read_big_endian(encoded, offset, 1)
 
 
-def big_endian(encoded: Any, place: Any, count: int) -> Any:
-    """Returns the number of ``count`` bytes at a place, most significant first, as int32 [].
+def read_big_endian(encoded: Any, offset: Any, count: int) -> Any:
+    """Returns the number in ``count`` bytes at an offset, most significant byte first, as int32 [].
 
-    Bytes behind the end of the string are 0. Of four bytes, numbers beyond 2**31 come out negative.
+    Bytes after the end of the string are 0. Four bytes of 2**31 or more are returned as a negative number.
     """
-    return _number(encoded, place, count, range(count - 1, -1, -1))
+    return _read_number(encoded, offset, count, range(count - 1, -1, -1))
 
 
-def little_endian(encoded: Any, place: Any, count: int) -> Any:
-    """Returns the number of ``count`` bytes at a place, least significant first, as ``big_endian`` does."""
-    return _number(encoded, place, count, range(count))
+def read_little_endian(encoded: Any, offset: Any, count: int) -> Any:
+    """As ``read_big_endian``, but least significant byte first."""
+    return _read_number(encoded, offset, count, range(count))
 
 
-def _number(encoded: Any, place: Any, count: int, powers: range) -> Any:
-    text = part(encoded, place, count)
+def _read_number(encoded: Any, offset: Any, count: int, powers: range) -> Any:
+    text = read_bytes(encoded, offset, count)
     values = tf.cast(tf.io.decode_raw(tf.strings.join([text, b"\0" * count]), tf.uint8)[:count], tf.int32)
     return tf.reduce_sum(tf.bitwise.left_shift(values, [8 * power for power in powers]))

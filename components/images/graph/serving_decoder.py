@@ -1,14 +1,14 @@
-"""Decodes an image file in any format that the convert step takes, inside the TensorFlow graph.
+"""Decodes an image file in any format that the convert step accepts, inside the TensorFlow graph.
 
-``images.prepare_image`` followed by ``image_decoding.decode_image`` is what a picture goes through on its
-way into training; ``decode_image_file`` gives the same pixels for the file itself.
-They are equal bit for bit but for photos that have to be turned, which convert encodes anew as JPEG.
+Training decodes the output of ``prepare_image`` with ``training_decoder.decode_image``; ``decode_image_file``
+decodes the original file to the same pixels. They are equal bit for bit except for photos that are rotated,
+which the convert step re-encodes as JPEG.
 
-What TensorFlow cannot decode inside a graph, and what is refused therefore:
+Rejected, because TensorFlow cannot decode them inside a graph:
 
-* animated WebP: TensorFlow 2.21 overruns its memory on it (``DecodeWebP`` writes four channels a pixel
-  where it has room for three), so that such a file must never reach it;
-* BMP files whose rows are compressed (RLE).
+* animated WebP: TensorFlow 2.21 overruns its buffer (``DecodeWebP`` writes four channels per pixel into
+  memory for three), so that such a file must never reach it;
+* BMP files with compressed rows (RLE).
 """
 
 from collections.abc import Callable
@@ -16,29 +16,29 @@ from typing import Any
 
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.bmp import decode_bmp
-from imgpipe.components.images.graph.byte_reader import byte_at, part, starts_with
+from imgpipe.components.images.graph.byte_reader import read_byte, read_bytes, starts_with
 from imgpipe.components.images.graph.gif import decode_gif
 from imgpipe.components.images.graph.orientation import (
     has_no_app1_segment,
     jpeg_orientation,
     png_orientation,
-    turned_upright,
+    rotate_upright,
     webp_orientation,
 )
 from imgpipe.components.images.graph.png_chunks import png_chunks
 from imgpipe.components.images.graph.training_decoder import JPEG_TRANSFORM, is_jpeg, scale_to_square
-from imgpipe.components.images.graph.transparency import WHITE, on_white
+from imgpipe.components.images.graph.transparency import WHITE, composite_on_white
 
-# Places in a PNG file: signature, then the chunk IHDR.
-_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE = 24, 25
+# Offsets in a PNG file: signature, then the IHDR chunk.
+_PNG_BIT_DEPTH, _PNG_COLOR_TYPE = 24, 25
 _GRAY, _GRAY_ALPHA, _RGB_ALPHA = 0, 4, 6
-# Places in a WebP file: the kind of the first chunk, and the flags if it is VP8X (RFC 9649).
+# Offsets in a WebP file: the kind of the first chunk, and the flags if it is VP8X (RFC 9649).
 _WEBP_KIND, _WEBP_FLAGS = 12, 20
 _WEBP_ANIMATION = 0x02
 
 
 def decode_image_file(encoded: Any, image_size: int) -> Any:
-    """Decodes one image file and scales it to a square, as ``image_decoding.decode_image`` does.
+    """Decodes one image file and scales it to a square, as ``training_decoder.decode_image`` does.
 
     Args:
         encoded: A scalar string tensor: the bytes of a JPEG, PNG, GIF, BMP or WebP file.
@@ -48,9 +48,9 @@ def decode_image_file(encoded: Any, image_size: int) -> Any:
         uint8 [image_size, image_size, 3]: red, green, blue, upright, on white.
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph runs, if the bytes are no such image.
+        tf.errors.InvalidArgumentError: when the graph runs, if the bytes are not such an image.
     """
-    # Most images are JPEG: for them nothing else is asked.
+    # Most images are JPEG: no other format is checked for them.
     pixels = tf.cond(
         is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _as_one_node(_decode_other, encoded)
     )
@@ -66,55 +66,55 @@ def _decode_other(encoded: Any) -> Any:
             (starts_with(encoded, b"GIF8"), lambda: decode_gif(encoded)),
             (starts_with(encoded, b"BM"), lambda: decode_bmp(encoded)),
         ],
-        default=lambda: _refused(encoded),
+        default=lambda: _reject(encoded),
     )
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
 def _as_one_node(function: Callable[[Any], Any], encoded: Any) -> Any:
-    """Calls a function of the graph that stays a function when the graph is run.
+    """Calls a function as a single graph node that is not inlined.
 
-    Otherwise its hundreds of nodes are handled one by one, as dead ones, for every image that does not need
-    them, which takes as long as decoding a small JPEG.
+    Otherwise its hundreds of nodes are processed one by one, as dead nodes, for every image that does not
+    need them, which takes as long as decoding a small JPEG.
     """
     call = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     return call(encoded)
 
 
 def _decode_jpeg(encoded: Any) -> Any:
-    # As decode_image: a photo that is upright has the very pixels of a record.
+    # As in decode_image, so that an upright photo has the same pixels as a record.
     pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method=JPEG_TRANSFORM)
     return tf.cond(
         has_no_app1_segment(encoded),
         lambda: pixels,
-        lambda: turned_upright(pixels, _as_one_node(jpeg_orientation, encoded)),
+        lambda: rotate_upright(pixels, _as_one_node(jpeg_orientation, encoded)),
     )
 
 
 def _decode_png(encoded: Any) -> Any:
     chunks = png_chunks(encoded)
-    depth, colour_type = byte_at(encoded, _PNG_BIT_DEPTH), byte_at(encoded, _PNG_COLOUR_TYPE)
-    with_alpha = tf.logical_or(tf.equal(colour_type, _GRAY_ALPHA), tf.equal(colour_type, _RGB_ALPHA))
+    depth, color_type = read_byte(encoded, _PNG_BIT_DEPTH), read_byte(encoded, _PNG_COLOR_TYPE)
+    with_alpha = tf.logical_or(tf.equal(color_type, _GRAY_ALPHA), tf.equal(color_type, _RGB_ALPHA))
     pixels = tf.case(
         [
             (
-                tf.logical_and(tf.equal(depth, 16), tf.equal(colour_type, _GRAY)),
-                lambda: _sixteen_bit_gray(encoded),
+                tf.logical_and(tf.equal(depth, 16), tf.equal(color_type, _GRAY)),
+                lambda: _decode_sixteen_bit_gray(encoded),
             ),
             (
-                tf.logical_or(with_alpha, chunks.has_transparent_colour),
-                lambda: on_white(tf.io.decode_png(encoded, channels=4)),
+                tf.logical_or(with_alpha, chunks.has_transparent_color),
+                lambda: composite_on_white(tf.io.decode_png(encoded, channels=4)),
             ),
         ],
         default=lambda: tf.io.decode_png(encoded, channels=3),
     )
-    return turned_upright(pixels, png_orientation(encoded, chunks))
+    return rotate_upright(pixels, png_orientation(encoded, chunks))
 
 
-def _sixteen_bit_gray(encoded: Any) -> Any:
-    """Returns gray of 16 bits as uint8 [height, width, 3]: whole range to whole range, rounded.
+def _decode_sixteen_bit_gray(encoded: Any) -> Any:
+    """Decodes 16-bit gray to uint8 [height, width, 3]: full range to full range, rounded.
 
-    The decoder's own way is to drop the lower byte.
+    TensorFlow's own conversion drops the lower byte.
     """
     pixels = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
     opaque = tf.where(pixels[..., 3:] > 0, (pixels[..., :3] + 128) // 257, WHITE)
@@ -122,27 +122,27 @@ def _sixteen_bit_gray(encoded: Any) -> Any:
 
 
 def _decode_webp(encoded: Any) -> Any:
-    extended = tf.equal(part(encoded, _WEBP_KIND, 4), b"VP8X")
+    extended = tf.equal(read_bytes(encoded, _WEBP_KIND, 4), b"VP8X")
     animated = tf.logical_and(
-        extended, tf.not_equal(tf.bitwise.bitwise_and(byte_at(encoded, _WEBP_FLAGS), _WEBP_ANIMATION), 0)
+        extended, tf.not_equal(tf.bitwise.bitwise_and(read_byte(encoded, _WEBP_FLAGS), _WEBP_ANIMATION), 0)
     )
     check = tf.debugging.Assert(
         tf.logical_not(animated), ["an animated WebP cannot be decoded: send its first frame as an image"]
     )
     with tf.control_dependencies([check]):
-        # Without a number of channels there are 4 if the image has transparency, otherwise 3.
+        # channels=0 returns 4 channels if the image has transparency, otherwise 3.
         image = tf.io.decode_webp(tf.identity(encoded), channels=0)[0]
     pixels = tf.cond(
         tf.equal(tf.shape(image)[2], 4),
-        lambda: on_white(image),
+        lambda: composite_on_white(image),
         lambda: tf.ensure_shape(image, [None, None, 3]),
     )
-    return turned_upright(pixels, webp_orientation(encoded))
+    return rotate_upright(pixels, webp_orientation(encoded))
 
 
-def _refused(encoded: Any) -> Any:
+def _reject(encoded: Any) -> Any:
     check = tf.debugging.Assert(
-        # Never true; a constant would be folded, and fail where the graph is made.
+        # Never true. A constant would be folded and would fail when the graph is built.
         tf.less(tf.strings.length(encoded), 0),
         ["not a JPEG, PNG, GIF, BMP or WebP file; its size in bytes:", tf.strings.length(encoded)],
     )

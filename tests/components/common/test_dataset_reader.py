@@ -26,10 +26,10 @@ def test_records_come_shard_by_shard_in_order(dataset, split):
     assert list(read_split(dataset, split)) == RECORDS
 
 
-def test_the_place_of_a_record_is_its_file_and_its_number_there(dataset, split):
+def test_a_record_is_located_by_its_file_and_its_number_in_it(dataset, split):
     shards = [dataset / shard.path for shard in split.shards]
-    places = [locate_record(dataset, split, index) for index in range(7)]
-    assert places == [
+    locations = [locate_record(dataset, split, index) for index in range(7)]
+    assert locations == [
         *(f"{shards[0]}, record {number}" for number in range(2)),
         *(f"{shards[1]}, record {number}" for number in range(2)),
         *(f"{shards[2]}, record {number}" for number in range(3)),
@@ -38,7 +38,7 @@ def test_the_place_of_a_record_is_its_file_and_its_number_there(dataset, split):
         locate_record(dataset, split, 7)
 
 
-def test_a_damaged_record_is_named_by_file_and_number(dataset, split):
+def test_a_damaged_record_is_reported_with_file_and_number(dataset, split):
     path = dataset / split.shards[1].path
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
@@ -48,15 +48,15 @@ def test_a_damaged_record_is_named_by_file_and_number(dataset, split):
     assert f"{path}, record 1" in caught.value.where
 
 
-def test_a_missing_shard_is_named(dataset, split):
+def test_a_missing_shard_is_reported(dataset, split):
     path = dataset / split.shards[2].path
     path.unlink()
     with pytest.raises(MissingInputError, match=path.name):
         list(read_split(dataset, split))
 
 
-def in_the_cloud(cloud, source, target):
-    """Uploads a data set's shards and writes a manifest of them that lies here."""
+def upload_dataset(cloud, source, target):
+    """Uploads a data set's shards and writes a local manifest with their locations."""
     manifest = read_manifest(source)
     splits = {
         name: dataclasses.replace(
@@ -75,7 +75,7 @@ def in_the_cloud(cloud, source, target):
     return target
 
 
-def test_shards_of_this_machine_are_used_where_they_lie(coloured_dataset, tmp_path):
+def test_local_shards_are_used_without_a_copy(coloured_dataset, tmp_path):
     folder = coloured_dataset(tmp_path / "data")
     with local_dataset(folder) as local:
         assert local == folder
@@ -83,7 +83,7 @@ def test_shards_of_this_machine_are_used_where_they_lie(coloured_dataset, tmp_pa
 
 def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, coloured_dataset, tmp_path):
     source = coloured_dataset(tmp_path / "data", shards=3)
-    folder = in_the_cloud(cloud, source, tmp_path / "manifest")
+    folder = upload_dataset(cloud, source, tmp_path / "manifest")
     with local_dataset(folder) as local:
         assert read_manifest(local).digest() == read_manifest(source).digest()
         copied = list(read_split(local, read_manifest(local).splits[TRAIN]))
@@ -91,8 +91,8 @@ def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, colour
     assert not local.exists()
 
 
-def test_a_shard_that_has_changed_or_is_gone_is_named(cloud, coloured_dataset, tmp_path):
-    folder = in_the_cloud(cloud, coloured_dataset(tmp_path / "data", shards=2), tmp_path / "manifest")
+def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, tmp_path):
+    folder = upload_dataset(cloud, coloured_dataset(tmp_path / "data", shards=2), tmp_path / "manifest")
     cloud.put("data/train-00001-of-00002", b"other")
     with (
         pytest.raises(InvalidDataError, match="gs://photos/data/train-00001-of-00002"),
@@ -106,8 +106,8 @@ def test_a_shard_that_has_changed_or_is_gone_is_named(cloud, coloured_dataset, t
         pass
 
 
-def test_too_small_a_disk_is_told_before_anything_is_copied(cloud, coloured_dataset, tmp_path, monkeypatch):
-    folder = in_the_cloud(cloud, coloured_dataset(tmp_path / "data"), tmp_path / "manifest")
+def test_a_disk_that_is_too_small_is_reported_before_copying(cloud, coloured_dataset, tmp_path, monkeypatch):
+    folder = upload_dataset(cloud, coloured_dataset(tmp_path / "data"), tmp_path / "manifest")
     usage = type("Usage", (), {"free": 10})()
     monkeypatch.setattr(dataset_reader.shutil, "disk_usage", lambda _: usage)
     cloud.requests.clear()

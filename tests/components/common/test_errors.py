@@ -7,25 +7,25 @@ from imgpipe.components.common.errors import (
 )
 
 
-def test_every_class_has_an_exit_code_of_its_own_outside_python_and_shell():
+def test_exit_codes_are_distinct_and_conflict_neither_with_python_nor_the_shell():
     codes = [error.exit_code for error in ERROR_CLASSES]
     assert len(set(codes)) == len(codes)
     assert all(64 <= code <= 78 for code in codes)
     assert codes == sorted(codes)
 
 
-def test_only_an_interrupted_run_is_worth_a_retry():
+def test_a_retry_can_help_only_an_interrupted_run():
     assert [error for error in ERROR_CLASSES if error.retry_can_help] == [InterruptedRunError]
     assert InterruptedRunError.exit_code == EXIT_CODE_INTERRUPTED
 
 
-def test_text_says_problem_place_and_remedy():
+def test_text_has_problem_location_and_remedy():
     error = InvalidDataError("row has 3 columns", where="a.csv, line 7", remedy="quote the comma")
     assert str(error) == "row has 3 columns\nwhere: a.csv, line 7\nwhat to do: quote the comma"
     assert str(PipelineError("only this")) == "only this"
 
 
-def test_a_huge_value_does_not_flood_the_terminal():
+def test_a_very_long_value_is_shortened():
     error = PipelineError("the line '" + "x y" * 10_000_000 + "' has 1 column", where="w" * 100_000)
     assert len(str(error)) < 2_000
     assert str(error).startswith("the line 'x y")

@@ -1,5 +1,3 @@
-"""Fields of mappings that users wrote: taken with their whole path, refused when left over."""
-
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -11,7 +9,7 @@ def reader(**fields):
 
 
 @pytest.mark.parametrize(
-    ("take", "value", "taken"),
+    ("method", "value", "expected"),
     [
         ("text", "a", "a"),
         ("text", 1.14, "1.14"),
@@ -26,14 +24,14 @@ def reader(**fields):
         ("numbers", [1, "2e0"], (1.0, 2.0)),
     ],
 )
-def test_a_value_is_taken_in_every_way_it_can_be_written(take, value, taken):
+def test_all_notations_of_a_value_are_accepted(method, value, expected):
     block = reader(field=value)
-    assert getattr(block, take)("field") == taken
+    assert getattr(block, method)("field") == expected
     block.finish()
 
 
 @pytest.mark.parametrize(
-    ("take", "value", "must"),
+    ("method", "value", "must"),
     [
         ("text", True, "text"),
         ("text", [1], "text"),
@@ -51,22 +49,22 @@ def test_a_value_is_taken_in_every_way_it_can_be_written(take, value, taken):
         ("sequence", {}, "a list"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_whole_path_and_what_it_must_be(take, value, must):
+def test_an_invalid_value_is_rejected_with_its_path_and_the_allowed_values(method, value, must):
     with pytest.raises(InvalidArgumentError) as caught:
-        getattr(reader(field=value), take)("field")
+        getattr(reader(field=value), method)("field")
     assert caught.value.problem.startswith("block.field=")
     assert must in caught.value.problem
     assert caught.value.where == "a.yaml"
 
 
-def test_a_field_without_a_value_was_not_given():
+def test_a_null_field_is_missing():
     block = reader(field=None)
     assert not block.has("field")
     assert block.integer("field", 7) == 7
     block.finish()
 
 
-def test_a_field_that_nobody_takes_is_refused_and_the_nearest_is_named():
+def test_an_unknown_field_is_rejected_with_the_most_similar_name():
     block = reader(scaleTeir="BASIC")
     block.text("scaleTier")
     with pytest.raises(InvalidArgumentError, match=r"no field block\.scaleTeir") as caught:
@@ -74,7 +72,7 @@ def test_a_field_that_nobody_takes_is_refused_and_the_nearest_is_named():
     assert caught.value.remedy == "did you mean scaleTier?"
 
 
-def test_blocks_in_a_list_are_counted_in_the_path():
+def test_the_path_has_the_index_of_a_block_in_a_list():
     block = reader(params=[{"type": "A"}, {"type": 1, "other": 2}])
     second = block.blocks("params")[1]
     second.text("type")
@@ -83,8 +81,8 @@ def test_blocks_in_a_list_are_counted_in_the_path():
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2", "a: {b: 1, b: 2}", '{"a": 1, "a": 2}'])
-def test_a_key_that_stands_twice_is_refused_with_its_line(text):
-    with pytest.raises(InvalidArgumentError, match="stands here twice") as caught:
+def test_a_duplicate_key_is_rejected_with_its_line(text):
+    with pytest.raises(InvalidArgumentError, match="duplicate key") as caught:
         parse_yaml(text, where="a.yaml")
     assert "line" in caught.value.where
 

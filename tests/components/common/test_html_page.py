@@ -28,17 +28,17 @@ EVIL = "\"><script>alert('x')</script>"
 
 @pytest.fixture
 def render_text(tmp_path, monkeypatch):
-    """Renders a template that a package of the test's own holds."""
+    """Renders a template of a temporary package."""
     package = tmp_path / f"pages_{abs(hash(tmp_path))}"
     (package / "templates").mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
 
-    def render_it(text: str, **values: object) -> str:
+    def render_template(text: str, **values: object) -> str:
         (package / "templates" / "own.html").write_text(MACROS + text)
         return render("own.html", package.name, **values)
 
-    return render_it
+    return render_template
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (400, 200), image_format: str = "PNG") -> bytes:
@@ -51,7 +51,7 @@ def opened(source: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
 
 
-def test_whatever_a_template_prints_is_escaped(render_text):
+def test_all_output_of_templates_is_escaped(render_text):
     thumbnail = Thumbnail("data:,", (EVIL,), EVIL)
     chart = line_chart([Series(EVIL, ((0.0, 0.0), (1.0, 1.0)))], x_name=EVIL, y_name=EVIL, marker=(0.5, EVIL))
     html = render_text(
@@ -66,7 +66,7 @@ def test_whatever_a_template_prints_is_escaped(render_text):
     assert html.count("&lt;script&gt;") >= 12
 
 
-def test_name_that_is_not_given_is_an_error(render_text):
+def test_a_missing_variable_is_an_error(render_text):
     with pytest.raises(jinja2.UndefinedError, match="missing"):
         render_text("{{ missing }}")
 
@@ -80,7 +80,7 @@ def test_page_fetches_and_runs_nothing(render_text):
     assert "@media print" in html
 
 
-def test_thumbnail_is_a_jpeg_of_the_same_shape_and_at_most_the_size():
+def test_thumbnail_is_a_jpeg_of_the_same_aspect_ratio_within_the_size():
     image = opened(thumbnail_source(picture()))
     assert (image.format, image.size) == ("JPEG", (96, 48))
     assert opened(thumbnail_source(picture(image_format="JPEG"), pixels=160)).size == (160, 80)
@@ -105,7 +105,7 @@ def test_thumbnail_of_every_mode_shows_the_picture(mode):
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image", picture()[:60], picture()[:-30]])
-def test_thumbnail_of_a_damaged_image_is_empty_and_the_grid_says_so(encoded, render_text):
+def test_thumbnail_of_a_damaged_image_is_a_placeholder(encoded, render_text):
     source = thumbnail_source(encoded)
     assert source == "" or opened(source).size == (96, 48)
     html = render_text("{{ kit.thumbnail_grid([Thumbnail]) }}", Thumbnail=Thumbnail("", ("a.jpg",)))
@@ -117,7 +117,7 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=20))
-def test_every_point_and_tick_of_a_chart_lies_inside_the_axes(points):
+def test_every_point_and_tick_of_a_chart_is_inside_the_axes(points):
     chart = line_chart([Series("a", tuple(points))], x_name="x", y_name="y", marker=(points[0][0], "here"))
     slack = 0.02
     for line in chart.lines:
@@ -135,23 +135,23 @@ def test_chart_has_round_ticks_that_enclose_the_values():
     assert [tick.text for tick in chart.x_ticks] == ["0", "50", "100", "150", "200"]
 
 
-def test_chart_of_an_accuracy_does_not_go_beyond_one():
+def test_axis_of_an_accuracy_ends_at_one():
     chart = line_chart([Series("a", ((0.0, 0.97), (1.0, 1.0)))], x_name="x", y_name="y", y_maximum=1.0)
     assert chart.y_ticks[-1].text == "1"
     chart = line_chart([Series("a", ((0.0, 1.0),))], x_name="x", y_name="y", y_maximum=1.0)
     assert chart.y_ticks[-1].text == "1"
 
 
-def test_points_that_are_not_finite_are_left_out():
+def test_points_that_are_not_finite_are_omitted():
     series = Series("a", ((0.0, float("nan")), (1.0, 2.0), (float("inf"), 3.0)))
     chart = line_chart([series, Series("b", ())], x_name="x", y_name="y")
     assert [len(line.dots) for line in chart.lines] == [1]
 
 
-def test_chart_without_a_point_says_so(render_text):
+def test_chart_without_points_has_a_placeholder(render_text):
     chart = line_chart([Series("a", ())], x_name="x", y_name="y")
     assert chart.is_empty
-    assert "Nothing was recorded" in render_text("{{ kit.line_chart(chart, 't') }}", chart=chart)
+    assert "No values were recorded" in render_text("{{ kit.line_chart(chart, 't') }}", chart=chart)
 
 
 def test_chart_is_drawn_with_axes_and_a_legend(render_text):
@@ -167,26 +167,26 @@ def test_chart_is_drawn_with_axes_and_a_legend(render_text):
         assert text in html
 
 
-def test_heat_table_shades_by_the_share_of_the_row_and_tells_the_diagonal():
+def test_heatmap_has_the_share_of_the_row_and_marks_the_diagonal():
     table = heatmap(["a", "b"], [[3, 1], [0, 0]])
     assert [cell.share for cell in table.rows[0]] == [0.75, 0.25]
     assert [cell.share for cell in table.rows[1]] == [0.0, 0.0]
     assert [cell.diagonal for cell in table.rows[0]] == [True, False]
 
 
-def test_bar_of_nothing_has_no_length(render_text):
+def test_bar_of_zero_has_no_length(render_text):
     assert "<i" not in render_text("{{ kit.bar(0, 5) }}")
     assert 'style="width: 39.0%"' in render_text("{{ kit.bar(1, 2) }}")
     assert "<span>1,234</span>" in render_text("{{ kit.bar(1234, 2000) }}")
 
 
-def test_numbers_that_do_not_exist_are_dashes():
+def test_missing_numbers_are_dashes():
     assert percent(None) == decimal(None) == "\N{EN DASH}"
     assert percent(0.12345) == "12.3\u00a0%"
     assert decimal(0.12345) == "0.123"
 
 
-def test_templates_are_found_in_a_zip_archive_too(tmp_path, monkeypatch):
+def test_templates_can_be_loaded_from_a_zip_archive(tmp_path, monkeypatch):
     archive = tmp_path / "packed.zip"
     name = f"packed_{abs(hash(tmp_path))}"
     with zipfile.ZipFile(archive, "w") as file:
@@ -198,6 +198,6 @@ def test_templates_are_found_in_a_zip_archive_too(tmp_path, monkeypatch):
     assert "here" in render("own.html", name)
 
 
-def test_templates_lie_inside_the_package():
+def test_templates_are_inside_the_package():
     templates = Path(html_page.__file__).parent / "templates"
     assert {path.name for path in templates.iterdir()} >= {"page.html", "page.css", "macros.html"}

@@ -18,19 +18,19 @@ def test_a_line_is_one_json_object_that_cloud_logging_understands(capsys):
     assert log.parse_event(output) == event
 
 
-def test_a_file_name_that_is_not_utf8_does_not_break_the_line(capsys):
+def test_a_file_name_that_is_not_utf8_is_escaped(capsys):
     log.log_event("done", "read caf\udce9.jpg")
     output = capsys.readouterr().out
     output.encode("utf-8")
     assert json.loads(output)["message"] == "read caf\udce9.jpg"
 
 
-def test_other_output_is_no_event():
+def test_other_output_is_not_an_event():
     for line in ("", "Epoch 1/5", '{"severity"', '{"severity": 1}', '["severity"]', '{"event": "x"}'):
         assert log.parse_event(line) is None
 
 
-def test_progress_is_at_most_a_line_a_second_and_ever_rarer(capsys, monkeypatch):
+def test_progress_is_at_most_one_line_per_second_and_per_percent_of_the_time(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     progress = log.Progress("convert", 1000, "images")
@@ -60,7 +60,7 @@ def test_unknown_total_and_with_progress(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_timed_logs_the_seconds_only_if_it_ended_well(capsys):
+def test_timed_logs_the_seconds_only_on_success(capsys):
     with log.timed("loaded", "loaded it", size=3):
         pass
     event = log.parse_event(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Which model a folder means, on a disk and in a bucket."""
+"""Finding the model in a folder, local and in a bucket."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from tests.servers.cloud_storage import BUCKET
 
 
 @pytest.fixture(params=["local", "bucket"])
-def place(request, tmp_path, cloud):
-    """A function that lays files out and returns where."""
+def write_files(request, tmp_path, cloud):
+    """``write_files(*names)`` writes files and returns the location of their folder."""
 
-    def lay(*names):
+    def write(*names):
         for name in names:
             if request.param == "bucket":
                 cloud.put(f"models/{name}", name.encode())
@@ -21,7 +21,7 @@ def place(request, tmp_path, cloud):
                 path.write_text(name)
         return f"gs://{BUCKET}/models" if request.param == "bucket" else str(tmp_path / "models")
 
-    return lay
+    return write
 
 
 @pytest.mark.parametrize(
@@ -33,19 +33,19 @@ def place(request, tmp_path, cloud):
         (["1/saved_model.pb", "²/saved_model.pb", "7/variables", "x/saved_model.pb"], "1/saved_model.pb"),
     ],
 )
-def test_the_model_or_its_highest_version_is_meant(place, names, found):
-    with local_model(place(*names)) as folder:
+def test_the_model_or_its_highest_version_is_used(write_files, names, found):
+    with local_model(write_files(*names)) as folder:
         assert (folder / "saved_model.pb").read_text() == found
 
 
-def test_the_models_of_trials_are_not_fetched(place):
-    with local_model(place("saved_model.pb", "trial_1/saved_model.pb")) as folder:
+def test_the_models_of_trials_are_not_fetched(write_files):
+    with local_model(write_files("saved_model.pb", "trial_1/saved_model.pb")) as folder:
         assert (folder / "saved_model.pb").is_file()
         if "imgpipe-model-" in str(folder):
             assert not (folder / "trial_1").exists()
 
 
-def test_a_place_without_a_model_is_named(place):
-    location = place("notes.txt")
+def test_a_location_without_a_model_is_reported(write_files):
+    location = write_files("notes.txt")
     with pytest.raises(MissingInputError, match="models"), local_model(location):
         pass

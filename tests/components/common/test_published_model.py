@@ -19,14 +19,14 @@ def model(tmp_path):
     return folder
 
 
-def test_a_model_goes_to_job_dir_model_whole(model, tmp_path):
+def test_a_model_is_published_to_job_dir_model(model, tmp_path):
     target = Path(publish_model(model, str(tmp_path / "a" / "job")))
     assert target == tmp_path / "a" / "job" / "model"
     assert (target / "variables" / "data").read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == ["model"]
 
 
-def test_an_earlier_model_of_ours_is_replaced_leaving_nothing_of_it(model, tmp_path):
+def test_an_earlier_model_is_replaced_completely(model, tmp_path):
     old = tmp_path / "job" / "model"
     old.mkdir(parents=True)
     write_provenance(old, {})
@@ -36,15 +36,15 @@ def test_an_earlier_model_of_ours_is_replaced_leaving_nothing_of_it(model, tmp_p
 
 
 @pytest.mark.parametrize("provenance", ["[]", "{}", "no JSON", '{"versions": []}'])
-def test_a_folder_with_somebody_elses_provenance_is_left_alone(model, tmp_path, provenance):
-    theirs = tmp_path / "job" / "model"
-    theirs.mkdir(parents=True)
-    (theirs / "provenance.json").write_text(provenance)
+def test_a_folder_with_other_provenance_is_not_replaced(model, tmp_path, provenance):
+    existing = tmp_path / "job" / "model"
+    existing.mkdir(parents=True)
+    (existing / "provenance.json").write_text(provenance)
     with pytest.raises(OutputError, match="not a model that"):
         publish_model(model, str(tmp_path / "job"))
 
 
-def test_a_model_of_ours_to_which_something_was_added_is_left_alone(model, tmp_path):
+def test_a_model_with_an_additional_file_is_not_replaced(model, tmp_path):
     target = Path(publish_model(model, str(tmp_path / "job")))
     (target / "precious.txt").write_text("mine")
     with pytest.raises(OutputError, match="not a model that"):
@@ -53,28 +53,28 @@ def test_a_model_of_ours_to_which_something_was_added_is_left_alone(model, tmp_p
 
 
 @pytest.mark.parametrize("make", ["folder", "file"])
-def test_what_is_not_ours_is_left_alone(model, tmp_path, make):
-    theirs = tmp_path / "job" / "model"
-    theirs.parent.mkdir()
+def test_other_files_and_folders_are_not_replaced(model, tmp_path, make):
+    existing = tmp_path / "job" / "model"
+    existing.parent.mkdir()
     if make == "file":
-        theirs.write_text("mine")
+        existing.write_text("mine")
     else:
-        theirs.mkdir()
-        (theirs / "saved_model.pb").write_text("mine")
+        existing.mkdir()
+        (existing / "saved_model.pb").write_text("mine")
     job_dir = str(tmp_path / "job")
     with pytest.raises(OutputError, match="not a model that"):
         check_model_target(job_dir)
     with pytest.raises(OutputError, match="not a model that"):
         publish_model(model, job_dir)
-    assert (theirs if make == "file" else theirs / "saved_model.pb").read_text() == "mine"
+    assert (existing if make == "file" else existing / "saved_model.pb").read_text() == "mine"
 
 
-def test_an_empty_folder_may_be_filled(model, tmp_path):
+def test_an_empty_folder_is_accepted(model, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
     assert (Path(publish_model(model, str(tmp_path / "job"))) / "variables").is_dir()
 
 
-def test_another_url_is_refused_instead_of_becoming_a_folder_of_its_name(model):
+def test_another_url_scheme_is_rejected(model):
     with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
         publish_model(model, "s3://bucket/job")
     with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
@@ -94,7 +94,7 @@ def files_of(model):
     return {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 
-def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(cloud, saved):
+def test_a_model_in_cloud_storage_replaces_an_earlier_one(cloud, saved):
     assert publish_model(saved, "gs://photos/job") == "gs://photos/job/model"
     assert cloud.contents("job/model/") == files_of(saved)
     (saved / "variables" / "data").rename(saved / "variables" / "other")
@@ -103,7 +103,7 @@ def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(cloud, saved):
     assert set(cloud.contents("job/")) == {f"model/{name}" for name in files_of(saved)}
 
 
-def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, monkeypatch):
+def test_a_failed_upload_keeps_the_old_model(cloud, saved, monkeypatch):
     publish_model(saved, "gs://photos/job")
     old = files_of(saved)
     (saved / "saved_model.pb").write_text("newer")
@@ -122,21 +122,21 @@ def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, 
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing is tidied up after it."""
+    """Simulates SIGKILL: nothing is cleaned up."""
 
 
-def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, saved, monkeypatch):
+def test_a_publication_killed_at_any_moment_is_completed_by_the_next(cloud, saved, monkeypatch):
     publish_model(saved, "gs://photos/job")
     steps, allowed = 0, 0
     real = {name: getattr(CloudFolder, name) for name in ("remove", "move")}
 
     def counted(name):
-        def act(folder, *words):
+        def act(folder, *names):
             nonlocal steps
             steps += 1
             if steps > allowed:
                 raise Killed
-            real[name](folder, *words)
+            real[name](folder, *names)
 
         return act
 
@@ -151,7 +151,7 @@ def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, sa
         assert cloud.contents("job/") == {f"model/{name}": value for name, value in files_of(saved).items()}
 
 
-def test_somebody_elses_objects_are_left_alone(cloud, saved):
+def test_other_objects_are_not_replaced(cloud, saved):
     cloud.put("job/model/saved_model.pb", b"mine")
     with pytest.raises(OutputError, match="not a model that"):
         publish_model(saved, "gs://photos/job")

@@ -10,7 +10,7 @@ from imgpipe.components.common.reference_predictions import (
 
 
 @pytest.mark.parametrize("examples", [1, REFERENCE_EXAMPLES, REFERENCE_EXAMPLES + 10])
-def test_the_first_predictions_read_back_bit_for_bit(tmp_path, examples):
+def test_the_first_predictions_round_trip_bit_for_bit(tmp_path, examples):
     probabilities = np.random.default_rng(0).random((examples, 3), np.float32)
     write_reference(tmp_path, probabilities)
     read = read_reference(tmp_path)
@@ -18,7 +18,7 @@ def test_the_first_predictions_read_back_bit_for_bit(tmp_path, examples):
     assert read.tobytes() == probabilities[:REFERENCE_EXAMPLES].tobytes()
 
 
-def test_a_missing_or_damaged_file_says_which_folder_to_give(tmp_path):
+def test_a_missing_or_damaged_file_is_reported_with_its_folder(tmp_path):
     with pytest.raises(MissingInputError, match=str(tmp_path)):
         read_reference(tmp_path)
     write_reference(tmp_path, np.zeros((2, 2), np.float32))

@@ -8,7 +8,7 @@ from imgpipe.components.common.resources import usable_threads
 
 @pytest.fixture
 def cgroup(tmp_path, monkeypatch):
-    """Eight cores and a control group: ``cgroup({file name: content})``."""
+    """``cgroup({file name: content})`` writes a control group, on a machine with eight cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(resources, "_CGROUP", tmp_path)
 
@@ -36,24 +36,24 @@ def cgroup(tmp_path, monkeypatch):
         ({"cpu/cpu.cfs_quota_us": "150000\n"}, 8),
     ],
 )
-def test_the_quota_of_the_container_counts_and_not_the_cores_of_its_host(files, expected, cgroup):
+def test_the_quota_of_the_container_limits_the_threads(files, expected, cgroup):
     cgroup(files)
     assert usable_threads() == expected
 
 
-def test_the_process_may_be_held_to_some_cores(cgroup, monkeypatch):
+def test_the_affinity_of_the_process_limits_the_threads(cgroup, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
     assert usable_threads() == 3
 
 
-def test_a_large_machine_gives_no_more_than_asked_for(cgroup, monkeypatch):
+def test_the_number_of_threads_has_a_limit(cgroup, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert usable_threads() == 16
     assert usable_threads(5) == 5
 
 
 @pytest.mark.parametrize(("count", "expected"), [(6, 6), (None, 1)])
-def test_a_system_that_knows_no_affinity_says_how_many_cores_it_has(count, expected, cgroup, monkeypatch):
+def test_without_affinity_the_number_of_cores_is_used(count, expected, cgroup, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert usable_threads() == expected

@@ -24,7 +24,7 @@ def folder(linear_model, tmp_path_factory):
 def signature(folder):
     loaded = tf.saved_model.load(str(folder))
     yield loaded.signatures["serving_default"]
-    # The variables die with the model.
+    # The variables are deleted with the model.
     assert loaded is not None
 
 
@@ -34,13 +34,13 @@ def images(encode):
     return [encode(draw.integers(0, 256, (8, 8, 3))) for _ in range(32)]
 
 
-def ask(signature, images, keys=None):
+def call(signature, images, keys=None):
     keys = [f"key {number}".encode() for number in range(len(images))] if keys is None else keys
     answer = signature(image_bytes=tf.constant(images, tf.string), key=tf.constant(keys, tf.string))
     return {name: value.numpy() for name, value in answer.items()}
 
 
-def test_the_signature_is_that_of_the_original_algorithm(folder):
+def test_the_signature_equals_the_original_algorithm_s(folder):
     loaded = tf.saved_model.load(str(folder))
     assert set(loaded.signatures) == {"serving_default", "classify", "top_labels"}
     for name in ("serving_default", "classify"):
@@ -76,31 +76,31 @@ def test_saved_model_cli_shows_the_signature_as_documented(folder):
 
 
 def test_probabilities_are_the_softmax_and_the_class_is_their_argmax(signature, images):
-    answer = ask(signature, images)
+    answer = call(signature, images)
     assert answer["probabilities"].sum(axis=1) == pytest.approx(np.ones(32), abs=1e-6)
     assert (answer["classes"] == answer["probabilities"].argmax(axis=1)).all()
     assert len(set(answer["classes"])) > 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 32])
-def test_any_number_of_images_is_answered(signature, images, count):
-    answer = ask(signature, images[:count])
+def test_a_batch_of_any_size_is_predicted(signature, images, count):
+    answer = call(signature, images[:count])
     assert answer["classes"].shape == (count,)
     assert answer["probabilities"].shape == (count, 3)
     assert answer["key"].tolist() == [f"key {number}".encode() for number in range(count)]
-    everything = ask(signature, images)["probabilities"][:count]
+    everything = call(signature, images)["probabilities"][:count]
     np.testing.assert_allclose(answer["probabilities"], everything, atol=1e-6)
 
 
-def test_the_alias_gives_the_same_answers(folder, images):
+def test_the_alias_returns_the_same_predictions(folder, images):
     loaded = tf.saved_model.load(str(folder))
-    first, second = (ask(loaded.signatures[name], images) for name in ("serving_default", "classify"))
+    first, second = (call(loaded.signatures[name], images) for name in ("serving_default", "classify"))
     assert (first["probabilities"] == second["probabilities"]).all()
 
 
-def test_a_further_signature_names_the_most_probable_labels_in_order(folder, signature, images):
-    answer = ask(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
-    probabilities = ask(signature, images)["probabilities"]
+def test_top_labels_returns_the_most_probable_labels_in_order(folder, signature, images):
+    answer = call(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
+    probabilities = call(signature, images)["probabilities"]
     order = np.argsort(-probabilities, axis=1, kind="stable")
     assert answer["classes"].tolist() == order.tolist()
     assert answer["probabilities"].tolist() == np.take_along_axis(probabilities, order, axis=1).tolist()
@@ -110,26 +110,26 @@ def test_a_further_signature_names_the_most_probable_labels_in_order(folder, sig
     assert answer["key"].tolist() == [f"key {number}".encode() for number in range(32)]
 
 
-def test_five_labels_of_many_are_named(linear_model, images, tmp_path):
+def test_top_labels_returns_at_most_five_labels(linear_model, images, tmp_path):
     folder = linear_model(tmp_path / "model", [f"label {number}" for number in range(9)])
-    answer = ask(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
+    answer = call(tf.saved_model.load(str(folder)).signatures["top_labels"], images)
     assert answer["labels"].shape == answer["classes"].shape == answer["probabilities"].shape == (32, 5)
 
 
 @pytest.mark.parametrize("keys", [[b"a"], [b"a", b"b", b"c"], []])
-def test_every_image_needs_a_key_of_its_own(signature, images, keys):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="one key for each"):
-        ask(signature, images[:2], keys)
+def test_every_image_needs_a_key(signature, images, keys):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have the same length"):
+        call(signature, images[:2], keys)
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error(signature, images):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        ask(signature, [images[0], b"no image"])
+        call(signature, [images[0], b"no image"])
 
 
-def test_what_is_served_sees_the_pixels_of_training(encode, tmp_path):
+def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path):
     class Echo:
-        """Its logits are the picture itself."""
+        """Returns the image's pixels as logits."""
 
         variables = ()
 
@@ -138,18 +138,18 @@ def test_what_is_served_sees_the_pixels_of_training(encode, tmp_path):
 
     draw = np.random.default_rng(0)
     photo = encode(draw.integers(0, 256, (19, 31, 3)), "JPEG")
-    # As a client may send it: a fourth channel, half transparent.
+    # As a client may send it, with an alpha channel.
     glass = encode(draw.integers(0, 256, (19, 31, 4)), "PNG")
     write_saved_model(Echo(), 6, [str(number) for number in range(108)], tmp_path / "model")
     loaded = tf.saved_model.load(str(tmp_path / "model"))
-    answer = ask(loaded.signatures["serving_default"], [photo, glass])
+    answer = call(loaded.signatures["serving_default"], [photo, glass])
     records = [photo, prepare_image(glass).encoded]
-    pixels = np.stack([decode_image(tf.constant(one), 6).numpy().reshape(108) for one in records])
+    pixels = np.stack([decode_image(tf.constant(record), 6).numpy().reshape(108) for record in records])
     expected = tf.nn.softmax(pixels / np.float32(16)).numpy()
     np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-6)
 
 
-def test_a_moved_folder_serves_in_a_process_that_never_saw_our_code(folder, signature, images, tmp_path):
+def test_a_moved_folder_can_be_served_without_our_code(folder, signature, images, tmp_path):
     moved = tmp_path / "elsewhere" / "1"
     shutil.copytree(folder, moved)
     (tmp_path / "image").write_bytes(images[3])
@@ -157,15 +157,15 @@ def test_a_moved_folder_serves_in_a_process_that_never_saw_our_code(folder, sign
         "import sys, tensorflow as tf\n"
         f"model = tf.saved_model.load({str(moved)!r})\n"
         f"image = open({str(tmp_path / 'image')!r}, 'rb').read()\n"
-        "ask = model.signatures['serving_default']\n"
-        "answer = ask(image_bytes=tf.constant([image]), key=tf.constant(['k']))\n"
+        "call = model.signatures['serving_default']\n"
+        "answer = call(image_bytes=tf.constant([image]), key=tf.constant(['k']))\n"
         "assert not any(name.split('.')[0] == 'components' for name in sys.modules)\n"
         "print(*answer['probabilities'][0].numpy().tolist())\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = [float(word) for word in result.stdout.split()]
-    assert found == pytest.approx(ask(signature, [images[3]])["probabilities"][0].tolist(), abs=1e-6)
+    assert found == pytest.approx(call(signature, [images[3]])["probabilities"][0].tolist(), abs=1e-6)
 
 
 def test_the_labels_are_an_asset_of_the_model(folder):

@@ -19,7 +19,7 @@ def copied(folder, tmp_path):
     return tmp_path / "model"
 
 
-def test_answers_come_in_the_order_of_the_images(folder, encode):
+def test_predictions_are_in_the_order_of_the_images(folder, encode):
     model = load_served_model(folder)
     images = [encode(np.full((8, 8, 3), 20 * number)) for number in range(10)]
     together = model.predict(images)
@@ -30,13 +30,13 @@ def test_answers_come_in_the_order_of_the_images(folder, encode):
         np.testing.assert_allclose(alone.probabilities[0], together.probabilities[number], atol=1e-6)
 
 
-def test_no_image_gets_no_answer(folder):
+def test_an_empty_batch_has_no_predictions(folder):
     answer = load_served_model(folder).predict([])
     assert answer.classes.shape == (0,)
     assert answer.probabilities.shape == (0, 2)
 
 
-def test_an_image_that_cannot_be_decoded_is_bad_data_in_one_line_that_says_why(folder, encode):
+def test_an_undecodable_image_is_reported_in_one_line_with_the_reason(folder, encode):
     model = load_served_model(folder)
     photo = encode(np.zeros((64, 64, 3)), "JPEG")
     for image, reason in [
@@ -45,17 +45,17 @@ def test_an_image_that_cannot_be_decoded_is_bad_data_in_one_line_that_says_why(f
         (b"\xff\xd8\xff", "Invalid JPEG data"),
         (photo[:100], "Invalid JPEG data"),
     ]:
-        # Alone, and where several images of a batch fail.
+        # As a single image, and when several images of a batch fail.
         for images in ([image], [photo, *[image] * 5]):
             with pytest.raises(InvalidDataError) as caught:
                 model.predict(images)
             assert caught.value.problem.startswith("the model cannot decode an image: ")
             assert reason in caught.value.problem
-            for alien in ("\n", "[[", "{{", "Graph execution", "INVALID_ARGUMENT"):
-                assert alien not in caught.value.problem
+            for detail in ("\n", "[[", "{{", "Graph execution", "INVALID_ARGUMENT"):
+                assert detail not in caught.value.problem
 
 
-def test_a_folder_without_a_model_of_ours_is_missing_input(tmp_path):
+def test_a_folder_without_a_compatible_model_is_missing_input(tmp_path):
     with pytest.raises(MissingInputError, match="no SavedModel"):
         load_served_model(tmp_path)
     tf.saved_model.save(tf.Module(), str(tmp_path))
@@ -71,14 +71,14 @@ def test_a_truncated_model_fails_its_check(copied, name):
         load_served_model(copied)
 
 
-def test_a_model_whose_labels_do_not_count_its_probabilities_fails_its_check(copied):
+def test_a_model_with_another_number_of_labels_fails_its_check(copied):
     (copied / "assets" / "labels.txt").write_text("dark\nbright\nmore\n")
-    with pytest.raises(CheckFailedError, match=r"gives 2 probabilities.* names 3"):
+    with pytest.raises(CheckFailedError, match=r"returns 2 probabilities.* has 3"):
         load_served_model(copied)
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "parts"),
     [
         (("bright", "dark"), ["2: bright, dark", "label 1"]),
         (("dark", "light"), ["2: dark, light", "label 2"]),
@@ -86,11 +86,11 @@ def test_a_model_whose_labels_do_not_count_its_probabilities_fails_its_check(cop
         (("dark",), ["1: dark", "label 2"]),
     ],
 )
-def test_other_labels_are_refused_naming_the_first_that_differs(folder, labels, said):
+def test_different_labels_are_rejected_with_the_first_difference(folder, labels, parts):
     model = load_served_model(folder)
     check_labels(model, ("dark", "bright"), where="here")
     with pytest.raises(InvalidDataError) as caught:
         check_labels(model, labels, where="here")
-    for part in ["2: dark, bright", *said]:
+    for part in ["2: dark, bright", *parts]:
         assert part in caught.value.problem
     assert caught.value.where == "here"

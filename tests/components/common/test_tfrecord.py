@@ -25,7 +25,7 @@ in_tmp_path = settings(
 
 @in_tmp_path
 @given(records=st.lists(st.binary(max_size=200), max_size=6))
-def test_records_come_back_in_order_with_their_offsets(tmp_path, records):
+def test_records_round_trip_in_order_with_their_offsets(tmp_path, records):
     path = written(tmp_path / "file", records)
     offsets, found = [], []
     for offset, data in read_records(path):
@@ -54,7 +54,7 @@ def test_a_flipped_bit_anywhere_is_detected_with_record_and_offset(tmp_path):
 
 @in_tmp_path
 @given(data=st.data(), records=st.lists(st.binary(max_size=40), min_size=1, max_size=4))
-def test_a_file_that_is_cut_off_inside_a_record_is_refused(tmp_path, data, records):
+def test_a_file_truncated_inside_a_record_is_rejected(tmp_path, data, records):
     whole = written(tmp_path / "whole", records).read_bytes()
     ends = [sum(16 + len(record) for record in records[: n + 1]) for n in range(len(records))]
     length = data.draw(st.integers(1, len(whole) - 1).filter(lambda size: size not in ends))
@@ -67,7 +67,7 @@ def test_a_file_that_is_cut_off_inside_a_record_is_refused(tmp_path, data, recor
 
 @in_tmp_path
 @given(content=st.binary(min_size=1, max_size=100))
-def test_what_is_no_tfrecord_file_is_refused(tmp_path, content):
+def test_a_file_that_is_not_tfrecord_is_rejected(tmp_path, content):
     path = tmp_path / "noise"
     path.write_bytes(content)
     with pytest.raises(InvalidDataError, match="record 0"):
@@ -91,22 +91,22 @@ def test_a_missing_file_is_missing_input(tmp_path):
 
 
 def damaged_content(data, records):
-    """Draws what becomes of a sound file."""
+    """Draws the content of a damaged file."""
     content = bytearray(b"".join(map(frame_record, records)))
     for kind in data.draw(
         st.lists(st.sampled_from(["change", "cut", "insert", "remove", "append"]), max_size=3)
     ):
-        place = data.draw(st.integers(0, len(content)))
-        if kind == "change" and place < len(content):
-            content[place] = data.draw(st.integers(0, 255))
+        position = data.draw(st.integers(0, len(content)))
+        if kind == "change" and position < len(content):
+            content[position] = data.draw(st.integers(0, 255))
         elif kind == "cut":
-            del content[place:]
+            del content[position:]
         elif kind == "remove":
-            del content[place : place + data.draw(st.integers(1, 30))]
+            del content[position : position + data.draw(st.integers(1, 30))]
         elif kind == "insert":
-            content[place:place] = data.draw(st.binary(min_size=1, max_size=30))
+            content[position:position] = data.draw(st.binary(min_size=1, max_size=30))
         else:
-            # A header whose checksum is right, claiming what is not there.
+            # A valid header that declares more data than the file has.
             length = struct.pack("<Q", data.draw(st.sampled_from([1, 2**20, 2**31, 2**40, 2**63])))
             content += frame_record(length)[12:-4] + frame_record(length)[-4:]
     return content
@@ -117,31 +117,31 @@ damaged_files = settings(
 )
 
 
-def places_and_error(path, block_bytes):
-    places = []
+def read_locations(path, block_bytes):
+    locations = []
     try:
         for block in read_record_blocks(path, block_bytes=block_bytes):
             assert len(block.locations) == 1 or len(block.framed) <= block_bytes
             begin, end = block.locations[0].offset, block.locations[-1].end
             assert block.framed == path.read_bytes()[begin:end]
-            places += block.locations
+            locations += block.locations
     except InvalidDataError as error:
-        return places, str(error)
-    return places, ""
+        return locations, str(error)
+    return locations, ""
 
 
 @damaged_files
 @given(data=st.data())
-def test_blocks_of_any_size_hold_the_same_records_and_end_at_the_same_damage(tmp_path, data):
+def test_blocks_of_any_size_have_the_same_records_and_the_same_error(tmp_path, data):
     path = tmp_path / "shard"
     path.write_bytes(damaged_content(data, data.draw(st.lists(st.binary(max_size=60), max_size=6))))
     block_bytes = data.draw(st.integers(12, 300))
-    assert places_and_error(path, block_bytes) == places_and_error(path, 10_000)
+    assert read_locations(path, block_bytes) == read_locations(path, 10_000)
 
 
 @damaged_files
 @given(data=st.data())
-def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_path, data):
+def test_damage_is_reported_with_record_and_offset(tmp_path, data):
     path = tmp_path / "shard"
     content = damaged_content(data, data.draw(st.lists(st.binary(max_size=40), min_size=1, max_size=4)))
     path.write_bytes(content)
@@ -157,8 +157,8 @@ def test_a_damaged_file_ends_in_a_named_record_and_offset_or_whole_records(tmp_p
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-def test_a_compressed_file_is_called_so(tmp_path, compress):
+def test_a_compressed_file_is_detected(tmp_path, compress):
     path = tmp_path / "file"
     path.write_bytes(compress(frame_record(b"one")))
-    with pytest.raises(InvalidDataError, match=r"the file is compressed[^$]*record 0[^$]*uncompress"):
+    with pytest.raises(InvalidDataError, match=r"the file is compressed[^$]*record 0[^$]*decompress"):
         list(read_records(path))

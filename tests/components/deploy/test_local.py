@@ -78,7 +78,7 @@ def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_mo
         "write_saved_model(Diverged(), 8, ('a', 'b'), pathlib.Path(sys.argv[1]))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], check=True)
-    with pytest.raises(CheckFailedError, match="no probabilities of 2 classes"):
+    with pytest.raises(CheckFailedError, match="does not return 2 probabilities"):
         deploy_locally(tmp_path / "model", to(base))
     assert list(base.iterdir()) == []
 

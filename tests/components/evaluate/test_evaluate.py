@@ -97,9 +97,7 @@ def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset,
 def test_a_label_that_the_model_does_not_know_is_refused_before_it_is_asked(dataset, linear_model, tmp_path):
     model = linear_model(tmp_path / "model", ("bright", "light"))
     error = refused(dataset, model, tmp_path)
-    assert "the model's labels (2: bright, light) are not those of the data set (2: dark, bright)" in str(
-        error
-    )
+    assert "the model's labels (2: bright, light) differ from the data set's (2: dark, bright)" in str(error)
     assert error.where == str(model)
 
 

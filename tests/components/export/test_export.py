@@ -146,7 +146,7 @@ def test_weights_of_another_model_are_not_published(dataset, evaluated, model, l
 def test_labels_of_another_model_are_not_published(dataset, evaluated, model, tmp_path):
     (model / "assets" / "labels.txt").write_text("bright\ndark\n")
     message = refused(dataset, model, evaluated[1], tmp_path)
-    assert "the model's labels (2: bright, dark) are not those of the data set (2: dark, bright)" in message
+    assert "the model's labels (2: bright, dark) differ from the data set's (2: dark, bright)" in message
 
 
 def test_a_model_that_is_too_slow_is_not_published(dataset, evaluated, tmp_path):

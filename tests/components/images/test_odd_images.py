@@ -1,4 +1,4 @@
-"""Real odd files from other projects' test suites; skipped where they are not at hand."""
+"""Unusual files from other projects' test suites; skipped if they are not available."""
 
 import io
 from collections import Counter
@@ -28,14 +28,14 @@ REJECTED = {
 
 pytestmark = [
     pytest.mark.skipif(
-        not FILES, reason=f"the odd images are not at {FOLDER}: only made-up images are tested"
+        not FILES, reason=f"the unusual images are not at {FOLDER}: only generated images are tested"
     ),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_odd_file_is_kept_encoded_anew_or_rejected(path):
+def test_every_file_is_kept_reencoded_or_rejected(path):
     data = path.read_bytes()
     try:
         prepared = prepare_image(data)
@@ -46,7 +46,7 @@ def test_every_odd_file_is_kept_encoded_anew_or_rejected(path):
     assert (prepared.encoded == data) == (prepared.reencoded == "")
     stored = Image.open(io.BytesIO(prepared.encoded))
     assert stored.getexif().get(0x0112, 1) == 1
-    difference = np.asarray(stored.convert("RGB")).astype(int) - seen_by_a_person(data)
+    difference = np.asarray(stored.convert("RGB")).astype(int) - shown_by_a_viewer(data)
     assert np.abs(difference).mean() < 2
 
 
@@ -61,7 +61,7 @@ def test_all_kinds_occur():
     assert min(kinds[True], kinds[False]) >= 15
 
 
-def seen_by_a_person(data):
+def shown_by_a_viewer(data):
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     layered = np.asarray(image.convert("RGBA")).astype(float)
     share = layered[..., 3:] / 255

@@ -1,4 +1,4 @@
-"""What TensorFlow decodes from a record is what Pillow shows: for odd images made here, and for real ones."""
+"""TensorFlow decodes a record to the pixels that Pillow shows: for generated and for real unusual images."""
 
 import io
 import struct
@@ -36,14 +36,14 @@ def encoded(mode, image_format, **options):
     return buffer.getvalue()
 
 
-def turned(number):
+def exif_orientation(number):
     exif = Image.Exif()
     exif[0x0112] = number
     return exif.tobytes()
 
 
 def run_length_bmp():
-    """A BMP whose rows are runs of one colour, which TensorFlow does not decode."""
+    """A BMP with run-length encoded rows, which TensorFlow does not decode."""
     palette = b"".join(bytes((number, 255 - number, 80, 0)) for number in range(256))
     body = b"".join(bytes((WIDTH, row * 10 % 256, 0, 0)) for row in range(HEIGHT)) + b"\0\1"
     header = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(body), 2835, 2835, 256, 0)
@@ -64,24 +64,24 @@ MADE = {
     "CMYK JPEG": encoded("CMYK", "JPEG", quality=95),
     "progressive JPEG": encoded("RGB", "JPEG", quality=95, progressive=True),
     **{
-        f"JPEG turned {number}": encoded("RGB", "JPEG", quality=95, exif=turned(number))
+        f"JPEG rotated {number}": encoded("RGB", "JPEG", quality=95, exif=exif_orientation(number))
         for number in range(2, 9)
     },
     "PNG": encoded("RGB", "PNG"),
     "palette PNG": encoded("P", "PNG"),
     "transparent PNG": encoded("RGBA", "PNG"),
-    "turned PNG": encoded("RGB", "PNG", exif=turned(6)),
+    "rotated PNG": encoded("RGB", "PNG", exif=exif_orientation(6)),
     "16-bit PNG": sixteen_bit(),
     "GIF": encoded("P", "GIF"),
     "BMP": encoded("RGB", "BMP"),
-    "BMP of runs": run_length_bmp(),
+    "run-length encoded BMP": run_length_bmp(),
     "WebP": encoded("RGB", "WEBP", lossless=True),
     "transparent WebP": encoded("RGBA", "WEBP", lossless=True, exact=True),
 }
 
 
 def shown(data):
-    """What a viewer shows: upright, on white, float [height, width, 3]."""
+    """The pixels in a viewer: upright, on white, float [height, width, 3]."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if image.mode.startswith("I"):
         return np.repeat(np.asarray(image)[..., None] / 257.0, 3, axis=-1)
@@ -102,18 +102,18 @@ def check(data):
     pixels = decoded(prepared.encoded)
     assert pixels.shape == (prepared.height, prepared.width, 3)
     assert np.abs(pixels - shown(data)).mean() < 2
-    # The very function that training and serving decode with.
+    # The decoder of training.
     assert decode_image(tf.constant(prepared.encoded), 16).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_an_odd_image_is_decoded_to_what_a_viewer_shows(name):
+def test_a_generated_image_is_decoded_to_what_a_viewer_shows(name):
     check(MADE[name])
 
 
-@pytest.mark.skipif(not REAL, reason=f"SKIPPED: the real odd images are not at {FOLDER}")
+@pytest.mark.skipif(not REAL, reason=f"SKIPPED: the real unusual images are not at {FOLDER}")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
-def test_a_real_odd_image_is_decoded_to_what_a_viewer_shows_or_rejected(path):
+def test_a_real_image_is_decoded_to_what_a_viewer_shows_or_rejected(path):
     try:
         check(path.read_bytes())
     except ImageError as error:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
 
-# Smooth, so that a lossy format changes it little; each corner is different, so that turns show.
+# Smooth, so that lossy formats change it little; all corners differ, so that rotations are detected.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
 PIXELS = np.stack([ROWS * 10, COLUMNS * 6, 255 - ROWS * 5 - COLUMNS * 3], axis=-1).astype(np.uint8)
 PHOTO = Image.fromarray(PIXELS)
@@ -38,7 +38,7 @@ def decoded(prepared):
 
 
 def png(width, height, bit_depth, colour_type, rows, *chunks):
-    """A PNG file made by hand: Pillow does not write every kind."""
+    """Encodes a PNG file, also of kinds that Pillow does not write."""
 
     def chunk(name, content):
         return (
@@ -49,7 +49,7 @@ def png(width, height, bit_depth, colour_type, rows, *chunks):
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     parts = [
         chunk(b"IHDR", header),
-        *(chunk(*each) for each in chunks),
+        *(chunk(name, content) for name, content in chunks),
         chunk(b"IDAT", pixels),
         chunk(b"IEND", b""),
     ]
@@ -61,21 +61,21 @@ KEPT = {
     "progressive jpeg": encoded(PHOTO, "JPEG", progressive=True),
     "gray jpeg": encoded(PHOTO.convert("L"), "JPEG"),
     "cmyk jpeg": encoded(PHOTO.convert("CMYK"), "JPEG"),
-    # libjpeg-turbo's own interface, which makes the fast check, refuses this one undamaged.
+    # libjpeg-turbo's own interface, which the fast check uses, rejects this valid file.
     "subsampled cmyk jpeg": encoded(PHOTO.convert("CMYK"), "JPEG", subsampling=2),
     "upright jpeg": encoded(PHOTO, "JPEG", exif=exif(1)),
-    "jpeg with a senseless orientation": encoded(PHOTO, "JPEG", exif=exif(77)),
-    "jpeg with a colour profile": encoded(PHOTO, "JPEG", icc_profile=b"profile" * 1000),
-    "jpeg with something behind it": encoded(PHOTO, "JPEG") + b"trailer",
+    "jpeg with an invalid orientation": encoded(PHOTO, "JPEG", exif=exif(77)),
+    "jpeg with a color profile": encoded(PHOTO, "JPEG", icc_profile=b"profile" * 1000),
+    "jpeg with trailing bytes": encoded(PHOTO, "JPEG") + b"trailer",
     "png": encoded(PHOTO, "PNG"),
     "gray png": encoded(PHOTO.convert("L"), "PNG"),
     "palette png": encoded(PHOTO.quantize(16), "PNG"),
-    "two-colour png": encoded(PHOTO.convert("1"), "PNG"),
+    "two-color png": encoded(PHOTO.convert("1"), "PNG"),
 }
 
 
 @pytest.mark.parametrize("data", KEPT.values(), ids=KEPT.keys())
-def test_what_tensorflow_shows_rightly_is_kept_byte_for_byte(data):
+def test_a_file_that_tensorflow_decodes_correctly_is_kept_byte_for_byte(data):
     prepared = prepare_image(data)
     assert prepared.encoded == data
     assert prepared.reencoded == ""
@@ -84,7 +84,7 @@ def test_what_tensorflow_shows_rightly_is_kept_byte_for_byte(data):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_turned_jpeg_is_set_upright(orientation, mode):
+def test_a_rotated_jpeg_is_reencoded_upright(orientation, mode):
     data = encoded(PHOTO.convert(mode), "JPEG", quality=95, exif=exif(orientation))
     prepared = prepare_image(data)
     viewed = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
@@ -95,7 +95,7 @@ def test_a_turned_jpeg_is_set_upright(orientation, mode):
         assert simplejpeg.decode_jpeg_header(prepared.encoded)[3] == "444"
 
 
-def test_a_turned_png_and_webp_are_set_upright_without_loss():
+def test_a_rotated_png_and_webp_are_reencoded_upright_without_loss():
     upright = np.asarray(PHOTO.transpose(Image.Transpose.ROTATE_270))
     for data, reason in (
         (encoded(PHOTO, "PNG", exif=exif(6)), "EXIF orientation 6"),
@@ -118,7 +118,7 @@ def test_other_formats_become_png_without_loss(image_format):
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP"])
 def test_an_animation_becomes_its_first_frame(image_format):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:])
     prepared = prepare_image(data)
     assert "first frame of an animation" in prepared.reencoded
@@ -126,7 +126,7 @@ def test_an_animation_becomes_its_first_frame(image_format):
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
-def test_transparency_is_laid_on_white(image_format):
+def test_transparency_is_composited_on_white(image_format):
     alpha = Image.fromarray((COLUMNS * 6).astype(np.uint8))
     layered = PHOTO.copy()
     layered.putalpha(alpha)
@@ -138,7 +138,7 @@ def test_transparency_is_laid_on_white(image_format):
     assert Image.open(io.BytesIO(prepared.encoded)).mode == "RGB"
 
 
-def test_transparent_gif_and_turned_transparent_png():
+def test_transparent_gif_and_rotated_transparent_png():
     source = Image.new("P", (2, 1))
     source.putpalette([0, 0, 255, 255, 0, 0])
     source.putdata([0, 1])
@@ -198,19 +198,19 @@ def test_reencoding_carries_no_metadata_and_is_always_the_same():
     assert b"eXIf" not in prepared.encoded
 
 
-def test_a_cut_off_jpeg_that_the_fast_check_does_not_know_is_rejected_too():
+def test_a_truncated_jpeg_that_the_fast_check_does_not_support_is_rejected():
     with pytest.raises(ImageError, match="undecodable JPEG"):
         prepare_image(KEPT["subsampled cmyk jpeg"][:-100])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_a_damaged_exif_block_does_not_matter():
+def test_a_damaged_exif_block_is_ignored():
     data = encoded(PHOTO, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert prepare_image(data).encoded == data
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100, "subsampling": 0}])
-def test_a_jpeg_that_is_cut_off_anywhere_is_rejected(options):
+def test_a_jpeg_truncated_at_any_length_is_rejected(options):
     data = encoded(PHOTO, "JPEG", **options)
     for length in range(3, len(data)):
         with pytest.raises(ImageError, match="JPEG"):
@@ -228,7 +228,7 @@ def test_every_damaged_png_is_rejected():
             prepare_image(data[:position])
 
 
-def test_damaged_but_decodable_is_told_apart_from_undecodable():
+def test_damaged_but_decodable_and_undecodable_files_are_distinguished():
     data = encoded(PHOTO, "JPEG")
     with pytest.raises(ImageError, match=r"^undecodable JPEG: .*Premature end"):
         prepare_image(data[:-50])
@@ -241,7 +241,7 @@ def test_damaged_but_decodable_is_told_apart_from_undecodable():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "description"),
     [
         (b"", "an empty file"),
         (b"hello\n", "a text file"),
@@ -258,10 +258,10 @@ def test_damaged_but_decodable_is_told_apart_from_undecodable():
         (png(1, 1, 8, 0, [b"\0"]).replace(b"IHDR", b"IHDX"), "undecodable PNG"),
     ],
 )
-def test_what_is_no_image_is_rejected_with_what_it_seems_to_be(data, said):
+def test_other_files_are_rejected_with_a_description(data, description):
     with pytest.raises(ImageError) as caught:
         prepare_image(data)
-    assert said in str(caught.value)
+    assert description in str(caught.value)
     assert "\n" not in str(caught.value)
     assert " at 0x" not in str(caught.value)
 
@@ -282,7 +282,7 @@ def test_an_image_of_too_many_pixels_is_rejected_before_memory_is_taken(bomb):
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
-def test_the_limit_of_pixels_is_what_the_caller_says(image_format):
+def test_the_limit_of_pixels_is_configurable(image_format):
     data = encoded(PHOTO, image_format)
     prepared = prepare_image(data)
     pixels = prepared.width * prepared.height
@@ -292,7 +292,7 @@ def test_the_limit_of_pixels_is_what_the_caller_says(image_format):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damage_never_ends_in_another_error():
+def test_damage_raises_no_other_error():
     chance = random.Random(0)  # noqa: S311
     seeds = [
         encoded(PHOTO, "JPEG", exif=exif(6)),
@@ -314,7 +314,7 @@ def test_damage_never_ends_in_another_error():
                 decoded(prepared)
 
 
-def test_an_orientation_is_seen_wherever_it_stands():
+def test_an_orientation_is_found_at_any_position():
     plain = encoded(PHOTO, "JPEG", quality=95)
     turned = encoded(PHOTO, "JPEG", quality=95, exif=exif(6))
     segment = b"\xff\xe2" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150

@@ -12,7 +12,7 @@ SIZE = 40
 
 @pytest.fixture(scope="module")
 def picture():
-    """A smooth picture with an edge, as photographs have them: 40 pixels wide and high."""
+    """A smooth image with an edge, like a photo: 40 pixels wide and high."""
     rows, columns = np.mgrid[0:SIZE, 0:SIZE]
     red = 127 + 120 * np.sin(rows / 9)
     green = np.where(columns > SIZE // 2, 220, 30)
@@ -54,15 +54,15 @@ def test_lossless_files_decode_exactly(picture, mode, image_format):
     assert (decoded(saved(image, image_format)) == np.asarray(image.convert("RGB"))).all()
 
 
-def test_of_an_animation_the_first_frame_is_taken():
-    frames = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "lime", "blue")]
+def test_an_animation_is_decoded_to_its_first_frame():
+    frames = [Image.new("RGB", (SIZE, SIZE), color) for color in ("red", "lime", "blue")]
     encoded = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     pixels = decoded(encoded)
     assert pixels.shape == (SIZE, SIZE, 3)
     assert (pixels == (255, 0, 0)).all()
 
 
-def test_the_whole_picture_is_scaled_to_a_square():
+def test_the_whole_image_is_scaled_to_a_square():
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 30:] = 200
     pixels = decoded(saved(Image.fromarray(image), "PNG"), 30)
@@ -74,17 +74,17 @@ def test_the_whole_picture_is_scaled_to_a_square():
 
 def test_scaling_has_no_antialiasing():
     image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
-    # At a third of the size each pixel's middle is the middle of one pixel of the picture.
+    # At a third of the size, the center of each pixel is the center of a pixel of the image.
     assert (decoded(saved(Image.fromarray(image), "PNG"), 10) == image[1::3, 1::3]).all()
 
 
-def test_a_picture_of_one_pixel_fills_the_square():
+def test_an_image_of_one_pixel_fills_the_square():
     encoded = saved(Image.new("RGB", (1, 1), (7, 8, 9)), "PNG")
     assert (decoded(encoded, 5) == (7, 8, 9)).all()
 
 
 @pytest.mark.parametrize("encoded", [b"", b"\xff\xd8\xff", b"no image at all", b"\x89PNG\r\n\x1a\n cut"])
-def test_bytes_that_are_no_image_are_an_error(encoded):
+def test_bytes_that_are_not_an_image_are_an_error(encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoded(encoded)
 
