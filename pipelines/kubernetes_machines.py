@@ -1,6 +1,7 @@
-"""A machine of the table as what a pod asks of a Kubernetes cluster."""
+"""Translates a machine of the table into the resources of a pod."""
 
 import json
+import math
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -8,9 +9,9 @@ from imgpipe.pipelines.machines import Machine, vcpus_and_memory
 
 GPU_RESOURCE = "nvidia.com/gpu"
 TPU_RESOURCE = "google.com/tpu"
-# A node keeps some of its processors and memory for itself; a pod that asks for all of them never starts.
-_SHARE_FOR_THE_POD = 0.75
-# As GKE labels its nodes.
+# A node reserves part of its processors and memory; a pod that requests all of them is never scheduled.
+_ALLOCATABLE_SHARE = 0.75
+# Labels of GKE nodes.
 _GPU_LABEL = "cloud.google.com/gke-accelerator"
 _TPU_LABEL = "cloud.google.com/gke-tpu-accelerator"
 _TOPOLOGY_LABEL = "cloud.google.com/gke-tpu-topology"
@@ -23,29 +24,29 @@ _GPU_NAMES = {
     "NVIDIA_A100_80GB": "nvidia-a100-80gb",
     "NVIDIA_H100_80GB": "nvidia-h100-80gb",
 }
-_CHIPS_OF_V5E_MACHINE = {"ct5lp-hightpu-1t": 1, "ct5lp-hightpu-4t": 4, "ct5lp-hightpu-8t": 8}
+_V5E_CHIPS = {"ct5lp-hightpu-1t": 1, "ct5lp-hightpu-4t": 4, "ct5lp-hightpu-8t": 8}
 
 
 def kubernetes_parameters(
     machine: Machine, *, selects_nodes: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns the pipeline's placing parameters for a machine, and notices.
+    """Returns the pipeline parameters that place the training on such a machine, and notices.
 
     Args:
-        machine: One of the table's.
-        selects_nodes: Whether the user says which nodes; otherwise a notice says how.
+        machine: An entry of the table.
+        selects_nodes: Whether the user gives a node selector; otherwise a notice suggests one.
 
     Raises:
-        InvalidArgumentError: for a TPU slice of several hosts: the training runs in one pod.
+        InvalidArgumentError: for a TPU slice with several hosts: the training runs in one pod.
     """
     if machine.kind == "tpu":
         return _tpu_parameters(machine)
     shape = vcpus_and_memory(machine.machine_type)
-    assert shape is not None  # noqa: S101 - of every machine that is no TPU
+    assert shape is not None  # noqa: S101 - known for all machines except TPUs
     vcpus, memory = shape
     parameters: dict[str, Any] = {
-        "train_cpu": f"{max(1, int(vcpus * _SHARE_FOR_THE_POD))}",
-        "train_memory": f"{max(1, int(memory * _SHARE_FOR_THE_POD))}G",
+        "train_cpu": f"{max(1, int(vcpus * _ALLOCATABLE_SHARE))}",
+        "train_memory": f"{max(1, int(memory * _ALLOCATABLE_SHARE))}G",
     }
     if machine.kind == "cpu":
         return parameters, ()
@@ -58,29 +59,30 @@ def kubernetes_parameters(
         return parameters, ()
     label = json.dumps({_GPU_LABEL: _GPU_NAMES[machine.accelerator_type]})
     return parameters, (
-        f"any GPU of the cluster will do; on GKE give --input 'train_node_selector={label}' for {machine}",
+        f"the training may run on any GPU of the cluster; on GKE, select {machine} with --input "
+        f"'train_node_selector={label}'",
     )
 
 
 def _tpu_parameters(machine: Machine) -> tuple[dict[str, Any], tuple[str, ...]]:
     notices: tuple[str, ...] = ()
     if machine.tpu_topology:
-        chips = _CHIPS_OF_V5E_MACHINE[machine.machine_type]
-        slice_chips = 1
-        for side in machine.tpu_topology.split("x"):
-            slice_chips *= int(side)
+        chips = _V5E_CHIPS[machine.machine_type]
+        slice_chips = math.prod(map(int, machine.tpu_topology.split("x")))
         kind, topology, hosts = "tpu-v5-lite-podslice", machine.tpu_topology, slice_chips // chips
     else:
-        # Two cores are a chip; a host of v2 or v3 has four.
+        # A chip has two cores; a host of TPU v2 or v3 has four chips.
         chips, topology, hosts = 4, "2x2", machine.accelerator_count // 8
         kind = "tpu-v3-device"
         if machine.accelerator_type == "TPU_V2":
             kind = "tpu-v5-lite-podslice"
-            notices = (f"{machine} is not to be had on GKE; 4 chips of TPU v5e are asked for instead",)
+            notices = (
+                f"{machine} is not available on GKE: the training requests 4 chips of TPU v5e instead",
+            )
     if hosts > 1:
         raise InvalidArgumentError(
-            f"{machine} is a slice of {hosts} hosts, but the training runs in one pod on Kubeflow",
-            remedy="take a slice of one host, e.g. ct5lp-hightpu-8t with topology 2x4, or --target vertex",
+            f"{machine} is a slice of {hosts} hosts, but on Kubeflow the training runs in one pod",
+            remedy="use a slice of one host, e.g. ct5lp-hightpu-8t with topology 2x4, or --target vertex",
         )
     return {
         "train_accelerator_type": TPU_RESOURCE,

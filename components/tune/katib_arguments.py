@@ -1,4 +1,4 @@
-"""The arguments of a tuning on Kubeflow: where its trials run, and on what."""
+"""The arguments of a tuning on Kubeflow: where the trials run, and their resources."""
 
 import json
 from dataclasses import dataclass
@@ -13,37 +13,38 @@ LOCAL, KATIB = "local", "katib"
 
 @dataclass(frozen=True)
 class KatibArguments:
-    """Who runs the trials, and what each trial of Katib's asks of the cluster."""
+    """Where the trials run, and the resources of each Katib trial."""
 
     tune_engine: str = argument(
         LOCAL,
-        "Who runs the trials: local (the tune step's own pod, some at a time, sharing what the train_... "
-        "arguments give it) or katib (an Experiment of Katib's, a pod a trial as the trial_... arguments "
-        "say; it needs a job_dir in Cloud Storage).",
+        "Where the trials run: local (in the pod of the tune step, several at a time, with the resources of "
+        "the train_... arguments) or katib (each in a pod of a Katib Experiment, with the resources of the "
+        "trial_... arguments; requires a job_dir in Cloud Storage).",
         choices=(LOCAL, KATIB),
     )
-    trial_cpu: str = argument("4", "Processors of each of Katib's trials, as Kubernetes writes them.")
-    trial_memory: str = argument("8G", "Memory of each of Katib's trials, as Kubernetes writes it, e.g. 16G.")
+    trial_cpu: str = argument(
+        "4", "Processors of each Katib trial, as a Kubernetes quantity, e.g. 4 or 500m."
+    )
+    trial_memory: str = argument("8G", "Memory of each Katib trial, as a Kubernetes quantity, e.g. 16G.")
     trial_accelerator_type: str = argument(
-        "", "Accelerator of each of Katib's trials: nvidia.com/gpu or google.com/tpu. Empty = none."
+        "",
+        "Accelerator of each Katib trial: nvidia.com/gpu or google.com/tpu. Empty = none.",
     )
-    trial_accelerator_count: int = argument(0, "GPUs, or TPU chips, of each of Katib's trials.", minimum=0)
+    trial_accelerator_count: int = argument(0, "Number of GPUs or TPU chips of each Katib trial.", minimum=0)
     trial_node_selector: str = argument(
-        "{}", "Labels of the nodes for Katib's trials, as a JSON object of texts. {} = any node."
+        "{}", "Labels of the nodes that may run Katib trials, as a JSON object. {} = any node."
     )
-    trial_tolerations: str = argument(
-        "[]", "Taints that Katib's trials put up with, as a JSON list of Kubernetes' tolerations. [] = none."
-    )
+    trial_tolerations: str = argument("[]", "Tolerations of the Katib trials, as a JSON list. [] = none.")
     trial_service_account: str = argument(
-        "", "Service account of Kubernetes for Katib's trials. Empty = the namespace's default."
+        "", "Kubernetes service account of the Katib trials. Empty = the namespace's default."
     )
-    katib_namespace: str = argument("", "Namespace of Katib's Experiment. Empty = the step's own.")
+    katib_namespace: str = argument("", "Namespace of the Katib Experiment. Empty = the step's namespace.")
 
     def __post_init__(self) -> None:
-        """Checks every value; what the cluster has is the cluster's to say.
+        """Checks every value, without access to the cluster.
 
         Raises:
-            InvalidArgumentError: naming the argument that is wrong.
+            InvalidArgumentError: naming the wrong argument.
         """
         check_fields(self)
         if bool(self.trial_accelerator_type) != bool(self.trial_accelerator_count):
@@ -58,15 +59,15 @@ class KatibArguments:
         self.tolerations()
 
     def node_selector(self) -> dict[str, str]:
-        """Returns the labels of the nodes.
+        """Returns the node selector.
 
         Raises:
-            InvalidArgumentError: if they are no JSON object of texts.
+            InvalidArgumentError: if it is not a JSON object with string values.
         """
         found = _parsed("trial_node_selector", self.trial_node_selector or "{}")
         if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
             raise InvalidArgumentError(
-                f"trial_node_selector={self.trial_node_selector}: no JSON object of texts",
+                f"trial_node_selector={self.trial_node_selector} is not a JSON object with string values",
                 remedy='write {"cloud.google.com/gke-accelerator": "nvidia-l4"}',
             )
         return found
@@ -75,12 +76,12 @@ class KatibArguments:
         """Returns the tolerations.
 
         Raises:
-            InvalidArgumentError: if they are no JSON list of objects.
+            InvalidArgumentError: if they are not a JSON list of objects.
         """
         found = _parsed("trial_tolerations", self.trial_tolerations or "[]")
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        if not isinstance(found, list) or not all(isinstance(toleration, dict) for toleration in found):
             raise InvalidArgumentError(
-                f"trial_tolerations={self.trial_tolerations}: no JSON list of objects",
+                f"trial_tolerations={self.trial_tolerations} is not a JSON list of objects",
                 remedy='write [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
             )
         return found
@@ -88,10 +89,10 @@ class KatibArguments:
 
 @dataclass(frozen=True)
 class TrialPodArguments:
-    """What the pipeline fills in for Katib's trials; no inputs of its own."""
+    """Arguments of the Katib trials that the pipeline fills in; users do not see them."""
 
-    trial_image: str = argument("", "Image of Katib's trials: that of the train step.")
-    trial_storage_secret: str = argument("", "Secret with a key for Cloud Storage, as the steps have it.")
+    trial_image: str = argument("", "Image of the Katib trials: the train step's.")
+    trial_storage_secret: str = argument("", "Secret with a service account key for Cloud Storage.")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -101,4 +102,6 @@ def _parsed(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InvalidArgumentError(f"{name}={text}: no JSON: {error}", remedy="write JSON") from None
+        raise InvalidArgumentError(
+            f"{name}={text} is not valid JSON: {error}", remedy="correct the JSON"
+        ) from None

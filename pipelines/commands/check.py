@@ -116,7 +116,7 @@ def _check_target(submission: Submission, place: dict[str, Any]) -> None:
         return
     jobs = jobs_of(place)
     assert isinstance(jobs, KubeflowJobs)  # noqa: S101 - it is that target's
-    _ = jobs.client
+    _ = jobs.client.api
 
 
 def _remote_findings(submission: Submission, place: dict[str, Any]) -> Iterator[Finding]:

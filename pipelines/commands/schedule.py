@@ -11,7 +11,8 @@ from imgpipe.pipelines.commands.output import exit_on_error, format_option, noti
 from imgpipe.pipelines.commands.submission import Submission, submission_of, tell_notices
 from imgpipe.pipelines.commands.target_options import check_has_schedules, place_options, schedules_of
 from imgpipe.pipelines.cron import check_cron
-from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs, recurrence
+from imgpipe.pipelines.targets.kubeflow_requests import recurrence
+from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, schedule_body
 
 _EXAMPLES = """
@@ -79,16 +80,9 @@ def create(
     schedules = schedules_of(place, submission.job.config.region)
     if check:
         check_submission(submission, place)
-    if isinstance(schedules, KubeflowJobs):
-        with submission.file() as file:
-            made, found = schedules.create_schedule(
-                name,
-                cron,
-                submission.parameters,
-                file,
-                service_account=submission.service_account,
-                pipeline_root=submission.pipeline_root,
-            )
+    if isinstance(schedules, KubeflowSchedules):
+        with submission.run_request() as request:
+            made, found = schedules.create_schedule(name, cron, request)
     else:
         assert isinstance(schedules, VertexJobs)  # noqa: S101 - there is no other
         made, found = schedules.create_schedule(name, cron, submission.pipeline_job())

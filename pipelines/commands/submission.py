@@ -30,6 +30,7 @@ from imgpipe.pipelines.machines import Machine
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs
 from imgpipe.pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
+from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
 
@@ -81,6 +82,12 @@ class Submission:
         """Yields the compiled pipeline."""
         with pipeline_file(self.target, self.images, self._pipeline) as file:
             yield file
+
+    @contextmanager
+    def run_request(self) -> Iterator[RunRequest]:
+        """Yields the request for a run on Kubeflow."""
+        with self.file() as file:
+            yield RunRequest(self.parameters, file, self.service_account, self.pipeline_root)
 
     def pipeline_job(self) -> dict[str, Any]:
         """Returns the body of the run on Vertex AI."""

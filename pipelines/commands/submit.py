@@ -103,14 +103,8 @@ def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:
     if isinstance(jobs, LocalJobs):
         return jobs.submit(submission.job.job_id, submission.parameters, retrain=submission.retrain)
     if isinstance(jobs, KubeflowJobs):
-        with submission.file() as file:
-            return jobs.submit(
-                submission.job.job_id,
-                submission.parameters,
-                file,
-                service_account=submission.service_account,
-                pipeline_root=submission.pipeline_root,
-            )
+        with submission.run_request() as request:
+            return jobs.submit(submission.job.job_id, request)
     assert isinstance(jobs, VertexJobs)  # noqa: S101 - there is no other
     if submission.request is not None:
         return jobs.submit(submission.request)

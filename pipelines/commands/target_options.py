@@ -13,7 +13,9 @@ from imgpipe.components.platforms.vertex.client import VertexLocation, check_reg
 from imgpipe.pipelines.commands.job_options import given
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.targets.jobs import Jobs, Schedules
+from imgpipe.pipelines.targets.kubeflow_client import KubeflowClient
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
+from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from imgpipe.pipelines.targets.local_jobs import RUNS, LocalJobs
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
@@ -131,7 +133,7 @@ def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
                 f"--host={place['host']} is not an address",
                 remedy="begin it with http:// or https://, e.g. http://localhost:8080",
             )
-        return KubeflowJobs(place["host"], place["namespace"], place["token"])
+        return KubeflowJobs(KubeflowClient(place["host"], place["namespace"], place["token"]))
     region = region or place["region"]
     if not region:
         raise InvalidArgumentError(
@@ -149,7 +151,9 @@ def schedules_of(place: dict[str, Any], region: str = "") -> Schedules:
     """
     check_has_schedules(place)
     jobs = jobs_of(place, region)
-    assert isinstance(jobs, KubeflowJobs | VertexJobs)  # noqa: S101 - there is no other
+    if isinstance(jobs, KubeflowJobs):
+        return KubeflowSchedules(jobs.client)
+    assert isinstance(jobs, VertexJobs)  # noqa: S101 - there is no other
     return jobs
 
 

@@ -387,7 +387,7 @@ def test_the_published_tpu_config_becomes_a_tpu_that_gke_has():
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
         "cloud.google.com/gke-tpu-topology": "2x2",
     }
-    assert any("TPU_V2 is not to be had on GKE" in notice for notice in notices)
+    assert any("TPU_V2 is not available on GKE" in notice for notice in notices)
 
 
 def test_locally_the_machine_is_named_as_ignored():

@@ -342,7 +342,7 @@ def test_a_region_that_is_none_is_refused_before_a_token_goes_to_what_it_would_b
 
 
 def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_client._CONNECT_TIMEOUT_SECONDS", 1)
     with silence() as address:
         started = time.monotonic()
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]

@@ -38,7 +38,7 @@ def server(tmp_path, monkeypatch):
 def run(server, monkeypatch, tmp_path):
     """``run("describe", "x")`` runs a command here against the server."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_BETWEEN_QUESTIONS", 0.1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
 
     def run_here(*words):
         place = ["--target", "kubeflow", "--host", server.address]
@@ -275,7 +275,7 @@ def test_the_same_schedule_again_is_found_and_another_of_its_name_refused(run, s
     ):
         other = run(*words)
         assert other.exit_code == 64
-        assert f"there is a schedule 'nightly' already, with another {different}" in other.stderr
+        assert f"there is already a schedule 'nightly' with another {different}" in other.stderr
     assert len(server.recurring_runs) == 1
 
 
@@ -316,7 +316,7 @@ def test_a_page_to_log_in_is_no_answer(run, server, login, open_paths):
     for words in (["submit", "job_1", "--no-check", "--", *WORDS], SCHEDULE, ["cancel", "job_1"]):
         result = run(*words)
         assert result.exit_code == 69, result.output
-        assert "asks for a login" in result.stderr
+        assert "a login is required" in result.stderr
         assert "--token" in result.stderr
         assert "state=secret" not in result.stderr
     assert server.runs == server.recurring_runs == {}
@@ -347,7 +347,7 @@ def test_the_installation_is_asked_as_kfps_client_asks(run, server, tmp_path, mo
 
 
 def test_what_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_jobs._SECONDS_TO_ANSWER", 1)
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_client._CONNECT_TIMEOUT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
@@ -375,7 +375,7 @@ def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):
     result = submit(run, "--config", "config.yaml", "--dry-run", "--format", "json")
     shown = json.loads(result.stdout)
     assert shown["parameters"]["train_accelerator_type"] == "google.com/tpu"
-    assert "not to be had on GKE" in result.stderr
+    assert "is not available on GKE" in result.stderr
     assert server.requests == []
 
 
@@ -440,7 +440,7 @@ def test_a_cluster_that_does_not_answer_is_told(run, server, tmp_path, monkeypat
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config[0]))
     result = run("stream-logs", "job_1")
     assert result.exit_code == 75, result.output
-    assert "does not answer" in result.stderr
+    assert "did not respond" in result.stderr
 
 
 def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_path):

@@ -1,1 +1,1 @@
-"""Kubernetes and what runs on it."""
+"""Kubernetes: the client of the API, pods, KServe and Katib."""

@@ -1,4 +1,4 @@
-"""Quantities as Kubernetes writes them: 500m processors, 16G of memory."""
+"""Kubernetes quantities, e.g. 500m processors or 16G of memory."""
 
 import re
 
@@ -9,14 +9,14 @@ _QUANTITY = re.compile(r"(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?"
 
 
 def check_quantity(name: str, text: str) -> None:
-    """Refuses what Kubernetes would not understand, or what asks for nothing.
+    """Rejects an invalid quantity, or one of zero.
 
     Raises:
-        InvalidArgumentError: naming the argument, its value and how it is written.
+        InvalidArgumentError: naming the argument, its value and valid examples.
     """
-    matched = _QUANTITY.fullmatch(text)
-    if not matched or not float(matched[1]):
+    match = _QUANTITY.fullmatch(text)
+    if not match or not float(match[1]):
         raise InvalidArgumentError(
-            f"{name}={text!r} is no quantity of Kubernetes",
-            remedy="write processors as 4 or 500m, memory as 16G or 16Gi",
+            f"{name}={text!r} is not a valid Kubernetes quantity",
+            remedy="write processors as 4 or 500m, and memory as 16G or 16Gi",
         )
