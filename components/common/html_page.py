@@ -197,46 +197,6 @@ def line_chart(
     )
 
 
-@dataclass(frozen=True)
-class HeatmapCell:
-    """A cell of a heatmap; ``share`` is its fraction of the row's sum, 0..1."""
-
-    count: int
-    share: float
-    diagonal: bool
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """A confusion matrix, ready to draw: a row for each true class, a column for each predicted one."""
-
-    names: tuple[str, ...]
-    rows: tuple[tuple[HeatmapCell, ...], ...]
-
-
-def heatmap(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Heatmap:
-    """Lays out a confusion matrix.
-
-    Args:
-        names: The names of the N classes.
-        counts: N rows of N numbers: ``counts[true][predicted]``.
-    """
-    return Heatmap(
-        names=tuple(names),
-        rows=tuple(
-            tuple(
-                HeatmapCell(
-                    count=int(count),
-                    share=count / total if (total := sum(row)) else 0.0,
-                    diagonal=row_number == column_number,
-                )
-                for column_number, count in enumerate(row)
-            )
-            for row_number, row in enumerate(counts)
-        ),
-    )
-
-
 def percent(value: float | None, digits: int = 1) -> str:
     """Returns ``0.1234`` as ``12.3 %`` (with a space that does not break), None as a dash."""
     return DASH if value is None else f"{100 * value:.{digits}f}\u00a0%"

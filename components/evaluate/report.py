@@ -10,7 +10,6 @@ from imgpipe.components.common.html_page import (
     LineChart,
     Series,
     Thumbnail,
-    heatmap,
     line_chart,
     percent,
     render,
@@ -87,7 +86,7 @@ def evaluation_report(
         show_matrix = len(labels) <= LARGEST_MATRIX
         pairs = () if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS)
         confusion = {
-            "matrix": heatmap(labels, metrics.confusion_matrix().tolist()) if show_matrix else None,
+            "matrix": metrics.confusion_matrix().tolist() if show_matrix else None,
             "pairs": [(labels[pair.true_class], labels[pair.predicted_class], pair.count) for pair in pairs],
         }
     return render(

@@ -19,6 +19,7 @@ _EXIF_START = b"Exif\0\0"
 _XMP_START = b"http://ns.adobe.com/xap/1.0/\0"
 _APP1 = 0xE1
 _COMMENT = 0xFE
+_SCAN = 0xDA
 # By marker: the start-of-frame segments, and the segments other than APP1 that may precede them:
 # application data, comments, tables, the restart interval.
 _FRAMES = [0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) for marker in range(256)]
@@ -26,6 +27,8 @@ _SKIPPED = [
     marker in (0xC4, 0xDB, 0xDD, _COMMENT) or (0xE0 <= marker <= 0xEF and marker != _APP1)
     for marker in range(256)
 ]
+# Metadata is before the frame and the scan.
+_ENDS = [frame or marker == _SCAN for marker, frame in enumerate(_FRAMES)]
 _SCANNED_BYTES = 65_536
 # A file has about ten segments before its frame; a limit against files crafted to overload a server.
 _MAX_SEGMENTS = 1_000
@@ -102,12 +105,7 @@ def jpeg_orientation(encoded: Any) -> Any:
         is_exif = tf.logical_and(is_application, tf.equal(read_bytes(text, 0, 6), _EXIF_START))
         is_exif = tf.logical_and(is_exif, tf.equal(exif_offset, 0))
         is_xmp = tf.logical_and(is_application, tf.equal(text, _XMP_START))
-        # C0 to CF except C4, C8 and CC begin a frame, DA a scan: metadata is before them.
-        is_frame = tf.logical_and(
-            tf.equal(tf.bitwise.bitwise_and(marker, 0xF0), 0xC0),
-            tf.not_equal(tf.bitwise.bitwise_and(marker, 0x03), 0),
-        )
-        ends = tf.logical_or(tf.logical_or(is_frame, tf.equal(marker, 0xC0)), tf.equal(marker, 0xDA))
+        ends = tf.gather(tf.constant(_ENDS), marker)
         # Bytes between segments, and fill bytes of 255, are skipped.
         is_filler = tf.logical_or(tf.logical_not(is_marker), tf.equal(marker, 0xFF))
         following = tf.where(is_filler, offset + 1, tf.where(ends, 0, offset + 2 + length))

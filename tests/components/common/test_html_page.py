@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,7 +15,6 @@ from imgpipe.components.common.html_page import (
     Series,
     Thumbnail,
     decimal,
-    heatmap,
     line_chart,
     percent,
     render,
@@ -56,11 +55,11 @@ def test_all_output_of_templates_is_escaped(render_text):
     chart = line_chart([Series(EVIL, ((0.0, 0.0), (1.0, 1.0)))], x_name=EVIL, y_name=EVIL, marker=(0.5, EVIL))
     html = render_text(
         "{{ value }}{{ kit.thumbnail_grid([thumbnail]) }}{{ kit.line_chart(chart, value) }}"
-        "{{ kit.bar(1, 2, value) }}{{ kit.heatmap(table) }}{{ kit.fact(value, value) }}",
+        "{{ kit.bar(1, 2, value) }}{{ kit.heatmap([value, 'b'], [[1, 2], [3, 4]]) }}"
+        "{{ kit.fact(value, value) }}",
         value=EVIL,
         thumbnail=thumbnail,
         chart=chart,
-        table=heatmap([EVIL, "b"], [[1, 2], [3, 4]]),
     )
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 12
@@ -116,6 +115,7 @@ def test_thumbnail_of_a_damaged_image_is_a_placeholder(encoded, render_text):
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=20))
 def test_every_point_and_tick_of_a_chart_is_inside_the_axes(points):
     chart = line_chart([Series("a", tuple(points))], x_name="x", y_name="y", marker=(points[0][0], "here"))
@@ -167,11 +167,13 @@ def test_chart_is_drawn_with_axes_and_a_legend(render_text):
         assert text in html
 
 
-def test_heatmap_has_the_share_of_the_row_and_marks_the_diagonal():
-    table = heatmap(["a", "b"], [[3, 1], [0, 0]])
-    assert [cell.share for cell in table.rows[0]] == [0.75, 0.25]
-    assert [cell.share for cell in table.rows[1]] == [0.0, 0.0]
-    assert [cell.diagonal for cell in table.rows[0]] == [True, False]
+def test_heatmap_shades_by_the_share_of_the_row_and_marks_the_diagonal(render_text):
+    cells = re.findall(r"<td.*</td>", render_text("{{ kit.heatmap(['a', 'b'], [[3, 1], [0, 0]]) }}"))
+    assert "--good" in cells[0]
+    assert "a: 75.0\u00a0% of the row" in cells[0]
+    assert "--bad" in cells[1]
+    assert "a: 25.0\u00a0% of the row" in cells[1]
+    assert all("zero" in cell and "b: 0.0\u00a0% of the row" in cell for cell in cells[2:])
 
 
 def test_bar_of_zero_has_no_length(render_text):

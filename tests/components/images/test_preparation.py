@@ -1,7 +1,6 @@
 import io
 import random
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -10,17 +9,12 @@ from PIL import Image, ImageOps
 
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
+from tests.components.images.image_files import encoded, png
 
 # Smooth, so that lossy formats change it little; all corners differ, so that rotations are detected.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
 PIXELS = np.stack([ROWS * 10, COLUMNS * 6, 255 - ROWS * 5 - COLUMNS * 3], axis=-1).astype(np.uint8)
 PHOTO = Image.fromarray(PIXELS)
-
-
-def encoded(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format=image_format, **options)
-    return buffer.getvalue()
 
 
 def exif(orientation):
@@ -35,25 +29,6 @@ def decoded(prepared):
     assert (image.height, image.width) == (prepared.height, prepared.width)
     assert image.getexif().get(0x0112, 1) == 1
     return np.asarray(image.convert("RGB")).astype(int)
-
-
-def png(width, height, bit_depth, colour_type, rows, *chunks):
-    """Encodes a PNG file, also of kinds that Pillow does not write."""
-
-    def chunk(name, content):
-        return (
-            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = [
-        chunk(b"IHDR", header),
-        *(chunk(name, content) for name, content in chunks),
-        chunk(b"IDAT", pixels),
-        chunk(b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 KEPT = {
@@ -170,7 +145,7 @@ def test_a_transparent_gray_is_white_at_every_bit_depth(bit_depth, row, transpar
     assert prepared.reencoded.endswith("transparency")
 
 
-def test_a_transparent_palette_entry_and_colour_are_white():
+def test_a_transparent_palette_entry_and_color_are_white():
     palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
     data = png(2, 1, 8, 3, [b"\0\1"], palette, (b"tRNS", b"\0"))
     assert decoded(prepare_image(data)).tolist() == [[[255, 255, 255], [40, 50, 60]]]
@@ -186,8 +161,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
     prepared = prepare_image(encoded(Image.fromarray(ramp), "PNG"))
     assert prepared.reencoded == "16 bits per channel"
     assert np.abs(decoded(prepared)[0, :, 0] - ramp[0] / 257).max() <= 0.5
-    turned = prepare_image(encoded(Image.fromarray(ramp), "PNG", exif=exif(6)))
-    assert (turned.height, turned.width) == (256, 1)
+    rotated = prepare_image(encoded(Image.fromarray(ramp), "PNG", exif=exif(6)))
+    assert (rotated.height, rotated.width) == (256, 1)
 
 
 def test_reencoding_carries_no_metadata_and_is_always_the_same():
@@ -316,10 +291,10 @@ def test_damage_raises_no_other_error():
 
 def test_an_orientation_is_found_at_any_position():
     plain = encoded(PHOTO, "JPEG", quality=95)
-    turned = encoded(PHOTO, "JPEG", quality=95, exif=exif(6))
+    rotated = encoded(PHOTO, "JPEG", quality=95, exif=exif(6))
     segment = b"\xff\xe2" + struct.pack(">H", 2 + 300) + b"\xff\xda" * 150
-    assert prepare_image(turned[:2] + segment + turned[2:]).reencoded == "EXIF orientation 6"
-    assert prepare_image(turned[:2] + b"\xff\xff" + turned[2:]).reencoded == "EXIF orientation 6"
+    assert prepare_image(rotated[:2] + segment + rotated[2:]).reencoded == "EXIF orientation 6"
+    assert prepare_image(rotated[:2] + b"\xff\xff" + rotated[2:]).reencoded == "EXIF orientation 6"
     text = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="8"/>'
     xmp = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
     assert prepare_image(plain[:2] + xmp + plain[2:]).reencoded == "EXIF orientation 8"
