@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from dataclasses import dataclass
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
@@ -140,16 +139,11 @@ def _check_with_pillow(data: bytes, complaint: str, max_pixels: int) -> None:
         raise ImageError(f"damaged but decodable JPEG: {complaint}")
 
 
-@dataclass(frozen=True)
-class PngHeader:
-    """The properties of a PNG file on which its conversion to 8-bit opaque pixels depends."""
+def check_png_chunks(data: bytes) -> tuple[int, bool]:
+    """Checks the checksum of every chunk, which Pillow does not do for the pixels.
 
-    bit_depth: int
-    transparent: bool
-
-
-def check_png_chunks(data: bytes) -> PngHeader:
-    """Checks the checksum of every chunk, which Pillow does not do for the pixels, and reads the header.
+    Returns:
+        The bits per channel, and whether the image has transparency.
 
     Raises:
         ImageError: if the file is truncated or damaged.
@@ -180,7 +174,7 @@ def check_png_chunks(data: bytes) -> PngHeader:
         raise ImageError("undecodable PNG: it does not begin with a header")
     bit_depth, color_type = header[8], header[9]
     # Color type 4 is gray with alpha, 6 is RGB with alpha.
-    return PngHeader(bit_depth, transparent=color_type in (4, 6) or b"tRNS" in names)
+    return bit_depth, color_type in (4, 6) or b"tRNS" in names
 
 
 def undecodable(image_format: str | None, error: BaseException) -> ImageError:

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from imgpipe.components.images.checking import (
-    PngHeader,
     check_jpeg,
     check_png_chunks,
     detect_image_format,
@@ -104,20 +103,20 @@ def _jpeg_header(data: bytes) -> bytes:
 
 
 def _prepare_png(data: bytes, max_pixels: int) -> PreparedImage:
-    header = check_png_chunks(data)
+    bit_depth, transparent = check_png_chunks(data)
     image = open_image(data, "PNG", max_pixels)
     load_pixels(image)
     orientation = _orientation(image)
     reasons = []
-    if header.bit_depth == 16:
+    if bit_depth == 16:
         reasons.append("16 bits per channel")
-    if header.transparent:
+    if transparent:
         reasons.append("transparency")
     if orientation != _UPRIGHT:
         reasons.append(f"EXIF orientation {orientation}")
     if not reasons:
         return PreparedImage(data, "PNG", image.height, image.width)
-    return _as_png(_with_eight_bits(image, header), reasons)
+    return _as_png(_with_eight_bits(image, bit_depth), reasons)
 
 
 def _prepare_other(data: bytes, image_format: str, max_pixels: int) -> PreparedImage:
@@ -145,7 +144,7 @@ def _as_png(image: Image.Image, reasons: list[str]) -> PreparedImage:
     return PreparedImage(_encode(pixels, "PNG"), "PNG", pixels.height, pixels.width, ", ".join(reasons))
 
 
-def _with_eight_bits(image: Image.Image, header: PngHeader) -> Image.Image:
+def _with_eight_bits(image: Image.Image, bit_depth: int) -> Image.Image:
     """Returns the loaded PNG with 8 bits per channel, and its transparent color on the same scale.
 
     Pillow scales the pixels of all PNG modes to 8 bits except 16-bit gray, and keeps the value of the
@@ -161,8 +160,8 @@ def _with_eight_bits(image: Image.Image, header: PngHeader) -> Image.Image:
         return _with_info_of(image, Image.fromarray(gray))
     if image.mode in ("L", "1") and isinstance(transparent, int):
         image = image.convert("L")
-        image.info["transparency"] = transparent * 255 // (2**header.bit_depth - 1)
-    elif image.mode == "RGB" and header.bit_depth == 16 and isinstance(transparent, tuple):
+        image.info["transparency"] = transparent * 255 // (2**bit_depth - 1)
+    elif image.mode == "RGB" and bit_depth == 16 and isinstance(transparent, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     return image
 

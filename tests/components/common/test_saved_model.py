@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.preparation import prepare_image
 
 LABELS = ("dark", "größer, 日本", "bright")
-SAVED_MODEL_CLI = Path(sys.executable).parent / "saved_model_cli"
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +56,6 @@ def test_the_signature_equals_the_original_algorithm_s(folder):
         }
 
 
-def test_saved_model_cli_shows_the_signature_as_documented(folder):
-    command = [SAVED_MODEL_CLI, "show", "--dir", folder, "--tag_set", "serve"]
-    result = subprocess.run(
-        [*command, "--signature_def", "serving_default"], capture_output=True, text=True, check=True
-    )
-    shown = "".join(result.stdout.split())
-    for part in (
-        "inputs['image_bytes']tensor_info:dtype:DT_STRINGshape:(-1)",
-        "inputs['key']tensor_info:dtype:DT_STRINGshape:(-1)",
-        "outputs['classes']tensor_info:dtype:DT_INT64shape:(-1)",
-        "outputs['key']tensor_info:dtype:DT_STRINGshape:(-1)",
-        "outputs['probabilities']tensor_info:dtype:DT_FLOATshape:(-1,3)",
-        "Methodnameis:tensorflow/serving/predict",
-    ):
-        assert part in shown
-
-
 def test_probabilities_are_the_softmax_and_the_class_is_their_argmax(signature, images):
     answer = call(signature, images)
     assert answer["probabilities"].sum(axis=1) == pytest.approx(np.ones(32), abs=1e-6)
@@ -90,12 +71,6 @@ def test_a_batch_of_any_size_is_predicted(signature, images, count):
     assert answer["key"].tolist() == [f"key {number}".encode() for number in range(count)]
     everything = call(signature, images)["probabilities"][:count]
     np.testing.assert_allclose(answer["probabilities"], everything, atol=1e-6)
-
-
-def test_the_alias_returns_the_same_predictions(folder, images):
-    loaded = tf.saved_model.load(str(folder))
-    first, second = (call(loaded.signatures[name], images) for name in ("serving_default", "classify"))
-    assert (first["probabilities"] == second["probabilities"]).all()
 
 
 def test_top_labels_returns_the_most_probable_labels_in_order(folder, signature, images):
@@ -120,11 +95,6 @@ def test_top_labels_returns_at_most_five_labels(linear_model, images, tmp_path):
 def test_every_image_needs_a_key(signature, images, keys):
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have the same length"):
         call(signature, images[:2], keys)
-
-
-def test_an_image_that_cannot_be_decoded_is_an_error(signature, images):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        call(signature, [images[0], b"no image"])
 
 
 def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path):

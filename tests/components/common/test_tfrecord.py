@@ -53,19 +53,6 @@ def test_a_flipped_bit_anywhere_is_detected_with_record_and_offset(tmp_path):
 
 
 @in_tmp_path
-@given(data=st.data(), records=st.lists(st.binary(max_size=40), min_size=1, max_size=4))
-def test_a_file_truncated_inside_a_record_is_rejected(tmp_path, data, records):
-    whole = written(tmp_path / "whole", records).read_bytes()
-    ends = [sum(16 + len(record) for record in records[: n + 1]) for n in range(len(records))]
-    length = data.draw(st.integers(1, len(whole) - 1).filter(lambda size: size not in ends))
-    path = tmp_path / "cut"
-    path.write_bytes(whole[:length])
-    with pytest.raises(InvalidDataError, match="ends inside a record") as caught:
-        list(read_records(path))
-    assert f"record {sum(end <= length for end in ends)}," in str(caught.value)
-
-
-@in_tmp_path
 @given(content=st.binary(min_size=1, max_size=100))
 def test_a_file_that_is_not_tfrecord_is_rejected(tmp_path, content):
     path = tmp_path / "noise"
@@ -79,7 +66,7 @@ def test_records_before_the_damage_are_yielded(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     records = read_records(path)
     assert next(records) == (0, b"one")
-    with pytest.raises(InvalidDataError, match=re.escape("record 1, byte offset 19")):
+    with pytest.raises(InvalidDataError, match=r"ends inside a record[^$]*record 1, byte offset 19"):
         next(records)
 
 
