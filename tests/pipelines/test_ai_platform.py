@@ -326,28 +326,6 @@ def test_all_types_and_scales_of_parameters_survive_the_round_trip(server):
     assert "median_automated_stopping_spec" not in job.study_spec
 
 
-def test_a_repeated_submission_finds_the_job_and_a_different_one_with_its_id_is_rejected(server):
-    location = VertexLocation("flowers-project", "us-central1", server.address)
-    body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
-    first, _ = start_job(location, CUSTOM_JOB, body)
-    again, found = start_job(location, CUSTOM_JOB, body)
-    assert found
-    assert again.name == first.name
-    other = planned(TPU_CONFIG, [*ARGUMENTS, "--seed=1"])
-    with pytest.raises(InvalidArgumentError, match="used for another request"):
-        start_job(location, CUSTOM_JOB, vertex_request(other, image_of, region="us-central1").body)
-    assert len(server.created("customJobs")) == 1
-
-
-def test_a_lost_response_creates_no_second_job(server):
-    server.lose_answers = 1
-    location = VertexLocation("flowers-project", "us-central1", server.address)
-    body = vertex_request(planned(TPU_CONFIG), image_of, region="us-central1").body
-    _, found = start_job(location, CUSTOM_JOB, body, sleep=lambda _: None)
-    assert found
-    assert len(server.created("customJobs")) == 1
-
-
 def test_labels_are_short_lower_case_and_unique():
     assert job_label("flowers_1") == "flowers_1"
     assert job_label("Flowers_1") != job_label("flowers_1")

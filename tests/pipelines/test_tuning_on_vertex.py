@@ -1,4 +1,4 @@
-"""The whole tuning pipeline on Vertex AI: submitted, trials trained, the best model deployed and asked."""
+"""The whole tuning pipeline on Vertex AI: trials are trained, the best model is deployed and tested."""
 
 import base64
 import re
@@ -42,7 +42,7 @@ trainingInput:
 
 @contextmanager
 def serving(artifact_uri):
-    """Yields the address at which a server of the model at a ``gs://`` place predicts."""
+    """Yields the predict URL of a server of the model at a ``gs://`` location."""
     with local_model(artifact_uri) as folder:
         process = subprocess.Popen(
             [IMGPIPE, "serve", "--model", str(folder), "--port", "0"],
@@ -51,27 +51,27 @@ def serving(artifact_uri):
             text=True,
         )
         try:
-            shown = (re.search(r"http://127\.0\.0\.1:\d+/\S+:predict", line) for line in process.stdout)
-            yield next(found[0] for found in shown if found)
+            urls = (re.search(r"http://127\.0\.0\.1:\d+/\S+:predict", line) for line in process.stdout)
+            yield next(url[0] for url in urls if url)
         finally:
             process.terminate()
             process.communicate()
 
 
-def asked(artifact_uri, instances):
-    """What a server of this model answers."""
+def predict(artifact_uri, instances):
+    """Returns the predictions of a server of this model."""
     with serving(artifact_uri) as address:
         return requests.post(address, json={"instances": instances}, timeout=60).json()["predictions"]
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
-def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud, tmp_path, monkeypatch):
+def test_the_best_trial_on_digits_is_deployed_and_its_endpoint_predicts(cloud, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
     digits = write_digits(tmp_path / "bucket" / "digits")
     parent = "projects/flowers-project/locations/us-central1"
-    words = [
+    args = [
         *("--train_csv=gs://bucket/digits/digits.csv", "--model_type=resnet-18", "--image_size=32"),
         *("--weights=none", "--max_steps=120", "--train_batch_size=64", "--warmup_steps=20"),
         *("--train_steps_per_eval=30", "--job-dir=gs://bucket/tuned", "--min_accuracy=0.8"),
@@ -79,13 +79,11 @@ def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud
         *("--region=us-central1", "--serving_image=tensorflow-serving:2.21"),
     ]
     with start_tuning_server(tmp_path) as server:
-        server.models = VertexModels(parent=parent, predict=asked)
+        server.models = VertexModels(parent=parent, predict=predict)
         place = ["--target", "vertex", "--project", "flowers-project", "--region", "us-central1"]
         place += ["--endpoint", server.address]
         line = ["submit", "digits_1", *place, "--no-check", "--config", "config.yaml", "--as", "pipeline"]
-        result = CliRunner().invoke(
-            imgpipe, [*line, "--pipeline-root", "gs://bucket/pipelines", "--", *words]
-        )
+        result = CliRunner().invoke(imgpipe, [*line, "--pipeline-root", "gs://bucket/pipelines", "--", *args])
         assert result.exit_code == 0, result.output
         [pipeline] = server.created("pipelineJobs")
         server.wait_for(pipeline.name, 1500)
@@ -93,7 +91,7 @@ def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud
         assert pipeline.state == vertex.PipelineState.PIPELINE_STATE_SUCCEEDED, lines[-5000:]
         [tuning] = server.created("hyperparameterTuningJobs")
         assert tuning.state == STATES.JOB_STATE_SUCCEEDED
-        best = max(one.final_measurement.metrics[0].value for one in tuning.trials)
+        best = max(trial.final_measurement.metrics[0].value for trial in tuning.trials)
         assert len(tuning.trials) == 4
         accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines)[1])
         print(f"tuning on the Vertex target: best trial {best:.4f}, deployed {accuracy:.4f}")
@@ -113,12 +111,13 @@ def test_the_best_of_trials_on_digits_is_deployed_and_its_endpoint_answers(cloud
         client = VertexLocation("flowers-project", "us-central1", server.address).client(
             "PredictionServiceClient"
         )
-        answer = client.predict(endpoint=endpoint["name"], instances=instances)
-        predictions = [dict(one) for one in answer.predictions]
-        assert [one["key"] for one in predictions] == [str(number) for number in range(20)]
+        response = client.predict(endpoint=endpoint["name"], instances=instances)
+        predictions = [dict(prediction) for prediction in response.predictions]
+        assert [prediction["key"] for prediction in predictions] == [str(number) for number in range(20)]
         labels = sorted({label for _, label in rows})
         right = sum(
-            labels[int(one["classes"])] == label for one, (_, label) in zip(predictions, rows, strict=True)
+            labels[int(prediction["classes"])] == label
+            for prediction, (_, label) in zip(predictions, rows, strict=True)
         )
         print(f"the endpoint is right on {right} of {len(rows)} digits")
         assert right >= 18

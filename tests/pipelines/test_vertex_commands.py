@@ -1,4 +1,4 @@
-"""imgpipe on Vertex AI: the command line, the real client, and a server that runs jobs as processes."""
+"""The command line on Vertex AI: the real client against a server that runs jobs as processes."""
 
 import json
 import os
@@ -40,22 +40,22 @@ def place(server):
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """``run("describe", "x")`` runs a command here and returns its result."""
+    """``run("describe", "x")`` runs a command in this process and returns its result."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(TPU_CONFIG)
     (tmp_path / "tuning.yaml").write_text(TUNING_CONFIG)
 
-    def run_here(*words):
-        return CliRunner().invoke(imgpipe, list(map(str, words)))
+    def run_in_process(*args):
+        return CliRunner().invoke(imgpipe, list(map(str, args)))
 
-    return run_here
-
-
-def submit(run, place, *options, config="config.yaml", words=ARGUMENTS):
-    return run("submit", JOB_ID, *place, "--no-check", "--config", config, *options, "--", *words)
+    return run_in_process
 
 
-def test_the_published_command_line_is_taken_as_it_is(run, place, server):
+def submit(run, place, *options, config="config.yaml", args=ARGUMENTS):
+    return run("submit", JOB_ID, *place, "--no-check", "--config", config, *options, "--", *args)
+
+
+def test_the_published_command_line_is_accepted_unchanged(run, place, server):
     line = [
         *("submit", JOB_ID, "--region=us-central1", "--config=config.yaml"),
         "--master-image-uri=cloud-ml-algos/image_classification:latest",
@@ -96,14 +96,14 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
     assert values["train_machine_type"] == "cloud-tpu"
 
 
-def test_what_has_no_effect_is_told_on_stderr(run, place):
+def test_ignored_fields_are_named_on_stderr(run, place):
     result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
-    for words in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not used"):
-        assert words in result.stderr
+    for text in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not used"):
+        assert text in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "words"),
+    ("options", "status", "text"),
     [
         (["--master-accelerator", "count=two"], 64, "write type=NVIDIA_TESLA_T4,count=1"),
         (["--labels", "team"], 64, "KEY=VALUE"),
@@ -113,15 +113,15 @@ def test_what_has_no_effect_is_told_on_stderr(run, place):
         (["--images-lock", "missing.lock"], 66, "missing.lock"),
     ],
 )
-def test_a_wrong_option_is_refused_and_nothing_is_sent(run, place, server, options, status, words):
-    words_of_job = ["--images=gs://b/i"] if "pipeline" in options else ARGUMENTS
-    result = run("submit", "job_1", *place, "--no-check", *options, "--", *words_of_job)
+def test_an_invalid_option_is_rejected_and_nothing_is_sent(run, place, server, options, status, text):
+    args = ["--images=gs://b/i"] if "pipeline" in options else ARGUMENTS
+    result = run("submit", "job_1", *place, "--no-check", *options, "--", *args)
     assert result.exit_code == status
-    assert words in result.stderr
+    assert text in result.stderr
     assert server.requests == []
 
 
-def test_flags_go_before_the_file_as_with_gcloud(run, place, server):
+def test_flags_override_the_file_as_in_gcloud(run, place, server):
     submit(
         run,
         place,
@@ -138,21 +138,24 @@ def test_flags_go_before_the_file_as_with_gcloud(run, place, server):
     assert job.job_spec.service_account == "a@p.iam.gserviceaccount.com"
 
 
-def test_the_same_line_again_starts_no_second_job(run, place, server):
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_repeated_command_creates_no_second_job(run, place, server, monkeypatch, lost):
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
+    server.lost_responses = lost
     submit(run, place)
     again = submit(run, place)
     assert again.exit_code == 0
     assert "nothing was started" in again.stderr
     assert len(server.created("customJobs")) == 1
-    other = submit(run, place, words=[*ARGUMENTS, "--seed=1"])
+    other = submit(run, place, args=[*ARGUMENTS, "--seed=1"])
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, server, monkeypatch, lost):
+def test_a_repeated_command_creates_no_second_pipeline_run(run, place, server, monkeypatch, lost):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
-    server.lose_answers = lost
+    server.lost_responses = lost
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
     first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
     assert first.exit_code == 0, first.output
@@ -165,7 +168,7 @@ def test_the_same_line_again_starts_no_second_run_of_the_pipeline(run, place, se
     assert "used for another request" in other.stderr
 
 
-def test_a_job_id_is_one_job_of_whatever_kind(run, place, server):
+def test_a_job_id_identifies_one_job_of_any_kind(run, place, server):
     lines = {
         "customJobs": ["--config", "config.yaml", "--", *ARGUMENTS],
         "hyperparameterTuningJobs": ["--config", "tuning.yaml", "--", *ARGUMENTS],
@@ -184,7 +187,7 @@ def test_a_job_id_is_one_job_of_whatever_kind(run, place, server):
         server.resources.clear()
 
 
-def test_job_ids_of_other_characters_are_other_runs_of_the_pipeline(run, place, server):
+def test_job_ids_with_other_characters_are_different_pipeline_runs(run, place, server):
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
     for job_id in ("a_b", "a-b", "a--b"):
         result = run("submit", job_id, *place, *root)
@@ -195,7 +198,7 @@ def test_job_ids_of_other_characters_are_other_runs_of_the_pipeline(run, place, 
     assert "a-b" in names
 
 
-def test_what_a_schedule_has_started_under_its_name_was_not_submitted(run, place, server):
+def test_a_run_of_a_schedule_is_not_a_submission_of_its_job_id(run, place, server):
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
     run("submit", "nightly", *place, *root)
     [started] = server.created("pipelineJobs")
@@ -210,7 +213,7 @@ def test_what_a_schedule_has_started_under_its_name_was_not_submitted(run, place
 
 
 @pytest.mark.parametrize("form", ["job", "pipeline"])
-def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, server, form):
+def test_describe_list_and_cancel_use_the_submitted_job_id(run, place, server, form):
     if form == "job":
         submit(run, place)
     else:
@@ -242,14 +245,14 @@ def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, place, serv
     assert f"{JOB_ID} had ended before: nothing was cancelled" in again.stderr
 
 
-def test_a_job_that_is_not_there_is_told(run, place):
+def test_a_missing_job_is_an_error(run, place):
     for command in ("describe", "cancel", "stream-logs"):
-        result = run(command, "nobody", *place)
+        result = run(command, "missing", *place)
         assert result.exit_code == 66
-        assert "there is no job 'nobody'" in result.stderr
+        assert "there is no job 'missing'" in result.stderr
 
 
-def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, monkeypatch):
+def test_stream_logs_follows_a_job_and_reports_how_it_ended(run, place, server, monkeypatch):
     monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._LOG_PAUSE_SECONDS", 0.05)
     server.run_commands = True
     code = (
@@ -263,37 +266,37 @@ def test_stream_logs_follows_a_job_and_says_how_it_ended(run, place, server, mon
     Path("failing.yaml").write_text(yaml.safe_dump(run_config))
     submitted = submit(run, place, "--stream-logs", "--format", "json", config="failing.yaml")
     assert submitted.exit_code == 76
-    # The answer on stdout is JSON, then the error is.
-    answer, end = json.JSONDecoder().raw_decode(submitted.stdout)
-    assert answer["job_id"] == JOB_ID
+    # stdout has the job as JSON, then the error.
+    described, end = json.JSONDecoder().raw_decode(submitted.stdout)
+    assert described["job_id"] == JOB_ID
     assert json.loads(submitted.stdout[end:])["exit_code"] == 76
     assert "step 3" in submitted.stderr
     result = run("stream-logs", JOB_ID, *place)
     assert result.stdout.splitlines() == [f"step {n}" for n in range(4)]
     assert result.exit_code == 76
     assert "non-zero status of 65" in result.stderr
-    # And afterwards, from the beginning.
+    # Also after the job has ended.
     assert run("stream-logs", JOB_ID, *place, "--no-follow").stdout == result.stdout
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "words"),
+    ("status", "code", "text"),
     [(403, 69, "roles/aiplatform.user"), (400, 64, "--dry-run"), (404, 66, "project")],
 )
-def test_a_refusal_says_what_to_do(run, place, server, status, code, words):
-    # The kinds of jobs are looked through first.
-    server.refusals = [(200, {}), (200, {}), (200, {}), (status, "the reason of Vertex AI")]
+def test_a_rejected_request_says_what_to_do(run, place, server, status, code, text):
+    # Three lists, one for each kind of job, precede the creation.
+    server.forced_responses = [(200, {}), (200, {}), (200, {}), (status, "the reason")]
     result = submit(run, place)
     assert result.exit_code == code
-    assert "the reason of Vertex AI" in result.stderr
-    assert words in result.stderr
+    assert "the reason" in result.stderr
+    assert text in result.stderr
 
 
-def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server):
+def test_schedules_are_created_listed_paused_resumed_and_deleted(run, place, server):
     root = ["--as", "pipeline", "--pipeline-root", "gs://b/p"]
     pipeline = ["--no-check", *root, "--", "--images=gs://b/i", "--max_steps=5"]
-    made = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
-    assert made.exit_code == 0, made.output
+    created = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
+    assert created.exit_code == 0, created.output
     [schedule] = server.created("schedules")
     assert schedule.cron == "0 3 * * *"
     assert schedule.max_concurrent_run_count == 1
@@ -302,11 +305,11 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server
     again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
     assert (again.exit_code, len(server.created("schedules"))) == (0, 1)
     assert "it was created before" in again.stderr
-    for cron, steps, told in (("0 4 * * *", 5, "another time"), ("0 3 * * *", 6, "another pipeline")):
-        words = [*pipeline[:-1], f"--max_steps={steps}"]
-        other = run("schedule", "create", "nightly", "--cron", cron, *place, *words)
+    for cron, steps, text in (("0 4 * * *", 5, "another time"), ("0 3 * * *", 6, "another pipeline")):
+        args = [*pipeline[:-1], f"--max_steps={steps}"]
+        other = run("schedule", "create", "nightly", "--cron", cron, *place, *args)
         assert other.exit_code == 64
-        assert told in other.stderr
+        assert text in other.stderr
     [listed] = json.loads(run("schedule", "list", *place, "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * *")
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
@@ -318,7 +321,7 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server
 
 
 @pytest.mark.parametrize(
-    ("name", "cron", "options", "status", "words"),
+    ("name", "cron", "options", "status", "text"),
     [
         ("x", "0 3 * *", [], 64, "minute hour day"),
         ("x", "0 3 31 2 *", [], 64, "never comes"),
@@ -327,13 +330,13 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, place, server
         ("x", "0 3 * * *", ["--max_steps=5"], 2, "argument of the training: give it after `--`"),
     ],
 )
-def test_a_wrong_schedule_is_refused(run, place, server, name, cron, options, status, words):
+def test_an_invalid_schedule_is_rejected(run, place, server, name, cron, options, status, text):
     root = ["--pipeline-root", "gs://b/p"]
     result = run(
         *("schedule", "create", name, "--cron", cron, *place, *root, *options, "--", "--images=gs://b/i")
     )
     assert result.exit_code == status
-    assert words in result.stderr
+    assert text in result.stderr
     assert server.requests == []
 
 
@@ -352,13 +355,13 @@ def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, pl
     sent = json.loads(vertex.Schedule.to_json(vertex.Schedule.from_json(body)))
     pipeline = sent["createPipelineJobRequest"]["pipelineJob"]
     assert pipeline["pipelineSpec"]["pipelineInfo"]["name"] == "image-classification"
-    # In place of the pipeline's thousand lines stands its name.
+    # The output has the pipeline's name instead of its spec.
     shown["createPipelineJobRequest"]["pipelineJob"]["pipelineSpec"] = pipeline["pipelineSpec"]
     message = vertex.Schedule
     assert message.from_json(json.dumps(shown)) == message.from_json(body)
 
 
-def test_a_schedule_takes_the_region_of_the_file_and_warns_of_a_folder_for_all_runs(run, place, server):
+def test_a_schedule_uses_the_files_region_and_warns_about_a_shared_job_dir(run, place, server):
     Path("region.yaml").write_text("trainingInput: {region: us-central1}")
     at = place.index("--region")
     result = run(
@@ -370,11 +373,11 @@ def test_a_schedule_takes_the_region_of_the_file_and_warns_of_a_folder_for_all_r
     assert len(server.created("schedules")) == 1
 
 
-def test_the_help_of_schedule_create_names_no_job_id(run):
+def test_the_help_of_schedule_create_has_no_job_id(run):
     assert "JOB_ID" not in run("schedule", "create", "--help").stdout.split("Options:")[0]
 
 
-def test_migrate_prints_what_a_config_becomes(run):
+def test_migrate_prints_the_request_for_a_config(run):
     result = run("migrate", "tuning.yaml")
     assert result.exit_code == 0
     shown = yaml.safe_load(result.stdout)
@@ -388,7 +391,7 @@ def test_migrate_prints_what_a_config_becomes(run):
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "words"),
+    ("content", "status", "text"),
     [
         (b"", 64, "wrong.yaml' says nothing"),
         (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
@@ -405,15 +408,15 @@ def test_migrate_prints_what_a_config_becomes(run):
         (b"trainingInput: {maxTrials: 2}", 64, "write maxTrials below hyperparameters"),
     ],
 )
-def test_migrate_names_the_file_and_what_to_do(run, content, status, words):
+def test_migrate_names_the_file_and_what_to_do(run, content, status, text):
     Path("wrong.yaml").write_bytes(content)
     result = run("migrate", "wrong.yaml")
     assert result.exit_code == status
-    assert words in result.stderr
+    assert text in result.stderr
     assert "wrong.yaml" in result.stderr
 
 
-def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server, tmp_path):
+def test_a_client_killed_at_any_moment_creates_at_most_one_job(place, server, tmp_path):
     (tmp_path / "config.yaml").write_text(TPU_CONFIG)
     line = [IMGPIPE, "submit", JOB_ID, *place, "--no-check", "--config", "config.yaml", "--", *ARGUMENTS]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
@@ -432,18 +435,18 @@ def test_a_client_killed_at_any_moment_has_started_one_job_at_most(place, server
 
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
-def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run, place, server, tmp_path):
+def test_the_whole_pipeline_runs_on_vertex_ai_and_trains_in_a_job(run, place, server, tmp_path):
     from imgpipe.pipelines.sample_data import write_digits
 
     write_digits(tmp_path / "bucket" / "digits")
     server.run_commands = True
-    words = [
+    args = [
         *("--train_csv=gs://bucket/digits/digits.csv", "--model_type=resnet-18", "--image_size=32"),
         *("--weights=none", "--max_steps=200", "--train_batch_size=64", "--initial_learning_rate=0.05"),
         *("--warmup_steps=20", "--weight_decay=0.0005"),
     ]
     root = ["--as", "pipeline", "--pipeline-root", "gs://bucket/pipelines"]
-    result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *words)
+    result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *args)
     assert result.exit_code == 0, result.output
     [pipeline] = server.created("pipelineJobs")
     server.wait_for(pipeline.name, 1000)
@@ -453,11 +456,11 @@ def test_the_whole_pipeline_runs_on_vertex_ai_with_a_training_job_of_its_own(run
     )
     [training] = server.created("customJobs")
     assert training.state == STATES.JOB_STATE_SUCCEEDED
-    # The logs of the run have those of the job that its train step has started.
+    # The run's logs include those of its training job.
     assert training.labels["imgpipe-run"] == pipeline.name.split("/")[-1]
     assert any("train: published to" in line for line in lines.splitlines())
     accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
-    print(f"digits on the Vertex target: top-1 accuracy {accuracy}")
+    print(f"digits on target vertex: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97
     [model] = (tmp_path / "bucket" / "pipelines").rglob("exported_model/saved_model.pb")
     assert os.path.getsize(model) > 0

@@ -1,6 +1,6 @@
-"""The submissions of the original algorithm's documentation, with names filled in."""
+"""Submissions from the original algorithm's documentation, with names filled in."""
 
-# The image's registry is left out; the rest stands as it was published.
+# As published, without the image's registry.
 TPU_CONFIG = """
 trainingInput:
   # Use a cluster with many workers and a few parameter servers.

@@ -1,17 +1,15 @@
 """Deployment targets on loopback: the Kubernetes API with KServe's controller, and Vertex AI."""
 
-import http.server
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
 from imgpipe.components.platforms.kubernetes import kserve
+from tests.servers.json_server import serve_json
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
 
@@ -26,33 +24,11 @@ def models(linear_model, tmp_path_factory):
 def served(target):
     """Serves ``target.handle(method, path, query, body)``, which returns status and JSON."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def respond(method, path, query, body):
+        return target.handle(method, path, query, json.loads(body) if body else None)
 
-        def log_message(self, *_): ...
-
-        def respond(self):
-            length = int(self.headers.get("Content-Length", 0))
-            body = json.loads(self.rfile.read(length)) if length else None
-            parts = urlsplit(self.path)
-            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            status, content = target.handle(self.command, unquote(parts.path), query, body)
-            text = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-        setattr(Handler, f"do_{method}", Handler.respond)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    target.address = f"http://127.0.0.1:{server.server_port}"
-    yield target
-    server.shutdown()
-    server.server_close()
+    with serve_json(respond) as target.address:
+        yield target
 
 
 @dataclass

@@ -1,11 +1,10 @@
-"""Vertex AI and Cloud Logging on loopback: real message types in and out, jobs run as processes.
+"""Vertex AI and Cloud Logging on loopback: real message types, jobs run as processes.
 
-What a client sends is parsed with the client library's own messages, so that an unknown or misplaced field is
-an error here as it is there. A job's container command is started as a process of this machine, its output is
-what Cloud Logging returns, its exit status decides the job's state.
+Requests are parsed with the client library's messages, so that unknown and misplaced fields are errors, as on
+Vertex AI. A job's container command runs as a process; its output is the job's log, and its exit status
+determines the job's state.
 """
 
-import http.server
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +21,10 @@ from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 
 from tests.servers.google import GoogleServer
+from tests.servers.json_server import serve_json
 
 STATES = vertex.JobState
-# Collection: its message, and the enumeration of its states.
+# Messages by collection.
 COLLECTIONS = {
     "customJobs": vertex.CustomJob,
     "hyperparameterTuningJobs": vertex.HyperparameterTuningJob,
@@ -36,18 +35,18 @@ DONE = {"SUCCEEDED", "FAILED", "CANCELLED"}
 
 
 class VertexServer:
-    """What the server holds; ``start_vertex_server`` makes one.
+    """The server's resources; ``start_vertex_server`` starts one.
 
     Attributes:
-        resources: By name, as messages.
-        requests: (method, path, query, body) of everything that was sent.
-        logs: Lines of output by a job's number.
-        refusals: Answers to give instead, first come first served: (status, message).
+        resources: Messages by resource name.
+        requests: (method, path, query, body) of all requests.
+        logs: Lines of output by job number.
+        forced_responses: (status, message) of the next responses.
         run_commands: Whether jobs are really run.
-        final_state: (state, error) in which every job is made, instead.
-        lose_answers: So many creations succeed, but the client hears of an error.
-        models: The model registry and the endpoints, if there are some.
-        processes: Of the jobs that run, by name.
+        final_state: (state, error) of every new job, unless None.
+        lost_responses: Number of creations that succeed, but return an error.
+        models: The model registry and the endpoints, if any.
+        processes: Processes of the running jobs, by name.
     """
 
     def __init__(self, folder):
@@ -55,31 +54,33 @@ class VertexServer:
         self.resources = {}
         self.requests = []
         self.logs = {}
-        self.refusals = []
+        self.forced_responses = []
         self.run_commands = False
         self.final_state = None
         self.models = None
-        # The other interfaces of Google Cloud, which the checks ask.
+        # The other services that the checks call.
         self.google = GoogleServer()
-        self.lose_answers = 0
+        self.lost_responses = 0
         self.processes = {}
         self.lock = threading.RLock()
         self.address = ""
         self._number = 4_000_000_000_000_000_000
 
     def created(self, collection):
-        """Returns the resources of a collection, in the order of their making."""
-        return [one for name, one in self.resources.items() if name.split("/")[-2] == collection]
+        """Returns the resources of a collection in order of creation."""
+        return [found for name, found in self.resources.items() if name.split("/")[-2] == collection]
 
-    # What follows answers requests.
+    def respond(self, method, path, query, body):
+        status, content = self._respond(method, path, query, body)
+        return status, content if status == 200 else {"error": {"code": status, "message": content}}
 
-    def answer(self, method, path, query, body):
+    def _respond(self, method, path, query, body):
         with self.lock:
             self.requests.append((method, path, query, body))
-            if self.refusals:
-                return self.refusals.pop(0)
+            if self.forced_responses:
+                return self.forced_responses.pop(0)
             if "/locations/" not in path and path != "/v2/entries:list":
-                return self.google.answer(path, query, json.loads(body) if body else {})
+                return self.google.respond(path, query, json.loads(body) if body else {})
             if path == "/v2/entries:list":
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
@@ -92,9 +93,9 @@ class VertexServer:
             if ":" in path.split("/")[-1]:
                 path, verb = path.rsplit(":", 1)
             collection = path.split("/")[-1]
-            if collection in COLLECTIONS and method == "POST":
-                return self._create(path, collection, query, body)
-            if collection in COLLECTIONS and method == "GET":
+            if collection in COLLECTIONS:
+                if method == "POST":
+                    return self._create(path, collection, query, body)
                 return self._list(path, collection, query)
             if path not in self.resources:
                 return 404, f"{path} is not found"
@@ -118,7 +119,7 @@ class VertexServer:
     def _create(self, parent, collection, query, body):
         message = COLLECTIONS[collection]
         try:
-            # Enumerations arrive as numbers; json_format takes both.
+            # Enumerations arrive as numbers; json_format accepts both.
             parsed = json_format.Parse(body, message.pb(message()))
         except json_format.ParseError as error:
             return 400, str(error)
@@ -144,37 +145,37 @@ class VertexServer:
             threading.Thread(target=self._run_job, args=(resource.name,), daemon=True).start()
         elif self.run_commands and collection == "pipelineJobs":
             threading.Thread(target=self._run_pipeline, args=(resource.name,), daemon=True).start()
-        if self.lose_answers:
-            self.lose_answers -= 1
-            return 503, "the answer was lost on the way"
+        if self.lost_responses:
+            self.lost_responses -= 1
+            return 503, "the response was lost"
         return 200, self._json(resource)
 
     def _list(self, parent, collection, query):
-        found = [one for one in self.created(collection) if one.name.startswith(f"{parent}/")]
+        found = [job for job in self.created(collection) if job.name.startswith(f"{parent}/")]
         for key, value in re.findall(r'labels\.([\w-]+)\s*=\s*"?([\w-]+)"?', query.get("filter", "")):
-            found = [one for one in found if one.labels.get(key) == value]
+            found = [job for job in found if job.labels.get(key) == value]
         for value in re.findall(r'display_name\s*=\s*"([^"]*)"', query.get("filter", "")):
-            found = [one for one in found if one.display_name == value]
-        return 200, {collection: [self._json(one) for one in reversed(found)]}
+            found = [job for job in found if job.display_name == value]
+        return 200, {collection: [self._json(job) for job in reversed(found)]}
 
     def _json(self, resource):
         return json.loads(type(resource).to_json(resource, use_integers_for_enums=True))
 
     def _entries(self, request):
-        of_jobs = request["filter"].partition(" AND ")[0]
-        numbers = re.findall(r'"([^"]+)"', of_jobs)
+        job_filter = request["filter"].partition(" AND ")[0]
+        numbers = re.findall(r'"([^"]+)"', job_filter)
         assert numbers
-        assert set(re.findall(r"resource\.labels\.(\w+)", of_jobs)) <= {"job_id", "pipeline_job_id"}
+        assert set(re.findall(r"resource\.labels\.(\w+)", job_filter)) <= {"job_id", "pipeline_job_id"}
         lines = sorted(
-            (stamp, f"{number}-{place}", text)
+            (timestamp, f"{number}-{index}", text)
             for number in numbers
-            for place, (stamp, text) in enumerate(self.logs.get(number, []))
+            for index, (timestamp, text) in enumerate(self.logs.get(number, []))
         )
         since = re.findall(r'timestamp\s*>=\s*"([^"]+)"', request["filter"])
         entries = [
-            {"insertId": identifier, "timestamp": stamp, "textPayload": text}
-            for stamp, identifier, text in lines
-            if not since or stamp >= since[0]
+            {"insertId": insert_id, "timestamp": timestamp, "textPayload": text}
+            for timestamp, insert_id, text in lines
+            if not since or timestamp >= since[0]
         ]
         return {"entries": entries}
 
@@ -191,12 +192,7 @@ class VertexServer:
         with self.lock:
             job = self.resources[name]
             container = job.job_spec.worker_pool_specs[0].container_spec
-            words = [*container.command, *container.args]
-        # gs:// and /gcs/ are folders of this machine.
-        words = [self.local(word) for word in words]
-        if words[0] in ("python", "python3"):
-            words[0] = sys.executable
-        status = self._run(name, words)
+        status = self._run(name, self.local_command(*container.command, *container.args))
         with self.lock:
             if job.state == STATES.JOB_STATE_CANCELLED:
                 return
@@ -211,23 +207,29 @@ class VertexServer:
                 "out more about why your job exited please check the logs.",
             }
 
+    def local_command(self, *command):
+        """Returns a container's command for this machine."""
+        executable, *args = map(self.local, command)
+        return [sys.executable if executable in ("python", "python3") else executable, *args]
+
     def local(self, text):
+        """Replaces gs:// and /gcs/ with the server's folder."""
         return text.replace("gs://", f"{self.folder}/").replace("/gcs/", f"{self.folder}/")
 
-    def _run(self, name, words, **environment):
+    def _run(self, name, command):
         number = name.split("/")[-1]
         with self.lock:
             resource = self.resources[name]
             resource.state = type(resource.state)[re.sub("STATE_.*", "STATE_RUNNING", resource.state.name)]
             resource.start_time = datetime.now(UTC)
             process = self.processes[name] = subprocess.Popen(
-                words,
+                command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
                 cwd=Path(__file__).parents[2],
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         lines = self.logs.setdefault(number, [])
         for line in process.stdout:
@@ -235,7 +237,7 @@ class VertexServer:
         return process.wait()
 
     def _run_pipeline(self, name):
-        """Runs the pipeline's steps with kfp.local; what Vertex AI fills in is filled in here."""
+        """Runs the pipeline's steps with kfp.local, after replacing Vertex AI's placeholders."""
         with self.lock:
             job = self.resources[name]
             message = json_format.MessageToDict(vertex.PipelineJob.pb(job))
@@ -250,10 +252,10 @@ class VertexServer:
         (folder / "pipeline.yaml").write_text(text)
         declared = message["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
         parameters = {
-            # What is deployed goes to a bucket: the step takes no other place.
+            # The deploy step requires a bucket.
             key: self.local(value)
             if isinstance(value, str) and key != "deploy_dir"
-            # A protocol buffer has one kind of number.
+            # Protocol buffers have only floating-point numbers.
             else int(value)
             if declared[key]["parameterType"] == "NUMBER_INTEGER"
             else value
@@ -285,40 +287,13 @@ class VertexServer:
 
 
 @contextmanager
-def start_vertex_server(folder):
-    """Yields a server; whatever it has started is ended with it."""
-    held = VertexServer(Path(folder))
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-        def respond(self):
-            split = urllib.parse.urlsplit(self.path)
-            query = {key: values[0] for key, values in urllib.parse.parse_qs(split.query).items()}
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = held.answer(self.command, urllib.parse.unquote(split.path), query, body)
-            if status != 200:
-                answer = {"error": {"code": status, "message": answer}}
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_DELETE = do_PATCH = do_HEAD = respond  # noqa: N815 - the base class wants these names
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    held.address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield held
-    finally:
-        for process in held.processes.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        server.shutdown()
-        server.server_close()
+def start_vertex_server(folder, server_class=VertexServer):
+    """Yields a server; the processes that it has started end with it."""
+    vertex_server = server_class(Path(folder))
+    with serve_json(vertex_server.respond) as vertex_server.address:
+        try:
+            yield vertex_server
+        finally:
+            for process in vertex_server.processes.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Vertex AI's model registry and endpoints, as a server of this machine answers for them."""
+"""Vertex AI's model registry and endpoints, on loopback."""
 
 import re
 from collections.abc import Callable
@@ -15,57 +15,55 @@ class VertexModels:
     """Vertex AI's model registry and endpoints.
 
     Attributes:
-        broken: Model versions whose servers do not start.
-        wrong: Deployed models that answer requests with an error.
-        parent: The project and region that may be asked.
-        predict: ``predict(artifact_uri, instances)`` gives the predictions of a deployed model; by default
-            they are the same for every image.
+        broken: Model versions with servers that do not start.
+        wrong: Deployed models that respond with an error.
+        parent: The only accessible project and region.
+        predict: ``predict(artifact_uri, instances)`` returns the predictions of a deployed model; by default
+            the same for every image.
     """
 
     address: str = ""
     parent: str = "projects/flowers/locations/europe-west4"
     predict: Callable[[str, list[Any]], list[Any]] = lambda _, instances: [
-        {"key": one["key"], "classes": 1, "probabilities": [0.25, 0.75]} for one in instances
+        {"key": instance["key"], "classes": 1, "probabilities": [0.25, 0.75]} for instance in instances
     ]
     broken: set[str] = field(default_factory=set)
     wrong: set[str] = field(default_factory=set)
     models: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
-    asked: int = 0
+    predictions: int = 0
     deployments: int = 0
 
     def handle(self, method, path, query, body):
         parent = self.parent
         path = path.removeprefix("/v1/")
         if not path.startswith(parent):
-            return 403, {
-                "error": {"code": 403, "message": "Permission denied", "status": "PERMISSION_DENIED"}
-            }
-        place = path.removeprefix(parent + "/")
-        if method != "GET" and not place.endswith(":predict"):
-            self.writes.append(f"{method} {re.sub(r'[0-9]+', 'N', place)}")
-        wanted = re.fullmatch(r'display_name="(.*)"', query.get("filter", ""))
+            return _error(403, "Permission denied")
+        resource = path.removeprefix(parent + "/")
+        if method != "GET" and not resource.endswith(":predict"):
+            self.writes.append(f"{method} {re.sub(r'[0-9]+', 'N', resource)}")
+        name_filter = re.fullmatch(r'display_name="(.*)"', query.get("filter", ""))
 
-        def listed(entries):
-            return [one for one in entries if not wanted or one["displayName"] == wanted[1]]
+        def matching(entries):
+            return [entry for entry in entries if not name_filter or entry["displayName"] == name_filter[1]]
 
-        if place == "models" and method == "GET":
-            return 200, {"models": listed(versions[-1] for versions in self.models.values())}
-        if place == "models:upload":
+        if resource == "models" and method == "GET":
+            return 200, {"models": matching(versions[-1] for versions in self.models.values())}
+        if resource == "models:upload":
             name = body.get("parentModel") or f"{parent}/models/{len(self.models) + 1}"
             versions = self.models.setdefault(name, [])
             number = str(len(versions) + 1)
             model = {**body["model"], "name": name, "versionId": number, "createTime": "2026-01-01T00:00:00Z"}
             versions.append(model)
             return 200, self._done("UploadModelResponse", {"model": name, "modelVersionId": number})
-        if match := re.fullmatch(r"(models/\d+):listVersions", place):
+        if match := re.fullmatch(r"(models/\d+):listVersions", resource):
             return 200, {"models": self.models[f"{parent}/{match[1]}"]}
-        if match := re.fullmatch(r"(models/\d+)@(\d+)", place):
+        if match := re.fullmatch(r"(models/\d+)@(\d+)", resource):
             return 200, self.models[f"{parent}/{match[1]}"][int(match[2]) - 1]
-        if place == "endpoints" and method == "GET":
-            return 200, {"endpoints": listed(self.endpoints.values())}
-        if place == "endpoints":
+        if resource == "endpoints" and method == "GET":
+            return 200, {"endpoints": matching(self.endpoints.values())}
+        if resource == "endpoints":
             name = f"{parent}/endpoints/{len(self.endpoints) + 1}"
             self.endpoints[name] = {
                 **body,
@@ -75,21 +73,17 @@ class VertexModels:
                 "createTime": "2026-01-01T00:00:00Z",
             }
             return 200, self._done("Endpoint", self.endpoints[name])
-        match = re.fullmatch(r"(endpoints/\d+)(:\w+)?", place)
+        match = re.fullmatch(r"(endpoints/\d+)(:\w+)?", resource)
         endpoint = self.endpoints[f"{parent}/{match[1]}"]
-        return self._of_endpoint(endpoint, method, match[2] or "", body)
+        return self._handle_endpoint(endpoint, method, match[2] or "", body)
 
-    def _of_endpoint(self, endpoint, method, verb, body):
+    def _handle_endpoint(self, endpoint, method, verb, body):
         if verb == ":deployModel":
             model = body["deployedModel"]
             name, _, version = model["model"].partition("@")
             if f"{name}@{version}" in self.broken:
                 error = {"code": 13, "message": "Model server never became ready"}
-                return 200, {
-                    "name": f"{self.parent}/operations/1",
-                    "done": True,
-                    "error": error,
-                }
+                return 200, {"name": f"{self.parent}/operations/1", "done": True, "error": error}
             self.deployments += 1
             deployed = {
                 **model,
@@ -104,24 +98,25 @@ class VertexModels:
             endpoint["deployedModels"].append(deployed)
             return 200, self._done("DeployModelResponse", {"deployedModel": deployed})
         if verb == ":undeployModel":
-            gone = body["deployedModelId"]
+            removed = body["deployedModelId"]
             split = body.get("trafficSplit") or endpoint["trafficSplit"]
-            # The last one may go with its traffic.
-            if split.get(gone) and len(endpoint["deployedModels"]) > 1:
-                return _error(400, f"{gone} has traffic")
-            endpoint["deployedModels"] = [one for one in endpoint["deployedModels"] if one["id"] != gone]
-            self._split(endpoint, {key: share for key, share in split.items() if key != gone})
+            # The last model may be undeployed with its traffic.
+            if split.get(removed) and len(endpoint["deployedModels"]) > 1:
+                return _error(400, f"{removed} has traffic")
+            endpoint["deployedModels"] = [
+                model for model in endpoint["deployedModels"] if model["id"] != removed
+            ]
+            self._split(endpoint, {key: share for key, share in split.items() if key != removed})
             return 200, self._done("UndeployModelResponse", {})
         if verb == ":predict":
-            self.asked += 1
-            place = self.asked % 100
-            chosen = [
+            self.predictions += 1
+            by_percent = [
                 deployed for deployed, share in sorted(endpoint["trafficSplit"].items()) for _ in range(share)
             ]
-            deployed = chosen[place]
+            deployed = by_percent[self.predictions % 100]
             if deployed in self.wrong:
                 return _error(500, "the model crashed")
-            (model,) = (one for one in endpoint["deployedModels"] if one["id"] == deployed)
+            (model,) = (found for found in endpoint["deployedModels"] if found["id"] == deployed)
             version = self.models[model["model"]][int(model["modelVersionId"]) - 1]
             predictions = self.predict(version["artifactUri"], body["instances"])
             return 200, {"predictions": predictions, "deployedModelId": deployed}

@@ -1,7 +1,7 @@
-"""Vertex AI's tuning on loopback: trials are really run, some at a time, and stopped by the median rule.
+"""Vertex AI's tuning on loopback: trials are really run in parallel, and stopped by the median rule.
 
-A trial gets its values as words of the command line and its number in the environment, and reports into
-a file, as the library ``hypertune`` does on Vertex AI.
+A trial gets its values on the command line and its number in the environment, and reports to a file, as with
+the library ``hypertune`` on Vertex AI.
 """
 
 import json
@@ -11,7 +11,6 @@ import random
 import signal
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -45,7 +44,7 @@ class TuningServer(VertexServer):
 
     def _tune(self, name):
         job = self.resources[name]
-        draw = random.Random(4)  # noqa: S311 - no secret
+        generator = random.Random(4)  # noqa: S311 - not a secret
         with self.lock:
             job.state = STATES.JOB_STATE_RUNNING
         threads = []
@@ -55,7 +54,7 @@ class TuningServer(VertexServer):
             if job.state == STATES.JOB_STATE_CANCELLED or self._too_many_failed(job):
                 break
             with self.lock:
-                parameters = [self._chosen(one, draw) for one in job.study_spec.parameters]
+                parameters = [self._sample(spec, generator) for spec in job.study_spec.parameters]
                 job.trials.append(
                     vertex.Trial(
                         id=str(number),
@@ -81,36 +80,33 @@ class TuningServer(VertexServer):
         failed = sum(trial.state == TRIAL.INFEASIBLE for trial in job.trials)
         return bool(job.max_failed_trial_count) and failed >= job.max_failed_trial_count
 
-    def _chosen(self, spec, draw):
+    def _sample(self, spec, generator):
         kind = vertex.StudySpec.ParameterSpec.pb(spec).WhichOneof("parameter_value_spec")
         if kind == "categorical_value_spec":
-            value = draw.choice(list(spec.categorical_value_spec.values))
+            value = generator.choice(list(spec.categorical_value_spec.values))
         elif kind == "discrete_value_spec":
-            value = draw.choice(list(spec.discrete_value_spec.values))
+            value = generator.choice(list(spec.discrete_value_spec.values))
         else:
             low, high = getattr(spec, kind).min_value, getattr(spec, kind).max_value
             scales = vertex.StudySpec.ParameterSpec.ScaleType
-            value = draw.uniform(low, high)
+            value = generator.uniform(low, high)
             if spec.scale_type == scales.UNIT_LOG_SCALE:
-                value = math.exp(draw.uniform(math.log(low), math.log(high)))
+                value = math.exp(generator.uniform(math.log(low), math.log(high)))
             if kind == "integer_value_spec":
-                # As the service does it.
+                # As the service does.
                 value = float(round(value))
         return {"parameter_id": spec.parameter_id, "value": value}
 
-    def _trial(self, name, place):
+    def _trial(self, name, index):
         job = self.resources[name]
-        trial = job.trials[place]
+        trial = job.trials[index]
         container = job.trial_job_spec.worker_pool_specs[0].container_spec
-        given = [f"--{one.parameter_id}={one.value}" for one in trial.parameters]
-        words = [self.local(word) for word in (*container.command, *container.args, *given)]
-        if words[0] in ("python", "python3"):
-            words[0] = sys.executable
+        parameters = [f"--{parameter.parameter_id}={parameter.value}" for parameter in trial.parameters]
         metrics = Path(self.folder) / "hypertune" / name.split("/")[-1] / trial.id
         metrics.parent.mkdir(parents=True, exist_ok=True)
         key = f"{name}/{trial.id}"
         process = self.processes[key] = subprocess.Popen(
-            words,
+            self.local_command(*container.command, *container.args, *parameters),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -129,27 +125,27 @@ class TuningServer(VertexServer):
         stopped = False
         while process.poll() is None:
             time.sleep(0.02)
-            self._measure(job, place, metrics)
-            if not stopped and self._is_hopeless(job, place):
+            self._measure(job, index, metrics)
+            if not stopped and self._is_unpromising(job, index):
                 stopped = True
                 with self.lock:
-                    job.trials[place].state = TRIAL.STOPPING
+                    job.trials[index].state = TRIAL.STOPPING
                 os.killpg(process.pid, signal.SIGTERM)
         reader.join()
-        self._measure(job, place, metrics)
+        self._measure(job, index, metrics)
         with self.lock:
-            trial = job.trials[place]
+            trial = job.trials[index]
             trial.end_time = datetime.now(UTC)
             if process.returncode == 0 or stopped:
                 trial.state = TRIAL.SUCCEEDED
                 trial.final_measurement = max(
-                    trial.measurements, key=lambda one: one.metrics[0].value, default=None
+                    trial.measurements, key=lambda measurement: measurement.metrics[0].value, default=None
                 )
             else:
                 trial.state = TRIAL.INFEASIBLE
                 trial.infeasible_reason = f"exited with a non-zero status of {process.returncode}"
 
-    def _measure(self, job, place, metrics):
+    def _measure(self, job, index, metrics):
         try:
             reported = [json.loads(line) for line in metrics.read_text().splitlines()]
         except (OSError, ValueError):
@@ -157,34 +153,37 @@ class TuningServer(VertexServer):
         metric = job.study_spec.metrics[0].metric_id
         measurements = [
             {
-                "step_count": int(one["global_step"]),
-                "metrics": [{"metric_id": metric, "value": float(one[metric])}],
+                "step_count": int(report["global_step"]),
+                "metrics": [{"metric_id": metric, "value": float(report[metric])}],
             }
-            for one in reported
+            for report in reported
         ]
         with self.lock:
-            job.trials[place].measurements = measurements
+            job.trials[index].measurements = measurements
 
-    def _is_hopeless(self, job, place):
+    def _is_unpromising(self, job, index):
         if "median_automated_stopping_spec" not in job.study_spec:
             return False
-        own = job.trials[place].measurements
+        own = job.trials[index].measurements
         if len(own) < 2:
             return False
         step = own[-1].step_count
         others = [
-            statistics.mean(one.metrics[0].value for one in trial.measurements if one.step_count <= step)
+            statistics.mean(
+                measurement.metrics[0].value
+                for measurement in trial.measurements
+                if measurement.step_count <= step
+            )
             for other, trial in enumerate(job.trials)
-            if other != place and trial.measurements and trial.measurements[-1].step_count >= step
+            if other != index and trial.measurements and trial.measurements[-1].step_count >= step
         ]
-        best = max(one.metrics[0].value for one in own)
+        best = max(measurement.metrics[0].value for measurement in own)
         return len(others) >= 2 and best < statistics.median(others)
 
 
 @contextmanager
 def start_tuning_server(folder):
-    """Yields a server that runs what it is sent."""
-    with start_vertex_server(folder) as held:
-        held.__class__ = TuningServer
-        held.run_commands = True
-        yield held
+    """Yields a server that runs jobs and trials."""
+    with start_vertex_server(folder, TuningServer) as server:
+        server.run_commands = True
+        yield server

@@ -51,7 +51,7 @@ def test_the_first_model_is_registered_deployed_and_probed(deploy, vertex, model
     assert container["predictRoute"] == "/v1/models/flowers:predict"
     assert f"--model_base_path={base}" in container["args"]
     assert versions(vertex) == {"1": 100}
-    assert vertex.asked >= 1
+    assert vertex.predictions >= 1
 
 
 def test_the_same_model_twice_changes_nothing(deploy, vertex):
@@ -128,4 +128,4 @@ def test_a_rejected_request_says_why(deploy):
     with pytest.raises(
         UnavailableError, match=r"Vertex AI failed to deploy the model \(HTTP 403\): Permission denied"
     ):
-        deploy(0, project="somebody-elses")
+        deploy(0, project="another")
