@@ -103,35 +103,28 @@ def main() -> int:
         _write_images(work / "images")
         # The containers' user writes here.
         work.chmod(0o777)
-        train = [
-            *("python3", "-m", "imgpipe.components.train", "--training_data_path=/mnt/data/train-*"),
-            *("--validation_data_path=/mnt/data/validation-*", "--num_classes=2", "--job-dir=/mnt/model"),
-            *("--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=2"),
-        ]
+        # {} is empty in the first run, which writes what the later roles read, and then "-1" and so on.
         commands = {
-            "data": (
-                [
-                    "python3",
-                    "-m",
-                    "imgpipe.components.convert",
-                    "--images=/mnt/images",
-                    "--output_dir=/mnt/data",
-                ]
-            ),
-            "train-cpu": train,
+            "data": [
+                *("python3", "-m", "imgpipe.components.convert"),
+                *("--images=/mnt/images", "--output_dir=/mnt/data{}"),
+            ],
+            "train-cpu": [
+                *("python3", "-m", "imgpipe.components.train", "--training_data_path=/mnt/data/train-*"),
+                *("--validation_data_path=/mnt/data/validation-*", "--num_classes=2"),
+                *("--job-dir=/mnt/model{}", "--model_type=resnet-18", "--image_size=32", "--weights=none"),
+                "--max_steps=2",
+            ],
             "launcher": ["python3", "-c", _DEPLOY],
             "serve-tools": ["python3", "-m", "imgpipe.components.serve", "--model=/mnt/model/model"],
         }
-        for role, original in commands.items():
-            command = original
+        for role, command in commands.items():
             image = Images().of_role(role)
+            wait = role in ("data", "train-cpu")
             times = []
-            for number in range(options.repeats + 1):
-                # The first run writes the folder that later roles read; further runs write to new folders.
-                output = {"data": "/mnt/data", "train-cpu": "/mnt/model"}.get(role)
-                if output and number:
-                    command = [argument.replace(f"={output}", f"={output}-{number}") for argument in original]
-                times.append(seconds_to_first_line(image, work, command, wait=bool(output)))
+            for suffix in ("", *(f"-{number}" for number in range(1, options.repeats + 1))):
+                arguments = [argument.format(suffix) for argument in command]
+                times.append(seconds_to_first_line(image, work, arguments, wait=wait))
             megabytes = (image_size(image) - base) / 1e6
             seconds = statistics.median(times[1:])
             fits = megabytes <= MAX_MEGABYTES[role] and seconds <= MAX_SECONDS[role]

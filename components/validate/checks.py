@@ -77,7 +77,7 @@ def size_findings(reading: Reading, trained_size: int) -> Iterator[Finding]:
             WARNING,
             "image_far_smaller",
             f"the shorter side of {small:,} of {total} is less than 1/{FAR_SMALLER} of the training size of "
-            f"{trained_size} pixels; the smallest is {reading.extremes.smallest[1]}",
+            f"{plural(trained_size, 'pixel')}; the smallest is {reading.extremes.smallest[1]}",
             remedy="set a smaller image_size, or use larger images: upscaling adds no detail",
         )
     if large and reading.extremes.largest:
@@ -85,7 +85,7 @@ def size_findings(reading: Reading, trained_size: int) -> Iterator[Finding]:
             WARNING,
             "image_far_larger",
             f"the shorter side of {large:,} of {total} is more than {FAR_LARGER} times the training size of "
-            f"{trained_size} pixels; the largest is {reading.extremes.largest[1]}",
+            f"{plural(trained_size, 'pixel')}; the largest is {reading.extremes.largest[1]}",
             remedy="downscale them before converting: training reads them faster and loses less small detail",
         )
 
