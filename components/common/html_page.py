@@ -34,7 +34,6 @@ def render(template_name: str, package: str, **values: Any) -> str:
         template_name: A file in the package's ``templates`` folder.
         package: The dotted name of the step's package, e.g. ``imgpipe.components.validate``.
         **values: The template's variables; a missing variable is an error.
-
     """
     return _environment(package).get_template(template_name).render(**values)
 
@@ -96,7 +95,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """A series in the drawing's units; ``number`` chooses its colour."""
+    """A series in the drawing's units; ``number`` selects its color."""
 
     number: int
     name: str
