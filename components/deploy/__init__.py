@@ -1,1 +1,1 @@
-"""Deployment: a model that passed the gate is put where it is served, taken back if it fails."""
+"""Deployment: serves a model that passed the gate, and rolls back if it does not answer."""

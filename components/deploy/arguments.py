@@ -13,13 +13,13 @@ from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.storage.cloud_storage import is_cloud_path
 from imgpipe.components.storage.files import absolute_location, local_path
 
-# What Kubernetes takes for a name (RFC 1035), and Vertex AI for a display name and a label, too.
+# Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class DeployArguments:
-    """Where a model goes, and how much traffic it gets there."""
+    """Where a model is deployed, and how much traffic it gets."""
 
     deploy_target: str = shared_arguments.deploy_target()
     deploy_dir: str = shared_arguments.deploy_dir()
@@ -80,28 +80,28 @@ class DeployArguments:
     vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def __post_init__(self) -> None:
-        """Checks every value, then what the target needs.
+        """Checks every value, then what the target requires.
 
         Raises:
-            InvalidArgumentError: naming what is wrong or missing.
+            InvalidArgumentError: naming the wrong or missing arguments.
         """
         check_fields(self)
         check_deployment_target(self, {VERTEX_TARGET: ("serving_image", "project", "region")})
 
     def resolved_name(self) -> str:
-        """Returns the deployment's name."""
+        """Returns the name of the deployment."""
         return deployment_name(self.deploy_name, self.deploy_dir)
 
 
 def check_deployment_target(arguments: Any, needed: Mapping[str, tuple[str, ...]]) -> None:
-    """Checks where a model is deployed.
+    """Checks the arguments that name a deployment.
 
     Args:
-        arguments: Of a step; with ``deploy_target``, ``deploy_dir`` and what ``needed`` names.
-        needed: By target, what must be given besides ``deploy_dir``.
+        arguments: A step's arguments, with ``deploy_target``, ``deploy_dir`` and the names in ``needed``.
+        needed: Required arguments besides ``deploy_dir``, by target.
 
     Raises:
-        InvalidArgumentError: naming what is wrong or missing.
+        InvalidArgumentError: naming the wrong or missing arguments.
     """
     absolute_location(arguments.deploy_dir)
     is_plain_http(arguments.vertex_endpoint)
@@ -111,25 +111,24 @@ def check_deployment_target(arguments: Any, needed: Mapping[str, tuple[str, ...]
     missing = [name for name in ("deploy_dir", *needed.get(target, ())) if not getattr(arguments, name)]
     if missing:
         raise InvalidArgumentError(
-            f"deploy_target={target} is given without {', '.join(missing)}",
-            remedy=f"give {' and '.join(missing)} too, or deploy_target=none",
+            f"deploy_target={target} requires {', '.join(missing)}",
+            remedy=f"give {' and '.join(missing)}, or set deploy_target to none",
         )
     if target == LOCAL_TARGET:
         local_path(arguments.deploy_dir)
         return
     if not is_cloud_path(arguments.deploy_dir):
         raise InvalidArgumentError(
-            f"deploy_dir={arguments.deploy_dir!r}: the servers of {target} read from a bucket",
-            remedy="give a path gs://bucket/folder that they may read",
+            f"deploy_dir={arguments.deploy_dir!r} is not in a bucket, which {target} servers require",
+            remedy="give a path gs://bucket/folder that the servers may read",
         )
     if not _NAME.fullmatch(arguments.resolved_name()):
         raise InvalidArgumentError(
-            f"deploy_name={arguments.resolved_name()!r}: allowed are small letters, digits and hyphens, a "
-            "letter first, 63 at most",
-            remedy="give such a deploy_name",
+            f"deploy_name={arguments.resolved_name()!r} is not a valid name",
+            remedy="use at most 63 lowercase letters, digits and hyphens, starting with a letter",
         )
 
 
 def deployment_name(deploy_name: str, deploy_dir: str) -> str:
-    """Returns the name of a deployment: as given, otherwise the last part of its folder."""
+    """Returns the given name of a deployment, or the last part of its folder."""
     return deploy_name or deploy_dir.rstrip("/").rpartition("/")[2]

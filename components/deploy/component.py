@@ -13,17 +13,17 @@ def deploy(
     deployment: Output[Artifact],
     arguments: DeployArguments,
 ) -> None:
-    """Deploys the model and waits until it answers; what served before comes back if it does not.
+    """Deploys the model and waits until it answers; otherwise rolls back to the previous model.
 
     Args:
         model: The checked SavedModel that the export step published.
-        deployment: deployment.json: where the model is served, as which version, with how much traffic.
-        arguments: The target and its settings.
+        deployment: deployment.json: location, version and traffic share of the model.
+        arguments: The deployment target and its settings.
     """
     from imgpipe.components.deploy.deploy import deploy as run_deployment
 
-    made = run_deployment(Path(model.path), arguments)
+    deployed = run_deployment(Path(model.path), arguments)
     path = Path(deployment.path) / "deployment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    deployment.metadata.update(made.to_json())
+    path.write_text(json.dumps(deployed.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    deployment.metadata.update(deployed.to_json())

@@ -12,17 +12,17 @@ from imgpipe.components.deploy.deployment import Deployment
 def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
     """Deploys a model and waits until it answers.
 
-    Deploying what is deployed already changes nothing. If the new model does not come to answer, what
-    served before serves again, and the step fails.
+    Deploying the same model again changes nothing. If the new model does not answer, the previous model
+    serves again and the step fails.
 
     Args:
-        model_folder: What the export step published.
+        model_folder: The model that the export step published.
         arguments: The target and its settings.
 
     Raises:
-        PipelineError: what the target's module says.
+        PipelineError: as documented in the target's module.
     """
-    # Each target's libraries are loaded only where it is meant.
+    # Only the chosen target's libraries are loaded.
     if arguments.deploy_target == LOCAL_TARGET:
         from imgpipe.components.deploy.local import deploy_locally
 
@@ -37,17 +37,17 @@ def deploy(model_folder: Path, arguments: DeployArguments) -> Deployment:
         deployment = deploy_to_vertex(model_folder, arguments)
     else:
         raise InvalidArgumentError(
-            "deploy_target=none: there is nowhere to deploy to", remedy="give local, kserve or vertex"
+            "there is no deployment with deploy_target=none",
+            remedy="set deploy_target to local, kserve or vertex",
         )
-    log_result("deploy", _said(deployment, arguments), **deployment.to_json())
+    log_result("deploy", _summary(deployment, arguments), **deployment.to_json())
     return deployment
 
 
-def _said(deployment: Deployment, arguments: DeployArguments) -> str:
-    place = f"{deployment.location} (version {deployment.version}"
+def _summary(deployment: Deployment, arguments: DeployArguments) -> str:
+    model = f"{deployment.location}, version {deployment.version}"
     if arguments.deploy_target == LOCAL_TARGET and not arguments.serving_url:
-        # Nobody was asked whether it serves.
-        how = "lies ready to be served in" if deployment.changed else "lay there already, nothing changed:"
-        return f"{how} {place})"
-    how = "is served" if deployment.changed else "was served already, nothing changed:"
-    return f"{how} {place}, {deployment.traffic_percent} % of the traffic)"
+        # Whether a server has loaded it was not checked.
+        return f"{'deployed to' if deployment.changed else 'unchanged, already deployed:'} {model}"
+    state = "serves at" if deployment.changed else "unchanged, already serves at"
+    return f"{state} {model}, with {deployment.traffic_percent} % of the traffic"

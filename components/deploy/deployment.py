@@ -1,27 +1,27 @@
-"""What a deployment came to, whatever its target."""
+"""A deployment and its target."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 
 class DeploymentTarget(Protocol):
-    """What tells where a model is deployed; arguments of several steps say it."""
+    """The arguments that name a deployment; several steps have them."""
 
     @property
     def namespace(self) -> str:
-        """Of the InferenceService; empty = the pod's."""
+        """Namespace of the InferenceService; empty = the pod's namespace."""
 
     @property
     def project(self) -> str:
-        """Of Google Cloud."""
+        """Google Cloud project."""
 
     @property
     def region(self) -> str:
-        """Of Vertex AI."""
+        """Region of Vertex AI."""
 
     @property
     def vertex_endpoint(self) -> str:
-        """Of Vertex AI, if it is not the region's."""
+        """Address of Vertex AI that replaces the region's."""
 
     def resolved_name(self) -> str:
         """Returns the name of the InferenceService, or of the model and the endpoint."""
@@ -33,12 +33,12 @@ class Deployment:
 
     Attributes:
         target: local, kserve or vertex.
-        name: Of the deployment.
-        version: Of the model there.
-        location: Where it is: a folder, a URL, or a resource's name.
-        traffic_percent: Its share of the traffic.
-        changed: False if it was so already.
-        model_digest: Of the model's files.
+        name: Name of the deployment.
+        version: Version of the model.
+        location: A folder, a URL or a resource name.
+        traffic_percent: Share of the traffic.
+        changed: False if the model was already deployed like this.
+        model_digest: Digest of the model's files.
     """
 
     target: str
@@ -50,5 +50,5 @@ class Deployment:
     model_digest: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON values."""
+        """Returns the deployment as JSON values."""
         return asdict(self)

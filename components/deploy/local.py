@@ -1,4 +1,4 @@
-"""Deploys into a folder in TensorFlow Serving's layout, which a server there watches."""
+"""Deploys to a local folder in TensorFlow Serving's layout, which a server may watch."""
 
 import json
 import os
@@ -25,29 +25,29 @@ from imgpipe.components.deploy.deployment import Deployment
 from imgpipe.components.storage.files import local_path
 
 _POLL_SECONDS = 0.2
-_REQUEST_SECONDS = 5.0
+_REQUEST_TIMEOUT_SECONDS = 5.0
 
 
 def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment:
-    """Makes a model the highest version of a folder, once a process of its own has answered with it.
+    """Adds a model to a folder as its latest version, after a new process has loaded and run it.
 
-    A server sees the new version whole or not at all. If the highest version is this very model, nothing
-    is changed. Older versions stay: to go back, remove the highest.
+    The new version appears in one step. If the latest version is the same model, nothing changes. Older
+    versions are kept: to roll back, remove the latest.
 
     Args:
-        model_folder: What the export step published.
-        arguments: ``deploy_dir``; with ``serving_url``, the server there must serve the new version in
-            time, or it is taken back.
+        model_folder: The model that the export step published.
+        arguments: ``deploy_dir``, and optionally ``serving_url``: if the server there does not serve the new
+            version in time, the version is removed.
 
     Raises:
         MissingInputError: if there is no model.
-        CheckFailedError: if it does not answer; what was served before is served still.
-        OutputError: if the folder cannot be written.
+        CheckFailedError: if the model does not answer or is not served; the previous version still serves.
+        OutputError: if the folder is not writable.
         InterruptedRunError: if the server at ``serving_url`` cannot be reached.
     """
     if not (model_folder / "saved_model.pb").is_file():
         raise MissingInputError(
-            f"there is no SavedModel in {str(model_folder)!r}", remedy="give what the export step published"
+            f"there is no SavedModel in {str(model_folder)!r}", remedy="give the model of the export step"
         )
     base = local_path(arguments.deploy_dir)
     digest = model_digest(model_folder)
@@ -61,10 +61,10 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
         except OSError as error:
             raise OutputError(
                 f"cannot write to {str(base)!r}: {error.strerror or error}",
-                remedy="free some space, or name a folder that you may write to",
+                remedy="free some space, or give a writable folder",
             ) from None
         _check_in_fresh_process(incoming)
-        version = _numbered(incoming, base)
+        version = _add_version(incoming, base)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     if arguments.serving_url:
@@ -77,14 +77,14 @@ def _deployment(base: Path, version: int, digest: str, *, changed: bool) -> Depl
     return Deployment(LOCAL_TARGET, base.absolute().name, str(version), str(folder), 100, changed, digest)
 
 
-def _numbered(incoming: Path, base: Path) -> int:
-    """Gives the folder the next number; another deployment may take one at the same time."""
+def _add_version(incoming: Path, base: Path) -> int:
+    """Renames the folder to the next version; another deployment may do so at the same time."""
     while True:
-        # Also above a numbered folder that holds no model.
+        # Includes numbered folders without a model.
         taken = [int(path.name) for path in base.iterdir() if path.name.isascii() and path.name.isdigit()]
         version = max(taken, default=0) + 1
         try:
-            # Fails if a folder with content is there.
+            # Fails if a folder with files has that name.
             os.rename(incoming, base / str(version))
         except OSError:
             if not (base / str(version)).exists():
@@ -95,7 +95,7 @@ def _numbered(incoming: Path, base: Path) -> int:
 
 def _check_in_fresh_process(folder: Path) -> None:
     result = subprocess.run(
-        # The current folder may hold a folder `components` of the user's own.
+        # -P: the working directory may contain packages with the same names.
         [sys.executable, "-P", "-m", "imgpipe.components.deploy.probe", f"--model={folder}"],
         capture_output=True,
         encoding="utf-8",
@@ -107,16 +107,16 @@ def _check_in_fresh_process(folder: Path) -> None:
     events = [event for event in map(parse_event, result.stdout.splitlines()) if event]
     reason = next(
         (str(event["problem"]) for event in events if event["event"] == "step_failed"),
-        f"the process that loaded it ended with status {result.returncode}",
+        f"the process that loaded it exited with status {result.returncode}",
     )
     raise CheckFailedError(
-        f"the model is not deployed: {reason}",
-        remedy="export a model that passes its check; what was served before is served still",
+        f"the model was not deployed: {reason}",
+        remedy="export the model again; the previous version still serves",
     )
 
 
 def _check_served(base: Path, version: int, arguments: DeployArguments) -> None:
-    """Waits until the server says that it serves the version; takes the version back if it does not.
+    """Waits until the server reports that it serves the version; otherwise removes the version.
 
     Raises:
         CheckFailedError: with the server's reason.
@@ -124,20 +124,20 @@ def _check_served(base: Path, version: int, arguments: DeployArguments) -> None:
     """
     url = f"{arguments.serving_url.rstrip('/')}/v1/models/{arguments.resolved_name()}"
     deadline = time.monotonic() + arguments.deploy_timeout_seconds
-    reached, reason = False, ""
+    is_reached, reason = False, ""
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=_REQUEST_SECONDS) as answer:  # noqa: S310 - the user's URL
-                statuses = json.load(answer)["model_version_status"]
+            with urllib.request.urlopen(url, timeout=_REQUEST_TIMEOUT_SECONDS) as response:  # noqa: S310 - the user's URL
+                statuses = json.load(response)["model_version_status"]
         except (OSError, ValueError, KeyError) as error:
-            reason = f"{url} does not answer: {error}"
+            reason = f"{url} does not respond: {error}"
             statuses = []
-            reached = reached or isinstance(error, urllib.error.HTTPError)
+            is_reached = is_reached or isinstance(error, urllib.error.HTTPError)
         else:
-            reached = True
-        status = next((one for one in statuses if one["version"] == str(version)), None)
+            is_reached = True
+        status = next((status for status in statuses if status["version"] == str(version)), None)
         if status is not None and status["state"] == "AVAILABLE":
-            log_event("served", f"deploy: version {version} is served at {url}")
+            log_event("served", f"deploy: {url} serves version {version}")
             return
         if status is not None and status["status"].get("error_message"):
             reason = str(status["status"]["error_message"])
@@ -146,8 +146,9 @@ def _check_served(base: Path, version: int, arguments: DeployArguments) -> None:
     withdrawn = base / f".withdrawn-{version}-{uuid.uuid4().hex}"
     os.rename(base / str(version), withdrawn)
     shutil.rmtree(withdrawn, ignore_errors=True)
-    message = f"version {version} was taken back: {reason or 'the server did not serve it in time'}"
-    remedy = "see the server's log; what was served before is served still"
-    if not reached:
+    message = f"version {version} was rolled back: {reason or 'the server did not serve it in time'}"
+    if not is_reached:
         raise InterruptedRunError(message, remedy="start the server at serving_url, or correct the address")
-    raise CheckFailedError(message, where=url, remedy=remedy)
+    raise CheckFailedError(
+        message, where=url, remedy="see the server's log; the previous version still serves"
+    )

@@ -1,4 +1,4 @@
-"""``python -m imgpipe.components.deploy.probe``: loads a model as a server would, and asks it."""
+"""``python -m imgpipe.components.deploy.probe``: loads a model as a server does, and sends it a request."""
 
 import sys
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from imgpipe.components.common.step import run_command
 
 @dataclass(frozen=True)
 class ProbeArguments:
-    """What to ask."""
+    """The model to check."""
 
     model: str = argument("", "Folder of the SavedModel.")
 
 
 def probe() -> None:
-    """Asks the model for a picture.
+    """Loads the model and classifies a test image.
 
     Raises:
-        CheckFailedError: if it is damaged or does not answer.
+        CheckFailedError: if it cannot be loaded or does not answer.
     """
     from imgpipe.components.common.served_model import check_probe_prediction, load_served_model
 

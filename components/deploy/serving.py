@@ -1,4 +1,4 @@
-"""The model that serves now, wherever it was deployed."""
+"""Finds the model that serves now."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from imgpipe.components.storage.files import local_path
 
 
 class ServingTarget(DeploymentTarget, Protocol):
-    """What tells where a model serves; arguments of several steps say it."""
+    """The arguments that name a deployment of any target."""
 
     @property
     def deploy_target(self) -> str:
@@ -19,34 +19,34 @@ class ServingTarget(DeploymentTarget, Protocol):
 
     @property
     def deploy_dir(self) -> str:
-        """Of a local model, the folder of its versions."""
+        """Folder with the versions of a local model."""
 
 
-def find_serving_model(place: ServingTarget) -> str:
-    """Returns the folder of the model that answers most requests; of a local one, the newest version.
+def find_serving_model(target: ServingTarget) -> str:
+    """Returns the folder of the model that answers most requests; for local, the latest version.
 
     Raises:
         InvalidArgumentError: if credentials would go over plain http.
-        MissingInputError: if none serves yet.
-        OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
-        UnavailableError: if it does not answer, the service refuses, or its client is not installed.
+        MissingInputError: if no model serves yet.
+        OutputError: if imgpipe did not create the deployment, or its model is not in a bucket.
+        UnavailableError: if it does not serve, the service rejects the request, or its client is missing.
         InterruptedRunError: if the service cannot be reached.
     """
-    # Each target's libraries are loaded only where it is meant.
-    if place.deploy_target == KSERVE_TARGET:
+    # Only the chosen target's libraries are loaded.
+    if target.deploy_target == KSERVE_TARGET:
         from imgpipe.components.deploy.kserve import find_kserve_model
 
-        return _readable(find_kserve_model(place))
-    if place.deploy_target == VERTEX_TARGET:
+        return _readable(find_kserve_model(target))
+    if target.deploy_target == VERTEX_TARGET:
         from imgpipe.components.deploy.vertex import find_vertex_model
 
-        return _readable(find_vertex_model(place))
-    # In a bucket models lie under their digests: the service alone knows which of them serves.
-    versions = {} if is_cloud_path(place.deploy_dir) else version_folders(local_path(place.deploy_dir))
+        return _readable(find_vertex_model(target))
+    # In a bucket, models are stored by digest: only the service knows which of them serves.
+    versions = {} if is_cloud_path(target.deploy_dir) else version_folders(local_path(target.deploy_dir))
     if not versions:
         raise MissingInputError(
-            f"there is no version of a model in {place.deploy_dir!r}",
-            remedy="nothing is to be done if this is the first model",
+            f"there is no version of a model in {target.deploy_dir!r}",
+            remedy="ignore this for the first model",
         )
     return str(versions[max(versions)])
 
@@ -54,7 +54,7 @@ def find_serving_model(place: ServingTarget) -> str:
 def _readable(location: str) -> str:
     if not is_cloud_path(location):
         raise OutputError(
-            f"the model that serves lies in {location!r}, which is not read from here",
-            remedy="copy it to a bucket, and name that as champion or pretrained_checkpoint_path",
+            f"the serving model is in {location!r}, not in a bucket",
+            remedy="copy it to a bucket, and give that path as champion or pretrained_checkpoint_path",
         )
     return location

@@ -1,18 +1,18 @@
-"""Shares of an endpoint's traffic, in whole percent."""
+"""Splits an endpoint's traffic in whole percent."""
 
 from collections.abc import Mapping
 
 
 def shares_with(current: Mapping[str, int], new: str, percent: int) -> dict[str, int]:
-    """Returns the traffic split in which one model has its share and the others keep theirs of the rest.
+    """Returns a traffic split that gives one model its share; the others keep their proportions.
 
     Args:
         current: Percent by deployed model; may hold ``new``.
-        new: The model that gets ``percent``, or everything if no other has traffic.
+        new: The model that gets ``percent``, or all traffic if no other has any.
         percent: 1 to 100.
 
     Returns:
-        Percent by deployed model, 100 in all; remainders go to the largest shares first.
+        Percent by deployed model, with a sum of 100.
     """
     others = {model: share for model, share in current.items() if model != new}
     total = sum(others.values())
@@ -20,7 +20,7 @@ def shares_with(current: Mapping[str, int], new: str, percent: int) -> dict[str,
         return {**dict.fromkeys(others, 0), new: 100}
     left = 100 - percent
     shares = {model: share * left // total for model, share in others.items()}
-    # Whole percent that rounding down left over.
+    # Rounding down leaves some percent: they go to the largest remainders.
     by_remainder = sorted(others, key=lambda model: (-(others[model] * left % total), model))
     for model in by_remainder[: left - sum(shares.values())]:
         shares[model] += 1

@@ -1,26 +1,26 @@
-"""Puts a model where servers of a cluster read it: a folder of its own for each model."""
+"""Uploads a model to a bucket, each to a folder of its own."""
 
 from pathlib import Path
 
 from imgpipe.components.common.log import timed
 from imgpipe.components.storage import cloud_storage
 
-# Servers of TensorFlow Serving's layout want a version below the folder that they are given.
+# TensorFlow Serving expects a folder with numbered versions.
 VERSION = "1"
-_DIGITS = 16
+_DIGEST_DIGITS = 16
 
 
 def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
-    """Uploads a model to ``deploy_dir/<digest>/1`` unless it is there, and returns ``deploy_dir/<digest>``.
+    """Uploads a model to ``deploy_dir/<digest>/1`` unless it exists, and returns ``deploy_dir/<digest>``.
 
-    A server that restarts finds the model that it served before, whatever was uploaded since.
+    A server that restarts finds the model it has served before, even if others were uploaded since.
 
     Raises:
-        OutputError: if the bucket may not be written.
+        OutputError: if the bucket is not writable.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    base = f"{deploy_dir.rstrip('/')}/{digest[:_DIGITS]}"
-    # Uploaded last: where it is, everything is.
+    base = f"{deploy_dir.rstrip('/')}/{digest[:_DIGEST_DIGITS]}"
+    # Uploaded last: it marks a complete upload.
     last = "saved_model.pb"
     if cloud_storage.object_at(f"{base}/{VERSION}/{last}") is not None:
         return base

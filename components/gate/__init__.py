@@ -1,1 +1,1 @@
-"""The gate: whether a model that was trained and checked is good enough to be deployed."""
+"""The gate: decides whether a model is good enough to be deployed."""

@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 
 @dataclass(frozen=True)
 class GateArguments:
-    """What a model must reach to be deployed."""
+    """The conditions for deploying a model."""
 
     deploy_target: str = shared_arguments.deploy_target()
     min_accuracy: float = argument(
@@ -47,11 +47,11 @@ class GateArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: naming those that are not allowed, or do not go together.
+            InvalidArgumentError: naming the arguments that are not allowed or incompatible.
         """
         check_fields(self)
         if self.min_slice_accuracy and not self.slices_csv:
             raise InvalidArgumentError(
-                f"min_slice_accuracy={self.min_slice_accuracy:g} is given without slices_csv",
-                remedy="give slices_csv, the file that says which images make a slice, or leave it out",
+                f"min_slice_accuracy={self.min_slice_accuracy:g} requires slices_csv",
+                remedy="give slices_csv, the file that assigns images to slices, or omit min_slice_accuracy",
             )

@@ -14,21 +14,21 @@ def gate(
     summary: Output[Markdown],
     arguments: GateArguments,
 ) -> bool:
-    """Decides whether the model is deployed. A model that is blocked is no error: the pipeline ends here.
+    """Decides whether the model is deployed. Blocking a model is not an error: the pipeline ends here.
 
     Args:
-        evaluation: What the evaluate step found.
-        decision: decision.json: every check with what was measured and asked for.
-        summary: The same for a person.
-        arguments: What a model must reach.
+        evaluation: The output of the evaluate step.
+        decision: decision.json: every check with its measured and required value.
+        summary: The decision as a table.
+        arguments: The conditions.
     """
     from imgpipe.components.gate.gate import decide
 
-    made = decide(Path(evaluation.path), arguments)
+    decided = decide(Path(evaluation.path), arguments)
     path = Path(decision.path) / "decision.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    decision.metadata.update(deploy=made.deploy, summary=made.summary)
+    path.write_text(json.dumps(decided.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    decision.metadata.update(deploy=decided.deploy, summary=decided.summary)
     Path(summary.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(summary.path).write_text(made.to_markdown(), encoding="utf-8")
-    return made.deploy
+    Path(summary.path).write_text(decided.to_markdown(), encoding="utf-8")
+    return decided.deploy

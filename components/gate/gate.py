@@ -1,4 +1,4 @@
-"""Decides from an evaluation whether a model is deployed, and says why."""
+"""Decides from an evaluation whether a model is deployed, and gives the reasons."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -7,13 +7,14 @@ from typing import Any
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import log_result
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.reference_predictions import read_evaluation
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.gate.arguments import GateArguments
 
-# Accuracies are ratios of whole numbers: 0.70 less 0.72 is -0.0200...018.
+# Rounding errors of ratios: 0.70 - 0.72 is -0.0200...018.
 _ROUNDING = 1e-9
-_CLASSES_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Check:
     """One condition of the gate.
 
     Attributes:
-        name: The argument that sets its bound.
-        passed: Whether it holds.
-        reason: What was measured and what was asked for, in one sentence.
+        name: The argument that sets the required value.
+        passed: Whether it is met.
+        reason: The measured and the required value.
     """
 
     name: str
@@ -33,13 +34,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate came to.
+    """The decision of the gate.
 
     Attributes:
         passed: Whether every check passed.
-        deploy: Whether the model is to be deployed: it passed, and there is a target.
-        summary: In one line.
-        checks: All of them.
+        deploy: Whether the model is deployed: it passed, and there is a target.
+        summary: The decision in one line.
+        checks: All checks.
     """
 
     passed: bool
@@ -52,7 +53,7 @@ class Decision:
         return asdict(self)
 
     def to_markdown(self) -> str:
-        """Returns the decision as a person reads it."""
+        """Returns the decision as a table."""
         lines = [f"**{self.summary}**", "", "| | check | |", "|---|---|---|"]
         for check in self.checks:
             lines.append(f"| {'passed' if check.passed else 'FAILED'} | `{check.name}` | {check.reason} |")
@@ -60,11 +61,11 @@ class Decision:
 
 
 def decide(evaluation_folder: Path, arguments: GateArguments) -> Decision:
-    """Compares an evaluation with the bounds.
+    """Compares an evaluation with the conditions.
 
     Args:
-        evaluation_folder: What the evaluate step wrote.
-        arguments: The bounds, and where a model that passes goes.
+        evaluation_folder: The output of the evaluate step.
+        arguments: The conditions and the deployment target.
 
     Raises:
         MissingInputError: if there is no evaluation.
@@ -74,7 +75,7 @@ def decide(evaluation_folder: Path, arguments: GateArguments) -> Decision:
         checks = tuple(_checks(evaluation, arguments))
     except (KeyError, TypeError) as error:
         raise MissingInputError(
-            f"the evaluation in {str(evaluation_folder)!r} lacks a part: {error}",
+            f"the evaluation in {str(evaluation_folder)!r} is incomplete: {error}",
             remedy="evaluate the model again",
         ) from None
     failed = [check for check in checks if not check.passed]
@@ -82,9 +83,9 @@ def decide(evaluation_folder: Path, arguments: GateArguments) -> Decision:
     if failed:
         summary = "blocked, not deployed: " + "; ".join(check.reason for check in failed)
     elif deploy:
-        summary = f"passed {len(checks)} checks: goes to {arguments.deploy_target}"
+        summary = f"passed {plural(len(checks), 'check')}: deploying to {arguments.deploy_target}"
     else:
-        summary = f"passed {len(checks)} checks; deploy_target=none, so it is not deployed"
+        summary = f"passed {plural(len(checks), 'check')}; not deployed, because deploy_target is none"
     log_result("gate", summary, deploy=deploy, passed=not failed, checks=[asdict(check) for check in checks])
     return Decision(not failed, deploy, summary, checks)
 
@@ -94,7 +95,7 @@ def _checks(evaluation: dict[str, Any], arguments: GateArguments) -> Iterator[Ch
     yield Check(
         "min_accuracy",
         accuracy >= arguments.min_accuracy - _ROUNDING,
-        f"top-1 accuracy {accuracy:.4f}, at least {arguments.min_accuracy:g} is asked for",
+        f"top-1 accuracy {accuracy:.4f}, at least {arguments.min_accuracy:g} required",
     )
     yield _recall_check(evaluation, arguments.min_class_recall)
     if arguments.min_slice_accuracy:
@@ -106,42 +107,37 @@ def _checks(evaluation: dict[str, Any], arguments: GateArguments) -> Iterator[Ch
             comparison["difference"] >= -arguments.tolerance - _ROUNDING,
             f"{comparison['difference']:+.4f} against the champion's "
             f"{comparison['champion_top_1_accuracy']:.4f} (95 %: {comparison['lower']:+.4f} to "
-            f"{comparison['upper']:+.4f}), at least {-arguments.tolerance:g} is asked for",
+            f"{comparison['upper']:+.4f}), at least {-arguments.tolerance:g} required",
         )
 
 
-def _recall_check(evaluation: dict[str, Any], bound: float) -> Check:
+def _recall_check(evaluation: dict[str, Any], minimum: float) -> Check:
     recalls = [
-        (one["recall"], label)
-        for label, one in zip(evaluation["labels"], evaluation["per_class"], strict=True)
-        if one["recall"] is not None
+        (metrics["recall"], label, "")
+        for label, metrics in zip(evaluation["labels"], evaluation["per_class"], strict=True)
+        if metrics["recall"] is not None
     ]
-    below = sorted(pair for pair in recalls if pair[0] < bound - _ROUNDING)
-    if not below:
-        recall, label = min(recalls)
-        return Check(
-            "min_class_recall", True, f"lowest recall {recall:.4f} ({label}), at least {bound:g} is asked for"
-        )
-    named = ", ".join(f"{label} {recall:.4f}" for recall, label in below[:_CLASSES_NAMED])
-    more = f" and {len(below) - _CLASSES_NAMED} more classes" if len(below) > _CLASSES_NAMED else ""
-    return Check("min_class_recall", False, f"recall of {named}{more}, at least {bound:g} is asked for")
+    return _minimum_check("min_class_recall", "recall", recalls, minimum)
 
 
-def _slice_check(evaluation: dict[str, Any], bound: float) -> Check:
-    found = [
-        (one["top_1_accuracy"], f"{one['name']} = {one['value']}", one["examples"])
-        for one in evaluation["slices"]
-        if one.get("given")
+def _slice_check(evaluation: dict[str, Any], minimum: float) -> Check:
+    accuracies = [
+        (entry["top_1_accuracy"], f"{entry['name']} = {entry['value']}", plural(entry["examples"], "image"))
+        for entry in evaluation["slices"]
+        if entry.get("given")
     ]
-    if not found:
+    if not accuracies:
         return Check(
-            "min_slice_accuracy",
-            False,
-            f"no slice of slices_csv was measured, at least {bound:g} is asked for",
+            "min_slice_accuracy", False, f"no slice of slices_csv was measured, at least {minimum:g} required"
         )
-    below = sorted(one for one in found if one[0] < bound - _ROUNDING)
-    shown = below[:_CLASSES_NAMED] or [min(found)]
-    named = ", ".join(f"{name} {accuracy:.4f} ({examples:,} images)" for accuracy, name, examples in shown)
-    more = f" and {len(below) - _CLASSES_NAMED} more slices" if len(below) > _CLASSES_NAMED else ""
-    what = "accuracy on" if below else "lowest accuracy on a slice:"
-    return Check("min_slice_accuracy", not below, f"{what} {named}{more}, at least {bound:g} is asked for")
+    return _minimum_check("min_slice_accuracy", "slice accuracy", accuracies, minimum)
+
+
+def _minimum_check(name: str, metric: str, values: list[tuple[float, str, str]], minimum: float) -> Check:
+    """Checks the lowest value of a metric; the values come with a name and a note."""
+    below = sorted(value for value in values if value[0] < minimum - _ROUNDING)
+    shown = below[:_MAX_NAMED] or [min(values)]
+    named = ", ".join(f"{label} {value:.4f}{note and f' ({note})'}" for value, label, note in shown)
+    more = f" and {len(below) - _MAX_NAMED} more" if len(below) > _MAX_NAMED else ""
+    what = metric if below else f"lowest {metric}"
+    return Check(name, not below, f"{what}: {named}{more}, at least {minimum:g} required")

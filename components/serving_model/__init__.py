@@ -1,1 +1,1 @@
-"""The model that serves: where a training that goes on from it starts."""
+"""Finds the serving model, from which a retraining starts."""

@@ -12,7 +12,7 @@ from imgpipe.components.train.arguments import TrainingArguments
 
 @dataclass(frozen=True)
 class ServingModelArguments:
-    """Where the model serves, and what to start from as long as none does."""
+    """Where the model serves, and what to start from if there is none."""
 
     deploy_target: str = shared_arguments.deploy_target()
     deploy_dir: str = shared_arguments.deploy_dir()
@@ -28,17 +28,17 @@ class ServingModelArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if one is not allowed, or nothing says where a model serves.
+            InvalidArgumentError: if one is not allowed, or no deployment target is given.
         """
         check_fields(self)
         check_deployment_target(self, {VERTEX_TARGET: ("project", "region")})
         if self.deploy_target == NO_TARGET:
             raise InvalidArgumentError(
-                "deploy_target is none, so that no model serves that the training could start from",
-                remedy="give deploy_target (local, kserve or vertex) and deploy_dir; or leave --retrain out, "
-                "or use the pipeline image-classification",
+                "with deploy_target=none there is no serving model from which the training could start",
+                remedy="set deploy_target (local, kserve or vertex) and deploy_dir, or train without "
+                "--retrain (in the pipeline image-classification)",
             )
 
     def resolved_name(self) -> str:
-        """Returns the deployment's name."""
+        """Returns the name of the deployment."""
         return deployment_name(self.deploy_name, self.deploy_dir)

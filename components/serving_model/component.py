@@ -7,7 +7,7 @@ def serving_model(arguments: ServingModelArguments) -> str:
     """Finds the model that serves now, for a training that starts from its weights.
 
     Args:
-        arguments: Where it serves, and what to start from while there is none.
+        arguments: Where it serves, and what to start from if there is none.
     """
     from imgpipe.components.serving_model.serving_model import find_initial_model
 

@@ -1,4 +1,4 @@
-"""Finds what a retraining starts from."""
+"""Finds the model from which a retraining starts."""
 
 import json
 
@@ -13,24 +13,24 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 
 
 def find_initial_model(arguments: ServingModelArguments) -> str:
-    """Returns the folder of the model that serves; ``pretrained_checkpoint_path`` as long as none does.
+    """Returns the folder of the serving model, or ``pretrained_checkpoint_path`` if no model serves.
 
     Raises:
-        InvalidArgumentError: if the model that serves is of another network than ``model_type``, or
-            credentials would go over plain http.
-        OutputError: if the deployment is not one that imgpipe made, or its model lies in no bucket.
-        UnavailableError: if the service refuses, or its client is not installed. Starting anew instead would
-            train another model than was asked for.
+        InvalidArgumentError: if the serving model is not a ``model_type``, or credentials would be sent over
+            plain http.
+        OutputError: if imgpipe did not create the deployment, or its model is not in a bucket.
+        UnavailableError: if the service rejects the request, or its client is not installed. Starting from
+            other weights would train another model than requested.
         InterruptedRunError: if the service cannot be reached.
     """
     try:
         location = find_serving_model(arguments)
     except MissingInputError as error:
         location = arguments.pretrained_checkpoint_path
-        start = f"from pretrained_checkpoint_path={location}" if location else "as weights says"
+        start = f"pretrained_checkpoint_path={location}" if location else "the argument weights"
         log_event(
             "no_serving_model",
-            f"serving_model: {error.problem}: the training starts {start}",
+            f"serving_model: {error.problem}: the training starts from {start}",
             severity="WARNING",
         )
     else:
@@ -46,32 +46,31 @@ def find_initial_model(arguments: ServingModelArguments) -> str:
 
 
 def check_model_type(location: str, model_type: str) -> None:
-    """Refuses to train another network on from a model's weights, where the model says which it is.
+    """Rejects another model type than the serving model's.
 
-    Where it does not, or names one that this version does not know, the training itself finds out.
+    If the serving model does not state its type, or this version does not know it, the training checks.
 
     Args:
-        location: Of the model that serves, or of the folder with its versions.
-        model_type: Of the training.
+        location: The serving model, or the folder with its versions.
+        model_type: The training's model type.
 
     Raises:
-        InvalidArgumentError: naming both.
+        InvalidArgumentError: naming both types.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     serving = _model_type_of(location)
     if serving in MODEL_TYPES and serving != model_type:
         raise InvalidArgumentError(
-            f"model_type={model_type}, but the model that serves is {serving}: no other network can start "
-            "from its weights",
+            f"model_type={model_type} cannot start from the weights of the serving model, a {serving}",
             where=location,
-            remedy=f"give model_type={serving}; to change the network, run once without --retrain, with the "
-            "pipeline image-classification",
+            remedy=f"set model_type to {serving}; to change the network, run once without --retrain (in the "
+            "pipeline image-classification)",
         )
 
 
 def _model_type_of(location: str) -> str:
-    """Returns what a model's provenance says; empty if it says nothing."""
-    # KServe's servers look for a version in the folder; what imgpipe uploads is version 1.
+    """Returns the model type in a model's provenance; empty if there is none."""
+    # For KServe, the folder contains versions; imgpipe uploads version 1.
     for folder in (location, joined(location, "1")) if is_cloud_path(location) else (location,):
         try:
             return str(json.loads(read_file(joined(folder, PROVENANCE_NAME)))["model_type"])

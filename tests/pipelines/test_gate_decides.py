@@ -1,4 +1,4 @@
-"""The pipeline's condition is run for real: dsl.If on the gate's answer, by KFP's local runner."""
+"""Runs the pipeline's condition, dsl.If on the gate's output, with KFP's local runner."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from imgpipe.pipelines.targets.local import LOCAL
 
 @pytest.fixture(scope="module")
 def pipeline_file(tmp_path_factory):
-    """Gate and deploy as in image_classification, behind an evaluation and a model that exist already."""
+    """Gate and deploy as in image_classification, with an existing evaluation and model."""
 
     def graph(inputs):
         evaluation = dsl.importer(
@@ -37,11 +37,11 @@ def pipeline_file(tmp_path_factory):
     from imgpipe.components.common.arguments import argument, flat_fields
 
     @dataclass(frozen=True)
-    class Places:
-        evaluation: str = argument("", "Where the evaluation is.")
-        model: str = argument("", "Where the model is.")
+    class Locations:
+        evaluation: str = argument("", "Location of the evaluation.")
+        model: str = argument("", "Location of the model.")
 
-    fields = flat_fields([Places, GateArguments, DeployArguments])
+    fields = flat_fields([Locations, GateArguments, DeployArguments])
     built = pipeline_of(graph, name="gate-and-deploy", description="A test.", fields=fields)
     path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
     compiler.Compiler().compile(built, str(path))
@@ -56,11 +56,11 @@ def evaluation(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("bound", "deployed"), [(0.5, True), (0.95, False)])
-def test_what_passes_is_deployed_and_what_is_blocked_ends_the_run_well(
-    bound, deployed, pipeline_file, evaluation, tmp_path
+@pytest.mark.parametrize(("min_accuracy", "deployed"), [(0.5, True), (0.95, False)])
+def test_a_passing_model_is_deployed_and_a_blocked_one_ends_the_run_successfully(
+    min_accuracy, deployed, pipeline_file, evaluation, tmp_path
 ):
-    # No model is there: deploy is seen to run by its complaint.
+    # There is no model: the error shows that deploy ran.
     request = {
         "pipeline": str(pipeline_file),
         "artifacts": str(tmp_path / "artifacts"),
@@ -69,7 +69,7 @@ def test_what_passes_is_deployed_and_what_is_blocked_ends_the_run_well(
             "model": str(tmp_path / "no model"),
             "deploy_target": "local",
             "deploy_dir": str(tmp_path / "serving"),
-            "min_accuracy": bound,
+            "min_accuracy": min_accuracy,
         },
     }
     result = subprocess.run(
@@ -89,11 +89,11 @@ def test_what_passes_is_deployed_and_what_is_blocked_ends_the_run_well(
         assert ran == {"gate"}
         assert result.returncode == 0
         assert failed == []
-        said = next(event["result"] for event in events if event["event"] == "step_result")
-        assert said.startswith("blocked, not deployed: top-1 accuracy 0.9000")
+        summary = next(event["result"] for event in events if event["event"] == "step_result")
+        assert summary.startswith("blocked, not deployed: top-1 accuracy 0.9000")
 
 
-def test_the_pipeline_deploys_only_behind_the_gate():
+def test_the_pipeline_deploys_only_after_the_gate():
     tasks = image_classification(LOCAL).pipeline_spec.root.dag.tasks
     (condition,) = (task for name, task in tasks.items() if name.startswith("condition"))
     assert (

@@ -1,4 +1,4 @@
-"""The pipeline image-classification-retrain and its options, up to where it runs."""
+"""The pipeline image-classification-retrain and its options, without running it."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def imgpipe(*arguments, cwd):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_training_starts_where_the_serving_model_lies_and_nothing_else_differs(target):
+def test_it_differs_from_the_plain_pipeline_only_in_where_training_starts(target):
     retrained = spec_of(target, "image_classification_retrain")["root"]["dag"]["tasks"]
     plain = spec_of(target, "image_classification")["root"]["dag"]["tasks"]
     found = retrained.pop("serving-model")
@@ -37,7 +37,7 @@ def test_training_starts_where_the_serving_model_lies_and_nothing_else_differs(t
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_serving_model_is_asked_for_by_an_image_with_clients_and_never_from_the_cache(target):
+def test_the_serving_model_is_never_cached_and_its_image_has_the_clients(target):
     spec = spec_of(target, "image_classification_retrain")
     image = spec["deploymentSpec"]["executors"]["exec-serving-model"]["container"]["image"]
     assert image.split(":")[0] == ("imgpipe-serve-tools" if target == "local" else "imgpipe-launcher")
@@ -51,15 +51,15 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "messages"),
     [
-        (["run", "--retrain"], ["deploy_target is none"]),
+        (["run", "--retrain"], ["deploy_target=none"]),
         (["run", "--retrain", "--deploy-target", "local"], ["deploy_dir"]),
         (
             ["run", "--images", "photos", "--deploy-target", "local", "--deploy-dir", "photos/serving"],
             ["deploy_dir='photos/serving' is inside the folder of images"],
         ),
-        (["submit", "j", "--retrain", *DATA], ["deploy_target is none"]),
+        (["submit", "j", "--retrain", *DATA], ["deploy_target=none"]),
         (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),
         (
             ["submit", "j", "--retrain", "--config", "tuning.yaml", *DATA, *DEPLOYED],
@@ -67,19 +67,19 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
         ),
     ],
 )
-def test_what_is_wrong_is_refused_before_anything_is_written(arguments, words, tmp_path):
+def test_wrong_options_are_rejected_before_anything_is_written(arguments, messages, tmp_path):
     (tmp_path / "tuning.yaml").write_text(
         "trainingInput: {hyperparameters: {maxTrials: 2, params: [{parameterName: max_steps, "
         "type: INTEGER, minValue: 1, maxValue: 9}]}}"
     )
     result = imgpipe(*arguments, cwd=tmp_path)
     assert result.returncode == 64, result.stderr
-    for word in words:
-        assert word in result.stderr
+    for message in messages:
+        assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tuning.yaml"]
 
 
-def test_submitted_it_is_the_retraining_pipeline_that_is_sent(tmp_path):
+def test_submit_sends_the_retraining_pipeline(tmp_path):
     result = imgpipe("submit", "j", "--retrain", "--as", "pipeline", *VERTEX, *DATA, *DEPLOYED, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     shown = yaml.safe_load(result.stdout)
@@ -89,7 +89,7 @@ def test_submitted_it_is_the_retraining_pipeline_that_is_sent(tmp_path):
 
 
 @pytest.mark.parametrize("command", [["run", "--retrain"], ["submit", "j", "--retrain", "--"]])
-def test_another_network_than_the_serving_models_is_refused_before_anything_is_done(command, tmp_path):
+def test_another_model_type_than_the_serving_models_is_rejected_first(command, tmp_path):
     version = tmp_path / "serving" / "1"
     version.mkdir(parents=True)
     (version / "saved_model.pb").touch()
@@ -98,6 +98,9 @@ def test_another_network_than_the_serving_models_is_refused_before_anything_is_d
     words = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
     result = imgpipe(*command, *words, "--weights=none", cwd=tmp_path)
     assert result.returncode == 64, result.stderr
-    assert "model_type=resnet-18, but the model that serves is resnet-50" in result.stderr
+    assert (
+        "model_type=resnet-18 cannot start from the weights of the serving model, a resnet-50"
+        in result.stderr
+    )
     assert "run once without --retrain" in result.stderr
     assert not list(tmp_path.rglob("run.log"))

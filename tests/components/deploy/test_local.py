@@ -35,7 +35,7 @@ def content(base):
     return {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
 
 
-def test_models_become_versions_and_the_same_one_twice_changes_nothing(models, base):
+def test_models_become_versions_and_deploying_the_same_again_changes_nothing(models, base):
     first = deploy_locally(models[0], to(base))
     assert (first.version, first.changed, first.name) == ("1", True, "colours")
     assert content(base / "1") == content(models[0])
@@ -46,27 +46,27 @@ def test_models_become_versions_and_the_same_one_twice_changes_nothing(models, b
     assert content(base) == once
     second = deploy_locally(models[1], to(base))
     assert (second.version, second.changed) == ("2", True)
-    # An older model comes back as a new version: the highest serves.
+    # An older model becomes a new version: the latest serves.
     third = deploy_locally(models[0], to(base))
     assert third.version == "3"
     assert sorted(path.name for path in base.iterdir()) == ["1", "2", "3"]
 
 
-def test_a_model_that_does_not_answer_is_not_deployed_and_nothing_is_left(models, base, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_not_deployed_and_leaves_no_files(models, base, tmp_path):
     deploy_locally(models[0], to(base))
     before = content(base)
     damaged = tmp_path / "damaged"
     shutil.copytree(models[1], damaged)
     data = damaged / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(CheckFailedError, match=r"is not deployed.*cannot be loaded"):
+    with pytest.raises(CheckFailedError, match=r"was not deployed.*cannot be loaded"):
         deploy_locally(damaged, to(base))
     assert content(base) == before
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
 def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_model):
-    """All weights NaN: it loads, and answers with no probabilities."""
+    """All weights are NaN: the model loads, but its answers are not probabilities."""
     code = (
         "import sys, numpy as np, pathlib\n"
         "from imgpipe.components.common.tf_import import keras, tf\n"
@@ -83,7 +83,7 @@ def test_a_model_that_diverged_is_not_deployed(models, base, tmp_path, linear_mo
     assert list(base.iterdir()) == []
 
 
-def test_somebody_elses_files_are_left_alone(models, base):
+def test_other_files_in_the_folder_are_not_touched(models, base):
     (base / "7").mkdir(parents=True)
     (base / "7" / "notes.txt").write_text("mine")
     (base / "readme").write_text("mine")
@@ -91,7 +91,7 @@ def test_somebody_elses_files_are_left_alone(models, base):
     assert (base / "7" / "notes.txt").read_text() == "mine"
 
 
-def test_what_is_missing_or_in_the_way_is_named(models, base, tmp_path):
+def test_a_missing_model_and_a_file_in_place_of_the_folder_are_named(models, base, tmp_path):
     with pytest.raises(MissingInputError, match="no SavedModel"):
         deploy_locally(tmp_path, to(base))
     base.parent.mkdir(parents=True)
@@ -127,30 +127,30 @@ def server(models, base):
     process.stdout.close()
 
 
-def test_a_server_is_asked_whether_it_serves_the_new_version(server, models, base):
+def test_the_server_must_serve_the_new_version(server, models, base):
     assert deploy_locally(models[1], to(base, serving_url=server)).version == "2"
     assert httpx.get(f"{server}/healthz").json()["version"] == 2
-    # A server of another model never says that it serves this one.
+    # A server of another model never serves this one.
     arguments = to(base, serving_url=server, deploy_name="other", deploy_timeout_seconds=1)
-    with pytest.raises(CheckFailedError, match="version 3 was taken back"):
+    with pytest.raises(CheckFailedError, match="version 3 was rolled back"):
         deploy_locally(models[0], arguments)
     assert sorted(path.name for path in base.iterdir()) == ["1", "2"]
-    # It may have loaded version 3 meanwhile, and goes back.
+    # The server may have loaded version 3 and then returns to version 2.
     deadline = time.monotonic() + 20
     while httpx.get(f"{server}/healthz").json()["version"] != 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_server_that_is_not_there_is_told_apart_from_one_that_refuses(models, base):
+def test_an_unreachable_server_is_an_interruption(models, base):
     arguments = to(base, serving_url="http://127.0.0.1:9", deploy_timeout_seconds=1)
-    with pytest.raises(InterruptedRunError, match="version 1 was taken back") as caught:
+    with pytest.raises(InterruptedRunError, match="version 1 was rolled back") as caught:
         deploy_locally(models[0], arguments)
     assert caught.value.retry_can_help
     assert list(base.iterdir()) == []
 
 
-def test_the_component_says_where_the_model_is_served(models, base, tmp_path):
+def test_the_component_writes_the_deployment(models, base, tmp_path):
     deployment = dsl.Artifact(uri=str(tmp_path / "deployment"))
     deploy_component(model=dsl.Model(uri=str(models[0])), deployment=deployment, arguments=to(base))
     written = json.loads((tmp_path / "deployment" / "deployment.json").read_text())
@@ -159,16 +159,16 @@ def test_the_component_says_where_the_model_is_served(models, base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
-        ({"deploy_target": "local"}, "without deploy_dir"),
+        ({"deploy_target": "local"}, "requires deploy_dir"),
         ({"deploy_target": "local", "deploy_dir": "gs://b/x"}, "local path"),
-        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "read from a bucket"),
-        ({"deploy_target": "kserve", "deploy_dir": "gs://b/Flowers"}, "small letters"),
-        ({"deploy_target": "vertex", "deploy_dir": "gs://b/x"}, "serving_image, project, region"),
+        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "is not in a bucket"),
+        ({"deploy_target": "kserve", "deploy_dir": "gs://b/Flowers"}, "is not a valid name"),
+        ({"deploy_target": "vertex", "deploy_dir": "gs://b/x"}, "requires serving_image, project, region"),
         ({"canary_percent": 0}, "canary_percent=0"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused_before_any_work(values, said):
-    with pytest.raises(InvalidArgumentError, match=said):
+def test_incompatible_arguments_are_rejected(values, message):
+    with pytest.raises(InvalidArgumentError, match=message):
         DeployArguments(**values)

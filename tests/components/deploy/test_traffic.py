@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from imgpipe.components.deploy.traffic import shares_with
 
 
-def test_the_first_model_gets_everything():
+def test_the_first_model_gets_all_traffic():
     assert shares_with({}, "new", 10) == {"new": 100}
     assert shares_with({"new": 100}, "new", 10) == {"new": 100}
 
@@ -16,9 +16,9 @@ def test_the_others_keep_their_proportions():
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=6), st.integers(1, 100))
-def test_shares_are_whole_never_negative_and_a_hundred_in_all(weights, percent):
+def test_shares_are_whole_percent_and_their_sum_is_100(weights, percent):
     total = sum(weights)
-    current = {f"m{n}": weight * 100 // total if total else 0 for n, weight in enumerate(weights)}
+    current = {f"m{number}": weight * 100 // total if total else 0 for number, weight in enumerate(weights)}
     shares = shares_with(current, "new", percent)
     assert sum(shares.values()) == 100
     assert min(shares.values()) >= 0

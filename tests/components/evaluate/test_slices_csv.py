@@ -168,10 +168,10 @@ def test_the_gate_bounds_the_users_slices_alone(tmp_path):
     )
     passed = decide(folder, GateArguments(slices_csv="slices.csv", min_slice_accuracy=0.7))
     assert passed.passed
-    assert "lowest accuracy on a slice: camera = rear 0.7000 (20 images)" in passed.to_markdown()
+    assert "lowest slice accuracy: camera = rear 0.7000 (20 images)" in passed.to_markdown()
     blocked = decide(folder, GateArguments(slices_csv="slices.csv", min_slice_accuracy=0.71))
     assert [check.name for check in blocked.checks if not check.passed] == ["min_slice_accuracy"]
-    assert "accuracy on camera = rear 0.7000 (20 images), at least 0.71 is asked for" in blocked.summary
+    assert "slice accuracy: camera = rear 0.7000 (20 images), at least 0.71 required" in blocked.summary
     assert decide(folder, GateArguments()).passed
 
 

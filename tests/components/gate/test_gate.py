@@ -39,37 +39,37 @@ def failed(decision):
     return [check.name for check in decision.checks if not check.passed]
 
 
-def test_a_model_that_reaches_every_bound_goes_to_the_target(evaluated):
+def test_a_model_that_passes_every_check_is_deployed(evaluated):
     arguments = GateArguments(deploy_target="local", min_accuracy=0.9, min_class_recall=0.8, tolerance=0.02)
     decision = decide(evaluated(difference=0.70 - 0.72), arguments)
     assert decision.passed
     assert decision.deploy
-    assert decision.summary == "passed 3 checks: goes to local"
-    assert "lowest recall 0.8000 (daisy)" in decision.to_markdown()
+    assert decision.summary == "passed 3 checks: deploying to local"
+    assert "lowest recall: daisy 0.8000" in decision.to_markdown()
 
 
-def test_without_a_target_nothing_is_deployed_but_the_checks_are_made(evaluated):
+def test_without_a_target_the_checks_run_and_nothing_is_deployed(evaluated):
     decision = decide(evaluated(), GateArguments())
     assert decision.passed
     assert not decision.deploy
-    assert "deploy_target=none" in decision.summary
+    assert "deploy_target is none" in decision.summary
     # No champion, no comparison.
     assert [check.name for check in decision.checks] == ["min_accuracy", "min_class_recall"]
 
 
-def test_each_bound_blocks_alone_and_says_what_was_measured(evaluated):
+def test_each_condition_blocks_alone_and_gives_the_measured_value(evaluated):
     folder = evaluated(difference=-0.011)
-    for name, bound, said in (
-        ("min_accuracy", 0.901, "top-1 accuracy 0.9000, at least 0.901 is asked for"),
-        ("min_class_recall", 0.81, "recall of daisy 0.8000, at least 0.81 is asked for"),
+    for name, minimum, message in (
+        ("min_accuracy", 0.901, "top-1 accuracy 0.9000, at least 0.901 required"),
+        ("min_class_recall", 0.81, "recall: daisy 0.8000, at least 0.81 required"),
         ("tolerance", 0.01, "-0.0110 against the champion's 0.9110"),
     ):
-        bounds = {"tolerance": 0.5, name: bound}
-        decision = decide(folder, GateArguments(deploy_target="local", **bounds))
+        conditions = {"tolerance": 0.5, name: minimum}
+        decision = decide(folder, GateArguments(deploy_target="local", **conditions))
         assert failed(decision) == [name]
         assert not decision.deploy
         assert decision.summary.startswith("blocked, not deployed: ")
-        assert said in decision.summary
+        assert message in decision.summary
 
 
 def test_all_reasons_are_given_and_the_worst_classes_named(evaluated, tmp_path):
@@ -82,12 +82,12 @@ def test_all_reasons_are_given_and_the_worst_classes_named(evaluated, tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     decision = decide(tmp_path, GateArguments(min_accuracy=0.5, min_class_recall=0.5))
     assert failed(decision) == ["min_accuracy", "min_class_recall"]
-    assert "recall of label 7 0.0300, label 6 0.0400" in decision.summary
-    assert "and 3 more classes" in decision.summary
+    assert "recall: label 7 0.0300, label 6 0.0400" in decision.summary
+    assert "and 3 more" in decision.summary
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 1000))
-def test_the_decision_is_the_arithmetic_of_the_counts(evaluated, champion, challenger, tolerance):
+def test_the_tolerance_is_exact_despite_rounding_errors(evaluated, champion, challenger, tolerance):
     difference = challenger / 1000 - champion / 1000
     decision = decide(
         evaluated(challenger / 1000, difference=difference),
@@ -97,7 +97,7 @@ def test_the_decision_is_the_arithmetic_of_the_counts(evaluated, champion, chall
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"top_1_accuracy": 1}'])
-def test_a_missing_or_broken_evaluation_is_named(content, tmp_path):
+def test_a_missing_or_invalid_evaluation_is_an_error(content, tmp_path):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(MissingInputError):
@@ -107,22 +107,22 @@ def test_a_missing_or_broken_evaluation_is_named(content, tmp_path):
 @pytest.mark.parametrize(
     "values", [{"min_accuracy": 1.1}, {"tolerance": -0.1}, {"deploy_target": "elsewhere"}]
 )
-def test_bounds_that_make_no_sense_are_refused(values):
+def test_invalid_conditions_are_rejected(values):
     with pytest.raises(InvalidArgumentError, match=next(iter(values))):
         GateArguments(**values)
 
 
-@pytest.mark.parametrize("bound", [0.5, 0.95])
-def test_the_component_returns_the_decision_and_writes_it(bound, evaluated, tmp_path):
+@pytest.mark.parametrize("min_accuracy", [0.5, 0.95])
+def test_the_component_returns_the_decision_and_writes_it(min_accuracy, evaluated, tmp_path):
     decision = dsl.Artifact(uri=str(tmp_path / "decision"))
     summary = dsl.Markdown(uri=str(tmp_path / "artifacts" / "summary.md"))
     returned = gate(
         evaluation=dsl.Artifact(uri=str(evaluated())),
         decision=decision,
         summary=summary,
-        arguments=GateArguments(deploy_target="local", min_accuracy=bound),
+        arguments=GateArguments(deploy_target="local", min_accuracy=min_accuracy),
     )
-    assert returned is (bound == 0.5)
+    assert returned is (min_accuracy == 0.5)
     written = json.loads((tmp_path / "decision" / "decision.json").read_text())
     assert written["deploy"] is returned
     assert decision.metadata["summary"] == written["summary"]

@@ -1,4 +1,4 @@
-"""Where a retraining starts: the real clients ask servers on loopback."""
+"""Where a retraining starts: real clients, servers on loopback."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from imgpipe.components.serving_model.serving_model import find_initial_model
 BASE = "gs://photos/serving/flowers"
 
 
-def deployed(model, place, **values):
+def deploy_model(model, place, **values):
     image = {"serving_image": "tensorflow-serving:2.21"} if place["deploy_target"] == "vertex" else {}
     return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
 
@@ -25,46 +25,44 @@ def start(place, **values):
     return find_initial_model(ServingModelArguments(**place, **values))
 
 
-def test_a_training_starts_from_what_answers_most_requests(place, models, capsys):
-    deployed(models[0], place)
-    deployed(models[1], place, canary_percent=10)
-    # KServe's servers look for a version in the folder, Vertex AI's are given one.
+def test_a_training_starts_from_the_model_with_most_traffic(place, models, capsys):
+    deploy_model(models[0], place)
+    deploy_model(models[1], place, canary_percent=10)
+    # For KServe the folder contains versions, for Vertex AI it is one.
     version = "" if place["deploy_target"] == "kserve" else "/1"
     assert start(place) == f"{BASE}/{model_digest(models[0])[:16]}{version}"
-    deployed(models[1], place, canary_percent=100)
+    deploy_model(models[1], place, canary_percent=100)
     assert start(place, pretrained_checkpoint_path="gs://photos/first") == (
         f"{BASE}/{model_digest(models[1])[:16]}{version}"
     )
     assert '"severity": "WARNING"' not in capsys.readouterr().out
 
 
-def test_a_training_starts_from_the_newest_version_of_a_local_model(models, tmp_path):
+def test_a_training_starts_from_the_latest_version_of_a_local_model(models, tmp_path):
     place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
-    deployed(models[0], place)
-    deployed(models[1], place)
+    deploy_model(models[0], place)
+    deploy_model(models[1], place)
     assert start(place) == str(tmp_path / "serving" / "2")
 
 
-def test_the_first_training_starts_as_its_arguments_say_and_tells_so(place, tmp_path, capsys):
+def test_the_first_training_starts_as_its_arguments_say_and_logs_it(place, tmp_path, capsys):
     for where in (place, {"deploy_target": "local", "deploy_dir": str(tmp_path)}):
         assert start(where) == ""
-        assert "the training starts as weights says" in capsys.readouterr().out
+        assert "the training starts from the argument weights" in capsys.readouterr().out
         assert start(where, pretrained_checkpoint_path="gs://photos/first") == "gs://photos/first"
         shown = capsys.readouterr().out
         assert "the training starts from pretrained_checkpoint_path=gs://photos/first" in shown
 
 
-def test_a_service_that_refuses_ends_the_step_instead_of_starting_anew(on_kserve, on_vertex):
+def test_a_rejected_request_ends_the_step(on_kserve, on_vertex):
     with pytest.raises(UnavailableError, match="forbidden"):
         start({**on_kserve, "namespace": "forbidden"})
     with pytest.raises(UnavailableError, match="Permission denied"):
         start({**on_vertex, "project": "others"})
 
 
-def test_a_service_that_is_down_for_a_moment_ends_the_step_instead_of_starting_anew(
-    on_kserve, cluster, models
-):
-    deployed(models[0], on_kserve)
+def test_a_service_that_is_down_ends_the_step(on_kserve, cluster, models):
+    deploy_model(models[0], on_kserve)
     service = cluster.objects["team/flowers"]
     service["metadata"]["annotations"] = {}
     cluster.broken.add(service["spec"]["predictor"]["model"]["storageUri"])
@@ -76,77 +74,75 @@ def killed(*_):
     raise InterruptedError
 
 
-def test_a_model_that_took_everything_over_and_is_down_is_not_mistaken_for_the_one_before(
-    on_kserve, cluster, models
-):
-    deployed(models[0], on_kserve)
-    deployed(models[1], on_kserve)
+def test_a_latest_model_that_is_down_is_not_mistaken_for_the_previous_one(on_kserve, cluster, models):
+    deploy_model(models[0], on_kserve)
+    deploy_model(models[1], on_kserve)
     status = cluster.objects["team/flowers"]["status"]
-    # The controller of the cluster sees the pod go.
+    # The pod has ended.
     cluster.down = True
     status["conditions"] = [{"type": "Ready", "status": "False", "reason": "PodsNotReady"}]
     with pytest.raises(UnavailableError, match="PodsNotReady"):
         start(on_kserve)
 
 
-def test_while_the_newest_was_never_ready_the_one_before_answers(on_kserve, cluster, models, monkeypatch):
-    deployed(models[0], on_kserve)
+def test_the_previous_model_serves_until_the_latest_is_ready(on_kserve, cluster, models, monkeypatch):
+    deploy_model(models[0], on_kserve)
     cluster.steps = 10_000
     monkeypatch.setattr(InferenceService, "wait_until_ready", killed)
     with pytest.raises(InterruptedError):
-        deployed(models[1], on_kserve)
+        deploy_model(models[1], on_kserve)
     for reads in (0, 2):
         cluster.objects["team/flowers"]["reads"] = reads
         assert start(on_kserve) == f"{BASE}/{model_digest(models[0])[:16]}"
 
 
 @pytest.mark.parametrize("trained", ["resnet-18", "resnet-50"])
-def test_another_network_is_refused_before_it_is_trained(place, models, tmp_path, trained):
+def test_another_model_type_is_rejected_before_training(place, models, tmp_path, trained):
     model = tmp_path / "model"
     shutil.copytree(models[0], model)
     write_provenance(model, {"model_type": "resnet-18"})
     local = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
     for where in (place, local):
-        deployed(model, where)
+        deploy_model(model, where)
         if trained == "resnet-18":
             assert start(where, model_type=trained)
             continue
         with pytest.raises(
-            InvalidArgumentError, match=r"model_type=resnet-50.*serves is resnet-18"
+            InvalidArgumentError, match=r"model_type=resnet-50.*serving model, a resnet-18"
         ) as caught:
             start(where, model_type=trained)
-        assert "give model_type=resnet-18" in caught.value.remedy
+        assert "set model_type to resnet-18" in caught.value.remedy
 
 
-def test_what_has_no_effect_where_a_model_serves_is_told(models, tmp_path, capsys):
+def test_an_ignored_checkpoint_path_is_logged(models, tmp_path, capsys):
     place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
-    deployed(models[0], place)
+    deploy_model(models[0], place)
     start(place, pretrained_checkpoint_path="gs://photos/first")
     assert "pretrained_checkpoint_path=gs://photos/first is ignored" in capsys.readouterr().out
 
 
-def test_a_model_that_lies_elsewhere_ends_the_step(on_kserve, cluster, models):
-    deployed(models[0], on_kserve)
+def test_a_model_outside_of_a_bucket_ends_the_step(on_kserve, cluster, models):
+    deploy_model(models[0], on_kserve)
     cluster.objects["team/flowers"]["spec"]["predictor"]["model"]["storageUri"] = "pvc://disk/model"
     with pytest.raises((OutputError, UnavailableError), match=r"pvc|does not serve"):
         start(on_kserve)
 
 
 @pytest.mark.parametrize(
-    ("values", "missing"),
+    ("values", "message"),
     [
-        ({}, "deploy_target is none"),
-        ({"deploy_dir": BASE}, "deploy_target is none"),
-        ({"deploy_target": "kserve"}, "without deploy_dir"),
-        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "read from a bucket"),
+        ({}, "deploy_target=none"),
+        ({"deploy_dir": BASE}, "deploy_target=none"),
+        ({"deploy_target": "kserve"}, "requires deploy_dir"),
+        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "is not in a bucket"),
         ({"deploy_target": "local", "deploy_dir": BASE}, "local path"),
-        ({"deploy_target": "vertex", "deploy_dir": BASE}, "without project, region"),
+        ({"deploy_target": "vertex", "deploy_dir": BASE}, "requires project, region"),
         (
             {"deploy_target": "local", "deploy_dir": "x", "vertex_endpoint": "http://10.0.0.1"},
             "credentials over plain http",
         ),
     ],
 )
-def test_without_a_place_where_models_serve_there_is_nothing_to_start_from(values, missing):
-    with pytest.raises(InvalidArgumentError, match=missing):
+def test_the_deployment_target_must_be_given(values, message):
+    with pytest.raises(InvalidArgumentError, match=message):
         ServingModelArguments(**values)
