@@ -9,7 +9,7 @@ _SIDE = 64
 
 
 def probe_image() -> bytes:
-    """Returns a JPEG file of 64 x 64 pixels with a gradient of colours."""
+    """Returns a JPEG file of 64 x 64 pixels with a gradient of colors."""
     across, down = np.meshgrid(np.linspace(0, 255, _SIDE), np.linspace(0, 255, _SIDE))
     pixels = np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
     buffer = io.BytesIO()
