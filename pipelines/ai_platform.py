@@ -188,9 +188,7 @@ def plan_job(
             notices.ignored(f"--{name}={values[name]}", "the tuning sets it in every trial")
         args = [arg for arg in args if _name_of(arg) not in tuned]
         values = {name: value for name, value in values.items() if name not in tuned}
-    if not (on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)):
-        _check_account(config)
-    _check_platform_fields(config)
+    _check_resource_names(config, on_kubernetes=on_kubernetes)
     _note_ignored_fields(config, notices, resumes=resumes)
     if config.max_wait_seconds is not None and strategy != FLEX_START:
         notices.ignored(
@@ -636,18 +634,19 @@ def _replace_original_image(config: ReplicaConfig, path: str, notices: _Notices)
     return replace(config, image_uri="")
 
 
-def _check_account(config: TrainingInput) -> None:
-    account = config.service_account
-    if account and not _SERVICE_ACCOUNT.fullmatch(account):
-        raise InvalidArgumentError(
-            f"{config.name('serviceAccount')}={account!r} is not a service account",
-            where=config.where("serviceAccount"),
-            remedy="use NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, the name of a ServiceAccount",
-        )
-
-
-def _check_platform_fields(config: TrainingInput) -> None:
+def _check_resource_names(config: TrainingInput, *, on_kubernetes: bool) -> None:
+    account = (
+        ""
+        if on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)
+        else (config.service_account)
+    )
     for name, value, pattern, form in (
+        (
+            "serviceAccount",
+            account,
+            _SERVICE_ACCOUNT,
+            "NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, the name of a ServiceAccount",
+        ),
         ("network", config.network, _NETWORK, "projects/NUMBER/global/networks/NAME"),
         (
             "encryptionConfig.kmsKeyName",

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
-from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, PipelineError
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    MissingInputError,
+    PipelineError,
+    UnavailableError,
+)
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
+from imgpipe.components.platforms.google_credentials import default_credentials
 from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, digest, job_spec
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, failure_of, run_job, state_of
 from imgpipe.components.storage.files import joined, written_whole
@@ -142,14 +148,13 @@ def _step_account(job: CustomJobArguments) -> str:
     """Returns the account of this step, which is the pipeline run's; "" outside Google Cloud."""
     if job.vertex_endpoint.startswith("http://"):
         return ""
-    import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
     try:
-        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        credentials, _ = default_credentials()
         credentials.refresh(Request())
-    except GoogleAuthError:
+    except (GoogleAuthError, UnavailableError):
         return ""
     account = getattr(credentials, "service_account_email", "")
     return account if "@" in account else ""

@@ -94,7 +94,7 @@ def run_job(
     """Runs a job for a pipeline step and returns it when it has ended, however it ended.
 
     The job is written to ``gcp_resources`` before it is followed; a step that starts again follows the job
-    written there.
+    written there. Each new state is logged. The job is cancelled if the step is terminated (SIGTERM, Ctrl-C).
 
     Args:
         location: Where the job runs.
@@ -102,12 +102,13 @@ def run_job(
         make_body: Returns the request; called only if a job has to be created.
         gcp_resources: The step's output ``gcp_resources``.
         step: For the log.
-        restart: Creates a new job although one is written to ``gcp_resources``.
-        on_response: See ``follow_job``.
-        first_pause: See ``follow_job``.
+        restart: Whether to create a new job although ``gcp_resources`` names one.
+        on_response: Called with the job after every poll.
+        first_pause: Seconds between the first two polls.
 
     Raises:
-        PipelineError: if the job cannot be created or followed.
+        PipelineError: if the job cannot be created.
+        InterruptedRunError: if Vertex AI does not respond for an hour; the job is left running.
     """
     name = "" if restart else read_job(gcp_resources)
     if not name:
@@ -115,7 +116,27 @@ def run_job(
         name = job.name
         write_job(gcp_resources, kind.name, name)
     log_event("job_started", f"{step}: following {name}", step=step, job=name)
-    return follow_job(location, name, step=step, on_response=on_response, first_pause=first_pause)
+    last_state = ""
+
+    def log_state(job: Any) -> None:
+        nonlocal last_state
+        state = state_of(job)
+        if state != last_state:
+            log_event("job_state", f"{step}: {name} is {state}", step=step, job=name, state=state)
+        last_state = state
+        on_response(job)
+
+    def cancel() -> None:
+        log_event("job_cancelled", f"{step}: terminated, cancelling {name}", step=step, job=name)
+        cancel_job(location.with_new_connections(), name)
+
+    with on_termination(cancel):
+        return poll(
+            lambda: get_job(location, name),
+            lambda job: state_of(job) in _ENDED,
+            on_response=log_state,
+            first_pause=first_pause,
+        )
 
 
 def start_job(
@@ -198,51 +219,6 @@ def _call(method: str, action: str, location: VertexLocation, name: str) -> Any:
     assert kind is not None  # noqa: S101 - callers pass names of jobs
     with translate_errors(f"{action} {name}"):
         return getattr(location.client(kind.service), f"{method}_{kind.method_suffix}")(name=name)
-
-
-def follow_job(
-    location: VertexLocation,
-    name: str,
-    *,
-    step: str,
-    on_response: Callable[[Any], None] = lambda _: None,
-    first_pause: float = FIRST_PAUSE_SECONDS,
-) -> Any:
-    """Returns the job when it has ended, however it ended.
-
-    Logs each new state. Cancels the job if the step is terminated (SIGTERM, Ctrl-C).
-
-    Args:
-        location: Where the job runs.
-        name: Resource name of the job.
-        step: For the log.
-        on_response: Called with the job after every poll.
-        first_pause: Seconds between the first two polls.
-
-    Raises:
-        InterruptedRunError: if Vertex AI does not respond for an hour; the job is left running.
-    """
-    last_state = ""
-
-    def log_state(job: Any) -> None:
-        nonlocal last_state
-        state = state_of(job)
-        if state != last_state:
-            log_event("job_state", f"{step}: {name} is {state}", step=step, job=name, state=state)
-        last_state = state
-        on_response(job)
-
-    def cancel() -> None:
-        log_event("job_cancelled", f"{step}: terminated, cancelling {name}", step=step, job=name)
-        cancel_job(location.with_new_connections(), name)
-
-    with on_termination(cancel):
-        return poll(
-            lambda: get_job(location, name),
-            lambda job: state_of(job) in _ENDED,
-            on_response=log_state,
-            first_pause=first_pause,
-        )
 
 
 def state_of(job: Any) -> str:

@@ -98,7 +98,7 @@ def test_a_refusal_is_told(on_kserve, on_vertex, capsys):
     assert champion({**on_vertex, "project": "others"}) is None
     shown = capsys.readouterr().out
     assert "403 inferenceservices is forbidden" in shown
-    assert "403 Permission denied" in shown
+    assert "(HTTP 403): Permission denied" in shown
 
 
 def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(on_kserve, monkeypatch):
