@@ -189,8 +189,8 @@ REJECTED_SCALE_TIERS = ("STANDARD_1", "PREMIUM_1")
 
 _RETIRED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "NVIDIA_TESLA_K80": ("NVIDIA_TESLA_T4", "K80 GPUs are no longer available"),
-        "NVIDIA_TESLA_P100": ("NVIDIA_TESLA_T4", "P100 GPUs are not available since 2026-09-15"),
+        "NVIDIA_TESLA_K80": ("NVIDIA_TESLA_T4", "Google has retired K80 GPUs"),
+        "NVIDIA_TESLA_P100": ("NVIDIA_TESLA_T4", "Google retired P100 GPUs on 2026-09-15"),
     }
 )
 # The counts that were available; their machines still exist, with at most 4 T4.
