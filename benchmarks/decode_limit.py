@@ -1,6 +1,6 @@
-"""The limit to compare with: libjpeg-turbo decoding of images in memory at 1/8, on as many threads as cores.
+"""The reference limit: libjpeg-turbo decodes images in memory at 1/8 of their size, with one thread per core.
 
-``python -m benchmarks.decode_limit FOLDER ROWS`` prints images a second.
+``python -m benchmarks.decode_limit FOLDER ROWS`` prints images per second.
 """
 
 import sys
@@ -16,16 +16,16 @@ from imgpipe.components.common.resources import usable_threads
 
 
 def decode(data: bytes) -> None:
-    """Decodes a JPEG as the converter's check does."""
+    """Decodes a JPEG as in the convert step's check."""
     simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8)
 
 
 def images_per_second(folder: Path, rows: int) -> float:
-    """Returns how many images a second can be decoded, the files being in memory."""
+    """Returns the number of images decoded per second from files in memory."""
     contents = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-    everything: Iterator[bytes] = islice(cycle(contents), rows)
+    images: Iterator[bytes] = islice(cycle(contents), rows)
     started = time.monotonic()
-    for _ in map_in_order(decode, everything, usable_threads()):
+    for _ in map_in_order(decode, images, usable_threads()):
         pass
     return rows / (time.monotonic() - started)
 

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+Name = TypeVar("Name")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ def _peak_of(pid: int) -> float:
     return int(lines[0].split()[1]) * 1024 / 1e6 if lines else 0.0
 
 
-def in_turns(sides: Mapping[str, Callable[[], Measured]], repeats: int) -> dict[str, list[Measured]]:
+def in_turns(sides: Mapping[Name, Callable[[], Result]], repeats: int) -> dict[Name, list[Result]]:
     """Runs all sides in turns, ``repeats`` times, so that the machine's other load affects them equally."""
-    measured: dict[str, list[Measured]] = {name: [] for name in sides}
+    measured: dict[Name, list[Result]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
             measured[name].append(side())

@@ -1,7 +1,8 @@
-"""Training against what people use today: the step, the start and the input.
+"""Compares training with stock Keras: the training step, the start and the input.
 
-``python -m benchmarks.train`` runs ``benchmarks.training_step`` and ``benchmarks.training_input`` and ends
-with one JSON line that has the keys of both. About half an hour on two cores; each can be run by itself.
+``python -m benchmarks.train`` runs ``benchmarks.training_step`` and ``benchmarks.training_input``, which can
+also be run separately, and ends with one JSON line with the results of both. It takes half an hour on two
+cores.
 """
 
 from benchmarks import training_input, training_step
@@ -9,7 +10,7 @@ from benchmarks.measure import print_result
 
 
 def main() -> None:
-    """Measures both and prints their figures together."""
+    """Runs both benchmarks and prints their results together."""
     step = training_step.measure()
     print()
     print_result(**step, **training_input.measure())

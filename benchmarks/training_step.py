@@ -1,8 +1,8 @@
-"""A training step against stock Keras: ``model.fit`` on the same network, batch and data held in memory.
+"""Compares the training step with stock Keras: ``model.fit`` on the same network, batch and data in memory.
 
-``python -m benchmarks.training_step``. Takes about fifteen minutes on two cores. ``--only`` chooses a part.
-Both sides run in turns, each in a process of its own. The part ``frozen`` needs photos in
-``../shared/data/flowers_224``, and the part ``start`` loads ImageNet weights where Keras has them.
+``python -m benchmarks.training_step`` takes about fifteen minutes on two cores; ``--only`` selects a part.
+Both sides run alternately, each run in a separate process. The part ``frozen`` needs photos in
+``../shared/data/flowers_224``. The part ``start`` loads ImageNet weights if Keras has cached them.
 """
 
 import argparse
@@ -14,19 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from benchmarks.corpus import write_corpus, write_rows
-from benchmarks.measure import REPOSITORY, print_result, print_table, run
+from benchmarks.measure import REPOSITORY, in_turns, print_result, print_table, run
 
 PARTS = ("step", "start", "frozen")
-# The batch and the steps that are measured after the first two: about ten seconds a side.
+# Batch size, and steps that are measured after the first two: about ten seconds per side.
 _MODELS: Mapping[str, tuple[int, int]] = {"resnet-50": (16, 5), "efficientnet-b0": (32, 5)}
 _FLOWERS = REPOSITORY.parent / "shared" / "data" / "flowers_224"
 _FROZEN_EPOCHS = 10
 _FROZEN_BATCH = 32
 
-Name = TypeVar("Name")
 Side = Mapping[str, float]
 
 
@@ -35,12 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--turns", type=int, default=3)
-    given = parser.parse_args()
-    print_result(**measure(given.only or PARTS, turns=given.turns))
+    options = parser.parse_args()
+    print_result(**measure(options.only or PARTS, turns=options.turns))
 
 
 def measure(parts: Sequence[str] = PARTS, *, turns: int = 3) -> dict[str, float]:
-    """Prints the tables and returns the ratios by their names; without photos, none for ``frozen``."""
+    """Prints the tables and returns the ratios by name; ``frozen`` is skipped without photos."""
     result: dict[str, float] = {}
     if "step" in parts:
         result |= _steps(turns)
@@ -61,7 +59,7 @@ def _steps(turns: int) -> dict[str, float]:
         sides[model, "float32"] = _side("ours", model, batch, steps, "float32")
     batch, steps = _MODELS["resnet-50"]
     sides["resnet-50", "bfloat16"] = _side("ours", "resnet-50", batch, steps, "bfloat16")
-    measured = _in_turns(sides, turns)
+    measured = in_turns(sides, turns)
     rows = [
         (model, side, f"{_median(runs, 'first_step'):.1f}", f"{_median(runs, 'images_per_second'):.2f}")
         for (model, side), runs in measured.items()
@@ -69,13 +67,13 @@ def _steps(turns: int) -> dict[str, float]:
     print_table(("network", "side", "seconds to first step", "images/s"), rows)
 
     def ratio(model: str, side: str, name: str) -> float:
-        both = zip(measured[model, side], measured[model, "fit"], strict=True)
-        return statistics.median(ours[name] / fit[name] for ours, fit in both)
+        pairs = zip(measured[model, side], measured[model, "fit"], strict=True)
+        return statistics.median(ours[name] / fit[name] for ours, fit in pairs)
 
     return {
         **{f"step_vs_fit_{model}": ratio(model, "float32", "images_per_second") for model in _MODELS},
         "step_vs_fit_bf16_resnet-50": ratio("resnet-50", "bfloat16", "images_per_second"),
-        # Of the slower one: from the start of the process on.
+        # From the start of the process, for the network with the higher ratio.
         "first_step_vs_fit": max(ratio(model, "float32", "first_step") for model in _MODELS),
     }
 
@@ -88,16 +86,16 @@ def _start(turns: int) -> float:
         write_rows(rows, names, rows=300)
         data = folder / "data"
         run(["-m", "imgpipe.components.convert", f"--train_csv={rows}", f"--output_dir={data}"])
-        runs = _in_turns({"ours": _side("start", "mobilenet-v2", str(data))}, turns)["ours"]
-    pieces = [(piece, f"{_median(runs, piece):.2f}") for piece in runs[0]]
-    print_table(("mobilenet-v2 at 224, batch 32", "seconds"), pieces)
+        runs = in_turns({"ours": _side("start", "mobilenet-v2", str(data))}, turns)["ours"]
+    phases = [(phase, f"{_median(runs, phase):.2f}") for phase in runs[0]]
+    print_table(("mobilenet-v2 at 224, batch 32", "seconds"), phases)
     return _median(runs, "first step done")
 
 
 def _frozen() -> float:
-    """Returns how many times as long stock Keras takes for ten epochs with a frozen backbone.
+    """Returns the time of stock Keras for ten epochs with a frozen backbone, relative to ours.
 
-    Two epochs of it are run, and the second counted nine times: an epoch is like the next.
+    Keras runs two epochs, and the second one is counted nine times, since epochs take equal time.
     """
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         data = Path(name) / "data"
@@ -113,32 +111,28 @@ def _frozen() -> float:
             ]
         ).seconds
         fit = _side("frozen-fit", str(_FLOWERS), _FROZEN_BATCH)()
-    theirs = fit["first_epoch_done"] + (_FROZEN_EPOCHS - 1) * fit["second_epoch"]
+    keras_seconds = fit["first_epoch_done"] + (_FROZEN_EPOCHS - 1) * fit["second_epoch"]
     print_table(
         ("mobilenet-v2 frozen, ten epochs of photos, process start to end", "seconds"),
-        [("model.fit (epochs 3 to 10 like the second)", f"{theirs:.0f}"), ("ours", f"{ours:.0f}")],
+        [
+            ("model.fit (epochs 3 to 10 as the second)", f"{keras_seconds:.0f}"),
+            ("ours", f"{ours:.0f}"),
+        ],
     )
-    return theirs / ours
+    return keras_seconds / ours
 
 
-def _side(*words: object) -> Callable[[], Side]:
-    def measured() -> Side:
-        command = [sys.executable, "-m", "benchmarks.training_step_side", str(time.time()), *map(str, words)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-        values: Side = json.loads(done.stdout.splitlines()[-1])
+def _side(*arguments: object) -> Callable[[], Side]:
+    def run_side() -> Side:
+        module = ["-m", "benchmarks.training_step_side", str(time.time())]
+        command = [sys.executable, *module, *map(str, arguments)]
+        result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-3000:]}")
+        values: Side = json.loads(result.stdout.splitlines()[-1])
         return values
 
-    return measured
-
-
-def _in_turns(sides: Mapping[Name, Callable[[], Side]], turns: int) -> dict[Name, list[Side]]:
-    measured: dict[Name, list[Side]] = {name: [] for name in sides}
-    for _ in range(turns):
-        for name, side in sides.items():
-            measured[name].append(side())
-    return measured
+    return run_side
 
 
 def _median(runs: Sequence[Side], name: str) -> float:

@@ -1,7 +1,7 @@
-"""One side of ``benchmarks.training_step``, in a process of its own.
+"""One side of ``benchmarks.training_step``, run as a separate process.
 
-``python -m benchmarks.training_step_side STARTED SIDE ...``, where STARTED is the time at which the process
-was started, in seconds since 1970. The last line is a JSON object.
+``python -m benchmarks.training_step_side STARTED SIDE ...``, where STARTED is the start time of the process
+in seconds since 1970, prints a JSON object as its last line.
 """
 
 import json
@@ -15,18 +15,18 @@ from typing import Any
 INTERPRETER_READY = time.time()
 _CLASSES = 5
 _SIZE = 224
-# What a fit or a loop does once: traces, and memory that is taken from the system.
+# The first steps trace the graph and allocate memory.
 _UNCOUNTED = 2
 
 
 def main() -> None:
-    """Runs the side that the command line names."""
-    started, side, *words = sys.argv[1:]
-    print(json.dumps(_SIDES[side](float(started), *words)))
+    """Runs the side given on the command line."""
+    started, side, *arguments = sys.argv[1:]
+    print(json.dumps(_SIDES[side](float(started), *arguments)))
 
 
 def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, float]:
-    """Stock Keras: keras.applications' network, a new last layer, compile, fit on one batch in memory."""
+    """Stock Keras: a network of keras.applications with a new last layer, fit on one batch in memory."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -38,28 +38,24 @@ def _fit(started: float, model_type: str, batch: str, steps: str) -> dict[str, f
     )
     images = keras.Input((_SIZE, _SIZE, 3))
     model = keras.Model(images, keras.layers.Dense(_CLASSES)(network(images)))
-    model.compile(
-        keras.optimizers.SGD(1e-3, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    _compile(model, learning_rate=1e-3)
     pixels, classes = _batch(int(batch))
     data = tf.data.Dataset.from_tensors((np.float32(pixels), classes)).repeat().prefetch(2)
     ends: list[float] = []
-    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.time()))
-    model.fit(data, steps_per_epoch=_UNCOUNTED + int(steps), verbose=0, callbacks=[note])
+    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: ends.append(time.time()))
+    model.fit(data, steps_per_epoch=_UNCOUNTED + int(steps), verbose=0, callbacks=[record])
     return _result(started, int(batch), ends)
 
 
 def _ours(started: float, model_type: str, batch: str, steps: str, precision: str) -> dict[str, float]:
-    """The training step of ``imgpipe.components.train`` on the same."""
+    """The training step of ``imgpipe.components.train`` on the same network and batch."""
     from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(
         model_type, num_classes=_CLASSES, image_size=_SIZE, weights="none", seed=0, precision=precision
     )
-    step = _training_step(classifier, int(batch))
+    step = build_step(classifier, int(batch))
     pixels, classes = map(tf.constant, _batch(int(batch)))
     ends = []
     for _ in range(_UNCOUNTED + int(steps)):
@@ -69,50 +65,49 @@ def _ours(started: float, model_type: str, batch: str, steps: str, precision: st
 
 
 def _start(started: float, model_type: str, folder: str) -> dict[str, float]:
-    """From the start of the process to the end of the first step, piece by piece, as train() does it."""
+    """The phases from the start of the process to the end of the first step, as in train()."""
     times = {"interpreter": INTERPRETER_READY - started}
-    begun = time.time()
+    begin = time.time()
     from imgpipe.components.common.tf_import import keras
 
-    times["TensorFlow import"] = time.time() - begun
+    times["TensorFlow import"] = time.time() - begin
 
-    begun = time.time()
+    begin = time.time()
     from imgpipe.components.common.dataset import read_manifest
     from imgpipe.components.train.accelerators import Accelerators, find_accelerators
     from imgpipe.components.train.arguments import TrainingArguments
     from imgpipe.components.train.models import build_classifier
     from imgpipe.components.train.training_inputs import training_inputs
 
-    times["imports of our own"] = time.time() - begun
+    times["imports of our own"] = time.time() - begin
 
-    cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-    weights = "imagenet" if any(cached.glob("mobilenet_v2*_224_no_top.h5")) else "none"
+    weights = "imagenet" if _has_imagenet_weights() else "none"
     arguments = TrainingArguments(model_type=model_type, weights=weights, max_steps=1000)
     accelerators: Accelerators = find_accelerators()
     loading = _timed(keras.Model, "load_weights")
-    begun = time.time()
+    begin = time.time()
     classifier = build_classifier(
         model_type, num_classes=_CLASSES, image_size=_SIZE, weights=weights, seed=0, precision="float32"
     )
-    times["network"] = time.time() - begun - sum(loading)
+    times["network"] = time.time() - begin - sum(loading)
     times[f"weights ({weights})"] = sum(loading)
 
-    begun = time.time()
+    begin = time.time()
     manifest = read_manifest(Path(folder))
     inputs = training_inputs(classifier, arguments, manifest, Path(folder), accelerators)
     images, classes = next(iter(inputs.training_batches(0)))
-    times["input"] = time.time() - begun
+    times["input"] = time.time() - begin
 
-    begun = time.time()
-    step = _training_step(classifier, arguments.train_batch_size)
+    begin = time.time()
+    step = build_step(classifier, arguments.train_batch_size)
     step(images, classes).numpy()
-    times["trace and first step"] = time.time() - begun
+    times["trace and first step"] = time.time() - begin
     times["first step done"] = time.time() - started
     return times
 
 
 def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
-    """Stock Keras' recipe for a frozen network: two epochs, with validation."""
+    """Stock Keras with a frozen network: two epochs, with validation."""
     import keras
     import tensorflow as tf
 
@@ -122,27 +117,41 @@ def _frozen_fit(started: float, folder: str, batch: str) -> dict[str, float]:
         )
         return data.prefetch(tf.data.AUTOTUNE)
 
-    cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-    weights = "imagenet" if any(cached.glob("mobilenet_v2*_224_no_top.h5")) else None
     network = keras.applications.MobileNetV2(
-        include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
+        include_top=False,
+        weights="imagenet" if _has_imagenet_weights() else None,
+        input_shape=(_SIZE, _SIZE, 3),
+        pooling="avg",
     )
     network.trainable = False
     inputs = keras.Input((_SIZE, _SIZE, 3))
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     model = keras.Model(inputs, keras.layers.Dense(_CLASSES)(network(scaled, training=False)))
-    model.compile(
-        keras.optimizers.SGD(0.05, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    _compile(model, learning_rate=0.05)
     ends: list[float] = []
-    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, **__: ends.append(time.time()))
-    model.fit(images("train"), validation_data=images("val"), epochs=2, verbose=0, callbacks=[note])
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, **__: ends.append(time.time()))
+    model.fit(images("train"), validation_data=images("val"), epochs=2, verbose=0, callbacks=[record])
     return {"first_epoch_done": ends[0] - started, "second_epoch": ends[1] - ends[0]}
 
 
-def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
+def _compile(model: Any, learning_rate: float) -> None:
+    import keras
+
+    model.compile(
+        keras.optimizers.SGD(learning_rate, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+
+
+def _has_imagenet_weights() -> bool:
+    """Whether Keras has cached the ImageNet weights of MobileNetV2."""
+    models = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    return any(models.glob("mobilenet_v2*_224_no_top.h5"))
+
+
+def build_step(classifier: Any, batch: int) -> Callable[..., Any]:
+    """Returns the training step of ``imgpipe.components.train``: (images, classes) -> loss."""
     from imgpipe.components.common.tf_import import tf
     from imgpipe.components.train.accelerators import Accelerators
     from imgpipe.components.train.arguments import TrainingArguments
@@ -153,7 +162,7 @@ def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
     arguments = TrainingArguments(train_batch_size=batch, initial_learning_rate=1e-3)
     optimizer = build_optimizer(arguments)
     trained = classifier.trained_variables
-    # Built beforehand, as the loop does it, so that the step is traced once.
+    # Built beforehand as in the loop, so that the step is traced once.
     optimizer.build(trained)
     trainable = Trainable(
         classifier.logits,
@@ -161,7 +170,7 @@ def _training_step(classifier: Any, batch: int) -> Callable[..., Any]:
         trained,
         decayed_kernels(classifier),
         classifier.variables,
-        _CLASSES,
+        classifier.head.output_shape[-1],
     )
     accelerators = Accelerators(tf.distribute.get_strategy(), "CPU")
     return build_training_step(trainable, optimizer, arguments, accelerators)
@@ -182,16 +191,16 @@ def _result(started: float, batch: int, ends: list[float]) -> dict[str, float]:
 
 
 def _timed(owner: Any, name: str) -> list[float]:
-    """Makes a method note the seconds that each call takes, in the list that is returned."""
+    """Patches a method to record the seconds of each call in the returned list."""
     seconds: list[float] = []
     original = getattr(owner, name)
 
     def timed(*arguments: Any, **options: Any) -> Any:
-        begun = time.time()
+        begin = time.time()
         try:
             return original(*arguments, **options)
         finally:
-            seconds.append(time.time() - begun)
+            seconds.append(time.time() - begin)
 
     setattr(owner, name, timed)
     return seconds

@@ -1,4 +1,4 @@
-"""The training job's command line: TFRecords in, ``job_dir/model`` out.
+"""The command line of the training job, which reads TFRecords and writes ``job_dir/model``.
 
 ``python -m imgpipe.components.train --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
 --max_steps=1000 ...``, with the flags of Google's built-in algorithm.
@@ -22,18 +22,18 @@ from imgpipe.components.train.arguments import TrainingArguments
 
 @dataclass(frozen=True)
 class JobArguments:
-    """What the component gets as artifacts and the command line as paths."""
+    """The inputs that are artifacts of the component and paths on the command line."""
 
     training_data_path: str = argument(
         "",
-        "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by "
+        "TFRecord files with the training images: a path or pattern (*, ?, [1-9]), or several separated by "
         "commas. Required.",
     )
     validation_data_path: str = argument("", "TFRecord files with the validation images. Required.")
     labels_file: str = argument(
         "",
-        "Text file with one label a line, UTF-8: line i names label i. Empty = the texts in the records, "
-        "or the numbers.",
+        "UTF-8 text file with one label per line: line i names label i. Empty = the label texts in the "
+        "records, or the numbers.",
     )
 
     def __post_init__(self) -> None:
@@ -59,18 +59,18 @@ class JobArguments:
 
 def _require(name: str, value: str) -> None:
     if not value:
-        raise InvalidArgumentError(f"--{name} is not given", remedy="--help lists all arguments")
+        raise InvalidArgumentError(f"--{name} is required", remedy="run with --help for all arguments")
 
 
-def main(words: Sequence[str]) -> None:
-    """Trains as the command line says and publishes the model."""
-    values = parse_command_line(words, (JobArguments, TrainingArguments))
+def main(command_line: Sequence[str]) -> None:
+    """Trains and publishes the model to ``job_dir``."""
+    values = parse_command_line(command_line, (JobArguments, TrainingArguments))
     job = from_values(JobArguments, values)
     arguments = from_values(TrainingArguments, values)
     _require("job_dir", arguments.job_dir)
     check_model_target(arguments.job_dir)
     check_folder_writable(arguments.job_dir)
-    # Only now: a wrong flag is refused without loading Pillow and TensorFlow.
+    # Imported here, so that an invalid flag is rejected without loading Pillow and TensorFlow.
     from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> None:
         job.write_dataset(dataset, multi_label=arguments.multi_label)
         train(arguments, dataset, model, publish=lambda folder: publish_model(folder, arguments.job_dir))
         if not model.exists():
-            # One of several workers: the chief has it.
+            # Only the chief of several workers writes the model.
             return
         target = publish_model(model, arguments.job_dir)
     log_event("published", f"train: published to {target}")

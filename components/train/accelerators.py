@@ -1,4 +1,4 @@
-"""The devices that a training runs on, and how a batch is shared out among them."""
+"""The devices that a training runs on, and how a batch is split across them."""
 
 import json
 import os
@@ -20,10 +20,10 @@ class Accelerators:
     """The devices of a training.
 
     Attributes:
-        strategy: TensorFlow's way to use them. Variables are to be made in its scope.
+        strategy: TensorFlow's distribution strategy. Create variables in its scope.
         kind: ``CPU``, ``GPU`` or ``TPU``.
-        worker: Which of the processes this one is, from 0.
-        workers: The processes that train together.
+        worker: Index of this process, from 0.
+        workers: Number of processes that train together.
     """
 
     strategy: tf.distribute.Strategy
@@ -33,112 +33,112 @@ class Accelerators:
 
     @property
     def replicas(self) -> int:
-        """The devices that train together, of all workers."""
+        """The number of devices of all workers."""
         return int(self.strategy.num_replicas_in_sync)
 
     @property
     def local_replicas(self) -> int:
-        """The devices of this worker."""
+        """The number of devices of this worker."""
         return self.replicas // self.workers
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the output."""
         return self.worker == 0
 
     @property
     def part(self) -> tuple[int, int]:
-        """This worker's share of each batch: (worker, workers)."""
+        """This worker's part of each batch: (worker, workers)."""
         return self.worker, self.workers
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function on every device, with each device's share of the arguments."""
+        """Calls a function on every device with that device's part of the arguments."""
         if self.replicas == 1:
             return function(*arguments)
         return self.strategy.run(function, args=arguments)
 
-    def shared_out(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Cuts this worker's share of a batch into its devices' shares, in order.
+    def split_across_devices(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Splits this worker's part of a batch into equal parts for its devices, in order.
 
         Args:
-            arrays: Of one length, which this worker's devices divide.
+            arrays: Of equal length, a multiple of ``local_replicas``.
         """
         if self.replicas == 1:
             return arrays
         size = len(arrays[0]) // self.local_replicas
 
-        def share(array: Any) -> Callable[[Any], Any]:
-            def of_replica(context: Any) -> Any:
+        def part_of(array: Any) -> Callable[[Any], Any]:
+            def on_replica(context: Any) -> Any:
                 begin = context.replica_id_in_sync_group % self.local_replicas * size
                 return tf.convert_to_tensor(array[begin : begin + size])
 
-            return of_replica
+            return on_replica
 
         return tuple(
-            self.strategy.experimental_distribute_values_from_function(share(array)) for array in arrays
+            self.strategy.experimental_distribute_values_from_function(part_of(array)) for array in arrays
         )
 
-    def summed(self, value: Any) -> Any:
-        """Returns the sum of a value over all devices; inside a graph function."""
+    def sum_over_devices(self, value: Any) -> Any:
+        """Returns the sum of a per-device value over all devices. Call it inside a graph function."""
         if self.replicas == 1:
             return value
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
 
-    def summed_over_workers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns the sum of an array over all workers, each of which must call this."""
+    def sum_over_workers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the sum of an array over all workers. Every worker must call it."""
         if self.workers == 1:
             return values
-        # Each device of this worker adds its share.
-        share = tf.constant(values / self.local_replicas)
+        # The all-reduce sums over devices, so each device contributes its part of the worker's values.
+        part = tf.constant(values / self.local_replicas)
         total = self.strategy.run(
-            lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, share)
+            lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, part)
         )
         return np.asarray(self.strategy.experimental_local_results(total)[0].numpy())
 
-    def value_of(self, variable: Any) -> NDArray[Any]:
-        """Returns a variable's value on this worker's first device, without asking the other workers."""
+    def local_value(self, variable: Any) -> NDArray[Any]:
+        """Returns a variable's value on this worker's first device, without communication."""
         value = getattr(variable, "value", variable)
         value = value() if callable(value) else value
         return np.asarray(self.strategy.experimental_local_results(value)[0].numpy())
 
 
-def devices_in_step() -> int:
-    """Returns how many devices take the step that is being traced, each with a part of the batch."""
+def replicas_in_step() -> int:
+    """Returns the number of devices that run the step being traced, each on its part of the batch."""
     context = tf.distribute.get_replica_context()
     return int(context.num_replicas_in_sync) if context is not None else 1
 
 
 def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
-    """Finds what this process can train on, and joins the other workers if there are any.
+    """Finds the devices that this process can train on and joins the other workers, if any.
 
-    TPU cores first; then, with a ``TF_CONFIG`` that names several hosts, one process on each of them;
-    then all GPUs; then the processor. TensorFlow must not have been used before. An NVIDIA GPU that the
-    machine has and TensorFlow does not see is told: training on the processor instead takes days.
+    The order of preference: TPU cores; one process on each host if ``TF_CONFIG`` names several; all GPUs;
+    the CPU. Call it before any other use of TensorFlow. Logs a warning if the machine has an NVIDIA GPU
+    that TensorFlow does not see: training on the CPU instead takes days.
 
     Args:
-        device_files: The folder of the machine's devices.
+        device_files: The folder of the machine's device files.
 
     Raises:
-        InvalidArgumentError: if ``TF_CONFIG`` cannot be understood or names a role that does not train.
+        InvalidArgumentError: if ``TF_CONFIG`` is malformed or names a role that does not train.
     """
     if tf.config.list_physical_devices("TPU"):
         return Accelerators(_tpu_strategy(), "TPU")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        # Otherwise TensorFlow takes all memory of a GPU that others may want a part of.
+        # By default TensorFlow takes all memory of a GPU that other processes may share.
         tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"
     present = sorted(device.name for device in device_files.glob("nvidia[0-9]*"))
-    # Whoever sets the variable may have hidden them.
+    # A user who sets CUDA_VISIBLE_DEVICES may hide the GPUs on purpose.
     if present and not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
         log_event(
             "gpu_not_usable",
             f"train: this machine has {', '.join(present)}, but TensorFlow sees no GPU and trains on the "
-            "processor; is this the image imgpipe-train-gpu, and does `nvidia-smi` find the driver in it?",
+            "CPU; check that the image is imgpipe-train-gpu and that `nvidia-smi` finds the driver in it",
             severity="WARNING",
             devices=present,
         )
-    hosts, index = _hosts(os.environ.get("TF_CONFIG", ""))
+    hosts, index = _cluster_position(os.environ.get("TF_CONFIG", ""))
     if hosts > 1:
         log_event(
             "joining_workers", f"train: worker {index + 1} of {hosts}, waiting for the others", workers=hosts
@@ -150,11 +150,11 @@ def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
     return Accelerators(tf.distribute.get_strategy(), kind)
 
 
-def _hosts(text: str) -> tuple[int, int]:
-    """Returns how many hosts ``TF_CONFIG`` names and which of them this is: the chief is 0.
+def _cluster_position(text: str) -> tuple[int, int]:
+    """Returns the number of hosts in ``TF_CONFIG`` and the index of this one; the chief has index 0.
 
     Raises:
-        InvalidArgumentError: if it cannot be understood, or this host is no chief and no worker.
+        InvalidArgumentError: if ``TF_CONFIG`` is malformed, or this host is neither a chief nor a worker.
     """
     if not text.strip():
         return 1, 0
@@ -168,16 +168,16 @@ def _hosts(text: str) -> tuple[int, int]:
         role, index = config["task"]["type"], int(config["task"]["index"])
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InvalidArgumentError(
-            "TF_CONFIG cannot be understood",
+            "TF_CONFIG is malformed",
             where=f"TF_CONFIG={text[:200]!r}",
-            remedy='give {"cluster": {"chief": [ADDRESS], "worker": [ADDRESS, ...]}, '
-            '"task": {"type": "worker", "index": 0}}, or remove the variable to train on one host',
+            remedy='set it to {"cluster": {"chief": [ADDRESS], "worker": [ADDRESS, ...]}, '
+            '"task": {"type": "worker", "index": 0}}, or unset it to train on one host',
         ) from None
     if role not in ("chief", "master", "worker"):
         raise InvalidArgumentError(
-            f"this host is a {role}: training takes a chief and workers",
+            f"the role of this host is {role!r}, but only a chief and workers can train",
             where="TF_CONFIG",
-            remedy="leave parameter servers and evaluators out of the cluster: they have nothing to do here",
+            remedy="remove parameter servers and evaluators from the cluster",
         )
     return hosts, index + chiefs if role == "worker" else index
 

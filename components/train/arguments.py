@@ -1,7 +1,7 @@
 """The arguments of training, under the names of Google's built-in algorithm.
 
-The defaults are those of the original algorithm where it had any that are known; where it had
-none, the comment beside the field says why ours is what it is.
+The defaults are those of the original algorithm where they are known; otherwise a comment at the field gives
+the reason for ours.
 """
 
 import math
@@ -18,13 +18,20 @@ from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, opt
 
 Number = TypeVar("Number", int, float)
 
+# The learning_rate_decay_type that each of these arguments belongs to.
+_DECAY_ARGUMENTS = {
+    "stepwise_learning_rate_steps": "stepwise",
+    "stepwise_learning_rate_levels": "stepwise",
+    "decay_steps": "cosine",
+}
+
 
 @dataclass(frozen=True)
 class TrainingArguments:
-    """Every setting of a training; checked when it is made.
+    """The settings of a training, validated on construction.
 
     Raises:
-        InvalidArgumentError: on construction, naming each argument that is wrong.
+        InvalidArgumentError: on construction, naming each invalid argument.
     """
 
     model_type: str = argument(
@@ -35,8 +42,8 @@ class TrainingArguments:
         group=Group.BASICS,
         choices=tuple(MODEL_TYPES),
     )
-    # The original required max_steps; a form needs a default. 1000 steps of 32 are about ten epochs
-    # of a few thousand images, the size of a first data set.
+    # The original required max_steps, but a pipeline input needs a default. 1000 steps of 32 images are about
+    # ten epochs of a few thousand images, the size of a first data set.
     max_steps: int = argument(
         1000, "Total number of training steps (batches).", group=Group.BASICS, minimum=1
     )
@@ -69,7 +76,8 @@ class TrainingArguments:
         "Requires pretrained weights.",
         group=Group.MODEL,
     )
-    # The original's is not known. A flipped or cropped digit is another digit: whoever has photos says so.
+    # The original's default is not known. A flipped or cropped digit is a different digit, so augmentation is
+    # opt-in.
     augmentation: str = argument(
         "none",
         "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
@@ -105,8 +113,8 @@ class TrainingArguments:
     initial_learning_rate: float = argument(
         1e-4, "Learning rate after warm-up, where the decay begins.", group=Group.OPTIMIZER, above=0
     )
-    # The original's default is not known. 0 leaves short runs their full rate; long runs with a large
-    # rate set it (the original's example: 1000 of 30000 steps).
+    # The original's default is not known. 0 keeps the full rate in short runs; long runs with a large rate
+    # need a warm-up (the original's example: 1000 of 30000 steps).
     warmup_steps: int = argument(
         0,
         "Steps during which the learning rate rises linearly from warmup_learning_rate to "
@@ -175,8 +183,7 @@ class TrainingArguments:
         minimum=0,
         below=1,
     )
-    # Ours: 20 evaluations show a curve and cost little; the floor keeps evaluation a small part of
-    # short runs.
+    # 20 evaluations show a curve and cost little; at least 25 steps between them keep short runs fast.
     train_steps_per_eval: int = argument(
         0,
         "Steps between evaluations; the model of the best evaluation is exported. 0 = a twentieth of "
@@ -239,35 +246,30 @@ class TrainingArguments:
             with_weights = [name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights]
             raise InvalidArgumentError(
                 f"weights=imagenet, but there are no ImageNet weights for model_type={self.model_type}",
-                remedy=f"use weights=none, or one of: {', '.join(with_weights)}",
+                remedy=f"set weights to none, or model_type to one of: {', '.join(with_weights)}",
             )
         if self.freeze not in ("none", "backbone", *kind.stage_names):
             raise InvalidArgumentError(
-                f"freeze={self.freeze!r} is no part of model_type={self.model_type}",
-                remedy=f"give none, backbone, or one of: {', '.join(kind.stage_names)}",
+                f"freeze={self.freeze!r} is not a part of model_type={self.model_type}",
+                remedy=f"set freeze to none, backbone or one of: {', '.join(kind.stage_names)}",
             )
         if self.freeze != "none" and self.weights == "none" and not self.pretrained_checkpoint_path:
             raise InvalidArgumentError(
-                f"freeze={self.freeze} with weights=none would keep random weights",
-                remedy="use weights=imagenet or pretrained_checkpoint_path, or freeze=none",
+                f"freeze={self.freeze} with weights=none would freeze random weights",
+                remedy="set weights to imagenet, set pretrained_checkpoint_path, or set freeze to none",
             )
         if 0 < self.image_size < SMALLEST_IMAGE_SIZE:
             raise InvalidArgumentError(
                 f"image_size={self.image_size} is too small for model_type={self.model_type}",
-                remedy=f"give at least {SMALLEST_IMAGE_SIZE}, or 0 for the model's own size",
+                remedy=f"set it to at least {SMALLEST_IMAGE_SIZE}, or to 0 for the model's default size",
             )
-        if self.learning_rate_decay_type == "cosine":
-            for name in ("stepwise_learning_rate_steps", "stepwise_learning_rate_levels"):
-                if getattr(self, name):
-                    raise InvalidArgumentError(
-                        f"{name} has no effect with learning_rate_decay_type=cosine",
-                        remedy="use learning_rate_decay_type=stepwise, or leave it out",
-                    )
-        elif self.decay_steps:
-            raise InvalidArgumentError(
-                "decay_steps has no effect with learning_rate_decay_type=stepwise",
-                remedy="use learning_rate_decay_type=cosine, or leave it out",
-            )
+        for name, decay_type in _DECAY_ARGUMENTS.items():
+            if getattr(self, name) and self.learning_rate_decay_type != decay_type:
+                raise InvalidArgumentError(
+                    f"{name} requires learning_rate_decay_type={decay_type}, "
+                    f"but it is {self.learning_rate_decay_type}",
+                    remedy=f"set learning_rate_decay_type to {decay_type}, or remove {name}",
+                )
         if 0 < self.decay_steps <= self.warmup_steps:
             raise InvalidArgumentError(
                 f"decay_steps={self.decay_steps} is not more than warmup_steps={self.warmup_steps}",
@@ -289,7 +291,7 @@ class TrainingArguments:
         """Returns (step, learning rate from this step on) in ascending order; empty if not stepwise.
 
         Raises:
-            InvalidArgumentError: if the two lists do not fit together or hold what is no number.
+            InvalidArgumentError: if a list is malformed, or the two lists do not match.
         """
         if self.learning_rate_decay_type != "stepwise":
             return ()
@@ -299,23 +301,24 @@ class TrainingArguments:
             raise InvalidArgumentError(
                 f"learning_rate_decay_type=stepwise with {len(steps)} stepwise_learning_rate_steps and "
                 f"{len(levels)} stepwise_learning_rate_levels",
-                remedy="give both, of the same length: level i holds from step i on",
+                remedy="give two lists of equal length: level i applies from step i on",
             )
         if steps[0] < 1 or any(after <= before for before, after in pairwise(steps)):
             raise InvalidArgumentError(
-                f"stepwise_learning_rate_steps={self.stepwise_learning_rate_steps!r} does not ascend from 1",
-                remedy="give each step once, the smallest first, e.g. 100,200",
+                f"stepwise_learning_rate_steps={self.stepwise_learning_rate_steps!r} is not a list of "
+                "increasing steps from 1 on",
+                remedy="list each step once in increasing order, e.g. 100,200",
             )
         if not all(0 <= level < math.inf for level in levels):
             raise InvalidArgumentError(
-                f"stepwise_learning_rate_levels={self.stepwise_learning_rate_levels!r} holds a rate below 0 "
-                "or none at all",
-                remedy="give a learning rate of at least 0 for each step, e.g. 0.01,0.001",
+                f"stepwise_learning_rate_levels={self.stepwise_learning_rate_levels!r} contains a negative "
+                "or non-finite learning rate",
+                remedy="give a finite learning rate of at least 0 for each step, e.g. 0.01,0.001",
             )
         return tuple(zip(steps, levels, strict=True))
 
     def resolved_image_size(self) -> int:
-        """Returns the image size in pixels, the model's own where none was given."""
+        """Returns the image size in pixels; by default the model's."""
         return self.image_size or MODEL_TYPES[self.model_type].image_size
 
     def resolved_steps_per_eval(self) -> int:
@@ -323,16 +326,16 @@ class TrainingArguments:
         return min(self.max_steps, self.train_steps_per_eval or max(25, self.max_steps // 20))
 
     def resolved_eval_batch_size(self) -> int:
-        """Returns the batch size of evaluations."""
+        """Returns the batch size of evaluations; by default ``train_batch_size``."""
         return self.eval_batch_size or self.train_batch_size
 
 
-def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:
-    """Returns the numbers of a comma list."""
+def _numbers(name: str, text: str, number_type: type[Number]) -> list[Number]:
+    """Parses a comma-separated list of numbers."""
     try:
-        return [kind(word) for word in filter(None, (part.strip() for part in text.split(",")))]
+        return [number_type(item) for item in filter(None, (part.strip() for part in text.split(",")))]
     except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
+        numbers = "integers" if number_type is int else "numbers"
         raise InvalidArgumentError(
-            f"{name}={text!r} is no list of {what}", remedy=f"give {what}, separated by commas"
+            f"{name}={text!r} is not a list of {numbers}", remedy=f"give {numbers} separated by commas"
         ) from None

@@ -1,9 +1,9 @@
-"""Checkpoints: everything that a training needs to go on as if it had not been interrupted.
+"""Checkpoints, from which an interrupted training resumes as if it had not been interrupted.
 
-A checkpoint is one NumPy file, ``step-00000200.npz``: the arrays by name and, under ``state``, a JSON
-text. It takes its name when it is complete, so that a kill at any moment leaves the one before.
-The best model's weights lie in a file of their own, ``best-00000100.npz``, written only when
-an evaluation was better than all before.
+A checkpoint is a NumPy file, ``step-00000200.npz``: arrays by name and, under ``state``, JSON. The file is
+renamed into place when it is complete, so that a kill at any moment leaves the previous checkpoint. The best
+model's weights are in a separate file, ``best-00000100.npz``, written only when an evaluation is better than
+all previous ones.
 """
 
 import io
@@ -25,18 +25,18 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _STATE = "state"
 _NAME = re.compile(r"(step|best)-(\d{8,})\.npz")
-# What numpy and zipfile raise for a file that is cut short, empty or not theirs.
+# Raised by numpy and zipfile for files that are truncated, empty or of another format.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training at one step.
+    """The state of a training at one step.
 
     Attributes:
         step: Training steps done.
-        arrays: Of all variables, by name.
-        state: JSON values: what is not in a variable.
+        arrays: Values of all variables, by name.
+        state: All other state, as JSON values.
     """
 
     step: int
@@ -48,50 +48,49 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Args:
-        location: The folder in which they lie, local or ``gs://``; made when it is missing. Files of others
-            in it are left alone.
-        keep: How many stay, the last ones.
+        location: The folder, local or ``gs://``; created if missing. Other files in it are ignored.
+        keep: Number of checkpoints to keep, the last ones.
     """
 
     def __init__(self, location: str, *, keep: int) -> None:
         self._folder, self._keep = folder_at(location), keep
-        # By step, so that a checkpoint is not fetched from Cloud Storage whole to learn of it.
-        self._best_of: dict[int, int | None] = {}
+        # Cached by step, so that old checkpoints are not downloaded from Cloud Storage to look this up.
+        self._best_steps: dict[int, int | None] = {}
 
     @property
     def location(self) -> str:
-        """The folder in which they lie."""
+        """The folder of the checkpoints."""
         return self._folder.location
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint, then removes those that are not needed any more.
+        """Writes a checkpoint, then removes obsolete ones.
 
-        ``checkpoint.state["best_step"]``, if it is there, names the best weights that stay.
+        The best weights of step ``checkpoint.state["best_step"]``, if present, are kept.
 
         Raises:
             OutputError: if it cannot be written.
         """
         self._write("step", checkpoint)
-        self._best_of[checkpoint.step] = checkpoint.state.get("best_step")
+        self._best_steps[checkpoint.step] = checkpoint.state.get("best_step")
         steps = self._steps("step")
-        # Later ones were passed over, being damaged, when the training went on from an earlier one.
+        # Later checkpoints are damaged: they were skipped when the training resumed from an earlier one.
         kept = [step for step in steps if step <= checkpoint.step][-self._keep :]
         for step in steps:
             if step not in kept:
                 self._folder.remove(_file_name("step", step))
-        # An older checkpoint may have another best: what was the best when it was written.
+        # Each checkpoint needs the weights that were the best when it was written.
         needed = {self._best_step(step) for step in kept}
         for step in self._steps("best"):
             if step not in needed:
                 self._folder.remove(_file_name("best", step))
 
     def write_best(self, step: int, weights: Arrays, state: Mapping[str, Any]) -> None:
-        """Writes the weights of an evaluation that was better than all before.
+        """Writes the weights of an evaluation that was better than all previous ones.
 
         Args:
-            step: Of the evaluation.
-            weights: By variable path.
-            state: What they are of.
+            step: Step of the evaluation.
+            weights: Named as by ``to_arrays``.
+            state: JSON values that describe the weights.
 
         Raises:
             OutputError: if they cannot be written.
@@ -99,10 +98,7 @@ class CheckpointFolder:
         self._write("best", Checkpoint(step, weights, state))
 
     def latest(self) -> Checkpoint | None:
-        """Returns the last checkpoint that can be read; None if there is none.
-
-        One that is damaged is passed over with a warning, and the one before it taken.
-        """
+        """Returns the last readable checkpoint; None if there is none. Skips damaged ones with a warning."""
         for step in reversed(self._steps("step")):
             checkpoint = self._read("step", step)
             best = checkpoint.state.get("best_step") if checkpoint else None
@@ -111,14 +107,14 @@ class CheckpointFolder:
         return None
 
     def best(self, step: int) -> Checkpoint | None:
-        """Returns the best weights of a step; None if they cannot be read."""
+        """Returns the best weights written at a step; None if they cannot be read."""
         return self._read("best", step)
 
     def _best_step(self, step: int) -> int | None:
-        if step not in self._best_of:
+        if step not in self._best_steps:
             checkpoint = self._read("step", step, with_arrays=False)
-            self._best_of[step] = checkpoint.state.get("best_step") if checkpoint else None
-        return self._best_of[step]
+            self._best_steps[step] = checkpoint.state.get("best_step") if checkpoint else None
+        return self._best_steps[step]
 
     def _steps(self, kind: str) -> list[int]:
         matches = (_NAME.fullmatch(name) for name in self._folder.names())
@@ -133,8 +129,8 @@ class CheckpointFolder:
             self._folder.write(name, content.getvalue())
         except OSError as error:
             raise OutputError(
-                f"cannot write the checkpoint {name!r} in {self.location!r}: {error.strerror or error}",
-                remedy="free some space there or name another job_dir; the checkpoint before is whole",
+                f"cannot write the checkpoint {name!r} to {self.location!r}: {error.strerror or error}",
+                remedy="free some space there or set another job_dir; the previous checkpoint is intact",
             ) from None
 
     def _read(self, kind: str, step: int, *, with_arrays: bool = True) -> Checkpoint | None:
@@ -149,34 +145,34 @@ class CheckpointFolder:
         except _DAMAGED as error:
             log_event(
                 "checkpoint_damaged",
-                f"train: {name!r} in {self.location!r} cannot be read ({error}); it is passed over",
+                f"train: cannot read {name!r} in {self.location!r} ({error}); skipping it",
                 severity="WARNING",
             )
             return None
 
 
 def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], location: str) -> None:
-    """Refuses a checkpoint of another training.
+    """Checks that a checkpoint belongs to this training.
 
     Args:
-        checkpoint: Whose ``state["training"]`` says what it is of.
-        training: What is to be trained: name -> JSON value.
-        location: Where the checkpoint lies, for the message.
+        checkpoint: Its ``state["training"]`` holds the settings that it was written with.
+        training: The settings of this training: name -> JSON value.
+        location: The checkpoint's folder, for the message.
 
     Raises:
         InvalidArgumentError: naming each difference.
     """
-    theirs = checkpoint.state["training"]
+    previous = checkpoint.state["training"]
     differences = [
-        f"{name} was {_shown(theirs.get(name))}, is {_shown(training.get(name))}"
-        for name in sorted({*theirs, *training})
-        if theirs.get(name) != training.get(name)
+        f"{name} was {_format_value(previous.get(name))}, is {_format_value(training.get(name))}"
+        for name in sorted({*previous, *training})
+        if previous.get(name) != training.get(name)
     ]
     if differences:
         raise InvalidArgumentError(
-            f"the checkpoints are of another training: {'; '.join(differences)}",
+            f"the checkpoints belong to another training: {'; '.join(differences)}",
             where=location,
-            remedy="give what was given then, name another job_dir, or move them away to begin anew",
+            remedy="restore the previous values, set another job_dir, or move the checkpoints away",
         )
 
 
@@ -187,8 +183,8 @@ def read_checkpoint_weights(location: str) -> dict[str, NDArray[Any]]:
         location: A ``checkpoints`` folder, local or ``gs://``.
 
     Raises:
-        MissingInputError: if there are no best weights, none that can be read, or only those of the last
-            layer, as a training with a frozen backbone leaves.
+        MissingInputError: if there are no readable best weights, or only those of the last layer, which a
+            training with a frozen backbone writes.
     """
     checkpoints = CheckpointFolder(location, keep=1)
     latest = checkpoints.latest()
@@ -196,27 +192,29 @@ def read_checkpoint_weights(location: str) -> dict[str, NDArray[Any]]:
     if best is None:
         raise MissingInputError(
             f"there is no checkpoint of an evaluated model in {location!r}",
-            remedy="name the checkpoints folder of a job_dir, or its model folder",
+            remedy="give the checkpoints or model folder of a job_dir",
         )
     if not best.state["complete"]:
         raise MissingInputError(
-            "the checkpoint holds only the last layer: its backbone was frozen",
+            "the checkpoint contains only the last layer, because the backbone was frozen",
             where=location,
-            remedy="name the folder job_dir/model of that training instead",
+            remedy="give the folder job_dir/model of that training instead",
         )
     return {name.split("/", 2)[2]: array for name, array in best.arrays.items()}
 
 
-def named(prefix: str, variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Returns values by name: the prefix, the place in the list and the variable's own path."""
+def to_arrays(
+    prefix: str, variables: Sequence[Any], values: Sequence[NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Returns the values by name: the prefix, the index in the list and the variable's path."""
     return {
         f"{prefix}/{index:05d}/{getattr(variable, 'path', variable.name)}": value
         for index, (variable, value) in enumerate(zip(variables, values, strict=True))
     }
 
 
-def values_of(prefix: str, arrays: Arrays) -> list[NDArray[Any]]:
-    """Returns the values that ``named`` gave a prefix, in their order."""
+def from_arrays(prefix: str, arrays: Arrays) -> list[NDArray[Any]]:
+    """Returns the values that ``to_arrays`` named with a prefix, in their order."""
     return [arrays[name] for name in sorted(arrays) if name.startswith(f"{prefix}/")]
 
 
@@ -224,5 +222,5 @@ def _file_name(kind: str, step: int) -> str:
     return f"{kind}-{step:08d}.npz"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "absent" if value is None else repr(value)

@@ -1,4 +1,4 @@
-"""How much an image of each class counts in the training loss, or a label that an image has."""
+"""Weights of classes and labels in the training loss."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 def class_weights(kind: str, images_per_class: Sequence[int]) -> NDArray[np.float32]:
-    """Returns a weight for each class, such that the mean over all images is 1.
+    """Returns a weight for each class; the mean weight over all images is 1.
 
     Args:
-        kind: ``none`` (all 1), ``balanced`` (inverse to the number of images: all classes count alike) or
-            ``sqrt`` (inverse to its square root, between the two).
-        images_per_class: Training images of each class. A class without any gets the weight 0.
+        kind: ``none`` (all 1), ``balanced`` (inversely proportional to the number of images of the class, so
+            that all classes have equal weight in total) or ``sqrt`` (to its square root).
+        images_per_class: Training images of each class. A class without images gets weight 0.
 
     Returns:
         float32 [classes].
@@ -24,20 +24,20 @@ def class_weights(kind: str, images_per_class: Sequence[int]) -> NDArray[np.floa
 
 
 def positive_weights(kind: str, images_per_label: Sequence[int], images: int) -> NDArray[np.float32]:
-    """Returns how much a label that an image has counts beside one that it has not, for each label.
+    """Returns the weight of positive relative to negative examples of each label.
 
     Args:
-        kind: ``none`` (all 1), ``balanced`` (images without the label / images with it, so that both halves
-            of its decisions count alike, as the documentation of PyTorch's ``BCEWithLogitsLoss`` gives for
-            ``pos_weight``) or ``sqrt`` (the square root of that).
-        images_per_label: Training images that have each label.
-        images: Training images.
+        kind: ``none`` (all 1), ``balanced`` (images without the label / images with it, so that positive and
+            negative examples have equal weight in total, as PyTorch recommends for the ``pos_weight`` of its
+            ``BCEWithLogitsLoss``) or ``sqrt`` (its square root).
+        images_per_label: Number of training images with each label.
+        images: Number of training images.
 
     Returns:
-        float32 [labels]; 1 for a label that no image has, or every one.
+        float32 [labels]; 1 for a label that no image has, or that all images have.
     """
-    having = np.asarray(images_per_label, np.float64)
+    positive = np.asarray(images_per_label, np.float64)
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[kind]
-    both = (having > 0) & (having < images)
-    ratio = (images - having) / np.maximum(having, 1)
+    both = (positive > 0) & (positive < images)
+    ratio = (images - positive) / np.maximum(positive, 1)
     return np.where(both, np.where(both, ratio, 1.0) ** power, 1.0).astype(np.float32)

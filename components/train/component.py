@@ -16,14 +16,14 @@ def train(
     """Trains an image classifier and keeps the model of its most accurate evaluation.
 
     Args:
-        dataset: What the convert step made: a manifest and its shards.
+        dataset: The output of the convert step: a manifest and its shards.
         model: The SavedModel of the best evaluation (not the last one), with assets/labels.txt,
             deployment_config.yaml and provenance.json.
-        metrics: Accuracy and loss of the best evaluation, and its step; with multi_label, mean average
-            precision and F1 too.
-        arguments: How to train.
+        metrics: Accuracy, loss and step of the best evaluation; with multi_label also mean average
+            precision and F1.
+        arguments: The settings of the training.
     """
-    # Imported here: it loads TensorFlow, which whoever compiles a pipeline need not have.
+    # Imported here because it loads TensorFlow, which compiling a pipeline does not require.
     from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
     from imgpipe.components.train.train import train as run_training
 

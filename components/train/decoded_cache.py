@@ -1,4 +1,4 @@
-"""Keeps decoded images from one epoch to the next, in memory or on the local disk."""
+"""Caches decoded images between epochs, in memory or on the local disk."""
 
 import os
 import shutil
@@ -6,153 +6,175 @@ import tempfile
 import threading
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.log import log_event
 
-# Decoded images, of training and validation together, that are kept in memory.
+# Memory limit for the decoded images of training and validation together.
 _MEMORY_BYTES = 2**30
-# Of the disk's free space: checkpoints and the model need some, too.
-_DISK_SHARE = 0.5
-# File systems that are memory themselves.
-_NO_DISKS = ("tmpfs", "ramfs")
+# The fraction of the free disk space that may be used: checkpoints and the model need some too.
+_DISK_FRACTION = 0.5
+_MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
-class CachePlace(Enum):
-    """Where decoded images are kept."""
+class CacheLocation(Enum):
+    """Where decoded images are cached."""
 
-    NOWHERE = "nowhere"
+    NONE = "none"
     MEMORY = "memory"
     DISK = "disk"
 
 
-def kept_decoded(
+def choose_cache(
     *,
     training_images: int,
     training_size: int,
     validation_images: int,
     validation_size: int,
-    seen: int,
-    disk: bool = True,
-) -> tuple[CachePlace, bool]:
-    """Returns where the training images stay once they are decoded, and whether the validation images do.
+    images_seen: int,
+    allow_disk: bool = True,
+) -> tuple[CacheLocation, bool]:
+    """Chooses where to cache the training images, and whether to cache the validation images in memory.
 
-    What stays in memory takes at most 1 GiB. The training images come first: they are seen more often.
-    They may lie on the local disk instead, in the folder for temporary files, if that has twice the
-    space. The validation images stay in memory or nowhere.
+    The cache in memory takes at most 1 GiB. Training images have priority, since they are seen more often. If
+    they do not fit, they are cached on the local disk, in the folder for temporary files, provided that twice
+    the space is free.
 
     Args:
-        training_images: How many there are.
-        training_size: Side of a kept training image, in pixels; see ``augmentation.kept_size``.
-        validation_images: How many there are.
+        training_images: Number of training images.
+        training_size: Side of a cached training image, in pixels; see ``augmentation.cached_size``.
+        validation_images: Number of validation images.
         validation_size: Side of a validation image, in pixels.
-        seen: How many training images the run will take. If no image comes twice, none is kept.
-        disk: Whether the disk may be used. Crops of kept images are of slightly other pixels, and how much
-            of a disk is free may differ when a run is repeated.
+        images_seen: Number of training images that the run will use. If none is used twice, none is cached.
+        allow_disk: Whether the disk may be used. Crops from cached images have slightly different pixels, and
+            the free disk space may be different when a run is repeated.
     """
     training_bytes = training_images * _image_bytes(training_size)
-    place = CachePlace.NOWHERE
-    if seen > training_images:
+    location = CacheLocation.NONE
+    if images_seen > training_images:
         if training_bytes <= _MEMORY_BYTES:
-            place = CachePlace.MEMORY
-        elif disk and training_bytes <= _DISK_SHARE * _free_disk_bytes():
-            place = CachePlace.DISK
-    left = _MEMORY_BYTES - training_bytes * (place is CachePlace.MEMORY)
-    return place, validation_images * _image_bytes(validation_size) <= left
+            location = CacheLocation.MEMORY
+        elif allow_disk and training_bytes <= _DISK_FRACTION * _free_disk_bytes():
+            location = CacheLocation.DISK
+    left = _MEMORY_BYTES - training_bytes * (location is CacheLocation.MEMORY)
+    return location, validation_images * _image_bytes(validation_size) <= left
 
 
 class DecodedCache:
-    """Square images of one size with a few numbers each, kept under the numbers of the examples.
+    """Square images of one size with their original sizes and targets, by the index of the example.
 
-    On disk they are in a file without a name, which the system frees when the process ends, however it
-    ends. May be used by several threads.
+    On disk they are in an unnamed file, which the operating system frees however the process ends.
+    Thread-safe.
 
     Args:
-        examples: Their numbers are 0..examples-1.
+        examples: Number of examples; their indices are 0..examples-1.
         size: Side of the images, in pixels.
-        facts: How many int64 numbers are kept with each image.
-        place: Memory or disk.
+        multi_label_classes: N in a multi-label data set, otherwise 0.
+        location: Memory or disk.
     """
 
-    def __init__(self, examples: int, size: int, facts: int, place: CachePlace) -> None:
+    def __init__(self, examples: int, size: int, multi_label_classes: int, location: CacheLocation) -> None:
         self._shape = (size, size, 3)
-        self._held = np.zeros(examples, bool)
-        self._facts = np.zeros((examples, facts), np.int64)
-        self._pixels: _InMemory | _OnDisk = (
-            _OnDisk(_image_bytes(size)) if place is CachePlace.DISK else _InMemory(examples, self._shape)
+        self._cached = np.zeros(examples, bool)
+        self._sizes = np.zeros((examples, 2), np.int32)
+        self._multi_label_classes = multi_label_classes
+        # Multi-label targets are stored as bits.
+        self._targets: NDArray[Any] = (
+            np.zeros((examples, -(-multi_label_classes // 8)), np.uint8)
+            if multi_label_classes
+            else np.zeros(examples, np.int64)
         )
+        on_disk = location is CacheLocation.DISK
+        self._pixels = _OnDisk(_image_bytes(size)) if on_disk else _InMemory(examples, self._shape)
         self._full = threading.Event()
-        if place is CachePlace.DISK:
+        if on_disk:
             log_event(
-                "images_kept",
-                f"train: decoded images are kept in {tempfile.gettempdir()} while the training runs, up to "
+                "images_cached",
+                f"train: caching decoded images in {tempfile.gettempdir()} during the training, up to "
                 f"{examples * _image_bytes(size) / 1e9:.1f} GB",
             )
 
-    def holds(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns for each example whether it is here."""
-        return self._held[numbers]
+    def contains(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns for each example whether it is cached."""
+        return self._cached[indices]
 
-    def store(self, numbers: NDArray[np.int64], images: NDArray[np.uint8], facts: NDArray[np.int64]) -> None:
-        """Keeps images, uint8 [n, size, size, 3], with their facts, int64 [n, facts].
+    def store(
+        self,
+        indices: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        sizes: NDArray[np.int32],
+        targets: NDArray[Any],
+    ) -> None:
+        """Caches examples; does nothing once the disk is full.
 
-        A disk that is full ends the keeping, not the run.
+        Args:
+            indices: int64 [n].
+            images: uint8 [n, size, size, 3].
+            sizes: Original heights and widths, int32 [n, 2].
+            targets: Classes, int64 [n]; in a multi-label data set float32 [n, N] of 0 and 1.
         """
         if self._full.is_set():
             return
         try:
-            for number, image in zip(numbers.tolist(), images, strict=True):
-                self._pixels.write(number, image)
+            for index, image in zip(indices.tolist(), images, strict=True):
+                self._pixels.write(index, image)
         except OSError as error:
             self._full.set()
             log_event(
                 "cache_full",
-                f"train: decoded images are not kept any more: {error.strerror}",
+                f"train: no further decoded images are cached: {error.strerror}",
                 severity="WARNING",
             )
             return
-        self._facts[numbers] = facts
-        # Last: another thread may ask meanwhile.
-        self._held[numbers] = True
+        self._sizes[indices] = sizes
+        self._targets[indices] = (
+            np.packbits(targets.astype(bool), axis=1) if self._multi_label_classes else targets
+        )
+        # Last, because other threads read it.
+        self._cached[indices] = True
 
-    def load(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Returns images, uint8 [n, size, size, 3], and their facts; undefined where they are not held."""
-        images = np.empty((len(numbers), *self._shape), np.uint8)
-        for number, image in zip(numbers.tolist(), images, strict=True):
-            if self._held[number]:
-                self._pixels.read(number, image)
-        return images, self._facts[numbers]
+    def load(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[Any]]:
+        """Returns images, sizes and targets, as passed to ``store``; undefined for examples not cached."""
+        images = np.empty((len(indices), *self._shape), np.uint8)
+        for index, image in zip(indices.tolist(), images, strict=True):
+            if self._cached[index]:
+                self._pixels.read(index, image)
+        targets = self._targets[indices]
+        if self._multi_label_classes:
+            targets = np.unpackbits(targets, axis=1, count=self._multi_label_classes).astype(np.float32)
+        return images, self._sizes[indices], targets
 
 
 class _InMemory:
     def __init__(self, examples: int, shape: tuple[int, int, int]) -> None:
-        # The system gives the memory when it is written to.
+        # The operating system allocates the pages when they are written to.
         self._images = np.empty((examples, *shape), np.uint8)
 
-    def write(self, number: int, image: NDArray[np.uint8]) -> None:
-        self._images[number] = image
+    def write(self, index: int, image: NDArray[np.uint8]) -> None:
+        self._images[index] = image
 
-    def read(self, number: int, image: NDArray[np.uint8]) -> None:
-        image[...] = self._images[number]
+    def read(self, index: int, image: NDArray[np.uint8]) -> None:
+        image[...] = self._images[index]
 
 
 class _OnDisk:
-    """Read and written, not mapped: mapped pages count as the process' memory; a full disk would kill it."""
+    """Not memory-mapped: mapped pages count as the process's memory, and a full disk would kill it."""
 
     def __init__(self, image_bytes: int) -> None:
         self._image_bytes = image_bytes
-        self._file = tempfile.TemporaryFile(prefix="imgpipe-")  # noqa: SIM115 - as long as the cache
+        self._file = tempfile.TemporaryFile(prefix="imgpipe-")  # noqa: SIM115 - open as long as the cache
 
-    def write(self, number: int, image: NDArray[np.uint8]) -> None:
-        rest, offset = np.ascontiguousarray(image).data.cast("B"), number * self._image_bytes
+    def write(self, index: int, image: NDArray[np.uint8]) -> None:
+        rest, offset = np.ascontiguousarray(image).data.cast("B"), index * self._image_bytes
         while rest:
             written = os.pwrite(self._file.fileno(), rest, offset)
             rest, offset = rest[written:], offset + written
 
-    def read(self, number: int, image: NDArray[np.uint8]) -> None:
-        rest, offset = image.data.cast("B"), number * self._image_bytes
+    def read(self, index: int, image: NDArray[np.uint8]) -> None:
+        rest, offset = image.data.cast("B"), index * self._image_bytes
         while rest:
             count = os.preadv(self._file.fileno(), [rest], offset)
             rest, offset = rest[count:], offset + count
@@ -163,15 +185,16 @@ def _image_bytes(size: int) -> int:
 
 
 def _free_disk_bytes() -> int:
-    """Returns the space for temporary files; 0 if they lie in memory."""
+    """Returns the free space for temporary files; 0 if they are in memory."""
     folder = Path(tempfile.gettempdir()).resolve()
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:
         mounts = []
-    # The last mount on the longest path is the one that counts.
-    kinds = {words[1]: words[2] for words in mounts}
-    for place in (folder, *folder.parents):
-        if str(place) in kinds:
-            return 0 if kinds[str(place)] in _NO_DISKS else shutil.disk_usage(folder).free
+    # The last mount on the longest path is the effective one.
+    file_systems = {fields[1]: fields[2] for fields in mounts}
+    for parent in (folder, *folder.parents):
+        if str(parent) in file_systems:
+            in_memory = file_systems[str(parent)] in _MEMORY_FILE_SYSTEMS
+            return 0 if in_memory else shutil.disk_usage(folder).free
     return shutil.disk_usage(folder).free

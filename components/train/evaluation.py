@@ -1,4 +1,4 @@
-"""What an evaluation during training finds."""
+"""Evaluates the model during training."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
+
+_TOP = 5
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found; the losses are mean cross-entropies in nats, without weight decay.
+    """The result of one evaluation; losses are mean cross-entropies in nats, without weight decay.
 
     Attributes:
         step: Training steps done.
-        top_1_accuracy: Share of validation images whose class has the highest probability, 0..1.
-        top_5_accuracy: Share whose class is among the five highest (all, if there are fewer), 0..1.
+        top_1_accuracy: Fraction of validation images whose class has the highest probability, 0..1.
+        top_5_accuracy: Fraction whose class is among the five most probable (all, if there are fewer), 0..1.
         loss: On the validation images, without label smoothing.
-        train_loss: Mean over the training steps since the evaluation before, with label smoothing and
+        train_loss: Mean over the training steps since the previous evaluation, with label smoothing and
             class weights; 0 if there were none.
     """
 
@@ -30,42 +33,57 @@ class Evaluation:
     train_loss: float
 
     @property
-    def standing(self) -> tuple[float, ...]:
-        """What is compared to find the best evaluation: the objective, then what decides a tie."""
+    def ranking_key(self) -> tuple[float, ...]:
+        """The values that evaluations are compared by: the objective, then any tie-breaker."""
         return (self.top_1_accuracy,)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is summed up over the images, and what is made of it.
+    """How evaluations are computed from sums over the images, which add up over batches, devices and workers.
 
     Attributes:
-        sums: How many numbers the evaluation step gives.
-        evaluation: Of the sums over all images (float64 [sums]), the step and the training loss.
+        size: Number of sums.
+        sums: ``sums(logits, classes, counted)`` -> float32 [size] of a batch, in a graph; ``counted``
+            (float32 [batch]) is 0 for padding images.
+        evaluation: ``evaluation(sums, step, train_loss)`` of the sums over all images, float64 [size].
     """
 
-    sums: int
+    size: int
+    sums: Callable[[Any, Any, Any], Any]
     evaluation: Callable[[NDArray[np.float64], int, float], Evaluation]
 
 
-def _of_sums(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
+def _sums(logits: Any, classes: Any, counted: Any) -> Any:
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
+    # argmax as in serving: the lowest class wins a tie.
+    correct = tf.equal(tf.argmax(logits, axis=-1), classes)
+    in_top = tf.math.in_top_k(classes, logits, min(_TOP, logits.shape[1]))
+    return tf.stack(
+        [
+            tf.reduce_sum(counted * tf.cast(values, tf.float32))
+            for values in (correct, in_top, loss, tf.ones_like(loss))
+        ]
+    )
+
+
+def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
     correct, in_top, loss, count = sums.tolist()
     return Evaluation(step, correct / count, in_top / count, loss / count, train_loss)
 
 
-SINGLE_LABEL_MEASURE = Measure(4, _of_sums)
+SINGLE_LABEL_MEASURE = Measure(4, _sums, _evaluation)
 
 
 class Evaluator:
-    """Evaluates the model as it is now.
+    """Evaluates the model with its current weights.
 
     Args:
-        evaluation_step: Of ``build_evaluation_step``.
-        batches: This worker's share of the validation images, (inputs, classes); can be gone through again
-            for every evaluation.
+        evaluation_step: From ``build_evaluation_step``.
+        batches: This worker's part of the validation images, (inputs, classes); must be re-iterable.
         accelerators: The devices.
-        stopped: Says whether the process was told to stop.
-        measure: What the evaluation step gives.
+        stopped: Whether the process has received a termination signal.
+        measure: Computes the evaluation from the sums of ``evaluation_step``.
     """
 
     def __init__(
@@ -74,29 +92,29 @@ class Evaluator:
         batches: Iterable[tuple[Any, Any]],
         accelerators: Accelerators,
         stopped: Callable[[], bool],
-        measure: Measure = SINGLE_LABEL_MEASURE,
+        measure: Measure,
     ) -> None:
         self._step, self._batches = evaluation_step, batches
         self._accelerators, self._stopped, self._measure = accelerators, stopped, measure
 
     def evaluate(self, step: int, train_loss: float) -> Evaluation | None:
-        """Returns what was found; None if the process was told to stop in the middle."""
-        # Sums in float64: in float32 a count stops at 16.7 million.
-        sums = np.zeros(self._measure.sums)
+        """Returns the evaluation; None if a termination signal arrived in the meantime."""
+        # In float64: a float32 counter stops at 16.7 million.
+        sums = np.zeros(self._measure.size)
         for inputs, classes in self._batches:
             if self._stopped():
                 return None
             sums += self._sums(inputs, classes)
-        return self._measure.evaluation(self._accelerators.summed_over_workers(sums), step, train_loss)
+        return self._measure.evaluation(self._accelerators.sum_over_workers(sums), step, train_loss)
 
     def _sums(self, inputs: Any, classes: Any) -> NDArray[np.float64]:
         accelerators, counted = self._accelerators, np.ones(len(classes), np.float32)
         if accelerators.replicas == 1:
             return np.asarray(self._step(inputs, classes, counted).numpy(), np.float64)
-        # All devices take shares of one size; what is missing is filled up with images that do not count.
+        # All devices take parts of equal size: the batch is padded with images that do not count.
         missing = -len(classes) % accelerators.local_replicas
         padded = (np.concatenate([array, np.repeat(array[:1], missing, 0)]) for array in (inputs, classes))
         batch = (*padded, np.pad(counted, (0, missing)))
-        shares = self._step(*accelerators.shared_out(batch))
-        local = accelerators.strategy.experimental_local_results(shares)
-        return np.asarray(np.sum([share.numpy() for share in local], axis=0, dtype=np.float64))
+        sums = self._step(*accelerators.split_across_devices(batch))
+        local = accelerators.strategy.experimental_local_results(sums)
+        return np.asarray(np.sum([device.numpy() for device in local], axis=0, dtype=np.float64))

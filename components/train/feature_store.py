@@ -1,4 +1,4 @@
-"""Features of a frozen backbone that trainings on one machine share: the first computes them for all."""
+"""Shares the features of a frozen backbone between trainings on one machine: the first one computes them."""
 
 import fcntl
 import hashlib
@@ -14,36 +14,36 @@ from numpy.typing import NDArray
 from imgpipe.components.common.log import log_event
 from imgpipe.components.storage.files import written_whole
 
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_BETWEEN_LINES = 60.0
+_POLL_SECONDS = 0.2
+_LOG_SECONDS = 60.0
 
 Arrays = Sequence[NDArray[Any]]
 
 
 def shared_features(
-    folder: Path, circumstances: Mapping[str, Any], weights: Iterable[Any], compute: Callable[[], Arrays]
+    folder: Path, key: Mapping[str, Any], weights: Iterable[Any], compute: Callable[[], Arrays]
 ) -> Arrays:
-    """Returns what ``compute`` returns, from the folder if another training has computed it.
+    """Returns the arrays of ``compute()``, from the folder if another training has computed them.
 
-    While another process computes the same, it is waited for; if that process dies, this one computes. The
-    arrays are mapped into memory, which all trainings share, and must not be written to.
+    If another process is computing them, this waits; if that process dies, this one computes them. The arrays
+    are memory-mapped, so that all trainings share the memory, and read-only.
 
     Args:
-        folder: Of the trainings that share; made if it is missing.
-        circumstances: All that the features depend on but the weights: JSON values by name.
+        folder: The shared folder; created if missing.
+        key: Everything that the features depend on besides the weights: JSON values by name.
         weights: The backbone's, as arrays or variables.
-        compute: Gives the arrays.
+        compute: Computes the arrays.
 
     Raises:
-        OSError: if the folder cannot be written to.
+        OSError: if the folder is not writable.
     """
-    digest = hashlib.sha256(json.dumps(dict(circumstances), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode())
     for weight in weights:
         digest.update(np.ascontiguousarray(weight).tobytes())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / digest.hexdigest()[:32]
     with (folder / f"{path.name}.lock").open("w") as lock:
-        _wait_for(lock)
+        _acquire(lock)
         if not path.is_dir():
             arrays = compute()
             with written_whole(path) as temporary:
@@ -51,20 +51,20 @@ def shared_features(
                 for number, array in enumerate(arrays):
                     np.save(temporary / f"{number}.npy", array)
         else:
-            log_event("features_shared", "train: the frozen backbone's features are there from another trial")
+            log_event("features_shared", "train: using the frozen backbone's features from another trial")
     return [np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))]
 
 
-def _wait_for(lock: Any) -> None:
-    """Takes the lock; now and then a line says that the process is alive."""
-    told = 0.0
+def _acquire(lock: Any) -> None:
+    """Acquires the lock, and logs a line from time to time while it waits."""
+    logged = 0.0
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                log_event("features_awaited", "train: another trial computes the frozen backbone's features")
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if time.monotonic() - logged > _LOG_SECONDS:
+                logged = time.monotonic()
+                log_event("features_awaited", "train: waiting for another trial to compute the features")
+            time.sleep(_POLL_SECONDS)
         else:
             return

@@ -1,11 +1,11 @@
-"""Runs a Keras network in plain TensorFlow operations: quicker to trace, and quicker to run.
+"""Runs a Keras network with plain TensorFlow operations, which is faster to trace and faster to run.
 
-Keras builds the network, and holds and names its variables. What Keras 3 does when a layer is called costs
-time twice: bookkeeping around every call while a step is traced, and batch normalization put together from
-single operations, each of which reads and writes the whole feature map. Here each layer is one function of
-few operations, and batch normalization is TensorFlow's fused one.
+Keras builds the network and holds and names its variables. Calling its layers costs time twice in Keras 3:
+bookkeeping around every call during tracing, and batch normalization composed of single operations, each of
+which reads and writes the whole feature map. Here each layer is a function of few operations, and batch
+normalization is TensorFlow's fused operation.
 
-The arithmetic's precision is chosen for each run, not for the network: the same variables serve training in
+The precision is chosen for each call, not for the network: the same variables are used for training in
 bfloat16 and evaluation in float32.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.train.accelerators import devices_in_step
+from imgpipe.components.train.accelerators import replicas_in_step
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Mode:
     """How a network is run.
 
     Attributes:
-        training: Whether batch normalization takes the batch's statistics (and moves its averages towards
-            them), and dropout drops.
-        dtype: Of the arithmetic between the layers: ``float32``, ``bfloat16`` or ``float16``. Batch
-            normalization's statistics are float32 in any case.
-        frozen_layers: Names of layers that run in inference mode even in training. No gradient goes
-            through them: they are the first ones of the network.
+        training: Whether batch normalization uses the batch's statistics (and updates its moving averages),
+            and dropout is active.
+        dtype: Data type of the activations: ``float32``, ``bfloat16`` or ``float16``. Batch normalization's
+            statistics are always float32.
+        frozen_layers: Names of layers that always run in inference mode. They are the first layers of the
+            network, and no gradient flows through them.
     """
 
     training: bool
@@ -35,34 +35,38 @@ class Mode:
     frozen_layers: Collection[str] = ()
 
 
-# AutoGraph would translate every function here, for a second of each trace, and find nothing to do.
+# AutoGraph would convert every function here, at a cost of one second per trace, without any change.
 @tf.autograph.experimental.do_not_convert
 def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
-    """Returns what a functional Keras model of layers that are called once each gives for ``inputs``.
+    """Returns the output of a functional Keras model in which each layer is called once.
 
     Args:
-        network: With one input and one output. A model inside it takes what the operation before it gave.
+        network: A model with one input and one output. A nested model takes the result of the operation
+            before.
         inputs: A tensor.
         mode: How to run it.
     """
     values = {id(network.inputs[0]): inputs}
     result = inputs
-    # From the input to the output.
     for operation in network.operations:
         if isinstance(operation, keras.layers.InputLayer):
             continue
         if isinstance(operation, keras.Model):
             result = run_network(operation, result, mode)
             continue
-        given = operation.input
-        taken = [values[id(tensor)] for tensor in given] if isinstance(given, list) else values[id(given)]
+        symbolic = operation.input
+        arguments = (
+            [values[id(tensor)] for tensor in symbolic]
+            if isinstance(symbolic, list)
+            else values[id(symbolic)]
+        )
         frozen = mode.training and operation.name in mode.frozen_layers
         function = _FUNCTIONS.get(type(operation).__name__)
         if function is None:
-            # Scaling: cheap, and before the network.
-            result = operation(taken)
+            # The scaling of pixels, which is cheap.
+            result = operation(arguments)
         else:
-            result = function(operation, taken, Mode(False, mode.dtype) if frozen else mode)
+            result = function(operation, arguments, Mode(False, mode.dtype) if frozen else mode)
         result = tf.stop_gradient(result) if frozen else result
         values[id(operation.output)] = result
     return result
@@ -94,12 +98,11 @@ def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
         return tf.raw_ops.FusedBatchNormV3(
             x=x, mean=mean.value, variance=variance.value, is_training=False, **weights
         ).y
-    if devices_in_step() > 1:
+    if replicas_in_step() > 1:
         return _batch_normalization_over_devices(layer, x)
     unused = tf.zeros([0], tf.float32)
     fused = tf.raw_ops.FusedBatchNormV3(x=x, mean=unused, variance=unused, is_training=True, **weights)
-    # The fused operation gives the variance of the population that the batch is a sample of; Keras
-    # averages the batch's own.
+    # The fused operation returns the unbiased variance, but Keras averages the biased one.
     count = tf.cast(tf.size(x), tf.float32) / x.shape[-1]
     batch_variance = fused.batch_variance * (1 - 1 / count)
     for average, value in ((mean.value, fused.batch_mean), (variance.value, batch_variance)):
@@ -110,7 +113,7 @@ def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
 def _batch_normalization_over_devices(layer: Any, x: Any) -> Any:
     """Normalizes by the statistics of the whole batch, of which each device has a part.
 
-    So that a step is the same on any number of devices; it costs one exchange of small numbers a layer.
+    A step is thus the same on any number of devices, at the cost of one small all-reduce per layer.
     """
     wide = tf.cast(x, tf.float32)
     parts = tf.stack([tf.reduce_mean(wide, (0, 1, 2)), tf.reduce_mean(tf.square(wide), (0, 1, 2))])
@@ -152,7 +155,7 @@ def _max_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
 
 
 def _global_average_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
-    # Summed in float32: a sum of many numbers in bfloat16 stops growing.
+    # In float32: a sum of many numbers in bfloat16 stops growing.
     return tf.reduce_mean(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
 
 
@@ -161,7 +164,7 @@ def _reshape(layer: Any, x: Any, _mode: Mode) -> Any:
 
 
 def _dense(layer: Any, x: Any, _mode: Mode) -> Any:
-    # The last layer, in float32: its logits differ by little, and it costs nothing.
+    # The last layer runs in float32: logits differ by little, and the cost is negligible.
     return tf.matmul(x, layer.kernel.value) + layer.bias.value
 
 
@@ -172,7 +175,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "silu": tf.nn.silu,
 }
 
-# What a layer computes, by the name of its class: function(layer, inputs, mode) -> output.
+# function(layer, inputs, mode) -> output, by the name of the layer's class.
 _FUNCTIONS: dict[str, Callable[[Any, Any, Mode], Any]] = {
     "Activation": _activation,
     "Add": _add,

@@ -1,21 +1,17 @@
-"""The lines of a training that Katib's metrics collector reads."""
+"""The log lines that Katib's metrics collector reads."""
 
 import sys
 from datetime import UTC, datetime
 
-# Set by our trial template, and nowhere else.
+# Set only by our trial template.
 KATIB_TRIAL_NAME = "KATIB_TRIAL_NAME"
-# Of the collector (Go's regular expressions): name and value. The lines for people hold the same words; were
-# they counted too, each evaluation would be two.
+# The collector's filter (a regular expression of Go) with the groups name and value. It must not match the
+# other log lines, which contain name=value too: each evaluation would count twice.
 FILTER = r"^\S+ ({metric})=(\S+)"
 
 
-def katib_line(metric: str, value: float, now: datetime) -> str:
-    """Returns a line of which the collector takes time, name and value; it sorts by the time."""
-    return f"{now.isoformat(timespec='microseconds').replace('+00:00', 'Z')} {metric}={value:.6g}"
-
-
 def write_katib_line(metric: str, value: float) -> None:
-    """Writes the line of an evaluation that ends now."""
-    sys.stdout.write(katib_line(metric, value, datetime.now(UTC)) + "\n")
+    """Writes a line with the current time, which the collector sorts by, the metric's name and its value."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    sys.stdout.write(f"{now} {metric}={value:.6g}\n")
     sys.stdout.flush()

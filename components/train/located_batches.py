@@ -1,4 +1,4 @@
-"""Batches of a split's images that say which record is to blame when they cannot be made."""
+"""Batches of a split's images whose errors name the record that caused them."""
 
 import atexit
 import gc
@@ -23,15 +23,15 @@ _DATA_ERRORS = (
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,
 )
-_REMEDY = "replace the image or leave it out, and convert again; the validate step names every such image"
+_REMEDY = "replace or remove the image and convert again; the validate step lists all such images"
 
 
 class _Iteration:
-    """Holds an iterator of tf.data, so that it is let go of where that can wait for the reading to end.
+    """Owns an iterator of tf.data and releases it in a thread that can wait for its prefetching.
 
     Attributes:
-        iterator: None when it was let go of.
-        abandoned: Whether nobody takes batches any more.
+        iterator: None once it is released.
+        abandoned: Whether no more batches will be taken.
     """
 
     def __init__(self, iterator: Any) -> None:
@@ -39,34 +39,35 @@ class _Iteration:
         self.abandoned = False
 
 
-# Held until they are let go of here. An iterator ends only when its reading ahead has, and that is Python
-# code: if Python's garbage collector ended it in the reading's own thread, both would wait for ever.
+# Keeps iterators alive until they are released here. Destroying one waits for its prefetching, which runs
+# Python code: if the garbage collector destroyed it in the prefetching thread itself, that would be a
+# deadlock.
 _ITERATIONS: set[_Iteration] = set()
 
 
-def _let_go(iteration: _Iteration) -> None:
-    """Ends the reading ahead; not to be called from a thread that reads."""
+def _release(iteration: _Iteration) -> None:
+    """Ends the prefetching. Do not call it from a prefetching thread."""
     iteration.iterator = None
     _ITERATIONS.discard(iteration)
 
 
 @atexit.register
-def _end_iterations() -> None:
-    """Ends the reading ahead before Python is taken down, which would wait for ever for what still reads."""
+def _release_all() -> None:
+    """Ends all prefetching before the interpreter shuts down, which would otherwise wait for it forever."""
     for iteration in list(_ITERATIONS):
-        _let_go(iteration)
-    # Iterators are parts of circles, also those that nobody has any more.
+        _release(iteration)
+    # Iterators are parts of reference cycles, including those released earlier.
     gc.collect()
 
 
 class LocatedBatches:
-    """The batches of a split; TensorFlow's errors on the way become errors that name the record.
+    """The batches of a split; TensorFlow's errors while reading become errors that name the record.
 
     Args:
-        batches: Of tf.data; can be gone through as often as these can.
-        folder: Where the data set's manifest lies.
-        split: Where the batches come from.
-        multi_label: What the manifest says.
+        batches: A data set of tf.data, or any other iterable of batches.
+        folder: Folder of the data set's manifest.
+        split: The split that the batches are read from.
+        multi_label: The manifest's ``multi_label``.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class LocatedBatches:
         """Yields the batches.
 
         Raises:
-            InvalidDataError: if a record is damaged or holds no image that can be decoded.
-            MissingInputError: if a shard is not there any more.
+            InvalidDataError: if a record is damaged or its image cannot be decoded.
+            MissingInputError: if a shard no longer exists.
         """
-        for abandoned in [one for one in _ITERATIONS.copy() if one.abandoned]:
-            _let_go(abandoned)
+        for earlier in _ITERATIONS.copy():
+            if earlier.abandoned:
+                _release(earlier)
         iteration = _Iteration(iter(self._batches))
         _ITERATIONS.add(iteration)
         try:
@@ -96,36 +98,36 @@ class LocatedBatches:
                 try:
                     batch = next(iteration.iterator)
                 except StopIteration:
-                    _let_go(iteration)
+                    _release(iteration)
                     return
                 except _DATA_ERRORS as error:
-                    # Nothing more of the error is kept: its traceback holds the iterator as well.
+                    # Only the text is kept: the traceback refers to the iterator.
                     reason = short_reason(error)
                     break
                 yield batch
-            _let_go(iteration)
-            raise _located(reason, self._folder, self._split, self._multi_label)
+            _release(iteration)
+            raise _locate(reason, self._folder, self._split, self._multi_label)
         finally:
-            # Whoever closes this generator may be the garbage collector, in any thread.
+            # The iterator is not released here: the garbage collector may close this generator in any thread.
             iteration.abandoned = True
 
 
-def _located(reason: str, folder: Path, split: Split, multi_label: bool) -> InvalidDataError:
-    """Finds the first record that cannot be read or decoded, by going through the split once more."""
+def _locate(reason: str, folder: Path, split: Split, multi_label: bool) -> InvalidDataError:
+    """Reads the split again and returns the error of the first record that cannot be decoded."""
     log_event(
         "record_search",
-        "train: an image cannot be read; looking for its record",
+        "train: an image cannot be read; searching for its record",
         severity="WARNING",
         total=split.examples,
     )
-    # Reading raises the error of a record that is damaged itself.
+    # Reading raises the error of a record that is itself damaged.
     records = read_split(folder, split, multi_label=multi_label)
-    for index, found in enumerate(map_in_order(_failure, records, usable_threads())):
-        if found is not None:
-            why, filename = found
+    for index, failure in enumerate(map_in_order(_decoding_failure, records, usable_threads())):
+        if failure is not None:
+            decoding_reason, filename = failure
             name = f" ({filename})" if filename else ""
             return InvalidDataError(
-                f"an image cannot be decoded: {why}",
+                f"an image cannot be decoded: {decoding_reason}",
                 where=locate_record(folder, split, index) + name,
                 remedy=_REMEDY,
             )
@@ -137,10 +139,10 @@ def _located(reason: str, folder: Path, split: Split, multi_label: bool) -> Inva
     )
 
 
-def _failure(record: ImageRecord) -> tuple[str, str] | None:
-    """Returns why the record's image cannot be decoded, and its file name; None if it can."""
+def _decoding_failure(record: ImageRecord) -> tuple[str, str] | None:
+    """Returns the reason why the image cannot be decoded, and its file name; None if it can."""
     try:
-        # The size has no effect on what can be decoded.
+        # Whether it can be decoded does not depend on the size.
         decode_image(tf.constant(record.encoded), 1)
     except tf.errors.InvalidArgumentError as error:
         return short_reason(error), record.filename
@@ -148,6 +150,6 @@ def _failure(record: ImageRecord) -> tuple[str, str] | None:
 
 
 def short_reason(error: Exception) -> str:
-    """Returns TensorFlow's message without the names of the graph's nodes."""
+    """Returns the first line of TensorFlow's message without the names of graph nodes."""
     message = str(getattr(error, "message", error))
     return re.sub(r"\{\{.*?\}\}|\[Op:.*?\]|\[\[.*", "", message, flags=re.DOTALL).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations between them, checkpoints, and the best evaluation's weights."""
+"""The training loop: steps, evaluations, checkpoints and the best weights."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.checkpoints import Checkpoint, named, values_of
+from imgpipe.components.train.checkpoints import Checkpoint, from_arrays, to_arrays
 from imgpipe.components.train.evaluation import Evaluation, Evaluator
 from imgpipe.components.train.multi_label_evaluation import evaluation_of
 from imgpipe.components.train.publisher import Publisher
-from imgpipe.components.train.schedules import build_schedule
+from imgpipe.components.train.schedules import Schedule
 from imgpipe.components.train.training_step import (
     MovingAverage,
     Trainable,
@@ -29,43 +29,41 @@ from imgpipe.components.train.training_step import (
     moving_average,
 )
 
-# The losses of steps are asked for together: each question waits for the device.
-_SECONDS_BETWEEN_LOSSES = 1.0
-_STEPS_BETWEEN_LOSSES = 1000
+# The losses of several steps are fetched together, because each fetch waits for the device.
+_SECONDS_BETWEEN_FETCHES = 1.0
+_MAX_PENDING_LOSSES = 1000
 
 Weights = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        evaluations: All of them, in order.
-        best: The one with the highest top-1 accuracy, the earliest on a tie (in a multi-label data set the
-            one with the higher mean average precision, then the earliest).
-        ended: Why it ended.
-        seconds: Of training, evaluations included, interrupted parts too.
+        evaluations: All evaluations in order.
+        best: The evaluation with the highest top-1 accuracy, the earliest on a tie. In a multi-label data
+            set, the mean average precision is compared before the step.
+        end_reason: Why the training ended.
     """
 
     evaluations: tuple[Evaluation, ...]
     best: Evaluation
-    ended: str
-    seconds: float
+    end_reason: str
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """Whom the loop tells what it does; each may be None.
+class Callbacks:
+    """Called by the loop; each may be None.
 
     Attributes:
-        report: Gets all evaluations after each of them.
-        save: Gets a checkpoint after each evaluation and when the process is told to stop.
-        save_best: Gets the step and the weights (in the order of ``Trainable.kept``) of each evaluation
-            that is better than all before, before the checkpoint that names it.
-        publisher: Publishes the model while it holds such weights, and the best one if the training
-            diverges.
-        stop: Gets all evaluations after each of them; a text is the reason to end the training there.
+        report: Called with all evaluations after each evaluation.
+        save: Called with a checkpoint after each evaluation and when the process is asked to terminate.
+        save_best: Called with the step and the weights (in the order of ``Trainable.variables``) of each
+            evaluation that is better than all previous ones, before the checkpoint that refers to it.
+        publisher: Publishes the model while it has such weights, and the best one if the training diverges.
+        stop: Called with all evaluations after each evaluation; a non-empty return value is the reason to end
+            the training.
     """
 
     report: Callable[[Sequence[Evaluation]], None] | None = None
@@ -76,12 +74,12 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where an interrupted training goes on.
+class SavedTraining:
+    """What an interrupted training resumes from.
 
     Attributes:
-        checkpoint: What ``Hooks.save`` got last.
-        best_weights: What ``Hooks.save_best`` got last before it; None if it got nothing.
+        checkpoint: The last argument of ``Callbacks.save``.
+        best_weights: The last weights passed to ``Callbacks.save_best`` before it; None if there were none.
     """
 
     checkpoint: Checkpoint
@@ -90,31 +88,31 @@ class Start:
 
 @dataclass
 class _Progress:
-    """What has been done; goes into checkpoints."""
+    """The progress of a training; saved in checkpoints."""
 
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = dataclasses.field(default_factory=list)
     evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
-    ended: str = ""
+    end_reason: str = ""
 
     @property
     def best(self) -> Evaluation | None:
-        # max() takes the first of equals: the earliest.
-        return max(self.evaluations, key=lambda each: each.standing, default=None)
+        # max() returns the first of equal items, i.e. the earliest.
+        return max(self.evaluations, key=lambda evaluation: evaluation.ranking_key, default=None)
 
     @property
-    def evaluated(self) -> bool:
+    def is_evaluated(self) -> bool:
         return bool(self.evaluations) and self.evaluations[-1].step == self.step
 
     @property
-    def evaluations_without_a_better_one(self) -> int:
+    def evaluations_since_best(self) -> int:
         best = self.best
         return len(self.evaluations) - 1 - self.evaluations.index(best) if best else 0
 
 
 class _Training:
-    """One training on its way."""
+    """The state of a running training."""
 
     def __init__(
         self,
@@ -122,116 +120,123 @@ class _Training:
         optimizer: keras.optimizers.Optimizer,
         arguments: TrainingArguments,
         accelerators: Accelerators,
-        hooks: Hooks,
+        callbacks: Callbacks,
     ) -> None:
         self.trainable, self.optimizer, self.arguments = trainable, optimizer, arguments
-        self.accelerators, self.hooks = accelerators, hooks
+        self.accelerators, self.callbacks = accelerators, callbacks
         with accelerators.strategy.scope():
-            # Built beforehand, so that the step is traced once: Keras otherwise makes the optimizer's
-            # variables in the first trace and traces again without them.
+            # Built beforehand, so that the step is traced once: Keras would create the optimizer's variables
+            # in the first trace and trace again without their creation.
             optimizer.build(trainable.trained)
-            self.average: MovingAverage | None = moving_average(arguments.ema, trainable.kept)
+            self.average: MovingAverage | None = moving_average(arguments.ema, trainable.variables)
         self.training_step = build_training_step(trainable, optimizer, arguments, accelerators, self.average)
         self.progress = _Progress()
         self.best_weights: Weights = []
-        self.pending: list[Any] = []
-        self.losses_asked_for = self.resumed = time.monotonic()
+        self.pending_losses: list[Any] = []
+        self.fetched = self.started = time.monotonic()
         self.earlier_seconds = 0.0
         self.saved: tuple[int, int] | None = None
         self.published_step = 0
 
-    def go_on_from(self, start: Start) -> None:
-        arrays, state = start.checkpoint.arrays, start.checkpoint.state
+    def restore(self, saved: SavedTraining) -> None:
+        arrays, state = saved.checkpoint.arrays, saved.checkpoint.state
         for prefix, variables in self._variables().items():
-            for variable, value in zip(variables, values_of(prefix, arrays), strict=True):
+            for variable, value in zip(variables, from_arrays(prefix, arrays), strict=True):
                 variable.assign(value)
         self.progress = _Progress(
-            start.checkpoint.step,
+            saved.checkpoint.step,
             state["seconds"],
             list(state["losses"]),
-            [evaluation_of(each) for each in state["evaluations"]],
+            [evaluation_of(values) for values in state["evaluations"]],
         )
         self.earlier_seconds = state["seconds"]
-        self.saved = self._mark()
-        self.best_weights = start.best_weights or []
+        self.saved = self._version()
+        self.best_weights = saved.best_weights or []
 
     def take_step(self, batch: tuple[Any, Any]) -> None:
-        self.pending.append(self.training_step(*self.accelerators.shared_out(batch)))
+        self.pending_losses.append(self.training_step(*self.accelerators.split_across_devices(batch)))
         self.progress.step += 1
-        long_ago = time.monotonic() - self.losses_asked_for >= _SECONDS_BETWEEN_LOSSES
-        if long_ago or len(self.pending) >= _STEPS_BETWEEN_LOSSES:
-            self.ask_for_losses()
+        is_due = time.monotonic() - self.fetched >= _SECONDS_BETWEEN_FETCHES
+        if is_due or len(self.pending_losses) >= _MAX_PENDING_LOSSES:
+            self.fetch_losses()
 
-    def ask_for_losses(self) -> None:
+    def fetch_losses(self) -> None:
         """Waits for the steps taken so far.
 
         Raises:
-            CheckFailedError: naming the first step whose loss is no number.
+            CheckFailedError: naming the first step with a loss that is not finite.
         """
-        first = self.progress.step - len(self.pending) + 1
-        losses = [float(loss.numpy()) for loss in self.pending]
-        self.pending.clear()
+        first = self.progress.step - len(self.pending_losses) + 1
+        losses = [float(loss.numpy()) for loss in self.pending_losses]
+        self.pending_losses.clear()
         for step, loss in enumerate(losses, first):
             if not math.isfinite(loss):
-                raise self._diverged("training", step)
+                raise self._divergence_error("training", step)
         self.progress.losses += losses
-        self.losses_asked_for = time.monotonic()
-        self.progress.seconds = self.earlier_seconds + self.losses_asked_for - self.resumed
+        self.fetched = time.monotonic()
+        self.progress.seconds = self.earlier_seconds + self.fetched - self.started
 
     def evaluate(self, evaluator: Evaluator) -> None:
-        """Evaluates, unless the process is told to stop meanwhile.
+        """Evaluates, unless the process is asked to terminate in the meantime.
 
         Raises:
-            CheckFailedError: if the loss is no number.
+            CheckFailedError: if the loss is not finite.
         """
-        self.ask_for_losses()
+        self.fetch_losses()
         losses = self.progress.losses
         if self.average is not None:
-            self.average.exchange()
+            self.average.swap()
         try:
             evaluation = evaluator.evaluate(self.progress.step, float(np.mean(losses)) if losses else 0.0)
             if evaluation is None:
                 return
-            # The step just done may be the one that went wrong: a loss that JSON has no word for, and
-            # an accuracy that is the share of class 0.
+            # The last step may have ruined the weights. JSON cannot represent the loss, and the accuracy
+            # would be the fraction of class 0.
             if not math.isfinite(evaluation.loss):
-                raise self._diverged("validation", self.progress.step)
-            before = self.progress.best
+                raise self._divergence_error("validation", self.progress.step)
+            best = self.progress.best
             self.progress.evaluations.append(evaluation)
             losses.clear()
-            if before is None or evaluation.standing > before.standing:
-                self.best_weights = [self.accelerators.value_of(v) for v in self.trainable.kept]
-                if self.hooks.save_best:
-                    self.hooks.save_best(evaluation.step, self.best_weights)
-            if self.hooks.report:
-                self.hooks.report(self.progress.evaluations)
-            if self.progress.best is evaluation and self.hooks.publisher and self.hooks.publisher.is_due():
-                self._publish(self.hooks.publisher, evaluation)
+            callbacks = self.callbacks
+            if best is None or evaluation.ranking_key > best.ranking_key:
+                self.best_weights = [
+                    self.accelerators.local_value(variable) for variable in self.trainable.variables
+                ]
+                if callbacks.save_best:
+                    callbacks.save_best(evaluation.step, self.best_weights)
+            if callbacks.report:
+                callbacks.report(self.progress.evaluations)
+            if self.progress.best is evaluation and callbacks.publisher and callbacks.publisher.is_due():
+                self._publish(callbacks.publisher, evaluation)
         finally:
             if self.average is not None:
-                self.average.exchange()
+                self.average.swap()
+
+    def restore_best_weights(self) -> None:
+        for variable, value in zip(self.trainable.variables, self.best_weights, strict=True):
+            variable.assign(value)
 
     def publish_best(self) -> None:
-        """Puts the best weights back and publishes them, if they were not."""
+        """Restores the best weights and publishes them, unless they are published already."""
         best = self.progress.best
         if best is None:
             return
-        for variable, value in zip(self.trainable.kept, self.best_weights, strict=True):
-            variable.assign(value)
-        if self.hooks.publisher and self.published_step != best.step:
-            self._publish(self.hooks.publisher, best)
+        self.restore_best_weights()
+        if self.callbacks.publisher and self.published_step != best.step:
+            self._publish(self.callbacks.publisher, best)
 
     def _publish(self, publisher: Publisher, best: Evaluation) -> None:
         publisher.publish(self.progress.evaluations, best)
         self.published_step = best.step
 
     def save(self) -> None:
-        if not self.hooks.save or self.saved == self._mark():
+        if not self.callbacks.save or self.saved == self._version():
             return
-        self.ask_for_losses()
+        self.fetch_losses()
         arrays: dict[str, NDArray[Any]] = {}
         for prefix, variables in self._variables().items():
-            arrays |= named(prefix, variables, [self.accelerators.value_of(v) for v in variables])
+            values = [self.accelerators.local_value(variable) for variable in variables]
+            arrays |= to_arrays(prefix, variables, values)
         progress = self.progress
         state: dict[str, Any] = {
             "seconds": progress.seconds,
@@ -240,51 +245,57 @@ class _Training:
         }
         if progress.best:
             state["best_step"] = progress.best.step
-        self.hooks.save(Checkpoint(progress.step, arrays, state))
-        self.saved = self._mark()
+        self.callbacks.save(Checkpoint(progress.step, arrays, state))
+        self.saved = self._version()
 
-    def reason_to_end(self) -> str:
-        """Returns why the training is over after an evaluation; empty if it is not."""
+    def find_end_reason(self) -> str:
+        """Returns why the training ends after an evaluation; empty to continue."""
         arguments, progress = self.arguments, self.progress
         if progress.step >= arguments.max_steps:
-            return f"max_steps={arguments.max_steps} is reached"
+            return f"reached max_steps={arguments.max_steps}"
         patience = arguments.early_stopping_patience
-        if patience and progress.evaluations_without_a_better_one >= patience:
-            return f"the last {patience} evaluations were not better than that of step {progress.best.step}"  # type: ignore[union-attr]
-        # All workers end together: when it is time for one of them.
+        if patience and progress.evaluations_since_best >= patience:
+            best_step = progress.best.step  # type: ignore[union-attr]
+            return f"no improvement on step {best_step} in the last {patience} evaluations"
+        # All workers end together, as soon as one of them is out of time.
         if (
             arguments.max_duration
-            and self.accelerators.summed_over_workers(np.array([float(self._seconds_over())]))[0]
+            and self.accelerators.sum_over_workers(np.array([float(self._max_duration_reached())]))[0]
         ):
-            return f"max_duration={arguments.max_duration} seconds are over"
-        return self.hooks.stop(progress.evaluations) if self.hooks.stop else ""
+            return f"reached max_duration={arguments.max_duration} seconds"
+        return self.callbacks.stop(progress.evaluations) if self.callbacks.stop else ""
 
     def is_out_of_time(self) -> bool:
-        """Whether max_duration is over, asked between evaluations: several workers agree only at them."""
-        return self.accelerators.workers == 1 and self._seconds_over()
+        """Whether max_duration is over. Several workers can only agree on it at evaluations."""
+        return self.accelerators.workers == 1 and self._max_duration_reached()
 
-    def _seconds_over(self) -> bool:
+    def _max_duration_reached(self) -> bool:
         limit = self.arguments.max_duration
-        return bool(limit) and self.earlier_seconds + time.monotonic() - self.resumed >= limit
+        return bool(limit) and self.earlier_seconds + time.monotonic() - self.started >= limit
 
     def learning_rate(self, step: int) -> float:
-        """Returns the rate with which a step, counted from 1, was taken."""
-        return float(build_schedule(self.arguments)(step - 1))
+        """Returns the learning rate of a step, counted from 1."""
+        return float(Schedule(self.arguments)(step - 1))
 
-    def _mark(self) -> tuple[int, int]:
+    def _version(self) -> tuple[int, int]:
+        """Identifies the state, so that it is not saved twice."""
         return self.progress.step, len(self.progress.evaluations)
 
     def _variables(self) -> dict[str, list[Any]]:
         averages = self.average.averages if self.average else []
-        return {"model": self.trainable.kept, "optimizer": self.optimizer.variables, "average": averages}
+        return {
+            "model": self.trainable.variables,
+            "optimizer": self.optimizer.variables,
+            "average": averages,
+        }
 
-    def _diverged(self, which: str, step: int) -> CheckFailedError:
+    def _divergence_error(self, loss_name: str, step: int) -> CheckFailedError:
         best = self.progress.best
-        kept = f"; the model of step {best.step} is kept" if best and self.hooks.save_best else ""
+        kept = f"; the model of step {best.step} is kept" if best and self.callbacks.save_best else ""
         return CheckFailedError(
-            f"the {which} loss is not a number any more at step {step} "
+            f"the {loss_name} loss is NaN or infinite at step {step} "
             f"(learning rate {self.learning_rate(step):.3g}){kept}",
-            remedy="lower initial_learning_rate, or give warmup_steps so that the rate rises slowly",
+            remedy="lower initial_learning_rate, or set warmup_steps to increase the rate slowly",
         )
 
 
@@ -296,33 +307,33 @@ def run_loop(
     evaluation_batches: Iterable[tuple[Any, Any]],
     *,
     accelerators: Accelerators | None = None,
-    hooks: Hooks | None = None,
-    start: Start | None = None,
+    callbacks: Callbacks | None = None,
+    resume_from: SavedTraining | None = None,
 ) -> LoopResult:
-    """Trains up to ``max_steps`` steps, evaluates on the way and after the last one.
+    """Trains up to ``max_steps`` steps, with evaluations in between and after the last step.
 
-    When it returns, the variables hold the weights of the best evaluation.
+    When it returns, the variables have the weights of the best evaluation.
 
     Args:
-        trainable: What to train.
-        optimizer: With its learning rate schedule.
-        arguments: Steps, smoothing, decay, when to stop.
-        training_batches: ``training_batches(k)`` gives (inputs, classes) for ever, from the batch of
-            step k + 1 on: this worker's share of each batch.
-        evaluation_batches: This worker's share; can be gone through again for every evaluation.
-        accelerators: The devices; None for those of the current process, as one.
-        hooks: Whom to tell.
-        start: Where to go on; None to begin.
+        trainable: The function to train and its variables.
+        optimizer: The optimizer, including its learning rate schedule.
+        arguments: The settings.
+        training_batches: ``training_batches(k)`` returns endless batches (inputs, classes) from step k + 1
+            on: this worker's part of each batch.
+        evaluation_batches: This worker's part; re-iterable, since each evaluation iterates over it.
+        accelerators: The devices; None for the single device of this process.
+        callbacks: Called during the training.
+        resume_from: The state to resume from; None to start from the beginning.
 
     Raises:
-        CheckFailedError: if the loss of a step or of an evaluation is not finite. The variables hold the
-            best weights so far.
-        InterruptedRunError: if the process is told to stop (SIGTERM, Ctrl-C); a checkpoint was saved.
+        CheckFailedError: if the loss of a step or of an evaluation is not finite. The variables have the best
+            weights so far.
+        InterruptedRunError: if the process is asked to terminate (SIGTERM, Ctrl-C); a checkpoint was saved.
     """
     accelerators = accelerators or Accelerators(tf.distribute.get_strategy(), "CPU")
-    training = _Training(trainable, optimizer, arguments, accelerators, hooks or Hooks())
-    if start is not None:
-        training.go_on_from(start)
+    training = _Training(trainable, optimizer, arguments, accelerators, callbacks or Callbacks())
+    if resume_from is not None:
+        training.restore(resume_from)
     with defer_termination() as stopped:
         evaluator = Evaluator(
             build_evaluation_step(trainable, accelerators),
@@ -331,59 +342,61 @@ def run_loop(
             stopped,
             trainable.measure,
         )
-        begun = training.progress.step
+        first_step = training.progress.step
         try:
-            _train_to_the_end(training, training_batches, evaluator, stopped)
+            _train(training, training_batches, evaluator, stopped)
         except CheckFailedError:
             training.publish_best()
             raise
-        for variable, value in zip(trainable.kept, training.best_weights, strict=True):
-            variable.assign(value)
+        training.restore_best_weights()
         progress = training.progress
         assert progress.best is not None  # noqa: S101 - the last step was evaluated
-        if start is not None and progress.step == begun:
-            # Nothing was left to train: the model is evaluated once more, here and now.
-            again = evaluator.evaluate(progress.best.step, progress.best.train_loss)
-            if again is not None:
+        if resume_from is not None and progress.step == first_step:
+            # The training was complete already: evaluate the model once more on this machine.
+            evaluation = evaluator.evaluate(progress.best.step, progress.best.train_loss)
+            if evaluation is not None:
                 log_event(
                     "evaluated_again",
-                    f"train: nothing is left to train; the model of step {again.step:,} has now "
-                    f"top-1 accuracy {again.top_1_accuracy:.4f}, then {progress.best.top_1_accuracy:.4f}",
-                    training_step=again.step,
-                    top_1_accuracy=again.top_1_accuracy,
+                    f"train: the training is already complete; the model of step {evaluation.step:,} now has "
+                    f"top-1 accuracy {evaluation.top_1_accuracy:.4f}, previously "
+                    f"{progress.best.top_1_accuracy:.4f}",
+                    training_step=evaluation.step,
+                    top_1_accuracy=evaluation.top_1_accuracy,
                 )
-    return LoopResult(tuple(progress.evaluations), progress.best, progress.ended, progress.seconds)
+    return LoopResult(tuple(progress.evaluations), progress.best, progress.end_reason)
 
 
-def _train_to_the_end(
+def _train(
     training: _Training,
     training_batches: Callable[[int], Iterable[tuple[Any, Any]]],
     evaluator: Evaluator,
     stopped: Callable[[], bool],
 ) -> None:
     arguments, progress = training.arguments, training.progress
-    every = arguments.resolved_steps_per_eval()
-    shown = Progress("train", arguments.max_steps, "steps", initial=progress.step)
+    steps_per_eval = arguments.resolved_steps_per_eval()
+    progress_log = Progress("train", arguments.max_steps, "steps", initial=progress.step)
     batches = iter(training_batches(progress.step))
-    while not progress.ended:
-        due = progress.step >= arguments.max_steps or (progress.step > 0 and progress.step % every == 0)
-        if (due or training.is_out_of_time()) and not progress.evaluated and not stopped():
+    while not progress.end_reason:
+        is_due = progress.step >= arguments.max_steps or (
+            progress.step > 0 and progress.step % steps_per_eval == 0
+        )
+        if (is_due or training.is_out_of_time()) and not progress.is_evaluated and not stopped():
             training.evaluate(evaluator)
-        if progress.evaluated:
-            progress.ended = training.reason_to_end()
+        if progress.is_evaluated:
+            progress.end_reason = training.find_end_reason()
             training.save()
-        if not progress.ended and stopped():
+        if not progress.end_reason and stopped():
             training.save()
             raise InterruptedRunError(
-                f"train was told to stop at step {progress.step:,} of {arguments.max_steps:,}",
-                remedy="start it again: with the same job_dir it goes on from there"
-                if training.hooks.save
-                else "start it again; with a job_dir it would go on where it was",
+                f"train was interrupted at step {progress.step:,} of {arguments.max_steps:,}",
+                remedy="start it again with the same job_dir to resume"
+                if training.callbacks.save
+                else "start it again; set job_dir to be able to resume",
             )
-        if not progress.ended:
+        if not progress.end_reason:
             training.take_step(next(batches))
-            if shown.is_due():
-                training.ask_for_losses()
+            if progress_log.is_due():
+                training.fetch_losses()
                 rate = training.learning_rate(progress.step)
-                shown.update(progress.step, loss=progress.losses[-1], learning_rate=rate)
-    log_event("training_ended", f"train: {progress.ended}", training_step=progress.step)
+                progress_log.update(progress.step, loss=progress.losses[-1], learning_rate=rate)
+    log_event("training_ended", f"train: {progress.end_reason}", training_step=progress.step)

@@ -1,25 +1,26 @@
-"""The networks by name, and what is to be known of each without loading TensorFlow."""
+"""The networks by name, with their properties that are needed without loading TensorFlow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# Every network here halves the image five times.
+# All networks halve the image five times.
 SMALLEST_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
 class ModelType:
-    """What a network expects.
+    """The properties of a network.
 
     Attributes:
-        family: How it is built: ``basic-resnet`` and ``bottleneck-resnet`` are our own, the others of
+        family: Its architecture: ``basic-resnet`` and ``bottleneck-resnet`` are our own, the others are from
             keras.applications.
-        image_size: Side in pixels for which it was published.
-        dropout: Rate before the last layer, as published.
-        keras_name: Of its constructor in keras.applications; empty for our own.
-        blocks: Of our own ResNets: the number of blocks of each stage.
-        stages: Number of its stages, as its paper counts them: groups of blocks behind the stem.
+        image_size: The published image size: the side in pixels.
+        dropout: The published dropout rate before the last layer.
+        keras_name: Name of its constructor in keras.applications; empty for our own.
+        blocks: Number of blocks in each stage, for our own ResNets.
+        stages: Number of stages, i.e. groups of blocks after the stem, as counted in its paper; 0 = the
+            family's.
     """
 
     family: str
@@ -31,46 +32,37 @@ class ModelType:
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The parts that can be frozen, from the image on: ``stem``, ``stage1``, ``stage2`` and so on."""
-        count = self.stages or _STAGES_OF_FAMILY[self.family]
+        """The parts that can be frozen, starting at the image: ``stem``, ``stage1``, ``stage2`` and so on."""
+        count = self.stages or _FAMILIES[self.family][1]
         return ("stem", *(f"stage{number}" for number in range(1, count + 1)))
 
     @property
     def has_imagenet_weights(self) -> bool:
-        """Whether weights trained on ImageNet are published for it: by Keras, for its own."""
+        """Whether ImageNet weights are published: Keras has them for its own networks."""
         return bool(self.keras_name)
 
     @property
     def scaling(self) -> str:
-        """How pixels of 0..255 are scaled inside the model, before the network.
+        """How the model scales pixels of 0..255 before the network.
 
         ``none`` (the network does it itself), ``minus_one_to_one`` (x / 127.5 - 1),
-        ``imagenet_statistics`` (x / 255, minus mean, by standard deviation of each channel over
-        ImageNet), or ``caffe`` (blue, green, red, minus each channel's mean over ImageNet).
+        ``imagenet_statistics`` (x / 255, minus the mean and divided by the standard deviation of each channel
+        over ImageNet), or ``caffe`` (channels in the order blue, green, red, minus their means over
+        ImageNet).
         """
-        return _SCALING_OF_FAMILY[self.family]
+        return _FAMILIES[self.family][0]
 
 
-# The wrong one silently costs ten points of accuracy: the weights were trained with this one.
-_SCALING_OF_FAMILY: Mapping[str, str] = MappingProxyType(
+# Scaling and number of stages by family. The published weights were trained with this scaling: another one
+# silently costs ten points of accuracy.
+_FAMILIES: Mapping[str, tuple[str, int]] = MappingProxyType(
     {
-        "basic-resnet": "imagenet_statistics",
-        "bottleneck-resnet": "imagenet_statistics",
-        "resnet": "caffe",
-        "efficientnet": "none",
-        "efficientnet-v2": "none",
-        "mobilenet-v2": "minus_one_to_one",
-    }
-)
-
-_STAGES_OF_FAMILY: Mapping[str, int] = MappingProxyType(
-    {
-        "basic-resnet": 4,
-        "bottleneck-resnet": 4,
-        "resnet": 4,
-        "efficientnet": 7,
-        "efficientnet-v2": 6,
-        "mobilenet-v2": 7,
+        "basic-resnet": ("imagenet_statistics", 4),
+        "bottleneck-resnet": ("imagenet_statistics", 4),
+        "resnet": ("caffe", 4),
+        "efficientnet": ("none", 7),
+        "efficientnet-v2": ("none", 6),
+        "mobilenet-v2": ("minus_one_to_one", 7),
     }
 )
 

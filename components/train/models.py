@@ -1,24 +1,21 @@
 """Builds the classifiers: scaling, backbone and last layer, from pixels of 0..255 to logits.
 
-A classifier is kept in two parts. The backbone turns images into one feature vector each; the head
-turns the vector into logits. A frozen backbone can so be run once over the data and the head
-trained on what it gave.
+A classifier has two parts. The backbone turns an image into a feature vector, the head turns the vector into
+logits. A frozen backbone can thus be run once over the data, and the head trained on its features.
 """
 
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.forward_pass import Mode, run_network
+from imgpipe.components.train.imagenet_weights import build_keras_network
 from imgpipe.components.train.model_types import MODEL_TYPES, ModelType
 from imgpipe.components.train.network_stages import frozen_parts, parts_of_layers
-from imgpipe.components.train.pretrained_weights import take_over_weights
+from imgpipe.components.train.pretrained_weights import load_pretrained_weights
 from imgpipe.components.train.resnet import build_resnet
-from imgpipe.components.train.weight_files import link_weight_files
 
 # Mean and standard deviation of red, green and blue over ImageNet, in units of 0..1, as published
 # with torchvision's ResNets.
@@ -26,21 +23,19 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 # Mean of blue, green and red over ImageNet, in units of 0..255, as Keras' ResNets were trained with.
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
-# A network that drops what it is sent answers a download with silence, for ever.
-_DOWNLOAD_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network in its two parts.
+    """An image classifier: backbone and head.
 
     Attributes:
         backbone: float32 [batch, size, size, 3] of 0..255 -> float32 [batch, features].
         head: float32 [batch, features] -> float32 [batch, num_classes], logits.
         model_type: A name of ``MODEL_TYPES``.
-        freeze: What is not trained: ``none``, ``backbone``, or everything up to and with a stage.
-        precision: Of the arithmetic in training: ``float32``, ``bfloat16`` or ``float16``. Otherwise it is
-            float32, as in serving, and the variables are float32 always.
+        freeze: What is not trained: ``none``, ``backbone``, or everything up to and including a stage.
+        precision: Precision of the training: ``float32``, ``bfloat16`` or ``float16``. Inference is in
+            float32, as in serving, and variables are always float32.
     """
 
     backbone: keras.Model
@@ -52,19 +47,19 @@ class Classifier:
     def logits(self, images: Any, *, training: bool) -> Any:
         """Returns float32 logits [batch, num_classes] of images [batch, size, size, 3] of 0..255.
 
-        Frozen parts run in inference mode even in training: their statistics stay as they are.
+        Frozen parts always run in inference mode: their statistics do not change.
         """
         mode = Mode(training, self.precision if training else "float32")
         return run_network(self.head, self.features(images, training=training), mode)
 
     def features(self, images: Any, *, training: bool) -> Any:
-        """Returns what the backbone makes of images: float32 [batch, features]."""
+        """Returns the backbone's features of images: float32 [batch, features]."""
         mode = Mode(training, self.precision if training else "float32", self.frozen_layers)
         return run_network(self.backbone, tf.cast(images, tf.float32), mode)
 
     @property
     def network(self) -> keras.Model:
-        """The backbone's last layer: the network itself, behind the scaling of pixels."""
+        """The network itself: the backbone's last layer, after the scaling of pixels."""
         return self.backbone.layers[-1]
 
     @property
@@ -83,11 +78,11 @@ class Classifier:
 
     @property
     def trained_variables(self) -> list[Any]:
-        """The variables that gradients are taken for, backbone first: those of what is not frozen."""
+        """The trainable variables of the parts that are not frozen, backbone first."""
         frozen = self.frozen_layers
         layers = [layer for layer in self.network.layers if layer.name not in frozen]
         trained = {id(variable) for layer in layers for variable in layer.trainable_variables}
-        # In the order of the variables, not of the layers.
+        # In the order of the backbone's variables, which is not the order of the layers.
         backbone = [variable for variable in self.backbone.trainable_variables if id(variable) in trained]
         return [*backbone, *self.head.trainable_variables]
 
@@ -103,63 +98,63 @@ def build_classifier(
     precision: str = "float32",
     pretrained_checkpoint_path: str = "",
 ) -> Classifier:
-    """Builds a classifier; under a strategy's scope, with that strategy's variables.
+    """Builds a classifier. Its variables are those of the strategy in scope.
 
     Args:
         model_type: A name of ``MODEL_TYPES``.
         num_classes: Outputs of the head.
         image_size: Side of the square images, in pixels.
-        weights: ``imagenet`` or ``none``; has no effect with ``pretrained_checkpoint_path``.
-        seed: Of the random weights.
-        freeze: What is not trained: ``none``, ``backbone``, or the last one of the model type's
-            ``stage_names`` that is frozen.
-        precision: Of the arithmetic in training, as ``resolve_precision`` gives it.
-        pretrained_checkpoint_path: Where the weights are taken from instead, as ``take_over_weights`` says.
+        weights: ``imagenet`` or ``none``; ignored with ``pretrained_checkpoint_path``.
+        seed: Seed of the random weights.
+        freeze: What is not trained: ``none``, ``backbone``, or the last frozen one of the model type's
+            ``stage_names``.
+        precision: Precision of the training, from ``resolve_precision``.
+        pretrained_checkpoint_path: Location for ``load_pretrained_weights``; empty to use ``weights``.
 
     Raises:
         UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded.
-        MissingInputError: if there is nothing at ``pretrained_checkpoint_path``.
-        InvalidDataError: if what lies there is damaged.
-        InvalidArgumentError: if it is of another network.
+        MissingInputError: if ``pretrained_checkpoint_path`` does not exist.
+        InvalidDataError: if its content is damaged.
+        InvalidArgumentError: if its weights belong to another network.
     """
     keras.utils.set_random_seed(seed)
     kind = MODEL_TYPES[model_type]
     images = keras.Input((image_size, image_size, 3), name="images")
-    scaled = _scaled(images, kind)
+    scaled = _scale(images, kind)
     network = _build_network(model_type, image_size, "none" if pretrained_checkpoint_path else weights)
     backbone = keras.Model(images, network(scaled), name="backbone")
     features = keras.Input(backbone.output_shape[1:], name="features")
     dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
-    # With a seed of its own: by default Keras draws one from Python's global generator, which any other
-    # thread may use between its seeding and here.
+    # By default Keras draws the seed from Python's global generator, which other threads may use in the
+    # meantime.
     initializer = keras.initializers.GlorotUniform(seed)
     logits = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype="float32", name="logits")
     head = keras.Model(features, logits(dropped), name="head")
     if pretrained_checkpoint_path:
-        take_over_weights(pretrained_checkpoint_path, model_type, network, head)
+        load_pretrained_weights(pretrained_checkpoint_path, model_type, network, head)
     return Classifier(backbone, head, model_type, freeze, precision)
 
 
 def set_batch_normalization_momentum(classifier: Classifier, max_steps: int) -> None:
-    """Makes batch normalization's moving averages follow a run of ``max_steps``.
+    """Adapts the momentum of batch normalization's moving averages to the length of the run.
 
-    Keras' momentum of 0.99 averages over about the last 100 steps. In a run of a few hundred steps the
-    averages then still hold statistics of nearly untrained weights, and the model validates at chance
-    while it trains well. Averaging over a twentieth of the run, at least over 10 steps and at most as
-    Keras does, keeps them to weights of the present.
+    Keras' momentum of 0.99 averages over about the last 100 steps. In a run of a few hundred steps, the
+    averages would still contain statistics of nearly untrained weights, and the model would validate at
+    chance although it trains well. This averages over a twentieth of the run, at least over 10 steps and at
+    most as Keras does.
     """
     momentum = min(0.99, max(0.9, 1 - 20 / max_steps))
-    for layer in _layers(classifier.backbone):
+    for layer in classifier.network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
 
 
 def decayed_kernels(classifier: Classifier) -> list[Any]:
-    """Returns the trained kernels: variables that weight decay holds for, not biases or statistics."""
+    """Returns the trained variables that weight decay applies to: kernels, but not biases or statistics."""
     return [variable for variable in classifier.trained_variables if variable.name.endswith("kernel")]
 
 
-def _scaled(images: Any, kind: ModelType) -> Any:
+def _scale(images: Any, kind: ModelType) -> Any:
     if kind.scaling == "minus_one_to_one":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scaling")(images)
     if kind.scaling == "imagenet_statistics":
@@ -178,35 +173,4 @@ def _build_network(model_type: str, image_size: int, weights: str) -> keras.Mode
         bottleneck = kind.family == "bottleneck-resnet"
         name = model_type.replace("-", "")
         return build_resnet(kind.blocks, image_size, bottleneck=bottleneck, name=name)
-    constructor = getattr(keras.applications, kind.keras_name)
-    if weights == "imagenet":
-        link_weight_files()
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        return constructor(
-            include_top=False,
-            weights="imagenet" if weights == "imagenet" else None,
-            input_shape=(image_size, image_size, 3),
-            pooling="avg",
-        )
-    except Exception as error:
-        # keras.utils.get_file raises a bare Exception when a download fails, OSError and ValueError
-        # when the file on disk is damaged.
-        if weights != "imagenet":
-            raise
-        raise UnavailableError(
-            f"the ImageNet weights of {model_type} are neither on this machine nor can they be downloaded: "
-            f"{error}",
-            where="$KERAS_HOME/models (by default ~/.keras/models)",
-            remedy="run once where there is internet and copy that folder here, or train with weights=none",
-        ) from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _layers(model: keras.Model) -> list[Any]:
-    found = []
-    for layer in model.layers:
-        found.extend(_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    return found
+    return build_keras_network(model_type, image_size, imagenet=weights == "imagenet")

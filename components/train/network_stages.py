@@ -1,9 +1,9 @@
-"""Which part of a network each of its layers belongs to: stem, stage1, stage2 and so on, or top.
+"""Maps the layers of a network to its parts: stem, stage1, stage2 and so on, and top.
 
-A stage is a group of blocks as the network's paper counts them, behind the stem: in ResNets conv2_x to
-conv5_x (He et al., 2015, table 1), in EfficientNets the rows of MBConv blocks (Tan and Le, 2019, table 1;
-2021, table 4), in MobileNetV2 the rows of bottlenecks (Sandler et al., 2018, table 2). What follows the last
-stage (a 1x1 convolution in EfficientNets and MobileNetV2, the pooling in all) is the top.
+A stage is a group of blocks after the stem, as counted in the network's paper: conv2_x to conv5_x in ResNets
+(He et al., 2015, table 1), the rows of MBConv blocks in EfficientNets (Tan and Le, 2019, table 1; 2021, table
+4), the rows of bottlenecks in MobileNetV2 (Sandler et al., 2018, table 2). The layers after the last stage (a
+1x1 convolution in EfficientNets and MobileNetV2, the pooling in all networks) are the top.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 TOP = "top"
 _STEM = "stem"
 
-# By family: a pattern of layer names, whose group "stage" is the number that stands in the name.
+# Pattern of the names of a stage's layers, by family. The group "stage" is the number in the name.
 _STAGE_IN_NAME = {
     "basic-resnet": re.compile(r"stage(?P<stage>\d+)_"),
     "bottleneck-resnet": re.compile(r"stage(?P<stage>\d+)_"),
@@ -21,19 +21,16 @@ _STAGE_IN_NAME = {
     "efficientnet-v2": re.compile(r"block(?P<stage>\d+)[a-z]_"),
     "mobilenet-v2": re.compile(r"(expanded_conv|block_(?P<stage>\d+))_"),
 }
-# The first block of each stage after the first of MobileNetV2, whose blocks are numbered throughout.
+# The first blocks of MobileNetV2's stages from the second on. Its blocks are numbered through all stages.
 _MOBILENET_FIRST_BLOCKS = (1, 3, 6, 10, 13, 16)
 
 
 def parts_of_layers(family: str, names: Sequence[str]) -> list[str]:
-    """Returns the part that each layer belongs to.
+    """Returns the part of each layer: ``stem``, ``stage1``, ``stage2``, ..., or ``top``.
 
     Args:
-        family: Of ``ModelType``.
-        names: Of all layers, from the images on.
-
-    Returns:
-        For each name ``stem``, ``stage1``, ``stage2``, ..., or ``top``.
+        family: ``ModelType.family``.
+        names: Names of all layers, starting at the images.
     """
     parts: list[str] = []
     stage = 0
@@ -51,8 +48,8 @@ def frozen_parts(freeze: str, stage_names: Sequence[str]) -> tuple[str, ...]:
     """Returns the parts of a network that are not trained.
 
     Args:
-        freeze: ``none``, ``backbone``, or the last one of ``stage_names`` that is frozen.
-        stage_names: Of ``ModelType``.
+        freeze: ``none``, ``backbone``, or the last frozen one of ``stage_names``.
+        stage_names: ``ModelType.stage_names``.
     """
     if freeze == "none":
         return ()

@@ -1,4 +1,4 @@
-"""The optimizers and their settings, known without loading TensorFlow."""
+"""The optimizers and their settings, available without loading TensorFlow."""
 
 import math
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 from imgpipe.components.common.arguments import nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
 
-# What optimizer_arguments may hold, by optimizer, with the optimizer's own defaults.
+# The settings of each optimizer that optimizer_arguments may contain, with their defaults.
 OPTIMIZER_ARGUMENTS = MappingProxyType(
     {
         "momentum": {"momentum": 0.9, "use_nesterov": False},
@@ -26,14 +26,13 @@ def optimizer_settings(optimizer_type: str, optimizer_arguments: str) -> dict[st
         optimizer_arguments: ``name=value`` pairs, separated by commas.
 
     Raises:
-        InvalidArgumentError: for a name that the optimizer does not have, a name that is given
-            twice, or a value that the setting cannot have.
+        InvalidArgumentError: for an unknown or repeated name, or an invalid value.
     """
     defaults = OPTIMIZER_ARGUMENTS[optimizer_type]
     given: dict[str, float | bool] = {}
     where = f"optimizer_arguments={optimizer_arguments!r}"
     for pair in filter(None, (part.strip() for part in optimizer_arguments.split(","))):
-        name, _, text = (word.strip() for word in pair.partition("="))
+        name, _, text = (part.strip() for part in pair.partition("="))
         if name not in defaults:
             raise InvalidArgumentError(
                 f"optimizer_type={optimizer_type} has no setting {name!r}",
@@ -41,13 +40,11 @@ def optimizer_settings(optimizer_type: str, optimizer_arguments: str) -> dict[st
                 remedy=nearest_name(name, defaults),
             )
         if name in given:
-            raise InvalidArgumentError(
-                f"{name} is given twice", where=where, remedy="leave one of the two out"
-            )
-        value = _setting(name, text)
+            raise InvalidArgumentError(f"{name} is given twice", where=where, remedy="remove one of the two")
+        value = _parse_setting(name, text)
         if value is None:
             raise InvalidArgumentError(
-                f"{name}={text!r} is not a value for {name}",
+                f"{name}={text!r} is not a valid {name}",
                 where=where,
                 remedy=f"give {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
             )
@@ -55,14 +52,14 @@ def optimizer_settings(optimizer_type: str, optimizer_arguments: str) -> dict[st
     return {**defaults, **given}
 
 
-def _setting(name: str, text: str) -> float | bool | None:
-    """Returns the value that the text says, or None if the setting cannot have it."""
+def _parse_setting(name: str, text: str) -> float | bool | None:
+    """Returns the value of a setting; None if it is invalid."""
     if name == "use_nesterov":
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
     try:
         value = float(text)
     except ValueError:
         return None
-    # epsilon keeps a division from one by zero.
+    # epsilon prevents a division by zero.
     allowed = 0 < value < math.inf if name == "epsilon" else 0 <= value < 1
     return value if allowed else None

@@ -1,4 +1,4 @@
-"""Decides in which precision a network is trained."""
+"""Chooses the precision that a network is trained in."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +8,17 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.model_types import MODEL_TYPES
 
-# A processor without one of these computes bfloat16 in float32 and converts, which is slower.
+# A CPU without any of these flags emulates bfloat16 with float32 and conversions, which is slower.
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
-# Measured on a processor with avx512_bf16 (docs/performance.md). The networks of depthwise convolutions
-# spend their time in operations that move data rather than multiply, and TensorFlow's gradients of depthwise
-# convolutions gain nothing.
+# Measured on a CPU with avx512_bf16 (docs/performance.md). Networks with depthwise convolutions spend their
+# time in operations that move data rather than multiply, and TensorFlow's gradients of depthwise convolutions
+# are not faster in bfloat16.
 _FAMILIES_FASTER_ON_CPU = ("basic-resnet", "bottleneck-resnet", "resnet")
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes.
+    """The capabilities of a device.
 
     Attributes:
         kind: ``CPU``, ``GPU`` or ``TPU``.
@@ -32,10 +32,7 @@ class Device:
 
 
 def find_device() -> Device:
-    """Returns what TensorFlow computes on: a TPU that is connected to, the GPUs, or the processor.
-
-    Of several GPUs, the one that can least counts.
-    """
+    """Returns the device that TensorFlow uses: a connected TPU, the least capable of the GPUs, or the CPU."""
     if tf.config.list_logical_devices("TPU"):
         return Device("TPU", has_bfloat16=True, has_float16=False)
     gpus = tf.config.list_physical_devices("GPU")
@@ -44,31 +41,31 @@ def find_device() -> Device:
         # Tensor cores multiply float16 since compute capability 7.0, bfloat16 since 8.0.
         capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
         return Device("GPU", has_bfloat16=capability >= (8, 0), has_float16=capability >= (7, 0))
-    return Device("CPU", has_bfloat16=_processor_has_bfloat16(), has_float16=False)
+    return Device("CPU", has_bfloat16=_cpu_has_bfloat16(), has_float16=False)
 
 
 def resolve_precision(mixed_precision: str, model_type: str, device: Device | None = None) -> str:
-    """Returns the precision of training's arithmetic, and logs it with its reason.
+    """Returns the precision of the training and logs it with the reason.
 
-    float16 needs a scaled loss, or small gradients vanish: ``keras.optimizers.LossScaleOptimizer``.
+    float16 requires a ``keras.optimizers.LossScaleOptimizer``, because small gradients would vanish.
 
     Args:
         mixed_precision: ``auto``, ``off``, ``bfloat16`` or ``float16``.
         model_type: A name of ``MODEL_TYPES``.
-        device: What computes; by default what TensorFlow finds.
+        device: By default the device that TensorFlow uses.
 
     Returns:
         ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        InvalidArgumentError: for float16 where there is no GPU.
+        InvalidArgumentError: for float16 without a GPU.
     """
     device = device or find_device()
     precision, reason = _decide(mixed_precision, model_type, device)
     slow = precision == "bfloat16" and not device.has_bfloat16
     log_event(
         "precision",
-        f"train: arithmetic in {precision}: {reason}",
+        f"train: precision {precision}: {reason}",
         severity="WARNING" if slow else "INFO",
         precision=precision,
         reason=reason,
@@ -79,29 +76,29 @@ def resolve_precision(mixed_precision: str, model_type: str, device: Device | No
 def _decide(mixed_precision: str, model_type: str, device: Device) -> tuple[str, str]:
     if mixed_precision == "float16" and device.kind != "GPU":
         raise InvalidArgumentError(
-            f"mixed_precision=float16, but training runs on a {device.kind}",
-            remedy="use mixed_precision=auto, off or bfloat16: float16 is for GPUs only",
+            f"mixed_precision=float16 requires a GPU, but training runs on a {device.kind}",
+            remedy="set mixed_precision to auto, off or bfloat16",
         )
     if mixed_precision == "off":
         return "float32", "mixed_precision=off"
     if mixed_precision != "auto":
-        without = mixed_precision == "bfloat16" and not device.has_bfloat16
-        slow = f"; this {device.kind} has no instructions for it, so off is faster" if without else ""
+        emulated = mixed_precision == "bfloat16" and not device.has_bfloat16
+        slow = f"; this {device.kind} has no instructions for it, so off is faster" if emulated else ""
         return mixed_precision, f"mixed_precision={mixed_precision}{slow}"
-    if device.kind == "CPU" and device.has_bfloat16 and not _gains_on_cpu(model_type):
-        return "float32", f"{model_type} is faster in it than in bfloat16 on a processor"
+    faster_on_cpu = MODEL_TYPES[model_type].family in _FAMILIES_FASTER_ON_CPU
+    if device.kind == "CPU" and device.has_bfloat16 and not faster_on_cpu:
+        return "float32", f"on a CPU, {model_type} is faster in float32 than in bfloat16"
     if device.has_bfloat16:
-        return "bfloat16", f"the {device.kind} has instructions for it, and {model_type} gains from them"
+        return (
+            "bfloat16",
+            f"the {device.kind} has bfloat16 instructions, and {model_type} is faster with them",
+        )
     if device.has_float16:
-        return "float16", f"the {device.kind} has instructions for it, and none for bfloat16"
+        return "float16", f"the {device.kind} has instructions for float16, but none for bfloat16"
     return "float32", f"the {device.kind} has no instructions for bfloat16"
 
 
-def _gains_on_cpu(model_type: str) -> bool:
-    return MODEL_TYPES[model_type].family in _FAMILIES_FASTER_ON_CPU
-
-
-def _processor_has_bfloat16() -> bool:
+def _cpu_has_bfloat16() -> bool:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Publishes better models while the training goes on."""
+"""Publishes better models during the training."""
 
 import tempfile
 import time
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from imgpipe.components.train.evaluation import Evaluation
 
-# Of the training's time, what publishing on the way may take.
-_SHARE_OF_TIME = 0.1
-# What the first time is taken to cost: TensorFlow traces the model and writes it.
+# The fraction of the training's time that publishing may take.
+_MAX_TIME_FRACTION = 0.1
+# The estimated cost of publishing for the first time: TensorFlow traces the model and writes it.
 _FIRST_SECONDS = 10.0
 
 
@@ -17,8 +17,8 @@ class Publisher:
     """Publishes the best model so far, as often as the time allows.
 
     Args:
-        write: ``write(folder, evaluations, best)`` writes the model as its variables are.
-        publish: Gets the folder.
+        write: ``write(folder, evaluations, best)`` writes the model with its current weights.
+        publish: Called with the folder.
     """
 
     def __init__(
@@ -27,20 +27,20 @@ class Publisher:
         publish: Callable[[Path], object],
     ) -> None:
         self._write, self._publish = write, publish
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._spent, self._last = 0.0, _FIRST_SECONDS
 
     def is_due(self) -> bool:
-        """Whether one more time would stay within the share of the training's time."""
-        elapsed = time.monotonic() - self._begun
-        return self._spent + self._last <= _SHARE_OF_TIME * elapsed
+        """Whether publishing again would stay within the fraction of the training's time."""
+        elapsed = time.monotonic() - self._started
+        return self._spent + self._last <= _MAX_TIME_FRACTION * elapsed
 
     def publish(self, evaluations: Sequence[Evaluation], best: Evaluation) -> None:
-        """Writes the model as its variables are now, and publishes it."""
-        begun = time.monotonic()
+        """Writes the model with its current weights and publishes it."""
+        started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="imgpipe-") as temporary:
             folder = Path(temporary) / "model"
             self._write(folder, evaluations, best)
             self._publish(folder)
-        self._last = time.monotonic() - begun
+        self._last = time.monotonic() - started
         self._spent += self._last

@@ -1,4 +1,4 @@
-"""Reads single records of a split's shards in any order, so that an epoch's order is free."""
+"""Reads the records of a split's shards in any order."""
 
 import os
 import threading
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.tfrecord import read_record_at, read_record_offsets
 
-# Far below what a system allows a process; more shards than these are opened again when their turn comes.
-_OPEN_FILES = 64
-# Shards whose records are looked for at a time.
+# Far below the operating system's limit per process. Other shards are reopened when they are needed.
+_MAX_OPEN_FILES = 64
+# Shards that are scanned for record offsets at a time.
 _SHARDS_AT_ONCE = 16
 
 
 class RecordReader:
-    """The serialized tf.Examples of some shards, by their number; may be used by several threads.
+    """Reads the serialized tf.Examples of some shards by index. Thread-safe.
 
-    What it holds is 8 bytes a record: where it begins. A shard's are found when its first record is
-    asked for, by reading the headers of its records.
+    It keeps the offset of each record in memory, 8 bytes per record. The offsets of a shard are read from the
+    headers of its records when its first record is needed.
 
     Args:
         paths: The shards.
-        shard_examples: How many examples each of them holds.
+        shard_examples: Number of examples in each shard.
     """
 
     def __init__(self, paths: Sequence[Path], shard_examples: Sequence[int]) -> None:
@@ -38,43 +38,43 @@ class RecordReader:
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, numbers: NDArray[np.int64]) -> list[bytes]:
-        """Returns the records of these numbers, 0..examples-1, counted through the shards in order.
+    def read(self, indices: NDArray[np.int64]) -> list[bytes]:
+        """Returns the records with these indices, 0..examples-1, numbered through the shards in order.
 
         Raises:
-            MissingInputError: if a shard is not there.
-            InvalidDataError: if a record is damaged, or a shard does not hold as many as were said.
+            MissingInputError: if a shard does not exist.
+            InvalidDataError: if a record is damaged, or a shard does not have the given number of examples.
         """
         return [
-            # The file is held by this name while it is read, even if it is pushed out of the dictionary.
+            # The variable keeps the file open during the read, even if it is evicted from the dictionary.
             read_record_at(file.descriptor, begin, end, where=where)
-            for file, begin, end, where in self._places(numbers)
+            for file, begin, end, where in self._locate(indices)
         ]
 
-    def announce(self, numbers: NDArray[np.int64]) -> None:
-        """Lets the system read these records into its own memory meanwhile, all of them at once.
+    def prefetch(self, indices: NDArray[np.int64]) -> None:
+        """Lets the operating system read these records into its page cache in the background.
 
         Raises:
             MissingInputError: as ``read``.
             InvalidDataError: as ``read``.
         """
         if hasattr(os, "posix_fadvise"):
-            for file, begin, end, _ in self._places(numbers):
+            for file, begin, end, _ in self._locate(indices):
                 os.posix_fadvise(file.descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
-    def _places(self, numbers: NDArray[np.int64]) -> Iterator[tuple["_OpenFile", int, int, str]]:
-        """Yields each record's file, where in it the record begins and ends, and its name for messages."""
-        shards = np.searchsorted(self._ends, numbers, side="right")
+    def _locate(self, indices: NDArray[np.int64]) -> Iterator[tuple["_OpenFile", int, int, str]]:
+        """Yields the file of each record, its begin and end there, and its location for messages."""
+        shards = np.searchsorted(self._ends, indices, side="right")
         with self._lock:
-            self._find_offsets([shard for shard in set(shards.tolist()) if shard not in self._offsets])
-        for shard, number in zip(shards.tolist(), (numbers - self._firsts[shards]).tolist(), strict=True):
+            self._read_offsets([shard for shard in set(shards.tolist()) if shard not in self._offsets])
+        for shard, number in zip(shards.tolist(), (indices - self._firsts[shards]).tolist(), strict=True):
             begin, end = self._offsets[shard][number : number + 2].tolist()
             with self._lock:
                 file = self._file(shard)
             yield file, begin, end, f"{self._paths[shard]}, record {number}"
 
-    def _find_offsets(self, shards: list[int]) -> None:
-        # Mostly waiting for the disk.
+    def _read_offsets(self, shards: list[int]) -> None:
+        # Threads, because it mostly waits for the disk.
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
             for shard, offsets in zip(
                 shards, pool.map(read_record_offsets, (self._paths[shard] for shard in shards)), strict=True
@@ -82,14 +82,14 @@ class RecordReader:
                 found, expected = len(offsets) - 1, int(self._ends[shard] - self._firsts[shard])
                 if found != expected:
                     raise InvalidDataError(
-                        f"{self._paths[shard]} holds {found:,} records, the manifest says {expected:,}",
-                        remedy="run the convert step again: a file has changed since",
+                        f"{self._paths[shard]} has {found:,} records, but the manifest says {expected:,}",
+                        remedy="run the convert step again, because the file has changed since",
                     )
                 self._offsets[shard] = offsets
 
     def _file(self, shard: int) -> "_OpenFile":
         if shard not in self._files:
-            if len(self._files) >= _OPEN_FILES:
+            if len(self._files) >= _MAX_OPEN_FILES:
                 self._files.popitem(last=False)
             self._files[shard] = _OpenFile(self._paths[shard])
         self._files.move_to_end(shard)
@@ -97,7 +97,7 @@ class RecordReader:
 
 
 class _OpenFile:
-    """A file descriptor that is closed when nobody uses it any more."""
+    """A file descriptor that is closed with the last reference to this object."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -108,6 +108,6 @@ class _OpenFile:
             ) from None
 
     def __del__(self) -> None:
-        # Missing when it could not be opened.
+        # Not set if the file could not be opened.
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)

@@ -1,4 +1,4 @@
-"""Tells everyone who wants to know what an evaluation found."""
+"""Reports evaluations to the log, files, TensorBoard and tuners."""
 
 import dataclasses
 import json
@@ -17,21 +17,21 @@ from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 
-# The objective of tuning, as the original algorithm named it.
+# The objective of tuning, named as in the original algorithm.
 OBJECTIVE = "top_1_accuracy"
-# Set by Vertex AI in a trial of a hyperparameter tuning job, and nowhere else.
+# Set by Vertex AI only in trials of a hyperparameter tuning job.
 _TRIAL_ID = "CLOUD_ML_TRIAL_ID"
 
 Report = Callable[[Sequence[Evaluation]], None]
 
 
 def reporter(job_dir: str) -> Report:
-    """Returns a function that reports the last of a training's evaluations so far.
+    """Returns a function that is called with all evaluations so far and reports the last one.
 
-    It goes to the log (one line with ``name=value`` words),
-    to Vertex AI's tuner in a trial of its, in a line that begins with the time in a trial of Katib's, and
-    into ``job_dir`` to ``metrics.jsonl`` (one JSON object an evaluation; all of them are written anew, so
-    that an interrupted training's file has none twice) and to TensorBoard's files.
+    It writes a log line with ``name=value`` pairs. In a trial of Vertex AI it reports to the tuner, and in a
+    trial of Katib it writes a line for the metrics collector. In ``job_dir`` it writes ``metrics.jsonl`` (one
+    JSON object per evaluation; the file is rewritten each time, so that a resumed training leaves no
+    duplicates) and TensorBoard's files.
 
     Args:
         job_dir: Local or ``gs://``; empty to write no files.
@@ -45,8 +45,8 @@ def reporter(job_dir: str) -> Report:
         reports.append(lambda evaluations: write_katib_line(OBJECTIVE, getattr(evaluations[-1], OBJECTIVE)))
 
     def report(evaluations: Sequence[Evaluation]) -> None:
-        for each in reports:
-            each(evaluations)
+        for report_to in reports:
+            report_to(evaluations)
 
     return report
 
@@ -54,8 +54,8 @@ def reporter(job_dir: str) -> Report:
 def _log(evaluations: Sequence[Evaluation]) -> None:
     last = dataclasses.asdict(evaluations[-1])
     step = last.pop("step")
-    words = " ".join(f"{name}={value:.6g}" for name, value in last.items())
-    log_event("evaluation", f"train: step {step}: {words}", training_step=step, **last)
+    metrics = " ".join(f"{name}={value:.6g}" for name, value in last.items())
+    log_event("evaluation", f"train: step {step}: {metrics}", training_step=step, **last)
 
 
 def _metrics_file(folder: Folder) -> Report:
@@ -67,14 +67,14 @@ def _metrics_file(folder: Folder) -> Report:
 
 
 def _tensorboard(location: str) -> Report:
-    """Returns what writes TensorBoard's files; those for Cloud Storage are made here and uploaded."""
-    # Vertex AI shows what is written to the folder that it names.
+    """Writes TensorBoard's files; those for Cloud Storage are written locally and uploaded."""
+    # Vertex AI displays the content of the folder that it sets.
     location = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or location
-    made_here = tempfile.TemporaryDirectory(prefix="imgpipe-") if is_cloud_path(location) else None
-    # What tf.summary.scalar() would say, which needs TensorBoard itself.
+    local_copy = tempfile.TemporaryDirectory(prefix="imgpipe-") if is_cloud_path(location) else None
+    # The metadata of tf.summary.scalar(), which requires TensorBoard to be installed.
     summary = tf.compat.v1.SummaryMetadata
     metadata = summary(plugin_data=summary.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR")
-    writer = tf.summary.create_file_writer(made_here.name if made_here else str(local_path(location)))
+    writer = tf.summary.create_file_writer(local_copy.name if local_copy else str(local_path(location)))
 
     def write(evaluations: Sequence[Evaluation]) -> None:
         with writer.as_default(step=evaluations[-1].step):
@@ -83,7 +83,7 @@ def _tensorboard(location: str) -> Report:
             for name, value in values.items():
                 tf.summary.write(name, tf.constant(value), metadata=metadata)
         writer.flush()
-        for path in Path(made_here.name).iterdir() if made_here else ():
+        for path in Path(local_copy.name).iterdir() if local_copy else ():
             folder_at(location).write(path.name, path.read_bytes())
 
     return write

@@ -1,8 +1,7 @@
-"""What the loop trains on: images, or the features that a frozen backbone makes of them."""
+"""Builds the loop's inputs: images, or the features of a frozen backbone."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,30 @@ from imgpipe.components.common.log import Progress
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.augmentation import kept_size
+from imgpipe.components.train.augmentation import cached_size
 from imgpipe.components.train.class_weights import class_weights, positive_weights
-from imgpipe.components.train.decoded_cache import kept_decoded
+from imgpipe.components.train.decoded_cache import choose_cache
 from imgpipe.components.train.feature_store import shared_features
-from imgpipe.components.train.input_pipeline import FeatureBatches, evaluation_batches, training_batches
+from imgpipe.components.train.input_pipeline import evaluation_batches, feature_batches, training_batches
 from imgpipe.components.train.located_batches import LocatedBatches
 from imgpipe.components.train.mixing import mix
 from imgpipe.components.train.models import Classifier, decayed_kernels, set_batch_normalization_momentum
 from imgpipe.components.train.training_step import Trainable
 
-# A frozen backbone's features are computed once and kept when they take no more memory than this.
-_FEATURE_BYTES = 2**30
-# Validation features that go through the head at a time.
-_FEATURE_ROWS = 1024
+# A frozen backbone's features are computed once and kept if they take at most this much memory.
+_MAX_FEATURE_BYTES = 2**30
+# Batch size of the head when it evaluates features.
+_FEATURE_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What is trained, and on what.
+    """The function to train and its batches.
 
     Attributes:
         trainable: The function and its variables.
-        training_batches: ``training_batches(k)`` gives batches for ever, from that of step k + 1 on.
-        evaluation_batches: Can be gone through again.
+        training_batches: ``training_batches(k)`` returns endless batches from step k + 1 on.
+        evaluation_batches: Re-iterable.
     """
 
     trainable: Trainable
@@ -54,25 +53,20 @@ def training_inputs(
     accelerators: Accelerators,
     features_folder: Path | None = None,
 ) -> TrainingInputs:
-    """Returns this worker's inputs: features where the backbone is frozen and every epoch sees the same ones.
+    """Returns this worker's inputs: features if the backbone is frozen and images are not augmented.
 
-    Args:
-        classifier: To be trained.
-        arguments: How.
-        manifest: Of the data set.
-        folder: Where its shards lie.
-        accelerators: Which worker this is.
-        features_folder: Where trainings on this machine share such features; None if there are no others.
+    ``folder`` has the shards of the manifest. Trainings on this machine share features in
+    ``features_folder``; it is None if there are no others.
 
     Raises:
-        InvalidDataError: if an image cannot be decoded, or there are more or fewer than the manifest says.
+        InvalidDataError: if an image cannot be decoded, or the number of images differs from the manifest.
     """
     images = manifest.splits[TRAIN].examples + _validation_images(arguments, manifest)
-    # Labels are as wide as what they are kept beside: float32 [images, N] in a multi-label data set.
+    # Features and targets are float32; a multi-label data set has N targets per image.
     width = classifier.backbone.output_shape[-1] + (manifest.num_classes if manifest.multi_label else 1)
-    fits = 4 * width * images <= _FEATURE_BYTES
-    varied = arguments.augmentation != "none" or arguments.mixup or arguments.cutmix
-    if arguments.freeze == "backbone" and fits and not varied:
+    fits = 4 * width * images <= _MAX_FEATURE_BYTES
+    augmented = arguments.augmentation != "none" or arguments.mixup or arguments.cutmix
+    if arguments.freeze == "backbone" and fits and not augmented:
         return _feature_inputs(classifier, arguments, manifest, folder, accelerators, features_folder)
     return _image_inputs(classifier, arguments, manifest, folder, accelerators)
 
@@ -86,7 +80,12 @@ def _image_inputs(
 ) -> TrainingInputs:
     image_size = arguments.resolved_image_size()
     set_batch_normalization_momentum(classifier, arguments.max_steps)
-    mixed = partial(mix, mixup=arguments.mixup, cutmix=arguments.cutmix, seed=arguments.seed)
+
+    def mix_batch(images: Any, targets: Any, step: Any) -> tuple[Any, Any]:
+        return mix(
+            images, targets, mixup=arguments.mixup, cutmix=arguments.cutmix, seed=arguments.seed, step=step
+        )
+
     trainable = Trainable(
         classifier.logits,
         tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
@@ -95,38 +94,34 @@ def _image_inputs(
         classifier.variables,
         manifest.num_classes,
         _class_weights(arguments, manifest),
-        (lambda images, targets, step: mixed(images, targets, step=step))
-        if arguments.mixup or arguments.cutmix
-        else None,
+        mix_batch if arguments.mixup or arguments.cutmix else None,
         manifest.multi_label,
     )
-    training = manifest.splits[TRAIN]
-    keep_training, keep_validation = kept_decoded(
-        training_images=training.examples,
-        training_size=kept_size(arguments.augmentation, image_size),
+    training_cache, cache_validation = choose_cache(
+        training_images=manifest.splits[TRAIN].examples,
+        training_size=cached_size(arguments.augmentation, image_size),
         validation_images=_validation_images(arguments, manifest),
         validation_size=image_size,
-        seen=arguments.max_steps * arguments.train_batch_size,
-        disk=arguments.augmentation == "none" or not arguments.deterministic,
+        images_seen=arguments.max_steps * arguments.train_batch_size,
+        allow_disk=arguments.augmentation == "none" or not arguments.deterministic,
     )
 
     def batches_from(first_step: int) -> LocatedBatches:
-        batches = training_batches(
-            shard_paths(folder, training),
-            shard_examples=[shard.examples for shard in training.shards],
-            image_size=image_size,
+        return _located_batches(
+            training_batches,
+            arguments,
+            manifest,
+            folder,
+            TRAIN,
             batch_size=arguments.train_batch_size,
-            seed=arguments.seed,
-            keep_decoded=keep_training,
+            cache=training_cache,
             augmentation=arguments.augmentation,
             first_step=first_step,
             part=accelerators.part,
-            multi_label_classes=_multi_label_classes(manifest),
         )
-        return LocatedBatches(batches, folder, training, multi_label=manifest.multi_label)
 
     validation = _validation_batches(
-        arguments, manifest, folder, keep_decoded=keep_validation, part=accelerators.part
+        arguments, manifest, folder, cache=cache_validation, part=accelerators.part
     )
     return TrainingInputs(trainable, batches_from, validation)
 
@@ -139,26 +134,26 @@ def _feature_inputs(
     accelerators: Accelerators,
     features_folder: Path | None,
 ) -> TrainingInputs:
-    """Runs the frozen backbone once over the data; each worker does so over all of them."""
+    """Runs the frozen backbone once over the data. Each worker computes the features of all images."""
     validation_images = _validation_images(arguments, manifest)
     width = classifier.backbone.output_shape[-1]
 
     def compute() -> Sequence[NDArray[Any]]:
-        return _computed_features(classifier, arguments, manifest, folder)
+        return _compute_all_features(classifier, arguments, manifest, folder)
 
     if features_folder is None:
         arrays = compute()
     else:
-        sampled = {"images": arguments.num_eval_images, "seed": arguments.seed}
-        circumstances = {
+        sample = {"images": arguments.num_eval_images, "seed": arguments.seed}
+        key = {
             "data": manifest.digest(),
             "model_type": arguments.model_type,
             "image_size": arguments.resolved_image_size(),
             "batch_size": arguments.resolved_eval_batch_size(),
-            "validation": sampled if arguments.num_eval_images else {},
+            "validation": sample if arguments.num_eval_images else {},
         }
-        arrays = shared_features(features_folder, circumstances, classifier.backbone.variables, compute)
-    features, classes, validation_features, validation_classes = arrays
+        arrays = shared_features(features_folder, key, classifier.backbone.variables, compute)
+    features, targets, validation_features, validation_targets = arrays
     trainable = Trainable(
         classifier.head,
         tf.TensorSpec([None, width], tf.float32),
@@ -170,70 +165,68 @@ def _feature_inputs(
         multi_label=manifest.multi_label,
     )
     worker, workers = accelerators.part
-    own = slice(validation_images * worker // workers, validation_images * (worker + 1) // workers)
-    pieces = [
-        slice(begin, min(begin + _FEATURE_ROWS, own.stop))
-        for begin in range(own.start, own.stop, _FEATURE_ROWS)
+    begin, end = (validation_images * index // workers for index in (worker, worker + 1))
+    parts = [
+        slice(start, min(start + _FEATURE_BATCH_SIZE, end))
+        for start in range(begin, end, _FEATURE_BATCH_SIZE)
     ]
 
-    def batches_from(first_step: int) -> FeatureBatches:
-        return FeatureBatches(
+    def batches_from(first_step: int) -> Iterable[tuple[Any, Any]]:
+        return feature_batches(
             features,
-            classes,
+            targets,
             batch_size=arguments.train_batch_size,
             seed=arguments.seed,
             first_step=first_step,
             part=accelerators.part,
         )
 
-    validation = [(validation_features[piece], validation_classes[piece]) for piece in pieces]
+    validation = [(validation_features[part], validation_targets[part]) for part in parts]
     return TrainingInputs(trainable, batches_from, validation)
 
 
-def _computed_features(
+def _compute_all_features(
     classifier: Classifier, arguments: TrainingArguments, manifest: Manifest, folder: Path
 ) -> Sequence[NDArray[Any]]:
-    """Returns features and classes of the training images, then of the validation images."""
-    training, validation_images = manifest.splits[TRAIN], _validation_images(arguments, manifest)
-    width = classifier.backbone.output_shape[-1]
-    # In the order of the shards: shuffling is done on the features.
-    images = evaluation_batches(
-        shard_paths(folder, training),
-        shard_examples=[shard.examples for shard in training.shards],
-        image_size=arguments.resolved_image_size(),
-        batch_size=arguments.resolved_eval_batch_size(),
-        multi_label_classes=_multi_label_classes(manifest),
+    """Returns features and targets of the training images, then of the validation images."""
+    training_images, validation_images = (
+        manifest.splits[TRAIN].examples,
+        _validation_images(arguments, manifest),
     )
-    progress = Progress("train", training.examples + validation_images, "images through the frozen backbone")
-    compute = _feature_function(classifier, arguments.resolved_image_size())
-    found = _features(
-        compute,
-        LocatedBatches(images, folder, training, multi_label=manifest.multi_label),
-        (training.examples, width),
-        progress,
-        done=0,
-        multi_label_classes=_multi_label_classes(manifest),
-    )
-    found_validation = _features(
-        compute,
-        _validation_batches(arguments, manifest, folder),
-        (validation_images, width),
-        progress,
-        done=training.examples,
-        multi_label_classes=_multi_label_classes(manifest),
-    )
-    return [*found, *found_validation]
+    image_size, width = arguments.resolved_image_size(), classifier.backbone.output_shape[-1]
 
-
-def _feature_function(classifier: Classifier, image_size: int) -> Any:
     @tf.function(input_signature=(tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),))
-    def features(images: Any) -> Any:
+    def compute(images: Any) -> Any:
         return classifier.features(images, training=False)
 
-    return features
+    # In the order of the shards: the features are shuffled later.
+    training = _located_batches(
+        evaluation_batches,
+        arguments,
+        manifest,
+        folder,
+        TRAIN,
+        batch_size=arguments.resolved_eval_batch_size(),
+    )
+    validation = _validation_batches(arguments, manifest, folder)
+    progress = Progress("train", training_images + validation_images, "images through the frozen backbone")
+    classes = _multi_label_classes(manifest)
+    return [
+        *_compute_features(
+            compute, training, (training_images, width), progress, done=0, multi_label_classes=classes
+        ),
+        *_compute_features(
+            compute,
+            validation,
+            (validation_images, width),
+            progress,
+            done=training_images,
+            multi_label_classes=classes,
+        ),
+    ]
 
 
-def _features(
+def _compute_features(
     compute: Callable[[Any], Any],
     batches: Iterable[tuple[Any, Any]],
     shape: tuple[int, int],
@@ -242,50 +235,63 @@ def _features(
     done: int,
     multi_label_classes: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Fills one array of ``shape`` = (images, features) and one of their classes."""
+    """Returns the features, float32 of ``shape`` = (images, features), and the targets of all batches."""
     features: NDArray[np.float32] = np.empty(shape, np.float32)
-    classes: NDArray[Any] = (
+    targets: NDArray[Any] = (
         np.empty((shape[0], multi_label_classes), np.float32)
         if multi_label_classes
         else np.empty(shape[0], np.int64)
     )
     filled = 0
-    for images, batch_classes in batches:
-        end = filled + len(batch_classes)
-        if end <= len(classes):
+    for images, batch_targets in batches:
+        end = filled + len(batch_targets)
+        if end <= len(targets):
             features[filled:end] = compute(images).numpy()
-            classes[filled:end] = batch_classes.numpy()
+            targets[filled:end] = batch_targets.numpy()
         filled = end
         progress.update(done + filled)
-    if filled != len(classes):
+    if filled != len(targets):
         raise InvalidDataError(
-            f"the shards hold {filled:,} images, the manifest says {len(classes):,}",
-            remedy="run the convert step again: a file has changed since",
+            f"the shards have {filled:,} images, but the manifest says {len(targets):,}",
+            remedy="run the convert step again, because a file has changed since",
         )
-    return features, classes
+    return features, targets
 
 
 def _validation_batches(
+    arguments: TrainingArguments, manifest: Manifest, folder: Path, **options: Any
+) -> LocatedBatches:
+    return _located_batches(
+        evaluation_batches,
+        arguments,
+        manifest,
+        folder,
+        VALIDATION,
+        batch_size=arguments.resolved_eval_batch_size(),
+        images=arguments.num_eval_images,
+        **options,
+    )
+
+
+def _located_batches(
+    build_batches: Callable[..., tf.data.Dataset],
     arguments: TrainingArguments,
     manifest: Manifest,
     folder: Path,
-    *,
-    keep_decoded: bool = False,
-    part: tuple[int, int] = (0, 1),
+    split_name: str,
+    **options: Any,
 ) -> LocatedBatches:
-    validation = manifest.splits[VALIDATION]
-    batches = evaluation_batches(
-        shard_paths(folder, validation),
-        shard_examples=[shard.examples for shard in validation.shards],
+    """Returns the batches of a split; ``options`` are further arguments of ``build_batches``."""
+    split = manifest.splits[split_name]
+    batches = build_batches(
+        shard_paths(folder, split),
+        shard_examples=[shard.examples for shard in split.shards],
         image_size=arguments.resolved_image_size(),
-        batch_size=arguments.resolved_eval_batch_size(),
-        images=arguments.num_eval_images,
         seed=arguments.seed,
-        keep_decoded=keep_decoded,
-        part=part,
         multi_label_classes=_multi_label_classes(manifest),
+        **options,
     )
-    return LocatedBatches(batches, folder, validation, multi_label=manifest.multi_label)
+    return LocatedBatches(batches, folder, split, multi_label=manifest.multi_label)
 
 
 def _multi_label_classes(manifest: Manifest) -> int:

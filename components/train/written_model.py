@@ -21,18 +21,11 @@ def write_model(
     manifest: Manifest,
     evaluations: Sequence[Evaluation],
     best: Evaluation,
-    circumstances: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> None:
-    """Writes the model as its variables are now.
+    """Writes the model with its current weights, those of the evaluation ``best``.
 
-    Args:
-        folder: To be written.
-        classifier: The model.
-        arguments: What it was trained with.
-        manifest: What it was trained on.
-        evaluations: All so far.
-        best: Whose weights the model has.
-        circumstances: More JSON values for the provenance, by name.
+    ``environment`` has additional JSON values for the provenance, by name.
     """
     write_saved_model(
         classifier,
@@ -45,7 +38,7 @@ def write_model(
     write_provenance(
         folder,
         {
-            **circumstances,
+            **environment,
             "model_type": arguments.model_type,
             "image_size": arguments.resolved_image_size(),
             "multi_label": manifest.multi_label,
@@ -59,7 +52,7 @@ def write_model(
 
 
 def resolved_arguments(arguments: TrainingArguments, manifest: Manifest) -> dict[str, Any]:
-    """Returns the arguments by name, with what 0 stood for in its place."""
+    """Returns the arguments by name, with the actual values in place of 0 as a default."""
     return {
         **dataclasses.asdict(arguments),
         "num_classes": manifest.num_classes,

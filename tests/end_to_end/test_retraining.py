@@ -17,7 +17,7 @@ def test_a_run_starts_from_the_model_that_serves_and_deploys_the_next_version(co
     assert second.status == 0, second.shown
     assert sorted(path.name for path in serving.iterdir()) == ["1", "2"]
     (taken,) = [event for event in second.events if event["event"] == "pretrained_weights"]
-    assert taken["last_layer_taken_over"] is True
+    assert taken["last_layer_loaded"] is True
     gated = next(event for event in second.events if event.get("step") == "gate" and "result" in event)
     assert "passed" in gated["result"]
     provenance = json.loads((serving / "2" / "provenance.json").read_text())

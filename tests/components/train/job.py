@@ -1,4 +1,4 @@
-"""Runs the training job's command line in processes of its own, on as many devices as asked for."""
+"""Small trainings: their arguments, and the training job in separate processes on one or several devices."""
 
 import json
 import os
@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-# Gives the processor's cores the look of several devices, then does what the command line does.
+from imgpipe.components.train.arguments import TrainingArguments
+
+# Configures several virtual devices on the CPU, then runs the command line.
 _SEVERAL_DEVICES = """
 import sys
 from imgpipe.components.common.tf_import import tf
@@ -21,8 +23,8 @@ run_command("train", lambda: main(sys.argv[2:]))
 """
 
 
-def words_for(dataset: Path, job_dir: Path, **values: object) -> list[str]:
-    """Returns the command line's words for a small training."""
+def job_arguments(dataset: Path, job_dir: Path, **values: object) -> list[str]:
+    """Returns the command-line arguments of a small training."""
     settings = {
         "max_steps": 3,
         "train_batch_size": 12,
@@ -32,8 +34,8 @@ def words_for(dataset: Path, job_dir: Path, **values: object) -> list[str]:
         "train_steps_per_eval": 1,
         "initial_learning_rate": 0.001,
         "mixed_precision": "off",
-        # From these first weights a step is well conditioned: what rounding changes stays as small as it
-        # is. Others start with a validation loss of 6 that makes a thousand times more of it.
+        # With these initial weights a step is well conditioned: rounding errors stay small. Other seeds start
+        # with a validation loss of 6, which amplifies them a thousand times.
         "seed": 2,
         **values,
     }
@@ -45,8 +47,14 @@ def words_for(dataset: Path, job_dir: Path, **values: object) -> list[str]:
     ]
 
 
+def small_training(**values: object) -> TrainingArguments:
+    """Returns the settings of a training of two steps."""
+    settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
+    return TrainingArguments(**{**settings, "weights": "none", **values})
+
+
 def start(
-    words: list[str], *, devices: int = 1, environment: dict[str, str] | None = None
+    arguments: list[str], *, devices: int = 1, environment: dict[str, str] | None = None
 ) -> subprocess.Popen:
     """Starts the job."""
     command = (
@@ -55,7 +63,7 @@ def start(
         else [sys.executable, "-c", _SEVERAL_DEVICES, str(devices)]
     )
     return subprocess.Popen(
-        [*command, *words],
+        [*command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,30 +71,30 @@ def start(
     )
 
 
-def start_workers(words_of_worker: list[list[str]]) -> list[subprocess.Popen]:
-    """Starts one process a worker, each with the same cluster on loopback addresses; the first is chief."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(len(words_of_worker))]
+def start_workers(arguments_of_workers: list[list[str]]) -> list[subprocess.Popen]:
+    """Starts one process per worker, in a cluster on loopback addresses; the first one is the chief."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(len(arguments_of_workers))]
     cluster = {"chief": addresses[:1], "worker": addresses[1:]}
     tasks = [("chief", 0), *(("worker", index) for index in range(len(addresses) - 1))]
     return [
         start(
-            words,
+            arguments,
             environment={
                 "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
             },
         )
-        for words, (role, index) in zip(words_of_worker, tasks, strict=True)
+        for arguments, (role, index) in zip(arguments_of_workers, tasks, strict=True)
     ]
 
 
-def finished(process: subprocess.Popen, *, status: int = 0) -> str:
-    """Waits for a job and returns its output."""
+def wait_for_exit(process: subprocess.Popen, *, status: int = 0) -> str:
+    """Waits until a job exits and returns its output."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for_file(path: Path, process: subprocess.Popen) -> None:
     """Waits until a running job has written a file."""
     deadline = time.monotonic() + 240
     while not path.exists():
@@ -103,9 +111,9 @@ def evaluations(job_dir: Path) -> list[dict[str, float]]:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port_socket in sockets:
+            port_socket.bind(("127.0.0.1", 0))
+        return [port_socket.getsockname()[1] for port_socket in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for port_socket in sockets:
+            port_socket.close()

@@ -7,9 +7,9 @@ from imgpipe.components.train.checkpoints import (
     Checkpoint,
     CheckpointFolder,
     check_same_training,
-    named,
+    from_arrays,
     read_checkpoint_weights,
-    values_of,
+    to_arrays,
 )
 
 
@@ -21,7 +21,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_written_is_read_bit_for_bit(tmp_path):
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     arrays = {
         "model/00000/block/kernel": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
         "model/00001/seed": np.array([1, 2], np.uint32),
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(read.arrays[name], array)
 
 
-def test_the_last_ones_stay_and_the_best_weights_that_they_name(tmp_path):
+def test_the_last_checkpoints_and_their_best_weights_are_kept(tmp_path):
     folder = CheckpointFolder(str(tmp_path), keep=2)
     for step, best in [(1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4)]:
         if best == step:
@@ -52,7 +52,7 @@ def test_the_last_ones_stay_and_the_best_weights_that_they_name(tmp_path):
     assert names(tmp_path) == ["best-00000004.npz", "step-00000005.npz", "step-00000006.npz"]
 
 
-def test_files_of_others_stay(tmp_path):
+def test_other_files_are_kept(tmp_path):
     for name in ("notes.txt", "step-1.npz", "step-00000001.npz.bak", "model-00000001.npz"):
         (tmp_path / name).write_text("mine")
     folder = CheckpointFolder(str(tmp_path), keep=1)
@@ -62,8 +62,8 @@ def test_files_of_others_stay(tmp_path):
     assert folder.latest().step == 3
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut short", "a bit", "not one of ours", "no state"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, capsys, damage):
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped bit", "other format", "no state"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, capsys, damage):
     folder = CheckpointFolder(str(tmp_path), keep=2)
     folder.write(checkpoint(1))
     folder.write(checkpoint(2))
@@ -71,13 +71,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, capsys, da
     content = path.read_bytes()
     if damage == "empty":
         path.write_bytes(b"")
-    elif damage == "cut short":
+    elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
-    elif damage == "a bit":
-        # In the middle of the kernel's numbers, which are all alike.
-        at = content.index(np.full(6, 2, np.float32).tobytes()) + 9
-        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    elif damage == "not one of ours":
+    elif damage == "flipped bit":
+        # In the middle of the kernel's values, which are all equal.
+        index = content.index(np.full(6, 2, np.float32).tobytes()) + 9
+        path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+    elif damage == "other format":
         path.write_text("hello")
     else:
         np.savez(path, kernel=np.zeros(2))
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, capsys, da
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_training_that_begins_anew_after_damage_keeps_what_it_writes(tmp_path, keep):
+def test_new_checkpoints_are_kept_when_later_ones_are_damaged(tmp_path, keep):
     folder = CheckpointFolder(str(tmp_path), keep=keep)
     folder.write_best(900, {}, {"complete": True})
     folder.write(checkpoint(1000, best_step=900))
@@ -99,7 +99,7 @@ def test_a_training_that_begins_anew_after_damage_keeps_what_it_writes(tmp_path,
     assert names(tmp_path) == ["best-00000025.npz", "step-00000025.npz"]
 
 
-def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path):
+def test_a_checkpoint_with_missing_best_weights_is_skipped(tmp_path):
     folder = CheckpointFolder(str(tmp_path), keep=2)
     folder.write_best(1, {}, {"complete": True})
     folder.write(checkpoint(1, best_step=1))
@@ -109,66 +109,66 @@ def test_a_checkpoint_whose_best_weights_are_gone_is_passed_over(tmp_path):
     assert folder.latest().step == 1
 
 
-def test_without_checkpoints_there_is_none(tmp_path):
+def test_an_empty_or_missing_folder_has_no_latest_checkpoint(tmp_path):
     assert CheckpointFolder(str(tmp_path / "absent"), keep=1).latest() is None
     assert CheckpointFolder(str(tmp_path), keep=1).latest() is None
 
 
-def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path):
+def test_an_unwritable_folder_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write the checkpoint"):
         CheckpointFolder(str(tmp_path / "file"), keep=1).write(checkpoint(1))
 
 
-def test_a_checkpoint_of_another_training_is_refused_with_each_difference(tmp_path):
-    theirs = {"initial_learning_rate": 0.1, "model_type": "resnet-18", "data_digest": "abc", "gone": 1}
-    ours = {"initial_learning_rate": 0.2, "model_type": "resnet-18", "data_digest": "def", "new": True}
-    check_same_training(checkpoint(1, training=theirs), theirs, str(tmp_path))
+def test_a_checkpoint_of_another_training_is_rejected_with_all_differences(tmp_path):
+    previous = {"initial_learning_rate": 0.1, "model_type": "resnet-18", "data_digest": "abc", "removed": 1}
+    current = {"initial_learning_rate": 0.2, "model_type": "resnet-18", "data_digest": "def", "new": True}
+    check_same_training(checkpoint(1, training=previous), previous, str(tmp_path))
     with pytest.raises(InvalidArgumentError) as caught:
-        check_same_training(checkpoint(1, training=theirs), ours, str(tmp_path))
+        check_same_training(checkpoint(1, training=previous), current, str(tmp_path))
     message = str(caught.value)
     for part in (
         "data_digest was 'abc', is 'def'",
-        "gone was 1, is absent",
+        "removed was 1, is absent",
         "initial_learning_rate was 0.1, is 0.2",
         "new was absent, is True",
         str(tmp_path),
-        "name another job_dir",
+        "set another job_dir",
     ):
         assert part in message
     assert "model_type" not in message
 
 
-def test_values_come_back_in_their_order_however_many():
+def test_values_are_restored_in_their_order():
     variables = [keras.Variable(np.float32(number), name=f"v{number}") for number in range(12)]
     values = [variable.numpy() for variable in variables]
-    arrays = {**named("average", variables[:1], [np.float32(-1)]), **named("model", variables, values)}
-    assert values_of("model", arrays) == values
-    assert values_of("optimizer", arrays) == []
+    arrays = to_arrays("average", variables[:1], [np.float32(-1)]) | to_arrays("model", variables, values)
+    assert from_arrays("model", arrays) == values
+    assert from_arrays("optimizer", arrays) == []
 
 
-def test_the_best_weights_are_read_by_the_paths_of_their_variables(tmp_path):
+def test_the_best_weights_are_named_by_the_paths_of_their_variables(tmp_path):
     variables = [keras.Variable(np.zeros(2, np.float32), name=name) for name in ("kernel", "bias")]
     values = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
     folder = CheckpointFolder(str(tmp_path), keep=1)
-    folder.write_best(5, named("model", variables, values), {"complete": True})
+    folder.write_best(5, to_arrays("model", variables, values), {"complete": True})
     folder.write(checkpoint(9, best_step=5))
     weights = read_checkpoint_weights(str(tmp_path))
     assert weights.keys() == {variable.path for variable in variables}
     np.testing.assert_array_equal(weights[variables[1].path], values[1])
 
 
-def test_weights_of_a_last_layer_alone_are_refused_and_so_is_a_folder_without_any(tmp_path):
+def test_a_folder_without_weights_or_with_only_the_last_layer_is_rejected(tmp_path):
     with pytest.raises(MissingInputError, match="no checkpoint of an evaluated model"):
         read_checkpoint_weights(str(tmp_path))
     folder = CheckpointFolder(str(tmp_path), keep=1)
     folder.write_best(1, {}, {"complete": False})
     folder.write(checkpoint(1, best_step=1))
-    with pytest.raises(MissingInputError, match="holds only the last layer"):
+    with pytest.raises(MissingInputError, match="contains only the last layer"):
         read_checkpoint_weights(str(tmp_path))
 
 
-def test_checkpoints_in_cloud_storage_are_written_read_and_removed_alike(cloud):
+def test_checkpoints_in_cloud_storage_are_written_read_and_removed(cloud):
     folder = CheckpointFolder("gs://photos/job/checkpoints", keep=1)
     assert folder.latest() is None
     for step in (1, 2):

@@ -13,7 +13,7 @@ SHARDS = st.lists(st.integers(0, 40), min_size=1, max_size=50).filter(any)
 
 @settings(max_examples=60, deadline=None)
 @given(shards=SHARDS, seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**9), block=st.integers(1, 9))
-def test_every_epoch_has_every_example_once(shards, seed, epoch, block):
+def test_every_epoch_contains_every_example_once(shards, seed, epoch, block):
     count = sum(shards)
     seen = ExampleOrder(shards, seed, block=block).examples(epoch * count, count)
     assert Counter(seen.tolist()) == Counter(range(count))
@@ -21,26 +21,26 @@ def test_every_epoch_has_every_example_once(shards, seed, epoch, block):
 
 @settings(max_examples=60, deadline=None)
 @given(shards=SHARDS, seed=st.integers(0, 9), first=st.integers(0, 500), counts=st.lists(st.integers(0, 90)))
-def test_any_pieces_of_the_order_are_pieces_of_the_same_order(shards, seed, first, counts):
+def test_the_order_does_not_depend_on_how_it_is_read(shards, seed, first, counts):
     whole = ExampleOrder(shards, seed).examples(0, first + sum(counts))
-    # Of its own: nothing depends on what was asked before.
+    # A new object: nothing may depend on earlier calls.
     order = ExampleOrder(shards, seed)
     for count in counts:
         assert order.examples(first, count).tolist() == whole[first : first + count].tolist()
         first += count
 
 
-def test_few_thousand_examples_are_shuffled_completely():
-    """Neighbours on disk are neighbours in the order as often as chance has it."""
+def test_a_few_thousand_examples_are_shuffled_completely():
+    """Neighbours on disk are neighbours in the order only by chance."""
     order = ExampleOrder([1000, 1000], 0).examples(0, 2000)
     assert (np.abs(np.diff(order)) < 8).sum() < 40
-    # Each place gets examples of all over: the mean of a quarter is that of the whole.
+    # Each quarter has examples from everywhere: its mean is the mean of the whole.
     assert np.abs(order.reshape(4, 500).mean(axis=1) - 999.5).max() < 4 * 577 / 500**0.5
 
 
 @pytest.mark.parametrize("shards", [[40_000], [1000] * 40])
-def test_data_sorted_by_label_mixes_even_when_it_is_much_larger_than_a_window(shards):
-    """Ten labels, one after the other: every batch has most of them, in about equal shares."""
+def test_sorted_data_much_larger_than_a_window_is_mixed(shards):
+    """With ten labels one after the other, every batch has most of them in about equal numbers."""
     labels = ExampleOrder(shards, 3).examples(0, 40_000) // 4000
     for start in range(0, 40_000, 64):
         assert len(set(labels[start : start + 64].tolist())) >= 7
@@ -48,12 +48,11 @@ def test_data_sorted_by_label_mixes_even_when_it_is_much_larger_than_a_window(sh
     assert counts.min() > 100
 
 
-def test_neighbours_are_read_soon_after_one_another():
-    """Eight neighbours lie within a window of the order, so that disks read them together."""
+def test_neighbours_on_disk_are_read_within_a_window():
     order = ExampleOrder([40_000], 0).examples(0, 40_000)
-    places = np.empty(40_000, np.int64)
-    places[order] = np.arange(40_000)
-    windows = places.reshape(-1, 8) // example_order._WINDOW
+    positions = np.empty(40_000, np.int64)
+    positions[order] = np.arange(40_000)
+    windows = positions.reshape(-1, 8) // example_order._WINDOW
     assert (windows.max(axis=1) == windows.min(axis=1)).mean() > 0.99
 
 
@@ -66,12 +65,12 @@ def test_the_first_examples_come_from_a_few_of_many_shards():
 @given(
     seed=st.integers(0, 9), first=st.integers(0, 10**12), skip=st.integers(0, 600), count=st.integers(1, 600)
 )
-def test_the_draws_of_a_position_are_the_same_however_one_asks(seed, first, skip, count):
+def test_the_draws_of_a_position_do_not_depend_on_how_they_are_read(seed, first, skip, count):
     whole = random_draws(seed, first, skip + count, 5)
     assert (random_draws(seed, first + skip, count, 5) == whole[skip:]).all()
 
 
-def test_draws_are_uniform_and_differ_from_position_to_position_and_seed_to_seed():
+def test_draws_are_uniform_and_differ_between_positions_and_seeds():
     draws = random_draws(1, 0, 20_000, 3)
     assert draws.min() >= 0
     assert draws.max() < 1

@@ -1,4 +1,4 @@
-"""A network gives what Keras gives, in training and in inference, in value, gradient and statistics."""
+"""Compares outputs, gradients and statistics with Keras', in training and in inference."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import build_classifier
 
 SIZE = 64
-# Together they have every kind of layer but one; `make proof` checks all.
+# Together they have all kinds of layers but one; `make proof` checks all networks.
 CHECKED_ALWAYS = ("resnet-18", "efficientnet-b0")
 ALL = [
     name if name in CHECKED_ALWAYS else pytest.param(name, marks=pytest.mark.proof) for name in MODEL_TYPES
@@ -21,22 +21,22 @@ def build(model_type):
     return build_classifier(model_type, num_classes=3, image_size=SIZE, weights="none", seed=3)
 
 
-def pictures(count, size=SIZE):
+def random_images(count, size=SIZE):
     draw = np.random.default_rng(0)
-    # Smooth ones, with something to see at every scale.
+    # Smooth images with structure at every scale.
     small = tf.constant(draw.uniform(0, 255, (count, 8, 8, 3)), tf.float32)
     return tf.image.resize(small, (size, size))
 
 
 def without_dropout(classifier):
-    """Its random draws differ from call to call."""
+    """Disables dropout, which is different in each call."""
     for layer in classifier.network.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
     return classifier
 
 
-def followed(classifier, run, images):
+def train_once(classifier, run, images):
     """Returns the features, the gradients of a sum over them and the statistics after one training call."""
     start = [variable.numpy() for variable in classifier.backbone.variables]
     variables = classifier.backbone.trainable_variables
@@ -45,7 +45,7 @@ def followed(classifier, run, images):
     def step():
         with tf.GradientTape() as tape:
             features = run(images)
-            # Of unlike weights: batch normalization makes plain sums of features constant.
+            # A weighted sum: batch normalization makes plain sums of features constant.
             weights = tf.cos(tf.cast(tf.range(tf.size(features)), tf.float32))
             loss = tf.reduce_sum(tf.reshape(features, [-1]) * weights)
         return features, tape.gradient(loss, variables)
@@ -61,8 +61,8 @@ def relative_difference(ours, theirs):
     return np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-12)
 
 
-def rounded_otherwise(images):
-    """The same pictures, each number moved by about as much as rounding it would."""
+def perturb(images):
+    """Changes each value by about its rounding error."""
     noise = np.random.default_rng(1).standard_normal(images.shape)
     return images * tf.constant(1 + np.finfo(np.float32).eps * noise, tf.float32)
 
@@ -73,68 +73,68 @@ def as_vector(parts):
 
 @pytest.fixture(scope="module", params=ALL)
 def compared(request):
-    """A network, and its training call: ours, Keras', and Keras' on the same pictures rounded otherwise.
+    """A network and its training calls: ours, Keras', and Keras' on slightly perturbed images.
 
-    Random deep networks multiply float32's rounding a thousand times and more, so the last one says how near
-    is near enough.
+    Random deep networks amplify float32's rounding errors a thousand times and more; the last call determines
+    the tolerance.
     """
     classifier = without_dropout(build(request.param))
-    images = pictures(8)
-    # Statistics of pictures instead of those that every network starts with.
+    images = random_images(8)
+    # Statistics of images instead of the initial ones.
     for layer in classifier.network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
-    ours = followed(classifier, lambda x: run_network(classifier.backbone, x, Mode(True)), images)
+    ours = train_once(classifier, lambda x: run_network(classifier.backbone, x, Mode(True)), images)
 
     def keras_call(x):
         return classifier.backbone(x, training=True)
 
-    theirs = followed(classifier, keras_call, images)
-    rounded = followed(classifier, keras_call, rounded_otherwise(images))
-    return request.param, classifier, images, (ours, theirs, rounded)
+    expected = train_once(classifier, keras_call, images)
+    perturbed = train_once(classifier, keras_call, perturb(images))
+    return request.param, classifier, images, (ours, expected, perturbed)
 
 
-def check_as_near_as_rounding(ours, theirs, rounded, *, at_least=1e-5):
-    allowed = max(at_least, 3 * relative_difference(rounded, theirs))
-    # More would let anything pass.
-    assert allowed < 1
-    assert relative_difference(ours, theirs) <= allowed
+def assert_close(ours, expected, perturbed):
+    tolerance = max(1e-5, 3 * relative_difference(perturbed, expected))
+    # A larger tolerance would accept anything.
+    assert tolerance < 1
+    assert relative_difference(ours, expected) <= tolerance
 
 
-def test_training_gives_keras_features(compared):
-    check_as_near_as_rounding(*(features for features, _, _ in compared[3]))
+def test_training_computes_keras_features(compared):
+    assert_close(*(features for features, _, _ in compared[3]))
 
 
-def test_training_gives_keras_gradients(compared):
-    # All as one vector: single ones are sums that nearly cancel, e.g. of what batch normalization takes away.
-    check_as_near_as_rounding(*(as_vector(gradients) for _, gradients, _ in compared[3]))
+def test_training_computes_keras_gradients(compared):
+    # Concatenated: single gradients may be sums that nearly cancel, e.g. before batch normalization.
+    assert_close(*(as_vector(gradients) for _, gradients, _ in compared[3]))
 
 
-def test_training_moves_the_statistics_as_keras_does(compared):
-    check_as_near_as_rounding(*(as_vector(statistics) for _, _, statistics in compared[3]))
+def test_training_updates_the_statistics_as_keras(compared):
+    assert_close(*(as_vector(statistics) for _, _, statistics in compared[3]))
 
 
-def test_inference_gives_keras_features(compared):
+def test_inference_computes_keras_features(compared):
     _, classifier, images, _ = compared
     start = [variable.numpy() for variable in classifier.backbone.variables]
-    # With the statistics of a new network the features of a deep one are millions, and chance.
+    # With the initial statistics, the features of a deep network would be in the millions and random.
     train = tf.function(lambda: classifier.backbone(images, training=True))
     for _ in range(10):
         train()
     ours = tf.function(lambda: run_network(classifier.backbone, images, Mode(False)))().numpy()
-    theirs = tf.function(lambda x: classifier.backbone(x, training=False))
-    check_as_near_as_rounding(ours, theirs(images).numpy(), theirs(rounded_otherwise(images)).numpy())
+    keras_inference = tf.function(lambda x: classifier.backbone(x, training=False))
+    assert_close(ours, keras_inference(images).numpy(), keras_inference(perturb(images)).numpy())
     for variable, value in zip(classifier.backbone.variables, start, strict=True):
         variable.assign(value)
 
 
-def test_bfloat16_gives_about_the_same_features_and_float32_gradients(compared):
+def test_bfloat16_computes_similar_features_and_float32_gradients(compared):
     name, classifier, images, ((exact, exact_gradients, _), _, _) = compared
     mode = Mode(True, "bfloat16")
-    features, gradients, statistics = followed(
+    features, gradients, statistics = train_once(
         classifier, lambda x: tf.cast(run_network(classifier.backbone, x, mode), tf.float32), images
     )
-    # Random deep networks multiply this rounding, too, up to two thirds of the features' size; 1.4 is chance.
+    # Random deep networks amplify this rounding up to two thirds of the features' size; 1.4 would be random.
     assert relative_difference(features, exact) < (0.5 if name in CHECKED_ALWAYS else 1)
     assert not np.array_equal(features, exact)
     assert all(gradient.dtype == np.float32 for gradient in gradients)
@@ -143,7 +143,7 @@ def test_bfloat16_gives_about_the_same_features_and_float32_gradients(compared):
     assert all(np.isfinite(value).all() for value in statistics)
 
 
-def test_dropout_drops_in_training_alone():
+def test_dropout_is_active_only_in_training():
     classifier = build("efficientnet-b0")
     features = tf.ones((4, 1280))
     training = [run_network(classifier.head, features, Mode(True)).numpy() for _ in range(2)]

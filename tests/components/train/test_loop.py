@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import CheckFailedError, InterruptedRunErr
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.loop import Hooks, Start, run_loop
+from imgpipe.components.train.loop import Callbacks, SavedTraining, run_loop
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.training_step import Trainable
 
@@ -46,10 +46,10 @@ def batch(size=8, seed=1):
 
 
 def scripted(correct):
-    """Of ten evaluation images, ``correct[step]`` are answered right after ``step`` steps.
+    """Returns a model that is correct on ``correct[step]`` of ten evaluation images after ``step`` steps.
 
-    The step is counted in a variable that training changes without a gradient, as the statistics of
-    batch normalization are.
+    The step is counted in a variable that training changes without a gradient, as it does with the statistics
+    of batch normalization.
     """
     counter = tf.Variable(0)
     bias = keras.Variable(np.zeros(2, np.float32))
@@ -86,7 +86,18 @@ def smoothed_targets(classes, smoothing):
     return np.eye(CLASSES)[classes] * (1 - smoothing) + smoothing / CLASSES
 
 
-def test_the_best_evaluation_wins_and_not_the_last_and_its_weights_are_put_back():
+def one_step(**values):
+    """Returns the settings of one SGD step with learning rate 0.1 and label smoothing 0.2."""
+    return arguments(
+        max_steps=1,
+        label_smoothing=0.2,
+        initial_learning_rate=0.1,
+        optimizer_arguments="momentum=0",
+        **values,
+    )
+
+
+def test_the_weights_of_the_best_evaluation_are_restored():
     result, steps_of_weights = run_scripted([0, 2, 5, 9, 4, 8, 3], train_steps_per_eval=1)
     assert [evaluation.top_1_accuracy for evaluation in result.evaluations] == [0.2, 0.5, 0.9, 0.4, 0.8, 0.3]
     assert (result.best.step, result.best.top_1_accuracy) == (3, 0.9)
@@ -98,31 +109,32 @@ def test_the_earliest_wins_a_tie():
     assert result.best.step == steps_of_weights == 2
 
 
-def test_evaluations_come_every_so_many_steps_and_after_the_last():
-    result, _ = run_scripted([0] * 8, train_steps_per_eval=3)
-    assert [evaluation.step for evaluation in result.evaluations] == [3, 6, 7]
-    result, _ = run_scripted([0] * 7, train_steps_per_eval=3)
-    assert [evaluation.step for evaluation in result.evaluations] == [3, 6]
-    result, _ = run_scripted([0] * 3, train_steps_per_eval=100)
-    assert [evaluation.step for evaluation in result.evaluations] == [2]
+@pytest.mark.parametrize(
+    ("max_steps", "steps_per_eval", "steps"), [(7, 3, [3, 6, 7]), (6, 3, [3, 6]), (2, 100, [2])]
+)
+def test_evaluations_take_place_at_the_interval_and_after_the_last_step(max_steps, steps_per_eval, steps):
+    result, _ = run_scripted([0] * (max_steps + 1), train_steps_per_eval=steps_per_eval)
+    assert [evaluation.step for evaluation in result.evaluations] == steps
 
 
 @pytest.mark.parametrize("sizes", [[10], [4, 4, 2], [9, 1], [1] * 10])
-def test_how_the_evaluation_is_cut_into_batches_has_no_effect(sizes):
+def test_an_evaluation_does_not_depend_on_the_batch_sizes(sizes):
     trainable = linear()
     inputs, classes = batch(10)
-    ends = list(itertools.accumulate(sizes))
-    pieces = [(inputs[e - s : e], classes[e - s : e]) for e, s in zip(ends, sizes, strict=True)]
+    ends = itertools.accumulate(sizes)
+    batches = [
+        (inputs[end - size : end], classes[end - size : end]) for end, size in zip(ends, sizes, strict=True)
+    ]
     settings = arguments(max_steps=1)
     probabilities = softmax(inputs @ trainable.kernels[0].numpy())
     optimizer = keras.optimizers.SGD(0.0)
-    evaluation = run_loop(trainable, optimizer, settings, lambda _: itertools.repeat(batch()), pieces).best
+    evaluation = run_loop(trainable, optimizer, settings, lambda _: itertools.repeat(batch()), batches).best
     assert evaluation.top_1_accuracy == np.mean(probabilities.argmax(axis=1) == classes)
     assert evaluation.top_5_accuracy == 1.0
     assert evaluation.loss == pytest.approx(-np.log(probabilities[np.arange(10), classes]).mean(), rel=1e-5)
 
 
-def test_the_training_loss_has_label_smoothing_and_is_the_mean_since_the_last_evaluation():
+def test_the_training_loss_is_the_mean_since_the_last_evaluation_with_label_smoothing():
     trainable = linear()
     batches = [batch(seed=seed) for seed in range(4)]
     kernel = trainable.kernels[0].numpy()
@@ -132,8 +144,8 @@ def test_the_training_loss_has_label_smoothing_and_is_the_mean_since_the_last_ev
     ]
     settings = arguments(max_steps=4, label_smoothing=0.3, train_steps_per_eval=2, weight_decay=7.0)
     result = run_loop(trainable, keras.optimizers.SGD(0.0), settings, lambda _: batches, [batch()])
-    found = [evaluation.train_loss for evaluation in result.evaluations]
-    assert found == pytest.approx([np.mean(losses[:2]), np.mean(losses[2:])], rel=1e-5)
+    train_losses = [evaluation.train_loss for evaluation in result.evaluations]
+    assert train_losses == pytest.approx([np.mean(losses[:2]), np.mean(losses[2:])], rel=1e-5)
 
 
 def test_a_step_follows_the_gradient_of_cross_entropy_and_l2_of_the_kernels():
@@ -141,13 +153,7 @@ def test_a_step_follows_the_gradient_of_cross_entropy_and_l2_of_the_kernels():
     inputs, classes = batch()
     kernel, bias = (variable.numpy() for variable in trainable.trained)
     error = (softmax(inputs @ kernel + bias) - smoothed_targets(classes, 0.2)) / len(classes)
-    settings = arguments(
-        max_steps=1,
-        label_smoothing=0.2,
-        weight_decay=0.5,
-        initial_learning_rate=0.1,
-        optimizer_arguments="momentum=0",
-    )
+    settings = one_step(weight_decay=0.5)
     run_loop(trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()])
     expected_kernel = kernel - 0.1 * (inputs.T @ error + 0.5 * kernel)
     np.testing.assert_allclose(trainable.trained[0].numpy(), expected_kernel, rtol=1e-5, atol=1e-6)
@@ -172,7 +178,7 @@ def test_top_5_counts_the_five_most_probable():
     assert (result.best.top_1_accuracy, result.best.top_5_accuracy) == (1 / 8, 5 / 8)
 
 
-def test_a_training_loss_that_is_no_number_names_its_step_and_its_learning_rate():
+def test_the_error_of_a_nan_training_loss_names_the_step_and_the_learning_rate():
     good, (inputs, classes) = batch(), batch()
     bad = (np.full_like(inputs, np.nan), classes)
     settings = arguments(max_steps=10, initial_learning_rate=0.5, warmup_steps=4, warmup_learning_rate=0.1)
@@ -180,33 +186,27 @@ def test_a_training_loss_that_is_no_number_names_its_step_and_its_learning_rate(
         run_loop(
             linear(), build_optimizer(settings), settings, lambda _: [good, good, bad, *[good] * 7], [good]
         )
-    # The rate of step 3, counted from 1: 0.1 + 0.4 * 2/4.
+    # The learning rate of step 3, counted from 1, is 0.1 + 0.4 * 2/4.
     assert "training loss" in str(caught.value)
     assert "step 3 (learning rate 0.3)" in str(caught.value)
     assert "lower initial_learning_rate" in str(caught.value)
 
 
-def test_weights_that_the_last_step_ruins_are_no_result():
-    # The loss of the step itself was a number: only the evaluation shows what it did.
+def test_divergence_in_the_last_step_is_an_error():
+    # The loss of the step itself is finite; only the evaluation shows the damage.
     settings = arguments(max_steps=1, initial_learning_rate=1e38, weight_decay=1e3)
     with pytest.raises(CheckFailedError, match=r"validation loss .* step 1 \(learning rate 1e\+38\)"):
         run_loop(linear(), build_optimizer(settings), settings, lambda _: [batch()], [batch()])
 
 
-def test_class_weights_count_in_the_loss_and_in_its_gradient():
+def test_class_weights_apply_to_the_loss_and_its_gradient():
     weights = np.array([0.5, 2.0, 1.0, 0.0], np.float32)
     trainable = dataclasses.replace(linear(), class_weights=weights)
     inputs, classes = batch()
     kernel, bias = (variable.numpy() for variable in trainable.trained)
     probabilities = softmax(inputs @ kernel + bias)
     targets = smoothed_targets(classes, 0.2)
-    settings = arguments(
-        max_steps=1,
-        label_smoothing=0.2,
-        weight_decay=0,
-        initial_learning_rate=0.1,
-        optimizer_arguments="momentum=0",
-    )
+    settings = one_step(weight_decay=0)
     result = run_loop(
         trainable, build_optimizer(settings), settings, lambda _: [(inputs, classes)], [batch()]
     )
@@ -217,7 +217,7 @@ def test_class_weights_count_in_the_loss_and_in_its_gradient():
     np.testing.assert_allclose(trainable.trained[0].numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_moving_average_is_what_is_evaluated_and_kept():
+def test_the_moving_average_is_evaluated_and_kept():
     plain, averaged = linear(), linear()
     kernel = plain.kernels[0].numpy()
     settings = arguments(max_steps=3, initial_learning_rate=0.5, ema=0.15, train_steps_per_eval=3)
@@ -234,21 +234,21 @@ def test_a_moving_average_is_what_is_evaluated_and_kept():
     run_loop(averaged, build_optimizer(settings), settings, training, [batch()])
     expected = kernel
     for number, weights in enumerate(steps[:3], start=1):
-        share = min(0.15, (1 + number) / (10 + number))
-        expected = share * expected + (1 - share) * weights
+        decay = min(0.15, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * weights
     np.testing.assert_allclose(averaged.kernels[0].numpy(), expected, rtol=1e-5)
 
 
-def test_training_ends_when_so_many_evaluations_were_no_better():
+def test_early_stopping_ends_the_training():
     result, steps_of_weights = run_scripted(
         [0, 5, 4, 6, 6, 5, 9, 9], train_steps_per_eval=1, early_stopping_patience=2
     )
     assert [evaluation.step for evaluation in result.evaluations] == [1, 2, 3, 4, 5]
     assert result.best.step == steps_of_weights == 3
-    assert "the last 2 evaluations were not better than that of step 3" in result.ended
+    assert result.end_reason == "no improvement on step 3 in the last 2 evaluations"
 
 
-def test_training_ends_in_time_with_an_evaluation():
+def test_training_ends_with_an_evaluation_when_max_duration_is_reached():
     trainable, _, evaluation, _ = scripted([1] * 1000)
 
     def slow(_):
@@ -260,32 +260,32 @@ def test_training_ends_in_time_with_an_evaluation():
     began = time.monotonic()
     result = run_loop(trainable, build_optimizer(settings), settings, slow, evaluation)
     assert time.monotonic() - began < 5
-    assert "max_duration=1" in result.ended
-    assert [each.step for each in result.evaluations] == [result.best.step]
+    assert "max_duration=1" in result.end_reason
+    assert [evaluation.step for evaluation in result.evaluations] == [result.best.step]
 
 
-def test_whoever_follows_the_evaluations_can_end_the_training():
+def test_the_stop_callback_can_end_the_training():
     trainable, training, evaluation, _ = scripted([0, 1, 2, 3, 4, 5])
     settings = arguments(max_steps=5, train_steps_per_eval=1)
-    hooks = Hooks(stop=lambda evaluations: "a rule" if len(evaluations) == 3 else "")
+    callbacks = Callbacks(stop=lambda evaluations: "a rule" if len(evaluations) == 3 else "")
     result = run_loop(
-        trainable, build_optimizer(settings), settings, lambda _: training, evaluation, hooks=hooks
+        trainable, build_optimizer(settings), settings, lambda _: training, evaluation, callbacks=callbacks
     )
-    assert (result.ended, result.best.step) == ("a rule", 3)
+    assert (result.end_reason, result.best.step) == ("a rule", 3)
 
 
-# ---------------------------------------------------------------- interrupted and resumed
+# ---------------------------------------------------------------- interruption and resumption
 
 
 class Interruptible:
-    """A training of the linear model that keeps what the loop saves."""
+    """A training of the linear model that records what the loop saves."""
 
     def __init__(self, **values):
         self.settings = arguments(max_steps=12, train_steps_per_eval=5, initial_learning_rate=0.3, **values)
         self.checkpoint, self.best, self.reports = None, {}, []
 
     def run(self, at_step=None, action=None):
-        """Trains; as soon as the batch of step ``at_step`` is asked for, calls ``action``."""
+        """Trains; calls ``action`` when the batch of step ``at_step`` is requested."""
         trainable = linear()
 
         def batches(done):
@@ -294,20 +294,26 @@ class Interruptible:
                     action()
                 yield batch(seed=step)
 
-        start = None
+        saved = None
         if self.checkpoint is not None:
             best = self.checkpoint.state.get("best_step")
-            start = Start(self.checkpoint, self.best.get(best))
-        hooks = Hooks(
+            saved = SavedTraining(self.checkpoint, self.best.get(best))
+        callbacks = Callbacks(
             report=lambda evaluations: self.reports.append(evaluations[-1].step),
             save=lambda checkpoint: setattr(self, "checkpoint", checkpoint),
             save_best=self.best.__setitem__,
         )
         optimizer = build_optimizer(self.settings)
         result = run_loop(
-            trainable, optimizer, self.settings, batches, [batch(40, 99)], hooks=hooks, start=start
+            trainable,
+            optimizer,
+            self.settings,
+            batches,
+            [batch(40, 99)],
+            callbacks=callbacks,
+            resume_from=saved,
         )
-        return result, [variable.numpy() for variable in trainable.kept]
+        return result, [variable.numpy() for variable in trainable.variables]
 
 
 def terminate():
@@ -316,35 +322,35 @@ def terminate():
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("at_step", [1, 5, 6, 8, 12])
-def test_a_training_that_was_told_to_stop_goes_on_and_ends_as_one_that_was_not(at_step, ema):
-    undisturbed, weights = Interruptible(ema=ema).run()
+def test_a_terminated_training_resumes_and_ends_as_an_uninterrupted_one(at_step, ema):
+    uninterrupted, weights = Interruptible(ema=ema).run()
     interrupted = Interruptible(ema=ema)
     with pytest.raises(InterruptedRunError, match=f"at step {at_step} of 12"):
         interrupted.run(at_step, terminate)
     assert interrupted.checkpoint.step == at_step
     result, weights_after = interrupted.run()
-    assert result.evaluations == undisturbed.evaluations
-    assert result.best == undisturbed.best
-    for one, other in zip(weights, weights_after, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert result.evaluations == uninterrupted.evaluations
+    assert result.best == uninterrupted.best
+    for array, expected in zip(weights_after, weights, strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 def test_a_crash_loses_only_the_steps_since_the_last_evaluation():
-    undisturbed, weights = Interruptible().run()
+    uninterrupted, weights = Interruptible().run()
     crashed = Interruptible()
     with pytest.raises(ZeroDivisionError):
         crashed.run(8, lambda: 1 / 0)
     assert crashed.checkpoint.step == 5
     result, weights_after = crashed.run()
-    assert result.evaluations == undisturbed.evaluations
+    assert result.evaluations == uninterrupted.evaluations
     np.testing.assert_array_equal(weights[0], weights_after[0])
 
 
-def test_a_training_that_was_over_is_evaluated_and_not_trained(capsys):
+def test_a_complete_training_is_evaluated_but_not_trained(capsys):
     training = Interruptible()
     first, weights = training.run()
     training.reports.clear()
-    again, weights_again = training.run(13, lambda: pytest.fail("a batch was asked for"))
+    again, weights_again = training.run(13, lambda: pytest.fail("a batch was requested"))
     assert again.evaluations == first.evaluations
     np.testing.assert_array_equal(weights[0], weights_again[0])
     events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
@@ -352,7 +358,7 @@ def test_a_training_that_was_over_is_evaluated_and_not_trained(capsys):
     assert [event["top_1_accuracy"] for event in evaluated] == [first.best.top_1_accuracy]
 
 
-def test_the_weights_of_the_best_evaluation_are_there_when_the_training_diverges():
+def test_the_best_weights_are_restored_when_the_training_diverges():
     trainable = linear()
     saved = {}
     bad = (np.full((8, FEATURES), np.nan, np.float32), np.zeros(8, np.int64))
@@ -364,6 +370,6 @@ def test_the_weights_of_the_best_evaluation_are_there_when_the_training_diverges
             settings,
             lambda _: [batch(), batch(), bad, *[batch()] * 3],
             [batch()],
-            hooks=Hooks(save_best=saved.__setitem__),
+            callbacks=Callbacks(save_best=saved.__setitem__),
         )
     np.testing.assert_array_equal(trainable.kernels[0].numpy(), saved[2][0])

@@ -1,4 +1,4 @@
-"""Every model type gets the same checks; what holds for one only stands below them."""
+"""The same checks for every model type, followed by checks of a single model type."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SIZE = 32
 CLASSES = 3
 
 applications = keras.applications
-# By family: Keras' own scaling, and our own ResNets' as torchvision publishes it.
+# The scaling by family, from Keras; that of our own ResNets is published by torchvision.
 PREPROCESS = {
     "basic-resnet": lambda images: applications.imagenet_utils.preprocess_input(images, mode="torch"),
     "bottleneck-resnet": lambda images: applications.imagenet_utils.preprocess_input(images, mode="torch"),
@@ -33,9 +33,9 @@ PREPROCESS = {
     "efficientnet-v2": applications.efficientnet_v2.preprocess_input,
     "mobilenet-v2": applications.mobilenet_v2.preprocess_input,
 }
-# All parameters and the trained ones with 1000 classes, as published: for Keras' networks in the files of
-# their weights (keras.io/api/applications rounds them), for our own ResNets on torchvision's and timm's model
-# pages (trained ones).
+# Published numbers of all and of trained parameters with 1000 classes: Keras' networks from their weight
+# files (keras.io/api/applications rounds them), our own ResNets from the model pages of torchvision and timm
+# (trained ones).
 PUBLISHED = {
     "resnet-18": (11_699_112, 11_689_512),
     "resnet-34": (21_814_696, 21_797_672),
@@ -60,7 +60,7 @@ PUBLISHED = {
     "efficientnet-v2-m": (54_431_388, 54_139_356),
     "efficientnet-v2-l": (119_027_848, 118_515_272),
 }
-# One of each family is checked always; `make proof` checks all of them.
+# One network of each family; `make proof` checks all networks.
 CHECKED_ALWAYS = ("resnet-18", "resnet-50", "efficientnet-b0", "mobilenet-v2", "efficientnet-v2-b0")
 
 
@@ -75,7 +75,7 @@ def build(model_type, *, classes=CLASSES, size=SIZE, seed=0, path=""):
     )
 
 
-def pictures(count, size=SIZE):
+def random_images(count, size=SIZE):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -85,7 +85,7 @@ def normalizations(classifier):
 
 
 def one_step(classifier):
-    """Takes one training step, as the loop does, and returns the values before it."""
+    """Takes one training step as in the loop and returns the previous values."""
     before = [variable.numpy().copy() for variable in classifier.variables]
     trainable = Trainable(
         classifier.logits,
@@ -98,7 +98,7 @@ def one_step(classifier):
     arguments = TrainingArguments(max_steps=1, initial_learning_rate=1e-3, train_batch_size=6)
     accelerators = Accelerators(tf.distribute.get_strategy(), "CPU")
     step = build_training_step(trainable, build_optimizer(arguments), arguments, accelerators)
-    loss = step(tf.constant(pictures(6)), tf.range(6, dtype=tf.int64) % CLASSES)
+    loss = step(tf.constant(random_images(6)), tf.range(6, dtype=tf.int64) % CLASSES)
     assert np.isfinite(loss)
     return before
 
@@ -123,30 +123,30 @@ def model_type(request):
 
 
 def calibrate(classifier):
-    """Gives batch normalization the statistics of pictures, and returns the pictures' features.
+    """Sets batch normalization's statistics to those of random images, and returns the images' features.
 
-    With those of random weights, the features of a deep network vanish or overflow.
+    With the initial statistics, the features of a deep network vanish or overflow.
     """
     layers = normalizations(classifier)
-    kept = layers[0].momentum
+    momentum = layers[0].momentum
     for layer in layers:
         layer.momentum = 0.0
-    features = classifier.backbone(tf.constant(pictures(16), tf.float32), training=True).numpy()
+    features = classifier.backbone(tf.constant(random_images(16), tf.float32), training=True).numpy()
     for layer in layers:
-        layer.momentum = kept
+        layer.momentum = momentum
     return features
 
 
 @pytest.fixture(scope="module")
 def classifier(model_type):
-    made = build(model_type)
-    calibrate(made)
-    return made
+    built = build(model_type)
+    calibrate(built)
+    return built
 
 
 @pytest.fixture
-def trained_here(classifier):
-    """The classifier, which gets its variables back afterwards: a few steps more and deep ones overflow."""
+def restored_classifier(classifier):
+    """The classifier; its variables are restored afterwards: deep networks overflow in a few steps."""
     calibrate(classifier)
     values = [variable.numpy() for variable in classifier.variables]
     yield classifier
@@ -155,10 +155,10 @@ def trained_here(classifier):
 
 
 @pytest.fixture
-def lively_classifier(classifier):
-    """The classifier with mild logits that differ between pictures."""
+def classifier_with_varied_logits(classifier):
+    """The classifier with moderate logits that differ between images."""
     features = calibrate(classifier)
-    # Logits of about 0.5 around 0, whatever the size of the network's features.
+    # Logits of about 0.5 around 0, independent of the magnitude of the features.
     varying = features - features.mean(axis=0)
     scale = 0.5 / np.linalg.norm(varying, axis=1).mean()
     values = np.random.default_rng(1).normal(scale=scale, size=(features.shape[1], CLASSES))
@@ -170,7 +170,7 @@ def lively_classifier(classifier):
 
 @pytest.fixture
 def without_tracing():
-    """One step needs no graph, which takes longer to make than a step."""
+    """Runs eagerly: tracing takes longer than a single step."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -180,8 +180,8 @@ def test_every_model_type_has_published_numbers():
     assert set(PUBLISHED) == set(MODEL_TYPES)
 
 
-def test_the_shapes_are_those_of_the_arguments(classifier):
-    logits = classifier.logits(tf.constant(pictures(2)), training=False)
+def test_shapes(classifier):
+    logits = classifier.logits(tf.constant(random_images(2)), training=False)
     assert logits.shape == (2, CLASSES)
     assert logits.dtype == tf.float32
     assert classifier.backbone.input_shape == (None, SIZE, SIZE, 3)
@@ -189,27 +189,30 @@ def test_the_shapes_are_those_of_the_arguments(classifier):
     assert np.isfinite(logits).all()
 
 
-def test_the_network_sees_pixels_scaled_as_it_wants_them(classifier, model_type):
+def test_pixels_are_scaled_as_the_network_requires(classifier, model_type):
     preprocess = PREPROCESS[MODEL_TYPES[model_type].family]
-    images = pictures(4).astype(np.float32)
-    # What comes out of the last layer before the network.
+    images = random_images(4).astype(np.float32)
+    # The output of the last layer before the network.
     backbone = classifier.backbone
-    seen = keras.Model(backbone.inputs, backbone.layers[-2].output)(images).numpy()
-    np.testing.assert_allclose(seen, preprocess(images.copy()), rtol=1e-4, atol=1e-4)
+    scaled = keras.Model(backbone.inputs, backbone.layers[-2].output)(images).numpy()
+    np.testing.assert_allclose(scaled, preprocess(images.copy()), rtol=1e-4, atol=1e-4)
 
 
-def test_a_step_changes_every_trained_variable_and_the_statistics(trained_here, without_tracing):
-    before = one_step(trained_here)
-    unchanged = {variable.path for variable in trained_here.variables} - changed_paths(trained_here, before)
-    # EfficientNet's own scaling is set for good.
+def test_a_step_changes_every_trained_variable_and_the_statistics(restored_classifier, without_tracing):
+    before = one_step(restored_classifier)
+    paths = {variable.path for variable in restored_classifier.variables}
+    unchanged = paths - changed_paths(restored_classifier, before)
+    # EfficientNet's own scaling is constant.
     assert [path for path in unchanged if not path.startswith("normalization")] == []
-    assert all(np.isfinite(variable.numpy()).all() for variable in trained_here.variables)
+    assert all(np.isfinite(variable.numpy()).all() for variable in restored_classifier.variables)
 
 
-def test_a_step_in_bfloat16_changes_the_same_and_leaves_inference_in_float32(trained_here, without_tracing):
-    images = tf.constant(pictures(4))
-    reduced = dataclasses.replace(trained_here, precision="bfloat16")
-    exact = trained_here.logits(images, training=False).numpy()
+def test_a_step_in_bfloat16_changes_the_same_variables_and_inference_is_in_float32(
+    restored_classifier, without_tracing
+):
+    images = tf.constant(random_images(4))
+    reduced = dataclasses.replace(restored_classifier, precision="bfloat16")
+    exact = restored_classifier.logits(images, training=False).numpy()
     assert reduced.logits(images, training=False).numpy().tobytes() == exact.tobytes()
     before = one_step(reduced)
     changed = changed_paths(reduced, before)
@@ -219,79 +222,77 @@ def test_a_step_in_bfloat16_changes_the_same_and_leaves_inference_in_float32(tra
     assert reduced.logits(images, training=True).dtype == tf.float32
 
 
-def test_every_stage_can_be_frozen_with_all_before_it(classifier, model_type):
+def test_every_stage_can_be_frozen_with_all_previous_ones(classifier, model_type):
     layers = classifier.network.layers
     parts = parts_of_layers(MODEL_TYPES[model_type].family, [layer.name for layer in layers])
     stages = MODEL_TYPES[model_type].stage_names
-    # Every stage has weights, and from the image on each follows the one before.
+    # Every stage has layers, and the stages follow one another from the image on.
     assert sorted(set(parts)) == sorted((*stages, "top"))
     order = [("stem", *stages[1:], "top").index(part) for part in parts]
     assert order == sorted(order)
-    everything = classifier.trained_variables
-    assert len(everything) == sum(len(layer.trainable_variables) for layer in layers) + 2
-    left = len(everything)
+    count = len(classifier.trained_variables)
+    assert count == sum(len(layer.trainable_variables) for layer in layers) + 2
     for number, stage in enumerate(stages):
         frozen = dataclasses.replace(classifier, freeze=stage)
         trained = {id(variable) for variable in frozen.trained_variables}
         for layer, part in zip(layers, parts, strict=True):
             of_layer = {id(variable) for variable in layer.trainable_variables}
             assert of_layer <= trained if part not in stages[: number + 1] else not of_layer & trained
-        assert len(trained) < left
-        left = len(trained)
+        assert len(trained) < count
+        count = len(trained)
 
 
-def test_a_frozen_stage_stays_as_it_was_bit_for_bit_and_the_rest_is_trained(trained_here, without_tracing):
-    frozen = dataclasses.replace(trained_here, freeze="stage2")
+def test_a_frozen_stage_is_unchanged_and_the_rest_is_trained(restored_classifier, without_tracing):
+    frozen = dataclasses.replace(restored_classifier, freeze="stage2")
     before = one_step(frozen)
     changed = changed_paths(frozen, before)
     layers = [layer for layer in frozen.network.layers if layer.name in frozen.frozen_layers]
     assert not changed & {variable.path for layer in layers for variable in layer.variables}
     trained = {variable.path for variable in frozen.trained_variables}
     assert trained <= changed
-    # Beside what is trained: statistics and random states of what is not frozen.
+    # The other changes are statistics and random states of layers that are not frozen.
     others = {path.rsplit("/", 1)[1] for path in changed - trained}
     assert others <= {"moving_mean", "moving_variance", "seed_generator_state"}
     assert "moving_mean" in others
 
 
-def test_a_frozen_backbone_stays_as_it_was_bit_for_bit(trained_here, without_tracing):
-    before = one_step(dataclasses.replace(trained_here, freeze="backbone"))
-    changed = changed_paths(trained_here, before)
+def test_a_frozen_backbone_is_unchanged(restored_classifier, without_tracing):
+    before = one_step(dataclasses.replace(restored_classifier, freeze="backbone"))
+    changed = changed_paths(restored_classifier, before)
     assert changed >= {"logits/kernel", "logits/bias"}
-    assert not changed & {variable.path for variable in trained_here.backbone.variables}
+    assert not changed & {variable.path for variable in restored_classifier.backbone.variables}
 
 
-def test_the_saved_model_answers_as_the_one_in_memory_and_can_be_started_from(
-    lively_classifier, model_type, encode, tmp_path
+def test_the_saved_model_has_the_same_outputs_and_can_be_loaded_as_pretrained_weights(
+    classifier_with_varied_logits, model_type, encode, tmp_path
 ):
-    images = pictures(5)
-    write_saved_model(lively_classifier, SIZE, ["a", "b", "c"], tmp_path / "model")
-    answers = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
-    # Every picture has an answer of its own.
-    assert answers.probabilities.std(axis=0).min() > 1e-3
-    # In a graph too: run one by one, operations are not fused, and round otherwise.
-    logits = tf.function(lambda: lively_classifier.logits(tf.constant(images), training=False))
+    classifier, images = classifier_with_varied_logits, random_images(5)
+    write_saved_model(classifier, SIZE, ["a", "b", "c"], tmp_path / "model")
+    predictions = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
+    assert predictions.probabilities.std(axis=0).min() > 1e-3
+    # In a graph as well: operations that run eagerly are not fused and round differently.
+    logits = tf.function(lambda: classifier.logits(tf.constant(images), training=False))
     in_memory = tf.nn.softmax(logits()).numpy()
-    np.testing.assert_allclose(answers.probabilities, in_memory, atol=1e-5)
-    assert (answers.classes == in_memory.argmax(axis=1)).all()
-    again = build(model_type, path=tmp_path / "model")
-    for variable, original in zip(again.variables, lively_classifier.variables, strict=True):
+    np.testing.assert_allclose(predictions.probabilities, in_memory, atol=1e-5)
+    assert (predictions.classes == in_memory.argmax(axis=1)).all()
+    loaded = build(model_type, path=tmp_path / "model")
+    for variable, original in zip(loaded.variables, classifier.variables, strict=True):
         if "seed_generator" not in variable.path:
             assert np.array_equal(variable.numpy(), original.numpy()), variable.path
 
 
-def test_parameters_are_as_many_as_published_at_any_size(model_type):
+def test_the_number_of_parameters_is_as_published_at_any_size(model_type):
     published, published_trained = PUBLISHED[model_type]
-    # 45 is no multiple of the network's stride.
+    # 45 is not a multiple of the network's stride.
     classifier = build(model_type, classes=1000, size=45)
     parts = (classifier.backbone, classifier.head)
     trained = sum(np.prod(v.shape) for part in parts for v in part.trainable_variables)
     assert sum(part.count_params() for part in parts) == published
     assert trained == published_trained
-    assert classifier.logits(tf.constant(pictures(2, 45)), training=False).shape == (2, 1000)
+    assert classifier.logits(tf.constant(random_images(2, 45)), training=False).shape == (2, 1000)
 
 
-def test_weight_decay_holds_for_kernels_only(classifier):
+def test_weight_decay_applies_only_to_kernels(classifier):
     kernels = decayed_kernels(classifier)
     assert len({id(kernel) for kernel in kernels}) == len(kernels)
     assert all(len(kernel.shape) >= 2 for kernel in kernels)
@@ -301,7 +302,7 @@ def test_weight_decay_holds_for_kernels_only(classifier):
     assert all(len(variable.shape) == 1 for variable in others)
 
 
-# ---------------------------------------------------------------- one model type is enough
+# ---------------------------------------------------------------- a single model type
 
 
 @pytest.mark.parametrize(
@@ -315,8 +316,8 @@ def test_statistics_average_over_a_twentieth_of_the_run(max_steps, momentum):
     assert [layer.momentum for layer in layers] == pytest.approx([momentum] * 20)
 
 
-def test_the_momentum_decides_how_far_the_statistics_follow():
-    images = tf.constant(pictures(8))
+def test_the_momentum_determines_the_update_of_the_statistics():
+    images = tf.constant(random_images(8))
     moved = {}
     for max_steps in (100, 10**6):
         classifier = build("resnet-18")
@@ -328,15 +329,15 @@ def test_the_momentum_decides_how_far_the_statistics_follow():
     np.testing.assert_allclose(moved[100] / 0.1, moved[10**6] / 0.01, rtol=1e-3)
 
 
-def test_resnet_18_computes_what_the_paper_says():
-    """Its feature maps: 1/4, 1/8, 1/16 and 1/32 of the image, with 64, 128, 256 and 512 channels."""
+def test_resnet_18_has_the_feature_maps_of_the_paper():
+    """1/4, 1/8, 1/16 and 1/32 of the image, with 64, 128, 256 and 512 channels."""
     network = build("resnet-18", size=64).backbone.layers[-1]
     shapes = [network.get_layer(f"stage{stage}_block2_relu2").output.shape[1:] for stage in range(1, 5)]
     assert shapes == [(16, 16, 64), (8, 8, 128), (4, 4, 256), (2, 2, 512)]
 
 
-def test_the_seed_decides_the_weights():
-    first, again, other = (build("resnet-18", seed=seed) for seed in (7, 7, 8))
-    for one, two in zip(first.variables, again.variables, strict=True):
-        assert np.array_equal(one.numpy(), two.numpy())
+def test_the_weights_depend_on_the_seed():
+    first, same, other = (build("resnet-18", seed=seed) for seed in (7, 7, 8))
+    for variable, expected in zip(same.variables, first.variables, strict=True):
+        assert np.array_equal(variable.numpy(), expected.numpy())
     assert not np.array_equal(first.variables[0].numpy(), other.variables[0].numpy())

@@ -1,4 +1,4 @@
-"""Training on images that have several labels, or none."""
+"""Training on multi-label data sets."""
 
 import dataclasses
 from itertools import islice
@@ -16,15 +16,14 @@ from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import CheckpointFolder
-from imgpipe.components.train.class_weights import positive_weights
-from imgpipe.components.train.decoded_cache import CachePlace
+from imgpipe.components.train.decoded_cache import CacheLocation
 from imgpipe.components.train.input_pipeline import evaluation_batches, training_batches
 from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
 from imgpipe.components.train.schedules import build_optimizer
 from imgpipe.components.train.train import train
 from imgpipe.components.train.training_step import Trainable, build_training_step
 
-from .job import evaluations, finished, start, words_for
+from .job import evaluations, job_arguments, start, wait_for_exit
 
 SETTINGS = {
     "max_steps": 60,
@@ -55,7 +54,7 @@ def validation_of(folder):
     return records, targets
 
 
-def test_it_learns_every_label(trained, quadrants_dataset):
+def test_training_learns_every_label(trained, quadrants_dataset):
     _, result = trained
     assert isinstance(result.best, MultiLabelEvaluation)
     _, targets = validation_of(quadrants_dataset)
@@ -66,34 +65,30 @@ def test_it_learns_every_label(trained, quadrants_dataset):
     assert result.best.f1 >= 0.8
 
 
-def test_the_model_gives_each_label_a_probability_of_its_own_and_what_the_loop_found(
-    trained, quadrants_dataset
-):
+def test_the_model_has_independent_probabilities_and_the_metrics_of_the_loop(trained, quadrants_dataset):
     folder, result = trained
     records, targets = validation_of(quadrants_dataset)
-    answer = load_served_model(folder).predict([record.encoded for record in records])
-    sums = answer.probabilities.sum(axis=1)
+    predictions = load_served_model(folder).predict([record.encoded for record in records])
+    sums = predictions.probabilities.sum(axis=1)
     assert sums.max() > 1.5
     assert sums.min() < 0.5
-    np.testing.assert_array_equal(answer.classes, answer.probabilities.argmax(axis=1))
-    metrics = compute_multi_label_metrics(targets, answer.probabilities)
+    np.testing.assert_array_equal(predictions.classes, predictions.probabilities.argmax(axis=1))
+    metrics = compute_multi_label_metrics(targets, predictions.probabilities)
     assert metrics.top_1_accuracy == pytest.approx(result.best.top_1_accuracy, abs=1e-9)
     assert metrics.loss == pytest.approx(result.best.loss, rel=1e-4)
     assert metrics.f1 == pytest.approx(result.best.f1, abs=1e-9)
     assert metrics.mean_average_precision == pytest.approx(result.best.mean_average_precision, abs=5e-3)
 
 
-def test_the_provenance_says_so(trained):
+def test_the_provenance_contains_multi_label_and_all_metrics(trained):
     folder, result = trained
     provenance = read_provenance(folder)
     assert provenance["multi_label"] is True
     assert provenance["arguments"]["multi_label"] is True
-    assert provenance["evaluations"] == [dataclasses.asdict(one) for one in result.evaluations]
+    assert provenance["evaluations"] == [dataclasses.asdict(evaluation) for evaluation in result.evaluations]
 
 
-def test_an_argument_that_contradicts_the_data_is_refused_either_way(
-    quadrants_dataset, coloured_dataset, tmp_path
-):
+def test_multi_label_must_agree_with_the_data(quadrants_dataset, coloured_dataset, tmp_path):
     arguments = TrainingArguments(**{**SETTINGS, "multi_label": False})
     with pytest.raises(InvalidArgumentError, match=r"list of labels[\s\S]*give multi_label=true"):
         train(arguments, quadrants_dataset, tmp_path / "model")
@@ -111,7 +106,7 @@ def test_a_frozen_backbone_learns_from_its_features(trained, quadrants_dataset, 
     assert result.best.mean_average_precision >= before.best.mean_average_precision - 0.05
 
 
-def test_mixing_and_augmentation_train_on_lists_of_labels_and_an_interrupted_job_ends_as_any(
+def test_a_stopped_training_with_mixing_and_augmentation_resumes_with_equal_results(
     quadrants_dataset, tmp_path
 ):
     settings = {**SETTINGS, "warmup_steps": 0, "train_steps_per_eval": 1, "mixup": 0.2, "cutmix": 1.0}
@@ -124,51 +119,48 @@ def test_mixing_and_augmentation_train_on_lists_of_labels_and_an_interrupted_job
     whole = trained_in("whole")
     assert 0 < whole.best.train_loss < 5
 
-    class ToldError(Exception):
-        pass
-
-    def after_one(evaluations):
+    def fail_after_two(evaluations):
         if len(evaluations) == 2:
-            raise ToldError
+            raise ZeroDivisionError
 
-    with pytest.raises(ToldError):
-        trained_in("stopped", after_one)
-    again = trained_in("stopped")
-    assert again.evaluations == whole.evaluations
-    assert evaluations(tmp_path / "stopped") == [dataclasses.asdict(one) for one in whole.evaluations]
-    last = [
+    with pytest.raises(ZeroDivisionError):
+        trained_in("stopped", fail_after_two)
+    resumed = trained_in("stopped")
+    assert resumed.evaluations == whole.evaluations
+    assert evaluations(tmp_path / "stopped") == [
+        dataclasses.asdict(evaluation) for evaluation in whole.evaluations
+    ]
+    expected, checkpoint = (
         CheckpointFolder(str(tmp_path / name / "checkpoints"), keep=1).latest()
         for name in ("whole", "stopped")
-    ]
-    # Keras numbers the optimizers of a process, so that their names differ, though not their order.
-    names = [sorted(checkpoint.arrays) for checkpoint in last]
-    assert len(names[0]) == len(names[1])
-    for one, other in zip(*names, strict=True):
-        np.testing.assert_array_equal(last[1].arrays[other], last[0].arrays[one], err_msg=one)
+    )
+    # Keras numbers the optimizers of a process: their names differ, but not their order.
+    for name, expected_name in zip(sorted(checkpoint.arrays), sorted(expected.arrays), strict=True):
+        np.testing.assert_array_equal(checkpoint.arrays[name], expected.arrays[expected_name], err_msg=name)
 
 
 @pytest.mark.proof
-def test_two_devices_come_to_what_one_does(quadrants_dataset, tmp_path):
-    words = {"multi_label": "true", "train_batch_size": 8, "eval_batch_size": 7}
-    ended = {}
+def test_two_devices_agree_with_one(quadrants_dataset, tmp_path):
+    values = {"multi_label": "true", "train_batch_size": 8, "eval_batch_size": 7, "max_steps": 2}
+    first_evaluations = []
     for devices in (1, 2):
         job_dir = tmp_path / str(devices)
-        finished(start(words_for(quadrants_dataset, job_dir, max_steps=2, **words), devices=devices))
-        ended[devices] = evaluations(job_dir)
-    assert set(ended[1][0]) == {
+        wait_for_exit(start(job_arguments(quadrants_dataset, job_dir, **values), devices=devices))
+        first_evaluations.append(evaluations(job_dir)[0])
+    one, two = first_evaluations
+    assert set(one) == {
         *("step", "top_1_accuracy", "top_5_accuracy", "loss", "train_loss"),
         *("mean_average_precision", "f1"),
     }
-    for one, other in zip(ended[1][:1], ended[2][:1], strict=True):
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
-        assert other["mean_average_precision"] == pytest.approx(one["mean_average_precision"], abs=0.05)
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert two["mean_average_precision"] == pytest.approx(one["mean_average_precision"], abs=0.05)
 
 
-# ---------------------------------------------------------------- one step, one batch
+# ---------------------------------------------------------------- a single step
 
 
-def test_the_loss_is_the_mean_binary_cross_entropy_of_keras_smoothed_towards_a_half():
+def test_the_loss_is_keras_mean_binary_cross_entropy_with_label_smoothing():
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(6, 3)).astype(np.float32)
     targets = draw.integers(0, 2, (6, 4)).astype(np.float32)
@@ -184,7 +176,7 @@ def test_the_loss_is_the_mean_binary_cross_entropy_of_keras_smoothed_towards_a_h
         )
 
 
-def test_positive_weights_count_what_an_image_has():
+def test_positive_weights_apply_to_positive_labels():
     inputs = np.eye(2, dtype=np.float32)
     targets = np.array([[1, 0], [0, 0]], np.float32)
     kernel = keras.Variable(np.zeros((2, 2), np.float32))
@@ -193,13 +185,13 @@ def test_positive_weights_count_what_an_image_has():
     )
     weights = np.array([3.0, 1.0], np.float32)
     loss = _loss_of_step(kernel, inputs, targets, arguments, weights)
-    # Every probability is a half: four decisions, of which one counts three times.
+    # All probabilities are 1/2, and the positive one of four labels has weight 3.
     assert loss == pytest.approx(np.log(2) * (3 + 1 + 1 + 1) / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", [1.0, 19.0, 99.0])
-def test_a_weight_does_not_pull_a_rare_label_up_where_it_is_not(weight):
-    # Without the label, the best probability is what smoothing asks for, whatever the label's weight.
+def test_a_positive_weight_does_not_raise_the_probability_in_images_without_the_label(weight):
+    # In images without the label, the optimum is the smoothed target, independent of the weight.
     smoothing = 0.1
     best = np.log((smoothing / 2) / (1 - smoothing / 2))
     arguments = TrainingArguments(
@@ -239,14 +231,8 @@ def _loss_of_step(kernel, inputs, targets, arguments, weights=None):
     return float(loss.numpy())
 
 
-def test_positive_weights_are_the_odds_against_a_label_or_their_root():
-    np.testing.assert_allclose(positive_weights("balanced", [25, 50, 0, 100], 100), [3, 1, 1, 1])
-    np.testing.assert_allclose(positive_weights("sqrt", [20, 80], 100), [2, 0.5])
-    np.testing.assert_allclose(positive_weights("none", [20, 80], 100), [1, 1])
-
-
 @pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
-def test_images_keep_their_labels_wherever_they_are_kept(quadrants_dataset, augmentation):
+def test_images_keep_their_labels_with_every_cache(quadrants_dataset, augmentation):
     manifest = read_manifest(quadrants_dataset)
     split = manifest.splits[TRAIN]
     settings = {
@@ -255,19 +241,12 @@ def test_images_keep_their_labels_wherever_they_are_kept(quadrants_dataset, augm
         "multi_label_classes": 4,
     }
     paths = shard_paths(quadrants_dataset, split)
-    ways = [
-        training_batches(
-            paths,
-            **settings,
-            batch_size=80,
-            seed=0,
-            augmentation=augmentation,
-            keep_decoded=place,
-        )
-        for place in CachePlace
+    batches_by_location = [
+        training_batches(paths, **settings, batch_size=80, seed=0, augmentation=augmentation, cache=location)
+        for location in CacheLocation
     ]
-    # Two epochs: in the second the kept ones are used.
-    for batches in zip(*(islice(iter(way), 8) for way in ways), strict=True):
+    # Two epochs: the second one uses the cache.
+    for batches in zip(*(islice(iter(batches), 8) for batches in batches_by_location), strict=True):
         first = batches[0][1].numpy()
         assert (first.dtype, first.shape) == (np.float32, (80, 4))
         for _, targets in batches[1:]:

@@ -1,4 +1,4 @@
-"""Every layer belongs to a part, and the parts follow one another as the papers have them."""
+"""Every layer belongs to a part of its network, and the parts are as in the papers."""
 
 import pytest
 
@@ -49,7 +49,7 @@ NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
         ),
     ],
 )
-def test_layers_belong_to_the_parts_of_their_paper(family, names, parts):
+def test_layers_belong_to_the_parts_defined_in_the_paper(family, names, parts):
     assert parts_of_layers(family, names) == parts
 
 
@@ -63,7 +63,7 @@ def test_layers_belong_to_the_parts_of_their_paper(family, names, parts):
         ("backbone", (*NAMES, TOP)),
     ],
 )
-def test_everything_up_to_and_with_the_named_stage_is_frozen(freeze, frozen):
+def test_everything_up_to_and_including_the_given_stage_is_frozen(freeze, frozen):
     assert frozen_parts(freeze, NAMES) == frozen
 
 

@@ -1,4 +1,4 @@
-"""Weights of a model that was trained before: which are taken over, and what is said of it."""
+"""Loading the weights of a previously trained model."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.tf_import import keras
-from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, named
+from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, to_arrays
 from imgpipe.components.train.models import build_classifier
 from tests.servers.cloud_storage import BUCKET
 
@@ -37,17 +37,17 @@ def saved_model(classifier, folder, classes=3):
 
 
 def checkpoints(classifier, folder, *, complete=True):
-    """As the training loop writes them."""
+    """Writes checkpoints as the training loop."""
     values = [variable.numpy() for variable in classifier.variables]
     checkpoint_folder = CheckpointFolder(str(folder), keep=1)
-    arrays = named("model", classifier.variables, values)
+    arrays = to_arrays("model", classifier.variables, values)
     checkpoint_folder.write_best(4, arrays, {"complete": complete})
     checkpoint_folder.write(Checkpoint(5, {}, {"best_step": 4}))
     return folder
 
 
 def keras_file(classifier, path):
-    """The network with the head on it, as Keras writes a model."""
+    """Writes the network with the head as a Keras model."""
     features = classifier.network.output
     dense = keras.layers.Dense(classifier.head.output_shape[-1])
     model = keras.Model(classifier.network.input, dense(features))
@@ -69,11 +69,12 @@ KINDS = {
 
 
 def all_weights(classifier):
-    return [weight.numpy() for part in (classifier.network, classifier.head) for weight in part.weights]
+    return [*classifier.network.weights, *classifier.head.weights]
 
 
-def equal(some, others):
-    return [np.array_equal(one, other) for one, other in zip(some, others, strict=True)]
+def assert_equal_weights(actual, expected):
+    for variable, original in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), original.numpy())
 
 
 def last_event(capsys):
@@ -83,29 +84,28 @@ def last_event(capsys):
 
 @pytest.mark.parametrize(
     ("model_type", "kind"),
-    # efficientnet-b0's scaling layer has a number in its name that differs from one network to the next.
+    # The name of efficientnet-b0's scaling layer has a number that differs between networks.
     [
         *itertools.product(["mobilenet-v2"], KINDS),
         ("efficientnet-b0", "checkpoints"),
         ("efficientnet-b0", "keras"),
     ],
 )
-def test_all_weights_are_taken_over_from_every_kind_of_file(model_type, kind, tmp_path, capsys):
+def test_all_weights_are_loaded_from_every_format(model_type, kind, tmp_path, capsys):
     original = build(model_type, seed=1)
     rng = np.random.default_rng(0)
-    for variable in [*original.network.weights, *original.head.weights]:
+    for variable in all_weights(original):
         variable.assign(np.asarray(rng.uniform(0.5, 1.5, variable.shape)).astype(variable.dtype))
-    path = KINDS[kind](original, tmp_path)
-    taken = build(model_type, seed=2, path=path)
-    assert all(equal(all_weights(taken), all_weights(original)))
+    loaded = build(model_type, seed=2, path=KINDS[kind](original, tmp_path))
+    assert_equal_weights(all_weights(loaded), all_weights(original))
     event = last_event(capsys)
-    assert event["taken_over"] == len(all_weights(original))
-    assert event["last_layer_taken_over"] is True
-    assert f"{model_type} taken over" in event["message"]
+    assert event["loaded"] == len(all_weights(original))
+    assert event["last_layer_loaded"] is True
+    assert f"weights of {model_type} loaded from" in event["message"]
 
 
 @pytest.mark.parametrize("kind", ["SavedModel", "versions", "checkpoints", "file.weights.h5", "file.keras"])
-def test_weights_in_cloud_storage_are_taken_over_as_local_ones_are(kind, tmp_path, cloud):
+def test_weights_are_loaded_from_cloud_storage_as_from_local_files(kind, tmp_path, cloud):
     source = build(seed=1)
     if kind == "checkpoints":
         folder = checkpoints(source, tmp_path / "it")
@@ -121,31 +121,27 @@ def test_weights_in_cloud_storage_are_taken_over_as_local_ones_are(kind, tmp_pat
         if path.is_file():
             cloud.put(f"models/{path.relative_to(tmp_path)}", path.read_bytes())
     for location in (f"gs://{BUCKET}/models/{folder.name}", folder):
-        taken = build(path=location)
-        for expected, found in zip(source.variables, taken.variables, strict=True):
-            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+        assert_equal_weights(build(path=location).variables, source.variables)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_the_last_layer_is_made_anew_for_another_number_of_classes(kind, tmp_path, capsys):
+def test_the_last_layer_has_random_weights_for_another_number_of_classes(kind, tmp_path, capsys):
     original = build(seed=1)
-    taken = build(seed=2, classes=5, path=KINDS[kind](original, tmp_path))
-    fresh = build(seed=2, classes=5)
-    weights = equal([w.numpy() for w in taken.network.weights], [w.numpy() for w in original.network.weights])
-    assert all(weights)
-    assert all(equal([w.numpy() for w in taken.head.weights], [w.numpy() for w in fresh.head.weights]))
+    loaded = build(seed=2, classes=5, path=KINDS[kind](original, tmp_path))
+    assert_equal_weights(loaded.network.weights, original.network.weights)
+    assert_equal_weights(loaded.head.weights, build(seed=2, classes=5).head.weights)
     event = last_event(capsys)
-    assert event["last_layer_taken_over"] is False
-    assert "for 5 classes, is new: the one there is for 3" in event["message"]
+    assert event["last_layer_loaded"] is False
+    assert "for 5 classes, has new random weights because the one there is for 3" in event["message"]
 
 
-def test_a_last_layers_weights_depend_on_the_seed_alone(monkeypatch):
+def test_the_weights_of_the_last_layer_depend_only_on_the_seed(monkeypatch):
     expected = build(seed=2).head.weights[0].numpy()
-    seeded = random.seed
+    seed = random.seed
 
     def seed_and_draw(*seeds):
-        # As another thread does that draws from the global generator while the network is built.
-        seeded(*seeds)
+        # Simulates another thread that uses the global generator while the network is built.
+        seed(*seeds)
         random.getrandbits(1)
 
     monkeypatch.setattr(random, "seed", seed_and_draw)
@@ -154,58 +150,56 @@ def test_a_last_layers_weights_depend_on_the_seed_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "theirs", "ours"),
+    ("kind", "saved_type", "model_type"),
     [
         *((kind, "resnet-18", "mobilenet-v2") for kind in KINDS),
         ("checkpoints", "mobilenet-v2", "resnet-18"),
         ("weights.h5", "mobilenet-v2", "resnet-18"),
     ],
 )
-def test_weights_of_another_network_are_refused_with_what_was_found(kind, theirs, ours, tmp_path):
-    path = KINDS[kind](build(theirs), tmp_path)
-    with pytest.raises(InvalidArgumentError, match=f"not those of model_type={ours}") as caught:
-        build(ours, path=path)
-    assert any(words in caught.value.problem for words in ("are not there: ", "are of no use: "))
+def test_weights_of_another_network_are_rejected_with_the_differences(kind, saved_type, model_type, tmp_path):
+    path = KINDS[kind](build(saved_type), tmp_path)
+    with pytest.raises(InvalidArgumentError, match=f"do not match model_type={model_type}") as caught:
+        build(model_type, path=path)
+    assert any(difference in caught.value.problem for difference in (" missing: ", " unknown: "))
     assert str(path) in caught.value.where
     assert "model_type" in caught.value.remedy
 
 
-def test_a_wider_network_of_the_same_build_is_refused_by_its_shapes(tmp_path):
+def test_a_wider_network_with_the_same_names_is_rejected_because_of_its_shapes(tmp_path):
     path = checkpoints(build("efficientnet-b1"), tmp_path / "checkpoints")
-    with pytest.raises(InvalidArgumentError, match=r"have another shape: .* in efficientnet-b2"):
+    with pytest.raises(InvalidArgumentError, match=r"with another shape: .* in efficientnet-b2"):
         build("efficientnet-b2", path=path)
 
 
-def test_a_refused_saved_model_is_called_by_what_it_is_of(tmp_path):
+def test_a_rejected_saved_model_is_described_by_its_provenance(tmp_path):
     path = saved_model(build(), tmp_path / "model")
     (path / "provenance.json").write_text(json.dumps({"model_type": "mobilenet-v2"}))
-    with pytest.raises(InvalidArgumentError, match="SavedModel of mobilenet-v2 holds 260 weights"):
+    with pytest.raises(InvalidArgumentError, match="SavedModel of mobilenet-v2 has 260 weights"):
         build("resnet-18", path=path)
 
 
-def test_a_network_inside_another_model_is_found_and_a_last_layer_may_be_missing(tmp_path, capsys):
+def test_a_network_within_another_model_is_found_and_the_last_layer_may_be_missing(tmp_path, capsys):
     network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(96, 96, 3))
     layers = [keras.Input((96, 96, 3)), keras.layers.Rescaling(2.0), network]
     keras.Sequential(layers).save_weights(tmp_path / "a.weights.h5")
-    taken = build(path=tmp_path / "a.weights.h5")
-    values = [[weight.numpy() for weight in model.weights] for model in (taken.network, network)]
-    assert all(equal(*values))
-    assert "is new: there is none" in last_event(capsys)["message"]
+    assert_equal_weights(build(path=tmp_path / "a.weights.h5").network.weights, network.weights)
+    assert "has new random weights because there is none" in last_event(capsys)["message"]
 
 
-def test_a_checkpoint_of_the_last_layer_alone_is_refused(tmp_path):
+def test_a_checkpoint_with_only_the_last_layer_is_rejected(tmp_path):
     path = checkpoints(build(), tmp_path / "checkpoints", complete=False)
     with pytest.raises(MissingInputError, match="only the last layer"):
         build(path=path)
 
 
-def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path, cloud):
+def test_missing_files_and_unknown_formats_are_rejected(tmp_path, cloud):
     with pytest.raises(MissingInputError, match="does not exist"):
         build(path=tmp_path / "nothing")
     with pytest.raises(MissingInputError, match="no checkpoint"):
         build(path=tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"?")
-    with pytest.raises(MissingInputError, match="no kind of file"):
+    with pytest.raises(MissingInputError, match="unsupported file format"):
         build(path=tmp_path / "model.onnx")
     with pytest.raises(MissingInputError, match="no checkpoint"):
         build(path=f"gs://{BUCKET}/model")
@@ -213,9 +207,9 @@ def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path, cloud):
         build(path="s3://bucket/model")
 
 
-def test_damaged_files_are_said_to_be_damaged(tmp_path):
-    (tmp_path / "a.weights.h5").write_bytes(b"no HDF5 file")
-    (tmp_path / "a.keras").write_bytes(b"no zip file")
+def test_damaged_files_are_rejected_as_invalid_data(tmp_path):
+    (tmp_path / "a.weights.h5").write_bytes(b"not an HDF5 file")
+    (tmp_path / "a.keras").write_bytes(b"not a zip file")
     with zipfile.ZipFile(tmp_path / "b.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     model = saved_model(build(), tmp_path / "model")
@@ -227,16 +221,16 @@ def test_damaged_files_are_said_to_be_damaged(tmp_path):
         assert name in caught.value.where
 
 
-def test_another_tools_saved_model_is_refused(tmp_path):
+def test_a_saved_model_of_another_tool_is_rejected(tmp_path):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).export(tmp_path / "model", verbose=False)
     with pytest.raises(InvalidArgumentError, match="was not written by imgpipe"):
         build(path=tmp_path / "model")
 
 
-def test_a_frozen_network_keeps_what_it_took_over(tmp_path):
+def test_a_frozen_network_keeps_the_loaded_weights(tmp_path):
     path = saved_model(build(seed=1), tmp_path / "model")
-    taken = build(seed=2, classes=4, path=path, freeze="stage2")
-    trained = {id(variable) for variable in taken.trained_variables}
-    stem = taken.network.get_layer("Conv1").kernel
+    loaded = build(seed=2, classes=4, path=path, freeze="stage2")
+    trained = {id(variable) for variable in loaded.trained_variables}
+    stem = loaded.network.get_layer("Conv1").kernel
     assert id(stem) not in trained
     assert np.array_equal(stem.numpy(), build(seed=1).network.get_layer("Conv1").kernel.numpy())

@@ -26,28 +26,26 @@ def paths(contents, tmp_path):
     return made
 
 
-def test_records_come_by_their_number_in_any_order_on_any_number_of_threads(paths, contents):
+def test_records_are_read_in_any_order_by_several_threads(paths, contents):
     reader = RecordReader(paths, COUNTS)
-    numbers = np.random.default_rng(1).integers(0, len(contents), 2000)
+    batches = np.random.default_rng(1).integers(0, len(contents), (200, 10))
     with ThreadPoolExecutor(8) as pool:
-        for some, records in zip(
-            numbers.reshape(200, 10), pool.map(reader.read, numbers.reshape(200, 10)), strict=True
-        ):
-            assert records == [contents[number] for number in some]
+        for indices, records in zip(batches, pool.map(reader.read, batches), strict=True):
+            assert records == [contents[index] for index in indices]
 
 
-def test_only_some_files_stay_open_and_all_are_closed_in_the_end(paths, contents):
+def test_the_number_of_open_files_is_limited_and_all_are_closed_in_the_end(paths, contents):
     before = len(os.listdir("/proc/self/fd"))
     reader = RecordReader(paths, COUNTS)
-    numbers = np.arange(len(contents))
-    reader.announce(numbers)
-    reader.read(numbers)
+    indices = np.arange(len(contents))
+    reader.prefetch(indices)
+    reader.read(indices)
     assert before + 10 < len(os.listdir("/proc/self/fd")) <= before + 64
     del reader
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_a_shard_that_no_record_is_asked_of_is_not_touched(paths, contents):
+def test_only_the_required_shards_are_opened(paths, contents):
     for path in paths[4:]:
         path.unlink()
     reader = RecordReader(paths, COUNTS)
@@ -67,7 +65,7 @@ def test_damaged_data_is_named_by_file_and_record(paths):
     assert "checksum" in caught.value.problem
 
 
-def test_another_number_of_records_than_the_manifest_says_is_refused(paths):
+def test_a_number_of_records_that_differs_from_the_manifest_is_rejected(paths):
     reader = RecordReader(paths, [3, 0, 6, *COUNTS[3:]])
-    with pytest.raises(InvalidDataError, match="holds 5 records, the manifest says 6"):
+    with pytest.raises(InvalidDataError, match="has 5 records, but the manifest says 6"):
         reader.read(np.array([3]))

@@ -15,11 +15,11 @@ from imgpipe.components.train.reporter import reporter
 
 FIRST = Evaluation(step=5, top_1_accuracy=0.25, top_5_accuracy=0.75, loss=1.5, train_loss=2.0)
 SECOND = Evaluation(step=10, top_1_accuracy=0.5, top_5_accuracy=1.0, loss=1.25, train_loss=1.0)
-# Katib's metrics collector: the filter that it has when an Experiment gives none.
+# The default filter of Katib's metrics collector.
 KATIB_FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 
 
-def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
+def test_every_evaluation_is_a_log_line_that_katib_can_parse(capsys):
     report = reporter("")
     report([FIRST])
     report([FIRST, SECOND])
@@ -34,9 +34,7 @@ def test_every_evaluation_is_a_line_that_a_person_and_katib_can_read(capsys):
     assert found[0] == {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0}
 
 
-def test_in_a_trial_of_katibs_each_evaluation_has_one_line_with_its_time_for_the_collector(
-    capsys, monkeypatch
-):
+def test_a_trial_of_katib_has_one_line_with_a_time_per_evaluation(capsys, monkeypatch):
     monkeypatch.setenv("KATIB_TRIAL_NAME", "tune-1")
     report = reporter("")
     report([FIRST])
@@ -51,12 +49,11 @@ def test_in_a_trial_of_katibs_each_evaluation_has_one_line_with_its_time_for_the
     assert times[0].tzinfo is not None
 
 
-def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path):
+def test_the_metrics_file_has_one_line_per_evaluation(tmp_path):
     reporter(str(tmp_path))([FIRST])
-    # An interrupted training's evaluation of a step that is trained again.
     reporter(str(tmp_path))([FIRST, SECOND])
-    report = reporter(str(tmp_path))
-    report([FIRST, SECOND])
+    # A resumed training repeats an evaluation.
+    reporter(str(tmp_path))([FIRST, SECOND])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"step": 5, "top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0},
@@ -64,20 +61,20 @@ def test_the_metrics_file_has_a_line_for_each_evaluation_and_none_twice(tmp_path
     ]
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_tensorboard_can_read_every_evaluation(tmp_path, monkeypatch, named):
-    if named:
+@pytest.mark.parametrize("vertex_folder", [False, True])
+def test_tensorboard_can_read_every_evaluation(tmp_path, monkeypatch, vertex_folder):
+    if vertex_folder:
         monkeypatch.setenv("AIP_TENSORBOARD_LOG_DIR", str(tmp_path / "elsewhere"))
     report = reporter(str(tmp_path))
     report([FIRST])
     report([FIRST, SECOND])
-    (file,) = (tmp_path / ("elsewhere" if named else "tensorboard")).iterdir()
-    found = scalars(file)
-    assert found["top_1_accuracy"] == {5: 0.25, 10: 0.5}
-    assert found["loss"] == {5: 1.5, 10: 1.25}
+    (file,) = (tmp_path / ("elsewhere" if vertex_folder else "tensorboard")).iterdir()
+    values = scalars(file)
+    assert values["top_1_accuracy"] == {5: 0.25, 10: 0.5}
+    assert values["loss"] == {5: 1.5, 10: 1.25}
 
 
-def test_in_cloud_storage_lie_the_same_files(cloud, tmp_path):
+def test_the_same_files_are_written_to_cloud_storage(cloud, tmp_path):
     report = reporter("gs://photos/job")
     report([FIRST])
     report([FIRST, SECOND])
@@ -90,18 +87,18 @@ def test_in_cloud_storage_lie_the_same_files(cloud, tmp_path):
 
 
 def scalars(file):
-    """Returns {name: {step: value}} of a file of TensorBoard's."""
-    found = {}
+    """Returns {name: {step: value}} of an event file."""
+    values = {}
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         event = tf.compat.v1.Event.FromString(record)
         for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
-    return found
+            values.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    return values
 
 
 @pytest.mark.parametrize("trial", ["", "7"])
-def test_in_a_trial_vertex_ais_tuner_gets_every_evaluation(tmp_path, trial):
-    """In a process of its own: hypertune reads where to write when it is imported."""
+def test_the_tuner_of_vertex_ai_gets_every_evaluation_in_a_trial(tmp_path, trial):
+    """Runs in a separate process, because hypertune reads the environment when it is imported."""
     file = tmp_path / "metrics" / "output.metrics"
     code = (
         "from imgpipe.components.train.evaluation import Evaluation\n"

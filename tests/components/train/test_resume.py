@@ -1,4 +1,4 @@
-"""Interrupted trainings of the real command line, and what comes of them when they are started again."""
+"""Resumes interrupted trainings of the real command line."""
 
 import json
 import signal
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from .job import evaluations, finished, start, wait_for, words_for
+from .job import evaluations, job_arguments, start, wait_for_exit, wait_for_file
 
 EXIT_INTERRUPTED = 75
 
@@ -24,8 +24,8 @@ def weights(job_dir):
     return (job_dir / "model" / "variables" / "variables.data-00000-of-00001").read_bytes()
 
 
-# With dropout, augmentation and mixup: all that is drawn at random goes on where it was.
-VARIED = {"model_type": "efficientnet-b0", "augmentation": "crop-flip", "mixup": 0.2, "ema": 0.9}
+# With dropout, augmentation and mixup, i.e. all kinds of random numbers.
+RANDOM = {"model_type": "efficientnet-b0", "augmentation": "crop-flip", "mixup": 0.2, "ema": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -33,58 +33,61 @@ VARIED = {"model_type": "efficientnet-b0", "augmentation": "crop-flip", "mixup":
     [
         ({}, signal.SIGTERM),
         ({}, signal.SIGKILL),
-        pytest.param(VARIED, signal.SIGTERM, marks=pytest.mark.proof),
+        pytest.param(RANDOM, signal.SIGTERM, marks=pytest.mark.proof),
     ],
     ids=["SIGTERM", "SIGKILL", "everything random"],
 )
-def test_an_interrupted_training_ends_bit_for_bit_as_an_undisturbed_one(data, tmp_path, values, number):
-    words = {name: words_for(data, tmp_path / name, **settings(**values)) for name in ("whole", "cut")}
-    finished(start(words["whole"]))
-    process = start(words["cut"])
-    wait_for(tmp_path / "cut" / "checkpoints" / "step-00000003.npz", process)
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(data, tmp_path, values, number):
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    wait_for_exit(start(job_arguments(data, whole, **settings(**values))))
+    arguments = job_arguments(data, interrupted, **settings(**values))
+    process = start(arguments)
+    wait_for_file(interrupted / "checkpoints" / "step-00000003.npz", process)
     process.send_signal(number)
-    output = finished(process, status=EXIT_INTERRUPTED if number == signal.SIGTERM else -number)
+    output = wait_for_exit(process, status=EXIT_INTERRUPTED if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:
-        assert "was told to stop at step" in output
-    output = finished(start(words["cut"]))
-    assert "goes on from the checkpoint of step" in output
-    assert evaluations(tmp_path / "cut") == evaluations(tmp_path / "whole")
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+        assert "was interrupted at step" in output
+    output = wait_for_exit(start(arguments))
+    assert "resuming from the checkpoint of step" in output
+    assert evaluations(interrupted) == evaluations(whole)
+    assert weights(interrupted) == weights(whole)
 
 
 def test_a_finished_training_only_evaluates_and_publishes(data, tmp_path):
-    words = words_for(data, tmp_path, **settings(max_steps=3))
-    finished(start(words))
+    arguments = job_arguments(data, tmp_path, **settings(max_steps=3))
+    wait_for_exit(start(arguments))
     before = weights(tmp_path)
     (tmp_path / "model" / "saved_model.pb").unlink()
     began = time.time()
-    output = finished(start(words))
-    assert "nothing is left to train" in output
+    output = wait_for_exit(start(arguments))
+    assert "the training is already complete" in output
     assert '"event": "published"' in output
     assert weights(tmp_path) == before
     assert (tmp_path / "model" / "saved_model.pb").stat().st_mtime > began - 1
     assert (tmp_path / "checkpoints" / "step-00000003.npz").stat().st_mtime < began
 
 
-def test_more_steps_go_on_and_other_arguments_or_data_are_refused(data, coloured_dataset, tmp_path):
+def test_a_training_resumes_with_more_steps_but_not_with_other_settings_or_data(
+    data, coloured_dataset, tmp_path
+):
     job_dir = tmp_path / "job"
-    finished(start(words_for(data, job_dir, **settings(max_steps=3))))
+    wait_for_exit(start(job_arguments(data, job_dir, **settings(max_steps=3))))
     other = coloured_dataset(tmp_path / "other", train=23, validation=6)
-    refused = [
-        (words_for(data, job_dir, **settings(label_smoothing=0.2)), "label_smoothing was 0.1, is 0.2"),
-        (words_for(other, job_dir, **settings()), "data_digest was"),
+    rejected = [
+        (job_arguments(data, job_dir, **settings(label_smoothing=0.2)), "label_smoothing was 0.1, is 0.2"),
+        (job_arguments(other, job_dir, **settings()), "data_digest was"),
     ]
-    for words, said in refused:
-        output = finished(start(words), status=64)
-        assert said in output
-        assert "name another job_dir" in output
-    output = finished(start(words_for(data, job_dir, **settings(max_steps=5))))
-    assert "goes on from the checkpoint of step 3 of 5; max_steps was 3, is 5" in output
-    assert [one["step"] for one in evaluations(job_dir)] == [3, 5]
+    for arguments, message in rejected:
+        output = wait_for_exit(start(arguments), status=64)
+        assert message in output
+        assert "set another job_dir" in output
+    output = wait_for_exit(start(job_arguments(data, job_dir, **settings(max_steps=5))))
+    assert "resuming from the checkpoint of step 3 of 5; max_steps was 3, is 5" in output
+    assert [evaluation["step"] for evaluation in evaluations(job_dir)] == [3, 5]
 
 
-def test_a_training_that_diverges_leaves_its_best_model(data, tmp_path):
-    words = words_for(
+def test_a_diverging_training_keeps_its_best_model(data, tmp_path):
+    arguments = job_arguments(
         data,
         tmp_path,
         **settings(max_steps=9, train_steps_per_eval=1),
@@ -92,8 +95,8 @@ def test_a_training_that_diverges_leaves_its_best_model(data, tmp_path):
         stepwise_learning_rate_steps=2,
         stepwise_learning_rate_levels=1e30,
     )
-    output = finished(start(words), status=76)
-    assert "loss is not a number any more at step" in output
+    output = wait_for_exit(start(arguments), status=76)
+    assert "loss is NaN or infinite at step" in output
     assert "learning rate 1e+30" in output
     provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
     assert provenance["best_step"] in (1, 2)

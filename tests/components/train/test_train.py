@@ -24,36 +24,32 @@ from imgpipe.components.train.input_pipeline import sample_indices
 from imgpipe.components.train.models import build_classifier
 from imgpipe.components.train.train import train
 
+from .job import small_training
+
 LABELS = [str(digit) for digit in range(10)]
 MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 
 
-def small(**values):
-    """A training of two steps."""
-    settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
-    return TrainingArguments(**{**settings, "weights": "none", **values})
-
-
-def refused(error, arguments, dataset, folder):
+def rejected(error, arguments, dataset, folder):
     with pytest.raises(error) as caught:
         train(arguments, dataset, folder / "model")
     assert not (folder / "model").exists()
     return str(caught.value)
 
 
-# ---------------------------------------------------------------- it learns, and only what is there
+# ---------------------------------------------------------------- learning
 
 
-def test_a_short_run_from_random_weights_reads_unseen_digits(trained_digits):
+def test_a_short_training_from_random_weights_recognizes_digits(trained_digits):
     _, result = trained_digits
     assert result.best.top_1_accuracy >= 0.9
-    # It validates as well as it trains: the statistics of batch normalization have kept up.
+    # The validation loss is close, so batch normalization's statistics are up to date.
     last = result.evaluations[-1]
     assert last.loss < last.train_loss + 0.1
 
 
 def test_shuffled_labels_cannot_be_learnt(digit_records, digits_training, write_dataset, tmp_path):
-    """What the accuracy above is worth: no way from the labels to the validation but the pictures."""
+    """A model could only learn them if validation images leaked into the training."""
     order = np.random.default_rng(0).permutation(len(digit_records[TRAIN]))
     records = [
         type(record)(record.encoded, digit_records[TRAIN][other].label)
@@ -67,19 +63,19 @@ def test_shuffled_labels_cannot_be_learnt(digit_records, digits_training, write_
     assert result.best.loss > 2.0
 
 
-def test_the_model_that_is_written_has_the_accuracy_that_the_loop_found(trained_digits, digits_dataset):
+def test_the_written_model_has_the_metrics_of_the_loop(trained_digits, digits_dataset):
     folder, result = trained_digits
     records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
-    answers = load_served_model(folder).predict([record.encoded for record in records])
+    predictions = load_served_model(folder).predict([record.encoded for record in records])
     metrics = compute_metrics(
-        np.array([label_to_class(record.label) for record in records]), answers.probabilities
+        np.array([label_to_class(record.label) for record in records]), predictions.probabilities
     )
     assert metrics.top_1_accuracy == pytest.approx(result.best.top_1_accuracy, abs=1e-9)
     assert metrics.top_5_accuracy == pytest.approx(result.best.top_5_accuracy, abs=1e-9)
     assert metrics.loss == pytest.approx(result.best.loss, rel=1e-4)
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- output
 
 
 def test_the_model_folder_is_complete(trained_digits, digits_dataset, digits_training):
@@ -96,18 +92,18 @@ def test_the_model_folder_is_complete(trained_digits, digits_dataset, digits_tra
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["best_step"] == result.best.step
     assert provenance["data_digest"] == read_manifest(digits_dataset).digest()
-    # As given, with what a 0 stood for.
+    # The given arguments, with the actual values in place of 0.
     assert TrainingArguments(**provenance["arguments"]) == dataclasses.replace(
         digits_training, num_classes=10, eval_batch_size=64
     )
     assert provenance["devices"] == "CPU"
-    assert [one["step"] for one in provenance["evaluations"]] == [20, 40, 60, 80]
+    assert [evaluation["step"] for evaluation in provenance["evaluations"]] == [20, 40, 60, 80]
     assert set(provenance["versions"]) == {"imgpipe", "tensorflow", "keras"}
 
 
 def test_equal_arguments_and_data_give_equal_weights(coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data")
-    results = [train(small(), dataset, tmp_path / name) for name in "ab"]
+    results = [train(small_training(), dataset, tmp_path / name) for name in "ab"]
     assert results[0].evaluations == results[1].evaluations
     weights = [
         (tmp_path / name / "variables" / "variables.data-00000-of-00001").read_bytes() for name in "ab"
@@ -115,12 +111,12 @@ def test_equal_arguments_and_data_give_equal_weights(coloured_dataset, tmp_path)
     assert weights[0] == weights[1]
 
 
-def test_labels_of_any_text_and_a_single_validation_image_will_do(coloured_dataset, tmp_path):
+def test_labels_can_be_any_text_and_one_validation_image_is_enough(coloured_dataset, tmp_path):
     labels = ("Größe, klein", "日本", "a 'b' \"c\"")
     dataset = coloured_dataset(tmp_path / "data", labels, train=4, validation=1)
-    result = train(small(image_size=45), dataset, tmp_path / "model")
+    result = train(small_training(image_size=45), dataset, tmp_path / "model")
     assert load_served_model(tmp_path / "model").labels == labels
-    # Of three classes all are among the top five.
+    # All three classes are among the top five.
     assert result.best.top_5_accuracy == 1.0
     assert result.best.top_1_accuracy in (0.0, 1.0)
     assert math.isfinite(result.best.loss)
@@ -131,11 +127,11 @@ def test_labels_of_any_text_and_a_single_validation_image_will_do(coloured_datas
 
 @pytest.fixture
 def mobilenet_weights(tmp_path, monkeypatch):
-    """A $KERAS_HOME with weights of MobileNetV2, random ones."""
+    """A $KERAS_HOME with random weights of MobileNetV2."""
     folder = tmp_path / "keras" / "models"
     folder.mkdir(parents=True)
     network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
-    # Statistics of real pictures: otherwise every feature is nearly 0.
+    # With the initial statistics, every feature would be nearly 0.
     layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in layers:
         layer.momentum = 0.0
@@ -145,12 +141,12 @@ def mobilenet_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(folder.parent))
 
 
-def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the_same(
+def test_training_on_features_and_on_images_with_a_frozen_backbone_is_equivalent(
     mobilenet_weights, coloured_dataset, tmp_path, monkeypatch
 ):
     dataset = coloured_dataset(tmp_path / "data", train=8, validation=5)
-    # All examples in every batch: the two ways shuffle differently.
-    arguments = small(
+    # All examples in every batch, because features and images are shuffled differently.
+    arguments = small_training(
         model_type="mobilenet-v2",
         weights="imagenet",
         freeze="backbone",
@@ -162,26 +158,26 @@ def test_features_kept_in_memory_and_images_through_the_frozen_backbone_give_the
         initial_learning_rate=0.1,
         seed=1,
     )
-    # The four go through the head in two pieces.
-    monkeypatch.setattr(training_inputs, "_FEATURE_ROWS", 3)
+    # The four images are evaluated in two batches.
+    monkeypatch.setattr(training_inputs, "_FEATURE_BATCH_SIZE", 3)
     on_features = train(arguments, dataset, tmp_path / "features")
-    monkeypatch.setattr(training_inputs, "_FEATURE_BYTES", 0)
+    monkeypatch.setattr(training_inputs, "_MAX_FEATURE_BYTES", 0)
     on_images = train(arguments, dataset, tmp_path / "images")
-    for one, other in zip(on_features.evaluations, on_images.evaluations, strict=True):
-        assert one.top_1_accuracy == other.top_1_accuracy
-        assert one.loss == pytest.approx(other.loss, rel=1e-3)
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+    for evaluation, expected in zip(on_features.evaluations, on_images.evaluations, strict=True):
+        assert evaluation.top_1_accuracy == expected.top_1_accuracy
+        assert evaluation.loss == pytest.approx(expected.loss, rel=1e-3)
+        assert evaluation.train_loss == pytest.approx(expected.train_loss, rel=1e-3)
     assert on_features.evaluations[0].loss != on_features.evaluations[2].loss
 
 
-def test_a_frozen_training_does_not_go_on_with_another_backbone(coloured_dataset, tmp_path):
+def test_a_training_with_a_frozen_backbone_does_not_resume_with_another_one(coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", train=8, validation=5)
     served = tmp_path / "served"
     for version in (7, 8):
-        made = build_classifier("mobilenet-v2", num_classes=2, image_size=32, weights="none", seed=version)
-        write_saved_model(made, 32, ["a", "b"], served / str(version))
+        model = build_classifier("mobilenet-v2", num_classes=2, image_size=32, weights="none", seed=version)
+        write_saved_model(model, 32, ["a", "b"], served / str(version))
     (served / "8").rename(tmp_path / "8")
-    arguments = small(
+    arguments = small_training(
         model_type="mobilenet-v2",
         freeze="backbone",
         pretrained_checkpoint_path=str(served),
@@ -195,20 +191,19 @@ def test_a_frozen_training_does_not_go_on_with_another_backbone(coloured_dataset
         train(arguments, dataset, tmp_path / "second")
 
 
-def test_features_are_held_once(capsys):
+def test_features_are_kept_in_memory_once():
     def batches():
         for _ in range(100):
             yield np.zeros(100), tf.zeros(100, tf.int64)
 
     progress = Progress("train", 10_000, "images")
     tracemalloc.start()
-    features, classes = training_inputs._features(
+    features, classes = training_inputs._compute_features(
         lambda images: tf.ones((len(images), 500)),
         batches(),
         (10_000, 500),
         progress,
         done=0,
-        multi_label_classes=0,
     )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -218,26 +213,20 @@ def test_features_are_held_once(capsys):
 
 
 @pytest.mark.parametrize("images", [3, 5])
-def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(images):
+def test_a_number_of_images_that_differs_from_the_manifest_is_rejected(images):
     batches = [(np.zeros(2), tf.zeros(2, tf.int64)), (np.zeros(2), tf.zeros(2, tf.int64))]
-    with pytest.raises(InvalidDataError, match=f"hold 4 images, the manifest says {images}"):
-        training_inputs._features(
-            lambda _: tf.ones((2, 7)),
-            batches,
-            (images, 7),
-            Progress("train", images, "images"),
-            done=0,
-            multi_label_classes=0,
-        )
+    progress = Progress("train", images, "images")
+    with pytest.raises(InvalidDataError, match=f"have 4 images, but the manifest says {images}"):
+        training_inputs._compute_features(lambda _: tf.ones((2, 7)), batches, (images, 7), progress, done=0)
 
 
-# ---------------------------------------------------------------- what fails on the way is explained
+# ---------------------------------------------------------------- errors during the training
 
 
-def with_a_cut_off_image(coloured_dataset, write_dataset, folder, split):
-    """A data set whose record 5 of a split cannot be decoded."""
-    manifest = read_manifest(sound := coloured_dataset(folder / "sound"))
-    splits = {name: list(read_split(sound, manifest.splits[name])) for name in (TRAIN, VALIDATION)}
+def write_damaged_dataset(coloured_dataset, write_dataset, folder, split):
+    """Writes a data set in which record 5 of a split cannot be decoded."""
+    manifest = read_manifest(intact := coloured_dataset(folder / "intact"))
+    splits = {name: list(read_split(intact, manifest.splits[name])) for name in (TRAIN, VALIDATION)}
     splits[split][5] = ImageRecord(splits[split][5].encoded[:60], 2, "", "photos/cut off.png")
     return write_dataset(folder / "damaged", splits, manifest.labels)
 
@@ -247,9 +236,9 @@ def with_a_cut_off_image(coloured_dataset, write_dataset, folder, split):
 def test_an_image_that_cannot_be_decoded_is_named(
     split, freeze, mobilenet_weights, coloured_dataset, write_dataset, tmp_path
 ):
-    dataset = with_a_cut_off_image(coloured_dataset, write_dataset, tmp_path, split)
-    arguments = small(model_type="mobilenet-v2", weights="imagenet", freeze=freeze, max_steps=4)
-    message = refused(InvalidDataError, arguments, dataset, tmp_path)
+    dataset = write_damaged_dataset(coloured_dataset, write_dataset, tmp_path, split)
+    arguments = small_training(model_type="mobilenet-v2", weights="imagenet", freeze=freeze, max_steps=4)
+    message = rejected(InvalidDataError, arguments, dataset, tmp_path)
     assert f"{split}-00000-of-00001, record 5 (photos/cut off.png)" in message
     assert "an image cannot be decoded" in message
 
@@ -257,75 +246,72 @@ def test_an_image_that_cannot_be_decoded_is_named(
 @pytest.mark.parametrize(
     "error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")]
 )
-def test_too_little_memory_names_the_arguments_to_lower(error, coloured_dataset, tmp_path, monkeypatch):
+def test_an_out_of_memory_error_names_the_arguments_to_lower(error, coloured_dataset, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(training, "run_loop", fail)
     dataset = coloured_dataset(tmp_path / "data")
-    message = refused(InvalidArgumentError, small(), dataset, tmp_path)
+    message = rejected(InvalidArgumentError, small_training(), dataset, tmp_path)
     assert "not enough memory for train_batch_size=4 and image_size=32" in message
     assert "lower train_batch_size or image_size" in message
-    message = refused(InvalidArgumentError, small(eval_batch_size=9), dataset, tmp_path)
+    message = rejected(InvalidArgumentError, small_training(eval_batch_size=9), dataset, tmp_path)
     assert "lower train_batch_size, eval_batch_size or image_size" in message
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_seeds_sample_of_the_validation_images_is_decoded_for_the_first_evaluation_only(
+def test_the_sample_of_validation_images_depends_on_the_seed_and_is_decoded_once(
     seed, coloured_dataset, tmp_path, monkeypatch
 ):
     # The class of a validation image is its index.
     dataset = coloured_dataset(tmp_path / "data", LABELS, validation=10)
 
-    class EnoughError(Exception):
-        pass
-
-    def two_evaluations(trainable, optimizer, arguments, training_batches, evaluation_batches, **_):
+    def iterate_twice(trainable, optimizer, arguments, training_batches, evaluation_batches, **_):
         for _ in range(2):
-            seen = [number for _, classes in evaluation_batches for number in classes.numpy().tolist()]
+            seen = [label for _, classes in evaluation_batches for label in classes.numpy().tolist()]
             assert seen == sample_indices(10, 3, seed).tolist()
             (dataset / "validation-00000-of-00001").unlink(missing_ok=True)
-        raise EnoughError
+        raise ZeroDivisionError
 
-    monkeypatch.setattr(training, "run_loop", two_evaluations)
-    with pytest.raises(EnoughError):
-        train(small(seed=seed, num_eval_images=3), dataset, tmp_path / "model")
+    monkeypatch.setattr(training, "run_loop", iterate_twice)
+    with pytest.raises(ZeroDivisionError):
+        train(small_training(seed=seed, num_eval_images=3), dataset, tmp_path / "model")
 
 
-# ---------------------------------------------------------------- what does not fit is refused first
+# ---------------------------------------------------------------- checks before the training
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message_parts"),
     [
         ({"train_batch_size": 13}, ["train_batch_size=13", "12 training images", "at most 12"]),
         ({"num_eval_images": 7}, ["num_eval_images=7", "6 validation images", "at most 6"]),
-        ({"num_classes": 3}, ["num_classes=3", "2 labels", "dark, bright", "num_classes=2"]),
+        ({"num_classes": 3}, ["num_classes=3", "2 labels", "dark, bright", "num_classes to 2"]),
     ],
 )
-def test_arguments_that_do_not_fit_the_data_are_refused(values, said, coloured_dataset, tmp_path):
+def test_arguments_that_do_not_match_the_data_are_rejected(values, message_parts, coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data")
-    message = refused(InvalidArgumentError, small(**values), dataset, tmp_path)
-    for part in said:
+    message = rejected(InvalidArgumentError, small_training(**values), dataset, tmp_path)
+    for part in message_parts:
         assert part in message
 
 
-def test_one_label_is_nothing_to_learn(coloured_dataset, tmp_path):
+def test_a_single_label_is_rejected(coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", ("only",))
-    assert "only one label (only)" in refused(InvalidDataError, small(), dataset, tmp_path)
+    assert "only one label (only)" in rejected(InvalidDataError, small_training(), dataset, tmp_path)
 
 
 @pytest.mark.parametrize("split", [TRAIN, VALIDATION])
-def test_an_empty_split_is_refused(split, coloured_dataset, tmp_path):
+def test_an_empty_split_is_rejected(split, coloured_dataset, tmp_path):
     sizes = {"train": 4, "validation": 4, split: 0}
     dataset = coloured_dataset(tmp_path / "data", **sizes)
-    assert f"no {split} images" in refused(InvalidDataError, small(), dataset, tmp_path)
+    assert f"no {split} images" in rejected(InvalidDataError, small_training(), dataset, tmp_path)
 
 
-def test_a_folder_that_holds_something_is_left_alone(coloured_dataset, tmp_path):
+def test_a_model_folder_with_other_files_is_not_changed(coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
-        train(small(), dataset, tmp_path / "model")
+        train(small_training(), dataset, tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]

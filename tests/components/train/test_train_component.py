@@ -1,4 +1,4 @@
-"""The two doors into the step: the KFP component and the command line."""
+"""The interfaces of the step: the KFP component and the command line."""
 
 import json
 import math
@@ -15,15 +15,12 @@ from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.component import train
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
 
-
-def small(**values):
-    settings = {"max_steps": 2, "train_batch_size": 4, "model_type": "resnet-18", "image_size": 32}
-    return TrainingArguments(**{**settings, "weights": "none", **values})
+from .job import small_training
 
 
-def command(*words):
+def run_command(*arguments):
     result = subprocess.run(
-        [sys.executable, "-m", "imgpipe.components.train", *words],
+        [sys.executable, "-m", "imgpipe.components.train", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -35,7 +32,7 @@ def command(*words):
 def test_the_component_logs_finite_python_floats(coloured_dataset, tmp_path):
     dataset = dsl.Dataset(uri=str(coloured_dataset(tmp_path / "data")))
     model, metrics = dsl.Model(uri=str(tmp_path / "model")), dsl.Metrics(uri=str(tmp_path / "metrics"))
-    train(dataset, model, metrics, small())
+    train(dataset, model, metrics, small_training())
     assert set(metrics.metadata) == {"top_1_accuracy", "top_5_accuracy", "loss", "best_step"}
     assert all(type(value) is float and math.isfinite(value) for value in metrics.metadata.values())
     assert metrics.metadata["top_5_accuracy"] == 1.0
@@ -43,11 +40,11 @@ def test_the_component_logs_finite_python_floats(coloured_dataset, tmp_path):
     assert (tmp_path / "model" / "saved_model.pb").is_file()
 
 
-def test_a_training_that_diverges_logs_no_metric_and_leaves_no_model(coloured_dataset, tmp_path):
+def test_a_diverging_training_logs_no_metrics_and_writes_no_model(coloured_dataset, tmp_path):
     dataset = dsl.Dataset(uri=str(coloured_dataset(tmp_path / "data")))
     model, metrics = dsl.Model(uri=str(tmp_path / "model")), dsl.Metrics(uri=str(tmp_path / "metrics"))
     with pytest.raises(CheckFailedError, match="learning rate"):
-        train(dataset, model, metrics, small(max_steps=4, initial_learning_rate=1e30))
+        train(dataset, model, metrics, small_training(max_steps=4, initial_learning_rate=1e30))
     assert metrics.metadata == {}
     assert not (tmp_path / "model").exists()
 
@@ -55,7 +52,7 @@ def test_a_training_that_diverges_logs_no_metric_and_leaves_no_model(coloured_da
 def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", ("dunkel", "größer, heller"), shards=2)
     job_dir = tmp_path / "job"
-    words = [
+    arguments = [
         f"--training_data_path={dataset}/train-*",
         f"--validation_data_path={dataset}/validation-*",
         f"--job-dir={job_dir}",
@@ -67,7 +64,7 @@ def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloure
         "--image_size=32",
         "--optimizer_arguments=momentum=0.8,use_nesterov=true",
     ]
-    result, events = command(*words)
+    result, events = run_command(*arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert events[-1]["event"] == "published"
     model = job_dir / "model"
@@ -84,7 +81,7 @@ def test_the_command_line_trains_from_and_into_cloud_storage(cloud, coloured_dat
     dataset = coloured_dataset(tmp_path / "data", shards=2)
     for path in dataset.glob("*-of-*"):
         cloud.put(f"data/{path.name}", path.read_bytes())
-    words = [
+    arguments = [
         "--training_data_path=gs://photos/data/train-*",
         "--validation_data_path=gs://photos/data/validation-*",
         "--job-dir=gs://photos/job",
@@ -93,19 +90,19 @@ def test_the_command_line_trains_from_and_into_cloud_storage(cloud, coloured_dat
         "--weights=none",
         "--image_size=32",
     ]
-    result, events = command(*words, "--max_steps=1")
+    result, events = run_command(*arguments, "--max_steps=1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert events[-1]["message"] == "train: published to gs://photos/job/model"
     names = set(cloud.contents("job/"))
     assert {"model/saved_model.pb", "model/provenance.json", "metrics.jsonl"} <= names
     assert {"checkpoints/step-00000001.npz", "checkpoints/best-00000001.npz"} <= names
-    result, _ = command(*words, "--max_steps=2")
+    result, _ = run_command(*arguments, "--max_steps=2")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "goes on from the checkpoint of step 1 of 2" in result.stdout
+    assert "resuming from the checkpoint of step 1 of 2" in result.stdout
 
 
 def test_help_lists_every_argument_with_its_description():
-    result, _ = command("--help")
+    result, _ = run_command("--help")
     assert result.returncode == 0
     assert result.stderr == ""
     for name in ("training_data_path", "job_dir", *TrainingArguments.__dataclass_fields__):
@@ -115,10 +112,10 @@ def test_help_lists_every_argument_with_its_description():
 
 
 @pytest.mark.parametrize(
-    ("words", "exit_code", "said"),
+    ("arguments", "exit_code", "message"),
     [
         (["--max_step=3"], 64, "--max_steps"),
-        (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is not given"),
+        (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is required"),
         (
             ["--job-dir=s3://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
@@ -131,16 +128,16 @@ def test_help_lists_every_argument_with_its_description():
         ),
     ],
 )
-def test_a_wrong_command_line_ends_at_once_with_its_exit_code(words, exit_code, said):
-    result, events = command(*words)
+def test_an_invalid_command_line_fails_with_its_exit_code(arguments, exit_code, message):
+    result, events = run_command(*arguments)
     assert result.returncode == exit_code
-    assert said in f"{events[-1]['problem']} {events[-1]['remedy']}"
+    assert message in f"{events[-1]['problem']} {events[-1]['remedy']}"
 
 
-def test_a_model_of_somebody_else_is_not_replaced(tmp_path):
+def test_an_unrelated_model_folder_is_not_replaced(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
-    words = ["--training_data_path=a", "--validation_data_path=b", f"--job_dir={tmp_path}"]
-    result, _ = command(*words)
+    arguments = ["--training_data_path=a", "--validation_data_path=b", f"--job_dir={tmp_path}"]
+    result, _ = run_command(*arguments)
     assert result.returncode == 73
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"

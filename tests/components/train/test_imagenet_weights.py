@@ -1,4 +1,4 @@
-"""Where pretrained weights come from, and what happens where they do not."""
+"""ImageNet weights from this machine or a download."""
 
 import os
 import shutil
@@ -20,7 +20,8 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, UnavailableError
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.images.graph.training_decoder import decode_image
-from imgpipe.components.train import models
+from imgpipe.components.train import imagenet_weights
+from imgpipe.components.train.imagenet_weights import link_weight_files
 from imgpipe.components.train.models import build_classifier
 
 MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
@@ -41,20 +42,20 @@ def keras_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def silent_proxy(monkeypatch):
-    """A proxy that takes every connection and never answers; ``on_connect`` runs when one comes."""
+    """A proxy that accepts a connection, calls ``on_connect`` and never responds."""
 
     @contextmanager
     def proxy(on_connect=lambda: None):
         with socket.create_server(("127.0.0.1", 0)) as server:
-            taken = []
+            connections = []
 
-            def take():
-                taken.append(server.accept()[0])
+            def accept():
+                connections.append(server.accept()[0])
                 on_connect()
 
-            thread = threading.Thread(target=take, daemon=True)
+            thread = threading.Thread(target=accept, daemon=True)
             thread.start()
-            # urllib keeps what it made of the variables the first time.
+            # urllib caches an opener made from the environment variables.
             monkeypatch.setattr(urllib.request, "_opener", None)
             monkeypatch.delenv("no_proxy", raising=False)
             monkeypatch.delenv("NO_PROXY", raising=False)
@@ -62,13 +63,13 @@ def silent_proxy(monkeypatch):
                 monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
             yield
             thread.join(timeout=5)
-            assert taken
-            taken[0].close()
+            assert connections
+            connections[0].close()
 
     return proxy
 
 
-def test_weights_are_loaded_from_the_file_where_keras_keeps_them(keras_home):
+def test_weights_are_loaded_from_keras_cache(keras_home):
     published = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(224, 224, 3))
     with h5py.File(keras_home / "models" / MOBILENET_FILE, "w") as file:
         save_weights_to_hdf5_group(file, published)
@@ -81,40 +82,38 @@ def test_weights_are_loaded_from_the_file_where_keras_keeps_them(keras_home):
 
 
 @pytest.mark.skipif(not PRETRAINED.is_dir(), reason="../shared/data/pretrained is not here")
-def test_the_published_weights_know_a_photo(keras_home):
+def test_the_published_weights_recognize_photos(keras_home):
     photos = sorted((PRETRAINED.parent / "flowers_224" / "val" / "daisy").glob("*"))[:8]
     if not photos:
         pytest.skip("../shared/data/flowers_224 is not here")
     shutil.copy(PRETRAINED / MOBILENET_FILE, keras_home / "models")
-    # The published last layer on top of our backbone: ImageNet's class 985 is the daisy.
+    # The published last layer on top of our backbone. ImageNet's class 985 is daisy.
     top = PRETRAINED / MOBILENET_FILE.replace("_no_top", "")
     last = keras.applications.MobileNetV2(weights=str(top)).layers[-1]
     images = tf.stack([decode_image(tf.constant(path.read_bytes()), 224) for path in photos])
-    answers = last(build(size=224).backbone(tf.cast(images, tf.float32))).numpy().argmax(axis=1)
-    assert np.mean(answers == 985) >= 0.75
+    classes = last(build(size=224).backbone(tf.cast(images, tf.float32))).numpy().argmax(axis=1)
+    assert np.mean(classes == 985) >= 0.75
 
 
-def test_when_nobody_answers_the_download_the_error_comes_soon_and_says_what_to_do(
-    keras_home, silent_proxy, monkeypatch
-):
-    monkeypatch.setattr(models, "_DOWNLOAD_TIMEOUT_SECONDS", 0.5)
+def test_a_download_times_out_with_a_remedy(keras_home, silent_proxy, monkeypatch):
+    monkeypatch.setattr(imagenet_weights, "_DOWNLOAD_TIMEOUT_SECONDS", 0.5)
     started = time.monotonic()
     with silent_proxy(), pytest.raises(UnavailableError) as caught:
         build("mobilenet-v2")
     assert time.monotonic() - started < 15
     assert "mobilenet-v2" in caught.value.problem
     assert "KERAS_HOME" in caught.value.where
-    assert "weights=none" in caught.value.remedy
+    assert "set weights to none" in caught.value.remedy
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_damaged_weights_file_is_unavailable_too(keras_home):
-    (keras_home / "models" / MOBILENET_FILE).write_bytes(b"no HDF5 file")
+def test_a_damaged_weights_file_is_unavailable(keras_home):
+    (keras_home / "models" / MOBILENET_FILE).write_bytes(b"not an HDF5 file")
     with pytest.raises(UnavailableError, match="mobilenet-v2"):
         build()
 
 
-def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(tmp_path, silent_proxy):
+def test_sigterm_during_the_download_interrupts_the_run(tmp_path, silent_proxy):
     code = (
         "from imgpipe.components.common.step import run_command\n"
         "from imgpipe.components.train.models import build_classifier\n"
@@ -130,3 +129,39 @@ def test_a_run_that_is_told_to_stop_during_the_download_is_interrupted(tmp_path,
         shown, _ = started[0].communicate(timeout=120)
     assert started[0].returncode == EXIT_CODE_INTERRUPTED
     assert "train was terminated by SIGTERM" in shown
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    models = tmp_path / "keras" / "models"
+    models.mkdir(parents=True)
+    (models / "some_weights.h5").write_bytes(b"weights")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return tmp_path / "keras"
+
+
+@pytest.fixture
+def read_only_home(home, monkeypatch):
+    # Simulates a read-only mount, since root may write anywhere.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(home) and access(path, mode))
+    return home
+
+
+def test_weights_in_a_read_only_home_are_linked_in_keras_fallback_folder(read_only_home, tmp_path):
+    assert link_weight_files(tmp_path / "fallback") == 1
+    assert (tmp_path / "fallback" / "models" / "some_weights.h5").read_bytes() == b"weights"
+    assert link_weight_files(tmp_path / "fallback") == 0
+
+
+def test_an_existing_file_is_kept(read_only_home, tmp_path):
+    existing = tmp_path / "fallback" / "models" / "some_weights.h5"
+    existing.parent.mkdir(parents=True)
+    existing.write_bytes(b"another")
+    assert link_weight_files(tmp_path / "fallback") == 0
+    assert existing.read_bytes() == b"another"
+
+
+def test_a_writable_home_needs_no_links(home, tmp_path):
+    assert link_weight_files(tmp_path / "fallback") == 0
+    assert not (tmp_path / "fallback").exists()

@@ -1,0 +1,74 @@
+"""Builds the networks of keras.applications, with ImageNet weights from this machine or a download."""
+
+import os
+import socket
+from pathlib import Path
+
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.common.tf_import import keras
+from imgpipe.components.train.model_types import MODEL_TYPES
+
+# A firewall that drops packets would block a download forever.
+_DOWNLOAD_TIMEOUT_SECONDS = 20.0
+# Where keras.utils.get_file looks if $KERAS_HOME is not writable.
+_KERAS_FALLBACK = Path("/tmp/.keras")  # noqa: S108 - Keras' choice
+
+
+def build_keras_network(model_type: str, image_size: int, *, imagenet: bool) -> keras.Model:
+    """Builds a network without its last layer, with ImageNet or random weights.
+
+    Args:
+        model_type: A name of ``MODEL_TYPES`` with a ``keras_name``.
+        image_size: Side of the square images, in pixels.
+        imagenet: Whether to load the ImageNet weights.
+
+    Raises:
+        UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded.
+    """
+    if imagenet:
+        link_weight_files()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        return getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
+            include_top=False,
+            weights="imagenet" if imagenet else None,
+            input_shape=(image_size, image_size, 3),
+            pooling="avg",
+        )
+    except Exception as error:
+        # keras.utils.get_file raises a bare Exception if a download fails, and OSError or ValueError if the
+        # file on disk is damaged.
+        if not imagenet:
+            raise
+        raise UnavailableError(
+            f"the ImageNet weights of {model_type} are not on this machine and cannot be downloaded: {error}",
+            where="$KERAS_HOME/models (by default ~/.keras/models)",
+            remedy="run it once with internet access and copy that folder here, or set weights to none",
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def link_weight_files(fallback: Path = _KERAS_FALLBACK) -> int:
+    """Makes weights in a read-only ``$KERAS_HOME`` visible to Keras, e.g. in an image or a read-only volume.
+
+    Creates a link to each file in Keras' fallback folder; existing files there are kept. Does nothing without
+    ``KERAS_HOME``, or if it is writable.
+
+    Returns:
+        The number of links created.
+    """
+    home = os.environ.get("KERAS_HOME", "")
+    models = Path(home).expanduser() / "models"
+    if not home or os.access(home, os.W_OK) or not models.is_dir():
+        return 0
+    links = 0
+    for file in sorted(models.iterdir()):
+        link = fallback / "models" / file.name
+        if not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(file.resolve())
+            links += 1
+    return links
