@@ -39,7 +39,7 @@ from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
 from imgpipe.pipelines.images import check_image
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
 from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
-from imgpipe.pipelines.target_inputs import check_target_inputs, given_instead
+from imgpipe.pipelines.target_inputs import check_target_inputs, overridden_notices
 from imgpipe.pipelines.target_rules import check_paths, uri_of_mounted
 from imgpipe.pipelines.training_input import ReplicaConfig, TrainingInput
 
@@ -374,7 +374,7 @@ def pipeline_parameters(
         parameters["train_image"] = chief.config.image_uri or image_of(chief.machine)
     if config.scale_tier or config.machine_types.get("master"):
         # No notices about a machine that the user did not request.
-        notices.texts += given_instead(parameters, target_inputs)
+        notices.texts += overridden_notices(parameters, target_inputs)
     parameters.update(target_inputs)
     check_target_inputs(parameters, list(target_inputs), target=target)
     return parameters, tuple(notices.texts)

@@ -1,7 +1,7 @@
-"""What can be known before a job is sent: data, output, buckets, accounts, images.
+"""Checks before a job is sent: data, output, buckets, accounts, images.
 
-Each check says what it found and, where something is wrong, the command that mends it. What cannot be checked
-from here (no right to look, no network) is a warning: the target itself will say.
+Each check returns findings, with the command that fixes a problem. What cannot be checked from here (no
+permission, no network) is a warning: the target itself will report a problem.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
+from imgpipe.components.common.plural import plural
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.storage.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
 from imgpipe.components.storage.files import local_path, match_pattern
@@ -31,7 +32,7 @@ from imgpipe.pipelines.target_rules import uri_of_mounted
 OK, WARNING, ERROR = "ok", "warning", "error"
 _READ = ("storage.objects.get", "storage.objects.list")
 _WRITE = (*_READ, "storage.objects.create", "storage.objects.delete")
-# Roles on a bucket that hold these permissions.
+# Roles on a bucket that include these permissions.
 _READING_ROLES = ("roles/storage.objectViewer", "roles/storage.legacyBucketReader")
 _WRITING_ROLES = (
     "roles/storage.objectAdmin",
@@ -48,37 +49,37 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
-# For an answer. A person waits, and the target itself will say what this leaves open.
+# Deadline of a request. It is short because a person waits, and the target checks everything again.
 _SECONDS = 10
-# Who else asks for a token must not get Google's.
-_REGISTRIES_OF_GOOGLE = re.compile(r"([a-z0-9.-]+\.)?(gcr\.io|pkg\.dev)")
+# Only these registries get Google's token.
+_GOOGLE_REGISTRIES = re.compile(r"([a-z0-9.-]+\.)?(gcr\.io|pkg\.dev)")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         status: ``ok``, ``warning`` or ``error``.
-        subject: What was looked at, e.g. ``--training_data_path``.
+        subject: What was checked, e.g. ``--training_data_path``.
         message: What was found.
-        mend: The command or the step that mends it; empty if all is well.
-        exit_code: Of an error.
+        fix: The command or action that fixes a problem; may be empty.
+        exit_code: The exit code of an error.
     """
 
     status: str
     subject: str
     message: str
-    mend: str = ""
+    fix: str = ""
     exit_code: int = InvalidArgumentError.exit_code
 
 
 class Google:
-    """Google's interfaces, asked with the user's own credentials.
+    """A client of Google's REST APIs with the user's credentials.
 
     Args:
-        session: Makes the HTTP session when it is first needed.
-        endpoint: A server of this machine that stands for all of them; empty = Google's own.
+        session: Creates the HTTP session when it is first needed.
+        endpoint: A local server that replaces all of them; empty = Google's own.
     """
 
     def __init__(self, session: Callable[[], Any], endpoint: str = "") -> None:
@@ -86,28 +87,28 @@ class Google:
         self._session: Any = None
         self._endpoint = endpoint if is_plain_http(endpoint) else ""
 
-    def ask(self, service: str, path: str, *, post: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        """Returns status and JSON of an answer.
+    def request(self, service: str, path: str, *, post: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+        """Returns status and JSON of a response.
 
         Raises:
             UnavailableError: if there are no credentials.
-            ConnectionError: if there is no answer.
+            ConnectionError: if there is no response.
         """
-        response = self._request(f"{self._endpoint or f'https://{service}.googleapis.com'}/{path}", post=post)
+        response = self._send(f"{self._endpoint or f'https://{service}.googleapis.com'}/{path}", post=post)
         try:
             return response.status_code, response.json()
         except ValueError:
             return response.status_code, {}
 
     def head(self, address: str, headers: Mapping[str, str]) -> int:
-        """Returns the status of a HEAD request to any address; only Google's own gets the credentials.
+        """Returns the status of a HEAD request to any address; only Google's registries get credentials.
 
         Raises:
-            ConnectionError: if there is no answer.
+            ConnectionError: if there is no response.
         """
-        if _REGISTRIES_OF_GOOGLE.fullmatch(urllib.parse.urlsplit(address).hostname or ""):
+        if _GOOGLE_REGISTRIES.fullmatch(urllib.parse.urlsplit(address).hostname or ""):
             with contextlib.suppress(UnavailableError):
-                return int(self._request(address, headers=headers, method="HEAD").status_code)
+                return int(self._send(address, headers=headers, method="HEAD").status_code)
         import requests
 
         try:
@@ -115,7 +116,7 @@ class Google:
         except requests.RequestException as error:
             raise ConnectionError(type(error).__name__) from None
 
-    def _request(
+    def _send(
         self,
         address: str,
         *,
@@ -138,25 +139,27 @@ class Google:
 def check_data(
     values: Mapping[str, Any], *, on_this_machine: bool, no_cloud: UnavailableError | None = None
 ) -> Iterator[Finding]:
-    """Checks that the patterns and folders of the data match something.
+    """Checks that the data's files and folders exist.
 
     Args:
         values: The job's arguments.
-        on_this_machine: Whether local paths are paths of this machine, and not of a pod.
-        no_cloud: Why Cloud Storage cannot be asked.
+        on_this_machine: Whether local paths are on this machine, not in a pod.
+        no_cloud: Why Cloud Storage cannot be reached.
     """
-    unasked = no_cloud.problem if no_cloud else ""
-    mend = f"{no_cloud.remedy}; if you want it checked" if no_cloud else ""
+    unreachable = no_cloud.problem if no_cloud else ""
+    fix = f"to have it checked: {no_cloud.remedy}" if no_cloud else ""
     for name in path_arguments(*DATA_KINDS):
         value = str(values.get(name) or "")
         subject = f"--{name}"
         if not value:
             continue
         if not is_cloud_path(value) and not on_this_machine:
-            yield Finding(WARNING, subject, f"{value} is a path of the pods: it cannot be checked from here")
+            yield Finding(
+                WARNING, subject, f"{value} is a path in the pods, which cannot be checked from here"
+            )
             continue
-        if is_cloud_path(value) and unasked:
-            yield Finding(WARNING, subject, f"it cannot be checked: {unasked}", mend)
+        if is_cloud_path(value) and unreachable:
+            yield Finding(WARNING, subject, f"it cannot be checked: {unreachable}", fix)
             continue
         try:
             with patience(_SECONDS):
@@ -170,31 +173,30 @@ def check_data(
                 error.exit_code,
             )
         except InterruptedRunError:
-            # Nor will it answer the next time.
-            unasked = "Cloud Storage does not answer from here"
-            mend = "see the network of this machine and its proxy (HTTPS_PROXY)"
-            yield Finding(WARNING, subject, f"it cannot be checked: {unasked}", mend)
+            # The next request would time out, too.
+            unreachable = "Cloud Storage does not respond"
+            fix = "check the network of this machine and its proxy (HTTPS_PROXY)"
+            yield Finding(WARNING, subject, f"it cannot be checked: {unreachable}", fix)
         except PipelineError as error:
             yield Finding(WARNING, subject, f"it cannot be checked: {error.problem}", error.remedy)
 
 
 def _count(name: str, value: str) -> str:
     if name != "images" or WILDCARD.search(value):
-        found = match_pattern(value)
-        return f"{value} is {len(found):,} file{'' if len(found) == 1 else 's'}"
+        return f"{value} is {plural(len(match_pattern(value)), 'file')}"
     if is_cloud_path(value):
         first = next(iter(list_objects(f"{value.rstrip('/')}/")), None)
         if first is None:
-            raise MissingInputError(f"there is nothing below {value}", remedy="correct the path")
-        return f"{value} has objects"
+            raise MissingInputError(f"{value} contains no objects", remedy="correct the path")
+        return f"{value} contains objects"
     folder = local_path(value)
     if not folder.is_dir():
-        raise MissingInputError(f"there is no folder {value}", remedy="correct the path")
+        raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
     return f"{value} is a folder"
 
 
 def check_local_output(folder: Path) -> Finding:
-    """Checks that a folder of this machine can be written; makes nothing."""
+    """Checks that a local folder can be written, without creating it."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Finding(OK, "--job-dir", f"{folder} can be written")
@@ -202,7 +204,7 @@ def check_local_output(folder: Path) -> Finding:
         ERROR,
         "--job-dir",
         f"{existing} cannot be written",
-        "name a folder that you may write to",
+        "give a folder that you may write to",
         OutputError.exit_code,
     )
 
@@ -210,15 +212,15 @@ def check_local_output(folder: Path) -> Finding:
 def check_buckets(
     google: Google, values: Mapping[str, Any], region: str, account: str, project: str, *, pipeline: bool
 ) -> Iterator[Finding]:
-    """Checks that the buckets are there, lie in the region, and may be read and written by who runs the job.
+    """Checks that the buckets exist, are in the job's region, and grant the job's account access.
 
     Args:
-        google: Is asked.
+        google: Google's APIs.
         values: The job's arguments.
-        region: Of the job.
-        account: As which the job runs; empty = Vertex AI's own agent, or a pipeline's default account.
-        project: Of the job.
-        pipeline: Whether it is a pipeline, and not a job alone.
+        region: The job's region.
+        account: The job's account; empty = Vertex AI's agent, or a pipeline's default account.
+        project: The job's project.
+        pipeline: Whether it is a pipeline, not only a training job.
     """
     written = {
         _bucket(str(values[name]))
@@ -235,20 +237,20 @@ def check_buckets(
     for bucket in sorted((written | read) - {""}):
         permissions = _WRITE if bucket in written else _READ
         subject = f"gs://{bucket}"
-        status, answer = google.ask("storage", f"storage/v1/b/{bucket}")
+        status, response = google.request("storage", f"storage/v1/b/{bucket}")
         if status == 404:
             yield Finding(
                 ERROR,
                 subject,
-                "there is no such bucket",
+                "the bucket does not exist",
                 f"gcloud storage buckets create gs://{bucket} --location={region}",
                 MissingInputError.exit_code,
             )
             continue
         if status != 200:
-            yield Finding(WARNING, subject, "you have no right to look at the bucket: it cannot be checked")
+            yield Finding(WARNING, subject, "it cannot be checked: you are not allowed to see the bucket")
             continue
-        yield _region_finding(subject, str(answer.get("location", "")), region)
+        yield _region_finding(subject, str(response.get("location", "")), region)
         if account:
             yield from _access_findings(google, bucket, permissions, account)
 
@@ -259,26 +261,26 @@ def _bucket(path: str) -> str:
 
 
 def _default_account(google: Google, project: str, *, pipeline: bool) -> str:
-    """Returns the account as which a job without one runs, or "" if the project's number is not to be had."""
-    status, answer = google.ask("cloudresourcemanager", f"v1/projects/{project}")
-    if status != 200 or "projectNumber" not in answer:
+    """Returns the default account of jobs, or "" if the project's number cannot be read."""
+    status, response = google.request("cloudresourcemanager", f"v1/projects/{project}")
+    if status != 200 or "projectNumber" not in response:
         return ""
     if pipeline:
-        # As Vertex AI Pipelines' documentation has it: Compute Engine's default service account.
-        return f"{answer['projectNumber']}-compute@developer.gserviceaccount.com"
-    return f"service-{answer['projectNumber']}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
+        # Vertex AI Pipelines uses Compute Engine's default service account.
+        return f"{response['projectNumber']}-compute@developer.gserviceaccount.com"
+    return f"service-{response['projectNumber']}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 
 
 def _region_finding(subject: str, location: str, region: str) -> Finding:
     location = location.lower()
-    # Of several regions: US, EU, ASIA, or a pair such as NAM4.
+    # Multi-regions are US, EU, ASIA; dual-regions, such as NAM4, are not mapped.
     continent = {"us": "us", "eu": "europe", "asia": "asia"}.get(location)
     if location == region or (continent and region.startswith(continent)):
-        return Finding(OK, subject, f"it lies in {location}, the job runs in {region}")
+        return Finding(OK, subject, f"it is in {location}, the job runs in {region}")
     return Finding(
         WARNING,
         subject,
-        f"it lies in {location}, but the job runs in {region}: reading is slow, and the traffic is paid for",
+        f"it is in {location}, but the job runs in {region}: reads are slow, and the traffic is charged",
         f"--region={location}, or copy the data to a bucket in {region}",
     )
 
@@ -288,19 +290,19 @@ def _access_findings(
 ) -> Iterator[Finding]:
     subject = f"gs://{bucket}"
     writes = len(permissions) > len(_READ)
-    what = "written" if writes else "read"
+    access = "write to" if writes else "read"
     role = "roles/storage.objectUser" if writes else "roles/storage.objectViewer"
-    mend = (
+    fix = (
         f"gcloud storage buckets add-iam-policy-binding gs://{bucket} "
         f"--member=serviceAccount:{account} --role={role}"
     )
-    status, policy = google.ask("storage", f"storage/v1/b/{bucket}/iam")
+    status, policy = google.request("storage", f"storage/v1/b/{bucket}/iam")
     if status != 200:
         yield Finding(
             WARNING,
             subject,
-            f"you have no right to see whether {account} may have it {what}",
-            f"perhaps: {mend}",
+            f"you are not allowed to see whether {account} may {access} it",
+            f"if it may not: {fix}",
         )
         return
     enough = {*_WRITING_ROLES, *(() if writes else _READING_ROLES)}
@@ -311,45 +313,47 @@ def _access_findings(
         for member in binding.get("members", [])
     }
     if members & {f"serviceAccount:{account}", "allUsers", "allAuthenticatedUsers"}:
-        yield Finding(OK, subject, f"it can be {what} by {account}")
+        yield Finding(OK, subject, f"{account} may {access} it")
         return
-    # The project may grant what the bucket does not: the bucket alone proves no lack.
+    # A warning only: the project may grant what the bucket does not.
     yield Finding(
-        WARNING, subject, f"nothing on the bucket lets {account} have it {what}; the project may", mend
+        WARNING, subject, f"the bucket does not allow {account} to {access} it; the project may", fix
     )
 
 
 def check_rights(google: Google, project: str, account: str, *, pipeline: bool) -> Iterator[Finding]:
-    """Checks that Vertex AI is on, that you may start jobs, and that you may have them run as their account.
+    """Checks that Vertex AI is enabled, and that you may start jobs and run them as their account.
 
     Args:
-        google: Is asked.
-        project: Of the job.
-        account: As which the job runs; empty = Vertex AI's own agent.
-        pipeline: Whether a pipeline is started, and not a job alone.
+        google: Google's APIs.
+        project: The job's project.
+        account: The job's account; empty = Vertex AI's agent.
+        pipeline: Whether it is a pipeline, not only a training job.
     """
-    status, answer = google.ask("serviceusage", f"v1/projects/{project}/services/aiplatform.googleapis.com")
+    status, response = google.request(
+        "serviceusage", f"v1/projects/{project}/services/aiplatform.googleapis.com"
+    )
     enable = f"gcloud services enable aiplatform.googleapis.com --project={project}"
-    if status == 200 and answer.get("state") != "ENABLED":
+    if status == 200 and response.get("state") != "ENABLED":
         yield Finding(
             ERROR, project, "Vertex AI is not enabled in the project", enable, UnavailableError.exit_code
         )
-    wanted = ["aiplatform.customJobs.create", "aiplatform.customJobs.get"]
-    wanted += ["aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get"] if pipeline else []
-    status, answer = google.ask(
-        "cloudresourcemanager", f"v1/projects/{project}:testIamPermissions", post={"permissions": wanted}
+    needed = ["aiplatform.customJobs.create", "aiplatform.customJobs.get"]
+    needed += ["aiplatform.pipelineJobs.create", "aiplatform.pipelineJobs.get"] if pipeline else []
+    status, response = google.request(
+        "cloudresourcemanager", f"v1/projects/{project}:testIamPermissions", post={"permissions": needed}
     )
-    missing = sorted(set(wanted) - set(answer.get("permissions", [])))
+    missing = sorted(set(needed) - set(response.get("permissions", [])))
     grant = f"gcloud projects add-iam-policy-binding {project} --member=user:YOU --role=roles/aiplatform.user"
     if status != 200:
-        yield Finding(WARNING, project, "you have no right to see your own rights: they cannot be checked")
+        yield Finding(WARNING, project, "your permissions cannot be checked: you are not allowed to see them")
     elif missing:
         yield Finding(ERROR, project, f"you lack {', '.join(missing)}", grant, UnavailableError.exit_code)
     else:
         yield Finding(OK, project, "you may start jobs")
     if not account:
         return
-    status, answer = google.ask(
+    status, response = google.request(
         "iam",
         f"v1/projects/-/serviceAccounts/{account}:testIamPermissions",
         post={"permissions": ["iam.serviceAccounts.actAs"]},
@@ -359,13 +363,13 @@ def check_rights(google: Google, project: str, account: str, *, pipeline: bool) 
         yield Finding(
             ERROR,
             account,
-            "there is no such account",
+            "the account does not exist",
             f"gcloud iam service-accounts create {name} --project={project}",
             MissingInputError.exit_code,
         )
     elif status != 200:
         yield Finding(WARNING, account, "it cannot be checked whether you may run jobs as it")
-    elif "iam.serviceAccounts.actAs" not in answer.get("permissions", []):
+    elif "iam.serviceAccounts.actAs" not in response.get("permissions", []):
         yield Finding(
             ERROR,
             account,
@@ -379,21 +383,21 @@ def check_rights(google: Google, project: str, account: str, *, pipeline: bool) 
 
 
 def check_images(google: Google, images: Iterable[str], *, registry_needed: bool) -> Iterator[Finding]:
-    """Checks that the images are there.
+    """Checks that the images exist.
 
     Args:
-        google: Asks, with credentials that Artifact Registry takes.
-        images: Their whole names.
-        registry_needed: Whether a name without a registry is an error; a cluster may hold such images itself.
+        google: A client with credentials for Artifact Registry.
+        images: Full names of the images.
+        registry_needed: Whether a name without a registry is an error; a cluster may have such images itself.
     """
-    silent: dict[str, str] = {}
+    unreachable: dict[str, str] = {}
     for image in sorted(set(images)):
         match = re.fullmatch(r"(?:([^/]+[.:][^/]*|localhost)/)?([^:@]+)(?::([^@]+))?(?:@(.+))?", image)
         if not match or not match.group(1):
             yield Finding(
                 ERROR if registry_needed else WARNING,
                 image,
-                "the name has no registry: no machine can fetch it",
+                "the name has no registry, so no machine can pull it",
                 "push the images, and give --image-registry or --images-lock",
             )
             continue
@@ -401,22 +405,22 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
         local = host.split(":")[0] in ("127.0.0.1", "localhost")
         address = f"{'http' if local else 'https'}://{host}/v2/{path}/manifests/{digest or tag or 'latest'}"
         try:
-            # Its registry is not waited for a second time.
-            status = 0 if host in silent else google.head(address, {"Accept": _MANIFESTS})
+            # A registry that timed out is not tried again.
+            status = 0 if host in unreachable else google.head(address, {"Accept": _MANIFESTS})
         except ConnectionError as error:
-            silent[host] = str(error)
-        if host in silent:
-            yield Finding(WARNING, image, f"its registry cannot be reached from here: {silent[host]}")
+            unreachable[host] = str(error)
+        if host in unreachable:
+            yield Finding(WARNING, image, f"its registry cannot be reached from here: {unreachable[host]}")
             continue
         if status == 200:
-            yield Finding(OK, image, "the image is there")
+            yield Finding(OK, image, "the image exists")
         elif status == 404:
             yield Finding(
                 ERROR,
                 image,
-                "there is no such image",
+                "the image does not exist",
                 "push it, or correct its name",
                 MissingInputError.exit_code,
             )
         else:
-            yield Finding(WARNING, image, f"its registry does not let you look (status {status})")
+            yield Finding(WARNING, image, f"its registry denies access (status {status})")

@@ -1,4 +1,4 @@
-"""The compiled pipelines: those of the package, or the same with the images' names of a registry."""
+"""The compiled pipelines: the package's own, or compiled with other image names."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.pipelines.images import Images
 
-# The names of their files.
+# File names.
 TRAIN, TUNE, RETRAIN = (
     "image_classification",
     "image_classification_tune",
@@ -19,15 +19,15 @@ COMPILED = Path(__file__).parent / "compiled"
 
 @contextmanager
 def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterator[Path]:
-    """Yields the file of a pipeline for a target.
+    """Yields the compiled file of a pipeline for a target.
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
         pipeline: ``TRAIN``, ``TUNE`` or ``RETRAIN``.
-        images: Without a registry or a lock, the file is the one that the package holds.
+        images: Without a registry or a lock, the file is the package's own.
 
     Raises:
-        UnavailableError: if the file has to be compiled, and what that needs is not installed.
+        UnavailableError: if the file has to be compiled, and a package for that is not installed.
     """
     if images == Images():
         yield COMPILED / target / f"{pipeline}.yaml"
@@ -42,8 +42,8 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
 
-    known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}
-    built = {
+    targets = {known.name: known for known in (LOCAL, KUBEFLOW, VERTEX)}
+    build = {
         TRAIN: image_classification,
         TUNE: image_classification_tune,
         RETRAIN: image_classification_retrain,
@@ -51,7 +51,7 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:
-            compiler.Compiler().compile(built(known[target], images), package_path=str(file))
+            compiler.Compiler().compile(build(targets[target], images), package_path=str(file))
         except ImportError as error:
             raise UnavailableError(
                 f"compiling for {target} needs a package that is not installed: {error}",

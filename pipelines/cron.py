@@ -1,4 +1,4 @@
-"""Checks when a schedule says that it runs."""
+"""Checks cron expressions."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 
 from imgpipe.components.common.errors import InvalidArgumentError
 
-# Smallest and largest number of each field, in their order. Kubeflow takes no 7 for Sunday.
+# The fields in order, with the smallest and largest number. Kubeflow does not accept 7 for Sunday.
 _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
         "minute": (0, 59),
@@ -19,7 +19,7 @@ _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     }
 )
 _TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
-# As Vertex AI takes them, before the five fields.
+# Vertex AI accepts it before the five fields.
 _ZONE = re.compile("(?:CRON_)?TZ=(.*)")
 # In a leap year.
 _DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -27,11 +27,11 @@ _REMEDY = "write five fields: minute hour day-of-month month day-of-week, e.g. '
 
 
 def check_cron(cron: str, *, zone_allowed: bool) -> None:
-    """Refuses what is no cron expression of five fields of numbers, and one that never comes.
+    """Rejects text that is not a cron expression of five numeric fields, and dates that never occur.
 
     Args:
-        cron: The expression, perhaps with a time zone before it, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
-        zone_allowed: Whether the target knows time zones.
+        cron: The expression, optionally with a time zone before it, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
+        zone_allowed: Whether the target supports time zones.
 
     Raises:
         InvalidArgumentError: naming the field that is wrong.
@@ -41,8 +41,8 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
     if zone:
         if not zone_allowed:
             raise InvalidArgumentError(
-                f"--cron={cron!r}: Kubeflow takes no time zone in a schedule",
-                remedy="leave it out and write the time in UTC, or in the zone of the installation "
+                f"--cron={cron!r}: Kubeflow does not support a time zone in a schedule",
+                remedy="leave it out and write the time in UTC, or in the installation's zone "
                 "(CRON_SCHEDULE_TIMEZONE)",
             )
         _check_zone(cron, zone.group(1))
@@ -54,29 +54,29 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
         for text, name in zip(texts, _FIELDS, strict=True)
     }
     days, months = numbers["day of month"], numbers["month"]
-    # Cron takes a day that fits either of the two day fields, if neither is a star.
+    # If neither day field is a star, cron runs on days that match either of them.
     if texts[2].startswith("*") or not texts[4].startswith("*"):
         return
     if not any(day <= _DAYS_OF_MONTH[month - 1] for day in days for month in months):
         raise InvalidArgumentError(
-            f"--cron={cron!r} never comes: no month of {texts[3]!r} has a day of month {texts[2]!r}",
+            f"--cron={cron!r} never occurs: no month of {texts[3]!r} has a day of month {texts[2]!r}",
             remedy="correct the day of month (the third field) or the month (the fourth)",
         )
 
 
 def _check_zone(cron: str, zone: str) -> None:
-    # Where no zones are installed, Vertex AI will say.
+    # If no zones are installed here, Vertex AI checks the zone.
     zones = available_timezones()
     if zones and zone not in zones:
         near = difflib.get_close_matches(zone, zones, n=1) or ["Europe/Berlin"]
         raise InvalidArgumentError(
-            f"--cron={cron!r}: there is no time zone {zone!r}",
+            f"--cron={cron!r}: the time zone {zone!r} does not exist",
             remedy=f"use a name of the IANA time zone database, e.g. TZ={near[0]}",
         )
 
 
 def _numbers(cron: str, name: str, term: str) -> range:
-    """Returns the numbers that one term of a field means."""
+    """Returns the numbers that a term of a field matches."""
     smallest, largest = _FIELDS[name]
     problem = f"--cron={cron!r}: {term!r} is not {'an' if name == 'hour' else 'a'} {name}"
     match = _TERM.fullmatch(term)

@@ -25,7 +25,7 @@ from imgpipe.components.train.component import train
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.component import validate
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.interface import chosen, pipeline_of
+from imgpipe.pipelines.interface import make_pipeline, select_fields
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
@@ -33,22 +33,22 @@ from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
 NAME = "image-classification"
 DESCRIPTION = (
     "Labelled images in, the most accurate SavedModel out: converts and checks the images, trains, "
-    "evaluates, publishes the model once a fresh process has answered with it as the evaluation did, and "
+    "evaluates, publishes the model if a new process gets the evaluation's predictions from it, and "
     "deploys it if it passes the gate."
 )
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The step that makes the model, and the pipeline around it.
+    """The step that trains the model, and its pipeline.
 
     Attributes:
-        function: Of its component; on every target it stands in the place of train.
+        function: The component function; on every target it replaces train.
         arguments: Its arguments dataclasses.
-        name: Of the pipeline.
-        description: Of the pipeline.
+        name: The pipeline's name.
+        description: The pipeline's description.
         inputs: The pipeline's arguments dataclasses.
-        from_serving_model: Whether it starts from the weights of the model that serves.
+        from_serving_model: Whether it starts from the weights of the model that is being served.
     """
 
     function: Callable[..., Any]
@@ -63,45 +63,45 @@ _TRAIN = Trainer(train, (TrainingArguments,), NAME, DESCRIPTION, PIPELINE_ARGUME
 
 
 def image_classification(target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN) -> Any:
-    """Builds the pipeline for a target; the graph is the same for all of them, but for what a target adds.
+    """Builds the pipeline for a target; the graph is the same for all targets, except for what they add.
 
     Args:
-        target: Where it will run.
+        target: The platform that runs it.
         images: Names of the images; by default without registry, tagged with the version.
-        trainer: Which step makes the model; by default one training.
+        trainer: The step that trains the model; by default one training.
     """
     images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
         task = task_maker(target, images, inputs)
-        data = chosen(inputs, ConvertArguments)
+        data = select_fields(inputs, ConvertArguments)
         if target.caches:
-            version = task(data_version, **chosen(inputs, DataVersionArguments))
+            version = task(data_version, **select_fields(inputs, DataVersionArguments))
             inputs = {**inputs, "data_version": version.outputs["version"]}
             task = task_maker(target, images, inputs)
         converted = task(convert, **data)
         dataset = converted.outputs["dataset"]
-        validated = task(validate, dataset=dataset, **chosen(inputs, ValidateArguments))
-        settings = chosen(inputs, *trainer.arguments)
+        validated = task(validate, dataset=dataset, **select_fields(inputs, ValidateArguments))
+        settings = select_fields(inputs, *trainer.arguments)
         if trainer.from_serving_model:
-            serving = task(serving_model, **chosen(inputs, ServingModelArguments)).after(validated)
+            serving = task(serving_model, **select_fields(inputs, ServingModelArguments)).after(validated)
             settings["pretrained_checkpoint_path"] = serving.outputs["Output"]
         trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
-        evaluated = task(evaluate, dataset=dataset, model=model, **chosen(inputs, EvaluateArguments))
+        evaluated = task(evaluate, dataset=dataset, model=model, **select_fields(inputs, EvaluateArguments))
         exported = task(
             export,
             dataset=dataset,
             model=model,
             evaluation=evaluated.outputs["evaluation"],
-            **chosen(inputs, ExportArguments),
+            **select_fields(inputs, ExportArguments),
         )
-        gated = task(gate, evaluation=evaluated.outputs["evaluation"], **chosen(inputs, GateArguments)).after(
-            exported
-        )
-        # A model that is blocked ends the pipeline here, and well.
-        with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, no bool
-            task(deploy, model=exported.outputs["exported_model"], **chosen(inputs, DeployArguments))
+        gated = task(
+            gate, evaluation=evaluated.outputs["evaluation"], **select_fields(inputs, GateArguments)
+        ).after(exported)
+        # A model that does not pass ends the pipeline here, successfully.
+        with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, not a bool
+            task(deploy, model=exported.outputs["exported_model"], **select_fields(inputs, DeployArguments))
 
     fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
-    return pipeline_of(graph, name=trainer.name, description=trainer.description, fields=fields)
+    return make_pipeline(graph, name=trainer.name, description=trainer.description, fields=fields)

@@ -11,18 +11,19 @@ from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-retrain"
 DESCRIPTION = (
-    "Labelled images and the model that serves in, a better SavedModel out: converts and checks the images, "
-    "trains on from the weights of the model that serves, evaluates both on the same images, publishes the "
-    "new model once a fresh process has answered with it as the evaluation did, and deploys it in the place "
-    "of the other if it passes the gate. As long as no model serves, it starts as image-classification does."
+    "Labelled images and the serving model in, a better SavedModel out: converts and checks the images, "
+    "continues training from the serving model's weights, evaluates both models on the same images, "
+    "publishes the new model if a new process gets the evaluation's predictions from it, and deploys it in "
+    "place of the serving model if it passes the gate. While no model is being served, it starts like "
+    "image-classification."
 )
 
 
 def image_classification_retrain(target: Target, images: Images | None = None) -> Any:
-    """Builds the pipeline for a target: image_classification, started from the model that serves.
+    """Builds the pipeline for a target: image_classification, starting from the serving model.
 
     Args:
-        target: Where it will run.
+        target: The platform that runs it.
         images: Names of the images; by default without registry, tagged with the version.
     """
     trainer = Trainer(

@@ -1,4 +1,4 @@
-"""The pipeline from labelled images to the checked SavedModel of the best of many trainings."""
+"""The pipeline from labelled images to a checked SavedModel of the best of many trials."""
 
 from typing import Any
 
@@ -12,18 +12,17 @@ from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-tune"
 DESCRIPTION = (
-    "Labelled images in, the most accurate SavedModel of many trainings out: converts and checks the images, "
-    "tries values of the training's arguments, stops trials without prospects, evaluates the best model, "
-    "publishes it once a fresh process has answered with it as the evaluation did, and deploys it if it "
-    "passes the gate."
+    "Labelled images in, the most accurate SavedModel of many trials out: converts and checks the images, "
+    "searches values of training arguments, stops unpromising trials, evaluates the best model, publishes it "
+    "if a new process gets the evaluation's predictions from it, and deploys it if it passes the gate."
 )
 
 
 def image_classification_tune(target: Target, images: Images | None = None) -> Any:
-    """Builds the pipeline for a target: image_classification with the tune step in the place of train.
+    """Builds the pipeline for a target: image_classification with the step tune instead of train.
 
     Args:
-        target: Where it will run.
+        target: The platform that runs it.
         images: Names of the images; by default without registry, tagged with the version.
     """
     trainer = Trainer(tune, (TuneArguments, TrainingArguments), NAME, DESCRIPTION, TUNE_PIPELINE_ARGUMENTS)

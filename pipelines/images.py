@@ -1,4 +1,4 @@
-"""Which image a step runs in."""
+"""The container image of each step."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from importlib.metadata import version
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 
-# As registries take names: a host, perhaps with a port, and parts in lower case.
+# The syntax of registries: a host, optionally with a port, and lower-case path components.
 _HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?|[A-Za-z0-9-]+:\d+|localhost)"
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(rf"(?:{_HOST}|{_PART})(?:/{_PART})*")
 _IMAGE = re.compile(
     rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]+)?", re.ASCII
 )
-# The roles differ in what they have installed: only train-* and serve-tools hold TensorFlow.
+# The roles have different packages: only train-* and serve-tools contain TensorFlow.
 ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
 _ROLE_OF_STEP = {
     "data_version": "data",
@@ -26,11 +26,11 @@ _ROLE_OF_STEP = {
     "evaluate": "serve-tools",
     "export": "serve-tools",
     "gate": "data",
-    # Loads the model in a process of its own where the folder is local; elsewhere only asks others to.
+    # With a local folder, it loads the model in a subprocess; other targets load it themselves.
     "deploy": "serve-tools",
     "batch_predict": "serve-tools",
 }
-# Where a step only asks for something elsewhere and follows it.
+# Steps that only start and monitor a remote job on a target.
 _LAUNCHED = {
     ("train", "vertex"): "launcher",
     ("serving_model", "vertex"): "launcher",
@@ -42,15 +42,14 @@ _LAUNCHED = {
 
 @dataclass(frozen=True)
 class Images:
-    """Names of our images.
+    """Names of imgpipe's images.
 
     Attributes:
-        registry: Where they are kept, e.g. a repository of Artifact Registry; empty = no prefix.
-        lock: By name without registry (``imgpipe-data``): the whole name with digest. Goes before
-            ``registry``.
+        registry: Their registry, e.g. a repository of Artifact Registry; empty = no prefix.
+        lock: Full names with digest by short name (``imgpipe-data``); overrides ``registry``.
 
     Raises:
-        InvalidArgumentError: if ``registry`` cannot be the beginning of an image's name.
+        InvalidArgumentError: if ``registry`` is not a valid prefix of an image name.
     """
 
     registry: str = ""
@@ -61,7 +60,7 @@ class Images:
         name = self.registry.removesuffix("/")
         if name and not _REGISTRY.fullmatch(name):
             raise InvalidArgumentError(
-                f"--image-registry={self.registry!r} is not where images can be kept",
+                f"--image-registry={self.registry!r} is not a valid registry",
                 remedy="write HOST/REPOSITORY without https:// and without a tag, the repository in lower "
                 "case, e.g. europe-docker.pkg.dev/my-project/imgpipe",
             )
@@ -70,17 +69,17 @@ class Images:
         """Returns the image of a role, e.g. ``train-gpu``.
 
         Raises:
-            InvalidArgumentError: if there is a lock without this image.
+            InvalidArgumentError: if the lock does not have this image.
         """
         name = f"imgpipe-{role}"
         if self.lock:
             if name not in self.lock:
                 raise InvalidArgumentError(
-                    f"the images' lock has no {name}", remedy="build and push all images, then lock them"
+                    f"the images lock has no entry {name}", remedy="build and push all images, then lock them"
                 )
             return self.lock[name]
         prefix = f"{self.registry.rstrip('/')}/" if self.registry else ""
-        # KFP's cache knows code by its image's name: never a tag that moves.
+        # KFP's cache identifies code by the image name, so a tag must never move.
         return f"{prefix}{name}:{version('image-classification-pipeline')}"
 
     def of_step(self, step: str, target: str = "") -> str:
@@ -93,11 +92,11 @@ class Images:
 
 
 def check_image(image: str, *, name: str, where: str = "") -> None:
-    """Refuses what no registry takes for an image's name.
+    """Rejects an invalid image name.
 
     Args:
-        image: Its whole name.
-        name: What the user wrote it as, e.g. ``--master-image-uri``.
+        image: The full name.
+        name: The flag or field that has it, e.g. ``--master-image-uri``.
         where: The file.
 
     Raises:
@@ -105,7 +104,7 @@ def check_image(image: str, *, name: str, where: str = "") -> None:
     """
     if image and not _IMAGE.fullmatch(image):
         raise InvalidArgumentError(
-            f"{name}={image!r} is not the name of an image",
+            f"{name}={image!r} is not a valid image name",
             where=where,
             remedy="write HOST/REPOSITORY/NAME:TAG or ...@sha256:DIGEST without https://, in lower case up "
             "to the tag",
@@ -113,7 +112,7 @@ def check_image(image: str, *, name: str, where: str = "") -> None:
 
 
 def read_images_lock(text: str, *, where: str) -> dict[str, str]:
-    """Reads a lock: a line ``imgpipe-data: registry/repository/imgpipe-data@sha256:...`` an image.
+    """Reads a lock with one line per image, ``imgpipe-data: registry/repository/imgpipe-data@sha256:...``.
 
     Raises:
         InvalidArgumentError: if an image has no digest.

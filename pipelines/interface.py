@@ -1,8 +1,7 @@
 """Turns arguments dataclasses into the flat inputs of components and pipelines.
 
-A step's function takes its arguments as one dataclass; KFP knows only flat inputs. What is written
-here makes, from one declaration of an argument, the input of the component and that of the pipeline,
-with type, default and description.
+A step's function takes its arguments as a dataclass, but KFP knows only flat inputs. From one declaration of
+an argument, this module makes the inputs of component and pipeline, with type, default and description.
 """
 
 import ast
@@ -19,21 +18,20 @@ from kfp import dsl
 from imgpipe.components.common.arguments import description_of, flat_fields
 
 
-def component_of(
-    function: Callable[..., Any], *, base_image: str, further_inputs: Iterable[type[Any]] = ()
+def make_component(
+    function: Callable[..., Any], *, base_image: str, extra_inputs: Iterable[type[Any]] = ()
 ) -> Any:
-    """Makes a KFP component of a step's function in a ``component.py``.
+    """Makes a KFP component from a step's function in a ``component.py``.
 
-    The component's source is a stub that calls the function in the installed package, so that a
-    component holds no code that could differ from the package's, and the same function serves
-    locally, on Kubeflow and on Vertex AI.
+    The component's source is a stub that calls the function in the installed package: no code in a compiled
+    pipeline can differ from the package, and the same function runs locally, on Kubeflow and on Vertex AI.
 
     Args:
         function: Its parameters are annotated with KFP artifact types or arguments dataclasses; its
             docstring describes the artifacts.
-        base_image: The image that holds our package.
-        further_inputs: Arguments dataclasses whose fields are inputs of the component as well, which the
-            function does not take: they make a cache tell runs apart.
+        base_image: The image that contains imgpipe.
+        extra_inputs: Arguments dataclasses whose fields are inputs of the component, but not of the function:
+            they distinguish runs in KFP's cache.
     """
     node = _definition(function)
     artifacts, fields = [], {}
@@ -43,34 +41,34 @@ def component_of(
         if dataclasses.is_dataclass(parameter.annotation):
             fields.update(flat_fields([parameter.annotation]))  # type: ignore[list-item]
         else:
-            assert argument.annotation is not None  # noqa: S101 - KFP demands annotations
+            assert argument.annotation is not None  # noqa: S101 - KFP requires annotations
             artifacts.append((parameter.name, ast.unparse(argument.annotation)))
-    fields.update(flat_fields(further_inputs))
+    fields.update(flat_fields(extra_inputs))
     source = _stub_source(function, artifacts, fields)
-    # inspect.getsource, by which KFP takes the component's code, finds it here.
+    # KFP reads the component's code with inspect.getsource, which looks here.
     file_name = f"<component {function.__module__}.{function.__name__}>"
     linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
     scope = dict(vars(inspect.getmodule(function)))
-    exec(compile(source, file_name, "exec", dont_inherit=True), scope)  # noqa: S102 - the stub made above
+    exec(compile(source, file_name, "exec", dont_inherit=True), scope)  # noqa: S102 - the stub from above
     stub = scope[function.__name__]
     stub.__module__ = function.__module__
     return dsl.component(stub, base_image=base_image, install_kfp_package=False)
 
 
-def pipeline_of(
+def make_pipeline(
     graph: Callable[[Mapping[str, Any]], Any],
     *,
     name: str,
     description: str,
     fields: Mapping[str, "dataclasses.Field[Any]"],
 ) -> Any:
-    """Makes a KFP pipeline whose inputs are the given fields.
+    """Makes a KFP pipeline with the given fields as inputs.
 
     Args:
-        graph: Makes the tasks; gets the pipeline's inputs by name.
-        name: Of the pipeline.
+        graph: Adds the tasks; gets the pipeline's inputs by name.
+        name: The pipeline's name.
         description: What the pipeline does.
-        fields: The inputs, in the order in which a form shows them.
+        fields: The inputs, in the order of a form.
     """
 
     def pipeline(*inputs: Any) -> Any:
@@ -80,7 +78,7 @@ def pipeline_of(
     pipeline.__doc__ = _docstring(
         description, {field.name: description_of(field) for field in fields.values()}
     )
-    # KFP asks the signature for the inputs and calls the function with one channel for each, in order.
+    # KFP reads the inputs from the signature and calls the function with one channel for each, in order.
     pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
@@ -95,8 +93,8 @@ def pipeline_of(
     return dsl.pipeline(name=name, description=description)(pipeline)
 
 
-def chosen(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> dict[str, Any]:
-    """Returns those pipeline inputs that are arguments of a step, which has one class of them or several."""
+def select_fields(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> dict[str, Any]:
+    """Returns the pipeline inputs that are fields of a step's arguments dataclasses."""
     return {name: inputs[name] for name in flat_fields(arguments_classes)}
 
 
@@ -111,15 +109,17 @@ def _stub_source(
     fields: Mapping[str, "dataclasses.Field[Any]"],
 ) -> str:
     parsed = docstring_parser.parse(inspect.getdoc(function) or "")
-    described = {
+    descriptions = {
         parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parsed.params
     }
-    # KFP takes the descriptions of inputs from Args and those of outputs from Returns.
-    inputs = {name: described[name] for name, annotation in artifacts if not annotation.startswith("Output")}
+    # KFP reads descriptions of inputs from Args and descriptions of outputs from Returns.
+    inputs = {
+        name: descriptions[name] for name, annotation in artifacts if not annotation.startswith("Output")
+    }
     inputs.update({field.name: description_of(field) for field in fields.values()})
-    outputs = {name: described[name] for name, annotation in artifacts if annotation.startswith("Output")}
+    outputs = {name: descriptions[name] for name, annotation in artifacts if annotation.startswith("Output")}
     summary = " ".join(filter(None, (parsed.short_description, parsed.long_description))).replace("\n", " ")
-    # A single value that is returned has no name: only on such a one can KFP's local runner decide.
+    # A returned value has no name: KFP's local runner supports conditions only on unnamed outputs.
     returned = inspect.signature(function).return_annotation
     parameters = [f"{name}: {annotation}" for name, annotation in artifacts]
     parameters += [

@@ -1,4 +1,4 @@
-"""The inputs of the pipelines, known without loading KFP."""
+"""The inputs of the pipelines, importable without KFP."""
 
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.deploy.arguments import DeployArguments
@@ -9,7 +9,7 @@ from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.validate.arguments import ValidateArguments
 
-# In the order of a form: what a user must give, then what they may change.
+# In the order of a form: required inputs first.
 PIPELINE_ARGUMENTS = (
     ConvertArguments,
     ExportArguments,

@@ -1,7 +1,7 @@
-"""Recipes: settings that belong together, with the result to expect of them.
+"""Recipes: settings that work well together, with the expected result.
 
 The pipeline's own defaults are those of Google's built-in algorithm, which suit long runs on large
-data. `imgpipe run` starts from a recipe instead, so that it does well without a flag on a laptop.
+data. `imgpipe run` starts from a recipe instead, so that it works well on a laptop without any flags.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that were tried together.
+    """Tested settings.
 
     Attributes:
         description: What it does.
-        expected: The result, on which machine, in which time.
-        parameters: Of the pipeline; a flag that the user gives goes before.
+        expected: The expected result, with machine and time.
+        parameters: Pipeline parameters; the user's flags override them.
     """
 
     description: str
@@ -31,7 +31,7 @@ class Recipe:
 
 
 def _read_recipes() -> Mapping[str, Recipe]:
-    """Returns the recipes of ``recipe_files``, a file each, by name: those for laptops first."""
+    """Returns the recipes of ``recipe_files`` by name, those for laptops first."""
     recipes = {}
     for name in _NAMES:
         text = files("imgpipe.pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")
@@ -47,11 +47,11 @@ RECIPES = _read_recipes()
 
 
 def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:
-    """Returns the name of the recipe that fits what the user gave.
+    """Returns the name of the recipe that fits the given parameters.
 
     Args:
         given: The pipeline parameters that the user set.
-        sample: Whether the digits sample is trained on.
+        sample: Whether the run trains on the digits sample.
     """
     if sample:
         return "digits"
@@ -63,9 +63,9 @@ def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:
 
 
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe's parameters with those that the user set in their place.
+    """Returns a recipe's parameters, overridden by the given ones.
 
-    A warm-up of the recipe is cut to a tenth of the steps where the user asks for a short run.
+    The recipe's warm-up is shortened to a tenth of the steps for short runs.
     """
     settings = {**RECIPES[name].parameters, **given}
     if "warmup_steps" in settings and "warmup_steps" not in given:

@@ -1,4 +1,4 @@
-"""The sample that `imgpipe run` trains on when it is given no data: scikit-learn's digits."""
+"""The sample that `imgpipe run` trains on without data: scikit-learn's digits."""
 
 import csv
 from pathlib import Path
@@ -17,12 +17,12 @@ def write_digits(folder: Path) -> Path:
     learning repository, as bundled with scikit-learn.
 
     Args:
-        folder: Is made; gets ``images/`` and ``digits.csv``.
+        folder: Created with ``images/`` and ``digits.csv`` in it.
 
     Returns:
         The CSV's path.
     """
-    # Imported here: it takes a second that only this sample needs.
+    # Imported here: it takes a second to load.
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""The inputs that a pipeline has on one target alone, as ``--input NAME=VALUE`` gives them."""
+"""The inputs that a pipeline has on only one target, given as ``--input NAME=VALUE``."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from imgpipe.pipelines.images import Images, check_image
 from imgpipe.pipelines.kubernetes_machines import GPU_RESOURCE, TPU_RESOURCE
 from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 
-# What a flag or config.yaml says, and is checked there against the table of machines.
-_OTHERWISE_ON_VERTEX = {
+# Inputs that a flag or config.yaml sets, where they are checked against the table of machines.
+_SET_BY_FLAGS_ON_VERTEX = {
     "train_machine_type": "--master-machine-type",
     "train_accelerator_type": "--master-accelerator",
     "train_accelerator_count": "--master-accelerator",
@@ -34,61 +34,61 @@ _OTHERWISE_ON_VERTEX = {
 
 
 def parse_target_inputs(
-    words: Sequence[str], *, target: str, form: str, tunes: bool, images: Images
+    settings: Sequence[str], *, target: str, form: str, tunes: bool, images: Images
 ) -> dict[str, Any]:
-    """Returns the values of ``NAME=VALUE`` words in the types of the compiled pipeline's inputs.
+    """Returns the values of ``NAME=VALUE`` settings, converted to the types of the pipeline's inputs.
 
     Args:
-        words: What was given; a value of type dict or list is JSON.
+        settings: The settings; a value of type dict or list is JSON.
         target: ``local``, ``kubeflow`` or ``vertex``.
-        form: ``job`` or ``pipeline``; the training alone has none of them.
-        tunes: Whether the pipeline is the one with the tune step.
-        images: Names of our images.
+        form: ``job`` or ``pipeline``; only a pipeline has inputs.
+        tunes: Whether the pipeline has the step tune.
+        images: Names of imgpipe's images.
 
     Raises:
         InvalidArgumentError: naming the input, its value and what to do.
     """
-    if not words:
+    if not settings:
         return {}
     if form == "job":
         raise InvalidArgumentError(
-            f"--input {words[0]}: the training alone was asked for, and it has no inputs of a pipeline",
+            f"--input {settings[0]}: only a pipeline has inputs, but only the training runs",
             remedy="add --as pipeline, or leave --input out",
         )
     fields = _fields(target, images, tunes=tunes)
-    otherwise = _OTHERWISE_ON_VERTEX if target == "vertex" else {}
+    set_by = _SET_BY_FLAGS_ON_VERTEX if target == "vertex" else {}
     values: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
+    for setting in settings:
+        name, equals, text = setting.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
         if not equals or not name:
             raise InvalidArgumentError(
-                f"--input {word} has no {'value' if name else 'name'}", remedy="write --input NAME=VALUE"
+                f"--input {setting} has no {'value' if name else 'name'}", remedy="write --input NAME=VALUE"
             )
         if name in values:
             raise InvalidArgumentError(f"--input {name} is given twice", remedy="leave one of the two out")
         if name in flat_fields(TUNE_PIPELINE_ARGUMENTS):
             raise InvalidArgumentError(
-                f"--input {word}: {name} is an argument of the training",
+                f"--input {setting}: {name} is a training argument",
                 remedy=f"give --{name}={text} after `--`",
             )
-        if name in otherwise:
+        if name in set_by:
             raise InvalidArgumentError(
-                f"--input {word}: {name} comes from {otherwise[name]}", remedy=f"give {otherwise[name]}"
+                f"--input {setting}: {name} is set by {set_by[name]}", remedy=f"give {set_by[name]}"
             )
         if name not in fields:
-            _refuse_unknown(name, [one for one in fields if one not in otherwise], target=target)
+            _raise_unknown(name, [known for known in fields if known not in set_by], target=target)
         values[name] = _value(fields[name], text)
     return values
 
 
 def is_target_input(name: str) -> bool:
-    """Tells whether a pipeline has such an input on one target alone; loads KFP, which takes a second."""
+    """Returns whether a pipeline has this input on only one target; loads KFP, which takes a second."""
     return any(name in _fields(target, Images(), tunes=True) for target in ("kubeflow", "vertex"))
 
 
 def image_for_accelerator(parameters: Mapping[str, Any], images: Images) -> dict[str, str]:
-    """Returns our image for an accelerator that ``--input`` asks for, if no image is given; else nothing."""
+    """Returns imgpipe's image for an accelerator that ``--input`` requests, unless an image is given."""
     role = "trial" if parameters.get("tune_engine") == KATIB else "train"
     kind = {GPU_RESOURCE: "gpu", TPU_RESOURCE: "tpu"}.get(parameters.get(f"{role}_accelerator_type", ""))
     if not kind or parameters.get("train_image"):
@@ -102,15 +102,15 @@ def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclass
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
 
-    known = {one.name: one for one in (LOCAL, KUBEFLOW, VERTEX)}[target]
+    known = {known.name: known for known in (LOCAL, KUBEFLOW, VERTEX)}[target]
     classes = known.step_arguments.get("tune", ()) if tunes else ()
     return {**known.inputs(images), **flat_fields(classes)}
 
 
-def _refuse_unknown(name: str, known: Sequence[str], *, target: str) -> None:
+def _raise_unknown(name: str, known: Sequence[str], *, target: str) -> None:
     problem = f"--input {name}: the pipeline has no such input on target {target}"
     if not known:
-        raise InvalidArgumentError(problem, remedy="leave it out: this target has none of its own")
+        raise InvalidArgumentError(problem, remedy="leave it out: this target has no inputs of its own")
     raise InvalidArgumentError(problem, remedy=nearest_name(name, known))
 
 
@@ -123,39 +123,39 @@ def _value(field: Any, text: str) -> Any:
             raise InvalidArgumentError(
                 f"--input {error.problem.removeprefix('--')}", remedy=error.remedy
             ) from None
-    told = {dict: "a JSON object of texts", list: "a JSON list of objects"}[kind]
+    expected = {dict: "a JSON object of strings", list: "a JSON list of objects"}[kind]
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     entries = value.values() if isinstance(value, dict) else value
-    of_entry = str if kind is dict else dict
-    if not isinstance(value, kind) or not all(isinstance(entry, of_entry) for entry in entries):
+    entry_type = str if kind is dict else dict
+    if not isinstance(value, kind) or not all(isinstance(entry, entry_type) for entry in entries):
         raise InvalidArgumentError(
-            f"--input {field.name}={text} is not {told}", remedy=field.metadata["description"]
+            f"--input {field.name}={text} is not {expected}", remedy=field.metadata["description"]
         )
     return value
 
 
-def given_instead(parameters: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Returns a notice for each input whose value in ``parameters`` another one takes the place of."""
+def overridden_notices(parameters: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Returns a notice for each value in ``parameters`` that ``--input`` overrides."""
     return [
-        f"{name}={parameters[name]} is ignored: --input says {value}"
+        f"{name}={parameters[name]} is ignored: --input {name}={value} overrides it"
         for name, value in given.items()
         if parameters.get(name, value) != value
     ]
 
 
 def check_target_inputs(parameters: Mapping[str, Any], names: Sequence[str], *, target: str) -> None:
-    """Checks the inputs among the parameters of a pipeline that it has on one target alone.
+    """Checks the pipeline parameters that ``--input`` sets.
 
     Args:
-        parameters: All of the pipeline's.
-        names: Those that ``--input`` gave.
+        parameters: All parameters of the pipeline.
+        names: Names of the parameters that ``--input`` sets.
         target: ``kubeflow`` or ``vertex``.
 
     Raises:
-        InvalidArgumentError: naming what is wrong or does not go together.
+        InvalidArgumentError: naming what is wrong or contradictory.
     """
     if not names:
         return
@@ -170,7 +170,7 @@ def check_target_inputs(parameters: Mapping[str, Any], names: Sequence[str], *, 
     kind, count = parameters.get("train_accelerator_type", ""), parameters.get("train_accelerator_count", "0")
     if not count.isascii() or not count.isdigit():
         raise InvalidArgumentError(
-            f"--input train_accelerator_count={count} is no count", remedy="write a whole number, e.g. 1"
+            f"--input train_accelerator_count={count} is not a count", remedy="write a whole number, e.g. 1"
         )
     if bool(kind) != bool(int(count)):
         raise InvalidArgumentError(

@@ -1,4 +1,4 @@
-"""What a target cannot do: paths that its machines do not see, models deployed to where it has no way."""
+"""What a target does not support: paths that its machines cannot see, and some deployments."""
 
 import re
 from collections.abc import Mapping
@@ -15,49 +15,48 @@ from imgpipe.pipelines.path_arguments import INPUT_KINDS, path_arguments, paths_
 
 # More generous than Cloud Storage: `imgpipe migrate` prints BUCKET as a placeholder.
 _BUCKET = re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
-# Where a pipeline can deploy to. A pod's own disk is gone with the pod, and a machine of Vertex AI knows no
-# cluster.
-_DEPLOYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+# Where a pipeline can deploy: a pod's disk is deleted with the pod, and Vertex AI cannot access a cluster.
+_DEPLOY_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "local": (NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
         "kubeflow": (NO_TARGET, KSERVE_TARGET, VERTEX_TARGET),
         "vertex": (NO_TARGET, VERTEX_TARGET),
     }
 )
-_SEEN_FROM_VERTEX = "Vertex AI's machines read gs:// paths: copy the data to a bucket, and name that"
+_SEEN_FROM_VERTEX = "copy the data to a bucket, and give its gs:// path, which Vertex AI's machines can read"
 _SEEN_FROM_PODS = (
-    "name a gs:// path, or the whole path (/...) of a volume that your cluster mounts into every pod"
+    "give a gs:// path, or the absolute path of a volume that your cluster mounts into every pod"
 )
 
 
 def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
-    """Refuses to deploy to where the pipeline's steps have no way from a target.
+    """Rejects a deploy_target that the pipeline cannot deploy to from a target.
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
         values: The pipeline's arguments.
 
     Raises:
-        InvalidArgumentError: naming the value and those that go.
+        InvalidArgumentError: naming the value and the allowed ones.
     """
-    wanted = values.get("deploy_target", NO_TARGET)
-    if wanted in _DEPLOYS[target]:
+    deploy_target = values.get("deploy_target", NO_TARGET)
+    if deploy_target in _DEPLOY_TARGETS[target]:
         return
-    others = " or ".join(name for name, possible in _DEPLOYS.items() if wanted in possible)
+    others = " or ".join(name for name, possible in _DEPLOY_TARGETS.items() if deploy_target in possible)
     raise InvalidArgumentError(
-        f"deploy_target={wanted} does not go with --target {target}",
-        remedy=f"give deploy_target={' or '.join(_DEPLOYS[target][1:])}, or --target {others}",
+        f"deploy_target={deploy_target} cannot be used with --target {target}",
+        remedy=f"give deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or --target {others}",
     )
 
 
 def check_paths(target: str, values: Mapping[str, Any]) -> None:
-    """Refuses a path that a target's machines cannot see, and one in a bucket that cannot be.
+    """Rejects a path that a target's machines cannot see, and an invalid bucket name.
 
-    Vertex AI's see buckets, mounted at ``/gcs`` too. A cluster's pods may have a volume, which nobody can
-    know from here; what is relative to the folder of this command is on none.
+    Vertex AI sees buckets, also mounted at ``/gcs``. Pods may have a volume at any absolute path, but a
+    relative path is on none.
 
     Args:
-        target: ``local``, where every path of this machine is seen, ``kubeflow`` or ``vertex``.
+        target: ``local``, which sees every path of this machine, ``kubeflow`` or ``vertex``.
         values: The job's arguments.
 
     Raises:
@@ -71,19 +70,19 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
             scheme = URL.match(part)
             if is_cloud_path(part) or target == "local" or (not scheme and _is_seen(target, part)):
                 continue
-            what = f"{scheme.group(0)} is not understood" if scheme else "a path of this machine"
+            reason = f"{scheme.group(0)} is not supported" if scheme else "it is a path of this machine"
             raise InvalidArgumentError(
-                f"{flag}: {what}",
+                f"{flag}: {reason}",
                 remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
             )
 
 
 def check_bucket(path: str, *, name: str) -> None:
-    """Refuses a ``gs://`` path without a bucket, or with one that cannot be.
+    """Rejects a ``gs://`` path without a valid bucket name.
 
     Args:
-        path: Any path; others than ``gs://`` pass.
-        name: What the user wrote, e.g. ``--job-dir=gs:///x``.
+        path: Any path; only ``gs://`` paths are checked.
+        name: How the error names it, e.g. ``--job-dir=gs:///x``.
 
     Raises:
         InvalidArgumentError: naming it.
@@ -92,7 +91,7 @@ def check_bucket(path: str, *, name: str) -> None:
         return
     bucket = path.removeprefix("gs://").partition("/")[0]
     raise InvalidArgumentError(
-        f"{name}: {bucket!r} is not the name of a bucket" if bucket else f"{name} names no bucket",
+        f"{name}: {bucket!r} is not a valid bucket name" if bucket else f"{name} has no bucket",
         remedy="write gs://BUCKET/FOLDER, the bucket in letters, digits, -, _ and .",
     )
 

@@ -1,4 +1,4 @@
-"""Makes the tasks of a pipeline, each as its target wants it."""
+"""Adds tasks to a pipeline, configured for its target."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -6,35 +6,34 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.interface import component_of
+from imgpipe.pipelines.interface import make_component
 from imgpipe.pipelines.targets.target import StepInputs, Target
 
-# Whatever makes the model has the image, the machine and the further inputs of the training.
-_IN_PLACE_OF = {"tune": "train"}
+# The step that trains the model gets the image, the machine and the extra inputs of train.
+_REPLACES = {"tune": "train"}
 
 
 def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Callable[..., Any]:
-    """Returns ``task(function, **arguments)``, which adds a step to the pipeline that is being built.
+    """Returns ``task(function, **arguments)``, which adds a step to the pipeline under construction.
 
     Args:
-        target: Where it will run: it may put another function in a step's place, give it further inputs, and
-            sets what the step's pod needs.
+        target: The platform. It may replace a step's function, give it extra inputs, and configures the task.
         images: Names of the images.
-        inputs: Of the pipeline, by name.
+        inputs: The pipeline's inputs by name.
     """
 
     def task(function: Callable[..., Any], **arguments: Any) -> Any:
         name = function.__name__
-        step = _IN_PLACE_OF.get(name, name)
-        further = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
-        component = component_of(
+        step = _REPLACES.get(name, name)
+        extra = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
+        component = make_component(
             target.steps.get(name, function),
             base_image=images.of_step(step, target.name),
-            further_inputs=further.classes,
+            extra_inputs=extra.classes,
         )
-        made = component(**arguments, **further.values(inputs, images))
-        target.configure_task(step, made, inputs)
-        return made
+        added = component(**arguments, **extra.values(inputs, images))
+        target.configure_task(step, added, inputs)
+        return added
 
     return task
 
@@ -42,26 +41,26 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
 def pipeline_inputs(
     arguments_classes: Iterable[type[Any]], target: Target, images: Images, *, steps: Iterable[str] = ()
 ) -> "dict[str, dataclasses.Field[Any]]":
-    """Returns a pipeline's inputs on a target: what it takes everywhere, and what the target adds.
+    """Returns a pipeline's inputs on a target: the common ones, and the target's own.
 
     Args:
-        arguments_classes: What it takes everywhere.
-        target: Where it will run.
+        arguments_classes: The inputs on all targets.
+        target: The platform.
         images: Names of the images.
-        steps: Those of its steps for which a target may have inputs of their own.
+        steps: Steps for which a target may have its own inputs.
 
     Raises:
-        ValueError: if the target declares an input otherwise than the pipeline: one would hide the other.
+        ValueError: if pipeline and target declare an input differently, so that one would hide the other.
     """
-    own = [one for step in steps for one in target.step_arguments.get(step, ())]
+    own = [declared for step in steps for declared in target.step_arguments.get(step, ())]
     fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}
-    twice = sorted(
-        name for name in set(fields) & set(added) if _declared(fields[name]) != _declared(added[name])
+    conflicts = sorted(
+        name for name in set(fields) & set(added) if _declaration(fields[name]) != _declaration(added[name])
     )
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: on {target.name} declared in two ways; rename one of them")
+    if conflicts:
+        raise ValueError(f"{', '.join(conflicts)}: declared differently on {target.name}; rename one of them")
     return {**fields, **added}
 
 
-def _declared(field: "dataclasses.Field[Any]") -> tuple[Any, ...]:
+def _declaration(field: "dataclasses.Field[Any]") -> tuple[Any, ...]:
     return type(field.default), field.default, field.metadata

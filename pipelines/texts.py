@@ -1,4 +1,4 @@
-"""Reads the text files that a command line names."""
+"""Reads text files given on the command line."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def read_text(file: Path) -> str:
 
     Raises:
         MissingInputError: if it cannot be read.
-        InvalidDataError: if it is no UTF-8 text.
+        InvalidDataError: if it is not UTF-8 text.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -21,5 +21,5 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise InvalidDataError(
             f"{str(file)!r} is not UTF-8 text (byte {error.start + 1})",
-            remedy="save the file as UTF-8; an editor calls it the file's encoding",
+            remedy="save the file with the encoding UTF-8",
         ) from None

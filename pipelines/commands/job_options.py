@@ -1,8 +1,9 @@
-"""The options of a job under gcloud's names, and what they come to: a ``TrainingInput`` and images."""
+"""A job's options under gcloud's names, and the ``TrainingInput`` and images that they give."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -12,6 +13,16 @@ from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.job_requests import STRATEGIES
 from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS
+from imgpipe.pipelines.commands.grouped_options import (
+    IGNORED,
+    IMAGES,
+    JOB,
+    MACHINES,
+    NETWORK,
+    RUNNING,
+    GroupedCommand,
+    option,
+)
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import is_target_input
@@ -25,131 +36,175 @@ from imgpipe.pipelines.training_input import (
     with_flags,
 )
 
+# gcloud's flags that do nothing here, with the reason. Those without a reason are fields of config.yaml too,
+# for which ``plan_job`` gives the notice.
+IGNORED_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "parameter_server_machine_type": "",
+        "parameter_server_image_uri": "",
+        "parameter_server_accelerator": "",
+        "parameter_server_count": "",
+        "runtime_version": "",
+        "python_version": "",
+        "use_chief_in_tf_config": "",
+        "tpu_tf_version": "",
+        "staging_bucket": "no code is staged: the image contains the training",
+        "verbosity": "imgpipe prints what matters on stderr; programs can use --format json",
+        "quiet": "imgpipe never prompts",
+    }
+)
+_IGNORED_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "parameter_server_count": {"type": click.IntRange(1), "default": None},
+        "use_chief_in_tf_config": {"type": click.BOOL, "is_flag": False, "flag_value": True, "default": None},
+        "quiet": {"is_flag": True},
+    }
+)
+
 _ROLE_OPTIONS = tuple(
-    option
-    for role in ("master", "worker", "parameter-server")
-    for option in (
-        click.option(f"--{role}-machine-type", default="", help=f"Machine of the {role}."),
-        click.option(f"--{role}-image-uri", default="", help=f"Image of the {role}; it must hold imgpipe."),
-        click.option(
+    decorate
+    for role in ("master", "worker")
+    for decorate in (
+        option(f"--{role}-machine-type", group=MACHINES, default="", help=f"Machine type of the {role}."),
+        option(
             f"--{role}-accelerator",
+            group=MACHINES,
             default="",
             metavar="type=TYPE,count=N",
             help=f"Accelerators of the {role}.",
         ),
+        option(
+            f"--{role}-image-uri",
+            group=IMAGES,
+            default="",
+            help=f"Image of the {role}; it must contain imgpipe.",
+        ),
     )
 )
 
-_FORM = click.option(
+_FORM = option(
     "--as",
     "form",
+    group=JOB,
     type=click.Choice(["job", "pipeline"]),
     default=None,
-    help="vertex: the training alone, as the original did (job), or all steps from the images to the "
-    "checked model (pipeline). The other targets run the pipeline.  [default: job]",
+    help="vertex: only the training, as the original did (job), or all steps from the images to the checked "
+    "model (pipeline). The other targets always run the pipeline.  [default: job]",
 )
-_FORM_OF_SCHEDULE = click.option(
+_FORM_OF_SCHEDULE = option(
     "--as",
     "form",
+    group=JOB,
     type=click.Choice(["pipeline"]),
     default=None,
-    help="What a schedule starts is the pipeline in any case.  [default: pipeline]",
+    help="A schedule always runs the pipeline.  [default: pipeline]",
 )
 _OPTIONS = (
-    click.option(
+    option(
         "--config",
         "config_file",
+        group=JOB,
         type=click.Path(path_type=Path, dir_okay=False),
         default=None,
-        help="AI Platform's config.yaml, as it is; the flags here go before it.",
+        help="AI Platform's config.yaml, unchanged; other options override it.",
     ),
-    click.option(
-        "--scale-tier",
-        default="",
-        help="BASIC, BASIC_GPU, BASIC_TPU or CUSTOM (machines by the flags below).",
-    ),
-    *_ROLE_OPTIONS,
-    click.option("--worker-count", type=click.IntRange(1), default=None, help="Number of workers."),
-    click.option(
-        "--parameter-server-count", type=click.IntRange(1), default=None, help="Accepted and ignored."
-    ),
-    click.option("--job-dir", default="", help="Where the model goes; as well after `--`."),
-    click.option("--network", default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
-    click.option("--service-account", default="", help="Account as which the job runs."),
-    click.option("--kms-key", default="", help="Key, projects/P/locations/R/keyRings/K/cryptoKeys/N."),
-    click.option("--kms-keyring", default="", help="Key ring, if --kms-key is its name alone."),
-    click.option("--kms-location", default="", help="Location of the key ring."),
-    click.option("--kms-project", default="", help="Project of the key ring."),
-    click.option("--labels", default="", metavar="KEY=VALUE,...", help="Labels of the job."),
-    click.option("--runtime-version", default="", help="Accepted and ignored."),
-    click.option("--python-version", default="", help="Accepted and ignored."),
-    click.option("--enable-web-access", is_flag=True, default=None, help="A shell into the job's machines."),
-    click.option(
-        "--use-chief-in-tf-config",
-        type=click.BOOL,
-        is_flag=False,
-        flag_value=True,
-        default=None,
-        metavar="[true|false]",
-        help="Accepted and ignored.",
-    ),
-    click.option("--tpu-tf-version", default="", help="Accepted and ignored."),
-    click.option("--staging-bucket", default="", help="Accepted and ignored."),
-    click.option("--verbosity", default="", help="Accepted and ignored."),
-    click.option("--quiet", "-q", is_flag=True, help="Accepted and ignored."),
-    click.option(
-        "--strategy",
-        type=click.Choice(STRATEGIES),
-        default="standard",
-        show_default=True,
-        help="vertex: how machines are found.",
-    ),
+    option("--job-dir", group=JOB, default="", help="Output folder; may also be given after `--`."),
     _FORM,
-    click.option(
+    option(
         "--retrain",
+        group=JOB,
         is_flag=True,
-        help="Run the pipeline that starts from the model that serves: give deploy_target and deploy_dir.",
+        help="Run the pipeline that starts from the weights of the model that is being served; needs "
+        "deploy_target and deploy_dir.",
     ),
-    click.option(
+    option(
+        "--input",
+        "inputs",
+        group=JOB,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An input that the pipeline has only on this target, such as data_version; may be repeated. "
+        "docs/arguments.md lists them.",
+    ),
+    option(
         "--pipeline-root",
+        group=JOB,
         default="",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
     ),
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="An input that the pipeline has on this target alone, such as data_version; again for each. "
-        "docs/arguments.md lists them.",
+    option("--service-account", group=JOB, default="", help="Service account of the job."),
+    option("--labels", group=JOB, default="", metavar="KEY=VALUE,...", help="Labels of the job."),
+    option(
+        "--enable-web-access",
+        group=JOB,
+        is_flag=True,
+        default=None,
+        help="vertex: allow an interactive shell on the job's machines.",
     ),
-    click.option(
+    option(
+        "--scale-tier",
+        group=MACHINES,
+        default="",
+        help="BASIC, BASIC_GPU, BASIC_TPU, or CUSTOM: the machine types given below.",
+    ),
+    *_ROLE_OPTIONS,
+    option("--worker-count", group=MACHINES, type=click.IntRange(1), default=None, help="Number of workers."),
+    option(
+        "--strategy",
+        group=MACHINES,
+        type=click.Choice(STRATEGIES),
+        default="standard",
+        show_default=True,
+        help="vertex: how machines are allocated.",
+    ),
+    option(
         "--image-registry",
+        group=IMAGES,
         default="",
         envvar="IMGPIPE_IMAGE_REGISTRY",
         show_envvar=True,
-        help="Where our images are kept.",
+        help="Registry of imgpipe's images.",
     ),
-    click.option(
+    option(
         "--images-lock",
+        group=IMAGES,
         type=click.Path(path_type=Path, dir_okay=False),
         default=None,
         envvar="IMGPIPE_IMAGES_LOCK",
         show_envvar=True,
-        help="File with our images by digest; goes before --image-registry.",
+        help="File with the digests of imgpipe's images; overrides --image-registry.",
+    ),
+    option("--network", group=NETWORK, default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
+    option(
+        "--kms-key",
+        group=NETWORK,
+        default="",
+        help="Encryption key, projects/P/locations/R/keyRings/K/cryptoKeys/N, or its name with the next "
+        "three options.",
+    ),
+    option("--kms-keyring", group=NETWORK, default="", help="Key ring of --kms-key."),
+    option("--kms-location", group=NETWORK, default="", help="Location of the key ring."),
+    option("--kms-project", group=NETWORK, default="", help="Project of the key ring."),
+    *(
+        option(
+            *(f"--{name.replace('_', '-')}", *(("-q",) if name == "quiet" else ())),
+            group=IGNORED,
+            **{"default": "", **_IGNORED_SETTINGS.get(name, {})},
+        )
+        for name in IGNORED_FLAGS
     ),
 )
 
 
-# --help stands for the list of all of them.
+# Names that may follow `--`; --help lists them.
 _NAMES_AFTER = {*flat_fields((*TUNE_PIPELINE_ARGUMENTS, *JOB_ARGUMENTS)), "help"}
 
 
-class JobCommand(click.Command):
-    """Says where an argument of the training belongs that stands before ``--``."""
+class JobCommand(GroupedCommand):
+    """A command with training arguments after ``--``; explains where a misplaced argument belongs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the words; see ``click.Command``."""
+        """Parses the command line; see ``click.Command``."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -158,66 +213,77 @@ class JobCommand(click.Command):
                     raise
                 name = _argument_name(error.option_name)
                 raise click.UsageError(
-                    f"{error.option_name} is an input of the pipeline on one target: give --input {name}=...",
+                    f"{error.option_name} is a pipeline input of one target: give --input {name}=...",
                     ctx,
                 ) from None
             raise click.UsageError(
-                f"{error.option_name} is an argument of the training: give it after `--`, as in "
+                f"{error.option_name} is a training argument: give it after `--`, as in "
                 f"`{ctx.command_path} NAME ... -- {error.option_name}=...`",
                 ctx,
             ) from None
 
 
 def submission_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a job, under gcloud's names, and the words after them."""
+    """Adds the options of a job, under gcloud's names, and ``arguments``, the training's arguments."""
     return _with_options(command, _OPTIONS, "[JOB_ID] -- [TRAINING ARGUMENTS]")
 
 
 def schedule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a job that is started by the clock: its name is the schedule's."""
-    options = [_FORM_OF_SCHEDULE if option is _FORM else option for option in _OPTIONS]
+    """Adds the options of a job that runs on a schedule."""
+    options = [_FORM_OF_SCHEDULE if decorate is _FORM else decorate for decorate in _OPTIONS]
     return _with_options(command, options, "-- [TRAINING ARGUMENTS]")
 
 
-def _with_options(
-    command: Callable[..., Any], options: Sequence[Callable[..., Any]], words: str
-) -> Callable[..., Any]:
-    command = click.argument("words", nargs=-1, metavar=words, type=click.UNPROCESSED)(command)
-    for option in reversed(options):
-        command = option(command)
+def submission_control_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--dry-run`` and ``--check``."""
+    for decorate in (
+        option("--check/--no-check", group=RUNNING, default=True, help="Run `imgpipe check` first."),
+        option("--dry-run", group=RUNNING, is_flag=True, help="Print the request without sending it."),
+    ):
+        command = decorate(command)
     return command
 
 
-def given(name: str) -> bool:
-    """Tells whether a parameter stands on the command line, and not in a variable or nowhere."""
+def _with_options(
+    command: Callable[..., Any], options: Sequence[Callable[..., Any]], metavar: str
+) -> Callable[..., Any]:
+    command = click.argument("arguments", nargs=-1, metavar=metavar, type=click.UNPROCESSED)(command)
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+def is_on_command_line(name: str) -> bool:
+    """Returns whether a parameter is given on the command line, not by an environment variable."""
     context = click.get_current_context(silent=True)
     return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def check_sides(words: Iterable[str]) -> None:
-    """Refuses an option of the command among the training's arguments.
+def check_arguments_after_dashes(arguments: Iterable[str]) -> None:
+    """Rejects an option of the command, or a target's input, among the training's arguments.
 
     Args:
-        words: What stands after ``--``.
+        arguments: The arguments after ``--``.
 
     Raises:
         InvalidArgumentError: naming it.
     """
     context = click.get_current_context(silent=True)
-    options = {} if context is None else {o: p for p in context.command.params for o in p.opts}
-    for word in words:
-        flag = word.partition("=")[0].replace("_", "-")
+    parameters = [] if context is None else context.command.params
+    options = {name for parameter in parameters for name in parameter.opts}
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
         if flag in options and _argument_name(flag) not in flat_fields(TUNE_PIPELINE_ARGUMENTS):
             raise InvalidArgumentError(
-                f"{word} stands after `--`, where the training's arguments are",
+                f"{argument} is an option, but it is given after `--`, with the training arguments",
                 remedy=f"give {flag} before `--`",
             )
         name = _argument_name(flag)
-        # Only of what will be refused: it loads KFP.
+        # Last, because it loads KFP.
         if flag.startswith("--") and name not in _NAMES_AFTER and is_target_input(name):
             raise InvalidArgumentError(
-                f"{word} stands after `--`, where the training's arguments are",
-                remedy=f"give --input {word.lstrip('-')} before `--`",
+                f"{argument} is an input of one target, but it is given after `--`, among training arguments",
+                remedy=f"give --input {argument.lstrip('-')} before `--`",
             )
 
 
@@ -230,23 +296,23 @@ def read_config(file: Path) -> TrainingInput:
 
     Raises:
         MissingInputError: if it cannot be read.
-        InvalidArgumentError: naming field, value and what is allowed; also if nothing is in it.
+        InvalidArgumentError: naming field, value and what is allowed; also if it is empty.
     """
     config = read_training_input(read_text(file), where=str(file))
     if config == read_training_input("", where=str(file)):
         raise InvalidArgumentError(
-            f"{str(file)!r} says nothing",
-            remedy="write the fields below `trainingInput:`, e.g. scaleTier: BASIC_GPU; or give no file",
+            f"{str(file)!r} is empty",
+            remedy="write fields below `trainingInput:`, e.g. scaleTier: BASIC_GPU, or leave --config out",
         )
     return config
 
 
 def images_of(options: Mapping[str, Any]) -> Images:
-    """Returns the names of our images.
+    """Returns the names of imgpipe's images.
 
     Raises:
         MissingInputError: if the lock cannot be read.
-        InvalidArgumentError: if a name is none of an image.
+        InvalidArgumentError: if a name is not valid.
     """
     lock = options["images_lock"]
     if not lock:
@@ -255,11 +321,11 @@ def images_of(options: Mapping[str, Any]) -> Images:
 
 
 def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
-    """Returns what config.yaml says, and the flags in its place.
+    """Returns the config.yaml with the flags that override it.
 
     Args:
-        options: What ``submission_options`` gives.
-        region: Of the target; empty if it has none.
+        options: The values of ``submission_options``.
+        region: The target's region; empty if it has none.
 
     Raises:
         MissingInputError: if the file cannot be read.
@@ -281,12 +347,12 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         if options[option]
     }
     if options["scale_tier"]:
-        # As gcloud takes it: basic-gpu.
+        # gcloud accepts basic-gpu, too.
         flags["scale_tier"] = options["scale_tier"].upper().replace("-", "_")
     if key := _kms_key(options):
         flags["kms_key_name"] = key
-    if config.region and not given("region"):
-        # What is written for this job goes before a variable that is meant for all.
+    if config.region and not is_on_command_line("region"):
+        # The job's own file overrides an environment variable, which is for all jobs.
         region = ""
     if region:
         flags["region"] = region
@@ -294,25 +360,23 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         flags["labels"] = _pairs("--labels", options["labels"])
         check_labels({**config.labels, **flags["labels"]}, name="--labels")
     machine_types, counts, configs = {}, {}, {}
-    for role, option in (("master", "master"), ("worker", "worker"), ("parameterServer", "parameter_server")):
-        if options[f"{option}_machine_type"]:
-            machine_types[role] = options[f"{option}_machine_type"]
-        if options.get(f"{option}_count"):
-            counts[role] = options[f"{option}_count"]
+    for role, prefix in (("master", "master"), ("worker", "worker"), ("parameterServer", "parameter_server")):
+        if options[f"{prefix}_machine_type"]:
+            machine_types[role] = options[f"{prefix}_machine_type"]
+        if options.get(f"{prefix}_count"):
+            counts[role] = options[f"{prefix}_count"]
         changes: dict[str, Any] = {}
         if role == "worker" and options["tpu_tf_version"]:
             changes["tpu_tf_version"] = options["tpu_tf_version"]
-        if options[f"{option}_image_uri"]:
-            changes["image_uri"] = options[f"{option}_image_uri"]
-        if options[f"{option}_accelerator"]:
-            changes.update(
-                _accelerator(f"--{option.replace('_', '-')}-accelerator", options[f"{option}_accelerator"])
-            )
+        if options[f"{prefix}_image_uri"]:
+            changes["image_uri"] = options[f"{prefix}_image_uri"]
+        if accelerator := options[f"{prefix}_accelerator"]:
+            changes.update(_accelerator(f"--{prefix.replace('_', '-')}-accelerator", accelerator))
         configs[role] = dataclasses.replace(config.configs.get(role, ReplicaConfig()), **changes)
     return with_flags(
         config,
         {**flags, "machine_types": machine_types, "counts": counts, "configs": configs},
-        # Where there is no file, the user knows the flags alone.
+        # Without a file, messages name flags only.
         written={
             name: flag
             for name, flag in FLAGS.items()
@@ -322,7 +386,7 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
 
 
 def _kms_key(options: Mapping[str, Any]) -> str:
-    """Returns the key's whole name; gcloud takes it in four parts as well."""
+    """Returns the key's full name, which gcloud accepts in four parts, too."""
     key: str = options["kms_key"]
     parts = [options[name] for name in ("kms_project", "kms_location", "kms_keyring")]
     if not any(parts):
@@ -330,7 +394,7 @@ def _kms_key(options: Mapping[str, Any]) -> str:
     if not (key and all(parts)) or "/" in key:
         raise InvalidArgumentError(
             f"--kms-key={key!r} with --kms-project, --kms-location and --kms-keyring "
-            f"{', '.join(map(repr, parts))} is no key's name",
+            f"{', '.join(map(repr, parts))} is not the name of a key",
             remedy="give all four, or --kms-key=projects/P/locations/R/keyRings/K/cryptoKeys/N alone",
         )
     project, location, ring = parts
@@ -347,7 +411,7 @@ def _pairs(flag: str, text: str) -> dict[str, str]:
             )
         if key.strip() in pairs:
             raise InvalidArgumentError(
-                f"{flag}={text}: {key.strip()} stands there twice", remedy="leave one of the two out"
+                f"{flag}={text}: {key.strip()} is given twice", remedy="leave one of the two out"
             )
         pairs[key.strip()] = value.strip()
     return pairs
@@ -355,10 +419,8 @@ def _pairs(flag: str, text: str) -> dict[str, str]:
 
 def _accelerator(flag: str, text: str) -> dict[str, Any]:
     pairs = _pairs(flag, text)
-    # As gcloud takes it: the Compute Engine name, with hyphens.
+    # gcloud accepts the Compute Engine name, with hyphens, too.
     kind = pairs.get("type", "").upper().replace("-", "_")
     if set(pairs) - {"type", "count"} or not kind or not pairs.get("count", "1").isdecimal():
-        raise InvalidArgumentError(
-            f"{flag}={text} is not understood", remedy="write type=NVIDIA_TESLA_T4,count=1"
-        )
+        raise InvalidArgumentError(f"{flag}={text} is not valid", remedy="write type=NVIDIA_TESLA_T4,count=1")
     return {"accelerator_type": kind, "accelerator_count": int(pairs.get("count", "1"))}

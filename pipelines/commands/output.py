@@ -17,20 +17,24 @@ from rich.table import Table
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import parse_event
+from imgpipe.pipelines.commands.grouped_options import RUNNING, option
 
 FORMATS = ("table", "json", "yaml")
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--format``."""
-    return click.option(
+    decorate = option(
         "--format",
         "output_format",
+        group=RUNNING,
         type=click.Choice(FORMATS),
         default="table",
         show_default=True,
         help="Format of the result on stdout; notices and errors go to stderr.",
-    )(command)
+    )
+    decorated: Callable[..., Any] = decorate(command)
+    return decorated
 
 
 def show_one(values: Mapping[str, Any], output_format: str) -> None:

@@ -1,4 +1,4 @@
-"""What submit, migrate, check and schedule have in common: a job that was checked whole, and its request."""
+"""A checked job and its request, for submit, migrate, check and schedule."""
 
 import dataclasses
 import time
@@ -22,8 +22,15 @@ from imgpipe.pipelines.ai_platform import (
     vertex_pipeline_parameters,
     vertex_request,
 )
-from imgpipe.pipelines.commands.job_options import check_sides, given, images_of, training_input
+from imgpipe.pipelines.commands.job_options import (
+    IGNORED_FLAGS,
+    check_arguments_after_dashes,
+    images_of,
+    is_on_command_line,
+    training_input,
+)
 from imgpipe.pipelines.commands.output import notice
+from imgpipe.pipelines.commands.target_options import TargetOptions
 from imgpipe.pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.machines import Machine
@@ -34,25 +41,25 @@ from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
 
-# Of an artifact store of Kubeflow Pipelines.
+# Artifact stores of Kubeflow Pipelines.
 _STORES = ("gs://", "s3://", "minio://")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission that was checked, ready to be sent.
+    """A checked submission, ready to be sent.
 
     Attributes:
-        job: What was asked for.
+        job: The job.
         form: ``job`` or ``pipeline``.
-        target: Where it goes.
-        images: Names of our images.
-        notices: What was replaced or is ignored.
-        request: Of a job on Vertex AI.
-        parameters: Of a pipeline.
-        pipeline_root: Of a pipeline; may be empty.
-        service_account: Of the run; may be empty.
-        retrain: Whether the pipeline is the one that starts from the model that serves.
+        target: ``local``, ``kubeflow`` or ``vertex``.
+        images: Names of imgpipe's images.
+        notices: What was replaced or is ignored, one sentence each.
+        request: The request of a job on Vertex AI.
+        parameters: The parameters of a pipeline.
+        pipeline_root: The artifact folder of a pipeline; may be empty.
+        service_account: The run's account; may be empty.
+        retrain: Whether the pipeline starts from the model that is being served.
     """
 
     job: TrainingJob
@@ -68,7 +75,7 @@ class Submission:
 
     @property
     def pipeline_name(self) -> str:
-        """The pipeline as its file calls it."""
+        """The pipeline's name."""
         return self._pipeline.replace("_", "-")
 
     @property
@@ -104,7 +111,7 @@ class Submission:
             )
 
     def shown(self) -> dict[str, Any]:
-        """Returns what would be sent."""
+        """Returns the request for ``--dry-run``."""
         if self.request is not None:
             return {"kind": self.request.kind, "region": self.request.region, **self.request.body}
         if self.target == "vertex":
@@ -120,83 +127,77 @@ class Submission:
         return {name: value for name, value in shown.items() if value or self.target == "kubeflow"}
 
     def shown_pipeline_job(self) -> dict[str, Any]:
-        """Returns the body of the run on Vertex AI with the pipeline's name in place of its text."""
-        # A thousand lines that stand in pipelines/compiled/vertex.
+        """Returns the body of the run on Vertex AI with the pipeline's name in place of its long text."""
         return {**self.pipeline_job(), "pipelineSpec": self.pipeline_name}
 
 
-def submission_of(place: Mapping[str, Any], options: Mapping[str, Any], words: Sequence[str]) -> Submission:
+def submission_of(target: TargetOptions, options: Mapping[str, Any], arguments: Sequence[str]) -> Submission:
     """Returns the checked submission of a command line.
 
     Args:
-        place: What ``place_options`` gives.
-        options: What ``submission_options`` gives.
-        words: The job id, if it was given, and the training's arguments.
+        target: The target.
+        options: The values of ``submission_options``.
+        arguments: The job id, if it is given, and the training's arguments.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
     """
-    target = place["target"]
-    # A region that a variable names is meant for Vertex AI alone.
-    region = place["region"] if target == "vertex" or given("region") else ""
+    # The environment variable for the region is for Vertex AI only.
+    region = target.region if target.name == "vertex" or is_on_command_line("region") else ""
     config = training_input(options, region)
-    words = list(words)
-    job_id = words.pop(0) if words and not words[0].startswith("-") else config.job_id
-    check_sides(words)
-    form = options["form"] or ("job" if target == "vertex" else "pipeline")
-    if form == "job" and target != "vertex":
+    arguments = list(arguments)
+    job_id = arguments.pop(0) if arguments and not arguments[0].startswith("-") else config.job_id
+    check_arguments_after_dashes(arguments)
+    form = options["form"] or ("job" if target.name == "vertex" else "pipeline")
+    if form == "job" and target.name != "vertex":
         raise InvalidArgumentError(
-            f"--as job does not go with --target {target}", remedy="use --as pipeline, or --target vertex"
+            f"--as job cannot be used with --target {target.name}",
+            remedy="use --as pipeline, or --target vertex",
         )
-    made = planned(
+    submission = plan_submission(
         job_id or time.strftime("imgpipe_%Y%m%d_%H%M%S"),
-        words,
+        arguments,
         config,
-        target=target,
+        target=target.name,
         form=form,
         images=images_of(options),
         strategy=options["strategy"],
         pipeline_root=options["pipeline_root"],
-        endpoint=place["endpoint"],
+        endpoint=target.endpoint,
         retrain=options["retrain"],
         inputs=options["inputs"],
     )
-    notices = [*_ignored_flags(target, form)]
+    notices = [*_ignored_flags(target.name, form)]
     if config.job_id and job_id != config.job_id:
-        notices.append(f"jobId={config.job_id} is ignored: the command line says {job_id}")
+        notices.append(f"jobId={config.job_id} is ignored: the command line gives {job_id}")
     if region and config.region != region:
         notices.append(
-            f"GOOGLE_CLOUD_REGION={region} is ignored: the config's region, {config.region}, goes before it"
+            f"GOOGLE_CLOUD_REGION={region} is ignored: the config's region, {config.region}, overrides it"
         )
-    return dataclasses.replace(made, notices=(*notices, *made.notices))
+    return dataclasses.replace(submission, notices=(*notices, *submission.notices))
 
 
 def _ignored_flags(target: str, form: str) -> Iterator[str]:
-    """Yields what is told of flags that stand on the command line and have nothing to act on."""
-    reasons = {}
+    """Yields notices about flags of this command line that do nothing."""
+    reasons: dict[str, str] = {}
     if target == "local":
         reasons = {
-            "pipeline_root": "the artifacts of a run on this machine lie in its own folder",
+            "pipeline_root": "the artifacts of a run on this machine are in its own folder",
             "image_registry": "the steps run in this environment, not in an image",
             "images_lock": "the steps run in this environment, not in an image",
         }
     elif form == "job":
-        reasons = {"pipeline_root": "the training alone has no artifacts of a pipeline; add --as pipeline"}
-    if given("images_lock"):
-        reasons = {"image_registry": "--images-lock goes before it", **reasons}
-    reasons |= {
-        "staging_bucket": "no code is staged: the image holds the training",
-        "verbosity": "imgpipe says what matters, on stderr; --format json is for programs",
-        "quiet": "imgpipe asks no questions",
-    }
-    for name, reason in reasons.items():
-        if given(name):
+        reasons = {"pipeline_root": "only a pipeline has artifacts; add --as pipeline"}
+    if is_on_command_line("images_lock"):
+        reasons = {"image_registry": "--images-lock overrides it", **reasons}
+    for name, reason in {**reasons, **IGNORED_FLAGS}.items():
+        if reason and is_on_command_line(name):
             yield f"--{name.replace('_', '-')} is ignored: {reason}"
 
 
-def planned(
+def plan_submission(
     job_id: str,
-    words: Sequence[str],
+    arguments: Sequence[str],
     config: TrainingInput,
     *,
     target: str,
@@ -208,33 +209,43 @@ def planned(
     retrain: bool = False,
     inputs: Sequence[str] = (),
 ) -> Submission:
-    """Checks a submission whole and makes its request; the arguments are attributes of ``Submission``.
+    """Checks a submission and makes its request.
 
-    ``endpoint`` is Vertex AI's address, if it is not Google's: a pipeline's steps need it too. ``inputs``
-    are ``NAME=VALUE`` words for what the pipeline takes on this target alone.
+    Args:
+        job_id: The job's id.
+        arguments: The training's arguments.
+        config: The config.yaml with the flags that override it.
+        target: ``local``, ``kubeflow`` or ``vertex``.
+        form: ``job`` or ``pipeline``.
+        images: Names of imgpipe's images.
+        strategy: How Vertex AI allocates machines.
+        pipeline_root: The artifact folder of a pipeline; may be empty.
+        endpoint: The address of Vertex AI if it is not Google's; a pipeline's steps need it too.
+        retrain: Whether the pipeline starts from the model that is being served.
+        inputs: ``NAME=VALUE`` for inputs that the pipeline has only on this target.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
     """
     if retrain and form == "job":
         raise InvalidArgumentError(
-            "--retrain is a pipeline, not the training alone", remedy="add --as pipeline"
+            "--retrain needs the pipeline, not only the training", remedy="add --as pipeline"
         )
     if retrain and config.hyperparameters:
         raise InvalidArgumentError(
-            "--retrain does not go with hyperparameters: one training goes on from the model that serves",
-            remedy="leave --retrain out, or the block hyperparameters",
+            "--retrain cannot be used with hyperparameters: it is one training from existing weights",
+            remedy="leave out --retrain or the hyperparameters block",
         )
     target_inputs = parse_target_inputs(
         inputs, target=target, form=form, tunes=bool(config.hyperparameters), images=images
     )
-    of_pipeline = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
-    classes = JOB_ARGUMENTS if form == "job" else of_pipeline
+    pipeline_classes = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
+    classes = JOB_ARGUMENTS if form == "job" else pipeline_classes
     if form == "job":
-        _check_no_pipeline_arguments([*config.arguments, *words])
+        _check_no_pipeline_arguments([*config.arguments, *arguments])
     job = plan_job(
         job_id,
-        words,
+        arguments,
         config,
         arguments_classes=classes,
         strategy=strategy,
@@ -244,33 +255,34 @@ def planned(
 
     account, own_notices = config.service_account, list[str]()
     if target == "kubeflow" and "@" in account:
-        told = f"{config.name('serviceAccount')}={account} is ignored"
-        reason = "an account of Google Cloud is none of Kubernetes"
-        own_notices.append(f"{told}: {reason}; --service-account takes the name of a ServiceAccount")
+        own_notices.append(
+            f"{config.name('serviceAccount')}={account} is ignored: it is an account of Google Cloud, not of "
+            "Kubernetes; give --service-account the name of a ServiceAccount"
+        )
         account = ""
     if retrain and job.values.get("pretrained_checkpoint_path"):
         own_notices.append(
-            "--pretrained_checkpoint_path has an effect only as long as no model serves: --retrain starts "
-            "from the one that does"
+            "--pretrained_checkpoint_path is used only while no model is being served: --retrain starts from "
+            "the one that is"
         )
 
     def image_of(machine: Machine) -> str:
         return images.of_training(machine.kind)
 
-    made = Submission(
+    submission = Submission(
         job,
         form,
         target,
         images,
         (*job.notices, *own_notices),
         pipeline_root=pipeline_root if target != "local" else "",
-        # A run on this machine is the user's own.
+        # A run on this machine runs as the user.
         service_account=account if target != "local" else "",
         retrain=retrain,
     )
     if form == "job":
-        return dataclasses.replace(made, request=vertex_request(job, image_of))
-    for arguments_class in (*of_pipeline, *((ServingModelArguments,) if retrain else ())):
+        return dataclasses.replace(submission, request=vertex_request(job, image_of))
+    for arguments_class in (*pipeline_classes, *((ServingModelArguments,) if retrain else ())):
         from_values(arguments_class, job.values)
     check_deploy_target(target, job.values)
     root = uri_of_mounted(pipeline_root) if target == "vertex" else pipeline_root
@@ -281,14 +293,14 @@ def planned(
         check_paths(target, job.values)
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
-            f"--pipeline-root={pipeline_root!r} is not in a store that Kubeflow Pipelines knows",
-            remedy=f"begin it with {', '.join(_STORES)}, or leave it out for the installation's own",
+            f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",
+            remedy=f"start it with {', '.join(_STORES)}, or leave it out for the installation's default",
         )
     if target != "vertex":
         parameters, notices = pipeline_parameters(job, target, image_of, target_inputs)
         if target_inputs:
             parameters.update(image_for_accelerator(parameters, images))
-        return dataclasses.replace(made, parameters=parameters, notices=(*made.notices, *notices))
+        return dataclasses.replace(submission, parameters=parameters, notices=(*submission.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
     pipeline_root = uri_of_mounted(pipeline_root)
@@ -296,7 +308,7 @@ def planned(
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not a gs:// folder"
             if pipeline_root
-            else "neither --pipeline-root nor --job-dir is given: the run has no place for its artifacts",
+            else "neither --pipeline-root nor --job-dir is given: the run has no folder for its artifacts",
             remedy="give --pipeline-root, e.g. gs://BUCKET/pipelines",
         )
     parameters = vertex_pipeline_parameters(job, target_inputs)
@@ -304,34 +316,32 @@ def planned(
         deployed_in = job.values.get("region", "")
         if deployed_in and config.region and deployed_in != config.region:
             raise InvalidArgumentError(
-                f"--endpoint is the address of {config.region}, and the model is deployed in "
+                f"--endpoint is the address of {config.region}, but the model is deployed in "
                 f"region={deployed_in}",
-                remedy="deploy it in the same region, or leave --endpoint out",
+                remedy="deploy the model in the same region, or leave --endpoint out",
             )
         parameters["vertex_endpoint"] = endpoint
-    notices = (*made.notices, *ignored_in_pipeline(job))
-    return dataclasses.replace(made, parameters=parameters, pipeline_root=pipeline_root, notices=notices)
+    notices = (*submission.notices, *ignored_in_pipeline(job))
+    return dataclasses.replace(
+        submission, parameters=parameters, pipeline_root=pipeline_root, notices=notices
+    )
 
 
-def _check_no_pipeline_arguments(words: Iterable[str]) -> None:
-    """Refuses what only the pipeline's other steps take, where the training runs alone."""
-    of_job, of_pipeline = flat_fields(JOB_ARGUMENTS), flat_fields(TUNE_PIPELINE_ARGUMENTS)
-    for word in words:
-        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        if word.startswith("--") and name in of_pipeline and name not in of_job:
+def _check_no_pipeline_arguments(arguments: Iterable[str]) -> None:
+    """Rejects arguments of the pipeline's other steps if only the training runs."""
+    pipeline_only = flat_fields(TUNE_PIPELINE_ARGUMENTS).keys() - flat_fields(JOB_ARGUMENTS).keys()
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if argument.startswith("--") and flag[2:].replace("-", "_") in pipeline_only:
             raise InvalidArgumentError(
-                f"{word} is of the whole pipeline, but the training alone was asked for",
-                remedy=f"give {_flag(word)} before `--` if the job's is meant; or add --as pipeline there"
-                if _flag(word) in FLAGS.values()
+                f"{argument} is an argument of the pipeline, but only the training runs",
+                remedy=f"give {flag} before `--` for the job's own {flag[2:]}, or add --as pipeline there"
+                if flag in FLAGS.values()
                 else "add --as pipeline before `--`, or leave it out",
             )
 
 
-def _flag(word: str) -> str:
-    return word.partition("=")[0].replace("_", "-")
-
-
-def tell_notices(submission: Submission) -> None:
-    """Prints on stderr what was replaced or is ignored."""
+def print_notices(submission: Submission) -> None:
+    """Prints a submission's notices on stderr."""
     for text in submission.notices:
         notice(text)

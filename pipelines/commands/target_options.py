@@ -1,7 +1,10 @@
-"""The options that say where jobs are: the target, and how to reach it."""
+"""The options that select a target and its address: local, kubeflow or vertex."""
 
+import dataclasses
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ import click
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.google_credentials import default_credentials
 from imgpipe.components.platforms.vertex.client import VertexLocation, check_region
-from imgpipe.pipelines.commands.job_options import given
+from imgpipe.pipelines.commands.grouped_options import TARGET, option
+from imgpipe.pipelines.commands.job_options import is_on_command_line
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.targets.jobs import Jobs, Schedules
 from imgpipe.pipelines.targets.kubeflow_client import KubeflowClient
@@ -21,157 +25,162 @@ from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
 
 TARGETS = ("local", "kubeflow", "vertex")
 
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """A target and its address.
+
+    Attributes:
+        name: ``local``, ``kubeflow`` or ``vertex``.
+    """
+
+    name: str
+    project: str
+    region: str
+    endpoint: str
+    host: str
+    namespace: str
+    token: str
+    runs: Path
+
+
+def _variable_option(name: str, variable: str, text: str, **settings: Any) -> Callable[..., Any]:
+    """Declares an option whose default is an environment variable."""
+    return option(
+        f"--{name}", group=TARGET, default="", envvar=variable, show_envvar=True, help=text, **settings
+    )
+
+
 _OPTIONS = (
-    click.option(
+    option(
         "--target",
+        group=TARGET,
         type=click.Choice(TARGETS),
         default="local",
         show_default=True,
         envvar="IMGPIPE_TARGET",
         show_envvar=True,
-        help="Where the jobs are.",
+        help="The platform of the jobs.",
     ),
-    click.option(
-        "--project",
-        default="",
-        envvar="GOOGLE_CLOUD_PROJECT",
-        show_envvar=True,
-        help="vertex: the project; by default that of your credentials.",
+    _variable_option(
+        "project", "GOOGLE_CLOUD_PROJECT", "vertex: the project. Empty = that of your credentials."
     ),
-    click.option(
-        "--region",
-        default="",
-        envvar="GOOGLE_CLOUD_REGION",
-        show_envvar=True,
-        help="vertex: the region, e.g. us-central1; the one where your data lies.",
+    _variable_option(
+        "region", "GOOGLE_CLOUD_REGION", "vertex: the region of your data and the job, e.g. us-central1."
     ),
-    click.option(
-        "--endpoint",
-        default="",
-        envvar="IMGPIPE_VERTEX_ENDPOINT",
-        show_envvar=True,
-        help="vertex: another address of its interface, e.g. a private endpoint.",
+    _variable_option(
+        "endpoint", "IMGPIPE_VERTEX_ENDPOINT", "vertex: another address of the API, e.g. a private endpoint."
     ),
-    click.option(
-        "--host",
-        default="",
-        envvar="KFP_ENDPOINT",
-        show_envvar=True,
-        help="kubeflow: address of Kubeflow Pipelines, e.g. http://localhost:8080 of a port-forward.",
+    _variable_option(
+        "host",
+        "KFP_ENDPOINT",
+        "kubeflow: address of Kubeflow Pipelines, e.g. http://localhost:8080 of a port-forward.",
     ),
-    click.option(
-        "--namespace",
-        default="",
-        envvar="KFP_NAMESPACE",
-        show_envvar=True,
-        help="kubeflow: your namespace, where the installation has several users.",
+    _variable_option(
+        "namespace", "KFP_NAMESPACE", "kubeflow: your namespace, if the installation has several users."
     ),
-    click.option(
-        "--token",
-        default="",
-        envvar="KFP_TOKEN",
-        show_envvar=True,
-        help="kubeflow: bearer token; better given by the variable, which a list of processes does not show.",
+    _variable_option(
+        "token",
+        "KFP_TOKEN",
+        "kubeflow: bearer token. Prefer the environment variable: process lists show options.",
     ),
-    click.option(
+    option(
         "--runs",
+        group=TARGET,
         type=click.Path(path_type=Path),
         default=RUNS,
         show_default=True,
         help="local: the folder of the runs.",
     ),
 )
-_NAMES = ("target", "project", "region", "endpoint", "host", "namespace", "token", "runs")
-_OF_TARGET = {
+_OPTIONS_OF_TARGET = {
     "local": ("runs",),
     "kubeflow": ("host", "namespace", "token"),
     "vertex": ("project", "endpoint"),
 }
 
 
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--target`` and what each target needs; the command gets them as ``place``."""
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--target`` and the options of each target; the command gets them as ``target``."""
 
-    def with_place(*arguments: Any, **options: Any) -> Any:
-        place = {name: options.pop(name) for name in _NAMES}
-        for target, names in _OF_TARGET.items():
+    @wraps(command)
+    def with_target(*arguments: Any, **options: Any) -> Any:
+        fields = dataclasses.fields(TargetOptions)[1:]
+        target = TargetOptions(options.pop("target"), *(options.pop(field.name) for field in fields))
+        for other, names in _OPTIONS_OF_TARGET.items():
             for name in names:
-                if target != place["target"] and given(name):
-                    notice(f"--{name} is ignored: it is of target {target}, not {place['target']}")
-        return command(*arguments, place=place, **options)
+                if other != target.name and is_on_command_line(name):
+                    notice(f"--{name} is ignored: it is for --target {other}, not {target.name}")
+        return command(*arguments, target=target, **options)
 
-    with_place.__doc__ = command.__doc__
-    with_place.__name__ = command.__name__
-    # click keeps the options of the decorators below on the function.
-    with_place.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    decorated: Callable[..., Any] = with_place
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
+    decorated: Callable[..., Any] = with_target
+    for decorate in reversed(_OPTIONS):
+        decorated = decorate(decorated)
     return decorated
 
 
-def jobs_of(place: dict[str, Any], region: str = "") -> Jobs:
-    """Returns the jobs of the target that the options name.
+def jobs_of(target: TargetOptions, region: str = "") -> Jobs:
+    """Returns the jobs of a target.
 
     Args:
-        place: What ``place_options`` gives.
-        region: Of the submission, which has taken the option, the config or the variable, in this order.
+        target: The target.
+        region: The submission's region, which overrides the target's.
 
     Raises:
         InvalidArgumentError: if an option is missing.
     """
-    if place["target"] == "local":
-        return LocalJobs(Path(place["runs"]).absolute())
-    if place["target"] == "kubeflow":
-        if not place["host"]:
+    if target.name == "local":
+        return LocalJobs(Path(target.runs).absolute())
+    if target.name == "kubeflow":
+        if not target.host:
             raise InvalidArgumentError(
-                "--host is not given",
-                remedy="give the address of Kubeflow Pipelines, e.g. http://localhost:8080",
+                "--host is missing",
+                remedy="give the address of Kubeflow Pipelines, e.g. --host http://localhost:8080",
             )
-        if not re.match(r"https?://[^/\s]+", place["host"]):
+        if not re.match(r"https?://[^/\s]+", target.host):
             raise InvalidArgumentError(
-                f"--host={place['host']} is not an address",
-                remedy="begin it with http:// or https://, e.g. http://localhost:8080",
+                f"--host={target.host} is not a URL",
+                remedy="start it with http:// or https://, e.g. http://localhost:8080",
             )
-        return KubeflowJobs(KubeflowClient(place["host"], place["namespace"], place["token"]))
-    region = region or place["region"]
+        return KubeflowJobs(KubeflowClient(target.host, target.namespace, target.token))
+    region = region or target.region
     if not region:
         raise InvalidArgumentError(
-            "--region is not given", remedy="give the region where your data lies, e.g. --region=us-central1"
+            "--region is missing", remedy="give the region of your data, e.g. --region=us-central1"
         )
     check_region(region)
-    return VertexJobs(VertexLocation(place["project"] or _own_project(), region, place["endpoint"]))
+    return VertexJobs(VertexLocation(target.project or _default_project(), region, target.endpoint))
 
 
-def schedules_of(place: dict[str, Any], region: str = "") -> Schedules:
-    """Returns the schedules of the target that the options name; see ``jobs_of``.
+def schedules_of(target: TargetOptions, region: str = "") -> Schedules:
+    """Returns the schedules of a target; see ``jobs_of``.
 
     Raises:
-        InvalidArgumentError: if the target has none, or an option is missing.
+        InvalidArgumentError: if the target has no schedules, or an option is missing.
     """
-    check_has_schedules(place)
-    jobs = jobs_of(place, region)
+    check_has_schedules(target)
+    jobs = jobs_of(target, region)
     if isinstance(jobs, KubeflowJobs):
         return KubeflowSchedules(jobs.client)
     assert isinstance(jobs, VertexJobs)  # noqa: S101 - there is no other
     return jobs
 
 
-def check_has_schedules(place: dict[str, Any]) -> None:
-    """Refuses a target without schedules.
+def check_has_schedules(target: TargetOptions) -> None:
+    """Rejects a target without schedules.
 
     Raises:
-        InvalidArgumentError: if it is this machine.
+        InvalidArgumentError: if the target is local.
     """
-    if place["target"] == "local":
+    if target.name == "local":
         raise InvalidArgumentError(
-            "this machine has no schedules of imgpipe's",
-            remedy="use --target kubeflow or vertex; here, let cron or systemd call `imgpipe submit`",
+            "--target local has no schedules",
+            remedy="use --target kubeflow or vertex; locally, run `imgpipe submit` from cron or systemd",
         )
 
 
-def _own_project() -> str:
+def _default_project() -> str:
     _, project = default_credentials()
     if not project:
-        raise InvalidArgumentError("--project is not given", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
+        raise InvalidArgumentError("--project is missing", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
     return project

@@ -113,14 +113,14 @@ def not_enabled(cloud):
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "exit_code", "message", "mend"),
+    ("change", "status", "exit_code", "message", "fix"),
     [
         (without_data, "error", 66, "holds: flowers.tfrecord", "correct the pattern"),
-        (without_bucket, "error", 66, "no such bucket", "buckets create gs://output --location=us-central1"),
+        (without_bucket, "error", 66, "does not exist", "buckets create gs://output --location=us-central1"),
         (far_away, "warning", 0, "europe-west4", "--region=europe-west4"),
-        (not_readable, "warning", 0, "have it read", "gs://data --member=serviceAccount:service-123@"),
-        (not_writable, "warning", 0, "have it written", "--role=roles/storage.objectUser"),
-        (without_image, "error", 66, "no such image", "push it"),
+        (not_readable, "warning", 0, "to read it", "gs://data --member=serviceAccount:service-123@"),
+        (not_writable, "warning", 0, "to write to it", "--role=roles/storage.objectUser"),
+        (without_image, "error", 66, "does not exist", "push it"),
         (
             without_rights,
             "error",
@@ -131,14 +131,14 @@ def not_enabled(cloud):
         (not_enabled, "error", 69, "not enabled", "aiplatform.googleapis.com --project=flowers"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_command_that_mends_it(
-    check, cloud, change, status, exit_code, message, mend
+def test_what_is_wrong_is_named_with_the_command_that_fixes_it(
+    check, cloud, change, status, exit_code, message, fix
 ):
     change(cloud)
     result, found = check()
     wrong = [one for one in found if message in one["message"]]
     assert [one["status"] for one in wrong] == [status], found
-    assert mend in wrong[0]["mend"]
+    assert fix in wrong[0]["fix"]
     assert result.exit_code == exit_code
     # What is wrong comes first.
     assert found[0]["status"] == status
@@ -161,7 +161,7 @@ def test_the_account_that_runs_the_job_must_be_there_and_yours_to_use(check, clo
     _, found = check(WORDS, "--service-account", account)
     [about] = [one for one in found if one["subject"] == account]
     assert about["status"] == status
-    assert words in about["mend"]
+    assert words in about["fix"]
 
 
 def test_what_may_not_be_looked_at_is_a_warning(check, cloud):
@@ -176,7 +176,7 @@ def test_what_may_not_be_looked_at_is_a_warning(check, cloud):
 def test_an_image_without_a_registry_cannot_be_fetched(check, cloud):
     result, found = check(WORDS, "--master-image-uri", "imgpipe-train-cpu:1")
     assert result.exit_code == 64
-    assert "--image-registry" in found[0]["mend"]
+    assert "--image-registry" in found[0]["fix"]
 
 
 def test_submit_checks_first_and_sends_nothing_where_something_is_wrong(cloud, tmp_path, monkeypatch):
@@ -371,7 +371,7 @@ def test_a_cluster_may_have_the_credentials_that_are_not_here():
     found = list(check_data(values, on_this_machine=False, no_cloud=missing))
     assert [one.status for one in found] == ["warning", "warning"]
     assert "no credentials" in found[0].message
-    assert "gcloud auth application-default login" in found[0].mend
+    assert "gcloud auth application-default login" in found[0].fix
 
 
 def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
@@ -387,7 +387,7 @@ def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
         found = list(check_data(values, on_this_machine=False))
     assert time.monotonic() - started < 5
     assert [one.status for one in found] == ["warning"] * 3
-    assert all("Cloud Storage does not answer from here" in one.message for one in found)
+    assert all("Cloud Storage does not respond" in one.message for one in found)
 
 
 def test_localhost_is_a_registry_as_it_is_in_a_name_that_submit_takes():

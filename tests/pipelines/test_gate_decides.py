@@ -13,7 +13,7 @@ from imgpipe.components.deploy.component import deploy
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.component import gate
 from imgpipe.pipelines.image_classification import image_classification
-from imgpipe.pipelines.interface import chosen, component_of, pipeline_of
+from imgpipe.pipelines.interface import make_component, make_pipeline, select_fields
 from imgpipe.pipelines.targets.local import LOCAL
 
 
@@ -26,11 +26,13 @@ def pipeline_file(tmp_path_factory):
             artifact_uri=inputs["evaluation"], artifact_class=dsl.Artifact, reimport=True
         )
         model = dsl.importer(artifact_uri=inputs["model"], artifact_class=dsl.Model, reimport=True)
-        gated = component_of(gate, base_image="x")(
-            evaluation=evaluation.output, **chosen(inputs, GateArguments)
+        gated = make_component(gate, base_image="x")(
+            evaluation=evaluation.output, **select_fields(inputs, GateArguments)
         )
         with dsl.If(gated.outputs["Output"] == True):  # noqa: E712
-            component_of(deploy, base_image="x")(model=model.output, **chosen(inputs, DeployArguments))
+            make_component(deploy, base_image="x")(
+                model=model.output, **select_fields(inputs, DeployArguments)
+            )
 
     from dataclasses import dataclass
 
@@ -42,7 +44,7 @@ def pipeline_file(tmp_path_factory):
         model: str = argument("", "Location of the model.")
 
     fields = flat_fields([Locations, GateArguments, DeployArguments])
-    built = pipeline_of(graph, name="gate-and-deploy", description="A test.", fields=fields)
+    built = make_pipeline(graph, name="gate-and-deploy", description="A test.", fields=fields)
     path = tmp_path_factory.mktemp("pipeline") / "pipeline.yaml"
     compiler.Compiler().compile(built, str(path))
     return path

@@ -9,7 +9,7 @@ from kfp import compiler
 from kfp.dsl import Dataset, Input, Model, Output
 
 from imgpipe.components.common.arguments import argument, flat_fields
-from imgpipe.pipelines.interface import component_of, pipeline_of
+from imgpipe.pipelines.interface import make_component, make_pipeline
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def compiled(component, path):
 
 
 def test_a_component_has_an_input_for_every_field_with_type_default_and_description(tmp_path):
-    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    spec = compiled(make_component(paint, base_image="painter:1"), tmp_path / "paint.yaml")
     inputs = spec["components"]["comp-paint"]["inputDefinitions"]
     assert {
         name: (one["parameterType"], one["defaultValue"], one["description"])
@@ -58,13 +58,13 @@ def test_a_component_has_an_input_for_every_field_with_type_default_and_descript
 
 
 def test_outputs_have_their_descriptions(tmp_path):
-    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    spec = compiled(make_component(paint, base_image="painter:1"), tmp_path / "paint.yaml")
     outputs = spec["components"]["comp-paint"]["outputDefinitions"]["artifacts"]
     assert outputs["painting"]["description"] == "What comes out."
 
 
 def test_a_components_code_only_calls_the_installed_function(tmp_path):
-    spec = compiled(component_of(paint, base_image="painter:1"), tmp_path / "paint.yaml")
+    spec = compiled(make_component(paint, base_image="painter:1"), tmp_path / "paint.yaml")
     container = spec["deploymentSpec"]["executors"]["exec-paint"]["container"]
     assert container["image"] == "painter:1"
     assert "pip install" not in " ".join(container["command"])
@@ -82,7 +82,7 @@ def test_fields_that_differ_cannot_be_one_input():
 
 
 def test_a_pipeline_hands_its_inputs_on_by_name(tmp_path):
-    painter = component_of(paint, base_image="painter:1")
+    painter = make_component(paint, base_image="painter:1")
     fields = flat_fields([Colours])
 
     def graph(inputs):
@@ -91,7 +91,7 @@ def test_a_pipeline_hands_its_inputs_on_by_name(tmp_path):
         canvas = dsl.importer(artifact_uri="/canvas", artifact_class=Dataset)
         painter(canvas=canvas.output, **inputs)
 
-    pipeline = pipeline_of(graph, name="to-paint", description="Paints.", fields=fields)
+    pipeline = make_pipeline(graph, name="to-paint", description="Paints.", fields=fields)
     spec = compiled(pipeline, tmp_path / "pipeline.yaml")
     handed_on = spec["root"]["dag"]["tasks"]["paint"]["inputs"]["parameters"]
     assert {name: one["componentInputParameter"] for name, one in handed_on.items()} == {

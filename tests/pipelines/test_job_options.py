@@ -40,7 +40,7 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--labels=Team=vision"], ARGUMENTS, "--labels.Team='vision' is not a valid label"),
         ([*VERTEX, "--labels=team=Vision"], ARGUMENTS, "--labels.team='Vision' is not a valid label"),
         ([*VERTEX, "--labels==vision"], ARGUMENTS, "is not a valid label"),
-        ([*VERTEX, "--labels=a=1,a=2"], ARGUMENTS, "a stands there twice"),
+        ([*VERTEX, "--labels=a=1,a=2"], ARGUMENTS, "a is given twice"),
         ([*VERTEX, "--labels=imgpipe-job=x"], ARGUMENTS, "imgpipe uses this label to find its jobs"),
         ([*VERTEX, "--labels=" + ",".join(f"k{n}=v" for n in range(62))], ARGUMENTS, "has 62 labels"),
         ([*VERTEX, "--image-registry=https://gcr.io/p"], ARGUMENTS, "without https://"),
@@ -52,19 +52,19 @@ def dry_run(tmp_path, monkeypatch):
         (VERTEX, [*ARGUMENTS, "--deploy_target=vertex"], "add --as pipeline"),
         (PIPELINE, [*IMAGES, "--retrain"], "give --retrain before `--`"),
         (PIPELINE, [*IMAGES, "--scale_tier=BASIC"], "give --scale-tier before `--`"),
-        ([*PIPELINE, "--max_steps=5"], IMAGES, "--max_steps is an argument of the training: give it after"),
-        ([*PIPELINE, "--images", "gs://b/i"], [], "--images is an argument of the training: give it after"),
+        ([*PIPELINE, "--max_steps=5"], IMAGES, "--max_steps is a training argument: give it after"),
+        ([*PIPELINE, "--images", "gs://b/i"], [], "--images is a training argument: give it after"),
         # Where the target has no way to.
         (KUBEFLOW, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"],
-         "deploy_target=local does not go with --target kubeflow"),
+         "deploy_target=local cannot be used with --target kubeflow"),
         (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "give deploy_target=vertex"),
         (PIPELINE, [*IMAGES, "--deploy_target=kserve", "--deploy_dir=gs://b/s"], "local or kubeflow"),
         # What its machines do not see.
-        (KUBEFLOW, ["--images=flowers"], "--images=flowers: a path of this machine"),
-        (KUBEFLOW, [*IMAGES, "--job-dir=~/run"], "--job-dir=~/run: a path of this machine"),
-        (KUBEFLOW, ["--images=s3://b/i"], "s3:// is not understood"),
+        (KUBEFLOW, ["--images=flowers"], "--images=flowers: it is a path of this machine"),
+        (KUBEFLOW, [*IMAGES, "--job-dir=~/run"], "--job-dir=~/run: it is a path of this machine"),
+        (KUBEFLOW, ["--images=s3://b/i"], "s3:// is not supported"),
         (KUBEFLOW, [*IMAGES, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
-        (PIPELINE, ["--images=/data/flowers"], "--images=/data/flowers: a path of this machine"),
+        (PIPELINE, ["--images=/data/flowers"], "--images=/data/flowers: it is a path of this machine"),
         (PIPELINE, [*IMAGES, "--slices_csv=slices.csv"], "--slices_csv=slices.csv"),
         (PIPELINE, [*IMAGES, "--champion=models/1"], "--champion=models/1"),
         (VERTEX, [*ARGUMENTS, "--pretrained_checkpoint_path=old"], "--pretrained_checkpoint_path=old"),
@@ -72,16 +72,16 @@ def dry_run(tmp_path, monkeypatch):
         (VERTEX, ["--training_data_path=gs://b/t-*,t-*", *ARGUMENTS[1:]], "a path of this machine"),
         ([*VERTEX, "--kms-key=k", "--kms-keyring=r"], ARGUMENTS, "give all four, or --kms-key=projects/P"),
         # What no bucket is called.
-        (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "--job-dir=gs:// names no bucket"),
-        (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "--job-dir=/gcs//x names no bucket"),
-        (PIPELINE, ["--images=gs:///x"], "--images=gs:///x names no bucket"),
-        (KUBEFLOW, ["--images=gs://bu cket/x"], "'bu cket' is not the name of a bucket"),
-        ([], ["--images=gs:///x"], "--images=gs:///x names no bucket"),
-        ([*VERTEX, "--as=pipeline", "--pipeline-root=gs:///p"], IMAGES, "--pipeline-root=gs:///p names no"),
+        (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "--job-dir=gs:// has no bucket"),
+        (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "--job-dir=/gcs//x has no bucket"),
+        (PIPELINE, ["--images=gs:///x"], "--images=gs:///x has no bucket"),
+        (KUBEFLOW, ["--images=gs://bu cket/x"], "'bu cket' is not a valid bucket name"),
+        ([], ["--images=gs:///x"], "--images=gs:///x has no bucket"),
+        ([*VERTEX, "--as=pipeline", "--pipeline-root=gs:///p"], IMAGES, "--pipeline-root=gs:///p has no"),
         ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
         ([*VERTEX, "--as=pipeline"], IMAGES, "neither --pipeline-root nor --job-dir is given"),
         # On which side of --.
-        (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` if the job's is meant"),
+        (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` for the job's own region"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, options, words, told):
@@ -127,13 +127,13 @@ def test_what_goes_is_taken(dry_run, options, words):
         (["--service-account=trainer@p.iam.gserviceaccount.com"], ["--images=i"],
          "--service-account is ignored: the pipeline runs as you"),
         (["--scale-tier=BASIC_GPU"], ["--images=i"], "the machine n1-standard-8 with 1 NVIDIA_TESLA_T4 is"),
-        (["--host=http://localhost:1"], ["--images=i"], "--host is ignored: it is of target kubeflow"),
+        (["--host=http://localhost:1"], ["--images=i"], "--host is ignored: it is for --target kubeflow"),
         (["--region=us-central1"], ["--images=i"], "--region is ignored"),
         (["--stream-logs"], ["--images=i"], "--stream-logs is ignored: --dry-run sends nothing"),
-        ([*KUBEFLOW, "--project=p"], IMAGES, "--project is ignored: it is of target vertex"),
+        ([*KUBEFLOW, "--project=p"], IMAGES, "--project is ignored: it is for --target vertex"),
         ([*KUBEFLOW, "--labels=team=vision"], IMAGES, "--labels is ignored"),
         ([*VERTEX, "--pipeline-root=gs://b/p"], ARGUMENTS, "add --as pipeline"),
-        ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is ignored: it is of target local"),
+        ([*VERTEX, "--runs=here"], ARGUMENTS, "--runs is ignored: it is for --target local"),
         ([*VERTEX, "--staging-bucket=gs://b"], ARGUMENTS, "--staging-bucket is ignored: no code"),
         ([*VERTEX, "--quiet", "--verbosity=info"], ARGUMENTS, "--quiet is ignored"),
         ([*VERTEX, "--use-chief-in-tf-config=true"], ARGUMENTS, "--use-chief-in-tf-config"),
@@ -143,7 +143,7 @@ def test_what_goes_is_taken(dry_run, options, words):
         ([*PIPELINE, "--retrain"],
          [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1", "--project=p",
           "--region=us-central1", "--pretrained_checkpoint_path=gs://b/old"],
-         "--pretrained_checkpoint_path has an effect only as long as no model serves"),
+         "--pretrained_checkpoint_path is used only while no model is being served"),
     ],
 )  # fmt: skip
 def test_what_has_no_effect_is_named_with_the_reason(dry_run, options, words, told):
@@ -170,7 +170,7 @@ def test_what_the_user_did_not_give_is_not_told_to_have_no_effect(dry_run, monke
 def test_the_job_id_of_the_command_line_goes_before_the_files(dry_run, tmp_path):
     (tmp_path / "config.yaml").write_text("jobId: old\ntrainingInput: {scaleTier: BASIC}\n")
     result = dry_run([*VERTEX, "--config", "config.yaml"], ARGUMENTS)
-    assert "jobId=old is ignored: the command line says job_1" in result.stderr
+    assert "jobId=old is ignored: the command line gives job_1" in result.stderr
 
 
 def test_the_region_of_the_config_goes_before_the_variable_and_the_flag_before_both(

@@ -267,7 +267,7 @@ def test_the_same_schedule_again_is_found_and_another_of_its_name_refused(run, s
     again = run(*SCHEDULE)
     assert again.exit_code == 0, again.output
     assert again.stdout == made.stdout
-    assert "nothing was made" in again.stderr
+    assert "nothing was created" in again.stderr
     for words, different in (
         ([*SCHEDULE, "--seed=1"], "set of parameters"),
         ([word.replace("0 3", "0 4") for word in SCHEDULE], "time"),
@@ -367,7 +367,7 @@ def test_an_installation_that_cannot_be_reached_is_told():
 def test_the_address_must_be_given():
     result = CliRunner().invoke(imgpipe, ["list", "--target", "kubeflow"])
     assert result.exit_code == 64
-    assert "--host is not given" in result.stderr
+    assert "--host is missing" in result.stderr
 
 
 def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):

@@ -63,7 +63,7 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
         (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),
         (
             ["submit", "j", "--retrain", "--config", "tuning.yaml", *DATA, *DEPLOYED],
-            ["does not go with hyperparameters"],
+            ["cannot be used with hyperparameters"],
         ),
     ],
 )

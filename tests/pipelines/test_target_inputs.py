@@ -57,7 +57,7 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
         except InvalidArgumentError as error:
             elsewhere.append(name)
             told = error.problem
-            assert f"{name} comes from" in told
+            assert f"{name} is set by" in told
         else:
             assert type(given[name]) is types[kind]
     assert bool(elsewhere) is (target == "vertex")
@@ -71,7 +71,7 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
         (KUBEFLOW, ["train_memroy=8G"], "no such input on target kubeflow", "did you mean train_memory"),
         (KUBEFLOW, ["train_restarts=1"], "no such input on target kubeflow", "did you mean"),
         (KUBEFLOW, ["trial_cpu=4"], "no such input on target kubeflow", "train_cpu"),
-        (KUBEFLOW, ["max_steps=5"], "an argument of the training", "give --max_steps=5 after `--`"),
+        (KUBEFLOW, ["max_steps=5"], "a training argument", "give --max_steps=5 after `--`"),
         (KUBEFLOW, ["train_cpu=1", "train-cpu=2"], "--input train_cpu is given twice", "leave one"),
         (
             KUBEFLOW,
@@ -81,13 +81,13 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
         ),
         (KUBEFLOW, ["train_cpu=0"], "--input train_cpu='0' is not a valid Kubernetes quantity", "500m"),
         (KUBEFLOW, ["train_cpu="], "--input train_cpu='' is not a valid Kubernetes quantity", "500m"),
-        (KUBEFLOW, ["train_node_selector=pool"], "is not a JSON object of texts", "gke-accelerator"),
-        (KUBEFLOW, ['train_node_selector={"a": 1}'], "is not a JSON object of texts", "gke-accelerator"),
-        (KUBEFLOW, ["train_node_selector=null"], "is not a JSON object of texts", "gke-accelerator"),
+        (KUBEFLOW, ["train_node_selector=pool"], "is not a JSON object of strings", "gke-accelerator"),
+        (KUBEFLOW, ['train_node_selector={"a": 1}'], "is not a JSON object of strings", "gke-accelerator"),
+        (KUBEFLOW, ["train_node_selector=null"], "is not a JSON object of strings", "gke-accelerator"),
         (KUBEFLOW, ["train_tolerations={}"], "is not a JSON list of objects", "NoSchedule"),
         (KUBEFLOW, ['train_tolerations=["a"]'], "is not a JSON list of objects", "NoSchedule"),
         (KUBEFLOW, ["train_image=My Image"], "--input train_image='My Image'", ""),
-        (KUBEFLOW, ["train_accelerator_count=two"], "train_accelerator_count=two is no count", "1"),
+        (KUBEFLOW, ["train_accelerator_count=two"], "train_accelerator_count=two is not a count", "1"),
         (KUBEFLOW, ["train_accelerator_count=1"], "one of the two is missing", "give both"),
         (KUBEFLOW, ["train_accelerator_type=nvidia.com/gpu"], "one of the two is missing", "give both"),
         (TUNED, ["trial_cpu=four"], "trial_cpu='four' is not a valid Kubernetes quantity", "500m"),
@@ -96,8 +96,8 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
         (TUNED, ["tune_engine=katib"], "needs a job_dir in Cloud Storage", "--job-dir=gs://"),
         (VERTEX, ["train_restarts=11"], "train_restarts=11: allowed is at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
-        (VERTEX, ["train_machine_type=n1"], "comes from --master-machine-type", "--master-machine-type"),
-        (VERTEX, ["labels={}"], "labels comes from --labels", "give --labels"),
+        (VERTEX, ["train_machine_type=n1"], "is set by --master-machine-type", "--master-machine-type"),
+        (VERTEX, ["labels={}"], "labels is set by --labels", "give --labels"),
         (VERTEX, ["train_memory=8G"], "no such input on target vertex", "known are data_version"),
         (["--target", "local"], ["data_version=1"], "no such input on target local", "leave it out"),
     ],
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_refused_with_the_inputs_name_and_what_to_do(dry_run, p
 def test_the_training_alone_has_no_inputs_of_a_pipeline(dry_run):
     result = dry_run(JOB, ["data_version=1"], ARGUMENTS)
     assert result.exit_code == 64
-    assert "--input data_version=1: the training alone was asked for" in result.stderr
+    assert "--input data_version=1: only a pipeline has inputs" in result.stderr
     assert "add --as pipeline" in result.stderr
 
 
@@ -153,7 +153,7 @@ def test_an_accelerator_brings_our_image_for_it_along_and_not_in_place_of_the_us
 @pytest.mark.parametrize("told", [False, True])
 def test_only_a_machine_that_was_asked_for_is_told_to_have_no_effect(dry_run, told):
     result = dry_run([*KUBEFLOW, *(["--scale-tier=BASIC"] if told else [])], ["train_memory=32G"])
-    assert ("train_memory=11G is ignored: --input says 32G" in result.stderr) is told
+    assert ("train_memory=11G is ignored: --input train_memory=32G overrides it" in result.stderr) is told
 
 
 def test_on_the_wrong_side_or_as_a_flag_the_remedy_is_the_option(dry_run):

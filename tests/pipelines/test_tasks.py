@@ -34,5 +34,5 @@ def test_what_one_step_needs_no_other_step_refuses(values):
 def test_a_target_cannot_hide_an_input_of_the_pipeline():
     own = {"job_dir": named_field("job_dir", argument("", "Something else."))}
     target = Target("own", lambda *_: None, inputs=lambda _: own)
-    with pytest.raises(ValueError, match="job_dir: on own declared in two ways"):
+    with pytest.raises(ValueError, match="job_dir: declared differently on own"):
         pipeline_inputs(PIPELINE_ARGUMENTS, target, Images())

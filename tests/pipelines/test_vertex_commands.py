@@ -242,7 +242,7 @@ def test_describe_list_and_cancel_use_the_submitted_job_id(run, place, server, f
     assert (cancelled.exit_code, cancelled.stdout) == (0, f"{JOB_ID}: CANCELLED\n")
     again = run("cancel", JOB_ID, *place)
     assert again.exit_code == 0
-    assert f"{JOB_ID} had ended before: nothing was cancelled" in again.stderr
+    assert f"{JOB_ID} has already ended; nothing was cancelled" in again.stderr
 
 
 def test_a_missing_job_is_an_error(run, place):
@@ -304,7 +304,7 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, place, ser
     assert pipeline_job.runtime_config.parameter_values["max_steps"] == 5
     again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
     assert (again.exit_code, len(server.created("schedules"))) == (0, 1)
-    assert "it was created before" in again.stderr
+    assert "the schedule already exists" in again.stderr
     for cron, steps, text in (("0 4 * * *", 5, "another time"), ("0 3 * * *", 6, "another pipeline")):
         args = [*pipeline[:-1], f"--max_steps={steps}"]
         other = run("schedule", "create", "nightly", "--cron", cron, *place, *args)
@@ -324,10 +324,10 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, place, ser
     ("name", "cron", "options", "status", "text"),
     [
         ("x", "0 3 * *", [], 64, "minute hour day"),
-        ("x", "0 3 31 2 *", [], 64, "never comes"),
+        ("x", "0 3 31 2 *", [], 64, "never occurs"),
         ("x y", "0 3 * * *", [], 64, "the schedule's name 'x y' is not allowed"),
         ("x", "0 3 * * *", ["--as", "job"], 2, "'job' is not 'pipeline'"),
-        ("x", "0 3 * * *", ["--max_steps=5"], 2, "argument of the training: give it after `--`"),
+        ("x", "0 3 * * *", ["--max_steps=5"], 2, "training argument: give it after `--`"),
     ],
 )
 def test_an_invalid_schedule_is_rejected(run, place, server, name, cron, options, status, text):
@@ -383,7 +383,7 @@ def test_migrate_prints_the_request_for_a_config(run):
     shown = yaml.safe_load(result.stdout)
     assert shown["kind"] == "HyperparameterTuningJob"
     assert shown["maxTrialCount"] == 6
-    assert "us-central1 stands for yours" in result.stderr
+    assert "us-central1 is a placeholder" in result.stderr
     kubeflow = yaml.safe_load(run("migrate", "config.yaml", "--target", "kubeflow").stdout)
     assert kubeflow["parameters"]["train_accelerator_type"] == "google.com/tpu"
     Path("named.yaml").write_text("jobId: flowers_1\ntrainingInput: {scaleTier: BASIC}")
@@ -393,9 +393,9 @@ def test_migrate_prints_the_request_for_a_config(run):
 @pytest.mark.parametrize(
     ("content", "status", "text"),
     [
-        (b"", 64, "wrong.yaml' says nothing"),
+        (b"", 64, "wrong.yaml' is empty"),
         (b"# nothing yet\ntrainingInput:\n", 64, "below `trainingInput:`"),
-        ("trainingInput: {region: Zürich}".encode("latin-1"), 65, "save the file as UTF-8"),
+        ("trainingInput: {region: Zürich}".encode("latin-1"), 65, "save the file with the encoding UTF-8"),
         (b"trainingInput: {scaleTier: CUSTOM}", 64, "where: wrong.yaml"),
         (
             b"trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}",
