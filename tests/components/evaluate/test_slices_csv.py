@@ -181,7 +181,7 @@ def test_an_evaluation_without_slices_does_not_pass_a_bound_on_them(tmp_path):
 
 
 def test_a_bound_on_slices_without_slices_is_refused_at_once():
-    with pytest.raises(InvalidArgumentError, match=r"min_slice_accuracy=0.5 is given without slices_csv"):
+    with pytest.raises(InvalidArgumentError, match=r"min_slice_accuracy=0.5 requires slices_csv"):
         GateArguments(min_slice_accuracy=0.5)
 
 
