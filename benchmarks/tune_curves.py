@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, write_result
 
 STEPS, EVERY = 200, 10
@@ -50,7 +51,7 @@ def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
     model.mkdir(parents=True, exist_ok=True)
     (model / "saved_model.pb").touch()
     final = {**best, "examples": _IMAGES}
-    write_result(folder, final)
+    write_result(parse_location(folder), final)
     return final
 
 

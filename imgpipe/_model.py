@@ -148,7 +148,7 @@ def load(model: str | os.PathLike[str]) -> Model:
         CheckFailedError: if it is damaged.
     """
     from imgpipe.components.common.model_folder import model_folder_at
-    from imgpipe.components.storage.files import local_path
+    from imgpipe.components.storage import local_path
 
     folder = model_folder_at(local_path(os.fspath(model)))
     # Imported late: it loads TensorFlow.

@@ -32,7 +32,7 @@ from imgpipe.components.platforms.vertex.job_requests import (
     tuning_job,
     worker_pool_spec,
 )
-from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage import is_local
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import check_local
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
@@ -385,8 +385,8 @@ def _uses_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
     if not job.hyperparameters:
         return False
     job_dir = str(job.values.get("job_dir", ""))
-    engine = target_inputs.get("tune_engine", KATIB if is_cloud_path(job_dir) else LOCAL)
-    if engine == KATIB and not is_cloud_path(job_dir):
+    engine = target_inputs.get("tune_engine", LOCAL if is_local(job_dir) else KATIB)
+    if engine == KATIB and is_local(job_dir):
         raise InvalidArgumentError(
             f"--input tune_engine={KATIB} needs a job_dir in Cloud Storage, which all trials can read, "
             f"not {job_dir!r}",

@@ -24,8 +24,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.plural import plural
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage.cloud_storage import bucket_and_name, is_cloud_path, list_objects, patience
-from imgpipe.components.storage.files import local_path, match_pattern
+from imgpipe.components.storage import ObjectLocation, deadline, find_files, is_local, parse_location
 from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, WILDCARD, path_arguments, paths_in
 from imgpipe.pipelines.target_rules import uri_of_mounted
 
@@ -153,16 +152,16 @@ def check_data(
         subject = f"--{name}"
         if not value:
             continue
-        if not is_cloud_path(value) and not on_this_machine:
+        if is_local(value) and not on_this_machine:
             yield Finding(
                 WARNING, subject, f"{value} is a path in the pods, which cannot be checked from here"
             )
             continue
-        if is_cloud_path(value) and unreachable:
+        if not is_local(value) and unreachable:
             yield Finding(WARNING, subject, f"it cannot be checked: {unreachable}", fix)
             continue
         try:
-            with patience(_SECONDS):
+            with deadline(_SECONDS):
                 yield Finding(OK, subject, _count(name, value))
         except MissingInputError as error:
             yield Finding(
@@ -183,14 +182,8 @@ def check_data(
 
 def _count(name: str, value: str) -> str:
     if name != "images" or WILDCARD.search(value):
-        return f"{value} is {plural(len(match_pattern(value)), 'file')}"
-    if is_cloud_path(value):
-        first = next(iter(list_objects(f"{value.rstrip('/')}/")), None)
-        if first is None:
-            raise MissingInputError(f"{value} contains no objects", remedy="correct the path")
-        return f"{value} contains objects"
-    folder = local_path(value)
-    if not folder.is_dir():
+        return f"{value} is {plural(len(find_files(value)), 'file')}"
+    if not parse_location(value).is_folder():
         raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
     return f"{value} is a folder"
 
@@ -257,7 +250,8 @@ def check_buckets(
 
 def _bucket(path: str) -> str:
     path = uri_of_mounted(path.strip())
-    return bucket_and_name(path)[0] if is_cloud_path(path) else ""
+    location = parse_location(path)
+    return location.bucket if isinstance(location, ObjectLocation) else ""
 
 
 def _default_account(google: Google, project: str, *, pipeline: bool) -> str:

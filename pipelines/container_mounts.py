@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.arguments import Kind
-from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage import LocalLocation, parse_location
 from imgpipe.pipelines.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
 
 
@@ -39,14 +39,11 @@ def mounts_for(
     read = [Path(path).expanduser().absolute() for path in further]
     written: list[Path] = []
     for name in path_arguments(*INPUT_KINDS, Kind.EARLIER_JOB, Kind.OUTPUT_FOLDER):
-        paths = [
-            path if is_cloud_path(path) else str(Path(path).expanduser().absolute())
-            for path in paths_in(name, parameters.get(name, ""))
-        ]
+        paths = [parse_location(path).absolute() for path in paths_in(name, parameters.get(name, ""))]
         if not paths:
             continue
-        absolute[name] = ",".join(paths)
-        local = [Path(path) for path in paths if not is_cloud_path(path)]
+        absolute[name] = ",".join(map(str, paths))
+        local = [path.path for path in paths if isinstance(path, LocalLocation)]
         if name in path_arguments(Kind.OUTPUT_FOLDER):
             written += local
         else:

@@ -21,8 +21,7 @@ from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import check_model_type
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import absolute_location, local_path
+from imgpipe.components.storage import is_local, local_path, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
@@ -251,7 +250,7 @@ def _check_deploy_dir(parameters: Mapping[str, Any]) -> None:
         InvalidArgumentError: if it is there.
     """
     images, deployed = parameters.get("images", ""), parameters.get("deploy_dir", "")
-    if not images or not deployed or is_cloud_path(images) or is_cloud_path(deployed):
+    if not images or not deployed or not (is_local(images) and is_local(deployed)):
         return
     folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
     if folders[0] in (folders[1], *folders[1].parents):
@@ -289,8 +288,8 @@ def _check_champion(champion: str) -> None:
     Raises:
         MissingInputError: if the model does not exist.
     """
-    if champion not in (AUTO, NO_CHAMPION) and not is_cloud_path(champion):
-        with local_model(champion):
+    if champion not in (AUTO, NO_CHAMPION) and is_local(champion):
+        with local_model(parse_location(champion)):
             pass
 
 
@@ -302,7 +301,7 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     """
     for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER):
         for path in paths_in(name, parameters.get(name, "")):
-            absolute_location(path)
+            parse_location(path)
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue

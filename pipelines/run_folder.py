@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
-from imgpipe.components.storage.files import check_empty, check_writable
+from imgpipe.components.storage import check_empty, check_writable
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
 from imgpipe.components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
 

@@ -9,8 +9,7 @@ from typing import Any
 from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import URL
+from imgpipe.components.storage import parse_location
 from imgpipe.pipelines.path_arguments import INPUT_KINDS, path_arguments, paths_in
 
 # More generous than Cloud Storage: `imgpipe migrate` prints BUCKET as a placeholder.
@@ -67,12 +66,11 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
         for part in paths_in(name, value):
             flag = f"--{name.replace('job_dir', 'job-dir')}={value}"
             check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=flag)
-            scheme = URL.match(part)
-            if is_cloud_path(part) or target == "local" or (not scheme and _is_seen(target, part)):
+            location = parse_location(part)
+            if not location.is_local or target == "local" or _is_seen(target, part):
                 continue
-            reason = f"{scheme.group(0)} is not supported" if scheme else "it is a path of this machine"
             raise InvalidArgumentError(
-                f"{flag}: {reason}",
+                f"{flag}: it is a path of this machine",
                 remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
             )
 
@@ -87,7 +85,7 @@ def check_bucket(path: str, *, name: str) -> None:
     Raises:
         InvalidArgumentError: naming it.
     """
-    if not is_cloud_path(path) or _BUCKET.match(path):
+    if not path.startswith("gs://") or _BUCKET.match(path):
         return
     bucket = path.removeprefix("gs://").partition("/")[0]
     raise InvalidArgumentError(

@@ -14,7 +14,7 @@ from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.common.plural import plural
-from imgpipe.components.storage.folders import Folder, folder_at
+from imgpipe.components.storage import Location, parse_location
 
 if TYPE_CHECKING:
     from imgpipe.components.batch_predict.predictor import Predictor
@@ -57,13 +57,13 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
         OutputError: if the folder has other files, or cannot be written.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    folder = folder_at(output_dir or arguments.output_dir)
+    folder = parse_location(output_dir or arguments.output_dir)
     files = list_inputs(arguments)
-    with local_model(arguments.model) as model_folder:
+    with local_model(parse_location(arguments.model)) as model_folder:
         plan = _plan(arguments, files, model_digest(model_folder))
         existing = _claim(folder, plan)
         if SUMMARY_NAME in existing:
-            summary = PredictionSummary(**json.loads(folder.read(SUMMARY_NAME)))
+            summary = PredictionSummary(**json.loads((folder / SUMMARY_NAME).read()))
             log_result(
                 "batch_predict", f"{plural(summary.images, 'prediction')} already complete", **asdict(summary)
             )
@@ -85,7 +85,7 @@ def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str)
     """Returns everything that the output depends on: equal plans give equal files."""
     digest = hashlib.sha256()
     for image in files:
-        text = json.dumps([image.key, image.location, image.size, image.version])
+        text = json.dumps([image.key, str(image.location), image.size, image.modified_ns])
         digest.update(text.encode("utf-8", "backslashreplace"))
     return {
         "input_sha256": digest.hexdigest(),
@@ -98,25 +98,25 @@ def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str)
     }
 
 
-def _claim(folder: Folder, plan: dict[str, Any]) -> set[str]:
+def _claim(folder: Location, plan: dict[str, Any]) -> set[str]:
     """Returns the files of an earlier run with the same plan; writes the plan if the folder is empty.
 
     Raises:
         OutputError: if the folder has other files.
     """
-    names = {name for name in folder.names() if not name.rpartition("/")[2].startswith(".")}
+    names = {name for name in folder.contents() if not name.rpartition("/")[2].startswith(".")}
     if _PLAN_NAME in names:
-        earlier = json.loads(folder.read(_PLAN_NAME))
+        earlier = json.loads((folder / _PLAN_NAME).read())
         different = sorted(name for name, value in plan.items() if earlier.get(name) != value)
         if different:
             raise OutputError(
-                f"{folder.location!r} has predictions of a different run: different {', '.join(different)}",
+                f"{folder!r} has predictions of a different run: different {', '.join(different)}",
                 remedy="set output_dir to a new folder, or remove the old predictions",
             )
         return names
     if names:
         raise OutputError(
-            f"{folder.location!r} is not empty: it has {', '.join(sorted(names)[:5])}",
+            f"{folder!r} is not empty: it has {', '.join(sorted(names)[:5])}",
             remedy="set output_dir to a new or empty folder: existing files are never overwritten",
         )
     _write(folder, _PLAN_NAME, json.dumps(plan, indent=1) + "\n")
@@ -126,7 +126,7 @@ def _claim(folder: Folder, plan: dict[str, Any]) -> set[str]:
 def _write_files(
     arguments: BatchPredictArguments,
     files: list[InputImage],
-    folder: Folder,
+    folder: Location,
     existing: set[str],
     predictor: "Predictor",
 ) -> PredictionSummary:
@@ -137,7 +137,7 @@ def _write_files(
         name = f"predictions-{number:05d}.jsonl"
         if name in existing:
             log_event("file_kept", f"batch_predict: {name} is complete already", file=name)
-            lines = folder.read(name).decode().splitlines(keepends=True)
+            lines = (folder / name).read().decode().splitlines(keepends=True)
         else:
             lines = list(_with_progress(predictor.lines(part), progress, done))
             _write(folder, name, "".join(lines))
@@ -153,11 +153,11 @@ def _with_progress(lines: Iterable[str], progress: Progress, done: int) -> Itera
         progress.update(count)
 
 
-def _write(folder: Folder, name: str, text: str) -> None:
+def _write(folder: Location, name: str, text: str) -> None:
     try:
-        folder.write(name, text.encode())
+        (folder / name).write(text.encode())
     except OSError as error:
         raise OutputError(
-            f"cannot write {name!r} to {folder.location!r}: {error.strerror or error}",
+            f"cannot write {name!r} to {folder!r}: {error.strerror or error}",
             remedy="free some space or fix the permissions, and start the run again: it resumes",
         ) from None

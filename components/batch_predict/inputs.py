@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import decode_example
 from imgpipe.components.common.tfrecord import read_records
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import (
-    absolute_location,
-    folder_of,
-    joined,
-    local_copy,
-    local_path,
-    match_pattern,
-    read_file,
+from imgpipe.components.storage import (
+    FileStatus,
+    LocalLocation,
+    Location,
+    find_files,
+    parse_location,
+    resolve,
 )
 
 # In a folder, only these files are images; a pattern or a list may name any file. The formats of the second
@@ -41,17 +38,19 @@ class InputImage:
     Attributes:
         key: Identifies the image in the output: its path as given, or relative to the folder; for a record,
             its file name, or the TFRecord file and the record's number.
-        location: A local path or ``gs://...``; empty for a record.
+        location: Of the file; None for a record, or an invalid path.
         encoded: The image file of a record.
+        problem: What is wrong with an invalid path.
         size: The file's size in bytes; -1 = unknown.
-        version: Changes when the file is written; -1 = unknown.
+        modified_ns: When the file was last written, in nanoseconds since 1970; -1 = unknown.
     """
 
     key: str
-    location: str
+    location: Location | None
     encoded: bytes | None = None
+    problem: str = ""
     size: int = UNKNOWN
-    version: int = UNKNOWN
+    modified_ns: int = UNKNOWN
 
 
 def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
@@ -63,15 +62,13 @@ def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     if arguments.records:
-        found = [_describe(path, path) for path in match_pattern(arguments.records)]
+        found = _from_pattern(arguments.records)
     elif arguments.image_list:
         found = _from_list(arguments.image_list)
-    elif any(character in arguments.images for character in "*?["):
-        found = [_describe(path, path) for path in match_pattern(arguments.images)]
-    elif is_cloud_path(arguments.images):
-        found = _from_cloud_folder(arguments.images)
+    elif (images := parse_location(arguments.images)).has_wildcard:
+        found = _from_pattern(arguments.images)
     else:
-        found = _from_folder(local_path(arguments.images))
+        found = _from_folder(images)
     if not found:
         if arguments.image_list:
             raise InvalidDataError(
@@ -93,35 +90,36 @@ def images_in_records(files: list[InputImage]) -> Iterator[InputImage]:
     """
     empty = True
     for file in files:
-        with local_copy(file.location) as path:
-            for number, (_, data) in enumerate(read_records(path, display_name=file.location)):
+        assert file.location is not None  # noqa: S101 - of a file that was found
+        with file.location.local_copy() as path:
+            for number, (_, data) in enumerate(read_records(path, display_name=str(file.location))):
                 where = f"{file.location}, record {number}"
                 record = decode_example(data, where=where, label_required=False)
                 empty = False
-                yield InputImage(record.filename or where, "", record.encoded)
+                yield InputImage(record.filename or where, None, record.encoded)
     if empty:
         raise InvalidDataError(
             f"no records in {plural(len(files), 'TFRecord file')}",
-            where=files[0].location,
+            where=str(files[0].location),
             remedy="give the TFRecord files that the convert step wrote",
         )
 
 
-def _describe(key: str, location: str) -> InputImage:
+def _from_pattern(pattern: str) -> list[InputImage]:
+    return [_describe(str(file), file, status) for file, status in find_files(pattern).items()]
+
+
+def _describe(key: str, location: Location, status: FileStatus | None) -> InputImage:
     """Returns the image, with its size and version if the file exists; its line holds an error otherwise."""
-    if is_cloud_path(location):
-        if found := cloud_storage.object_at(location):
-            return InputImage(key, location, size=found.size, version=found.generation)
-    else:
-        with suppress(OSError):
-            status = os.stat(location)
-            return InputImage(key, location, size=status.st_size, version=status.st_mtime_ns)
-    return InputImage(key, location)
+    if status is None:
+        return InputImage(key, location)
+    return InputImage(key, location, size=status.size, modified_ns=status.modified_ns)
 
 
 def _from_list(location: str) -> list[InputImage]:
+    list_file = parse_location(location).absolute()
     try:
-        text = read_file(absolute_location(location)).decode("utf-8-sig")
+        text = list_file.read().decode("utf-8-sig")
     except OSError as error:
         raise MissingInputError(
             f"cannot read {location!r}: {error.strerror}", remedy="check the path"
@@ -132,7 +130,6 @@ def _from_list(location: str) -> list[InputImage]:
             where=location,
             remedy="save it as UTF-8",
         ) from None
-    folder = folder_of(absolute_location(location))
     try:
         rows = [
             row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row and row[0].strip()
@@ -142,46 +139,52 @@ def _from_list(location: str) -> list[InputImage]:
             f"the list is not valid CSV: {error}", where=location, remedy="fix the CSV"
         ) from None
     paths = [row[0].strip() for row in rows]
-    if any(is_cloud_path(joined(folder, path)) for path in paths):
+    images = [_from_row(path, list_file.parent) for path in paths]
+    if any(image.location is not None and not image.location.is_local for image in images):
         # One request per object would take longer than the predictions.
-        return [InputImage(path, joined(folder, path)) for path in paths]
-    return [_describe(path, joined(folder, path)) for path in paths]
+        return images
+    return [_with_status(image) for image in images]
 
 
-def _from_folder(folder: Path) -> list[InputImage]:
+def _from_row(path: str, folder: Location) -> InputImage:
+    try:
+        return InputImage(path, resolve(folder, path))
+    except InvalidArgumentError as error:
+        return InputImage(path, None, problem=error.problem)
+
+
+def _with_status(image: InputImage) -> InputImage:
+    if image.location is not None:
+        with suppress(OSError):
+            return _describe(image.key, image.location, image.location.status())
+    return image
+
+
+def _from_folder(folder: Location) -> list[InputImage]:
+    files = _local_files(folder.path) if isinstance(folder, LocalLocation) else folder.list_files()
+    return [_describe(name, folder / name, status) for name, status in files if _is_image(name)]
+
+
+def _local_files(folder: Path) -> Iterator[tuple[str, FileStatus | None]]:
+    """Yields the files of a local folder without hidden subfolders and without following links to folders."""
     if not folder.is_dir():
         raise MissingInputError(
             f"{str(folder)!r} is not a folder",
             remedy="give a folder of images, or a pattern such as photos/*.jpg",
         )
-    found = []
     for current, folders, names in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if _is_image(name):
-                path = os.path.join(current, name)
-                found.append(_describe(os.path.relpath(path, folder), path))
-    return found
+            path, status = os.path.join(current, name), None
+            with suppress(OSError):
+                status = LocalLocation(path).status()
+            yield os.path.relpath(path, folder), status
 
 
 def _raise_unreadable(error: OSError) -> None:
     raise MissingInputError(f"cannot read {error.filename!r}: {error.strerror}", remedy="fix its permissions")
 
 
-def _from_cloud_folder(uri: str) -> list[InputImage]:
-    folder = uri.rstrip("/") + "/"
-    bucket, prefix = cloud_storage.bucket_and_name(folder)
-    return [
-        InputImage(
-            found.name.removeprefix(prefix),
-            f"gs://{bucket}/{found.name}",
-            size=found.size,
-            version=found.generation,
-        )
-        for found in cloud_storage.list_objects(folder)
-        if _is_image(found.name.rpartition("/")[2])
-    ]
-
-
-def _is_image(name: str) -> bool:
+def _is_image(path: str) -> bool:
+    name = path.rpartition("/")[2]
     return not name.startswith(".") and name.lower().endswith(_IMAGE_SUFFIXES)

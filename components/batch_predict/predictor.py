@@ -15,8 +15,7 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.served_model import ServedModel
 from imgpipe.components.images.checking import ImageError, check_image_header
-from imgpipe.components.storage.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
-from imgpipe.components.storage.files import read_file
+from imgpipe.components.storage import PARALLEL_DOWNLOADS
 
 
 class Predictor:
@@ -33,7 +32,7 @@ class Predictor:
     def __init__(self, model: ServedModel, arguments: BatchPredictArguments) -> None:
         self._model = model
         self._arguments = arguments
-        self._downloads = ThreadPoolExecutor(DOWNLOADS_AT_ONCE, "download")
+        self._downloads = ThreadPoolExecutor(PARALLEL_DOWNLOADS, "download")
 
     def close(self) -> None:
         """Stops the threads."""
@@ -51,7 +50,7 @@ class Predictor:
             yield from lines
 
     def _predict_lines(self, batch: Sequence[InputImage]) -> list[str]:
-        if is_cloud_path(batch[0].location):
+        if batch[0].location is not None and not batch[0].location.is_local:
             contents = list(self._downloads.map(self._read, batch))
         else:
             contents = [self._read(image) for image in batch]
@@ -68,7 +67,7 @@ class Predictor:
     def _read(self, image: InputImage) -> bytes | Exception:
         """Returns the image file, or the error if it cannot be read or is invalid."""
         try:
-            content = image.encoded if image.encoded is not None else read_file(image.location)
+            content = image.encoded if image.encoded is not None else _read_file(image)
             if len(content) > self._arguments.max_image_bytes:
                 return ImageError(
                     f"{len(content):,} bytes, more than max_image_bytes={self._arguments.max_image_bytes:,}"
@@ -108,6 +107,12 @@ class Predictor:
             for number in best
         ]
         return _line({"key": key, **top[0], "top": top})
+
+
+def _read_file(image: InputImage) -> bytes:
+    if image.location is None:
+        raise ImageError(image.problem)
+    return image.location.read()
 
 
 def _line(content: dict[str, Any]) -> str:

@@ -3,14 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
-from imgpipe.components.storage.cloud_storage import is_cloud_path, read_object
-from imgpipe.components.storage.files import absolute_location, joined, local_path, written_whole
+from imgpipe.components.storage import LocalLocation, Location, resolve
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -102,22 +100,23 @@ def serialize_manifest(manifest: Manifest) -> bytes:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes ``manifest.json`` atomically."""
-    with written_whole(folder / MANIFEST_NAME) as temporary:
-        temporary.write_bytes(serialize_manifest(manifest))
+    (LocalLocation(str(folder)) / MANIFEST_NAME).write(serialize_manifest(manifest))
 
 
-def with_absolute_paths(manifest: Manifest, folder: str) -> Manifest:
+def with_absolute_paths(manifest: Manifest, folder: Location) -> Manifest:
     """Returns the manifest with the absolute locations of the shards, so that it can be stored elsewhere.
 
     Args:
         manifest: With shard paths relative to ``folder``, or absolute.
-        folder: The shards' folder, local or ``gs://``.
+        folder: The shards' folder.
     """
-    root = absolute_location(folder)
+    root = folder.absolute()
     splits = {
         name: dataclasses.replace(
             split,
-            shards=tuple(dataclasses.replace(shard, path=joined(root, shard.path)) for shard in split.shards),
+            shards=tuple(
+                dataclasses.replace(shard, path=str(resolve(root, shard.path))) for shard in split.shards
+            ),
         )
         for name, split in manifest.splits.items()
     }
@@ -125,21 +124,27 @@ def with_absolute_paths(manifest: Manifest, folder: str) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Reads ``manifest.json`` in a local folder; see ``read_manifest_at``."""
+    return read_manifest_at(LocalLocation(str(folder)))
+
+
+def read_manifest_at(folder: Location) -> Manifest:
     """Reads ``manifest.json``.
 
     Raises:
         MissingInputError: if it is missing.
         InvalidDataError: if it has another format version or is malformed.
+        InterruptedRunError: if a remote store cannot be reached.
     """
-    path = folder / MANIFEST_NAME
+    location = folder / MANIFEST_NAME
     try:
-        text = path.read_bytes()
+        text = location.read()
     except OSError as error:
         raise MissingInputError(
-            f"cannot read the dataset manifest {str(path)!r}: {error.strerror}",
+            f"cannot read the dataset manifest {location!r}: {error.strerror}",
             remedy="give the folder that the convert step wrote",
         ) from None
-    return parse_manifest(text, where=str(path))
+    return parse_manifest(text, where=str(location))
 
 
 def parse_manifest(text: bytes, *, where: str) -> Manifest:
@@ -181,40 +186,26 @@ def parse_manifest(text: bytes, *, where: str) -> Manifest:
         ) from None
 
 
-def read_manifest_at(folder: str) -> Manifest:
-    """Reads the manifest in a folder, local or ``gs://``; the latter's shards get absolute locations.
-
-    Raises:
-        MissingInputError: if it is missing.
-        InvalidDataError: if it has another format version or is malformed.
-        InterruptedRunError: if Cloud Storage cannot be reached.
-    """
-    if not is_cloud_path(folder):
-        return read_manifest(local_path(folder))
-    with tempfile.TemporaryDirectory(prefix="imgpipe-") as copy:
-        Path(copy, MANIFEST_NAME).write_bytes(read_object(f"{folder.rstrip('/')}/{MANIFEST_NAME}"))
-        return with_absolute_paths(read_manifest(Path(copy)), folder)
-
-
 def shard_paths(folder: Path, split: Split) -> list[Path]:
     """Returns the paths of the split's shards, in order; ``folder`` is the manifest's folder.
 
     Raises:
-        InvalidArgumentError: if a shard is in Cloud Storage, which this reader does not support.
+        InvalidArgumentError: if a shard is not a local file.
     """
-    for shard in split.shards:
-        if is_cloud_path(shard.path):
+    locations = [shard_location(folder, shard) for shard in split.shards]
+    for location in locations:
+        if not location.is_local:
             raise InvalidArgumentError(
-                f"the shard {shard.path!r} is in Cloud Storage; this step reads local files",
+                f"the shard {location!r} is not a local file, and this step reads only those",
                 where=str(folder / MANIFEST_NAME),
                 remedy="mount the bucket or copy the shards, and give the local paths",
             )
-    return [folder / shard.path for shard in split.shards]
+    return [Path(str(location)) for location in locations]
 
 
-def shard_location(folder: Path, shard: Shard) -> str:
-    """Returns the path of a shard, or its ``gs://`` location; ``folder`` is the manifest's folder."""
-    return joined(str(folder), shard.path)
+def shard_location(folder: Path, shard: Shard) -> Location:
+    """Returns the location of a shard; ``folder`` is the manifest's folder."""
+    return resolve(LocalLocation(str(folder)), shard.path)
 
 
 def file_sha256(path: Path) -> str:

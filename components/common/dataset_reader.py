@@ -23,8 +23,7 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage import is_local
 
 _PARALLEL_DOWNLOADS = 8
 
@@ -78,7 +77,7 @@ def local_dataset(folder: Path) -> Iterator[Path]:
     """
     manifest = read_manifest(folder)
     shards = _shards(manifest)
-    if not any(is_cloud_path(shard.path) for shard in shards):
+    if all(is_local(shard.path) for shard in shards):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="imgpipe-data-") as temporary:
@@ -120,21 +119,18 @@ def _copy(source: Path, shard: Shard, path: Path) -> int:
     """Copies a shard and returns its size in bytes."""
     path.parent.mkdir(parents=True)
     location = shard_location(source, shard)
-    if is_cloud_path(location):
-        cloud_storage.download(location, path)
-    else:
-        path.symlink_to(Path(location).absolute())
+    location.link_or_download(path)
     if file_sha256(path) != shard.sha256:
         raise InvalidDataError(
             "the shard has changed since its manifest was made",
-            where=location,
+            where=str(location),
             remedy="run the convert step again",
         )
     return shard.bytes
 
 
 def _check_space(folder: Path, shards: list[Shard]) -> None:
-    needed = sum(shard.bytes for shard in shards if is_cloud_path(shard.path))
+    needed = sum(shard.bytes for shard in shards if not is_local(shard.path))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(

@@ -10,9 +10,7 @@ from imgpipe.components.common.dataset import file_sha256
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.published_model import TRIAL_MODEL
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import LocalLocation, Location
 
 
 def version_folders(base: Path) -> dict[int, Path]:
@@ -45,28 +43,25 @@ def model_folder_at(location: Path) -> Path:
 
 
 @contextmanager
-def local_model(location: str) -> Iterator[Path]:
-    """Yields the local folder of a model; a model in Cloud Storage is copied to a temporary folder.
+def local_model(location: Location) -> Iterator[Path]:
+    """Yields the local folder of a model; a copy of a remote one is removed afterwards.
 
     Args:
-        location: A folder, local or ``gs://``, that contains saved_model.pb or numbered versions, of which
-            the highest is used.
+        location: A folder that holds saved_model.pb, or one with numbered versions, of which the highest
+            is used.
 
     Raises:
         MissingInputError: if there is no model.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
-    if not is_cloud_path(location):
-        yield model_folder_at(local_path(location))
+    if isinstance(location, LocalLocation):
+        yield model_folder_at(location.path)
         return
-    base = location.rstrip("/") + "/"
-    bucket, prefix = cloud_storage.bucket_and_name(base)
-    names = [entry.name.removeprefix(prefix) for entry in cloud_storage.list_objects(base)]
     with tempfile.TemporaryDirectory(prefix="imgpipe-model-") as folder:
-        for name in _model_files(names):
+        for name in _model_files(list(location.contents())):
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            cloud_storage.download(f"gs://{bucket}/{prefix}{name}", path)
+            (location / name).link_or_download(path)
         try:
             yield model_folder_at(Path(folder))
         except MissingInputError:

@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import ShardWriter, convert
-from imgpipe.components.storage.files import absolute_location
+from imgpipe.components.storage import parse_location
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def main() -> None:
         raise InvalidArgumentError(
             "--output_dir is not given", remedy="write --output_dir=FOLDER: an empty or a new folder"
         )
-    absolute_location(arguments.output_dir)
+    parse_location(arguments.output_dir)
     # The manifest lies beside the shards: no other folder needs to say where they are.
     folder = arguments.output_dir
     convert(dataclasses.replace(arguments, output_dir=""), folder, writer=_writer(runner))

@@ -22,7 +22,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
 from imgpipe.components.convert.row_table import Row
 from imgpipe.components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
-from imgpipe.components.storage.folders import Folder, folder_at
+from imgpipe.components.storage import LocalLocation, Location, parse_location, resolve
 
 _ROWS_SUFFIX = ".rows"
 # A worker of a cluster runs several of these at once; its processors are shared out by the runner.
@@ -31,7 +31,7 @@ _THREADS_OF_WORKER = 2
 
 def beam_writer(
     runner: str, project_id: str, options: str
-) -> Callable[[Sequence[ShardPlan], ImageRules, Folder, Callable[[int], None]], Sequence[ShardResult]]:
+) -> Callable[[Sequence[ShardPlan], ImageRules, Location, Callable[[int], None]], Sequence[ShardResult]]:
     """Returns what writes shards by way of a Beam runner.
 
     Args:
@@ -69,13 +69,13 @@ def beam_writer(
         words.append(f"--project={project_id}")
 
     def write(
-        plans: Sequence[ShardPlan], rules: ImageRules, folder: Folder, on_images: Callable[[int], None]
+        plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
         with writing_explained(folder):
             for plan in plans:
-                folder.write(f"{WORK_FOLDER}/{plan.name}{_ROWS_SUFFIX}", _rows_text(plan))
+                (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_rows_text(plan))
         names = [plan.name for plan in plans]
-        location = folder.location
+        location = str(folder)
         try:
             with apache_beam.Pipeline(options=PipelineOptions(words)) as pipeline:
                 _ = (
@@ -113,11 +113,9 @@ def write_shard_of(name: str, location: str, rules: dict[str, Any]) -> str:
     Returns:
         The name.
     """
-    folder = folder_at(location)
-    rows = [
-        Row(**fields)
-        for fields in map(json.loads, folder.read(f"{WORK_FOLDER}/{name}{_ROWS_SUFFIX}").splitlines())
-    ]
+    folder = parse_location(location)
+    lines = (folder / WORK_FOLDER / f"{name}{_ROWS_SUFFIX}").read().splitlines()
+    rows = [_row_of(line) for line in lines]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         for _ in write_shards(
@@ -129,4 +127,11 @@ def write_shard_of(name: str, location: str, rules: dict[str, Any]) -> str:
 
 def _rows_text(plan: ShardPlan) -> bytes:
     # ASCII: a file name that is not UTF-8 is kept, and no character breaks a line.
-    return "".join(json.dumps(asdict(row), ensure_ascii=True) + "\n" for row in plan.rows).encode("ascii")
+    rows = ({**asdict(row), "location": str(row.location)} for row in plan.rows)
+    return "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode("ascii")
+
+
+def _row_of(line: bytes) -> Row:
+    fields = json.loads(line)
+    # As it is in the row, without ~ expanded.
+    return Row(**{**fields, "location": resolve(LocalLocation(""), fields["location"])})

@@ -23,7 +23,6 @@ from imgpipe.components.common.dataset import (
     Split,
     serialize_manifest,
     with_absolute_paths,
-    write_manifest,
 )
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import format_labels, read_labels_file, sort_labels
@@ -31,7 +30,6 @@ from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.records import class_to_label, label_to_class
 from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
-from imgpipe.components.convert.cloud_rows import look_up
 from imgpipe.components.convert.equal_images import groups_of_equal_images
 from imgpipe.components.convert.existing_records import scan_records
 from imgpipe.components.convert.finished import (
@@ -58,6 +56,7 @@ from imgpipe.components.convert.rejections import (
     log_rejected,
     rejected_csv,
 )
+from imgpipe.components.convert.remote_files import check_remote_files
 from imgpipe.components.convert.row_table import RowSelection
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.shards import (
@@ -68,8 +67,7 @@ from imgpipe.components.convert.shards import (
     write_shards,
 )
 from imgpipe.components.convert.split import fractions_of, shuffled, split_rows
-from imgpipe.components.storage.files import local_copy, written_whole
-from imgpipe.components.storage.folders import Folder, LocalFolder, folder_at
+from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
 
 _BYTES_OF_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -77,7 +75,7 @@ _SPLITS = (TRAIN, VALIDATION, TEST)
 # Writes shards into the output folder's work folder and returns what became of their rows, in order; calls
 # the function after each image or after each shard with the number of images.
 ShardWriter = Callable[
-    [Sequence[ShardPlan], ImageRules, Folder, Callable[[int], None]], Sequence[ShardResult]
+    [Sequence[ShardPlan], ImageRules, Location, Callable[[int], None]], Sequence[ShardResult]
 ]
 
 
@@ -117,8 +115,8 @@ def convert(
         InterruptedRunError: if the run was told to stop, or Cloud Storage cannot be reached.
     """
     threads = threads or usable_threads()
-    target = folder_at(str(output_folder))
-    data_folder = folder_at(arguments.output_dir) if arguments.output_dir else target
+    target = parse_location(str(output_folder))
+    data_folder = parse_location(arguments.output_dir) if arguments.output_dir else target
     # Pillow's warnings about odd metadata would stand between the lines of the log; what matters for
     # the pixels is an error or a reason to encode anew.
     with warnings.catch_warnings():
@@ -128,30 +126,30 @@ def convert(
             _check_same(manifest, arguments, data_folder)
             log_event(
                 "convert_finished_already",
-                f"convert: {data_folder.location} holds the whole data set already; nothing is made again",
+                f"convert: {data_folder} holds the whole data set already; nothing is made again",
             )
         else:
             manifest = _converted(arguments, data_folder, threads, writer or _thread_writer(threads))
     if arguments.output_dir:
-        manifest = with_absolute_paths(manifest, data_folder.location)
-        _describe_elsewhere(manifest, data_folder, Path(output_folder))
+        manifest = with_absolute_paths(manifest, data_folder)
+        _describe_elsewhere(manifest, data_folder, target)
     _log_done(manifest)
     return manifest
 
 
-def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Folder) -> None:
+def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Location) -> None:
     """Refuses a data set that is finished but is not what the arguments ask for."""
     labels = _given_labels(arguments)
     if arguments.training_data_path:
         check_made_of_records(
-            manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label
+            manifest, folder, _record_files(arguments), labels, multi_label=arguments.multi_label
         )
         return
     rows = _read_rows(arguments, labels)
     check_made_of_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
 
 
-def _converted(arguments: ConvertArguments, folder: Folder, threads: int, writer: ShardWriter) -> Manifest:
+def _converted(arguments: ConvertArguments, folder: Location, threads: int, writer: ShardWriter) -> Manifest:
     shards: list[str] = []
     with conversion_into(folder):
         labels = _given_labels(arguments)
@@ -170,26 +168,26 @@ def _converted(arguments: ConvertArguments, folder: Folder, threads: int, writer
 def _given_labels(arguments: ConvertArguments) -> tuple[str, ...]:
     if not arguments.labels_file:
         return ()
-    with local_copy(arguments.labels_file) as path:
+    with parse_location(arguments.labels_file).local_copy() as path:
         return read_labels_file(path, display_name=arguments.labels_file)
 
 
-def _patterns(arguments: ConvertArguments) -> dict[str, str]:
-    return {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
+def _record_files(arguments: ConvertArguments) -> dict[str, dict[Location, FileStatus]]:
+    patterns = {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
+    return {name: find_files(pattern) for name, pattern in patterns.items()}
 
 
-def _describe_elsewhere(manifest: Manifest, data_folder: Folder, folder: Path) -> None:
-    """Writes into ``folder`` what says where the data lies."""
-    with writing_explained(LocalFolder(folder)):
+def _describe_elsewhere(manifest: Manifest, data_folder: Location, folder: Location) -> None:
+    """Writes a manifest, the labels and rejected.csv of the data in ``data_folder`` into ``folder``."""
+    with writing_explained(folder):
         if manifest.made_by["rejected"]:
-            LocalFolder(folder).write(REJECTED_NAME, data_folder.read(REJECTED_NAME))
-        with written_whole(folder / LABELS_NAME) as temporary:
-            temporary.write_text(format_labels(manifest.labels), encoding="utf-8")
-        write_manifest(folder, manifest)
+            (folder / REJECTED_NAME).write((data_folder / REJECTED_NAME).read())
+        (folder / LABELS_NAME).write(format_labels(manifest.labels).encode())
+        (folder / MANIFEST_NAME).write(serialize_manifest(manifest))
 
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
-    splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
+    splits, names = scan_records(_record_files(arguments), labels, threads, multi_label=arguments.multi_label)
     _check_labelled(names, arguments)
     examples = sum(split.examples for split in splits.values())
     source = {
@@ -206,7 +204,7 @@ def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: i
 def _from_images(
     arguments: ConvertArguments,
     known_labels: tuple[str, ...],
-    folder: Folder,
+    folder: Location,
     threads: int,
     writer: ShardWriter,
 ) -> tuple[Manifest, list[str]]:
@@ -238,9 +236,9 @@ def _from_images(
     )
     if rejected:
         with writing_explained(folder):
-            folder.write(REJECTED_NAME, rejected_csv(rejected))
-        log_rejected(rejected, folder.location)
-        check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder.location)
+            (folder / REJECTED_NAME).write(rejected_csv(rejected))
+        log_rejected(rejected, folder)
+        check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder)
     splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)
     _check_labelled(labels, arguments)
@@ -287,7 +285,7 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
             read_import_file(rows, arguments.validation_csv, VALIDATION, multi_label=multi_label)
         if arguments.test_csv:
             read_import_file(rows, arguments.test_csv, TEST, multi_label=multi_label)
-    look_up(rows)
+    check_remote_files(rows)
     return rows
 
 
@@ -341,10 +339,10 @@ def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
 
 
 def _written(
-    plans_of: dict[str, list[ShardPlan]], rules: ImageRules, folder: Folder, writer: ShardWriter
+    plans_of: dict[str, list[ShardPlan]], rules: ImageRules, folder: Location, writer: ShardWriter
 ) -> dict[str, list[ShardResult]]:
     """Writes the shards that are not finished yet and returns, for every split, what became of its rows."""
-    names = folder.names()
+    names = folder.contents()
     finished: dict[str, ShardResult] = {}
     waiting = []
     for plan in (plan for plans in plans_of.values() for plan in plans):
@@ -375,7 +373,7 @@ def _written(
 
 def _thread_writer(threads: int) -> ShardWriter:
     def write(
-        plans: Sequence[ShardPlan], rules: ImageRules, folder: Folder, on_images: Callable[[int], None]
+        plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
         return list(write_shards(plans, rules, folder, threads=threads, on_images=on_images))
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.convert.row_table import RowTable
-from imgpipe.components.storage.files import read_file, read_part
 
 Item = TypeVar("Item")
 
@@ -60,7 +59,7 @@ def _distinct(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], np
 
 def _place(table: RowTable, number: int) -> int:
     # Eight bytes for each path: a set of the paths themselves would be the largest thing in memory.
-    location = table.location(number).encode("utf-8", "surrogateescape")
+    location = str(table.location(number)).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(location, digest_size=8).digest(), "big")
 
 
@@ -103,9 +102,8 @@ def _computed(
 
 def _end_checksum(table: RowTable, number: int, size: int) -> int:
     try:
-        return int(
-            google_crc32c.value(read_part(table.location(number), max(0, size - _END_BYTES), _END_BYTES))
-        )
+        end = table.location(number).read_range(max(0, size - _END_BYTES), _END_BYTES)
+        return int(google_crc32c.value(end))
     except OSError:
         # The conversion itself will say so.
         return 0
@@ -116,7 +114,7 @@ def _checksum(table: RowTable, number: int) -> int:
     if known >= 0:
         return known
     try:
-        return int(google_crc32c.value(read_file(table.location(number))))
+        return int(google_crc32c.value(table.location(number).read()))
     except OSError:
         # The conversion itself will say so.
         return -1

@@ -2,11 +2,10 @@
 
 import functools
 import hashlib
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
@@ -14,8 +13,7 @@ from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
 from imgpipe.components.common.tfrecord import read_records, write_record
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import absolute_location, local_copy, match_pattern
+from imgpipe.components.storage import Location
 
 _PROBLEMS_KEPT = 100
 _PROBLEMS_SHOWN = 10
@@ -41,12 +39,16 @@ class ScannedShard:
 
 
 def scan_records(
-    patterns: Mapping[str, str], labels: Sequence[str], threads: int, *, multi_label: bool = False
+    files: Mapping[str, Collection[Location]],
+    labels: Sequence[str],
+    threads: int,
+    *,
+    multi_label: bool = False,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Reads every record of the files that the patterns match.
+    """Reads every record of TFRecord files.
 
     Args:
-        patterns: By split: a path, a glob, or several separated by commas.
+        files: By split.
         labels: The names of the labels when the user gave them; else empty.
         threads: How many files are read at once.
         multi_label: Whether a record may have several labels or none.
@@ -56,21 +58,18 @@ def scan_records(
         label has a text of its own, else the numbers.
 
     Raises:
-        MissingInputError: if a pattern matches nothing.
         InvalidDataError: for damaged records, some that are no labelled image, labels below 1 or
             beyond the labels given (all of them are told), labels that are not consecutive, or a split
             without a record.
     """
-    paths = {name: match_pattern(pattern) for name, pattern in patterns.items()}
-    _check_apart(paths)
-    scanned: dict[str, list[ScannedShard]] = {name: [] for name in paths}
+    _check_apart(files)
+    scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
     done = 0
     scan = functools.partial(scan_shard, largest_label=len(labels), multi_label=multi_label)
-    in_all = [(name, path) for name, split_paths in paths.items() for path in split_paths]
-    for (name, _), shard in zip(
-        in_all, map_in_order(scan, (path for _, path in in_all), threads), strict=True
-    ):
+    names = [name for name, split_files in files.items() for _ in split_files]
+    results = map_in_order(scan, chain.from_iterable(files.values()), threads)
+    for name, shard in zip(names, results, strict=True):
         scanned[name].append(shard)
         done += shard.shard.examples
         progress.update(done)
@@ -79,7 +78,7 @@ def scan_records(
         if not any(shard.shard.examples for shard in shards):
             raise InvalidDataError(
                 f"there is no record in the {name} files",
-                where=patterns[name],
+                where=", ".join(map(str, files[name])),
                 remedy="give files that hold records",
             )
     everything = [shard for shards in scanned.values() for shard in shards]
@@ -89,24 +88,24 @@ def scan_records(
     return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
 
 
-def _check_apart(paths: Mapping[str, Sequence[str]]) -> None:
+def _check_apart(files: Mapping[str, Collection[Location]]) -> None:
     """Refuses a file that is in two splits: the accuracy on what was trained on means nothing."""
-    split_of: dict[str, str] = {}
-    for name, split_paths in paths.items():
-        for path in split_paths:
-            place = path if is_cloud_path(path) else os.path.realpath(path)
-            if split_of.setdefault(place, name) != name:
+    split_of: dict[Location, str] = {}
+    for name, split_files in files.items():
+        for file in split_files:
+            target = file.resolve_links()
+            if split_of.setdefault(target, name) != name:
                 raise InvalidDataError(
-                    f"{path!r} is in the {split_of[place]} files and in the {name} files",
+                    f"{file!r} is in the {split_of[target]} files and in the {name} files",
                     remedy="give patterns that do not overlap",
                 )
 
 
-def scan_shard(location: str, *, largest_label: int = 0, multi_label: bool = False) -> ScannedShard:
+def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool = False) -> ScannedShard:
     """Reads every record of a file, wrong ones too; a damaged one ends the reading.
 
     Args:
-        location: The TFRecord file, local or ``gs://``.
+        location: The TFRecord file.
         largest_label: Labels beyond this are wrong; 0 = none are.
         multi_label: Whether a record may have several labels or none.
 
@@ -119,9 +118,9 @@ def scan_shard(location: str, *, largest_label: int = 0, multi_label: bool = Fal
     texts: dict[int, set[str]] = {}
     problems: list[InvalidDataError] = []
     examples = count = 0
-    with local_copy(location) as path:
+    with location.local_copy() as path:
         try:
-            for number, (offset, data) in enumerate(read_records(path, display_name=location)):
+            for number, (offset, data) in enumerate(read_records(path, display_name=str(location))):
                 # The checksums were right, so this frames the record as it stands in the file: one pass over
                 # the file gives its hash too.
                 write_record(content, data)  # type: ignore[arg-type]
@@ -145,7 +144,7 @@ def scan_shard(location: str, *, largest_label: int = 0, multi_label: bool = Fal
             count += 1
             problems.append(error)
     return ScannedShard(
-        Shard(absolute_location(location), examples, content.size, content.sha256.hexdigest()),
+        Shard(str(location.absolute()), examples, content.size, content.sha256.hexdigest()),
         images_per_label,
         {label: frozenset(seen) for label, seen in texts.items()},
         tuple(problems),
@@ -218,7 +217,7 @@ def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
     if len(found) == largest:
         return
     missing = (label for label in range(1, largest) if label not in found)
-    first = ", ".join(str(label) for label in itertools.islice(missing, 5))
+    first = ", ".join(str(label) for label in islice(missing, 5))
     count = largest - len(found)
     raise InvalidDataError(
         f"the labels go up to {largest:,}, but no record has label {first}"

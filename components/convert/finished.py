@@ -9,9 +9,7 @@ from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.split import drawing_keys
-from imgpipe.components.storage.cloud_storage import is_cloud_path, nanoseconds
-from imgpipe.components.storage.files import absolute_location, folder_of, match_pattern
-from imgpipe.components.storage.folders import Folder, folder_at
+from imgpipe.components.storage import FileStatus, Location
 
 INPUTS = "inputs_sha256"
 
@@ -49,13 +47,13 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
     return digest.hexdigest()
 
 
-def finished_manifest(folder: Folder) -> Manifest | None:
+def finished_manifest(folder: Location) -> Manifest | None:
     """Returns the manifest of a conversion into a folder that has finished; None if there is none."""
-    names = folder.names()
+    names = folder.contents()
     if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):
         return None
     try:
-        manifest = parse_manifest(folder.read(MANIFEST_NAME), where=f"{folder.location}/{MANIFEST_NAME}")
+        manifest = parse_manifest((folder / MANIFEST_NAME).read(), where=str(folder / MANIFEST_NAME))
     except InvalidDataError:
         return None
     # Shards that were described where they lie are looked at by who describes them.
@@ -64,14 +62,14 @@ def finished_manifest(folder: Folder) -> Manifest | None:
 
 
 def check_made_of_rows(
-    manifest: Manifest, folder: Folder, arguments: ConvertArguments, rows: Rows, inputs: str
+    manifest: Manifest, folder: Location, arguments: ConvertArguments, rows: Rows, inputs: str
 ) -> None:
     """Makes sure that the data set in a folder is what these rows would become.
 
     Raises:
         OutputError: if it is not, or an image was written after the data set was.
     """
-    made_by, names = manifest.made_by, folder.names()
+    made_by, names = manifest.made_by, folder.contents()
     if made_by.get(INPUTS) != inputs:
         raise _others(folder, "it was made from other rows or with other arguments")
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
@@ -79,52 +77,53 @@ def check_made_of_rows(
             raise _others(folder, f"its shard {shard.path} is missing")
     if made_by["rejected"] > made_by["rows"] * arguments.max_rejected_fraction:
         raise _others(folder, "more of its rows were rejected than max_rejected_fraction allows now")
-    _, written = folder.status(MANIFEST_NAME)
+    written_ns = _written_ns(folder)
     for row in rows.accepted:
-        if (nanoseconds(row.version) if is_cloud_path(row.location) else row.version) > written:
+        if row.modified_ns > written_ns:
             raise _others(folder, f"{row.location} has changed since")
 
 
 def check_made_of_records(
     manifest: Manifest,
-    folder: Folder,
-    patterns: dict[str, str],
+    folder: Location,
+    files: dict[str, dict[Location, FileStatus]],
     labels: tuple[str, ...],
     *,
     multi_label: bool = False,
 ) -> None:
-    """Makes sure that the manifest in a folder describes the TFRecord files that the patterns match.
+    """Makes sure that the manifest in a folder describes the TFRecord files found, by split.
 
     Raises:
         OutputError: if it does not.
-        MissingInputError: if a pattern matches nothing.
     """
     described = {
         name: [(shard.path, shard.bytes) for shard in split.shards] for name, split in manifest.splits.items()
     }
-    files = {name: list(map(_status, match_pattern(pattern))) for name, pattern in patterns.items()}
-    found = {name: [(path, size) for path, size, _ in some] for name, some in files.items()}
+    found = {
+        name: [(str(file.absolute()), status.size) for file, status in split_files.items()]
+        for name, split_files in files.items()
+    }
     if manifest.made_by["source"].get("form") != "tfrecord" or described != found:
         raise _others(folder, "it describes other files")
     if manifest.multi_label != multi_label:
         raise _others(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
-    _, written = folder.status(MANIFEST_NAME)
-    for path, _, changed in (file for some in files.values() for file in some):
-        if changed > written:
-            raise _others(folder, f"{path} has changed since")
+    written_ns = _written_ns(folder)
+    for file, status in (item for split_files in files.values() for item in split_files.items()):
+        if status.modified_ns > written_ns:
+            raise _others(folder, f"{file.absolute()} has changed since")
     if labels and labels != manifest.labels:
         raise _others(folder, "it names other labels")
 
 
-def _status(location: str) -> tuple[str, int, int]:
-    """Returns a TFRecord file's whole location, its size, and when it was written, in nanoseconds."""
-    place = absolute_location(location)
-    size, written = folder_at(folder_of(place)).status(place.rpartition("/")[2])
-    return place, size, written
+def _written_ns(folder: Location) -> int:
+    status = (folder / MANIFEST_NAME).status()
+    if status is None:
+        raise _others(folder, f"its {MANIFEST_NAME} is missing")
+    return status.modified_ns
 
 
-def _others(folder: Folder, problem: str) -> OutputError:
+def _others(folder: Location, problem: str) -> OutputError:
     return OutputError(
-        f"{folder.location!r} exists already and holds a finished data set: {problem}",
+        f"{folder!r} exists already and holds a finished data set: {problem}",
         remedy="name a new folder; nothing is deleted or overwritten",
     )

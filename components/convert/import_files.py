@@ -15,7 +15,7 @@ from imgpipe.components.convert.label_set import label_set_text
 from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.images.checking import ImageError, detect_image_format
-from imgpipe.components.storage.files import absolute_location, folder_of, local_copy
+from imgpipe.components.storage import parse_location
 
 # Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
 _USES = {
@@ -67,14 +67,11 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
         MissingInputError: if the file cannot be read.
         InvalidDataError: if it is not text in UTF-8, or has no row.
     """
-    location = absolute_location(file)
+    location = parse_location(file)
     parse = _parse_json if file.lower().endswith(_JSON_SUFFIXES) else _parse_csv
-    # As the user gave it, so that locations are as short as they were.
-    source = rows.add_source(
-        file, folder_of(file if file.startswith("gs://") else str(Path(file).expanduser()))
-    )
+    source = rows.add_source(file, location.parent)
     before = len(rows)
-    with local_copy(location) as path:
+    with location.local_copy() as path:
         for number, line, problem in _lines(file, path):
             parsed = (
                 _Parsed(line, "", UNASSIGNED, problem)

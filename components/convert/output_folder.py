@@ -13,7 +13,7 @@ from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDA
 from imgpipe.components.common.errors import InternalError, OutputError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.rejections import HEADER, REJECTED_NAME
-from imgpipe.components.storage.folders import Folder
+from imgpipe.components.storage import Location
 
 LABELS_NAME = "labels.txt"
 WORK_FOLDER = ".imgpipe-convert-unfinished"
@@ -38,7 +38,7 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 @contextmanager
-def conversion_into(folder: Folder) -> Iterator[None]:
+def conversion_into(folder: Location) -> Iterator[None]:
     """Guards a conversion into a folder, which is made if it is missing.
 
     A conversion that was interrupted or killed, or whose Beam runner failed, leaves its work folder, and the
@@ -51,10 +51,10 @@ def conversion_into(folder: Folder) -> Iterator[None]:
         OutputError: if the folder cannot be written, another conversion works in it, or it holds anything but
             the remains of a conversion that did not end well.
     """
-    with folder.locked():
+    with folder.lock():
         with writing_explained(folder):
             _take_over(folder)
-            folder.write(_MARKER, _MARKER_TEXT)
+            (folder / _MARKER).write(_MARKER_TEXT)
         try:
             yield
         except PipelineError as error:
@@ -68,7 +68,7 @@ def conversion_into(folder: Folder) -> Iterator[None]:
             _remove_work(folder)
 
 
-def publish(folder: Folder, shards: list[str], files: dict[str, bytes]) -> None:
+def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> None:
     """Gives the finished shards their own names and writes the files beside them.
 
     Args:
@@ -78,33 +78,33 @@ def publish(folder: Folder, shards: list[str], files: dict[str, bytes]) -> None:
     """
     with writing_explained(folder):
         for name in shards:
-            folder.move(f"{WORK_FOLDER}/{name}", name)
+            (folder / WORK_FOLDER / name).rename(folder / name)
         for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
-            folder.write(name, files[name])
-        missing = {*shards, *files} - set(folder.names())
+            (folder / name).write(files[name])
+        missing = {*shards, *files} - set(folder.contents())
     if missing:
         raise OutputError(
-            f"{min(missing)!r} was written to {folder.location!r} and is not there any more",
+            f"{min(missing)!r} was written to {folder!r} and is not there any more",
             remedy="let one conversion at a time write to a folder; start this one again",
         )
 
 
 @contextmanager
-def writing_explained(folder: Folder) -> Iterator[None]:
+def writing_explained(folder: Location) -> Iterator[None]:
     """Makes an OutputError of the system's errors, e.g. a full disk, in a block that writes to ``folder``."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
-            f"cannot write to {folder.location!r}: {error.strerror or error}",
+            f"cannot write to {folder!r}: {error.strerror or error}",
             remedy="free some space or name another folder" if full else "name a folder that can be written",
         ) from None
 
 
-def _take_over(folder: Folder) -> None:
+def _take_over(folder: Location) -> None:
     """Makes of what lies in the folder the work folder of this conversion, or refuses it."""
-    names = folder.names()
+    names = folder.contents()
     is_unfinished = any(name.startswith(f"{WORK_FOLDER}/") for name in names)
     others = [
         name
@@ -113,37 +113,38 @@ def _take_over(folder: Folder) -> None:
     ]
     if not is_unfinished and others == [REJECTED_NAME] and _is_list_of_rejections(folder):
         # All that a conversion leaves that was refused for its rejected rows.
-        folder.remove(REJECTED_NAME)
+        (folder / REJECTED_NAME).remove()
         return
     if others:
         raise OutputError(
-            f"{folder.location!r} exists already and is not an empty folder: it holds {others[0]!r}",
+            f"{folder!r} exists already and is not an empty folder: it holds {others[0]!r}",
             remedy="name a new folder; nothing is deleted or overwritten",
         )
     if not is_unfinished:
         return
-    log_event("convert_resumed", f"convert: a conversion into {folder.location} did not finish; it goes on")
+    log_event("convert_resumed", f"convert: a conversion into {folder} did not finish; it goes on")
     # The manifest first: from now on, nothing looks finished.
     for name in sorted(names, key=lambda name: name != MANIFEST_NAME):
         if _FINISHED_SHARD.fullmatch(name):
-            folder.move(name, f"{WORK_FOLDER}/{name}")
+            (folder / name).rename(folder / WORK_FOLDER / name)
         elif _OURS_AT_THE_TOP.fullmatch(name) or name.endswith(".partial"):
-            folder.remove(name)
+            (folder / name).remove()
 
 
-def _is_list_of_rejections(folder: Folder) -> bool:
-    return folder.read(REJECTED_NAME).startswith(",".join(HEADER).encode() + b"\n")
+def _is_list_of_rejections(folder: Location) -> bool:
+    return (folder / REJECTED_NAME).read().startswith(",".join(HEADER).encode() + b"\n")
 
 
-def _remove_ours(folder: Folder, keep: str = "") -> None:
-    for name in folder.names():
+def _remove_ours(folder: Location, keep: str = "") -> None:
+    for name in folder.contents():
         if _OURS_AT_THE_TOP.fullmatch(name) and name != keep:
-            folder.remove(name)
+            (folder / name).remove()
     _remove_work(folder)
 
 
-def _remove_work(folder: Folder) -> None:
+def _remove_work(folder: Location) -> None:
     # The marker last: a kill in between leaves what the next run knows as ours.
-    for name in sorted(folder.names(), key=lambda name: name == _MARKER):
-        if _OURS_AT_WORK.fullmatch(name):
-            folder.remove(name)
+    for name in sorted(folder.contents(), key=lambda name: name == _MARKER):
+        if _OURS_AT_WORK.fullmatch(name) and not name.endswith("/"):
+            (folder / name).remove()
+    (folder / WORK_FOLDER).remove_empty_folder()

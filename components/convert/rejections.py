@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.row_table import Rejection
+from imgpipe.components.storage import Location
 
 REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")
@@ -29,7 +30,7 @@ def rejected_csv(rejections: Sequence[Rejection]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def log_rejected(rejections: Sequence[Rejection], folder: str) -> None:
+def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
     """Writes a line for each of the first 1,000 rejected rows, and one with the number of the rest.
 
     In a cluster, the log is what is left of a step that failed: rejected.csv may go with its pod.
@@ -52,14 +53,14 @@ def log_rejected(rejections: Sequence[Rejection], folder: str) -> None:
     if len(rejections) > _MOST_LOGGED:
         log_event(
             "rejections_not_logged",
-            f"convert: and {len(rejections) - _MOST_LOGGED:,} more rejected rows; {folder}/{REJECTED_NAME} "
+            f"convert: and {len(rejections) - _MOST_LOGGED:,} more rejected rows; {folder / REJECTED_NAME} "
             "lists all of them",
             severity="WARNING",
             count=len(rejections) - _MOST_LOGGED,
         )
 
 
-def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: str) -> None:
+def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: Location) -> None:
     """Refuses to go on when too many rows are rejected.
 
     Args:
@@ -79,7 +80,7 @@ def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: flo
     raise InvalidDataError(
         f"{count:,} of {rows:,} rows are rejected, a share of {count / rows:.4g}; "
         f"max_rejected_fraction={max_fraction:g} is allowed:{first}{more}",
-        where=f"{folder}/{REJECTED_NAME} lists every rejected row with its reason",
+        where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
         remedy="correct or remove these rows, or raise max_rejected_fraction",
     )
 

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
-from imgpipe.components.storage.files import joined
+from imgpipe.components.storage import FileStatus, Location, resolve
 
 UNASSIGNED = ""
 # A row's split is kept as its place here.
 _USES = (UNASSIGNED, TRAIN, VALIDATION, TEST)
 _DROPPED = len(_USES)
-UNKNOWN_SIZE = -1
-_LARGEST_SIZE = 2**31 - 1
+UNKNOWN = FileStatus(size=-1, modified_ns=0)
+_MAX_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,9 @@ class Row:
         line: The line of the file, from 1; 0 in a folder.
         path: The image's path as the row has it; in a folder, relative to the folder.
         label: The label's name; in a multi-label data set the text of the label set (``label_set``).
-        location: Where the image lies: an absolute or relative local path, or ``gs://...``.
+        location: Of the image's file.
         bytes: The size of the image's file.
-        version: Changes when the file is written: its time of change in nanoseconds, or the generation of
-            an object.
+        modified_ns: When the file was last written, in nanoseconds since 1970.
         use: The split that the row is for; empty when it is still to be drawn.
     """
 
@@ -39,9 +38,9 @@ class Row:
     line: int
     path: str
     label: str
-    location: str
+    location: Location
     bytes: int
-    version: int = 0
+    modified_ns: int = 0
     use: str = UNASSIGNED
 
 
@@ -58,10 +57,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file or folder that rows come from: its name as given, and what relative paths belong to."""
+    """A file or folder that rows come from: its name as given, and the folder of its relative paths."""
 
     file: str
-    root: str
+    root: Location
 
 
 class RowTable(Sequence[Row]):
@@ -79,7 +78,7 @@ class RowTable(Sequence[Row]):
         self._use = array("B")
         # Four bytes do: a file of 2 GiB makes no record.
         self._bytes = array("i")
-        self._version = array("Q")
+        self._modified_ns = array("Q")
         # Only once there is one to keep: local files have none.
         self._checksum = array("q")
 
@@ -105,13 +104,13 @@ class RowTable(Sequence[Row]):
             self._line[index],
             path,
             self._label_names[self._label[index]],
-            joined(source.root, path),
+            resolve(source.root, path),
             self._bytes[index],
-            self._version[index],
+            self._modified_ns[index],
             self.use(index),
         )
 
-    def add_source(self, file: str, root: str) -> int:
+    def add_source(self, file: str, root: Location) -> int:
         """Adds a source and returns its number."""
         self.sources.append(Source(file, root))
         return len(self.sources) - 1
@@ -124,11 +123,9 @@ class RowTable(Sequence[Row]):
         label: str,
         use: str,
         *,
-        size: int = UNKNOWN_SIZE,
-        version: int = 0,
-        checksum: int = -1,
+        status: FileStatus = UNKNOWN,
     ) -> None:
-        """Adds a row; ``checksum`` is the CRC-32C of the image's file, -1 when it is not known."""
+        """Adds a row."""
         number = self._labels.get(label)
         if number is None:
             number = self._labels[label] = len(self._label_names)
@@ -139,19 +136,16 @@ class RowTable(Sequence[Row]):
         self._line.append(line)
         self._label.append(number)
         self._use.append(_USES.index(use))
-        self.append_status(size, version, checksum)
+        self._bytes.append(0)
+        self._modified_ns.append(0)
+        self.set_status(len(self) - 1, status)
 
-    def append_status(self, size: int, version: int, checksum: int) -> None:
-        """Completes ``append``: what is known of the image's file."""
-        self._bytes.append(min(size, _LARGEST_SIZE))
-        self._version.append(version)
-        if checksum >= 0 or self._checksum:
-            self._keep_checksum(len(self._bytes) - 1, checksum)
-
-    def set_status(self, index: int, size: int, version: int, checksum: int) -> None:
-        """Enters what was found out about the image's file."""
-        self._bytes[index], self._version[index] = min(size, _LARGEST_SIZE), version
-        self._keep_checksum(index, checksum)
+    def set_status(self, index: int, status: FileStatus) -> None:
+        """Sets what is known of the image's file."""
+        self._bytes[index] = min(status.size, _MAX_SIZE)
+        self._modified_ns[index] = status.modified_ns
+        if status.checksum >= 0 or self._checksum:
+            self._keep_checksum(index, status.checksum)
 
     def _keep_checksum(self, index: int, checksum: int) -> None:
         if len(self._checksum) < len(self._bytes):
@@ -167,9 +161,9 @@ class RowTable(Sequence[Row]):
         begin = self._path_ends[index - 1] if index else 0
         return self._paths[begin : self._path_ends[index]].decode("utf-8", "surrogateescape")
 
-    def location(self, index: int) -> str:
-        """Returns where the image lies."""
-        return joined(self.sources[self._source[index]].root, self.path(index))
+    def location(self, index: int) -> Location:
+        """Returns the location of the image's file."""
+        return resolve(self.sources[self._source[index]].root, self.path(index))
 
     def use(self, index: int) -> str:
         """Returns the row's split, empty when it is to be drawn; a dropped row has none either."""
@@ -185,7 +179,7 @@ class RowTable(Sequence[Row]):
         """Returns the numbers of the rows whose file was not looked at yet."""
         if not len(self):
             return np.zeros(0, np.int64)
-        return np.flatnonzero(np.frombuffer(self._bytes, np.int32) == UNKNOWN_SIZE)
+        return np.flatnonzero(np.frombuffer(self._bytes, np.int32) == UNKNOWN.size)
 
     def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Returns the sizes in bytes of some rows' images."""

@@ -5,19 +5,15 @@ within seconds. A row that fails becomes a Rejection and the others go on.
 """
 
 import difflib
-import os
-import re
-import stat
 from collections.abc import Callable, Sequence
 
+from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.labels import find_label_problem
 from imgpipe.components.convert.label_set import names_in
-from imgpipe.components.convert.row_table import UNKNOWN_SIZE, Rejection, RowTable
+from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
-from imgpipe.components.storage.cloud_storage import StoredObject, is_cloud_path
-from imgpipe.components.storage.files import URL, joined
+from imgpipe.components.storage import FileStatus, Location, resolve
 
-_OBJECT = re.compile(r"gs://[^/]+/.+", re.DOTALL)
 # A row whose text is longer is rejected; its path and label are cut off in the list.
 _LONGEST_SHOWN = 500
 
@@ -50,12 +46,12 @@ class Rows:
         """The number of rows that were read."""
         return self._read
 
-    def add_source(self, file: str, root: str) -> int:
+    def add_source(self, file: str, root: Location) -> int:
         """Adds a file or folder that rows come from and returns its number.
 
         Args:
             file: As the user gave it.
-            root: The folder to which relative paths belong.
+            root: The folder of relative paths.
         """
         return self.accepted.add_source(file, root)
 
@@ -68,12 +64,12 @@ class Rows:
         *,
         use: str = "",
         problem: str = "",
-        found: StoredObject | None = None,
+        status: FileStatus | None = None,
     ) -> None:
         """Accepts a row if nothing is wrong with it, or rejects it.
 
-        A row whose image lies in Cloud Storage is accepted unseen, unless it is given as ``found``:
-        ``look_up`` in ``cloud_rows.py`` looks at all of them together.
+        A row with a remote image and no ``status`` is accepted for now: ``check_remote_files`` checks all of
+        these rows together.
 
         Args:
             source: The source's number.
@@ -82,31 +78,18 @@ class Rows:
             label: The label's name, or the text of a label set.
             use: The split that the row is for; empty = to be drawn.
             problem: What is wrong with the row already.
-            found: The object in Cloud Storage.
+            status: Of the image's file, if it is known.
         """
         self._read += 1
-        size, version, checksum = UNKNOWN_SIZE, 0, -1
-        if not problem:
-            problem = self._label_problem(label)
-        if not problem:
-            location = joined(self.accepted.sources[source].root, path)
-            if found is not None:
-                size, version, checksum = found.size, found.generation, found.checksum
-                problem = self.size_problem(size)
-            elif is_cloud_path(location):
-                problem = "" if _OBJECT.fullmatch(location) else "it names no object: write gs://bucket/name"
-            else:
-                url = URL.match(path)
-                if url:
-                    problem = f"local paths and gs:// are understood, not {url.group(0)}"
-                else:
-                    size, version, problem = self._file_status(location)
+        problem = problem or self._label_problem(label)
+        if not problem and status is None:
+            status, problem = self._status(source, path)
+        if not problem and status is not None:
+            problem = self.size_problem(status.size)
         if problem:
             self.reject(source, line, path, label, problem)
         else:
-            self.accepted.append(
-                source, line, path, label, use, size=size, version=version, checksum=checksum
-            )
+            self.accepted.append(source, line, path, label, use, status=status or UNKNOWN)
 
     def reject(self, source: int, line: int, path: str, label: str, reason: str) -> None:
         """Enters a row among the rejected ones; ``add`` has counted it."""
@@ -134,23 +117,26 @@ class Rows:
             "scale the image down or raise the limit"
         )
 
-    def _file_status(self, location: str) -> tuple[int, int, str]:
-        """Returns size in bytes, time of change in nanoseconds, and what is wrong, if anything."""
+    def _status(self, source: int, path: str) -> tuple[FileStatus | None, str]:
+        """Returns the status of a local file, and what is wrong, if anything."""
         try:
-            status = os.stat(location)
-        except FileNotFoundError:
-            return 0, 0, f"no such file: {_shortened(location)}{_windows_hint(location)}"
-        except (OSError, ValueError) as error:
-            # ValueError: a NUL character in the path.
-            return 0, 0, f"cannot read {_shortened(location)!r}: {getattr(error, 'strerror', None) or error}"
-        if not stat.S_ISREG(status.st_mode):
-            return 0, 0, f"not a file: {location}"
-        return status.st_size, status.st_mtime_ns, self.size_problem(status.st_size)
+            location = resolve(self.accepted.sources[source].root, path)
+        except InvalidArgumentError as error:
+            return None, f"{error.problem}; {error.remedy}"
+        if not location.is_local:
+            return None, "" if location.name else f"{location} names no file"
+        try:
+            status = location.status()
+        except OSError as error:
+            return None, f"cannot read {_shortened(str(location))!r}: {error.strerror}"
+        if status is None:
+            return None, f"no such file: {_shortened(str(location))}{_windows_hint(path)}"
+        return status, ""
 
 
-def _windows_hint(location: str) -> str:
+def _windows_hint(path: str) -> str:
     """Returns a hint if a path that does not exist is written as on Windows."""
-    return "; folders are separated by /, not by a backslash" if "\\" in location else ""
+    return "; folders are separated by /, not by a backslash" if "\\" in path else ""
 
 
 def _label_check(known_labels: Sequence[str]) -> Callable[[str], str]:

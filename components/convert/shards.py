@@ -6,11 +6,9 @@ that is started again finds both and does not read these rows' images a second t
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -26,9 +24,7 @@ from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explai
 from imgpipe.components.convert.row_table import Rejection, Row
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import PreparedImage, prepare_image
-from imgpipe.components.storage.cloud_storage import DOWNLOADS_AT_ONCE, is_cloud_path
-from imgpipe.components.storage.files import read_file
-from imgpipe.components.storage.folders import Folder
+from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 
 # Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
 _FORMAT = 1
@@ -108,13 +104,13 @@ def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
     kind = (*rule, "multi_label") if rules.multi_label else rule
     content = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
     for row in plan.rows:
-        text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.version))
+        text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.modified_ns))
         content.update(text.encode("utf-8", "surrogatepass"))
     return content.hexdigest()
 
 
 def finished_shard(
-    folder: Folder, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
+    folder: Location, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
 ) -> ShardResult | None:
     """Returns what an earlier conversion made of the same rows; None if it did not finish the shard.
 
@@ -129,7 +125,7 @@ def finished_shard(
     if size is None or result_name not in names:
         return None
     try:
-        result = _result_of(json.loads(folder.read(result_name)))
+        result = _result_of(json.loads((folder / result_name).read()))
     except (ValueError, TypeError, KeyError, OSError):
         return None
     same = result.shard.bytes == size and result.fingerprint == _fingerprint_of(plan, rules)
@@ -139,7 +135,7 @@ def finished_shard(
 def write_shards(
     plans: Sequence[ShardPlan],
     rules: ImageRules,
-    folder: Folder,
+    folder: Location,
     *,
     threads: int,
     on_images: Callable[[int], None] = lambda _: None,
@@ -157,47 +153,36 @@ def write_shards(
         OutputError: if a shard cannot be written.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    if any(is_cloud_path(source) for plan in plans for source in _roots(plan)):
-        threads = max(threads, DOWNLOADS_AT_ONCE)
+    # One row in a hundred shows whether images are remote: more threads do no harm.
+    if any(
+        not plan.rows[number].location.is_local for plan in plans for number in range(0, len(plan.rows), 100)
+    ):
+        threads = max(threads, PARALLEL_DOWNLOADS)
 
     checked = _Checked()
+    work = folder / WORK_FOLDER
 
     # One by one from the network: there it is the waiting that is shared out.
-    limit = 1 if threads >= DOWNLOADS_AT_ONCE else 16
+    limit = 1 if threads >= PARALLEL_DOWNLOADS else 16
     groups = (
         rows for plan in plans for rows in group_items(plan.rows, lambda row: row.bytes, max_items=limit)
     )
     with (
         closing(map_in_order(lambda rows: _prepare_rows(rows, rules, checked), groups, threads)) as prepared,
-        _local_work(folder) as work,
+        work.staging() as staging,
     ):
         for plan in plans:
-            partial = work / (plan.name + _PARTIAL_SUFFIX)
+            partial = staging / (plan.name + _PARTIAL_SUFFIX)
             with writing_explained(folder), partial.open("wb", buffering=0) as file:
                 result = _write_shard(plan, rules, prepared, file, on_images)
             with writing_explained(folder):
-                folder.take(partial, f"{WORK_FOLDER}/{plan.name}")
+                (work / plan.name).move_from(partial)
                 # The shard first: what this says is always true.
                 text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)
-                folder.write(f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}", text.encode())
+                (work / f"{plan.name}{_RESULT_SUFFIX}").write(text.encode())
             yield result
             # Else a long conversion takes a little more with every shard.
             release_free_memory()
-
-
-def _roots(plan: ShardPlan) -> Iterable[str]:
-    # One row in a hundred is enough to see whether images come from the network: more threads do no harm.
-    return (plan.rows[number].location for number in range(0, len(plan.rows), 100))
-
-
-@contextmanager
-def _local_work(folder: Folder) -> Iterator[Path]:
-    scratch = folder.scratch(WORK_FOLDER)
-    if scratch is not None:
-        yield scratch
-        return
-    with tempfile.TemporaryDirectory(prefix="imgpipe-") as temporary:
-        yield Path(temporary)
 
 
 def _write_shard(
@@ -249,7 +234,7 @@ class _Checked:
     """
 
     def __init__(self) -> None:
-        self._images: dict[tuple[str, int, int, int], tuple[str, int, int]] = {}
+        self._images: dict[tuple[Location, int, int, int], tuple[str, int, int]] = {}
 
     def prepared(self, row: Row, data: bytes, max_pixels: int) -> PreparedImage:
         """Returns what ``prepare_image`` does, from memory where it can.
@@ -257,7 +242,7 @@ class _Checked:
         Raises:
             ImageError: as ``prepare_image`` does.
         """
-        key = (row.location, len(data), row.version, google_crc32c.value(data))
+        key = (row.location, len(data), row.modified_ns, google_crc32c.value(data))
         known = self._images.get(key)
         if known is not None:
             return PreparedImage(data, *known)
@@ -277,7 +262,7 @@ def _prepare_rows(rows: Sequence[Row], rules: ImageRules, checked: _Checked) -> 
 def _prepare(row: Row, rules: ImageRules, checked: _Checked, parts: list[bytes]) -> _Prepared | Rejection:
     """Says what becomes of a row; adds its record's parts to ``parts`` if there is one."""
     try:
-        data = read_file(row.location)
+        data = row.location.read()
         if len(data) > rules.max_image_bytes:
             raise ImageError(f"the file has grown to {len(data):,} bytes, more than max_image_bytes allows")
         image = checked.prepared(row, data, rules.max_image_pixels)
@@ -319,17 +304,17 @@ def _result_of(content: dict[str, Any]) -> ShardResult:
     )
 
 
-def result_written(folder: Folder, name: str) -> ShardResult:
+def result_written(folder: Location, name: str) -> ShardResult:
     """Reads what became of a shard that another process has just finished.
 
     Raises:
         InternalError: if it did not finish it.
     """
     try:
-        return _result_of(json.loads(folder.read(f"{WORK_FOLDER}/{name}{_RESULT_SUFFIX}")))
+        return _result_of(json.loads((folder / WORK_FOLDER / f"{name}{_RESULT_SUFFIX}").read()))
     except (OSError, MissingInputError, ValueError, KeyError, TypeError):
         raise InternalError(
             f"the runner ended without an error, but there is no shard {name!r}",
-            where=f"{folder.location}/{WORK_FOLDER}",
+            where=str(folder / WORK_FOLDER),
             remedy="is the output folder one that all of the runner's workers share?",
         ) from None

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, Split, read_manifest
+from imgpipe.components.common.dataset import (
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    Split,
+    read_manifest,
+    shard_location,
+)
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     MissingInputError,
@@ -18,7 +25,7 @@ from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArgum
 from imgpipe.components.platforms.google_credentials import default_credentials
 from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, digest, job_spec
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, failure_of, run_job, state_of
-from imgpipe.components.storage.files import joined, written_whole
+from imgpipe.components.storage import atomic_write
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 
@@ -129,7 +136,7 @@ def training_command_line(
     from them. The export step publishes the model to the user's own job_dir.
     """
     labels_file = model_folder.parent / "labels.txt"
-    with written_whole(labels_file) as temporary:
+    with atomic_write(labels_file) as temporary:
         temporary.write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
     return [
         f"--training_data_path={_pattern(manifest.splits[TRAIN], dataset_folder)}",
@@ -141,7 +148,7 @@ def training_command_line(
 
 
 def _pattern(split: Split, folder: Path) -> str:
-    return shards_pattern([joined(str(folder), shard.path) for shard in split.shards])
+    return shards_pattern([str(shard_location(folder, shard)) for shard in split.shards])
 
 
 def _step_account(job: CustomJobArguments) -> str:

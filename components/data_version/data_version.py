@@ -1,16 +1,12 @@
 """Names the state of the data: equal for equal files, without reading them."""
 
 import hashlib
-import os
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from imgpipe.components.common.log import log_result
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import local_path, match_pattern
+from imgpipe.components.storage import FileStatus, find_files, parse_location
 
 
 def version_of_data(arguments: DataVersionArguments) -> str:
@@ -50,20 +46,16 @@ def version_of_data(arguments: DataVersionArguments) -> str:
 
 
 def _states(location: str) -> Iterator[str]:
-    """Yields a line a file, sorted: name, size, and what changes when the content does."""
-    if is_cloud_path(location):
-        for part in map(str.strip, location.split(",")):
-            matched = cloud_storage.match_objects(part)
-            found = matched or cloud_storage.list_objects(f"{part.rstrip('/')}/")
-            # The checksum, not the generation: the same file uploaded again is the same data.
-            yield from sorted(f"{one.name} {one.size} {one.checksum}" for one in found)
-        return
-    folder = local_path(location)
-    files = _walked(folder) if folder.is_dir() else (Path(path) for path in match_pattern(location))
-    yield from sorted(f"{file} {(state := file.stat()).st_size} {state.st_mtime_ns}" for file in files)
+    """Yields a line for each file, sorted: path, size, and what changes with the content."""
+    folder = parse_location(location)
+    files: Iterable[tuple[object, FileStatus | None]] = (
+        folder.list_files() if folder.is_folder() else find_files(location).items()
+    )
+    yield from sorted(f"{file} {_state(status)}" for file, status in files)
 
 
-def _walked(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            yield Path(root) / name
+def _state(status: FileStatus | None) -> str:
+    if status is None:
+        return "unreadable"
+    # The checksum where the store keeps one: the same file uploaded again is the same data.
+    return f"{status.size} {status.checksum if status.checksum >= 0 else status.modified_ns}"

@@ -10,8 +10,7 @@ from imgpipe.components.common.arguments import Group, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import absolute_location, local_path
+from imgpipe.components.storage import local_path, parse_location
 
 # Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -103,7 +102,7 @@ def check_deployment_target(arguments: Any, needed: Mapping[str, tuple[str, ...]
     Raises:
         InvalidArgumentError: naming the wrong or missing arguments.
     """
-    absolute_location(arguments.deploy_dir)
+    location = parse_location(arguments.deploy_dir)
     is_plain_http(arguments.vertex_endpoint)
     target = arguments.deploy_target
     if target == NO_TARGET:
@@ -117,7 +116,7 @@ def check_deployment_target(arguments: Any, needed: Mapping[str, tuple[str, ...]
     if target == LOCAL_TARGET:
         local_path(arguments.deploy_dir)
         return
-    if not is_cloud_path(arguments.deploy_dir):
+    if location.is_local:
         raise InvalidArgumentError(
             f"deploy_dir={arguments.deploy_dir!r} is not in a bucket, which {target} servers require",
             remedy="give a path gs://bucket/folder that the servers may read",

@@ -22,7 +22,7 @@ from imgpipe.components.common.model_folder import model_digest, version_folders
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 
 _POLL_SECONDS = 0.2
 _REQUEST_TIMEOUT_SECONDS = 5.0

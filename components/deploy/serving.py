@@ -2,12 +2,11 @@
 
 from typing import Protocol
 
-from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.model_folder import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.deployment import DeploymentTarget
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import LocalLocation, Location, parse_location
 
 
 class ServingTarget(DeploymentTarget, Protocol):
@@ -22,7 +21,7 @@ class ServingTarget(DeploymentTarget, Protocol):
         """Folder with the versions of a local model."""
 
 
-def find_serving_model(target: ServingTarget) -> str:
+def find_serving_model(target: ServingTarget) -> Location:
     """Returns the folder of the model that answers most requests; for local, the latest version.
 
     Raises:
@@ -42,19 +41,24 @@ def find_serving_model(target: ServingTarget) -> str:
 
         return _readable(find_vertex_model(target))
     # In a bucket, models are stored by digest: only the service knows which of them serves.
-    versions = {} if is_cloud_path(target.deploy_dir) else version_folders(local_path(target.deploy_dir))
+    folder = parse_location(target.deploy_dir)
+    versions = version_folders(folder.path) if isinstance(folder, LocalLocation) else {}
     if not versions:
         raise MissingInputError(
             f"there is no version of a model in {target.deploy_dir!r}",
             remedy="ignore this for the first model",
         )
-    return str(versions[max(versions)])
+    return LocalLocation(str(versions[max(versions)]))
 
 
-def _readable(location: str) -> str:
-    if not is_cloud_path(location):
+def _readable(location: str) -> Location:
+    try:
+        readable = parse_location(location)
+    except InvalidArgumentError:
+        readable = LocalLocation(location)
+    if readable.is_local:
         raise OutputError(
             f"the serving model is in {location!r}, not in a bucket",
             remedy="copy it to a bucket, and give that path as champion or pretrained_checkpoint_path",
         )
-    return location
+    return readable

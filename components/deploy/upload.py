@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imgpipe.components.common.log import timed
-from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage import parse_location
 
 # TensorFlow Serving expects a folder with numbered versions.
 VERSION = "1"
@@ -19,15 +19,15 @@ def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
         OutputError: if the bucket is not writable.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    base = f"{deploy_dir.rstrip('/')}/{digest[:_DIGEST_DIGITS]}"
+    base = parse_location(deploy_dir) / digest[:_DIGEST_DIGITS]
     # Uploaded last: it marks a complete upload.
     last = "saved_model.pb"
-    if cloud_storage.object_at(f"{base}/{VERSION}/{last}") is not None:
-        return base
+    if (base / VERSION / last).status() is not None:
+        return str(base)
     names = sorted(
         path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*") if path.is_file()
     )
     with timed("uploaded", f"deploy: the model is in {base}"):
         for name in [*(name for name in names if name != last), last]:
-            cloud_storage.upload(model_folder / name, f"{base}/{VERSION}/{name}")
-    return base
+            (base / VERSION / name).upload(model_folder / name)
+    return str(base)

@@ -9,7 +9,7 @@ from imgpipe.components.common.arguments import argument, check_fields, from_val
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
 from imgpipe.components.evaluate.arguments import EvaluateArguments
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 
 
 @dataclass(frozen=True)

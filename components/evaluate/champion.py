@@ -10,7 +10,7 @@ from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION, EvaluateArguments
-from imgpipe.components.storage.cloud_storage import is_cloud_path
+from imgpipe.components.storage import is_local, parse_location
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
         yield None
         return
     if arguments.champion != AUTO:
-        with local_model(arguments.champion) as folder:
+        with local_model(parse_location(arguments.champion)) as folder:
             yield folder
         return
     # Only what goes wrong in finding it is a warning, nothing of what is done with it.
@@ -47,7 +47,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
 def _warn(arguments: EvaluateArguments, problem: str) -> None:
     if arguments.deploy_target in (KSERVE_TARGET, VERTEX_TARGET):
         found = f"finds no model on {arguments.deploy_target}: {problem}"
-    elif is_cloud_path(arguments.deploy_dir):
+    elif not is_local(arguments.deploy_dir):
         # Models lie there under their digests: the service alone knows which of them serves.
         found = f"finds no model in {arguments.deploy_dir!r}"
     else:

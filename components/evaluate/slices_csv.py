@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.storage.files import absolute_location, local_copy
+from imgpipe.components.storage import parse_location
 
 _PATH = "path"
 # By path: (name, value) pairs.
@@ -28,7 +28,7 @@ def read_slices_csv(file: str) -> Slices:
         InvalidDataError: if it is not of this form, or two rows of a path contradict each other.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    with local_copy(absolute_location(file)) as path:
+    with parse_location(file).local_copy() as path:
         return _read(path, file)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, argument, check_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage.files import absolute_location
+from imgpipe.components.storage import parse_location
 
 TFLITE, TFLITE_INT8, ONNX = "tflite", "tflite-int8", "onnx"
 FORMATS = (TFLITE, TFLITE_INT8, ONNX)
@@ -39,7 +39,7 @@ class ExportArguments:
         """
         check_fields(self)
         if self.job_dir:
-            absolute_location(self.job_dir)
+            parse_location(self.job_dir)
         for name in self.formats():
             if name not in FORMATS:
                 raise InvalidArgumentError(

@@ -17,7 +17,7 @@ from imgpipe.components.common.log import log_event, log_result, parse_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.export.arguments import ONNX, ExportArguments
-from imgpipe.components.storage.files import publish_folder
+from imgpipe.components.storage import parse_location, publish_folder
 
 if TYPE_CHECKING:
     from imgpipe.components.export.formats import ModelFormat
@@ -113,7 +113,7 @@ def export(
         OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
     """
     if arguments.job_dir:
-        check_model_target(arguments.job_dir)
+        check_model_target(parse_location(arguments.job_dir))
     if not (model_folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(model_folder)!r}",
@@ -141,7 +141,7 @@ def export(
         formats=[dataclasses.asdict(one) for one in formats],
     )
     if arguments.job_dir:
-        target = publish_model(exported_folder, arguments.job_dir)
+        target = publish_model(exported_folder, parse_location(arguments.job_dir))
         log_event("published", f"export: published to {target}")
     return Exported(measured, formats, evaluation["top_1_accuracy"], split)
 

@@ -5,7 +5,7 @@ import sys
 from imgpipe.components.common.arguments import parse_command_line
 from imgpipe.components.common.model_folder import model_folder_at
 from imgpipe.components.common.step import run_command
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.serve.application import Server
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.live_model import LiveModel
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 
 # Each connection may hold a body of max_request_bytes; max_bytes_in_flight limits their sum.
 _MAX_CONNECTIONS = 256

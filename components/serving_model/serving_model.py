@@ -7,8 +7,7 @@ from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.provenance import PROVENANCE_NAME
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import joined, read_file
+from imgpipe.components.storage import Location
 from imgpipe.components.train.model_types import MODEL_TYPES
 
 
@@ -24,7 +23,7 @@ def find_initial_model(arguments: ServingModelArguments) -> str:
         InterruptedRunError: if the service cannot be reached.
     """
     try:
-        location = find_serving_model(arguments)
+        serving = find_serving_model(arguments)
     except MissingInputError as error:
         location = arguments.pretrained_checkpoint_path
         start = f"pretrained_checkpoint_path={location}" if location else "the argument weights"
@@ -34,7 +33,8 @@ def find_initial_model(arguments: ServingModelArguments) -> str:
             severity="WARNING",
         )
     else:
-        check_model_type(location, arguments.model_type)
+        location = str(serving)
+        check_model_type(serving, arguments.model_type)
         if arguments.pretrained_checkpoint_path:
             log_event(
                 "argument_ignored",
@@ -45,7 +45,7 @@ def find_initial_model(arguments: ServingModelArguments) -> str:
     return location
 
 
-def check_model_type(location: str, model_type: str) -> None:
+def check_model_type(location: Location, model_type: str) -> None:
     """Rejects another model type than the serving model's.
 
     If the serving model does not state its type, or this version does not know it, the training checks.
@@ -62,18 +62,18 @@ def check_model_type(location: str, model_type: str) -> None:
     if serving in MODEL_TYPES and serving != model_type:
         raise InvalidArgumentError(
             f"model_type={model_type} cannot start from the weights of the serving model, a {serving}",
-            where=location,
+            where=str(location),
             remedy=f"set model_type to {serving}; to change the network, run once without --retrain (in the "
             "pipeline image-classification)",
         )
 
 
-def _model_type_of(location: str) -> str:
+def _model_type_of(location: Location) -> str:
     """Returns the model type in a model's provenance; empty if there is none."""
     # For KServe, the folder contains versions; imgpipe uploads version 1.
-    for folder in (location, joined(location, "1")) if is_cloud_path(location) else (location,):
+    for folder in (location,) if location.is_local else (location, location / "1"):
         try:
-            return str(json.loads(read_file(joined(folder, PROVENANCE_NAME)))["model_type"])
+            return str(json.loads((folder / PROVENANCE_NAME).read())["model_type"])
         except (OSError, MissingInputError, ValueError, LookupError, TypeError):
             continue
     return ""

@@ -1,1 +1,120 @@
-"""Files and folders, on this machine and in Cloud Storage."""
+"""Files and folders in every store: a path is parsed once, where it enters, and chooses its store.
+
+A new store is a module with a subclass of ``ObjectLocation`` and a line in ``_STORES``.
+"""
+
+import re
+from pathlib import Path
+
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.storage.cloud_storage import CloudStorageLocation
+from imgpipe.components.storage.local import (
+    LocalLocation,
+    atomic_write,
+    check_empty,
+    check_writable,
+    publish_folder,
+)
+from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
+from imgpipe.components.storage.object_store import ObjectLocation, deadline
+
+__all__ = [
+    "PARALLEL_DOWNLOADS",
+    "FileStatus",
+    "LocalLocation",
+    "Location",
+    "ObjectLocation",
+    "atomic_write",
+    "check_empty",
+    "check_writable",
+    "deadline",
+    "find_files",
+    "is_local",
+    "local_path",
+    "parse_location",
+    "publish_folder",
+    "resolve",
+]
+
+_STORES: dict[str, type[ObjectLocation]] = {store.scheme: store for store in (CloudStorageLocation,)}
+
+_URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def parse_location(path: str | Path) -> Location:
+    """Returns the location that a user wrote: a local path, with ``~`` expanded, or the URI of a store.
+
+    Raises:
+        InvalidArgumentError: for a URI without a bucket, or with an unsupported scheme.
+    """
+    return _parse_uri(str(path)) or LocalLocation(str(Path(path).expanduser()))
+
+
+def resolve(folder: Location, path: str) -> Location:
+    """Returns the location that a path in a list means: below ``folder``, unless it is absolute or a URI.
+
+    Raises:
+        InvalidArgumentError: as ``parse_location``.
+    """
+    return _parse_uri(path) or folder / path
+
+
+def _parse_uri(text: str) -> Location | None:
+    # Called for every row of a list: most are plain paths.
+    scheme = _URI.match(text) if "://" in text else None
+    if scheme is None:
+        return None
+    store = _STORES.get(scheme[1])
+    if store is None:
+        schemes = " and ".join(f"{name}://" for name in _STORES)
+        raise InvalidArgumentError(
+            f"{text!r}: {scheme[0]} is not supported; local paths and {schemes} are",
+            remedy=f"copy the data to a local folder or to {schemes}, and give that path",
+        )
+    return store.parse(text)
+
+
+def is_local(text: str) -> bool:
+    """Returns whether a path is not a URI."""
+    return _URI.match(text) is None
+
+
+def local_path(text: str) -> Path:
+    """Returns the local path that a user wrote, with ``~`` expanded.
+
+    Raises:
+        InvalidArgumentError: for a URI: some arguments must be local.
+    """
+    scheme = _URI.match(text)
+    if scheme:
+        raise InvalidArgumentError(
+            f"{text!r} must be a local path, not {scheme[0]}",
+            remedy="copy the data to a local folder and give that path",
+        )
+    return Path(text).expanduser()
+
+
+def find_files(patterns: str) -> dict[Location, FileStatus]:
+    """Returns the files that a path or glob matches, sorted by name.
+
+    Args:
+        patterns: A path or a glob, as ``Location.glob`` understands it; or several, separated by commas,
+            unless a local file with the whole name exists.
+
+    Raises:
+        InvalidArgumentError: as ``parse_location``.
+        MissingInputError: if a pattern matches no file, with the files found instead.
+        InterruptedRunError: if a remote store cannot be reached.
+    """
+    if is_local(patterns) and local_path(patterns).is_file():
+        parts = [patterns]
+    else:
+        parts = [part.strip() for part in patterns.split(",")]
+    found: dict[Location, FileStatus] = {}
+    for part in parts:
+        pattern = parse_location(part)
+        matches = dict(pattern.glob())
+        if not matches:
+            raise pattern.no_match_error()
+        found.update(matches)
+    return dict(sorted(found.items(), key=lambda item: str(item[0])))

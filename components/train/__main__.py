@@ -16,7 +16,7 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.step import run_command
 from imgpipe.components.convert.arguments import ConvertArguments
-from imgpipe.components.storage.folders import check_folder_writable
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 
 
@@ -68,19 +68,20 @@ def main(command_line: Sequence[str]) -> None:
     job = from_values(JobArguments, values)
     arguments = from_values(TrainingArguments, values)
     _require("job_dir", arguments.job_dir)
-    check_model_target(arguments.job_dir)
-    check_folder_writable(arguments.job_dir)
+    job_dir = parse_location(arguments.job_dir)
+    check_model_target(job_dir)
+    job_dir.check_writable()
     # Imported here, so that an invalid flag is rejected without loading Pillow and TensorFlow.
     from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory() as temporary:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
         job.write_dataset(dataset, multi_label=arguments.multi_label)
-        train(arguments, dataset, model, publish=lambda folder: publish_model(folder, arguments.job_dir))
+        train(arguments, dataset, model, publish=lambda folder: publish_model(folder, job_dir))
         if not model.exists():
             # Only the chief of several workers writes the model.
             return
-        target = publish_model(model, arguments.job_dir)
+        target = publish_model(model, job_dir)
     log_event("published", f"train: published to {target}")
 
 

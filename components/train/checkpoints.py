@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.storage.folders import folder_at
+from imgpipe.components.storage import Location
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -48,19 +48,19 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Args:
-        location: The folder, local or ``gs://``; created if missing. Other files in it are ignored.
+        folder: The folder, local or ``gs://``; created if missing. Other files in it are ignored.
         keep: Number of checkpoints to keep, the last ones.
     """
 
-    def __init__(self, location: str, *, keep: int) -> None:
-        self._folder, self._keep = folder_at(location), keep
+    def __init__(self, folder: Location, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
         # Cached by step, so that old checkpoints are not downloaded from Cloud Storage to look this up.
         self._best_steps: dict[int, int | None] = {}
 
     @property
     def location(self) -> str:
         """The folder of the checkpoints."""
-        return self._folder.location
+        return str(self._folder)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes obsolete ones.
@@ -77,12 +77,12 @@ class CheckpointFolder:
         kept = [step for step in steps if step <= checkpoint.step][-self._keep :]
         for step in steps:
             if step not in kept:
-                self._folder.remove(_file_name("step", step))
+                (self._folder / _file_name("step", step)).remove()
         # Each checkpoint needs the weights that were the best when it was written.
         needed = {self._best_step(step) for step in kept}
         for step in self._steps("best"):
             if step not in needed:
-                self._folder.remove(_file_name("best", step))
+                (self._folder / _file_name("best", step)).remove()
 
     def write_best(self, step: int, weights: Arrays, state: Mapping[str, Any]) -> None:
         """Writes the weights of an evaluation that was better than all previous ones.
@@ -117,7 +117,7 @@ class CheckpointFolder:
         return self._best_steps[step]
 
     def _steps(self, kind: str) -> list[int]:
-        matches = (_NAME.fullmatch(name) for name in self._folder.names())
+        matches = (_NAME.fullmatch(name) for name in self._folder.contents())
         return sorted(int(match[2]) for match in matches if match and match[1] == kind)
 
     def _write(self, kind: str, checkpoint: Checkpoint) -> None:
@@ -126,7 +126,7 @@ class CheckpointFolder:
         np.savez(content, **{_STATE: state, **checkpoint.arrays})  # type: ignore[arg-type]
         name = _file_name(kind, checkpoint.step)
         try:
-            self._folder.write(name, content.getvalue())
+            (self._folder / name).write(content.getvalue())
         except OSError as error:
             raise OutputError(
                 f"cannot write the checkpoint {name!r} to {self.location!r}: {error.strerror or error}",
@@ -136,7 +136,7 @@ class CheckpointFolder:
     def _read(self, kind: str, step: int, *, with_arrays: bool = True) -> Checkpoint | None:
         name = _file_name(kind, step)
         try:
-            with np.load(io.BytesIO(self._folder.read(name)), allow_pickle=False) as file:
+            with np.load(io.BytesIO((self._folder / name).read()), allow_pickle=False) as file:
                 state = json.loads(file[_STATE].tobytes())
                 names = set(file.files) - {_STATE} if with_arrays else set()
                 return Checkpoint(step, {name: file[name] for name in names}, state)
@@ -176,11 +176,11 @@ def check_same_training(checkpoint: Checkpoint, training: Mapping[str, Any], loc
         )
 
 
-def read_checkpoint_weights(location: str) -> dict[str, NDArray[Any]]:
+def read_checkpoint_weights(location: Location) -> dict[str, NDArray[Any]]:
     """Returns the weights of a training's best evaluation so far, by path of the Keras variable.
 
     Args:
-        location: A ``checkpoints`` folder, local or ``gs://``.
+        location: A ``checkpoints`` folder.
 
     Raises:
         MissingInputError: if there are no readable best weights, or only those of the last layer, which a
@@ -197,7 +197,7 @@ def read_checkpoint_weights(location: str) -> dict[str, NDArray[Any]]:
     if not best.state["complete"]:
         raise MissingInputError(
             "the checkpoint contains only the last layer, because the backbone was frozen",
-            where=location,
+            where=str(location),
             remedy="give the folder job_dir/model of that training instead",
         )
     return {name.split("/", 2)[2]: array for name, array in best.arrays.items()}

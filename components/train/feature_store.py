@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.log import log_event
-from imgpipe.components.storage.files import written_whole
+from imgpipe.components.storage import atomic_write
 
 _POLL_SECONDS = 0.2
 _LOG_SECONDS = 60.0
@@ -46,7 +46,7 @@ def shared_features(
         _acquire(lock)
         if not path.is_dir():
             arrays = compute()
-            with written_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.mkdir()
                 for number, array in enumerate(arrays):
                     np.save(temporary / f"{number}.npy", array)

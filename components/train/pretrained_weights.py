@@ -17,8 +17,7 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import local_model, model_folder_at, version_folders
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import local_copy, local_path
+from imgpipe.components.storage import LocalLocation, Location, parse_location
 from imgpipe.components.train.checkpoints import read_checkpoint_weights
 
 Arrays = dict[str, NDArray[Any]]
@@ -85,9 +84,10 @@ def load_pretrained_weights(location: str, model_type: str, network: keras.Model
 
 def _read(location: str, network: keras.Model) -> _PretrainedWeights:
     """Reads the weights; ``network`` has the layers that Keras files refer to by number."""
-    if is_cloud_path(location):
-        return _read_from_cloud(location, network)
-    path = local_path(location)
+    source = parse_location(location)
+    if not isinstance(source, LocalLocation):
+        return _read_remote(source, network)
+    path = source.path
     if not path.exists():
         raise MissingInputError(
             f"pretrained_checkpoint_path={location!r} does not exist",
@@ -97,13 +97,13 @@ def _read(location: str, network: keras.Model) -> _PretrainedWeights:
         return _read_keras_file(path, location, network)
     if (path / "saved_model.pb").is_file() or version_folders(path):
         return _read_saved_model(model_folder_at(path))
-    return _separate_head("the checkpoints", read_checkpoint_weights(str(path)))
+    return _separate_head("the checkpoints", read_checkpoint_weights(source))
 
 
-def _read_from_cloud(location: str, network: keras.Model) -> _PretrainedWeights:
-    if location.endswith(_KERAS_FILES):
-        with local_copy(location) as path:
-            return _read_keras_file(path, location, network)
+def _read_remote(location: Location, network: keras.Model) -> _PretrainedWeights:
+    if location.name.endswith(_KERAS_FILES):
+        with location.local_copy() as path:
+            return _read_keras_file(path, str(location), network)
     try:
         with local_model(location) as folder:
             return _read_saved_model(folder)

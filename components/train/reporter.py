@@ -10,9 +10,7 @@ from pathlib import Path
 
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import joined, local_path
-from imgpipe.components.storage.folders import Folder, folder_at
+from imgpipe.components.storage import Location, parse_location
 from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.job_dir import METRICS_FILE, TENSORBOARD_FOLDER
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
@@ -38,7 +36,8 @@ def reporter(job_dir: str) -> Report:
     """
     reports: list[Report] = [_log]
     if job_dir:
-        reports += [_metrics_file(folder_at(job_dir)), _tensorboard(joined(job_dir, TENSORBOARD_FOLDER))]
+        folder = parse_location(job_dir)
+        reports += [_metrics_file(folder / METRICS_FILE), _tensorboard(folder / TENSORBOARD_FOLDER)]
     if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):
         reports.append(_vertex_tuner())
     if os.environ.get(KATIB_TRIAL_NAME):
@@ -58,23 +57,24 @@ def _log(evaluations: Sequence[Evaluation]) -> None:
     log_event("evaluation", f"train: step {step}: {metrics}", training_step=step, **last)
 
 
-def _metrics_file(folder: Folder) -> Report:
+def _metrics_file(file: Location) -> Report:
     def write(evaluations: Sequence[Evaluation]) -> None:
         lines = (json.dumps(dataclasses.asdict(evaluation)) + "\n" for evaluation in evaluations)
-        folder.write(METRICS_FILE, "".join(lines).encode())
+        file.write("".join(lines).encode())
 
     return write
 
 
-def _tensorboard(location: str) -> Report:
+def _tensorboard(folder: Location) -> Report:
     """Writes TensorBoard's files; those for Cloud Storage are written locally and uploaded."""
     # Vertex AI displays the content of the folder that it sets.
-    location = os.environ.get("AIP_TENSORBOARD_LOG_DIR") or location
-    local_copy = tempfile.TemporaryDirectory(prefix="imgpipe-") if is_cloud_path(location) else None
+    if configured := os.environ.get("AIP_TENSORBOARD_LOG_DIR"):
+        folder = parse_location(configured)
+    local_copy = None if folder.is_local else tempfile.TemporaryDirectory(prefix="imgpipe-")
     # The metadata of tf.summary.scalar(), which requires TensorBoard to be installed.
     summary = tf.compat.v1.SummaryMetadata
     metadata = summary(plugin_data=summary.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR")
-    writer = tf.summary.create_file_writer(local_copy.name if local_copy else str(local_path(location)))
+    writer = tf.summary.create_file_writer(local_copy.name if local_copy else str(folder))
 
     def write(evaluations: Sequence[Evaluation]) -> None:
         with writer.as_default(step=evaluations[-1].step):
@@ -84,7 +84,7 @@ def _tensorboard(location: str) -> Report:
                 tf.summary.write(name, tf.constant(value), metadata=metadata)
         writer.flush()
         for path in Path(local_copy.name).iterdir() if local_copy else ():
-            folder_at(location).write(path.name, path.read_bytes())
+            (folder / path.name).write(path.read_bytes())
 
     return write
 

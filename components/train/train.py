@@ -15,8 +15,7 @@ from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumen
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.storage.files import check_empty, joined
-from imgpipe.components.storage.folders import check_folder_writable
+from imgpipe.components.storage import check_empty, parse_location
 from imgpipe.components.train.accelerators import Accelerators, find_accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import (
@@ -148,7 +147,7 @@ def train(
     manifest = read_manifest(dataset_folder)
     _check_data(arguments, manifest)
     if arguments.job_dir:
-        check_folder_writable(arguments.job_dir)
+        parse_location(arguments.job_dir).check_writable()
     if arguments.deterministic:
         # Must precede any other use of TensorFlow.
         tf.config.experimental.enable_op_determinism()
@@ -259,8 +258,8 @@ def _callbacks(
 def _checkpoint_folder(arguments: TrainingArguments) -> CheckpointFolder | None:
     if not arguments.job_dir:
         return None
-    location = joined(arguments.job_dir, CHECKPOINTS_FOLDER)
-    return CheckpointFolder(location, keep=arguments.keep_checkpoints)
+    folder = parse_location(arguments.job_dir) / CHECKPOINTS_FOLDER
+    return CheckpointFolder(folder, keep=arguments.keep_checkpoints)
 
 
 def _check_data(arguments: TrainingArguments, manifest: Manifest) -> None:

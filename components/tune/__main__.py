@@ -15,7 +15,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.step import run_command
-from imgpipe.components.storage.files import check_writable, local_path
+from imgpipe.components.storage import check_writable, local_path, parse_location
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
@@ -33,7 +33,7 @@ def main(command_line: Sequence[str]) -> None:
         raise InvalidArgumentError("--job_dir is not given", remedy="--help lists all arguments")
     check_local(tuning.job_dir)
     job_dir = local_path(tuning.job_dir)
-    check_model_target(tuning.job_dir)
+    check_model_target(parse_location(job_dir))
     check_writable(job_dir)
     check_search_space(read_request(tuning), training)
     # Imported here so that an invalid flag is rejected before TensorFlow loads.
@@ -43,7 +43,7 @@ def main(command_line: Sequence[str]) -> None:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
         job.write_dataset(dataset, multi_label=training.multi_label)
         tune(tuning, training, dataset, TuningFiles(job_dir.absolute(), model))
-        target = publish_model(model, tuning.job_dir)
+        target = publish_model(model, parse_location(job_dir))
     log_event("published", f"tune: published to {target}")
 
 

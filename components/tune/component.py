@@ -4,8 +4,7 @@ from pathlib import Path
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.folders import check_folder_writable
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 
@@ -35,8 +34,9 @@ def tune(
     # Imported here because it loads Optuna, which is not needed to compile a pipeline.
     from imgpipe.components.tune.outcome import run_step, warn_of_lost_study
 
-    if is_cloud_path(tuning.job_dir):
-        check_folder_writable(tuning.job_dir)
+    location = parse_location(tuning.job_dir)
+    if not location.is_local:
+        location.check_writable()
         warn_of_lost_study(tuning.job_dir)
         job_dir = Path(trials.path)
     else:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import URL, joined
+from imgpipe.components.storage import Location, is_local
 
 # The persistent state of the search.
 STUDY_FOLDER = "study"
@@ -30,14 +29,14 @@ def trial_model(job_dir: Path, trial_id: int | str) -> Path:
     return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
 
 
-def trial_location(job_dir: str, trial_id: str) -> str:
+def trial_location(job_dir: Location, trial_id: str) -> Location:
     """Returns the folder of a trial in a job_dir that may be ``gs://``."""
-    return joined(job_dir, f"{TRIALS_FOLDER}/{trial_id}")
+    return job_dir / TRIALS_FOLDER / trial_id
 
 
-def trial_model_location(job_dir: str, trial_id: str) -> str:
+def trial_model_location(job_dir: Location, trial_id: str) -> Location:
     """Returns where a trial's best model is published in a job_dir that may be ``gs://``."""
-    return joined(job_dir, f"model/{TRIAL_MODEL_PREFIX}{trial_id}")
+    return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
 
 
 def check_shared_with_pods(job_dir: str) -> None:
@@ -46,7 +45,7 @@ def check_shared_with_pods(job_dir: str) -> None:
     Raises:
         InvalidArgumentError: if it is not in Cloud Storage.
     """
-    if not is_cloud_path(job_dir):
+    if is_local(job_dir):
         raise InvalidArgumentError(
             f"job_dir={job_dir!r}: with tune_engine=katib, trials run in their own pods and cannot access "
             "this folder",
@@ -60,7 +59,7 @@ def check_local(job_dir: str) -> None:
     Raises:
         InvalidArgumentError: if it is in Cloud Storage or another URL.
     """
-    if URL.match(job_dir):
+    if not is_local(job_dir):
         raise InvalidArgumentError(
             f"job_dir={job_dir!r}: a search on this machine writes its study and its trials' checkpoints to "
             "a local folder",

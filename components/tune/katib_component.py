@@ -6,6 +6,7 @@ from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
 from imgpipe.components.common.docstrings import with_args_of
 from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.component import tune as tune_in_step
@@ -48,6 +49,6 @@ def tune(
         *(dataset, model, metrics, report, trials, tuning, arguments),
         # What the step itself writes; the trials write to the gs:// job_dir.
         job_dir=Path(trials.path),
-        engine=lambda spec: KatibSearch(spec, tuning.job_dir, katib, pod),
+        engine=lambda spec: KatibSearch(spec, parse_location(tuning.job_dir).absolute(), katib, pod),
         engine_name=KATIB,
     )

@@ -9,9 +9,7 @@ from typing import Any
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import joined
+from imgpipe.components.storage import Location, is_local, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
@@ -52,16 +50,17 @@ def run_step(
         engine_name: The engine's name, for the report.
     """
     folder = Path(trials.path)
-    upload = job_dir == folder and is_cloud_path(tuning.job_dir)
+    target = parse_location(tuning.job_dir)
+    upload = job_dir == folder and not target.is_local
     files = TuningFiles(job_dir, Path(model.path))
     try:
         result = tune(tuning, arguments, Path(dataset.path), files, engine=engine, engine_name=engine_name)
         if upload:
-            upload_models(result, tuning.job_dir)
+            upload_models(result, target)
     finally:
         _copy_results(job_dir, folder, Path(report.path))
         if upload:
-            upload_results(folder, tuning.job_dir)
+            upload_results(folder, target)
     best = result.best
     for name in (METRIC, "top_5_accuracy", "loss"):
         metrics.log_metric(name, float(best.final[name]))
@@ -87,23 +86,23 @@ def _copy_results(job_dir: Path, trials: Path, report: Path) -> None:
         shutil.copyfile(job_dir / REPORT_FILE, report)
 
 
-def upload_results(folder: Path, job_dir: str) -> None:
+def upload_results(folder: Path, job_dir: Location) -> None:
     """Copies trials.json and the report, if they exist, to a job_dir in Cloud Storage.
 
     Paths below the step's folder are replaced by paths below job_dir.
 
     Args:
         folder: The step's folder.
-        job_dir: ``gs://``.
+        job_dir: The tuning's job_dir.
     """
     here = json.dumps(str(folder.absolute()))[1:-1]
     for name in (TRIALS_FILE, REPORT_FILE):
         if (folder / name).is_file():
-            text = (folder / name).read_text(encoding="utf-8").replace(here, job_dir.rstrip("/"))
-            cloud_storage.write_object(joined(job_dir, name), text.encode())
+            text = (folder / name).read_text(encoding="utf-8").replace(here, str(job_dir))
+            (job_dir / name).write(text.encode())
 
 
-def upload_models(result: TuningResult, job_dir: str) -> None:
+def upload_models(result: TuningResult, job_dir: Location) -> None:
     """Copies the trials' models that are not in Cloud Storage yet to a job_dir there.
 
     Args:
@@ -111,7 +110,7 @@ def upload_models(result: TuningResult, job_dir: str) -> None:
         job_dir: ``gs://``.
     """
     for trial in result.trials:
-        if trial.model and not is_cloud_path(trial.model):
+        if trial.model and is_local(trial.model):
             publish_model_at(Path(trial.model), trial_model_location(job_dir, str(trial.id)))
 
 

@@ -26,7 +26,7 @@ from imgpipe.components.common.arguments import (
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import reversed_value
 from imgpipe.components.common.step import run_command
-from imgpipe.components.storage.files import absolute_location
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME
@@ -112,17 +112,17 @@ def main(
             "a trial needs --job_dir and --trial_id",
             remedy="for a single training: python -m imgpipe.components.train",
         )
-    job_dir = absolute_location(training.job_dir)
+    job_dir = parse_location(training.job_dir).absolute()
     folder = trial_location(job_dir, trial_id)
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
         job.write_dataset(dataset, multi_label=training.multi_label)
         task = TrialTask(
             trial=0,
-            arguments={**vars(training), "job_dir": folder},
+            arguments={**vars(training), "job_dir": str(folder)},
             dataset=str(dataset),
-            folder=folder,
-            model=trial_model_location(job_dir, trial_id),
+            folder=str(folder),
+            model=str(trial_model_location(job_dir, trial_id)),
         )
         function(task, lambda _: "")
 

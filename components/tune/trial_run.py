@@ -13,8 +13,7 @@ from imgpipe.components.common.errors import InterruptedRunError, MissingInputEr
 from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
-from imgpipe.components.storage.files import publish_folder
-from imgpipe.components.storage.folders import folder_at
+from imgpipe.components.storage import Location, parse_location, publish_folder
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.job_dir import FEATURES_FOLDER
 
@@ -83,7 +82,7 @@ def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
     final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
     publish_folder(unpublished, Path(task.model))
     # The training does not call should_stop after its last step.
-    write_result(folder, final, [asdict(evaluation) for evaluation in trained.evaluations])
+    write_result(parse_location(folder), final, [asdict(evaluation) for evaluation in trained.evaluations])
     shutil.rmtree(unpublished)
     return final
 
@@ -99,13 +98,14 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
     """
     from imgpipe.components.train.train import train
 
+    folder, target = parse_location(task.folder), parse_location(task.model)
     with tempfile.TemporaryDirectory(prefix="imgpipe-trial-") as name:
         unpublished, published = Path(name) / "unpublished", Path(name) / "published"
 
         def publish(better: Path) -> None:
             # A local copy, to be evaluated if the trial is stopped.
             publish_folder(better, published)
-            publish_model_at(better, task.model)
+            publish_model_at(better, target)
 
         try:
             trained = train(
@@ -119,14 +119,14 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
             # Use what is left of the grace period to evaluate the published model.
             if (published / PROVENANCE_NAME).is_file():
                 step = int(read_provenance(published)["best_step"])
-                write_result(task.folder, _evaluate_model(task, published, step, Path(name) / _EVALUATION))
+                write_result(folder, _evaluate_model(task, published, step, Path(name) / _EVALUATION))
             raise
         if not unpublished.exists():
             # A worker of a distributed training: the chief has the model.
             return {}
-        publish_model_at(unpublished, task.model)
+        publish_model_at(unpublished, target)
         final = _evaluate_model(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
-    write_result(task.folder, final)
+    write_result(folder, final)
     return final
 
 
@@ -149,28 +149,26 @@ def _evaluate_model(task: TrialTask, model: Path, step: int, folder: Path) -> di
     }
 
 
-def write_result(
-    folder: Path | str, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()
-) -> None:
+def write_result(folder: Location, final: dict[str, Any], evaluations: Sequence[dict[str, Any]] = ()) -> None:
     """Writes the result of the full evaluation, which marks the trial as finished.
 
     Args:
-        folder: The trial's folder, local or ``gs://``.
+        folder: The trial's folder.
         final: The result of the full evaluation.
         evaluations: All evaluations of the training.
     """
     result = {"final": final, "evaluations": list(evaluations)}
-    folder_at(str(folder)).write(RESULT_FILE, json.dumps(result).encode())
+    (folder / RESULT_FILE).write(json.dumps(result).encode())
 
 
-def read_result(folder: Path | str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+def read_result(folder: Location) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """Returns the full evaluation and the training's evaluations; None if the trial has not finished.
 
     Args:
-        folder: The trial's folder, local or ``gs://``.
+        folder: The trial's folder.
     """
     try:
-        result = json.loads(folder_at(str(folder)).read(RESULT_FILE))
+        result = json.loads((folder / RESULT_FILE).read())
     except (OSError, ValueError, MissingInputError):
         return None
     return result["final"], result["evaluations"]

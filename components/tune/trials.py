@@ -8,7 +8,7 @@ from typing import Any
 
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.provenance import tensorflow_version
-from imgpipe.components.storage.files import written_whole
+from imgpipe.components.storage import atomic_write
 
 RUNNING, SUCCEEDED, FAILED = "RUNNING", "SUCCEEDED", "FAILED"
 
@@ -142,7 +142,7 @@ def write_trials(path: Path, trials: Sequence[Trial], *, extra: Mapping[str, Any
         "trials": [trial.to_json() for trial in ranked],
         **extra,
     }
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(output, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

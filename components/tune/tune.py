@@ -10,7 +10,7 @@ from imgpipe.components.common.errors import CheckFailedError, PipelineError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.published_model import fetch_model
-from imgpipe.components.storage.files import check_empty, check_writable, written_whole
+from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
@@ -97,7 +97,7 @@ def tune(
         raise CheckFailedError(
             f"no trial of {len(trials)} has a model", remedy="see trials.json for why each trial failed"
         )
-    fetch_model(best.model, files.model)
+    fetch_model(parse_location(best.model), files.model)
     stopped = sum(bool(trial.stop_reason) for trial in trials)
     failed = sum(trial.state != SUCCEEDED for trial in trials)
     log_result(
@@ -137,7 +137,7 @@ class _Writer:
             extra = {"searchSpace": identity_of(self._request)["params"]}
             write_trials(self._job_dir / TRIALS_FILE, self.trials, extra=extra)
             page = tuning_report(self.trials, self._request, engine=self._engine_name, remarks=remarks)
-            with written_whole(self._job_dir / REPORT_FILE) as temporary:
+            with atomic_write(self._job_dir / REPORT_FILE) as temporary:
                 temporary.write_text(page, encoding="utf-8")
         except OSError as error:
             log_event("not_written", f"tune: {error}", severity="WARNING")

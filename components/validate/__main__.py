@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path, parse_location
 from imgpipe.components.validate.arguments import ValidateArguments
 
 
@@ -66,15 +66,17 @@ def main(argv: Sequence[str]) -> None:
     # Imported here so that a wrong flag is reported before NumPy and Pillow are loaded.
     from pathlib import Path
 
-    from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest_at
-    from imgpipe.components.storage.cloud_storage import is_cloud_path
+    from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest_at, with_absolute_paths
     from imgpipe.components.validate.record_files import describe_record_files
     from imgpipe.components.validate.validate import validate_to_files
 
     report, summary = local_path(paths.report), local_path(paths.summary)
     if paths.dataset:
-        manifest = read_manifest_at(paths.dataset)
-        folder = Path() if is_cloud_path(paths.dataset) else local_path(paths.dataset)
+        dataset = parse_location(paths.dataset)
+        manifest = read_manifest_at(dataset)
+        if not dataset.is_local:
+            manifest = with_absolute_paths(manifest, dataset)
+        folder = Path(paths.dataset).expanduser() if dataset.is_local else Path()
     else:
         patterns = {TRAIN: paths.training_data_path, VALIDATION: paths.validation_data_path}
         manifest = describe_record_files(

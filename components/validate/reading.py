@@ -20,7 +20,7 @@ from imgpipe.components.common.records import ImageRecord, decode_example, label
 from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tfrecord import RecordBlock, RecordLocation, read_record_blocks
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
-from imgpipe.components.storage.files import local_copy, read_part
+from imgpipe.components.storage import Location, parse_location
 from imgpipe.components.validate.findings import ERROR, Bucket, Finding, FindingList, ImageSizes, Range
 from imgpipe.components.validate.record_checks import CheckedRecord, RecordChecker, record_name
 
@@ -171,7 +171,7 @@ def read_dataset(
         for shard in split.shards:
             reading.images.begin_shard(split_name, shard)
             try:
-                with local_copy(shard_location(folder, shard)) as path:
+                with shard_location(folder, shard).local_copy() as path:
                     for _ in _ShardReader(reading, split_name, shard, path).read(checker):
                         done += 1
                         progress.update(done)
@@ -182,10 +182,10 @@ def read_dataset(
     return reading
 
 
-def record_at(location: str, offset: int, *, where: str, multi_label: bool = False) -> ImageRecord:
+def record_at(location: Location, offset: int, *, where: str, multi_label: bool = False) -> ImageRecord:
     """Reads a record again that was valid in the first reading."""
-    length = _RECORD_LENGTH.unpack(read_part(location, offset, _RECORD_LENGTH.size))[0]
-    data = read_part(location, offset + _RECORD_HEADER_BYTES, length)
+    length = _RECORD_LENGTH.unpack(location.read_range(offset, _RECORD_LENGTH.size))[0]
+    data = location.read_range(offset + _RECORD_HEADER_BYTES, length)
     return decode_example(data, where=where, multi_label=multi_label)
 
 
@@ -321,8 +321,8 @@ class _ShardReader:
 
     def _thumbnail_source(self, place: RecordLocation) -> str:
         # Read again: only few records are shown.
-        location, multi_label = str(self._path), self._reading.multi_label
-        record = record_at(location, place.offset, where=location, multi_label=multi_label)
+        location = parse_location(self._path)
+        record = record_at(location, place.offset, where=str(location), multi_label=self._reading.multi_label)
         return thumbnail_source(record.encoded)
 
 

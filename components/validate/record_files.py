@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import read_labels_file
 from imgpipe.components.common.records import decode_example
 from imgpipe.components.common.tfrecord import read_record_blocks
-from imgpipe.components.storage.files import absolute_location, local_copy, match_pattern
+from imgpipe.components.storage import Location, find_files, parse_location
 
 # A larger label than this many times the number of distinct labels is an error, not a gap in the labels.
 _MAX_GAP_FACTOR = 10
@@ -34,11 +34,11 @@ def describe_record_files(
     """
     labels: tuple[str, ...] = ()
     if labels_file:
-        with local_copy(labels_file) as path:
+        with parse_location(labels_file).local_copy() as path:
             labels = read_labels_file(path, display_name=labels_file)
     shards: dict[str, tuple[Shard, ...]] = {}
     counts: dict[str, Counter[int]] = {}
-    locations = {split: match_pattern(pattern) for split, pattern in patterns.items() if pattern}
+    locations = {split: find_files(pattern) for split, pattern in patterns.items() if pattern}
     for split, split_locations in locations.items():
         counts[split] = Counter()
         shards[split] = tuple(_read_shard(name, counts[split], multi_label) for name in split_locations)
@@ -53,20 +53,20 @@ def describe_record_files(
     return Manifest(labels, splits, made_by, multi_label)
 
 
-def _read_shard(location: str, counts: Counter[int], multi_label: bool) -> Shard:
+def _read_shard(location: Location, counts: Counter[int], multi_label: bool) -> Shard:
     """Returns the shard and adds the labels of its records to ``counts``."""
-    records = 0
-    with local_copy(location) as path:
+    records, where = 0, str(location)
+    with location.local_copy() as path:
         # Damage is ignored here: the validation that follows reports it, with the record's number. Damaged
         # data is one record without a label, a damaged header ends the file.
         with suppress(InvalidDataError):
-            for block in read_record_blocks(path, location):
+            for block in read_record_blocks(path, str(location)):
                 for place in block.locations:
                     records += 1
                     with suppress(InvalidDataError):
-                        record = decode_example(block.data(place), where=location, multi_label=multi_label)
+                        record = decode_example(block.data(place), where=where, multi_label=multi_label)
                         counts.update(record.all_labels)
-        return Shard(absolute_location(location), records, path.stat().st_size, file_sha256(path))
+        return Shard(str(location.absolute()), records, path.stat().st_size, file_sha256(path))
 
 
 def _largest_label(labels: set[int]) -> int:

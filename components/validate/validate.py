@@ -6,7 +6,7 @@ from pathlib import Path
 from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.log import log_result, timed
 from imgpipe.components.common.plural import plural
-from imgpipe.components.storage.files import written_whole
+from imgpipe.components.storage import atomic_write
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.checks import (
     argument_findings,
@@ -92,10 +92,10 @@ def validate_to_files(
     with timed("validated", "validate: all shards were read"):
         findings = validate(manifest, folder, arguments)
     log_findings(findings)
-    with written_whole(summary) as file:
+    with atomic_write(summary) as file:
         text = json.dumps(findings_json(findings), ensure_ascii=False, indent=1)
         file.write_text(text + "\n", encoding="utf-8", errors="replace")
-    with written_whole(report) as file:
+    with atomic_write(report) as file:
         file.write_text(validation_report(findings), encoding="utf-8", errors="replace")
     errors, warnings = findings.number_of(ERROR), findings.number_of(WARNING)
     images, labels = sum(findings.examples.values()), manifest.num_classes

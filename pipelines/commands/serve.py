@@ -8,7 +8,7 @@ from rich.console import Console
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.model_folder import model_folder_at
 from imgpipe.components.serve.arguments import ServeArguments
-from imgpipe.components.storage.files import local_path
+from imgpipe.components.storage import local_path
 from imgpipe.pipelines.commands.grouped_options import ArgumentCommand, argument_options
 from imgpipe.pipelines.commands.output import echo_events
 from imgpipe.pipelines.commands.run import exit_with_error, given_values

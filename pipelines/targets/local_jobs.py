@@ -16,7 +16,7 @@ from typing import Any
 
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.storage.files import local_path, written_whole
+from imgpipe.components.storage import atomic_write, local_path
 from imgpipe.pipelines.run_folder import RunFolder, running_process
 from imgpipe.pipelines.targets.jobs import Job, no_such_job
 
@@ -92,7 +92,7 @@ class LocalJobs:
             "request": digest,
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        with written_whole(self._register(job_id)) as temporary:
+        with atomic_write(self._register(job_id)) as temporary:
             temporary.write_text(json.dumps(entry))
         found = self._start(values, folder, self._output(job_id), retrain=retrain)
         return self.describe(job_id), found

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from imgpipe.components.storage.files import written_whole
+from imgpipe.components.storage import atomic_write
 
 _NAME = re.compile(r"/v1/(projects/[^/]+/locations/[^/]+/\w+/[^/]+)$")
 
@@ -23,7 +23,7 @@ def write_job(path: Path, resource_type: str, name: str) -> None:
     """
     region = name.split("/")[3]
     uri = f"https://{region}-aiplatform.googleapis.com/v1/{name}"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"resources": [{"resourceType": resource_type, "resourceUri": uri}]}))
 
 

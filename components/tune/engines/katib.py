@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, shard_location
@@ -31,10 +30,7 @@ from imgpipe.components.platforms.kubernetes.katib_requests import (
 )
 from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, on_termination, poll
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import is_cloud_path
-from imgpipe.components.storage.files import absolute_location, joined
-from imgpipe.components.storage.folders import folder_at
+from imgpipe.components.storage import LocalLocation, Location
 from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
 from imgpipe.components.tune.arguments import failed_trials_limit
@@ -75,7 +71,7 @@ class KatibSearch:
     """
 
     spec: TuningSpec
-    location: str
+    location: Location
     katib: KatibArguments
     pod: TrialPodArguments
     command: tuple[str, ...] = COMMAND
@@ -94,7 +90,7 @@ class KatibSearch:
                 "tune: resumePreviousJobId is ignored: Katib cannot continue a study",
                 severity="WARNING",
             )
-        name = f"imgpipe-tune-{_digest(absolute_location(self.location), 12)}"
+        name = f"imgpipe-tune-{_digest(str(self.location), 12)}"
         search = Experiment(connect("tune on", self.katib.katib_namespace), name)
         body = self.body(name)
 
@@ -120,7 +116,7 @@ class KatibSearch:
         tuned = {parameter.name for parameter in request.parameters}
         arguments = [
             *self._data_arguments(),
-            f"--job_dir={absolute_location(self.location)}",
+            f"--job_dir={self.location}",
             *command_line_arguments(training),
         ]
         fixed = [argument for argument in arguments if argument[2:].partition("=")[0] not in tuned]
@@ -156,24 +152,23 @@ class KatibSearch:
 
     def _data_arguments(self) -> list[str]:
         """Returns the arguments that name the shards and labels where the trials can read them."""
-        manifest, location = self.spec.manifest, absolute_location(self.location)
-        data = joined(location, f"{DATA_FOLDER}/{manifest.digest()[:16]}")
-        folder = folder_at(data)
-        uploaded = folder.names() if is_cloud_path(data) else {}
+        manifest = self.spec.manifest
+        data = self.location / DATA_FOLDER / manifest.digest()[:16]
+        uploaded = {} if data.is_local else data.contents()
         arguments = []
         for argument, split in (("training_data_path", TRAIN), ("validation_data_path", VALIDATION)):
             paths = []
             for shard in with_progress(manifest.splits[split].shards, "tune", f"{split} shards in {data}"):
-                path = shard_location(self.spec.dataset, shard)
-                if is_cloud_path(data) and not is_cloud_path(path):
-                    shard_name = Path(path).name
-                    if uploaded.get(shard_name) != shard.bytes:
-                        cloud_storage.upload(Path(path), f"{data}/{shard_name}")
-                    path = f"{data}/{shard_name}"
-                paths.append(path if is_cloud_path(path) else str(Path(path).absolute()))
+                location = shard_location(self.spec.dataset, shard).absolute()
+                if isinstance(location, LocalLocation) and not data.is_local:
+                    if uploaded.get(location.name) != shard.bytes:
+                        (data / location.name).upload(location.path)
+                    location = data / location.name
+                paths.append(str(location))
             arguments.append(f"--{argument}={shards_pattern(paths)}")
-        folder.write("labels.txt", format_labels(manifest.labels).encode())
-        return [*arguments, f"--labels_file={joined(data, 'labels.txt')}"]
+        labels_file = data / "labels.txt"
+        labels_file.write(format_labels(manifest.labels).encode())
+        return [*arguments, f"--labels_file={labels_file}"]
 
     def _follow(self, search: Experiment, reporter: TrialReporter) -> tuple[dict[str, Any], list[Trial]]:
         """Returns the Experiment and its trials when it has ended.
@@ -234,7 +229,7 @@ class KatibSearch:
                 started=status.get("startTime") or "",
                 ended=status.get("completionTime") or "",
             ),
-            absolute_location(self.location),
+            self.location,
             name,
         )
         if state == katib.EARLY_STOPPED:

@@ -22,6 +22,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.termination import defer_termination
+from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.job_dir import (
@@ -157,7 +158,7 @@ class _Run:
     def _start(self, trial: Trial) -> None:
         folder = trial_folder(self.spec.job_dir, trial.id)
         model = trial_model(self.spec.job_dir, trial.id)
-        result = read_result(folder)
+        result = read_result(parse_location(folder))
         if result is not None and (model / "saved_model.pb").is_file():
             # The trial finished after the search had been killed.
             self._succeeded(trial.id, *result)
@@ -254,7 +255,7 @@ class _Run:
         _, share = self.running.pop(trial_id)
         process.connection.close()
         self.shares.insert(0, share)
-        result = read_result(process.task.folder) if exit_code == 0 else None
+        result = read_result(parse_location(process.task.folder)) if exit_code == 0 else None
         if result is not None:
             self._succeeded(trial_id, *result)
             return

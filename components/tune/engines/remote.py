@@ -9,7 +9,7 @@ from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME
-from imgpipe.components.storage.folders import Folder, folder_at
+from imgpipe.components.storage import Location
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.tune.engines.engine import Report
 from imgpipe.components.tune.job_dir import trial_location, trial_model_location
@@ -17,23 +17,23 @@ from imgpipe.components.tune.trial_run import read_result
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 
-def with_trial_files(trial: Trial, job_dir: str, name: str) -> Trial:
+def with_trial_files(trial: Trial, job_dir: Location, name: str) -> Trial:
     """Adds the evaluations, final evaluation and model that the trial's process has written.
 
     Args:
         trial: As the service describes it; its evaluations are kept if the folder has none.
-        job_dir: The tuning's job_dir: a local path or ``gs://``.
+        job_dir: The tuning's job_dir.
         name: Name of the trial's folder.
     """
     folder, model = trial_location(job_dir, name), trial_model_location(job_dir, name)
-    evaluations = _read_evaluations(folder_at(folder)) or trial.evaluations
-    has_model = trial.state == SUCCEEDED and _has_file(model, SAVED_MODEL_NAME)
+    evaluations = _read_evaluations(folder) or trial.evaluations
+    has_model = trial.state == SUCCEEDED and _exists(model / SAVED_MODEL_NAME)
     result = read_result(folder) if has_model else None
     return replace(
         trial,
         evaluations=tuple(evaluations),
         final=result[0] if result else {},
-        model=model if has_model else "",
+        model=str(model) if has_model else "",
     )
 
 
@@ -108,16 +108,15 @@ class TrialReporter:
         )
 
 
-def _read_evaluations(folder: Folder) -> list[dict[str, Any]]:
+def _read_evaluations(folder: Location) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in folder.read(METRICS_FILE).splitlines()]
+        return [json.loads(line) for line in (folder / METRICS_FILE).read().splitlines()]
     except (OSError, ValueError, MissingInputError):
         return []
 
 
-def _has_file(folder: str, name: str) -> bool:
+def _exists(file: Location) -> bool:
     try:
-        folder_at(folder).status(name)
+        return file.status() is not None
     except (OSError, MissingInputError):
         return False
-    return True

@@ -11,6 +11,7 @@ from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArgum
 from imgpipe.components.custom_job.custom_job import training_command_line, training_job_spec
 from imgpipe.components.platforms.vertex.job_requests import digest, tuning_job
 from imgpipe.components.platforms.vertex.jobs import TUNING_JOB, failure_of, run_job
+from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
@@ -106,7 +107,7 @@ class VertexSearch:
                 started=_time(found.start_time),
                 ended=_time(found.end_time),
             ),
-            str(self.spec.job_dir),
+            parse_location(self.spec.job_dir),
             found.id,
         )
         if state == SUCCEEDED and self.spec.request.early_stopping and 0 < trial.steps < trial.max_steps:

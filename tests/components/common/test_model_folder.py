@@ -4,6 +4,7 @@ import pytest
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.model_folder import local_model
+from imgpipe.components.storage import parse_location
 from tests.servers.cloud_storage import BUCKET
 
 
@@ -19,7 +20,7 @@ def write_files(request, tmp_path, cloud):
                 path = tmp_path / "models" / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(name)
-        return f"gs://{BUCKET}/models" if request.param == "bucket" else str(tmp_path / "models")
+        return parse_location(f"gs://{BUCKET}/models" if request.param == "bucket" else tmp_path / "models")
 
     return write
 

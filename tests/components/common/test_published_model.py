@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.export.arguments import ExportArguments
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.folders import CloudFolder
+from imgpipe.components.storage import parse_location
+from imgpipe.components.storage.cloud_storage import CloudStorageLocation
 
 
 @pytest.fixture
@@ -19,8 +17,8 @@ def model(tmp_path):
     return folder
 
 
-def test_a_model_is_published_to_job_dir_model(model, tmp_path):
-    target = Path(publish_model(model, str(tmp_path / "a" / "job")))
+def test_a_model_goes_to_job_dir_model_whole(model, tmp_path):
+    target = publish_model(model, parse_location(tmp_path / "a" / "job")).path
     assert target == tmp_path / "a" / "job" / "model"
     assert (target / "variables" / "data").read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == ["model"]
@@ -31,7 +29,7 @@ def test_an_earlier_model_is_replaced_completely(model, tmp_path):
     old.mkdir(parents=True)
     write_provenance(old, {})
     (old / "saved_model.pb").write_text("old")
-    publish_model(model, str(tmp_path / "job"))
+    publish_model(model, parse_location(tmp_path / "job"))
     assert sorted(path.name for path in old.iterdir()) == ["provenance.json", "variables"]
 
 
@@ -41,14 +39,14 @@ def test_a_folder_with_other_provenance_is_not_replaced(model, tmp_path, provena
     existing.mkdir(parents=True)
     (existing / "provenance.json").write_text(provenance)
     with pytest.raises(OutputError, match="not a model that"):
-        publish_model(model, str(tmp_path / "job"))
+        publish_model(model, parse_location(tmp_path / "job"))
 
 
-def test_a_model_with_an_additional_file_is_not_replaced(model, tmp_path):
-    target = Path(publish_model(model, str(tmp_path / "job")))
+def test_a_model_of_ours_to_which_something_was_added_is_left_alone(model, tmp_path):
+    target = publish_model(model, parse_location(tmp_path / "job")).path
     (target / "precious.txt").write_text("mine")
     with pytest.raises(OutputError, match="not a model that"):
-        publish_model(model, str(tmp_path / "job"))
+        publish_model(model, parse_location(tmp_path / "job"))
     assert (target / "precious.txt").read_text() == "mine"
 
 
@@ -61,7 +59,7 @@ def test_other_files_and_folders_are_not_replaced(model, tmp_path, make):
     else:
         existing.mkdir()
         (existing / "saved_model.pb").write_text("mine")
-    job_dir = str(tmp_path / "job")
+    job_dir = parse_location(tmp_path / "job")
     with pytest.raises(OutputError, match="not a model that"):
         check_model_target(job_dir)
     with pytest.raises(OutputError, match="not a model that"):
@@ -71,13 +69,11 @@ def test_other_files_and_folders_are_not_replaced(model, tmp_path, make):
 
 def test_an_empty_folder_is_accepted(model, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
-    assert (Path(publish_model(model, str(tmp_path / "job"))) / "variables").is_dir()
+    assert (publish_model(model, parse_location(tmp_path / "job")).path / "variables").is_dir()
 
 
-def test_another_url_scheme_is_rejected(model):
-    with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
-        publish_model(model, "s3://bucket/job")
-    with pytest.raises(InvalidArgumentError, match="local paths and gs:// are understood"):
+def test_an_unsupported_uri_is_not_a_folder_with_that_name():
+    with pytest.raises(InvalidArgumentError, match="s3:// is not supported; local paths and gs:// are"):
         ExportArguments(job_dir="s3://bucket/job")
 
 
@@ -94,30 +90,30 @@ def files_of(model):
     return {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 
-def test_a_model_in_cloud_storage_replaces_an_earlier_one(cloud, saved):
-    assert publish_model(saved, "gs://photos/job") == "gs://photos/job/model"
+def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(cloud, saved):
+    assert publish_model(saved, parse_location("gs://photos/job")) == parse_location("gs://photos/job/model")
     assert cloud.contents("job/model/") == files_of(saved)
     (saved / "variables" / "data").rename(saved / "variables" / "other")
-    publish_model(saved, "gs://photos/job")
+    publish_model(saved, parse_location("gs://photos/job"))
     assert cloud.contents("job/model/") == files_of(saved)
     assert set(cloud.contents("job/")) == {f"model/{name}" for name in files_of(saved)}
 
 
-def test_a_failed_upload_keeps_the_old_model(cloud, saved, monkeypatch):
-    publish_model(saved, "gs://photos/job")
+def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, monkeypatch):
+    publish_model(saved, parse_location("gs://photos/job"))
     old = files_of(saved)
     (saved / "saved_model.pb").write_text("newer")
     uploads = []
 
-    def upload_twice(path, uri, upload=cloud_storage.upload):
-        uploads.append(uri)
+    def upload_twice(location, path, upload=CloudStorageLocation.upload):
+        uploads.append(location)
         if len(uploads) == 3:
             raise OutputError("no", remedy="none")
-        upload(path, uri)
+        upload(location, path)
 
-    monkeypatch.setattr(cloud_storage, "upload", upload_twice)
+    monkeypatch.setattr(CloudStorageLocation, "upload", upload_twice)
     with pytest.raises(OutputError):
-        publish_model(saved, "gs://photos/job")
+        publish_model(saved, parse_location("gs://photos/job"))
     assert cloud.contents("job/") == {f"model/{name}": content for name, content in old.items()}
 
 
@@ -125,34 +121,34 @@ class Killed(BaseException):
     """Simulates SIGKILL: nothing is cleaned up."""
 
 
-def test_a_publication_killed_at_any_moment_is_completed_by_the_next(cloud, saved, monkeypatch):
-    publish_model(saved, "gs://photos/job")
+def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, saved, monkeypatch):
+    publish_model(saved, parse_location("gs://photos/job"))
     steps, allowed = 0, 0
-    real = {name: getattr(CloudFolder, name) for name in ("remove", "move")}
+    real = {name: getattr(CloudStorageLocation, name) for name in ("remove", "rename")}
 
     def counted(name):
-        def act(folder, *names):
+        def act(location, *arguments):
             nonlocal steps
             steps += 1
             if steps > allowed:
                 raise Killed
-            real[name](folder, *names)
+            real[name](location, *arguments)
 
         return act
 
-    for moment in range(2 * len(files_of(saved))):
+    for moment in range(3 * len(files_of(saved))):
         steps, allowed = 0, moment
         with monkeypatch.context() as context:
             for name in real:
-                context.setattr(CloudFolder, name, counted(name))
+                context.setattr(CloudStorageLocation, name, counted(name))
             with pytest.raises(Killed):
-                publish_model(saved, "gs://photos/job")
-        publish_model(saved, "gs://photos/job")
+                publish_model(saved, parse_location("gs://photos/job"))
+        publish_model(saved, parse_location("gs://photos/job"))
         assert cloud.contents("job/") == {f"model/{name}": value for name, value in files_of(saved).items()}
 
 
 def test_other_objects_are_not_replaced(cloud, saved):
     cloud.put("job/model/saved_model.pb", b"mine")
     with pytest.raises(OutputError, match="not a model that"):
-        publish_model(saved, "gs://photos/job")
+        publish_model(saved, parse_location("gs://photos/job"))
     assert cloud.contents("job/") == {"model/saved_model.pb": b"mine"}

@@ -9,6 +9,7 @@ import pytest
 from imgpipe.components.convert import equal_images
 from imgpipe.components.convert.equal_images import groups_of_equal_images
 from imgpipe.components.convert.row_table import RowTable
+from imgpipe.components.storage import parse_location
 
 # More than the stage of the ends looks at.
 MIDDLE = bytes(range(256)) * 8
@@ -20,7 +21,7 @@ class Images:
     def __init__(self, folder, cloud):
         self.table = RowTable()
         self._folder, self._cloud = folder, cloud
-        self._source = self.table.add_source("list.csv", str(folder))
+        self._source = self.table.add_source("list.csv", parse_location(folder))
 
     def here(self, name, content):
         """Adds a local file, whose checksum nobody tells."""

@@ -18,6 +18,7 @@ from imgpipe.components.convert.convert import convert
 from imgpipe.components.convert.label_set import label_set_text, names_in
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import split_rows
+from imgpipe.components.storage import parse_location
 
 SETS = [("cat",), ("cat", "dog"), ("dog",), (), ("cat", "red, bright")] * 4
 
@@ -245,7 +246,7 @@ def test_equal_images_with_different_labels_stay_on_one_side(photos, photo, tmp_
 )
 def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, fraction, seed):
     table = RowTable()
-    source = table.add_source("list.csv", "")
+    source = table.add_source("list.csv", parse_location(""))
     for number, names in enumerate(sets):
         table.append(source, number, f"{number}.jpg", label_set_text(names), "", size=1)
     rows = np.arange(len(sets))
@@ -266,7 +267,7 @@ def test_every_label_comes_near_its_share():
     draw = np.random.default_rng(0)
     shares = {"often": 0.6, "at times": 0.2, "rarely": 0.05, "hardly": 0.01}
     table = RowTable()
-    source = table.add_source("list.csv", "")
+    source = table.add_source("list.csv", parse_location(""))
     for number in range(2000):
         names = [name for name, share in shares.items() if draw.random() < share]
         table.append(source, number, f"{number}.jpg", label_set_text(names), "", size=1)

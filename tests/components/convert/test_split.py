@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import shuffled, split_rows
+from imgpipe.components.storage import parse_location
 
 
 def rows_of(counts, order=None):
@@ -15,7 +16,7 @@ def rows_of(counts, order=None):
     if order is not None:
         order.shuffle(rows)
     table = RowTable()
-    source = table.add_source("list.csv", "")
+    source = table.add_source("list.csv", parse_location(""))
     for path, label, number in rows:
         table.append(source, number, path, label, "", size=1)
     return table

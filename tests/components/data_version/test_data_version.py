@@ -7,7 +7,7 @@ import pytest
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.data_version.data_version import version_of_data
-from imgpipe.components.storage import cloud_storage
+from imgpipe.components.storage import parse_location
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def test_a_pattern_without_files_is_told(tmp_path):
 
 def test_objects_have_a_version_by_their_checksums(cloud):
     for number in range(2):
-        cloud_storage.write_object(f"gs://photos/daisy/{number}.jpg", b"photo %d" % number)
+        parse_location(f"gs://photos/daisy/{number}.jpg").write(b"photo %d" % number)
     before = version(images="gs://photos")
     assert version(images="gs://photos/") == before
     # The same file uploaded again is the same data.
-    cloud_storage.write_object("gs://photos/daisy/1.jpg", b"photo 1")
+    parse_location("gs://photos/daisy/1.jpg").write(b"photo 1")
     assert version(images="gs://photos") == before
-    cloud_storage.write_object("gs://photos/daisy/1.jpg", b"another")
+    parse_location("gs://photos/daisy/1.jpg").write(b"another")
     assert version(images="gs://photos") != before
     assert version(images="gs://photos/*/*.jpg").startswith("sha256-")

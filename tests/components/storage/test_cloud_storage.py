@@ -8,28 +8,14 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     OutputError,
 )
-from imgpipe.components.storage import cloud_storage
-from imgpipe.components.storage.cloud_storage import (
-    bucket_and_name,
-    delete_object,
-    download,
-    list_objects,
-    match_objects,
-    move_object,
-    names_below,
-    object_at,
-    read_object,
-    upload,
-    write_object,
-)
-from imgpipe.components.storage.files import local_copy, match_pattern, read_file
+from imgpipe.components.storage import cloud_storage, find_files, parse_location
 
 CONTENT = bytes(range(256)) * 400
 DOWNLOAD = "/download/"
 
 
 def first_times(count, fault, part=""):
-    """A fault that the first ``count`` requests meet whose path has ``part``."""
+    """Returns a fault for the first ``count`` requests with ``part`` in their path."""
     seen = []
 
     def fault_of(_, path):
@@ -41,28 +27,31 @@ def first_times(count, fault, part=""):
     return fault_of
 
 
-def test_objects_are_written_read_listed_moved_and_deleted(cloud, tmp_path):
-    write_object("gs://photos/é/one two.jpg", CONTENT)
-    assert read_object("gs://photos/é/one two.jpg") == read_file("gs://photos/é/one two.jpg") == CONTENT
-    found = object_at("gs://photos/é/one two.jpg")
-    assert (found.name, found.size) == ("é/one two.jpg", len(CONTENT))
-    assert found.checksum == object_at("gs://photos/é/one two.jpg").checksum != 0
-    assert object_at("gs://photos/nothing") is None
-    download("gs://photos/é/one two.jpg", tmp_path / "copy")
+def test_objects_are_written_read_listed_renamed_and_removed(cloud, tmp_path):
+    bucket = parse_location("gs://photos/")
+    photo = bucket / "é" / "one two.jpg"
+    photo.write(CONTENT)
+    assert photo.read() == CONTENT
+    assert photo.read_range(1, 4) == CONTENT[1:5]
+    assert photo.status().size == len(CONTENT)
+    assert photo.status().checksum == photo.status().checksum != 0
+    assert (bucket / "nothing").status() is None
+    photo.download(tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == CONTENT
-    with local_copy("gs://photos/é/one two.jpg") as copy:
+    with photo.local_copy() as copy:
         assert copy.read_bytes() == CONTENT
     assert not copy.exists()
-    upload(tmp_path / "copy", "gs://photos/b")
-    move_object("gs://photos/b", "gs://photos/c/d")
-    assert [found.name for found in list_objects("gs://photos/")] == ["c/d", "é/one two.jpg"]
-    assert names_below("gs://photos/", 10) == ["c/", "é/"]
-    delete_object("gs://photos/c/d")
-    delete_object("gs://photos/c/d")
+    (bucket / "b").upload(tmp_path / "copy")
+    (bucket / "b").rename(bucket / "c/d")
+    assert bucket.contents() == {"c/d": len(CONTENT), "é/one two.jpg": len(CONTENT)}
+    assert bucket.children() == ["c/", "é/"]
+    assert bucket.children(1) == ["c/"]
+    (bucket / "c/d").remove()
+    (bucket / "c/d").remove()
     assert cloud.contents() == {"é/one two.jpg": CONTENT}
 
 
-def test_patterns_mean_in_a_bucket_what_they_mean_in_a_folder(cloud):
+def test_patterns_match_objects_as_they_match_files(cloud):
     for name in (
         "data/train-00000-of-00002",
         "data/train-00001-of-00002",
@@ -71,46 +60,52 @@ def test_patterns_mean_in_a_bucket_what_they_mean_in_a_folder(cloud):
         "data/a/b",
     ):
         cloud.put(name, b"x")
-    assert [found.name for found in match_objects("gs://photos/data/train-0000[0-9]-of-0000?")] == [
-        "data/train-00000-of-00002",
-        "data/train-00001-of-00002",
+
+    def matches(pattern):
+        return [str(file) for file in find_files(pattern)]
+
+    assert matches("gs://photos/data/train-0000[0-9]-of-0000?") == [
+        "gs://photos/data/train-00000-of-00002",
+        "gs://photos/data/train-00001-of-00002",
     ]
-    assert match_pattern("gs://photos/data/*") == [
+    assert matches("gs://photos/data/*") == [
         "gs://photos/data/train-00000-of-00002",
         "gs://photos/data/train-00001-of-00002",
         "gs://photos/data/train-x",
     ]
-    assert match_pattern("gs://photos/data/train-x, gs://photos/*/a/?") == [
+    assert matches("gs://photos/data/train-x, gs://photos/*/a/?") == [
         "gs://photos/data/a/b",
         "gs://photos/data/train-x",
     ]
     with pytest.raises(MissingInputError) as caught:
-        match_pattern("gs://photos/data/eval-*")
+        find_files("gs://photos/data/eval-*")
     assert "'gs://photos/data/' holds: .train-1, a/, train-00000-of-00002" in str(caught.value)
 
 
-def test_a_listing_may_begin_and_end_at_a_name_and_leave_out_folders(cloud):
-    for name in ("a", "b", "c", "d", "b/x"):
+def test_a_listing_can_begin_and_end_at_a_name_and_skip_folders_and_hidden_files(cloud):
+    for name in ("a", "b", "c", "d", "b/x", ".e", ".f/g"):
         cloud.put(name, b"x")
-    found = list_objects("gs://photos/", first="b", last="c", within_folder=True)
-    assert [one.name for one in found] == ["b", "c"]
+    bucket = parse_location("gs://photos")
+    assert [name for name, _ in bucket.list_files(first="b", last="c", recursive=False)] == ["b", "c"]
+    assert [name for name, _ in bucket.list_files(skip_hidden=True)] == ["a", "b", "b/x", "c", "d"]
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "short"])
-def test_what_can_pass_is_tried_again(cloud, fault, tmp_path):
+def test_transient_faults_are_retried(cloud, fault, tmp_path):
     cloud.put("a", CONTENT)
+    bucket = parse_location("gs://photos")
     cloud.fault = first_times(3, fault)
-    assert read_object("gs://photos/a") == CONTENT
+    assert (bucket / "a").read() == CONTENT
     cloud.fault = first_times(3, fault)
-    download("gs://photos/a", tmp_path / "copy")
+    (bucket / "a").download(tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == CONTENT
     for action in (
-        lambda: object_at("gs://photos/a").size,
-        lambda: [one.name for one in list_objects("gs://photos/a")],
-        lambda: upload(tmp_path / "copy", "gs://photos/b"),
-        lambda: write_object("gs://photos/c", CONTENT),
-        lambda: move_object("gs://photos/c", "gs://photos/d"),
-        lambda: delete_object("gs://photos/a"),
+        lambda: (bucket / "a").status().size,
+        bucket.contents,
+        lambda: (bucket / "b").upload(tmp_path / "copy"),
+        lambda: (bucket / "c").write(CONTENT),
+        lambda: (bucket / "c").rename(bucket / "d"),
+        lambda: (bucket / "a").remove(),
     ):
         cloud.fault = first_times(2, fault)
         action()
@@ -118,33 +113,33 @@ def test_what_can_pass_is_tried_again(cloud, fault, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["503", "reset"])
-def test_storage_that_does_not_answer_is_an_error_that_a_retry_can_help(cloud, fault, monkeypatch):
+def test_storage_that_cannot_be_reached_is_an_error_that_a_retry_can_help(cloud, fault, monkeypatch):
     cloud.put("a", CONTENT)
     cloud.fault = lambda *_: fault
     monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 0.2)
     with pytest.raises(InterruptedRunError, match="gs://photos/a") as caught:
-        read_object("gs://photos/a")
+        parse_location("gs://photos/a").read()
     assert "start it again" in str(caught.value)
     with pytest.raises(InterruptedRunError, match="cannot write"):
-        write_object("gs://photos/b", b"x")
-    # A connection that was reset may have brought the object all the same, and then the whole of it.
+        parse_location("gs://photos/b").write(b"x")
+    # A connection that was reset may have written the object, and then completely.
     assert {"b": b"x", **cloud.contents()} == {"a": CONTENT, "b": b"x"}
 
 
-def test_a_copy_for_which_there_is_no_room_is_an_output_error(cloud):
+def test_a_copy_without_space_is_an_output_error(cloud):
     cloud.put("a", CONTENT)
     with pytest.raises(OutputError, match=r"gs://photos/a[\s\S]*No space left[\s\S]*TMPDIR"):
-        download("gs://photos/a", Path("/dev/full"))
+        parse_location("gs://photos/a").download(Path("/dev/full"))
 
 
-def test_what_is_not_there_is_named(cloud):
-    for action in (read_object, lambda uri: list(list_objects(uri))):
-        with pytest.raises(MissingInputError) as caught:
-            action("gs://no-such-bucket/x")
-        assert "no-such-bucket" in str(caught.value)
+def test_a_missing_object_or_bucket_is_named(cloud):
+    missing = parse_location("gs://no-such-bucket/x")
+    for action in (missing.read, missing.contents):
+        with pytest.raises(MissingInputError, match="no-such-bucket"):
+            action()
     with pytest.raises(MissingInputError, match="there is no object 'gs://photos/x'"):
-        read_object("gs://photos/x")
+        parse_location("gs://photos/x").read()
     with pytest.raises(OutputError, match="no-such-bucket"):
-        write_object("gs://no-such-bucket/x", b"x")
-    with pytest.raises(InvalidArgumentError, match="names no bucket"):
-        bucket_and_name("gs:///x")
+        missing.write(b"x")
+    with pytest.raises(InvalidArgumentError, match="has no bucket"):
+        parse_location("gs:///x")

@@ -3,6 +3,7 @@ import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.tf_import import keras
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.checkpoints import (
     Checkpoint,
     CheckpointFolder,
@@ -28,7 +29,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
         "optimizer/00000/iteration": np.array(7, np.int64),
     }
     state = {"losses": [0.1, 1 / 3], "evaluations": [{"step": 5}], "text": "grün"}
-    folder = CheckpointFolder(str(tmp_path / "new" / "checkpoints"), keep=2)
+    folder = CheckpointFolder(parse_location(tmp_path / "new" / "checkpoints"), keep=2)
     folder.write(Checkpoint(7, arrays, state))
     read = folder.latest()
     assert (read.step, read.state) == (7, state)
@@ -39,7 +40,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
 
 
 def test_the_last_checkpoints_and_their_best_weights_are_kept(tmp_path):
-    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=2)
     for step, best in [(1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4)]:
         if best == step:
             folder.write_best(step, {}, {"complete": True})
@@ -55,7 +56,7 @@ def test_the_last_checkpoints_and_their_best_weights_are_kept(tmp_path):
 def test_other_files_are_kept(tmp_path):
     for name in ("notes.txt", "step-1.npz", "step-00000001.npz.bak", "model-00000001.npz"):
         (tmp_path / name).write_text("mine")
-    folder = CheckpointFolder(str(tmp_path), keep=1)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=1)
     for step in (1, 2, 3):
         folder.write(checkpoint(step))
     assert len(names(tmp_path)) == 5
@@ -64,7 +65,7 @@ def test_other_files_are_kept(tmp_path):
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped bit", "other format", "no state"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, capsys, damage):
-    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=2)
     folder.write(checkpoint(1))
     folder.write(checkpoint(2))
     path = tmp_path / "step-00000002.npz"
@@ -87,11 +88,11 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, capsys, damage
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_new_checkpoints_are_kept_when_later_ones_are_damaged(tmp_path, keep):
-    folder = CheckpointFolder(str(tmp_path), keep=keep)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=keep)
     folder.write_best(900, {}, {"complete": True})
     folder.write(checkpoint(1000, best_step=900))
     (tmp_path / "step-00001000.npz").write_bytes(b"")
-    again = CheckpointFolder(str(tmp_path), keep=keep)
+    again = CheckpointFolder(parse_location(tmp_path), keep=keep)
     assert again.latest() is None
     again.write_best(25, {}, {"complete": True})
     again.write(checkpoint(25, best_step=25))
@@ -100,7 +101,7 @@ def test_new_checkpoints_are_kept_when_later_ones_are_damaged(tmp_path, keep):
 
 
 def test_a_checkpoint_with_missing_best_weights_is_skipped(tmp_path):
-    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=2)
     folder.write_best(1, {}, {"complete": True})
     folder.write(checkpoint(1, best_step=1))
     folder.write_best(2, {}, {"complete": True})
@@ -110,14 +111,14 @@ def test_a_checkpoint_with_missing_best_weights_is_skipped(tmp_path):
 
 
 def test_an_empty_or_missing_folder_has_no_latest_checkpoint(tmp_path):
-    assert CheckpointFolder(str(tmp_path / "absent"), keep=1).latest() is None
-    assert CheckpointFolder(str(tmp_path), keep=1).latest() is None
+    assert CheckpointFolder(parse_location(tmp_path / "absent"), keep=1).latest() is None
+    assert CheckpointFolder(parse_location(tmp_path), keep=1).latest() is None
 
 
 def test_an_unwritable_folder_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write the checkpoint"):
-        CheckpointFolder(str(tmp_path / "file"), keep=1).write(checkpoint(1))
+        CheckpointFolder(parse_location(tmp_path / "file"), keep=1).write(checkpoint(1))
 
 
 def test_a_checkpoint_of_another_training_is_rejected_with_all_differences(tmp_path):
@@ -150,26 +151,26 @@ def test_values_are_restored_in_their_order():
 def test_the_best_weights_are_named_by_the_paths_of_their_variables(tmp_path):
     variables = [keras.Variable(np.zeros(2, np.float32), name=name) for name in ("kernel", "bias")]
     values = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
-    folder = CheckpointFolder(str(tmp_path), keep=1)
+    folder = CheckpointFolder(parse_location(tmp_path), keep=1)
     folder.write_best(5, to_arrays("model", variables, values), {"complete": True})
     folder.write(checkpoint(9, best_step=5))
-    weights = read_checkpoint_weights(str(tmp_path))
+    weights = read_checkpoint_weights(parse_location(tmp_path))
     assert weights.keys() == {variable.path for variable in variables}
     np.testing.assert_array_equal(weights[variables[1].path], values[1])
 
 
 def test_a_folder_without_weights_or_with_only_the_last_layer_is_rejected(tmp_path):
     with pytest.raises(MissingInputError, match="no checkpoint of an evaluated model"):
-        read_checkpoint_weights(str(tmp_path))
-    folder = CheckpointFolder(str(tmp_path), keep=1)
+        read_checkpoint_weights(parse_location(tmp_path))
+    folder = CheckpointFolder(parse_location(tmp_path), keep=1)
     folder.write_best(1, {}, {"complete": False})
     folder.write(checkpoint(1, best_step=1))
     with pytest.raises(MissingInputError, match="contains only the last layer"):
-        read_checkpoint_weights(str(tmp_path))
+        read_checkpoint_weights(parse_location(tmp_path))
 
 
 def test_checkpoints_in_cloud_storage_are_written_read_and_removed(cloud):
-    folder = CheckpointFolder("gs://photos/job/checkpoints", keep=1)
+    folder = CheckpointFolder(parse_location("gs://photos/job/checkpoints"), keep=1)
     assert folder.latest() is None
     for step in (1, 2):
         folder.write_best(step, {}, {"complete": True})

@@ -13,6 +13,7 @@ from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_metrics
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.checkpoints import CheckpointFolder
@@ -131,7 +132,7 @@ def test_a_stopped_training_with_mixing_and_augmentation_resumes_with_equal_resu
         dataclasses.asdict(evaluation) for evaluation in whole.evaluations
     ]
     expected, checkpoint = (
-        CheckpointFolder(str(tmp_path / name / "checkpoints"), keep=1).latest()
+        CheckpointFolder(parse_location(tmp_path / name / "checkpoints"), keep=1).latest()
         for name in ("whole", "stopped")
     )
     # Keras numbers the optimizers of a process: their names differ, but not their order.

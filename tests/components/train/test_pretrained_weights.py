@@ -12,6 +12,7 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.tf_import import keras
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, to_arrays
 from imgpipe.components.train.models import build_classifier
 from tests.servers.cloud_storage import BUCKET
@@ -39,7 +40,7 @@ def saved_model(classifier, folder, classes=3):
 def checkpoints(classifier, folder, *, complete=True):
     """Writes checkpoints as the training loop."""
     values = [variable.numpy() for variable in classifier.variables]
-    checkpoint_folder = CheckpointFolder(str(folder), keep=1)
+    checkpoint_folder = CheckpointFolder(parse_location(folder), keep=1)
     arrays = to_arrays("model", classifier.variables, values)
     checkpoint_folder.write_best(4, arrays, {"complete": complete})
     checkpoint_folder.write(Checkpoint(5, {}, {"best_step": 4}))

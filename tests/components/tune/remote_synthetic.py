@@ -14,7 +14,7 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.common.step import run_command
 from imgpipe.components.common.termination import defer_termination
-from imgpipe.components.storage.folders import folder_at
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
 from imgpipe.components.tune.remote_trial import main
@@ -24,7 +24,7 @@ from .synthetic import STEPS, evaluation
 
 
 def learn(task, should_stop):
-    folder = folder_at(task.folder)
+    folder = parse_location(task.folder)
     rate = task.arguments["initial_learning_rate"]
     if os.environ.get("FAIL_ABOVE") and rate > float(os.environ["FAIL_ABOVE"]):
         raise RuntimeError("it crashed, as planned")
@@ -46,14 +46,15 @@ def learn(task, should_stop):
                 write_katib_line("top_1_accuracy", value)
             if tuner:
                 tuner.report_hyperparameter_tuning_metric("top_1_accuracy", value, step)
-            folder.write(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in evaluations).encode())
+            lines = "".join(json.dumps(line) + "\n" for line in evaluations)
+            (folder / METRICS_FILE).write(lines.encode())
         # The training notices a stop at the next step.
         time.sleep(0.15)
     if evaluations:
         with tempfile.TemporaryDirectory() as model:
             (Path(model) / "saved_model.pb").write_text(str(rate))
-            publish_model_at(Path(model), task.model)
-        write_result(task.folder, {**evaluations[-1], "examples": 100})
+            publish_model_at(Path(model), parse_location(task.model))
+        write_result(folder, {**evaluations[-1], "examples": 100})
     if stopped():
         sys.exit(75)
 

@@ -17,6 +17,7 @@ from imgpipe.components.common.errors import CheckFailedError, InvalidDataError,
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.step import log_error
 from imgpipe.components.common.termination import defer_termination
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
@@ -64,7 +65,7 @@ def learn(task, should_stop):
     model.mkdir(parents=True, exist_ok=True)
     (model / "saved_model.pb").write_text(str(rate))
     best = evaluations[-1]
-    write_result(folder, {**best, "examples": 100})
+    write_result(parse_location(folder), {**best, "examples": 100})
     if fault == "linger":
         time.sleep(60)
 

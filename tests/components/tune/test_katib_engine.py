@@ -20,6 +20,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.katib import Experiment
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
@@ -68,7 +69,7 @@ def search(server, coloured_dataset, tmp_path, monkeypatch):
         )
         return KatibSearch(
             spec,
-            location or str(tmp_path / "job"),
+            parse_location(location or tmp_path / "job"),
             KatibArguments(**{"katib_namespace": "team", **(katib or {})}),
             TrialPodArguments("imgpipe-train-cpu:1", "imgpipe-storage"),
             command=command,
@@ -321,12 +322,14 @@ from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
 from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.storage import parse_location
 {prelude}
 tuning = TuneArguments(tune="initial_learning_rate=log:0.001:0.2", max_trials=20)
 data = Path({str(dataset)!r})
 training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
 spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
-search = KatibSearch(spec, {str(tmp_path / "job")!r}, KatibArguments(), TrialPodArguments("image"),
+job_dir = parse_location({str(tmp_path / "job")!r})
+search = KatibSearch(spec, job_dir, KatibArguments(), TrialPodArguments("image"),
     command={COMMAND!r}, first_pause=0.1)
 run_command("tune", lambda: search.run(lambda _: None))
 """

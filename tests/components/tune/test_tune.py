@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.tune import TuningFiles, tune
@@ -48,9 +48,9 @@ def test_the_model_is_the_best_trials(dataset, tmp_path):
     assert json.loads((tmp_path / "job" / "trials.json").read_text())["bestTrialId"] == str(result.best.id)
     assert "Learning curves" in (tmp_path / "job" / "tuning.html").read_text()
     # Publishing the best model next to the trials' models keeps them.
-    target = Path(publish_model(tmp_path / "model", str(tmp_path / "job")))
+    target = publish_model(tmp_path / "model", parse_location(tmp_path / "job")).path
     assert {path.name for path in target.iterdir()} >= {"saved_model.pb", "trial_1", "trial_2"}
-    publish_model(tmp_path / "model", str(tmp_path / "job"))
+    publish_model(tmp_path / "model", parse_location(tmp_path / "job"))
     assert (target / "trial_1" / "saved_model.pb").is_file()
 
 
@@ -78,7 +78,7 @@ def test_a_model_does_not_replace_other_files(dataset, tmp_path):
     (tmp_path / "job" / "model" / "notes.txt").write_text("mine")
     (tmp_path / "made").mkdir()
     with pytest.raises(OutputError, match="is not a model that imgpipe wrote"):
-        publish_model(tmp_path / "made", str(tmp_path / "job"))
+        publish_model(tmp_path / "made", parse_location(tmp_path / "job"))
 
 
 @pytest.mark.proof

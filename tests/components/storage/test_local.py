@@ -3,13 +3,14 @@ import os
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
-from imgpipe.components.storage.files import (
+from imgpipe.components.storage import (
+    atomic_write,
     check_empty,
     check_writable,
+    find_files,
     local_path,
-    match_pattern,
+    parse_location,
     publish_folder,
-    written_whole,
 )
 
 
@@ -23,7 +24,7 @@ def touch(folder, *file_names):
         (folder / name).touch()
 
 
-def test_a_url_is_no_local_path():
+def test_a_uri_is_not_a_local_path():
     with pytest.raises(InvalidArgumentError, match="gs://") as caught:
         local_path("gs://bucket/x.csv")
     assert "copy the data" in str(caught.value)
@@ -31,22 +32,22 @@ def test_a_url_is_no_local_path():
 
 def test_patterns_match_as_in_the_original_algorithm(tmp_path):
     touch(tmp_path, "train-00000-of-00002", "train-00001-of-00002", "train-x", "other", ".train-hidden")
-    matched = match_pattern(f"{tmp_path}/train-0000[0-9]-of-0000?")
-    assert [os.path.basename(path) for path in matched] == ["train-00000-of-00002", "train-00001-of-00002"]
-    assert [os.path.basename(path) for path in match_pattern(f"{tmp_path}/oth*, {tmp_path}/train-x")] == [
+    matched = find_files(f"{tmp_path}/train-0000[0-9]-of-0000?")
+    assert [file.name for file in matched] == ["train-00000-of-00002", "train-00001-of-00002"]
+    assert [file.name for file in find_files(f"{tmp_path}/oth*, {tmp_path}/train-x")] == [
         "other",
         "train-x",
     ]
-    assert [os.path.basename(path) for path in match_pattern(f"{tmp_path}/*")] == names(tmp_path)[1:]
+    assert [file.name for file in find_files(f"{tmp_path}/*")] == names(tmp_path)[1:]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     touch(tmp_path, "a,b[1]")
-    assert match_pattern(f"{tmp_path}/a,b[1]") == [str(tmp_path / "a,b[1]")]
+    assert list(find_files(f"{tmp_path}/a,b[1]")) == [parse_location(tmp_path / "a,b[1]")]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "expected"),
     [
         ("data/train-*.tfrecord", ["holds: train-00000-of-00001, validation-00000-of-00001"]),
         ("data/train-0*,data/eval-*", ["'", "eval-*", "holds: train-"]),
@@ -55,26 +56,26 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
         ("many/x*", ["00, 01", "and 5 more"]),
     ],
 )
-def test_a_pattern_without_a_match_says_what_lies_there(tmp_path, monkeypatch, pattern, said):
+def test_a_pattern_without_a_match_reports_the_files_found(tmp_path, monkeypatch, pattern, expected):
     touch(tmp_path / "data", "train-00000-of-00001", "validation-00000-of-00001")
     touch(tmp_path / "empty")
     touch(tmp_path / "many", *(f"{number:02d}" for number in range(15)))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingInputError, match="matches no file") as caught:
-        match_pattern(pattern)
-    for part in said:
+        find_files(pattern)
+    for part in expected:
         assert part in str(caught.value)
 
 
-def test_written_whole_shows_only_whole_files(tmp_path):
+def test_atomic_write_shows_only_complete_files(tmp_path):
     path = tmp_path / "new" / "file"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
     assert path.read_text() == "half"
 
     def interrupted():
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("other")
             raise KeyboardInterrupt
 
@@ -84,13 +85,13 @@ def test_written_whole_shows_only_whole_files(tmp_path):
     assert names(tmp_path / "new") == ["file"]
 
 
-def test_check_empty_refuses_what_holds_anything(tmp_path):
+def test_check_empty_rejects_a_folder_with_anything_in_it(tmp_path):
     check_empty(tmp_path)
     check_empty(tmp_path / "new")
     touch(tmp_path, "thesis.doc")
-    for place in (tmp_path, tmp_path / "thesis.doc"):
+    for path in (tmp_path, tmp_path / "thesis.doc"):
         with pytest.raises(OutputError, match="nothing is deleted"):
-            check_empty(place)
+            check_empty(path)
 
 
 def test_check_writable_makes_the_folder_and_leaves_no_trace(tmp_path):
@@ -103,7 +104,7 @@ def test_check_writable_makes_the_folder_and_leaves_no_trace(tmp_path):
         check_writable(tmp_path / "file" / "below")
 
 
-def test_publish_folder_swaps_whole_folders(tmp_path):
+def test_publish_folder_swaps_complete_folders(tmp_path):
     source, target = tmp_path / "source", tmp_path / "out" / "target"
     touch(source, "one")
     publish_folder(source, target)
@@ -139,10 +140,10 @@ def test_publish_folder_without_a_source_leaves_nothing(tmp_path):
     assert names(tmp_path / "out") == []
 
 
-def test_a_folder_that_is_given_as_a_pattern_is_called_so(tmp_path):
+def test_a_folder_given_as_a_pattern_is_reported_as_one(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-0").touch()
     with pytest.raises(MissingInputError, match="is a folder") as caught:
-        match_pattern(str(tmp_path / "data"))
+        find_files(str(tmp_path / "data"))
     assert "holds: train-0" in str(caught.value)
     assert str(tmp_path / "data" / "train-*") in str(caught.value)

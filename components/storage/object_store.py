@@ -1,0 +1,273 @@
+"""What all object stores have in common: objects with keys in buckets, and ``/`` in a key for folders.
+
+A store is a subclass that implements the requests: ``status``, ``read``, ``list_keys`` and so on. It is
+registered in ``__init__.py``.
+"""
+
+import contextvars
+import math
+import re
+import tempfile
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.storage.location import FileStatus, Location, describe_folder
+
+Store = TypeVar("Store", bound="ObjectLocation")
+
+_WILDCARD = re.compile(r"[*?\[]")
+_deadline = contextvars.ContextVar("deadline", default=math.inf)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Limits how long a request of this thread may take, and for how long it is retried."""
+    token = _deadline.set(seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def within_deadline(seconds: float) -> float:
+    """Returns the seconds, or the ``deadline`` of this thread if that is shorter."""
+    return min(seconds, _deadline.get())
+
+
+@dataclass(frozen=True, repr=False)
+class ObjectLocation(Location):
+    """An object, a folder or a pattern in a bucket.
+
+    Attributes:
+        scheme: Of the store's URIs, e.g. ``gs``.
+        bucket: The bucket's name.
+        key: The object's name in the bucket, without a ``/`` at the end; empty for the bucket itself.
+    """
+
+    scheme: ClassVar[str]
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls: type[Store], uri: str) -> Store:
+        """Returns the location of ``scheme://bucket/key``.
+
+        Raises:
+            InvalidArgumentError: if the URI has no bucket.
+        """
+        bucket, _, key = uri.removeprefix(f"{cls.scheme}://").partition("/")
+        if not bucket:
+            raise InvalidArgumentError(f"{uri!r} has no bucket", remedy=f"write {cls.scheme}://BUCKET/NAME")
+        return cls(bucket, key.rstrip("/"))
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}" if self.key else f"{self.scheme}://{self.bucket}"
+
+    @property
+    def name(self) -> str:
+        """The last component of the key."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self: Store) -> Store:
+        """The folder that contains this object or folder; the bucket is its own parent."""
+        return type(self)(self.bucket, self.key.rpartition("/")[0])
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of all objects in this folder begin with."""
+        return f"{self.key}/" if self.key else ""
+
+    def __truediv__(self: Store, name: str) -> Store:
+        return type(self)(self.bucket, self.prefix + name)
+
+    def absolute(self: Store) -> Store:
+        """Returns the location itself."""
+        return self
+
+    def resolve_links(self: Store) -> Store:
+        """Returns the location itself."""
+        return self
+
+    # ------------------------------------------------------------ requests: one store's own
+
+    @abstractmethod
+    def download(self, path: Path) -> None:
+        """Writes the object's content to a local file, its checksum verified.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+
+    @abstractmethod
+    def list_keys(
+        self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
+    ) -> Iterator[tuple[str, FileStatus]]:
+        """Yields the bucket's keys that begin with ``prefix``, in their order, with the objects' status.
+
+        Args:
+            prefix: May be empty.
+            first: Skips the keys before this one.
+            last: Ends after this key.
+            recursive: Whether keys with a further ``/`` after the prefix are included.
+        """
+
+    # ------------------------------------------------------------ files
+
+    @contextmanager
+    def local_copy(self) -> Iterator[Path]:
+        """Yields a local copy of the object, which is removed afterwards."""
+        with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
+            copy = Path(folder) / "copy"
+            self.download(copy)
+            yield copy
+
+    def link_or_download(self, path: Path) -> None:
+        """Downloads the object."""
+        self.download(path)
+
+    def move_from(self, path: Path) -> None:
+        """Uploads a local file and removes it."""
+        self.upload(path)
+        path.unlink()
+
+    # ------------------------------------------------------------ folders
+
+    def is_folder(self) -> bool:
+        """Returns whether there are objects below."""
+        return bool(self.children(1))
+
+    def list_files(
+        self, *, skip_hidden: bool = False, first: str = "", last: str = "", recursive: bool = True
+    ) -> Iterator[tuple[str, FileStatus]]:
+        """Yields name and status of the objects below the folder, in the order of their names.
+
+        Args:
+            skip_hidden: Skips objects and folders whose names begin with a dot.
+            first: As in ``list_keys``.
+            last: As in ``list_keys``.
+            recursive: As in ``list_keys``.
+        """
+        prefix = self.prefix
+        keys = self.list_keys(
+            prefix, first=first and prefix + first, last=last and prefix + last, recursive=recursive
+        )
+        for key, status in keys:
+            name = key.removeprefix(prefix)
+            # Some tools create an empty object for the folder itself.
+            if name and not (skip_hidden and (name.startswith(".") or "/." in name)):
+                yield name, status
+
+    def contents(self) -> dict[str, int]:
+        """Returns names and sizes of all objects below the folder."""
+        return {name: status.size for name, status in self.list_files()}
+
+    def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
+        """Downloads the folder, without its children whose names match ``ignore``."""
+        for name in self.contents():
+            if name.endswith("/") or (ignore and ignore.fullmatch(name.partition("/")[0])):
+                continue
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self / name).download(path / name)
+
+    def publish_folder(
+        self, source: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
+    ) -> None:
+        """Replaces the folder with a copy of a local one, object by object.
+
+        The whole copy is uploaded to a hidden folder before the first object is replaced.
+        """
+
+        def order(name: str) -> tuple[int, str]:
+            return {first: 0, last: 2}.get(name, 1), name
+
+        paths = (path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+        names = sorted(paths, key=order)
+        # What a killed process has left.
+        for key, _ in self.list_keys(f"{self.parent.prefix}.{self.name}."):
+            if re.match(r"[0-9a-f]{32}\.partial/", key.removeprefix(f"{self.parent.prefix}.{self.name}.")):
+                type(self)(self.bucket, key).remove()
+        incoming = self.parent / f".{self.name}.{uuid.uuid4().hex}.partial"
+        try:
+            for name in names:
+                (incoming / name).upload(source / name)
+            for name in sorted(self.contents(), key=order, reverse=True):
+                if not (keep and keep.fullmatch(name.partition("/")[0])):
+                    (self / name).remove()
+            for name in names:
+                (incoming / name).rename(self / name)
+        except BaseException:
+            for name in incoming.contents():
+                (incoming / name).remove()
+            raise
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yields a temporary folder."""
+        with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
+            yield Path(folder)
+
+    def remove_empty_folder(self) -> None:
+        """Does nothing: a folder exists while it has objects."""
+
+    def check_writable(self) -> None:
+        """Writes an object and removes it."""
+        probe = self / f".imgpipe-write-test-{uuid.uuid4().hex}"
+        probe.write(b"")
+        probe.remove()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Does nothing: a bucket has no locks."""
+        return nullcontext()
+
+    # ------------------------------------------------------------ patterns
+
+    def glob(self: Store) -> Iterator[tuple[Store, FileStatus]]:
+        """Yields the objects that match this pattern, or only the object with exactly this key."""
+        status = self.status() if self.key else None
+        wild = _WILDCARD.search(self.key)
+        if status is not None:
+            yield self, status
+        elif wild is not None:
+            matches = re.compile(_regular_expression(self.key)).fullmatch
+            for key, found in self.list_keys(self.key[: wild.start()]):
+                if matches(key):
+                    yield type(self)(self.bucket, key), found
+
+    def no_match_error(self) -> MissingInputError:
+        """Returns the error of a pattern that matches no object, with the objects found instead."""
+        return MissingInputError(
+            f"{self!r} matches no file",
+            where=describe_folder(self.pattern_root),
+            remedy="correct the pattern; wildcards are *, ? and [1-9]",
+        )
+
+
+def _regular_expression(pattern: str) -> str:
+    """Returns a glob as a regular expression."""
+    parts = []
+    starts_name = True
+    position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        not_hidden = r"(?!\.)" if starts_name and character in "*?[" else ""
+        closing = pattern.find("]", position + 2)
+        if character == "*":
+            parts.append(not_hidden + "[^/]*")
+        elif character == "?":
+            parts.append(not_hidden + "[^/]")
+        elif character == "[" and closing > 0:
+            inside = pattern[position + 1 : closing].replace("\\", r"\\")
+            parts.append(f"{not_hidden}[{'^' + inside[1:] if inside.startswith('!') else inside}]")
+            position = closing
+        else:
+            parts.append(re.escape(character))
+        starts_name = character == "/"
+        position += 1
+    return "".join(parts)
