@@ -292,7 +292,7 @@ def test_a_lock_gives_every_image_by_its_digest(copy_of_project):
     [
         ("imgpipe-data: registry.example/imgpipe-data:1", "must be an image with its digest"),
         ("imgpipe-data: registry.example/imgpipe-data@sha256:0", "the images lock has no entry imgpipe-"),
-        ("- imgpipe-data", "must hold fields"),
+        ("- imgpipe-data", "must be a mapping"),
     ],
 )
 def test_a_lock_that_leaves_an_image_open_is_refused(copy_of_project, text, words):
