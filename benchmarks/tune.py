@@ -1,9 +1,8 @@
-"""What early stopping, Bayesian search and parallel trials gain, and what the tuner itself costs.
+"""The benefit of early stopping, Bayesian search and parallel trials, and the overhead of the tuner.
 
-``python -m benchmarks.tune``. Takes about ten minutes on two cores. Trials on the digits are trained for
-real, one and two at a time; what they reported is then replayed for ten seeds with and without early
-stopping, as synthetic curves are: the whole tuner runs, its processes and its study, only the training is a
-formula.
+``python -m benchmarks.tune``. Takes about ten minutes on two cores. Trials are trained on the digits, one at
+a time and two in parallel. Their learning curves, and synthetic ones, are then replayed for ten seeds with
+and without early stopping: the tuner, its processes and its study are real, only the training is simulated.
 """
 
 import json
@@ -57,7 +56,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         folder = Path(name)
-        synthetic = [_stopped_and_whole(folder / f"synthetic-{seed}", seed, []) for seed in SEEDS]
+        synthetic = [_compare_stopping(folder / f"synthetic-{seed}", seed, []) for seed in SEEDS]
         overhead = _overhead(folder / "overhead")
         regret = {kind: _regret(folder / kind, kind) for kind in ("bayesian", "random")}
         dataset = _digits(folder)
@@ -66,36 +65,37 @@ def main() -> None:
         recorded = [
             {
                 "rate": trial.values["initial_learning_rate"],
-                "values": [(one["step"], one["top_1_accuracy"]) for one in trial.evaluations],
+                "values": [(point["step"], point["top_1_accuracy"]) for point in trial.evaluations],
             }
             for trial in (*alone, *together)
         ]
         digits = [
-            _stopped_and_whole(folder / f"digits-{seed}", seed, _drawn(recorded, seed)) for seed in SEEDS
+            _compare_stopping(folder / f"digits-{seed}", seed, _sample(recorded, seed)) for seed in SEEDS
         ]
         startup = statistics.median(_startup(folder / "alone", trial) for trial in alone)
     rows = [
         (
             title,
-            f"{statistics.mean(one[0] for one in pairs):.3f}",
-            f"{100 * statistics.mean(one[1] for one in pairs):.2f}",
-            f"{min(one[2] for one in pairs)} to {max(one[2] for one in pairs)}",
+            f"{statistics.mean(shares):.3f}",
+            f"{100 * statistics.mean(losses):.2f}",
+            f"{min(stopped)} to {max(stopped)}",
         )
-        for title, pairs in (("synthetic", synthetic), ("digits", digits))
+        for title, results in (("synthetic", synthetic), ("digits", digits))
+        for shares, losses, stopped in [zip(*results, strict=True)]
     ]
-    print_table(("curves", "share of steps", "points lost", "trials stopped"), rows)
+    print_table(("curves", "share of steps", "accuracy loss in points", "trials stopped"), rows)
     print(
         f"regret after {SEARCH_TRIALS} trials: random {regret['random']:.4f}, "
         f"bayesian {regret['bayesian']:.4f}"
     )
     print(
         f"{DIGITS_TRIALS} trials on the digits: {alone_seconds:.0f} s one at a time, "
-        f"{together_seconds:.0f} s two at a time"
+        f"{together_seconds:.0f} s two in parallel"
     )
-    both = [*synthetic, *digits]
+    shares, losses, _ = zip(*synthetic, *digits, strict=True)
     print_result(
-        steps_share=statistics.mean(one[0] for one in both),
-        accuracy_loss=100 * statistics.mean(one[1] for one in both),
+        steps_share=statistics.mean(shares),
+        accuracy_loss=100 * statistics.mean(losses),
         bayesian_vs_random=regret["bayesian"] / regret["random"],
         parallel_time_share=together_seconds / alone_seconds,
         overhead_s=overhead,
@@ -103,18 +103,18 @@ def main() -> None:
     )
 
 
-def _stopped_and_whole(folder: Path, seed: int, recorded: Sequence[Any]) -> tuple[float, float, int]:
-    """Returns share of steps, accuracy lost and trials stopped, with early stopping against without it.
+def _compare_stopping(folder: Path, seed: int, recorded: Sequence[Any]) -> tuple[float, float, int]:
+    """Returns the share of steps, the accuracy loss and the stopped trials of early stopping.
 
     Both searches try the same values.
     """
-    found = {}
+    results = {}
     for stopping in ("on", "off"):
         job_dir = folder / stopping
         (job_dir / "trials").mkdir(parents=True)
         plan = {"seed": seed, "recorded": list(recorded), "pause": 0.01}
         (job_dir / "trials" / PLAN).write_text(json.dumps(plan), encoding="utf-8")
-        found[stopping] = _run(
+        results[stopping] = _run(
             job_dir,
             TuneArguments(
                 tune=RATE,
@@ -128,9 +128,9 @@ def _stopped_and_whole(folder: Path, seed: int, recorded: Sequence[Any]) -> tupl
             folder,
             learn,
         )
-    steps = {name: sum(trial.steps for trial in trials) for name, trials in found.items()}
-    best = {name: max(trial.objective or 0.0 for trial in trials) for name, trials in found.items()}
-    stopped = sum(bool(trial.stop_reason) for trial in found["on"])
+    steps = {name: sum(trial.steps for trial in trials) for name, trials in results.items()}
+    best = {name: max(trial.objective or 0.0 for trial in trials) for name, trials in results.items()}
+    stopped = sum(bool(trial.stop_reason) for trial in results["on"])
     return steps["on"] / steps["off"], best["off"] - best["on"], stopped
 
 
@@ -138,14 +138,14 @@ def _steps_of(recorded: Sequence[Any]) -> int:
     return int(recorded[0]["values"][-1][0]) if recorded else STEPS
 
 
-def _drawn(recorded: Sequence[Any], seed: int) -> list[Any]:
-    """Returns some of the recordings: another choice for every seed."""
-    chosen = np.random.default_rng(seed).choice(len(recorded), TRIALS + 2, replace=False)
-    return [recorded[place] for place in chosen]
+def _sample(recorded: Sequence[Any], seed: int) -> list[Any]:
+    """Returns a random sample of the recordings."""
+    indices = np.random.default_rng(seed).choice(len(recorded), TRIALS + 2, replace=False)
+    return [recorded[index] for index in indices]
 
 
 def _overhead(folder: Path) -> float:
-    """Returns the seconds that a trial costs which does nothing, one at a time."""
+    """Returns the seconds per trial of a search whose trials do nothing, one at a time."""
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / PLAN).write_text(json.dumps({"seed": 0, "recorded": [], "pause": 0.0}))
     arguments = TuneArguments(tune=RATE, max_trials=20, trial_early_stopping="on")
@@ -155,7 +155,7 @@ def _overhead(folder: Path) -> float:
 
 
 def _regret(folder: Path, algorithm: str) -> float:
-    """Returns how far the best of some trials is from the optimum of a surface, mean over the seeds."""
+    """Returns the difference between the optimum of a surface and the best trial, mean over the seeds."""
     regrets = []
     for seed in SEEDS:
         tuned = f"{RATE}; weight_decay=log:1e-6:1e-2; label_smoothing=linear:0:0.5"
@@ -174,7 +174,7 @@ def _regret(folder: Path, algorithm: str) -> float:
 
 
 def _surface(values: dict[str, Any] | Any, seed: int) -> float:
-    """Returns a smooth function of three parameters whose maximum, 1, lies elsewhere for every seed."""
+    """Returns a smooth function of three parameters; its maximum, 1, depends on the seed."""
     draw = np.random.default_rng(seed)
     rate = math.log(values["initial_learning_rate"] / math.exp(draw.uniform(math.log(0.005), math.log(0.08))))
     decay = math.log(values["weight_decay"] / math.exp(draw.uniform(math.log(1e-5), math.log(1e-3))))
@@ -193,14 +193,14 @@ def _digits(folder: Path) -> Path:
 
 
 def _digits_search(job_dir: Path, dataset: Path, *, parallel: int) -> tuple[Sequence[Trial], float]:
-    """Returns the trials and the seconds of a search on the digits in which nothing is stopped."""
+    """Returns the trials and the seconds of a search on the digits without early stopping."""
     arguments = TuneArguments(
         tune=RATE,
         max_trials=DIGITS_TRIALS,
         max_parallel_trials=parallel,
         trial_early_stopping="off",
         search_algorithm="random",
-        # Other values, so that there is more to replay; a step takes as long with all of them.
+        # Different values, to have more curves to replay; they do not change the time of a step.
         seed=parallel,
     )
     started = time.monotonic()
@@ -228,7 +228,7 @@ def _startup(job_dir: Path, trial: Trial) -> float:
         event = parse_event(line)
         if event and event["event"] == "model_built":
             return datetime.fromisoformat(event["time"]).timestamp() - started
-    raise RuntimeError(f"trial {trial.id} has built no model")
+    raise RuntimeError(f"trial {trial.id} did not build a model")
 
 
 @contextmanager

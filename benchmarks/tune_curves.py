@@ -1,4 +1,4 @@
-"""Trainings that are formulas or recordings, for the benchmark of tuning; the tuner around them is real."""
+"""Synthetic and recorded trainings for the tuning benchmark."""
 
 import functools
 import json
@@ -14,24 +14,26 @@ from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.trial_run import ShouldStop, TrialTask, write_result
 
 STEPS, EVERY = 200, 10
-# A file beside the trials says which family of curves, or which recordings, and how long an evaluation takes.
+# A file in the trials folder with the seed of the curves, or the recordings, and the time per evaluation.
 PLAN = "curves.json"
-# Images of an accuracy: it comes in steps.
+# Number of validation images: accuracy is a multiple of 1/360.
 _IMAGES = 360
 
 
 def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
-    """Reports a curve, one evaluation after the other, as a training would."""
+    """Reports the points of a curve one by one, as a training would."""
     folder = Path(task.folder)
     plan = json.loads((folder.parent / PLAN).read_text(encoding="utf-8"))
     rate = task.arguments["initial_learning_rate"]
     if plan["recorded"]:
-        values = min(plan["recorded"], key=lambda one: abs(math.log(one["rate"] / rate)))["values"]
+        values = min(plan["recorded"], key=lambda recording: abs(math.log(recording["rate"] / rate)))[
+            "values"
+        ]
     else:
         values = family(plan["seed"], rate)
     best = {"step": 0, "top_1_accuracy": 0.0}
     evaluations: list[dict[str, Any]] = []
-    # Trials are not equally quick.
+    # Trials run at different speeds.
     pause = plan["pause"] * (0.9 + 0.2 * np.random.default_rng([plan["seed"], task.trial]).random())
     for step, value in values:
         time.sleep(pause)
@@ -44,7 +46,7 @@ def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
                 "train_loss": 0.0,
             }
         )
-        best = max(best, evaluations[-1], key=lambda one: one["top_1_accuracy"])
+        best = max(best, evaluations[-1], key=lambda evaluation: evaluation["top_1_accuracy"])
         if should_stop(evaluations):
             break
     model = Path(task.model)
@@ -57,11 +59,11 @@ def learn(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
 
 @functools.cache
 def family(seed: int, rate: float) -> Sequence[tuple[int, float]]:
-    """Returns the curve of a learning rate in the family of a seed: (step, accuracy).
+    """Returns the (step, accuracy) curve of a learning rate in the family of a seed.
 
-    As trainings do: the best rate, near 0.03, is another for every data set; below it the end is worse and
-    the beginning slower, so that curves cross; above it the end is worse and the way there rough; far above,
-    and far below, nothing is learnt.
+    Like real trainings: the best rate, near 0.03, depends on the seed, which stands for a dataset. Lower
+    rates end lower and start more slowly, so that curves cross; higher rates end lower and are noisier;
+    rates far from the best do not learn.
     """
     draw = np.random.default_rng(seed)
     distance = math.log(rate / draw.uniform(0.015, 0.06))

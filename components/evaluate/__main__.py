@@ -14,32 +14,32 @@ from imgpipe.components.storage import local_path
 
 @dataclass(frozen=True)
 class EvaluatePaths:
-    """What the component gets as artifacts and the command line as paths."""
+    """The paths that the component gets as artifacts."""
 
-    dataset: str = argument("", "Folder that holds manifest.json, as the convert step wrote it.")
+    dataset: str = argument("", "Folder with manifest.json, from the convert step.")
     model: str = argument(
-        "", "Folder that holds saved_model.pb, or one with numbered versions, of which the highest counts."
+        "", "Folder with saved_model.pb, or with numbered versions, of which the highest is used."
     )
     output: str = argument("evaluation", "Folder for metrics.json and report.html.")
 
     def __post_init__(self) -> None:
-        """Checks that the data and the model are named.
+        """Checks that the dataset and the model are given.
 
         Raises:
-            InvalidArgumentError: if they are not, or are URLs.
+            InvalidArgumentError: if one is missing or is a URL.
         """
         check_fields(self)
         for name in ("dataset", "model"):
             if not local_path(getattr(self, name)).name:
-                raise InvalidArgumentError(f"--{name} is missing", remedy=f"give --{name}=FOLDER")
+                raise InvalidArgumentError(f"--{name} is missing", remedy=f"add --{name}=FOLDER")
 
 
-def main(words: Sequence[str]) -> None:
-    """Evaluates the model that the command line names."""
-    values = parse_command_line(words, (EvaluatePaths, EvaluateArguments))
+def main(command_line: Sequence[str]) -> None:
+    """Evaluates the model given on the command line."""
+    values = parse_command_line(command_line, (EvaluatePaths, EvaluateArguments))
     paths = from_values(EvaluatePaths, values)
     arguments = from_values(EvaluateArguments, values)
-    # Only now: a wrong flag is refused without loading TensorFlow.
+    # Imported here so that an invalid flag is rejected before TensorFlow loads.
     from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 

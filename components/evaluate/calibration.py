@@ -1,4 +1,4 @@
-"""How far a model's probabilities are what they say: of the answers given 0.8, are 80 % right?"""
+"""Calibration: of the predictions with a probability of 0.8, are 80 % correct?"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# As in "On Calibration of Modern Neural Networks" (Guo et al., 2017), whose figures readers know.
+# As in the well-known figures of "On Calibration of Modern Neural Networks" (Guo et al., 2017).
 BINS = 15
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The answers whose probability is above ``lower`` and at most ``upper``.
+    """The predictions with a probability above ``lower`` and up to ``upper``.
 
     Attributes:
         lower: 0..1.
         upper: 0..1.
-        examples: How many answers there are.
+        examples: Number of predictions.
         confidence: Their mean probability; None if there are none.
-        accuracy: The share of them that is right; None if there are none.
+        accuracy: The fraction that is correct; None if there are none.
     """
 
     lower: float
@@ -34,41 +34,41 @@ class Calibration:
     """The calibration of one evaluation.
 
     Attributes:
-        expected_calibration_error: Mean distance between confidence and accuracy of the bins, weighted by
-            their answers; 0 (perfect) to 1.
-        bins: Of equal width, from 0 to 1.
+        expected_calibration_error: Mean difference between confidence and accuracy of the bins, weighted by
+            their number of predictions; 0 (perfect) to 1.
+        bins: Bins of equal width, from 0 to 1.
     """
 
     expected_calibration_error: float
     bins: tuple[CalibrationBin, ...]
 
 
-def measure_calibration(
+def compute_calibration(
     labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]], *, bins: int = BINS
 ) -> Calibration:
-    """Measures the calibration of the most probable class of every example.
+    """Computes the calibration of the most probable class of each example.
 
     Args:
         labels: [examples], the true classes, 0..N-1; at least one.
         probabilities: [examples, N], finite.
-        bins: How many.
+        bins: Number of bins.
     """
     predicted = probabilities.argmax(axis=1)
     confidence = np.clip(probabilities.max(axis=1).astype(np.float64), 0, 1)
-    right = predicted == labels
-    # A bin holds its upper bound; the lowest holds 0 too.
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    correct = predicted == labels
+    # A bin includes its upper bound; the lowest bin also includes 0.
+    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts, confidences, hits = (
-        np.bincount(place, weights=weights, minlength=bins) for weights in (None, confidence, right)
+        np.bincount(bin_index, weights=weights, minlength=bins) for weights in (None, confidence, correct)
     )
-    made = tuple(
+    computed = tuple(
         CalibrationBin(
             lower=number / bins,
             upper=(number + 1) / bins,
             examples=int(count),
-            confidence=float(sum_of_confidences / count) if count else None,
+            confidence=float(total_confidence / count) if count else None,
             accuracy=float(hit / count) if count else None,
         )
-        for number, (count, sum_of_confidences, hit) in enumerate(zip(counts, confidences, hits, strict=True))
+        for number, (count, total_confidence, hit) in enumerate(zip(counts, confidences, hits, strict=True))
     )
-    return Calibration(float(np.abs(confidences - hits).sum() / len(labels)), made)
+    return Calibration(float(np.abs(confidences - hits).sum() / len(labels)), computed)

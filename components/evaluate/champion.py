@@ -1,4 +1,4 @@
-"""The champion: the model that serves now, on this machine for as long as it is measured."""
+"""The champion: the model that currently serves, copied to this machine for the evaluation."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,12 +17,12 @@ from imgpipe.components.storage import is_local, parse_location
 def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
     """Yields the local folder of the model to compare with; None if there is none.
 
-    With ``champion=auto`` a warning says why there is none, but for a local folder without a model yet.
+    With ``champion=auto``, a warning says why there is none, except for a local folder without a model yet.
 
     Raises:
-        MissingInputError: if one is named and not there.
-        InterruptedRunError: if a service or a bucket that is to be asked cannot be reached: without the
-            comparison a worse model could pass the gate.
+        MissingInputError: if the given champion does not exist.
+        InterruptedRunError: if a service or bucket cannot be reached: without the comparison, a worse model
+            could pass the gate.
     """
     if arguments.champion == NO_CHAMPION or (arguments.champion == AUTO and not arguments.deploy_dir):
         yield None
@@ -31,13 +31,13 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
         with local_model(parse_location(arguments.champion)) as folder:
             yield folder
         return
-    # Only what goes wrong in finding it is a warning, nothing of what is done with it.
+    # Only errors of finding the model become warnings, not errors of evaluating it.
     serving: Path | None = None
     with ExitStack() as stack:
         try:
             location = find_serving_model(arguments)
             serving = stack.enter_context(local_model(location))
-            log_event("champion_found", f"evaluate: {location} serves now")
+            log_event("champion_found", f"evaluate: the champion is {location}, which currently serves")
         except (MissingInputError, OutputError, UnavailableError) as error:
             where = f" ({error.where})" if error.where else ""
             _warn(arguments, f"{error.problem}{where}")
@@ -46,16 +46,16 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
 
 def _warn(arguments: EvaluateArguments, problem: str) -> None:
     if arguments.deploy_target in (KSERVE_TARGET, VERTEX_TARGET):
-        found = f"finds no model on {arguments.deploy_target}: {problem}"
+        found = f"found no model on {arguments.deploy_target}: {problem}"
     elif not is_local(arguments.deploy_dir):
-        # Models lie there under their digests: the service alone knows which of them serves.
-        found = f"finds no model in {arguments.deploy_dir!r}"
+        # It contains models by digest; only the service knows which of them serves.
+        found = f"found no model in {arguments.deploy_dir!r}"
     else:
-        # A folder that fills with the first deployment: there is nothing to name.
+        # No warning: the folder is empty before the first deployment.
         return
     log_event(
         "no_champion",
-        f"evaluate: champion=auto {found}: nothing is compared with; "
-        "name the folder of the model that serves as champion",
+        f"evaluate: champion=auto {found}, so there is no comparison; to compare, set champion to the folder "
+        "of the model that serves",
         severity="WARNING",
     )

@@ -1,4 +1,4 @@
-"""Champion and challenger on the same images: how much better or worse, and how sure that is."""
+"""The difference between champion and challenger on the same images, with a confidence interval."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,14 @@ class Comparison:
     """Two models' top-1 accuracy on the same examples.
 
     Attributes:
-        champion_top_1_accuracy: Of the model that serves now.
-        challenger_top_1_accuracy: Of the new model.
-        difference: Challenger less champion.
+        champion_top_1_accuracy: Accuracy of the model that currently serves.
+        challenger_top_1_accuracy: Accuracy of the new model.
+        difference: Challenger minus champion.
         lower: Lower end of the 95 % confidence interval of the difference.
-        upper: Its upper end.
-        only_champion_right: Examples that only the champion gets right.
-        only_challenger_right: Examples that only the challenger gets right.
-        examples: All of them.
+        upper: Upper end of the interval.
+        only_champion_right: Number of examples that only the champion predicts correctly.
+        only_challenger_right: Number of examples that only the challenger predicts correctly.
+        examples: Total number of examples.
     """
 
     champion_top_1_accuracy: float
@@ -44,39 +44,40 @@ def compare(
 ) -> Comparison:
     """Compares two models' probabilities for the same examples.
 
-    The interval is the percentile bootstrap over examples (Efron, 1979), 10,000 times. An example counts -1,
-    0 or 1, so that drawing n examples with replacement is drawing the three counts from a multinomial
-    distribution. On few examples, or when one model is never alone right, it is narrower than it should be.
+    The interval is the percentile bootstrap over examples (Efron, 1979) with 10,000 resamples. Each example
+    counts as -1, 0 or 1, so resampling n examples with replacement is sampling the three counts from a
+    multinomial distribution. With few examples, or if one model is never the only correct one, the interval
+    is too narrow.
 
     Args:
         labels: [examples], the true classes, 0..N-1; at least one.
         champion: [examples, N], probabilities.
         challenger: [examples, N], probabilities.
-        seed: Of the resampling.
+        seed: The seed of the resampling.
     """
-    return compare_right(champion.argmax(axis=1) == labels, challenger.argmax(axis=1) == labels, seed=seed)
+    return compare_correct(champion.argmax(axis=1) == labels, challenger.argmax(axis=1) == labels, seed=seed)
 
 
-def compare_right(
-    champion_right: NDArray[np.bool_], challenger_right: NDArray[np.bool_], *, seed: int = 0
+def compare_correct(
+    champion_correct: NDArray[np.bool_], challenger_correct: NDArray[np.bool_], *, seed: int = 0
 ) -> Comparison:
-    """Compares two models as ``compare`` does.
+    """Compares two models, like ``compare``, by whether their predictions are correct.
 
     Args:
-        champion_right: bool [examples], whether the champion's answer is right.
-        challenger_right: bool [examples], likewise of the challenger.
-        seed: Of the resampling.
+        champion_correct: bool [examples], whether the champion's prediction is correct.
+        challenger_correct: bool [examples], whether the challenger's prediction is correct.
+        seed: The seed of the resampling.
     """
-    examples = len(champion_right)
-    worse = int(np.count_nonzero(champion_right & ~challenger_right))
-    better = int(np.count_nonzero(challenger_right & ~champion_right))
-    shares = np.array([worse, better, examples - worse - better]) / examples
-    drawn = np.random.default_rng(seed).multinomial(examples, shares, size=_RESAMPLES)
+    examples = len(champion_correct)
+    worse = int(np.count_nonzero(champion_correct & ~challenger_correct))
+    better = int(np.count_nonzero(challenger_correct & ~champion_correct))
+    fractions = np.array([worse, better, examples - worse - better]) / examples
+    resamples = np.random.default_rng(seed).multinomial(examples, fractions, size=_RESAMPLES)
     tail = 100 * (1 - CONFIDENCE) / 2
-    lower, upper = np.percentile((drawn[:, 1] - drawn[:, 0]) / examples, [tail, 100 - tail])
+    lower, upper = np.percentile((resamples[:, 1] - resamples[:, 0]) / examples, [tail, 100 - tail])
     return Comparison(
-        champion_top_1_accuracy=float(champion_right.mean()),
-        challenger_top_1_accuracy=float(challenger_right.mean()),
+        champion_top_1_accuracy=float(champion_correct.mean()),
+        challenger_top_1_accuracy=float(challenger_correct.mean()),
         difference=(better - worse) / examples,
         lower=float(lower),
         upper=float(upper),

@@ -1,4 +1,4 @@
-"""Evaluates a SavedModel on a data set: what is served is what is measured."""
+"""Evaluates a SavedModel on a dataset, through the signature that is served."""
 
 import dataclasses
 import json
@@ -20,22 +20,22 @@ from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.reference_predictions import EVALUATION_NAME, write_reference
 from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
 from imgpipe.components.evaluate.arguments import EvaluateArguments
-from imgpipe.components.evaluate.calibration import Calibration, measure_calibration
+from imgpipe.components.evaluate.calibration import Calibration, compute_calibration
 from imgpipe.components.evaluate.champion import champion_folder
-from imgpipe.components.evaluate.comparison import Comparison, compare, compare_right
+from imgpipe.components.evaluate.comparison import Comparison, compare, compare_correct
 from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import (
     MultiLabelMetrics,
     compute_multi_label_metrics,
-    names_of,
-    right_at_top,
+    label_names,
+    top_k_correct,
     worst_decisions,
 )
 from imgpipe.components.evaluate.report import Mistake, evaluation_report
-from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, measure_slices
+from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, compute_slices
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 
-_MISTAKES_SHOWN = 24
+_MAX_MISTAKES = 24
 _BATCH_SIZE = 32
 
 
@@ -44,8 +44,8 @@ class EvaluationFiles:
     """Where an evaluation writes.
 
     Attributes:
-        folder: Gets ``metrics.json`` and the predictions that the export step compares with.
-        report: The HTML page.
+        folder: The folder for ``metrics.json`` and the reference predictions for the export step.
+        report: The HTML report.
     """
 
     folder: Path
@@ -54,15 +54,15 @@ class EvaluationFiles:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         labels: The model's labels, in the order of the classes.
-        split: Of the data set, that was measured on.
-        metrics: Of the model; of a multi-label data set those of its labels.
-        calibration: Of the model; None in a multi-label data set, where an image has more than one answer.
-        slices: Accuracy by slice; empty if nothing divides the images.
-        comparison: With the champion; None if there is none.
+        split: The split of the dataset.
+        metrics: The model's metrics; for a multi-label dataset, ``MultiLabelMetrics``.
+        calibration: The model's calibration; None for a multi-label dataset.
+        slices: Accuracy by slice; empty if the images have no slices.
+        comparison: The comparison with the champion; None if there is none.
     """
 
     labels: tuple[str, ...]
@@ -73,22 +73,22 @@ class Evaluation:
     comparison: Comparison | None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of metrics.json: JSON values only."""
+        """Returns the content of metrics.json: JSON values."""
         return {
             "labels": list(self.labels),
             "split": self.split,
             **self.metrics.to_json(),
             "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
-            "slices": [dataclasses.asdict(one) for one in self.slices],
+            "slices": [dataclasses.asdict(metrics) for metrics in self.slices],
             "comparison": dataclasses.asdict(self.comparison) if self.comparison else None,
         }
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """Of a split: true classes, probabilities float32 [n, N], slices of each image.
+class _Predictions:
+    """True classes, probabilities (float32 [n, N]) and slices of the images of a split.
 
-    The true classes are int64 [n], or bool [n, N] in a multi-label data set: whether an image has a label.
+    The true classes are int64 [n], or bool [n, N] in a multi-label dataset: whether an image has a label.
     """
 
     classes: NDArray[Any]
@@ -97,21 +97,21 @@ class _Answers:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether the images have a list of labels."""
+        """Whether images may have several labels, or none."""
         return self.classes.ndim == 2
 
     @property
-    def judged(self) -> NDArray[np.bool_]:
-        """Of which images the most probable class is right or wrong: of those that have a label."""
+    def has_label(self) -> NDArray[np.bool_]:
+        """Whether an image has a label, so that its top-1 prediction can be correct."""
         if self.is_multi_label:
             return np.asarray(self.classes.any(axis=1))
         return np.ones(len(self.classes), bool)
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether the most probable class is one of the image's."""
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the most probable class is one of the image's labels."""
         if self.is_multi_label:
-            return right_at_top(self.classes, self.probabilities, 1)
+            return top_k_correct(self.classes, self.probabilities, 1)
         return np.asarray(self.probabilities.argmax(axis=1) == self.classes)
 
 
@@ -121,19 +121,19 @@ def evaluate(
     files: EvaluationFiles,
     arguments: EvaluateArguments | None = None,
 ) -> Evaluation:
-    """Measures the model on every image of a split, through the signature that is served.
+    """Evaluates the model on all images of a split, through the signature that is served.
 
     Args:
-        dataset_folder: Where the data set's manifest lies; its shards may lie in Cloud Storage.
-        model_folder: What the train step wrote.
+        dataset_folder: The folder that contains the dataset's manifest; shards may be in Cloud Storage.
+        model_folder: The model from the train step.
         files: Where to write.
-        arguments: What to measure on and compare with; None = their defaults.
+        arguments: Which images to evaluate on and which model to compare with; None = the defaults.
 
     Raises:
-        InvalidDataError: if the data has a label that the model does not know, there is no image in the
-            split, one cannot be decoded (which one is said), the data is multi-label and the model is not,
-            or the other way round, or ``slices_csv`` is of another form or names no image.
-        MissingInputError: if a model or the data set is not there.
+        InvalidDataError: if the dataset has a label that the model does not have, the split is empty, an
+            image cannot be decoded (the error names it), only one of dataset and model is multi-label, or
+            ``slices_csv`` is invalid or matches no image.
+        MissingInputError: if a model or the dataset does not exist.
         CheckFailedError: if a model is damaged.
     """
     arguments = arguments or EvaluateArguments()
@@ -156,40 +156,44 @@ def _evaluate(
     class_of = _classes_by_label(model, manifest, where=str(model_folder))
     if split is None or not split.examples:
         raise InvalidDataError(
-            f"the data set has no {arguments.evaluation_split} images",
+            f"the dataset has no {arguments.evaluation_split} images",
             where=str(dataset_folder),
-            remedy=f"give images for the {arguments.evaluation_split} split",
+            remedy=f"add images to the {arguments.evaluation_split} split",
         )
     reader = SliceReader(manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None)
-    answers = _predict(model, dataset_folder, split, class_of, manifest, reader)
+    predictions = _predict(model, dataset_folder, split, class_of, manifest, reader)
     _check_matched(reader, split, arguments)
     evaluation = Evaluation(
         labels=model.labels,
         split=arguments.evaluation_split,
-        metrics=(compute_multi_label_metrics if answers.is_multi_label else compute_metrics)(
-            answers.classes, answers.probabilities
+        metrics=(compute_multi_label_metrics if predictions.is_multi_label else compute_metrics)(
+            predictions.classes, predictions.probabilities
         ),
         calibration=None
-        if answers.is_multi_label
-        else measure_calibration(answers.classes, answers.probabilities),
-        slices=measure_slices(
-            [some for some, judged in zip(answers.slices, answers.judged, strict=True) if judged],
-            answers.right[answers.judged],
+        if predictions.is_multi_label
+        else compute_calibration(predictions.classes, predictions.probabilities),
+        slices=compute_slices(
+            [
+                pairs
+                for pairs, counts in zip(predictions.slices, predictions.has_label, strict=True)
+                if counts
+            ],
+            predictions.correct[predictions.has_label],
             reader.given_names,
         ),
-        comparison=_comparison(champion, model, dataset_folder, split, class_of, manifest, answers),
+        comparison=_comparison(champion, model, dataset_folder, split, class_of, manifest, predictions),
     )
     _log(evaluation)
     files.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1)
     (files.folder / EVALUATION_NAME).write_text(text + "\n", encoding="utf-8")
-    write_reference(files.folder, answers.probabilities)
+    write_reference(files.folder, predictions.probabilities)
     page = evaluation_report(
         evaluation.metrics,
         evaluation.labels,
         manifest=manifest,
         provenance=provenance,
-        mistakes=_mistakes(answers, dataset_folder, split, model.labels),
+        mistakes=_mistakes(predictions, dataset_folder, split, model.labels),
         split=evaluation.split,
         calibration=evaluation.calibration,
         slices=evaluation.slices,
@@ -201,55 +205,55 @@ def _evaluate(
 
 
 def _check_matched(reader: SliceReader, split: Split, arguments: EvaluateArguments) -> None:
-    """Refuses a file of slices that names no image of the split, and tells how many images it leaves out."""
+    """Rejects a slices_csv that matches no image of the split, and warns if it does not match all of them."""
     if not arguments.slices_csv or reader.matched == split.examples:
         return
     if not reader.matched:
         raise InvalidDataError(
-            f"no path of the file is that of an image of the {arguments.evaluation_split} split",
+            f"no path in the file matches an image of the {arguments.evaluation_split} split",
             where=arguments.slices_csv,
-            remedy="write the paths as the data set has them in image/filename: as in train_csv, or relative "
-            "to the folder images",
+            remedy="use the paths in image/filename of the dataset: as in train_csv, or relative to the "
+            "folder given as images",
         )
     log_event(
         "slices_incomplete",
-        f"evaluate: {arguments.slices_csv} says nothing of {split.examples - reader.matched:,} of "
-        f"{split.examples:,} images; they are in none of its slices",
+        f"evaluate: {arguments.slices_csv} has no rows for {split.examples - reader.matched:,} of "
+        f"{split.examples:,} images, which are in none of its slices",
         severity="WARNING",
     )
 
 
 def _check_kind(manifest: Manifest, provenance: dict[str, Any], *, where: str) -> None:
-    """Refuses to measure a model on data of the other kind: its probabilities mean something else."""
+    """Rejects a multi-label model on single-label data and vice versa: their outputs differ in meaning."""
     multi_label = bool(provenance.get("multi_label", False))
     if multi_label != manifest.multi_label:
-        kinds = {True: "has a list of labels", False: "has one label"}
+        kinds = {True: "a list of labels", False: "one label"}
         raise InvalidDataError(
-            f"in the data an image {kinds[manifest.multi_label]}, the model was trained on data in which an "
-            f"image {kinds[multi_label]}",
+            f"images of the dataset have {kinds[manifest.multi_label]}, but the model was trained on images "
+            f"with {kinds[multi_label]}",
             where=where,
-            remedy=f"convert the data with multi_label={str(multi_label).lower()}, or name another model",
+            remedy=f"convert the data with multi_label={str(multi_label).lower()}, or use another model",
         )
 
 
 def _classes_by_label(model: ServedModel, manifest: Manifest, *, where: str) -> NDArray[np.int64]:
-    """Returns the model's class for each of the data set's, which are matched by their labels' names.
+    """Returns the model's class for each class of the dataset, matched by label name.
 
-    A data set may lack labels of the model, or have them in another order.
+    The dataset may lack labels of the model, or have them in another order.
 
     Raises:
-        InvalidDataError: naming both lists, if the data has a label that the model does not know.
+        InvalidDataError: with both lists, if the dataset has a label that the model does not have.
     """
     if set(manifest.labels) <= set(model.labels):
-        places = {label: number for number, label in enumerate(model.labels)}
+        classes = {label: index for index, label in enumerate(model.labels)}
         if model.labels != manifest.labels:
             log_event(
                 "labels_matched",
-                f"evaluate: the data's {manifest.num_classes} labels are matched by name with the model's "
-                f"{len(model.labels)}",
+                f"evaluate: the {manifest.num_classes} labels of the dataset are matched by name with the "
+                f"{len(model.labels)} labels of the model",
                 severity="WARNING",
             )
-        return np.array([places[label] for label in manifest.labels], np.int64)
+        return np.array([classes[label] for label in manifest.labels], np.int64)
     check_labels(model, manifest.labels, where=where)
     return np.arange(manifest.num_classes)
 
@@ -261,7 +265,7 @@ def _comparison(
     split: Split,
     class_of: NDArray[np.int64],
     manifest: Manifest,
-    answers: _Answers,
+    predictions: _Predictions,
 ) -> Comparison | None:
     if folder is None:
         return None
@@ -269,29 +273,31 @@ def _comparison(
     check_labels(champion, challenger.labels, where=str(folder))
     log_event("champion", f"evaluate: the champion is {folder}")
     theirs = _predict(champion, dataset_folder, split, class_of, manifest, SliceReader(manifest))
-    if answers.is_multi_label:
-        return compare_right(theirs.right[answers.judged], answers.right[answers.judged])
-    return compare(answers.classes, theirs.probabilities, answers.probabilities)
+    if predictions.is_multi_label:
+        return compare_correct(
+            theirs.correct[predictions.has_label], predictions.correct[predictions.has_label]
+        )
+    return compare(predictions.classes, theirs.probabilities, predictions.probabilities)
 
 
 def _log(evaluation: Evaluation) -> None:
     metrics, comparison = evaluation.metrics, evaluation.comparison
-    against = ""
+    versus = ""
     if comparison is not None:
-        against = (
+        versus = (
             f"; champion {comparison.champion_top_1_accuracy:.4f}, difference {comparison.difference:+.4f} "
-            f"(95 %: {comparison.lower:+.4f} to {comparison.upper:+.4f})"
+            f"(95 % CI {comparison.lower:+.4f} to {comparison.upper:+.4f})"
         )
     more: dict[str, Any] = {}
-    shown = ""
+    average = ""
     if isinstance(metrics, MultiLabelMetrics):
         more = {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
-        shown = f"mean average precision {metrics.mean_average_precision:.4f}, "
+        average = f"mean average precision {metrics.mean_average_precision:.4f}, "
     if evaluation.calibration is not None:
         more = {"expected_calibration_error": evaluation.calibration.expected_calibration_error}
     log_result(
         "evaluate",
-        f"{shown}top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{against}",
+        f"{average}top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{versus}",
         top_1_accuracy=metrics.top_1_accuracy,
         top_5_accuracy=metrics.top_5_accuracy,
         loss=metrics.loss,
@@ -308,7 +314,7 @@ def _predict(
     class_of: NDArray[np.int64],
     manifest: Manifest,
     reader: SliceReader,
-) -> _Answers:
+) -> _Predictions:
     progress = Progress("evaluate", split.examples, "images")
     records = read_split(folder, split, multi_label=manifest.multi_label)
     labels: list[tuple[int, ...]] = []
@@ -316,23 +322,23 @@ def _predict(
     probabilities: list[NDArray[np.float32]] = []
     while batch := list(islice(records, _BATCH_SIZE)):
         try:
-            answer = model.predict([record.encoded for record in batch])
+            predicted = model.predict([record.encoded for record in batch])
         except InvalidDataError as error:
-            raise _located(error, model, batch, folder, split, first=len(labels)) from None
+            raise _locate_failure(error, model, batch, folder, split, first=len(labels)) from None
         labels.extend(record.all_labels for record in batch)
         slices.extend(reader.slices_of(record) for record in batch)
-        probabilities.append(answer.probabilities)
+        probabilities.append(predicted.probabilities)
         progress.update(len(labels))
-    answers = np.concatenate(probabilities)
+    stacked = np.concatenate(probabilities)
     if not manifest.multi_label:
-        return _Answers(class_of[[label_to_class(label) for (label,) in labels]], answers, slices)
-    targets = np.zeros(answers.shape, bool)
-    for number, some in enumerate(labels):
-        targets[number, class_of[[label_to_class(label) for label in some]]] = True
-    return _Answers(targets, answers, slices)
+        return _Predictions(class_of[[label_to_class(label) for (label,) in labels]], stacked, slices)
+    targets = np.zeros(stacked.shape, bool)
+    for index, image_labels in enumerate(labels):
+        targets[index, class_of[[label_to_class(label) for label in image_labels]]] = True
+    return _Predictions(targets, stacked, slices)
 
 
-def _located(
+def _locate_failure(
     error: InvalidDataError,
     model: ServedModel,
     batch: Sequence[ImageRecord],
@@ -341,25 +347,24 @@ def _located(
     *,
     first: int,
 ) -> InvalidDataError:
-    """Finds the image that made a batch fail, by asking for one at a time, and names its record."""
+    """Returns the error with the record that made a batch fail, found by predicting one image at a time."""
     for index, record in enumerate(batch, start=first):
         try:
             model.predict([record.encoded])
-        except InvalidDataError as found:
+        except InvalidDataError as single:
             name = f" ({record.filename})" if record.filename else ""
             return InvalidDataError(
-                found.problem, where=locate_record(folder, split, index) + name, remedy=found.remedy
+                single.problem, where=locate_record(folder, split, index) + name, remedy=single.remedy
             )
     return error
 
 
-def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
-    """Reads the pictures of the worst mistakes: a second pass, so that the first keeps no image."""
-    if answers.is_multi_label:
-        return _wrong_decisions(answers, folder, split, labels)
-    worst = worst_mistakes(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
-    wanted = {mistake.index for mistake in worst}
-    records = {index: record for index, record in enumerate(read_split(folder, split)) if index in wanted}
+def _mistakes(predictions: _Predictions, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
+    """Returns the worst mistakes with their images, read in a second pass to save memory in the first."""
+    if predictions.is_multi_label:
+        return _wrong_decisions(predictions, folder, split, labels)
+    worst = worst_mistakes(predictions.classes, predictions.probabilities, _MAX_MISTAKES)
+    records = _records_at({mistake.index for mistake in worst}, folder, split)
     return [
         Mistake(
             records[mistake.index].encoded,
@@ -372,18 +377,25 @@ def _mistakes(answers: _Answers, folder: Path, split: Split, labels: Sequence[st
     ]
 
 
-def _wrong_decisions(answers: _Answers, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
-    worst = worst_decisions(answers.classes, answers.probabilities, _MISTAKES_SHOWN)
-    wanted = {decision.index for decision in worst}
-    records = enumerate(read_split(folder, split, multi_label=True))
-    pictures = {index: record for index, record in records if index in wanted}
+def _wrong_decisions(
+    predictions: _Predictions, folder: Path, split: Split, labels: Sequence[str]
+) -> list[Mistake]:
+    worst = worst_decisions(predictions.classes, predictions.probabilities, _MAX_MISTAKES)
+    records = _records_at({decision.index for decision in worst}, folder, split, multi_label=True)
     return [
         Mistake(
-            pictures[decision.index].encoded,
-            pictures[decision.index].filename,
-            names_of(labels, answers.classes[decision.index]),
+            records[decision.index].encoded,
+            records[decision.index].filename,
+            label_names(labels, predictions.classes[decision.index]),
             ("" if decision.predicted else "not ") + labels[decision.class_index],
             decision.probability,
         )
         for decision in worst
     ]
+
+
+def _records_at(
+    indices: set[int], folder: Path, split: Split, *, multi_label: bool = False
+) -> dict[int, ImageRecord]:
+    records = enumerate(read_split(folder, split, multi_label=multi_label))
+    return {index: record for index, record in records if index in indices}

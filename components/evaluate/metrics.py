@@ -1,7 +1,7 @@
-"""What is measured on a model's predictions; NumPy only.
+"""Metrics of a model's predictions; NumPy only.
 
-Everywhere ``labels`` holds classes 0..N-1 (the shift from 1..N happened where the records were
-read), ``probabilities`` is [examples, N], and a tie goes to the lowest class.
+``labels`` are always classes 0..N-1 (the reader has shifted them from 1..N), ``probabilities`` is
+[examples, N], and ties go to the lowest class.
 """
 
 import dataclasses
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import InternalError, InvalidDataError
 
 # A probability of exactly 0 for the true class would make the mean loss infinite.
-SMALLEST_PROBABILITY = 1e-7
+MIN_PROBABILITY = 1e-7
 _TOP_K = 5
-# Probabilities that are looked at together: intermediate results stay at some megabytes.
+# Probabilities per chunk: intermediate results take a few megabytes.
 _CHUNK_PROBABILITIES = 2**20
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class is told from the others; None where the fraction is 0/0.
+    """The metrics of one class; None where the fraction is 0/0.
 
     Attributes:
-        precision: Of the images predicted as this class, the share that is; None if never predicted.
-        recall: Of the images of this class, the share predicted so; None if there is no such image.
+        precision: Fraction of the images predicted as this class that are of it; None if never predicted.
+        recall: Fraction of the images of this class that are predicted as it; None without such images.
         f1: 2 TP / (2 TP + FP + FN); None if the class is neither in the data nor predicted.
-        support: How many images are of this class.
-        predicted: How many images were predicted as this class.
+        support: Number of images of this class.
+        predicted: Number of images predicted as this class.
     """
 
     precision: float | None
@@ -42,20 +42,20 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The measurements of one evaluation, in plain Python numbers but for the confusion matrix.
+    """The metrics of an evaluation: Python numbers except for the confusion matrix.
 
     Attributes:
-        examples: How many images were evaluated.
-        top_1_accuracy: The share whose most probable class is the true one.
-        top_5_accuracy: The share whose true class is among the min(5, N) most probable ones.
+        examples: Number of images.
+        top_1_accuracy: Fraction of images whose most probable class is the true one.
+        top_5_accuracy: Fraction of images whose true class is among the min(5, N) most probable ones.
         loss: Mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
-        macro_precision: Mean of the classes' precisions that are defined; None if none is.
-        macro_recall: Likewise for recall.
-        macro_f1: Likewise for F1.
-        per_class: By class.
-        confusion: The cells of the confusion matrix that are not 0, int64 [cells, 3]: true class,
-            predicted class, images; sorted. There are no more of them than images, while the whole matrix
-            of 5,000 classes has 25 million cells. Not compared.
+        macro_precision: Mean of the classes' defined precisions; None if none is defined.
+        macro_recall: Mean of the classes' defined recalls; None if none is defined.
+        macro_f1: Mean of the classes' defined F1; None if none is defined.
+        per_class: The metrics of each class.
+        confusion: The nonzero cells of the confusion matrix, sorted, int64 [cells, 3]: true class, predicted
+            class, images. There are at most as many as images, while the full matrix of 5,000 classes has 25
+            million cells. Ignored by ``==``.
     """
 
     examples: int
@@ -70,12 +70,12 @@ class Metrics:
 
     @property
     def wrong(self) -> int:
-        """How many images were predicted as another class."""
+        """Number of images predicted as another class."""
         true, predicted, count = self.confusion.T
         return int(count[true != predicted].sum())
 
     def confusion_matrix(self) -> NDArray[np.int64]:
-        """Returns the whole matrix, int64 [N, N]: ``[true, predicted]`` images."""
+        """Returns the full matrix, int64 [N, N]: number of images by ``[true, predicted]``."""
         classes = len(self.per_class)
         matrix = np.zeros((classes, classes), np.int64)
         true, predicted, count = self.confusion.T
@@ -83,10 +83,10 @@ class Metrics:
         return matrix
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the measurements as JSON values: numbers, None, lists and objects only."""
+        """Returns the metrics as JSON values."""
         return {
             **dataclasses.asdict(self),
-            "per_class": [dataclasses.asdict(one) for one in self.per_class],
+            "per_class": [dataclasses.asdict(metrics) for metrics in self.per_class],
             "confusion": self.confusion.tolist(),
         }
 
@@ -96,10 +96,10 @@ class WrongPrediction:
     """An example whose most probable class is not the true one.
 
     Attributes:
-        index: Of the example, from 0, in the order of the arrays.
+        index: Index of the example in the arrays.
         true_class: 0..N-1.
         predicted_class: 0..N-1.
-        probability: That the model gave to the predicted class.
+        probability: The probability of the predicted class.
     """
 
     index: int
@@ -110,7 +110,7 @@ class WrongPrediction:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How many images of one class were predicted as another."""
+    """Number of images of one class that were predicted as another."""
 
     true_class: int
     predicted_class: int
@@ -118,33 +118,33 @@ class ConfusedPair:
 
 
 def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]) -> Metrics:
-    """Measures a model's predictions.
+    """Computes the metrics of a model's predictions.
 
     Args:
         labels: [examples], the true classes, 0..N-1.
         probabilities: [examples, N].
 
     Raises:
-        InvalidDataError: if there is no example, a probability is NaN or infinite, or a label is
-            not one of the N classes.
-        InternalError: if the shapes do not fit each other.
+        InvalidDataError: if there are no examples, a probability is NaN or infinite, or a label is not one
+            of the N classes.
+        InternalError: if the shapes do not match.
     """
     _check(labels, probabilities)
     examples, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
-    of_true_class = probabilities[np.arange(examples), labels]
-    # In 64 bits: labels of a small type would overflow.
+    true_probability = probabilities[np.arange(examples), labels]
+    # int64, because labels of a small integer type would overflow.
     cells, counts = np.unique(labels.astype(np.int64) * classes + predicted, return_counts=True)
-    loss = -np.log(np.clip(of_true_class.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
+    loss = -np.log(np.clip(true_probability.astype(np.float64), MIN_PROBABILITY, 1.0))
     per_class = _per_class(labels, predicted, classes)
     return Metrics(
         examples=examples,
         top_1_accuracy=float(np.mean(predicted == labels)),
-        top_5_accuracy=float(np.mean(_rank_of_true_class(labels, probabilities) < min(_TOP_K, classes))),
+        top_5_accuracy=float(np.mean(_rank_true_probability(labels, probabilities) < min(_TOP_K, classes))),
         loss=float(np.mean(loss)),
-        macro_precision=mean_of_defined(one.precision for one in per_class),
-        macro_recall=mean_of_defined(one.recall for one in per_class),
-        macro_f1=mean_of_defined(one.f1 for one in per_class),
+        macro_precision=mean_of_defined(metrics.precision for metrics in per_class),
+        macro_recall=mean_of_defined(metrics.recall for metrics in per_class),
+        macro_f1=mean_of_defined(metrics.f1 for metrics in per_class),
         per_class=per_class,
         confusion=np.stack([cells // classes, cells % classes, counts], axis=1),
     )
@@ -153,23 +153,23 @@ def compute_metrics(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.
 def worst_mistakes(
     labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]], count: int
 ) -> tuple[WrongPrediction, ...]:
-    """Returns the wrong predictions of which the model was surest, the surest first.
+    """Returns the wrong predictions with the highest probabilities, highest first.
 
     Equal probabilities keep the order of the examples.
 
     Args:
         labels: [examples], the true classes, 0..N-1.
         probabilities: [examples, N].
-        count: How many at most.
+        count: Maximum number of predictions.
 
     Raises:
-        InvalidDataError: as ``compute_metrics``.
-        InternalError: as ``compute_metrics``.
+        InvalidDataError: see ``compute_metrics``.
+        InternalError: see ``compute_metrics``.
     """
     _check(labels, probabilities)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:count]
     return tuple(
         WrongPrediction(
             index=int(index),
@@ -177,14 +177,14 @@ def worst_mistakes(
             predicted_class=int(predicted[index]),
             probability=float(probabilities[index, predicted[index]]),
         )
-        for index in surest
+        for index in worst
     )
 
 
 def most_confused_pairs(metrics: Metrics, count: int) -> tuple[ConfusedPair, ...]:
-    """Returns the largest numbers off the confusion matrix's diagonal, largest first, without zeros.
+    """Returns the largest nonzero off-diagonal cells of the confusion matrix, largest first.
 
-    Equal numbers are in the order of the true class, then of the predicted one.
+    Equal numbers are ordered by the true class, then by the predicted one.
     """
     confusion = metrics.confusion
     off_diagonal = confusion[confusion[:, 0] != confusion[:, 1]]
@@ -193,26 +193,27 @@ def most_confused_pairs(metrics: Metrics, count: int) -> tuple[ConfusedPair, ...
 
 
 def check_probabilities(probabilities: NDArray[np.floating[Any]]) -> None:
-    """Makes sure that there are probabilities, and that all are numbers.
+    """Checks that there are probabilities and that all are finite.
 
     Args:
         probabilities: [examples, N].
 
     Raises:
-        InvalidDataError: if there is no example, or a probability is NaN or infinite.
+        InvalidDataError: if there are no examples, or a probability is NaN or infinite.
     """
     if not len(probabilities):
         raise InvalidDataError(
-            "there is no image to evaluate", remedy="give the evaluation a split with at least one image"
+            "there are no images to evaluate", remedy="evaluate on a split with at least one image"
         )
-    rows_of = row_chunks(probabilities)
-    finite = np.concatenate([np.isfinite(probabilities[rows]).all(axis=1) for rows in rows_of])
+    finite = np.concatenate(
+        [np.isfinite(probabilities[rows]).all(axis=1) for rows in row_chunks(probabilities)]
+    )
     if not finite.all():
         raise InvalidDataError(
             f"the model's output is NaN or infinite for "
             f"{np.count_nonzero(~finite):,} of {len(finite):,} images",
             where=f"first for image {int(np.argmin(finite))} of the evaluation, counted from 0",
-            remedy="the training diverged: train again with a lower learning_rate",
+            remedy="the training diverged: train again with a lower initial_learning_rate",
         )
 
 
@@ -224,9 +225,9 @@ def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[
         )
     check_probabilities(probabilities)
     classes = probabilities.shape[1]
-    allowed = (labels >= 0) & (labels < classes)
-    if not allowed.all():
-        first = int(np.argmin(allowed))
+    valid = (labels >= 0) & (labels < classes)
+    if not valid.all():
+        first = int(np.argmin(valid))
         raise InvalidDataError(
             f"class {int(labels[first])} is not among the model's {classes} classes, 0..{classes - 1}",
             where=f"image {first} of the evaluation, counted from 0",
@@ -234,22 +235,22 @@ def _check(labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[
         )
 
 
-def _rank_of_true_class(
+def _rank_true_probability(
     labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]]
 ) -> NDArray[np.integer[Any]]:
-    """Returns how many classes come before the true one: more probable, or as probable and lower."""
+    """Returns how many classes rank before the true one: more probable, or equally probable and lower."""
     ranks = np.empty(len(labels), np.int64)
     classes = np.arange(probabilities.shape[1])[None, :]
     for rows in row_chunks(probabilities):
-        some, true = probabilities[rows], labels[rows, None]
-        of_true_class = np.take_along_axis(some, true.astype(np.int64), axis=1)
-        before = (some > of_true_class) | ((some == of_true_class) & (classes < true))
+        chunk, true = probabilities[rows], labels[rows, None]
+        true_probability = np.take_along_axis(chunk, true.astype(np.int64), axis=1)
+        before = (chunk > true_probability) | ((chunk == true_probability) & (classes < true))
         ranks[rows] = before.sum(axis=1)
     return ranks
 
 
 def row_chunks(probabilities: NDArray[np.floating[Any]]) -> Iterator[slice]:
-    """Yields the rows in pieces of about a million probabilities."""
+    """Yields slices of rows with about a million probabilities each."""
     examples, classes = probabilities.shape
     rows = max(1, _CHUNK_PROBABILITIES // max(1, classes))
     return (slice(start, start + rows) for start in range(0, examples, rows))
@@ -264,18 +265,18 @@ def _per_class(
     ]
     return tuple(
         ClassMetrics(
-            precision=hit / said if said else None,
-            recall=hit / there if there else None,
-            # 2 TP + FP + FN, since FP = predicted - TP and FN = support - TP.
-            f1=2 * hit / (there + said) if there + said else None,
-            support=there,
-            predicted=said,
+            precision=hits / predictions if predictions else None,
+            recall=hits / support if support else None,
+            # support + predictions = 2 TP + FP + FN.
+            f1=2 * hits / (support + predictions) if support + predictions else None,
+            support=support,
+            predicted=predictions,
         )
-        for hit, there, said in zip(*counts, strict=True)
+        for hits, support, predictions in zip(*counts, strict=True)
     )
 
 
 def mean_of_defined(values: Iterable[float | None]) -> float | None:
-    """Returns the mean of those values that are not None; None if all are."""
+    """Returns the mean of the values that are not None; None if all are."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None

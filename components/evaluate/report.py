@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page that stands alone."""
+"""The HTML report of an evaluation, in one self-contained file."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from imgpipe.components.evaluate.metrics import Metrics, most_confused_pairs
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
 from imgpipe.components.evaluate.slices import SliceMetrics
 
-# A matrix of more classes than this is a grey square; the pairs say more.
-LARGEST_MATRIX = 50
-CONFUSED_PAIRS = 30
+# A larger matrix is unreadable; the most confused pairs are shown instead.
+MAX_MATRIX_CLASSES = 50
+MAX_CONFUSED_PAIRS = 30
 _MISTAKE_PIXELS = 160
 _ACCURACIES = {"top_1_accuracy": "top-1, validation"}
 _MULTI_LABEL_ACCURACIES = {**_ACCURACIES, "mean_average_precision": "mean average precision"}
@@ -31,14 +31,14 @@ _MULTI_LABEL_ACCURACIES = {**_ACCURACIES, "mean_average_precision": "mean averag
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that the model got wrong.
+    """An incorrectly predicted image.
 
     Attributes:
-        image: The image file's bytes.
-        filename: Where it came from; may be empty.
+        image: The content of the image file.
+        filename: Its source; may be empty.
         true_label: The name of its label.
-        predicted_label: The name of the label that the model gave.
-        probability: That the model gave to the predicted label, 0..1.
+        predicted_label: The name of the predicted label.
+        probability: The probability of the predicted label, 0..1.
     """
 
     image: bytes
@@ -60,31 +60,31 @@ def evaluation_report(
     slices: Sequence[SliceMetrics] = (),
     comparison: Comparison | None = None,
 ) -> str:
-    """Writes the page that says how good a model is and where it errs.
+    """Returns the report on the quality and the mistakes of a model.
 
     Args:
-        metrics: Of the evaluation; those of several labels an image make another page.
-        labels: The N names, in the order of the classes.
-        manifest: Of the data: the counts per split and label.
-        provenance: What is known of the training; each of these keys may be missing:
-            ``arguments`` ({name: value}), ``evaluations`` (a list of objects with ``step``,
-            ``top_1_accuracy``, ``top_5_accuracy``, ``loss``, ``train_loss``, each of which may be
-            missing or None), ``best_step``, ``model_type``, ``data_digest``, ``versions`` ({name: text}).
-        mistakes: The worst, in the order in which to show them.
-        split: The name of the split that was evaluated.
-        calibration: If it was measured.
-        slices: Accuracy by slice, those of one name together.
-        comparison: With the champion, if there is one.
+        metrics: The model's metrics; ``MultiLabelMetrics`` have their own layout.
+        labels: The N label names, in the order of the classes.
+        manifest: The dataset's manifest, for the number of images per split and label.
+        provenance: The model's provenance, with these optional keys: ``arguments`` ({name: value}),
+            ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
+            ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
+            ``data_digest``, ``versions`` ({name: version}).
+        mistakes: The worst mistakes, in the order of display.
+        split: The name of the evaluated split.
+        calibration: The calibration, if available.
+        slices: Accuracy by slice, grouped by name.
+        comparison: The comparison with the champion, if there is one.
 
     Returns:
         The HTML of the page.
     """
-    evaluations = [dict(one) for one in provenance.get("evaluations") or ()]
+    evaluations = [dict(entry) for entry in provenance.get("evaluations") or ()]
     best_step = _number(provenance.get("best_step"))
     confusion: dict[str, Any] = {}
     if isinstance(metrics, Metrics):
-        show_matrix = len(labels) <= LARGEST_MATRIX
-        pairs = () if show_matrix else most_confused_pairs(metrics, CONFUSED_PAIRS)
+        show_matrix = len(labels) <= MAX_MATRIX_CLASSES
+        pairs = () if show_matrix else most_confused_pairs(metrics, MAX_CONFUSED_PAIRS)
         confusion = {
             "matrix": metrics.confusion_matrix().tolist() if show_matrix else None,
             "pairs": [(labels[pair.true_class], labels[pair.predicted_class], pair.count) for pair in pairs],
@@ -131,24 +131,24 @@ def _curve(
 ) -> LineChart:
     series = []
     for key, name in names.items():
-        points = [(_number(one.get("step")), _number(one.get(key))) for one in evaluations]
+        points = [(_number(entry.get("step")), _number(entry.get(key))) for entry in evaluations]
         series.append(Series(name, tuple((x, y) for x, y in points if x is not None and y is not None)))
     marker = (best_step, f"best: step {best_step:g}") if best_step is not None else None
     return line_chart(series, x_name="training step", y_name=y_name, marker=marker, y_maximum=y_maximum)
 
 
 def _reliability(calibration: Calibration) -> LineChart:
-    """Returns the reliability diagram: the accuracy of the answers of about the same probability."""
+    """Returns the reliability diagram: accuracy by predicted probability."""
     points = tuple(
-        (one.confidence, one.accuracy)
-        for one in calibration.bins
-        if one.confidence is not None and one.accuracy is not None
+        (part.confidence, part.accuracy)
+        for part in calibration.bins
+        if part.confidence is not None and part.accuracy is not None
     )
-    perfect = Series("perfect", ((0.0, 0.0), (1.0, 1.0)))
+    perfect = Series("perfect calibration", ((0.0, 0.0), (1.0, 1.0)))
     return line_chart(
         [Series("this model", points), perfect],
-        x_name="probability of the answer",
-        y_name="share that is right",
+        x_name="predicted probability",
+        y_name="accuracy",
         y_maximum=1.0,
     )
 
@@ -158,7 +158,7 @@ def _thumbnail(mistake: Mistake) -> Thumbnail:
         source=thumbnail_source(mistake.image, pixels=_MISTAKE_PIXELS),
         captions=(
             f"predicted {mistake.predicted_label}, {percent(mistake.probability)}",
-            f"is {mistake.true_label}",
+            f"label {mistake.true_label}",
             mistake.filename,
         ),
         title=mistake.filename,
@@ -166,7 +166,7 @@ def _thumbnail(mistake: Mistake) -> Thumbnail:
 
 
 def _number(value: Any) -> float | None:
-    """Returns the value as a float, or None for anything that is not a finite number."""
+    """Returns the value as a float, or None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

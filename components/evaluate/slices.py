@@ -1,4 +1,4 @@
-"""Accuracy by slice: groups of images that differ in something other than their label."""
+"""Accuracy by slice: groups of images with something in common other than their label."""
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.records import ImageRecord
 
-# Upper ends, in pixels of the shorter side, of all size groups but the last.
+# Upper bounds of the size groups, in pixels of the shorter side; the last group has none.
 _SIZE_BOUNDS = (128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """The accuracy on the images of one slice.
+    """The accuracy on the images of a slice.
 
     Attributes:
-        name: What divides the images, e.g. ``format``.
-        value: What these have in common, e.g. ``PNG``.
-        examples: How many there are.
-        top_1_accuracy: On them.
-        given: Whether the user's file names it (``slices_csv``); otherwise the records tell it.
+        name: The property, e.g. ``format``.
+        value: Its value, e.g. ``PNG``.
+        examples: Number of images.
+        top_1_accuracy: Accuracy on these images.
+        given: Whether the property is from the user's ``slices_csv`` rather than from the records.
     """
 
     name: str
@@ -35,18 +35,17 @@ class SliceMetrics:
 
 
 class SliceReader:
-    """Tells a record's slices: the user's, by format, by size, and whether convert encoded it anew.
+    """Finds the slices of a record: the user's, by format, by size, and whether convert re-encoded it.
 
-    What a record does not say (a user's own TFRecord file may hold image and label alone) divides nothing.
+    A property that a record lacks (a user's TFRecord file may have only image and label) gives no slice.
 
     Args:
-        manifest: Of the data set.
-        given: (name, value) pairs by the record's file name, as ``read_slices_csv`` returns them. A name that
-            stands there is the user's, also if it is one of ours.
+        manifest: The dataset's manifest.
+        given: (name, value) pairs by file name, from ``read_slices_csv``. These names override ours.
 
     Attributes:
-        given_names: The names that the user gives.
-        matched: How many records the user's file named so far.
+        given_names: The names in ``given``.
+        matched: Number of records so far that are in ``given``.
     """
 
     def __init__(
@@ -56,44 +55,44 @@ class SliceReader:
         self.given_names = frozenset(name for pairs in set(self._given.values()) for name, _ in pairs)
         self.matched = 0
         entries = manifest.made_by.get("reencoded") or ()
-        self._encoded_anew = {entry.get("path") for entry in entries if isinstance(entry, dict)}
+        self._reencoded = {entry.get("path") for entry in entries if isinstance(entry, dict)}
 
     def slices_of(self, record: ImageRecord) -> tuple[tuple[str, str], ...]:
         """Returns (name, value) pairs."""
-        of_user = self._given.get(record.filename)
-        self.matched += of_user is not None
-        ours = [pair for pair in self._told_by(record) if pair[0] not in self.given_names]
-        return (*(of_user or ()), *ours)
+        given = self._given.get(record.filename)
+        self.matched += given is not None
+        ours = [pair for pair in self._slices_from(record) if pair[0] not in self.given_names]
+        return (*(given or ()), *ours)
 
-    def _told_by(self, record: ImageRecord) -> list[tuple[str, str]]:
+    def _slices_from(self, record: ImageRecord) -> list[tuple[str, str]]:
         found = []
         if record.format:
             found.append(("format", record.format))
         if record.height and record.width:
             found.append(("shorter side", _size_group(min(record.height, record.width))))
-        if self._encoded_anew and record.filename:
-            found.append(("encoded anew", "yes" if record.filename in self._encoded_anew else "no"))
+        if self._reencoded and record.filename:
+            found.append(("re-encoded", "yes" if record.filename in self._reencoded else "no"))
         return found
 
 
-def measure_slices(
+def compute_slices(
     slices: Sequence[Iterable[tuple[str, str]]],
-    right: NDArray[np.bool_ | Any],
+    correct: NDArray[np.bool_ | Any],
     given_names: Container[str] = (),
 ) -> tuple[SliceMetrics, ...]:
-    """Measures every slice of the user's names, and of those of ours that divide the images at all.
+    """Computes the accuracy of the user's slices, and of ours if a property has more than one value.
 
     Args:
-        slices: Of each example.
-        right: bool [examples], whether the prediction is right.
-        given_names: The names that the user gives.
+        slices: The slices of each example.
+        correct: bool [examples], whether the prediction is correct.
+        given_names: The user's names.
 
     Returns:
-        By name in the order in which they come, the largest slice first.
+        The slices, grouped by name in order of appearance, the largest first.
     """
     groups: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for of_example, hit in zip(slices, right.tolist(), strict=True):
-        for name, value in of_example:
+    for pairs, hit in zip(slices, correct.tolist(), strict=True):
+        for name, value in pairs:
             groups[name][value].append(hit)
     return tuple(
         SliceMetrics(name, value, len(hits), sum(hits) / len(hits), name in given_names)

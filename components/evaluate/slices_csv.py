@@ -1,4 +1,4 @@
-"""The file by which a user says what divides the images besides their labels."""
+"""The user's CSV file with the slices of images."""
 
 import csv
 from pathlib import Path
@@ -7,25 +7,25 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.storage import parse_location
 
 _PATH = "path"
-# By path: (name, value) pairs.
+# (name, value) pairs by path.
 Slices = dict[str, tuple[tuple[str, str], ...]]
 
 
 def read_slices_csv(file: str) -> Slices:
-    """Reads a CSV file that says to which slices images belong.
+    """Reads a CSV file with the slices of images.
 
-    Its first line names the columns: ``path``, and one for each thing that divides the images, e.g.
-    ``path,camera,light``. UTF-8, with or without a byte order mark. An empty cell says nothing of the image.
+    The first line has the column names: ``path``, and one column per property, e.g. ``path,camera,light``.
+    The encoding is UTF-8, with or without a byte order mark. An empty cell gives no slice.
 
     Args:
-        file: As the user gave it, local or ``gs://``.
+        file: The path from the user, local or ``gs://``.
 
     Returns:
-        By path, as the rows have it: name and value of each slice, in the order of the columns.
+        (name, value) pairs by path, in the order of the columns.
 
     Raises:
         MissingInputError: if the file cannot be read.
-        InvalidDataError: if it is not of this form, or two rows of a path contradict each other.
+        InvalidDataError: if the file is invalid, or two rows with the same path differ.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     with parse_location(file).local_copy() as path:
@@ -34,14 +34,14 @@ def read_slices_csv(file: str) -> Slices:
 
 def _read(path: Path, file: str) -> Slices:
     slices: Slices = {}
-    # One text for each value, however many images have it.
+    # Equal rows share one tuple, to save memory.
     known: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
             rows = csv.reader(text, strict=True)
             header = [name.strip() for name in next(rows, [])]
             _check_header(header, file)
-            place = header.index(_PATH)
+            path_column = header.index(_PATH)
             for row in rows:
                 if not row:
                     continue
@@ -50,7 +50,7 @@ def _read(path: Path, file: str) -> Slices:
                     raise InvalidDataError(
                         f"{len(row)} columns instead of {len(header)} ({','.join(header)})",
                         where=where,
-                        remedy="give each row a value for each column, or an empty one",
+                        remedy="give each row one value per column; a value may be empty",
                     )
                 pairs = tuple(
                     (name, value.strip())
@@ -58,11 +58,11 @@ def _read(path: Path, file: str) -> Slices:
                     if name != _PATH and value.strip()
                 )
                 pairs = known.setdefault(pairs, pairs)
-                if slices.setdefault(row[place], pairs) != pairs:
+                if slices.setdefault(row[path_column], pairs) != pairs:
                     raise InvalidDataError(
-                        f"the path {row[place]!r} stands there twice, with other slices",
+                        f"the path {row[path_column]!r} has two rows with different slices",
                         where=where,
-                        remedy="keep one of the two rows",
+                        remedy="remove one of the rows",
                     )
     except OSError as error:
         raise MissingInputError(
@@ -70,7 +70,7 @@ def _read(path: Path, file: str) -> Slices:
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidDataError(
-            f"the file is no CSV in UTF-8: {error}", where=file, remedy="save it as CSV, UTF-8"
+            f"the file is not CSV in UTF-8: {error}", where=file, remedy="save it as CSV in UTF-8"
         ) from None
     return slices
 
@@ -78,7 +78,7 @@ def _read(path: Path, file: str) -> Slices:
 def _check_header(header: list[str], file: str) -> None:
     if _PATH not in header or len(header) < 2 or len(set(header)) < len(header) or "" in header:
         raise InvalidDataError(
-            f"the first line is {','.join(header)!r}; it must name the columns, path among them, each once",
+            f"the first line is {','.join(header)!r}; it must list unique column names, including path",
             where=file,
-            remedy="begin the file with a line such as path,camera,light",
+            remedy="start the file with a line such as path,camera,light",
         )

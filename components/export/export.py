@@ -1,4 +1,4 @@
-"""Checks the trained model in a process of its own and publishes it."""
+"""Verifies the trained model in a separate process and publishes it."""
 
 import dataclasses
 import subprocess
@@ -22,23 +22,23 @@ from imgpipe.components.storage import parse_location, publish_folder
 if TYPE_CHECKING:
     from imgpipe.components.export.formats import ModelFormat
 
-# Largest differences of a probability: in the evaluation's batches the arithmetic is the same, so that only
-# another processor or thread order explains one; one by one, sums are made in another order.
+# Maximum differences of a probability. In the evaluation's batches, the arithmetic is the same, and only
+# another CPU or thread order makes a difference; with single images, the order of summation differs.
 TOLERANCE = 1e-5
 SINGLE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class ServingMeasurements:
-    """What the check of the served model measured, in a process of its own on this machine.
+    """The measurements of the served model, in a separate process on this machine.
 
     Attributes:
-        examples: Answers that were compared with the evaluation's.
-        largest_difference: Of a probability from the evaluation's.
-        latency_p50_ms: Median time of a request of one image, in milliseconds.
-        latency_p99_ms: Its 99th percentile.
-        start_seconds: From loading the model to its first answer.
-        model_bytes: Of all files of the model folder.
+        examples: Number of predictions that were compared with the evaluation.
+        largest_difference: Maximum difference of a probability from the evaluation.
+        latency_p50_ms: Median latency of a request with one image, in milliseconds.
+        latency_p99_ms: 99th percentile of the latency.
+        start_seconds: Time from loading the model to its first prediction.
+        model_bytes: Total size of the files in the model folder.
     """
 
     examples: int
@@ -51,13 +51,13 @@ class ServingMeasurements:
 
 @dataclass(frozen=True)
 class Exported:
-    """What the step came to.
+    """The result of the export.
 
     Attributes:
-        measured: Of the SavedModel.
-        formats: The further formats.
-        top_1_accuracy: Of the SavedModel, on the images of ``split``, as the evaluation found it.
-        split: The split of the data set on which everything was measured.
+        measured: The measurements of the SavedModel.
+        formats: The additional formats.
+        top_1_accuracy: The accuracy of the SavedModel on ``split``, from the evaluation.
+        split: The split of the dataset that everything was evaluated on.
     """
 
     measured: ServingMeasurements
@@ -66,22 +66,22 @@ class Exported:
     split: str
 
     def to_markdown(self) -> str:
-        """Returns the report as a person reads it."""
+        """Returns the summary as Markdown."""
         measured = self.measured
         lines = [
-            f"{measured.examples:,} answers of a fresh process agree with the evaluation (largest difference "
-            f"of a probability {measured.largest_difference:.1e}). A request of one image takes "
-            f"{measured.latency_p50_ms:.1f} ms (median), {measured.latency_p99_ms:.1f} ms (99th percentile); "
-            f"from the start to the first answer {measured.start_seconds:.1f} s.",
+            f"{measured.examples:,} predictions in a new process match the evaluation (maximum difference of "
+            f"a probability: {measured.largest_difference:.1e}). A request with one image takes "
+            f"{measured.latency_p50_ms:.1f} ms (median), {measured.latency_p99_ms:.1f} ms (99th percentile). "
+            f"The first prediction is ready {measured.start_seconds:.1f} s after the start.",
             "",
-            f"| format | file | size | top-1 accuracy on {self.split} | accuracy lost |",
+            f"| format | file | size | top-1 accuracy on {self.split} | accuracy loss |",
             "|---|---|---|---|---|",
             f"| SavedModel | | {measured.model_bytes / 1e6:.1f} MB | {self.top_1_accuracy:.4f} | |",
         ]
         lines += [
-            f"| {one.format} | {one.file} | {one.bytes / 1e6:.1f} MB | {one.top_1_accuracy:.4f} | "
-            f"{one.accuracy_loss:+.4f} |"
-            for one in self.formats
+            f"| {converted.format} | {converted.file} | {converted.bytes / 1e6:.1f} MB | "
+            f"{converted.top_1_accuracy:.4f} | {converted.accuracy_loss:+.4f} |"
+            for converted in self.formats
         ]
         return "\n".join(lines) + "\n"
 
@@ -93,31 +93,31 @@ def export(
     exported_folder: Path,
     arguments: ExportArguments,
 ) -> Exported:
-    """Publishes the model if a fresh process answers with it as the evaluation did, and soon enough.
+    """Publishes the model if its predictions in a new process match the evaluation and are fast enough.
 
     Args:
-        dataset_folder: Where the data set's manifest lies.
-        model_folder: What the train step wrote.
-        evaluation_folder: What the evaluate step wrote.
-        exported_folder: Gets the model.
-        arguments: With ``job_dir``, ``job_dir/model`` gets the model too; a model of ours that stood there
-            is replaced. With ``max_latency_ms``, the 99th percentile of the time of a request of one image
-            may not be larger. ``export_formats`` are made and measured too.
+        dataset_folder: The folder that contains the dataset's manifest.
+        model_folder: The model from the train step.
+        evaluation_folder: The evaluation from the evaluate step.
+        exported_folder: The folder for the model.
+        arguments: With ``job_dir``, the model is also written to ``job_dir/model``, where it replaces an
+            earlier model of ours. ``max_latency_ms`` limits the 99th percentile of the latency of a request
+            with one image. ``export_formats`` are converted and evaluated.
 
     Raises:
-        CheckFailedError: if the model cannot be loaded, answers otherwise than in the evaluation, or is too
-            slow, or a further format cannot be made.
-        InvalidArgumentError: if what a further format needs is not installed.
-        InvalidDataError: if a further format needs training images, and there are none.
-        MissingInputError: if the model or the evaluation is not there.
-        OutputError: if ``job_dir/model`` is somebody else's or cannot be written.
+        CheckFailedError: if the model cannot be loaded, its predictions do not match the evaluation, it is
+            too slow, or a format cannot be converted.
+        InvalidArgumentError: if a package that a format needs is not installed.
+        InvalidDataError: if a format needs training images, and there are none.
+        MissingInputError: if the model or the evaluation does not exist.
+        OutputError: if ``job_dir/model`` contains other files or cannot be written.
     """
     if arguments.job_dir:
         check_model_target(parse_location(arguments.job_dir))
     if not (model_folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(model_folder)!r}",
-            remedy="give the folder that holds saved_model.pb",
+            remedy="use the folder that contains saved_model.pb",
         )
     if ONNX in arguments.formats():
         from imgpipe.components.export.onnx_format import check_onnx_is_installed
@@ -128,17 +128,17 @@ def export(
     split = evaluation["split"]
     publish_folder(model_folder, exported_folder)
     with local_dataset(dataset_folder) as local_folder:
-        answers = _answers_of_fresh_process(exported_folder, local_folder, split, len(reference))
-        measured = _check(reference, answers, exported_folder, arguments)
+        served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
+        measured = _check(reference, served, exported_folder, arguments)
         formats = _formats(exported_folder, local_folder, evaluation, reference, arguments)
     log_result(
         "export",
-        f"{len(reference)} answers of a fresh process agree with the evaluation "
-        f"(largest difference {measured.largest_difference:.1e}); one image takes "
+        f"{len(reference)} predictions in a new process match the evaluation "
+        f"(maximum difference {measured.largest_difference:.1e}); latency of one image: median "
         f"{measured.latency_p50_ms:.0f} ms, p99 {measured.latency_p99_ms:.0f} ms"
-        + "".join(f"; {one.format} loses {one.accuracy_loss:.4f}" for one in formats),
+        + "".join(f"; {converted.format} loses {converted.accuracy_loss:.4f}" for converted in formats),
         **dataclasses.asdict(measured),
-        formats=[dataclasses.asdict(one) for one in formats],
+        formats=[dataclasses.asdict(converted) for converted in formats],
     )
     if arguments.job_dir:
         target = publish_model(exported_folder, parse_location(arguments.job_dir))
@@ -155,29 +155,29 @@ def _formats(
 ) -> tuple["ModelFormat", ...]:
     if not arguments.formats():
         return ()
-    # Only now: it loads TensorFlow into this process.
-    from imgpipe.components.export.formats import make_formats
+    # Imported here because it loads TensorFlow.
+    from imgpipe.components.export.formats import convert_formats
 
-    return make_formats(arguments.formats(), exported_folder, dataset_folder, evaluation, reference)
+    return convert_formats(arguments.formats(), exported_folder, dataset_folder, evaluation, reference)
 
 
 def _check(
     reference: NDArray[np.float32],
-    answers: dict[str, NDArray[Any]],
+    served: dict[str, NDArray[Any]],
     exported_folder: Path,
     arguments: ExportArguments,
 ) -> ServingMeasurements:
-    """Compares the answers of a fresh process with the evaluation's, and returns what it measured."""
-    difference = check_answers(reference, answers["classes"], answers["probabilities"], TOLERANCE)
-    singles = answers["single_probabilities"]
-    check_answers(reference[: len(singles)], answers["single_classes"], singles, SINGLE_TOLERANCE)
-    p50, p99 = np.percentile(answers["latency_seconds"], [50, 99]) * 1000
+    """Compares the predictions of the new process with the evaluation, and returns the measurements."""
+    difference = check_predictions(reference, served["classes"], served["probabilities"], TOLERANCE)
+    singles = served["single_probabilities"]
+    check_predictions(reference[: len(singles)], served["single_classes"], singles, SINGLE_TOLERANCE)
+    p50, p99 = np.percentile(served["latency_seconds"], [50, 99]) * 1000
     measured = ServingMeasurements(
         examples=len(reference),
         largest_difference=difference,
         latency_p50_ms=float(p50),
         latency_p99_ms=float(p99),
-        start_seconds=float(answers["start_seconds"]),
+        start_seconds=float(served["start_seconds"]),
         model_bytes=sum(path.stat().st_size for path in exported_folder.rglob("*") if path.is_file()),
     )
     check_latency(measured, arguments.max_latency_ms)
@@ -185,73 +185,73 @@ def _check(
 
 
 def check_latency(measured: ServingMeasurements, max_latency_ms: float) -> None:
-    """Refuses a model that is too slow; 0 = any will do.
+    """Rejects a model that is too slow; 0 = no limit.
 
     Raises:
-        CheckFailedError: with what was measured.
+        CheckFailedError: with the measured latency.
     """
     if max_latency_ms and not measured.latency_p99_ms <= max_latency_ms:
         raise CheckFailedError(
-            f"a request of one image takes {measured.latency_p99_ms:.1f} ms at the 99th percentile "
+            f"a request with one image takes {measured.latency_p99_ms:.1f} ms at the 99th percentile "
             f"(median {measured.latency_p50_ms:.1f} ms), more than max_latency_ms={max_latency_ms:g}",
             where="signature serving_default",
-            remedy="choose a smaller model_type or image_size, serve on a faster machine, or raise the bound",
+            remedy="use a smaller model_type or image_size, or a faster machine, or raise max_latency_ms",
         )
 
 
-def check_answers(
+def check_predictions(
     reference: NDArray[np.float32],
     classes: NDArray[np.int64],
     probabilities: NDArray[np.float32],
     tolerance: float,
 ) -> float:
-    """Compares what was served with what was evaluated.
+    """Compares served predictions with the evaluation.
 
     Args:
         reference: float32 [n, N], the evaluation's probabilities.
-        classes: int64 [n], served.
-        probabilities: float32 [n, N], served.
-        tolerance: The largest difference of a probability that is let pass.
+        classes: int64 [n], the served classes.
+        probabilities: float32 [n, N], the served probabilities.
+        tolerance: The maximum allowed difference of a probability.
 
     Returns:
-        The largest difference of a probability.
+        The maximum difference of a probability.
 
     Raises:
-        CheckFailedError: if a probability differs by more than ``tolerance``, or a class is not the one
-            that the evaluation found most probable (unless two are equally probable to tolerance).
+        CheckFailedError: if a probability differs by more than ``tolerance``, or a class is not the most
+            probable one in the evaluation (unless they are equally probable within the tolerance).
     """
     if probabilities.shape != reference.shape:
         raise CheckFailedError(
-            f"the served model gave probabilities of shape {probabilities.shape}, "
-            f"the evaluation {reference.shape}",
+            f"the served model returned probabilities of shape {probabilities.shape}, "
+            f"the evaluation has {reference.shape}",
             remedy="run the pipeline again from the train step",
         )
     differences = np.abs(probabilities - reference).max(axis=1)
     of_class = np.take_along_axis(reference, classes[:, None], axis=1)[:, 0]
-    # Not differences > tolerance, which a NaN is not.
+    # Written so that NaN is wrong.
     wrong = ~(differences <= tolerance) | (of_class < reference.max(axis=1) - 2 * tolerance)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise CheckFailedError(
-            f"served in a fresh process the model answers otherwise than in the evaluation for "
-            f"{wrong.sum()} of {len(reference)} images, first for image {first}: "
-            f"class {classes[first]}, probabilities off by {differences[first]:.2g}",
+            f"the predictions of the served model do not match the evaluation for {wrong.sum()} of "
+            f"{len(reference)} images, first for image {first}: class {classes[first]}, probabilities differ "
+            f"by {differences[first]:.2g}",
             where="signature serving_default",
-            remedy="do not deploy this model; report this with the run's log: it is a mistake in imgpipe",
+            remedy="do not deploy this model; report this bug in imgpipe with the log of the run",
         )
     return float(differences.max())
 
 
-def _answers_of_fresh_process(
+def _predict_in_new_process(
     model_folder: Path, dataset_folder: Path, split: str, examples: int
 ) -> dict[str, NDArray[Any]]:
-    """Returns the arrays that ``serving_check`` wrote in a process of its own."""
+    """Returns the arrays written by ``serving_check`` in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
-        answers = Path(folder) / "answers.npz"
+        predictions = Path(folder) / "predictions.npz"
         result = subprocess.run(
             [
                 sys.executable,
-                # The current folder may hold a folder `components` of the user's own.
+                # The current folder may contain a package with the name of one of ours.
                 "-P",
                 "-m",
                 "imgpipe.components.export.serving_check",
@@ -259,7 +259,7 @@ def _answers_of_fresh_process(
                 f"--dataset={dataset_folder}",
                 f"--split={split}",
                 f"--examples={examples}",
-                f"--answers={answers}",
+                f"--predictions={predictions}",
             ],
             capture_output=True,
             encoding="utf-8",
@@ -268,18 +268,18 @@ def _answers_of_fresh_process(
         )
         if result.returncode != 0:
             raise CheckFailedError(
-                f"a fresh process could not serve the model: {_reason(result)}",
+                f"the model cannot be served in a new process: {_failure_reason(result)}",
                 where=str(model_folder),
                 remedy="do not deploy this model; run the pipeline again from the train step",
             )
-        with np.load(answers) as arrays:
+        with np.load(predictions) as arrays:
             return dict(arrays)
 
 
-def _reason(result: "subprocess.CompletedProcess[str]") -> str:
+def _failure_reason(result: "subprocess.CompletedProcess[str]") -> str:
     for line in reversed(result.stdout.splitlines()):
         event = parse_event(line)
         if event is not None and event["event"] == "step_failed":
             return str(event["problem"])
     lines = (result.stdout + result.stderr).strip().splitlines()
-    return f"it ended with status {result.returncode}" + (f": {lines[-1]}" if lines else "")
+    return f"exit code {result.returncode}" + (f": {lines[-1]}" if lines else "")

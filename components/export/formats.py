@@ -1,4 +1,4 @@
-"""Further formats of the exported model: converted, measured on the evaluation's images, listed beside it."""
+"""Additional formats of the exported model: converted, evaluated and listed in its provenance."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,31 +26,31 @@ from imgpipe.components.export.tflite_format import TFLiteModel, convert_to_tfli
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
 FILE_NAMES = {TFLITE: "model.tflite", TFLITE_INT8: "model-int8.tflite", ONNX: "model.onnx"}
-# As TensorFlow's guide to quantization recommends; more hardly changes the ranges.
+# As recommended in TensorFlow's quantization guide; more images hardly change the ranges.
 CALIBRATION_IMAGES = 200
-# Of a large data set only so many images are read to find those.
+# Calibration images are selected from this many images of a large dataset.
 _CALIBRATION_POOL = 20_000
-# Largest difference of a probability from the evaluation's where nothing is quantized: other kernels sum in
-# another order.
+# Maximum difference of a probability from the evaluation without quantization: other kernels have another
+# order of summation.
 _FLOAT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class ModelFormat:
-    """A further format of the model.
+    """An additional format of the model.
 
     Attributes:
         format: Its name, one of ``FORMATS``.
-        file: Where it lies, relative to the SavedModel's folder.
-        bytes: Its size.
-        sha256: Of the file, in hexadecimal.
-        split: Of the data set, that it was measured on.
-        examples: How many images that are.
-        top_1_accuracy: On them.
-        accuracy_loss: The SavedModel's top-1 accuracy on the same images less this one's; negative if the
-            format happens to be better.
-        mean_average_precision: Of a multi-label model, otherwise None.
-        largest_difference: Of a probability from the evaluation's, on its first images.
+        file: The file, relative to the SavedModel's folder.
+        bytes: Size of the file.
+        sha256: Digest of the file, in hexadecimal.
+        split: The split of the dataset that it was evaluated on.
+        examples: Number of images in the split.
+        top_1_accuracy: Accuracy on the split.
+        accuracy_loss: The SavedModel's top-1 accuracy on the split minus this format's; negative if the
+            format is better.
+        mean_average_precision: For a multi-label model; otherwise None.
+        largest_difference: Maximum difference of a probability from the evaluation, on its first images.
     """
 
     format: str
@@ -65,93 +65,92 @@ class ModelFormat:
     largest_difference: float
 
 
-def make_formats(
+def convert_formats(
     names: tuple[str, ...],
     model_folder: Path,
     dataset_folder: Path,
     evaluation: dict[str, Any],
     reference: NDArray[np.float32],
 ) -> tuple[ModelFormat, ...]:
-    """Writes the model's further formats into ``formats/`` of its folder and measures each.
+    """Writes the model's additional formats to the folder ``formats/`` of the model and evaluates each.
 
-    provenance.json and deployment_config.yaml list them.
+    They are listed in provenance.json and deployment_config.yaml.
 
     Args:
-        names: Of ``FORMATS``.
-        model_folder: Of the exported SavedModel.
-        dataset_folder: Where the data set lies, its shards on this machine.
-        evaluation: What the evaluate step measured of the SavedModel.
-        reference: float32 [examples, N], the SavedModel's probabilities of the first images.
+        names: Names in ``FORMATS``.
+        model_folder: The folder of the exported SavedModel.
+        dataset_folder: The dataset's folder, with local shards.
+        evaluation: The evaluation of the SavedModel.
+        reference: float32 [examples, N], the SavedModel's probabilities for the first images.
 
     Raises:
-        MissingInputError: if the model was written by a version whose network cannot be taken out.
-        InvalidDataError: if there are no training images to calibrate with.
-        CheckFailedError: if a format cannot be made, or one without quantization answers otherwise than the
-            SavedModel.
+        MissingInputError: if the model is from a version that does not store the network separately.
+        InvalidDataError: if there are no training images for the calibration.
+        CheckFailedError: if a format cannot be converted, or the predictions of a format without quantization
+            do not match the SavedModel.
     """
     model = load_served_model(model_folder)
     manifest = read_manifest(dataset_folder)
     split = evaluation["split"]
-    # Everything is made before anything is measured: what cannot be made is told at once.
-    contents = {name: _converted(name, model, dataset_folder, manifest) for name in names}
+    # Convert everything first, so that a failed conversion is reported early.
+    contents = {name: _convert(name, model, dataset_folder, manifest) for name in names}
     folder = model_folder / FORMATS_FOLDER
     folder.mkdir()
-    made = []
+    formats = []
     for name, content in contents.items():
         path = folder / FILE_NAMES[name]
         path.write_bytes(content)
-        found, difference = _measured(name, content, model, dataset_folder, manifest, split, reference)
-        made.append(
+        metrics, difference = _evaluate(name, content, model, dataset_folder, manifest, split, reference)
+        formats.append(
             ModelFormat(
                 format=name,
                 file=f"{FORMATS_FOLDER}/{path.name}",
                 bytes=len(content),
                 sha256=file_sha256(path),
                 split=split,
-                examples=found.examples,
-                top_1_accuracy=found.top_1_accuracy,
-                accuracy_loss=evaluation["top_1_accuracy"] - found.top_1_accuracy,
-                mean_average_precision=found.mean_average_precision
-                if isinstance(found, MultiLabelMetrics)
+                examples=metrics.examples,
+                top_1_accuracy=metrics.top_1_accuracy,
+                accuracy_loss=evaluation["top_1_accuracy"] - metrics.top_1_accuracy,
+                mean_average_precision=metrics.mean_average_precision
+                if isinstance(metrics, MultiLabelMetrics)
                 else None,
                 largest_difference=difference,
             )
         )
         log_event(
             "format_measured",
-            f"export: {name}, {len(content) / 1e6:.1f} MB: top-1 accuracy {made[-1].top_1_accuracy:.4f}, "
-            f"{made[-1].accuracy_loss:+.4f} lost on {made[-1].examples:,} images",
-            **dataclasses.asdict(made[-1]),
+            f"export: {name}, {len(content) / 1e6:.1f} MB: top-1 accuracy {formats[-1].top_1_accuracy:.4f} "
+            f"on {formats[-1].examples:,} images, accuracy loss {formats[-1].accuracy_loss:+.4f}",
+            **dataclasses.asdict(formats[-1]),
         )
-    add_formats(model_folder, [dataclasses.asdict(one) for one in made])
-    return tuple(made)
+    add_formats(model_folder, [dataclasses.asdict(converted) for converted in formats])
+    return tuple(formats)
 
 
 def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yields 200 training images, uint8 [size, size, 3], spread evenly over the first 20,000.
+    """Yields 200 training images, uint8 [size, size, 3], evenly spaced in the first 20,000.
 
     Raises:
-        InvalidDataError: if there are none, or one cannot be decoded.
+        InvalidDataError: if there are none, or an image cannot be decoded.
     """
     split = manifest.splits.get(TRAIN)
     if split is None or not split.examples:
         raise InvalidDataError(
-            "the data set has no training images to calibrate tflite-int8 with",
+            "the dataset has no training images to calibrate tflite-int8 with",
             where=str(folder),
-            remedy="give a data set with training images, or leave tflite-int8 out of export_formats",
+            remedy="use a dataset with training images, or remove tflite-int8 from export_formats",
         )
     pool = min(split.examples, _CALIBRATION_POOL)
-    chosen = np.unique(np.linspace(0, pool - 1, min(pool, CALIBRATION_IMAGES)).round().astype(int))
-    wanted = set(chosen.tolist())
+    selected = set(np.linspace(0, pool - 1, min(pool, CALIBRATION_IMAGES)).round().astype(int).tolist())
     records = islice(read_split(folder, split, multi_label=manifest.multi_label), pool)
-    encoded = [record.encoded for number, record in enumerate(records) if number in wanted]
-    for batch in _decoded(iter(encoded), image_size):
+    encoded = [record.encoded for index, record in enumerate(records) if index in selected]
+    for batch in _decode_batches(iter(encoded), image_size):
         yield from batch
 
 
-def _converted(name: str, model: ServedModel, dataset_folder: Path, manifest: Manifest) -> bytes:
+def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Manifest) -> bytes:
     network, image_size = model.network, model.image_size
-    log_event("converting", f"export: converting the model to {name}, which can take a minute")
+    log_event("converting", f"export: converting the model to {name}, which may take a minute")
     calibration = (
         list(calibration_images(dataset_folder, manifest, image_size)) if name == TFLITE_INT8 else None
     )
@@ -161,14 +160,14 @@ def _converted(name: str, model: ServedModel, dataset_folder: Path, manifest: Ma
                 return convert_to_onnx(network, image_size)
             return convert_to_tflite(network, image_size, calibration)
     except Exception as error:
-        # Converters have no common exception; what they say is for their makers.
+        # Converters have no common exception class.
         raise CheckFailedError(
             f"the model cannot be converted to {name}: {type(error).__name__}: {error}",
-            remedy=f"leave {name} out of export_formats, or choose another model_type",
+            remedy=f"remove {name} from export_formats, or use another model_type",
         ) from error
 
 
-def _measured(
+def _evaluate(
     name: str,
     content: bytes,
     model: ServedModel,
@@ -177,43 +176,44 @@ def _measured(
     split_name: str,
     reference: NDArray[np.float32],
 ) -> tuple[Any, float]:
-    """Returns the metrics of a format on a split, and its largest difference from the reference."""
+    """Returns the metrics of a format on a split, and its maximum difference from the reference."""
     split = manifest.splits[split_name]
-    answers = _answers(name, content, model.image_size, folder, split, manifest)
-    difference = float(np.abs(answers[: len(reference)] - reference).max())
-    # Not difference > tolerance, which a NaN is not.
+    probabilities = _predict(name, content, model.image_size, folder, split, manifest)
+    difference = float(np.abs(probabilities[: len(reference)] - reference).max())
+    # Written so that NaN fails.
     if name != TFLITE_INT8 and not difference <= _FLOAT_TOLERANCE:
         raise CheckFailedError(
-            f"as {name} the model answers otherwise than the SavedModel: a probability is off by "
+            f"the predictions of the {name} model do not match the SavedModel: a probability differs by "
             f"{difference:.2g}",
-            remedy=f"leave {name} out of export_formats, and report this with the run's log",
+            remedy=f"remove {name} from export_formats, and report this bug with the log of the run",
         )
-    # The serving check has made sure that the model's classes are the data set's.
+    # The serving check has verified that the model's classes are the dataset's.
     labels = [record.all_labels for record in read_split(folder, split, multi_label=manifest.multi_label)]
     if manifest.multi_label:
-        targets = np.zeros(answers.shape, bool)
-        for number, some in enumerate(labels):
-            targets[number, [label_to_class(label) for label in some]] = True
-        return compute_multi_label_metrics(targets, answers), difference
-    return compute_metrics(np.array([label_to_class(label) for (label,) in labels]), answers), difference
+        targets = np.zeros(probabilities.shape, bool)
+        for index, image_labels in enumerate(labels):
+            targets[index, [label_to_class(label) for label in image_labels]] = True
+        return compute_multi_label_metrics(targets, probabilities), difference
+    classes = np.array([label_to_class(label) for (label,) in labels])
+    return compute_metrics(classes, probabilities), difference
 
 
-def _answers(
+def _predict(
     name: str, content: bytes, image_size: int, folder: Path, split: Split, manifest: Manifest
 ) -> NDArray[np.float32]:
     loaded = OnnxModel(content) if name == ONNX else TFLiteModel(content)
     progress, done = Progress(f"export, {name}", split.examples, "images"), 0
     records = read_split(folder, split, multi_label=manifest.multi_label)
-    answers = []
-    for images in _decoded((record.encoded for record in records), image_size):
-        answers.append(loaded.probabilities(images))
+    probabilities = []
+    for images in _decode_batches((record.encoded for record in records), image_size):
+        probabilities.append(loaded.probabilities(images))
         done += len(images)
         progress.update(done)
-    return np.concatenate(answers)
+    return np.concatenate(probabilities)
 
 
-def _decoded(encoded: Iterator[bytes], image_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yields batches uint8 [n, size, size, 3] of image files, with the pixels that the served model sees."""
+def _decode_batches(encoded: Iterator[bytes], image_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yields batches uint8 [n, size, size, 3] of image files, decoded as in the served model."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(files: Any) -> Any:
@@ -228,6 +228,6 @@ def _decoded(encoded: Iterator[bytes], image_size: int) -> Iterator[NDArray[np.u
             reason = str(error.message).partition("[[")[0].strip().partition("\n")[0]
             raise InvalidDataError(
                 f"an image cannot be decoded: {reason}",
-                remedy="run the validate step on the data: it names the image",
+                remedy="run the validate step on the data to find the image",
             ) from None
         yield images

@@ -1,4 +1,4 @@
-"""The model as an ONNX file, by tf2onnx of the ONNX project, and ONNX Runtime, which runs it."""
+"""Conversion to ONNX with tf2onnx, and inference with ONNX Runtime."""
 
 import importlib.util
 import logging
@@ -12,33 +12,32 @@ from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.saved_model import IMAGES, PROBABILITIES
 from imgpipe.components.common.tf_import import buffer_native_stderr, tf
 
-# Of ONNX 1.12 (2022): every runtime of today reads it, and the networks need nothing newer.
+# From ONNX 1.12 (2022): all current runtimes support it, and the networks need nothing newer.
 _OPSET = 17
 
 
 def check_onnx_is_installed() -> None:
-    """Makes sure that the converter and the runtime are there.
+    """Checks that the converter and the runtime are installed.
 
     Raises:
-        InvalidArgumentError: if they are not.
+        InvalidArgumentError: if one is not.
     """
     missing = [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise InvalidArgumentError(
-            f"export_formats=onnx needs {' and '.join(missing)}, which is not installed here",
-            remedy="install image-classification-pipeline with the extra onnx, or leave onnx out",
+            f"export_formats=onnx needs {' and '.join(missing)}, not installed in this environment",
+            remedy="install image-classification-pipeline[onnx], or remove onnx from export_formats",
         )
 
 
 def convert_to_onnx(network: Any, image_size: int) -> bytes:
-    """Returns the network as an ONNX file: ``images`` in, ``probabilities`` out.
+    """Returns the network as an ONNX file with the input ``images`` and the output ``probabilities``.
 
-    ``images`` is uint8 [n, size, size, 3], red, green, blue of 0..255, ``probabilities`` float32 [n, N]; n is
-    any number.
+    ``images`` is uint8 [n, size, size, 3], RGB in 0..255, and ``probabilities`` float32 [n, N], for any n.
 
     Args:
-        network: uint8 [n, size, size, 3] -> float32 [n, N], as ``ServedModel.network``.
-        image_size: Side of the images in pixels.
+        network: uint8 [n, size, size, 3] -> float32 [n, N], see ``ServedModel.network``.
+        image_size: Width and height of the images in pixels.
     """
     import tf2onnx
     import tf2onnx.tf_loader
@@ -46,13 +45,13 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
 
     @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)])
-    def several(images: Any) -> Any:
+    def predict(images: Any) -> Any:
         return network(images)
 
-    function = several.get_concrete_function()
+    function = predict.get_concrete_function()
     inputs, outputs = [f"{IMAGES}:0"], [function.outputs[0].name]
     with buffer_native_stderr():
-        # tf2onnx.convert.from_function takes constants that the function holds for inputs of the model.
+        # tf2onnx.convert.from_function would treat the function's captured constants as inputs.
         graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
         model, _ = tf2onnx.convert.from_graph_def(
             graph,
@@ -65,7 +64,7 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
 
 
 class OnnxModel:
-    """An ONNX file, loaded on the processor."""
+    """A loaded ONNX file, running on the CPU."""
 
     def __init__(self, content: bytes) -> None:
         import onnxruntime
@@ -76,5 +75,5 @@ class OnnxModel:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns float32 [n, N] for uint8 [n, size, size, 3]."""
-        (answer,) = self._session.run([PROBABILITIES], {IMAGES: images})
-        return np.asarray(answer, np.float32)
+        (probabilities,) = self._session.run([PROBABILITIES], {IMAGES: images})
+        return np.asarray(probabilities, np.float32)

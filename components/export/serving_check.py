@@ -1,7 +1,7 @@
-"""Loads a model in this process, as a server would, and writes what it answers.
+"""Loads a model as a server would, and writes its predictions.
 
-Started by the export step as ``python -m imgpipe.components.export.serving_check``, so that nothing of the
-process that trained or evaluated the model can be left over.
+The export step runs ``python -m imgpipe.components.export.serving_check``, so that the check does not share
+state with the process that trained or evaluated the model.
 """
 
 import sys
@@ -20,36 +20,36 @@ from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, check_labels, load_served_model
 from imgpipe.components.common.step import run_command
 
-# Some are asked one by one as well: a server gets both.
+# Some images are also predicted one by one, since servers get both kinds of requests.
 _SINGLE_REQUESTS = 8
-# Requests of one image whose time is taken, the images in turns; the 99th percentile of fewer says little.
+# Requests with one image for the latency; with fewer, the 99th percentile would mean little.
 _TIMED_REQUESTS = 100
-# Of a model that takes seconds for an image, this long is enough.
-_LONGEST_TIMING_SECONDS = 20.0
+# The time limit for a model that takes seconds per image.
+_MAX_TIMING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class ServingCheckArguments:
-    """What to load and ask."""
+    """Which model to load and which images to predict."""
 
     model: str = argument("", "Folder of the SavedModel.")
-    dataset: str = argument("", "Folder of the data set.")
-    split: str = argument(VALIDATION, "The split whose images to ask for.")
-    examples: int = argument(1, "How many of the split's first images to ask for.", minimum=1)
-    answers: str = argument("", "The .npz file to write: classes int64 [n], probabilities float32 [n, N].")
+    dataset: str = argument("", "Folder of the dataset.")
+    split: str = argument(VALIDATION, "The split with the images.")
+    examples: int = argument(1, "Number of images, from the start of the split.", minimum=1)
+    predictions: str = argument("", "Output .npz file: classes int64 [n], probabilities float32 [n, N].")
 
 
-def write_answers(arguments: ServingCheckArguments) -> None:
-    """Asks the model for a split's first images and writes its answers in their order.
+def write_predictions(arguments: ServingCheckArguments) -> None:
+    """Writes the model's predictions for the first images of a split.
 
-    They are asked in the batches of the evaluation, so that the arithmetic is the same, and the first few one
-    by one, as ``single_classes`` and ``single_probabilities``. ``start_seconds`` (float64 []) is how long it
-    took from loading the model to its first answer, ``latency_seconds`` (float64 [requests]) how long each of
-    up to 100 requests of one image took afterwards.
+    The batches are those of the evaluation, so that the arithmetic is the same. The first few images are also
+    predicted one by one, as ``single_classes`` and ``single_probabilities``. ``start_seconds`` (float64 [])
+    is the time from loading the model to its first prediction, and ``latency_seconds`` (float64 [requests])
+    the latency of each of up to 100 requests with one image after that.
 
     Raises:
         CheckFailedError: if the model is damaged.
-        InvalidDataError: if its labels are not the data set's.
+        InvalidDataError: if its labels are not the dataset's.
     """
     folder = Path(arguments.dataset)
     manifest = read_manifest(folder)
@@ -66,21 +66,21 @@ def write_answers(arguments: ServingCheckArguments) -> None:
     ]
     singles = [model.predict([image]) for image in images[:_SINGLE_REQUESTS]]
     np.savez(
-        arguments.answers,
-        classes=np.concatenate([answer.classes for answer in batches]),
-        probabilities=np.concatenate([answer.probabilities for answer in batches]),
-        single_classes=np.concatenate([answer.classes for answer in singles]),
-        single_probabilities=np.concatenate([answer.probabilities for answer in singles]),
+        arguments.predictions,
+        classes=np.concatenate([batch.classes for batch in batches]),
+        probabilities=np.concatenate([batch.probabilities for batch in batches]),
+        single_classes=np.concatenate([single.classes for single in singles]),
+        single_probabilities=np.concatenate([single.probabilities for single in singles]),
         start_seconds=start_seconds,
         latency_seconds=_latencies(model, images),
     )
 
 
 def _latencies(model: ServedModel, images: Sequence[bytes]) -> NDArray[np.float64]:
-    begun = time.perf_counter()
+    first_started = time.perf_counter()
     latencies: list[float] = []
     while len(latencies) < _TIMED_REQUESTS and (
-        not latencies or time.perf_counter() - begun < _LONGEST_TIMING_SECONDS
+        not latencies or time.perf_counter() - first_started < _MAX_TIMING_SECONDS
     ):
         started = time.perf_counter()
         model.predict([images[len(latencies) % len(images)]])
@@ -91,7 +91,7 @@ def _latencies(model: ServedModel, images: Sequence[bytes]) -> NDArray[np.float6
 if __name__ == "__main__":
     run_command(
         "export",
-        lambda: write_answers(
+        lambda: write_predictions(
             ServingCheckArguments(**parse_command_line(sys.argv[1:], [ServingCheckArguments]))
         ),
     )

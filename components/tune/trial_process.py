@@ -189,7 +189,7 @@ def _main(
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpus
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    threading.Thread(target=_terminate_without, args=(search_pid,), daemon=True).start()
+    threading.Thread(target=_terminate_after, args=(search_pid,), daemon=True).start()
 
     def should_stop(evaluations: Sequence[dict[str, Any]]) -> str:
         try:
@@ -205,9 +205,9 @@ def _main(
     run_command("trial", run)
 
 
-def _terminate_without(search_pid: int) -> None:
-    """Ends this process, after a checkpoint, when the search is gone."""
+def _terminate_after(search_pid: int) -> None:
+    """Makes the trial write a checkpoint and exit when the search process has ended."""
     while os.getppid() == search_pid:
         time.sleep(_SECONDS_BETWEEN_PARENT_CHECKS)
-    log_event("search_gone", "the search is gone: the trial ends", severity="WARNING")
+    log_event("search_ended", "the search process has ended, so the trial stops", severity="WARNING")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -67,7 +67,7 @@ def test_tensorflow_does_not_chatter_in_the_log(digits_run):
 def test_the_report_shows_the_evaluations_figures(digits_run):
     page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
     assert f"{digits_run.summary['top_1_accuracy']:.2%}".replace("%", " %") in page.replace("\xa0", " ")
-    for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Arguments", "Data"):
+    for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Training arguments", "Data"):
         assert heading in page
     assert "data:image/" in page
     assert "http://" not in page.replace("http://www.w3.org/", "")

@@ -29,13 +29,13 @@ def champion(place, **values):
         return folder and model_digest(folder)
 
 
-def test_the_champion_is_what_answers_most_requests(place, models, capsys):
+def test_the_champion_is_the_model_with_the_most_traffic(place, models, capsys):
     deployed(models[0], place)
     assert champion(place) == model_digest(models[0])
     deployed(models[1], place, canary_percent=10)
     assert champion(place) == model_digest(models[0])
     deployed(models[1], place, canary_percent=50)
-    # Of equal shares the one before.
+    # With equal traffic, the earlier model.
     assert champion(place) == model_digest(models[0])
     deployed(models[1], place, canary_percent=60)
     assert champion(place) == model_digest(models[1])
@@ -44,7 +44,7 @@ def test_the_champion_is_what_answers_most_requests(place, models, capsys):
     assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
 
 
-def test_the_new_model_is_compared_with_what_serves(place, coloured_dataset, models, tmp_path):
+def test_the_new_model_is_compared_with_the_serving_model(place, coloured_dataset, models, tmp_path):
     deployed(models[0], place)
     dataset = coloured_dataset(tmp_path / "data")
 
@@ -57,11 +57,11 @@ def test_the_new_model_is_compared_with_what_serves(place, coloured_dataset, mod
     assert found.challenger_top_1_accuracy == measured(1).metrics.top_1_accuracy
 
 
-def test_where_nothing_serves_yet_a_warning_says_so(place, capsys):
+def test_a_warning_says_if_no_model_serves_yet(place, capsys):
     assert champion(place) is None
     shown = capsys.readouterr().out
     assert '"severity": "WARNING", "event": "no_champion"' in shown
-    assert re.search(f"finds no model on {place['deploy_target']}: there is no .*flowers", shown)
+    assert re.search(f"found no model on {place['deploy_target']}: there is no .*flowers", shown)
 
 
 def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):
@@ -77,14 +77,14 @@ def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster
     assert champion(on_kserve) == model_digest(models[0])
 
 
-def test_a_service_of_others_is_no_champion(on_kserve, cluster, models, capsys):
+def test_a_foreign_service_is_not_the_champion(on_kserve, cluster, models, capsys):
     deployed(models[0], on_kserve)
     cluster.objects["team/flowers"]["metadata"]["labels"] = {}
     assert champion(on_kserve) is None
     assert "team/flowers is not one that imgpipe made" in capsys.readouterr().out
 
 
-def test_a_model_that_was_deleted_from_the_bucket_is_told(on_vertex, models, cloud, capsys):
+def test_a_model_that_was_deleted_from_the_bucket_is_reported(on_vertex, models, cloud, capsys):
     deployed(models[0], on_vertex)
     folder = f"serving/flowers/{model_digest(models[0])[:16]}/1"
     for name in cloud.contents():
@@ -93,7 +93,7 @@ def test_a_model_that_was_deleted_from_the_bucket_is_told(on_vertex, models, clo
     assert f"there is no SavedModel in 'gs://photos/{folder}'" in capsys.readouterr().out
 
 
-def test_a_refusal_is_told(on_kserve, on_vertex, capsys):
+def test_a_denied_request_is_reported(on_kserve, on_vertex, capsys):
     assert champion({**on_kserve, "namespace": "forbidden"}) is None
     assert champion({**on_vertex, "project": "others"}) is None
     shown = capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_a_refusal_is_told(on_kserve, on_vertex, capsys):
     assert "(HTTP 403): Permission denied" in shown
 
 
-def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(on_kserve, monkeypatch):
+def test_an_unreachable_cluster_interrupts_the_step(on_kserve, monkeypatch):
     def nowhere(_purpose):
         configuration = client.Configuration(host="http://127.0.0.1:9")
         configuration.retries = False
@@ -112,7 +112,7 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again_instead_of_passed_over(
         champion(on_kserve)
 
 
-def test_a_folder_that_is_named_goes_before_what_serves(on_kserve, models, tmp_path):
+def test_a_given_champion_overrides_the_serving_model(on_kserve, models, tmp_path):
     deployed(models[0], on_kserve)
     shutil.copytree(models[1], tmp_path / "model")
     assert champion(on_kserve, champion=str(tmp_path / "model")) == model_digest(models[1])

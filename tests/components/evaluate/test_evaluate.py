@@ -51,7 +51,7 @@ def refused(dataset, model, folder):
     return caught.value
 
 
-def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, model):
+def test_metrics_are_computed_from_served_predictions(evaluated, dataset, model):
     evaluation, files = evaluated
     metrics = evaluation.metrics
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
@@ -65,7 +65,7 @@ def test_the_measurements_are_those_of_the_served_answers(evaluated, dataset, mo
     np.testing.assert_allclose(read_reference(files.folder), probabilities, atol=1e-6)
 
 
-def test_the_metrics_file_holds_the_same_numbers(evaluated):
+def test_metrics_json_has_the_same_numbers(evaluated):
     evaluation, files = evaluated
     written = json.loads((files.folder / "metrics.json").read_text())
     assert written["labels"] == ["dark", "bright"]
@@ -76,7 +76,7 @@ def test_the_metrics_file_holds_the_same_numbers(evaluated):
     assert written == json.loads(json.dumps(evaluation.to_json()))
 
 
-def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset, trained_digits, tmp_path):
+def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digits, tmp_path):
     files = files_in(tmp_path)
     metrics = evaluate(digits_dataset, trained_digits[0], files).metrics
     records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
@@ -94,14 +94,14 @@ def test_the_page_shows_the_pictures_that_were_taken_for_another(digits_dataset,
         assert records[index].filename in page
 
 
-def test_a_label_that_the_model_does_not_know_is_refused_before_it_is_asked(dataset, linear_model, tmp_path):
+def test_a_label_that_the_model_does_not_have_is_rejected_before_prediction(dataset, linear_model, tmp_path):
     model = linear_model(tmp_path / "model", ("bright", "light"))
     error = refused(dataset, model, tmp_path)
     assert "the model's labels (2: bright, light) differ from the data set's (2: dark, bright)" in str(error)
     assert error.where == str(model)
 
 
-def test_labels_in_another_order_and_fewer_of_them_are_matched_by_name(
+def test_fewer_labels_in_another_order_are_matched_by_name(
     coloured_dataset, linear_model, write_dataset, tmp_path
 ):
     model = linear_model(tmp_path / "model", ("dark", "middle", "bright"))
@@ -116,13 +116,13 @@ def test_labels_in_another_order_and_fewer_of_them_are_matched_by_name(
     evaluation = evaluate(data, model, files_in(tmp_path))
     predicted = load_served_model(model).predict([record.encoded for record in records]).classes
     assert evaluation.labels == ("dark", "middle", "bright")
-    assert [one.support for one in evaluation.metrics.per_class] == [10, 0, 10]
+    assert [metrics.support for metrics in evaluation.metrics.per_class] == [10, 0, 10]
     assert evaluation.metrics.top_1_accuracy == np.mean(
         [p == r.label - 1 for p, r in zip(predicted, records, strict=True)]
     )
 
 
-def test_the_champion_is_measured_on_the_same_images(dataset, model, linear_model, tmp_path):
+def test_the_champion_is_evaluated_on_the_same_images(dataset, model, linear_model, tmp_path):
     champion = linear_model(tmp_path / "deployed" / "3", seed=5)
     linear_model(tmp_path / "deployed" / "2", seed=6)
     alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
@@ -142,9 +142,7 @@ def test_the_champion_is_measured_on_the_same_images(dataset, model, linear_mode
     assert f"{comparison.lower * 100:+.2f} to {comparison.upper * 100:+.2f}" in page
 
 
-def test_without_a_deployed_version_there_is_no_champion_but_a_named_one_must_be_there(
-    dataset, model, tmp_path
-):
+def test_a_given_champion_must_exist_but_a_deployed_version_need_not(dataset, model, tmp_path):
     for arguments in (
         EvaluateArguments(deploy_dir=str(tmp_path / "none yet")),
         EvaluateArguments(champion="none", deploy_dir=str(model.parent)),
@@ -154,7 +152,7 @@ def test_without_a_deployed_version_there_is_no_champion_but_a_named_one_must_be
         evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion=str(tmp_path / "typo")))
 
 
-def test_a_champion_in_cloud_storage_is_measured_and_a_folder_to_deploy_to_there_is_none(
+def test_a_champion_may_be_in_cloud_storage_but_a_deploy_dir_there_has_none(
     cloud, dataset, model, linear_model, tmp_path, capsys
 ):
     champion = linear_model(tmp_path / "champion", seed=5)
@@ -164,13 +162,13 @@ def test_a_champion_in_cloud_storage_is_measured_and_a_folder_to_deploy_to_there
     both = evaluate(dataset, model, files_in(tmp_path), EvaluateArguments(champion="gs://photos/serving"))
     alone = evaluate(dataset, champion, files_in(tmp_path / "alone"))
     assert both.comparison.champion_top_1_accuracy == alone.metrics.top_1_accuracy
-    # As KServe and Vertex AI need it: their models lie there under digests.
+    # As for KServe and Vertex AI, with models by digest.
     arguments = EvaluateArguments(deploy_dir="gs://photos/deployed")
     assert evaluate(dataset, model, files_in(tmp_path), arguments).comparison is None
-    assert "champion=auto finds no model in 'gs://photos/deployed'" in capsys.readouterr().out
+    assert "champion=auto found no model in 'gs://photos/deployed'" in capsys.readouterr().out
 
 
-def test_a_test_split_is_measured_when_asked_for(coloured_dataset, model, write_dataset, tmp_path):
+def test_the_test_split_can_be_evaluated(coloured_dataset, model, write_dataset, tmp_path):
     records = list(
         read_split(folder := coloured_dataset(tmp_path / "whole"), read_manifest(folder).splits[VALIDATION])
     )
@@ -189,7 +187,7 @@ def test_the_command_line_evaluates_a_deployed_model(dataset, model, tmp_path):
         main([f"--dataset={dataset}"])
 
 
-def test_a_damaged_image_is_named_by_file_record_and_name(dataset, model, write_dataset, tmp_path):
+def test_a_damaged_image_is_reported_with_file_record_and_name(dataset, model, write_dataset, tmp_path):
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     records[40] = ImageRecord(records[40].encoded[:60], 1, "", "photos/cut off.png")
     damaged = write_dataset(tmp_path / "data", {VALIDATION: records}, ("dark", "bright"), shards=3)
@@ -204,7 +202,7 @@ def test_without_validation_images_there_is_nothing_to_evaluate(splits, model, w
     assert "no validation images" in refused(empty, model, tmp_path).problem
 
 
-def test_a_missing_model_is_named(dataset, tmp_path):
+def test_a_missing_model_is_reported(dataset, tmp_path):
     with pytest.raises(MissingInputError, match=str(tmp_path)):
         evaluate(dataset, tmp_path, files_in(tmp_path))
 
@@ -242,7 +240,7 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
     if classes == 2:
         rows = matrix["confusionMatrix"]["rows"]
         assert sum(sum(row["row"]) for row in rows) == 6
-        names = [one["displayName"] for one in matrix["confusionMatrix"]["annotationSpecs"]]
+        names = [spec["displayName"] for spec in matrix["confusionMatrix"]["annotationSpecs"]]
         assert names == list(labels)
     else:
         assert matrix == {}
@@ -250,7 +248,7 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
-def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_path):
+def test_a_thousand_classes_are_evaluated(coloured_dataset, linear_model, tmp_path):
     labels = tuple(f"label {number}" for number in range(1000))
     dataset = coloured_dataset(tmp_path / "data", labels)
     metrics = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path)).metrics
@@ -259,7 +257,7 @@ def test_a_thousand_classes_are_measured(coloured_dataset, linear_model, tmp_pat
     assert metrics.top_1_accuracy <= metrics.top_5_accuracy
 
 
-def test_shards_in_cloud_storage_are_measured_too(dataset, model, cloud, evaluated, tmp_path):
+def test_shards_may_be_in_cloud_storage(dataset, model, cloud, evaluated, tmp_path):
     manifest = read_manifest(dataset)
     split = manifest.splits[VALIDATION]
     shards = tuple(

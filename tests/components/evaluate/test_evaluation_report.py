@@ -37,7 +37,7 @@ def page(labels: tuple[str, ...] = ("daisy", "roses", "tulips"), **changes: Any)
     true = np.arange(2 * classes) % classes
     probabilities = np.full((2 * classes, classes), 0.1, np.float32)
     probabilities[np.arange(2 * classes), true] = 0.8
-    # The first image of class 0 is taken for class 1.
+    # The first image of class 0 is predicted as class 1.
     probabilities[0, :2] = (0.1, 0.9)
     values = {"provenance": PROVENANCE, "manifest": manifest(labels), **changes}
     return evaluation_report(compute_metrics(true, probabilities), labels, **values)
@@ -58,8 +58,8 @@ def test_page_shows_accuracies_loss_and_number_of_images():
     assert "83.33 % top-1 accuracy" in text
     assert "100.00 % top-3 accuracy" in text
     assert "loss (cross-entropy)" in text
-    assert "6 images evaluated" in text
-    assert "the model of step 100" in text
+    assert "6 images" in text
+    assert "best step 100" in text
 
 
 def test_page_shows_both_learning_curves_and_marks_the_best_step():
@@ -74,11 +74,11 @@ def test_page_shows_both_learning_curves_and_marks_the_best_step():
 def test_page_shows_recall_and_precision_and_support_of_every_class():
     html = page()
     row = text_of(html[html.index('<th scope="row">roses') :].partition("</tr>")[0])
-    # Two images of roses, both found; three predicted as roses.
+    # Two images of roses, both predicted correctly; three images predicted as roses.
     assert row == "roses 100.0 % 66.7 % 0.800 2 3"
 
 
-def test_fraction_that_does_not_exist_is_a_dash():
+def test_undefined_fraction_is_a_dash():
     metrics = compute_metrics(np.array([0]), np.array([[0.9, 0.1]], np.float32))
     html = evaluation_report(metrics, ("a", "b"), manifest=manifest(("a", "b")), provenance={})
     row = text_of(html[html.index('<th scope="row">b') :].partition("</tr>")[0])
@@ -98,14 +98,14 @@ def test_more_than_fifty_classes_are_shown_as_the_most_confused_pairs():
     assert "true class predicted class images class 00 class 01 1" in text_of(html)
 
 
-def test_page_shows_the_worst_mistakes_with_their_pictures():
+def test_page_shows_the_worst_mistakes_with_their_images():
     html = page(mistakes=[Mistake(png(), "photos/a.png", "daisy", "roses", 0.912)])
     assert html.count('<img src="data:image/jpeg;base64,') == 1
-    assert "predicted roses, 91.2 % is daisy photos/a.png" in text_of(html)
+    assert "predicted roses, 91.2 % label daisy photos/a.png" in text_of(html)
 
 
-def test_mistake_whose_picture_cannot_be_read_is_listed_all_the_same():
-    html = page(mistakes=[Mistake(b"no image", "photos/a.png", "daisy", "roses", 0.9)])
+def test_mistake_with_an_unreadable_image_is_still_listed():
+    html = page(mistakes=[Mistake(b"not an image", "photos/a.png", "daisy", "roses", 0.9)])
     assert "cannot be shown" in html
     assert "photos/a.png" in html
 
@@ -120,7 +120,7 @@ def test_page_shows_arguments_versions_and_data():
 
 
 @pytest.mark.parametrize("missing", sorted(PROVENANCE))
-def test_missing_part_of_the_provenance_leaves_the_page_whole(missing):
+def test_page_is_complete_without_parts_of_the_provenance(missing):
     provenance = {key: value for key, value in PROVENANCE.items() if key != missing}
     assert "</html>" in page(provenance=provenance)
     assert "</html>" in page(provenance={**PROVENANCE, missing: None})
@@ -128,20 +128,20 @@ def test_missing_part_of_the_provenance_leaves_the_page_whole(missing):
 
 def test_page_without_any_provenance_says_that_no_evaluation_was_recorded():
     html = page(provenance={})
-    assert "No evaluation was recorded" in html
+    assert "No evaluations were recorded" in html
     assert manifest(("daisy", "roses", "tulips")).digest() in html
 
 
 @pytest.mark.parametrize("missing", sorted(EVALUATIONS[0]))
-def test_evaluation_without_one_of_its_numbers_leaves_the_others(missing):
-    evaluations = [{key: value for key, value in one.items() if key != missing} for one in EVALUATIONS]
+def test_missing_numbers_of_an_evaluation_are_skipped(missing):
+    evaluations = [{key: value for key, value in entry.items() if key != missing} for entry in EVALUATIONS]
     evaluations.append({"step": 200, "top_1_accuracy": float("nan"), "loss": None, "train_loss": "much"})
     html = page(provenance={**PROVENANCE, "evaluations": evaluations})
     assert "</html>" in html
     assert "nan" not in re.sub(r'title="[^"]*"', "", html).lower()
 
 
-def test_labels_and_file_names_and_arguments_are_shown_as_text():
+def test_labels_file_names_and_arguments_are_escaped():
     evil = "<script>alert('x')</script>"
     html = page(
         (evil, "b"),
@@ -152,6 +152,6 @@ def test_labels_and_file_names_and_arguments_are_shown_as_text():
     assert html.count("&lt;script&gt;") >= 5
 
 
-def test_page_stands_alone():
+def test_page_is_self_contained():
     html = page(mistakes=[Mistake(png(), "a.png", "daisy", "roses", 0.9)])
     assert not re.search(r"https?://|<link|@import|url\(", html)

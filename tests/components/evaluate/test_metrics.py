@@ -42,7 +42,7 @@ def none_as_nan(values: list[float | None]) -> list[float]:
 
 @given(predictions())
 @settings(max_examples=60, deadline=None)
-def test_metrics_equal_those_of_scikit_learn(drawn):
+def test_metrics_equal_scikit_learn(drawn):
     labels, probabilities = drawn
     classes = probabilities.shape[1]
     names = list(range(classes))
@@ -53,7 +53,7 @@ def test_metrics_equal_those_of_scikit_learn(drawn):
         precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
             labels, predicted, labels=names, zero_division=np.nan
         )
-        # scikit-learn expects that float32 rows sum to 1 within the error of float64.
+        # scikit-learn requires that float32 rows sum to 1 within float64 precision.
         exact = probabilities.astype(np.float64)
         exact /= exact.sum(axis=1, keepdims=True)
         loss = sklearn_metrics.log_loss(labels, exact, labels=names)
@@ -68,11 +68,13 @@ def test_metrics_equal_those_of_scikit_learn(drawn):
     assert (
         ours.confusion_matrix() == sklearn_metrics.confusion_matrix(labels, predicted, labels=names)
     ).all()
-    np.testing.assert_allclose(none_as_nan([one.precision for one in ours.per_class]), precision)
-    np.testing.assert_allclose(none_as_nan([one.recall for one in ours.per_class]), recall)
-    np.testing.assert_allclose(none_as_nan([one.f1 for one in ours.per_class]), f1)
-    assert [one.support for one in ours.per_class] == support.tolist()
-    assert [one.predicted for one in ours.per_class] == np.bincount(predicted, minlength=classes).tolist()
+    np.testing.assert_allclose(none_as_nan([metrics.precision for metrics in ours.per_class]), precision)
+    np.testing.assert_allclose(none_as_nan([metrics.recall for metrics in ours.per_class]), recall)
+    np.testing.assert_allclose(none_as_nan([metrics.f1 for metrics in ours.per_class]), f1)
+    assert [metrics.support for metrics in ours.per_class] == support.tolist()
+    assert [metrics.predicted for metrics in ours.per_class] == np.bincount(
+        predicted, minlength=classes
+    ).tolist()
     assert ours.macro_precision == pytest.approx(np.nanmean(precision))
     assert ours.macro_recall == pytest.approx(np.nanmean(recall))
     assert ours.macro_f1 == pytest.approx(np.nanmean(f1))
@@ -80,7 +82,7 @@ def test_metrics_equal_those_of_scikit_learn(drawn):
 
 @given(predictions())
 @settings(max_examples=30, deadline=None)
-def test_json_of_the_metrics_holds_plain_finite_numbers_only(drawn):
+def test_json_of_the_metrics_has_only_finite_numbers(drawn):
     def check(value: object) -> None:
         if isinstance(value, dict):
             for item in value.values():
@@ -107,7 +109,7 @@ def test_rows_of_the_confusion_matrix_are_true_classes():
     assert metrics.wrong == 2
 
 
-def test_only_cells_of_the_confusion_matrix_that_are_not_0_are_written():
+def test_only_nonzero_cells_of_the_confusion_matrix_are_written():
     metrics = compute([0, 0, 2, 2], [[0.1, 0.9, 0.0], [0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.2, 0.5, 0.3]])
     assert metrics.to_json()["confusion"] == [[0, 0, 1], [0, 1, 1], [2, 1, 2]]
 
@@ -124,12 +126,12 @@ def test_five_thousand_classes_take_little_memory_and_a_small_file():
     most_confused_pairs(metrics, 10)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # The matrix alone would be 200 MB, a mask of all probabilities 5 MB.
+    # The full matrix would take 200 MB, a mask of all probabilities 5 MB.
     assert peak < 25e6
     assert len(text) < 1e6
 
 
-def test_ranks_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch):
+def test_ranks_do_not_depend_on_the_chunk_size(monkeypatch):
     draw = np.random.default_rng(0)
     labels, probabilities = draw.integers(0, 20, 50), draw.integers(0, 4, (50, 20)) / 10
     whole = compute_metrics(labels, probabilities)
@@ -176,7 +178,7 @@ def test_labels_of_a_small_integer_type_do_not_overflow():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_output_that_is_not_finite_is_refused(value):
+def test_output_that_is_not_finite_is_rejected(value):
     with pytest.raises(
         InvalidDataError, match=r"NaN or infinite for 1 of 2 images\nwhere: first for image 1"
     ):
@@ -184,38 +186,38 @@ def test_output_that_is_not_finite_is_refused(value):
 
 
 @pytest.mark.parametrize("label", [-1, 2])
-def test_class_that_the_model_does_not_have_is_refused(label):
+def test_class_that_the_model_does_not_have_is_rejected(label):
     with pytest.raises(InvalidDataError, match=rf"class {label} is not among the model's 2 classes"):
         compute([0, label], [[0.5, 0.5], [0.5, 0.5]])
 
 
-def test_evaluation_without_an_image_is_refused():
-    with pytest.raises(InvalidDataError, match="no image to evaluate"):
+def test_evaluation_without_images_is_rejected():
+    with pytest.raises(InvalidDataError, match="no images to evaluate"):
         compute_metrics(np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_mismatched_shapes_are_rejected():
     with pytest.raises(InternalError, match=r"\(2,\) and probabilities of shape \(1, 2\)"):
         compute([0, 1], [[0.5, 0.5]])
 
 
-def test_worst_mistakes_are_the_surest_first_and_ties_keep_the_order():
+def test_worst_mistakes_have_the_highest_probabilities_and_ties_keep_the_order():
     labels = np.array([0, 0, 1, 1, 0])
     probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.95, 0.05], [0.8, 0.2], [0.4, 0.6]], np.float32)
     mistakes = worst_mistakes(labels, probabilities, 3)
-    assert [(one.index, one.true_class, one.predicted_class) for one in mistakes] == [
+    assert [(mistake.index, mistake.true_class, mistake.predicted_class) for mistake in mistakes] == [
         (2, 1, 0),
         (0, 0, 1),
         (3, 1, 0),
     ]
-    assert [one.probability for one in mistakes] == pytest.approx([0.95, 0.8, 0.8])
+    assert [mistake.probability for mistake in mistakes] == pytest.approx([0.95, 0.8, 0.8])
 
 
-def test_worst_mistakes_of_a_faultless_model_are_none():
+def test_a_perfect_model_has_no_worst_mistakes():
     assert worst_mistakes(np.array([0]), np.array([[0.9, 0.1]], np.float32), 5) == ()
 
 
-def test_most_confused_pairs_are_the_largest_first_without_the_right_answers():
+def test_most_confused_pairs_are_off_diagonal_and_the_largest_first():
     labels = np.array([0] * 5 + [1] * 4 + [2] * 3)
     predicted = np.array([0, 0, 0, 1, 1, 1, 2, 2, 0, 0, 0, 0])
     metrics = compute_metrics(labels, np.eye(3, dtype=np.float32)[predicted])

@@ -38,7 +38,7 @@ class Linear:
         self.kernel = keras.Variable(draw.normal(0, 0.1, size=(16 * 16 * 3, 4)).astype(np.float32))
         self.variables = [self.kernel]
 
-    def logits(self, images, *, training):  # noqa: ARG002 - as the classifiers of train
+    def logits(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
         return tf.reshape(tf.cast(images, tf.float32) / 255, [-1, 16 * 16 * 3]) @ self.kernel
 
 
@@ -58,7 +58,7 @@ def files_in(folder):
     return EvaluationFiles(folder / "evaluation", folder / "report.html")
 
 
-def test_the_measurements_are_those_of_scikit_learn_on_the_served_answers(quadrants_dataset, model, tmp_path):
+def test_metrics_of_served_predictions_equal_scikit_learn(quadrants_dataset, model, tmp_path):
     folder = model(0)
     found = evaluate(quadrants_dataset, folder, files_in(tmp_path)).metrics
     split = read_manifest(quadrants_dataset).splits[VALIDATION]
@@ -73,7 +73,7 @@ def test_the_measurements_are_those_of_scikit_learn_on_the_served_answers(quadra
         ("f1", f1_score(targets, predicted, average=None)),
         ("average_precision", average_precision_score(targets, probabilities, average=None)),
     ):
-        ours = [getattr(one, name) for one in found.per_class]
+        ours = [getattr(metrics, name) for metrics in found.per_class]
         np.testing.assert_allclose(
             [np.nan if value is None else value for value in ours], expected, rtol=1e-6, err_msg=name
         )
@@ -89,11 +89,11 @@ def test_the_measurements_are_those_of_scikit_learn_on_the_served_answers(quadra
     assert found.top_1_accuracy == pytest.approx(right[labelled].mean())
 
 
-def test_the_page_and_the_file_say_what_is_measured_and_what_is_left_out(quadrants_dataset, model, tmp_path):
+def test_the_report_and_metrics_json_have_only_multi_label_metrics(quadrants_dataset, model, tmp_path):
     evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Average precision" in page
-    assert "A confusion matrix and a calibration curve are of the one answer" in page
+    assert "There is no confusion matrix and no calibration curve" in page
     assert "Expected calibration error" not in page
     assert "not blue" in page or "not red" in page or "not green" in page or "not yellow" in page
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
@@ -103,10 +103,10 @@ def test_the_page_and_the_file_say_what_is_measured_and_what_is_left_out(quadran
     assert "confusion" not in written
 
 
-def test_the_gate_decides_by_top_1_accuracy_and_the_recall_of_each_label(quadrants_dataset, model, tmp_path):
+def test_the_gate_uses_top_1_accuracy_and_the_recall_of_each_label(quadrants_dataset, model, tmp_path):
     evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
     accuracy = evaluation.metrics.top_1_accuracy
-    lowest = min(one.recall for one in evaluation.metrics.per_class)
+    lowest = min(metrics.recall for metrics in evaluation.metrics.per_class)
     fits = GateArguments(min_accuracy=accuracy, min_class_recall=lowest)
     assert decide(tmp_path / "evaluation", fits).passed
     assert not decide(tmp_path / "evaluation", GateArguments(min_accuracy=accuracy + 0.01)).passed
@@ -125,7 +125,7 @@ def test_champion_and_challenger_are_compared_on_the_images_with_a_label(quadran
     assert comparison.examples == 80 - found.metrics.without_label
 
 
-def test_a_model_of_the_other_kind_is_refused(quadrants_dataset, coloured_dataset, model, tmp_path):
+def test_a_model_of_the_other_kind_is_rejected(quadrants_dataset, coloured_dataset, model, tmp_path):
     with pytest.raises(InvalidDataError, match=r"list of labels[\s\S]*multi_label=false"):
         evaluate(quadrants_dataset, model(0, multi_label=False), files_in(tmp_path))
     single = coloured_dataset(tmp_path / "single", labels=NAMES)
@@ -134,7 +134,7 @@ def test_a_model_of_the_other_kind_is_refused(quadrants_dataset, coloured_datase
 
 
 @given(st.data())
-def test_average_precision_is_that_of_scikit_learn_ties_included(data):
+def test_average_precision_equals_scikit_learn_including_ties(data):
     there = data.draw(arrays.arrays(np.bool_, st.integers(1, 30)))
     probabilities = data.draw(
         arrays.arrays(np.float32, len(there), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
@@ -146,16 +146,16 @@ def test_average_precision_is_that_of_scikit_learn_ties_included(data):
         assert found is None
 
 
-def test_the_worst_decisions_are_those_of_which_the_model_was_surest():
+def test_the_worst_decisions_have_the_highest_probabilities():
     targets = np.array([[True, False], [False, False]])
     probabilities = np.array([[0.1, 0.6], [0.2, 0.95]])
     worst = worst_decisions(targets, probabilities, 2)
-    found = [(one.index, one.class_index, one.predicted) for one in worst]
+    found = [(decision.index, decision.class_index, decision.predicted) for decision in worst]
     assert found == [(1, 1, True), (0, 0, False)]
-    assert [one.probability for one in worst] == pytest.approx([0.95, 0.9])
+    assert [decision.probability for decision in worst] == pytest.approx([0.95, 0.9])
 
 
-def test_no_label_at_all_and_no_number_are_refused():
+def test_images_without_labels_and_nan_are_rejected():
     with pytest.raises(InvalidDataError, match="no image of the evaluation has a label"):
         compute_multi_label_metrics(np.zeros((2, 2), bool), np.full((2, 2), 0.5))
     with pytest.raises(InvalidDataError, match="NaN"):

@@ -45,7 +45,7 @@ elsewhere/9.png,top,night
 # ---------------------------------------------------------------- reading the file
 
 
-def test_a_path_has_the_values_of_its_row_but_for_empty_ones(tmp_path):
+def test_a_path_has_the_nonempty_values_of_its_row(tmp_path):
     slices = read_slices_csv(written(tmp_path, CAMERAS.replace("\n", "\r\n"), "utf-8-sig"))
     assert len(slices) == 6
     assert slices["validation/1.png"] == (("camera", "front"), ("light", "night"))
@@ -61,24 +61,24 @@ def test_a_file_in_cloud_storage_is_read(cloud):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it must name the columns, path among them"),
+        ("", "it must list unique column names, including path"),
         ("a.png,front\n", "the first line is 'a.png,front'"),
         ("path\na.png\n", "the first line is 'path'"),
-        ("path,camera,camera\n", "each once"),
+        ("path,camera,camera\n", "unique column names"),
         ("path,camera\na.png,front\nb.png\n", "1 columns instead of 2 (path,camera)\nwhere: "),
-        ("path,camera\na.png,front\na.png,rear\n", "'a.png' stands there twice"),
-        ('path,camera\na.png,"front\n', "no CSV in UTF-8"),
+        ("path,camera\na.png,front\na.png,rear\n", "'a.png' has two rows"),
+        ('path,camera\na.png,"front\n', "not CSV in UTF-8"),
     ],
 )
-def test_a_file_of_another_form_is_refused_with_the_place(tmp_path, text, message):
+def test_an_invalid_file_is_rejected_with_the_line(tmp_path, text, message):
     with pytest.raises(InvalidDataError) as caught:
         read_slices_csv(written(tmp_path, text))
     assert message in str(caught.value)
 
 
-def test_bytes_that_are_no_utf_8_and_a_missing_file_are_told(tmp_path):
+def test_invalid_utf_8_and_a_missing_file_are_rejected(tmp_path):
     (tmp_path / "latin.csv").write_bytes("path,größe\n".encode("latin-1"))
-    with pytest.raises(InvalidDataError, match="no CSV in UTF-8"):
+    with pytest.raises(InvalidDataError, match="not CSV in UTF-8"):
         read_slices_csv(str(tmp_path / "latin.csv"))
     with pytest.raises(MissingInputError):
         read_slices_csv(str(tmp_path / "none.csv"))
@@ -87,7 +87,7 @@ def test_bytes_that_are_no_utf_8_and_a_missing_file_are_told(tmp_path):
 # ---------------------------------------------------------------- in the evaluation
 
 
-def test_accuracy_by_slice_is_that_of_its_images_everywhere(dataset, model, tmp_path, capsys):
+def test_accuracy_by_slice_is_in_metrics_and_report(dataset, model, tmp_path, capsys):
     artifacts = {
         "dataset": dsl.Dataset(uri=str(dataset)),
         "model": dsl.Model(uri=str(model)),
@@ -109,35 +109,35 @@ def test_accuracy_by_slice_is_that_of_its_images_everywhere(dataset, model, tmp_
         ("light", "night"): (1, 5),
     }
     listed = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["slices"]
-    found = {(one["name"], one["value"]): one for one in listed if one["given"]}
+    found = {(entry["name"], entry["value"]): entry for entry in listed if entry["given"]}
     assert set(found) == set(members)
     page = (tmp_path / "report.html").read_text()
-    for slice_, numbers in members.items():
+    for pair, numbers in members.items():
         accuracy = sum(right[f"validation/{number}.png"] for number in numbers) / len(numbers)
-        assert (found[slice_]["examples"], found[slice_]["top_1_accuracy"]) == (len(numbers), accuracy)
-        name, value = slice_
+        assert (found[pair]["examples"], found[pair]["top_1_accuracy"]) == (len(numbers), accuracy)
+        name, value = pair
         assert artifacts["metrics"].metadata[f"top_1_accuracy, {name} = {value}"] == accuracy
         assert f"<td>{value}</td>" in page
     events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
     (warning,) = [event["message"] for event in events if event["event"] == "slices_incomplete"]
-    assert "says nothing of 1 of 6 images" in warning
+    assert "has no rows for 1 of 6 images" in warning
 
 
-def test_without_the_file_no_slice_is_the_users(dataset, model, tmp_path):
+def test_without_the_file_no_slice_is_given(dataset, model, tmp_path):
     found = evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
-    assert not any(one.given for one in found.slices)
+    assert not any(part.given for part in found.slices)
 
 
-def test_a_column_of_the_user_takes_the_place_of_ours_of_the_same_name(dataset, model, tmp_path):
+def test_a_column_overrides_our_slice_of_the_same_name(dataset, model, tmp_path):
     rows = "".join(f"validation/{number}.png,raw\n" for number in range(6))
     arguments = EvaluateArguments(slices_csv=written(tmp_path, "path,format\n" + rows))
     found = evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "r.html"), arguments)
-    assert [(one.value, one.examples) for one in found.slices if one.name == "format"] == [("raw", 6)]
+    assert [(part.value, part.examples) for part in found.slices if part.name == "format"] == [("raw", 6)]
 
 
-def test_a_file_that_names_no_image_is_refused(dataset, model, tmp_path):
+def test_a_file_that_matches_no_image_is_rejected(dataset, model, tmp_path):
     arguments = EvaluateArguments(slices_csv=written(tmp_path, "path,camera\n0.png,front\n"))
-    with pytest.raises(InvalidDataError, match="no path of the file is that of an image of the validation"):
+    with pytest.raises(InvalidDataError, match="no path in the file matches an image of the validation"):
         evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "r.html"), arguments)
 
 
@@ -159,7 +159,7 @@ def evaluation_with(folder, *slices):
     return folder
 
 
-def test_the_gate_bounds_the_users_slices_alone(tmp_path):
+def test_the_gate_applies_only_to_given_slices(tmp_path):
     folder = evaluation_with(
         tmp_path,
         ("camera", "front", 0.95, True),
@@ -175,17 +175,17 @@ def test_the_gate_bounds_the_users_slices_alone(tmp_path):
     assert decide(folder, GateArguments()).passed
 
 
-def test_an_evaluation_without_slices_does_not_pass_a_bound_on_them(tmp_path):
+def test_an_evaluation_without_slices_fails_a_slice_threshold(tmp_path):
     folder = evaluation_with(tmp_path, ("format", "PNG", 1.0, False))
     assert not decide(folder, GateArguments(slices_csv="slices.csv", min_slice_accuracy=0.1)).passed
 
 
-def test_a_bound_on_slices_without_slices_is_refused_at_once():
+def test_a_slice_threshold_without_slices_is_rejected_immediately():
     with pytest.raises(InvalidArgumentError, match=r"min_slice_accuracy=0.5 requires slices_csv"):
         GateArguments(min_slice_accuracy=0.5)
 
 
-def test_a_local_run_refuses_the_file_before_anything_is_trained(tmp_path):
+def test_a_local_run_rejects_the_file_before_the_training(tmp_path):
     from click.testing import CliRunner
 
     from imgpipe.pipelines.cli import imgpipe

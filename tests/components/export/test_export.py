@@ -16,8 +16,8 @@ from imgpipe.components.export.export import (
     SINGLE_TOLERANCE,
     TOLERANCE,
     ServingMeasurements,
-    check_answers,
     check_latency,
+    check_predictions,
     export,
 )
 
@@ -62,43 +62,43 @@ def refused(dataset, model, evaluation, folder):
     return str(caught.value)
 
 
-# ---------------------------------------------------------------- comparing answers
+# ---------------------------------------------------------------- comparing predictions
 
 
-def test_equal_answers_pass_and_tell_the_largest_difference():
-    assert check_answers(REFERENCE, CLASSES, REFERENCE, TOLERANCE) == 0.0
+def test_equal_predictions_pass_and_return_the_maximum_difference():
+    assert check_predictions(REFERENCE, CLASSES, REFERENCE, TOLERANCE) == 0.0
     near = REFERENCE + np.float32(5e-6)
-    assert check_answers(REFERENCE, CLASSES, near, TOLERANCE) == pytest.approx(5e-6, rel=0.02)
+    assert check_predictions(REFERENCE, CLASSES, near, TOLERANCE) == pytest.approx(5e-6, rel=0.02)
 
 
-def test_of_two_equally_probable_classes_either_will_do():
-    assert check_answers(REFERENCE, np.array([1, 0, 1]), REFERENCE, TOLERANCE) == 0.0
+def test_either_of_two_equally_probable_classes_passes():
+    assert check_predictions(REFERENCE, np.array([1, 0, 1]), REFERENCE, TOLERANCE) == 0.0
 
 
 @pytest.mark.parametrize("value", [REFERENCE[1, 0] + 1e-4, np.nan, np.inf, -np.inf])
-def test_a_probability_that_is_off_fails_and_names_the_image(value):
+def test_a_different_probability_fails_with_the_image(value):
     probabilities = REFERENCE.copy()
     probabilities[1, 0] = value
     with pytest.raises(CheckFailedError, match="for 1 of 3 images, first for image 1"):
-        check_answers(REFERENCE, CLASSES, probabilities, TOLERANCE)
+        check_predictions(REFERENCE, CLASSES, probabilities, TOLERANCE)
     assert TOLERANCE < 1e-4 < SINGLE_TOLERANCE
 
 
-def test_another_class_fails_although_the_probabilities_agree():
+def test_another_class_fails_even_if_the_probabilities_match():
     with pytest.raises(CheckFailedError, match="first for image 0: class 0"):
-        check_answers(REFERENCE, np.array([0, 0, 0]), REFERENCE, TOLERANCE)
+        check_predictions(REFERENCE, np.array([0, 0, 0]), REFERENCE, TOLERANCE)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 3), (0, 2)])
 def test_another_shape_fails(shape):
     with pytest.raises(CheckFailedError, match="shape"):
-        check_answers(REFERENCE, np.zeros(shape[0], np.int64), np.zeros(shape, np.float32), TOLERANCE)
+        check_predictions(REFERENCE, np.zeros(shape[0], np.int64), np.zeros(shape, np.float32), TOLERANCE)
 
 
 # ---------------------------------------------------------------- the whole step
 
 
-def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated, tmp_path, capsys):
+def test_a_model_that_matches_its_evaluation_is_published_completely(dataset, evaluated, tmp_path, capsys):
     artifacts = {
         "dataset": dsl.Dataset(uri=str(dataset)),
         "model": dsl.Model(uri=str(evaluated[0]), metadata={"framework": "TensorFlow"}),
@@ -114,7 +114,7 @@ def test_a_model_that_answers_as_evaluated_is_published_whole(dataset, evaluated
     assert artifacts["exported_model"].metadata == {"framework": "TensorFlow"}
     events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
     result = next(event for event in events if event["event"] == "step_result")
-    # All 45 are asked: eight of them alone, the rest in batches.
+    # All 45 images are predicted in batches, eight of them also one by one.
     assert result["examples"] == 45
     assert 0 < result["latency_p50_ms"] <= result["latency_p99_ms"] < 1000 * result["start_seconds"]
     metadata = artifacts["serving_metrics"].metadata
@@ -130,7 +130,7 @@ def test_truncated_weights_are_not_published(dataset, evaluated, model, tmp_path
     data = model / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:200])
     message = refused(dataset, model, evaluated[1], tmp_path)
-    assert "a fresh process could not serve the model" in message
+    assert "the model cannot be served in a new process" in message
     assert "cannot be loaded" in message
 
 
@@ -139,7 +139,7 @@ def test_weights_of_another_model_are_not_published(dataset, evaluated, model, l
     shutil.rmtree(model / "variables")
     shutil.copytree(other / "variables", model / "variables")
     message = refused(dataset, model, evaluated[1], tmp_path)
-    assert "answers otherwise than in the evaluation" in message
+    assert "do not match the evaluation" in message
     assert "do not deploy this model" in message
 
 
@@ -158,17 +158,17 @@ def test_a_model_that_is_too_slow_is_not_published(dataset, evaluated, tmp_path)
     assert not (tmp_path / "job").exists()
 
 
-def test_a_bound_is_on_the_99th_percentile_and_0_is_none():
+def test_the_latency_limit_applies_to_the_99th_percentile_and_0_is_no_limit():
     measured = ServingMeasurements(1, 0.0, 4.0, 9.0, 1.0, 10)
-    for bound in (0.0, 9.0, 9.1):
-        check_latency(measured, bound)
+    for limit in (0.0, 9.0, 9.1):
+        check_latency(measured, limit)
     with pytest.raises(CheckFailedError, match=r"9\.0 ms"):
         check_latency(measured, 8.9)
     with pytest.raises(CheckFailedError):
         check_latency(ServingMeasurements(1, 0.0, 4.0, float("nan"), 1.0, 10), 5.0)
 
 
-def test_a_job_dir_of_somebody_else_is_refused_before_any_work(dataset, evaluated, tmp_path):
+def test_a_job_dir_with_other_files_is_rejected_before_any_work(dataset, evaluated, tmp_path):
     (tmp_path / "job" / "model").mkdir(parents=True)
     (tmp_path / "job" / "model" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
@@ -182,7 +182,7 @@ def test_a_job_dir_of_somebody_else_is_refused_before_any_work(dataset, evaluate
     assert files(tmp_path) == {"job/model/mine.txt": b"mine"}
 
 
-def test_a_missing_model_or_evaluation_is_named(dataset, evaluated, tmp_path):
+def test_a_missing_model_or_evaluation_is_reported(dataset, evaluated, tmp_path):
     with pytest.raises(MissingInputError, match="no SavedModel in"):
         export(dataset, tmp_path, evaluated[1], tmp_path / "exported", ExportArguments())
     with pytest.raises(MissingInputError, match="cannot read the evaluation"):
@@ -190,7 +190,7 @@ def test_a_missing_model_or_evaluation_is_named(dataset, evaluated, tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_model_that_was_trained_passes_too(digits_dataset, trained_digits, tmp_path):
+def test_a_trained_model_is_exported(digits_dataset, trained_digits, tmp_path):
     folder, _ = trained_digits
     evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
     export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", ExportArguments())

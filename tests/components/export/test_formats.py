@@ -25,7 +25,7 @@ from imgpipe.components.images.graph.training_decoder import decode_image
 
 
 def run(dataset, model, folder, **arguments):
-    """Evaluates and exports; returns the evaluation, the exported folder and what the step said."""
+    """Evaluates and exports; returns the evaluation, the exported folder and the metrics."""
     evaluation = evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
     artifacts = {
         "dataset": dsl.Dataset(uri=str(dataset)),
@@ -64,21 +64,25 @@ def served(digits_dataset, trained_digits):
     return load_served_model(trained_digits[0]).predict([record.encoded for record in records]).probabilities
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- output
 
 
 def test_each_format_is_listed_with_its_accuracy_and_digest(exported_digits):
     _, evaluation, folder, metrics = exported_digits
     listed = read_provenance(folder)["formats"]
-    assert [one["format"] for one in listed] == ["tflite", "tflite-int8", "onnx"]
-    for one in listed:
-        content = (folder / one["file"]).read_bytes()
-        assert (len(content), hashlib.sha256(content).hexdigest()) == (one["bytes"], one["sha256"])
-        assert (one["split"], one["examples"], one["mean_average_precision"]) == ("validation", 360, None)
-        assert one["accuracy_loss"] == evaluation.metrics.top_1_accuracy - one["top_1_accuracy"]
-        name = one["format"].replace("-", "_")
-        assert metrics[f"{name}_top_1_accuracy"] == one["top_1_accuracy"]
-        assert metrics[f"{name}_accuracy_loss"] == one["accuracy_loss"]
+    assert [entry["format"] for entry in listed] == ["tflite", "tflite-int8", "onnx"]
+    for entry in listed:
+        content = (folder / entry["file"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["bytes"], entry["sha256"])
+        assert (entry["split"], entry["examples"], entry["mean_average_precision"]) == (
+            "validation",
+            360,
+            None,
+        )
+        assert entry["accuracy_loss"] == evaluation.metrics.top_1_accuracy - entry["top_1_accuracy"]
+        name = entry["format"].replace("-", "_")
+        assert metrics[f"{name}_top_1_accuracy"] == entry["top_1_accuracy"]
+        assert metrics[f"{name}_accuracy_loss"] == entry["accuracy_loss"]
     assert yaml.safe_load((folder / "deployment_config.yaml").read_text())["formats"] == [
         {"format": "tflite", "deploymentUri": "formats/model.tflite"},
         {"format": "tflite-int8", "deploymentUri": "formats/model-int8.tflite"},
@@ -86,15 +90,15 @@ def test_each_format_is_listed_with_its_accuracy_and_digest(exported_digits):
     ]
 
 
-def test_the_summary_shows_what_each_format_loses(exported_digits):
+def test_the_summary_shows_the_accuracy_loss_of_each_format(exported_digits):
     folder, evaluation, exported, _ = exported_digits
     text = (folder / "summary.md").read_text()
     assert f"| {evaluation.metrics.top_1_accuracy:.4f} | |" in text
-    for one in read_provenance(exported)["formats"]:
-        assert f"| {one['file']} | {one['bytes'] / 1e6:.1f} MB | {one['top_1_accuracy']:.4f} | " in text
+    for entry in read_provenance(exported)["formats"]:
+        assert f"| {entry['file']} | {entry['bytes'] / 1e6:.1f} MB | {entry['top_1_accuracy']:.4f} | " in text
 
 
-def test_without_quantization_nothing_is_lost_and_int8_is_a_quarter_of_the_size(exported_digits):
+def test_there_is_no_loss_without_quantization_and_int8_is_a_quarter_of_the_size(exported_digits):
     lite, int8, onnx = read_provenance(exported_digits[2])["formats"]
     assert lite["accuracy_loss"] == onnx["accuracy_loss"] == 0
     assert max(lite["largest_difference"], onnx["largest_difference"]) < 1e-5
@@ -126,13 +130,11 @@ def test_a_model_with_formats_is_deployed_and_serves(exported_digits, tmp_path, 
     np.testing.assert_allclose(model.network(tf.constant(pixels)), served, atol=1e-5)
 
 
-# ---------------------------------------------------------------- what an application sees
+# ---------------------------------------------------------------- inference
 
 
 @pytest.mark.parametrize("name", ["model.tflite", "model-int8.tflite"])
-def test_a_tflite_file_takes_one_decoded_image_and_gives_its_probabilities(
-    exported_digits, pixels, served, name
-):
+def test_a_tflite_file_returns_the_probabilities_of_one_decoded_image(exported_digits, pixels, served, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(str(exported_digits[2] / "formats" / name))
@@ -156,13 +158,15 @@ def test_the_int8_file_computes_in_int8(exported_digits):
             experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
     interpreter.allocate_tensors()
-    kinds = {one["index"]: one["dtype"] for one in interpreter.get_tensor_details()}
-    convolutions = [one for one in interpreter._get_ops_details() if one["op_name"] == "CONV_2D"]
+    kinds = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    convolutions = [
+        operation for operation in interpreter._get_ops_details() if operation["op_name"] == "CONV_2D"
+    ]
     assert convolutions
-    assert all(kinds[index] == np.int8 for one in convolutions for index in one["outputs"])
+    assert all(kinds[index] == np.int8 for operation in convolutions for index in operation["outputs"])
 
 
-def test_an_onnx_file_takes_any_number_of_images(exported_digits, pixels, served):
+def test_an_onnx_file_accepts_any_number_of_images(exported_digits, pixels, served):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported_digits[2] / "formats" / "model.onnx")
@@ -175,7 +179,7 @@ def test_an_onnx_file_takes_any_number_of_images(exported_digits, pixels, served
 
 
 @pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2"])
-def test_an_onnx_file_of_a_keras_network_has_one_input_and_its_answers(model_type):
+def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(model_type):
     from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
@@ -189,22 +193,22 @@ def test_an_onnx_file_of_a_keras_network_has_one_input_and_its_answers(model_typ
     np.testing.assert_allclose(answers, network(images), atol=1e-5)
 
 
-# ---------------------------------------------------------------- several labels an image
+# ---------------------------------------------------------------- multi-label
 
 
 class Colours:
-    """Tells the four colours by the mean of each channel: sure of most, wrong about some."""
+    """Predicts the four colours from the mean of each channel, some of them incorrectly."""
 
     def __init__(self):
         kernel = np.array([[-30, -30, 50, 25], [-40, 40, -30, 25], [40, -30, -30, -30]], np.float32)
         self.kernel = keras.Variable(kernel / 20, name="kernel")
         self.variables = [self.kernel]
 
-    def logits(self, images, *, training):  # noqa: ARG002 - as the classifiers of train
+    def logits(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
         return tf.reduce_mean(tf.cast(images, tf.float32) / 255, axis=[1, 2]) @ self.kernel
 
 
-def test_a_multi_label_model_is_measured_by_its_labels(quadrants_dataset, tmp_path):
+def test_a_multi_label_model_has_multi_label_metrics(quadrants_dataset, tmp_path):
     write_saved_model(Colours(), 16, ("blue", "green", "red", "yellow"), tmp_path / "model", multi_label=True)
     write_deployment_config(tmp_path / "model", global_step=1)
     write_provenance(tmp_path / "model", {"multi_label": True})
@@ -212,24 +216,24 @@ def test_a_multi_label_model_is_measured_by_its_labels(quadrants_dataset, tmp_pa
         quadrants_dataset, tmp_path / "model", tmp_path, export_formats="tflite,tflite-int8,onnx"
     )
     lite, int8, onnx = read_provenance(folder)["formats"]
-    for one in (lite, onnx):
-        assert one["top_1_accuracy"] == evaluation.metrics.top_1_accuracy
-        assert one["mean_average_precision"] == pytest.approx(
+    for entry in (lite, onnx):
+        assert entry["top_1_accuracy"] == evaluation.metrics.top_1_accuracy
+        assert entry["mean_average_precision"] == pytest.approx(
             evaluation.metrics.mean_average_precision, abs=1e-3
         )
     assert 0.1 < int8["mean_average_precision"] < 1
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 
-def test_an_unknown_format_is_refused_naming_the_one_that_was_meant():
+def test_an_unknown_format_is_rejected_with_a_suggestion():
     with pytest.raises(InvalidArgumentError, match=r"(?s)no format 'tflite_int8'.*did you mean tflite-int8"):
         ExportArguments(export_formats="onnx,tflite_int8")
     assert ExportArguments(export_formats=" onnx,tflite, onnx,").formats() == ("onnx", "tflite")
 
 
-def test_onnx_is_refused_before_any_work_where_it_is_not_installed(
+def test_onnx_is_rejected_before_any_work_if_it_is_not_installed(
     digits_dataset, trained_digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(onnx_format.importlib.util, "find_spec", lambda _: None)
@@ -259,7 +263,7 @@ def test_int8_needs_training_images(coloured_dataset, linear_model, tmp_path, tr
         )
 
 
-def test_a_format_that_answers_otherwise_fails_the_step(
+def test_a_format_with_other_predictions_fails_the_step(
     coloured_dataset, linear_model, tmp_path, monkeypatch
 ):
     dataset = coloured_dataset(tmp_path / "data")
@@ -269,15 +273,17 @@ def test_a_format_that_answers_otherwise_fails_the_step(
     monkeypatch.setattr(formats, "convert_to_tflite", lambda _, *rest: convert(other.network, *rest))
     evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
     arguments = ExportArguments(export_formats="tflite", job_dir=str(tmp_path / "job"))
-    with pytest.raises(CheckFailedError, match="as tflite the model answers otherwise than the SavedModel"):
+    with pytest.raises(
+        CheckFailedError, match="the predictions of the tflite model do not match the SavedModel"
+    ):
         export(dataset, model, tmp_path / "evaluation", tmp_path / "exported", arguments)
     assert not (tmp_path / "job").exists()
 
 
-def test_what_a_converter_cannot_do_is_told(coloured_dataset, linear_model, tmp_path, monkeypatch):
+def test_a_failed_conversion_is_reported(coloured_dataset, linear_model, tmp_path, monkeypatch):
     dataset = coloured_dataset(tmp_path / "data")
     linear_model(tmp_path / "model")
-    # A network with an operation that TensorFlow Lite has no word for.
+    # A network with an operation that TensorFlow Lite does not support.
     monkeypatch.setattr(
         formats.ServedModel,
         "network",
@@ -295,7 +301,7 @@ def test_what_a_converter_cannot_do_is_told(coloured_dataset, linear_model, tmp_
         )
 
 
-def test_calibration_takes_images_from_the_whole_of_the_training_split(digits_dataset):
+def test_calibration_images_are_spread_over_the_training_split(digits_dataset):
     manifest = read_manifest(digits_dataset)
     images = list(formats.calibration_images(digits_dataset, manifest, 8))
     assert len(images) == 200
@@ -306,7 +312,7 @@ def test_calibration_takes_images_from_the_whole_of_the_training_split(digits_da
         assert (images[number] == expected).all()
 
 
-def test_provenance_stays_json_of_one_form(exported_digits, trained_digits):
+def test_provenance_keeps_its_json_format(exported_digits, trained_digits):
     before = json.loads((trained_digits[0] / "provenance.json").read_text())
     after = json.loads((exported_digits[2] / "provenance.json").read_text())
     assert {name: value for name, value in after.items() if name != "formats"} == before
