@@ -13,7 +13,7 @@ def raise_step_errors() -> Iterator[None]:
     """Raises a failed step's error as its own class, e.g. ``InvalidDataError``, with a note on the log."""
     try:
         yield
-    except (StepError, StepFailedError) as failed:
+    except StepError as failed:
         classes = {error_class.exit_code: error_class for error_class in ERROR_CLASSES}
         error_class = classes.get(failed.exit_code, PipelineError)
         error = error_class(failed.problem, where=failed.where, remedy=failed.remedy)

@@ -1,4 +1,4 @@
-"""The folders of this machine that the steps' containers see, and the parameters with paths valid in both."""
+"""The folders that are mounted into the steps' containers, and parameters with paths that are valid there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ def mounts_for(
 ) -> tuple[dict[str, Any], ContainerMounts]:
     """Returns a pipeline's parameters with absolute local paths, and the mounts that these paths need.
 
-    A folder is mounted itself. Of a file, its folder is mounted, because a list of images names them relative
-    to it. ``gs://`` paths do not change.
+    A folder is mounted itself. For a file, its folder is mounted, because the paths in a list of images are
+    relative to that folder. ``gs://`` paths do not change.
 
     Args:
         parameters: The pipeline's parameters.
-        further: More folders to mount read-only, e.g. of images that a list names by absolute paths.
+        further: More folders to mount read-only, e.g. for images that a list names by absolute path.
     """
     absolute = dict(parameters)
     read = [Path(path).expanduser().absolute() for path in further]
@@ -48,13 +48,13 @@ def mounts_for(
             written += local
         else:
             read += [_folder_of(path) for path in local]
-    # A writable folder makes what is in it readable too, e.g. the sample in the run's own folder.
+    # Folders in a writable folder are mounted with it, e.g. the sample in the run's folder.
     outside = [path for path in read if not any(path.is_relative_to(folder) for folder in written)]
     return absolute, ContainerMounts(_outermost(outside), _outermost(written))
 
 
 def _folder_of(path: Path) -> Path:
-    """Returns a folder itself, the folder of a file, or the innermost folder above a pattern's wildcards."""
+    """Returns the folder itself, the folder of a file, or the folder above a pattern's first wildcard."""
     for parent in (path, *path.parents):
         if not WILDCARD.search(str(parent)):
             path = parent
@@ -63,8 +63,6 @@ def _folder_of(path: Path) -> Path:
 
 
 def _outermost(folders: list[Path]) -> tuple[str, ...]:
-    """Returns the folders, each once, without those inside another one."""
-    different = sorted(set(folders))
-    return tuple(
-        str(folder) for folder in different if not any(other in folder.parents for other in different)
-    )
+    """Returns the distinct folders, without those inside another of them."""
+    distinct = sorted(set(folders))
+    return tuple(str(folder) for folder in distinct if not any(other in folder.parents for other in distinct))

@@ -19,9 +19,9 @@ _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     }
 )
 _TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
-# Vertex AI accepts it before the five fields.
+# Vertex AI accepts a time zone before the five fields.
 _ZONE = re.compile("(?:CRON_)?TZ=(.*)")
-# In a leap year.
+# Of a leap year.
 _DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _REMEDY = "write five fields: minute hour day-of-month month day-of-week, e.g. '0 3 * * 1'"
 
@@ -30,11 +30,11 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
     """Rejects text that is not a cron expression of five numeric fields, and dates that never occur.
 
     Args:
-        cron: The expression, optionally with a time zone before it, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
+        cron: The expression, optionally after a time zone, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
         zone_allowed: Whether the target supports time zones.
 
     Raises:
-        InvalidArgumentError: naming the field that is wrong.
+        InvalidArgumentError: naming the wrong field.
     """
     texts = cron.split()
     zone = _ZONE.fullmatch(texts[0]) if texts else None
@@ -42,7 +42,7 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
         if not zone_allowed:
             raise InvalidArgumentError(
                 f"--cron={cron!r}: Kubeflow does not support a time zone in a schedule",
-                remedy="leave it out and write the time in UTC, or in the installation's zone "
+                remedy="remove it and write the time in UTC, or in the installation's time zone "
                 "(CRON_SCHEDULE_TIMEZONE)",
             )
         _check_zone(cron, zone.group(1))
@@ -54,7 +54,7 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
         for text, name in zip(texts, _FIELDS, strict=True)
     }
     days, months = numbers["day of month"], numbers["month"]
-    # If neither day field is a star, cron runs on days that match either of them.
+    # If neither day field starts with a star, cron runs on days that match either of them.
     if texts[2].startswith("*") or not texts[4].startswith("*"):
         return
     if not any(day <= _DAYS_OF_MONTH[month - 1] for day in days for month in months):
@@ -65,7 +65,7 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
 
 
 def _check_zone(cron: str, zone: str) -> None:
-    # If no zones are installed here, Vertex AI checks the zone.
+    # If this machine has no time zone database, Vertex AI checks the zone.
     zones = available_timezones()
     if zones and zone not in zones:
         near = difflib.get_close_matches(zone, zones, n=1) or ["Europe/Berlin"]
@@ -88,7 +88,7 @@ def _numbers(cron: str, name: str, term: str) -> range:
         raise InvalidArgumentError(f"{problem} ({smallest} to {largest}, or *)", remedy=f"{_REMEDY}{sunday}")
     if first is not None and last is not None and first > last:
         raise InvalidArgumentError(
-            f"{problem}: the range ends before it begins",
+            f"{problem}: the range ends before it starts",
             remedy=f"write the smaller number first, {last}-{first}, or two ranges, "
             f"{first}-{largest},{smallest}-{last}",
         )

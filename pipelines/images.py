@@ -15,7 +15,7 @@ _REGISTRY = re.compile(rf"(?:{_HOST}|{_PART})(?:/{_PART})*")
 _IMAGE = re.compile(
     rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]+)?", re.ASCII
 )
-# The roles have different packages: only train-* and serve-tools contain TensorFlow.
+# Each role has its own packages: only train-* and serve-tools contain TensorFlow.
 ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
 _ROLE_OF_STEP = {
     "data_version": "data",
@@ -26,7 +26,7 @@ _ROLE_OF_STEP = {
     "evaluate": "serve-tools",
     "export": "serve-tools",
     "gate": "data",
-    # With a local folder, it loads the model in a subprocess; other targets load it themselves.
+    # With a local folder, it loads the model in a subprocess; other targets load the model themselves.
     "deploy": "serve-tools",
     "batch_predict": "serve-tools",
 }
@@ -42,7 +42,7 @@ _LAUNCHED = {
 
 @dataclass(frozen=True)
 class Images:
-    """Names of imgpipe's images.
+    """Image names of imgpipe.
 
     Attributes:
         registry: Their registry, e.g. a repository of Artifact Registry; empty = no prefix.
@@ -96,11 +96,11 @@ def check_image(image: str, *, name: str, where: str = "") -> None:
 
     Args:
         image: The full name.
-        name: The flag or field that has it, e.g. ``--master-image-uri``.
-        where: The file.
+        name: The flag or field with the image name, e.g. ``--master-image-uri``.
+        where: The file with the field.
 
     Raises:
-        InvalidArgumentError: naming it.
+        InvalidArgumentError: if the name is invalid.
     """
     if image and not _IMAGE.fullmatch(image):
         raise InvalidArgumentError(

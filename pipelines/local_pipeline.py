@@ -30,7 +30,7 @@ from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, path_arguments, paths_in
-from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
 from imgpipe.pipelines.targets.local_docker import (
@@ -142,7 +142,7 @@ def prepare_run(
     _check_not_empty(given)
     sample = not any(given.get(name) for name in _DATA)
     recipe = recipe or recipe_for(given, sample=sample)
-    parameters = settings_of(recipe, given)
+    parameters = recipe_parameters(recipe, given)
     if pipeline is TUNE:
         check_local(str(given.get("job_dir", "")))
     if "job_dir" in given:

@@ -1,4 +1,4 @@
-"""Runs the pipeline on this machine and follows it."""
+"""Runs the pipeline on this machine and shows its progress."""
 
 import dataclasses
 import json
@@ -15,23 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError, PipelineError
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError
 from imgpipe.components.common.log import parse_event
+from imgpipe.pipelines.local_step import StepError
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 from imgpipe.pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
 from imgpipe.pipelines.targets.local_docker import ContainerSettings
 
-# Without an event of its own, an error is shown with this many last lines of the log.
+# An error that is not an event is shown with this many of the log's last lines.
 _LAST_LINES = 15
-# The terminal was closed, Ctrl-C, and what an orchestrator sends.
-_STOPPED_BY = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+# A closed terminal, Ctrl-C, and the signal of an orchestrator.
+_STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _SECONDS_TO_END = 10.0
 
 
 @dataclass
-class _Followed:
-    """What has been seen of a run so far."""
+class _Progress:
+    """The events of a run so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     work_seconds: dict[str, float] = field(default_factory=dict)
@@ -42,8 +43,8 @@ class _Followed:
     last_lines: list[str] = field(default_factory=list)
 
 
-class StepFailedError(PipelineError):
-    """A step's error, as the step told it; its exit code is the step's.
+class StepFailedError(StepError):
+    """The error of a step of a run.
 
     Args:
         event: The step's ``step_failed`` event.
@@ -51,23 +52,21 @@ class StepFailedError(PipelineError):
     """
 
     def __init__(self, event: Mapping[str, Any], log: Path) -> None:
-        super().__init__(event["problem"], where=event["where"], remedy=event["remedy"])
+        super().__init__(event)
         self.log = log
         self.step: str = event["step"]
-        self.exit_code = event["exit_code"]
-        self.retry_can_help = event["retry_can_help"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         top_1_accuracy: Of the published model on all validation images.
-        seconds: By step, from the end of the step before to its own end, process start included; and
+        seconds: Per step, from the end of the previous step to its own end, including process start; and
             ``total``.
-        overhead_seconds: ``total`` less the time in which the steps' own code worked: starting
-            processes, loading TensorFlow, the orchestrator.
+        overhead_seconds: ``total`` minus the run time of the steps' own code: starting processes, loading
+            TensorFlow, the orchestrator.
     """
 
     top_1_accuracy: float
@@ -82,18 +81,18 @@ def run_locally(
     display: RunDisplay,
     containers: ContainerSettings | None = None,
 ) -> RunResult:
-    """Runs a compiled pipeline, shows it and gathers its output.
+    """Runs a compiled pipeline, shows its progress and collects its output.
 
     Args:
-        pipeline_file: The compiled YAML of the local target.
-        parameters: Of the pipeline.
-        folder: Where to write; ``job_dir`` exists.
-        display: Where to show it.
-        containers: How the steps' containers are run; None = steps are processes.
+        pipeline_file: The pipeline compiled for the local target.
+        parameters: The pipeline's parameters.
+        folder: The output folder; its ``job_dir`` exists.
+        display: Shows the progress.
+        containers: How the steps' containers run; None = steps are processes.
 
     Raises:
         StepFailedError: if a step failed.
-        InternalError: if the run ended badly without a step's word.
+        InternalError: if the run failed without an error from a step.
     """
     started = time.monotonic()
     request = {
@@ -102,58 +101,58 @@ def run_locally(
         "artifacts": str(folder.artifacts),
         "containers": dataclasses.asdict(containers) if containers else None,
     }
-    followed = _Followed()
+    progress = _Progress()
     status = 0
     try:
         with folder.log.open("w", encoding="utf-8") as log, _runner_process(request) as process, display:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
-            _follow(process.stdout, log, display, started, followed)
+            _follow(process.stdout, log, display, started, progress)
             status = process.wait()
     except OSError as error:
         raise OutputError(
             f"cannot write to {str(folder.job_dir)!r}: {error.strerror}", remedy="free some space there"
         ) from None
     finally:
-        # Above all when a step has failed: the pages say why.
-        _copy_report(followed, "evaluate", folder.report)
-        _copy_report(followed, "validate", folder.data_report)
-    if followed.failure is not None:
-        raise StepFailedError(followed.failure, folder.log)
-    if status != 0 or "evaluate" not in followed.results:
-        raise _unexplained(followed, folder)
+        # Also after a failed step: the reports show the cause.
+        _copy_report(progress, "evaluate", folder.report)
+        _copy_report(progress, "validate", folder.data_report)
+    if progress.failure is not None:
+        raise StepFailedError(progress.failure, folder.log)
+    if status != 0 or "evaluate" not in progress.results:
+        raise _unknown_error(progress, folder)
     total = time.monotonic() - started
     return RunResult(
-        top_1_accuracy=followed.results["evaluate"]["top_1_accuracy"],
-        seconds={**{step: round(s, 3) for step, s in followed.seconds.items()}, "total": round(total, 3)},
-        overhead_seconds=round(total - sum(followed.work_seconds.values()), 3),
+        top_1_accuracy=progress.results["evaluate"]["top_1_accuracy"],
+        seconds={**{step: round(s, 3) for step, s in progress.seconds.items()}, "total": round(total, 3)},
+        overhead_seconds=round(total - sum(progress.work_seconds.values()), 3),
     )
 
 
-def _unexplained(followed: _Followed, folder: RunFolder) -> InternalError:
-    """Returns the error of a run that ended without an error of a step's own."""
-    if followed.current_step:
+def _unknown_error(progress: _Progress, folder: RunFolder) -> InternalError:
+    """Returns the error for a run that ended without an error from a step."""
+    if progress.current_step:
         return InternalError(
-            f"{followed.current_step} ended without a word: it was killed, or crashed in native code",
+            f"{progress.current_step} ended without an error message: it was killed, or native code crashed",
             where=str(folder.log),
             remedy="if the machine ran out of memory, lower train_batch_size or image_size",
         )
     return InternalError(
-        "the run ended without saying why; its last lines:\n  " + "\n  ".join(followed.last_lines),
+        "the run ended without an error message; its last lines:\n  " + "\n  ".join(progress.last_lines),
         where=str(folder.log),
-        remedy="report this with the log: it is a mistake in imgpipe or in the environment",
+        remedy="report this with the log: it is a bug in imgpipe or a problem with the environment",
     )
 
 
-def _copy_report(followed: _Followed, step: str, target: Path) -> None:
-    source = followed.artifacts.get(step, {}).get("report", "")
+def _copy_report(progress: _Progress, step: str, target: Path) -> None:
+    source = progress.artifacts.get(step, {}).get("report", "")
     if source and Path(source).is_file():
-        # A full disk is an error of its own, and already told.
+        # A full disk has already been reported.
         with suppress(OSError):
             shutil.copyfile(source, target)
 
 
-def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, followed: _Followed) -> None:
-    """Reads the run's output to its end, into the log, onto the display and into ``followed``."""
+def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, progress: _Progress) -> None:
+    """Writes the run's output to the log, shows its events, and records them in ``progress``."""
     step_started = started
     for line in lines:
         log.write(line)
@@ -161,30 +160,30 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, f
         event = parse_event(line)
         if event is None:
             if line.strip():
-                followed.last_lines = [*followed.last_lines[1 - _LAST_LINES :], line.rstrip()]
+                progress.last_lines = [*progress.last_lines[1 - _LAST_LINES :], line.rstrip()]
             continue
         display.show(event)
         now = time.monotonic()
         if event["event"] == "step_started":
-            followed.artifacts[event["step"]] = event["artifacts"]
-            followed.current_step = event["step"]
+            progress.artifacts[event["step"]] = event["artifacts"]
+            progress.current_step = event["step"]
         elif event["event"] == "step_result":
-            followed.results[event["step"]] = event
+            progress.results[event["step"]] = event
         elif event["event"] == "step_finished":
             step = event["step"]
-            followed.seconds[step] = now - step_started
-            followed.current_step = ""
-            followed.work_seconds[step] = event["work_seconds"]
+            progress.seconds[step] = now - step_started
+            progress.current_step = ""
+            progress.work_seconds[step] = event["work_seconds"]
             display.step_finished(step, now - step_started)
             step_started = now
         elif event["event"] == "step_failed":
-            followed.failure = event
+            progress.failure = event
             display.step_failed(event["step"], now - step_started)
 
 
 @contextmanager
 def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
-    """Starts kfp.local in a process group of its own, which is told to stop when we are."""
+    """Starts kfp.local in its own process group, which is stopped when this process is stopped."""
     process = subprocess.Popen(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         stdin=subprocess.PIPE,
@@ -194,8 +193,8 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        # The safe path keeps the current folder out of the module search: it may hold a folder `pipelines` or
-        # `components` of the user's own.
+        # The safe path keeps the current folder out of the module search path: a user's folder `pipelines` or
+        # `components` would hide ours.
         env={
             **os.environ,
             "PYTHONIOENCODING": "utf-8",
@@ -210,9 +209,9 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         interrupted = True
         os.killpg(process.pid, signal.SIGTERM)
 
-    # Python handles signals in the main thread only. A notebook may call from another one.
+    # Only the main thread can install signal handlers, and a notebook may call from another thread.
     in_main_thread = threading.current_thread() is threading.main_thread()
-    previous = {number: signal.signal(number, stop) for number in _STOPPED_BY if in_main_thread}
+    previous = {number: signal.signal(number, stop) for number in _STOP_SIGNALS if in_main_thread}
     try:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
         with process.stdin:
@@ -222,7 +221,7 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         for number, handler in previous.items():
             # A handler that was not installed by Python is None and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        # A container that is stopped has its own time for that, and is removed afterwards.
+        # Containers have their own time to stop and are removed afterwards.
         _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
     if interrupted:
         raise InterruptedRunError(
@@ -231,22 +230,22 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
 
 
 def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
-    """Ends the process group, kindly first, then by force: a step may sit in native code for minutes."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        left = _signalled(process.pid, number)
+    """Stops the process group with SIGTERM, then SIGKILL: a step may be in native code for minutes."""
+    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+        alive = _send_signal(process.pid, stop_signal)
         deadline = time.monotonic() + seconds
-        while left and time.monotonic() < deadline:
-            # The runner is ours to reap; the steps are reaped by the system once it is gone.
+        while alive and time.monotonic() < deadline:
+            # Reaps the runner; the system reaps the steps after the runner has ended.
             process.poll()
             time.sleep(0.05)
-            left = _signalled(process.pid, 0)
-        if not left:
+            alive = _send_signal(process.pid, 0)
+        if not alive:
             break
     process.wait()
 
 
-def _signalled(group: int, number: int) -> bool:
-    """Sends a signal (0 for none) to a process group; False if nothing of it is left."""
+def _send_signal(group: int, number: int) -> bool:
+    """Sends a signal (0 = none) to a process group; returns whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

@@ -1,9 +1,10 @@
-"""Runs one step's command line in a process of its own and shows it."""
+"""Runs the command line of one step in its own process and shows its progress."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from imgpipe.components.common.errors import InternalError, PipelineError
 from imgpipe.components.common.log import parse_event
@@ -11,26 +12,35 @@ from imgpipe.pipelines.run_display import RunDisplay
 
 
 class StepError(PipelineError):
-    """The step's error, as the step told it; its exit code is the step's."""
+    """The error that a step reported, with the step's exit code.
+
+    Args:
+        event: The step's ``step_failed`` event.
+    """
+
+    def __init__(self, event: Mapping[str, Any]) -> None:
+        super().__init__(event["problem"], where=event["where"], remedy=event["remedy"])
+        self.exit_code = event["exit_code"]
+        self.retry_can_help = event["retry_can_help"]
 
 
 def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
     """Runs ``python -m components.<step>`` and waits for its end; Ctrl-C ends both.
 
     Args:
-        step: The step's folder.
-        flags: Of its command line.
-        display: Where to show it.
+        step: The name of the step's folder.
+        flags: The command-line flags.
+        display: Shows the progress.
 
     Raises:
         StepError: if the step failed.
-        InternalError: if it ended badly without a word.
+        InternalError: if it failed without an error message.
     """
     started = time.monotonic()
-    # The current folder may hold a folder `components` of the user's own.
+    # -P keeps a user's folder `components` from hiding ours.
     command = [sys.executable, "-P", "-m", f"imgpipe.components.{step}", *flags]
     failure = None
-    last = ""
+    last_line = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         with display:
@@ -39,18 +49,18 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
                 for line in process.stdout:
                     event = parse_event(line)
                     if event is None:
-                        last = line.strip() or last
+                        last_line = line.strip() or last_line
                     elif event["event"] == "step_failed":
                         failure = event
                     else:
                         display.show(event)
             except KeyboardInterrupt:
-                # The step got it too, and says that it can be started again.
+                # The step receives SIGINT too and reports that it can be started again.
                 process.wait()
                 failure = failure or {
                     "problem": f"{step} was interrupted",
                     "where": "",
-                    "remedy": "start it again: it goes on",
+                    "remedy": "start it again: it resumes",
                     "exit_code": 75,
                     "retry_can_help": True,
                 }
@@ -61,9 +71,8 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
             display.step_failed(step, seconds)
     if failure is None:
         raise InternalError(
-            f"{step} ended with status {process.returncode} without a word{': ' if last else ''}{last}",
+            f"{step} ended with status {process.returncode} without an error message"
+            f"{': ' if last_line else ''}{last_line}",
             remedy="if the machine ran out of memory, lower batch_size; otherwise report this",
         )
-    error = StepError(failure["problem"], where=failure["where"], remedy=failure["remedy"])
-    error.exit_code, error.retry_can_help = failure["exit_code"], failure["retry_can_help"]
-    raise error
+    raise StepError(failure)

@@ -20,7 +20,7 @@ class Recipe:
     """Tested settings.
 
     Attributes:
-        description: What it does.
+        description: The network, its initial weights and the suitable data.
         expected: The expected result, with machine and time.
         parameters: Pipeline parameters; the user's flags override them.
     """
@@ -31,7 +31,7 @@ class Recipe:
 
 
 def _read_recipes() -> Mapping[str, Recipe]:
-    """Returns the recipes of ``recipe_files`` by name, those for laptops first."""
+    """Returns the recipes in ``recipe_files`` by name, those for laptops first."""
     recipes = {}
     for name in _NAMES:
         text = files("imgpipe.pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")
@@ -55,19 +55,19 @@ def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:
     """
     if sample:
         return "digits"
-    kind = MODEL_TYPES.get(given.get("model_type", ""))
-    without_weights = kind is not None and not kind.has_imagenet_weights
+    model_type = MODEL_TYPES.get(given.get("model_type", ""))
+    without_weights = model_type is not None and not model_type.has_imagenet_weights
     if given.get("weights", "none" if without_weights else "imagenet") == "none":
         return "from-scratch"
     return "fine-tune" if given.get("freeze", "backbone") == "none" else "frozen-backbone"
 
 
-def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recipe's parameters, overridden by the given ones.
 
-    The recipe's warm-up is shortened to a tenth of the steps for short runs.
+    For short runs, the recipe's warm-up is limited to a tenth of the steps.
     """
-    settings = {**RECIPES[name].parameters, **given}
-    if "warmup_steps" in settings and "warmup_steps" not in given:
-        settings["warmup_steps"] = min(settings["warmup_steps"], max(0, settings["max_steps"] // 10))
-    return settings
+    parameters = {**RECIPES[name].parameters, **given}
+    if "warmup_steps" in parameters and "warmup_steps" not in given:
+        parameters["warmup_steps"] = min(parameters["warmup_steps"], max(0, parameters["max_steps"] // 10))
+    return parameters

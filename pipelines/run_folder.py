@@ -1,4 +1,4 @@
-"""Where a local run's output lies, and whose the folder is."""
+"""The files of a local run, and the lock on its folder."""
 
 import fcntl
 import os
@@ -14,14 +14,14 @@ from imgpipe.components.storage import check_empty, check_writable
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
 from imgpipe.components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
 
-# Stands in a job_dir from the run's beginning until its model is published, so that a run that failed or was
-# interrupted can be started again into the same folder.
-_MARK = ".imgpipe-run"
+# Exists in a job_dir from the start of the run until its model is published, so that a failed or interrupted
+# run can be started again with the same folder.
+_LOCK_FILE = ".imgpipe-run"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's output lies below its job_dir."""
+    """The files of a run in its job_dir."""
 
     job_dir: Path
 
@@ -32,22 +32,22 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The evaluation's page."""
+        """The report of the evaluation."""
         return self.job_dir / "report.html"
 
     @property
     def data_report(self) -> Path:
-        """The validation's page."""
+        """The report of the validation."""
         return self.job_dir / "data_report.html"
 
     @property
     def trials(self) -> Path:
-        """All trials of a tuning, for programs."""
+        """All trials of a tuning, as JSON."""
         return self.job_dir / TRIALS_FILE
 
     @property
     def tuning_report(self) -> Path:
-        """All trials of a tuning, for people."""
+        """All trials of a tuning, as a page."""
         return self.job_dir / REPORT_FILE
 
     @property
@@ -57,70 +57,71 @@ class RunFolder:
 
     @property
     def artifacts(self) -> Path:
-        """KFP's artifacts of each step."""
+        """KFP's artifacts of every step."""
         return self.job_dir / "artifacts"
 
     @property
     def sample_data(self) -> Path:
-        """The sample's images, if the run was given no data."""
+        """The images of the sample, for a run without data."""
         return self.job_dir / "data"
 
 
 @contextmanager
 def claimed(folder: RunFolder) -> Iterator[None]:
-    """Holds a job_dir for one run.
+    """Locks a job_dir for one run.
 
-    It must be absent, empty, or left by a run that ended without a model: then what that run made is
-    removed, and nothing else.
+    The folder must be missing, empty, or left by a run that ended without a model; the files of that run, and
+    no others, are removed.
 
     Raises:
-        OutputError: if it holds anything else, cannot be written, or another run holds it.
+        OutputError: if it has other files, is not writable, or is locked by another run.
     """
-    mark = folder.job_dir / _MARK
+    lock_file = folder.job_dir / _LOCK_FILE
     try:
-        if not mark.exists():
+        if not lock_file.exists():
             check_empty(folder.job_dir)
             check_writable(folder.job_dir)
     except OSError as error:
         raise OutputError(
             f"cannot use {str(folder.job_dir)!r}: {error.strerror}", remedy="name another job_dir"
         ) from None
-    with _locked(mark):
+    with _locked(lock_file):
         _clear(folder)
         yield
-        # The models of a tuning's trials lie in the folder before the best one does.
+        # During a tuning, the folder has the trials' models before it has the best model.
         if folder.model.exists() and not _holds_only_trials(folder.model):
-            mark.unlink()
+            lock_file.unlink()
 
 
 @contextmanager
-def _locked(mark: Path) -> Iterator[None]:
-    # Not emptied before the lock is held: it names the process of the run that holds it.
-    with mark.open("a+") as file:
+def _locked(lock_file: Path) -> Iterator[None]:
+    # Opened without truncating: until the lock is acquired, the file names the process that holds it.
+    with lock_file.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise OutputError(
-                f"another run is writing to {str(mark.parent)!r}",
+                f"another run is writing to {str(lock_file.parent)!r}",
                 remedy="wait for it, or name another job_dir",
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        # Released by the system when the process ends, however it ends.
+        # The system releases the lock when the process ends, even if it crashes.
         yield
 
 
 def _clear(folder: RunFolder) -> None:
     ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
-    # The training goes on from what it left, if it is of the same arguments and data: the step checks that.
-    known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_MARK}
+    # The training resumes from its files if arguments and data are the same, which the step checks.
+    known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_LOCK_FILE}
     if _holds_only_trials(folder.model):
         known.add(MODEL_FOLDER)
     others = {path.name for path in folder.job_dir.iterdir()} - known
     if others:
         raise OutputError(
-            f"{str(folder.job_dir)!r} holds what no unfinished run leaves: {', '.join(sorted(others)[:5])}",
+            f"{str(folder.job_dir)!r} has files that are not from an unfinished run: "
+            f"{', '.join(sorted(others)[:5])}",
             remedy="name a new folder; nothing is deleted or overwritten",
         )
     for path in ours:
@@ -131,14 +132,14 @@ def _clear(folder: RunFolder) -> None:
 
 
 def _holds_only_trials(model: Path) -> bool:
-    """Whether a tuning that has not ended has left the models of its trials, and nothing else."""
+    """Returns whether the folder has only the trials' models of an unfinished tuning."""
     names = [path.name for path in model.iterdir()] if model.is_dir() else []
     return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
 
 
 def running_process(folder: RunFolder) -> int:
-    """Returns the process whose run holds the folder, or 0."""
-    with suppress(OSError, ValueError), (folder.job_dir / _MARK).open() as file:
+    """Returns the id of the process that has locked the folder, or 0."""
+    with suppress(OSError, ValueError), (folder.job_dir / _LOCK_FILE).open() as file:
         process = int(file.read())
         os.kill(process, 0)
         try:
@@ -149,7 +150,7 @@ def running_process(folder: RunFolder) -> int:
 
 
 def new_folder(parent: Path, name: str) -> RunFolder:
-    """Returns a folder below ``parent`` that does not exist yet: ``name``, or ``name-2`` and so on."""
+    """Returns a folder in ``parent`` that does not exist: ``name``, or ``name-2`` and so on."""
     folder = parent / name
     number = 1
     while folder.exists():

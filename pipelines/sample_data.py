@@ -1,4 +1,4 @@
-"""The sample that `imgpipe run` trains on without data: scikit-learn's digits."""
+"""The sample data of `imgpipe run`: scikit-learn's digits."""
 
 import csv
 from pathlib import Path
@@ -11,18 +11,18 @@ _LARGEST_VALUE = 16
 
 
 def write_digits(folder: Path) -> Path:
-    """Writes the 1,797 digits (8x8 pixels, 10 classes) as PNG files and a CSV, like any user's data.
+    """Writes the 1,797 digits (8x8 pixels, 10 classes) as PNG files and a CSV file, as users have them.
 
     Source of the data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI machine
     learning repository, as bundled with scikit-learn.
 
     Args:
-        folder: Created with ``images/`` and ``digits.csv`` in it.
+        folder: Gets ``images/`` and ``digits.csv``; created if it does not exist.
 
     Returns:
         The CSV's path.
     """
-    # Imported here: it takes a second to load.
+    # Loading it takes a second.
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -9,8 +9,8 @@ from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import make_component
 from imgpipe.pipelines.targets.target import StepInputs, Target
 
-# The step that trains the model gets the image, the machine and the extra inputs of train.
-_REPLACES = {"tune": "train"}
+# A step with the image, the machine and the extra inputs of another step.
+_SETTINGS_OF = {"tune": "train"}
 
 
 def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Callable[..., Any]:
@@ -24,7 +24,7 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
 
     def task(function: Callable[..., Any], **arguments: Any) -> Any:
         name = function.__name__
-        step = _REPLACES.get(name, name)
+        step = _SETTINGS_OF.get(name, name)
         extra = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
         component = make_component(
             target.steps.get(name, function),
@@ -41,16 +41,16 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
 def pipeline_inputs(
     arguments_classes: Iterable[type[Any]], target: Target, images: Images, *, steps: Iterable[str] = ()
 ) -> "dict[str, dataclasses.Field[Any]]":
-    """Returns a pipeline's inputs on a target: the common ones, and the target's own.
+    """Returns a pipeline's inputs on a target: the common inputs and those of the target.
 
     Args:
-        arguments_classes: The inputs on all targets.
+        arguments_classes: The inputs that all targets have.
         target: The platform.
         images: Names of the images.
         steps: Steps for which a target may have its own inputs.
 
     Raises:
-        ValueError: if pipeline and target declare an input differently, so that one would hide the other.
+        ValueError: if pipeline and target declare an input differently.
     """
     own = [declared for step in steps for declared in target.step_arguments.get(step, ())]
     fields, added = flat_fields(arguments_classes), {**target.inputs(images), **flat_fields(own)}

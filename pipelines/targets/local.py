@@ -20,11 +20,11 @@ from imgpipe.pipelines.targets.target import Target
 COMPILED = Path(__file__).parent.parent / "compiled"
 
 
-def _place(_step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
+def _configure_task(_step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
     task.set_caching_options(False)
 
 
-LOCAL = Target("local", _place)
+LOCAL = Target("local", _configure_task)
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     from kfp.local import subprocess_task_handler
 
     if containers is None:
-        # KFP warns that it ignores the images, which are for clusters.
+        # KFP warns that it ignores the images, which only clusters use.
         warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
         subprocess_task_handler.replace_python_executable = _with_python
         runner = local.SubprocessRunner(use_venv=False)
@@ -61,12 +61,12 @@ def run(
 
 
 def _with_python(command: list[str], executable: str) -> list[str]:
-    """Replaces python3 in the shell script that starts a step, and nowhere else.
+    """Replaces python3 only in the shell script that starts a step.
 
-    KFP's own function replaces "python3" in the whole command, parameter values included: it would break the
-    path of a folder called python3.
+    KFP's own function replaces "python3" in the whole command, including parameter values, which would break
+    the path of a folder named python3.
     """
-    script = next(index for index, word in enumerate(command) if "ephemeral_component.py" in word)
+    script = next(index for index, argument in enumerate(command) if "ephemeral_component.py" in argument)
     started = command[script].replace("python3 -m", f"{shlex.quote(executable)} -m")
     return [*command[:script], started, *command[script + 1 :]]
 

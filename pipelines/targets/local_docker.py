@@ -1,7 +1,7 @@
 """This machine, each step in its own container: KFP's DockerRunner, restricted like a strict cluster.
 
-A container has no network, a read-only root filesystem, no capabilities and a user that is not root; of this
-machine it sees only the folders of the run.
+A container has no network, a read-only root filesystem, no capabilities and a user other than root. Of this
+machine's folders it sees only those of the run.
 """
 
 import os
@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
 from imgpipe.pipelines.container_mounts import ContainerMounts
 
-NOBODY = 65534
-# A step may use this time to write a checkpoint; then it is killed.
+_NOBODY_ID = 65534
+# A step has this time to write a checkpoint before it is killed.
 _SECONDS_TO_STOP = 20
-# Time for this process to end, which includes stopping the container.
+# Time for this process to end, including the time to stop the container.
 SECONDS_TO_END = _SECONDS_TO_STOP + 10
 # Finds the containers of a run: `docker ps --filter label=imgpipe.job_dir=FOLDER`.
 JOB_DIR_LABEL = "imgpipe.job_dir"
@@ -40,19 +40,19 @@ class ContainerSettings:
 
     mounts: ContainerMounts
     network: str = "none"
-    user: tuple[int, int] = (NOBODY, NOBODY)
+    user: tuple[int, int] = (_NOBODY_ID, _NOBODY_ID)
     job_dir: str = ""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ContainerSettings":
-        """Reads what ``dataclasses.asdict`` wrote and JSON carried."""
+        """Returns the settings from the JSON of ``dataclasses.asdict``."""
         mounts = ContainerMounts(**{name: tuple(folders) for name, folders in values["mounts"].items()})
         return cls(mounts, values["network"], tuple(values["user"]), values["job_dir"])
 
 
 def container_user() -> tuple[int, int]:
     """Returns the user and group that steps run as: the current user, but never root."""
-    return (os.geteuid(), os.getegid()) if os.geteuid() else (NOBODY, NOBODY)
+    return (os.geteuid(), os.getegid()) if os.geteuid() else (_NOBODY_ID, _NOBODY_ID)
 
 
 def check_engine(images: "set[str]") -> None:
@@ -82,9 +82,9 @@ def check_engine(images: "set[str]") -> None:
 
 
 def make_writable_folders(settings: ContainerSettings, job_dir: Path) -> None:
-    """Creates the folders that steps write to; if this process is root, the steps' user gets them.
+    """Creates the folders that steps write to; if this process is root, the steps' user becomes their owner.
 
-    The owner of an existing folder that is not empty does not change, except for the run's own folder.
+    An existing folder that is not empty keeps its owner, except for the run's own folder.
     """
     for folder in map(Path, settings.mounts.writable):
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +132,9 @@ def docker_runner(settings: ContainerSettings) -> Any:
 def run_container(
     client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **settings: Any
 ) -> int:
-    """Runs a container to its end, prints its output, and removes it; returns its exit status.
+    """Runs a container, prints its output, waits for it to end, removes it, and returns its exit status.
 
-    Replaces KFP's function of the same signature. SIGTERM to this process stops and removes the container.
+    Replaces KFP's function with the same signature. SIGTERM to this process stops and removes the container.
     """
     output, container = _Lines(), None
     try:
@@ -155,7 +155,7 @@ def run_container(
     except SystemExit:
         if container is not None:
             container.stop(timeout=_SECONDS_TO_STOP)
-            # What the step printed when it was stopped.
+            # The step may print more while it stops.
             output.write(container.logs()[output.received :])
             output.finish()
         raise
@@ -184,16 +184,16 @@ class _Lines:
 
 
 def _with_exec(command: list[str]) -> list[str]:
-    """Makes the shell of KFP's command ``exec`` Python, so that signals reach it."""
+    """Changes KFP's shell command to ``exec`` Python, so that signals reach Python."""
     return [
-        word.replace("_KFP_RUNTIME=true python3 -m", "_KFP_RUNTIME=true exec python3 -m", 1)
-        for word in command[:3]
+        argument.replace("_KFP_RUNTIME=true python3 -m", "_KFP_RUNTIME=true exec python3 -m", 1)
+        for argument in command[:3]
     ] + command[3:]
 
 
 @contextmanager
 def stopped_by_signal() -> Iterator[None]:
-    """Makes SIGTERM raise SystemExit in the block: a container does not end with this process by itself."""
+    """Makes SIGTERM raise SystemExit in the block, because a container does not end with this process."""
 
     def stop(*_: Any) -> NoReturn:
         # A second signal would interrupt the cleanup.
@@ -217,9 +217,9 @@ def _engine() -> Any:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
-        where = shutil.which("docker") or "docker"
+        program = shutil.which("docker") or "docker"
         raise UnavailableError(
             f"the Docker engine does not respond: {error}",
-            remedy=f"start it (does `{where} info` work?), or leave --runner out",
+            remedy=f"start it (does `{program} info` work?), or omit --runner",
         ) from None
     return client

@@ -1,4 +1,4 @@
-"""The jobs of this machine: runs of the pipeline in processes of their own, each with a folder."""
+"""Jobs on this machine: each is a pipeline run in its own process, with its own folder."""
 
 import hashlib
 import json
@@ -22,31 +22,31 @@ from imgpipe.pipelines.targets.jobs import Job, no_such_job
 
 RUNS = "imgpipe-runs"
 _REGISTER = ".jobs"
-# Arguments are checked in a second or two; then the folder is held, or the run has ended with an error.
+# Checking the arguments takes a second or two; then the run has locked its folder or ended with an error.
 _SECONDS_TO_START = 60.0
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class SubmissionFailedError(PipelineError):
-    """The run's own error: it ended before it began to work.
+    """The run's error: it ended before its first step.
 
     Args:
-        told: What it said, as ``imgpipe run --format json`` ends.
+        output: The last line of ``imgpipe run --format json``, parsed.
     """
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        super().__init__(told["error"], where=told["where"], remedy=told["remedy"])
-        self.exit_code = told["exit_code"]
-        self.retry_can_help = told["retry_can_help"]
+    def __init__(self, output: Mapping[str, Any]) -> None:
+        super().__init__(output["error"], where=output["where"], remedy=output["remedy"])
+        self.exit_code = output["exit_code"]
+        self.retry_can_help = output["retry_can_help"]
 
 
 @dataclass(frozen=True)
 class LocalJobs:
-    """The jobs below a folder.
+    """The jobs in a folder.
 
     Attributes:
         runs: The folder, e.g. ``imgpipe-runs``.
-        pause: Waits between looks at a log.
+        pause: Waits between polls.
     """
 
     runs: Path
@@ -55,24 +55,24 @@ class LocalJobs:
     def submit(
         self, job_id: str, parameters: Mapping[str, Any], *, retrain: bool = False
     ) -> tuple[Job, bool]:
-        """Starts a run of the pipeline that goes on when this process ends.
+        """Starts a pipeline run that outlives this process.
 
         Args:
-            job_id: Its name.
-            parameters: Of the pipeline; ``job_dir`` may be among them. With ``hyperparameters`` it is the
-                one that tunes.
-            retrain: Whether it is the one that starts from the model that serves.
+            job_id: The job's name.
+            parameters: The pipeline's parameters, optionally with ``job_dir``. With ``hyperparameters``, the
+                tuning pipeline runs.
+            retrain: Whether to run the pipeline that starts from the model that is being served.
 
         Returns:
-            The job, and whether it was found at work, or done, rather than started.
+            The job, and whether it already existed: running or finished.
 
         Raises:
-            InvalidArgumentError: if another request was made under its name.
-            SubmissionFailedError: if the run refused its arguments.
+            InvalidArgumentError: if the name was used for another request.
+            SubmissionFailedError: if the run rejected its arguments.
         """
         folder = local_path(str(parameters.get("job_dir") or self.runs / job_id)).absolute()
         values = {**parameters, "job_dir": str(folder)}
-        # As it was before there was --retrain: a job of then is found again.
+        # Without --retrain the digest is that of versions without the flag, so that their jobs are found.
         request = {**values, **({"retrain": True} if retrain else {})}
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         known = self._registered(job_id)
@@ -81,7 +81,7 @@ class LocalJobs:
                 raise InvalidArgumentError(
                     f"the job id {job_id!r} was used for another request",
                     where=known["job_dir"],
-                    remedy="give a new job id, or look at the old one with `imgpipe describe`",
+                    remedy="give a new job id, or see the existing job with `imgpipe describe`",
                 )
             job = self.describe(job_id)
             if job.state in ("RUNNING", "SUCCEEDED"):
@@ -98,14 +98,14 @@ class LocalJobs:
         return self.describe(job_id), found
 
     def describe(self, job_id: str) -> Job:
-        """Returns the job of a name, or of a run's folder."""
+        """Returns the job with this name or this run folder."""
         known = self._registered(job_id)
         folder = RunFolder(Path(known["job_dir"]) if known else self._folder(job_id))
-        told = _told(self._output(job_id)) if known else None
-        return _described(job_id, folder, known["created"] if known else "", told)
+        error = _read_error(self._output(job_id)) if known else None
+        return _job(job_id, folder, known["created"] if known else "", error)
 
     def list_jobs(self, limit: int) -> list[Job]:
-        """Returns the newest jobs, newest first; runs of `imgpipe run` as well."""
+        """Returns the newest jobs, newest first, including runs of `imgpipe run`."""
         names = {path.stem for path in (self.runs / _REGISTER).glob("*.json")}
         folders = {str(Path(entry["job_dir"])) for name in names if (entry := self._registered(name))}
         if self.runs.is_dir():
@@ -118,50 +118,50 @@ class LocalJobs:
         return sorted(found, key=lambda job: (job.created, job.job_id), reverse=True)[:limit]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yields the lines of the run's log; with ``follow`` until the run has ended."""
+        """Yields the lines of the run's log; with ``follow``, until the run has ended."""
         folder = RunFolder(Path(self.describe(job_id).name))
         while follow and not folder.log.is_file() and running_process(folder):
-            self.pause(_SECONDS_BETWEEN_LOOKS)
+            self.pause(_POLL_SECONDS)
         if not folder.log.is_file():
             return
         with folder.log.open(encoding="utf-8", errors="replace") as log:
-            rest = ""
+            partial = ""
             while True:
-                # Asked before the lines are read once more: what is written until the end is not missed.
-                at_work = follow and bool(running_process(folder))
+                # Checked before the last read, so that no line is missed.
+                running = follow and bool(running_process(folder))
                 for line in log:
-                    rest += line
-                    if rest.endswith("\n"):
-                        yield _message(rest.rstrip("\n"))
-                        rest = ""
-                if not at_work:
+                    partial += line
+                    if partial.endswith("\n"):
+                        yield _message(partial.rstrip("\n"))
+                        partial = ""
+                if not running:
                     break
-                self.pause(_SECONDS_BETWEEN_LOOKS)
-            if rest:
-                yield _message(rest)
+                self.pause(_POLL_SECONDS)
+            if partial:
+                yield _message(partial)
 
     def cancel(self, job_id: str) -> None:
-        """Tells the run to stop; one that has ended is left alone."""
+        """Sends SIGTERM to the run; does nothing if it has ended."""
         process = running_process(RunFolder(Path(self.describe(job_id).name)))
         if process:
             os.kill(process, signal.SIGTERM)
 
     def _start(self, values: Mapping[str, Any], folder: Path, output: Path, *, retrain: bool) -> bool:
-        """Starts the run; returns whether another client had just done so."""
-        words = [f"--{name.replace('_', '-')}={_word(value)}" for name, value in values.items()]
+        """Starts the run; returns whether another client started it first."""
+        flags = [f"--{name.replace('_', '-')}={_flag_value(value)}" for name, value in values.items()]
         command = ["tune" if "hyperparameters" in values else "run", *(["--retrain"] if retrain else [])]
         with output.open("wb") as file:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", "from imgpipe.pipelines.cli import main; main()", *command),
-                    *("--recipe", "original", "--format", "json", *words),
+                    *("--recipe", "original", "--format", "json", *flags),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # It outlives the terminal, and Ctrl-C there.
+                # The run outlives the terminal and ignores its Ctrl-C.
                 start_new_session=True,
-                # A folder `pipelines` of the user's own is not ours.
+                # Keeps a user's folder `pipelines` from hiding ours.
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
         deadline = time.monotonic() + _SECONDS_TO_START
@@ -171,11 +171,11 @@ class LocalJobs:
                 if status != 0 and running_process(RunFolder(folder)):
                     return True
                 if status != 0:
-                    raise SubmissionFailedError(_told(output) or _last_words(output, status))
+                    raise SubmissionFailedError(_read_error(output) or _unknown_error(output, status))
                 return False
             if time.monotonic() > deadline:
                 return False
-            self.pause(_SECONDS_BETWEEN_LOOKS)
+            self.pause(_POLL_SECONDS)
         return False
 
     def _register(self, job_id: str) -> Path:
@@ -200,8 +200,8 @@ class LocalJobs:
         raise no_such_job(job_id, str(self.runs))
 
 
-def _described(job_id: str, folder: RunFolder, created: str, told: Mapping[str, Any] | None) -> Job:
-    """Returns the job as its log tells it, and where that breaks off, its process's last words."""
+def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any] | None) -> Job:
+    """Returns the state that the run's log records; if the log has no error, the error in its ``output``."""
     events = _events(folder.log)
     failure = next((event for event in reversed(events) if event["event"] == "step_failed"), None)
     steps = {}
@@ -220,11 +220,11 @@ def _described(job_id: str, folder: RunFolder, created: str, told: Mapping[str, 
     elif failure is not None:
         state = "CANCELLED" if failure["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
         error = f"{failure['step']}: {failure['problem']}"
-    elif told is not None:
-        state = "CANCELLED" if told["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
-        error = told["error"]
+    elif output is not None:
+        state = "CANCELLED" if output["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
+        error = output["error"]
     else:
-        state, error = "FAILED", "it ended without a word: it was killed, or the machine stopped"
+        state, error = "FAILED", "it ended without an error message: it was killed, or the machine stopped"
     results = {event["step"]: event["result"] for event in events if event["event"] == "step_result"}
     return Job(
         job_id=job_id,
@@ -252,8 +252,8 @@ def _message(line: str) -> str:
     return str(event["message"]) if event else line
 
 
-def _told(output: Path) -> dict[str, Any] | None:
-    """Returns the error that ``imgpipe run --format json`` ended with, if it did."""
+def _read_error(output: Path) -> dict[str, Any] | None:
+    """Returns the error that ``imgpipe run --format json`` printed last, if any."""
     try:
         last = json.loads(output.read_text(encoding="utf-8", errors="replace").splitlines()[-1])
     except (OSError, ValueError, IndexError):
@@ -261,17 +261,17 @@ def _told(output: Path) -> dict[str, Any] | None:
     return last if isinstance(last, dict) and "error" in last else None
 
 
-def _last_words(output: Path, status: int) -> dict[str, Any]:
+def _unknown_error(output: Path, status: int) -> dict[str, Any]:
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     text = "\n".join(line for line in lines[-15:] if line.strip())
     return {
         "error": f"the run ended with exit status {status}:\n{text}",
         "where": str(output),
-        "remedy": "correct what it says",
+        "remedy": "fix the error in this output",
         "exit_code": status if status > 0 else 70,
         "retry_can_help": False,
     }
 
 
-def _word(value: Any) -> str:
+def _flag_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -56,7 +56,7 @@ def test_what_follows_a_time_zone_is_checked():
         ("daily", "1 fields"),
         ("61 3 * * *", "'61' is not a minute"),
         ("*/0 3 * * *", "'*/0' is not a minute: the step is 0"),
-        ("0 3-1 * * *", "'3-1' is not an hour: the range ends before it begins"),
+        ("0 3-1 * * *", "'3-1' is not an hour: the range ends before it starts"),
         ("0 3 0 * *", "'0' is not a day of month"),
         ("0 3 * 13 *", "'13' is not a month"),
         ("0 3 * * 7", "'7' is not a day of week"),

@@ -5,7 +5,7 @@ import pytest
 from imgpipe.components.common.arguments import flat_fields, from_values
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
-from imgpipe.pipelines.recipes import RECIPES, recipe_for, settings_of
+from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -38,11 +38,11 @@ def test_the_sample_has_its_own_recipe():
 
 
 def test_a_given_flag_goes_before_the_recipe():
-    assert settings_of("digits", {"max_steps": 1000, "seed": 5})["max_steps"] == 1000
-    assert settings_of("digits", {"max_steps": 1000, "seed": 5})["seed"] == 5
+    assert recipe_parameters("digits", {"max_steps": 1000, "seed": 5})["max_steps"] == 1000
+    assert recipe_parameters("digits", {"max_steps": 1000, "seed": 5})["seed"] == 5
 
 
 def test_a_short_run_has_a_short_warm_up_unless_one_is_given():
-    assert settings_of("digits", {"max_steps": 30})["warmup_steps"] == 3
-    assert settings_of("digits", {"max_steps": 3})["warmup_steps"] == 0
-    assert settings_of("digits", {"max_steps": 30, "warmup_steps": 15})["warmup_steps"] == 15
+    assert recipe_parameters("digits", {"max_steps": 30})["warmup_steps"] == 3
+    assert recipe_parameters("digits", {"max_steps": 3})["warmup_steps"] == 0
+    assert recipe_parameters("digits", {"max_steps": 30, "warmup_steps": 15})["warmup_steps"] == 15
