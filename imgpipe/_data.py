@@ -3,18 +3,18 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 from imgpipe._arguments import ConvertOptions, ValidateOptions
 from imgpipe._errors import raise_step_errors
+from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
-from imgpipe.components.common.arguments import checked_value, flat_fields, nearest_name
 from imgpipe.components.common.dataset import Manifest, read_manifest
-from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.pipelines.local_step import run_step
@@ -85,6 +85,7 @@ class Validation:
         return self.report._repr_html_()
 
 
+@list_options(ConvertOptions)
 def convert(
     output_dir: str | os.PathLike[str], *, progress: bool = True, **options: Unpack[ConvertOptions]
 ) -> Dataset:
@@ -102,13 +103,14 @@ def convert(
         InvalidArgumentError: for an unknown or wrong argument, before any work.
         PipelineError: if the step fails; the subclass says whether a retry can help, ``remedy`` what to do.
     """
-    values = named_options((ConvertArguments,), {**options, "output_dir": output_dir})
+    values = check_options((ConvertArguments,), {**options, "output_dir": output_dir})
     ConvertArguments(**values)
     with raise_step_errors():
         run_step("convert", _flags(values), display(progress))
     return Dataset(values["output_dir"])
 
 
+@list_options(ValidateOptions)
 def validate(
     dataset: Dataset | str | os.PathLike[str],
     *,
@@ -130,7 +132,7 @@ def validate(
         MissingInputError: if there is no data set in the folder.
         PipelineError: if the data cannot be read. Errors in the data are returned, not raised.
     """
-    values = named_options((ValidateArguments,), options)
+    values = check_options((ValidateArguments,), options)
     ValidateArguments(**values)
     folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
     page = Path(report or Path(tempfile.mkdtemp(prefix="imgpipe-"), "validation.html"))
@@ -146,20 +148,6 @@ def validate(
                 raise
         findings = json.loads(summary.read_text(encoding="utf-8"))["findings"]
     return Validation(tuple(findings), Report(page))
-
-
-def named_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options by name, paths as text.
-
-    Raises:
-        InvalidArgumentError: for a name that none of the classes has, or a value of a wrong type or size.
-    """
-    values = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in options.items()}
-    known = flat_fields(arguments_classes)
-    for name in values:
-        if name not in known:
-            raise InvalidArgumentError(f"there is no option {name!r}", remedy=nearest_name(name, known))
-    return {name: checked_value(known[name], value) for name, value in values.items()}
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:

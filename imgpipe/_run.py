@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe._arguments import RunOptions, TuneOptions
-from imgpipe._data import Dataset, named_options
+from imgpipe._data import Dataset
 from imgpipe._errors import raise_step_errors
 from imgpipe._model import Prediction, load
+from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
 from imgpipe.components.common.arguments import nearest_name
@@ -173,6 +174,7 @@ class Run:
         return found[-1]
 
 
+@list_options(RunOptions)
 def run(
     *,
     recipe: str | None = None,
@@ -205,6 +207,7 @@ def run(
     return _run(RETRAIN if retrain else TRAIN, options, recipe, progress)
 
 
+@list_options(TuneOptions)
 def tune(
     search_space: Mapping[str, str | Iterable[Any]] | None = None,
     *,
@@ -238,7 +241,7 @@ def tune(
 def _run(pipeline: LocalPipeline, options: Any, recipe: str | None, progress: bool) -> Run:
     if recipe is not None and recipe not in RECIPES:
         raise InvalidArgumentError(f"there is no recipe {recipe!r}", remedy=nearest_name(recipe, RECIPES))
-    prepared = prepare_run(pipeline, named_options(pipeline.inputs, options), recipe=recipe)
+    prepared = prepare_run(pipeline, check_options(pipeline.inputs, options), recipe=recipe)
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=3)
     with raise_step_errors():

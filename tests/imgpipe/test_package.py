@@ -1,5 +1,6 @@
 """What `import imgpipe` brings, and where it can be imported."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,16 @@ def test_every_public_name_is_there_and_documented():
     for name in imgpipe.__all__:
         assert getattr(imgpipe, name).__doc__
     assert set(imgpipe.__all__) <= set(dir(imgpipe))
+
+
+def test_the_signatures_list_every_option_for_completion():
+    for function, names in (
+        (imgpipe.run, {"images", "max_steps", "job_dir", "recipe", "progress"}),
+        (imgpipe.tune, {"search_space", "images", "max_trials"}),
+        (imgpipe.convert, {"output_dir", "images"}),
+        (imgpipe.validate, {"dataset", "num_classes"}),
+    ):
+        assert names <= set(inspect.signature(function).parameters)
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():
@@ -66,6 +77,7 @@ def test_the_wheel_holds_one_package_with_all_files(installed):
         "components/common/templates/page.html",
         "pipelines/compiled/local/image_classification.yaml",
         "pipelines/recipe_files/digits.yaml",
+        "py.typed",
     ):
         assert (installed / "imgpipe" / file).is_file()
 
