@@ -67,7 +67,7 @@ from imgpipe.components.convert.shards import (
     write_shards,
 )
 from imgpipe.components.convert.split import fractions_of, shuffled, split_rows
-from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
+from imgpipe.components.storage import Location, parse_location
 
 _BYTES_OF_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -142,7 +142,7 @@ def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Locatio
     labels = _given_labels(arguments)
     if arguments.training_data_path:
         check_made_of_records(
-            manifest, folder, _record_files(arguments), labels, multi_label=arguments.multi_label
+            manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label
         )
         return
     rows = _read_rows(arguments, labels)
@@ -172,9 +172,8 @@ def _given_labels(arguments: ConvertArguments) -> tuple[str, ...]:
         return read_labels_file(path, display_name=arguments.labels_file)
 
 
-def _record_files(arguments: ConvertArguments) -> dict[str, dict[Location, FileStatus]]:
-    patterns = {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
-    return {name: find_files(pattern) for name, pattern in patterns.items()}
+def _patterns(arguments: ConvertArguments) -> dict[str, str]:
+    return {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
 
 
 def _describe_elsewhere(manifest: Manifest, data_folder: Location, folder: Location) -> None:
@@ -187,7 +186,7 @@ def _describe_elsewhere(manifest: Manifest, data_folder: Location, folder: Locat
 
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
-    splits, names = scan_records(_record_files(arguments), labels, threads, multi_label=arguments.multi_label)
+    splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
     _check_labelled(names, arguments)
     examples = sum(split.examples for split in splits.values())
     source = {

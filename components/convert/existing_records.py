@@ -13,7 +13,7 @@ from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
 from imgpipe.components.common.tfrecord import read_records, write_record
-from imgpipe.components.storage import Location
+from imgpipe.components.storage import Location, find_files
 
 _PROBLEMS_KEPT = 100
 _PROBLEMS_SHOWN = 10
@@ -39,16 +39,16 @@ class ScannedShard:
 
 
 def scan_records(
-    files: Mapping[str, Collection[Location]],
+    patterns: Mapping[str, str],
     labels: Sequence[str],
     threads: int,
     *,
     multi_label: bool = False,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Reads every record of TFRecord files.
+    """Reads every record of the files that the patterns match.
 
     Args:
-        files: By split.
+        patterns: By split: a path, a glob, or several separated by commas.
         labels: The names of the labels when the user gave them; else empty.
         threads: How many files are read at once.
         multi_label: Whether a record may have several labels or none.
@@ -58,10 +58,12 @@ def scan_records(
         label has a text of its own, else the numbers.
 
     Raises:
+        MissingInputError: if a pattern matches no file.
         InvalidDataError: for damaged records, some that are no labelled image, labels below 1 or
             beyond the labels given (all of them are told), labels that are not consecutive, or a split
             without a record.
     """
+    files = {name: find_files(pattern) for name, pattern in patterns.items()}
     _check_apart(files)
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
@@ -78,7 +80,7 @@ def scan_records(
         if not any(shard.shard.examples for shard in shards):
             raise InvalidDataError(
                 f"there is no record in the {name} files",
-                where=", ".join(map(str, files[name])),
+                where=patterns[name],
                 remedy="give files that hold records",
             )
     everything = [shard for shards in scanned.values() for shard in shards]

@@ -1,6 +1,7 @@
 """A conversion that is started again after it has finished: it sees so, and reads no image a second time."""
 
 import hashlib
+from collections.abc import Mapping
 
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION, Manifest, parse_manifest
 from imgpipe.components.common.errors import InvalidDataError, OutputError
@@ -9,7 +10,7 @@ from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.split import drawing_keys
-from imgpipe.components.storage import FileStatus, Location
+from imgpipe.components.storage import Location, find_files
 
 INPUTS = "inputs_sha256"
 
@@ -86,19 +87,21 @@ def check_made_of_rows(
 def check_made_of_records(
     manifest: Manifest,
     folder: Location,
-    files: dict[str, dict[Location, FileStatus]],
+    patterns: Mapping[str, str],
     labels: tuple[str, ...],
     *,
     multi_label: bool = False,
 ) -> None:
-    """Makes sure that the manifest in a folder describes the TFRecord files found, by split.
+    """Makes sure that the manifest in a folder describes the TFRecord files that the patterns match.
 
     Raises:
         OutputError: if it does not.
+        MissingInputError: if a pattern matches no file.
     """
     described = {
         name: [(shard.path, shard.bytes) for shard in split.shards] for name, split in manifest.splits.items()
     }
+    files = {name: find_files(pattern) for name, pattern in patterns.items()}
     found = {
         name: [(str(file.absolute()), status.size) for file, status in split_files.items()]
         for name, split_files in files.items()
