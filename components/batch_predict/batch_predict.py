@@ -85,7 +85,7 @@ def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str)
     """Returns everything that the output depends on: equal plans give equal files."""
     digest = hashlib.sha256()
     for image in files:
-        text = json.dumps([image.key, str(image.location), image.size, image.modified_ns])
+        text = json.dumps([image.key, str(image.location), image.size, image.version])
         digest.update(text.encode("utf-8", "backslashreplace"))
     return {
         "input_sha256": digest.hexdigest(),

@@ -42,7 +42,7 @@ class InputImage:
         encoded: The image file of a record.
         problem: What is wrong with an invalid path.
         size: The file's size in bytes; -1 = unknown.
-        modified_ns: When the file was last written, in nanoseconds since 1970; -1 = unknown.
+        version: Increases when the file is written; -1 = unknown.
     """
 
     key: str
@@ -50,7 +50,7 @@ class InputImage:
     encoded: bytes | None = None
     problem: str = ""
     size: int = UNKNOWN
-    modified_ns: int = UNKNOWN
+    version: int = UNKNOWN
 
 
 def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
@@ -113,7 +113,7 @@ def _describe(key: str, location: Location, status: FileStatus | None) -> InputI
     """Returns the image, with its size and version if the file exists; its line holds an error otherwise."""
     if status is None:
         return InputImage(key, location)
-    return InputImage(key, location, size=status.size, modified_ns=status.modified_ns)
+    return InputImage(key, location, size=status.size, version=status.version)
 
 
 def _from_list(location: str) -> list[InputImage]:

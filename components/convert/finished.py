@@ -80,7 +80,7 @@ def check_made_of_rows(
         raise _others(folder, "more of its rows were rejected than max_rejected_fraction allows now")
     written_ns = _written_ns(folder)
     for row in rows.accepted:
-        if row.modified_ns > written_ns:
+        if row.location.written_ns(row.version) > written_ns:
             raise _others(folder, f"{row.location} has changed since")
 
 
@@ -112,17 +112,18 @@ def check_made_of_records(
         raise _others(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
     written_ns = _written_ns(folder)
     for file, status in (item for split_files in files.values() for item in split_files.items()):
-        if status.modified_ns > written_ns:
+        if file.written_ns(status.version) > written_ns:
             raise _others(folder, f"{file.absolute()} has changed since")
     if labels and labels != manifest.labels:
         raise _others(folder, "it names other labels")
 
 
 def _written_ns(folder: Location) -> int:
-    status = (folder / MANIFEST_NAME).status()
+    manifest = folder / MANIFEST_NAME
+    status = manifest.status()
     if status is None:
         raise _others(folder, f"its {MANIFEST_NAME} is missing")
-    return status.modified_ns
+    return manifest.written_ns(status.version)
 
 
 def _others(folder: Location, problem: str) -> OutputError:

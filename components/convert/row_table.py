@@ -15,7 +15,7 @@ UNASSIGNED = ""
 # A row's split is kept as its place here.
 _USES = (UNASSIGNED, TRAIN, VALIDATION, TEST)
 _DROPPED = len(_USES)
-UNKNOWN = FileStatus(size=-1, modified_ns=0)
+UNKNOWN = FileStatus(size=-1, version=0)
 _MAX_SIZE = 2**31 - 1
 
 
@@ -30,7 +30,7 @@ class Row:
         label: The label's name; in a multi-label data set the text of the label set (``label_set``).
         location: Of the image's file.
         bytes: The size of the image's file.
-        modified_ns: When the file was last written, in nanoseconds since 1970.
+        version: Of the image's file; increases when it is written.
         use: The split that the row is for; empty when it is still to be drawn.
     """
 
@@ -40,7 +40,7 @@ class Row:
     label: str
     location: Location
     bytes: int
-    modified_ns: int = 0
+    version: int = 0
     use: str = UNASSIGNED
 
 
@@ -78,7 +78,7 @@ class RowTable(Sequence[Row]):
         self._use = array("B")
         # Four bytes do: a file of 2 GiB makes no record.
         self._bytes = array("i")
-        self._modified_ns = array("Q")
+        self._version = array("Q")
         # Only once there is one to keep: local files have none.
         self._checksum = array("q")
 
@@ -106,7 +106,7 @@ class RowTable(Sequence[Row]):
             self._label_names[self._label[index]],
             resolve(source.root, path),
             self._bytes[index],
-            self._modified_ns[index],
+            self._version[index],
             self.use(index),
         )
 
@@ -137,13 +137,13 @@ class RowTable(Sequence[Row]):
         self._label.append(number)
         self._use.append(_USES.index(use))
         self._bytes.append(0)
-        self._modified_ns.append(0)
+        self._version.append(0)
         self.set_status(len(self) - 1, status)
 
     def set_status(self, index: int, status: FileStatus) -> None:
         """Sets what is known of the image's file."""
         self._bytes[index] = min(status.size, _MAX_SIZE)
-        self._modified_ns[index] = status.modified_ns
+        self._version[index] = status.version
         if status.checksum >= 0 or self._checksum:
             self._keep_checksum(index, status.checksum)
 

@@ -104,7 +104,7 @@ def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
     kind = (*rule, "multi_label") if rules.multi_label else rule
     content = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
     for row in plan.rows:
-        text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.modified_ns))
+        text = repr((row.file, row.line, row.path, row.label, row.location, row.bytes, row.version))
         content.update(text.encode("utf-8", "surrogatepass"))
     return content.hexdigest()
 
@@ -242,7 +242,7 @@ class _Checked:
         Raises:
             ImageError: as ``prepare_image`` does.
         """
-        key = (row.location, len(data), row.modified_ns, google_crc32c.value(data))
+        key = (row.location, len(data), row.version, google_crc32c.value(data))
         known = self._images.get(key)
         if known is not None:
             return PreparedImage(data, *known)

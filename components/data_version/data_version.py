@@ -58,4 +58,4 @@ def _state(status: FileStatus | None) -> str:
     if status is None:
         return "unreadable"
     # The checksum where the store keeps one: the same file uploaded again is the same data.
-    return f"{status.size} {status.checksum if status.checksum >= 0 else status.modified_ns}"
+    return f"{status.size} {status.checksum if status.checksum >= 0 else status.version}"

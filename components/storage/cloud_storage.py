@@ -62,6 +62,10 @@ class CloudStorageLocation(ObjectLocation):
             )
             return None if blob is None else _status(blob)
 
+    def written_ns(self, version: int) -> int:
+        """Returns when a version was written: a generation is that time in microseconds."""
+        return version * 1000
+
     def read(self) -> bytes:
         """Returns the object's content, its checksum verified."""
         with _explain_reading(self):
@@ -233,8 +237,7 @@ def _status(blob: Any) -> FileStatus:
     import base64
 
     checksum = int.from_bytes(base64.b64decode(blob.crc32c or ""), "big")
-    # The generation is the time of writing in microseconds.
-    return FileStatus(int(blob.size or 0), int(blob.generation or 0) * 1000, checksum)
+    return FileStatus(int(blob.size or 0), int(blob.generation or 0), checksum)
 
 
 def _retry(function: Callable[[], Result]) -> Result:

@@ -22,12 +22,12 @@ class FileStatus:
 
     Attributes:
         size: In bytes.
-        modified_ns: When it was last written, in nanoseconds since 1970.
+        version: Increases when the file is written; see ``Location.written_ns``.
         checksum: CRC-32C of the content; -1 if the store does not keep one.
     """
 
     size: int
-    modified_ns: int
+    version: int
     checksum: int = -1
 
 
@@ -80,6 +80,10 @@ class Location(ABC):
     @abstractmethod
     def status(self) -> FileStatus | None:
         """Returns what is known of the file; None if there is no such file."""
+
+    def written_ns(self, version: int) -> int:
+        """Returns when a version of the file was written, in nanoseconds since 1970."""
+        return version
 
     @abstractmethod
     def read(self) -> bytes:
