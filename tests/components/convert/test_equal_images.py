@@ -1,15 +1,12 @@
 """Which images count as equal, and what is read to find out; the bucket is an emulated Cloud Storage."""
 
-from pathlib import Path
-
 import google_crc32c
 import numpy as np
 import pytest
 
-from imgpipe.components.convert import equal_images
 from imgpipe.components.convert.equal_images import groups_of_equal_images
 from imgpipe.components.convert.row_table import RowTable
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import FileStatus, LocalLocation, parse_location
 
 # More than the stage of the ends looks at.
 MIDDLE = bytes(range(256)) * 8
@@ -26,13 +23,13 @@ class Images:
     def here(self, name, content):
         """Adds a local file, whose checksum nobody tells."""
         (self._folder / name).write_bytes(content)
-        self.table.append(self._source, 1, name, "a", "", size=len(content))
+        self.table.append(self._source, 1, name, "a", "", status=FileStatus(len(content), 0))
 
     def there(self, name, content, *, told=True):
         """Adds an object of the bucket, whose checksum the bucket tells unless it is composed of others."""
         path = self._cloud.put(name, content)
         checksum = int(google_crc32c.value(content)) if told else -1
-        self.table.append(self._source, 1, path, "a", "", size=len(content), checksum=checksum)
+        self.table.append(self._source, 1, path, "a", "", status=FileStatus(len(content), 0, checksum))
 
     def same(self):
         """Returns the sets of rows that share a group, each of more than one row."""
@@ -50,18 +47,18 @@ def images(tmp_path, cloud):
 def reads(monkeypatch):
     """Names of the files that are read while a test runs: of their ends, and as a whole."""
     made = {"ends": [], "whole": []}
-    read_part, read_file = equal_images.read_part, equal_images.read_file
+    read_range, read = LocalLocation.read_range, LocalLocation.read
 
-    def part(path, *rest):
-        made["ends"].append(Path(path).name)
-        return read_part(path, *rest)
+    def end(file, *arguments):
+        made["ends"].append(file.name)
+        return read_range(file, *arguments)
 
-    def whole(path):
-        made["whole"].append(Path(path).name)
-        return read_file(path)
+    def whole(file):
+        made["whole"].append(file.name)
+        return read(file)
 
-    monkeypatch.setattr(equal_images, "read_part", part)
-    monkeypatch.setattr(equal_images, "read_file", whole)
+    monkeypatch.setattr(LocalLocation, "read_range", end)
+    monkeypatch.setattr(LocalLocation, "read", whole)
     return made
 
 

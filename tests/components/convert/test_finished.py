@@ -6,9 +6,9 @@ import pytest
 
 from imgpipe.components.common.dataset import MANIFEST_NAME
 from imgpipe.components.common.errors import InvalidDataError, OutputError
-from imgpipe.components.convert import shards
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
+from imgpipe.components.storage import LocalLocation
 
 
 @pytest.fixture
@@ -20,16 +20,20 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def read_nothing(location):
-    raise AssertionError(f"{location} was read again")
+def read_no_image(file, read=LocalLocation.read):
+    assert not file.name.endswith((".jpg", ".png")), f"{file} was read again"
+    return read(file)
+
+
+def read_nothing(*_, **__):
+    raise AssertionError("the records were read again")
 
 
 def test_the_same_again_succeeds_without_reading_an_image(tmp_path, arguments, monkeypatch, capsys):
     first = convert(ConvertArguments(**arguments), tmp_path / "one")
     before = contents(tmp_path / "data")
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "read_file", read_nothing)
-        patched.setattr("imgpipe.components.convert.equal_images.read_file", read_nothing)
+        patched.setattr(LocalLocation, "read", read_no_image)
         second = convert(ConvertArguments(**arguments), tmp_path / "two")
     assert second == first
     assert contents(tmp_path / "data") == before

@@ -18,7 +18,7 @@ from imgpipe.components.convert.convert import convert
 from imgpipe.components.convert.label_set import label_set_text, names_in
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import split_rows
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import FileStatus, parse_location
 
 SETS = [("cat",), ("cat", "dog"), ("dog",), (), ("cat", "red, bright")] * 4
 
@@ -208,7 +208,7 @@ def test_tfrecord_files_are_described_where_they_lie(listed, tmp_path):
     for name, split in made.splits.items():
         assert described.splits[name].images_per_label == split.images_per_label
         assert described.splits[name].examples == split.examples
-    with pytest.raises(InvalidDataError, match="multi_label=true"):
+    with pytest.raises(InvalidDataError, match="multi_label to true"):
         convert(ConvertArguments(**patterns), tmp_path / "refused")
     with pytest.raises(OutputError, match="multi_label=true"):
         convert(ConvertArguments(**patterns), tmp_path / "described")
@@ -248,7 +248,7 @@ def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, frac
     table = RowTable()
     source = table.add_source("list.csv", parse_location(""))
     for number, names in enumerate(sets):
-        table.append(source, number, f"{number}.jpg", label_set_text(names), "", size=1)
+        table.append(source, number, f"{number}.jpg", label_set_text(names), "", status=FileStatus(1, 0))
     rows = np.arange(len(sets))
     drawn = split_rows(table, rows, rows, {VALIDATION: fraction}, seed, multi_label=True)
     assert sorted(np.concatenate(list(drawn.values())).tolist()) == rows.tolist()
@@ -270,7 +270,7 @@ def test_every_label_comes_near_its_share():
     source = table.add_source("list.csv", parse_location(""))
     for number in range(2000):
         names = [name for name, share in shares.items() if draw.random() < share]
-        table.append(source, number, f"{number}.jpg", label_set_text(names), "", size=1)
+        table.append(source, number, f"{number}.jpg", label_set_text(names), "", status=FileStatus(1, 0))
     rows = np.arange(2000)
     drawn = split_rows(table, rows, rows, {VALIDATION: 0.2, TEST: 0.1}, 0, multi_label=True)
     in_all, *of_split = (

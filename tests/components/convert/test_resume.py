@@ -89,16 +89,18 @@ def test_a_conversion_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pa
 def test_what_is_finished_is_not_read_again(tmp_path, images, monkeypatch):
     output = tmp_path / "out"
     convert(arguments(images), tmp_path / "undisturbed")
-    read_file = shards.read_file
-    read = []
+    prepare, read = shards._prepare, []
 
-    def reads_twenty(location):
+    def prepare_row(row, *arguments):
+        read.append(row.location)
+        return prepare(row, *arguments)
+
+    def prepare_twenty(row, *arguments):
         if len(read) == 20:
             raise KeyboardInterrupt
-        read.append(location)
-        return read_file(location)
+        return prepare_row(row, *arguments)
 
-    monkeypatch.setattr(shards, "read_file", reads_twenty)
+    monkeypatch.setattr(shards, "_prepare", prepare_twenty)
     with pytest.raises(KeyboardInterrupt):
         convert(arguments(images), output, threads=1)
     assert all(name.startswith(".") for name in os.listdir(output))
@@ -106,7 +108,7 @@ def test_what_is_finished_is_not_read_again(tmp_path, images, monkeypatch):
     assert finished
     first = set(read)
     read.clear()
-    monkeypatch.setattr(shards, "read_file", lambda location: read.append(location) or read_file(location))
+    monkeypatch.setattr(shards, "_prepare", prepare_row)
     convert(arguments(images), output)
     assert contents(output) == contents(tmp_path / "undisturbed")
     assert {name: (output / name).stat().st_ino for name in finished} == finished

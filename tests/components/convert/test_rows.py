@@ -59,7 +59,7 @@ def test_quotes_commas_accents_and_relative_paths(tmp_path, csv_of):
         ("é/日本.jpg", "Größe", 4, 3),
         (f"{tmp_path}/a.jpg", "absolute", 5, 3),
     ]
-    assert all(os.path.isfile(row.location) for row in rows.accepted)
+    assert all(os.path.isfile(str(row.location)) for row in rows.accepted)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_all_editors_files_are_read(tmp_path, content):
         ("a.jpg, ", "the label is empty"),
         ('"a.jpg,x', "the quotes do not match"),
         ('"a.jpg"b,x', "the quotes do not match"),
-        ("s3://bucket/a.jpg,x", "local paths and gs:// are understood, not s3://"),
+        ("s3://bucket/a.jpg,x", "s3:// is not supported; local paths and gs:// are"),
         ("training,gs://bucket/a.jpg", "the label is missing"),
-        ("gs://,x", "names no object"),
-        ("gs:///a.jpg,x", "names no object"),
-        ("gs://bucket,x", "names no object"),
+        ("gs://,x", "has no bucket"),
+        ("gs:///a.jpg,x", "has no bucket"),
+        ("gs://bucket,x", "names no file"),
         ("test,a.jpg,x,y", "exactly one label"),
         ("missing.jpg,x", "no such file"),
-        ("folder,x", "not a file"),
+        ("folder,x", "not a regular file"),
         ("a\0.jpg,x", "null"),
         ("n" * 5000 + ",x", "name too long"),
         ("n" * 2_000_000 + ",x", "the line has 2,000,003 characters"),
@@ -325,7 +325,9 @@ def test_any_content_gives_rows_or_an_explained_error(tmp_path, suffix, content,
     lines = [line for line in text.split("\n") if line.strip()]
     assert len(rows) == len(rows.accepted) + len(rows.rejected) == len(lines)
     assert all(rejected.reason for rejected in rows.rejected)
-    assert all(row.location.startswith("gs://") or os.path.isfile(row.location) for row in rows.accepted)
+    assert all(
+        str(row.location).startswith("gs://") or os.path.isfile(str(row.location)) for row in rows.accepted
+    )
 
 
 def test_a_folder_of_label_folders(tmp_path):
@@ -380,7 +382,7 @@ def test_a_patterns_files_are_labelled_by_their_folder(tmp_path):
         ("b/rose/2.PNG", "rose"),
         ("b/tulip/3.gif", "tulip"),
     ]
-    assert all(os.path.isfile(row.location) for row in rows.accepted)
+    assert all(os.path.isfile(str(row.location)) for row in rows.accepted)
     assert not_used.files == 1
     with pytest.raises(MissingInputError, match="matches no file"):
         read_folder(f"{tmp_path}/*/*.jpg")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import shuffled, split_rows
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import FileStatus, parse_location
 
 
 def rows_of(counts, order=None):
@@ -18,7 +18,7 @@ def rows_of(counts, order=None):
     table = RowTable()
     source = table.add_source("list.csv", parse_location(""))
     for path, label, number in rows:
-        table.append(source, number, path, label, "", size=1)
+        table.append(source, number, path, label, "", status=FileStatus(1, 0))
     return table
 
 
