@@ -1,7 +1,6 @@
 """The difference between champion and challenger on the same images, with a confidence interval."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +35,9 @@ class Comparison:
 
 
 def compare(
-    labels: NDArray[np.integer[Any]],
-    champion: NDArray[np.floating[Any]],
-    challenger: NDArray[np.floating[Any]],
-    *,
-    seed: int = 0,
+    champion_correct: NDArray[np.bool_], challenger_correct: NDArray[np.bool_], *, seed: int = 0
 ) -> Comparison:
-    """Compares two models' probabilities for the same examples.
+    """Compares two models by whether their predictions for the same examples are correct.
 
     The interval is the percentile bootstrap over examples (Efron, 1979) with 10,000 resamples. Each example
     counts as -1, 0 or 1, so resampling n examples with replacement is sampling the three counts from a
@@ -50,21 +45,7 @@ def compare(
     is too narrow.
 
     Args:
-        labels: [examples], the true classes, 0..N-1; at least one.
-        champion: [examples, N], probabilities.
-        challenger: [examples, N], probabilities.
-        seed: The seed of the resampling.
-    """
-    return compare_correct(champion.argmax(axis=1) == labels, challenger.argmax(axis=1) == labels, seed=seed)
-
-
-def compare_correct(
-    champion_correct: NDArray[np.bool_], challenger_correct: NDArray[np.bool_], *, seed: int = 0
-) -> Comparison:
-    """Compares two models, like ``compare``, by whether their predictions are correct.
-
-    Args:
-        champion_correct: bool [examples], whether the champion's prediction is correct.
+        champion_correct: bool [examples], whether the champion's prediction is correct; at least one example.
         challenger_correct: bool [examples], whether the challenger's prediction is correct.
         seed: The seed of the resampling.
     """

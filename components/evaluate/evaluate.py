@@ -22,7 +22,7 @@ from imgpipe.components.common.served_model import ServedModel, check_labels, lo
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.calibration import Calibration, compute_calibration
 from imgpipe.components.evaluate.champion import champion_folder
-from imgpipe.components.evaluate.comparison import Comparison, compare, compare_correct
+from imgpipe.components.evaluate.comparison import Comparison, compare
 from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import (
     MultiLabelMetrics,
@@ -273,11 +273,7 @@ def _comparison(
     check_labels(champion, challenger.labels, where=str(folder))
     log_event("champion", f"evaluate: the champion is {folder}")
     theirs = _predict(champion, dataset_folder, split, class_of, manifest, SliceReader(manifest))
-    if predictions.is_multi_label:
-        return compare_correct(
-            theirs.correct[predictions.has_label], predictions.correct[predictions.has_label]
-        )
-    return compare(predictions.classes, theirs.probabilities, predictions.probabilities)
+    return compare(theirs.correct[predictions.has_label], predictions.correct[predictions.has_label])
 
 
 def _log(evaluation: Evaluation) -> None:
@@ -361,41 +357,29 @@ def _locate_failure(
 
 def _mistakes(predictions: _Predictions, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
     """Returns the worst mistakes with their images, read in a second pass to save memory in the first."""
+    classes, probabilities = predictions.classes, predictions.probabilities
     if predictions.is_multi_label:
-        return _wrong_decisions(predictions, folder, split, labels)
-    worst = worst_mistakes(predictions.classes, predictions.probabilities, _MAX_MISTAKES)
-    records = _records_at({mistake.index for mistake in worst}, folder, split)
+        worst = [
+            (
+                decision.index,
+                label_names(labels, classes[decision.index]),
+                ("" if decision.predicted else "not ") + labels[decision.class_index],
+                decision.probability,
+            )
+            for decision in worst_decisions(classes, probabilities, _MAX_MISTAKES)
+        ]
+    else:
+        worst = [
+            (mistake.index, labels[mistake.true_class], labels[mistake.predicted_class], mistake.probability)
+            for mistake in worst_mistakes(classes, probabilities, _MAX_MISTAKES)
+        ]
+    indices = {index for index, *_ in worst}
+    records = {
+        index: record
+        for index, record in enumerate(read_split(folder, split, multi_label=predictions.is_multi_label))
+        if index in indices
+    }
     return [
-        Mistake(
-            records[mistake.index].encoded,
-            records[mistake.index].filename,
-            labels[mistake.true_class],
-            labels[mistake.predicted_class],
-            mistake.probability,
-        )
-        for mistake in worst
+        Mistake(records[index].encoded, records[index].filename, true, predicted, probability)
+        for index, true, predicted, probability in worst
     ]
-
-
-def _wrong_decisions(
-    predictions: _Predictions, folder: Path, split: Split, labels: Sequence[str]
-) -> list[Mistake]:
-    worst = worst_decisions(predictions.classes, predictions.probabilities, _MAX_MISTAKES)
-    records = _records_at({decision.index for decision in worst}, folder, split, multi_label=True)
-    return [
-        Mistake(
-            records[decision.index].encoded,
-            records[decision.index].filename,
-            label_names(labels, predictions.classes[decision.index]),
-            ("" if decision.predicted else "not ") + labels[decision.class_index],
-            decision.probability,
-        )
-        for decision in worst
-    ]
-
-
-def _records_at(
-    indices: set[int], folder: Path, split: Split, *, multi_label: bool = False
-) -> dict[int, ImageRecord]:
-    records = enumerate(read_split(folder, split, multi_label=multi_label))
-    return {index: record for index, record in records if index in indices}

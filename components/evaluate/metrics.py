@@ -263,17 +263,19 @@ def _per_class(
         np.bincount(values, minlength=classes).tolist()
         for values in (labels[labels == predicted], labels, predicted)
     ]
-    return tuple(
-        ClassMetrics(
-            precision=hits / predictions if predictions else None,
-            recall=hits / support if support else None,
-            # support + predictions = 2 TP + FP + FN.
-            f1=2 * hits / (support + predictions) if support + predictions else None,
-            support=support,
-            predicted=predictions,
-        )
-        for hits, support, predictions in zip(*counts, strict=True)
-    )
+    return tuple(ClassMetrics(**class_counts(*cell)) for cell in zip(*counts, strict=True))
+
+
+def class_counts(hits: int, support: int, predicted: int) -> dict[str, Any]:
+    """Returns the fields of ``ClassMetrics`` for the numbers of hits, images and predictions of a class."""
+    return {
+        "precision": hits / predicted if predicted else None,
+        "recall": hits / support if support else None,
+        # support + predicted = 2 TP + FP + FN.
+        "f1": 2 * hits / (support + predicted) if support + predicted else None,
+        "support": support,
+        "predicted": predicted,
+    }
 
 
 def mean_of_defined(values: Iterable[float | None]) -> float | None:

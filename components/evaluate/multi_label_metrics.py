@@ -17,6 +17,7 @@ from imgpipe.components.evaluate.metrics import (
     MIN_PROBABILITY,
     ClassMetrics,
     check_probabilities,
+    class_counts,
     mean_of_defined,
     row_chunks,
 )
@@ -187,15 +188,8 @@ def label_names(labels: Sequence[str], target: NDArray[np.bool_]) -> str:
 def _label_metrics(
     target: NDArray[np.bool_], predicted: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]
 ) -> LabelMetrics:
-    hits, support, predictions = (int(array.sum()) for array in (target & predicted, target, predicted))
-    return LabelMetrics(
-        precision=hits / predictions if predictions else None,
-        recall=hits / support if support else None,
-        f1=2 * hits / (support + predictions) if support + predictions else None,
-        support=support,
-        predicted=predictions,
-        average_precision=average_precision(target, probabilities),
-    )
+    counts = (int(array.sum()) for array in (target & predicted, target, predicted))
+    return LabelMetrics(**class_counts(*counts), average_precision=average_precision(target, probabilities))
 
 
 def _cross_entropy(targets: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]]) -> float:

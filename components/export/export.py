@@ -130,7 +130,12 @@ def export(
     with local_dataset(dataset_folder) as local_folder:
         served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
         measured = _check(reference, served, exported_folder, arguments)
-        formats = _formats(exported_folder, local_folder, evaluation, reference, arguments)
+        formats: tuple[ModelFormat, ...] = ()
+        if names := arguments.formats():
+            # Imported here because it loads TensorFlow.
+            from imgpipe.components.export.formats import convert_formats
+
+            formats = convert_formats(names, exported_folder, local_folder, evaluation, reference)
     log_result(
         "export",
         f"{len(reference)} predictions in a new process match the evaluation "
@@ -144,21 +149,6 @@ def export(
         target = publish_model(exported_folder, parse_location(arguments.job_dir))
         log_event("published", f"export: published to {target}")
     return Exported(measured, formats, evaluation["top_1_accuracy"], split)
-
-
-def _formats(
-    exported_folder: Path,
-    dataset_folder: Path,
-    evaluation: dict[str, Any],
-    reference: NDArray[np.float32],
-    arguments: ExportArguments,
-) -> tuple["ModelFormat", ...]:
-    if not arguments.formats():
-        return ()
-    # Imported here because it loads TensorFlow.
-    from imgpipe.components.export.formats import convert_formats
-
-    return convert_formats(arguments.formats(), exported_folder, dataset_folder, evaluation, reference)
 
 
 def _check(

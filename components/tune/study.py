@@ -135,16 +135,15 @@ class Study:
         """Records that a trial's process is about to start."""
         self._live(trial_id).set_user_attr(_STARTS, self.starts_of(trial_id) + 1)
 
-    def report(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> bool:
-        """Records the evaluations that are new; returns whether there were any."""
+    def report(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> None:
+        """Records the evaluations that are new."""
         known = {evaluation["step"] for evaluation in self._by_id(trial_id).evaluations}
         live = self._live(trial_id)
-        new = [evaluation for evaluation in evaluations if evaluation["step"] not in known]
-        for evaluation in new:
-            # The value first: an evaluation whose attribute is set is not reported again.
-            live.report(float(evaluation[METRIC]), int(evaluation["step"]))
-            live.set_user_attr(f"{_EVALUATION}{evaluation['step']}", dict(evaluation))
-        return bool(new)
+        for evaluation in evaluations:
+            if evaluation["step"] not in known:
+                # The value first: an evaluation whose attribute is set is not reported again.
+                live.report(float(evaluation[METRIC]), int(evaluation["step"]))
+                live.set_user_attr(f"{_EVALUATION}{evaluation['step']}", dict(evaluation))
 
     def note_stop(self, trial_id: int, reason: str) -> None:
         """Records the reason to stop a trial, before the trial is stopped."""

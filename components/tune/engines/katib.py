@@ -35,7 +35,8 @@ from imgpipe.components.train.command_line import command_line_arguments, shards
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
-from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
+from imgpipe.components.tune.engines.remote import typed_values, with_trial_files
+from imgpipe.components.tune.engines.reporter import TrialReporter
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.search_space import grid_size
 from imgpipe.components.tune.trial_process import failure_in
@@ -105,7 +106,7 @@ class KatibSearch:
         with on_termination(delete):
             _create_or_find(search, body)
             log_event("job_started", f"tune: following experiment {search.name}", step="tune", job=name)
-            ended, trials = self._follow(search, TrialReporter(self.spec.request, report))
+            ended, trials = self._follow(search, TrialReporter(self.spec.request.max_trials, report))
         if condition(ended, katib.FAILED):
             raise _failure(ended, trials, search.name)
         return trials

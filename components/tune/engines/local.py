@@ -25,6 +25,7 @@ from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
+from imgpipe.components.tune.engines.reporter import TrialReporter
 from imgpipe.components.tune.job_dir import (
     FEATURES_FOLDER,
     STUDY_FOLDER,
@@ -101,8 +102,9 @@ class _Run:
     """The state of a running search."""
 
     def __init__(self, search: LocalSearch, study: Study, report: Report) -> None:
-        self.search, self.spec, self.study, self._report = search, search.spec, study, report
+        self.search, self.spec, self.study = search, search.spec, study
         self.request = search.spec.request
+        self.reporter = TrialReporter(self.request.max_trials, report, study.trials())
         self.shares: list[Share] = list(shares(self.request.max_parallel_trials))
         self.running: dict[int, tuple[TrialProcess, Share]] = {}
         self.failure: PipelineError | None = None
@@ -182,16 +184,8 @@ class _Run:
             inherited=[*self.study.files, *(process.connection for process, _ in self.running.values())],
         )
         self.running[trial.id] = (process, share)
-        log_event(
-            "trial_started",
-            f"tune: trial {trial.id} of {self.request.max_trials}: {values_text(trial.values)}",
-            trial=trial.id,
-            trials=self.request.max_trials,
-            values=dict(trial.values),
-            max_steps=trial.max_steps,
-            steps=trial.steps,
-            pid=process.pid,
-        )
+        self.reporter.restart(trial.id)
+        self.reporter.update(self.study.trials())
 
     def _wait(self) -> None:
         """Waits briefly for evaluations and exits of trials, and handles them."""
@@ -226,7 +220,7 @@ class _Run:
 
     def _record(self, trial_id: int, evaluations: Sequence[Mapping[str, Any]]) -> str:
         """Records a trial's evaluations and returns the reason to stop it; empty if it continues."""
-        is_new = self.study.report(trial_id, evaluations)
+        self.study.report(trial_id, evaluations)
         trials = self.study.trials()
         trial = trials[trial_id - 1]
         reason = trial.stop_reason
@@ -236,17 +230,7 @@ class _Run:
             if reason:
                 self.study.note_stop(trial_id, reason)
                 log_event("trial_stopped", f"tune: trial {trial_id} is stopped: {reason}", trial=trial_id)
-        if is_new:
-            log_event(
-                "trial_evaluated",
-                f"tune: trial {trial_id}: step {trial.steps:,} of {trial.max_steps:,}, "
-                f"{METRIC} {evaluations[-1][METRIC]:.4f}, its best {trial.best_so_far:.4f}",
-                trial=trial_id,
-                steps=trial.steps,
-                value=evaluations[-1][METRIC],
-                best=trial.best_so_far,
-            )
-            self._report(self.study.trials())
+        self.reporter.update(self.study.trials())
         return reason
 
     def _ended(self, process: TrialProcess, exit_code: int | None) -> None:
@@ -272,41 +256,18 @@ class _Run:
                 trial=trial_id,
             )
             return
-        self._failed(trial_id, problem, exit_code, last_lines)
+        failed = self.study.fail(trial_id, problem, exit_code, last_lines)
+        trials = self.study.trials()
+        self.reporter.update(trials)
+        self.failure = self.failure or self._failure_after(failed, trials)
 
     def _succeeded(
         self, trial_id: int, final: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]
     ) -> None:
         self.study.report(trial_id, evaluations)
         model = trial_model(self.spec.job_dir, trial_id)
-        trial = self.study.succeed(trial_id, final, str(model.absolute()))
-        stopped = f", stopped at step {trial.steps:,} of {trial.max_steps:,}" if trial.stop_reason else ""
-        log_event(
-            "trial_finished",
-            f"tune: trial {trial_id}: {METRIC} {trial.objective:.4f} on {final['examples']:,} images, "
-            f"the model of step {final['step']:,}{stopped}",
-            trial=trial_id,
-            state=trial.state,
-            steps=trial.steps,
-            objective=trial.objective,
-            stop_reason=trial.stop_reason,
-        )
-        self._report(self.study.trials())
-
-    def _failed(self, trial_id: int, problem: str, exit_code: int, last_lines: Sequence[str]) -> None:
-        trial = self.study.fail(trial_id, problem, exit_code, last_lines)
-        log_event(
-            "trial_finished",
-            f"tune: trial {trial_id} failed: {problem}",
-            severity="WARNING",
-            trial=trial_id,
-            state=trial.state,
-            steps=trial.steps,
-            last_lines=list(last_lines),
-        )
-        trials = self.study.trials()
-        self._report(trials)
-        self.failure = self.failure or self._failure_after(trial, trials)
+        self.study.succeed(trial_id, final, str(model.absolute()))
+        self.reporter.update(self.study.trials())
 
     def _failure_after(self, last: Trial, trials: Sequence[Trial]) -> PipelineError | None:
         """Returns the error that ends the search after a failed trial, or None if it continues."""

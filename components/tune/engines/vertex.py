@@ -13,7 +13,8 @@ from imgpipe.components.platforms.vertex.job_requests import digest, tuning_job
 from imgpipe.components.platforms.vertex.jobs import TUNING_JOB, failure_of, run_job
 from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
-from imgpipe.components.tune.engines.remote import TrialReporter, typed_values, with_trial_files
+from imgpipe.components.tune.engines.remote import typed_values, with_trial_files
+from imgpipe.components.tune.engines.reporter import TrialReporter
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
 
 COMMAND = ("python", "-m", "imgpipe.components.tune.remote_trial")
@@ -45,7 +46,7 @@ class VertexSearch:
 
         Cancels the job if the step is terminated.
         """
-        reporter = TrialReporter(self.spec.request, report)
+        reporter = TrialReporter(self.spec.request.max_trials, report)
         ended = run_job(
             self.job.location(self.run_arguments),
             TUNING_JOB,

@@ -6,13 +6,8 @@ from hypothesis import strategies as st
 from imgpipe.components.evaluate.comparison import compare
 
 
-def answers(right):
-    """Probabilities of a model that is correct where ``right`` is true, for true class 0."""
-    return np.array([[0.9, 0.1] if hit else [0.2, 0.8] for hit in right])
-
-
 def comparison_of(champion, challenger, **options):
-    return compare(np.zeros(len(champion), np.int64), answers(champion), answers(challenger), **options)
+    return compare(np.array(champion), np.array(challenger), **options)
 
 
 def test_the_difference_of_the_accuracies_is_in_the_interval():
@@ -22,7 +17,7 @@ def test_the_difference_of_the_accuracies_is_in_the_interval():
     assert found.difference == pytest.approx(0.2)
     assert (found.only_champion_right, found.only_challenger_right) == (10, 30)
     assert found.lower < 0.2 < found.upper
-    # Normal theory: the difference's deviation is sqrt((40/100 - 0.2**2) / 100) = 0.06.
+    # Normal theory: the difference's standard deviation is sqrt((40/100 - 0.2**2) / 100) = 0.06.
     assert found.lower == pytest.approx(0.2 - 1.96 * 0.06, abs=0.015)
     assert found.upper == pytest.approx(0.2 + 1.96 * 0.06, abs=0.015)
 

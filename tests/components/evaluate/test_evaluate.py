@@ -248,15 +248,6 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
-def test_a_thousand_classes_are_evaluated(coloured_dataset, linear_model, tmp_path):
-    labels = tuple(f"label {number}" for number in range(1000))
-    dataset = coloured_dataset(tmp_path / "data", labels)
-    metrics = evaluate(dataset, linear_model(tmp_path / "model", labels), files_in(tmp_path)).metrics
-    assert len(metrics.per_class) == 1000
-    assert len(metrics.confusion) <= 6
-    assert metrics.top_1_accuracy <= metrics.top_5_accuracy
-
-
 def test_shards_may_be_in_cloud_storage(dataset, model, cloud, evaluated, tmp_path):
     manifest = read_manifest(dataset)
     split = manifest.splits[VALIDATION]

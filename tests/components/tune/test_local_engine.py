@@ -90,12 +90,6 @@ def test_six_trials_in_parallel_are_stopped_early_and_ranked(tmp_path, warm):
     assert (tmp_path / "model" / f"trial_{best.id}" / "saved_model.pb").is_file()
 
 
-def test_without_early_stopping_all_trials_complete(tmp_path):
-    trials = run(tmp_path, max_trials=4, max_parallel_trials=2, trial_early_stopping="off")
-    assert [trial.steps for trial in trials] == [STEPS] * 4
-    assert not any(trial.stop_reason for trial in trials)
-
-
 @pytest.mark.parametrize(
     ("fault", "problem", "exit_code"),
     [
@@ -169,18 +163,13 @@ def test_a_grid_search_ends_after_the_last_point(tmp_path):
     assert len(trials) == 4
 
 
-def test_a_finished_search_runs_no_more_trials(tmp_path):
+def test_a_finished_search_runs_only_additional_trials(tmp_path):
     first = run(tmp_path, max_trials=3)
-    again = run(tmp_path, max_trials=3)
-    assert again == first
-    assert all(len(runs(tmp_path, trial.id)) == 1 for trial in first)
-
-
-def test_more_trials_are_added_to_a_finished_search(tmp_path):
-    first = run(tmp_path, max_trials=2)
+    assert run(tmp_path, max_trials=3) == first
     more = run(tmp_path, max_trials=4)
-    assert more[:2] == first
+    assert more[:3] == first
     assert len(more) == 4
+    assert all(len(runs(tmp_path, trial.id)) == 1 for trial in more)
 
 
 def test_another_search_in_the_same_folder_is_rejected(tmp_path):

@@ -13,6 +13,7 @@ from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.tune import TuningFiles, tune
+from tests.servers.configs import TUNING_CONFIG
 
 TRAINING = TrainingArguments(
     max_steps=4,
@@ -83,11 +84,6 @@ def test_a_model_does_not_replace_other_files(dataset, tmp_path):
 
 @pytest.mark.proof
 def test_the_command_line_accepts_the_original_config(digits_dataset, tmp_path):
-    config = (
-        "{trainingInput: {hyperparameters: {goal: MAXIMIZE, hyperparameterMetricTag: top_1_accuracy, "
-        "maxTrials: 6, maxParallelTrials: 3, enableTrialEarlyStopping: true, params: [{parameterName: "
-        "initial_learning_rate, type: DOUBLE, minValue: 0.001, maxValue: 0.2, scaleType: UNIT_LOG_SCALE}]}}}"
-    )
     result = subprocess.run(
         [
             sys.executable,
@@ -96,7 +92,7 @@ def test_the_command_line_accepts_the_original_config(digits_dataset, tmp_path):
             f"--training_data_path={digits_dataset}/train-*",
             f"--validation_data_path={digits_dataset}/validation-*",
             f"--job-dir={tmp_path / 'job'}",
-            f"--hyperparameters={config}",
+            f"--hyperparameters={TUNING_CONFIG}",
             "--model_type=resnet-18",
             "--image_size=32",
             "--weights=none",
