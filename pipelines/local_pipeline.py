@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.arguments import Kind, from_values
+from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.labels import is_valid_unicode
 from imgpipe.components.common.model_folder import local_model
@@ -29,7 +29,7 @@ from imgpipe.pipelines import compiled_pipelines
 from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, path_arguments, paths_in
+from imgpipe.pipelines.path_arguments import DATA_KINDS, path_arguments
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
@@ -297,11 +297,8 @@ def _check_texts(parameters: Mapping[str, Any]) -> None:
     """Rejects text that KFP or the steps would misread.
 
     Raises:
-        InvalidArgumentError: for a URL that the run cannot read, or KFP's own placeholder syntax.
+        InvalidArgumentError: for text that is not Unicode, or KFP's own placeholder syntax.
     """
-    for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER):
-        for path in paths_in(name, parameters.get(name, "")):
-            parse_location(path)
     for name, value in parameters.items():
         if not isinstance(value, str):
             continue

@@ -6,7 +6,6 @@ from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
-from imgpipe.components.storage import parse_location
 
 _INPUTS = ("images", "image_list", "records")
 
@@ -73,8 +72,6 @@ class BatchPredictArguments:
             InvalidArgumentError: if a value is invalid or missing, or if more than one input is given.
         """
         check_fields(self)
-        for name in ("model", "images", "image_list", "output_dir"):
-            parse_location(getattr(self, name))
         if not self.model:
             raise InvalidArgumentError("model is missing", remedy="give the model folder of a run")
         given = [name for name in _INPUTS if getattr(self, name)]

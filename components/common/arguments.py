@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.storage import parse_location
 
 Arguments = TypeVar("Arguments")
 
@@ -140,7 +141,7 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
             problem = "must be a finite number"
         elif not _is_allowed(field, converted):
             problem = f"allowed is {allowed_values(field)}"
-        else:
+        elif not (problem := _location_problem(field, converted)):
             return converted
     raise InvalidArgumentError(f"{field.name}={value!r}: {problem}", remedy="correct the value")
 
@@ -184,7 +185,7 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
         The values that were given, by field name, converted to the fields' types.
 
     Raises:
-        InvalidArgumentError: for a word that is no flag, an unknown or repeated flag (the nearest
+        InvalidArgumentError: for an argument that is not a flag, an unknown or repeated flag (the nearest
             known one is named), a missing value, or a value of the wrong type.
         SystemExit: with status 0, after ``--help`` or ``-h``.
     """
@@ -276,6 +277,19 @@ def _converted(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ValueError
     return value
+
+
+def _location_problem(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """Returns what is wrong with the URIs in the value of an argument that names files."""
+    kind = field.metadata["kind"]
+    if kind is None:
+        return ""
+    try:
+        for path in value.split(",") if kind in (Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS) else [value]:
+            parse_location(path.strip())
+    except InvalidArgumentError as error:
+        return f"{error.problem}; {error.remedy}"
+    return ""
 
 
 def _is_allowed(field: "dataclasses.Field[Any]", value: Any) -> bool:

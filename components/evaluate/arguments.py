@@ -7,7 +7,6 @@ from imgpipe.components.common.arguments import Group, Kind, argument, check_fie
 from imgpipe.components.common.dataset import TEST, VALIDATION
 from imgpipe.components.deploy.arguments import DeployArguments, deployment_name
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage import parse_location
 
 AUTO = "auto"
 NO_CHAMPION = "none"
@@ -49,9 +48,6 @@ class EvaluateArguments:
             InvalidArgumentError: if one is not allowed, or a folder is a URL other than gs://.
         """
         check_fields(self)
-        parse_location(self.champion)
-        parse_location(self.deploy_dir)
-        parse_location(self.slices_csv)
         is_plain_http(self.vertex_endpoint)
 
     def resolved_name(self) -> str:

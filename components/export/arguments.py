@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, argument, check_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage import parse_location
 
 TFLITE, TFLITE_INT8, ONNX = "tflite", "tflite-int8", "onnx"
 FORMATS = (TFLITE, TFLITE_INT8, ONNX)
@@ -38,8 +37,6 @@ class ExportArguments:
             InvalidArgumentError: if job_dir is a URL other than gs://, or there is no such format.
         """
         check_fields(self)
-        if self.job_dir:
-            parse_location(self.job_dir)
         for name in self.formats():
             if name not in FORMATS:
                 raise InvalidArgumentError(

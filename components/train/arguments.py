@@ -12,7 +12,6 @@ from typing import TypeVar
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage import parse_location
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 
@@ -277,8 +276,6 @@ class TrainingArguments:
             )
         self.stepwise_learning_rates()
         self.optimizer_settings()
-        if self.job_dir:
-            parse_location(self.job_dir)
 
     def _needs_imagenet_weights(self) -> bool:
         return self.weights == "imagenet" and not self.pretrained_checkpoint_path

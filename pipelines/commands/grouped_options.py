@@ -9,7 +9,7 @@ import click
 from imgpipe.components.common.arguments import Group, Kind, description_of, flat_fields
 from imgpipe.pipelines.recipes import RECIPES
 
-# The groups of options that are no pipeline arguments; ``CONTAINERS`` comes last.
+# The groups of options that are not pipeline arguments; ``CONTAINERS`` comes last.
 TARGET, JOB, MACHINES, IMAGES, NETWORK = "Target", "Job", "Machines", "Images", "Network and encryption"
 RUNNING, IGNORED, CONTAINERS = "Running", "Accepted from gcloud and ignored", "Containers"
 _ORDER = (*Group, TARGET, JOB, MACHINES, IMAGES, NETWORK, RUNNING, IGNORED, CONTAINERS)
