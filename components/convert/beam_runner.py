@@ -19,14 +19,20 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
+from imgpipe.components.convert.output_folder import WORK_FOLDER, explain_write_errors
 from imgpipe.components.convert.row_table import Row
-from imgpipe.components.convert.shards import ImageRules, ShardPlan, ShardResult, result_written, write_shards
+from imgpipe.components.convert.shards import (
+    ImageRules,
+    ShardPlan,
+    ShardResult,
+    read_shard_result,
+    write_shards,
+)
 from imgpipe.components.storage import LocalLocation, Location, parse_location, resolve
 
 _ROWS_SUFFIX = ".rows"
 # A worker of a cluster runs several of these at once; its processors are shared out by the runner.
-_THREADS_OF_WORKER = 2
+_THREADS_PER_SHARD = 2
 
 
 def beam_writer(
@@ -71,9 +77,9 @@ def beam_writer(
     def write(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
     ) -> Sequence[ShardResult]:
-        with writing_explained(folder):
+        with explain_write_errors(folder):
             for plan in plans:
-                (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_rows_text(plan))
+                (folder / WORK_FOLDER / f"{plan.name}{_ROWS_SUFFIX}").write(_format_rows(plan))
         names = [plan.name for plan in plans]
         location = str(folder)
         try:
@@ -83,7 +89,7 @@ def beam_writer(
                     | "ShardNames" >> apache_beam.Create(names)
                     # Without it, a runner may hand all of them to one worker.
                     | "Spread" >> apache_beam.Reshuffle()
-                    | "WriteShard" >> apache_beam.Map(write_shard_of, location, asdict(rules))
+                    | "WriteShard" >> apache_beam.Map(write_planned_shard, location, asdict(rules))
                 )
         except PipelineError:
             raise
@@ -95,14 +101,14 @@ def beam_writer(
             ) from error
         results = []
         for plan in plans:
-            results.append(result_written(folder, plan.name))
+            results.append(read_shard_result(folder, plan.name))
             on_images(len(plan.rows))
         return results
 
     return write
 
 
-def write_shard_of(name: str, location: str, rules: dict[str, Any]) -> str:
+def write_planned_shard(name: str, location: str, rules: dict[str, Any]) -> str:
     """Writes one shard; runs on a worker.
 
     Args:
@@ -115,23 +121,23 @@ def write_shard_of(name: str, location: str, rules: dict[str, Any]) -> str:
     """
     folder = parse_location(location)
     lines = (folder / WORK_FOLDER / f"{name}{_ROWS_SUFFIX}").read().splitlines()
-    rows = [_row_of(line) for line in lines]
+    rows = [_parse_row(line) for line in lines]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         for _ in write_shards(
-            [ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_OF_WORKER
+            [ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_PER_SHARD
         ):
             pass
     return name
 
 
-def _rows_text(plan: ShardPlan) -> bytes:
+def _format_rows(plan: ShardPlan) -> bytes:
     # ASCII: a file name that is not UTF-8 is kept, and no character breaks a line.
     rows = ({**asdict(row), "location": str(row.location)} for row in plan.rows)
     return "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode("ascii")
 
 
-def _row_of(line: bytes) -> Row:
+def _parse_row(line: bytes) -> Row:
     fields = json.loads(line)
     # As it is in the row, without ~ expanded.
     return Row(**{**fields, "location": resolve(LocalLocation(""), fields["location"])})

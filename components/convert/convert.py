@@ -30,31 +30,31 @@ from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.records import class_to_label, label_to_class
 from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
-from imgpipe.components.convert.equal_images import groups_of_equal_images
+from imgpipe.components.convert.equal_images import group_equal_images
 from imgpipe.components.convert.existing_records import scan_records
 from imgpipe.components.convert.finished import (
     INPUTS,
-    check_made_of_records,
-    check_made_of_rows,
+    check_same_records,
+    check_same_rows,
     finished_manifest,
     inputs_digest,
 )
 from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
-from imgpipe.components.convert.label_set import names_in
+from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.output_folder import (
     LABELS_NAME,
-    conversion_into,
+    explain_write_errors,
     publish,
+    reserve_output_folder,
     shard_name,
-    writing_explained,
 )
 from imgpipe.components.convert.rejections import (
     REJECTED_NAME,
     check_rejected,
     described,
+    format_rejections,
     log_rejected,
-    rejected_csv,
 )
 from imgpipe.components.convert.remote_files import check_remote_files
 from imgpipe.components.convert.row_table import RowSelection
@@ -63,13 +63,13 @@ from imgpipe.components.convert.shards import (
     ImageRules,
     ShardPlan,
     ShardResult,
-    finished_shard,
+    find_finished_shard,
     write_shards,
 )
-from imgpipe.components.convert.split import fractions_of, shuffled, split_rows
+from imgpipe.components.convert.split import fractions_of, shuffle_rows, split_rows
 from imgpipe.components.storage import Location, parse_location
 
-_BYTES_OF_MEGABYTE = 1_000_000
+_BYTES_PER_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
 
 # Writes shards into the output folder's work folder and returns what became of their rows, in order; calls
@@ -125,34 +125,34 @@ def convert(
         if manifest is not None:
             _check_same(manifest, arguments, data_folder)
             log_event(
-                "convert_finished_already",
+                "convert_already_finished",
                 f"convert: {data_folder} holds the whole data set already; nothing is made again",
             )
         else:
-            manifest = _converted(arguments, data_folder, threads, writer or _thread_writer(threads))
+            manifest = _make_dataset(arguments, data_folder, threads, writer or _thread_writer(threads))
     if arguments.output_dir:
         manifest = with_absolute_paths(manifest, data_folder)
-        _describe_elsewhere(manifest, data_folder, target)
-    _log_done(manifest)
+        _write_description(manifest, data_folder, target)
+    _log_summary(manifest)
     return manifest
 
 
 def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Location) -> None:
     """Refuses a data set that is finished but is not what the arguments ask for."""
-    labels = _given_labels(arguments)
+    labels = _read_labels(arguments)
     if arguments.training_data_path:
-        check_made_of_records(
-            manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label
-        )
+        check_same_records(manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label)
         return
     rows = _read_rows(arguments, labels)
-    check_made_of_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
+    check_same_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
 
 
-def _converted(arguments: ConvertArguments, folder: Location, threads: int, writer: ShardWriter) -> Manifest:
+def _make_dataset(
+    arguments: ConvertArguments, folder: Location, threads: int, writer: ShardWriter
+) -> Manifest:
     shards: list[str] = []
-    with conversion_into(folder):
-        labels = _given_labels(arguments)
+    with reserve_output_folder(folder):
+        labels = _read_labels(arguments)
         if arguments.training_data_path:
             manifest = _from_records(arguments, labels, threads)
         else:
@@ -165,7 +165,7 @@ def _converted(arguments: ConvertArguments, folder: Location, threads: int, writ
     return manifest
 
 
-def _given_labels(arguments: ConvertArguments) -> tuple[str, ...]:
+def _read_labels(arguments: ConvertArguments) -> tuple[str, ...]:
     if not arguments.labels_file:
         return ()
     with parse_location(arguments.labels_file).local_copy() as path:
@@ -176,9 +176,9 @@ def _patterns(arguments: ConvertArguments) -> dict[str, str]:
     return {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
 
 
-def _describe_elsewhere(manifest: Manifest, data_folder: Location, folder: Location) -> None:
+def _write_description(manifest: Manifest, data_folder: Location, folder: Location) -> None:
     """Writes a manifest, the labels and rejected.csv of the data in ``data_folder`` into ``folder``."""
-    with writing_explained(folder):
+    with explain_write_errors(folder):
         if manifest.made_by["rejected"]:
             (folder / REJECTED_NAME).write((data_folder / REJECTED_NAME).read())
         (folder / LABELS_NAME).write(format_labels(manifest.labels).encode())
@@ -187,7 +187,7 @@ def _describe_elsewhere(manifest: Manifest, data_folder: Location, folder: Locat
 
 def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
     splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
-    _check_labelled(names, arguments)
+    _check_has_labels(names, arguments)
     examples = sum(split.examples for split in splits.values())
     source = {
         "form": "tfrecord",
@@ -219,28 +219,28 @@ def _from_images(
         arguments.multi_label,
     )
     plans = {
-        name: _plans(
+        name: _plan_shards(
             name,
-            RowSelection(rows.accepted, shuffled(rows.accepted, numbers, arguments.seed, name)),
-            arguments.shard_megabytes * _BYTES_OF_MEGABYTE,
+            RowSelection(rows.accepted, shuffle_rows(rows.accepted, numbers, arguments.seed, name)),
+            arguments.shard_megabytes * _BYTES_PER_MEGABYTE,
         )
         for name, numbers in numbers_of.items()
     }
     del numbers_of
     # Planning many rows takes arrays that the long work of writing has no use for.
     release_free_memory()
-    results = _written(plans, rules, folder, writer)
-    rejected = rows.rejected_in_order(
+    results = _write_missing_shards(plans, rules, folder, writer)
+    rejected = rows.sort_rejections(
         [row for split_results in results.values() for result in split_results for row in result.rejected]
     )
     if rejected:
-        with writing_explained(folder):
-            (folder / REJECTED_NAME).write(rejected_csv(rejected))
+        with explain_write_errors(folder):
+            (folder / REJECTED_NAME).write(format_rejections(rejected))
         log_rejected(rejected, folder)
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder)
     splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
     _check_not_empty(splits, arguments)
-    _check_labelled(labels, arguments)
+    _check_has_labels(labels, arguments)
     made_by: dict[str, Any] = {
         "source": _source(arguments),
         INPUTS: inputs,
@@ -297,7 +297,7 @@ def _splits(
     undecided = table.rows_for("")
     settings: dict[str, float] = {}
     if len(undecided):
-        groups = groups_of_equal_images(table, undecided, threads)
+        groups = group_equal_images(table, undecided, threads)
         test_fraction = 0.0 if arguments.test_csv else arguments.test_fraction
         fractions = fractions_of(arguments.validation_fraction, test_fraction)
         drawn = split_rows(
@@ -316,12 +316,14 @@ def _splits(
 def _labels_of(
     rows: Rows, numbers_of: dict[str, npt.NDArray[np.int64]], *, multi_label: bool
 ) -> tuple[str, ...]:
-    used = np.unique(np.concatenate([rows.accepted.labels_of(numbers) for numbers in numbers_of.values()]))
+    used = np.unique(
+        np.concatenate([rows.accepted.label_indices(numbers) for numbers in numbers_of.values()])
+    )
     texts = [rows.accepted.label_names[int(number)] for number in used]
-    return sort_labels(chain.from_iterable(map(names_in, texts)) if multi_label else texts)
+    return sort_labels(chain.from_iterable(map(parse_label_set, texts)) if multi_label else texts)
 
 
-def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
+def _plan_shards(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
     """Divides a split's rows, in their order, evenly among its shards.
 
     The number of shards follows from the sizes of the images' files, so it is known before the first
@@ -337,7 +339,7 @@ def _plans(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
     ]
 
 
-def _written(
+def _write_missing_shards(
     plans_of: dict[str, list[ShardPlan]], rules: ImageRules, folder: Location, writer: ShardWriter
 ) -> dict[str, list[ShardResult]]:
     """Writes the shards that are not finished yet and returns, for every split, what became of its rows."""
@@ -345,7 +347,7 @@ def _written(
     finished: dict[str, ShardResult] = {}
     waiting = []
     for plan in (plan for plans in plans_of.values() for plan in plans):
-        known = finished_shard(folder, names, plan, rules)
+        known = find_finished_shard(folder, names, plan, rules)
         if known is None:
             waiting.append(plan)
         else:
@@ -402,7 +404,7 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
             )
 
 
-def _check_labelled(labels: Sequence[str], arguments: ConvertArguments) -> None:
+def _check_has_labels(labels: Sequence[str], arguments: ConvertArguments) -> None:
     if not labels:
         raise InvalidDataError(
             "no image has a label",
@@ -430,7 +432,7 @@ def _log_planned(
     arguments: ConvertArguments,
 ) -> None:
     splits = ", ".join(f"{len(numbers):,} {name}" for name, numbers in numbers_of.items())
-    rejected = rows.rejected_in_order()
+    rejected = rows.sort_rejections()
     log_event(
         "convert_planned",
         f"convert: {len(rows):,} rows: {splits}, {len(rejected):,} rejected at once; {len(labels):,} labels",
@@ -445,7 +447,7 @@ def _log_planned(
         )
 
 
-def _log_done(manifest: Manifest) -> None:
+def _log_summary(manifest: Manifest) -> None:
     counts = {name: manifest.made_by[name] for name in ("rows", "written", "rejected")}
     reencoded = len(manifest.made_by["reencoded"])
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in manifest.splits.items())

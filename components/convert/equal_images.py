@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 _END_BYTES = 512
 
 
-def groups_of_equal_images(
+def group_equal_images(
     table: RowTable, numbers: npt.NDArray[np.int64], threads: int
 ) -> npt.NDArray[np.int64]:
     """Returns a group for each of some rows: equal for rows with equal images, else different.
@@ -32,15 +32,15 @@ def groups_of_equal_images(
         numbers: Which of them.
         threads: How many files are read at once.
     """
-    places = np.fromiter((_place(table, int(number)) for number in numbers), np.uint64, len(numbers))
-    first_of_place, place_of_row = _distinct(places)
+    places = np.fromiter((_location_hash(table, int(number)) for number in numbers), np.uint64, len(numbers))
+    first_of_place, place_of_row = _unique(places)
     del places
     group_of_place = _equal_files(table, numbers[first_of_place], threads)
     groups: npt.NDArray[np.int64] = group_of_place[place_of_row]
     return groups
 
 
-def _distinct(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def _unique(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Returns where each distinct value stands first, and for each value which of the distinct ones it is.
 
     As ``np.unique`` does, in half the memory, which is the most that a conversion of many rows takes.
@@ -57,7 +57,7 @@ def _distinct(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], np
     return firsts, which
 
 
-def _place(table: RowTable, number: int) -> int:
+def _location_hash(table: RowTable, number: int) -> int:
     # Eight bytes for each path: a set of the paths themselves would be the largest thing in memory.
     location = str(table.location(number)).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(location, digest_size=8).digest(), "big")
@@ -66,17 +66,17 @@ def _place(table: RowTable, number: int) -> int:
 def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) -> npt.NDArray[np.int64]:
     groups = np.arange(len(files))
     sizes = table.sizes(files)
-    candidates = _of_equal_key(groups, sizes)
+    candidates = _with_shared_key(groups, sizes)
     # Most files of one size are of one size by chance, and differ at their ends already.
     # A checksum that the bucket tells is of the whole object, and that of an end is not: they do not compare.
     told = {int(sizes[one]) for one in candidates if table.checksum(int(files[one])) >= 0}
     places = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
-    ends = _computed(
+    ends = _map_integers(
         lambda place: 0 if place[1] in told else _end_checksum(table, *place), places, threads, most=64
     )
-    candidates = _of_equal_key(candidates, sizes[candidates] << 32 | ends)
+    candidates = _with_shared_key(candidates, sizes[candidates] << 32 | ends)
     numbers = map(int, files[candidates])
-    checksums = _computed(lambda number: _checksum(table, number), numbers, threads, most=4)
+    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, most=4)
     known: dict[tuple[int, int], int] = {}
     for candidate, checksum in zip(candidates.tolist(), checksums.tolist(), strict=True):
         if checksum >= 0:
@@ -84,14 +84,14 @@ def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) ->
     return groups
 
 
-def _of_equal_key(candidates: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _with_shared_key(candidates: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Returns the candidates that share their key with another, in the order of the keys."""
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
     return candidates[order[np.append(same, False) | np.append(False, same)]] if len(order) else candidates
 
 
-def _computed(
+def _map_integers(
     function: Callable[[Item], int], items: Iterable[Item], threads: int, *, most: int
 ) -> npt.NDArray[np.int64]:
     """Returns ``function`` of every item, computed on threads that take up to ``most`` at a time."""

@@ -15,8 +15,8 @@ from imgpipe.components.common.records import ImageRecord, decode_example, label
 from imgpipe.components.common.tfrecord import read_records, write_record
 from imgpipe.components.storage import Location, find_files
 
-_PROBLEMS_KEPT = 100
-_PROBLEMS_SHOWN = 10
+_MAX_PROBLEMS_PER_FILE = 100
+_MAX_PROBLEMS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def scan_records(
             without a record.
     """
     files = {name: find_files(pattern) for name, pattern in patterns.items()}
-    _check_apart(files)
+    _check_disjoint(files)
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
     done = 0
@@ -86,11 +86,11 @@ def scan_records(
     everything = [shard for shards in scanned.values() for shard in shards]
     if not labels:
         _check_consecutive(everything)
-        labels = _names_of_labels(everything)
+        labels = _name_labels(everything)
     return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
 
 
-def _check_apart(files: Mapping[str, Collection[Location]]) -> None:
+def _check_disjoint(files: Mapping[str, Collection[Location]]) -> None:
     """Refuses a file that is in two splits: the accuracy on what was trained on means nothing."""
     split_of: dict[Location, str] = {}
     for name, split_files in files.items():
@@ -133,11 +133,11 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
                         _check_label(label, largest_label, where)
                 except InvalidDataError as error:
                     count += 1
-                    if len(problems) < _PROBLEMS_KEPT:
+                    if len(problems) < _MAX_PROBLEMS_PER_FILE:
                         problems.append(error)
                     continue
                 examples += 1
-                for label, text in _named(record):
+                for label, text in _pair_labels(record):
                     images_per_label[label] += 1
                     seen = texts.setdefault(label, set())
                     if len(seen) < 2:
@@ -154,7 +154,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
     )
 
 
-def _named(record: ImageRecord) -> Iterable[tuple[int, str]]:
+def _pair_labels(record: ImageRecord) -> Iterable[tuple[int, str]]:
     """Returns the labels of a record, each with the name that it has there."""
     texts = (record.text,) if record.labels is None else record.texts
     labels = record.all_labels
@@ -186,8 +186,8 @@ def _raise_problems(shards: Sequence[ScannedShard]) -> None:
     if len(problems) == 1:
         raise problems[0]
     count = sum(shard.problem_count for shard in shards)
-    lines = "".join(f"\n  {problem.where}: {problem.problem}" for problem in problems[:_PROBLEMS_SHOWN])
-    more = f"\n  and {count - _PROBLEMS_SHOWN:,} more" if count > _PROBLEMS_SHOWN else ""
+    lines = "".join(f"\n  {problem.where}: {problem.problem}" for problem in problems[:_MAX_PROBLEMS_SHOWN])
+    more = f"\n  and {count - _MAX_PROBLEMS_SHOWN:,} more" if count > _MAX_PROBLEMS_SHOWN else ""
     files = sum(bool(shard.problems) for shard in shards)
     raise InvalidDataError(
         f"{count:,} records are wrong, in {files:,} of {len(shards):,} files:{lines}{more}",
@@ -230,7 +230,7 @@ def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
     )
 
 
-def _names_of_labels(shards: Sequence[ScannedShard]) -> tuple[str, ...]:
+def _name_labels(shards: Sequence[ScannedShard]) -> tuple[str, ...]:
     texts: dict[int, set[str]] = {}
     for shard in shards:
         for label, seen in shard.texts.items():

@@ -9,7 +9,7 @@ from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.output_folder import LABELS_NAME, WORK_FOLDER
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
-from imgpipe.components.convert.split import drawing_keys
+from imgpipe.components.convert.split import draw_keys
 from imgpipe.components.storage import Location, find_files
 
 INPUTS = "inputs_sha256"
@@ -41,7 +41,7 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
     digest = hashlib.sha256(repr((settings, rejected)).encode("utf-8", "surrogatepass"))
     for use in (UNASSIGNED, TRAIN, VALIDATION, TEST):
         numbers = rows.accepted.rows_for(use)
-        keys = drawing_keys(rows.accepted, numbers, f"inputs {use}")
+        keys = draw_keys(rows.accepted, numbers, f"inputs {use}")
         order = keys.argsort(kind="stable")
         digest.update(keys[order].tobytes())
         digest.update(rows.accepted.sizes(numbers[order]).tobytes())
@@ -62,7 +62,7 @@ def finished_manifest(folder: Location) -> Manifest | None:
     return manifest if LABELS_NAME in names and all(names[one.path] == one.bytes for one in own) else None
 
 
-def check_made_of_rows(
+def check_same_rows(
     manifest: Manifest, folder: Location, arguments: ConvertArguments, rows: Rows, inputs: str
 ) -> None:
     """Makes sure that the data set in a folder is what these rows would become.
@@ -72,19 +72,19 @@ def check_made_of_rows(
     """
     made_by, names = manifest.made_by, folder.contents()
     if made_by.get(INPUTS) != inputs:
-        raise _others(folder, "it was made from other rows or with other arguments")
+        raise _conflict_error(folder, "it was made from other rows or with other arguments")
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         if shard.path not in names:
-            raise _others(folder, f"its shard {shard.path} is missing")
+            raise _conflict_error(folder, f"its shard {shard.path} is missing")
     if made_by["rejected"] > made_by["rows"] * arguments.max_rejected_fraction:
-        raise _others(folder, "more of its rows were rejected than max_rejected_fraction allows now")
+        raise _conflict_error(folder, "more of its rows were rejected than max_rejected_fraction allows now")
     written_ns = _written_ns(folder)
     for row in rows.accepted:
         if row.location.written_ns(row.version) > written_ns:
-            raise _others(folder, f"{row.location} has changed since")
+            raise _conflict_error(folder, f"{row.location} has changed since")
 
 
-def check_made_of_records(
+def check_same_records(
     manifest: Manifest,
     folder: Location,
     patterns: Mapping[str, str],
@@ -107,26 +107,26 @@ def check_made_of_records(
         for name, split_files in files.items()
     }
     if manifest.made_by["source"].get("form") != "tfrecord" or described != found:
-        raise _others(folder, "it describes other files")
+        raise _conflict_error(folder, "it describes other files")
     if manifest.multi_label != multi_label:
-        raise _others(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
+        raise _conflict_error(folder, f"it was made with multi_label={str(manifest.multi_label).lower()}")
     written_ns = _written_ns(folder)
     for file, status in (item for split_files in files.values() for item in split_files.items()):
         if file.written_ns(status.version) > written_ns:
-            raise _others(folder, f"{file.absolute()} has changed since")
+            raise _conflict_error(folder, f"{file.absolute()} has changed since")
     if labels and labels != manifest.labels:
-        raise _others(folder, "it names other labels")
+        raise _conflict_error(folder, "it names other labels")
 
 
 def _written_ns(folder: Location) -> int:
     manifest = folder / MANIFEST_NAME
     status = manifest.status()
     if status is None:
-        raise _others(folder, f"its {MANIFEST_NAME} is missing")
+        raise _conflict_error(folder, f"its {MANIFEST_NAME} is missing")
     return manifest.written_ns(status.version)
 
 
-def _others(folder: Location, problem: str) -> OutputError:
+def _conflict_error(folder: Location, problem: str) -> OutputError:
     return OutputError(
         f"{folder!r} exists already and holds a finished data set: {problem}",
         remedy="name a new folder; nothing is deleted or overwritten",

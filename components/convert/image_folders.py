@@ -45,10 +45,10 @@ _IMAGE_SUFFIXES = frozenset(
 _TRAIN_FOLDER = "train"
 _VALIDATION_FOLDERS = ("val", "validation", "valid")
 _TEST_FOLDER = "test"
-_NAMES_SHOWN = 10
-_OTHERS_NAMED = 3
+_MAX_NAMES = 10
+_MAX_EXAMPLES = 3
 # Folders that somebody calls so are splits, in whatever case, unless they hold images themselves.
-_WORDS_FOR_SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
+_SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
 # More folders than this in a folder of Cloud Storage are not looked through for train and val.
 _MAX_FOLDERS = 10_000
 
@@ -71,7 +71,7 @@ class _Others:
 
     def add(self, name: str) -> None:
         self.files += 1
-        if len(self.examples) < _OTHERS_NAMED:
+        if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(name)
 
     def not_used(self, folders: Iterable[str] = ()) -> NotUsed:
@@ -142,10 +142,10 @@ def _read_folder(rows: Rows, images: str, root: Location) -> NotUsed:
     top = _children(root)
     folders = _visible_folders(top)
     validation = [name for name in _VALIDATION_FOLDERS if name in folders]
-    _refuse_half_a_split(images, folders, validation, lambda name: bool(_subfolders(root / name)))
+    _check_split_folders(images, folders, validation, lambda name: bool(_subfolders(root / name)))
     if not folders:
-        raise _not_of_the_form(images, "no subfolder", top)
-    uses = _uses_of(folders, validation)
+        raise _layout_error(images, "no subfolder", top)
+    uses = _find_splits(folders, validation)
     source = rows.add_source(images, root)
     others = _Others()
     images_of: Counter[str] = Counter()
@@ -166,12 +166,12 @@ def _read_folder(rows: Rows, images: str, root: Location) -> NotUsed:
             rows.add(source, 0, path, label, use=use, status=status)
             images_of[label] += 1
         if len(rows) == before:
-            raise _not_of_the_form(str(parent), "no image in a label's folder", _children(parent))
+            raise _layout_error(str(parent), "no image in a label's folder", _children(parent))
     empty = sorted(label for label, count in images_of.items() if not count)
     # In a bucket a folder without an image has other files, which are reported as not used.
     if empty and root.is_local:
         raise InvalidDataError(
-            f"no image in {len(empty)} of {len(images_of)} label folders: {', '.join(empty[:_NAMES_SHOWN])}",
+            f"no image in {len(empty)} of {len(images_of)} label folders: {', '.join(empty[:_MAX_NAMES])}",
             where=images,
             remedy="add images to it, or remove the folder if it is not a label",
         )
@@ -201,7 +201,7 @@ def _visible_folders(names: list[str]) -> list[str]:
     return [name.rstrip("/") for name in names if name.endswith("/") and not name.startswith(".")]
 
 
-def _uses_of(folders: list[str], validation: list[str]) -> dict[str, str]:
+def _find_splits(folders: list[str], validation: list[str]) -> dict[str, str]:
     """Returns the folders that are splits; empty when the folders are labels."""
     if not validation or _TRAIN_FOLDER not in folders:
         return {}
@@ -209,7 +209,7 @@ def _uses_of(folders: list[str], validation: list[str]) -> dict[str, str]:
     return {**uses, _TEST_FOLDER: TEST} if _TEST_FOLDER in folders else uses
 
 
-def _refuse_half_a_split(
+def _check_split_folders(
     folder: str, folders: list[str], validation: list[str], has_folders: Callable[[str], bool]
 ) -> None:
     has_train = _TRAIN_FOLDER in folders
@@ -219,7 +219,7 @@ def _refuse_half_a_split(
             where=folder,
             remedy="keep one of the two",
         )
-    splits = [name for name in folders if name.lower() in _WORDS_FOR_SPLITS]
+    splits = [name for name in folders if name.lower() in _SPLIT_NAMES]
     if not (has_train and validation) and len(splits) > 1 and all(map(has_folders, splits)):
         raise InvalidDataError(
             f"the folders {', '.join(map(repr, splits))} look like splits, not like labels",
@@ -248,9 +248,9 @@ def _check_label(label: str, folder: str) -> None:
         )
 
 
-def _not_of_the_form(folder: str, problem: str, names: list[str]) -> InvalidDataError:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    holds = ", ".join(names[:_NAMES_SHOWN]) + more if names else "nothing"
+def _layout_error(folder: str, problem: str, names: list[str]) -> InvalidDataError:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    holds = ", ".join(names[:_MAX_NAMES]) + more if names else "nothing"
     return InvalidDataError(
         f"the folder of images has {problem}",
         where=f"{folder} holds: {holds}",

@@ -11,7 +11,7 @@ from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import find_label_problem, is_valid_unicode, looks_like_utf_16
 from imgpipe.components.common.tfrecord import starts_with_record
-from imgpipe.components.convert.label_set import label_set_text
+from imgpipe.components.convert.label_set import format_label_set
 from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.images.checking import ImageError, detect_image_format
@@ -30,12 +30,12 @@ _USES = {
 _USE_KEY = "aiplatform.googleapis.com/ml_use"
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 # A longer line is no row: a file without line ends, perhaps, or no text at all.
-_LONGEST_LINE = 1_000_000
-_HEADER_WORDS = ("label", "labels", "class")
+_MAX_LINE_CHARACTERS = 1_000_000
+_LABEL_HEADERS = ("label", "labels", "class")
 
 
 @dataclass(frozen=True)
-class _Parsed:
+class _ParsedRow:
     """A line taken apart; ``problem`` is what is wrong with it, if anything."""
 
     path: str
@@ -74,14 +74,14 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
     with location.local_copy() as path:
         for number, line, problem in _lines(file, path):
             parsed = (
-                _Parsed(line, "", UNASSIGNED, problem)
+                _ParsedRow(line, "", UNASSIGNED, problem)
                 if problem
-                else _with_use(parse(line, multi_label), use, file)
+                else _check_use(parse(line, multi_label), use, file)
             )
             rejected_before = len(rows.rejected)
             rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
             first_label = parsed.label.partition(",")[0].strip().lower()
-            if number == 1 and len(rows.rejected) > rejected_before and first_label in _HEADER_WORDS:
+            if number == 1 and len(rows.rejected) > rejected_before and first_label in _LABEL_HEADERS:
                 reason = "looks like a header line, which the file must not have"
                 rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
     if len(rows) == before:
@@ -90,7 +90,7 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
         )
 
 
-def _refuse_image(beginning: bytes, file: str) -> None:
+def _reject_image(beginning: bytes, file: str) -> None:
     try:
         image_format = detect_image_format(beginning)
     except ImageError:
@@ -116,19 +116,19 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
                     remedy="give it as training_data_path",
                 )
             if b"\0" in beginning:
-                _refuse_image(beginning, file)
+                _reject_image(beginning, file)
         # Bytes that are not UTF-8 become lone surrogates, which tells on which line they are.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as text:
             number = 0
-            while line := text.readline(_LONGEST_LINE + 1):
+            while line := text.readline(_MAX_LINE_CHARACTERS + 1):
                 number += 1
                 length = len(line)
-                while len(line) > _LONGEST_LINE and not line.endswith("\n"):
-                    line = text.readline(_LONGEST_LINE + 1)
+                while len(line) > _MAX_LINE_CHARACTERS and not line.endswith("\n"):
+                    line = text.readline(_MAX_LINE_CHARACTERS + 1)
                     length += len(line)
                     if not line:
                         break
-                if length > _LONGEST_LINE + 1:
+                if length > _MAX_LINE_CHARACTERS + 1:
                     yield number, "", f"the line has {length:,} characters: not a row"
                 elif not line.isascii() and not is_valid_unicode(line):
                     shown = line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -141,24 +141,24 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
         ) from None
 
 
-def _with_use(parsed: _Parsed, use: str, file: str) -> _Parsed:
+def _check_use(parsed: _ParsedRow, use: str, file: str) -> _ParsedRow:
     """Returns the row for the split that the file is for."""
     if not use or parsed.problem:
         return parsed
     if parsed.use not in (UNASSIGNED, use):
         problem = f"the row says that it is for {parsed.use}, but {file} is given for {use}"
-        return _Parsed(parsed.path, parsed.label, use, problem)
-    return _Parsed(parsed.path, parsed.label, use)
+        return _ParsedRow(parsed.path, parsed.label, use, problem)
+    return _ParsedRow(parsed.path, parsed.label, use)
 
 
-def _parse_csv(line: str, multi_label: bool) -> _Parsed:
+def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
     # One line at a time: a quote that is never closed spoils its own row, not the rest of the file.
     try:
         cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except csv.Error as error:
-        return _Parsed(line, "", problem=f"the quotes do not match ({error})")
+        return _ParsedRow(line, "", problem=f"the quotes do not match ({error})")
     if multi_label:
-        return _parse_cells(cells)
+        return _parse_multi_label_cells(cells)
     use = UNASSIGNED
     if len(cells) > 2 and cells[0].strip().lower() in _USES:
         use = _USES[cells[0].strip().lower()]
@@ -168,13 +168,13 @@ def _parse_csv(line: str, multi_label: bool) -> _Parsed:
             f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label, unless "
             "multi_label=true is given"
         )
-        return _Parsed(cells[0], ",".join(cells[1:]), use, problem)
+        return _ParsedRow(cells[0], ",".join(cells[1:]), use, problem)
     if len(cells) < 2:
-        return _Parsed(cells[0], "", use, f"1 column instead of 2 (path,label){_other_separator(cells[0])}")
-    return _checked(cells[0], cells[1].strip(), use)
+        return _ParsedRow(cells[0], "", use, f"1 column instead of 2 (path,label){_separator_hint(cells[0])}")
+    return _check_row(cells[0], cells[1].strip(), use)
 
 
-def _parse_cells(cells: list[str]) -> _Parsed:
+def _parse_multi_label_cells(cells: list[str]) -> _ParsedRow:
     """Takes a row of path and any number of labels apart."""
     use = UNASSIGNED
     first = cells[0].strip().lower()
@@ -182,14 +182,14 @@ def _parse_cells(cells: list[str]) -> _Parsed:
     if len(cells) > (1 if first else 2) and first in _USES:
         use = _USES[first]
         cells = cells[1:]
-    elif len(cells) == 1 and _other_separator(cells[0]):
-        return _Parsed(cells[0], "", use, f"1 column{_other_separator(cells[0])}")
+    elif len(cells) == 1 and _separator_hint(cells[0]):
+        return _ParsedRow(cells[0], "", use, f"1 column{_separator_hint(cells[0])}")
     # A spreadsheet fills the rows with fewer labels up with empty cells.
     names = [name for name in (cell.strip() for cell in cells[1:]) if name]
-    return _checked_set(cells[0], names, use)
+    return _check_label_set(cells[0], names, use)
 
 
-def _other_separator(cell: str) -> str:
+def _separator_hint(cell: str) -> str:
     """Returns a hint if the columns of a row are separated as some spreadsheets do."""
     for character, name in ((";", "semicolons"), ("\t", "tabs")):
         if character in cell:
@@ -197,19 +197,19 @@ def _other_separator(cell: str) -> str:
     return ""
 
 
-def _parse_json(line: str, multi_label: bool) -> _Parsed:
+def _parse_json(line: str, multi_label: bool) -> _ParsedRow:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return _Parsed(line, "", problem=f"the line is not JSON ({error})")
+        return _ParsedRow(line, "", problem=f"the line is not JSON ({error})")
     if not isinstance(content, dict):
-        return _Parsed(line, "", problem="the line is not a JSON object")
+        return _ParsedRow(line, "", problem="the line is not a JSON object")
     path = content.get("imageGcsUri")
     annotations = content.get("classificationAnnotations", [content.get("classificationAnnotation")])
     resources = content.get("dataItemResourceLabels")
     use_text = resources.get(_USE_KEY, "") if isinstance(resources, dict) else ""
     if not isinstance(path, str):
-        return _Parsed(line, "", problem="there is no text imageGcsUri in the line")
+        return _ParsedRow(line, "", problem="there is no text imageGcsUri in the line")
     if not isinstance(annotations, list) or (len(annotations) != 1 and not multi_label):
         problem = (
             f"the image has {len(annotations)} annotations; it needs exactly one label, unless "
@@ -217,23 +217,23 @@ def _parse_json(line: str, multi_label: bool) -> _Parsed:
             if isinstance(annotations, list)
             else "classificationAnnotations is not a list"
         )
-        return _Parsed(path, "", problem=problem)
+        return _ParsedRow(path, "", problem=problem)
     names = [_display_name(annotation) for annotation in annotations]
     texts = [name for name in names if name is not None]
     if len(texts) < len(names):
         problem = "there is no text classificationAnnotation.displayName in the line"
         if multi_label:
             problem += "; an image without a label has classificationAnnotations: []"
-        return _Parsed(path, "", problem=problem)
-    label = label_set_text(texts) if multi_label else texts[0]
+        return _ParsedRow(path, "", problem=problem)
+    label = format_label_set(texts) if multi_label else texts[0]
     if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
-        return _Parsed(path, label, problem=problem)
+        return _ParsedRow(path, label, problem=problem)
     if not (is_valid_unicode(path) and is_valid_unicode(label)):
-        return _Parsed(ascii(path), ascii(label), problem="the line holds half a Unicode character")
+        return _ParsedRow(ascii(path), ascii(label), problem="the line holds half a Unicode character")
     if multi_label:
-        return _checked_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
-    return _checked(path, label.strip(), _USES[use_text.strip().lower()])
+        return _check_label_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
+    return _check_row(path, label.strip(), _USES[use_text.strip().lower()])
 
 
 def _display_name(annotation: Any) -> str | None:
@@ -241,16 +241,16 @@ def _display_name(annotation: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _checked_set(path: str, names: list[str], use: str) -> _Parsed:
+def _check_label_set(path: str, names: list[str], use: str) -> _ParsedRow:
     """Returns the row of a path and its labels, with what is wrong with the first that is wrong."""
-    label = label_set_text(names)
+    label = format_label_set(names)
     if not path.strip():
-        return _Parsed(path, label, use, "the path is empty")
-    problems = (find_label_problem(name) or _checked(path, name, use).problem for name in names)
-    return _Parsed(path, label, use, next(filter(None, problems), ""))
+        return _ParsedRow(path, label, use, "the path is empty")
+    problems = (find_label_problem(name) or _check_row(path, name, use).problem for name in names)
+    return _ParsedRow(path, label, use, next(filter(None, problems), ""))
 
 
-def _checked(path: str, label: str, use: str) -> _Parsed:
+def _check_row(path: str, label: str, use: str) -> _ParsedRow:
     problem = ""
     if not path.strip():
         problem = "the path is empty"
@@ -260,7 +260,7 @@ def _checked(path: str, label: str, use: str) -> _Parsed:
         problem = "the label is missing after the path"
     elif "\n" in label or "\r" in label:
         problem = "the label has a line break"
-    return _Parsed(path, label, use, problem)
+    return _ParsedRow(path, label, use, problem)
 
 
 _SAVE_AS_UTF_8 = "save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8')"

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 
 
-def label_set_text(names: Iterable[str]) -> str:
+def format_label_set(names: Iterable[str]) -> str:
     """Returns the names in the order of the alphabet, each once, separated by commas; quoted where needed.
 
     Equal sets give equal texts, different ones different ones; the empty set gives the empty text.
@@ -15,6 +15,6 @@ def label_set_text(names: Iterable[str]) -> str:
     return text.getvalue()
 
 
-def names_in(text: str) -> tuple[str, ...]:
-    """Returns the names that ``label_set_text`` made a text of."""
+def parse_label_set(text: str) -> tuple[str, ...]:
+    """Returns the names that ``format_label_set`` made a text of."""
     return tuple(next(csv.reader([text]))) if text else ()

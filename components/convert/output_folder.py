@@ -24,9 +24,9 @@ _MARKER_TEXT = (
 )
 _SHARD = rf"(?:{TRAIN}|{VALIDATION}|{TEST})-\d{{5}}-of-\d{{5}}"
 _TOP = rf"(?:{_SHARD}|{re.escape(LABELS_NAME)}|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)})"
-_OURS_AT_THE_TOP = re.compile(rf"{_TOP}|\.{_TOP}\.[0-9a-f]{{32}}\.partial")
+_OUTPUT_FILE = re.compile(rf"{_TOP}|\.{_TOP}\.[0-9a-f]{{32}}\.partial")
 _WORK_FILE = rf"(?:README|{_SHARD}(?:\.json|\.partial|\.rows)?)"
-_OURS_AT_WORK = re.compile(
+_WORK_FOLDER_FILE = re.compile(
     rf"{re.escape(WORK_FOLDER)}/(?:{_WORK_FILE}|\.{_WORK_FILE}\.[0-9a-f]{{32}}\.partial)?"
 )
 _FINISHED_SHARD = re.compile(_SHARD)
@@ -38,7 +38,7 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 @contextmanager
-def conversion_into(folder: Location) -> Iterator[None]:
+def reserve_output_folder(folder: Location) -> Iterator[None]:
     """Guards a conversion into a folder, which is made if it is missing.
 
     A conversion that was interrupted or killed, or whose Beam runner failed, leaves its work folder, and the
@@ -52,19 +52,19 @@ def conversion_into(folder: Location) -> Iterator[None]:
             the remains of a conversion that did not end well.
     """
     with folder.lock():
-        with writing_explained(folder):
-            _take_over(folder)
+        with explain_write_errors(folder):
+            _prepare_work_folder(folder)
             (folder / _MARKER).write(_MARKER_TEXT)
         try:
             yield
         except PipelineError as error:
             if not error.retry_can_help and not isinstance(error, InternalError):
-                _remove_ours(folder, keep=REJECTED_NAME)
+                _remove_output(folder, keep=REJECTED_NAME)
             raise
         except Exception:
-            _remove_ours(folder, keep=REJECTED_NAME)
+            _remove_output(folder, keep=REJECTED_NAME)
             raise
-        with writing_explained(folder):
+        with explain_write_errors(folder):
             _remove_work(folder)
 
 
@@ -76,7 +76,7 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
         shards: The names of the shards that the work folder holds.
         files: Name and content of what else belongs there; manifest.json is written last.
     """
-    with writing_explained(folder):
+    with explain_write_errors(folder):
         for name in shards:
             (folder / WORK_FOLDER / name).rename(folder / name)
         for name in sorted(files, key=lambda name: name == MANIFEST_NAME):
@@ -90,7 +90,7 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
 
 
 @contextmanager
-def writing_explained(folder: Location) -> Iterator[None]:
+def explain_write_errors(folder: Location) -> Iterator[None]:
     """Makes an OutputError of the system's errors, e.g. a full disk, in a block that writes to ``folder``."""
     try:
         yield
@@ -102,14 +102,14 @@ def writing_explained(folder: Location) -> Iterator[None]:
         ) from None
 
 
-def _take_over(folder: Location) -> None:
+def _prepare_work_folder(folder: Location) -> None:
     """Makes of what lies in the folder the work folder of this conversion, or refuses it."""
     names = folder.contents()
     is_unfinished = any(name.startswith(f"{WORK_FOLDER}/") for name in names)
     others = [
         name
         for name in names
-        if not (is_unfinished and (_OURS_AT_THE_TOP.fullmatch(name) or _OURS_AT_WORK.fullmatch(name)))
+        if not (is_unfinished and (_OUTPUT_FILE.fullmatch(name) or _WORK_FOLDER_FILE.fullmatch(name)))
     ]
     if not is_unfinished and others == [REJECTED_NAME] and _is_list_of_rejections(folder):
         # All that a conversion leaves that was refused for its rejected rows.
@@ -127,7 +127,7 @@ def _take_over(folder: Location) -> None:
     for name in sorted(names, key=lambda name: name != MANIFEST_NAME):
         if _FINISHED_SHARD.fullmatch(name):
             (folder / name).rename(folder / WORK_FOLDER / name)
-        elif _OURS_AT_THE_TOP.fullmatch(name) or name.endswith(".partial"):
+        elif _OUTPUT_FILE.fullmatch(name) or name.endswith(".partial"):
             (folder / name).remove()
 
 
@@ -135,9 +135,9 @@ def _is_list_of_rejections(folder: Location) -> bool:
     return (folder / REJECTED_NAME).read().startswith(",".join(HEADER).encode() + b"\n")
 
 
-def _remove_ours(folder: Location, keep: str = "") -> None:
+def _remove_output(folder: Location, keep: str = "") -> None:
     for name in folder.contents():
-        if _OURS_AT_THE_TOP.fullmatch(name) and name != keep:
+        if _OUTPUT_FILE.fullmatch(name) and name != keep:
             (folder / name).remove()
     _remove_work(folder)
 
@@ -145,6 +145,6 @@ def _remove_ours(folder: Location, keep: str = "") -> None:
 def _remove_work(folder: Location) -> None:
     # The marker last: a kill in between leaves what the next run knows as ours.
     for name in sorted(folder.contents(), key=lambda name: name == _MARKER):
-        if _OURS_AT_WORK.fullmatch(name) and not name.endswith("/"):
+        if _WORK_FOLDER_FILE.fullmatch(name) and not name.endswith("/"):
             (folder / name).remove()
     (folder / WORK_FOLDER).remove_empty_folder()

@@ -13,10 +13,10 @@ REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")
 _SHOWN = 5
 # A list of more is for a program to read, not for a person to scroll through.
-_MOST_LOGGED = 1_000
+_MAX_LOGGED = 1_000
 
 
-def rejected_csv(rejections: Sequence[Rejection]) -> bytes:
+def format_rejections(rejections: Sequence[Rejection]) -> bytes:
     """Returns rejected.csv: a header, then file, line, path, label and reason of every rejected row.
 
     A line of 0 (an image of a folder, which has no line) is left empty.
@@ -39,7 +39,7 @@ def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
         rejections: The rejected rows.
         folder: Where rejected.csv lies.
     """
-    for row in rejections[:_MOST_LOGGED]:
+    for row in rejections[:_MAX_LOGGED]:
         log_event(
             "row_rejected",
             f"convert: rejected: {described(row)}",
@@ -50,13 +50,13 @@ def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
             label=row.label,
             reason=row.reason,
         )
-    if len(rejections) > _MOST_LOGGED:
+    if len(rejections) > _MAX_LOGGED:
         log_event(
             "rejections_not_logged",
-            f"convert: and {len(rejections) - _MOST_LOGGED:,} more rejected rows; {folder / REJECTED_NAME} "
+            f"convert: and {len(rejections) - _MAX_LOGGED:,} more rejected rows; {folder / REJECTED_NAME} "
             "lists all of them",
             severity="WARNING",
-            count=len(rejections) - _MOST_LOGGED,
+            count=len(rejections) - _MAX_LOGGED,
         )
 
 

@@ -70,7 +70,7 @@ def _status(location: Location) -> tuple[FileStatus | None, str]:
 def _set_status(rows: Rows, number: int, status: FileStatus | None, problem: str) -> None:
     if status is None:
         rows.drop(number, problem or f"there is no object {rows.accepted.location(number)!r}")
-    elif too_large := rows.size_problem(status.size):
+    elif too_large := rows.find_size_problem(status.size):
         rows.drop(number, too_large)
     else:
         rows.accepted.set_status(number, status)

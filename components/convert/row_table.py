@@ -190,11 +190,11 @@ class RowTable(Sequence[Row]):
         """Returns the CRC-32C of the image's file, -1 when it is not known."""
         return self._checksum[index] if index < len(self._checksum) else -1
 
-    def labels_of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    def label_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Returns the labels of some rows as places in ``label_names``."""
         return np.frombuffer(self._label, np.uint32)[numbers] if len(numbers) else np.zeros(0, np.uint32)
 
-    def label_at(self, index: int) -> str:
+    def label_name(self, index: int) -> str:
         """Returns a row's label."""
         return self._label_names[self._label[index]]
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.labels import find_label_problem
-from imgpipe.components.convert.label_set import names_in
+from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 from imgpipe.components.storage import FileStatus, Location, resolve
 
 # A row whose text is longer is rejected; its path and label are cut off in the list.
-_LONGEST_SHOWN = 500
+_MAX_TEXT_CHARACTERS = 500
 
 
 class Rows:
@@ -38,9 +38,9 @@ class Rows:
         self.rejected: list[Rejection] = []
         self._read = 0
         self._max_image_bytes = max_image_bytes
-        self._label_problem = _label_check(known_labels)
+        self._label_problem = _label_checker(known_labels)
         if multi_label:
-            self._label_problem = _each_checked(self._label_problem)
+            self._label_problem = _label_set_checker(self._label_problem)
 
     def __len__(self) -> int:
         """The number of rows that were read."""
@@ -85,7 +85,7 @@ class Rows:
         if not problem and status is None:
             status, problem = self._status(source, path)
         if not problem and status is not None:
-            problem = self.size_problem(status.size)
+            problem = self.find_size_problem(status.size)
         if problem:
             self.reject(source, line, path, label, problem)
         else:
@@ -94,7 +94,7 @@ class Rows:
     def reject(self, source: int, line: int, path: str, label: str, reason: str) -> None:
         """Enters a row among the rejected ones; ``add`` has counted it."""
         self.rejected.append(
-            Rejection(self.accepted.sources[source].file, line, _shortened(path), _shortened(label), reason)
+            Rejection(self.accepted.sources[source].file, line, _shorten(path), _shorten(label), reason)
         )
 
     def drop(self, number: int, reason: str) -> None:
@@ -103,12 +103,12 @@ class Rows:
         self.accepted.drop(number)
         self.rejected.append(Rejection(row.file, row.line, row.path, row.label, reason))
 
-    def rejected_in_order(self, others: Sequence[Rejection] = ()) -> list[Rejection]:
+    def sort_rejections(self, others: Sequence[Rejection] = ()) -> list[Rejection]:
         """Returns the rejected rows, with others, in the order of the sources and their lines."""
         place = {source.file: number for number, source in enumerate(self.accepted.sources)}
         return sorted([*self.rejected, *others], key=lambda row: (place[row.file], row.line, row.path))
 
-    def size_problem(self, size: int) -> str:
+    def find_size_problem(self, size: int) -> str:
         """Returns what is wrong with the size of an image's file, if anything."""
         if size <= self._max_image_bytes:
             return ""
@@ -128,41 +128,41 @@ class Rows:
         try:
             status = location.status()
         except OSError as error:
-            return None, f"cannot read {_shortened(str(location))!r}: {error.strerror}"
+            return None, f"cannot read {_shorten(str(location))!r}: {error.strerror}"
         if status is None:
-            return None, f"no such file: {_shortened(str(location))}{_windows_hint(path)}"
+            return None, f"no such file: {_shorten(str(location))}{_backslash_hint(path)}"
         return status, ""
 
 
-def _windows_hint(path: str) -> str:
+def _backslash_hint(path: str) -> str:
     """Returns a hint if a path that does not exist is written as on Windows."""
     return "; folders are separated by /, not by a backslash" if "\\" in path else ""
 
 
-def _label_check(known_labels: Sequence[str]) -> Callable[[str], str]:
+def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:
     """Returns a function from a label to what is wrong with it; each label is looked up once."""
     problems = dict.fromkeys(known_labels, "")
 
-    def problem_of(label: str) -> str:
+    def find_problem(label: str) -> str:
         if not known_labels:
             return find_label_problem(label)
         if label not in problems:
-            near = difflib.get_close_matches(label[:_LONGEST_SHOWN], known_labels, n=1)
+            near = difflib.get_close_matches(label[:_MAX_TEXT_CHARACTERS], known_labels, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else ""
-            problems[label] = f"the label {_shortened(label)!r} is not in the labels file{guess}"
+            problems[label] = f"the label {_shorten(label)!r} is not in the labels file{guess}"
         return problems[label]
 
-    return problem_of
+    return find_problem
 
 
-def _each_checked(problem_of: Callable[[str], str]) -> Callable[[str], str]:
+def _label_set_checker(find_problem: Callable[[str], str]) -> Callable[[str], str]:
     """Returns a function from the text of a label set to what is wrong with the first label that is wrong."""
 
-    def problem_of_set(text: str) -> str:
-        return next(filter(None, map(problem_of, names_in(text))), "")
+    def find_set_problem(text: str) -> str:
+        return next(filter(None, map(find_problem, parse_label_set(text))), "")
 
-    return problem_of_set
+    return find_set_problem
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT_CHARACTERS else text[:_MAX_TEXT_CHARACTERS] + "..."

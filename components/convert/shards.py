@@ -19,8 +19,8 @@ from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.common.records import ImageRecord, encode_example_parts
 from imgpipe.components.common.resources import release_free_memory
 from imgpipe.components.common.tfrecord import frame_parts
-from imgpipe.components.convert.label_set import names_in
-from imgpipe.components.convert.output_folder import WORK_FOLDER, writing_explained
+from imgpipe.components.convert.label_set import parse_label_set
+from imgpipe.components.convert.output_folder import WORK_FOLDER, explain_write_errors
 from imgpipe.components.convert.row_table import Rejection, Row
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import PreparedImage, prepare_image
@@ -30,7 +30,7 @@ from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 _FORMAT = 1
 _RESULT_SUFFIX = ".json"
 # Of so many files it is remembered that they are sound, at some 300 bytes each.
-_MOST_REMEMBERED = 10_000
+_MAX_REMEMBERED = 10_000
 _PARTIAL_SUFFIX = ".partial"
 
 
@@ -52,13 +52,13 @@ class ImageRules:
     """What an image's record depends on besides the image.
 
     Attributes:
-        number_of_label: The label on disk, 1..N, of every label's name.
+        label_numbers: The label on disk, 1..N, of every label's name.
         max_image_pixels: An image of more pixels is rejected.
         max_image_bytes: A file of more bytes is rejected.
         multi_label: Whether the rows' labels are texts of label sets.
     """
 
-    number_of_label: Mapping[str, int]
+    label_numbers: Mapping[str, int]
     max_image_pixels: int
     max_image_bytes: int
     multi_label: bool = False
@@ -98,9 +98,9 @@ class _PreparedRows:
     outcomes: Sequence[_Prepared | Rejection]
 
 
-def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
+def _fingerprint(plan: ShardPlan, rules: ImageRules) -> str:
     """Returns a hash that changes when a row of the shard, an image's file or a rule does."""
-    rule = (_FORMAT, sorted(rules.number_of_label.items()), rules.max_image_pixels, rules.max_image_bytes)
+    rule = (_FORMAT, sorted(rules.label_numbers.items()), rules.max_image_pixels, rules.max_image_bytes)
     kind = (*rule, "multi_label") if rules.multi_label else rule
     content = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
     for row in plan.rows:
@@ -109,7 +109,7 @@ def _fingerprint_of(plan: ShardPlan, rules: ImageRules) -> str:
     return content.hexdigest()
 
 
-def finished_shard(
+def find_finished_shard(
     folder: Location, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
 ) -> ShardResult | None:
     """Returns what an earlier conversion made of the same rows; None if it did not finish the shard.
@@ -125,10 +125,10 @@ def finished_shard(
     if size is None or result_name not in names:
         return None
     try:
-        result = _result_of(json.loads((folder / result_name).read()))
+        result = _parse_result(json.loads((folder / result_name).read()))
     except (ValueError, TypeError, KeyError, OSError):
         return None
-    same = result.shard.bytes == size and result.fingerprint == _fingerprint_of(plan, rules)
+    same = result.shard.bytes == size and result.fingerprint == _fingerprint(plan, rules)
     return result if same else None
 
 
@@ -159,7 +159,7 @@ def write_shards(
     ):
         threads = max(threads, PARALLEL_DOWNLOADS)
 
-    checked = _Checked()
+    checked = _ValidImages()
     work = folder / WORK_FOLDER
 
     # One by one from the network: there it is the waiting that is shared out.
@@ -173,9 +173,9 @@ def write_shards(
     ):
         for plan in plans:
             partial = staging / (plan.name + _PARTIAL_SUFFIX)
-            with writing_explained(folder), partial.open("wb", buffering=0) as file:
+            with explain_write_errors(folder), partial.open("wb", buffering=0) as file:
                 result = _write_shard(plan, rules, prepared, file, on_images)
-            with writing_explained(folder):
+            with explain_write_errors(folder):
                 (work / plan.name).move_from(partial)
                 # The shard first: what this says is always true.
                 text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)
@@ -216,7 +216,7 @@ def _write_shard(
         on_images(len(some.outcomes))
     shard = Shard(plan.name, examples, size, sha256.hexdigest())
     # Last, while nothing else waits for it: the threads are at the next shard's images already.
-    fingerprint = _fingerprint_of(plan, rules)
+    fingerprint = _fingerprint(plan, rules)
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
 
@@ -227,7 +227,7 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-class _Checked:
+class _ValidImages:
     """Files that were found sound as they are: rows are repeated to balance classes, and decoding costs most.
 
     A file is known again by place, size, version and the CRC-32C of what was read this time, too.
@@ -247,19 +247,19 @@ class _Checked:
         if known is not None:
             return PreparedImage(data, *known)
         image = prepare_image(data, max_pixels)
-        if not image.reencoded and len(self._images) < _MOST_REMEMBERED:
+        if not image.reencoded and len(self._images) < _MAX_REMEMBERED:
             self._images[key] = (image.format, image.height, image.width)
         return image
 
 
-def _prepare_rows(rows: Sequence[Row], rules: ImageRules, checked: _Checked) -> _PreparedRows:
+def _prepare_rows(rows: Sequence[Row], rules: ImageRules, checked: _ValidImages) -> _PreparedRows:
     # Joined here: the thread that writes and hashes then takes turns with the others once for all of them.
     parts: list[bytes] = []
     outcomes = [_prepare(row, rules, checked, parts) for row in rows]
     return _PreparedRows(b"".join(parts), outcomes)
 
 
-def _prepare(row: Row, rules: ImageRules, checked: _Checked, parts: list[bytes]) -> _Prepared | Rejection:
+def _prepare(row: Row, rules: ImageRules, checked: _ValidImages, parts: list[bytes]) -> _Prepared | Rejection:
     """Says what becomes of a row; adds its record's parts to ``parts`` if there is one."""
     try:
         data = row.location.read()
@@ -288,13 +288,13 @@ def _prepare(row: Row, rules: ImageRules, checked: _Checked, parts: list[bytes])
 def _labels_of(row: Row, rules: ImageRules) -> dict[str, Any]:
     """Returns the fields of a record that say its labels."""
     if not rules.multi_label:
-        return {"label": rules.number_of_label[row.label], "text": row.label}
+        return {"label": rules.label_numbers[row.label], "text": row.label}
     # In the order of their numbers, which that of the names need not be.
-    pairs = sorted((rules.number_of_label[name], name) for name in names_in(row.label))
+    pairs = sorted((rules.label_numbers[name], name) for name in parse_label_set(row.label))
     return {"labels": tuple(number for number, _ in pairs), "texts": tuple(name for _, name in pairs)}
 
 
-def _result_of(content: dict[str, Any]) -> ShardResult:
+def _parse_result(content: dict[str, Any]) -> ShardResult:
     return ShardResult(
         fingerprint=content["fingerprint"],
         shard=Shard(**content["shard"]),
@@ -304,14 +304,14 @@ def _result_of(content: dict[str, Any]) -> ShardResult:
     )
 
 
-def result_written(folder: Location, name: str) -> ShardResult:
+def read_shard_result(folder: Location, name: str) -> ShardResult:
     """Reads what became of a shard that another process has just finished.
 
     Raises:
         InternalError: if it did not finish it.
     """
     try:
-        return _result_of(json.loads((folder / WORK_FOLDER / f"{name}{_RESULT_SUFFIX}").read()))
+        return _parse_result(json.loads((folder / WORK_FOLDER / f"{name}{_RESULT_SUFFIX}").read()))
     except (OSError, MissingInputError, ValueError, KeyError, TypeError):
         raise InternalError(
             f"the runner ended without an error, but there is no shard {name!r}",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
-from imgpipe.components.convert.label_set import names_in
+from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.row_table import RowTable
 
 _Numbers = npt.NDArray[np.int64]
@@ -46,16 +46,16 @@ def split_rows(
     Returns:
         The numbers of the rows by split, ``train`` first.
     """
-    keys = drawing_keys(table, numbers, f"{seed} split")
-    labels = table.labels_of(numbers)
+    keys = draw_keys(table, numbers, f"{seed} split")
+    labels = table.label_indices(numbers)
     # 0 is training; then the other splits in their order; -1 is undecided.
     split_of_group = np.full(int(groups.max()) + 1 if len(groups) else 0, -1, np.int8)
-    left = _GroupsLeft(table, labels, groups) if multi_label else None
-    for places in (_rows_of_label_sets if multi_label else _rows_of_labels)(table, labels):
+    left = _RemainingGroups(table, labels, groups) if multi_label else None
+    for places in (_rows_by_label_in_sets if multi_label else _rows_by_label)(table, labels):
         places = places[np.argsort(keys[places], kind="stable")]
         members, sizes = _groups_in_order(groups[places])
         for number, fraction in enumerate(fractions.values(), start=1):
-            _draw(number, _wanted(len(places), fraction), members, sizes, split_of_group, left)
+            _draw_groups(number, _target_size(len(places), fraction), members, sizes, split_of_group, left)
         # What this label leaves over is for training, also where the image has another label.
         split_of_group[members[split_of_group[members] < 0]] = 0
     split_of_row = split_of_group[groups]
@@ -65,13 +65,13 @@ def split_rows(
     }
 
 
-class _GroupsLeft:
+class _RemainingGroups:
     """How many groups of each label are not held out: a rare label's draw must not use another one's last."""
 
     def __init__(self, table: RowTable, label_sets: npt.NDArray[np.uint32], groups: _Numbers) -> None:
         self._labels_of: dict[int, set[str]] = {}
         for group, label_set in zip(groups.tolist(), label_sets.tolist(), strict=True):
-            self._labels_of.setdefault(group, set()).update(names_in(table.label_names[label_set]))
+            self._labels_of.setdefault(group, set()).update(parse_label_set(table.label_names[label_set]))
         self._left = Counter(name for names in self._labels_of.values() for name in names)
 
     def is_last(self, group: int) -> bool:
@@ -83,15 +83,15 @@ class _GroupsLeft:
         self._left.subtract(self._labels_of[group])
 
 
-def _rows_of_labels(table: RowTable, labels: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
+def _rows_by_label(table: RowTable, labels: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
     """Yields the places of each label's rows, in the order of the labels' names."""
     for label in sorted(set(labels.tolist()), key=lambda label: table.label_names[label]):
         yield np.flatnonzero(labels == label)
 
 
-def _rows_of_label_sets(table: RowTable, label_sets: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
+def _rows_by_label_in_sets(table: RowTable, label_sets: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
     """Yields the places of the rows that have a label, the rarest label first; then of those without any."""
-    names_of = {number: names_in(table.label_names[number]) for number in set(label_sets.tolist())}
+    names_of = {number: parse_label_set(table.label_names[number]) for number in set(label_sets.tolist())}
     sets_with: dict[str, list[int]] = {}
     for number, names in names_of.items():
         for name in names:
@@ -104,12 +104,12 @@ def _rows_of_label_sets(table: RowTable, label_sets: npt.NDArray[np.uint32]) -> 
         yield np.flatnonzero(np.isin(label_sets, without))
 
 
-def shuffled(table: RowTable, numbers: _Numbers, seed: int, split: str) -> _Numbers:
+def shuffle_rows(table: RowTable, numbers: _Numbers, seed: int, split: str) -> _Numbers:
     """Returns the rows in the order in which they are written, whatever order they come in."""
-    return numbers[np.argsort(drawing_keys(table, numbers, f"{seed} order {split}"), kind="stable")]
+    return numbers[np.argsort(draw_keys(table, numbers, f"{seed} order {split}"), kind="stable")]
 
 
-def drawing_keys(table: RowTable, numbers: _Numbers, seed: str) -> npt.NDArray[np.uint64]:
+def draw_keys(table: RowTable, numbers: _Numbers, seed: str) -> npt.NDArray[np.uint64]:
     """Returns a number for each row, drawn from the seed, the path and the label.
 
     BLAKE2b, so that it is equal everywhere and always, unlike ``hash()``; rows are drawn in the order of
@@ -120,7 +120,7 @@ def drawing_keys(table: RowTable, numbers: _Numbers, seed: str) -> npt.NDArray[n
     def key(number: int) -> int:
         row_hash = start.copy()
         path = table.path(number).encode("utf-8", "surrogateescape")
-        row_hash.update(b"\0%b\0%b" % (path, table.label_at(number).encode("utf-8", "surrogateescape")))
+        row_hash.update(b"\0%b\0%b" % (path, table.label_name(number).encode("utf-8", "surrogateescape")))
         return int.from_bytes(row_hash.digest(), "big")
 
     return np.fromiter((key(int(number)) for number in numbers), np.uint64, len(numbers))
@@ -131,7 +131,7 @@ def fractions_of(validation: float, test: float) -> dict[str, float]:
     return {VALIDATION: validation, **({TEST: test} if test else {})}
 
 
-def _wanted(rows: int, fraction: float) -> int:
+def _target_size(rows: int, fraction: float) -> int:
     return min(max(round(rows * fraction), 1), rows - 1)
 
 
@@ -142,13 +142,13 @@ def _groups_in_order(groups: _Numbers) -> tuple[_Numbers, _Numbers]:
     return distinct[order], counts[order]
 
 
-def _draw(
+def _draw_groups(
     number: int,
     wanted: int,
     members: _Numbers,
     sizes: _Numbers,
     split_of_group: npt.NDArray[np.int8],
-    groups_left: _GroupsLeft | None,
+    groups_left: _RemainingGroups | None,
 ) -> None:
     """Puts undecided groups of a label, in their order, into split ``number`` until it has enough rows."""
     so_far = split_of_group[members]

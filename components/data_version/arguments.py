@@ -6,11 +6,11 @@ from typing import Any
 from imgpipe.components.common.arguments import Group, argument, check_fields, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
 
-_OF_CONVERT = flat_fields([ConvertArguments])
+_CONVERT_FIELDS = flat_fields([ConvertArguments])
 
 
-def _as_convert_takes_it(name: str) -> Any:
-    return field(default=_OF_CONVERT[name].default, metadata=_OF_CONVERT[name].metadata)
+def _convert_argument(name: str) -> Any:
+    return field(default=_CONVERT_FIELDS[name].default, metadata=_CONVERT_FIELDS[name].metadata)
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class DataVersionArguments:
         "if images or training_data_path name them; otherwise nothing is cached.",
         group=Group.DATA,
     )
-    images: str = _as_convert_takes_it("images")
-    training_data_path: str = _as_convert_takes_it("training_data_path")
-    validation_data_path: str = _as_convert_takes_it("validation_data_path")
-    labels_file: str = _as_convert_takes_it("labels_file")
-    output_dir: str = _as_convert_takes_it("output_dir")
+    images: str = _convert_argument("images")
+    training_data_path: str = _convert_argument("training_data_path")
+    validation_data_path: str = _convert_argument("validation_data_path")
+    labels_file: str = _convert_argument("labels_file")
+    output_dir: str = _convert_argument("output_dir")
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -5,7 +5,7 @@ from pathlib import Path
 from kfp.dsl import OutputPath
 
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.data_version.data_version import version_of_data
+from imgpipe.components.data_version.data_version import compute_data_version
 
 
 def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> None:  # type: ignore[valid-type]
@@ -17,4 +17,4 @@ def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> N
     """
     file = Path(version)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(version_of_data(arguments))
+    file.write_text(compute_data_version(arguments))

@@ -9,7 +9,7 @@ from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.storage import FileStatus, find_files, parse_location
 
 
-def version_of_data(arguments: DataVersionArguments) -> str:
+def compute_data_version(arguments: DataVersionArguments) -> str:
     """Returns a name for the state of the data.
 
     Args:
@@ -36,7 +36,7 @@ def version_of_data(arguments: DataVersionArguments) -> str:
             arguments.validation_data_path,
             arguments.labels_file,
         ):
-            for line in _states(location) if location else ():
+            for line in _file_states(location) if location else ():
                 digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
                 files += 1
             digest.update(b"\0")
@@ -45,16 +45,16 @@ def version_of_data(arguments: DataVersionArguments) -> str:
     return version
 
 
-def _states(location: str) -> Iterator[str]:
+def _file_states(location: str) -> Iterator[str]:
     """Yields a line for each file, sorted: path, size, and what changes with the content."""
     folder = parse_location(location)
     files: Iterable[tuple[object, FileStatus | None]] = (
         folder.list_files() if folder.is_folder() else find_files(location).items()
     )
-    yield from sorted(f"{file} {_state(status)}" for file, status in files)
+    yield from sorted(f"{file} {_file_state(status)}" for file, status in files)
 
 
-def _state(status: FileStatus | None) -> str:
+def _file_state(status: FileStatus | None) -> str:
     if status is None:
         return "unreadable"
     # The checksum where the store keeps one: the same file uploaded again is the same data.

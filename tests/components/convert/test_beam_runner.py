@@ -70,7 +70,7 @@ def test_what_a_failing_runner_has_finished_is_kept_for_the_next(tmp_path, photo
     arguments = ConvertArguments(images=str(folder), shard_megabytes=1)
     convert(arguments, tmp_path / "whole")
     # In a file: Beam hands its workers copies of the function and of what it refers to.
-    real, written = beam_runner.write_shard_of, tmp_path / "written"
+    real, written = beam_runner.write_planned_shard, tmp_path / "written"
 
     def lost_at_the_second(name, location, rules):
         if written.exists():
@@ -79,7 +79,7 @@ def test_what_a_failing_runner_has_finished_is_kept_for_the_next(tmp_path, photo
         return real(name, location, rules)
 
     with monkeypatch.context() as context:
-        context.setattr(beam_runner, "write_shard_of", lost_at_the_second)
+        context.setattr(beam_runner, "write_planned_shard", lost_at_the_second)
         words = ("DirectRunner", "", "--direct_running_mode=in_memory --direct_num_workers=1")
         with pytest.raises(InternalError, match=r"the worker was lost[\s\S]*are kept"):
             convert(arguments, tmp_path / "out", writer=beam_runner.beam_writer(*words))

@@ -4,7 +4,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from imgpipe.components.convert.equal_images import groups_of_equal_images
+from imgpipe.components.convert.equal_images import group_equal_images
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.storage import FileStatus, LocalLocation, parse_location
 
@@ -33,7 +33,7 @@ class Images:
 
     def same(self):
         """Returns the sets of rows that share a group, each of more than one row."""
-        groups = groups_of_equal_images(self.table, np.arange(len(self.table)), 2).tolist()
+        groups = group_equal_images(self.table, np.arange(len(self.table)), 2).tolist()
         sets = [{row for row, of in enumerate(groups) if of == group} for group in dict.fromkeys(groups)]
         return [members for members in sets if len(members) > 1]
 
@@ -136,6 +136,6 @@ def test_a_file_that_was_taken_away_meanwhile_is_equal_to_no_other(images, tmp_p
 def test_only_the_rows_that_are_asked_for_are_compared(images):
     for name in ("one.jpg", "two.jpg", "three.jpg"):
         images.here(name, MIDDLE)
-    groups = groups_of_equal_images(images.table, np.array([2, 1]), 2)
+    groups = group_equal_images(images.table, np.array([2, 1]), 2)
     assert groups.tolist() == [groups[0], groups[0]]
-    assert len(groups_of_equal_images(RowTable(), np.zeros(0, np.int64), 2)) == 0
+    assert len(group_equal_images(RowTable(), np.zeros(0, np.int64), 2)) == 0

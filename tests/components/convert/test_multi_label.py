@@ -15,7 +15,7 @@ from imgpipe.components.common.records import ImageRecord, decode_example, encod
 from imgpipe.components.common.tfrecord import read_records, write_record
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-from imgpipe.components.convert.label_set import label_set_text, names_in
+from imgpipe.components.convert.label_set import format_label_set, parse_label_set
 from imgpipe.components.convert.row_table import RowTable
 from imgpipe.components.convert.split import split_rows
 from imgpipe.components.storage import FileStatus, parse_location
@@ -248,7 +248,7 @@ def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, frac
     table = RowTable()
     source = table.add_source("list.csv", parse_location(""))
     for number, names in enumerate(sets):
-        table.append(source, number, f"{number}.jpg", label_set_text(names), "", status=FileStatus(1, 0))
+        table.append(source, number, f"{number}.jpg", format_label_set(names), "", status=FileStatus(1, 0))
     rows = np.arange(len(sets))
     drawn = split_rows(table, rows, rows, {VALIDATION: fraction}, seed, multi_label=True)
     assert sorted(np.concatenate(list(drawn.values())).tolist()) == rows.tolist()
@@ -256,11 +256,11 @@ def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, frac
     if not counts:
         return
     rarest, count = min(counts.items(), key=lambda item: (item[1], item[0]))
-    held_out = sum(rarest in names_in(table[int(number)].label) for number in drawn[VALIDATION])
+    held_out = sum(rarest in parse_label_set(table[int(number)].label) for number in drawn[VALIDATION])
     assert held_out == min(max(round(count * fraction), 1), count - 1)
     for name in counts:
         # A rare label's draw does not take a commoner one's last image from training.
-        assert any(name in names_in(table[int(number)].label) for number in drawn[TRAIN])
+        assert any(name in parse_label_set(table[int(number)].label) for number in drawn[TRAIN])
 
 
 def test_every_label_comes_near_its_share():
@@ -270,11 +270,11 @@ def test_every_label_comes_near_its_share():
     source = table.add_source("list.csv", parse_location(""))
     for number in range(2000):
         names = [name for name, share in shares.items() if draw.random() < share]
-        table.append(source, number, f"{number}.jpg", label_set_text(names), "", status=FileStatus(1, 0))
+        table.append(source, number, f"{number}.jpg", format_label_set(names), "", status=FileStatus(1, 0))
     rows = np.arange(2000)
     drawn = split_rows(table, rows, rows, {VALIDATION: 0.2, TEST: 0.1}, 0, multi_label=True)
     in_all, *of_split = (
-        Counter(name for number in some for name in names_in(table[int(number)].label))
+        Counter(name for number in some for name in parse_label_set(table[int(number)].label))
         for some in (rows, drawn[VALIDATION], drawn[TEST])
     )
     for name, count in in_all.items():

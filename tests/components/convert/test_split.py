@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgpipe.components.convert.row_table import RowTable
-from imgpipe.components.convert.split import shuffled, split_rows
+from imgpipe.components.convert.split import shuffle_rows, split_rows
 from imgpipe.components.storage import FileStatus, parse_location
 
 
@@ -76,7 +76,7 @@ def test_split_and_order_do_not_depend_on_the_order_of_the_rows(seed, chance):
     def drawn(rows):
         numbers = split_rows(rows, np.arange(13), np.arange(13), {"validation": 0.3}, seed)
         return [
-            [rows.path(int(number)) for number in shuffled(rows, of, seed, "train")]
+            [rows.path(int(number)) for number in shuffle_rows(rows, of, seed, "train")]
             for of in numbers.values()
         ]
 
@@ -94,7 +94,7 @@ def test_another_seed_draws_other_images_and_another_order():
     numbers = np.arange(50)
     assert split(table, 0.2, 0) != split(table, 0.2, 1)
     orders = {
-        tuple(shuffled(table, numbers, seed, name)) for seed in (0, 1) for name in ("train", "validation")
+        tuple(shuffle_rows(table, numbers, seed, name)) for seed in (0, 1) for name in ("train", "validation")
     }
     assert len(orders) == 4
 
@@ -103,4 +103,4 @@ def test_what_is_drawn_is_the_same_for_ever():
     # A data set that is converted again next year is to be the same: this fails if the drawing changes.
     table = rows_of({"a": 6, "b": 4})
     assert [row.path for row in split(table, 0.3, 0)["validation"]] == ["a/0.jpg", "a/5.jpg", "b/0.jpg"]
-    assert shuffled(rows_of({"a": 6}), np.arange(6), 0, "train").tolist() == [1, 2, 0, 3, 4, 5]
+    assert shuffle_rows(rows_of({"a": 6}), np.arange(6), 0, "train").tolist() == [1, 2, 0, 3, 4, 5]

@@ -6,7 +6,7 @@ import pytest
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.data_version.data_version import version_of_data
+from imgpipe.components.data_version.data_version import compute_data_version
 from imgpipe.components.storage import parse_location
 
 
@@ -20,7 +20,7 @@ def photos(tmp_path):
 
 
 def version(**arguments):
-    return version_of_data(DataVersionArguments(**arguments))
+    return compute_data_version(DataVersionArguments(**arguments))
 
 
 def test_a_version_that_is_given_is_taken(photos):
