@@ -1,1 +1,1 @@
-"""Labelled images, or TFRecord files that exist already, become a Dataset: shards and a manifest."""
+"""Converts labelled images, or describes existing TFRecord files: a Dataset of shards and a manifest."""

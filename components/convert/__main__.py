@@ -14,7 +14,7 @@ from imgpipe.components.storage import parse_location
 
 @dataclass(frozen=True)
 class RunnerArguments:
-    """Where the work is done."""
+    """The Apache Beam runner that does the work, if any."""
 
     runner: str = argument(
         "",
@@ -31,15 +31,15 @@ class RunnerArguments:
     )
 
     def __post_init__(self) -> None:
-        """Checks that runner_options has a runner.
+        """Checks that runner_options comes with a runner.
 
-        ``project_id`` may stand alone: the original converter was always given one.
+        ``project_id`` may come without one: the original converter always required it.
         """
         check_fields(self)
         if self.runner_options and not self.runner:
             raise InvalidArgumentError(
                 f"--runner_options={self.runner_options} is given without --runner",
-                remedy="name the runner, or leave the options out",
+                remedy="add --runner, or remove --runner_options",
             )
 
 
@@ -50,18 +50,18 @@ def main() -> None:
     arguments = from_values(ConvertArguments, values)
     if not arguments.output_dir:
         raise InvalidArgumentError(
-            "--output_dir is not given", remedy="write --output_dir=FOLDER: an empty or a new folder"
+            "--output_dir is missing", remedy="set --output_dir=FOLDER to a new or empty folder"
         )
     parse_location(arguments.output_dir)
-    # The manifest lies beside the shards: no other folder needs to say where they are.
+    # The manifest is written beside the shards, so it refers to them by name.
     folder = arguments.output_dir
-    convert(dataclasses.replace(arguments, output_dir=""), folder, writer=_writer(runner))
+    convert(dataclasses.replace(arguments, output_dir=""), folder, writer=_make_writer(runner))
 
 
-def _writer(runner: RunnerArguments) -> ShardWriter | None:
+def _make_writer(runner: RunnerArguments) -> ShardWriter | None:
     if not runner.runner:
         return None
-    # Only here: Beam takes seconds to load, and most runs do without.
+    # Imported here because Beam takes seconds to load and most runs do not need it.
     from imgpipe.components.convert.beam_runner import beam_writer
 
     return beam_writer(runner.runner, runner.project_id, runner.runner_options)

@@ -10,7 +10,7 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
 @dataclass(frozen=True)
 class ConvertArguments:
-    """What to convert and how; exactly one of train_csv, images and training_data_path is given."""
+    """Input data and conversion settings; exactly one of train_csv, images and training_data_path is set."""
 
     images: str = argument(
         "",
@@ -117,16 +117,16 @@ class ConvertArguments:
         "Largest image file in bytes; a row with a larger one is rejected.",
         group=Group.DATA,
         minimum=1,
-        # A record is a protocol buffer, which ends at 2 GiB.
+        # A record is a protocol buffer, which is limited to 2 GiB.
         maximum=2_000_000_000,
     )
     seed: int = shared_arguments.seed()
 
     def __post_init__(self) -> None:
-        """Checks every value, then what goes together.
+        """Checks every value, then the combinations.
 
         Raises:
-            InvalidArgumentError: naming the arguments that are wrong or do not go together.
+            InvalidArgumentError: naming the arguments that are invalid or cannot be combined.
         """
         check_fields(self)
         forms = ("train_csv", "images", "training_data_path")
@@ -140,29 +140,29 @@ class ConvertArguments:
             if getattr(self, name) and not getattr(self, needed):
                 raise InvalidArgumentError(
                     f"{name}={getattr(self, name)!r} is given without {needed}",
-                    remedy=f"give {needed} too, or leave {name} out",
+                    remedy=f"set {needed} too, or remove {name}",
                 )
         if not given:
             raise InvalidArgumentError(
                 "no input is given",
-                remedy="give one of: train_csv (a file of path,label rows), images (a folder with one "
-                "subfolder a label) or training_data_path (TFRecord files, with validation_data_path)",
+                remedy="set one of: train_csv (a file of path,label rows), images (a folder with one "
+                "subfolder per label) or training_data_path (TFRecord files, with validation_data_path)",
             )
         if self.validation_fraction + self.test_fraction >= 1:
             raise InvalidArgumentError(
                 f"validation_fraction={self.validation_fraction:g} and test_fraction={self.test_fraction:g} "
                 "leave no image for training",
-                remedy="give shares whose sum is less than 1",
+                remedy="choose fractions that add up to less than 1",
             )
         if self.multi_label and self.images:
             raise InvalidArgumentError(
-                f"images={self.images!r} with multi_label=true: in a folder an image has one label, the "
-                "folder's name",
-                remedy="list the images with their labels in train_csv, or use multi_label=false",
+                f"images={self.images!r} cannot be combined with multi_label=true: in a folder an image has "
+                "one label, the folder's name",
+                remedy="list the images with their labels in train_csv, or set multi_label to false",
             )
         if len(given) > 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)
             raise InvalidArgumentError(
-                f"{values} are given, but a data set is made from one of {', '.join(forms)}",
-                remedy="keep one of them and leave the others out",
+                f"{values} are given, but a data set is made from only one of {', '.join(forms)}",
+                remedy="keep one of them and remove the others",
             )

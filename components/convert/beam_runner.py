@@ -1,9 +1,8 @@
-"""Shards written by an Apache Beam runner: Dataflow, Flink, Spark, for more data than one machine converts.
+"""Writes shards with an Apache Beam runner (Dataflow, Flink, Spark), for data too large for one machine.
 
-The conversion is planned and finished where it is started. What Beam spreads over its workers is the
-writing of the shards: each worker calls for a whole shard the very functions that one machine calls, so
-the bytes are the same. A shard's rows and what became of them are files in the work folder, which all
-workers must see; so a pipeline that failed goes on where it stopped, too.
+The process that starts the conversion plans and publishes it; Beam's workers only write shards, each whole
+shard with the same functions as on one machine, so the bytes are the same. A shard's rows and its result
+are files in the work folder, which all workers must be able to access; a failed pipeline resumes from them.
 """
 
 import json
@@ -31,19 +30,19 @@ from imgpipe.components.convert.shards import (
 from imgpipe.components.storage import LocalLocation, Location, parse_location, resolve
 
 _ROWS_SUFFIX = ".rows"
-# A worker of a cluster runs several of these at once; its processors are shared out by the runner.
+# The runner itself assigns several shards to each worker machine.
 _THREADS_PER_SHARD = 2
 
 
 def beam_writer(
     runner: str, project_id: str, options: str
 ) -> Callable[[Sequence[ShardPlan], ImageRules, Location, Callable[[int], None]], Sequence[ShardResult]]:
-    """Returns what writes shards by way of a Beam runner.
+    """Returns a ``ShardWriter`` that uses a Beam runner.
 
     Args:
         runner: The runner's name, e.g. ``DataflowRunner``.
         project_id: The Google Cloud project for Dataflow; may be empty.
-        options: More options of Beam's command line, separated by spaces.
+        options: More options for Beam's command line, separated by spaces.
 
     Raises:
         UnavailableError: if Apache Beam is not installed.
@@ -56,23 +55,24 @@ def beam_writer(
     except ImportError:
         raise UnavailableError(
             f"runner={runner!r} needs Apache Beam, which is not installed",
-            remedy="install the extra beam, or leave --runner out to convert on this machine",
+            remedy="install the extra beam, or remove --runner to convert on this machine",
         ) from None
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise InvalidArgumentError(
-            f"runner={runner!r} is none that this installation of Apache Beam has: {error}",
-            remedy="write DirectRunner, DataflowRunner (needs apache-beam[gcp]), FlinkRunner or SparkRunner",
+            f"runner={runner!r} is not available in this installation of Apache Beam: {error}",
+            remedy="use DirectRunner, DataflowRunner (needs apache-beam[gcp]), FlinkRunner or SparkRunner",
         ) from None
     try:
-        words = [f"--runner={runner}", *shlex.split(options)]
+        flags = [f"--runner={runner}", *shlex.split(options)]
     except ValueError as error:
         raise InvalidArgumentError(
-            f"runner_options={options!r}: {error}", remedy="write --name=value, separated by spaces"
+            f"runner_options={options!r} cannot be parsed: {error}",
+            remedy="write options as --name=value, separated by spaces",
         ) from None
     if project_id:
-        words.append(f"--project={project_id}")
+        flags.append(f"--project={project_id}")
 
     def write(
         plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
@@ -83,11 +83,11 @@ def beam_writer(
         names = [plan.name for plan in plans]
         location = str(folder)
         try:
-            with apache_beam.Pipeline(options=PipelineOptions(words)) as pipeline:
+            with apache_beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
                 _ = (
                     pipeline
                     | "ShardNames" >> apache_beam.Create(names)
-                    # Without it, a runner may hand all of them to one worker.
+                    # Without Reshuffle, a runner may assign all shards to one worker.
                     | "Spread" >> apache_beam.Reshuffle()
                     | "WriteShard" >> apache_beam.Map(write_planned_shard, location, asdict(rules))
                 )
@@ -96,8 +96,8 @@ def beam_writer(
         except Exception as error:
             raise InternalError(
                 f"the runner {runner} failed: {str(error)[:2_000]}",
-                remedy="look into the runner's own log; the shards that are finished are kept while the same "
-                "command is started again",
+                remedy="see the runner's own log, fix the cause and run the same command again: finished "
+                "shards are kept",
             ) from error
         results = []
         for plan in plans:
@@ -109,35 +109,29 @@ def beam_writer(
 
 
 def write_planned_shard(name: str, location: str, rules: dict[str, Any]) -> str:
-    """Writes one shard; runs on a worker.
+    """Writes one shard on a worker and returns its name.
 
     Args:
         name: The shard's name.
-        location: The output folder; its work folder holds the shard's rows.
+        location: The output folder; its work folder contains the shard's rows.
         rules: The fields of ``ImageRules``.
-
-    Returns:
-        The name.
     """
     folder = parse_location(location)
     lines = (folder / WORK_FOLDER / f"{name}{_ROWS_SUFFIX}").read().splitlines()
     rows = [_parse_row(line) for line in lines]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        for _ in write_shards(
-            [ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_PER_SHARD
-        ):
-            pass
+        write_shards([ShardPlan(name, rows)], ImageRules(**rules), folder, threads=_THREADS_PER_SHARD)
     return name
 
 
 def _format_rows(plan: ShardPlan) -> bytes:
-    # ASCII: a file name that is not UTF-8 is kept, and no character breaks a line.
+    # ASCII preserves file names that are not UTF-8 and escapes every line separator.
     rows = ({**asdict(row), "location": str(row.location)} for row in plan.rows)
     return "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode("ascii")
 
 
 def _parse_row(line: bytes) -> Row:
     fields = json.loads(line)
-    # As it is in the row, without ~ expanded.
+    # Not parse_location(), which would expand ~.
     return Row(**{**fields, "location": resolve(LocalLocation(""), fields["location"])})

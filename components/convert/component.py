@@ -10,17 +10,18 @@ from imgpipe.components.convert.arguments import ConvertArguments
 
 
 def convert(dataset: Output[Dataset], arguments: ConvertArguments) -> None:
-    """Makes a data set from labelled images, or describes TFRecord files that exist already.
+    """Makes a data set from labelled images, or describes existing TFRecord files.
 
-    Every image is opened and checked; one that TensorFlow would show wrongly (turned, transparent,
-    16-bit, GIF, BMP, WebP) is encoded anew, all others are kept byte for byte. Every row ends in
-    the data set or, with the reason, in rejected.csv. The same input gives the same bytes.
+    Every image is opened and checked. Images that TensorFlow would not decode correctly (rotated by
+    EXIF, transparent, 16-bit, GIF, BMP, WebP) are re-encoded; all others are kept byte for byte. Every
+    row is either written to the data set or listed in rejected.csv with the reason. The same input
+    gives the same bytes.
 
     Args:
-        dataset: TFRecord shards (unless the input is TFRecord files, which stay where they are, or
-            output_dir names another place), labels.txt, rejected.csv if a row was rejected, and
-            manifest.json, which lists them.
-        arguments: What to convert and how.
+        dataset: TFRecord shards (unless the input is TFRecord files, which are used in place, or
+            output_dir is set), labels.txt, rejected.csv if a row was rejected, and manifest.json,
+            which lists the shards.
+        arguments: The input data and conversion settings.
     """
     manifest = conversion.convert(arguments, Path(dataset.path))
     dataset.metadata["labels"] = manifest.num_classes

@@ -1,12 +1,12 @@
-"""Labelled images, or TFRecord files that exist already, become a Dataset: shards and a manifest.
+"""Converts labelled images, or describes existing TFRecord files: a Dataset of shards and a manifest.
 
-Equal inputs give equal bytes: nothing depends on the time, the place, the number of threads or the
-order of the rows. Every row that is read is written or listed in rejected.csv.
+Equal inputs give equal bytes: the output does not depend on the time, the folder, the number of threads or
+the order of the rows. Every row that is read is either written or listed in rejected.csv.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import format_labels, read_labels_file, sort_labels
 from imgpipe.components.common.log import Progress, log_event, log_result
-from imgpipe.components.common.records import class_to_label, label_to_class
+from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.equal_images import group_equal_images
@@ -52,7 +52,7 @@ from imgpipe.components.convert.output_folder import (
 from imgpipe.components.convert.rejections import (
     REJECTED_NAME,
     check_rejected,
-    described,
+    describe_rejection,
     format_rejections,
     log_rejected,
 )
@@ -64,16 +64,17 @@ from imgpipe.components.convert.shards import (
     ShardPlan,
     ShardResult,
     find_finished_shard,
+    make_split,
     write_shards,
 )
-from imgpipe.components.convert.split import fractions_of, shuffle_rows, split_rows
+from imgpipe.components.convert.split import shuffle_rows, split_rows
 from imgpipe.components.storage import Location, parse_location
 
 _BYTES_PER_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
 
-# Writes shards into the output folder's work folder and returns what became of their rows, in order; calls
-# the function after each image or after each shard with the number of images.
+# Writes shards into the output folder's work folder and returns their results, in order; calls the function
+# with the number of images after every few images or after each shard.
 ShardWriter = Callable[
     [Sequence[ShardPlan], ImageRules, Location, Callable[[int], None]], Sequence[ShardResult]
 ]
@@ -88,37 +89,36 @@ def convert(
 ) -> Manifest:
     """Makes a data set in ``output_folder``.
 
-    From a list, a folder or a pattern of images: the shards ``train-00000-of-0000N``,
+    A list, a folder or a pattern of images gives the shards ``train-00000-of-0000N``,
     ``validation-00000-of-0000N`` and, if there is a test split, ``test-00000-of-0000N``, labels.txt and
-    manifest.json. From TFRecord files: only the last two. manifest.json is written last: where it
-    stands, the data set is complete. A conversion that was interrupted or killed goes on when it is
-    started again; one that fails leaves nothing but rejected.csv. One that finished is left as it is when the
-    same is asked for again: the rows are read, but no image.
+    manifest.json; TFRecord files give only the last two. manifest.json is written last: a folder that
+    contains it is complete. A conversion that was interrupted or killed resumes when it is started again;
+    one that fails leaves only rejected.csv. Repeating a finished conversion changes nothing: the rows are
+    read, but no image.
 
-    With ``arguments.output_dir`` the data set is made there, and ``output_folder`` gets a manifest with the
-    places of the shards, the labels and rejected.csv.
+    With ``arguments.output_dir`` the data set is made there; ``output_folder`` gets a manifest with the
+    shards' locations, labels.txt and rejected.csv.
 
     Args:
-        arguments: What to convert and how.
-        output_folder: A folder, local or ``gs://``, that is empty or does not exist; with ``output_dir``, a
-            local one.
-        threads: How many threads check images; None = as many as the process may use.
-        writer: What writes the shards; None = threads of this process.
+        arguments: The input data and conversion settings.
+        output_folder: An empty or new folder, local or ``gs://``; with ``output_dir``, a local one.
+        threads: The number of threads that check images; None = as many as the process may use.
+        writer: Writes the shards; None = threads of this process.
 
     Returns:
-        The manifest, as it was written to ``output_folder``.
+        The manifest, as written to ``output_folder``.
 
     Raises:
         MissingInputError: if an input cannot be read.
-        InvalidDataError: if the data is not of the form that is expected, or too many rows are rejected.
-        OutputError: if the folder holds something or cannot be written.
-        InterruptedRunError: if the run was told to stop, or Cloud Storage cannot be reached.
+        InvalidDataError: if the data does not have the expected form, or too many rows are rejected.
+        OutputError: if the folder contains other files or cannot be written.
+        InterruptedRunError: if the run is stopped, or Cloud Storage cannot be reached.
     """
     threads = threads or usable_threads()
     target = parse_location(str(output_folder))
     data_folder = parse_location(arguments.output_dir) if arguments.output_dir else target
-    # Pillow's warnings about odd metadata would stand between the lines of the log; what matters for
-    # the pixels is an error or a reason to encode anew.
+    # Pillow's warnings about odd metadata would clutter the log; problems that affect the pixels are errors
+    # or reasons to re-encode.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         manifest = finished_manifest(data_folder)
@@ -126,10 +126,12 @@ def convert(
             _check_same(manifest, arguments, data_folder)
             log_event(
                 "convert_already_finished",
-                f"convert: {data_folder} holds the whole data set already; nothing is made again",
+                f"convert: {data_folder} already contains the complete data set; it is reused",
             )
         else:
-            manifest = _make_dataset(arguments, data_folder, threads, writer or _thread_writer(threads))
+            manifest = _make_dataset(
+                arguments, data_folder, threads, writer or partial(write_shards, threads=threads)
+            )
     if arguments.output_dir:
         manifest = with_absolute_paths(manifest, data_folder)
         _write_description(manifest, data_folder, target)
@@ -138,7 +140,7 @@ def convert(
 
 
 def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Location) -> None:
-    """Refuses a data set that is finished but is not what the arguments ask for."""
+    """Rejects a finished data set that was made from other inputs or arguments."""
     labels = _read_labels(arguments)
     if arguments.training_data_path:
         check_same_records(manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label)
@@ -177,7 +179,7 @@ def _patterns(arguments: ConvertArguments) -> dict[str, str]:
 
 
 def _write_description(manifest: Manifest, data_folder: Location, folder: Location) -> None:
-    """Writes a manifest, the labels and rejected.csv of the data in ``data_folder`` into ``folder``."""
+    """Writes the manifest, labels.txt and rejected.csv of the data set in ``data_folder`` to ``folder``."""
     with explain_write_errors(folder):
         if manifest.made_by["rejected"]:
             (folder / REJECTED_NAME).write((data_folder / REJECTED_NAME).read())
@@ -209,9 +211,9 @@ def _from_images(
 ) -> tuple[Manifest, list[str]]:
     rows = _read_rows(arguments, known_labels)
     inputs = inputs_digest(arguments, known_labels, rows)
-    numbers_of, drawn = _splits(rows, arguments, threads)
-    labels = known_labels or _labels_of(rows, numbers_of, multi_label=arguments.multi_label)
-    _log_planned(rows, numbers_of, labels, arguments)
+    numbers_of, fractions = _assign_splits(rows, arguments, threads)
+    labels = known_labels or _find_labels(rows, numbers_of, multi_label=arguments.multi_label)
+    _log_plan(rows, numbers_of, labels, arguments)
     rules = ImageRules(
         {name: class_to_label(index) for index, name in enumerate(labels)},
         arguments.max_image_pixels,
@@ -227,7 +229,7 @@ def _from_images(
         for name, numbers in numbers_of.items()
     }
     del numbers_of
-    # Planning many rows takes arrays that the long work of writing has no use for.
+    # Planning many rows takes large arrays that writing does not need.
     release_free_memory()
     results = _write_missing_shards(plans, rules, folder, writer)
     rejected = rows.sort_rejections(
@@ -238,18 +240,25 @@ def _from_images(
             (folder / REJECTED_NAME).write(format_rejections(rejected))
         log_rejected(rejected, folder)
         check_rejected(rejected, len(rows), arguments.max_rejected_fraction, folder)
-    splits = {name: _split_of(split_results, len(labels)) for name, split_results in results.items()}
+    splits = {
+        name: make_split(
+            [result.shard for result in split_results],
+            [result.images_per_label for result in split_results],
+            len(labels),
+        )
+        for name, split_results in results.items()
+    }
     _check_not_empty(splits, arguments)
     _check_has_labels(labels, arguments)
     made_by: dict[str, Any] = {
-        "source": _source(arguments),
+        "source": _describe_source(arguments),
         INPUTS: inputs,
         "rows": len(rows),
         "written": sum(split.examples for split in splits.values()),
         "rejected": len(rejected),
         "seed": arguments.seed,
         "shard_megabytes": arguments.shard_megabytes,
-        **drawn,
+        **fractions,
         "reencoded": [
             entry
             for split_results in results.values()
@@ -258,28 +267,29 @@ def _from_images(
         ],
     }
     manifest = Manifest(labels, splits, made_by, arguments.multi_label)
-    return manifest, [plan.name for some in plans.values() for plan in some]
+    return manifest, [plan.name for split_plans in plans.values() for plan in split_plans]
 
 
 def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows:
     multi_label = arguments.multi_label
     rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes, multi_label=multi_label)
     if arguments.images:
-        not_used = read_images(rows, arguments.images)
-        if not_used.files or not_used.folders:
-            folders = "".join(f", {name}/" for name in not_used.folders)
-            examples = f" ({', '.join(not_used.examples)})" if not_used.examples else ""
+        ignored = read_images(rows, arguments.images)
+        if ignored.files or ignored.folders:
+            folders = "".join(f", {name}/" for name in ignored.folders)
+            examples = f" ({', '.join(ignored.examples)})" if ignored.examples else ""
             log_event(
                 "convert_ignored",
-                f"convert: not used in {arguments.images}: {not_used.files:,} files that are in no "
-                f"label's folder or whose names do not end like an image's{examples}{folders}",
+                f"convert: ignored in {arguments.images}: {ignored.files:,} "
+                f"{'file' if ignored.files == 1 else 'files'} outside the label folders or without an image "
+                f"file extension{examples}{folders}",
                 severity="WARNING",
-                files=not_used.files,
-                folders=not_used.folders,
+                files=ignored.files,
+                folders=ignored.folders,
             )
     else:
-        undivided = TRAIN if arguments.validation_csv else ""
-        read_import_file(rows, arguments.train_csv, undivided, multi_label=multi_label)
+        train_use = TRAIN if arguments.validation_csv else ""
+        read_import_file(rows, arguments.train_csv, train_use, multi_label=multi_label)
         if arguments.validation_csv:
             read_import_file(rows, arguments.validation_csv, VALIDATION, multi_label=multi_label)
         if arguments.test_csv:
@@ -288,20 +298,21 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
     return rows
 
 
-def _splits(
+def _assign_splits(
     rows: Rows, arguments: ConvertArguments, threads: int
 ) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, float]]:
-    """Returns the numbers of the rows by split, and the settings by which some were drawn."""
+    """Returns the row numbers of each split, and the fractions if rows were split at random."""
     table = rows.accepted
     numbers_of = {name: table.rows_for(name) for name in _SPLITS}
-    undecided = table.rows_for("")
+    unassigned = table.rows_for("")
     settings: dict[str, float] = {}
-    if len(undecided):
-        groups = group_equal_images(table, undecided, threads)
-        test_fraction = 0.0 if arguments.test_csv else arguments.test_fraction
-        fractions = fractions_of(arguments.validation_fraction, test_fraction)
+    if len(unassigned):
+        groups = group_equal_images(table, unassigned, threads)
+        fractions = {VALIDATION: arguments.validation_fraction}
+        if arguments.test_fraction and not arguments.test_csv:
+            fractions[TEST] = arguments.test_fraction
         drawn = split_rows(
-            table, undecided, groups, fractions, arguments.seed, multi_label=arguments.multi_label
+            table, unassigned, groups, fractions, arguments.seed, multi_label=arguments.multi_label
         )
         numbers_of = {
             name: np.concatenate([numbers_of[name], drawn.get(name, np.zeros(0, np.int64))])
@@ -313,7 +324,7 @@ def _splits(
     return numbers_of, settings
 
 
-def _labels_of(
+def _find_labels(
     rows: Rows, numbers_of: dict[str, npt.NDArray[np.int64]], *, multi_label: bool
 ) -> tuple[str, ...]:
     used = np.unique(
@@ -324,10 +335,9 @@ def _labels_of(
 
 
 def _plan_shards(split: str, rows: RowSelection, shard_bytes: int) -> list[ShardPlan]:
-    """Divides a split's rows, in their order, evenly among its shards.
+    """Divides a split's rows, in order, evenly among its shards.
 
-    The number of shards follows from the sizes of the images' files, so it is known before the first
-    image is opened.
+    The number of shards follows from the sizes of the image files, so it is known before an image is opened.
     """
     count = min(len(rows), max(1, -(-rows.bytes // shard_bytes)))
     return [
@@ -342,23 +352,24 @@ def _plan_shards(split: str, rows: RowSelection, shard_bytes: int) -> list[Shard
 def _write_missing_shards(
     plans_of: dict[str, list[ShardPlan]], rules: ImageRules, folder: Location, writer: ShardWriter
 ) -> dict[str, list[ShardResult]]:
-    """Writes the shards that are not finished yet and returns, for every split, what became of its rows."""
+    """Writes the shards that are not finished yet and returns the results of all shards by split."""
     names = folder.contents()
     finished: dict[str, ShardResult] = {}
-    waiting = []
+    pending = []
     for plan in (plan for plans in plans_of.values() for plan in plans):
         known = find_finished_shard(folder, names, plan, rules)
         if known is None:
-            waiting.append(plan)
+            pending.append(plan)
         else:
             finished[plan.name] = known
     if finished:
         log_event(
             "shards_kept",
-            f"convert: {len(finished):,} shards of an earlier run are finished and are not made again",
+            f"convert: reused {len(finished):,} finished {'shard' if len(finished) == 1 else 'shards'} of an "
+            "earlier run",
             shards=sorted(finished),
         )
-    progress = Progress("convert", sum(len(plan.rows) for plan in waiting), "images")
+    progress = Progress("convert", sum(len(plan.rows) for plan in pending), "images")
     done = 0
 
     def on_images(count: int) -> None:
@@ -366,29 +377,10 @@ def _write_missing_shards(
         done += count
         progress.update(done)
 
-    if waiting:
-        results = writer(waiting, rules, folder, on_images)
+    if pending:
+        results = writer(pending, rules, folder, on_images)
         finished.update((result.shard.path, result) for result in results)
     return {name: [finished[plan.name] for plan in plans] for name, plans in plans_of.items()}
-
-
-def _thread_writer(threads: int) -> ShardWriter:
-    def write(
-        plans: Sequence[ShardPlan], rules: ImageRules, folder: Location, on_images: Callable[[int], None]
-    ) -> Sequence[ShardResult]:
-        return list(write_shards(plans, rules, folder, threads=threads, on_images=on_images))
-
-    return write
-
-
-def _split_of(results: Sequence[ShardResult], labels: int) -> Split:
-    counts: Counter[int] = Counter()
-    for result in results:
-        counts.update(result.images_per_label)
-    images_per_label = [0] * labels
-    for label, count in counts.items():
-        images_per_label[label_to_class(label)] = count
-    return Split(tuple(result.shard for result in results), tuple(images_per_label))
 
 
 def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> None:
@@ -397,8 +389,8 @@ def _check_not_empty(splits: dict[str, Split], arguments: ConvertArguments) -> N
             raise InvalidDataError(
                 f"there is no image for {name}",
                 where=arguments.images or arguments.train_csv,
-                remedy="add images: a label needs at least two to be split; where all rows say training, "
-                "mark some as validation or give validation_csv"
+                remedy="add images: a label needs at least two to be split; if train_csv assigns all rows to "
+                "training, assign some to validation or set validation_csv"
                 if name == VALIDATION
                 else "add images, or correct the rows listed in rejected.csv",
             )
@@ -409,14 +401,14 @@ def _check_has_labels(labels: Sequence[str], arguments: ConvertArguments) -> Non
         raise InvalidDataError(
             "no image has a label",
             where=arguments.train_csv or arguments.training_data_path,
-            remedy="write labels into image/class/label of the records, or give labels_file"
+            remedy="store labels in image/class/label of the records, or set labels_file"
             if arguments.training_data_path
-            else "write each image's labels behind its path, path,label,label,...",
+            else "list each image's labels after its path: path,label,label,...",
         )
 
 
-def _source(arguments: ConvertArguments) -> dict[str, str]:
-    """Names the input without its folder, so that the manifest does not depend on where the data lay."""
+def _describe_source(arguments: ConvertArguments) -> dict[str, str]:
+    """Names the input without its folder, so that the manifest does not depend on the data's location."""
     names = ("images",) if arguments.images else ("train_csv", "validation_csv", "test_csv")
     given = {name: getattr(arguments, name) for name in (*names, "labels_file")}
     return {
@@ -425,7 +417,7 @@ def _source(arguments: ConvertArguments) -> dict[str, str]:
     }
 
 
-def _log_planned(
+def _log_plan(
     rows: Rows,
     numbers_of: dict[str, npt.NDArray[np.int64]],
     labels: Sequence[str],
@@ -435,14 +427,14 @@ def _log_planned(
     rejected = rows.sort_rejections()
     log_event(
         "convert_planned",
-        f"convert: {len(rows):,} rows: {splits}, {len(rejected):,} rejected at once; {len(labels):,} labels",
+        f"convert: {len(rows):,} rows: {splits}, {len(rejected):,} rejected; {len(labels):,} labels",
     )
     if rejected and len(rejected) / len(rows) > arguments.max_rejected_fraction:
         log_event(
             "convert_will_fail",
-            f"convert: {len(rejected):,} rows are rejected already, more than max_rejected_fraction allows; "
-            f"the step will fail once every image is checked and rejected.csv is complete. The first: "
-            f"{described(rejected[0])}",
+            f"convert: rejected {len(rejected):,} of {len(rows):,} rows so far, more than "
+            "max_rejected_fraction allows; the step will fail when every image has been checked and "
+            f"rejected.csv is complete. First rejected row: {describe_rejection(rejected[0])}",
             severity="WARNING",
         )
 
@@ -454,7 +446,7 @@ def _log_summary(manifest: Manifest) -> None:
     log_result(
         "convert",
         f"{counts['rows']:,} rows = {counts['written']:,} written + {counts['rejected']:,} rejected; "
-        f"{splits}; {reencoded:,} encoded anew; {manifest.num_classes:,} labels",
+        f"{splits}; {reencoded:,} re-encoded; {manifest.num_classes:,} labels",
         **counts,
         reencoded=reencoded,
     )

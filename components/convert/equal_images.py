@@ -1,4 +1,4 @@
-"""Finds the rows whose images are equal byte for byte, without reading more files than it must."""
+"""Groups rows with byte-for-byte equal images, reading as few files as possible."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -14,69 +14,70 @@ from imgpipe.components.convert.row_table import RowTable
 
 Item = TypeVar("Item")
 
-# Enough to tell photographs apart, whose last bytes are coded pixels.
+# The last bytes of a photograph are encoded pixels: these are enough to distinguish files.
 _END_BYTES = 512
 
 
 def group_equal_images(
     table: RowTable, numbers: npt.NDArray[np.int64], threads: int
 ) -> npt.NDArray[np.int64]:
-    """Returns a group for each of some rows: equal for rows with equal images, else different.
+    """Returns a group number for each row; rows have the same number exactly if their images are equal.
 
-    Only files at different places whose sizes and last bytes are equal are read. Two images count as
-    equal when size and CRC-32C are; that two others of one size share a checksum happens once in four
-    thousand million pairs, and then they merely stay in one split.
+    Only files at different locations with equal sizes and equal last bytes are read. Images count as equal
+    if size and CRC-32C are equal. Different images of one size share a checksum once in four thousand
+    million pairs; the only consequence is that they stay in one split.
 
     Args:
         table: The rows.
-        numbers: Which of them.
-        threads: How many files are read at once.
+        numbers: The numbers of the rows to group.
+        threads: The number of files that are read in parallel.
     """
-    places = np.fromiter((_location_hash(table, int(number)) for number in numbers), np.uint64, len(numbers))
-    first_of_place, place_of_row = _unique(places)
-    del places
-    group_of_place = _equal_files(table, numbers[first_of_place], threads)
-    groups: npt.NDArray[np.int64] = group_of_place[place_of_row]
+    hashes = np.fromiter((_location_hash(table, int(number)) for number in numbers), np.uint64, len(numbers))
+    first_rows, location_of_row = _unique(hashes)
+    del hashes
+    group_of_location = _group_files(table, numbers[first_rows], threads)
+    groups: npt.NDArray[np.int64] = group_of_location[location_of_row]
     return groups
 
 
 def _unique(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Returns where each distinct value stands first, and for each value which of the distinct ones it is.
+    """Returns the index of each distinct value's first occurrence, and for each value its rank.
 
-    As ``np.unique`` does, in half the memory, which is the most that a conversion of many rows takes.
+    Like ``np.unique`` in half the memory: this is the peak memory of a conversion with many rows.
     """
     order = np.argsort(values, kind="stable")
     is_first = np.ones(len(values), bool)
-    in_order_of_value = values[order]
-    is_first[1:] = in_order_of_value[1:] != in_order_of_value[:-1]
-    del in_order_of_value
-    firsts = order[is_first]
-    ranks = np.cumsum(is_first, dtype=np.int32) - np.int32(1)
-    which = np.empty(len(values), np.int32)
-    which[order] = ranks
-    return firsts, which
+    sorted_values = values[order]
+    is_first[1:] = sorted_values[1:] != sorted_values[:-1]
+    del sorted_values
+    ranks = np.empty(len(values), np.int32)
+    ranks[order] = np.cumsum(is_first, dtype=np.int32) - np.int32(1)
+    return order[is_first], ranks
 
 
 def _location_hash(table: RowTable, number: int) -> int:
-    # Eight bytes for each path: a set of the paths themselves would be the largest thing in memory.
+    # Eight bytes per path: the paths themselves would take more memory than everything else.
     location = str(table.location(number)).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(location, digest_size=8).digest(), "big")
 
 
-def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) -> npt.NDArray[np.int64]:
+def _group_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) -> npt.NDArray[np.int64]:
     groups = np.arange(len(files))
     sizes = table.sizes(files)
     candidates = _with_shared_key(groups, sizes)
-    # Most files of one size are of one size by chance, and differ at their ends already.
-    # A checksum that the bucket tells is of the whole object, and that of an end is not: they do not compare.
-    told = {int(sizes[one]) for one in candidates if table.checksum(int(files[one])) >= 0}
-    places = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
+    # Most files of equal size are different images, whose last bytes differ. The last bytes are compared only
+    # for sizes without a checksum from the bucket, since that is the checksum of the whole object.
+    known_sizes = {int(sizes[index]) for index in candidates if table.checksum(int(files[index])) >= 0}
+    numbers_and_sizes = zip(files[candidates].tolist(), sizes[candidates].tolist(), strict=True)
     ends = _map_integers(
-        lambda place: 0 if place[1] in told else _end_checksum(table, *place), places, threads, most=64
+        lambda file: 0 if file[1] in known_sizes else _end_checksum(table, *file),
+        numbers_and_sizes,
+        threads,
+        max_items=64,
     )
     candidates = _with_shared_key(candidates, sizes[candidates] << 32 | ends)
     numbers = map(int, files[candidates])
-    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, most=4)
+    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, max_items=4)
     known: dict[tuple[int, int], int] = {}
     for candidate, checksum in zip(candidates.tolist(), checksums.tolist(), strict=True):
         if checksum >= 0:
@@ -85,19 +86,19 @@ def _equal_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) ->
 
 
 def _with_shared_key(candidates: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns the candidates that share their key with another, in the order of the keys."""
+    """Returns the candidates that share their key with another one, ordered by key."""
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
     return candidates[order[np.append(same, False) | np.append(False, same)]] if len(order) else candidates
 
 
 def _map_integers(
-    function: Callable[[Item], int], items: Iterable[Item], threads: int, *, most: int
+    function: Callable[[Item], int], items: Iterable[Item], threads: int, *, max_items: int
 ) -> npt.NDArray[np.int64]:
-    """Returns ``function`` of every item, computed on threads that take up to ``most`` at a time."""
-    some_at_once = group_items(items, lambda _: 0, max_items=most)
-    some_results = map_in_order(lambda some: list(map(function, some)), some_at_once, threads)
-    return np.fromiter(chain.from_iterable(some_results), np.int64)
+    """Returns ``function(item)`` for every item, computed on threads in groups of up to ``max_items``."""
+    groups = group_items(items, lambda _: 0, max_items=max_items)
+    results = map_in_order(lambda group: list(map(function, group)), groups, threads)
+    return np.fromiter(chain.from_iterable(results), np.int64)
 
 
 def _end_checksum(table: RowTable, number: int, size: int) -> int:
@@ -105,7 +106,7 @@ def _end_checksum(table: RowTable, number: int, size: int) -> int:
         end = table.location(number).read_range(max(0, size - _END_BYTES), _END_BYTES)
         return int(google_crc32c.value(end))
     except OSError:
-        # The conversion itself will say so.
+        # The conversion will reject this row.
         return 0
 
 
@@ -116,5 +117,5 @@ def _checksum(table: RowTable, number: int) -> int:
     try:
         return int(google_crc32c.value(table.location(number).read()))
     except OSError:
-        # The conversion itself will say so.
+        # The conversion will reject this row.
         return -1

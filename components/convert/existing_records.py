@@ -1,4 +1,4 @@
-"""TFRecord files that a user has already: read once, counted and described, not copied."""
+"""Scans the user's existing TFRecord files: they are read once, counted and described, but not copied."""
 
 import functools
 import hashlib
@@ -11,8 +11,9 @@ from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
-from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
+from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records, write_record
+from imgpipe.components.convert.shards import make_split
 from imgpipe.components.storage import Location, find_files
 
 _MAX_PROBLEMS_PER_FILE = 100
@@ -21,14 +22,14 @@ _MAX_PROBLEMS_SHOWN = 10
 
 @dataclass(frozen=True)
 class ScannedShard:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
-        shard: With its absolute path.
+        shard: The file, with its absolute path.
         images_per_label: By label, 1..N; an image with several labels counts for each.
-        texts: The label texts of the records, by label; two of them, if there are more.
-        problems: The first records that are wrong.
-        problem_count: How many there are.
+        texts: The label texts of the records, by label; at most two per label.
+        problems: The errors of the first invalid records.
+        problem_count: The number of invalid records.
     """
 
     shard: Shard
@@ -49,18 +50,18 @@ def scan_records(
 
     Args:
         patterns: By split: a path, a glob, or several separated by commas.
-        labels: The names of the labels when the user gave them; else empty.
-        threads: How many files are read at once.
+        labels: The label names from the user's labels file, or empty.
+        threads: The number of files that are read in parallel.
         multi_label: Whether a record may have several labels or none.
 
     Returns:
-        The splits, and the names of the labels: those given, else the texts in the records if each
-        label has a text of its own, else the numbers.
+        The splits and the label names: ``labels`` if given, else the texts in the records if each label
+        has one text of its own, else the label numbers.
 
     Raises:
         MissingInputError: if a pattern matches no file.
-        InvalidDataError: for damaged records, some that are no labelled image, labels below 1 or
-            beyond the labels given (all of them are told), labels that are not consecutive, or a split
+        InvalidDataError: for records that are damaged or not labelled images, labels below 1 or greater
+            than the number of ``labels`` (one error lists them all), label numbers with gaps, or a split
             without a record.
     """
     files = {name: find_files(pattern) for name, pattern in patterns.items()}
@@ -75,23 +76,29 @@ def scan_records(
         scanned[name].append(shard)
         done += shard.shard.examples
         progress.update(done)
-    _raise_problems([shard for shards in scanned.values() for shard in shards])
+    all_shards = list(chain.from_iterable(scanned.values()))
+    _raise_problems(all_shards)
     for name, shards in scanned.items():
         if not any(shard.shard.examples for shard in shards):
             raise InvalidDataError(
                 f"there is no record in the {name} files",
                 where=patterns[name],
-                remedy="give files that hold records",
+                remedy="name files that contain records",
             )
-    everything = [shard for shards in scanned.values() for shard in shards]
     if not labels:
-        _check_consecutive(everything)
-        labels = _name_labels(everything)
-    return {name: _split(shards, len(labels)) for name, shards in scanned.items()}, tuple(labels)
+        _check_consecutive(all_shards)
+        labels = _name_labels(all_shards)
+    splits = {
+        name: make_split(
+            [shard.shard for shard in shards], [shard.images_per_label for shard in shards], len(labels)
+        )
+        for name, shards in scanned.items()
+    }
+    return splits, tuple(labels)
 
 
 def _check_disjoint(files: Mapping[str, Collection[Location]]) -> None:
-    """Refuses a file that is in two splits: the accuracy on what was trained on means nothing."""
+    """Rejects a file that is in two splits: accuracy on training images is meaningless."""
     split_of: dict[Location, str] = {}
     for name, split_files in files.items():
         for file in split_files:
@@ -99,23 +106,23 @@ def _check_disjoint(files: Mapping[str, Collection[Location]]) -> None:
             if split_of.setdefault(target, name) != name:
                 raise InvalidDataError(
                     f"{file!r} is in the {split_of[target]} files and in the {name} files",
-                    remedy="give patterns that do not overlap",
+                    remedy="use patterns that do not overlap",
                 )
 
 
 def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool = False) -> ScannedShard:
-    """Reads every record of a file, wrong ones too; a damaged one ends the reading.
+    """Reads every record of a file, skipping invalid ones; reading stops at a damaged record.
 
     Args:
         location: The TFRecord file.
-        largest_label: Labels beyond this are wrong; 0 = none are.
+        largest_label: Greater labels are invalid; 0 = no limit.
         multi_label: Whether a record may have several labels or none.
 
     Raises:
         MissingInputError: if the file cannot be read.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    content = _Hash()
+    content = _HashingWriter()
     images_per_label: Counter[int] = Counter()
     texts: dict[int, set[str]] = {}
     problems: list[InvalidDataError] = []
@@ -123,8 +130,8 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
     with location.local_copy() as path:
         try:
             for number, (offset, data) in enumerate(read_records(path, display_name=str(location))):
-                # The checksums were right, so this frames the record as it stands in the file: one pass over
-                # the file gives its hash too.
+                # The checksums were correct, so this reproduces the bytes in the file: the file is hashed in
+                # the same pass.
                 write_record(content, data)  # type: ignore[arg-type]
                 try:
                     where = f"{location}, record {number}, byte offset {offset}"
@@ -155,7 +162,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
 
 
 def _pair_labels(record: ImageRecord) -> Iterable[tuple[int, str]]:
-    """Returns the labels of a record, each with the name that it has there."""
+    """Returns the labels of a record, each with its text in the record."""
     texts = (record.text,) if record.labels is None else record.texts
     labels = record.all_labels
     return zip(labels, texts if len(texts) == len(labels) else [""] * len(labels), strict=True)
@@ -168,7 +175,7 @@ def _check_label(label: int, largest_label: int, where: str) -> None:
             where=where,
             remedy="labels in records start at 1, not at 0: add 1 to every label"
             if label == 0
-            else "labels are whole numbers from 1 on",
+            else "use positive integers as labels",
         )
     if largest_label and label > largest_label:
         raise InvalidDataError(
@@ -179,7 +186,7 @@ def _check_label(label: int, largest_label: int, where: str) -> None:
 
 
 def _raise_problems(shards: Sequence[ScannedShard]) -> None:
-    """Raises one error that tells all that is wrong, or the only one as it is."""
+    """Raises one error for all invalid records; a single error is raised unchanged."""
     problems = [problem for shard in shards for problem in shard.problems]
     if not problems:
         return
@@ -190,13 +197,13 @@ def _raise_problems(shards: Sequence[ScannedShard]) -> None:
     more = f"\n  and {count - _MAX_PROBLEMS_SHOWN:,} more" if count > _MAX_PROBLEMS_SHOWN else ""
     files = sum(bool(shard.problems) for shard in shards)
     raise InvalidDataError(
-        f"{count:,} records are wrong, in {files:,} of {len(shards):,} files:{lines}{more}",
+        f"{count:,} records in {files:,} of {len(shards):,} files are invalid:{lines}{more}",
         remedy=problems[0].remedy,
     )
 
 
-class _Hash:
-    """A file that keeps the size and the hash of what is written to it."""
+class _HashingWriter:
+    """A write-only file that keeps only the size and the hash of its content."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -213,7 +220,7 @@ def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
         raise InvalidDataError(
             "no record has a label",
             where=f"{shards[0].shard.path} and the other files",
-            remedy="give records with labels in image/class/label, or labels_file",
+            remedy="store labels in image/class/label of the records, or set labels_file",
         )
     largest = max(found)
     if len(found) == largest:
@@ -225,8 +232,8 @@ def _check_consecutive(shards: Sequence[ScannedShard]) -> None:
         f"the labels go up to {largest:,}, but no record has label {first}"
         + (f" or {count - 5:,} others" if count > 5 else ""),
         where=f"{shards[0].shard.path} and the other files",
-        remedy="number the labels 1, 2, 3, ... without gaps, or give labels_file if labels without images "
-        "are meant",
+        remedy="number the labels 1, 2, 3, ... without gaps, or set labels_file if some labels are meant to "
+        "have no images",
     )
 
 
@@ -241,17 +248,9 @@ def _name_labels(shards: Sequence[ScannedShard]) -> tuple[str, ...]:
         return tuple(names)
     if any(names):
         log_event(
-            "label_texts_unused",
-            "convert: the records do not have one text for each label; the labels are named by their numbers "
-            "(give labels_file to name them)",
+            "label_texts_ignored",
+            "convert: the records do not have exactly one text per label, so the labels are named by their "
+            "numbers; set labels_file to name them",
             severity="WARNING",
         )
     return tuple(str(label) for label in sorted(texts))
-
-
-def _split(shards: Sequence[ScannedShard], labels: int) -> Split:
-    images_per_label = [0] * labels
-    for shard in shards:
-        for label, count in shard.images_per_label.items():
-            images_per_label[label_to_class(label)] += count
-    return Split(tuple(shard.shard for shard in shards), tuple(images_per_label))

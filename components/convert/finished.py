@@ -1,4 +1,4 @@
-"""A conversion that is started again after it has finished: it sees so, and reads no image a second time."""
+"""Recognizes a conversion that has already finished, so that repeating it reads no image again."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ INPUTS = "inputs_sha256"
 
 
 def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Rows) -> str:
-    """Returns a hash of all that decides what becomes of rows, but for the content of the images.
+    """Returns a hash of everything that determines the data set, except the content of the images.
 
-    It stands in the manifest. Like the manifest, it depends neither on the order of the rows nor on where
-    their files and images lie.
+    It is stored in the manifest. Like the manifest, it does not depend on the order of the rows or the
+    folders of their files and images.
 
     Args:
-        arguments: Of the conversion.
-        labels: Those that the user gave; empty = none.
-        rows: With the size of every image's file.
+        arguments: The arguments of the conversion.
+        labels: The labels of the user's labels file; empty = none.
+        rows: The rows, with the size of every image file.
     """
     settings: tuple[object, ...] = (
         labels,
@@ -49,7 +49,7 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
 
 
 def finished_manifest(folder: Location) -> Manifest | None:
-    """Returns the manifest of a conversion into a folder that has finished; None if there is none."""
+    """Returns the manifest of the finished conversion in a folder; None if there is none."""
     names = folder.contents()
     if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):
         return None
@@ -57,18 +57,20 @@ def finished_manifest(folder: Location) -> Manifest | None:
         manifest = parse_manifest((folder / MANIFEST_NAME).read(), where=str(folder / MANIFEST_NAME))
     except InvalidDataError:
         return None
-    # Shards that were described where they lie are looked at by who describes them.
+    # Shards outside the folder are checked by check_same_records.
     own = [shard for split in manifest.splits.values() for shard in split.shards if shard.path in names]
-    return manifest if LABELS_NAME in names and all(names[one.path] == one.bytes for one in own) else None
+    return (
+        manifest if LABELS_NAME in names and all(names[shard.path] == shard.bytes for shard in own) else None
+    )
 
 
 def check_same_rows(
     manifest: Manifest, folder: Location, arguments: ConvertArguments, rows: Rows, inputs: str
 ) -> None:
-    """Makes sure that the data set in a folder is what these rows would become.
+    """Checks that the data set in a folder was made from these rows.
 
     Raises:
-        OutputError: if it is not, or an image was written after the data set was.
+        OutputError: if it was not, or an image has changed since.
     """
     made_by, names = manifest.made_by, folder.contents()
     if made_by.get(INPUTS) != inputs:
@@ -77,7 +79,7 @@ def check_same_rows(
         if shard.path not in names:
             raise _conflict_error(folder, f"its shard {shard.path} is missing")
     if made_by["rejected"] > made_by["rows"] * arguments.max_rejected_fraction:
-        raise _conflict_error(folder, "more of its rows were rejected than max_rejected_fraction allows now")
+        raise _conflict_error(folder, "more of its rows were rejected than max_rejected_fraction now allows")
     written_ns = _written_ns(folder)
     for row in rows.accepted:
         if row.location.written_ns(row.version) > written_ns:
@@ -92,7 +94,7 @@ def check_same_records(
     *,
     multi_label: bool = False,
 ) -> None:
-    """Makes sure that the manifest in a folder describes the TFRecord files that the patterns match.
+    """Checks that the manifest in a folder describes the TFRecord files that the patterns match.
 
     Raises:
         OutputError: if it does not.
@@ -115,7 +117,7 @@ def check_same_records(
         if file.written_ns(status.version) > written_ns:
             raise _conflict_error(folder, f"{file.absolute()} has changed since")
     if labels and labels != manifest.labels:
-        raise _conflict_error(folder, "it names other labels")
+        raise _conflict_error(folder, "it has other labels")
 
 
 def _written_ns(folder: Location) -> int:
@@ -128,6 +130,6 @@ def _written_ns(folder: Location) -> int:
 
 def _conflict_error(folder: Location, problem: str) -> OutputError:
     return OutputError(
-        f"{folder!r} exists already and holds a finished data set: {problem}",
-        remedy="name a new folder; nothing is deleted or overwritten",
+        f"{folder!r} already contains a different finished data set: {problem}",
+        remedy="choose a new folder; nothing is deleted or overwritten",
     )

@@ -1,9 +1,9 @@
-"""Folders and patterns as a source of rows: an image's label is the name of its folder."""
+"""Reads rows from folders and patterns of images: an image's label is the name of its folder."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
@@ -12,8 +12,8 @@ from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.storage import Location, find_files, parse_location
 
-# Pictures by their names. Those of a format that cannot be read are rows like the others, and are rejected
-# with the reason: left out in silence, a label that lives on a phone's HEIC files would be missing.
+# Files of unsupported formats become rows too and are rejected with the reason: if they were ignored, a label
+# with only HEIC files from a phone would be missing.
 _IMAGE_SUFFIXES = frozenset(
     [
         ".jpg",
@@ -47,51 +47,41 @@ _VALIDATION_FOLDERS = ("val", "validation", "valid")
 _TEST_FOLDER = "test"
 _MAX_NAMES = 10
 _MAX_EXAMPLES = 3
-# Folders that somebody calls so are splits, in whatever case, unless they hold images themselves.
+# Folders with these names, in upper or lower case, are splits unless they directly contain images.
 _SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
-# More folders than this in a folder of Cloud Storage are not looked through for train and val.
+# At most this many subfolders of a folder in Cloud Storage are searched for train and val.
 _MAX_FOLDERS = 10_000
 
 
-@dataclass(frozen=True)
-class NotUsed:
-    """What a folder holds besides labelled images: how many other files, the first of them, which folders."""
+@dataclass
+class IgnoredFiles:
+    """Files that are not labelled images: their number, the first few names, and ignored folders."""
 
     files: int = 0
-    folders: tuple[str, ...] = ()
-    examples: tuple[str, ...] = ()
-
-
-class _Others:
-    """Counts files that are not used, and keeps the names of the first ones."""
-
-    def __init__(self) -> None:
-        self.files = 0
-        self.examples: list[str] = []
+    folders: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
+        """Counts a file."""
         self.files += 1
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(name)
 
-    def not_used(self, folders: Iterable[str] = ()) -> NotUsed:
-        return NotUsed(self.files, tuple(folders), tuple(self.examples))
 
-
-def read_images(rows: Rows, images: str) -> NotUsed:
-    """Finds labelled images and puts them into ``rows``.
+def read_images(rows: Rows, images: str) -> IgnoredFiles:
+    """Adds the labelled images of a folder or pattern to ``rows`` and returns the other files.
 
     Args:
-        rows: Where the rows go.
-        images: A folder with one subfolder a label, or with such subfolders in train, val (or
-            validation) and, if there is one, test; or a pattern such as ``photos/*/*.jpg``. Local or
-            ``gs://``. A label's images may lie in subfolders of its folder. Hidden files and folders are
-            skipped; files whose names do not end like an image's are counted.
+        rows: The rows are added to these.
+        images: A folder with one subfolder per label, or with label folders in train, val (or validation)
+            and, optionally, test; or a pattern such as ``photos/*/*.jpg``. Local or ``gs://``. A label's
+            images may be in subfolders of its folder. Hidden files and folders are skipped; files without
+            an image file extension are counted.
 
     Raises:
         InvalidArgumentError: for a URL that is not ``gs://``.
-        MissingInputError: if there is no such folder, or the pattern matches nothing.
-        InvalidDataError: if it is not of this form, with what it holds instead.
+        MissingInputError: if the folder does not exist, or the pattern matches nothing.
+        InvalidDataError: if the folder has another layout; the error lists its content.
     """
     location = parse_location(images)
     try:
@@ -109,45 +99,45 @@ def read_images(rows: Rows, images: str) -> NotUsed:
 # ---------------------------------------------------------------- patterns
 
 
-def _read_pattern(rows: Rows, pattern: str) -> NotUsed:
-    # Of several patterns, the first one's; the paths of the others are absolute unless they are below it.
+def _read_pattern(rows: Rows, pattern: str) -> IgnoredFiles:
+    # With several patterns, the root of the first; paths that are not below it are absolute.
     root = parse_location(pattern.split(",")[0]).pattern_root
     source = rows.add_source(pattern, root)
     prefix = os.path.join(str(root), "")
-    others = _Others()
+    ignored = IgnoredFiles()
     before = len(rows)
     for file, status in find_files(pattern).items():
         path = str(file)
         if not _is_image(path):
-            others.add(path)
+            ignored.add(path)
             continue
         label = file.parent.name
         _check_label(label, str(file.parent))
-        below = path.removeprefix(prefix) if path.startswith(prefix) else str(file.absolute())
-        rows.add(source, 0, below, label, status=status)
+        row_path = path.removeprefix(prefix) if path.startswith(prefix) else str(file.absolute())
+        rows.add(source, 0, row_path, label, status=status)
     if len(rows) == before:
         raise InvalidDataError(
-            f"the pattern matches {others.files:,} files and no image",
+            f"the pattern matches {ignored.files:,} {'file' if ignored.files == 1 else 'files'}, but no image",
             where=pattern,
-            remedy="give a pattern of image files (jpg, jpeg, png, gif, bmp, webp), each in a folder named "
-            "like its label, e.g. photos/*/*.jpg",
+            remedy="use a pattern that matches image files (jpg, jpeg, png, gif, bmp, webp), each in a folder "
+            "named after its label, e.g. photos/*/*.jpg",
         )
-    return others.not_used()
+    return ignored
 
 
 # ---------------------------------------------------------------- folders
 
 
-def _read_folder(rows: Rows, images: str, root: Location) -> NotUsed:
-    top = _children(root)
-    folders = _visible_folders(top)
+def _read_folder(rows: Rows, images: str, root: Location) -> IgnoredFiles:
+    children = _children(root)
+    folders = _visible_folders(children)
     validation = [name for name in _VALIDATION_FOLDERS if name in folders]
     _check_split_folders(images, folders, validation, lambda name: bool(_subfolders(root / name)))
     if not folders:
-        raise _layout_error(images, "no subfolder", top)
+        raise _layout_error(images, "no subfolder", children)
     uses = _find_splits(folders, validation)
     source = rows.add_source(images, root)
-    others = _Others()
+    ignored = IgnoredFiles(folders=[name for name in folders if uses and name not in uses])
     images_of: Counter[str] = Counter()
     for split, use in uses.items() if uses else (("", UNASSIGNED),):
         parent = root / split if split else root
@@ -161,25 +151,25 @@ def _read_folder(rows: Rows, images: str, root: Location) -> NotUsed:
             path = f"{split}/{name}" if split else name
             if not file or not _is_image(path):
                 if not path.endswith("/"):
-                    others.add(path)
+                    ignored.add(path)
                 continue
             rows.add(source, 0, path, label, use=use, status=status)
             images_of[label] += 1
         if len(rows) == before:
             raise _layout_error(str(parent), "no image in a label's folder", _children(parent))
     empty = sorted(label for label, count in images_of.items() if not count)
-    # In a bucket a folder without an image has other files, which are reported as not used.
+    # In a bucket, a folder exists only through its files, which are reported as ignored.
     if empty and root.is_local:
         raise InvalidDataError(
             f"no image in {len(empty)} of {len(images_of)} label folders: {', '.join(empty[:_MAX_NAMES])}",
             where=images,
-            remedy="add images to it, or remove the folder if it is not a label",
+            remedy="add images, or remove folders that are not labels",
         )
-    return others.not_used(name for name in folders if uses and name not in uses)
+    return ignored
 
 
 def _check_below(parent: Location, label: str, images: str) -> None:
-    """Rejects a link to a folder above: every image would have this label, too."""
+    """Rejects a link to a parent folder: every image would get this label too."""
     target = (parent / label).resolve_links()
     if f"{parent.resolve_links()}/".startswith(f"{target}/"):
         raise InvalidDataError(
@@ -202,7 +192,7 @@ def _visible_folders(names: list[str]) -> list[str]:
 
 
 def _find_splits(folders: list[str], validation: list[str]) -> dict[str, str]:
-    """Returns the folders that are splits; empty when the folders are labels."""
+    """Returns the split of each split folder; empty if the folders are labels."""
     if not validation or _TRAIN_FOLDER not in folders:
         return {}
     uses = {_TRAIN_FOLDER: TRAIN, validation[0]: VALIDATION}
@@ -224,18 +214,19 @@ def _check_split_folders(
         raise InvalidDataError(
             f"the folders {', '.join(map(repr, splits))} look like splits, not like labels",
             where=folder,
-            remedy="call them train, val and, if there is one, test; or give one of them to have it split",
+            remedy="rename them to train, val and, optionally, test; or set images to one of them, which is "
+            "then split",
         )
     if has_train == bool(validation):
         return
     half = _TRAIN_FOLDER if has_train else validation[0]
-    # Without folders inside, it may well be a label of that name: steam engines, locomotives, train.
+    # A folder without subfolders may be a label that is named train, among other vehicles.
     if has_folders(half):
         missing = "val (or validation)" if has_train else _TRAIN_FOLDER
         raise InvalidDataError(
             f"the folder has {half!r} but no {missing}",
             where=folder,
-            remedy=f"add {missing}, or give {parse_location(folder) / half!r} alone to have it split",
+            remedy=f"add {missing}, or set images to {parse_location(folder) / half!r}, which is then split",
         )
 
 
@@ -244,18 +235,18 @@ def _check_label(label: str, folder: str) -> None:
         raise InvalidDataError(
             f"the folder name {label!r} cannot be a label",
             where=folder,
-            remedy="rename it: UTF-8, no line break, no space at either end",
+            remedy="rename it to UTF-8 text without line breaks or surrounding spaces",
         )
 
 
 def _layout_error(folder: str, problem: str, names: list[str]) -> InvalidDataError:
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    holds = ", ".join(names[:_MAX_NAMES]) + more if names else "nothing"
+    content = ", ".join(names[:_MAX_NAMES]) + more if names else "nothing"
     return InvalidDataError(
         f"the folder of images has {problem}",
-        where=f"{folder} holds: {holds}",
-        remedy="give a folder with one subfolder a label, named like the label, with its images "
-        "(jpg, jpeg, png, gif, bmp, webp) in it; or with such label folders in train and val",
+        where=f"{folder} contains: {content}",
+        remedy="use a folder with one subfolder per label, named after the label, that contains its images "
+        "(jpg, jpeg, png, gif, bmp, webp); or put such label folders into train and val",
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that list images: the original CSV form, and the CSV and JSONL forms that Vertex AI imports."""
+"""Reads files that list images: CSV files of path,label rows, and Vertex AI's CSV and JSONL import files."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from imgpipe.components.convert.rows import Rows
 from imgpipe.components.images.checking import ImageError, detect_image_format
 from imgpipe.components.storage import parse_location
 
-# Vertex AI writes training, validation, test; its predecessor wrote TRAIN, VALIDATION, TEST, UNASSIGNED.
+# Vertex AI uses training, validation, test; its predecessor used TRAIN, VALIDATION, TEST, UNASSIGNED.
 _USES = {
     "training": TRAIN,
     "train": TRAIN,
@@ -29,14 +29,14 @@ _USES = {
 }
 _USE_KEY = "aiplatform.googleapis.com/ml_use"
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-# A longer line is no row: a file without line ends, perhaps, or no text at all.
+# A longer line is not a row: the file has no line ends or is not text.
 _MAX_LINE_CHARACTERS = 1_000_000
 _LABEL_HEADERS = ("label", "labels", "class")
 
 
 @dataclass(frozen=True)
 class _ParsedRow:
-    """A line taken apart; ``problem`` is what is wrong with it, if anything."""
+    """A parsed line; ``problem`` says why it is invalid."""
 
     path: str
     label: str
@@ -45,27 +45,27 @@ class _ParsedRow:
 
 
 def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_label: bool = False) -> None:
-    """Reads a file that lists images into ``rows``.
+    """Adds the rows of a file that lists images to ``rows``.
 
-    A CSV file has a row ``path,label``, or ``ml_use,path,label`` (Vertex AI), on each line, without a
-    header; a file whose name ends in .jsonl has one JSON object of Vertex AI's import format on each.
-    UTF-8 with or without a byte order mark, any line ends, blank lines skipped. In CSV a field in double
-    quotes may hold commas and doubled quotes, but no line break. Relative paths belong to the folder
-    of the file. White space around a label is not part of it.
+    Each line of a CSV file is ``path,label`` or ``ml_use,path,label`` (Vertex AI), without a header; each
+    line of a .jsonl file is a JSON object in Vertex AI's import format. UTF-8 with or without a byte order
+    mark, any line ends; blank lines are skipped. A CSV field in double quotes may contain commas and doubled
+    quotes, but no line break. Relative paths are relative to the file's folder. White space around a label
+    is removed.
 
-    With ``multi_label`` a CSV row has any number of labels, each in a column (empty ones are skipped), and
-    an object any number of ``classificationAnnotations``; a label that stands twice counts once.
+    With ``multi_label`` a CSV row has any number of labels, one per column (empty ones are skipped), and an
+    object any number of ``classificationAnnotations``; duplicate labels count once.
 
     Args:
-        rows: Where the rows go.
+        rows: The rows are added to these.
         file: The path of the file, as the user gave it, local or ``gs://``.
-        use: The split that the file is for; empty when its rows say it themselves or it is to be drawn.
-        multi_label: Whether a row may have several labels or none; ``rows`` then gets texts of label sets.
+        use: The split of all rows; empty if the rows specify it or it is to be drawn.
+        multi_label: Whether a row may have several labels or none; the rows' labels are then label sets.
 
     Raises:
         InvalidArgumentError: for a URL that is not ``gs://``.
         MissingInputError: if the file cannot be read.
-        InvalidDataError: if it is not text in UTF-8, or has no row.
+        InvalidDataError: if it is not UTF-8 text, or has no row.
     """
     location = parse_location(file)
     parse = _parse_json if file.lower().endswith(_JSON_SUFFIXES) else _parse_csv
@@ -82,11 +82,11 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
             rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
             first_label = parsed.label.partition(",")[0].strip().lower()
             if number == 1 and len(rows.rejected) > rejected_before and first_label in _LABEL_HEADERS:
-                reason = "looks like a header line, which the file must not have"
+                reason = "this looks like a header line, which is not allowed"
                 rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
     if len(rows) == before:
         raise InvalidDataError(
-            "the file has no rows", where=file, remedy="write one path,label a line, without a header"
+            "the file has no rows", where=file, remedy="write one path,label per line, without a header"
         )
 
 
@@ -98,12 +98,12 @@ def _reject_image(beginning: bytes, file: str) -> None:
     raise InvalidDataError(
         f"the file is a {image_format} image, not a list of images",
         where=file,
-        remedy="give a folder of images as images, or a file of path,label lines",
+        remedy="set images to a folder of images, or use a file of path,label lines",
     )
 
 
 def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yields number, text and problem of every line that is not blank."""
+    """Yields the number, text and problem of every line that is not blank."""
     try:
         with path.open("rb") as start:
             beginning = start.read(4096)
@@ -113,11 +113,11 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
                 raise InvalidDataError(
                     "the file is a TFRecord file, not a list",
                     where=file,
-                    remedy="give it as training_data_path",
+                    remedy="set training_data_path to it",
                 )
             if b"\0" in beginning:
                 _reject_image(beginning, file)
-        # Bytes that are not UTF-8 become lone surrogates, which tells on which line they are.
+        # Bytes that are not UTF-8 become lone surrogates, so only their line is rejected.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as text:
             number = 0
             while line := text.readline(_MAX_LINE_CHARACTERS + 1):
@@ -142,17 +142,17 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def _check_use(parsed: _ParsedRow, use: str, file: str) -> _ParsedRow:
-    """Returns the row for the split that the file is for."""
+    """Returns the row with the split of its file; a row of another split is invalid."""
     if not use or parsed.problem:
         return parsed
     if parsed.use not in (UNASSIGNED, use):
-        problem = f"the row says that it is for {parsed.use}, but {file} is given for {use}"
+        problem = f"the row is for {parsed.use}, but {file} lists {use} images"
         return _ParsedRow(parsed.path, parsed.label, use, problem)
     return _ParsedRow(parsed.path, parsed.label, use)
 
 
 def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
-    # One line at a time: a quote that is never closed spoils its own row, not the rest of the file.
+    # One line at a time: an unclosed quote affects only its own row, not the rest of the file.
     try:
         cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except csv.Error as error:
@@ -165,8 +165,8 @@ def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
         cells = cells[1:]
     if len(cells) > 2:
         problem = (
-            f"{len(cells)} columns instead of 2 (path,label); an image has exactly one label, unless "
-            "multi_label=true is given"
+            f"{len(cells)} columns instead of 2 (path,label); each image has exactly one label unless "
+            "multi_label=true"
         )
         return _ParsedRow(cells[0], ",".join(cells[1:]), use, problem)
     if len(cells) < 2:
@@ -175,22 +175,22 @@ def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
 
 
 def _parse_multi_label_cells(cells: list[str]) -> _ParsedRow:
-    """Takes a row of path and any number of labels apart."""
+    """Parses a row with a path and any number of labels."""
     use = UNASSIGNED
     first = cells[0].strip().lower()
-    # An empty first cell is a use that is left open only where a path and a label follow.
+    # An empty first cell means "unassigned" only if a path and a label follow.
     if len(cells) > (1 if first else 2) and first in _USES:
         use = _USES[first]
         cells = cells[1:]
     elif len(cells) == 1 and _separator_hint(cells[0]):
         return _ParsedRow(cells[0], "", use, f"1 column{_separator_hint(cells[0])}")
-    # A spreadsheet fills the rows with fewer labels up with empty cells.
+    # Spreadsheets pad rows that have fewer labels with empty cells.
     names = [name for name in (cell.strip() for cell in cells[1:]) if name]
     return _check_label_set(cells[0], names, use)
 
 
 def _separator_hint(cell: str) -> str:
-    """Returns a hint if the columns of a row are separated as some spreadsheets do."""
+    """Returns a hint if the columns are separated by semicolons or tabs, as in some spreadsheets."""
     for character, name in ((";", "semicolons"), ("\t", "tabs")):
         if character in cell:
             return f"; columns are separated by commas, not {name}"
@@ -209,11 +209,11 @@ def _parse_json(line: str, multi_label: bool) -> _ParsedRow:
     resources = content.get("dataItemResourceLabels")
     use_text = resources.get(_USE_KEY, "") if isinstance(resources, dict) else ""
     if not isinstance(path, str):
-        return _ParsedRow(line, "", problem="there is no text imageGcsUri in the line")
+        return _ParsedRow(line, "", problem="imageGcsUri is missing or not a string")
     if not isinstance(annotations, list) or (len(annotations) != 1 and not multi_label):
         problem = (
-            f"the image has {len(annotations)} annotations; it needs exactly one label, unless "
-            "multi_label=true is given"
+            f"the image has {len(annotations)} annotations; each image has exactly one label unless "
+            "multi_label=true"
             if isinstance(annotations, list)
             else "classificationAnnotations is not a list"
         )
@@ -221,16 +221,16 @@ def _parse_json(line: str, multi_label: bool) -> _ParsedRow:
     names = [_display_name(annotation) for annotation in annotations]
     texts = [name for name in names if name is not None]
     if len(texts) < len(names):
-        problem = "there is no text classificationAnnotation.displayName in the line"
+        problem = "classificationAnnotation.displayName is missing or not a string"
         if multi_label:
-            problem += "; an image without a label has classificationAnnotations: []"
+            problem += "; for an image without labels, write classificationAnnotations: []"
         return _ParsedRow(path, "", problem=problem)
     label = format_label_set(texts) if multi_label else texts[0]
     if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
         return _ParsedRow(path, label, problem=problem)
     if not (is_valid_unicode(path) and is_valid_unicode(label)):
-        return _ParsedRow(ascii(path), ascii(label), problem="the line holds half a Unicode character")
+        return _ParsedRow(ascii(path), ascii(label), problem="the line contains an unpaired surrogate")
     if multi_label:
         return _check_label_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
     return _check_row(path, label.strip(), _USES[use_text.strip().lower()])
@@ -242,7 +242,7 @@ def _display_name(annotation: Any) -> str | None:
 
 
 def _check_label_set(path: str, names: list[str], use: str) -> _ParsedRow:
-    """Returns the row of a path and its labels, with what is wrong with the first that is wrong."""
+    """Returns the row of a path and its labels, with the first problem of a label."""
     label = format_label_set(names)
     if not path.strip():
         return _ParsedRow(path, label, use, "the path is empty")

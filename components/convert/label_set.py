@@ -1,4 +1,4 @@
-"""A set of labels as one text: as a row of a CSV file has it, so that a table of rows holds either."""
+"""Sets of labels as text, in CSV format, so that single labels and label sets share one table column."""
 
 import csv
 import io
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 def format_label_set(names: Iterable[str]) -> str:
-    """Returns the names in the order of the alphabet, each once, separated by commas; quoted where needed.
+    """Returns the distinct names in alphabetical order, separated by commas and quoted where needed.
 
-    Equal sets give equal texts, different ones different ones; the empty set gives the empty text.
+    Two sets have the same text exactly if they are equal; the empty set gives an empty text.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="").writerow(sorted(set(names)))
@@ -16,5 +16,5 @@ def format_label_set(names: Iterable[str]) -> str:
 
 
 def parse_label_set(text: str) -> tuple[str, ...]:
-    """Returns the names that ``format_label_set`` made a text of."""
+    """Returns the names in a text made by ``format_label_set``."""
     return tuple(next(csv.reader([text]))) if text else ()

@@ -1,7 +1,7 @@
-"""The folder that a data set is written to: somebody else's is left alone, an unfinished one goes on.
+"""The output folder of a conversion: other files in it are never touched, an unfinished conversion resumes.
 
-While a conversion works, everything lies in a hidden work folder in the output folder. At the end the
-finished files get their own names, ``manifest.json`` last, and the work folder goes.
+A running conversion writes to a hidden work folder inside the output folder. At the end the finished files
+are moved to their final names, ``manifest.json`` last, and the work folder is removed.
 """
 
 import errno
@@ -17,11 +17,8 @@ from imgpipe.components.storage import Location
 
 LABELS_NAME = "labels.txt"
 WORK_FOLDER = ".imgpipe-convert-unfinished"
-# Tells a person who looks.
 _MARKER = f"{WORK_FOLDER}/README"
-_MARKER_TEXT = (
-    b"A conversion by imgpipe is at work here, or was interrupted: start it again and it goes on.\n"
-)
+_MARKER_TEXT = b"A conversion by imgpipe is running here or was interrupted: start it again to resume it.\n"
 _SHARD = rf"(?:{TRAIN}|{VALIDATION}|{TEST})-\d{{5}}-of-\d{{5}}"
 _TOP = rf"(?:{_SHARD}|{re.escape(LABELS_NAME)}|{re.escape(MANIFEST_NAME)}|{re.escape(REJECTED_NAME)})"
 _OUTPUT_FILE = re.compile(rf"{_TOP}|\.{_TOP}\.[0-9a-f]{{32}}\.partial")
@@ -33,23 +30,23 @@ _FINISHED_SHARD = re.compile(_SHARD)
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-    """Returns the name that Google's converter gave to shard ``number`` (from 0) of ``count``."""
+    """Returns the name of shard ``number`` (from 0) of ``count``, as Google's converter names it."""
     return f"{split}-{number:05d}-of-{count:05d}"
 
 
 @contextmanager
 def reserve_output_folder(folder: Location) -> Iterator[None]:
-    """Guards a conversion into a folder, which is made if it is missing.
+    """Reserves an output folder for the conversion in the ``with`` block; creates it if it does not exist.
 
-    A conversion that was interrupted or killed, or whose Beam runner failed, leaves its work folder, and the
-    next one goes on from there. One that fails for another reason leaves nothing but rejected.csv.
+    If the conversion is interrupted or killed, or its Beam runner fails, the work folder remains and the next
+    conversion resumes from it. If it fails for another reason, only rejected.csv remains.
 
-    One conversion at a time works in a local folder: a second one is refused. A bucket has no locks; there, a
-    conversion whose files another one has taken away ends in an error, not well.
+    A local folder is locked: a second conversion into it is rejected. Buckets have no locks: there, a
+    conversion fails if another one has moved or removed its files.
 
     Raises:
-        OutputError: if the folder cannot be written, another conversion works in it, or it holds anything but
-            the remains of a conversion that did not end well.
+        OutputError: if the folder cannot be written, another conversion is running in it, or it contains
+            anything but the files of an unfinished conversion.
     """
     with folder.lock():
         with explain_write_errors(folder):
@@ -69,12 +66,12 @@ def reserve_output_folder(folder: Location) -> Iterator[None]:
 
 
 def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> None:
-    """Gives the finished shards their own names and writes the files beside them.
+    """Moves the finished shards to their final names and writes the other files of the data set.
 
     Args:
         folder: The output folder.
-        shards: The names of the shards that the work folder holds.
-        files: Name and content of what else belongs there; manifest.json is written last.
+        shards: The names of the shards in the work folder.
+        files: Name and content of the other files; manifest.json is written last.
     """
     with explain_write_errors(folder):
         for name in shards:
@@ -84,26 +81,26 @@ def publish(folder: Location, shards: list[str], files: dict[str, bytes]) -> Non
         missing = {*shards, *files} - set(folder.contents())
     if missing:
         raise OutputError(
-            f"{min(missing)!r} was written to {folder!r} and is not there any more",
-            remedy="let one conversion at a time write to a folder; start this one again",
+            f"{min(missing)!r} was written to {folder!r} but has disappeared",
+            remedy="run only one conversion at a time into a folder, and start this one again",
         )
 
 
 @contextmanager
 def explain_write_errors(folder: Location) -> Iterator[None]:
-    """Makes an OutputError of the system's errors, e.g. a full disk, in a block that writes to ``folder``."""
+    """Turns operating system errors, e.g. a full disk, into an OutputError that names ``folder``."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
             f"cannot write to {folder!r}: {error.strerror or error}",
-            remedy="free some space or name another folder" if full else "name a folder that can be written",
+            remedy="free disk space or choose another folder" if full else "choose a writable folder",
         ) from None
 
 
 def _prepare_work_folder(folder: Location) -> None:
-    """Makes of what lies in the folder the work folder of this conversion, or refuses it."""
+    """Moves the files of an unfinished conversion into its work folder; rejects a folder with other files."""
     names = folder.contents()
     is_unfinished = any(name.startswith(f"{WORK_FOLDER}/") for name in names)
     others = [
@@ -112,18 +109,18 @@ def _prepare_work_folder(folder: Location) -> None:
         if not (is_unfinished and (_OUTPUT_FILE.fullmatch(name) or _WORK_FOLDER_FILE.fullmatch(name)))
     ]
     if not is_unfinished and others == [REJECTED_NAME] and _is_list_of_rejections(folder):
-        # All that a conversion leaves that was refused for its rejected rows.
+        # The only file left by a conversion that failed because of too many rejected rows.
         (folder / REJECTED_NAME).remove()
         return
     if others:
         raise OutputError(
-            f"{folder!r} exists already and is not an empty folder: it holds {others[0]!r}",
-            remedy="name a new folder; nothing is deleted or overwritten",
+            f"{folder!r} already exists and is not empty: it contains {others[0]!r}",
+            remedy="choose a new folder; nothing is deleted or overwritten",
         )
     if not is_unfinished:
         return
-    log_event("convert_resumed", f"convert: a conversion into {folder} did not finish; it goes on")
-    # The manifest first: from now on, nothing looks finished.
+    log_event("convert_resumed", f"convert: resuming the unfinished conversion in {folder}")
+    # The manifest first: from then on, the data set no longer looks finished.
     for name in sorted(names, key=lambda name: name != MANIFEST_NAME):
         if _FINISHED_SHARD.fullmatch(name):
             (folder / name).rename(folder / WORK_FOLDER / name)
@@ -143,7 +140,7 @@ def _remove_output(folder: Location, keep: str = "") -> None:
 
 
 def _remove_work(folder: Location) -> None:
-    # The marker last: a kill in between leaves what the next run knows as ours.
+    # The marker last: if the process is killed here, the next run still recognizes the work folder.
     for name in sorted(folder.contents(), key=lambda name: name == _MARKER):
         if _WORK_FOLDER_FILE.fullmatch(name) and not name.endswith("/"):
             (folder / name).remove()

@@ -1,4 +1,4 @@
-"""rejected.csv, and how many rejected rows are too many."""
+"""Writes, logs and limits rejected rows."""
 
 import csv
 import io
@@ -11,38 +11,37 @@ from imgpipe.components.storage import Location
 
 REJECTED_NAME = "rejected.csv"
 HEADER = ("file", "line", "path", "label", "reason")
-_SHOWN = 5
-# A list of more is for a program to read, not for a person to scroll through.
+_MAX_SHOWN = 5
 _MAX_LOGGED = 1_000
 
 
 def format_rejections(rejections: Sequence[Rejection]) -> bytes:
-    """Returns rejected.csv: a header, then file, line, path, label and reason of every rejected row.
+    """Returns the content of rejected.csv: a header, then a line for every rejected row.
 
-    A line of 0 (an image of a folder, which has no line) is left empty.
+    The column ``line`` is empty for images of a folder.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for row in rejections:
         writer.writerow((row.file, row.line or "", row.path, row.label, row.reason))
-    # Only a file name that is not UTF-8 needs the backslashes.
+    # Backslashes only appear in file names that are not UTF-8.
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
-    """Writes a line for each of the first 1,000 rejected rows, and one with the number of the rest.
+    """Logs the first 1,000 rejected rows and the number of the others.
 
-    In a cluster, the log is what is left of a step that failed: rejected.csv may go with its pod.
+    In a cluster, only the log of a failed step may remain: rejected.csv can be deleted with its pod.
 
     Args:
         rejections: The rejected rows.
-        folder: Where rejected.csv lies.
+        folder: The folder of rejected.csv.
     """
     for row in rejections[:_MAX_LOGGED]:
         log_event(
             "row_rejected",
-            f"convert: rejected: {described(row)}",
+            f"convert: rejected: {describe_rejection(row)}",
             severity="WARNING",
             file=row.file,
             line=row.line,
@@ -53,39 +52,39 @@ def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
     if len(rejections) > _MAX_LOGGED:
         log_event(
             "rejections_not_logged",
-            f"convert: and {len(rejections) - _MAX_LOGGED:,} more rejected rows; {folder / REJECTED_NAME} "
-            "lists all of them",
+            f"convert: and {len(rejections) - _MAX_LOGGED:,} more rejected; {folder / REJECTED_NAME} lists "
+            "every rejected row",
             severity="WARNING",
             count=len(rejections) - _MAX_LOGGED,
         )
 
 
 def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: float, folder: Location) -> None:
-    """Refuses to go on when too many rows are rejected.
+    """Fails if too many rows are rejected.
 
     Args:
         rejections: The rejected rows, in the order of the source.
-        rows: How many rows there are in all.
-        max_fraction: The largest share that may be rejected.
-        folder: Where rejected.csv lies.
+        rows: The number of all rows.
+        max_fraction: The largest fraction that may be rejected.
+        folder: The folder of rejected.csv.
 
     Raises:
-        InvalidDataError: with the counts, the first rejected rows, and where the others are listed.
+        InvalidDataError: with the counts, the first rejected rows, and the path of the complete list.
     """
     count = len(rejections)
     if count / rows <= max_fraction:
         return
-    first = "".join(f"\n  {described(row)}" for row in rejections[:_SHOWN])
-    more = f"\n  and {count - _SHOWN:,} more" if count > _SHOWN else ""
+    first = "".join(f"\n  {describe_rejection(row)}" for row in rejections[:_MAX_SHOWN])
+    more = f"\n  and {count - _MAX_SHOWN:,} more" if count > _MAX_SHOWN else ""
     raise InvalidDataError(
-        f"{count:,} of {rows:,} rows are rejected, a share of {count / rows:.4g}; "
-        f"max_rejected_fraction={max_fraction:g} is allowed:{first}{more}",
+        f"rejected {count:,} of {rows:,} {'row' if rows == 1 else 'rows'}, a fraction of {count / rows:.4g}, "
+        f"more than max_rejected_fraction={max_fraction:g} allows:{first}{more}",
         where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
-        remedy="correct or remove these rows, or raise max_rejected_fraction",
+        remedy="fix or remove these rows, or raise max_rejected_fraction",
     )
 
 
-def described(row: Rejection) -> str:
-    """Returns file, line, path and reason in one line."""
-    place = f"{row.file}, line {row.line}" if row.line else row.file
-    return f"{place}: {row.path!r}: {row.reason}"
+def describe_rejection(row: Rejection) -> str:
+    """Returns the file, line, path and reason as one line."""
+    where = f"{row.file}, line {row.line}" if row.line else row.file
+    return f"{where}: {row.path!r}: {row.reason}"

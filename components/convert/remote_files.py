@@ -1,7 +1,8 @@
-"""Checks the remote files that rows name, many at a time."""
+"""Checks the remote files of rows in bulk."""
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import Progress
@@ -9,40 +10,40 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.storage import PARALLEL_DOWNLOADS, FileStatus, Location, ObjectLocation
 
-# One request lists 1,000 objects of a folder; for fewer rows than this, a request each is cheaper.
+# One request lists 1,000 objects of a folder; for fewer rows than this, one request per row is cheaper.
 _MIN_ROWS_TO_LIST = 20
 
 
 def check_remote_files(rows: Rows) -> None:
-    """Sets the status of the remote files that rows name, and rejects the rows without a file.
+    """Sets the status of the rows' remote files, and rejects rows without a file.
 
     Raises:
         InterruptedRunError: if the store cannot be reached.
     """
     table = rows.accepted
     numbers_in: dict[Location, list[int]] = defaultdict(list)
-    for number in map(int, table.unknown()):
+    for number in map(int, table.rows_without_status()):
         numbers_in[table.location(number).parent].append(number)
     if not numbers_in:
         return
-    progress = Progress("convert", sum(map(len, numbers_in.values())), "objects looked up")
-    one_by_one: list[int] = []
+    progress = Progress("convert", sum(map(len, numbers_in.values())), "objects checked")
+    not_listed: list[int] = []
     done = 0
     for folder, numbers in numbers_in.items():
         if len(numbers) < _MIN_ROWS_TO_LIST or not _check_by_listing(rows, folder, numbers):
-            one_by_one += numbers
+            not_listed += numbers
             continue
         done += len(numbers)
         progress.update(done)
-    statuses = map_in_order(_status, (table.location(number) for number in one_by_one), PARALLEL_DOWNLOADS)
-    for number, (status, problem) in zip(one_by_one, statuses, strict=True):
+    statuses = map_in_order(_status, (table.location(number) for number in not_listed), PARALLEL_DOWNLOADS)
+    for number, (status, problem) in zip(not_listed, statuses, strict=True):
         _set_status(rows, number, status, problem)
         done += 1
         progress.update(done)
 
 
 def _check_by_listing(rows: Rows, folder: Location, numbers: Sequence[int]) -> bool:
-    """Returns False if access to the listing is denied: the objects may be readable all the same."""
+    """Returns False if listing is denied: the objects may still be readable."""
     assert isinstance(folder, ObjectLocation)  # noqa: S101 - the status of local files is known
     numbers_of: dict[str, list[int]] = defaultdict(list)
     for number in numbers:
@@ -54,9 +55,8 @@ def _check_by_listing(rows: Rows, folder: Location, numbers: Sequence[int]) -> b
                 _set_status(rows, number, status, "")
     except MissingInputError:
         return False
-    for missing in numbers_of.values():
-        for number in missing:
-            _set_status(rows, number, None, "")
+    for number in chain.from_iterable(numbers_of.values()):
+        _set_status(rows, number, None, "")
     return True
 
 

@@ -1,4 +1,4 @@
-"""Rows in little memory: which image has which label, at some 40 bytes and the path for each row."""
+"""A memory-efficient table of labelled images: about 40 bytes plus the path per row."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.storage import FileStatus, Location, resolve
 
 UNASSIGNED = ""
-# A row's split is kept as its place here.
+# A row's split is stored as its index in this tuple.
 _USES = (UNASSIGNED, TRAIN, VALIDATION, TEST)
 _DROPPED = len(_USES)
 UNKNOWN = FileStatus(size=-1, version=0)
@@ -21,17 +21,17 @@ _MAX_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled image that exists.
+    """A labelled image.
 
     Attributes:
         file: The CSV or JSONL file, the folder or the pattern, as the user gave it.
         line: The line of the file, from 1; 0 in a folder.
-        path: The image's path as the row has it; in a folder, relative to the folder.
+        path: The image's path as written in the row; in a folder, relative to the folder.
         label: The label's name; in a multi-label data set the text of the label set (``label_set``).
-        location: Of the image's file.
-        bytes: The size of the image's file.
-        version: Of the image's file; increases when it is written.
-        use: The split that the row is for; empty when it is still to be drawn.
+        location: The image file.
+        bytes: The size of the image file.
+        version: The version of the image file; increases when it is written.
+        use: The split; empty if it is still to be drawn.
     """
 
     file: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row that is not used, and why; ``path`` and ``label`` are as far as the row has them."""
+    """A rejected row with the reason; ``path`` and ``label`` are empty if the row lacks them."""
 
     file: str
     line: int
@@ -57,14 +57,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file or folder that rows come from: its name as given, and the folder of its relative paths."""
+    """A file or folder that lists rows: its name as the user gave it, and the folder of relative paths."""
 
     file: str
     root: Location
 
 
 class RowTable(Sequence[Row]):
-    """Rows in columns of numbers, paths in one stretch of bytes; a row is made when it is asked for."""
+    """Rows stored as columns of numbers and one byte string of paths; ``Row`` objects are made on access."""
 
     def __init__(self) -> None:
         self.sources: list[Source] = []
@@ -76,10 +76,10 @@ class RowTable(Sequence[Row]):
         self._line = array("I")
         self._label = array("I")
         self._use = array("B")
-        # Four bytes do: a file of 2 GiB makes no record.
+        # Four bytes suffice: a record is limited to 2 GiB.
         self._bytes = array("i")
         self._version = array("Q")
-        # Only once there is one to keep: local files have none.
+        # Stays empty until a row has a checksum: local files have none.
         self._checksum = array("q")
 
     def __len__(self) -> int:
@@ -141,57 +141,53 @@ class RowTable(Sequence[Row]):
         self.set_status(len(self) - 1, status)
 
     def set_status(self, index: int, status: FileStatus) -> None:
-        """Sets what is known of the image's file."""
+        """Sets the size, version and checksum of the image file."""
         self._bytes[index] = min(status.size, _MAX_SIZE)
         self._version[index] = status.version
         if status.checksum >= 0 or self._checksum:
-            self._keep_checksum(index, status.checksum)
-
-    def _keep_checksum(self, index: int, checksum: int) -> None:
-        if len(self._checksum) < len(self._bytes):
             self._checksum.extend([-1] * (len(self._bytes) - len(self._checksum)))
-        self._checksum[index] = checksum
+            self._checksum[index] = status.checksum
 
     def drop(self, index: int) -> None:
-        """Takes a row out of every split."""
+        """Removes a row from every split."""
         self._use[index] = _DROPPED
 
     def path(self, index: int) -> str:
-        """Returns the path as the row has it."""
+        """Returns the path as written in the row."""
         begin = self._path_ends[index - 1] if index else 0
         return self._paths[begin : self._path_ends[index]].decode("utf-8", "surrogateescape")
 
     def location(self, index: int) -> Location:
-        """Returns the location of the image's file."""
+        """Returns the location of the image file."""
         return resolve(self.sources[self._source[index]].root, self.path(index))
 
     def use(self, index: int) -> str:
-        """Returns the row's split, empty when it is to be drawn; a dropped row has none either."""
+        """Returns the row's split; empty if it is still to be drawn or the row was dropped."""
         return _USES[self._use[index]] if self._use[index] < _DROPPED else UNASSIGNED
 
     def rows_for(self, use: str) -> npt.NDArray[np.int64]:
-        """Returns the numbers of the rows that are for a split, or of those still to be drawn."""
+        """Returns the numbers of a split's rows; an empty split gives the rows that are still to be drawn."""
         if not len(self):
             return np.zeros(0, np.int64)
         return np.flatnonzero(np.frombuffer(self._use, np.uint8) == _USES.index(use))
 
-    def unknown(self) -> npt.NDArray[np.int64]:
-        """Returns the numbers of the rows whose file was not looked at yet."""
+    def rows_without_status(self) -> npt.NDArray[np.int64]:
+        """Returns the numbers of the rows with an image file that has not been checked yet."""
         if not len(self):
             return np.zeros(0, np.int64)
         return np.flatnonzero(np.frombuffer(self._bytes, np.int32) == UNKNOWN.size)
 
     def sizes(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Returns the sizes in bytes of some rows' images."""
+        """Returns the sizes in bytes of the rows' image files."""
         found = np.frombuffer(self._bytes, np.int32)[numbers] if len(numbers) else np.zeros(0)
         return found.astype(np.int64)
 
     def checksum(self, index: int) -> int:
-        """Returns the CRC-32C of the image's file, -1 when it is not known."""
+        """Returns the CRC-32C of the image file; -1 if it is unknown."""
         return self._checksum[index] if index < len(self._checksum) else -1
 
     def label_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-        """Returns the labels of some rows as places in ``label_names``."""
+        """Returns the labels of the rows as indices in ``label_names``."""
         return np.frombuffer(self._label, np.uint32)[numbers] if len(numbers) else np.zeros(0, np.uint32)
 
     def label_name(self, index: int) -> str:
@@ -200,16 +196,16 @@ class RowTable(Sequence[Row]):
 
     @property
     def label_names(self) -> Sequence[str]:
-        """The names of the labels in the order in which they first appeared."""
+        """The names of the labels, in order of first appearance."""
         return self._label_names
 
 
 class RowSelection(Sequence[Row]):
-    """Some rows of a table in an order of their own."""
+    """A selection of a table's rows, in any order."""
 
     def __init__(self, table: RowTable, numbers: npt.NDArray[np.integer]) -> None:
         self.table = table
-        # Half the memory, and no data set has 4 billion images.
+        # Half the memory of int64; no data set has 4 billion images.
         self.numbers = numbers.astype(np.uint32)
 
     def __len__(self) -> int:
@@ -227,10 +223,10 @@ class RowSelection(Sequence[Row]):
         return self.table[int(self.numbers[index])]
 
     def __iter__(self) -> Iterator[Row]:
-        # Not numpy's tolist(): a million numbers as objects are 40 MB.
+        # Not tolist(), which takes 40 MB per million numbers.
         return (self.table[int(number)] for number in self.numbers)
 
     @property
     def bytes(self) -> int:
-        """The size of the rows' image files together."""
+        """The total size of the rows' image files."""
         return int(self.table.sizes(self.numbers).sum())

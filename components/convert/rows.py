@@ -1,7 +1,7 @@
-"""Rows as they come in: looked at, accepted or rejected, one by one.
+"""Checks rows while they are read, and accepts or rejects each.
 
-Everything is checked here that can be checked without opening an image, so that most mistakes show
-within seconds. A row that fails becomes a Rejection and the others go on.
+Everything that can be checked without opening an image is checked here, so that most mistakes are reported
+within seconds. An invalid row becomes a Rejection and does not stop the others.
 """
 
 import difflib
@@ -14,17 +14,17 @@ from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 from imgpipe.components.storage import FileStatus, Location, resolve
 
-# A row whose text is longer is rejected; its path and label are cut off in the list.
+# Longer paths and labels are truncated in messages and in the list of rejected rows.
 _MAX_TEXT_CHARACTERS = 500
 
 
 class Rows:
-    """The rows of all sources, in their order, apart from those that are rejected.
+    """The rows of all sources, in order, accepted and rejected.
 
     Args:
-        known_labels: The labels that are allowed; empty = any.
-        max_image_bytes: A row whose image file is larger is rejected.
-        multi_label: Whether the rows' labels are texts of label sets.
+        known_labels: The allowed labels; empty = any.
+        max_image_bytes: Rows with a larger image file are rejected.
+        multi_label: Whether the rows' labels are label sets.
     """
 
     def __init__(
@@ -43,16 +43,11 @@ class Rows:
             self._label_problem = _label_set_checker(self._label_problem)
 
     def __len__(self) -> int:
-        """The number of rows that were read."""
+        """The number of rows read."""
         return self._read
 
     def add_source(self, file: str, root: Location) -> int:
-        """Adds a file or folder that rows come from and returns its number.
-
-        Args:
-            file: As the user gave it.
-            root: The folder of relative paths.
-        """
+        """Adds a file or folder that lists rows and returns its number."""
         return self.accepted.add_source(file, root)
 
     def add(
@@ -66,19 +61,19 @@ class Rows:
         problem: str = "",
         status: FileStatus | None = None,
     ) -> None:
-        """Accepts a row if nothing is wrong with it, or rejects it.
+        """Accepts a valid row or rejects an invalid one.
 
-        A row with a remote image and no ``status`` is accepted for now: ``check_remote_files`` checks all of
-        these rows together.
+        A row with a remote image and no ``status`` is accepted for now; ``check_remote_files`` checks these
+        rows in bulk.
 
         Args:
             source: The source's number.
-            line: From 1; 0 in a folder.
-            path: As the row has it.
+            line: The line of the file, from 1; 0 in a folder.
+            path: The path as written in the row.
             label: The label's name, or the text of a label set.
-            use: The split that the row is for; empty = to be drawn.
-            problem: What is wrong with the row already.
-            status: Of the image's file, if it is known.
+            use: The split; empty = to be drawn.
+            problem: Why the row is already known to be invalid.
+            status: The status of the image file, if it is known.
         """
         self._read += 1
         problem = problem or self._label_problem(label)
@@ -87,15 +82,10 @@ class Rows:
         if not problem and status is not None:
             problem = self.find_size_problem(status.size)
         if problem:
-            self.reject(source, line, path, label, problem)
+            file = self.accepted.sources[source].file
+            self.rejected.append(Rejection(file, line, _shorten(path), _shorten(label), problem))
         else:
             self.accepted.append(source, line, path, label, use, status=status or UNKNOWN)
-
-    def reject(self, source: int, line: int, path: str, label: str, reason: str) -> None:
-        """Enters a row among the rejected ones; ``add`` has counted it."""
-        self.rejected.append(
-            Rejection(self.accepted.sources[source].file, line, _shorten(path), _shorten(label), reason)
-        )
 
     def drop(self, number: int, reason: str) -> None:
         """Rejects a row that was accepted."""
@@ -104,21 +94,21 @@ class Rows:
         self.rejected.append(Rejection(row.file, row.line, row.path, row.label, reason))
 
     def sort_rejections(self, others: Sequence[Rejection] = ()) -> list[Rejection]:
-        """Returns the rejected rows, with others, in the order of the sources and their lines."""
-        place = {source.file: number for number, source in enumerate(self.accepted.sources)}
-        return sorted([*self.rejected, *others], key=lambda row: (place[row.file], row.line, row.path))
+        """Returns the rejected rows, including ``others``, ordered by source and line."""
+        rank = {source.file: number for number, source in enumerate(self.accepted.sources)}
+        return sorted([*self.rejected, *others], key=lambda row: (rank[row.file], row.line, row.path))
 
     def find_size_problem(self, size: int) -> str:
-        """Returns what is wrong with the size of an image's file, if anything."""
+        """Returns why an image file of this size is rejected; empty if it is not."""
         if size <= self._max_image_bytes:
             return ""
         return (
             f"the file has {size:,} bytes, more than max_image_bytes={self._max_image_bytes:,}; "
-            "scale the image down or raise the limit"
+            "scale the image down or raise max_image_bytes"
         )
 
     def _status(self, source: int, path: str) -> tuple[FileStatus | None, str]:
-        """Returns the status of a local file, and what is wrong, if anything."""
+        """Returns the status of a local file, and the problem if it cannot be used."""
         try:
             location = resolve(self.accepted.sources[source].root, path)
         except InvalidArgumentError as error:
@@ -135,28 +125,28 @@ class Rows:
 
 
 def _backslash_hint(path: str) -> str:
-    """Returns a hint if a path that does not exist is written as on Windows."""
-    return "; folders are separated by /, not by a backslash" if "\\" in path else ""
+    """Returns a hint if a path contains backslashes, as on Windows."""
+    return "; separate folders with /, not with a backslash" if "\\" in path else ""
 
 
 def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:
-    """Returns a function from a label to what is wrong with it; each label is looked up once."""
+    """Returns a function that returns a label's problem or an empty string; results are cached."""
     problems = dict.fromkeys(known_labels, "")
 
     def find_problem(label: str) -> str:
         if not known_labels:
             return find_label_problem(label)
         if label not in problems:
-            near = difflib.get_close_matches(label[:_MAX_TEXT_CHARACTERS], known_labels, n=1)
-            guess = f"; did you mean {near[0]!r}?" if near else ""
-            problems[label] = f"the label {_shorten(label)!r} is not in the labels file{guess}"
+            matches = difflib.get_close_matches(label[:_MAX_TEXT_CHARACTERS], known_labels, n=1)
+            hint = f"; did you mean {matches[0]!r}?" if matches else ""
+            problems[label] = f"the label {_shorten(label)!r} is not in the labels file{hint}"
         return problems[label]
 
     return find_problem
 
 
 def _label_set_checker(find_problem: Callable[[str], str]) -> Callable[[str], str]:
-    """Returns a function from the text of a label set to what is wrong with the first label that is wrong."""
+    """Returns a function that returns the first problem of a label set's labels or an empty string."""
 
     def find_set_problem(text: str) -> str:
         return next(filter(None, map(find_problem, parse_label_set(text))), "")

@@ -1,22 +1,22 @@
-"""Rows to TFRecord shards: images checked on threads, records written in order, finished shards kept.
+"""Writes rows to TFRecord shards: images are checked on threads, records written in order.
 
-A finished shard lies in the work folder beside a file that says what became of its rows. A conversion
-that is started again finds both and does not read these rows' images a second time.
+A finished shard is kept in the work folder together with a result file. A conversion that is started again
+finds both and does not read these rows' images again.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import google_crc32c
 
-from imgpipe.components.common.dataset import Shard
+from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InternalError, MissingInputError
 from imgpipe.components.common.parallel import group_items, map_in_order
-from imgpipe.components.common.records import ImageRecord, encode_example_parts
+from imgpipe.components.common.records import ImageRecord, encode_example_parts, label_to_class
 from imgpipe.components.common.resources import release_free_memory
 from imgpipe.components.common.tfrecord import frame_parts
 from imgpipe.components.convert.label_set import parse_label_set
@@ -26,22 +26,17 @@ from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import PreparedImage, prepare_image
 from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 
-# Part of a shard's fingerprint: raise it when the same rows come to give other bytes.
+# Part of a shard's fingerprint: increase it when a change makes the same rows give other bytes.
 _FORMAT = 1
 _RESULT_SUFFIX = ".json"
-# Of so many files it is remembered that they are sound, at some 300 bytes each.
+# The number of valid images that are remembered, at about 300 bytes each.
 _MAX_REMEMBERED = 10_000
 _PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard that is to be written.
-
-    Attributes:
-        name: Its file name.
-        rows: Its rows, in the order in which they are written.
-    """
+    """A shard to write: its file name and its rows, in order."""
 
     name: str
     rows: Sequence[Row]
@@ -49,13 +44,13 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class ImageRules:
-    """What an image's record depends on besides the image.
+    """The settings that determine an image's record.
 
     Attributes:
-        label_numbers: The label on disk, 1..N, of every label's name.
-        max_image_pixels: An image of more pixels is rejected.
-        max_image_bytes: A file of more bytes is rejected.
-        multi_label: Whether the rows' labels are texts of label sets.
+        label_numbers: The label on disk, 1..N, of every label name.
+        max_image_pixels: Images with more pixels are rejected.
+        max_image_bytes: Larger files are rejected.
+        multi_label: Whether the rows' labels are label sets.
     """
 
     label_numbers: Mapping[str, int]
@@ -66,14 +61,14 @@ class ImageRules:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard's rows.
+    """The result of writing a shard.
 
     Attributes:
-        fingerprint: Of the rows and the rules.
-        shard: The file, by its name.
-        images_per_label: How many images each label, 1..N, has.
-        reencoded: Path and reason of every image whose bytes were changed, in the order of the output.
-        rejected: The rows whose image is damaged or none.
+        fingerprint: A hash of the rows and the rules.
+        shard: The file, by name.
+        images_per_label: The number of images per label, 1..N.
+        reencoded: Path and reason of every re-encoded image, in the order of the output.
+        rejected: The rows with a damaged image or a file that is not an image.
     """
 
     fingerprint: str
@@ -92,14 +87,14 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _PreparedRows:
-    """What became of some rows of one shard, and, end to end, the records of those that are sound."""
+    """A group of rows of one shard: their outcomes, and the concatenated records of the valid ones."""
 
     records: bytes
     outcomes: Sequence[_Prepared | Rejection]
 
 
 def _fingerprint(plan: ShardPlan, rules: ImageRules) -> str:
-    """Returns a hash that changes when a row of the shard, an image's file or a rule does."""
+    """Returns a hash that changes when a row of the shard, an image file or a rule changes."""
     rule = (_FORMAT, sorted(rules.label_numbers.items()), rules.max_image_pixels, rules.max_image_bytes)
     kind = (*rule, "multi_label") if rules.multi_label else rule
     content = hashlib.sha256(repr(kind).encode("utf-8", "surrogateescape"))
@@ -112,13 +107,13 @@ def _fingerprint(plan: ShardPlan, rules: ImageRules) -> str:
 def find_finished_shard(
     folder: Location, names: Mapping[str, int], plan: ShardPlan, rules: ImageRules
 ) -> ShardResult | None:
-    """Returns what an earlier conversion made of the same rows; None if it did not finish the shard.
+    """Returns the result of a shard that an earlier conversion of the same rows finished, else None.
 
     Args:
         folder: The output folder.
-        names: The names of its files, and their sizes.
+        names: The names and sizes of its files.
         plan: The shard.
-        rules: What its records depend on besides the images.
+        rules: The settings of the conversion.
     """
     result_name = f"{WORK_FOLDER}/{plan.name}{_RESULT_SUFFIX}"
     size = names.get(f"{WORK_FOLDER}/{plan.name}")
@@ -136,39 +131,42 @@ def write_shards(
     plans: Sequence[ShardPlan],
     rules: ImageRules,
     folder: Location,
+    on_images: Callable[[int], None] = lambda _: None,
     *,
     threads: int,
-    on_images: Callable[[int], None] = lambda _: None,
-) -> Iterator[ShardResult]:
-    """Writes shards into the work folder, one after the other, and yields what became of their rows.
+) -> list[ShardResult]:
+    """Writes shards into the work folder, one after the other.
 
     Args:
         plans: The shards.
-        rules: What a record depends on.
-        folder: The output folder; the shards go into its work folder.
-        threads: How many threads check images. The output does not depend on it.
+        rules: The settings of the conversion.
+        folder: The output folder; the shards are written to its work folder.
         on_images: Called after every few images, with their number.
+        threads: The number of threads that check images. The output does not depend on it.
 
     Raises:
         OutputError: if a shard cannot be written.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    # One row in a hundred shows whether images are remote: more threads do no harm.
+    # A sample of the rows is enough to see whether images are remote: more threads do no harm.
     if any(
         not plan.rows[number].location.is_local for plan in plans for number in range(0, len(plan.rows), 100)
     ):
         threads = max(threads, PARALLEL_DOWNLOADS)
 
-    checked = _ValidImages()
+    valid_images = _ValidImages()
     work = folder / WORK_FOLDER
+    results: list[ShardResult] = []
 
-    # One by one from the network: there it is the waiting that is shared out.
+    # Downloads are not grouped: each should wait for the network on its own thread.
     limit = 1 if threads >= PARALLEL_DOWNLOADS else 16
     groups = (
         rows for plan in plans for rows in group_items(plan.rows, lambda row: row.bytes, max_items=limit)
     )
     with (
-        closing(map_in_order(lambda rows: _prepare_rows(rows, rules, checked), groups, threads)) as prepared,
+        closing(
+            map_in_order(lambda rows: _prepare_rows(rows, rules, valid_images), groups, threads)
+        ) as prepared,
         work.staging() as staging,
     ):
         for plan in plans:
@@ -177,12 +175,13 @@ def write_shards(
                 result = _write_shard(plan, rules, prepared, file, on_images)
             with explain_write_errors(folder):
                 (work / plan.name).move_from(partial)
-                # The shard first: what this says is always true.
+                # The shard first: a result file always describes a complete shard.
                 text = json.dumps(asdict(result), ensure_ascii=True, sort_keys=True)
                 (work / f"{plan.name}{_RESULT_SUFFIX}").write(text.encode())
-            yield result
-            # Else a long conversion takes a little more with every shard.
+            results.append(result)
+            # Otherwise memory use grows with every shard.
             release_free_memory()
+    return results
 
 
 def _write_shard(
@@ -198,13 +197,13 @@ def _write_shard(
     rejected: list[Rejection] = []
     rows = examples = size = 0
     while rows < len(plan.rows):
-        some = next(prepared)
-        _write_all(file, some.records)
-        # On the way, so that the file is not read again.
-        sha256.update(some.records)
-        size += len(some.records)
-        rows += len(some.outcomes)
-        for outcome in some.outcomes:
+        group = next(prepared)
+        _write_all(file, group.records)
+        # Hashed here, so that the file is not read again.
+        sha256.update(group.records)
+        size += len(group.records)
+        rows += len(group.outcomes)
+        for outcome in group.outcomes:
             if isinstance(outcome, Rejection):
                 rejected.append(outcome)
                 continue
@@ -213,9 +212,9 @@ def _write_shard(
                 images_per_label[label] = images_per_label.get(label, 0) + 1
             if outcome.reencoded:
                 reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
-        on_images(len(some.outcomes))
+        on_images(len(group.outcomes))
     shard = Shard(plan.name, examples, size, sha256.hexdigest())
-    # Last, while nothing else waits for it: the threads are at the next shard's images already.
+    # Last, while the threads already prepare the next shard's images.
     fingerprint = _fingerprint(plan, rules)
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
 
@@ -223,21 +222,21 @@ def _write_shard(
 def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        # An unbuffered file may take less than it is given, e.g. at the end of a disk.
+        # An unbuffered write may be partial, e.g. on a full disk.
         view = view[file.write(view) :]
 
 
 class _ValidImages:
-    """Files that were found sound as they are: rows are repeated to balance classes, and decoding costs most.
+    """A cache of valid images: rows are repeated to balance classes, and decoding is the largest cost.
 
-    A file is known again by place, size, version and the CRC-32C of what was read this time, too.
+    A file is identified by location, size, version and the CRC-32C of its content, which is always read.
     """
 
     def __init__(self) -> None:
         self._images: dict[tuple[Location, int, int, int], tuple[str, int, int]] = {}
 
-    def prepared(self, row: Row, data: bytes, max_pixels: int) -> PreparedImage:
-        """Returns what ``prepare_image`` does, from memory where it can.
+    def prepare(self, row: Row, data: bytes, max_pixels: int) -> PreparedImage:
+        """Calls ``prepare_image`` unless the image is known to be valid.
 
         Raises:
             ImageError: as ``prepare_image`` does.
@@ -252,20 +251,22 @@ class _ValidImages:
         return image
 
 
-def _prepare_rows(rows: Sequence[Row], rules: ImageRules, checked: _ValidImages) -> _PreparedRows:
-    # Joined here: the thread that writes and hashes then takes turns with the others once for all of them.
+def _prepare_rows(rows: Sequence[Row], rules: ImageRules, valid_images: _ValidImages) -> _PreparedRows:
+    # Joined here, so that the writing thread needs the interpreter lock once per group, not per record.
     parts: list[bytes] = []
-    outcomes = [_prepare(row, rules, checked, parts) for row in rows]
+    outcomes = [_prepare_row(row, rules, valid_images, parts) for row in rows]
     return _PreparedRows(b"".join(parts), outcomes)
 
 
-def _prepare(row: Row, rules: ImageRules, checked: _ValidImages, parts: list[bytes]) -> _Prepared | Rejection:
-    """Says what becomes of a row; adds its record's parts to ``parts`` if there is one."""
+def _prepare_row(
+    row: Row, rules: ImageRules, valid_images: _ValidImages, parts: list[bytes]
+) -> _Prepared | Rejection:
+    """Returns the outcome of a row and appends the parts of its record, if any, to ``parts``."""
     try:
         data = row.location.read()
         if len(data) > rules.max_image_bytes:
-            raise ImageError(f"the file has grown to {len(data):,} bytes, more than max_image_bytes allows")
-        image = checked.prepared(row, data, rules.max_image_pixels)
+            raise ImageError(f"the file grew to {len(data):,} bytes, more than max_image_bytes allows")
+        image = valid_images.prepare(row, data, rules.max_image_pixels)
     except ImageError as error:
         return Rejection(row.file, row.line, row.path, row.label, str(error))
     except MissingInputError as error:
@@ -279,17 +280,17 @@ def _prepare(row: Row, rules: ImageRules, checked: _ValidImages, parts: list[byt
         format=image.format,
         height=image.height,
         width=image.width,
-        **_labels_of(row, rules),
+        **_label_fields(row, rules),
     )
     parts += frame_parts(encode_example_parts(record))
     return _Prepared(row.path, record.all_labels, image.reencoded)
 
 
-def _labels_of(row: Row, rules: ImageRules) -> dict[str, Any]:
-    """Returns the fields of a record that say its labels."""
+def _label_fields(row: Row, rules: ImageRules) -> dict[str, Any]:
+    """Returns the fields of a record that contain its labels."""
     if not rules.multi_label:
         return {"label": rules.label_numbers[row.label], "text": row.label}
-    # In the order of their numbers, which that of the names need not be.
+    # Ordered by number, which may differ from the order of the names.
     pairs = sorted((rules.label_numbers[name], name) for name in parse_label_set(row.label))
     return {"labels": tuple(number for number, _ in pairs), "texts": tuple(name for _, name in pairs)}
 
@@ -305,10 +306,10 @@ def _parse_result(content: dict[str, Any]) -> ShardResult:
 
 
 def read_shard_result(folder: Location, name: str) -> ShardResult:
-    """Reads what became of a shard that another process has just finished.
+    """Reads the result of a shard that another process has just finished.
 
     Raises:
-        InternalError: if it did not finish it.
+        InternalError: if the shard is not finished.
     """
     try:
         return _parse_result(json.loads((folder / WORK_FOLDER / f"{name}{_RESULT_SUFFIX}").read()))
@@ -316,5 +317,14 @@ def read_shard_result(folder: Location, name: str) -> ShardResult:
         raise InternalError(
             f"the runner ended without an error, but there is no shard {name!r}",
             where=str(folder / WORK_FOLDER),
-            remedy="is the output folder one that all of the runner's workers share?",
+            remedy="use an output folder that all of the runner's workers share",
         ) from None
+
+
+def make_split(shards: Sequence[Shard], counts: Iterable[Mapping[int, int]], labels: int) -> Split:
+    """Returns a split of shards with the given numbers of images per label, 1..``labels``."""
+    images_per_label = [0] * labels
+    for shard_counts in counts:
+        for label, count in shard_counts.items():
+            images_per_label[label_to_class(label)] += count
+    return Split(tuple(shards), tuple(images_per_label))

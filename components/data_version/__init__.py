@@ -1,1 +1,1 @@
-"""What the data is called by a cache: a new name whenever it has changed."""
+"""Computes a version of the input data, so that caching follows changes of the data."""

@@ -1,4 +1,4 @@
-"""The arguments of the data_version step: where the data lies, as convert takes it."""
+"""The arguments of the data_version step: the input data, with the same arguments as convert."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ def _convert_argument(name: str) -> Any:
 
 @dataclass(frozen=True)
 class DataVersionArguments:
-    """What tells the data of today from the data of yesterday."""
+    """The input data, and optionally its version."""
 
     data_version: str = argument(
         "",

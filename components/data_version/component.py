@@ -9,11 +9,11 @@ from imgpipe.components.data_version.data_version import compute_data_version
 
 
 def data_version(version: OutputPath(str), arguments: DataVersionArguments) -> None:  # type: ignore[valid-type]
-    """Names the state of the data, so that convert and validate are cached only while it stays the same.
+    """Computes the version of the input data: convert and validate are cached while it is unchanged.
 
     Args:
-        version: The name: the user's, or a digest of what lies there, or one that never comes again.
-        arguments: Where the data lies.
+        version: The user's data_version, a digest of the files, or a unique text, which prevents caching.
+        arguments: The input data, and optionally its version.
     """
     file = Path(version)
     file.parent.mkdir(parents=True, exist_ok=True)

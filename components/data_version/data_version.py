@@ -1,4 +1,4 @@
-"""Names the state of the data: equal for equal files, without reading them."""
+"""Computes a version of the input data from its file names, sizes and times, without reading the files."""
 
 import hashlib
 import uuid
@@ -10,24 +10,23 @@ from imgpipe.components.storage import FileStatus, find_files, parse_location
 
 
 def compute_data_version(arguments: DataVersionArguments) -> str:
-    """Returns a name for the state of the data.
+    """Returns the version of the input data.
 
-    Args:
-        arguments: Where the data lies.
-
-    Returns:
-        ``data_version``, if the user gave it; else a digest of all files' names, sizes, and times of change
-        (in Cloud Storage: checksums); else, where the files cannot be told without reading (lists that name
-        them) or where the converted data lies outside the run (output_dir), a name that never comes again.
+    This is ``data_version`` if the user set it, else a digest of all files' names, sizes and modification
+    times (in Cloud Storage: checksums). If the files are not known without reading them (CSV and JSONL lists)
+    or the converted data is written outside the run (output_dir), it is a unique text.
 
     Raises:
         MissingInputError: if a pattern matches no file.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     if arguments.data_version:
-        version, why = arguments.data_version, "as given"
+        version, source = arguments.data_version, "set by data_version"
     elif arguments.output_dir or not (arguments.images or arguments.training_data_path):
-        version, why = f"once-{uuid.uuid4().hex}", "not cached: give data_version to cache it"
+        version, source = (
+            f"once-{uuid.uuid4().hex}",
+            "not cached: set data_version to cache convert and validate",
+        )
     else:
         digest, files = hashlib.sha256(), 0
         for location in (
@@ -40,13 +39,14 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
                 digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
                 files += 1
             digest.update(b"\0")
-        version, why = f"sha256-{digest.hexdigest()}", f"of {files:,} files"
-    log_result("data_version", f"{version[:23]}, {why}")
+        version = f"sha256-{digest.hexdigest()}"
+        source = f"computed from {files:,} {'file' if files == 1 else 'files'}"
+    log_result("data_version", f"{version[:23]}, {source}")
     return version
 
 
 def _file_states(location: str) -> Iterator[str]:
-    """Yields a line for each file, sorted: path, size, and what changes with the content."""
+    """Yields a sorted line for each file: path, size, and checksum or version."""
     folder = parse_location(location)
     files: Iterable[tuple[object, FileStatus | None]] = (
         folder.list_files() if folder.is_folder() else find_files(location).items()
@@ -57,5 +57,5 @@ def _file_states(location: str) -> Iterator[str]:
 def _file_state(status: FileStatus | None) -> str:
     if status is None:
         return "unreadable"
-    # The checksum where the store keeps one: the same file uploaded again is the same data.
+    # The checksum if the store keeps one: uploading the same file again does not change the data.
     return f"{status.size} {status.checksum if status.checksum >= 0 else status.version}"
