@@ -27,6 +27,7 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import format_labels, read_labels_file, sort_labels
 from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import ConvertArguments
@@ -280,8 +281,8 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
             examples = f" ({', '.join(ignored.examples)})" if ignored.examples else ""
             log_event(
                 "convert_ignored",
-                f"convert: ignored in {arguments.images}: {ignored.files:,} "
-                f"{'file' if ignored.files == 1 else 'files'} outside the label folders or without an image "
+                f"convert: ignored in {arguments.images}: {plural(ignored.files, 'file')} "
+                f"outside the label folders or without an image "
                 f"file extension{examples}{folders}",
                 severity="WARNING",
                 files=ignored.files,
@@ -365,8 +366,7 @@ def _write_missing_shards(
     if finished:
         log_event(
             "shards_kept",
-            f"convert: reused {len(finished):,} finished {'shard' if len(finished) == 1 else 'shards'} of an "
-            "earlier run",
+            f"convert: reused {plural(len(finished), 'finished shard')} of an earlier run",
             shards=sorted(finished),
         )
     progress = Progress("convert", sum(len(plan.rows) for plan in pending), "images")
@@ -427,12 +427,13 @@ def _log_plan(
     rejected = rows.sort_rejections()
     log_event(
         "convert_planned",
-        f"convert: {len(rows):,} rows: {splits}, {len(rejected):,} rejected; {len(labels):,} labels",
+        f"convert: {plural(len(rows), 'row')}: {splits}, {len(rejected):,} rejected; "
+        f"{plural(len(labels), 'label')}",
     )
     if rejected and len(rejected) / len(rows) > arguments.max_rejected_fraction:
         log_event(
             "convert_will_fail",
-            f"convert: rejected {len(rejected):,} of {len(rows):,} rows so far, more than "
+            f"convert: rejected {len(rejected):,} of {plural(len(rows), 'row')} so far, more than "
             "max_rejected_fraction allows; the step will fail when every image has been checked and "
             f"rejected.csv is complete. First rejected row: {describe_rejection(rejected[0])}",
             severity="WARNING",
@@ -445,8 +446,8 @@ def _log_summary(manifest: Manifest) -> None:
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in manifest.splits.items())
     log_result(
         "convert",
-        f"{counts['rows']:,} rows = {counts['written']:,} written + {counts['rejected']:,} rejected; "
-        f"{splits}; {reencoded:,} re-encoded; {manifest.num_classes:,} labels",
+        f"{plural(counts['rows'], 'row')} = {counts['written']:,} written + {counts['rejected']:,} rejected; "
+        f"{splits}; {reencoded:,} re-encoded; {plural(manifest.num_classes, 'label')}",
         **counts,
         reencoded=reencoded,
     )

@@ -11,6 +11,7 @@ from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records, write_record
 from imgpipe.components.convert.shards import make_split
@@ -179,7 +180,7 @@ def _check_label(label: int, largest_label: int, where: str) -> None:
         )
     if largest_label and label > largest_label:
         raise InvalidDataError(
-            f"the label is {label}, but the labels file has {largest_label} lines",
+            f"the label is {label}, but the labels file has {plural(largest_label, 'line')}",
             where=where,
             remedy="name every label in labels_file: line i names label i",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import is_valid_unicode
+from imgpipe.components.common.plural import plural
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.storage import Location, find_files, parse_location
@@ -117,7 +118,7 @@ def _read_pattern(rows: Rows, pattern: str) -> IgnoredFiles:
         rows.add(source, 0, row_path, label, status=status)
     if len(rows) == before:
         raise InvalidDataError(
-            f"the pattern matches {ignored.files:,} {'file' if ignored.files == 1 else 'files'}, but no image",
+            f"the pattern matches {plural(ignored.files, 'file')} but no image",
             where=pattern,
             remedy="use a pattern that matches image files (jpg, jpeg, png, gif, bmp, webp), each in a folder "
             "named after its label, e.g. photos/*/*.jpg",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.convert.row_table import Rejection
 from imgpipe.components.storage import Location
 
@@ -77,7 +78,7 @@ def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: flo
     first = "".join(f"\n  {describe_rejection(row)}" for row in rejections[:_MAX_SHOWN])
     more = f"\n  and {count - _MAX_SHOWN:,} more" if count > _MAX_SHOWN else ""
     raise InvalidDataError(
-        f"rejected {count:,} of {rows:,} {'row' if rows == 1 else 'rows'}, a fraction of {count / rows:.4g}, "
+        f"rejected {count:,} of {plural(rows, 'row')}, a fraction of {count / rows:.4g}, "
         f"more than max_rejected_fraction={max_fraction:g} allows:{first}{more}",
         where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
         remedy="fix or remove these rows, or raise max_rejected_fraction",

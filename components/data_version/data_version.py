@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 
 from imgpipe.components.common.log import log_result
+from imgpipe.components.common.plural import plural
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.storage import FileStatus, find_files, parse_location
 
@@ -40,7 +41,7 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
                 files += 1
             digest.update(b"\0")
         version = f"sha256-{digest.hexdigest()}"
-        source = f"computed from {files:,} {'file' if files == 1 else 'files'}"
+        source = f"computed from {plural(files, 'file')}"
     log_result("data_version", f"{version[:23]}, {source}")
     return version
 
