@@ -27,15 +27,15 @@ def photo():
 def flowers(tmp_path, photo):
     """A folder of label folders: 10 daisies, 5 roses, 1 tulip."""
     folder = tmp_path / "flowers"
-    for place, (label, count) in enumerate((("daisy", 10), ("rose", 5), ("tulip", 1))):
+    for index, (label, count) in enumerate((("daisy", 10), ("rose", 5), ("tulip", 1))):
         for number in range(count):
-            photo(folder / label / f"{number}.jpg", 100 * place + number)
+            photo(folder / label / f"{number}.jpg", 100 * index + number)
     return folder
 
 
 @pytest.fixture
 def csv_of():
-    """Writes a CSV file of rows that are text or path and label."""
+    """Writes a CSV file; each row is a line of text or a pair of path and label."""
 
     def write(path, rows):
         lines = [row if isinstance(row, str) else f"{row[0]},{row[1]}" for row in rows]
@@ -47,7 +47,7 @@ def csv_of():
 
 @pytest.fixture
 def records_of():
-    """Reads the records of a split that a manifest lists."""
+    """Reads the records of a manifest's split."""
 
     def read(folder, manifest, split):
         return [

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,12 +27,7 @@ from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.tfrecord import write_record
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-def contents(folder):
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+from tests.components.convert.conversions import REPOSITORY, read_files, run_convert
 
 
 def rejected_rows(folder):
@@ -41,7 +35,7 @@ def rejected_rows(folder):
         return list(csv.DictReader(file))
 
 
-def refused(error, arguments, folder):
+def conversion_error(error, arguments, folder):
     with pytest.raises(error) as caught:
         convert(arguments, folder)
     return str(caught.value)
@@ -50,10 +44,10 @@ def refused(error, arguments, folder):
 # ---------------------------------------------------------------- CSV and folder to records
 
 
-def test_a_folder_becomes_shards_labels_and_a_manifest(tmp_path, flowers, records_of):
+def test_folder_is_converted_to_shards_labels_and_a_manifest(tmp_path, flowers, records_of):
     output = tmp_path / "out"
     manifest = convert(ConvertArguments(images=str(flowers)), output)
-    assert sorted(contents(output)) == [
+    assert sorted(read_files(output)) == [
         "labels.txt",
         "manifest.json",
         "train-00000-of-00001",
@@ -96,7 +90,7 @@ def test_two_csv_files_are_the_two_splits(tmp_path, photo, csv_of, records_of):
     assert "validation_fraction" not in manifest.made_by
 
 
-def test_a_labels_file_sets_the_numbers(tmp_path, flowers):
+def test_labels_file_determines_the_label_numbers(tmp_path, flowers):
     (tmp_path / "labels.txt").write_text("tulip\nrose\nviolet\ndaisy\n")
     arguments = ConvertArguments(images=str(flowers), labels_file=str(tmp_path / "labels.txt"))
     manifest = convert(arguments, tmp_path / "out")
@@ -104,7 +98,7 @@ def test_a_labels_file_sets_the_numbers(tmp_path, flowers):
     assert manifest.splits["train"].images_per_label == (1, 4, 0, 8)
 
 
-def test_the_manifest_says_how_it_was_made_and_nothing_of_this_machine(tmp_path, flowers, monkeypatch):
+def test_manifest_records_its_source_without_local_paths(tmp_path, flowers, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manifest = convert(ConvertArguments(images="flowers", seed=5), tmp_path / "out")
     inputs = manifest.made_by.pop("inputs_sha256")
@@ -122,11 +116,11 @@ def test_the_manifest_says_how_it_was_made_and_nothing_of_this_machine(tmp_path,
     assert str(tmp_path).encode() not in (tmp_path / "out" / "manifest.json").read_bytes()
 
 
-def test_the_number_of_shards_follows_from_the_bytes(tmp_path, photo, csv_of, records_of):
+def test_number_of_shards_depends_on_the_image_bytes(tmp_path, photo, csv_of, records_of):
     rows = []
     for number in range(6):
         path = photo(tmp_path / f"{number}.jpg", number)
-        # Bytes behind the end of a JPEG belong to the file, and are no damage.
+        # Bytes after the end of a JPEG are kept and are not damage.
         path.write_bytes(path.read_bytes() + b"x" * 500_000)
         rows.append((path.name, "ab"[number % 2]))
     arguments = ConvertArguments(
@@ -141,7 +135,7 @@ def test_the_number_of_shards_follows_from_the_bytes(tmp_path, photo, csv_of, re
     assert len(records_of(tmp_path / "out", manifest, "train")) == 6
 
 
-def test_what_was_encoded_anew_is_listed_in_the_order_of_the_output(tmp_path, photo, records_of):
+def test_reencoded_images_are_listed_in_output_order(tmp_path, photo, records_of):
     folder = tmp_path / "images"
     for number in range(4):
         photo(folder / "a" / f"{number}.jpg", number)
@@ -180,36 +174,26 @@ def test_file_names_that_are_not_utf8_are_kept(tmp_path, photo, records_of):
 # ---------------------------------------------------------------- same inputs, same bytes
 
 
-def test_the_same_bytes_at_any_number_of_threads_and_any_hash_seed(tmp_path, flowers):
+def test_bytes_do_not_depend_on_threads_or_hash_seed(tmp_path, flowers):
     outputs = []
     for threads in (1, 7):
         outputs.append(tmp_path / f"threads-{threads}")
         convert(ConvertArguments(images=str(flowers)), outputs[-1], threads=threads)
     for hash_seed in ("1", "2"):
         outputs.append(tmp_path / f"hash-{hash_seed}")
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "imgpipe.components.convert",
-                f"--images={flowers}",
-                f"--output_dir={outputs[-1]}",
-            ],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    assert all(contents(output) == contents(outputs[0]) for output in outputs)
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        completed = run_convert(f"--images={flowers}", f"--output_dir={outputs[-1]}", env=environment)
+        assert completed.returncode == 0
+    assert all(read_files(output) == read_files(outputs[0]) for output in outputs)
 
 
-def test_the_order_of_the_rows_does_not_matter(tmp_path, photo, csv_of):
+def test_order_of_the_rows_does_not_matter(tmp_path, photo, csv_of):
     rows = [(photo(tmp_path / f"{number}.jpg", number).name, "ab"[number % 2]) for number in range(12)]
     path = tmp_path / "list.csv"
     convert(ConvertArguments(train_csv=csv_of(path, rows)), tmp_path / "one")
     random.Random(3).shuffle(rows)  # noqa: S311
     convert(ConvertArguments(train_csv=csv_of(path, rows)), tmp_path / "two")
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert read_files(tmp_path / "one") == read_files(tmp_path / "two")
 
 
 def test_another_seed_gives_another_split_of_the_same_images(tmp_path, flowers, records_of):
@@ -230,7 +214,7 @@ def test_another_seed_gives_another_split_of_the_same_images(tmp_path, flowers, 
 
 @pytest.fixture
 def bad_csv(tmp_path, photo, csv_of):
-    """Twelve rows, seven of them bad, each in its own way."""
+    """Twelve rows, seven of them invalid for different reasons."""
     for number in range(5):
         photo(tmp_path / f"good{number}.jpg", number)
     cut = photo(tmp_path / "cut.jpg", 9)
@@ -267,22 +251,22 @@ REASONS = [
 ]
 
 
-def test_too_many_rejected_rows_fail_after_all_were_looked_at(tmp_path, bad_csv, capsys):
+def test_too_many_rejected_rows_fail_after_all_were_checked(tmp_path, bad_csv, capsys):
     output = tmp_path / "out"
-    text = refused(InvalidDataError, ConvertArguments(train_csv=bad_csv), output)
+    text = conversion_error(InvalidDataError, ConvertArguments(train_csv=bad_csv), output)
     warnings = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
     assert "line 3: 'gone.jpg': no such file" in next(
         event["message"] for event in warnings if event["event"] == "convert_will_fail"
     )
-    assert "7 of 12 rows are rejected" in text
-    assert "max_rejected_fraction=0 is allowed" in text
+    assert "rejected 7 of 12 rows" in text
+    assert "max_rejected_fraction=0 allows" in text
     for line, path, _, reason in REASONS[:5]:
         assert f"{bad_csv}, line {line}: {path!r}: " in text
         assert reason in text
     assert "and 2 more" in text
     assert str(output / "rejected.csv") in text
     assert "raise max_rejected_fraction" in text
-    assert list(contents(output)) == ["rejected.csv"]
+    assert list(read_files(output)) == ["rejected.csv"]
     found = rejected_rows(output)
     assert [(row["line"], row["path"], row["label"]) for row in found] == [row[:3] for row in REASONS]
     assert all(row["file"] == bad_csv for row in found)
@@ -292,10 +276,10 @@ def test_too_many_rejected_rows_fail_after_all_were_looked_at(tmp_path, bad_csv,
     assert [(str(row["line"]), row["path"], row["label"]) for row in logged] == [row[:3] for row in REASONS]
 
 
-def test_the_log_has_a_thousand_rejected_rows_and_the_number_of_the_rest(tmp_path, photo, csv_of, capsys):
+def test_log_contains_1000_rejected_rows_and_the_number_of_the_others(tmp_path, photo, csv_of, capsys):
     photo(tmp_path / "a.jpg")
     csv = csv_of(tmp_path / "list.csv", [("a.jpg", "x"), *((f"{number}.jpg", "x") for number in range(1003))])
-    refused(InvalidDataError, ConvertArguments(train_csv=csv), tmp_path / "out")
+    conversion_error(InvalidDataError, ConvertArguments(train_csv=csv), tmp_path / "out")
     events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
     assert sum(event["event"] == "row_rejected" for event in events) == 1000
     (rest,) = [event for event in events if event["event"] == "rejections_not_logged"]
@@ -315,13 +299,13 @@ def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of
     assert sum(split.examples for split in manifest.splits.values()) == 5
     done = [parse_event(line) for line in capsys.readouterr().out.splitlines()][-1]
     assert done["message"].startswith("convert: 12 rows = 5 written + 7 rejected")
-    text = refused(
+    text = conversion_error(
         InvalidDataError, ConvertArguments(train_csv=bad_csv, max_rejected_fraction=0.58), tmp_path / "two"
     )
     assert "max_rejected_fraction=0.58" in text
 
 
-def test_rejections_of_both_files_are_listed_in_their_order(tmp_path, photo, csv_of):
+def test_rejections_of_both_files_are_listed_in_order(tmp_path, photo, csv_of):
     photo(tmp_path / "good.jpg")
     (tmp_path / "bad.jpg").touch()
     rows = [("bad.jpg", "a"), ("good.jpg", "a"), ("gone.jpg", "a")]
@@ -338,14 +322,14 @@ def test_rejections_of_both_files_are_listed_in_their_order(tmp_path, photo, csv
     ]
 
 
-def test_a_conversion_that_was_refused_can_be_repeated_into_the_same_folder(tmp_path, bad_csv):
-    refused(InvalidDataError, ConvertArguments(train_csv=bad_csv), tmp_path / "out")
+def test_conversion_with_rejected_rows_can_be_repeated_into_the_same_folder(tmp_path, bad_csv):
+    conversion_error(InvalidDataError, ConvertArguments(train_csv=bad_csv), tmp_path / "out")
     convert(ConvertArguments(train_csv=bad_csv, max_rejected_fraction=1.0), tmp_path / "out")
     assert read_manifest(tmp_path / "out").made_by["rejected"] == 7
 
 
 @pytest.mark.parametrize("row", ["good.jpg,a\n", "gone.jpg,a\ngood.jpg,a\ngood.jpg,a\n"])
-def test_a_split_without_an_image_is_refused(tmp_path, photo, row):
+def test_empty_split_is_rejected(tmp_path, photo, row):
     photo(tmp_path / "good.jpg")
     (tmp_path / "train.csv").write_text("gone.jpg,a\n")
     (tmp_path / "list.csv").write_text(row)
@@ -354,10 +338,10 @@ def test_a_split_without_an_image_is_refused(tmp_path, photo, row):
         validation_csv=str(tmp_path / "list.csv"),
         max_rejected_fraction=1.0,
     )
-    assert "no image for train" in refused(InvalidDataError, arguments, tmp_path / "one")
+    assert "no image for train" in conversion_error(InvalidDataError, arguments, tmp_path / "one")
     (tmp_path / "single.csv").write_text("good.jpg,a\n")
     arguments = ConvertArguments(train_csv=str(tmp_path / "single.csv"))
-    text = refused(InvalidDataError, arguments, tmp_path / "two")
+    text = conversion_error(InvalidDataError, arguments, tmp_path / "two")
     assert "no image for validation" in text
     assert "at least two" in text
 
@@ -384,7 +368,7 @@ cells = st.sampled_from(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(cells, max_size=30).map("".join))
-def test_rows_are_written_plus_rejected_for_any_csv(tmp_path_factory, photo, content):
+def test_any_csv_gives_as_many_written_and_rejected_rows_as_lines(tmp_path_factory, photo, content):
     folder = tmp_path_factory.mktemp("any")
     photo(folder / "good0.jpg", 0)
     photo(folder / "good1.gif", 1, format="GIF")
@@ -395,7 +379,7 @@ def test_rows_are_written_plus_rejected_for_any_csv(tmp_path_factory, photo, con
     try:
         made_by = convert(arguments, output, threads=2).made_by
     except PipelineError:
-        assert set(contents(output)) <= {"rejected.csv"}
+        assert set(read_files(output)) <= {"rejected.csv"}
         return
     rejected = rejected_rows(output) if (output / "rejected.csv").exists() else []
     assert made_by["rejected"] == len(rejected)
@@ -406,27 +390,27 @@ def test_rows_are_written_plus_rejected_for_any_csv(tmp_path_factory, photo, con
 # ---------------------------------------------------------------- the output folder
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path, flowers):
+def test_non_empty_folder_is_not_touched(tmp_path, flowers):
     output = tmp_path / "out"
     output.mkdir()
     (output / "thesis.doc").write_text("precious")
-    assert str(output) in refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    assert str(output) in conversion_error(OutputError, ConvertArguments(images=str(flowers)), output)
     (output / "rejected.csv").write_text("mine, not yours\n")
-    refused(OutputError, ConvertArguments(images=str(flowers)), output)
+    conversion_error(OutputError, ConvertArguments(images=str(flowers)), output)
     (output / "thesis.doc").unlink()
-    refused(OutputError, ConvertArguments(images=str(flowers)), output)
-    assert contents(output) == {"rejected.csv": b"mine, not yours\n"}
+    conversion_error(OutputError, ConvertArguments(images=str(flowers)), output)
+    assert read_files(output) == {"rejected.csv": b"mine, not yours\n"}
     (output / "rejected.csv").unlink()
     convert(ConvertArguments(images=str(flowers)), output)
-    before = contents(output)
-    refused(OutputError, ConvertArguments(images=str(flowers), seed=1), output)
-    assert contents(output) == before
+    before = read_files(output)
+    conversion_error(OutputError, ConvertArguments(images=str(flowers), seed=1), output)
+    assert read_files(output) == before
 
 
 WORK = ".imgpipe-convert-unfinished"
 
 
-def test_what_a_killed_conversion_left_is_replaced_and_nothing_else(tmp_path, flowers):
+def test_only_files_of_a_killed_conversion_are_replaced(tmp_path, flowers):
     convert(ConvertArguments(images=str(flowers)), tmp_path / "whole")
     output = tmp_path / "out"
     (output / WORK).mkdir(parents=True)
@@ -436,18 +420,18 @@ def test_what_a_killed_conversion_left_is_replaced_and_nothing_else(tmp_path, fl
     (output / "train-00000-of-00007").write_text("old")
     (output / f".labels.txt.{'0' * 32}.partial").write_text("half")
     convert(ConvertArguments(images=str(flowers)), output)
-    assert contents(output) == contents(tmp_path / "whole")
+    assert read_files(output) == read_files(tmp_path / "whole")
     killed = tmp_path / "killed"
     (killed / WORK).mkdir(parents=True)
     (killed / "thesis.doc").write_text("precious")
-    assert "thesis.doc" in refused(OutputError, ConvertArguments(images=str(flowers)), killed)
+    assert "thesis.doc" in conversion_error(OutputError, ConvertArguments(images=str(flowers)), killed)
     assert (killed / "thesis.doc").read_bytes() == b"precious"
     (killed / "thesis.doc").rename(killed / WORK / "thesis.doc")
-    assert "thesis.doc" in refused(OutputError, ConvertArguments(images=str(flowers)), killed)
+    assert "thesis.doc" in conversion_error(OutputError, ConvertArguments(images=str(flowers)), killed)
     assert (killed / WORK / "thesis.doc").read_bytes() == b"precious"
 
 
-def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, photo):
+def test_full_disk_is_an_output_error_and_leaves_no_files(tmp_path, photo):
     folder = tmp_path / "images"
     for number in range(4):
         path = photo(folder / "a" / f"{number}.jpg", number)
@@ -458,11 +442,11 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, photo):
         "import runpy; runpy.run_module('imgpipe.components.convert', run_name='__main__')"
     )
     command = [sys.executable, "-c", script, f"--images={folder}", f"--output_dir={tmp_path / 'out'}"]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert ended.returncode == OutputError.exit_code
-    failure = parse_event(ended.stdout.splitlines()[-1])
+    completed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert completed.returncode == OutputError.exit_code
+    failure = parse_event(completed.stdout.splitlines()[-1])
     assert "File too large" in failure["problem"]
-    assert contents(tmp_path / "out") == {}
+    assert read_files(tmp_path / "out") == {}
 
 
 # ---------------------------------------------------------------- TFRecord files
@@ -480,13 +464,13 @@ def records_with(*labels, text="label {}"):
     return [ImageRecord(b"jpeg", label, text.format(label)) for label in labels]
 
 
-def on_records(folder, **values):
+def record_arguments(folder, **values):
     return ConvertArguments(
         training_data_path=f"{folder}/train-*", validation_data_path=f"{folder}/validation-*", **values
     )
 
 
-def test_tfrecord_files_are_described_where_they_lie(tmp_path):
+def test_tfrecord_files_are_described_in_place(tmp_path):
     data = tmp_path / "data"
     paths = [
         write_records(data / "train-00000-of-00002", records_with(1, 2, 2)),
@@ -494,8 +478,8 @@ def test_tfrecord_files_are_described_where_they_lie(tmp_path):
         write_records(data / "validation-00000-of-00001", records_with(1, 3)),
     ]
     output = tmp_path / "out"
-    manifest = convert(on_records(data), output)
-    assert sorted(contents(output)) == ["labels.txt", "manifest.json"]
+    manifest = convert(record_arguments(data), output)
+    assert sorted(read_files(output)) == ["labels.txt", "manifest.json"]
     assert read_manifest(output) == manifest
     assert manifest.labels == ("label 1", "label 2", "label 3")
     assert manifest.splits["train"].images_per_label == (1, 2, 1)
@@ -516,7 +500,7 @@ def test_relative_patterns_give_absolute_paths(tmp_path, monkeypatch):
     write_records(tmp_path / "data" / "train-0", records_with(1))
     write_records(tmp_path / "data" / "validation-0", records_with(1))
     monkeypatch.chdir(tmp_path)
-    manifest = convert(on_records("data"), tmp_path / "out")
+    manifest = convert(record_arguments("data"), tmp_path / "out")
     assert manifest.splits["train"].shards[0].path == f"{tmp_path}/data/train-0"
 
 
@@ -530,29 +514,31 @@ def test_relative_patterns_give_absolute_paths(tmp_path, monkeypatch):
     ],
     ids=["no text", "one text for two labels", "two texts for one label", "line break"],
 )
-def test_texts_that_do_not_name_the_labels_are_not_used(tmp_path, train):
+def test_ambiguous_label_texts_are_ignored(tmp_path, train):
     write_records(tmp_path / "train-0", train)
     write_records(tmp_path / "validation-0", train[:1])
-    assert convert(on_records(tmp_path), tmp_path / "out").labels == ("1", "2")
+    assert convert(record_arguments(tmp_path), tmp_path / "out").labels == ("1", "2")
 
 
-def test_a_labels_file_names_the_labels_of_records(tmp_path):
+def test_labels_file_names_the_labels_of_records(tmp_path):
     write_records(tmp_path / "train-0", records_with(1, 3))
     write_records(tmp_path / "validation-0", records_with(1))
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
-    manifest = convert(on_records(tmp_path, labels_file=str(tmp_path / "labels.txt")), tmp_path / "out")
+    manifest = convert(record_arguments(tmp_path, labels_file=str(tmp_path / "labels.txt")), tmp_path / "out")
     assert manifest.labels == ("a", "b", "c", "d")
     assert manifest.splits["train"].images_per_label == (1, 0, 1, 0)
     (tmp_path / "labels.txt").write_text("a\nb\n")
-    text = refused(
-        InvalidDataError, on_records(tmp_path, labels_file=str(tmp_path / "labels.txt")), tmp_path / "two"
+    text = conversion_error(
+        InvalidDataError,
+        record_arguments(tmp_path, labels_file=str(tmp_path / "labels.txt")),
+        tmp_path / "two",
     )
     assert "the label is 3, but the labels file has 2 lines" in text
     assert "train-0, record 1" in text
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "expected"),
     [
         (records_with(1, 0), ["the label is 0", "train-0, record 1", "add 1 to every label"]),
         (records_with(-7), ["the label is -7", "train-0, record 0"]),
@@ -561,40 +547,42 @@ def test_a_labels_file_names_the_labels_of_records(tmp_path):
         ([], ["no record in the train files", "train-*"]),
     ],
 )
-def test_wrong_labels_in_records_are_refused_with_their_place(tmp_path, train, said):
+def test_invalid_labels_in_records_are_rejected_with_their_position(tmp_path, train, expected):
     write_records(tmp_path / "train-0", train)
     write_records(tmp_path / "validation-0", records_with(1))
-    text = refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
-    for part in said:
+    text = conversion_error(InvalidDataError, record_arguments(tmp_path), tmp_path / "out")
+    for part in expected:
         assert part in text
-    assert contents(tmp_path / "out") == {}
+    assert read_files(tmp_path / "out") == {}
 
 
-def test_damaged_records_and_other_files_are_refused_with_their_place(tmp_path):
+def test_damaged_records_and_other_files_are_rejected_with_their_position(tmp_path):
     path = write_records(tmp_path / "train-0", records_with(1, 2))
     write_records(tmp_path / "validation-0", records_with(1))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert "train-0, record 1" in refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    assert "train-0, record 1" in conversion_error(
+        InvalidDataError, record_arguments(tmp_path), tmp_path / "out"
+    )
     path.write_bytes(b"\x1f\x8b" + whole)
-    assert "compressed" in refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    assert "compressed" in conversion_error(InvalidDataError, record_arguments(tmp_path), tmp_path / "out")
     with path.open("wb") as file:
         write_record(file, b"\xff\xff\xff")
-    text = refused(InvalidDataError, on_records(tmp_path), tmp_path / "out")
+    text = conversion_error(InvalidDataError, record_arguments(tmp_path), tmp_path / "out")
     assert "not a tf.Example" in text
     assert "train-0, record 0" in text
 
 
-def test_a_pattern_that_matches_nothing_says_what_lies_there(tmp_path):
+def test_pattern_without_a_match_lists_the_files_found(tmp_path):
     write_records(tmp_path / "data" / "train-00000-of-00001", records_with(1))
     arguments = ConvertArguments(
         training_data_path=f"{tmp_path}/data/train-*.tfrecord",
         validation_data_path=f"{tmp_path}/data/train-*",
     )
-    assert "train-00000-of-00001" in refused(MissingInputError, arguments, tmp_path / "out")
+    assert "train-00000-of-00001" in conversion_error(MissingInputError, arguments, tmp_path / "out")
 
 
-# ---------------------------------------------------------------- errors within seconds, and both doors
+# ---------------------------------------------------------------- missing input, command line, component
 
 
 @pytest.mark.parametrize(
@@ -608,18 +596,17 @@ def test_a_pattern_that_matches_nothing_says_what_lies_there(tmp_path):
         ({"training_data_path": "s3://b/x*", "validation_data_path": "y"}, InvalidArgumentError),
     ],
 )
-def test_an_input_that_is_not_there_is_named(tmp_path, monkeypatch, values, error):
+def test_missing_input_is_named(tmp_path, monkeypatch, values, error):
     monkeypatch.chdir(tmp_path)
-    text = refused(error, ConvertArguments(**values), tmp_path / "out")
+    text = conversion_error(error, ConvertArguments(**values), tmp_path / "out")
     assert next(value for value in reversed(values.values()) if value != "y") in text
-    assert contents(tmp_path / "out") == {}
+    assert read_files(tmp_path / "out") == {}
 
 
-def test_the_command_line_converts_and_exits_with_the_errors_code(tmp_path, flowers):
-    def run(*words):
-        command = [sys.executable, "-m", "imgpipe.components.convert", *words]
-        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        return ended.returncode, json.loads(ended.stdout.splitlines()[-1])
+def test_command_line_converts_and_exits_with_the_error_code(tmp_path, flowers):
+    def run(*flags):
+        completed = run_convert(*flags)
+        return completed.returncode, json.loads(completed.stdout.splitlines()[-1])
 
     code, last = run("--images", str(flowers), "--output-dir", str(tmp_path / "out"))
     assert (code, last["event"]) == (0, "step_result")
@@ -632,7 +619,7 @@ def test_the_command_line_converts_and_exits_with_the_errors_code(tmp_path, flow
     assert "did you mean --images" in last["remedy"]
 
 
-def test_the_component_writes_the_dataset_and_its_metadata(tmp_path, flowers):
+def test_component_writes_the_dataset_and_its_metadata(tmp_path, flowers):
     from kfp.dsl import Dataset
 
     from imgpipe.components.common.step import run_component

@@ -1,4 +1,4 @@
-"""Images from, and data sets into, an emulated Cloud Storage whose requests go wrong."""
+"""Conversions from and to an emulated Cloud Storage with failing requests."""
 
 import random
 import threading
@@ -15,22 +15,19 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.storage import cloud_storage
+from tests.components.convert.conversions import read_files
 
 COUNT = 30
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture
 def photos(tmp_path, photo, cloud):
-    """Thirty images of two labels, in a local folder and in the bucket, and lists of both kinds."""
+    """Thirty images of two labels in a local folder and in the bucket, and lists of local or mixed paths."""
     folder = tmp_path / "images"
     lines = {"local": [], "mixed": []}
     for number in range(COUNT):
         path = photo(folder / "ab"[number % 2] / f"{number}.jpg", number)
-        # Bytes behind the end of a JPEG belong to the file, and are no damage.
+        # Bytes after the end of a JPEG are kept and are not damage.
         path.write_bytes(path.read_bytes() + bytes(100_000))
         name = f"{'ab'[number % 2]}/{number}.jpg"
         cloud.put(f"images/{name}", path.read_bytes())
@@ -43,68 +40,65 @@ def photos(tmp_path, photo, cloud):
     return folder
 
 
-def images_of(records):
-    return sorted((record.encoded, record.label) for record in records)
+def shards_of(files):
+    return {name: content for name, content in files.items() if "-of-" in name}
 
 
-def test_the_same_bytes_from_a_bucket_and_from_a_folder(tmp_path, photos, cloud):
-    for local, far in (
+def test_bucket_and_folder_give_the_same_bytes(tmp_path, photos, cloud):
+    for local, remote in (
         ({"images": str(photos)}, {"images": "gs://photos/images/"}),
         ({"train_csv": str(photos / "local.csv")}, {"train_csv": "gs://photos/images/local.csv"}),
         ({"images": f"{photos}/*/*.jpg"}, {"images": "gs://photos/images/*/*.jpg"}),
     ):
         name = "-".join(local)
-        here, there = (
-            tmp_path / f"{name}-{len(cloud.requests)}-local",
-            tmp_path / f"{name}-{len(cloud.requests)}",
-        )
-        convert(ConvertArguments(**local), here)
-        convert(ConvertArguments(**far), there)
-        shards = {path: data for path, data in contents(here).items() if "-of-" in path}
-        assert shards == {path: data for path, data in contents(there).items() if "-of-" in path}
+        from_local = tmp_path / f"{name}-{len(cloud.requests)}-local"
+        from_remote = tmp_path / f"{name}-{len(cloud.requests)}"
+        convert(ConvertArguments(**local), from_local)
+        convert(ConvertArguments(**remote), from_remote)
+        assert shards_of(read_files(from_local)) == shards_of(read_files(from_remote))
 
 
 def test_rows_may_mix_local_files_and_objects(tmp_path, photos, records_of):
-    made = convert(ConvertArguments(train_csv=str(photos / "mixed.csv")), tmp_path / "mixed")
+    mixed = convert(ConvertArguments(train_csv=str(photos / "mixed.csv")), tmp_path / "mixed")
     local = convert(ConvertArguments(train_csv=str(photos / "local.csv")), tmp_path / "local")
 
     def all_images(folder, manifest):
-        return images_of([one for name in manifest.splits for one in records_of(folder, manifest, name)])
+        return sorted(
+            (record.encoded, record.label)
+            for name in manifest.splits
+            for record in records_of(folder, manifest, name)
+        )
 
-    assert all_images(tmp_path / "mixed", made) == all_images(tmp_path / "local", local)
+    assert all_images(tmp_path / "mixed", mixed) == all_images(tmp_path / "local", local)
 
 
-def test_many_objects_are_fetched_at_the_same_time(tmp_path, photos, cloud):
-    together = threading.Barrier(8, timeout=20)
-    waited = []
+def test_objects_are_downloaded_in_parallel(tmp_path, photos, cloud):
+    barrier = threading.Barrier(8, timeout=20)
+    waiting = []
 
     def fault(_, path):
-        if "/download/" in path and len(waited) < 8:
-            waited.append(path)
-            together.wait()
+        if "/download/" in path and len(waiting) < 8:
+            waiting.append(path)
+            barrier.wait()
         return ""
 
     cloud.fault = fault
     convert(ConvertArguments(images="gs://photos/images"), tmp_path / "out", threads=1)
 
 
-def test_requests_that_go_wrong_change_nothing(tmp_path, photos, cloud):
+def test_failing_requests_do_not_change_the_output(tmp_path, photos, cloud):
     convert(ConvertArguments(images=str(photos), shard_megabytes=1), tmp_path / "local")
-    chance = random.Random(3)  # noqa: S311
-    cloud.fault = lambda *_: chance.choice(["503", "reset", "short", "", "", ""])
+    generator = random.Random(3)  # noqa: S311
+    cloud.fault = lambda *_: generator.choice(["503", "reset", "short", "", "", ""])
     arguments = ConvertArguments(images="gs://photos/images", shard_megabytes=1)
     manifest = convert(arguments, "gs://photos/out")
     written = cloud.contents("out/")
-    assert {name: data for name, data in written.items() if "-of-" in name} == {
-        name: data for name, data in contents(tmp_path / "local").items() if "-of-" in name
-    }
-    assert sorted(written) == sorted(contents(tmp_path / "local"))
+    assert shards_of(written) == shards_of(read_files(tmp_path / "local"))
+    assert sorted(written) == sorted(read_files(tmp_path / "local"))
     assert manifest.made_by["written"] == COUNT
 
 
-def test_a_conversion_that_loses_its_storage_leaves_no_shard_and_goes_on_later(
-    tmp_path, photos, cloud, monkeypatch
-):
+def test_conversion_resumes_after_an_outage_of_the_storage(tmp_path, photos, cloud, monkeypatch):
     monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 0.2)
     arguments = ConvertArguments(images=str(photos), shard_megabytes=1)
     uploads = []
@@ -117,44 +111,44 @@ def test_a_conversion_that_loses_its_storage_leaves_no_shard_and_goes_on_later(
     cloud.fault = fault
     with pytest.raises(InterruptedRunError, match="start it again"):
         convert(arguments, "gs://photos/out")
-    left = cloud.contents("out/")
-    assert left
-    assert all(name.startswith(".imgpipe-convert-unfinished/") for name in left)
+    remaining = cloud.contents("out/")
+    assert remaining
+    assert all(name.startswith(".imgpipe-convert-unfinished/") for name in remaining)
     convert(arguments, "gs://photos/out")
     convert(arguments, tmp_path / "local")
-    assert cloud.contents("out/") == contents(tmp_path / "local")
+    assert cloud.contents("out/") == read_files(tmp_path / "local")
 
 
 def test_rows_without_an_object_are_rejected_with_the_reason(tmp_path, photos, cloud):
     lines = ["gs://photos/images/a/0.jpg,a", "gs://photos/images/a/gone.jpg,a", "gs://elsewhere/x.jpg,a"]
     lines += [f"gs://photos/images/a/{number}.jpg,a" for number in range(0, 60, 2)]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    with pytest.raises(InvalidDataError, match="17 of 33 rows are rejected"):
+    with pytest.raises(InvalidDataError, match="rejected 17 of 33 rows"):
         convert(ConvertArguments(train_csv=str(tmp_path / "list.csv")), tmp_path / "out")
     rejected = (tmp_path / "out" / "rejected.csv").read_text()
     assert "gs://photos/images/a/gone.jpg,a,there is no object 'gs://photos/images/a/gone.jpg'" in rejected
     assert "gs://elsewhere/x.jpg,a,there is no object" in rejected
 
 
-def test_somebody_elses_prefix_is_left_alone(photos, cloud):
+def test_prefix_with_other_files_is_not_touched(photos, cloud):
     cloud.put("out/thesis.doc", b"precious")
     with pytest.raises(OutputError, match=r"thesis\.doc"):
         convert(ConvertArguments(images=str(photos)), "gs://photos/out")
     assert cloud.contents("out/") == {"thesis.doc": b"precious"}
 
 
-def test_output_dir_leaves_a_manifest_that_names_the_shards(tmp_path, photos, cloud):
+def test_output_dir_gives_a_manifest_with_the_shards_locations(tmp_path, photos, cloud):
     convert(ConvertArguments(images=str(photos)), tmp_path / "plain")
     for output in ("gs://photos/out", str(tmp_path / "elsewhere")):
         artifact = tmp_path / f"artifact{len(output)}"
         manifest = convert(ConvertArguments(images=str(photos), output_dir=output), artifact)
-        assert sorted(contents(artifact)) == ["labels.txt", "manifest.json"]
+        assert sorted(read_files(artifact)) == ["labels.txt", "manifest.json"]
         assert read_manifest(artifact) == manifest
         assert [shard.path for shard in manifest.splits["train"].shards] == [f"{output}/train-00000-of-00001"]
         assert manifest.digest() == read_manifest(tmp_path / "plain").digest()
         again = ConvertArguments(images=str(photos), output_dir=output)
         assert convert(again, tmp_path / f"again{len(output)}") == manifest
-    assert cloud.contents("out/") == contents(tmp_path / "elsewhere") == contents(tmp_path / "plain")
+    assert cloud.contents("out/") == read_files(tmp_path / "elsewhere") == read_files(tmp_path / "plain")
     with pytest.raises(InvalidArgumentError, match="gs://photos/out/train-00000-of-00001"):
         shard_paths(tmp_path, read_manifest(tmp_path / "artifact15").splits["train"])
 

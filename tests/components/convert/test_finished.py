@@ -1,4 +1,4 @@
-"""Conversions that are started again after they have finished."""
+"""Repeated conversions into a finished data set."""
 
 import os
 
@@ -9,15 +9,12 @@ from imgpipe.components.common.errors import InvalidDataError, OutputError
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.storage import LocalLocation
+from tests.components.convert.conversions import read_files
 
 
 @pytest.fixture
 def arguments(flowers, tmp_path):
     return {"images": str(flowers), "output_dir": str(tmp_path / "data")}
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def read_no_image(file, read=LocalLocation.read):
@@ -29,46 +26,46 @@ def read_nothing(*_, **__):
     raise AssertionError("the records were read again")
 
 
-def test_the_same_again_succeeds_without_reading_an_image(tmp_path, arguments, monkeypatch, capsys):
+def test_repeated_conversion_reads_no_image(tmp_path, arguments, monkeypatch, capsys):
     first = convert(ConvertArguments(**arguments), tmp_path / "one")
-    before = contents(tmp_path / "data")
+    before = read_files(tmp_path / "data")
     with monkeypatch.context() as patched:
         patched.setattr(LocalLocation, "read", read_no_image)
         second = convert(ConvertArguments(**arguments), tmp_path / "two")
     assert second == first
-    assert contents(tmp_path / "data") == before
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert "holds the whole data set already" in capsys.readouterr().out
+    assert read_files(tmp_path / "data") == before
+    assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
+    assert "already contains the complete data set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"shard_megabytes": 1}, {"max_image_pixels": 1000}, {"validation_fraction": 0.3}]
 )
-def test_other_arguments_are_refused_and_nothing_is_touched(tmp_path, arguments, change):
+def test_other_arguments_are_rejected_and_nothing_is_changed(tmp_path, arguments, change):
     convert(ConvertArguments(**arguments), tmp_path / "one")
-    before = contents(tmp_path / "data")
-    with pytest.raises(OutputError, match="holds a finished data set"):
+    before = read_files(tmp_path / "data")
+    with pytest.raises(OutputError, match="a different finished data set"):
         convert(ConvertArguments(**arguments, **change), tmp_path / "two")
-    assert contents(tmp_path / "data") == before
+    assert read_files(tmp_path / "data") == before
 
 
-def a_new_image(flowers):
+def add_image(flowers):
     (flowers / "rose" / "new.jpg").write_bytes((flowers / "rose" / "0.jpg").read_bytes())
 
 
-def one_image_less(flowers):
+def remove_image(flowers):
     (flowers / "rose" / "0.jpg").unlink()
 
 
-def another_content_of_the_same_size(flowers):
+def change_image_of_the_same_size(flowers):
     path = flowers / "rose" / "0.jpg"
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize("change", [a_new_image, one_image_less, another_content_of_the_same_size])
-def test_other_images_are_refused(tmp_path, flowers, arguments, change):
+@pytest.mark.parametrize("change", [add_image, remove_image, change_image_of_the_same_size])
+def test_other_images_are_rejected(tmp_path, flowers, arguments, change):
     convert(ConvertArguments(**arguments), tmp_path / "one")
-    # The clock of a file system may tick only every few milliseconds.
+    # The timestamps of a file system may change only every few milliseconds.
     os.utime(
         tmp_path / "data" / MANIFEST_NAME, ns=(1, (tmp_path / "data" / MANIFEST_NAME).stat().st_mtime_ns)
     )
@@ -76,11 +73,11 @@ def test_other_images_are_refused(tmp_path, flowers, arguments, change):
     change(flowers)
     if (flowers / "rose" / "0.jpg").exists():
         os.utime(flowers / "rose" / "0.jpg", ns=(later, later))
-    with pytest.raises(OutputError, match="holds a finished data set"):
+    with pytest.raises(OutputError, match="a different finished data set"):
         convert(ConvertArguments(**arguments), tmp_path / "two")
 
 
-def test_a_shard_that_is_gone_or_cut_off_is_no_finished_data_set(tmp_path, arguments):
+def test_data_set_with_a_missing_or_truncated_shard_is_not_finished(tmp_path, arguments):
     convert(ConvertArguments(**arguments), tmp_path / "one")
     shard = tmp_path / "data" / "train-00000-of-00001"
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -91,7 +88,7 @@ def test_a_shard_that_is_gone_or_cut_off_is_no_finished_data_set(tmp_path, argum
         convert(ConvertArguments(**arguments), tmp_path / "two")
 
 
-def test_fewer_allowed_rejections_are_refused(tmp_path, flowers, arguments):
+def test_stricter_max_rejected_fraction_is_checked(tmp_path, flowers, arguments):
     (flowers / "rose" / "bad.jpg").write_bytes(b"no image")
     convert(ConvertArguments(**arguments, max_rejected_fraction=0.5), tmp_path / "one")
     assert convert(ConvertArguments(**arguments, max_rejected_fraction=0.4), tmp_path / "two")
@@ -99,7 +96,7 @@ def test_fewer_allowed_rejections_are_refused(tmp_path, flowers, arguments):
         convert(ConvertArguments(**arguments), tmp_path / "three")
 
 
-def test_records_that_were_described_already_are_not_read_again(tmp_path, flowers, monkeypatch):
+def test_described_records_are_not_read_again(tmp_path, flowers, monkeypatch):
     convert(ConvertArguments(images=str(flowers)), tmp_path / "made")
     patterns = {
         "training_data_path": str(tmp_path / "made" / "train-*"),

@@ -25,7 +25,7 @@ SETS = [("cat",), ("cat", "dog"), ("dog",), (), ("cat", "red, bright")] * 4
 
 @pytest.fixture
 def photos(tmp_path, photo):
-    """A folder of 20 pictures."""
+    """A folder of 20 images."""
     for number in range(20):
         photo(tmp_path / f"{number}.jpg", number)
     return tmp_path
@@ -37,7 +37,7 @@ def quoted(name):
 
 @pytest.fixture
 def listed(photos):
-    """The CSV file that lists them with the labels of ``SETS``."""
+    """A CSV file that lists the images with the labels of ``SETS``."""
     lines = [",".join([f"{number}.jpg", *map(quoted, names)]) for number, names in enumerate(SETS)]
     path = photos / "train.csv"
     path.write_text("".join(f"{line}\n" for line in lines))
@@ -82,7 +82,7 @@ def test_each_image_has_the_labels_of_its_row_in_ascending_order(listed, tmp_pat
     assert len(found) == manifest.made_by["written"] == 20
 
 
-def test_the_labels_numbers_are_those_of_the_labels_file_and_ascend(photos, tmp_path):
+def test_label_numbers_follow_the_labels_file_and_are_sorted(photos, tmp_path):
     (photos / "train.csv").write_text("".join(f"{number}.jpg,a,b\n" for number in range(4)))
     (photos / "labels.txt").write_text("b\na\n")
     arguments = arguments_for(photos / "train.csv", labels_file=str(photos / "labels.txt"))
@@ -92,7 +92,7 @@ def test_the_labels_numbers_are_those_of_the_labels_file_and_ascend(photos, tmp_
     assert (record.labels, record.texts) == ((1, 2), ("b", "a"))
 
 
-def test_vertex_ais_files_give_the_same_data_set_in_either_form(photos, tmp_path):
+def test_vertex_ai_csv_and_jsonl_files_give_the_same_data_set(photos, tmp_path):
     uses = ["training", "validation", "test", "TRAINING"] * 5
     rows = list(zip(uses, SETS, strict=True))
     lines = [
@@ -107,7 +107,7 @@ def test_vertex_ais_files_give_the_same_data_set_in_either_form(photos, tmp_path
         }
         for number, (use, names) in enumerate(rows)
     ]
-    (photos / "import.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
+    (photos / "import.jsonl").write_text("".join(json.dumps(line) + "\n" for line in objects))
     made = [convert(arguments_for(photos / f"import.{end}"), tmp_path / end) for end in ("csv", "jsonl")]
     assert made[0].digest() == made[1].digest()
     assert {name: split.examples for name, split in made[0].splits.items()} == {
@@ -117,9 +117,7 @@ def test_vertex_ais_files_give_the_same_data_set_in_either_form(photos, tmp_path
     }
 
 
-def test_a_label_that_stands_twice_counts_once_and_the_order_of_rows_and_labels_does_not_count(
-    photos, tmp_path
-):
+def test_duplicate_labels_and_the_order_of_rows_and_labels_do_not_matter(photos, tmp_path):
     (photos / "one.csv").write_text("".join(f"{number}.jpg,a,b,a\n" for number in range(20)))
     (photos / "other.csv").write_text("".join(f"{number}.jpg, b ,a,,\n" for number in reversed(range(20))))
     made = [convert(arguments_for(photos / f"{name}.csv"), tmp_path / name) for name in ("one", "other")]
@@ -138,13 +136,13 @@ def test_a_label_that_stands_twice_counts_once_and_the_order_of_rows_and_labels_
         ),
     ],
 )
-def test_without_multi_label_a_row_with_several_labels_is_rejected_with_a_hint(photos, tmp_path, name, line):
+def test_several_labels_without_multi_label_are_rejected_with_a_hint(photos, tmp_path, name, line):
     (photos / name).write_text(line + "\n")
     with pytest.raises(InvalidDataError, match="multi_label=true"):
         convert(ConvertArguments(train_csv=str(photos / name)), tmp_path / "data")
 
 
-def test_wrong_rows_are_rejected_each_with_its_reason(photos, tmp_path):
+def test_invalid_rows_are_rejected_with_their_reasons(photos, tmp_path):
     lines = [
         "0.jpg,cat,dgo",
         "1.jpg;cat;dog",
@@ -168,24 +166,24 @@ def test_wrong_rows_are_rejected_each_with_its_reason(photos, tmp_path):
     assert len(reasons) == 6
 
 
-def test_a_json_line_without_annotations_is_no_image_without_a_label(photos, tmp_path):
+def test_json_line_without_annotations_is_rejected(photos, tmp_path):
     (photos / "train.jsonl").write_text('{"imageGcsUri": "0.jpg"}\n')
     with pytest.raises(InvalidDataError, match="classificationAnnotations: \\[\\]"):
         convert(arguments_for(photos / "train.jsonl"), tmp_path / "data")
 
 
-def test_data_without_any_label_is_refused(photos, tmp_path):
+def test_data_without_any_label_is_rejected(photos, tmp_path):
     (photos / "train.csv").write_text("".join(f"{number}.jpg\n" for number in range(4)))
     with pytest.raises(InvalidDataError, match="no image has a label"):
         convert(arguments_for(photos / "train.csv"), tmp_path / "data")
 
 
-def test_a_folder_of_label_folders_is_refused_with_the_reason():
+def test_images_cannot_be_combined_with_multi_label():
     with pytest.raises(InvalidArgumentError, match=r"an image has one label[\s\S]*train_csv"):
         ConvertArguments(images="photos", multi_label=True)
 
 
-def test_a_conversion_that_finished_is_left_as_it_is_but_not_for_the_other_kind(listed, tmp_path):
+def test_finished_conversion_is_reused_only_with_the_same_multi_label(listed, tmp_path):
     folder = tmp_path / "data"
     first = convert(arguments_for(listed), folder)
     changed = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -198,7 +196,7 @@ def test_a_conversion_that_finished_is_left_as_it_is_but_not_for_the_other_kind(
         convert(arguments_for(listed), single)
 
 
-def test_tfrecord_files_are_described_where_they_lie(listed, tmp_path):
+def test_tfrecord_files_are_described_in_place(listed, tmp_path):
     made = convert(arguments_for(listed), tmp_path / "data")
     patterns = {f"{name}_data_path": f"{tmp_path}/data/{name}-*" for name in ("training", "validation")}
     patterns["training_data_path"] = f"{tmp_path}/data/train-*"
@@ -214,7 +212,7 @@ def test_tfrecord_files_are_described_where_they_lie(listed, tmp_path):
         convert(ConvertArguments(**patterns), tmp_path / "described")
 
 
-def test_tfrecord_files_without_any_label_are_refused(tmp_path, photo):
+def test_tfrecord_files_without_any_label_are_rejected(tmp_path, photo):
     encoded = photo(tmp_path / "0.jpg", 0).read_bytes()
     for name in ("train", "validation"):
         with (tmp_path / name).open("wb") as file:
@@ -225,7 +223,7 @@ def test_tfrecord_files_without_any_label_are_refused(tmp_path, photo):
         convert(ConvertArguments(**patterns, multi_label=True), tmp_path / "data")
 
 
-def test_equal_images_with_different_labels_stay_on_one_side(photos, photo, tmp_path):
+def test_equal_images_with_different_labels_stay_in_one_split(photos, photo, tmp_path):
     lines = []
     for number in range(20):
         photo(photos / f"copy-{number}.jpg", number)
@@ -244,7 +242,7 @@ def test_equal_images_with_different_labels_stay_on_one_side(photos, photo, tmp_
     fraction=st.floats(0.1, 0.5),
     seed=st.integers(0, 9),
 )
-def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, fraction, seed):
+def test_every_row_is_in_one_split_and_the_rarest_label_gets_its_fraction(sets, fraction, seed):
     table = RowTable()
     source = table.add_source("list.csv", parse_location(""))
     for number, names in enumerate(sets):
@@ -259,24 +257,24 @@ def test_every_row_is_in_one_split_and_the_rarest_label_has_its_share(sets, frac
     held_out = sum(rarest in parse_label_set(table[int(number)].label) for number in drawn[VALIDATION])
     assert held_out == min(max(round(count * fraction), 1), count - 1)
     for name in counts:
-        # A rare label's draw does not take a commoner one's last image from training.
+        # Drawing a rare label does not take the last training image of a more frequent one.
         assert any(name in parse_label_set(table[int(number)].label) for number in drawn[TRAIN])
 
 
-def test_every_label_comes_near_its_share():
+def test_every_label_gets_close_to_its_fraction():
     draw = np.random.default_rng(0)
-    shares = {"often": 0.6, "at times": 0.2, "rarely": 0.05, "hardly": 0.01}
+    frequencies = {"common": 0.6, "occasional": 0.2, "rare": 0.05, "very rare": 0.01}
     table = RowTable()
     source = table.add_source("list.csv", parse_location(""))
     for number in range(2000):
-        names = [name for name, share in shares.items() if draw.random() < share]
+        names = [name for name, frequency in frequencies.items() if draw.random() < frequency]
         table.append(source, number, f"{number}.jpg", format_label_set(names), "", status=FileStatus(1, 0))
     rows = np.arange(2000)
     drawn = split_rows(table, rows, rows, {VALIDATION: 0.2, TEST: 0.1}, 0, multi_label=True)
-    in_all, *of_split = (
-        Counter(name for number in some for name in parse_label_set(table[int(number)].label))
-        for some in (rows, drawn[VALIDATION], drawn[TEST])
+    total, validation, test = (
+        Counter(name for number in numbers for name in parse_label_set(table[int(number)].label))
+        for numbers in (rows, drawn[VALIDATION], drawn[TEST])
     )
-    for name, count in in_all.items():
-        assert abs(of_split[0][name] - 0.2 * count) <= 0.02 * count + 1
-        assert abs(of_split[1][name] - 0.1 * count) <= 0.02 * count + 1
+    for name, count in total.items():
+        assert abs(validation[name] - 0.2 * count) <= 0.02 * count + 1
+        assert abs(test[name] - 0.1 * count) <= 0.02 * count + 1

@@ -72,7 +72,7 @@ def test_quotes_commas_accents_and_relative_paths(tmp_path, csv_of):
     ],
     ids=["byte order mark", "Windows", "old Mac", "quoted"],
 )
-def test_all_editors_files_are_read(tmp_path, content):
+def test_files_of_all_editors_are_read(tmp_path, content):
     touch(tmp_path, "a.jpg")
     (tmp_path / "list.csv").write_bytes(content)
     rows = read_csv(str(tmp_path / "list.csv"), ())
@@ -104,11 +104,11 @@ def test_all_editors_files_are_read(tmp_path, content):
         ("path,label", "header line"),
         ("a.jpg;x", "separated by commas, not semicolons"),
         ("a.jpg\tx", "separated by commas, not tabs"),
-        (r"folder\b.jpg,x", "not by a backslash"),
+        (r"folder\b.jpg,x", "not with a backslash"),
         ("a.jpg," + "x" * 501, "the label has 501 characters, more than 500"),
     ],
 )
-def test_a_bad_row_is_rejected_alone_with_its_line_and_reason(tmp_path, csv_of, line, reason):
+def test_only_the_invalid_row_is_rejected_with_line_and_reason(tmp_path, csv_of, line, reason):
     touch(tmp_path, "a.jpg", "folder/b.jpg")
     csv = csv_of(tmp_path / "list.csv", [line, "", ("a.jpg", "x")])
     rows = read_csv(csv, ())
@@ -120,7 +120,7 @@ def test_a_bad_row_is_rejected_alone_with_its_line_and_reason(tmp_path, csv_of, 
     assert path in line or path in line.replace('"', "")
 
 
-def test_a_label_that_looks_like_a_header_takes_no_other_rejections_place(tmp_path, csv_of):
+def test_label_like_a_header_does_not_replace_another_rejection(tmp_path, csv_of):
     touch(tmp_path, "a.jpg")
     rows = Rows(())
     for name, line in (("train.csv", ("missing.jpg", "cat")), ("validation.csv", ("a.jpg", "class"))):
@@ -130,33 +130,33 @@ def test_a_label_that_looks_like_a_header_takes_no_other_rejections_place(tmp_pa
     assert len(rows.accepted) == 1
 
 
-def test_an_empty_path_is_called_so_with_several_labels_too(tmp_path, csv_of):
+def test_empty_path_is_reported_with_multi_label(tmp_path, csv_of):
     rows = Rows((), multi_label=True)
     read_import_file(rows, csv_of(tmp_path / "list.csv", [("", "cat")]), "", multi_label=True)
     assert rows.rejected[0].reason == "the path is empty"
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (frame_record(b"a record"), r"a TFRecord file[\s\S]*training_data_path"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", r"a JPEG image[\s\S]*path,label"),
     ],
 )
-def test_a_file_that_is_no_list_at_all_is_one_error(tmp_path, content, words):
+def test_file_of_another_format_is_one_error(tmp_path, content, message):
     (tmp_path / "list.csv").write_bytes(content * 50)
-    with pytest.raises(InvalidDataError, match=words):
+    with pytest.raises(InvalidDataError, match=message):
         read_csv(str(tmp_path / "list.csv"))
 
 
 @pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Val"), ("TRAIN", "valid", "Test")])
-def test_folders_that_are_called_like_splits_are_not_taken_for_labels(tmp_path, names):
+def test_folders_named_like_splits_are_not_labels(tmp_path, names):
     touch(tmp_path, *(f"{name}/{label}/1.jpg" for name in names for label in ("daisy", "roses")))
     with pytest.raises(InvalidDataError, match="look like splits"):
         read_folder(str(tmp_path))
 
 
-def test_train_and_valid_are_splits_and_labels_may_be_called_like_splits(tmp_path):
+def test_valid_is_a_split_and_labels_may_be_named_like_splits(tmp_path):
     touch(tmp_path, *(f"splits/{name}/daisy/1.jpg" for name in ("train", "valid", "test")))
     rows, _ = read_folder(str(tmp_path / "splits"))
     assert sorted(row.use for row in rows.accepted) == ["test", "train", "validation"]
@@ -165,27 +165,27 @@ def test_train_and_valid_are_splits_and_labels_may_be_called_like_splits(tmp_pat
     assert sorted(row.label for row in rows.accepted) == ["testing", "training"]
 
 
-def test_files_that_are_not_used_are_named(tmp_path):
+def test_ignored_files_are_named(tmp_path):
     touch(tmp_path, "daisy/1.jpg", "daisy/noext", "stray.jpg")
-    _, not_used = read_folder(str(tmp_path))
-    assert not_used.files == 2
-    assert set(not_used.examples) == {"daisy/noext", "stray.jpg"}
+    _, ignored = read_folder(str(tmp_path))
+    assert ignored.files == 2
+    assert set(ignored.examples) == {"daisy/noext", "stray.jpg"}
 
 
-def test_a_pattern_that_matches_folders_only_says_what_they_hold(tmp_path):
+def test_pattern_that_matches_only_folders_lists_their_content(tmp_path):
     touch(tmp_path, "daisy/1.jpg", "roses/2.jpg")
     with pytest.raises(MissingInputError, match=r"2 folders match[\s\S]*daisy' holds: 1.jpg"):
         read_folder(f"{tmp_path}/*/*.png")
 
 
-def test_a_huge_file_is_rejected_unread(tmp_path, csv_of):
+def test_huge_file_is_rejected_without_reading_it(tmp_path, csv_of):
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(DEFAULT_MAX_IMAGE_BYTES + 1)
     rows = read_csv(csv_of(tmp_path / "list.csv", [("huge.jpg", "x")]), ())
     assert "more than" in rows.rejected[0].reason
 
 
-def test_unknown_labels_are_rejected_with_the_nearest_known_one(tmp_path, csv_of):
+def test_unknown_labels_are_rejected_with_a_suggestion(tmp_path, csv_of):
     touch(tmp_path, "a.jpg")
     csv = csv_of(tmp_path / "list.csv", [("a.jpg", label) for label in ("daisy", "dasiy", "dasiy", "qqq")])
     rows = read_csv(csv, ("daisy", "rose"))
@@ -196,7 +196,7 @@ def test_unknown_labels_are_rejected_with_the_nearest_known_one(tmp_path, csv_of
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "expected"),
     [
         (None, MissingInputError, ["cannot read", "list.csv", "No such file"]),
         (b"", InvalidDataError, ["no rows", "list.csv", "path,label"]),
@@ -205,16 +205,16 @@ def test_unknown_labels_are_rejected_with_the_nearest_known_one(tmp_path, csv_of
         ("a.jpg,x\n".encode("utf-16"), InvalidDataError, ["is UTF-16", "list.csv", "save the file as UTF-8"]),
     ],
 )
-def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, error, said):
+def test_unreadable_csv_file_is_rejected(tmp_path, content, error, expected):
     if content is not None:
         (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(error) as caught:
         read_csv(str(tmp_path / "list.csv"), ())
-    for part in said:
+    for part in expected:
         assert part in str(caught.value)
 
 
-def test_a_line_that_is_not_utf8_is_rejected_alone(tmp_path):
+def test_only_the_line_that_is_not_utf8_is_rejected(tmp_path):
     touch(tmp_path, "a.jpg")
     (tmp_path / "list.csv").write_bytes(b"a.jpg,x\ncaf\xe9.jpg,x\na.jpg,y\n")
     rows = read_csv(str(tmp_path / "list.csv"))
@@ -224,12 +224,12 @@ def test_a_line_that_is_not_utf8_is_rejected_alone(tmp_path):
     assert "not UTF-8" in rejected.reason
 
 
-def test_another_url_is_refused():
+def test_unsupported_url_is_rejected():
     with pytest.raises(InvalidArgumentError, match="s3://"):
         read_csv("s3://bucket/list.csv")
 
 
-def test_vertex_ai_rows_say_their_split(tmp_path, csv_of):
+def test_vertex_ai_rows_specify_their_split(tmp_path, csv_of):
     touch(tmp_path, "a.jpg", "test")
     lines = [
         "training,a.jpg,x",
@@ -245,8 +245,8 @@ def test_vertex_ai_rows_say_their_split(tmp_path, csv_of):
     rows = read_csv(csv_of(tmp_path / "list.csv", lines), use="validation")
     assert [row.use for row in rows.accepted] == ["validation"] * 4
     assert [(row.line, row.reason.split(",")[0]) for row in rows.rejected] == [
-        (1, "the row says that it is for train"),
-        (3, "the row says that it is for test"),
+        (1, "the row is for train"),
+        (3, "the row is for test"),
     ]
 
 
@@ -257,7 +257,7 @@ def vertex_line(path, label, use=None):
     return json.dumps(line)
 
 
-def test_vertex_ai_json_lines_are_rows(tmp_path):
+def test_vertex_ai_json_lines_are_read(tmp_path):
     touch(tmp_path, "é.jpg")
     several = {
         "imageGcsUri": "é.jpg",
@@ -282,11 +282,11 @@ def test_vertex_ai_json_lines_are_rows(tmp_path):
         (1, "é.jpg", "Größe", ""),
         (2, "gs://bucket/a.jpg", "x", "test"),
     ]
-    said = ["2 annotations", "'sometimes'", "displayName", "half a Unicode", "no text imageGcsUri"]
-    said += ["not a JSON object", "not JSON", "not JSON"]
+    expected = ["2 annotations", "'sometimes'", "displayName", "unpaired surrogate", "imageGcsUri is missing"]
+    expected += ["not a JSON object", "not JSON", "not JSON"]
     assert [row.line for row in rows.rejected] == list(range(4, 12))
     assert len(rows) == 10
-    for row, part in zip(rows.rejected, said, strict=True):
+    for row, part in zip(rows.rejected, expected, strict=True):
         assert part in row.reason
 
 
@@ -313,7 +313,7 @@ cells = st.one_of(
     known_labels=st.sampled_from([(), ("x", "y")]),
     use=st.sampled_from(["", "train"]),
 )
-def test_any_content_gives_rows_or_an_explained_error(tmp_path, suffix, content, mark, known_labels, use):
+def test_any_content_gives_rows_or_a_pipeline_error(tmp_path, suffix, content, mark, known_labels, use):
     touch(tmp_path, "a.jpg")
     path = tmp_path / f"list.{suffix}"
     path.write_bytes(mark + content)
@@ -330,7 +330,7 @@ def test_any_content_gives_rows_or_an_explained_error(tmp_path, suffix, content,
     )
 
 
-def test_a_folder_of_label_folders(tmp_path):
+def test_label_folders_are_read(tmp_path):
     touch(
         tmp_path,
         "rose/2.JPG",
@@ -343,9 +343,9 @@ def test_a_folder_of_label_folders(tmp_path):
         "README.md",
         ".DS_Store",
     )
-    rows, not_used = read_folder(str(tmp_path))
+    rows, ignored = read_folder(str(tmp_path))
     assert {row.use for row in rows.accepted} == {""}
-    assert not_used.files == 2
+    assert ignored.files == 2
     assert [(row.path, row.label, row.line) for row in rows.accepted] == [
         ("daisy/x.jpeg", "daisy", 0),
         ("rose/1.png", "rose", 0),
@@ -364,29 +364,29 @@ def test_train_and_validation_folders_are_the_splits(tmp_path, validation):
         "test/rose/4.jpg",
         "more/rose/5.jpg",
     )
-    rows, not_used = read_folder(str(tmp_path))
+    rows, ignored = read_folder(str(tmp_path))
     assert [(row.path, row.label, row.use) for row in rows.accepted] == [
         ("train/rose/1.jpg", "rose", "train"),
         (f"{validation}/rose/2.jpg", "rose", "validation"),
         (f"{validation}/tulip/3.jpg", "tulip", "validation"),
         ("test/rose/4.jpg", "rose", "test"),
     ]
-    assert not_used.folders == ("more",)
+    assert ignored.folders == ["more"]
 
 
-def test_a_patterns_files_are_labelled_by_their_folder(tmp_path):
+def test_files_of_a_pattern_are_labelled_by_their_folder(tmp_path):
     touch(tmp_path, "a/rose/1.jpg", "b/rose/2.PNG", "b/tulip/3.gif", "b/tulip/notes.txt")
-    rows, not_used = read_folder(f"{tmp_path}/*/*/*")
+    rows, ignored = read_folder(f"{tmp_path}/*/*/*")
     assert [(row.path, row.label) for row in rows.accepted] == [
         ("a/rose/1.jpg", "rose"),
         ("b/rose/2.PNG", "rose"),
         ("b/tulip/3.gif", "tulip"),
     ]
     assert all(os.path.isfile(str(row.location)) for row in rows.accepted)
-    assert not_used.files == 1
+    assert ignored.files == 1
     with pytest.raises(MissingInputError, match="matches no file"):
         read_folder(f"{tmp_path}/*/*.jpg")
-    with pytest.raises(InvalidDataError, match="1 files and no image"):
+    with pytest.raises(InvalidDataError, match="1 file but no image"):
         read_folder(f"{tmp_path}/*/*/*.txt")
 
 
@@ -403,14 +403,14 @@ def test_links_are_followed_once(tmp_path):
     assert [row.path for row in rows.accepted] == ["rose/1.jpg", "tulip/2.jpg"]
 
 
-def test_a_link_to_a_folder_above_is_no_label(tmp_path):
+def test_link_to_a_parent_folder_is_rejected(tmp_path):
     touch(tmp_path, "data/rose/1.jpg")
     (tmp_path / "data" / "all").symlink_to(tmp_path)
     with pytest.raises(InvalidDataError, match="label folder 'all' is a link to"):
         read_folder(str(tmp_path / "data"))
 
 
-def test_a_broken_link_and_an_unknown_label_are_rejected(tmp_path):
+def test_broken_link_and_unknown_label_are_rejected(tmp_path):
     touch(tmp_path, "rose/1.jpg", "rsoe/2.jpg")
     (tmp_path / "rose" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     rejected = read_folder(str(tmp_path), ("rose",))[0].rejected
@@ -420,29 +420,29 @@ def test_a_broken_link_and_an_unknown_label_are_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "expected"),
     [
-        ([], ["no subfolder", "holds: nothing", "one subfolder a label"]),
-        (["1.jpg", "2.jpg"], ["no subfolder", "holds: 1.jpg, 2.jpg"]),
-        (["rose/notes.txt"], ["no image", "holds: rose/", "jpg, jpeg, png, gif, bmp, webp"]),
+        ([], ["no subfolder", "contains: nothing", "one subfolder per label"]),
+        (["1.jpg", "2.jpg"], ["no subfolder", "contains: 1.jpg, 2.jpg"]),
+        (["rose/notes.txt"], ["no image", "contains: rose/", "jpg, jpeg, png, gif, bmp, webp"]),
         (["train/rose/1.jpg"], ["'train' but no val", "add val"]),
         (["val/rose/1.jpg"], ["'val' but no train"]),
         (["train/r/1.jpg", "val/r/1.jpg", "validation/r/1.jpg"], ["both 'val' and 'validation'", "keep one"]),
-        (["train/r/1.jpg", "val/r/readme"], ["no image", "val holds: r/"]),
+        (["train/r/1.jpg", "val/r/readme"], ["no image", "val contains: r/"]),
         ([" rose/1.jpg"], ["' rose' cannot be a label", "rename"]),
         (["ros\udce9/1.jpg"], ["cannot be a label", "UTF-8"]),
     ],
 )
-def test_a_folder_of_another_form_is_refused_with_what_it_holds(tmp_path, files, said):
+def test_folder_of_another_layout_is_rejected_with_its_content(tmp_path, files, expected):
     (tmp_path / "data").mkdir()
     touch(tmp_path / "data", *files)
     with pytest.raises(InvalidDataError) as caught:
         read_folder(str(tmp_path / "data"), ())
-    for part in (*said, "data"):
+    for part in (*expected, "data"):
         assert part in str(caught.value)
 
 
-def test_a_missing_folder_is_missing_input(tmp_path):
+def test_missing_folder_is_missing_input(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path / "file"):
         (tmp_path / "file").touch()
         with pytest.raises(MissingInputError) as caught:

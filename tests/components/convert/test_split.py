@@ -26,7 +26,7 @@ def split(table, fraction, seed, groups=None, test=0.0):
     numbers = np.arange(len(table))
     fractions = {"validation": fraction, **({"test": test} if test else {})}
     drawn = split_rows(table, numbers, numbers if groups is None else groups, fractions, seed)
-    return {name: [table[int(number)] for number in of] for name, of in drawn.items()}
+    return {name: [table[int(number)] for number in split_numbers] for name, split_numbers in drawn.items()}
 
 
 @given(
@@ -34,7 +34,7 @@ def split(table, fraction, seed, groups=None, test=0.0):
     fraction=st.floats(0.001, 0.999),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_every_row_is_in_one_split_and_every_label_has_its_share(counts, fraction, seed):
+def test_every_row_is_in_one_split_and_every_label_gets_its_fraction(counts, fraction, seed):
     table = rows_of(counts)
     drawn = split(table, fraction, seed)
     assert Counter(drawn["train"] + drawn["validation"]) == Counter(table)
@@ -54,36 +54,37 @@ def test_every_row_is_in_one_split_and_every_label_has_its_share(counts, fractio
 def test_equal_images_stay_together_and_no_label_loses_its_last_training_image(groups, fraction, test, seed):
     table = rows_of({"a": 12, "b": 8, "c": 4})
     drawn = split(table, fraction, seed, np.array(groups), test)
-    place = {row.path: name for name, rows in drawn.items() for row in rows}
-    assert len(place) == 24
+    split_of = {row.path: name for name, rows in drawn.items() for row in rows}
+    assert len(split_of) == 24
     for group in set(groups):
-        assert len({place[row.path] for row, of in zip(table, groups, strict=True) if of == group}) == 1
+        members = [row for row, row_group in zip(table, groups, strict=True) if row_group == group]
+        assert len({split_of[row.path] for row in members}) == 1
     if len(set(groups[:12])) > 1:
-        # The first label has the whole choice.
-        assert {place[row.path] for row in table[:12]} >= {"train", "validation"}
+        # The first label is drawn from all groups.
+        assert {split_of[row.path] for row in table[:12]} >= {"train", "validation"}
 
 
-def test_groups_take_no_more_than_the_share_when_they_fit():
+def test_splits_are_exact_if_groups_fit():
     table = rows_of({"a": 20})
     groups = np.arange(20) // 2
     assert [len(rows) for rows in split(table, 0.2, 0, groups, 0.1).values()] == [14, 4, 2]
 
 
-@given(seed=st.integers(0, 100), chance=st.randoms(use_true_random=False))
-def test_split_and_order_do_not_depend_on_the_order_of_the_rows(seed, chance):
-    table, mixed = rows_of({"a": 9, "b": 4}), rows_of({"a": 9, "b": 4}, chance)
+@given(seed=st.integers(0, 100), generator=st.randoms(use_true_random=False))
+def test_split_and_order_do_not_depend_on_the_order_of_the_rows(seed, generator):
+    table, mixed = rows_of({"a": 9, "b": 4}), rows_of({"a": 9, "b": 4}, generator)
 
     def drawn(rows):
         numbers = split_rows(rows, np.arange(13), np.arange(13), {"validation": 0.3}, seed)
         return [
-            [rows.path(int(number)) for number in shuffle_rows(rows, of, seed, "train")]
-            for of in numbers.values()
+            [rows.path(int(number)) for number in shuffle_rows(rows, split_numbers, seed, "train")]
+            for split_numbers in numbers.values()
         ]
 
     assert drawn(mixed) == drawn(table)
 
 
-def test_a_label_is_split_alike_whatever_other_labels_there_are():
+def test_split_of_a_label_does_not_depend_on_other_labels():
     alone = split(rows_of({"b": 10}), 0.3, 5)["validation"]
     among = split(rows_of({"a": 7, "b": 10, "c": 3}), 0.3, 5)["validation"]
     assert {row.path for row in among if row.label == "b"} == {row.path for row in alone}
@@ -99,8 +100,8 @@ def test_another_seed_draws_other_images_and_another_order():
     assert len(orders) == 4
 
 
-def test_what_is_drawn_is_the_same_for_ever():
-    # A data set that is converted again next year is to be the same: this fails if the drawing changes.
+def test_draws_never_change():
+    # Converting the same data next year must give the same data set: this fails if the draw changes.
     table = rows_of({"a": 6, "b": 4})
     assert [row.path for row in split(table, 0.3, 0)["validation"]] == ["a/0.jpg", "a/5.jpg", "b/0.jpg"]
     assert shuffle_rows(rows_of({"a": 6}), np.arange(6), 0, "train").tolist() == [1, 2, 0, 3, 4, 5]

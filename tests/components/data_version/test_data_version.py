@@ -1,4 +1,4 @@
-"""A version that changes with the data and only with it."""
+"""The version changes exactly when the data changes."""
 
 import os
 
@@ -23,16 +23,16 @@ def version(**arguments):
     return compute_data_version(DataVersionArguments(**arguments))
 
 
-def test_a_version_that_is_given_is_taken(photos):
+def test_data_version_of_the_user_is_used(photos):
     assert version(data_version="2026-w47", images=str(photos)) == "2026-w47"
 
 
-def test_the_same_files_have_the_same_version(photos):
+def test_same_files_have_the_same_version(photos):
     assert version(images=str(photos)) == version(images=str(photos))
 
 
 @pytest.mark.parametrize("change", ["content", "name", "added", "removed", "time"])
-def test_another_state_of_the_files_has_another_version(photos, change):
+def test_changed_files_have_another_version(photos, change):
     before = version(images=str(photos))
     photo = photos / "daisy" / "1.jpg"
     if change == "content":
@@ -48,7 +48,7 @@ def test_another_state_of_the_files_has_another_version(photos, change):
     assert version(images=str(photos)) != before
 
 
-def test_records_have_a_version_by_their_patterns(tmp_path):
+def test_tfrecord_patterns_have_a_version(tmp_path):
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         (tmp_path / name).write_bytes(b"records")
     given = {
@@ -61,26 +61,26 @@ def test_records_have_a_version_by_their_patterns(tmp_path):
     assert version(**given) != before
 
 
-def test_lists_and_data_outside_the_run_are_never_the_same_twice(photos):
+def test_lists_and_output_dir_give_a_unique_version(photos):
     assert version() != version()
     assert version(images=str(photos), output_dir="gs://b/o") != version(
         images=str(photos), output_dir="gs://b/o"
     )
 
 
-def test_a_pattern_without_files_is_told(tmp_path):
+def test_pattern_without_files_is_an_error(tmp_path):
     with pytest.raises(MissingInputError, match="matches no file"):
         version(
             training_data_path=str(tmp_path / "train-*"), validation_data_path=str(tmp_path / "validation-*")
         )
 
 
-def test_objects_have_a_version_by_their_checksums(cloud):
+def test_version_of_objects_depends_on_their_checksums(cloud):
     for number in range(2):
         parse_location(f"gs://photos/daisy/{number}.jpg").write(b"photo %d" % number)
     before = version(images="gs://photos")
     assert version(images="gs://photos/") == before
-    # The same file uploaded again is the same data.
+    # Uploading the same file again does not change the data.
     parse_location("gs://photos/daisy/1.jpg").write(b"photo 1")
     assert version(images="gs://photos") == before
     parse_location("gs://photos/daisy/1.jpg").write(b"another")

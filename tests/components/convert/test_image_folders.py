@@ -1,4 +1,4 @@
-"""No picture of a label is left out in silence."""
+"""No image of a label is silently ignored."""
 
 import shutil
 
@@ -22,21 +22,21 @@ def converted(folder, output):
     return convert(ConvertArguments(images=str(folder)), output)
 
 
-def test_a_picture_of_a_format_that_cannot_be_read_is_rejected_by_name(folder, tmp_path):
+def test_image_of_an_unsupported_format_is_rejected_by_name(folder, tmp_path):
     (folder / "roses" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     with pytest.raises(InvalidDataError) as caught:
         converted(folder, tmp_path / "out")
     assert "roses/phone.HEIC" in str(caught.value)
 
 
-def test_a_jpeg_by_any_of_its_names_is_taken(folder, tmp_path):
+def test_all_jpeg_file_extensions_are_read(folder, tmp_path):
     shutil.move(folder / "roses" / "0.jpg", folder / "roses" / "0.jfif")
     shutil.move(folder / "roses" / "1.jpg", folder / "roses" / "1.JPE")
     assert converted(folder, tmp_path / "out").made_by["written"] == 12
 
 
 @pytest.mark.parametrize("content", ["nothing", "a text"])
-def test_a_label_folder_without_an_image_is_an_error_that_names_it(folder, tmp_path, content):
+def test_label_folder_without_an_image_is_an_error(folder, tmp_path, content):
     (folder / "lilies").mkdir()
     if content == "a text":
         (folder / "lilies" / "notes.txt").write_text("bought on Monday")
@@ -44,7 +44,7 @@ def test_a_label_folder_without_an_image_is_an_error_that_names_it(folder, tmp_p
         converted(folder, tmp_path / "out")
 
 
-def test_a_label_that_only_one_split_has_is_no_empty_folder(photo, tmp_path):
+def test_label_may_have_images_in_only_one_split(photo, tmp_path):
     for number, name in enumerate(("train/a", "train/b", "val/a")):
         photo(tmp_path / "images" / name / "1.jpg", number)
     (tmp_path / "images" / "val" / "b").mkdir()
@@ -59,7 +59,7 @@ def test_other_files_are_counted_in_a_warning(folder, tmp_path, capsys):
     assert (ignored["severity"], ignored["files"]) == ("WARNING", 1)
 
 
-def test_a_file_in_both_splits_is_refused(folder, tmp_path):
+def test_file_in_both_splits_is_rejected(folder, tmp_path):
     converted(folder, tmp_path / "out")
     with pytest.raises(InvalidDataError, match="is in the train files and in the validation files"):
         convert(
