@@ -120,8 +120,8 @@ def _read_pattern(rows: Rows, pattern: str) -> IgnoredFiles:
         raise InvalidDataError(
             f"the pattern matches {plural(ignored.files, 'file')} but no image",
             where=pattern,
-            remedy="use a pattern that matches image files (jpg, jpeg, png, gif, bmp, webp), each in a folder "
-            "named after its label, e.g. photos/*/*.jpg",
+            remedy="use a pattern that matches image files (jpg, jpeg, png, gif, bmp, webp), each in a "
+            "folder named after its label, e.g. photos/*/*.jpg",
         )
     return ignored
 
