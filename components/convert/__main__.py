@@ -9,7 +9,6 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import ShardWriter, convert
-from imgpipe.components.storage import parse_location
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ def main() -> None:
         raise InvalidArgumentError(
             "--output_dir is missing", remedy="set --output_dir=FOLDER to a new or empty folder"
         )
-    parse_location(arguments.output_dir)
     # The manifest is written beside the shards, so it refers to them by name.
     folder = arguments.output_dir
     convert(dataclasses.replace(arguments, output_dir=""), folder, writer=_make_writer(runner))

@@ -37,8 +37,8 @@ from imgpipe.components.convert.finished import (
     INPUTS,
     check_same_records,
     check_same_rows,
-    finished_manifest,
-    inputs_digest,
+    digest_inputs,
+    read_finished_manifest,
 )
 from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
@@ -122,7 +122,7 @@ def convert(
     # or reasons to re-encode.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        manifest = finished_manifest(data_folder)
+        manifest = read_finished_manifest(data_folder)
         if manifest is not None:
             _check_same(manifest, arguments, data_folder)
             log_event(
@@ -147,7 +147,7 @@ def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Locatio
         check_same_records(manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label)
         return
     rows = _read_rows(arguments, labels)
-    check_same_rows(manifest, folder, arguments, rows, inputs_digest(arguments, labels, rows))
+    check_same_rows(manifest, folder, arguments, rows, digest_inputs(arguments, labels, rows))
 
 
 def _make_dataset(
@@ -157,15 +157,18 @@ def _make_dataset(
     with reserve_output_folder(folder):
         labels = _read_labels(arguments)
         if arguments.training_data_path:
-            manifest = _from_records(arguments, labels, threads)
+            manifest = _describe_records(arguments, labels, threads)
         else:
-            manifest, shards = _from_images(arguments, labels, folder, threads, writer)
-        files = {
-            LABELS_NAME: format_labels(manifest.labels).encode(),
-            MANIFEST_NAME: serialize_manifest(manifest),
-        }
-        publish(folder, shards, files)
+            manifest, shards = _convert_images(arguments, labels, folder, threads, writer)
+        publish(folder, shards, _metadata_files(manifest))
     return manifest
+
+
+def _metadata_files(manifest: Manifest) -> dict[str, bytes]:
+    return {
+        LABELS_NAME: format_labels(manifest.labels).encode(),
+        MANIFEST_NAME: serialize_manifest(manifest),
+    }
 
 
 def _read_labels(arguments: ConvertArguments) -> tuple[str, ...]:
@@ -184,11 +187,11 @@ def _write_description(manifest: Manifest, data_folder: Location, folder: Locati
     with explain_write_errors(folder):
         if manifest.made_by["rejected"]:
             (folder / REJECTED_NAME).write((data_folder / REJECTED_NAME).read())
-        (folder / LABELS_NAME).write(format_labels(manifest.labels).encode())
-        (folder / MANIFEST_NAME).write(serialize_manifest(manifest))
+        for name, content in _metadata_files(manifest).items():
+            (folder / name).write(content)
 
 
-def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
+def _describe_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
     splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
     _check_has_labels(names, arguments)
     examples = sum(split.examples for split in splits.values())
@@ -203,7 +206,7 @@ def _from_records(arguments: ConvertArguments, labels: Sequence[str], threads: i
     return Manifest(names, splits, made_by, arguments.multi_label)
 
 
-def _from_images(
+def _convert_images(
     arguments: ConvertArguments,
     known_labels: tuple[str, ...],
     folder: Location,
@@ -211,7 +214,7 @@ def _from_images(
     writer: ShardWriter,
 ) -> tuple[Manifest, list[str]]:
     rows = _read_rows(arguments, known_labels)
-    inputs = inputs_digest(arguments, known_labels, rows)
+    inputs = digest_inputs(arguments, known_labels, rows)
     numbers_of, fractions = _assign_splits(rows, arguments, threads)
     labels = known_labels or _find_labels(rows, numbers_of, multi_label=arguments.multi_label)
     _log_plan(rows, numbers_of, labels, arguments)

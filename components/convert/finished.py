@@ -15,7 +15,7 @@ from imgpipe.components.storage import Location, find_files
 INPUTS = "inputs_sha256"
 
 
-def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Rows) -> str:
+def digest_inputs(arguments: ConvertArguments, labels: tuple[str, ...], rows: Rows) -> str:
     """Returns a hash of everything that determines the data set, except the content of the images.
 
     It is stored in the manifest. Like the manifest, it does not depend on the order of the rows or the
@@ -48,7 +48,7 @@ def inputs_digest(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
     return digest.hexdigest()
 
 
-def finished_manifest(folder: Location) -> Manifest | None:
+def read_finished_manifest(folder: Location) -> Manifest | None:
     """Returns the manifest of the finished conversion in a folder; None if there is none."""
     names = folder.contents()
     if MANIFEST_NAME not in names or any(name.startswith(f"{WORK_FOLDER}/") for name in names):

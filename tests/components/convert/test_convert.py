@@ -586,20 +586,13 @@ def test_pattern_without_a_match_lists_the_files_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "error"),
-    [
-        ({"train_csv": "nowhere.csv"}, MissingInputError),
-        ({"images": "nowhere"}, MissingInputError),
-        ({"images": ".", "labels_file": "nowhere.txt"}, MissingInputError),
-        ({"train_csv": "s3://b/x.csv"}, InvalidArgumentError),
-        ({"images": "s3://b/x"}, InvalidArgumentError),
-        ({"training_data_path": "s3://b/x*", "validation_data_path": "y"}, InvalidArgumentError),
-    ],
+    "values",
+    [{"train_csv": "nowhere.csv"}, {"images": "nowhere"}, {"images": ".", "labels_file": "nowhere.txt"}],
 )
-def test_missing_input_is_named(tmp_path, monkeypatch, values, error):
+def test_missing_input_is_named(tmp_path, monkeypatch, values):
     monkeypatch.chdir(tmp_path)
-    text = conversion_error(error, ConvertArguments(**values), tmp_path / "out")
-    assert next(value for value in reversed(values.values()) if value != "y") in text
+    text = conversion_error(MissingInputError, ConvertArguments(**values), tmp_path / "out")
+    assert list(values.values())[-1] in text
     assert read_files(tmp_path / "out") == {}
 
 

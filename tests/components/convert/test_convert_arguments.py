@@ -26,6 +26,12 @@ from imgpipe.components.convert.arguments import ConvertArguments
         ({"images": "a", "max_rejected_fraction": 1.5}, ["max_rejected_fraction=1.5", "at most 1"]),
         ({"images": "a", "shard_megabytes": 0}, ["shard_megabytes=0", "at least 1"]),
         ({"images": "a", "seed": -1}, ["seed=-1"]),
+        ({"train_csv": "s3://b/x.csv"}, ["train_csv='s3://b/x.csv'", "not supported"]),
+        ({"images": "s3://b/x"}, ["images='s3://b/x'", "not supported"]),
+        (
+            {"training_data_path": "s3://b/x*", "validation_data_path": "y"},
+            ["training_data_path='s3://b/x*'", "not supported"],
+        ),
     ],
 )
 def test_invalid_arguments_and_combinations_are_rejected_by_name(values, expected):

@@ -18,49 +18,49 @@ def folder(photo, tmp_path):
     return tmp_path / "images"
 
 
-def converted(folder, output):
+def convert_folder(folder, output):
     return convert(ConvertArguments(images=str(folder)), output)
 
 
 def test_image_of_an_unsupported_format_is_rejected_by_name(folder, tmp_path):
     (folder / "roses" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     with pytest.raises(InvalidDataError) as caught:
-        converted(folder, tmp_path / "out")
+        convert_folder(folder, tmp_path / "out")
     assert "roses/phone.HEIC" in str(caught.value)
 
 
 def test_all_jpeg_file_extensions_are_read(folder, tmp_path):
     shutil.move(folder / "roses" / "0.jpg", folder / "roses" / "0.jfif")
     shutil.move(folder / "roses" / "1.jpg", folder / "roses" / "1.JPE")
-    assert converted(folder, tmp_path / "out").made_by["written"] == 12
+    assert convert_folder(folder, tmp_path / "out").made_by["written"] == 12
 
 
-@pytest.mark.parametrize("content", ["nothing", "a text"])
+@pytest.mark.parametrize("content", ["empty", "text file"])
 def test_label_folder_without_an_image_is_an_error(folder, tmp_path, content):
     (folder / "lilies").mkdir()
-    if content == "a text":
+    if content == "text file":
         (folder / "lilies" / "notes.txt").write_text("bought on Monday")
     with pytest.raises(InvalidDataError, match="1 of 3 label folders: lilies"):
-        converted(folder, tmp_path / "out")
+        convert_folder(folder, tmp_path / "out")
 
 
 def test_label_may_have_images_in_only_one_split(photo, tmp_path):
     for number, name in enumerate(("train/a", "train/b", "val/a")):
         photo(tmp_path / "images" / name / "1.jpg", number)
     (tmp_path / "images" / "val" / "b").mkdir()
-    assert converted(tmp_path / "images", tmp_path / "out").labels == ("a", "b")
+    assert convert_folder(tmp_path / "images", tmp_path / "out").labels == ("a", "b")
 
 
 def test_other_files_are_counted_in_a_warning(folder, tmp_path, capsys):
     (folder / "roses" / "notes.txt").write_text("")
-    converted(folder, tmp_path / "out")
+    convert_folder(folder, tmp_path / "out")
     events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
     (ignored,) = [event for event in events if event and event["event"] == "convert_ignored"]
     assert (ignored["severity"], ignored["files"]) == ("WARNING", 1)
 
 
 def test_file_in_both_splits_is_rejected(folder, tmp_path):
-    converted(folder, tmp_path / "out")
+    convert_folder(folder, tmp_path / "out")
     with pytest.raises(InvalidDataError, match="is in the train files and in the validation files"):
         convert(
             ConvertArguments(
