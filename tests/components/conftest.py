@@ -19,14 +19,14 @@ from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.tfrecord import write_record
 from tests.servers.deployments import (
     cluster,
+    deployment,
     models,
     on_kserve,
     on_vertex,
-    place,
     vertex,
 )
 
-__all__ = ["cluster", "models", "on_kserve", "on_vertex", "place", "vertex"]
+__all__ = ["cluster", "deployment", "models", "on_kserve", "on_vertex", "vertex"]
 
 
 def _encode(pixels, image_format="PNG", **options):

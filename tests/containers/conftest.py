@@ -24,16 +24,16 @@ def base():
 
 @pytest.fixture(scope="session")
 def built_revision():
-    """The commit of the images: the repository may move on to another one during the tests."""
+    """The commit of the images, read once because the checkout may change during the tests."""
     return revision()
 
 
 @pytest.fixture(scope="session")
 def images(base, built_revision, tmp_path_factory):
-    """The images' names by role, built from the checked-out files."""
+    """Image names by role; the images are built from the checked-out files."""
     if not engine_answers():
-        warnings.warn("No Docker engine answers: the images are not tested", stacklevel=1)
-        pytest.skip("no Docker engine answers")
+        warnings.warn("No Docker engine responds: the images are not tested", stacklevel=1)
+        pytest.skip("no Docker engine responds")
     names = {role: Images().of_role(role) for role in TESTED}
     if not built_revision.endswith("-dirty") and all(
         is_built_from(name, built_revision, base) for name in names.values()
@@ -45,7 +45,7 @@ def images(base, built_revision, tmp_path_factory):
 
 
 def is_built_from(image, built_revision, base):
-    """Whether an image exists and was built from a commit, on a base."""
+    """Returns whether an image exists and was built from this commit and base."""
     if not is_present(image):
         return False
     labels = inspect_image(image)["Config"]["Labels"]

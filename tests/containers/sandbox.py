@@ -6,7 +6,7 @@ from containers.docker import SANDBOX_FLAGS
 
 
 def in_image(image, *command, flags=()):
-    """Returns the finished process, with its output as text."""
+    """Runs a command in an image and returns the finished process, with its output as text."""
     return subprocess.run(
         ["docker", "run", *SANDBOX_FLAGS, *flags, image, *command],
         capture_output=True,

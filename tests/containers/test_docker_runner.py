@@ -5,9 +5,7 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import docker
 import pytest
@@ -18,12 +16,13 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.pipelines.container_mounts import ContainerMounts
 from imgpipe.pipelines.targets.local import run as run_pipeline
 from imgpipe.pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
+from tests.command_line import IMGPIPE
 from tests.end_to_end.runs import run_imgpipe
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
 
-def compiled(script, image, file):
+def compile_script(script, image, file):
     """Compiles a pipeline of one container that runs a shell script."""
 
     @dsl.container_component
@@ -52,7 +51,7 @@ def settings(tmp_path):
 
 
 def test_every_container_that_fails_immediately_is_a_failure(images, settings, tmp_path, capfd):
-    file = compiled("exit 3", images["data"], tmp_path / "fails.yaml")
+    file = compile_script("exit 3", images["data"], tmp_path / "fails.yaml")
     failures = 0
     for number in range(30):
         try:
@@ -64,7 +63,9 @@ def test_every_container_that_fails_immediately_is_a_failure(images, settings, t
 
 
 def test_the_output_of_a_container_is_shown_to_the_last_line(images, settings, tmp_path, capfd):
-    file = compiled("seq 5000; printf 'größer 青\\n'; printf last", images["data"], tmp_path / "prints.yaml")
+    file = compile_script(
+        "seq 5000; printf 'größer 青\\n'; printf last", images["data"], tmp_path / "prints.yaml"
+    )
     run_pipeline(file, {}, tmp_path / "artifacts", settings)
     shown = capfd.readouterr().out
     assert [line.strip() for line in shown.splitlines() if line.strip().isdigit()] == [
@@ -90,7 +91,7 @@ def test_a_step_has_no_network_no_privileges_and_only_its_mounts(images, setting
         f"ls {tmp_path}; grep NoNewPrivs /proc/self/status"
     )
     run_pipeline(
-        compiled(script, images["data"], tmp_path / "lists.yaml"), {}, tmp_path / "artifacts", settings
+        compile_script(script, images["data"], tmp_path / "lists.yaml"), {}, tmp_path / "artifacts", settings
     )
     shown = capfd.readouterr().out
     words = shown.split()
@@ -117,7 +118,7 @@ def test_a_missing_engine_is_reported_before_anything_is_written(images, tmp_pat
 def test_stopping_a_run_stops_its_container(images, tmp_path):
     process = subprocess.Popen(
         [
-            *(str(Path(sys.executable).parent / "imgpipe"), "run", "--runner", "docker"),
+            *(IMGPIPE, "run", "--runner", "docker"),
             *("--job-dir", str(tmp_path / "job"), "--max-steps", "100000"),
         ],
         stdout=subprocess.DEVNULL,
@@ -155,16 +156,11 @@ def runs(images, tmp_path_factory):
     return results
 
 
-def artifact(run, step, name):
-    (folder,) = (run.folder / "artifacts").glob(f"*/{step}/{name}")
-    return folder
-
-
 def test_containers_write_the_same_shards_as_processes(runs):
     shards = [
         {
             name: split.shards
-            for name, split in read_manifest(artifact(run, "convert", "dataset")).splits.items()
+            for name, split in read_manifest(run.artifact("convert", "dataset")).splits.items()
         }
         for run in runs.values()
     ]

@@ -20,19 +20,19 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(2400)
 def test_a_pushed_image_is_locked_and_can_be_pulled_by_its_digest(images, tmp_path):
     lock_file = tmp_path / "images.lock"
-    with registry() as kept:
-        repository = f"{kept.address}/team/images"
+    with registry() as server:
+        repository = f"{server.address}/team/images"
         try:
             argv = ["data", "--registry", repository, "--lock", str(lock_file), "--any-revision"]
             assert main(argv) == 0
             lock = read_images_lock(lock_file.read_text(), where="images.lock")
             name, _, digest = lock["imgpipe-data"].partition("@")
             assert name == f"{repository}/imgpipe-data"
-            _, manifest = kept.manifests["team/images/imgpipe-data", digest]
+            _, manifest = server.manifests["team/images/imgpipe-data", digest]
             assert "sha256:" + hashlib.sha256(manifest).hexdigest() == digest
             assert Images(lock=lock).of_step("convert") == f"{name}@{digest}"
             version = images["data"].rpartition(":")[2]
-            assert ("team/images/imgpipe-data", version) in kept.manifests
+            assert ("team/images/imgpipe-data", version) in server.manifests
             docker("rmi", f"{name}:{version}")
             docker("pull", "--quiet", lock["imgpipe-data"])
             assert docker("run", "--rm", "--network=none", lock["imgpipe-data"], "id", "-u") == "65534\n"
@@ -76,7 +76,7 @@ def test_images_must_be_of_one_commit_and_on_one_base(commit, built, bases, prob
         for role, revision, base in zip(("data", "launcher"), built, bases, strict=True)
     }
     engine = tmp_path / "docker"
-    # Stands in for `docker image inspect NAME`.
+    # Replaces `docker image inspect NAME`.
     engine.write_text(
         f"#!{sys.executable}\nimport json, sys\nlabels = {labels!r}\n"
         "print(json.dumps([{'Config': {'Labels': labels[sys.argv[3]]}}]))"

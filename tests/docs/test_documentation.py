@@ -1,4 +1,4 @@
-"""The commands of the README and the docs work as they stand, and their links lead somewhere."""
+"""The commands in the README and the docs work, and the links lead to existing files and headings."""
 
 import re
 import shlex
@@ -19,21 +19,21 @@ from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.recipes import RECIPES
-from tests.end_to_end.runs import IMGPIPE
+from tests.command_line import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG
 from tests.servers.google import ANY_IMAGE, ANY_RIGHT
-from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
+from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Given after the documented flags, so that a command takes seconds: what is documented is parsed and run, on
-# small data, without the downloaded weights.
+# Added after the documented flags, so that a command takes seconds: it is parsed and run as documented, but on
+# small data and without downloaded weights.
 SHORT = ["--weights", "none", "--freeze", "none", "--image-size", "32", "--max-steps", "2"]
 
 
-def prose_of(page):
-    """The page without its code blocks, whose brackets are no links."""
+def text_without_code(page):
+    """Returns the page without code blocks, where brackets are not links."""
     return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
@@ -42,8 +42,8 @@ def lines_of(page):
         yield from block.splitlines()
 
 
-def is_of_jobs(line):
-    """Whether a line is about jobs on a target, and so in need of one."""
+def is_job_command(line):
+    """Returns whether a command works with jobs, so that the test needs servers of the targets."""
     words = shlex.split(line)
     return words[0] == ".venv/bin/imgpipe" and words[1] not in ("run", "serve", "predict")
 
@@ -51,22 +51,22 @@ def is_of_jobs(line):
 def commands():
     for page in PAGES:
         for line in lines_of(page):
-            if not is_of_jobs(line):
+            if not is_job_command(line):
                 yield pytest.param(line, id=f"{page.name}: {line}")
 
 
-JOB_PAGES = [page for page in PAGES if any(map(is_of_jobs, lines_of(page)))]
+JOB_PAGES = [page for page in PAGES if any(map(is_job_command, lines_of(page)))]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with everything that the documented commands name."""
+    """A folder with the files that the documented commands use."""
     folder = tmp_path_factory.mktemp("documented")
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for label in ("daisy", "tulips"):
         (folder / "flowers" / label).mkdir(parents=True)
         for number in range(40):
-            pixels = draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            pixels = generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "flowers" / label / f"{number}.png")
     shutil.copytree(folder / "flowers", folder / "scans")
     rows = [
@@ -79,22 +79,22 @@ def folder(tmp_path_factory):
     return folder
 
 
-def check_that_it_serves(flags, folder):
-    """The documented flags, on any free port."""
+def check_serve(flags, folder):
+    """Runs `imgpipe serve` with the documented flags, but on a free port."""
     flags = [flag if not flag.isdigit() else "0" for flag in flags]
     command = [IMGPIPE, "serve", *flags]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
             found = (re.search(r"127\.0\.0\.1:(\d+)/v1/models/flowers:", line) for line in process.stderr)
             port = next(filter(None, found)).group(1)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/flowers") as answer:
-                assert answer.status == 200
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/flowers") as response:
+                assert response.status == 200
         finally:
             process.terminate()
 
 
 def write_model(folder):
-    """A SavedModel of two labels on pictures of 8 x 8 pixels, by a process that may load TensorFlow."""
+    """Writes a SavedModel with two labels and 8 x 8 pixels, in a process that may import TensorFlow."""
     code = (
         "import pathlib, sys, numpy as np\n"
         "from imgpipe.components.common.provenance import write_provenance\n"
@@ -119,10 +119,10 @@ def test_a_documented_command_works(command, folder, tmp_path):
         assert result.returncode == 0, result.stderr
         return
     if words[:2] == [".venv/bin/imgpipe", "serve"]:
-        check_that_it_serves(words[2:], folder)
+        check_serve(words[2:], folder)
         return
     if words[:2] == [".venv/bin/imgpipe", "predict"]:
-        # Each option comes once: the last word of the documented command is the output folder.
+        # The last argument of the documented command is the output folder.
         words = [*words[:-1], str(tmp_path / "out")]
         assert subprocess.run([IMGPIPE, *words[1:]], cwd=folder, check=False).returncode == 0
         assert (tmp_path / "out" / "summary.json").is_file()
@@ -136,7 +136,7 @@ def test_a_documented_command_works(command, folder, tmp_path):
         assert (tmp_path / "out" / "report.html").is_file()
         return
     assert words[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
-        "teach this test to run the command"
+        "add this command to the test"
     )
     result = subprocess.run(
         [IMGPIPE, *words[1:], *SHORT, "--job-dir", str(tmp_path / "job")],
@@ -151,12 +151,12 @@ def test_a_documented_command_works(command, folder, tmp_path):
 
 @pytest.fixture
 def targets(tmp_path, monkeypatch):
-    """Servers that stand for Vertex AI and Kubeflow, and what the pages say is there."""
+    """Servers in place of Vertex AI and Kubeflow, with the resources that the pages use."""
     with (
         start_vertex_server(tmp_path / "vertex") as vertex,
         start_kubeflow_server(tmp_path / "kf") as kubeflow,
     ):
-        # Every job ends at once, so that following it ends too.
+        # Every job ends immediately, so that following it ends too.
         vertex.final_state = (JobState.JOB_STATE_SUCCEEDED, {})
         kubeflow.final_state = "SUCCEEDED"
         google = vertex.google
@@ -173,33 +173,30 @@ def targets(tmp_path, monkeypatch):
             "KFP_ENDPOINT": kubeflow.address,
         }.items():
             monkeypatch.setenv(name, value)
-        # kubernetes reads its variable when it is imported.
-        monkeypatch.setattr(
-            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, kubeflow)
-        )
+        use_kubeconfig(monkeypatch, tmp_path, kubeflow)
         yield
 
 
 @pytest.mark.parametrize("page", JOB_PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_for_jobs_work_one_after_the_other(page, targets, tmp_path, monkeypatch):
+def test_the_job_commands_of_a_page_work_in_order(page, targets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
-    for line in filter(is_of_jobs, lines_of(page)):
+    for line in filter(is_job_command, lines_of(page)):
         words = shlex.split(line)[1:]
         result = CliRunner().invoke(imgpipe, words)
         assert result.exit_code == 0, (line, result.output)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_leads_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", prose_of(page)):
+def test_every_link_to_a_file_is_valid(page):
+    for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text_without_code(page)):
         if target and not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_heading_leads_somewhere(page):
-    for target, heading in re.findall(r"\]\(([^)#]*)#([^)]*)\)", prose_of(page)):
+def test_every_link_to_a_heading_is_valid(page):
+    for target, heading in re.findall(r"\]\(([^)#]*)#([^)]*)\)", text_without_code(page)):
         text = (page.parent / target if target else page).read_text(encoding="utf-8")
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}

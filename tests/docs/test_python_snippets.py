@@ -1,4 +1,4 @@
-"""The Python of the README and of docs/python.md works in a notebook, with a real kernel."""
+"""The Python code in the README and docs/python.md works in a notebook with a real kernel."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-# Runs before the documented cells: what is documented is run on small data, without downloaded weights.
+# Runs before the documented cells, so that they run on small data and without downloaded weights.
 QUICK = """
 import imgpipe
 
@@ -32,34 +32,34 @@ def cells_of(page):
 
 @pytest.fixture
 def folder(tmp_path):
-    draw = np.random.default_rng(0)
-    for label, ending in (("daisy", "jpg"), ("tulips", "png")):
+    generator = np.random.default_rng(0)
+    for label, extension in (("daisy", "jpg"), ("tulips", "png")):
         (tmp_path / "flowers" / label).mkdir(parents=True)
         for number in range(40):
-            pixels = draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "flowers" / label / f"{number}.{ending}")
+            pixels = generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "flowers" / label / f"{number}.{extension}")
     return tmp_path
 
 
-def executed(cells, folder):
-    """The notebook with its outputs; a cell that raises is an error here."""
+def execute(cells, folder):
+    """Returns the executed notebook; an exception in a cell is raised."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     return NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(folder)}}).execute()
 
 
-def shown(cell):
+def output_of(cell):
     outputs = [output for output in cell.outputs if "data" in output]
     return "".join(output.data.get("text/html", output.data.get("text/plain", "")) for output in outputs)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_the_snippets_of_a_page_work_one_after_the_other(page, folder):
+def test_the_snippets_of_a_page_work_in_order(page, folder):
     cells = cells_of(page)
-    notebook = executed([QUICK, *cells], folder)
-    first = shown(notebook.cells[1])
+    notebook = execute([QUICK, *cells], folder)
+    first = output_of(notebook.cells[1])
     for step in ("convert", "validate", "train", "evaluate", "export"):
         assert step in first
-    # Long work is one line that is updated in place, and gone when its step has ended.
+    # The progress bar is removed when its step has ended.
     assert "<progress" not in first
 
 
@@ -76,16 +76,16 @@ for done in ({event.format(3)}, {event.format(7)}):
     shown.show(done)
     time.sleep(0.6)
 """
-    outputs = shown(executed([cell], folder).cells[0])
+    outputs = output_of(execute([cell], folder).cells[0])
     assert outputs.count("<progress") == 1
     assert 'value="7" max="10"></progress> 7 of 10 steps, 0:00:02 left' in outputs
 
 
-def test_the_last_value_of_a_cell_is_shown_as_a_page(folder):
-    notebook = executed(
+def test_the_last_value_of_a_cell_is_shown_as_html(folder):
+    notebook = execute(
         [QUICK, 'run = imgpipe.run(images="flowers/", progress=False)', "run.report", "run"], folder
     )
     silent, report, run = notebook.cells[1:]
     assert silent.outputs == []
-    assert "<iframe" in shown(report)
-    assert "top-1 accuracy" in shown(run)
+    assert "<iframe" in output_of(report)
+    assert "top-1 accuracy" in output_of(run)

@@ -1,4 +1,4 @@
-"""Data and runs for the end-to-end tests."""
+"""Fixtures of the end-to-end tests: data and runs."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from tests.end_to_end.runs import run_imgpipe
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """The main job: `imgpipe run` on the sample, without an argument but where to write."""
+    """`imgpipe run` on the sample, with no argument but the output folder."""
     return run_imgpipe(tmp_path_factory.mktemp("digits") / "job")
 
 
 @pytest.fixture
 def coloured_folder(tmp_path):
-    """A folder a class, with names that CSV, URLs and careless code break on; 12 images each."""
+    """Two classes of 12 images; the names of the folders need quoting in CSV, URLs and shells."""
     folder = tmp_path / "python3 data, größer {{x}}"
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for label, colour in (('röt, "dark"', (200, 40, 40)), ("青", (40, 40, 200))):
         (folder / label).mkdir(parents=True)
         for number in range(12):
-            pixels = np.clip(np.array(colour) + draw.integers(-40, 40, (20, 24, 3)), 0, 255)
+            pixels = np.clip(np.array(colour) + generator.integers(-40, 40, (20, 24, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / label / f"{number}.png")
     return folder

@@ -1,22 +1,28 @@
-"""Starts the whole pipeline through the command line, as a user does."""
+"""Runs the whole pipeline from the command line."""
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.log import parse_event
+from tests.command_line import IMGPIPE
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 SMALL = ["--model-type", "resnet-18", "--weights", "none", "--image-size", "32", "--max-steps", "3"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left: its exit status, its last line as JSON, its folder, and its events."""
+    """A finished run.
+
+    Attributes:
+        status: The exit status.
+        shown: The text on stderr.
+        summary: The last line of stdout, parsed.
+        folder: The job_dir.
+    """
 
     status: int
     shown: str
@@ -28,16 +34,19 @@ class Run:
         lines = (self.folder / "run.log").read_text(encoding="utf-8").splitlines()
         return [event for event in map(parse_event, lines) if event]
 
+    def artifact(self, step, name):
+        """Returns the path of a step's artifact."""
+        (path,) = (self.folder / "artifacts").glob(f"*/{step}/{name}")
+        return path
+
     def seconds_to_failure(self):
-        """Seconds from the start of the step that failed to its error."""
-        failed = next(event for event in self.events if event["event"] == "step_failed")
-        started = next(
-            event
-            for event in self.events
-            if event["event"] == "step_started" and event["step"] == failed["step"]
+        """Returns the seconds from the start of the failed step to its error."""
+        times = {(event["event"], event["step"]): event["time"] for event in self.events if "step" in event}
+        step = next(step for kind, step in times if kind == "step_failed")
+        started, failed = (
+            datetime.fromisoformat(times[kind, step]) for kind in ("step_started", "step_failed")
         )
-        times = [datetime.fromisoformat(event["time"]) for event in (started, failed)]
-        return (times[1] - times[0]).total_seconds()
+        return (failed - started).total_seconds()
 
 
 def run_imgpipe(folder: Path, *arguments: str, cwd: Path | None = None) -> Run:

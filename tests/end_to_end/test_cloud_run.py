@@ -1,12 +1,10 @@
-"""The whole pipeline on data that lies in Cloud Storage."""
+"""The whole pipeline on data in Cloud Storage."""
 
 from tests.end_to_end.runs import SMALL, run_imgpipe
 from tests.servers.cloud_storage import BUCKET
 
 
-def test_images_and_shards_in_a_bucket_become_a_checked_model_and_the_shards_another(
-    coloured_folder, cloud, tmp_path
-):
+def test_images_in_a_bucket_and_then_their_shards_become_models(coloured_folder, cloud, tmp_path):
     for path in coloured_folder.rglob("*.png"):
         cloud.put(f"photos/{path.parent.name}/{path.name}", path.read_bytes())
     small = [*SMALL, "--train-batch-size", "4"]

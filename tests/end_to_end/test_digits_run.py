@@ -1,4 +1,4 @@
-"""The main job: from nothing to a checked SavedModel of the digits."""
+"""`imgpipe run` without data: the digits, and a checked SavedModel."""
 
 import json
 import subprocess
@@ -12,24 +12,19 @@ from imgpipe.components.common.dataset import read_manifest
 STEPS = ["convert", "validate", "train", "evaluate", "export", "gate"]
 
 
-def artifact(run, step, name):
-    (folder,) = (run.folder / "artifacts").glob(f"*/{step}/{name}")
-    return folder
-
-
 def metadata_of(run, step, name):
-    (file,) = (run.folder / "artifacts").glob(f"*/{step}/executor_output.json")
-    (one,) = json.loads(file.read_text())["artifacts"][name]["artifacts"]
-    return one["metadata"]
+    output = json.loads(run.artifact(step, "executor_output.json").read_text())
+    (artifact,) = output["artifacts"][name]["artifacts"]
+    return artifact["metadata"]
 
 
-def test_the_run_ends_well_with_an_accuracy_of_at_least_097(digits_run):
+def test_the_run_succeeds_with_an_accuracy_of_at_least_097(digits_run):
     assert digits_run.status == 0, digits_run.shown
     assert digits_run.summary["top_1_accuracy"] >= 0.97
 
 
-def test_a_fifth_is_held_out_and_every_digit_is_in_it(digits_run):
-    manifest = read_manifest(artifact(digits_run, "convert", "dataset"))
+def test_a_fifth_is_held_out_with_every_digit(digits_run):
+    manifest = read_manifest(digits_run.artifact("convert", "dataset"))
     assert manifest.labels == tuple("0123456789")
     train, validation = manifest.splits["train"], manifest.splits["validation"]
     assert train.examples + validation.examples == 1797
@@ -37,7 +32,7 @@ def test_a_fifth_is_held_out_and_every_digit_is_in_it(digits_run):
     assert all(count >= 30 for count in validation.images_per_label)
 
 
-def test_the_summary_names_what_is_there_and_the_seconds_of_every_step(digits_run):
+def test_the_summary_has_existing_files_and_the_seconds_of_every_step(digits_run):
     summary = digits_run.summary
     assert (Path(summary["model"]) / "saved_model.pb").is_file()
     assert Path(summary["report"]).read_text(encoding="utf-8").lower().startswith("<!doctype html>")
@@ -47,7 +42,7 @@ def test_the_summary_names_what_is_there_and_the_seconds_of_every_step(digits_ru
     assert sum(summary["seconds"][step] for step in STEPS) <= summary["seconds"]["total"]
 
 
-def test_a_person_sees_a_line_for_every_step(digits_run):
+def test_every_step_prints_a_line(digits_run):
     lines = digits_run.shown.splitlines()
     assert "scikit-learn's digits (no data was given)" in lines[0]
     steps = [
@@ -58,13 +53,13 @@ def test_a_person_sees_a_line_for_every_step(digits_run):
     assert "oneDNN" not in digits_run.shown
 
 
-def test_tensorflow_does_not_chatter_in_the_log(digits_run):
+def test_the_log_has_no_startup_messages_of_tensorflow(digits_run):
     log = (digits_run.folder / "run.log").read_text(encoding="utf-8")
     for word in ("oneDNN", "cuda", "CUDA", "cpu_feature_guard", "Warning"):
         assert word not in log
 
 
-def test_the_report_shows_the_evaluations_figures(digits_run):
+def test_the_report_shows_the_results_of_the_evaluation(digits_run):
     page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
     assert f"{digits_run.summary['top_1_accuracy']:.2%}".replace("%", " %") in page.replace("\xa0", " ")
     for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Training arguments", "Data"):
@@ -73,21 +68,21 @@ def test_the_report_shows_the_evaluations_figures(digits_run):
     assert "http://" not in page.replace("http://www.w3.org/", "")
 
 
-def test_the_kubeflow_interface_gets_the_same_figures(digits_run):
+def test_the_kubeflow_interface_gets_the_same_results(digits_run):
     metrics = metadata_of(digits_run, "evaluate", "metrics")
     assert metrics["top_1_accuracy"] == digits_run.summary["top_1_accuracy"]
     matrix = metadata_of(digits_run, "evaluate", "classification_metrics")["confusionMatrix"]
-    assert [one["displayName"] for one in matrix["annotationSpecs"]] == list("0123456789")
-    right = sum(row["row"][index] for index, row in enumerate(matrix["rows"]))
-    assert right / metrics["examples"] == pytest.approx(metrics["top_1_accuracy"])
+    assert [label["displayName"] for label in matrix["annotationSpecs"]] == list("0123456789")
+    correct = sum(row["row"][index] for index, row in enumerate(matrix["rows"]))
+    assert correct / metrics["examples"] == pytest.approx(metrics["top_1_accuracy"])
 
 
-def test_the_best_evaluations_model_is_exported(digits_run):
+def test_the_model_of_the_best_evaluation_is_exported(digits_run):
     provenance = json.loads((Path(digits_run.summary["model"]) / "provenance.json").read_text())
-    best = max(evaluation["top_1_accuracy"] for evaluation in provenance["evaluations"])
-    first = next(one["step"] for one in provenance["evaluations"] if one["top_1_accuracy"] == best)
-    assert provenance["best_step"] == first
-    assert best == pytest.approx(digits_run.summary["top_1_accuracy"], abs=1e-6)
+    # Of equal evaluations, max() returns the earliest one.
+    best = max(provenance["evaluations"], key=lambda evaluation: evaluation["top_1_accuracy"])
+    assert provenance["best_step"] == best["step"]
+    assert best["top_1_accuracy"] == pytest.approx(digits_run.summary["top_1_accuracy"], abs=1e-6)
 
 
 def test_the_model_has_the_original_algorithms_signature(digits_run):
@@ -114,15 +109,15 @@ def test_the_model_has_the_original_algorithms_signature(digits_run):
 
 
 def test_the_published_model_is_the_exported_artifact(digits_run):
-    published, exported = Path(digits_run.summary["model"]), artifact(digits_run, "export", "exported_model")
+    published, exported = Path(digits_run.summary["model"]), digits_run.artifact("export", "exported_model")
     assert {
         file.relative_to(published): file.read_bytes() for file in published.rglob("*") if file.is_file()
     } == {file.relative_to(exported): file.read_bytes() for file in exported.rglob("*") if file.is_file()}
     assert (published / "assets" / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
 
 
-def test_converting_and_validating_did_not_load_tensorflow(digits_run):
-    # Loading it alone takes longer than these steps with all their work.
+def test_the_steps_that_do_not_need_tensorflow_do_not_import_it(digits_run):
+    # Importing it takes longer than the work of these steps.
     work = {
         event["step"]: event["work_seconds"]
         for event in digits_run.events

@@ -1,4 +1,4 @@
-"""The figures on real photos; minutes long, so part of `make proof`."""
+"""Accuracy and time on real photos; these tests take minutes and run in `make proof`."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.fixture(scope="module")
 def flowers_run(tmp_path_factory):
-    """All photos through the whole pipeline, to a local deployment."""
+    """The whole pipeline on all photos, with a local deployment."""
     if not (SHARED / "flowers_224").is_dir():
         pytest.skip(f"NOT PROVEN: the flower photos are not at {SHARED / 'flowers_224'}")
     folder = tmp_path_factory.mktemp("flowers")
@@ -45,16 +45,15 @@ def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_r
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
-def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batches_and_alone(flowers_run):
+def test_the_deployed_model_predicts_as_evaluated_in_batches_and_alone(flowers_run):
     from imgpipe.components.common.dataset import VALIDATION, read_manifest
     from imgpipe.components.common.dataset_reader import read_split
     from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
     from imgpipe.components.common.served_model import load_served_model
 
-    artifacts = flowers_run.folder / "artifacts"
-    (dataset,) = artifacts.glob("*/convert/dataset")
-    (evaluation,) = artifacts.glob("*/evaluate/evaluation")
-    (decision,) = artifacts.glob("*/gate/decision")
+    dataset = flowers_run.artifact("convert", "dataset")
+    evaluation = flowers_run.artifact("evaluate", "evaluation")
+    decision = flowers_run.artifact("gate", "decision")
     assert json.loads((decision / "decision.json").read_text())["deploy"] is True
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     images = [record.encoded for record in records]
@@ -62,11 +61,11 @@ def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batch
     keys = [f"photo {number}" for number in range(len(images))]
     sizes = {}
     for size in (1, 32):
-        answers = [
+        outputs = [
             model.call(images[start : start + size], keys[start : start + size])
             for start in range(0, len(images), size)
         ]
-        sizes[size] = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        sizes[size] = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         assert [key.decode() for key in sizes[size]["key"]] == keys
     alone, together = sizes[1]["probabilities"], sizes[32]["probabilities"]
     reference = read_reference(evaluation)
@@ -77,33 +76,29 @@ def test_what_is_deployed_gives_the_evaluations_answers_for_every_photo_in_batch
     print(f"{len(images)} photos, largest differences of a probability:", differences)
     assert max(differences.values()) <= 1e-5
     assert (sizes[1]["classes"] == sizes[32]["classes"]).all()
-    # Of all photos the evaluation keeps the classes, counted.
-    counted: dict[tuple[int, int], int] = {}
+    # The evaluation has the numbers of photos by true and predicted class.
+    counts: dict[tuple[int, int], int] = {}
     for record, predicted in zip(records, sizes[1]["classes"].tolist(), strict=True):
         pair = (record.label - 1, predicted)
-        counted[pair] = counted.get(pair, 0) + 1
-    assert counted == {
-        (true, found): count for true, found, count in read_evaluation(evaluation)["confusion"]
-    }
+        counts[pair] = counts.get(pair, 0) + 1
+    assert counts == {(true, found): count for true, found, count in read_evaluation(evaluation)["confusion"]}
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
-def test_formats_without_quantization_lose_nothing_on_photos_and_int8_at_most_three_points(
-    flowers_run, tmp_path
-):
+def test_formats_without_quantization_lose_no_accuracy_and_int8_at_most_three_points(flowers_run, tmp_path):
     from imgpipe.components.export.arguments import FORMATS, ExportArguments
     from imgpipe.components.export.export import export
 
-    artifacts = flowers_run.folder / "artifacts"
-    (dataset,) = artifacts.glob("*/convert/dataset")
-    (model,) = artifacts.glob("*/train/model")
-    (evaluation,) = artifacts.glob("*/evaluate/evaluation")
     exported = export(
-        dataset, model, evaluation, tmp_path / "model", ExportArguments(export_formats=",".join(FORMATS))
+        flowers_run.artifact("convert", "dataset"),
+        flowers_run.artifact("train", "model"),
+        flowers_run.artifact("evaluate", "evaluation"),
+        tmp_path / "model",
+        ExportArguments(export_formats=",".join(FORMATS)),
     )
     print(exported.to_markdown())
-    loss = {one.format: one.accuracy_loss for one in exported.formats}
+    loss = {entry.format: entry.accuracy_loss for entry in exported.formats}
     assert set(loss) == set(FORMATS)
     assert loss["tflite"] == loss["onnx"] == 0
     assert loss["tflite-int8"] <= 0.03

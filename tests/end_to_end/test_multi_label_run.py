@@ -1,4 +1,4 @@
-"""The whole pipeline on images with several labels each, from a list of them."""
+"""The whole pipeline on a list of images with several labels each."""
 
 import json
 import subprocess
@@ -8,36 +8,37 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.runs import IMGPIPE, SMALL, run_imgpipe
+from tests.command_line import IMGPIPE
+from tests.end_to_end.runs import SMALL, run_imgpipe
 
 COLOURS = {"blue": (30, 30, 220), "red": (220, 30, 30), "yellow, bright": (220, 220, 30)}
 
 
 @pytest.fixture(scope="module")
-def listed(tmp_path_factory):
-    """60 pictures whose quarters have colours, and a list of which are in each."""
+def image_list(tmp_path_factory):
+    """60 images with colours in their quarters, and a list of the colours in each image."""
     folder = tmp_path_factory.mktemp("quarters")
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     lines = []
     for number in range(60):
-        pixels = draw.integers(0, 60, (16, 16, 3), dtype=np.uint8)
-        there = [name for name in COLOURS if draw.random() < 0.4]
-        for quarter, name in zip(draw.permutation(4), there, strict=False):
-            rows, columns = (slice(8 * one, 8 * one + 8) for one in divmod(int(quarter), 2))
+        pixels = generator.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        names = [name for name in COLOURS if generator.random() < 0.4]
+        for quarter, name in zip(generator.permutation(4), names, strict=False):
+            rows, columns = (slice(8 * index, 8 * index + 8) for index in divmod(int(quarter), 2))
             pixels[rows, columns] = COLOURS[name]
         Image.fromarray(pixels).save(folder / f"{number}.png")
-        lines.append(",".join([f"{number}.png", *(f'"{name}"' if "," in name else name for name in there)]))
+        lines.append(",".join([f"{number}.png", *(f'"{name}"' if "," in name else name for name in names)]))
     (folder / "train.csv").write_text("".join(f"{line}\n" for line in lines))
     return folder / "train.csv"
 
 
 @pytest.fixture(scope="module")
-def run(listed):
-    words = ["--train-csv", str(listed), "--multi-label", "true", "--train-batch-size", "8", *SMALL]
-    return run_imgpipe(listed.parent / "job", *words)
+def run(image_list):
+    words = ["--train-csv", str(image_list), "--multi-label", "true", "--train-batch-size", "8", *SMALL]
+    return run_imgpipe(image_list.parent / "job", *words)
 
 
-def test_a_list_with_several_labels_a_row_becomes_a_checked_model(run):
+def test_a_list_with_several_labels_per_row_becomes_a_checked_model(run):
     assert run.status == 0, run.shown
     model = Path(run.summary["model"])
     assert (model / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(COLOURS)
@@ -50,12 +51,12 @@ def test_a_list_with_several_labels_a_row_becomes_a_checked_model(run):
     assert set(results) >= {"convert", "validate", "train", "evaluate", "export", "gate"}
 
 
-def test_the_model_predicts_a_probability_for_each_label(run, listed, tmp_path):
+def test_the_model_predicts_a_probability_for_each_label(run, image_list, tmp_path):
     words = [
         "--model",
         run.summary["model"],
         "--images",
-        str(listed.parent),
+        str(image_list.parent),
         "--output-dir",
         str(tmp_path / "out"),
     ]
@@ -65,11 +66,12 @@ def test_the_model_predicts_a_probability_for_each_label(run, listed, tmp_path):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 60
     for line in lines:
-        assert {one["label"] for one in line["top"]} == set(COLOURS)
-    assert any(abs(sum(one["probability"] for one in line["top"]) - 1) > 0.01 for line in lines)
+        assert {prediction["label"] for prediction in line["top"]} == set(COLOURS)
+    sums = [sum(prediction["probability"] for prediction in line["top"]) for line in lines]
+    assert any(abs(total - 1) > 0.01 for total in sums)
 
 
-def test_without_the_argument_the_run_ends_with_a_hint_to_it(listed, tmp_path):
-    run = run_imgpipe(tmp_path / "job", "--train-csv", str(listed), *SMALL)
+def test_without_multi_label_the_error_suggests_it(image_list, tmp_path):
+    run = run_imgpipe(tmp_path / "job", "--train-csv", str(image_list), *SMALL)
     assert run.status == 65
     assert "multi_label=true" in run.shown

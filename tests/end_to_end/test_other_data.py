@@ -1,4 +1,4 @@
-"""The other two forms of data, whole, with names that careless code breaks on."""
+"""The whole pipeline on folders of classes, with names that need quoting, and on TFRecord patterns."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ def test_a_folder_of_classes_with_difficult_names_becomes_a_model(tmp_path, colo
     assert "青" in Path(run.summary["report"]).read_text(encoding="utf-8")
 
 
-def test_tfrecord_patterns_are_trained_on_where_they_lie(tmp_path, digits_run):
-    (data,) = (digits_run.folder / "artifacts").glob("*/convert/dataset")
+def test_tfrecord_patterns_are_used_without_a_copy(tmp_path, digits_run):
+    data = digits_run.artifact("convert", "dataset")
     run = run_imgpipe(
         tmp_path / "job",
         "--training-data-path",
@@ -32,7 +32,7 @@ def test_tfrecord_patterns_are_trained_on_where_they_lie(tmp_path, digits_run):
         *SMALL,
     )
     assert run.status == 0, run.shown
-    (manifest,) = (tmp_path / "job").glob("artifacts/*/convert/dataset/manifest.json")
+    manifest = run.artifact("convert", "dataset") / "manifest.json"
     shards = json.loads(manifest.read_text())["splits"]["train"]["shards"]
     assert [shard["path"] for shard in shards] == [str(data / "train-00000-of-00001")]
     assert list(manifest.parent.glob("train-*")) == []

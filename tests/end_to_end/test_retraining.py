@@ -1,4 +1,4 @@
-"""A run that starts from the model that serves, is compared with it and takes its place."""
+"""A run that starts from the serving model, is compared with it and replaces it."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.end_to_end.runs import SMALL, run_imgpipe
 
 
-def test_a_run_starts_from_the_model_that_serves_and_deploys_the_next_version(coloured_folder, tmp_path):
+def test_a_run_starts_from_the_serving_model_and_deploys_the_next_version(coloured_folder, tmp_path):
     serving = tmp_path / "serving" / "colours"
     words = ["--images", str(coloured_folder), "--train-batch-size", "4", *SMALL]
     deployed = ["--deploy-target", "local", "--deploy-dir", str(serving), "--tolerance", "1"]
@@ -16,8 +16,8 @@ def test_a_run_starts_from_the_model_that_serves_and_deploys_the_next_version(co
     second = run_imgpipe(tmp_path / "second", *words, *deployed, "--retrain")
     assert second.status == 0, second.shown
     assert sorted(path.name for path in serving.iterdir()) == ["1", "2"]
-    (taken,) = [event for event in second.events if event["event"] == "pretrained_weights"]
-    assert taken["last_layer_loaded"] is True
+    (loaded,) = [event for event in second.events if event["event"] == "pretrained_weights"]
+    assert loaded["last_layer_loaded"] is True
     gated = next(event for event in second.events if event.get("step") == "gate" and "result" in event)
     assert "passed" in gated["result"]
     provenance = json.loads((serving / "2" / "provenance.json").read_text())

@@ -1,18 +1,17 @@
-"""The original algorithm's tuning config on real photos; minutes long, so part of `make proof`."""
+"""The original algorithm's tuning config on real photos; the test takes minutes and runs in `make proof`."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 VARIABLES = "variables/variables.data-00000-of-00001"
 
 
@@ -26,7 +25,7 @@ def test_the_original_config_tunes_a_frozen_mobilenet_on_the_flowers_and_ends_wi
     models.mkdir(parents=True)
     for weights in (SHARED / "pretrained").glob("*.h5"):
         shutil.copy(weights, models)
-    # With its machine part, which `imgpipe tune` leaves aside.
+    # `imgpipe tune` ignores the machines in the config.
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
     result = subprocess.run(
         [
@@ -44,21 +43,21 @@ def test_the_original_config_tunes_a_frozen_mobilenet_on_the_flowers_and_ends_wi
     output = json.loads((tmp_path / "tuned" / "trials.json").read_text())
     found = [
         (
-            one["trialId"],
-            one["hyperparameters"]["initial_learning_rate"],
-            one["finalMetric"]["objectiveValue"],
-            one["allMetrics"][-1]["trainingStep"],
-            one.get("stopReason", ""),
+            trial["trialId"],
+            trial["hyperparameters"]["initial_learning_rate"],
+            trial["finalMetric"]["objectiveValue"],
+            trial["allMetrics"][-1]["trainingStep"],
+            trial.get("stopReason", ""),
         )
-        for one in output["trials"]
+        for trial in output["trials"]
     ]
     print(*found, json.loads(result.stdout), sep="\n")
     assert output["completedTrialCount"] == "6"
-    assert any(one["isTrialStoppedEarly"] for one in output["trials"])
-    assert all(len(one["allMetrics"]) >= 2 for one in output["trials"])
+    assert any(trial["isTrialStoppedEarly"] for trial in output["trials"])
+    assert all(len(trial["allMetrics"]) >= 2 for trial in output["trials"])
     best = output["trials"][0]
     assert best["trialId"] == output["bestTrialId"]
-    assert best["finalMetric"]["objectiveValue"] == max(one[2] for one in found) >= 0.86
+    assert best["finalMetric"]["objectiveValue"] == max(accuracy for _, _, accuracy, _, _ in found) >= 0.86
     model = tmp_path / "tuned" / "model"
-    theirs = model / f"trial_{best['trialId']}"
-    assert (model / VARIABLES).read_bytes() == (theirs / VARIABLES).read_bytes()
+    best_model = model / f"trial_{best['trialId']}"
+    assert (model / VARIABLES).read_bytes() == (best_model / VARIABLES).read_bytes()

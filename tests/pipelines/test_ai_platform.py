@@ -79,21 +79,21 @@ def tpu_job_spec(args, module="imgpipe.components.train"):
     )
 
 
-def set_by_the_server(job):
+def server_fields(job):
     return {"name": job.name, "create_time": job.create_time, "state": job.state}
 
 
-def test_the_published_tpu_config_and_command_line_become_this_custom_job(server):
+def test_the_documented_tpu_config_and_command_line_become_this_custom_job(server):
     job = round_trip(server, TPU_CONFIG)
     assert job == vertex.CustomJob(
         display_name=JOB_ID,
         job_spec=tpu_job_spec(ARGUMENTS),
         labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
-        **set_by_the_server(job),
+        **server_fields(job),
     )
 
 
-def test_the_published_tuning_config_and_command_line_become_this_tuning_job(server):
+def test_the_documented_tuning_config_and_command_line_become_this_tuning_job(server):
     job = round_trip(server, TUNING_CONFIG)
     spec = vertex.StudySpec
     parameter = spec.ParameterSpec
@@ -120,7 +120,7 @@ def test_the_published_tuning_config_and_command_line_become_this_tuning_job(ser
             "imgpipe.components.tune.remote_trial",
         ),
         labels={"imgpipe-job": JOB_ID, "imgpipe-request": job.labels["imgpipe-request"]},
-        **set_by_the_server(job),
+        **server_fields(job),
     )
     # A message without fields: comparing it does not show whether it is set.
     assert "median_automated_stopping_spec" in job.study_spec
@@ -129,7 +129,7 @@ def test_the_published_tuning_config_and_command_line_become_this_tuning_job(ser
 @pytest.mark.skipif(
     not SOURCE.exists(), reason=f"LOUD: {SOURCE.name}, the original's documentation, is absent"
 )
-def test_the_documentation_of_the_original_holds_the_same_configs_and_command_line():
+def test_the_original_documentation_has_the_same_configs_and_command_line():
     text = SOURCE.read_text(encoding="utf-8")
     configs = re.findall(r"cat << EOF > config\.yaml\n(.*?)EOF", text, re.DOTALL)
     bodies = [
@@ -144,7 +144,7 @@ def test_the_documentation_of_the_original_holds_the_same_configs_and_command_li
     assert flags == [arg[2:].partition("=")[0] for arg in ARGUMENTS]
 
 
-def test_notices_name_what_is_replaced_or_ignored():
+def test_notices_name_replaced_and_ignored_fields():
     notices = planned(TUNING_CONFIG).notices
     for text in (
         "masterConfig.imageUri: imgpipe's image replaces Google's built-in algorithm",
@@ -264,7 +264,7 @@ def at(body, path):
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_takes_effect_or_is_named_as_ignored(name):
+def test_every_field_takes_effect_or_is_reported_as_ignored(name):
     fields, effect = FIELDS[name]
     job = planned(config_of(fields))
     request = vertex_request(job, image_of, region=fields.get("region", "us-central1"))
@@ -276,7 +276,7 @@ def test_every_field_takes_effect_or_is_named_as_ignored(name):
         assert at(request.body, effect[0]) == effect[1]
 
 
-def test_spot_and_flex_start_are_vertex_ais_strategies():
+def test_spot_and_flex_start_become_scheduling_strategies():
     gpu = {"scaleTier": "BASIC_GPU", "scheduling": {"maxWaitTime": "3600s"}}
     assert request_of(gpu, strategy="spot")["jobSpec"]["scheduling"] == {"strategy": "SPOT"}
     assert request_of(gpu, strategy="flex-start")["jobSpec"]["scheduling"] == {
@@ -285,7 +285,7 @@ def test_spot_and_flex_start_are_vertex_ais_strategies():
     }
 
 
-def test_all_types_and_scales_of_parameters_survive_the_round_trip(server):
+def test_all_types_and_scales_of_parameters_are_converted(server):
     config = config_of(
         {
             "hyperparameters": {
@@ -333,7 +333,7 @@ def test_labels_are_short_lower_case_and_unique():
     assert all(re.fullmatch(r"[a-z0-9_-]{1,63}", job_label(name)) for name in ("X" * 128, "aB-9"))
 
 
-def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
+def test_the_kubeflow_pipeline_gets_the_machine_as_parameters():
     args = ["--training_data_path=gs://b/t-*", "--validation_data_path=gs://b/v-*", "--job-dir=/mnt/run"]
     gpu = planned(config_of({"scaleTier": "CUSTOM", "masterType": "g2-standard-24"}), args)
     parameters, notices = pipeline_parameters(gpu, "kubeflow", image_of)
@@ -350,14 +350,14 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_its_parameters():
     }
     advice = """--input 'train_node_selector={"cloud.google.com/gke-accelerator": "nvidia-l4"}'"""
     assert advice in notices[-1]
-    # Following the advice silences it.
+    # With the suggested input there is no notice.
     given = {"train_node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"}}
     followed, notices = pipeline_parameters(gpu, "kubeflow", image_of, given)
     assert followed == parameters | given
     assert not any("node_selector" in notice for notice in notices)
 
 
-def test_the_published_tpu_config_becomes_a_tpu_that_gke_has():
+def test_the_documented_tpu_config_becomes_a_tpu_that_is_available_on_gke():
     parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "kubeflow", image_of)
     assert parameters["train_accelerator_type"] == "google.com/tpu"
     assert parameters["train_accelerator_count"] == "4"
@@ -368,7 +368,7 @@ def test_the_published_tpu_config_becomes_a_tpu_that_gke_has():
     assert any("TPU_V2 is not available on GKE" in notice for notice in notices)
 
 
-def test_locally_the_machine_is_named_as_ignored():
+def test_the_machine_is_reported_as_ignored_on_the_local_target():
     parameters, notices = pipeline_parameters(planned(TPU_CONFIG), "local", image_of)
     assert parameters["max_steps"] == 30000
     assert not any(name.startswith("train_") and name not in ("train_batch_size",) for name in parameters)
@@ -400,7 +400,7 @@ def test_workers_default_to_the_masters_image():
         },
     ],
 )
-def test_the_config_of_a_role_without_machines_is_named(fields):
+def test_the_config_of_a_role_without_machines_is_reported_as_ignored(fields):
     role = next(name for name in fields if name.endswith("Config"))
     notices = planned(config_of(fields)).notices
     assert any(f"{role} is ignored: the job has no machine" in notice for notice in notices)

@@ -1,15 +1,11 @@
-"""imgpipe check: everything that can be known before a job is sent, and the command that mends it."""
+"""imgpipe check: problems that can be found before a job is sent, each with the command that fixes it."""
 
-import http.server
 import json
 import os
 import socket
 import subprocess
-import sys
-import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,12 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.pipelines.checks import Google, check_data, check_images
 from imgpipe.pipelines.cli import imgpipe
+from tests.command_line import IMGPIPE
 from tests.servers.google import start_google_server
+from tests.servers.http_server import serve_json
 
 AGENT = "serviceAccount:service-123@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 RIGHTS = {
     f"aiplatform.{kind}.{verb}" for kind in ("customJobs", "pipelineJobs") for verb in ("create", "get")
 }
+VERTEX = ["--target", "vertex", "--project", "flowers", "--region", "us-central1"]
 WORDS = [
     "--training_data_path=gs://data/train-*",
     "--validation_data_path=gs://data/validation-*",
@@ -34,7 +33,7 @@ WORDS = [
 
 @pytest.fixture
 def cloud(monkeypatch):
-    """A project in which all is well."""
+    """A project without problems."""
     with start_google_server() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
         monkeypatch.setattr("imgpipe.components.storage.cloud_storage.RETRY_SECONDS", 0.1)
@@ -60,24 +59,22 @@ def check(cloud, tmp_path, monkeypatch):
     (tmp_path / "images.lock").write_text(lock)
 
     def run(words=WORDS, *options):
-        place = [
-            *("--target", "vertex", "--project", "flowers", "--region", "us-central1"),
-            *("--endpoint", cloud.address, "--images-lock", "images.lock"),
-        ]
+        target = [*VERTEX, "--endpoint", cloud.address, "--images-lock", "images.lock"]
         result = CliRunner().invoke(
-            imgpipe, ["check", "job_1", *place, *options, "--format", "json", "--", *words]
+            imgpipe, ["check", "job_1", *target, *options, "--format", "json", "--", *words]
         )
         return result, json.loads(result.stdout)
 
     return run
 
 
-def test_where_all_is_well_every_finding_says_so(check):
+def test_without_problems_every_finding_is_ok(check):
     result, found = check()
     assert result.exit_code == 0, found
-    assert {one["status"] for one in found} == {"ok"}
-    assert {one["subject"] for one in found} >= {"gs://data", "gs://output", "flowers", "machines"}
-    assert "1 file" in next(one["message"] for one in found if one["subject"] == "--training_data_path")
+    assert {finding["status"] for finding in found} == {"ok"}
+    assert {finding["subject"] for finding in found} >= {"gs://data", "gs://output", "flowers", "machines"}
+    data = next(finding for finding in found if finding["subject"] == "--training_data_path")
+    assert "1 file" in data["message"]
 
 
 def without_data(cloud):
@@ -93,7 +90,7 @@ def far_away(cloud):
 
 
 def not_readable(cloud):
-    cloud.bindings["data"] = {"roles/storage.objectViewer": ["user:somebody"]}
+    cloud.bindings["data"] = {"roles/storage.objectViewer": ["user:other@example.com"]}
 
 
 def not_writable(cloud):
@@ -131,16 +128,16 @@ def not_enabled(cloud):
         (not_enabled, "error", 69, "not enabled", "aiplatform.googleapis.com --project=flowers"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_command_that_fixes_it(
+def test_a_problem_is_reported_with_the_command_that_fixes_it(
     check, cloud, change, status, exit_code, message, fix
 ):
     change(cloud)
     result, found = check()
-    wrong = [one for one in found if message in one["message"]]
-    assert [one["status"] for one in wrong] == [status], found
-    assert fix in wrong[0]["fix"]
+    problems = [finding for finding in found if message in finding["message"]]
+    assert [problem["status"] for problem in problems] == [status], found
+    assert fix in problems[0]["fix"]
     assert result.exit_code == exit_code
-    # What is wrong comes first.
+    # Problems come first.
     assert found[0]["status"] == status
 
 
@@ -152,23 +149,23 @@ def test_what_is_wrong_is_named_with_the_command_that_fixes_it(
         ({}, "error", "gcloud iam service-accounts create train"),
     ],
 )
-def test_the_account_that_runs_the_job_must_be_there_and_yours_to_use(check, cloud, accounts, status, words):
+def test_the_account_of_the_job_must_exist_and_be_usable_by_the_user(check, cloud, accounts, status, words):
     account = "train@flowers.iam.gserviceaccount.com"
     cloud.accounts = accounts
     for bucket in cloud.bindings.values():
         for members in bucket.values():
             members.append(f"serviceAccount:{account}")
     _, found = check(WORDS, "--service-account", account)
-    [about] = [one for one in found if one["subject"] == account]
-    assert about["status"] == status
-    assert words in about["fix"]
+    [finding] = [finding for finding in found if finding["subject"] == account]
+    assert finding["status"] == status
+    assert words in finding["fix"]
 
 
-def test_what_may_not_be_looked_at_is_a_warning(check, cloud):
+def test_a_resource_that_cannot_be_read_is_a_warning(check, cloud):
     cloud.closed = ("/storage/v1/b/data/iam", "/v1/projects/flowers:test", "/v2/")
     result, found = check()
     assert result.exit_code == 0
-    warnings = [one["subject"] for one in found if one["status"] == "warning"]
+    warnings = [finding["subject"] for finding in found if finding["status"] == "warning"]
     assert {"gs://data", "flowers"} <= set(warnings)
     assert any("imgpipe-train-cpu" in subject for subject in warnings)
 
@@ -179,30 +176,21 @@ def test_an_image_without_a_registry_cannot_be_fetched(check, cloud):
     assert "--image-registry" in found[0]["fix"]
 
 
-def test_submit_checks_first_and_sends_nothing_where_something_is_wrong(cloud, tmp_path, monkeypatch):
+def test_submit_sends_nothing_if_a_check_fails(cloud, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     without_data(cloud)
-    place = [
-        "--target",
-        "vertex",
-        "--project",
-        "flowers",
-        "--region",
-        "us-central1",
-        "--endpoint",
-        cloud.address,
-    ]
-    result = CliRunner().invoke(imgpipe, ["submit", "job_1", *place, "--", *WORDS])
+    line = ["submit", "job_1", *VERTEX, "--endpoint", cloud.address, "--", *WORDS]
+    result = CliRunner().invoke(imgpipe, line)
     assert result.exit_code == 66
     assert "the name has no registry" in result.stderr
     assert "matches no file" in result.stderr
     assert "job id:" not in result.stderr
-    # Each is told once.
+    # Each problem is reported once.
     assert result.stderr.count("the name has no registry") == 1
     assert result.stderr.count("matches no file") == 1
 
 
-def test_a_wrong_machine_is_refused_at_once_without_a_question_to_anybody(tmp_path, monkeypatch):
+def test_an_invalid_machine_is_rejected_without_a_request(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text("trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}")
     started = time.perf_counter()
@@ -213,58 +201,35 @@ def test_a_wrong_machine_is_refused_at_once_without_a_question_to_anybody(tmp_pa
     assert "use one of n1-standard-4" in result.stderr
 
 
-def test_paths_of_this_machine_are_checked_here(tmp_path, monkeypatch):
+def test_local_paths_are_checked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     missing = runner.invoke(imgpipe, ["check", "--format", "json", "--", "--images=photos"])
     assert missing.exit_code == 66
     (tmp_path / "photos").mkdir()
-    there = runner.invoke(imgpipe, ["check", "--format", "json", "--", "--images=photos", "--job_dir=out"])
-    assert there.exit_code == 0
-    assert [one["status"] for one in json.loads(there.stdout)] == ["ok", "ok"]
+    existing = runner.invoke(imgpipe, ["check", "--format", "json", "--", "--images=photos", "--job_dir=out"])
+    assert existing.exit_code == 0
+    assert [finding["status"] for finding in json.loads(existing.stdout)] == ["ok", "ok"]
     assert not (tmp_path / "out").exists()
 
 
 @contextmanager
-def silence():
-    """Yields the address of a server that takes connections and never answers."""
+def silent_server():
+    """Yields the address of a server that accepts connections and never responds."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-@contextmanager
-def answering(status, content):
-    """Yields the address of a server that answers everything alike."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-        def respond(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = respond  # noqa: N815 - the base class wants these names
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def in_a_new_process(folder, *words, **variables):
-    """A user's own command, on a machine of nobody: no credentials, no metadata server."""
+    """Runs a command without credentials and without a metadata server."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    nobody = {"HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), "NO_GCE_CHECK": "true"}
+    anonymous = {"HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), "NO_GCE_CHECK": "true"}
     return subprocess.run(
-        [str(Path(sys.executable).parent / "imgpipe"), *words],
+        [IMGPIPE, *words],
         cwd=folder,
-        env={**kept, **nobody, **variables},
+        env={**kept, **anonymous, **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -272,11 +237,8 @@ def in_a_new_process(folder, *words, **variables):
     )
 
 
-VERTEX = ["--target", "vertex", "--project", "flowers", "--region", "us-central1"]
-
-
 @pytest.mark.parametrize("command", ["check", "submit"])
-def test_without_credentials_it_ends_at_once_with_what_to_do(tmp_path, command):
+def test_missing_credentials_are_an_error_with_a_remedy(tmp_path, command):
     started = time.monotonic()
     result = in_a_new_process(tmp_path, command, "job_1", *VERTEX, "--", *WORDS)
     assert result.returncode == 69
@@ -290,14 +252,14 @@ def test_without_credentials_it_ends_at_once_with_what_to_do(tmp_path, command):
     [
         (
             400,
-            b'{"error": "invalid_grant", "error_description": "revoked"}',
+            {"error": "invalid_grant", "error_description": "revoked"},
             69,
             "key.json' do not work: ",
         ),
-        (None, b"", 75, "cannot reach Google Cloud"),
+        (None, "", 75, "cannot reach Google Cloud"),
     ],
 )
-def test_credentials_are_tried_before_anything_else(tmp_path, status, content, code, words):
+def test_credentials_are_tested_first(tmp_path, status, content, code, words):
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -307,8 +269,8 @@ def test_credentials_are_tried_before_anything_else(tmp_path, status, content, c
         "private_key": key.decode(),
         "client_email": "a@flowers.iam.gserviceaccount.com",
     }
-    with answering(status or 200, content) as address:
-        # Nobody listens at port 9.
+    with serve_json(lambda *_: (status or 200, content)) as address:
+        # No server listens at port 9.
         account["token_uri"] = f"{address if status else 'http://127.0.0.1:9'}/token"
         (tmp_path / "key.json").write_text(json.dumps(account))
         result = in_a_new_process(
@@ -320,7 +282,7 @@ def test_credentials_are_tried_before_anything_else(tmp_path, status, content, c
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"type": "service_account"}'])
-def test_a_variable_that_names_no_credentials_is_told_with_the_reason(tmp_path, content):
+def test_an_invalid_credentials_file_is_reported_with_the_reason(tmp_path, content):
     file = tmp_path / "key.json"
     if content is not None:
         file.write_text(content)
@@ -334,16 +296,16 @@ def test_a_variable_that_names_no_credentials_is_told_with_the_reason(tmp_path, 
 
 
 @pytest.mark.parametrize("command", [["describe", "job_1"], ["list"], ["cancel", "job_1"]])
-def test_a_region_that_is_none_is_refused_before_a_token_goes_to_what_it_would_be_the_address_of(command):
+def test_an_invalid_region_is_rejected_before_a_token_is_sent_to_its_address(command):
     line = [*command, "--target", "vertex", "--project", "flowers", "--region", "evil.example?"]
     result = CliRunner().invoke(imgpipe, line)
     assert result.exit_code == 64
     assert "--region='evil.example?' is not a region" in result.stderr
 
 
-def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
+def test_a_kubeflow_that_does_not_respond_is_reported_within_seconds(monkeypatch):
     monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_client._CONNECT_TIMEOUT_SECONDS", 1)
-    with silence() as address:
+    with silent_server() as address:
         started = time.monotonic()
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
         result = CliRunner().invoke(imgpipe, line)
@@ -356,8 +318,8 @@ def test_a_kubeflow_that_is_silent_is_told_within_seconds(monkeypatch):
     ("status", "code", "words"),
     [(404, 66, "is not Kubeflow Pipelines"), (401, 69, "--token"), (502, 75, "try again")],
 )
-def test_what_answers_at_the_address_and_is_no_kubeflow_is_told_at_once(status, code, words):
-    with answering(status, b"<html>") as address:
+def test_an_address_that_is_not_kubeflow_is_reported(status, code, words):
+    with serve_json(lambda *_: (status, "<html>")) as address:
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
         result = CliRunner().invoke(imgpipe, line)
     assert result.exit_code == code
@@ -365,44 +327,44 @@ def test_what_answers_at_the_address_and_is_no_kubeflow_is_told_at_once(status, 
     assert "Traceback" not in result.stderr
 
 
-def test_a_cluster_may_have_the_credentials_that_are_not_here():
+def test_missing_credentials_are_only_a_warning_if_a_cluster_reads_the_data():
     values = {"images": "gs://b/i", "train_csv": "/mnt/train.csv"}
     missing = UnavailableError("there are no credentials", remedy="gcloud auth application-default login")
     found = list(check_data(values, on_this_machine=False, no_cloud=missing))
-    assert [one.status for one in found] == ["warning", "warning"]
+    assert [finding.status for finding in found] == ["warning", "warning"]
     assert "no credentials" in found[0].message
     assert "gcloud auth application-default login" in found[0].fix
 
 
-def test_a_storage_that_is_silent_is_waited_for_once(monkeypatch):
+def test_a_storage_that_does_not_respond_is_waited_for_once(monkeypatch):
     monkeypatch.setattr("imgpipe.pipelines.checks._SECONDS", 0.3)
     values = {
         "training_data_path": "gs://b/t-*",
         "validation_data_path": "gs://b/v-*",
         "labels_file": "gs://b/l",
     }
-    with silence() as address:
+    with silent_server() as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         started = time.monotonic()
         found = list(check_data(values, on_this_machine=False))
     assert time.monotonic() - started < 5
-    assert [one.status for one in found] == ["warning"] * 3
-    assert all("Cloud Storage does not respond" in one.message for one in found)
+    assert [finding.status for finding in found] == ["warning"] * 3
+    assert all("Cloud Storage does not respond" in finding.message for finding in found)
 
 
-def test_localhost_is_a_registry_as_it_is_in_a_name_that_submit_takes():
+def test_localhost_is_a_registry():
     def session():
-        raise AssertionError("Google's credentials were asked for")
+        raise AssertionError("Google's credentials were requested")
 
     [found] = check_images(Google(session), ["localhost/team/imgpipe-data:1"], registry_needed=True)
     assert "its registry cannot be reached" in found.message
 
 
-def test_a_registry_that_is_not_googles_gets_no_credentials():
+def test_only_googles_registries_get_credentials():
     def session():
-        raise AssertionError("Google's credentials were asked for")
+        raise AssertionError("Google's credentials were requested")
 
-    with answering(401, b"") as address:
+    with serve_json(lambda *_: (401, "")) as address:
         image = f"{address.removeprefix('http://')}/team/imgpipe-data:1"
         [found] = check_images(Google(session), [image], registry_needed=True)
     assert found.status == "warning"

@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -15,13 +12,9 @@ from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.pipelines import cli
 from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from tests.command_line import run_command
 
 COMMANDS = cli.imgpipe.commands
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
-
-
-def imgpipe(*arguments, cwd):
-    return subprocess.run([IMGPIPE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +42,7 @@ def test_help_lists_every_argument_in_its_group(command, arguments_classes, firs
 
 
 def test_help_has_examples_and_exit_codes(tmp_path):
-    result = imgpipe("run", "--help", cwd=tmp_path)
+    result = run_command("run", "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "Examples:" in result.stdout
     assert "65  The content of a data file is wrong" in result.stdout
@@ -77,7 +70,7 @@ def test_help_has_examples_and_exit_codes(tmp_path):
     ],
 )
 def test_a_wrong_argument_is_rejected_before_anything_is_written(tmp_path, arguments, messages):
-    result = imgpipe("run", *arguments, cwd=tmp_path)
+    result = run_command("run", *arguments, cwd=tmp_path)
     assert result.returncode == 64
     for message in messages:
         assert message in result.stderr
@@ -86,7 +79,7 @@ def test_a_wrong_argument_is_rejected_before_anything_is_written(tmp_path, argum
 
 
 def test_with_format_json_an_error_is_one_line_of_json(tmp_path):
-    result = imgpipe("run", "--max-steps", "0", "--format", "json", cwd=tmp_path)
+    result = run_command("run", "--max-steps", "0", "--format", "json", cwd=tmp_path)
     error = json.loads(result.stdout)
     assert (error["exit_code"], error["retry_can_help"]) == (64, False)
     assert "max_steps=0" in error["error"]
@@ -96,7 +89,7 @@ def test_a_job_dir_that_is_not_empty_is_rejected_and_unchanged(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    result = imgpipe("run", "--job-dir", str(folder), cwd=tmp_path)
+    result = run_command("run", "--job-dir", str(folder), cwd=tmp_path)
     assert result.returncode == 73
     assert "not an empty folder" in result.stderr
     assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
@@ -105,7 +98,7 @@ def test_a_job_dir_that_is_not_empty_is_rejected_and_unchanged(tmp_path):
 @pytest.mark.parametrize("job_dir", ["a_file", "a_file/below", "/proc/imgpipe", "n" * 300])
 def test_a_job_dir_that_cannot_be_written_is_rejected_with_the_reason(tmp_path, job_dir):
     (tmp_path / "a_file").write_text("")
-    result = imgpipe("run", "--job-dir", job_dir, cwd=tmp_path)
+    result = run_command("run", "--job-dir", job_dir, cwd=tmp_path)
     assert result.returncode == 73
     assert "what to do" in result.stderr
 
@@ -124,7 +117,7 @@ def test_a_job_dir_that_cannot_be_written_is_rejected_with_the_reason(tmp_path, 
     ],
 )
 def test_predict_and_serve_explain_what_is_wrong(arguments, status, message, tmp_path):
-    result = imgpipe(*arguments, cwd=tmp_path)
+    result = run_command(*arguments, cwd=tmp_path)
     assert result.returncode == status
     assert message in result.stdout + result.stderr
     assert "Traceback" not in result.stderr

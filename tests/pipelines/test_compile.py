@@ -1,4 +1,4 @@
-"""The compiled pipelines: what was reviewed is what runs."""
+"""The compiled pipelines in the repository are up to date, complete and reproducible."""
 
 import os
 import re
@@ -16,9 +16,9 @@ from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
+from tests.pipelines.compiled import COMPILED, spec_of
 
 ROOT = Path(__file__).parents[2]
-COMPILED = ROOT / "pipelines" / "compiled"
 TARGETS = {"local": LOCAL, "kubeflow": KUBEFLOW, "vertex": VERTEX}
 KFP_TYPES = {
     str: "STRING",
@@ -28,19 +28,14 @@ KFP_TYPES = {
     dict: "STRUCT",
     list: "LIST",
 }
-# What a target adds to the graph, and nothing else: see the architecture of the targets.
+# The only additions of a target to the graph.
 ADDED_STEP = "data-version"
 POD_SETTINGS = {"accelerator_type", "accelerator_count", "cpu_request", "memory_request", "base_image"}
 
 
-def spec_of(target):
-    documents = yaml.safe_load_all((COMPILED / target / "image_classification.yaml").read_text())
-    return next(iter(documents))
-
-
 def tasks_of(spec):
-    """The steps by name, those behind a condition too; a condition is a graph, and no step."""
-    graphs = [spec["root"], *(one for one in spec["components"].values() if "dag" in one)]
+    """Returns the steps by name, including those in conditions, but not the conditions themselves."""
+    graphs = [spec["root"], *(component for component in spec["components"].values() if "dag" in component)]
     tasks = {name: task for graph in graphs for name, task in graph["dag"]["tasks"].items()}
     return {name: task for name, task in tasks.items() if not name.startswith("condition")}
 
@@ -77,19 +72,19 @@ def test_compiling_elsewhere_in_another_environment_gives_the_committed_bytes(co
         TZ="Asia/Tokyo",
         HOME="/nonexistent",
         LANG="de_DE.UTF-8",
-        USER="somebody",
+        USER="user",
         KFP_PACKAGE_PATH="",
     )
     assert result.returncode == 0, result.stderr
     assert {file.relative_to(compiled): file.read_bytes() for file in compiled.rglob("*.yaml")} == committed
 
 
-def test_check_passes_on_what_is_committed():
+def test_check_passes_on_the_committed_files():
     result = compile_py(ROOT, "--check")
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_check_fails_when_the_arguments_page_is_old(copy_of_project):
+def test_check_fails_if_the_arguments_page_is_outdated(copy_of_project):
     page = copy_of_project / "docs" / "arguments.md"
     page.write_text(page.read_text() + "by hand\n")
     result = compile_py(copy_of_project, "--check")
@@ -118,7 +113,8 @@ def test_every_pipeline_input_has_the_type_default_and_description_of_its_argume
     inputs = spec_of(target)["root"]["inputDefinitions"]["parameters"]
     fields = {**flat_fields(PIPELINE_ARGUMENTS), **TARGETS[target].inputs(Images())}
     assert {
-        name: (one["parameterType"], one["defaultValue"], one["description"]) for name, one in inputs.items()
+        name: (parameter["parameterType"], parameter["defaultValue"], parameter["description"])
+        for name, parameter in inputs.items()
     } == {
         name: (KFP_TYPES[type(field.default)], field.default, description_of(field))
         for name, field in fields.items()
@@ -126,7 +122,7 @@ def test_every_pipeline_input_has_the_type_default_and_description_of_its_argume
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_description_is_a_sentence_for_a_person(target):
+def test_every_description_is_a_sentence(target):
     for name, field in {**flat_fields(PIPELINE_ARGUMENTS), **TARGETS[target].inputs(Images())}.items():
         description = field.metadata["description"]
         assert len(description) >= 14, name
@@ -135,7 +131,7 @@ def test_every_description_is_a_sentence_for_a_person(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_compiled_file_holds_a_path_a_date_a_project_or_a_moving_tag(target):
+def test_no_compiled_file_has_a_local_path_a_date_a_project_or_a_moving_tag(target):
     text = (COMPILED / target / "image_classification.yaml").read_text()
     assert not re.search(
         r":latest\b|\b20\d\d-\d\d-\d\d|gs://\w|projects/[a-z0-9]|/home/|/tmp/|" + re.escape(str(ROOT)), text
@@ -143,14 +139,14 @@ def test_no_compiled_file_holds_a_path_a_date_a_project_or_a_moving_tag(target):
 
 
 def graph_of(target):
-    """The tasks of a target, and what of their inputs and outputs the local ones have too."""
+    """Returns the tasks of a target, with only those inputs and outputs that the local tasks have too."""
     spec, local = spec_of(target), spec_of("local")
     graph = {}
     for name, task in tasks_of(spec).items():
         if name == ADDED_STEP:
             continue
         executor = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
-        component, local_component = (one["components"][f"comp-{name}"] for one in (spec, local))
+        component, local_component = (pipeline["components"][f"comp-{name}"] for pipeline in (spec, local))
         local_inputs = tasks_of(local)[name]["inputs"]
         graph[name] = {
             "after": sorted(set(task.get("dependentTasks", [])) - {ADDED_STEP}),
@@ -181,15 +177,15 @@ def test_the_targets_graphs_agree(target):
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_a_target_adds_only_what_is_its_own(target):
+def test_a_target_adds_only_its_own_step_and_inputs(target):
     spec, local = spec_of(target), spec_of("local")
     assert set(tasks_of(spec)) - set(tasks_of(local)) == {ADDED_STEP}
     for name in tasks_of(local):
         added = set(tasks_of(spec)[name]["inputs"].get("parameters", {})) - set(
             tasks_of(local)[name]["inputs"].get("parameters", {})
         )
-        # KFP writes what a setting of the pod refers to among a task's inputs, under names of its own.
-        added = {one.removeprefix("pipelinechannel--") for one in added} - POD_SETTINGS
+        # KFP adds the inputs of pod settings to a task, with a prefix.
+        added = {added_name.removeprefix("pipelinechannel--") for added_name in added} - POD_SETTINGS
         own = {*TARGETS[target].inputs(Images()), "project", "region", "pipeline_run", "images"}
         assert added <= own, name
         if name not in ("convert", "train"):
@@ -201,7 +197,7 @@ def test_training_starts_only_after_validation():
     assert "validate" in tasks["train"]["dependentTasks"]
 
 
-def test_the_kubeflow_interface_gets_metrics_confusion_matrix_and_pages():
+def test_the_kubeflow_interface_gets_metrics_confusion_matrix_and_reports():
     components = spec_of("kubeflow")["components"]
     kinds = {
         name: artifact["artifactType"]["schemaTitle"]
@@ -214,8 +210,8 @@ def test_the_kubeflow_interface_gets_metrics_confusion_matrix_and_pages():
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_only_the_data_steps_are_cached_and_by_the_datas_version(target):
-    """Corrected images under the same path would be served the old data set."""
+def test_only_the_data_steps_are_cached_and_by_data_version(target):
+    """With the paths alone as the key, corrected images would get the old data set."""
     tasks = tasks_of(spec_of(target))
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"convert", "validate"}
@@ -241,8 +237,8 @@ def test_one_kubeflow_yaml_serves_cpu_gpu_and_tpu():
     assert train["emptyDirMounts"][0]["medium"] == "Memory"
 
 
-def test_no_step_is_repeated_blindly():
-    """Neither Kubeflow nor Vertex AI can tell an eviction from a mistake: a retry there would repeat both."""
+def test_no_step_has_a_retry_policy():
+    """Kubeflow and Vertex AI would retry a step with wrong arguments as well as an evicted one."""
     for target in TARGETS:
         tasks = tasks_of(spec_of(target))
         assert not any("retryPolicy" in task for task in tasks.values())
@@ -267,7 +263,7 @@ def images_in(root, target):
     return set(re.findall(r"[\w./-]*imgpipe-[\w-]+(?:@sha256)?:[\w.]+", text))
 
 
-def test_a_registry_is_put_before_every_image(copy_of_project):
+def test_every_image_gets_the_registry(copy_of_project):
     result = compile_py(copy_of_project, "--image-registry", "registry.example/team/")
     assert result.returncode == 0, result.stderr
     for target in TARGETS:
@@ -276,7 +272,7 @@ def test_a_registry_is_put_before_every_image(copy_of_project):
         assert all(image.startswith("registry.example/team/imgpipe-") for image in images)
 
 
-def test_a_lock_gives_every_image_by_its_digest(copy_of_project):
+def test_a_lock_sets_the_digest_of_every_image(copy_of_project):
     lock = copy_of_project / "images.lock"
     roles = ("data", "train-cpu", "train-gpu", "train-tpu", "serve-tools", "launcher")
     names = {f"imgpipe-{role}": f"registry.example/imgpipe-{role}@sha256:{'0' * 64}" for role in roles}
@@ -295,7 +291,7 @@ def test_a_lock_gives_every_image_by_its_digest(copy_of_project):
         ("- imgpipe-data", "must be a mapping"),
     ],
 )
-def test_a_lock_that_leaves_an_image_open_is_refused(copy_of_project, text, words):
+def test_an_incomplete_lock_is_rejected(copy_of_project, text, words):
     (copy_of_project / "images.lock").write_text(text)
     result = compile_py(copy_of_project, "--images-lock", "images.lock")
     assert result.returncode == 64

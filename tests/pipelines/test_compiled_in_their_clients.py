@@ -1,16 +1,14 @@
-"""Each compiled file loads in the client for which it is meant."""
-
-from pathlib import Path
+"""KFP's client and the Vertex AI SDK accept the compiled files."""
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
+from tests.pipelines.compiled import COMPILED
 from tests.servers.kubeflow import start_kubeflow_server
 from tests.servers.vertex import start_vertex_server
 
-COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
-# By file: the step whose pod is looked at, and its processors.
+# For each file, the step that is checked and the number of its processors.
 PODS = {
     "image_classification": ("train", "4"),
     "image_classification_tune": ("tune", "4"),
@@ -19,14 +17,14 @@ PODS = {
 }
 
 
-def test_every_compiled_file_is_tried():
+def test_every_compiled_file_is_tested():
     for target in ("kubeflow", "vertex"):
         assert {file.stem for file in (COMPILED / target).iterdir()} == set(PODS)
 
 
 @pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
 @pytest.mark.parametrize("name", PODS)
-def test_kfp_client_takes_the_kubeflow_file(name, tmp_path):
+def test_kfps_client_accepts_the_kubeflow_file(name, tmp_path):
     import kfp
 
     step, processors = PODS[name]
@@ -40,13 +38,13 @@ def test_kfp_client_takes_the_kubeflow_file(name, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PODS)
-def test_the_vertex_ai_sdk_takes_the_vertex_file_and_sends_it(name, tmp_path, monkeypatch):
-    # It would ask Cloud Storage for a bucket; the pipeline's root says which one is meant.
+def test_the_vertex_ai_sdk_sends_the_vertex_file(name, tmp_path, monkeypatch):
+    # The SDK would look up the bucket in Cloud Storage.
     monkeypatch.setattr(
         "google.cloud.aiplatform.utils.gcs_utils.create_gcs_bucket_for_pipeline_artifacts_if_it_does_not_exist",
         lambda **_: "gs://b/p",
     )
-    # What is set here is this test's alone.
+    # Keeps the SDK's global settings out of other tests.
     monkeypatch.setattr(aiplatform.initializer, "global_config", aiplatform.initializer._Config())
     with start_vertex_server(tmp_path) as server:
         aiplatform.initializer.global_config.init(

@@ -1,13 +1,11 @@
-"""The shell completes imgpipe's commands and options."""
+"""Shell completion of imgpipe's commands and options."""
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+from tests.command_line import IMGPIPE
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,9 +1,9 @@
-"""The folders that containers see of this machine."""
+"""The folders of this machine that are mounted into containers."""
 
 from imgpipe.pipelines.container_mounts import mounts_for
 
 
-def test_of_a_list_its_folder_is_mounted(tmp_path):
+def test_the_folder_of_a_list_is_mounted(tmp_path):
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "train.csv").write_text("a.png,a\n")
     _, mounts = mounts_for({"train_csv": str(tmp_path / "lists" / "train.csv")})
@@ -11,7 +11,7 @@ def test_of_a_list_its_folder_is_mounted(tmp_path):
     assert mounts.writable == ()
 
 
-def test_relative_paths_become_absolute_and_other_values_stay(tmp_path, monkeypatch):
+def test_relative_paths_become_absolute_and_other_values_do_not_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     given = {"images": "photos", "train_csv": "gs://bucket/train.csv", "champion": "auto", "max_steps": 3}
@@ -20,7 +20,7 @@ def test_relative_paths_become_absolute_and_other_values_stay(tmp_path, monkeypa
     assert mounts.read_only == (str(tmp_path / "photos"),)
 
 
-def test_of_a_pattern_the_folder_before_its_wildcards_is_mounted(tmp_path, monkeypatch):
+def test_the_folder_above_the_wildcards_of_a_pattern_is_mounted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     absolute, mounts = mounts_for({"training_data_path": "a/train-*, b/*/train-[1-9]"})

@@ -1,4 +1,4 @@
-"""When a schedule says that it runs: what cannot be is refused with the field."""
+"""Invalid cron expressions are rejected with the wrong field."""
 
 import pytest
 
@@ -14,27 +14,27 @@ from imgpipe.pipelines.cron import check_cron
         "0 3 29 2 *",
         "0 3 31 1-2 *",
         "5/10 0 * * 0",
-        # A step beyond the last number leaves the first.
+        # With a step beyond the last number, only the first number matches.
         "0 */24 * * *",
         "*/60 * * * *",
         "0 3 * * */7",
-        # Either of the two day fields may fit: Mondays in February.
+        # Days that match either day field: Mondays in February.
         "0 3 31 2 1",
     ],
 )
-def test_what_comes_is_taken(cron):
+def test_a_valid_expression_is_accepted(cron):
     check_cron(cron, zone_allowed=False)
 
 
 @pytest.mark.parametrize("prefix", ["TZ", "CRON_TZ"])
-def test_a_time_zone_is_taken_where_the_target_knows_zones(prefix):
+def test_a_time_zone_is_accepted_if_the_target_supports_it(prefix):
     cron = f"{prefix}=America/New_York 0 3 * * 1"
     check_cron(cron, zone_allowed=True)
     with pytest.raises(InvalidArgumentError, match="not support a time zone in a schedule"):
         check_cron(cron, zone_allowed=False)
 
 
-def test_a_time_zone_that_is_none_is_refused_with_the_nearest_one():
+def test_an_unknown_time_zone_is_rejected_with_a_suggestion():
     with pytest.raises(
         InvalidArgumentError, match="the time zone 'America/New_Yorck' does not exist"
     ) as caught:
@@ -42,7 +42,7 @@ def test_a_time_zone_that_is_none_is_refused_with_the_nearest_one():
     assert "TZ=America/New_York" in caught.value.remedy
 
 
-def test_what_follows_a_time_zone_is_checked():
+def test_the_fields_after_a_time_zone_are_checked():
     with pytest.raises(InvalidArgumentError, match="4 fields"):
         check_cron("TZ=UTC 0 3 * *", zone_allowed=True)
 
@@ -68,7 +68,7 @@ def test_what_follows_a_time_zone_is_checked():
         ("0 3 30-31 2 */2", "no month of '2' has a day of month '30-31'"),
     ],
 )
-def test_what_is_wrong_or_never_comes_is_refused_with_its_field(cron, words):
+def test_an_invalid_expression_or_impossible_date_is_rejected(cron, words):
     with pytest.raises(InvalidArgumentError) as caught:
         check_cron(cron, zone_allowed=True)
     assert words in caught.value.problem

@@ -1,4 +1,4 @@
-"""Runs the pipeline's condition, dsl.If on the gate's output, with KFP's local runner."""
+"""The pipeline's condition, dsl.If on the gate's output, in KFP's local runner."""
 
 import json
 import subprocess

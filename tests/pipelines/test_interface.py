@@ -1,4 +1,4 @@
-"""One declaration of an argument makes the component's and the pipeline's input."""
+"""Inputs of components and pipelines are generated from the declarations of arguments."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ def paint(canvas: Input[Dataset], painting: Output[Model], arguments: Colours) -
     """Paints a canvas.
 
     Args:
-        canvas: What is painted
-            on, in two lines.
-        painting: What comes out.
-        arguments: How to paint.
+        canvas: The surface, described in two
+            lines.
+        painting: The result.
+        arguments: The colours.
     """
 
 
@@ -46,21 +46,21 @@ def test_a_component_has_an_input_for_every_field_with_type_default_and_descript
     spec = compiled(make_component(paint, base_image="painter:1"), tmp_path / "paint.yaml")
     inputs = spec["components"]["comp-paint"]["inputDefinitions"]
     assert {
-        name: (one["parameterType"], one["defaultValue"], one["description"])
-        for name, one in inputs["parameters"].items()
+        name: (parameter["parameterType"], parameter["defaultValue"], parameter["description"])
+        for name, parameter in inputs["parameters"].items()
     } == {
         "hue": ("NUMBER_DOUBLE", 0.5, "The hue. Allowed: at least 0 and at most 1."),
         "name": ("STRING", "red", "The name. Allowed: red, blue."),
         "count": ("NUMBER_INTEGER", 3.0, "How many."),
         "bright": ("BOOLEAN", False, "Whether it is bright."),
     }
-    assert inputs["artifacts"]["canvas"]["description"] == "What is painted on, in two lines."
+    assert inputs["artifacts"]["canvas"]["description"] == "The surface, described in two lines."
 
 
 def test_outputs_have_their_descriptions(tmp_path):
     spec = compiled(make_component(paint, base_image="painter:1"), tmp_path / "paint.yaml")
     outputs = spec["components"]["comp-paint"]["outputDefinitions"]["artifacts"]
-    assert outputs["painting"]["description"] == "What comes out."
+    assert outputs["painting"]["description"] == "The result."
 
 
 def test_a_components_code_only_calls_the_installed_function(tmp_path):
@@ -71,17 +71,17 @@ def test_a_components_code_only_calls_the_installed_function(tmp_path):
     assert f"run_component('{paint.__module__}', 'paint', locals())" in container["command"][-1]
 
 
-def test_a_field_of_two_steps_is_one_input():
+def test_a_field_that_two_steps_share_is_one_input():
     assert list(flat_fields([Colours, MoreColours])) == ["hue", "name", "count", "bright", "depth"]
 
 
-def test_fields_that_differ_cannot_be_one_input():
+def test_different_fields_cannot_share_one_input():
     other = dataclasses.make_dataclass("Other", [("count", int, argument(4, "How many."))])
     with pytest.raises(ValueError, match="count is declared in two ways"):
         flat_fields([Colours, other])
 
 
-def test_a_pipeline_hands_its_inputs_on_by_name(tmp_path):
+def test_a_pipeline_passes_its_inputs_by_name(tmp_path):
     painter = make_component(paint, base_image="painter:1")
     fields = flat_fields([Colours])
 
@@ -93,8 +93,8 @@ def test_a_pipeline_hands_its_inputs_on_by_name(tmp_path):
 
     pipeline = make_pipeline(graph, name="to-paint", description="Paints.", fields=fields)
     spec = compiled(pipeline, tmp_path / "pipeline.yaml")
-    handed_on = spec["root"]["dag"]["tasks"]["paint"]["inputs"]["parameters"]
-    assert {name: one["componentInputParameter"] for name, one in handed_on.items()} == {
+    passed = spec["root"]["dag"]["tasks"]["paint"]["inputs"]["parameters"]
+    assert {name: parameter["componentInputParameter"] for name, parameter in passed.items()} == {
         name: name for name in fields
     }
     root = spec["root"]["inputDefinitions"]["parameters"]

@@ -1,4 +1,4 @@
-"""The options of a job: what is wrong is told by the name that the user wrote, what has no effect by name."""
+"""Options of a job: invalid and ignored ones are reported by the name that the user wrote."""
 
 import pytest
 from click.testing import CliRunner
@@ -24,9 +24,9 @@ def dry_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "told"),
+    ("options", "words", "message"),
     [
-        # By the name of the flag.
+        # Invalid values, reported by the name of the flag.
         ([*VERTEX, "--scale-tier=CUSTOM", "--master-machine-type=n1-standard-3"], ARGUMENTS,
          "--master-machine-type=n1-standard-3"),
         ([*VERTEX, "--scale-tier=CUSTOM"], ARGUMENTS, "--master-machine-type is required"),
@@ -36,7 +36,7 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--network=default"], ARGUMENTS, "--network='default'"),
         ([*VERTEX, "--kms-key=key"], ARGUMENTS, "--kms-key='key'"),
         (["--target", "vertex", "--region", "Iowa"], ARGUMENTS, "--region='Iowa'"),
-        # By the platform's rules.
+        # Rules of the platform.
         ([*VERTEX, "--labels=Team=vision"], ARGUMENTS, "--labels.Team='vision' is not a valid label"),
         ([*VERTEX, "--labels=team=Vision"], ARGUMENTS, "--labels.team='Vision' is not a valid label"),
         ([*VERTEX, "--labels==vision"], ARGUMENTS, "is not a valid label"),
@@ -47,19 +47,19 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--image-registry=gcr.io/Project"], ARGUMENTS, "--image-registry='gcr.io/Project'"),
         ([*VERTEX, "--image-registry=gcr.io/p:1"], ARGUMENTS, "without a tag"),
         ([*VERTEX, "--master-image-uri=My Image"], ARGUMENTS, "--master-image-uri='My Image'"),
-        # On the wrong side, or of another form.
+        # On the wrong side of `--`, or for another form.
         (VERTEX, [*ARGUMENTS, "--images=gs://b/i"], "add --as pipeline"),
         (VERTEX, [*ARGUMENTS, "--deploy_target=vertex"], "add --as pipeline"),
         (PIPELINE, [*IMAGES, "--retrain"], "give --retrain before `--`"),
         (PIPELINE, [*IMAGES, "--scale_tier=BASIC"], "give --scale-tier before `--`"),
         ([*PIPELINE, "--max_steps=5"], IMAGES, "--max_steps is a training argument: give it after"),
         ([*PIPELINE, "--images", "gs://b/i"], [], "--images is a training argument: give it after"),
-        # Where the target has no way to.
+        # Not supported by the target.
         (KUBEFLOW, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"],
          "deploy_target=local cannot be used with --target kubeflow"),
         (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "give deploy_target=vertex"),
         (PIPELINE, [*IMAGES, "--deploy_target=kserve", "--deploy_dir=gs://b/s"], "local or kubeflow"),
-        # What its machines do not see.
+        # Paths that the target's machines cannot read.
         (KUBEFLOW, ["--images=flowers"], "--images=flowers: it is a path of this machine"),
         (KUBEFLOW, [*IMAGES, "--job-dir=~/run"], "--job-dir=~/run: it is a path of this machine"),
         (KUBEFLOW, ["--images=s3://b/i"], "s3:// is not supported"),
@@ -71,7 +71,7 @@ def dry_run(tmp_path, monkeypatch):
         (KUBEFLOW, ["--images=gs://b/a/*.jpg,flowers/*.jpg"], "a path of this machine"),
         (VERTEX, ["--training_data_path=gs://b/t-*,t-*", *ARGUMENTS[1:]], "a path of this machine"),
         ([*VERTEX, "--kms-key=k", "--kms-keyring=r"], ARGUMENTS, "give all four, or --kms-key=projects/P"),
-        # What no bucket is called.
+        # Invalid bucket names.
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "job_dir='gs://': 'gs://' has no bucket"),
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "--job-dir=/gcs//x has no bucket"),
         (PIPELINE, ["--images=gs:///x"], "images='gs:///x': 'gs:///x' has no bucket"),
@@ -80,14 +80,14 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--as=pipeline", "--pipeline-root=gs:///p"], IMAGES, "--pipeline-root=gs:///p has no"),
         ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
         ([*VERTEX, "--as=pipeline"], IMAGES, "neither --pipeline-root nor --job-dir is given"),
-        # On which side of --.
+        # On the wrong side of `--`.
         (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` for the job's own region"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, options, words, told):
+def test_an_invalid_option_is_rejected_by_the_name_of_its_flag(dry_run, options, words, message):
     result = dry_run(options, words)
     assert result.exit_code in (2, 64)
-    assert told in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
 
 
@@ -100,13 +100,13 @@ def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, opti
         (PIPELINE, ["--images=/gcs/b/i", "--champion=none"]),
         ([*VERTEX, "--as=pipeline"], ["--images=/gcs/b/i", "--job-dir=/gcs/b/job"]),
         ([*KUBEFLOW, "--pipeline-root=minio://mlpipeline/v2"], IMAGES),
-        # A comma is a sign like any other, but in patterns.
+        # A comma separates paths only in patterns.
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://b/lr=0.1,bs=32"]),
         (KUBEFLOW, ["--images=/mnt/data/cats,dogs"]),
         (PIPELINE, ["--images=gs://b/cats,dogs"]),
         (VERTEX, ["--training_data_path=gs://b/t-*, /gcs/b/u-*", *ARGUMENTS[1:]]),
         (["--image-registry=127.0.0.1:5000/team/"], ["--images=flowers"]),
-        # As gcloud takes them.
+        # Forms that gcloud accepts.
         ([*VERTEX, "--scale-tier=basic-gpu"], ARGUMENTS),
         ([*VERTEX, "--scale-tier", "custom", "--master-machine-type=n1-standard-8"], ARGUMENTS),
         ([*VERTEX, "--use-chief-in-tf-config", "false"], ARGUMENTS),
@@ -114,13 +114,13 @@ def test_what_is_wrong_is_refused_in_the_words_of_the_command_line(dry_run, opti
          ARGUMENTS),
     ],
 )  # fmt: skip
-def test_what_goes_is_taken(dry_run, options, words):
+def test_valid_options_are_accepted(dry_run, options, words):
     result = dry_run(options, words)
     assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "told"),
+    ("options", "words", "message"),
     [
         (["--pipeline-root=gs://b/p"], ["--images=i"], "--pipeline-root is ignored"),
         (["--image-registry=gcr.io/p"], ["--images=i"], "--image-registry is ignored: the steps run"),
@@ -146,14 +146,14 @@ def test_what_goes_is_taken(dry_run, options, words):
          "--pretrained_checkpoint_path is used only while no model is being served"),
     ],
 )  # fmt: skip
-def test_what_has_no_effect_is_named_with_the_reason(dry_run, options, words, told):
+def test_an_ignored_option_is_reported_with_the_reason(dry_run, options, words, message):
     result = dry_run(options, words)
     assert result.exit_code == 0, result.output
-    assert told in result.stderr
+    assert message in result.stderr
 
 
-def test_what_the_user_did_not_give_is_not_told_to_have_no_effect(dry_run, monkeypatch):
-    # What variables name is meant for the targets that have it.
+def test_defaults_and_environment_variables_are_not_reported_as_ignored(dry_run, monkeypatch):
+    # Variables are meant for the targets that use them.
     for name, value in {
         "GOOGLE_CLOUD_REGION": "us-central1",
         "GOOGLE_CLOUD_PROJECT": "p",
@@ -167,24 +167,24 @@ def test_what_the_user_did_not_give_is_not_told_to_have_no_effect(dry_run, monke
     assert "serviceAccount" not in result.stdout
 
 
-def test_the_job_id_of_the_command_line_goes_before_the_files(dry_run, tmp_path):
+def test_the_job_id_of_the_command_line_overrides_the_config(dry_run, tmp_path):
     (tmp_path / "config.yaml").write_text("jobId: old\ntrainingInput: {scaleTier: BASIC}\n")
     result = dry_run([*VERTEX, "--config", "config.yaml"], ARGUMENTS)
     assert "jobId=old is ignored: the command line gives job_1" in result.stderr
 
 
-def test_the_region_of_the_config_goes_before_the_variable_and_the_flag_before_both(
+def test_the_region_of_the_config_overrides_the_variable_and_the_flag_overrides_both(
     dry_run, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("GOOGLE_CLOUD_REGION", "us-central1")
     config = tmp_path / "config.yaml"
     config.write_text("trainingInput:\n  region: europe-west4\n")
     options = ["--target=vertex", "--project=p", f"--config={config}"]
-    taken = dry_run(options, ARGUMENTS)
-    assert taken.exit_code == 0, taken.output
-    assert "europe-west4" in taken.stdout
-    assert "us-central1" not in taken.stdout
-    assert "GOOGLE_CLOUD_REGION=us-central1 is ignored" in taken.stderr
+    configured = dry_run(options, ARGUMENTS)
+    assert configured.exit_code == 0, configured.output
+    assert "europe-west4" in configured.stdout
+    assert "us-central1" not in configured.stdout
+    assert "GOOGLE_CLOUD_REGION=us-central1 is ignored" in configured.stderr
     flagged = dry_run([*options, "--region=asia-east1"], ARGUMENTS)
     assert "asia-east1" in flagged.stdout
     assert "europe-west4" not in flagged.stdout

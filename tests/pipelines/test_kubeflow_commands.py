@@ -1,12 +1,9 @@
-"""imgpipe on Kubeflow: the command line, KFP's own client, and a server that speaks its protocol."""
+"""The command line on Kubeflow: KFP's client against a server that runs steps as processes."""
 
 import json
 import re
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -17,43 +14,40 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.pipelines.cli import imgpipe
+from tests.command_line import IMGPIPE
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
-from tests.servers.kubeflow import kubeconfig, start_kubeflow_server
+from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     with start_kubeflow_server(tmp_path / "cluster") as started:
-        # kubernetes reads the variable when it is imported.
-        monkeypatch.setattr(
-            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(tmp_path, started)
-        )
+        use_kubeconfig(monkeypatch, tmp_path, started)
         yield started
 
 
 @pytest.fixture
 def run(server, monkeypatch, tmp_path):
-    """``run("describe", "x")`` runs a command here against the server."""
+    """``run("describe", "x")`` runs a command in this process against the server."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
 
-    def run_here(*words):
-        place = ["--target", "kubeflow", "--host", server.address]
+    def run_in_process(*words):
+        target = ["--target", "kubeflow", "--host", server.address]
         words = list(map(str, words))
-        at = words.index("--") if "--" in words else len(words)
-        return CliRunner().invoke(imgpipe, [*words[:at], *place, *words[at:]])
+        end = words.index("--") if "--" in words else len(words)
+        return CliRunner().invoke(imgpipe, [*words[:end], *target, *words[end:]])
 
-    return run_here
+    return run_in_process
 
 
 def submit(run, *options, words=WORDS):
     return run("submit", "job_1", "--no-check", *options, "--", *words)
 
 
-def test_the_run_that_kubeflow_gets_is_the_compiled_pipeline_with_the_arguments(run, server):
+def test_submit_sends_the_compiled_pipeline_with_the_arguments(run, server):
     result = submit(run, "--service-account", "trainer")
     assert result.exit_code == 0, result.output
     [sent] = server.runs.values()
@@ -121,7 +115,7 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     given = sent["runtime_config"]["parameters"]
     assert given["tune_engine"] == "katib"
     assert given["trial_service_account"] == "trainer"
-    # The machine of the file is each trial's; the step only looks on.
+    # The machine in the config is that of each trial; the tune step only polls.
     assert given["trial_accelerator_type"] == "google.com/tpu"
     assert given["trial_accelerator_count"] == 4
     assert json.loads(given["trial_node_selector"])["cloud.google.com/gke-tpu-topology"] == "2x2"
@@ -134,7 +128,7 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     assert (parameter.name, parameter.scale) == ("initial_learning_rate", "UNIT_LOG_SCALE")
 
 
-def test_what_only_this_target_takes_reaches_the_run_the_schedule_and_the_pod(run, server, monkeypatch):
+def test_inputs_of_this_target_reach_the_run_the_schedule_and_the_pod(run, server, monkeypatch):
     inputs = ["--input", "train_memory=32Gi", "--input", 'train_node_selector={"pool": "training"}']
     inputs += ["--input", 'train_tolerations=[{"key": "own", "operator": "Exists"}]']
     inputs += ["--input", "storage-secret=bucket-key", "--input", "data_version=2026-w47"]
@@ -158,7 +152,7 @@ def test_what_only_this_target_takes_reaches_the_run_the_schedule_and_the_pod(ru
     assert recurring["runtime_config"]["parameters"] == sent
 
 
-def test_without_a_job_dir_that_pods_share_the_trials_run_in_the_tune_step(run, server, tmp_path):
+def test_without_a_shared_job_dir_trials_run_in_the_tune_step(run, server, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "trainingInput: {scaleTier: CUSTOM, masterType: standard_v100, hyperparameters: {maxTrials: 2, "
         "params: [{parameterName: seed, type: INTEGER, minValue: 1, maxValue: 9}]}}"
@@ -177,14 +171,14 @@ def test_without_a_config_the_training_gets_a_small_machine(run, server):
     assert "accelerator" not in server.pods(run_id)["train"]
 
 
-def test_an_account_of_google_cloud_is_named_as_ignored(run, server):
+def test_a_google_service_account_is_reported_as_ignored(run, server):
     result = submit(run, "--service-account", "trainer@p.iam.gserviceaccount.com", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "--service-account=trainer@p.iam.gserviceaccount.com is ignored" in result.stderr
     assert yaml.safe_load(result.stdout)["serviceAccount"] == ""
 
 
-def test_the_same_line_again_starts_no_second_run(run, server):
+def test_a_repeated_command_creates_no_second_run(run, server):
     submit(run)
     assert "nothing was started" in submit(run).stderr
     assert len(server.runs) == 1
@@ -209,7 +203,7 @@ RETRAIN = [
     ],
     ids=["pipeline", "images", "account", "root"],
 )
-def test_another_request_under_the_same_job_id_is_refused(run, server, options, words, different):
+def test_another_request_with_the_same_job_id_is_rejected(run, server, options, words, different):
     assert submit(run, words=words).exit_code == 0
     other = submit(run, *options, words=words)
     assert other.exit_code == 64
@@ -220,18 +214,18 @@ def test_another_request_under_the_same_job_id_is_refused(run, server, options, 
     assert "nothing was started" in submit(run, *options, words=words).stderr
 
 
-def test_what_the_installation_fills_in_is_not_another_request(run, server):
+def test_defaults_of_the_installation_are_not_another_request(run, server):
     submit(run)
     [sent] = server.runs.values()
     sent["service_account"] = "pipeline-runner"
     sent["runtime_config"]["pipeline_root"] = "minio://mlpipeline/v2/artifacts"
     assert "nothing was started" in submit(run).stderr
-    # As of a pipeline that was uploaded.
+    # Like a run of an uploaded pipeline.
     sent["pipeline_spec"] = None
     assert "nothing was started" in submit(run).stderr
 
 
-def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
+def test_describe_list_and_cancel_use_the_submitted_job_id(run, server):
     assert json.loads(run("list", "--format", "json").stdout) == []
     submit(run)
     job = json.loads(run("describe", "job_1", "--format", "json").stdout)
@@ -240,14 +234,14 @@ def test_describe_list_and_cancel_use_the_job_id_that_was_given(run, server):
     assert json.loads(run("list", "--format", "json").stdout) == [job]
     assert run("cancel", "job_1").stdout == "job_1: CANCELLED\n"
     assert run("cancel", "job_1").exit_code == 0
-    assert run("describe", "nobody").exit_code == 66
+    assert run("describe", "missing").exit_code == 66
 
 
-def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
-    made = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS)
-    assert made.exit_code == 0, made.output
+def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
+    created = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS)
+    assert created.exit_code == 0, created.output
     [recurring] = server.recurring_runs.values()
-    # Kubeflow's has seconds first; no run is made up for, and no two are at work.
+    # Kubeflow's expression starts with seconds. Missed runs are skipped, and runs do not overlap.
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
     assert recurring["no_catchup"] is True
     assert recurring["max_concurrency"] == 1
@@ -261,12 +255,12 @@ def test_schedules_are_made_listed_paused_resumed_and_deleted(run, server):
     assert server.recurring_runs == {}
 
 
-def test_the_same_schedule_again_is_found_and_another_of_its_name_refused(run, server):
-    made = run(*SCHEDULE)
-    assert made.exit_code == 0, made.output
+def test_a_repeated_schedule_is_found_and_another_with_its_name_rejected(run, server):
+    created = run(*SCHEDULE)
+    assert created.exit_code == 0, created.output
     again = run(*SCHEDULE)
     assert again.exit_code == 0, again.output
-    assert again.stdout == made.stdout
+    assert again.stdout == created.stdout
     assert "nothing was created" in again.stderr
     for words, different in (
         ([*SCHEDULE, "--seed=1"], "set of parameters"),
@@ -279,17 +273,17 @@ def test_the_same_schedule_again_is_found_and_another_of_its_name_refused(run, s
     assert len(server.recurring_runs) == 1
 
 
-def test_of_two_schedules_of_one_name_none_is_taken_in_silence(run, server):
+def test_a_name_of_two_schedules_is_rejected(run, server):
     run(*SCHEDULE)
     [first] = server.recurring_runs.values()
-    # As two clients at once leave it.
+    # As after two concurrent clients.
     server.recurring_runs["other"] = {**first, "recurring_run_id": "other"}
     for words in (*(["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")), SCHEDULE):
         result = run(*words)
         assert result.exit_code == 64
         assert first["recurring_run_id"] in result.stderr
         assert "other" in result.stderr
-    assert {one["status"] for one in server.recurring_runs.values()} == {"ENABLED"}
+    assert {recurring["status"] for recurring in server.recurring_runs.values()} == {"ENABLED"}
     assert run("schedule", "delete", "other").exit_code == 0
     assert list(server.recurring_runs.values()) == [first]
     assert run("schedule", "pause", "nightly").exit_code == 0
@@ -298,8 +292,8 @@ def test_of_two_schedules_of_one_name_none_is_taken_in_silence(run, server):
 @pytest.mark.parametrize(
     ("status", "code", "words"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
 )
-def test_a_refusal_says_what_to_do(run, server, status, code, words):
-    server.refusals = [(200, {"multi_user": False}), (status, "because")]
+def test_a_rejected_request_says_what_to_do(run, server, status, code, words):
+    server.forced_responses = [(200, {"multi_user": False}), (status, "because")]
     result = run("describe", "job_1")
     assert result.exit_code == code
     assert words in result.stderr
@@ -310,9 +304,9 @@ SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check"
 
 @pytest.mark.parametrize("open_paths", [(), ("/apis/v2beta1/healthz",)], ids=["all", "but_healthz"])
 @pytest.mark.parametrize("login", ["redirect", "page"])
-def test_a_page_to_log_in_is_no_answer(run, server, login, open_paths):
+def test_a_login_page_is_not_a_response(run, server, login, open_paths):
     server.login, server.open_paths = login, open_paths
-    server.known = {"Authorization": "Bearer secret"}
+    server.credentials = {"Authorization": "Bearer secret"}
     for words in (["submit", "job_1", "--no-check", "--", *WORDS], SCHEDULE, ["cancel", "job_1"]):
         result = run(*words)
         assert result.exit_code == 69, result.output
@@ -324,11 +318,11 @@ def test_a_page_to_log_in_is_no_answer(run, server, login, open_paths):
     assert len(server.runs) == 1
 
 
-def test_the_installation_is_asked_as_kfps_client_asks(run, server, tmp_path, monkeypatch):
-    """The token goes to no proxy that other programs use, and the cookie of KFP's own file is sent."""
-    server.login, server.known = "page", {"Cookie": "session=1", "Authorization": "Bearer secret"}
+def test_requests_are_authorized_as_by_kfps_client(run, server, tmp_path, monkeypatch):
+    """The token is not sent to a proxy, and the cookie in KFP's own file is used."""
+    server.login, server.credentials = "page", {"Cookie": "session=1", "Authorization": "Bearer secret"}
     context = {"namespace": "", "client_authentication_cookie": "session=1"}
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password other\n")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password other\n")
     (tmp_path / "context.json").write_text(json.dumps(context))
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -338,25 +332,15 @@ def test_the_installation_is_asked_as_kfps_client_asks(run, server, tmp_path, mo
             monkeypatch.setenv(name, proxy.address)
         result = submit(run, "--token", "secret")
         assert result.exit_code == 0, result.output
-        assert {one["Authorization"] for one in server.headers} == {"Bearer secret"}
+        assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
         server.headers.clear()
         monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
         assert run("describe", "job_1").exit_code == 0
-        assert {one["Cookie"] for one in server.headers} == {"session=1"}
+        assert {headers["Cookie"] for headers in server.headers} == {"session=1"}
         assert proxy.headers == []
 
 
-def test_what_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_client._CONNECT_TIMEOUT_SECONDS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        started = time.monotonic()
-        result = CliRunner().invoke(imgpipe, ["describe", "x", "--target", "kubeflow", "--host", host])
-    assert result.exit_code == 75
-    assert time.monotonic() - started < 15
-
-
-def test_an_installation_that_cannot_be_reached_is_told():
+def test_an_unreachable_installation_is_reported():
     result = CliRunner().invoke(
         imgpipe, ["describe", "x", "--target", "kubeflow", "--host", "http://127.0.0.1:9"]
     )
@@ -364,13 +348,13 @@ def test_an_installation_that_cannot_be_reached_is_told():
     assert "kubectl port-forward" in result.stderr
 
 
-def test_the_address_must_be_given():
+def test_the_host_is_required():
     result = CliRunner().invoke(imgpipe, ["list", "--target", "kubeflow"])
     assert result.exit_code == 64
     assert "--host is missing" in result.stderr
 
 
-def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):
+def test_a_dry_run_prints_the_parameters_and_sends_nothing(run, server, tmp_path):
     (tmp_path / "config.yaml").write_text(TPU_CONFIG)
     result = submit(run, "--config", "config.yaml", "--dry-run", "--format", "json")
     shown = json.loads(result.stdout)
@@ -379,7 +363,7 @@ def test_a_dry_run_prints_the_parameters_and_asks_nobody(run, server, tmp_path):
     assert server.requests == []
 
 
-def test_the_dry_run_of_a_schedule_prints_when_and_with_what_it_runs(run, server):
+def test_the_dry_run_of_a_schedule_prints_its_time_and_parameters(run, server):
     line = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--pipeline-root", "gs://b/p"]
     result = run(*line, "--dry-run", "--format", "json", "--", *WORDS)
     assert result.exit_code == 0, result.output
@@ -397,10 +381,10 @@ def test_the_dry_run_of_a_schedule_prints_when_and_with_what_it_runs(run, server
     assert sent["runtime_config"]["parameters"]["images"] == shown["parameters"]["images"]
 
 
-def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_path):
-    """As far as it goes without a cluster: every step of the YAML, on pictures of which one is damaged."""
+def test_the_compiled_steps_run_and_their_logs_are_followed(run, server, tmp_path):
+    """Without a cluster: the steps of the compiled YAML, until a damaged image fails the second one."""
     (tmp_path / "photos" / "daisy").mkdir(parents=True)
-    (tmp_path / "photos" / "daisy" / "1.jpg").write_bytes(b"no picture")
+    (tmp_path / "photos" / "daisy" / "1.jpg").write_bytes(b"not an image")
     server.run_commands = True
     assert submit(run, words=[f"--images={tmp_path / 'photos'}"]).exit_code == 0
     followed = run("stream-logs", "job_1")
@@ -410,18 +394,18 @@ def test_the_yamls_own_steps_run_and_their_logs_are_followed(run, server, tmp_pa
     assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
 
 
-def test_every_line_is_followed_once_though_the_cluster_fails_for_a_moment_and_begins_a_new_file(run, server):
+def test_each_log_line_is_shown_once_despite_a_failed_request_and_a_log_rotation(run, server):
     submit(run)
     [run_id] = server.runs
     server.logs[run_id] = []
-    server.log_answers = [(200, "a\nb\nc\n"), (500, ""), (200, "a\nb\nc\nd\n"), (200, "x\n")]
+    server.log_responses = [(200, "a\nb\nc\n"), (500, ""), (200, "a\nb\nc\nd\n"), (200, "x\n")]
     followed = run("stream-logs", "job_1")
     assert followed.exit_code == 0, followed.output
     assert followed.stdout.split() == ["a", "b", "c", "d", "x"]
 
 
 @pytest.mark.parametrize("content", ["[", "clusters: []"])
-def test_a_kubeconfig_that_gives_no_cluster_is_told(run, server, tmp_path, monkeypatch, content):
+def test_a_kubeconfig_without_a_cluster_is_reported(run, server, tmp_path, monkeypatch, content):
     submit(run)
     (tmp_path / "broken").write_text(content)
     monkeypatch.setattr(
@@ -432,30 +416,19 @@ def test_a_kubeconfig_that_gives_no_cluster_is_told(run, server, tmp_path, monke
     assert "set KUBECONFIG" in result.stderr
 
 
-def test_a_cluster_that_does_not_answer_is_told(run, server, tmp_path, monkeypatch):
+def test_a_cluster_that_cannot_be_reached_is_reported(run, server, tmp_path):
     submit(run)
-    config = (tmp_path / "silent", kubeconfig(tmp_path, server))
-    # Nobody listens at port 9.
-    config[0].write_text(Path(config[1]).read_text().replace(server.address, "http://127.0.0.1:9"))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config[0]))
+    # No server listens at port 9.
+    config = tmp_path / "kubeconfig"
+    config.write_text(config.read_text().replace(server.address, "http://127.0.0.1:9"))
     result = run("stream-logs", "job_1")
     assert result.exit_code == 75, result.output
     assert "did not respond" in result.stderr
 
 
-def test_a_client_killed_at_any_moment_has_started_one_run_at_most(server, tmp_path):
-    line = [
-        IMGPIPE,
-        "submit",
-        "job_1",
-        "--target",
-        "kubeflow",
-        "--host",
-        server.address,
-        "--no-check",
-        "--",
-        *WORDS,
-    ]
+def test_a_client_killed_at_any_moment_starts_at_most_one_run(server, tmp_path):
+    target = ["--target", "kubeflow", "--host", server.address]
+    line = [IMGPIPE, "submit", "job_1", *target, "--no-check", "--", *WORDS]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
     started = time.monotonic()
     subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
@@ -491,7 +464,7 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     assert accuracy >= 0.97
 
 
-def test_with_a_registry_the_run_names_whole_images(run, server):
+def test_with_a_registry_the_run_has_full_image_names(run, server):
     assert submit(run, "--image-registry", "registry.example/team").exit_code == 0
     [run_id] = server.runs
     images = {pod["image"] for pod in server.pods(run_id).values()}

@@ -1,13 +1,11 @@
-"""imgpipe's verbs on this machine: runs in the background, followed, cancelled and found again."""
+"""Jobs on this machine: background runs that are submitted, followed, cancelled and found again."""
 
 import dataclasses
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,30 +13,30 @@ from PIL import Image
 
 from imgpipe.pipelines.run_folder import RunFolder, running_process
 from imgpipe.pipelines.targets.local_jobs import LocalJobs
+from tests.command_line import IMGPIPE
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
-# Long enough to be met at work, and ended by the test.
+# The run is still at work when the test stops it.
 LONG = ["--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=100000"]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for label in ("dark", "bright"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(12):
-            pixels = draw.integers(0, 80, (8, 8, 3), dtype=np.uint8) + (120 if label == "bright" else 0)
+            pixels = generator.integers(0, 80, (8, 8, 3), dtype=np.uint8) + (120 if label == "bright" else 0)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / label / f"{number}.png")
     yield tmp_path
-    for mark in tmp_path.rglob(".imgpipe-run"):
-        process = running_process(RunFolder(mark.parent))
+    for lock_file in tmp_path.rglob(".imgpipe-run"):
+        process = running_process(RunFolder(lock_file.parent))
         if process:
             os.kill(process, signal.SIGTERM)
 
 
-def imgpipe(folder, *words, **settings):
+def imgpipe(folder, *arguments):
     return subprocess.run(
-        [IMGPIPE, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120, **settings
+        [IMGPIPE, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120
     )
 
 
@@ -57,11 +55,11 @@ def wait_for(condition, seconds=60):
         time.sleep(0.1)
 
 
-def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
+def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
     submitted = submit(folder, *LONG)
     assert submitted.returncode == 0, submitted.stderr
     assert state(folder)["state"] == "RUNNING"
-    # Found again, not started again.
+    # The run is found and not started again.
     again = submit(folder, *LONG)
     assert "nothing was started" in again.stderr
     other = submit(folder, *LONG, "--seed=1")
@@ -75,7 +73,7 @@ def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
         text=True,
     ) as follower:
         lines = []
-        # Not by communicate(), which does not see what readline() has read ahead.
+        # communicate() would miss what readline() has buffered.
         while not any(line.startswith("train: started") for line in lines):
             lines.append(follower.stdout.readline())
             assert lines[-1], follower.stderr.read()
@@ -93,13 +91,13 @@ def test_a_run_goes_on_without_its_client_is_followed_and_cancelled(folder):
     assert [job["job_id"] for job in json.loads(imgpipe(folder, "list", "--format", "json").stdout)] == [
         "job_1"
     ]
-    # A run that was stopped may be started again under its name.
+    # A cancelled run can be started again with its name.
     assert "nothing was started" not in submit(folder, *LONG).stderr
     assert state(folder)["state"] == "RUNNING"
 
 
-def test_a_run_that_fails_says_why(folder):
-    (folder / "photos" / "dark" / "0.png").write_bytes(b"no picture")
+def test_a_failed_run_reports_its_error(folder):
+    (folder / "photos" / "dark" / "0.png").write_bytes(b"not an image")
     assert submit(folder, *LONG).returncode == 0
     followed = imgpipe(folder, "stream-logs", "job_1")
     assert followed.returncode == 76
@@ -109,7 +107,7 @@ def test_a_run_that_fails_says_why(folder):
     assert failed["error"].startswith("convert:")
 
 
-def test_a_run_that_was_killed_is_no_running_job(folder):
+def test_a_killed_run_is_a_failed_job(folder):
     submit(folder, *LONG)
     process = running_process(RunFolder(folder / "imgpipe-runs" / "job_1"))
     os.kill(process, signal.SIGKILL)
@@ -117,7 +115,7 @@ def test_a_run_that_was_killed_is_no_running_job(folder):
     assert "it was killed" in state(folder)["error"]
 
 
-def test_a_client_killed_at_any_moment_has_started_one_run_at_most(folder):
+def test_a_client_killed_at_any_moment_starts_at_most_one_run(folder):
     line = [IMGPIPE, "submit", "job_1", "--", "--images=photos", "--train_batch_size=4", *LONG]
     for moment in range(1, 7):
         client = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -126,7 +124,7 @@ def test_a_client_killed_at_any_moment_has_started_one_run_at_most(folder):
         client.wait()
     assert imgpipe(folder, *line[1:]).returncode == 0
     assert state(folder)["state"] == "RUNNING"
-    # One log, of one run.
+    # The log is of one run.
     log = (folder / "imgpipe-runs" / "job_1" / "run.log").read_text()
     assert log.count('"convert: started"') <= 1
 
@@ -138,14 +136,14 @@ def test_a_client_killed_at_any_moment_has_started_one_run_at_most(folder):
         (["--max_stepz=1"], 64, "--max_stepz"),
     ],
 )
-def test_a_wrong_argument_fails_the_submission(folder, words, status, problem):
+def test_an_invalid_argument_fails_the_submission(folder, words, status, problem):
     result = submit(folder, *words)
     assert result.returncode == status
     assert problem in result.stderr
     assert imgpipe(folder, "describe", "job_1").returncode == 66
 
 
-def test_a_job_dir_that_is_taken_fails_the_submission_with_the_runs_own_words(folder):
+def test_a_used_job_dir_fails_the_submission_with_the_error_of_the_run(folder):
     (folder / "mine").mkdir()
     (folder / "mine" / "thesis.txt").write_text("years of work")
     result = submit(folder, "--job_dir=mine")
@@ -154,7 +152,7 @@ def test_a_job_dir_that_is_taken_fails_the_submission_with_the_runs_own_words(fo
     assert "name a new folder" in result.stderr
 
 
-def test_a_config_of_ai_platform_runs_here_with_its_machine_named_as_ignored(folder):
+def test_a_config_of_ai_platform_runs_here_and_its_machine_is_reported_as_ignored(folder):
     (folder / "config.yaml").write_text("trainingInput: {scaleTier: BASIC_TPU, region: us-central1}\n")
     words = ["--images=photos", *LONG, "--train_batch_size=4", "--job-dir=elsewhere/run"]
     result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
@@ -182,7 +180,7 @@ def test_a_config_with_hyperparameters_tunes_here(folder):
     assert (folder / "tuned" / "model" / "saved_model.pb").is_file()
 
 
-def test_a_run_of_imgpipe_run_is_a_job_too(folder):
+def test_a_run_of_imgpipe_run_is_also_a_job(folder):
     run = RunFolder(folder / "imgpipe-runs" / "20261123-101010")
     run.model.mkdir(parents=True)
     event = {"severity": "INFO", "event": "step_started", "message": "convert: started", "step": "convert"}
@@ -192,13 +190,13 @@ def test_a_run_of_imgpipe_run_is_a_job_too(folder):
     assert imgpipe(folder, "stream-logs", "20261123-101010").stdout == "convert: started\n"
 
 
-def test_there_are_no_schedules_here(folder):
+def test_there_are_no_local_schedules(folder):
     result = imgpipe(folder, "schedule", "list")
     assert result.returncode == 64
     assert "cron or systemd" in result.stderr
 
 
-def test_an_unknown_job_is_told(folder):
-    result = imgpipe(folder, "describe", "nobody", "--format", "json")
+def test_an_unknown_job_is_reported(folder):
+    result = imgpipe(folder, "describe", "missing", "--format", "json")
     assert result.returncode == 66
     assert json.loads(result.stdout)["exit_code"] == 66

@@ -17,7 +17,7 @@ def current_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_without_data_the_digits_are_prepared_and_nothing_is_written(current_folder):
+def test_without_data_the_digits_are_used_and_nothing_is_written(current_folder):
     run = prepare_run(TRAIN, {"max_steps": 7})
     assert run.sample
     assert (run.recipe, run.parameters["max_steps"]) == ("digits", 7)
@@ -26,7 +26,7 @@ def test_without_data_the_digits_are_prepared_and_nothing_is_written(current_fol
     assert not list(current_folder.iterdir())
 
 
-def test_given_data_are_in_the_title(current_folder):
+def test_the_title_has_the_given_data(current_folder):
     run = prepare_run(TRAIN, {"images": "flowers", "weights": "none"})
     assert not run.sample
     assert run.title.startswith("imgpipe run: flowers, resnet-18, recipe from-scratch: ")

@@ -21,7 +21,7 @@ from imgpipe.pipelines.machines import (
 T4, V100, P4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_TESLA_V100", "NVIDIA_TESLA_P4", "NVIDIA_L4"
 TPU = Machine("cloud-tpu", "TPU_V2", 8)
 
-# By name: the machine that is used today, and whether a warning says so.
+# For each name, the current machine, and whether a warning reports a replacement.
 LEGACY = {
     "standard": (Machine("n1-standard-4"), False),
     "large_model": (Machine("n1-highmem-8"), False),
@@ -47,7 +47,7 @@ def test_every_legacy_machine_type_is_in_this_table():
 
 
 @pytest.mark.parametrize("name", LEGACY)
-def test_a_legacy_machine_type_becomes_todays_machine_with_a_warning_if_it_is_replaced(name):
+def test_a_legacy_machine_type_becomes_its_current_machine_with_a_warning_if_it_is_replaced(name):
     machine, replaced = LEGACY[name]
     resolved = resolve(name, where="masterType")
     assert resolved.machine == machine

@@ -1,4 +1,4 @@
-"""Arguments that name files are declared with a kind, and their values are split into paths."""
+"""Path arguments are declared with a kind, and their values are split into paths."""
 
 import importlib
 import pkgutil
@@ -13,7 +13,7 @@ from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.path_arguments import path_arguments, paths_in
 
-# Free text that names no file.
+# Text arguments that are not paths.
 OTHER_TEXT = {
     *("export_formats", "freeze", "hyperparameters", "optimizer_arguments", "tune"),
     *("stepwise_learning_rate_levels", "stepwise_learning_rate_steps"),
@@ -22,7 +22,7 @@ OTHER_TEXT = {
 }
 
 
-def test_every_free_text_of_a_pipeline_has_a_kind_or_names_no_file():
+def test_every_text_argument_has_a_kind_or_is_listed_as_other_text():
     inputs = flat_fields((*TUNE_PIPELINE_ARGUMENTS, ServingModelArguments))
     texts = {
         name
@@ -34,7 +34,7 @@ def test_every_free_text_of_a_pipeline_has_a_kind_or_names_no_file():
     assert not with_kind & OTHER_TEXT
 
 
-def test_every_argument_that_is_called_like_a_file_has_a_kind():
+def test_every_argument_with_the_name_of_a_path_has_a_kind():
     modules = [
         importlib.import_module(f"imgpipe.components.{package.name}.arguments")
         for package in pkgutil.iter_modules(imgpipe.components.__path__)
@@ -49,7 +49,7 @@ def test_every_argument_that_is_called_like_a_file_has_a_kind():
         if re.search(r"(?<!_per)_(dir|csv|path|file|folder|list)$|^(images|model|records)$", field.name)
         if not field.metadata["kind"]
     }
-    # A JSON object of image names, filled in by the compiler.
+    # A JSON object of container images, set by the compiler.
     assert without_kind == {"RunArguments.images"}
 
 

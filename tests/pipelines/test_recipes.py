@@ -1,4 +1,4 @@
-"""Recipes are made of arguments that the pipeline takes."""
+"""Recipes consist of valid pipeline arguments."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_valid_and_states_its_result(name):
+def test_a_recipe_is_valid_and_has_an_expected_result(name):
     recipe = RECIPES[name]
     assert set(recipe.parameters) <= set(flat_fields(PIPELINE_ARGUMENTS))
     from_values(TrainingArguments, recipe.parameters)
@@ -29,7 +29,7 @@ def test_a_recipe_is_valid_and_states_its_result(name):
         ({"model_type": "no such model"}, "frozen-backbone"),
     ],
 )
-def test_the_recipe_fits_what_was_given(given, name):
+def test_the_recipe_depends_on_the_given_arguments(given, name):
     assert recipe_for({"images": "photos", **given}, sample=False) == name
 
 
@@ -37,7 +37,7 @@ def test_the_sample_has_its_own_recipe():
     assert recipe_for({}, sample=True) == "digits"
 
 
-def test_a_given_flag_goes_before_the_recipe():
+def test_a_given_flag_overrides_the_recipe():
     assert recipe_parameters("digits", {"max_steps": 1000, "seed": 5})["max_steps"] == 1000
     assert recipe_parameters("digits", {"max_steps": 1000, "seed": 5})["seed"] == 5
 

@@ -1,34 +1,24 @@
-"""The pipeline image-classification-retrain and its options, without running it."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The pipeline image-classification-retrain and its options."""
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
+from tests.command_line import run_command
+from tests.pipelines.compiled import spec_of
+
 TARGETS = ["local", "kubeflow", "vertex"]
 
 
-def spec_of(target, name):
-    text = (ROOT / "pipelines" / "compiled" / target / f"{name}.yaml").read_text()
-    return next(iter(yaml.safe_load_all(text)))
-
-
-def imgpipe(*arguments, cwd):
-    return subprocess.run([IMGPIPE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("target", TARGETS)
-def test_it_differs_from_the_plain_pipeline_only_in_where_training_starts(target):
+def test_only_the_initial_weights_differ_from_the_plain_pipeline(target):
     retrained = spec_of(target, "image_classification_retrain")["root"]["dag"]["tasks"]
     plain = spec_of(target, "image_classification")["root"]["dag"]["tasks"]
-    found = retrained.pop("serving-model")
-    assert found["dependentTasks"] == ["validate"]
-    start = retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"]
-    assert start == {"taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "serving-model"}}
+    serving_model = retrained.pop("serving-model")
+    assert serving_model["dependentTasks"] == ["validate"]
+    weights = retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"]
+    assert weights == {
+        "taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "serving-model"}
+    }
     retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"] = plain["train"]["inputs"][
         "parameters"
     ]["pretrained_checkpoint_path"]
@@ -67,12 +57,12 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
         ),
     ],
 )
-def test_wrong_options_are_rejected_before_anything_is_written(arguments, messages, tmp_path):
+def test_invalid_options_are_rejected_before_anything_is_written(arguments, messages, tmp_path):
     (tmp_path / "tuning.yaml").write_text(
         "trainingInput: {hyperparameters: {maxTrials: 2, params: [{parameterName: max_steps, "
         "type: INTEGER, minValue: 1, maxValue: 9}]}}"
     )
-    result = imgpipe(*arguments, cwd=tmp_path)
+    result = run_command(*arguments, cwd=tmp_path)
     assert result.returncode == 64, result.stderr
     for message in messages:
         assert message in result.stderr
@@ -80,7 +70,9 @@ def test_wrong_options_are_rejected_before_anything_is_written(arguments, messag
 
 
 def test_submit_sends_the_retraining_pipeline(tmp_path):
-    result = imgpipe("submit", "j", "--retrain", "--as", "pipeline", *VERTEX, *DATA, *DEPLOYED, cwd=tmp_path)
+    result = run_command(
+        "submit", "j", "--retrain", "--as", "pipeline", *VERTEX, *DATA, *DEPLOYED, cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     shown = yaml.safe_load(result.stdout)
     assert (shown["kind"], shown["pipelineSpec"]) == ("PipelineJob", "image-classification-retrain")
@@ -89,14 +81,14 @@ def test_submit_sends_the_retraining_pipeline(tmp_path):
 
 
 @pytest.mark.parametrize("command", [["run", "--retrain"], ["submit", "j", "--retrain", "--"]])
-def test_another_model_type_than_the_serving_models_is_rejected_first(command, tmp_path):
+def test_a_model_type_other_than_the_serving_models_is_rejected_first(command, tmp_path):
     version = tmp_path / "serving" / "1"
     version.mkdir(parents=True)
     (version / "saved_model.pb").touch()
     (version / "provenance.json").write_text('{"model_type": "resnet-50"}')
     (tmp_path / "photos").mkdir()
     words = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
-    result = imgpipe(*command, *words, "--weights=none", cwd=tmp_path)
+    result = run_command(*command, *words, "--weights=none", cwd=tmp_path)
     assert result.returncode == 64, result.stderr
     assert (
         "model_type=resnet-18 cannot start from the weights of the serving model, a resnet-50"

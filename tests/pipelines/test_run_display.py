@@ -1,4 +1,4 @@
-"""What a person sees of a run."""
+"""The terminal output of a run."""
 
 import io
 
@@ -57,7 +57,7 @@ def test_a_bar_is_drawn_on_a_terminal():
     assert "50/200" in output.getvalue()
 
 
-def test_progress_does_not_flood_what_is_no_terminal(shown):
+def test_progress_is_not_printed_without_a_terminal(shown):
     display, output = shown
     display.show(event("step_started"))
     for done in range(1000):

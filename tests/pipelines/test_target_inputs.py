@@ -1,4 +1,4 @@
-"""--input: what a pipeline takes on one target alone, in the types of its compiled file."""
+"""--input sets pipeline inputs of one target, with the types of its compiled file."""
 
 import pytest
 import yaml
@@ -22,13 +22,13 @@ TUNED = [*KUBEFLOW, "--config", "config.yaml"]
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch):
-    """``dry_run(place, inputs, words)`` returns the result of a submission that is not sent."""
+    """``dry_run(target, inputs, words)`` returns the result of a submission that is not sent."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
 
-    def run(place, inputs, words=IMAGES):
-        given = [word for one in inputs for word in ("--input", one)]
-        return CliRunner().invoke(imgpipe, ["submit", "job_1", *place, *given, "--dry-run", "--", *words])
+    def run(target, inputs, words=IMAGES):
+        options = [option for value in inputs for option in ("--input", value)]
+        return CliRunner().invoke(imgpipe, ["submit", "job_1", *target, *options, "--dry-run", "--", *words])
 
     return run
 
@@ -41,12 +41,12 @@ def dry_run(tmp_path, monkeypatch):
         ("vertex", False, "image_classification"),
     ],
 )
-def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes, file):
+def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target, tunes, file):
     definitions = next(yaml.safe_load_all((COMPILED / target / f"{file}.yaml").read_text()))["root"]
     own = definitions["inputDefinitions"]["parameters"].keys() - flat_fields(TUNE_PIPELINE_ARGUMENTS)
     assert own
     values = {"STRUCT": "{}", "LIST": "[]", "NUMBER_INTEGER": "1", "STRING": "local"}
-    elsewhere: list[str] = []
+    with_option: list[str] = []
     types = {"STRUCT": dict, "LIST": list, "NUMBER_INTEGER": int, "STRING": str}
     for name in own:
         kind = definitions["inputDefinitions"]["parameters"][name]["parameterType"]
@@ -55,16 +55,15 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
                 [f"{name}={values[kind]}"], target=target, form="pipeline", tunes=tunes, images=Images()
             )
         except InvalidArgumentError as error:
-            elsewhere.append(name)
-            told = error.problem
-            assert f"{name} is set by" in told
+            with_option.append(name)
+            assert f"{name} is set by" in error.problem  # noqa: PT017 - one of two valid outcomes
         else:
             assert type(given[name]) is types[kind]
-    assert bool(elsewhere) is (target == "vertex")
+    assert bool(with_option) is (target == "vertex")
 
 
 @pytest.mark.parametrize(
-    ("place", "inputs", "told", "remedy"),
+    ("target", "inputs", "message", "remedy"),
     [
         (KUBEFLOW, ["train_memory"], "--input train_memory has no value", "NAME=VALUE"),
         (KUBEFLOW, ["=8G"], "--input =8G has no name", "NAME=VALUE"),
@@ -102,15 +101,15 @@ def test_every_input_of_the_compiled_file_can_be_given_in_one_way(target, tunes,
         (["--target", "local"], ["data_version=1"], "no such input on target local", "leave it out"),
     ],
 )
-def test_what_is_wrong_is_refused_with_the_inputs_name_and_what_to_do(dry_run, place, inputs, told, remedy):
-    result = dry_run(place, inputs)
+def test_an_invalid_input_is_rejected_by_name_with_a_remedy(dry_run, target, inputs, message, remedy):
+    result = dry_run(target, inputs)
     assert result.exit_code == 64, result.output
-    assert told in result.stderr
+    assert message in result.stderr
     assert remedy in result.stderr
     assert result.stdout == ""
 
 
-def test_the_training_alone_has_no_inputs_of_a_pipeline(dry_run):
+def test_a_training_job_has_no_pipeline_inputs(dry_run):
     result = dry_run(JOB, ["data_version=1"], ARGUMENTS)
     assert result.exit_code == 64
     assert "--input data_version=1: only a pipeline has inputs" in result.stderr
@@ -125,24 +124,24 @@ def test_on_vertex_ai_the_inputs_are_parameters_of_the_run(dry_run):
     assert given["train_timeout_seconds"] == 3600
 
 
-def test_a_value_may_hold_equals_signs_and_spaces(dry_run):
+def test_a_value_may_have_equals_signs_and_spaces(dry_run):
     result = dry_run(KUBEFLOW, ["data_version=state = 7"])
     assert yaml.safe_load(result.stdout)["parameters"]["data_version"] == "state = 7"
 
 
-def test_a_tuning_in_the_steps_own_pod_keeps_the_machine_there(dry_run):
+def test_a_tuning_in_the_tune_step_gets_the_machine_of_the_trials(dry_run):
     words = [*IMAGES, "--job-dir=gs://b/job"]
-    by_katib = yaml.safe_load(dry_run(TUNED, [], words).stdout)["parameters"]
+    with_katib = yaml.safe_load(dry_run(TUNED, [], words).stdout)["parameters"]
     result = dry_run(TUNED, ["tune_engine=local"], words)
     assert result.exit_code == 0, result.output
-    here = yaml.safe_load(result.stdout)["parameters"]
-    assert (by_katib["tune_engine"], here["tune_engine"]) == ("katib", "local")
-    assert by_katib["train_cpu"] == "1"
-    assert here["train_accelerator_type"] == by_katib["trial_accelerator_type"] == "google.com/tpu"
-    assert not any(name.startswith("trial_") for name in here)
+    in_step = yaml.safe_load(result.stdout)["parameters"]
+    assert (with_katib["tune_engine"], in_step["tune_engine"]) == ("katib", "local")
+    assert with_katib["train_cpu"] == "1"
+    assert in_step["train_accelerator_type"] == with_katib["trial_accelerator_type"] == "google.com/tpu"
+    assert not any(name.startswith("trial_") for name in in_step)
 
 
-def test_an_accelerator_brings_our_image_for_it_along_and_not_in_place_of_the_users(dry_run):
+def test_an_accelerator_selects_its_training_image_unless_one_is_given(dry_run):
     gpu = ["train_accelerator_type=nvidia.com/gpu", "train_accelerator_count=1"]
     image = yaml.safe_load(dry_run(KUBEFLOW, gpu).stdout)["parameters"]["train_image"]
     assert image == Images().of_training("gpu")
@@ -150,13 +149,13 @@ def test_an_accelerator_brings_our_image_for_it_along_and_not_in_place_of_the_us
     assert own["parameters"]["train_image"] == "team/own:1"
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_only_a_machine_that_was_asked_for_is_told_to_have_no_effect(dry_run, told):
-    result = dry_run([*KUBEFLOW, *(["--scale-tier=BASIC"] if told else [])], ["train_memory=32G"])
-    assert ("train_memory=11G is ignored: --input train_memory=32G overrides it" in result.stderr) is told
+@pytest.mark.parametrize("given", [False, True])
+def test_only_a_given_machine_is_reported_as_ignored(dry_run, given):
+    result = dry_run([*KUBEFLOW, *(["--scale-tier=BASIC"] if given else [])], ["train_memory=32G"])
+    assert ("train_memory=11G is ignored: --input train_memory=32G overrides it" in result.stderr) is given
 
 
-def test_on_the_wrong_side_or_as_a_flag_the_remedy_is_the_option(dry_run):
+def test_an_input_written_as_a_flag_is_rejected_with_the_option_to_use(dry_run):
     result = dry_run(KUBEFLOW, [], [*IMAGES, "--train-memory=32G"])
     assert result.exit_code == 64
     assert "give --input train-memory=32G before `--`" in result.stderr

@@ -1,4 +1,4 @@
-"""Inputs that several steps, or a step and a target, share."""
+"""Pipeline inputs that are shared by several steps, or by a step and a target."""
 
 import pytest
 
@@ -25,13 +25,13 @@ from imgpipe.pipelines.tasks import pipeline_inputs
     ],
     ids=lambda values: values["deploy_target"],
 )
-def test_what_one_step_needs_no_other_step_refuses(values):
+def test_every_step_accepts_the_deployment_arguments(values):
     images = {"images": "gs://bucket/flowers"}
     for arguments_class in PIPELINE_ARGUMENTS:
         from_values(arguments_class, {**images, **values})
 
 
-def test_a_target_cannot_hide_an_input_of_the_pipeline():
+def test_a_target_cannot_redeclare_an_input_of_the_pipeline():
     own = {"job_dir": named_field("job_dir", argument("", "Something else."))}
     target = Target("own", lambda *_: None, inputs=lambda _: own)
     with pytest.raises(ValueError, match="job_dir: declared differently on own"):

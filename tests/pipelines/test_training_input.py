@@ -1,4 +1,4 @@
-"""config.yaml with any content is read, or rejected with field and remedy."""
+"""Any content of config.yaml is accepted, or rejected with field and remedy."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_any_training_input_is_sent_or_rejected_with_a_remedy(fields):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_rejected(text):
+def test_any_text_is_accepted_or_rejected(text):
     try:
         read = read_training_input(text, where="config.yaml")
     except InvalidArgumentError as error:

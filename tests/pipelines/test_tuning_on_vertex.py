@@ -3,9 +3,7 @@
 import base64
 import re
 import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
@@ -16,11 +14,11 @@ from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.sample_data import write_digits
+from tests.command_line import IMGPIPE
 from tests.servers.vertex import STATES
 from tests.servers.vertex_models import VertexModels
 from tests.servers.vertex_tuning import start_tuning_server
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 CONFIG = """
 trainingInput:
   scaleTier: CUSTOM
@@ -41,8 +39,8 @@ trainingInput:
 
 
 @contextmanager
-def serving(artifact_uri):
-    """Yields the predict URL of a server of the model at a ``gs://`` location."""
+def serve_model(artifact_uri):
+    """Serves the model at a ``gs://`` location and yields the predict URL."""
     with local_model(artifact_uri) as folder:
         process = subprocess.Popen(
             [IMGPIPE, "serve", "--model", str(folder), "--port", "0"],
@@ -59,8 +57,8 @@ def serving(artifact_uri):
 
 
 def predict(artifact_uri, instances):
-    """Returns the predictions of a server of this model."""
-    with serving(artifact_uri) as address:
+    """Returns the predictions of a model that is served for this call."""
+    with serve_model(artifact_uri) as address:
         return requests.post(address, json={"instances": instances}, timeout=60).json()["predictions"]
 
 
@@ -80,9 +78,9 @@ def test_the_best_trial_on_digits_is_deployed_and_its_endpoint_predicts(cloud, t
     ]
     with start_tuning_server(tmp_path) as server:
         server.models = VertexModels(parent=parent, predict=predict)
-        place = ["--target", "vertex", "--project", "flowers-project", "--region", "us-central1"]
-        place += ["--endpoint", server.address]
-        line = ["submit", "digits_1", *place, "--no-check", "--config", "config.yaml", "--as", "pipeline"]
+        target = ["--target", "vertex", "--project", "flowers-project", "--region", "us-central1"]
+        target += ["--endpoint", server.address]
+        line = ["submit", "digits_1", *target, "--no-check", "--config", "config.yaml", "--as", "pipeline"]
         result = CliRunner().invoke(imgpipe, [*line, "--pipeline-root", "gs://bucket/pipelines", "--", *args])
         assert result.exit_code == 0, result.output
         [pipeline] = server.created("pipelineJobs")
@@ -115,9 +113,9 @@ def test_the_best_trial_on_digits_is_deployed_and_its_endpoint_predicts(cloud, t
         predictions = [dict(prediction) for prediction in response.predictions]
         assert [prediction["key"] for prediction in predictions] == [str(number) for number in range(20)]
         labels = sorted({label for _, label in rows})
-        right = sum(
+        correct = sum(
             labels[int(prediction["classes"])] == label
             for prediction, (_, label) in zip(predictions, rows, strict=True)
         )
-        print(f"the endpoint is right on {right} of {len(rows)} digits")
-        assert right >= 18
+        print(f"the endpoint classifies {correct} of {len(rows)} digits correctly")
+        assert correct >= 18

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from google.cloud import aiplatform_v1 as vertex
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.pipelines.cli import imgpipe
+from tests.command_line import IMGPIPE
 from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
-IMGPIPE = str(Path(sys.executable).parent / "imgpipe")
 STATES = vertex.JobState
 
 
@@ -31,7 +30,7 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def place(server):
+def target(server):
     return [
         *("--target", "vertex", "--project", "flowers-project", "--region", "us-central1"),
         *("--endpoint", server.address),
@@ -51,15 +50,15 @@ def run(monkeypatch, tmp_path):
     return run_in_process
 
 
-def submit(run, place, *options, config="config.yaml", args=ARGUMENTS):
-    return run("submit", JOB_ID, *place, "--no-check", "--config", config, *options, "--", *args)
+def submit(run, target, *options, config="config.yaml", args=ARGUMENTS):
+    return run("submit", JOB_ID, *target, "--no-check", "--config", config, *options, "--", *args)
 
 
-def test_the_published_command_line_is_accepted_unchanged(run, place, server):
+def test_the_documented_command_line_is_accepted_unchanged(run, target, server):
     line = [
         *("submit", JOB_ID, "--region=us-central1", "--config=config.yaml"),
         "--master-image-uri=cloud-ml-algos/image_classification:latest",
-        *(*place, "--no-check", "--", *ARGUMENTS),
+        *(*target, "--no-check", "--", *ARGUMENTS),
     ]
     result = run(*line)
     assert result.exit_code == 0, result.output
@@ -69,11 +68,11 @@ def test_the_published_command_line_is_accepted_unchanged(run, place, server):
     assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == ARGUMENTS
 
 
-def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, place, server):
-    dry = submit(run, place, "--dry-run", "--format", "json", config="tuning.yaml")
+def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, target, server):
+    dry = submit(run, target, "--dry-run", "--format", "json", config="tuning.yaml")
     assert dry.exit_code == 0, dry.output
     assert server.requests == []
-    submit(run, place, config="tuning.yaml")
+    submit(run, target, config="tuning.yaml")
     [(_, path, _, body)] = [request for request in server.requests if request[0] == "POST"]
     assert path.endswith("/locations/us-central1/hyperparameterTuningJobs")
     shown = json.loads(dry.stdout)
@@ -82,9 +81,9 @@ def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, place,
     assert message.from_json(json.dumps(shown)) == message.from_json(body)
 
 
-def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run, place, server):
+def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run, target, server):
     result = run(
-        *("submit", JOB_ID, "--config", "tuning.yaml", *place, "--no-check", "--as", "pipeline", "--"),
+        *("submit", JOB_ID, "--config", "tuning.yaml", *target, "--no-check", "--as", "pipeline", "--"),
         *("--images=gs://b/i", "--job-dir=gs://b/tuned", "--max_steps=5"),
     )
     assert result.exit_code == 0, result.output
@@ -96,8 +95,8 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
     assert values["train_machine_type"] == "cloud-tpu"
 
 
-def test_ignored_fields_are_named_on_stderr(run, place):
-    result = submit(run, place, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
+def test_ignored_fields_are_named_on_stderr(run, target):
+    result = submit(run, target, "--dry-run", "--runtime-version", "2.11", config="tuning.yaml")
     for text in ("--runtime-version is ignored", "tpuTfVersion=1.14 is ignored", "not used"):
         assert text in result.stderr
 
@@ -113,18 +112,18 @@ def test_ignored_fields_are_named_on_stderr(run, place):
         (["--images-lock", "missing.lock"], 66, "missing.lock"),
     ],
 )
-def test_an_invalid_option_is_rejected_and_nothing_is_sent(run, place, server, options, status, text):
+def test_an_invalid_option_is_rejected_and_nothing_is_sent(run, target, server, options, status, text):
     args = ["--images=gs://b/i"] if "pipeline" in options else ARGUMENTS
-    result = run("submit", "job_1", *place, "--no-check", *options, "--", *args)
+    result = run("submit", "job_1", *target, "--no-check", *options, "--", *args)
     assert result.exit_code == status
     assert text in result.stderr
     assert server.requests == []
 
 
-def test_flags_override_the_file_as_in_gcloud(run, place, server):
+def test_flags_override_the_file_as_in_gcloud(run, target, server):
     submit(
         run,
-        place,
+        target,
         *("--worker-accelerator", "type=tpu-v3,count=32", "--worker-image-uri", "mine/train@sha256:1"),
         *("--labels", "team=vision", "--service-account", "a@p.iam.gserviceaccount.com"),
         *("--network", "projects/1/global/networks/n"),
@@ -139,45 +138,45 @@ def test_flags_override_the_file_as_in_gcloud(run, place, server):
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_repeated_command_creates_no_second_job(run, place, server, monkeypatch, lost):
+def test_a_repeated_command_creates_no_second_job(run, target, server, monkeypatch, lost):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.lost_responses = lost
-    submit(run, place)
-    again = submit(run, place)
+    submit(run, target)
+    again = submit(run, target)
     assert again.exit_code == 0
     assert "nothing was started" in again.stderr
     assert len(server.created("customJobs")) == 1
-    other = submit(run, place, args=[*ARGUMENTS, "--seed=1"])
+    other = submit(run, target, args=[*ARGUMENTS, "--seed=1"])
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_repeated_command_creates_no_second_pipeline_run(run, place, server, monkeypatch, lost):
+def test_a_repeated_command_creates_no_second_pipeline_run(run, target, server, monkeypatch, lost):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.lost_responses = lost
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
-    first = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    first = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/i")
     assert first.exit_code == 0, first.output
-    again = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/i")
+    again = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/i")
     assert again.exit_code == 0
     assert "nothing was started" in again.stderr
     assert len(server.created("pipelineJobs")) == 1
-    other = run("submit", JOB_ID, *place, *root, "--", "--images=gs://b/others")
+    other = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/others")
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
 
 
-def test_a_job_id_identifies_one_job_of_any_kind(run, place, server):
+def test_a_job_id_identifies_one_job_of_any_kind(run, target, server):
     lines = {
         "customJobs": ["--config", "config.yaml", "--", *ARGUMENTS],
         "hyperparameterTuningJobs": ["--config", "tuning.yaml", "--", *ARGUMENTS],
         "pipelineJobs": ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"],
     }
     for first, line in lines.items():
-        assert run("submit", JOB_ID, *place, "--no-check", *line).exit_code == 0
+        assert run("submit", JOB_ID, *target, "--no-check", *line).exit_code == 0
         for other in lines:
-            again = run("submit", JOB_ID, *place, "--no-check", *lines[other])
+            again = run("submit", JOB_ID, *target, "--no-check", *lines[other])
             if other == first:
                 assert "nothing was started" in again.stderr
             else:
@@ -187,10 +186,10 @@ def test_a_job_id_identifies_one_job_of_any_kind(run, place, server):
         server.resources.clear()
 
 
-def test_job_ids_with_other_characters_are_different_pipeline_runs(run, place, server):
+def test_job_ids_with_other_characters_are_different_pipeline_runs(run, target, server):
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
     for job_id in ("a_b", "a-b", "a--b"):
-        result = run("submit", job_id, *place, *root)
+        result = run("submit", job_id, *target, *root)
         assert result.exit_code == 0, result.output
         assert "nothing was started" not in result.stderr
     names = [job.name.split("/")[-1] for job in server.created("pipelineJobs")]
@@ -198,29 +197,29 @@ def test_job_ids_with_other_characters_are_different_pipeline_runs(run, place, s
     assert "a-b" in names
 
 
-def test_a_run_of_a_schedule_is_not_a_submission_of_its_job_id(run, place, server):
+def test_a_run_of_a_schedule_is_not_a_submission_of_its_job_id(run, target, server):
     root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
-    run("submit", "nightly", *place, *root)
+    run("submit", "nightly", *target, *root)
     [started] = server.created("pipelineJobs")
     scheduled = vertex.PipelineJob(started)
     scheduled.name = f"{started.name}-1"
     scheduled.schedule_name = "projects/1/locations/us-central1/schedules/1"
     server.resources = {scheduled.name: scheduled}
-    again = run("submit", "nightly", *place, *root)
+    again = run("submit", "nightly", *target, *root)
     assert again.exit_code == 0, again.output
     assert "nothing was started" not in again.stderr
     assert len(server.created("pipelineJobs")) == 2
 
 
 @pytest.mark.parametrize("form", ["job", "pipeline"])
-def test_describe_list_and_cancel_use_the_submitted_job_id(run, place, server, form):
+def test_describe_list_and_cancel_use_the_submitted_job_id(run, target, server, form):
     if form == "job":
-        submit(run, place)
+        submit(run, target)
     else:
         run(
             "submit",
             JOB_ID,
-            *place,
+            *target,
             "--no-check",
             "--as",
             "pipeline",
@@ -229,30 +228,30 @@ def test_describe_list_and_cancel_use_the_submitted_job_id(run, place, server, f
             "--",
             "--images=gs://b/i",
         )
-    described = run("describe", JOB_ID, *place, "--format", "json")
+    described = run("describe", JOB_ID, *target, "--format", "json")
     job = json.loads(described.stdout)
     assert (job["job_id"], job["target"], job["state"]) == (JOB_ID, "vertex", "PENDING")
-    assert yaml.safe_load(run("describe", JOB_ID, *place, "--format", "yaml").stdout) == job
-    assert "PENDING" in run("describe", JOB_ID, *place).stdout
-    assert run("describe", job["name"], *place, "--format", "json").stdout == described.stdout
-    [listed] = json.loads(run("list", *place, "--format", "json").stdout)
+    assert yaml.safe_load(run("describe", JOB_ID, *target, "--format", "yaml").stdout) == job
+    assert "PENDING" in run("describe", JOB_ID, *target).stdout
+    assert run("describe", job["name"], *target, "--format", "json").stdout == described.stdout
+    [listed] = json.loads(run("list", *target, "--format", "json").stdout)
     assert listed == job
-    assert JOB_ID in run("list", *place).stdout
-    cancelled = run("cancel", JOB_ID, *place)
+    assert JOB_ID in run("list", *target).stdout
+    cancelled = run("cancel", JOB_ID, *target)
     assert (cancelled.exit_code, cancelled.stdout) == (0, f"{JOB_ID}: CANCELLED\n")
-    again = run("cancel", JOB_ID, *place)
+    again = run("cancel", JOB_ID, *target)
     assert again.exit_code == 0
     assert f"{JOB_ID} has already ended; nothing was cancelled" in again.stderr
 
 
-def test_a_missing_job_is_an_error(run, place):
+def test_a_missing_job_is_an_error(run, target):
     for command in ("describe", "cancel", "stream-logs"):
-        result = run(command, "missing", *place)
+        result = run(command, "missing", *target)
         assert result.exit_code == 66
         assert "there is no job 'missing'" in result.stderr
 
 
-def test_stream_logs_follows_a_job_and_reports_how_it_ended(run, place, server, monkeypatch):
+def test_stream_logs_follows_a_job_and_reports_how_it_ended(run, target, server, monkeypatch):
     monkeypatch.setattr("imgpipe.pipelines.targets.vertex_jobs._LOG_PAUSE_SECONDS", 0.05)
     server.run_commands = True
     code = (
@@ -264,60 +263,60 @@ def test_stream_logs_follows_a_job_and_reports_how_it_ended(run, place, server, 
         code,
     ]
     Path("failing.yaml").write_text(yaml.safe_dump(run_config))
-    submitted = submit(run, place, "--stream-logs", "--format", "json", config="failing.yaml")
+    submitted = submit(run, target, "--stream-logs", "--format", "json", config="failing.yaml")
     assert submitted.exit_code == 76
     # stdout has the job as JSON, then the error.
     described, end = json.JSONDecoder().raw_decode(submitted.stdout)
     assert described["job_id"] == JOB_ID
     assert json.loads(submitted.stdout[end:])["exit_code"] == 76
     assert "step 3" in submitted.stderr
-    result = run("stream-logs", JOB_ID, *place)
+    result = run("stream-logs", JOB_ID, *target)
     assert result.stdout.splitlines() == [f"step {n}" for n in range(4)]
     assert result.exit_code == 76
     assert "non-zero status of 65" in result.stderr
     # Also after the job has ended.
-    assert run("stream-logs", JOB_ID, *place, "--no-follow").stdout == result.stdout
+    assert run("stream-logs", JOB_ID, *target, "--no-follow").stdout == result.stdout
 
 
 @pytest.mark.parametrize(
     ("status", "code", "text"),
     [(403, 69, "roles/aiplatform.user"), (400, 64, "--dry-run"), (404, 66, "project")],
 )
-def test_a_rejected_request_says_what_to_do(run, place, server, status, code, text):
+def test_a_rejected_request_says_what_to_do(run, target, server, status, code, text):
     # Three lists, one for each kind of job, precede the creation.
     server.forced_responses = [(200, {}), (200, {}), (200, {}), (status, "the reason")]
-    result = submit(run, place)
+    result = submit(run, target)
     assert result.exit_code == code
     assert "the reason" in result.stderr
     assert text in result.stderr
 
 
-def test_schedules_are_created_listed_paused_resumed_and_deleted(run, place, server):
+def test_schedules_are_created_listed_paused_resumed_and_deleted(run, target, server):
     root = ["--as", "pipeline", "--pipeline-root", "gs://b/p"]
     pipeline = ["--no-check", *root, "--", "--images=gs://b/i", "--max_steps=5"]
-    created = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
+    created = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, *pipeline)
     assert created.exit_code == 0, created.output
     [schedule] = server.created("schedules")
     assert schedule.cron == "0 3 * * *"
     assert schedule.max_concurrent_run_count == 1
     pipeline_job = schedule.create_pipeline_job_request.pipeline_job
     assert pipeline_job.runtime_config.parameter_values["max_steps"] == 5
-    again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, *pipeline)
+    again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, *pipeline)
     assert (again.exit_code, len(server.created("schedules"))) == (0, 1)
     assert "the schedule already exists" in again.stderr
     for cron, steps, text in (("0 4 * * *", 5, "another time"), ("0 3 * * *", 6, "another pipeline")):
         args = [*pipeline[:-1], f"--max_steps={steps}"]
-        other = run("schedule", "create", "nightly", "--cron", cron, *place, *args)
+        other = run("schedule", "create", "nightly", "--cron", cron, *target, *args)
         assert other.exit_code == 64
         assert text in other.stderr
-    [listed] = json.loads(run("schedule", "list", *place, "--format", "json").stdout)
+    [listed] = json.loads(run("schedule", "list", *target, "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * *")
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
-        assert run("schedule", verb, "nightly", *place).exit_code == 0
-        assert json.loads(run("schedule", "list", *place, "--format", "json").stdout)[0]["state"] == state
-    assert run("schedule", "delete", "nightly", *place).exit_code == 0
+        assert run("schedule", verb, "nightly", *target).exit_code == 0
+        assert json.loads(run("schedule", "list", *target, "--format", "json").stdout)[0]["state"] == state
+    assert run("schedule", "delete", "nightly", *target).exit_code == 0
     assert server.created("schedules") == []
-    assert run("schedule", "pause", "nightly", *place).exit_code == 66
+    assert run("schedule", "pause", "nightly", *target).exit_code == 66
 
 
 @pytest.mark.parametrize(
@@ -330,19 +329,19 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, place, ser
         ("x", "0 3 * * *", ["--max_steps=5"], 2, "training argument: give it after `--`"),
     ],
 )
-def test_an_invalid_schedule_is_rejected(run, place, server, name, cron, options, status, text):
+def test_an_invalid_schedule_is_rejected(run, target, server, name, cron, options, status, text):
     root = ["--pipeline-root", "gs://b/p"]
     result = run(
-        *("schedule", "create", name, "--cron", cron, *place, *root, *options, "--", "--images=gs://b/i")
+        *("schedule", "create", name, "--cron", cron, *target, *root, *options, "--", "--images=gs://b/i")
     )
     assert result.exit_code == status
     assert text in result.stderr
     assert server.requests == []
 
 
-def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, place, server):
+def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, target, server):
     line = [
-        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *place, "--pipeline-root", "gs://b/p"),
+        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, "--pipeline-root", "gs://b/p"),
         *("--no-check", "--format", "json"),
     ]
     dry = run(*line, "--dry-run", "--", "--images=gs://b/i")
@@ -361,11 +360,11 @@ def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, pl
     assert message.from_json(json.dumps(shown)) == message.from_json(body)
 
 
-def test_a_schedule_uses_the_files_region_and_warns_about_a_shared_job_dir(run, place, server):
+def test_a_schedule_uses_the_files_region_and_warns_about_a_shared_job_dir(run, target, server):
     Path("region.yaml").write_text("trainingInput: {region: us-central1}")
-    at = place.index("--region")
+    index = target.index("--region")
     result = run(
-        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *place[:at], *place[at + 2 :]),
+        *("schedule", "create", "nightly", "--cron", "0 3 * * *", *target[:index], *target[index + 2 :]),
         *("--no-check", "--config", "region.yaml", "--", "--images=gs://b/i", "--job-dir=gs://b/run"),
     )
     assert result.exit_code == 0, result.output
@@ -416,9 +415,9 @@ def test_migrate_names_the_file_and_what_to_do(run, content, status, text):
     assert "wrong.yaml" in result.stderr
 
 
-def test_a_client_killed_at_any_moment_creates_at_most_one_job(place, server, tmp_path):
+def test_a_client_killed_at_any_moment_creates_at_most_one_job(target, server, tmp_path):
     (tmp_path / "config.yaml").write_text(TPU_CONFIG)
-    line = [IMGPIPE, "submit", JOB_ID, *place, "--no-check", "--config", "config.yaml", "--", *ARGUMENTS]
+    line = [IMGPIPE, "submit", JOB_ID, *target, "--no-check", "--config", "config.yaml", "--", *ARGUMENTS]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
     started = time.monotonic()
     subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
@@ -435,7 +434,7 @@ def test_a_client_killed_at_any_moment_creates_at_most_one_job(place, server, tm
 
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
-def test_the_whole_pipeline_runs_on_vertex_ai_and_trains_in_a_job(run, place, server, tmp_path):
+def test_the_whole_pipeline_runs_on_vertex_ai_and_trains_in_a_job(run, target, server, tmp_path):
     from imgpipe.pipelines.sample_data import write_digits
 
     write_digits(tmp_path / "bucket" / "digits")
@@ -446,12 +445,12 @@ def test_the_whole_pipeline_runs_on_vertex_ai_and_trains_in_a_job(run, place, se
         *("--warmup_steps=20", "--weight_decay=0.0005"),
     ]
     root = ["--as", "pipeline", "--pipeline-root", "gs://bucket/pipelines"]
-    result = run("submit", JOB_ID, *place, "--no-check", *root, "--", *args)
+    result = run("submit", JOB_ID, *target, "--no-check", *root, "--", *args)
     assert result.exit_code == 0, result.output
     [pipeline] = server.created("pipelineJobs")
     server.wait_for(pipeline.name, 1000)
-    lines = run("stream-logs", JOB_ID, *place).stdout
-    assert json.loads(run("describe", JOB_ID, *place, "--format", "json").stdout)["state"] == "SUCCEEDED", (
+    lines = run("stream-logs", JOB_ID, *target).stdout
+    assert json.loads(run("describe", JOB_ID, *target, "--format", "json").stdout)["state"] == "SUCCEEDED", (
         lines
     )
     [training] = server.created("customJobs")

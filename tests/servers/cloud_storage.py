@@ -1,10 +1,8 @@
-"""Cloud Storage on loopback: an emulator behind a proxy that spoils requests when told to."""
+"""Cloud Storage on loopback: an emulator behind a proxy that injects faults."""
 
 import http.client
-import http.server
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,19 +11,20 @@ from gcp_storage_emulator.server import create_server
 from google.cloud import storage
 
 from imgpipe.components.storage import cloud_storage
+from tests.servers.http_server import Handler, serve
 
 BUCKET = "photos"
-# What a request may meet on its way: an overloaded server, a connection that is reset in the middle of the
-# content, and content that ends early as if it were whole.
+# Faults: an overloaded server, a connection that is reset in the middle of the content, and content that ends
+# early as if it were complete.
 UNAVAILABLE, RESET, SHORT = "503", "reset", "short"
 
 
 @dataclass
 class Cloud:
-    """An emulator of Cloud Storage behind a proxy that spoils requests.
+    """An emulator of Cloud Storage behind a proxy that injects faults.
 
     Attributes:
-        fault: Called with the method and the path of each request; returns a fault or an empty text.
+        fault: Called with the method and the path of each request; returns a fault, or "" for none.
         requests: Method and path of every request.
     """
 
@@ -39,7 +38,7 @@ class Cloud:
         return f"gs://{BUCKET}/{name}"
 
     def contents(self, prefix: str = "") -> dict[str, bytes]:
-        """Returns the objects below a prefix; from now on no request meets a fault."""
+        """Returns the objects with a prefix, without it, and turns faults off."""
         self.fault = lambda *_: ""
         return {
             blob.name.removeprefix(prefix): blob.download_as_bytes()
@@ -75,28 +74,22 @@ def cloud(emulator: tuple[int, object], monkeypatch: pytest.MonkeyPatch) -> Iter
     """Cloud Storage with an empty bucket ``photos``; the code under test reaches it through the proxy."""
     port, server = emulator
     server.wipe(keep_buckets=True)
-    made = Cloud(f"http://127.0.0.1:{port}")
+    bucket = Cloud(f"http://127.0.0.1:{port}")
 
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None: ...
-
-        def handle_request(self) -> None:
-            body = self._body()
-            made.requests.append((self.command, self.path))
-            fault = made.fault(self.command, self.path)
+    class Proxy(Handler):
+        def forward(self) -> None:
+            body = self.read_body()
+            bucket.requests.append((self.command, self.path))
+            fault = bucket.fault(self.command, self.path)
             if fault == UNAVAILABLE:
-                self.send_response(503)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.send(503)
                 return
-            onward = http.client.HTTPConnection("127.0.0.1", port)
-            onward.request(self.command, self.path, body, dict(self.headers))
-            answer = onward.getresponse()
-            content = answer.read()
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            content = response.read()
+            self.send_response(response.status)
+            for name, value in response.getheaders():
                 if name.lower() not in (
                     "content-length",
                     "transfer-encoding",
@@ -116,24 +109,9 @@ def cloud(emulator: tuple[int, object], monkeypatch: pytest.MonkeyPatch) -> Iter
                 return
             self.wfile.write(content)
 
-        def _body(self) -> bytes:
-            if self.headers.get("Transfer-Encoding") != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
+        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = forward  # noqa: N815
 
-    for method in ("GET", "POST", "PUT", "DELETE", "PATCH"):
-        setattr(Proxy, f"do_{method}", Proxy.handle_request)
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    proxy.daemon_threads = True
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy.server_port}")
-    monkeypatch.setattr(cloud_storage, "FIRST_PAUSE_SECONDS", 0.01)
-    yield made
-    proxy.shutdown()
-    proxy.server_close()
+    with serve(Proxy) as proxy_port:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy_port}")
+        monkeypatch.setattr(cloud_storage, "FIRST_PAUSE_SECONDS", 0.01)
+        yield bucket

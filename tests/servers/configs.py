@@ -1,6 +1,6 @@
-"""Submissions from the original algorithm's documentation, with names filled in."""
+"""Configs and arguments from the documentation of the original algorithm, with example names."""
 
-# As published, without the image's registry.
+# As documented, but without the registry of the image.
 TPU_CONFIG = """
 trainingInput:
   # Use a cluster with many workers and a few parameter servers.

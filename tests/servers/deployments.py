@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgpipe.components.platforms.kubernetes import kserve
-from tests.servers.json_server import serve_json
+from tests.servers.http_server import serve_json
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
 
@@ -21,7 +21,7 @@ def models(linear_model, tmp_path_factory):
 
 
 @contextmanager
-def served(target):
+def serve_target(target):
     """Serves ``target.handle(method, path, query, body)``, which returns status and JSON."""
 
     def respond(method, path, query, body):
@@ -33,15 +33,15 @@ def served(target):
 
 @dataclass
 class Cluster:
-    """A Kubernetes API server with KServe's controller, which makes one step of progress per read.
+    """A Kubernetes API server with KServe's controller, which advances by one step per read.
 
     Attributes:
         broken: Storage URIs that no server can load.
         steps: Reads until a revision is ready.
-        down: Whether the controller is stopped: nothing changes by itself any more.
+        down: Whether the controller is stopped, so that no revision becomes ready.
         unavailable: Whether the API server is down.
         objects: InferenceServices by namespace and name.
-        conflicts: Number of the next replacements that find a newer version.
+        conflicts: Number of replacements that will fail because of a newer version.
         writes: Methods of the requests that changed something.
     """
 
@@ -99,7 +99,7 @@ class Cluster:
         return 200, {name: value for name, value in found.items() if name != "reads"}
 
     def _reconcile(self, key, found):
-        """Makes one step of progress, as the controller does."""
+        """Advances by one step, as the controller does."""
         found["reads"] = found.get("reads", 0) + 1
         if found["reads"] < 2 or self.down:
             return
@@ -107,10 +107,10 @@ class Cluster:
         status["observedGeneration"] = generation
         predictor = status.setdefault("components", {}).setdefault("predictor", {})
         storage = found["spec"]["predictor"]["model"]["storageUri"]
-        wanted = {**found["spec"]["predictor"], "canaryTrafficPercent": None}
-        if predictor.get("template") != wanted:
+        template = {**found["spec"]["predictor"], "canaryTrafficPercent": None}
+        if predictor.get("template") != template:
             predictor.update(
-                template=wanted, latestCreatedRevision=f"{key.partition('/')[2]}-predictor-{generation:05d}"
+                template=template, latestCreatedRevision=f"{key.partition('/')[2]}-predictor-{generation:05d}"
             )
         ready = predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]
         if storage in self.broken:
@@ -125,12 +125,12 @@ class Cluster:
         status["modelStatus"] = {"transitionStatus": "UpToDate"}
         revision = predictor["latestCreatedRevision"]
         percent = found["spec"]["predictor"].get("canaryTrafficPercent", 100)
-        before = predictor.get("latestRolledoutRevision")
+        previous = predictor.get("latestRolledoutRevision")
         if percent == 100:
             predictor["latestRolledoutRevision"] = revision
         predictor["traffic"] = [{"revisionName": revision, "percent": percent}]
-        if percent < 100 and before:
-            predictor["traffic"].append({"revisionName": before, "percent": 100 - percent})
+        if percent < 100 and previous:
+            predictor["traffic"].append({"revisionName": previous, "percent": 100 - percent})
         predictor["latestReadyRevision"] = revision
         status["url"] = f"http://{key.partition('/')[2]}.example"
         status["conditions"] = [{"type": "Ready", "status": "True"}]
@@ -138,13 +138,13 @@ class Cluster:
 
 @pytest.fixture
 def cluster():
-    with served(Cluster()) as target:
+    with serve_target(Cluster()) as target:
         yield target
 
 
 @pytest.fixture
 def vertex():
-    with served(VertexModels()) as target:
+    with serve_target(VertexModels()) as target:
         yield target
 
 
@@ -169,6 +169,6 @@ def on_vertex(vertex, cloud):
 
 
 @pytest.fixture(params=["kserve", "vertex"])
-def place(request):
+def deployment(request):
     """``on_kserve`` and ``on_vertex`` in turn."""
     return request.getfixturevalue(f"on_{request.param}")

@@ -1,10 +1,10 @@
-"""The services that the checks call, on loopback: buckets, accounts, permissions, images."""
+"""Google Cloud services on loopback: buckets, accounts, permissions, images."""
 
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.servers.json_server import serve_json
+from tests.servers.http_server import serve_json
 
 
 class Anything:
@@ -32,7 +32,7 @@ class GoogleServer:
         accounts: Service accounts, and whether the user may act as them.
         images: ``path:tag`` or ``path@digest``.
         enabled: Whether the Vertex AI API is enabled.
-        closed: Prefixes of paths that return 403.
+        closed: Path prefixes of requests that return 403.
     """
 
     objects: dict = field(default_factory=dict)
@@ -53,8 +53,8 @@ class GoogleServer:
             return self._storage(parts, query)
         if path.startswith("/v2/"):
             *_, name, _, reference = parts
-            middle = "/".join(parts[1:-2])
-            known = {f"{middle}:{reference}", f"{middle}@{reference}"}
+            repository = "/".join(parts[1:-2])
+            known = {f"{repository}:{reference}", f"{repository}@{reference}"}
             return (200 if known & self.images else 404), {"name": name}
         if "/services/" in path:
             return 200, {"state": "ENABLED" if self.enabled else "DISABLED"}
@@ -91,7 +91,7 @@ class GoogleServer:
 
 @contextmanager
 def start_google_server():
-    """Yields a server without any resources."""
+    """Yields a server without resources."""
     google = GoogleServer()
 
     def respond(_method, path, query, body):

@@ -1,7 +1,7 @@
 """Katib on loopback: its controller, its suggestions, medianstop and the metrics collector of its pods.
 
-A trial's command is changed as Katib's webhook changes it and really run; the collector reads what it writes,
-line by line, and ends it by the rules that it was given when it was made.
+A trial runs the command as changed by Katib's webhook. The collector reads its output line by line and
+applies the early-stopping rules that the trial got when it was created.
 """
 
 import json
@@ -23,7 +23,9 @@ from kubeflow_katib_api import models
 
 from .kubeflow import KubeflowServer, start_kubeflow_server
 
-PLACE = re.compile(r"/apis/kubeflow\.org/v1beta1/namespaces/([^/]+)/(experiments|trials)(?:/([^/]+))?")
+RESOURCE_PATH = re.compile(
+    r"/apis/kubeflow\.org/v1beta1/namespaces/([^/]+)/(experiments|trials)(?:/([^/]+))?"
+)
 KNOWN_ALGORITHMS = {"tpe", "random", "grid"}
 
 
@@ -31,37 +33,43 @@ def now():
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def state(found, kind):
-    return any(one["type"] == kind and one["status"] == "True" for one in found["status"]["conditions"])
+def has_condition(resource, kind):
+    conditions = resource["status"]["conditions"]
+    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)
 
 
-def condition(found, kind, message=""):
-    for one in found["status"]["conditions"]:
-        if one["type"] == "Running" and kind != "Running":
-            one["status"] = "False"
-    found["status"]["conditions"].append(
+def add_condition(resource, kind, message=""):
+    for condition in resource["status"]["conditions"]:
+        if condition["type"] == "Running" and kind != "Running":
+            condition["status"] = "False"
+    resource["status"]["conditions"].append(
         {"type": kind, "status": "True", "message": message, "lastTransitionTime": now()}
     )
 
 
 class KatibServer(KubeflowServer):
-    """Holds experiments and trials by name.
+    """Serves Katib's experiments and trials.
 
     Attributes:
-        seed: Of what is suggested.
-        faults: Statuses to answer with instead, one a request.
-        collects: Whether the collector is put into pods: in namespaces with Katib's label.
+        katib_experiments: Experiments by name.
+        katib_trials: Trials by name.
+        katib_logs: Log files by trial.
+        katib_writes: Methods of the requests that changed an experiment.
+        seed: Seed of the suggestions.
+        faults: Status codes of the next responses.
+        collects: Whether pods have the metrics collector, as in namespaces with Katib's label.
     """
 
-    def begin(self):
+    def __init__(self, folder):
+        super().__init__(folder)
         self.katib_experiments, self.katib_trials = {}, {}
         self.katib_logs, self.katib_writes, self.faults = {}, [], []
         self.collects = True
         self.seed = 4
         self.run_commands = True
 
-    def answer(self, method, path, query, body):
-        match = PLACE.fullmatch(path)
+    def respond(self, method, path, query, body):
+        match = RESOURCE_PATH.fullmatch(path)
         selected = re.fullmatch(r"katib\.kubeflow\.org/trial=(.+)", query.get("labelSelector", ""))
         with self.lock:
             if match is not None:
@@ -76,47 +84,50 @@ class KatibServer(KubeflowServer):
                 assert query["container"] == "metrics-logger-and-collector"
                 text = self.katib_logs[log[1]].read_text().splitlines()
                 return 200, "".join(f"I1123 12:00:00.000000      13 main.go:180] {line}\n" for line in text)
-        return super().answer(method, path, query, body)
+        return super().respond(method, path, query, body)
 
     def _katib(self, method, namespace, plural, name, query, body):
         if namespace == "forbidden":
             return 403, "experiments.kubeflow.org is forbidden"
-        held = self.katib_experiments if plural == "experiments" else self.katib_trials
+        resources = self.katib_experiments if plural == "experiments" else self.katib_trials
         if method == "GET" and name is None:
             wanted = query["labelSelector"].removeprefix("katib.kubeflow.org/experiment=")
             items = [
-                one
-                for one in held.values()
-                if one["metadata"]["labels"]["katib.kubeflow.org/experiment"] == wanted
+                resource
+                for resource in resources.values()
+                if resource["metadata"]["labels"]["katib.kubeflow.org/experiment"] == wanted
             ]
             return 200, {"items": items}
         if method == "POST":
-            if body["metadata"]["name"] in held:
+            if body["metadata"]["name"] in resources:
                 return 409, "already exists"
-            wrong = self._wrong(body)
-            if wrong:
-                return 400, f'admission webhook "validator.experiment.katib.kubeflow.org" denied it: {wrong}'
+            problem = self._problem(body)
+            if problem:
+                return (
+                    400,
+                    f'admission webhook "validator.experiment.katib.kubeflow.org" denied it: {problem}',
+                )
             self.katib_writes.append("POST")
             body["metadata"]["creationTimestamp"] = now()
             body["status"] = {"conditions": []}
-            condition(body, "Created")
-            held[body["metadata"]["name"]] = body
+            add_condition(body, "Created")
+            resources[body["metadata"]["name"]] = body
             threading.Thread(target=self._tune, args=(body,), daemon=True).start()
             return 200, body
-        if name not in held:
+        if name not in resources:
             return 404, f'{plural} "{name}" not found'
         if method == "DELETE":
             self.katib_writes.append("DELETE")
-            gone = held.pop(name)
-            for trial in [one for one in self.katib_trials if one.startswith(f"{name}-")]:
+            deleted = resources.pop(name)
+            for trial in [trial for trial in self.katib_trials if trial.startswith(f"{name}-")]:
                 del self.katib_trials[trial]
                 with suppress(KeyError, ProcessLookupError):
                     os.killpg(self.processes[trial].pid, signal.SIGTERM)
-            return 200, gone
-        return 200, held[name]
+            return 200, deleted
+        return 200, resources[name]
 
-    def _wrong(self, body):
-        """Returns what Katib's validator would say."""
+    def _problem(self, body):
+        """Returns the error of Katib's validator, or an empty text."""
         models.V1beta1Experiment.from_dict(body)
         spec = body["spec"]
         template = spec["trialTemplate"]
@@ -132,19 +143,20 @@ class KatibServer(KubeflowServer):
             return "the objective's type"
         if spec["algorithm"]["algorithmName"] not in KNOWN_ALGORITHMS:
             return "the algorithm"
-        for one in spec["parameters"]:
-            space = one["feasibleSpace"]
-            ranged = one["parameterType"] in ("int", "double")
+        for parameter in spec["parameters"]:
+            space = parameter["feasibleSpace"]
+            ranged = parameter["parameterType"] in ("int", "double")
             if ranged != ("min" in space) or ranged == ("list" in space):
-                return f"the space of {one['name']}"
+                return f"the space of {parameter['name']}"
             if not all(isinstance(value, str) for key, value in space.items() if key != "list"):
-                return f"texts in the space of {one['name']}"
-        names = {one["name"] for one in spec["parameters"]} | {"${trialSpec.Name}"}
-        for one in template["trialParameters"]:
-            if one["reference"] not in names or f"${{trialParameters.{one['name']}}}" not in text:
-                return f"the trial parameter {one['name']}"
+                return f"texts in the space of {parameter['name']}"
+        names = {parameter["name"] for parameter in spec["parameters"]} | {"${trialSpec.Name}"}
+        for parameter in template["trialParameters"]:
+            placeholder = f"${{trialParameters.{parameter['name']}}}"
+            if parameter["reference"] not in names or placeholder not in text:
+                return f"the trial parameter {parameter['name']}"
         if set(re.findall(r"\$\{trialParameters\.([^}]+)\}", text)) != {
-            one["name"] for one in template["trialParameters"]
+            parameter["name"] for parameter in template["trialParameters"]
         }:
             return "a parameter of the template"
         if not all(
@@ -157,9 +169,9 @@ class KatibServer(KubeflowServer):
 
     def _tune(self, experiment):
         spec, name = experiment["spec"], experiment["metadata"]["name"]
-        draw = random.Random(self.seed)  # noqa: S311 - no secret
+        generator = random.Random(self.seed)  # noqa: S311 - not a secret
         with self.lock:
-            condition(experiment, "Running")
+            add_condition(experiment, "Running")
         averages, threads = {}, []
         for number in range(spec["maxTrialCount"]):
             while sum(thread.is_alive() for thread in threads) >= spec["parallelTrialCount"]:
@@ -167,9 +179,9 @@ class KatibServer(KubeflowServer):
             with self.lock:
                 if name not in self.katib_experiments or self._too_many_failed(experiment):
                     break
-                chosen = [self._chosen(one, draw) for one in spec["parameters"]]
-                # Katib ends a trial's name at random.
-                trial_name = f"{name}-{draw.randrange(16**8):08x}"
+                assignments = [self._suggest(parameter, generator) for parameter in spec["parameters"]]
+                # The end of a trial's name is random.
+                trial_name = f"{name}-{generator.randrange(16**8):08x}"
                 trial = {
                     "metadata": {
                         "name": trial_name,
@@ -177,12 +189,12 @@ class KatibServer(KubeflowServer):
                         "labels": {"katib.kubeflow.org/experiment": name},
                     },
                     "spec": {
-                        "parameterAssignments": chosen,
+                        "parameterAssignments": assignments,
                         "earlyStoppingRules": self._rules(spec, name, averages),
                     },
                     "status": {"conditions": [], "startTime": now()},
                 }
-                condition(trial, "Running")
+                add_condition(trial, "Running")
                 self.katib_trials[trial_name] = trial
             threads.append(threading.Thread(target=self._trial, args=(spec, trial), daemon=True))
             threads[-1].start()
@@ -190,39 +202,46 @@ class KatibServer(KubeflowServer):
             thread.join()
         with self.lock:
             if self._too_many_failed(experiment):
-                condition(experiment, "Failed", "Experiment has failed because max failed count has reached")
+                add_condition(
+                    experiment, "Failed", "Experiment has failed because max failed count has reached"
+                )
             else:
-                condition(experiment, "Succeeded", "max trial count has reached")
+                add_condition(experiment, "Succeeded", "max trial count has reached")
 
-    def _of(self, experiment):
+    def _trials_of(self, experiment):
         name = experiment["metadata"]["name"]
-        return [one for one in self.katib_trials.values() if one["metadata"]["name"].startswith(f"{name}-")]
+        return [
+            trial for trial in self.katib_trials.values() if trial["metadata"]["name"].startswith(f"{name}-")
+        ]
 
     def _too_many_failed(self, experiment):
-        failed = sum(state(one, "Failed") or state(one, "MetricsUnavailable") for one in self._of(experiment))
+        failed = sum(
+            has_condition(trial, "Failed") or has_condition(trial, "MetricsUnavailable")
+            for trial in self._trials_of(experiment)
+        )
         return failed >= experiment["spec"]["maxFailedTrialCount"]
 
-    def _chosen(self, parameter, draw):
+    def _suggest(self, parameter, generator):
         space = parameter["feasibleSpace"]
         if "list" in space:
-            return {"name": parameter["name"], "value": draw.choice(space["list"])}
+            return {"name": parameter["name"], "value": generator.choice(space["list"])}
         low, high = float(space["min"]), float(space["max"])
-        value = draw.uniform(low, high)
+        value = generator.uniform(low, high)
         if space.get("distribution") == "logUniform":
-            value = math.exp(draw.uniform(math.log(low), math.log(high)))
+            value = math.exp(generator.uniform(math.log(low), math.log(high)))
         text = str(round(value)) if parameter["parameterType"] == "int" else repr(value)
         return {"name": parameter["name"], "value": text}
 
     def _rules(self, spec, name, averages):
-        """Returns what medianstop gives to a trial that begins now."""
+        """Returns the rules that medianstop gives to a trial that starts now."""
         stopping = spec.get("earlyStopping")
         if stopping is None:
             return []
         assert stopping["algorithmName"] == "medianstop"
-        settings = {one["name"]: int(one["value"]) for one in stopping["algorithmSettings"]}
+        settings = {setting["name"]: int(setting["value"]) for setting in stopping["algorithmSettings"]}
         assert set(settings) == {"min_trials_required", "start_step"}
         for trial in self.katib_trials.values():
-            if trial["metadata"]["name"].startswith(f"{name}-") and state(trial, "Succeeded"):
+            if trial["metadata"]["name"].startswith(f"{name}-") and has_condition(trial, "Succeeded"):
                 first = trial["collected"][: settings["start_step"]]
                 averages[trial["metadata"]["name"]] = statistics.mean(first)
         if len(averages) < settings["min_trials_required"]:
@@ -234,18 +253,21 @@ class KatibServer(KubeflowServer):
 
     def _trial(self, spec, trial):
         name = trial["metadata"]["name"]
-        values = {one["name"]: one["value"] for one in trial["spec"]["parameterAssignments"]}
+        values = {
+            assignment["name"]: assignment["value"] for assignment in trial["spec"]["parameterAssignments"]
+        }
         text = json.dumps(spec["trialTemplate"]["trialSpec"])
-        for one in spec["trialTemplate"]["trialParameters"]:
-            value = name if one["reference"] == "${trialSpec.Name}" else values[one["reference"]]
-            text = text.replace(f"${{trialParameters.{one['name']}}}", value)
+        for parameter in spec["trialTemplate"]["trialParameters"]:
+            reference = parameter["reference"]
+            value = name if reference == "${trialSpec.Name}" else values[reference]
+            text = text.replace(f"${{trialParameters.{parameter['name']}}}", value)
         [container] = json.loads(text)["spec"]["template"]["spec"]["containers"]
         assert container["name"] == spec["trialTemplate"]["primaryContainerName"]
         folder = Path(self.folder) / "pods" / name
         folder.mkdir(parents=True)
         log = self.katib_logs[name] = folder / "metrics.log"
         process = self.processes[name] = subprocess.Popen(
-            self._wrapped(container, trial, folder),
+            self._wrap_command(container, trial, folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -253,13 +275,18 @@ class KatibServer(KubeflowServer):
             env={
                 **os.environ,
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                **{one["name"]: one["value"] for one in container["env"] if "value" in one},
+                **{
+                    variable["name"]: variable["value"]
+                    for variable in container["env"]
+                    if "value" in variable
+                },
             },
         )
         filters = [
-            re.compile(one) for one in spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
+            re.compile(pattern)
+            for pattern in spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
         ]
-        stopped = self._watched(process, trial, log, filters, spec["objective"]["objectiveMetricName"])
+        stopped = self._watch(process, trial, log, filters, spec["objective"]["objectiveMetricName"])
         status = process.wait()
         lines = log.read_text().splitlines() if log.exists() else []
         with self.lock:
@@ -268,19 +295,19 @@ class KatibServer(KubeflowServer):
             trial["status"]["completionTime"] = now()
             if stopped:
                 assert status == 0, lines
-                condition(trial, "EarlyStopped", "Trial is early stopped")
+                add_condition(trial, "EarlyStopped", "Trial is early stopped")
             elif status != 0:
-                condition(trial, "Failed", "Trial has failed")
+                add_condition(trial, "Failed", "Trial has failed")
             elif trial["collected"]:
                 trial["status"]["observation"] = {
                     "metrics": [{"max": str(max(found)), "latest": str(found[-1])}]
                 }
-                condition(trial, "Succeeded", "Trial has succeeded")
+                add_condition(trial, "Succeeded", "Trial has succeeded")
             else:
-                condition(trial, "MetricsUnavailable", "Metrics are not available")
+                add_condition(trial, "MetricsUnavailable", "Metrics are not available")
 
-    def _wrapped(self, container, trial, folder):
-        """Returns the command as Katib's webhook leaves it."""
+    def _wrap_command(self, container, trial, folder):
+        """Returns the command as changed by Katib's webhook."""
         words = [*container["command"], *container.get("args", ())]
         command = ["sh", "-c"]
         if words[0] in ("sh", "bash") and words[1] == "-c":
@@ -296,17 +323,17 @@ class KatibServer(KubeflowServer):
         words += ["&&", f"echo completed > {folder}/$$.pid"]
         return [*command, " ".join(words)]
 
-    def _watched(self, process, trial, log, filters, objective):
-        """Follows the output; returns whether the rule stopped the trial, which is looked at once."""
-        rules, seen = trial["spec"]["earlyStoppingRules"], 0
+    def _watch(self, process, trial, log, filters, objective):
+        """Follows the output; returns whether the rule, which is applied only once, stopped the trial."""
+        rules, applied = trial["spec"]["earlyStoppingRules"], False
         while process.poll() is None:
             time.sleep(0.02)
-            if not rules or not log.exists() or seen < 0:
+            if not rules or not log.exists() or applied:
                 continue
             reported = self._reported(log.read_text().splitlines(), filters, objective)
             if len(reported) < rules[0]["startStep"]:
                 continue
-            seen = -1
+            applied = True
             if reported[rules[0]["startStep"] - 1] < float(rules[0]["value"]):
                 (log.parent / f"{process.pid}.pid").write_text("early-stopped\n")
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -317,32 +344,34 @@ class KatibServer(KubeflowServer):
         return False
 
     def _reported(self, lines, filters, objective):
-        """Returns the values in the order of the lines, as the collector counts them while a trial runs."""
+        """Returns the values in the order of the lines, as the collector sees them while a trial runs."""
         found = []
         for line in (line for line in lines if objective in line):
-            for one in filters:
-                found += [float(match[1]) for match in one.findall(line) if match[0] == objective]
+            for pattern in filters:
+                found += [float(match[1]) for match in pattern.findall(line) if match[0] == objective]
         return found
 
     def _collected(self, lines, filters, objective):
-        """Returns the values in the order of their times, as Katib's data base has them."""
+        """Returns the values in the order of their times, as in Katib's database."""
         found = []
-        for place, line in enumerate(line for line in lines if objective in line):
+        for position, line in enumerate(line for line in lines if objective in line):
             try:
                 stamp = datetime.fromisoformat(line.partition(" ")[0])
             except ValueError:
-                # Without a time, the order is the data base's own.
+                # The database returns values without a time in reverse order.
                 stamp = datetime(1, 1, 1, tzinfo=UTC)
-                place = -place
-            for one in filters:
-                found += [(stamp, place, float(m[1])) for m in one.findall(line) if m[0] == objective]
+                position = -position
+            for pattern in filters:
+                found += [
+                    (stamp, position, float(match[1]))
+                    for match in pattern.findall(line)
+                    if match[0] == objective
+                ]
         return [value for _, _, value in sorted(found)]
 
 
 @contextmanager
 def start_katib_server(folder):
-    """Yields a server that runs what it is sent."""
-    with start_kubeflow_server(folder) as held:
-        held.__class__ = KatibServer
-        held.begin()
-        yield held
+    """Yields a server that runs the trials of experiments."""
+    with start_kubeflow_server(folder, KatibServer) as server:
+        yield server

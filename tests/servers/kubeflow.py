@@ -1,11 +1,10 @@
-"""The interface of a Kubeflow Pipelines installation on loopback, with the pods' logs of its cluster.
+"""The API of a Kubeflow Pipelines installation on loopback, with the pod logs of its cluster.
 
-A run's specification is parsed with KFP's own messages and its parameters are checked as KFP checks them.
-What KFP's driver would ask of Kubernetes for each step is worked out from the YAML; the steps themselves run
-with kfp.local as processes of this machine, from the YAML that was received.
+A run's specification is parsed with KFP's message types, and its parameters are checked as KFP checks them.
+The pods that KFP's driver would request from Kubernetes are derived from the YAML that was received. The
+steps run with kfp.local as processes on this machine.
 """
 
-import http.server
 import json
 import os
 import re
@@ -24,6 +23,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from tests.servers.http_server import serve_json
+
 TYPES = {
     "STRING": str,
     "NUMBER_INTEGER": int,
@@ -36,18 +37,19 @@ DONE = ("SUCCEEDED", "FAILED", "CANCELED")
 
 
 class KubeflowServer:
-    """What the server holds.
+    """The server's resources; ``start_kubeflow_server`` starts one.
 
     Attributes:
-        runs: By id, as the interface shows them.
-        recurring_runs: By id.
-        run_commands: Whether the steps are really run.
-        final_state: In which every run is made, instead.
-        refusals: Answers to give instead: (status, message).
-        login: What a stranger gets: "redirect" to a page for logging in, "page" at once; empty = an answer.
-        known: Headers of which one lets in.
-        open_paths: Where a stranger gets answers nevertheless.
-        headers: Of the requests.
+        runs: Runs by id, as the API returns them.
+        recurring_runs: Recurring runs by id.
+        run_commands: Whether the steps are run.
+        final_state: State of every new run, unless None.
+        forced_responses: (status, content) of the next responses.
+        login: Response without credentials: "redirect" to a login page, or the "page"; empty = no login.
+        credentials: Headers, of which one is sufficient.
+        open_paths: Paths that need no credentials.
+        headers: Headers of the requests.
+        log_responses: (status, text) of the next responses with a pod's log; the run ends with the last one.
     """
 
     def __init__(self, folder):
@@ -56,48 +58,60 @@ class KubeflowServer:
         self.recurring_runs = {}
         self.experiments = {}
         self.requests = []
-        self.refusals = []
+        self.forced_responses = []
         self.login = ""
-        self.known = {}
+        self.credentials = {}
         self.open_paths = ()
         self.headers = []
         self.run_commands = False
         self.final_state = None
         self.processes = {}
         self.logs = {}
-        # Status and text of the next answers to who asks for a pod's log; the run ends with the last one.
-        self.log_answers = []
+        self.log_responses = []
         self.lock = threading.RLock()
         self.address = ""
 
-    def is_stranger(self, path, headers):
-        self.headers.append(headers)
-        let_in = any(headers.get(name) == value for name, value in self.known.items())
-        return bool(self.login) and not let_in and path not in self.open_paths
+    def require_login(self, handler):
+        """Sends the login page, or a redirect, to a client without credentials; returns whether it did."""
+        path = urllib.parse.urlsplit(handler.path).path
+        self.headers.append(handler.headers)
+        logged_in = any(handler.headers.get(name) == value for name, value in self.credentials.items())
+        if not self.login or logged_in or path in self.open_paths:
+            return False
+        page = b"<!doctype html><title>Log in</title>"
+        if self.login == "redirect" and path != "/login":
+            handler.send(302, page, Content_Type="text/html", Location="/login?state=secret")
+        else:
+            handler.send(200, page, Content_Type="text/html")
+        return True
 
-    def answer(self, method, path, query, body):
+    def respond(self, method, path, query, body):
         with self.lock:
             self.requests.append((method, path))
             if path.startswith("/api/v1/namespaces/"):
                 return self._kubernetes(path, query)
-            if self.refusals:
-                return self.refusals.pop(0)
+            if self.forced_responses:
+                return self.forced_responses.pop(0)
             path, _, verb = path.removeprefix("/apis/v2beta1/").partition(":")
             collection, _, identifier = path.partition("/")
             if collection == "healthz":
                 return 200, {"multi_user": False}
             if query.get("namespace"):
                 return 400, "in single-user mode, the namespace should be empty"
-            held = {"experiments": self.experiments, "runs": self.runs, "recurringruns": self.recurring_runs}
-            held = held[collection]
+            collections = {
+                "experiments": self.experiments,
+                "runs": self.runs,
+                "recurringruns": self.recurring_runs,
+            }
+            resources = collections[collection]
             if method == "POST" and not identifier:
-                return self._create(collection, held, json.loads(body))
+                return self._create(collection, resources, json.loads(body))
             if method == "GET" and not identifier:
-                return self._list(collection, held, query)
-            if identifier not in held:
+                return self._list(collection, resources, query)
+            if identifier not in resources:
                 return 404, f"{identifier} not found"
             if method == "DELETE":
-                del held[identifier]
+                del resources[identifier]
                 return 200, {}
             if verb == "terminate":
                 self._end(identifier, "CANCELED")
@@ -105,11 +119,11 @@ class KubeflowServer:
                     os.killpg(self.processes[identifier].pid, signal.SIGTERM)
                 return 200, {}
             if verb in ("disable", "enable"):
-                held[identifier]["status"] = verb.upper() + "D"
+                resources[identifier]["status"] = verb.upper() + "D"
                 return 200, {}
-            return 200, held[identifier]
+            return 200, resources[identifier]
 
-    def _create(self, collection, held, resource):
+    def _create(self, collection, resources, resource):
         key = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}[
             collection
         ]
@@ -122,20 +136,20 @@ class KubeflowServer:
                 return 400, str(error)
         if collection == "recurringruns":
             resource["status"] = "ENABLED" if resource.get("mode") == "ENABLE" else "DISABLED"
-        held[resource[key]] = resource
+        resources[resource[key]] = resource
         if collection == "runs":
             resource["state"] = self.final_state or "PENDING"
             if self.run_commands:
                 threading.Thread(target=self._run, args=(resource["run_id"],), daemon=True).start()
         return 200, resource
 
-    def _list(self, collection, held, query):
-        found = list(held.values())
+    def _list(self, collection, resources, query):
+        found = list(resources.values())
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             key, value = predicate["key"], predicate["stringValue"]
-            found = [one for one in found if one.get(key) == value]
+            found = [resource for resource in found if resource.get(key) == value]
         if query.get("experiment_id"):
-            found = [one for one in found if one.get("experiment_id") == query["experiment_id"]]
+            found = [run for run in found if run.get("experiment_id") == query["experiment_id"]]
         name = {"recurringruns": "recurringRuns"}.get(collection, collection)
         return 200, {name: found[::-1], "total_size": len(found)}
 
@@ -146,21 +160,23 @@ class KubeflowServer:
         declared = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
         for name, value in run["runtime_config"].get("parameters", {}).items():
             if name not in declared:
-                raise ValueError(f"parameter {name} is not of the pipeline")
+                raise ValueError(f"the pipeline has no parameter {name}")
             if not isinstance(value, TYPES[declared[name]["parameterType"]]):
                 raise ValueError(f"parameter {name} is not a {declared[name]['parameterType']}")
 
     def pods(self, run_id):
-        """Returns what KFP's driver asks of Kubernetes for each step: image, resources, nodes."""
+        """Returns what KFP's driver requests from Kubernetes for each step: image, resources, nodes."""
         run = self.runs[run_id]
         spec, platform = (run["pipeline_spec"][name] for name in ("pipeline_spec", "platform_spec"))
         declared = spec["root"]["inputDefinitions"]["parameters"]
         given = run["runtime_config"].get("parameters", {})
-        values = {name: given.get(name, one.get("defaultValue")) for name, one in declared.items()}
+        values = {
+            name: given.get(name, parameter.get("defaultValue")) for name, parameter in declared.items()
+        }
         pods = {}
         for name, task in spec["root"]["dag"]["tasks"].items():
             if f"exec-{name}" not in spec["deploymentSpec"]["executors"]:
-                # A condition: a graph of steps that run on pods like those of the others.
+                # A condition: a subgraph, whose steps have the same pods as the others.
                 continue
             inputs = task["inputs"].get("parameters", {})
 
@@ -178,7 +194,7 @@ class KubeflowServer:
             }
             accelerator = resources.get("accelerator", {})
             kind = resolved(str(accelerator.get("resourceType", "")))
-            # The driver leaves out an accelerator without a type.
+            # The driver ignores an accelerator without a type.
             if kind:
                 pod["accelerator"] = {kind: int(resolved(str(accelerator["resourceCount"])))}
             if "nodeSelector" in kubernetes:
@@ -239,9 +255,9 @@ class KubeflowServer:
             ]
             return 200, {"kind": "PodList", "apiVersion": "v1", "items": items, "metadata": {}}
         run_id = parts[6].removesuffix("-system-container-impl-2")
-        if self.log_answers:
-            status, text = self.log_answers.pop(0)
-            if not self.log_answers:
+        if self.log_responses:
+            status, text = self.log_responses.pop(0)
+            if not self.log_responses:
                 self.logs[run_id] = [text]
                 self.runs[run_id]["state"] = "SUCCEEDED"
             return status, text
@@ -277,54 +293,18 @@ def use_kubeconfig(monkeypatch, folder, server):
 
 
 @contextmanager
-def start_kubeflow_server(folder):
-    """Yields a server; whatever it has started is ended with it."""
-    held = KubeflowServer(Path(folder))
+def start_kubeflow_server(folder, server_class=KubeflowServer):
+    """Yields a server; the processes that it has started end with it."""
+    server = server_class(Path(folder))
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
+    def respond(method, path, query, body):
+        status, content = server.respond(method, path, query, body)
+        return status, content if status == 200 else {"message": content, "code": status}
 
-        def respond(self):
-            split = urllib.parse.urlsplit(self.path)
-            query = {key: values[0] for key, values in urllib.parse.parse_qs(split.query).items()}
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if held.is_stranger(split.path, self.headers):
-                self.show_login(split.path)
-                return
-            status, answer = held.answer(self.command, urllib.parse.unquote(split.path), query, body)
-            if status != 200:
-                answer = {"message": answer, "code": status}
-            content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def show_login(self, path):
-            content = b"<!doctype html><title>Log in</title>"
-            if held.login == "redirect" and path != "/login":
-                self.send_response(302)
-                self.send_header("Location", "/login?state=secret")
-            else:
-                self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_DELETE = respond  # noqa: N815 - the base class wants these names
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    held.address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield held
-    finally:
-        for process in held.processes.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        server.shutdown()
-        server.server_close()
+    with serve_json(respond, server.require_login) as server.address:
+        try:
+            yield server
+        finally:
+            for process in server.processes.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

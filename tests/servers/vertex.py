@@ -21,7 +21,7 @@ from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import json_format
 
 from tests.servers.google import GoogleServer
-from tests.servers.json_server import serve_json
+from tests.servers.http_server import serve_json
 
 STATES = vertex.JobState
 # Messages by collection.
@@ -42,9 +42,9 @@ class VertexServer:
         requests: (method, path, query, body) of all requests.
         logs: Lines of output by job number.
         forced_responses: (status, message) of the next responses.
-        run_commands: Whether jobs are really run.
+        run_commands: Whether jobs are run.
         final_state: (state, error) of every new job, unless None.
-        lost_responses: Number of creations that succeed, but return an error.
+        lost_responses: Number of creations that will succeed, but return an error.
         models: The model registry and the endpoints, if any.
         processes: Processes of the running jobs, by name.
     """
@@ -128,7 +128,7 @@ class VertexServer:
         identifier = query.get("pipelineJobId") or str(self._number)
         resource.name = f"{parent}/{identifier}"
         if resource.name in self.resources:
-            return 409, f"{resource.name} exists already"
+            return 409, f"{resource.name} already exists"
         resource.create_time = datetime.now(UTC)
         if collection == "schedules":
             resource.state = vertex.Schedule.State.ACTIVE

@@ -1,7 +1,7 @@
-"""Vertex AI's tuning on loopback: trials are really run in parallel, and stopped by the median rule.
+"""Vertex AI's tuning on loopback: trials run in parallel as processes and are stopped by the median rule.
 
-A trial gets its values on the command line and its number in the environment, and reports to a file, as with
-the library ``hypertune`` on Vertex AI.
+A trial gets its parameters on the command line and its number in the environment. It reports to a file
+written by the library ``hypertune``, as on Vertex AI.
 """
 
 import json
@@ -29,11 +29,11 @@ class TuningServer(VertexServer):
 
     def _create(self, parent, collection, query, body):
         before = set(self.resources)
-        status, answer = super()._create(parent, collection, query, body)
+        status, content = super()._create(parent, collection, query, body)
         for name in set(self.resources) - before:
             if collection == "hyperparameterTuningJobs" and self.run_commands:
                 threading.Thread(target=self._tune, args=(name,), daemon=True).start()
-        return status, answer
+        return status, content
 
     def _cancel(self, name):
         super()._cancel(name)
@@ -93,7 +93,7 @@ class TuningServer(VertexServer):
             if spec.scale_type == scales.UNIT_LOG_SCALE:
                 value = math.exp(generator.uniform(math.log(low), math.log(high)))
             if kind == "integer_value_spec":
-                # As the service does.
+                # The service passes whole numbers as floats.
                 value = float(round(value))
         return {"parameter_id": spec.parameter_id, "value": value}
 

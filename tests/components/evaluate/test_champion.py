@@ -18,50 +18,50 @@ from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 BASE = "gs://photos/serving/flowers"
 
 
-def deployed(model, place, **values):
-    image = {"serving_image": "tensorflow-serving:2.21"} if place["deploy_target"] == "vertex" else {}
-    return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
+def deployed(model, deployment, **values):
+    image = {"serving_image": "tensorflow-serving:2.21"} if deployment["deploy_target"] == "vertex" else {}
+    return deploy(model, DeployArguments(**deployment, **image, deploy_timeout_seconds=20, **values))
 
 
-def champion(place, **values):
+def champion(deployment, **values):
     """The digest of the champion; None if there is none."""
-    with champion_folder(EvaluateArguments(**place, **values)) as folder:
+    with champion_folder(EvaluateArguments(**deployment, **values)) as folder:
         return folder and model_digest(folder)
 
 
-def test_the_champion_is_the_model_with_the_most_traffic(place, models, capsys):
-    deployed(models[0], place)
-    assert champion(place) == model_digest(models[0])
-    deployed(models[1], place, canary_percent=10)
-    assert champion(place) == model_digest(models[0])
-    deployed(models[1], place, canary_percent=50)
+def test_the_champion_is_the_model_with_the_most_traffic(deployment, models, capsys):
+    deployed(models[0], deployment)
+    assert champion(deployment) == model_digest(models[0])
+    deployed(models[1], deployment, canary_percent=10)
+    assert champion(deployment) == model_digest(models[0])
+    deployed(models[1], deployment, canary_percent=50)
     # With equal traffic, the earlier model.
-    assert champion(place) == model_digest(models[0])
-    deployed(models[1], place, canary_percent=60)
-    assert champion(place) == model_digest(models[1])
-    deployed(models[1], place, canary_percent=100)
-    assert champion(place) == model_digest(models[1])
+    assert champion(deployment) == model_digest(models[0])
+    deployed(models[1], deployment, canary_percent=60)
+    assert champion(deployment) == model_digest(models[1])
+    deployed(models[1], deployment, canary_percent=100)
+    assert champion(deployment) == model_digest(models[1])
     assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
 
 
-def test_the_new_model_is_compared_with_the_serving_model(place, coloured_dataset, models, tmp_path):
-    deployed(models[0], place)
+def test_the_new_model_is_compared_with_the_serving_model(deployment, coloured_dataset, models, tmp_path):
+    deployed(models[0], deployment)
     dataset = coloured_dataset(tmp_path / "data")
 
     def measured(number, **values):
         files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
         return evaluate(dataset, models[number], files, EvaluateArguments(**values))
 
-    found = measured(1, **place).comparison
+    found = measured(1, **deployment).comparison
     assert found.champion_top_1_accuracy == measured(0).metrics.top_1_accuracy
     assert found.challenger_top_1_accuracy == measured(1).metrics.top_1_accuracy
 
 
-def test_a_warning_says_if_no_model_serves_yet(place, capsys):
-    assert champion(place) is None
+def test_a_warning_says_if_no_model_serves_yet(deployment, capsys):
+    assert champion(deployment) is None
     shown = capsys.readouterr().out
     assert '"severity": "WARNING", "event": "no_champion"' in shown
-    assert re.search(f"found no model on {place['deploy_target']}: there is no .*flowers", shown)
+    assert re.search(f"found no model on {deployment['deploy_target']}: there is no .*flowers", shown)
 
 
 def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):

@@ -16,37 +16,37 @@ from imgpipe.components.serving_model.serving_model import find_initial_model
 BASE = "gs://photos/serving/flowers"
 
 
-def deploy_model(model, place, **values):
-    image = {"serving_image": "tensorflow-serving:2.21"} if place["deploy_target"] == "vertex" else {}
-    return deploy(model, DeployArguments(**place, **image, deploy_timeout_seconds=20, **values))
+def deploy_model(model, deployment, **values):
+    image = {"serving_image": "tensorflow-serving:2.21"} if deployment["deploy_target"] == "vertex" else {}
+    return deploy(model, DeployArguments(**deployment, **image, deploy_timeout_seconds=20, **values))
 
 
-def start(place, **values):
-    return find_initial_model(ServingModelArguments(**place, **values))
+def start(deployment, **values):
+    return find_initial_model(ServingModelArguments(**deployment, **values))
 
 
-def test_a_training_starts_from_the_model_with_most_traffic(place, models, capsys):
-    deploy_model(models[0], place)
-    deploy_model(models[1], place, canary_percent=10)
+def test_a_training_starts_from_the_model_with_most_traffic(deployment, models, capsys):
+    deploy_model(models[0], deployment)
+    deploy_model(models[1], deployment, canary_percent=10)
     # For KServe the folder contains versions, for Vertex AI it is one.
-    version = "" if place["deploy_target"] == "kserve" else "/1"
-    assert start(place) == f"{BASE}/{model_digest(models[0])[:16]}{version}"
-    deploy_model(models[1], place, canary_percent=100)
-    assert start(place, pretrained_checkpoint_path="gs://photos/first") == (
+    version = "" if deployment["deploy_target"] == "kserve" else "/1"
+    assert start(deployment) == f"{BASE}/{model_digest(models[0])[:16]}{version}"
+    deploy_model(models[1], deployment, canary_percent=100)
+    assert start(deployment, pretrained_checkpoint_path="gs://photos/first") == (
         f"{BASE}/{model_digest(models[1])[:16]}{version}"
     )
     assert '"severity": "WARNING"' not in capsys.readouterr().out
 
 
 def test_a_training_starts_from_the_latest_version_of_a_local_model(models, tmp_path):
-    place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
-    deploy_model(models[0], place)
-    deploy_model(models[1], place)
-    assert start(place) == str(tmp_path / "serving" / "2")
+    deployment = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
+    deploy_model(models[0], deployment)
+    deploy_model(models[1], deployment)
+    assert start(deployment) == str(tmp_path / "serving" / "2")
 
 
-def test_the_first_training_starts_as_its_arguments_say_and_logs_it(place, tmp_path, capsys):
-    for where in (place, {"deploy_target": "local", "deploy_dir": str(tmp_path)}):
+def test_the_first_training_starts_as_its_arguments_say_and_logs_it(deployment, tmp_path, capsys):
+    for where in (deployment, {"deploy_target": "local", "deploy_dir": str(tmp_path)}):
         assert start(where) == ""
         assert "the training starts from the argument weights" in capsys.readouterr().out
         assert start(where, pretrained_checkpoint_path="gs://photos/first") == "gs://photos/first"
@@ -97,12 +97,12 @@ def test_the_previous_model_serves_until_the_latest_is_ready(on_kserve, cluster,
 
 
 @pytest.mark.parametrize("trained", ["resnet-18", "resnet-50"])
-def test_another_model_type_is_rejected_before_training(place, models, tmp_path, trained):
+def test_another_model_type_is_rejected_before_training(deployment, models, tmp_path, trained):
     model = tmp_path / "model"
     shutil.copytree(models[0], model)
     write_provenance(model, {"model_type": "resnet-18"})
     local = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
-    for where in (place, local):
+    for where in (deployment, local):
         deploy_model(model, where)
         if trained == "resnet-18":
             assert start(where, model_type=trained)
@@ -115,9 +115,9 @@ def test_another_model_type_is_rejected_before_training(place, models, tmp_path,
 
 
 def test_an_ignored_checkpoint_path_is_logged(models, tmp_path, capsys):
-    place = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
-    deploy_model(models[0], place)
-    start(place, pretrained_checkpoint_path="gs://photos/first")
+    deployment = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
+    deploy_model(models[0], deployment)
+    start(deployment, pretrained_checkpoint_path="gs://photos/first")
     assert "pretrained_checkpoint_path=gs://photos/first is ignored" in capsys.readouterr().out
 
 

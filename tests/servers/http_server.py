@@ -1,0 +1,76 @@
+"""HTTP servers on loopback, for the stand-ins of cloud services."""
+
+import http.server
+import json
+import threading
+import urllib.parse
+from contextlib import contextmanager
+
+
+@contextmanager
+def serve(handler_class):
+    """Runs a server with the handler class and yields its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_class)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A request handler without a log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_): ...
+
+    def read_body(self):
+        """Returns the request's body, which may be chunked."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def send(self, status, content=b"", **headers):
+        """Sends a response; ``_`` in the name of a header stands for ``-``."""
+        self.send_response(status)
+        for name, value in {"Content_Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+@contextmanager
+def serve_json(respond, intercept=lambda _: False):
+    """Yields the address of a server whose responses are ``respond(method, path, query, body)``.
+
+    Args:
+        respond: Gets the body as bytes; returns the status and the content: JSON, or a str as plain text.
+        intercept: Gets the handler of each request first; returns whether it has sent a response.
+    """
+
+    class JsonHandler(Handler):
+        def respond(self):
+            url = urllib.parse.urlsplit(self.path)
+            query = {name: values[-1] for name, values in urllib.parse.parse_qs(url.query).items()}
+            body = self.read_body()
+            if intercept(self):
+                return
+            status, content = respond(self.command, urllib.parse.unquote(url.path), query, body)
+            if isinstance(content, str):
+                self.send(status, content.encode(), Content_Type="text/plain")
+            else:
+                self.send(status, json.dumps(content).encode(), Content_Type="application/json")
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = respond  # noqa: N815
+
+    with serve(JsonHandler) as port:
+        yield f"http://127.0.0.1:{port}"
