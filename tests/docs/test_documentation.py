@@ -27,7 +27,7 @@ from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Added after the documented flags, so that a command takes seconds: it is parsed and run as documented, but on
+# Added after the documented flags, so that a command takes seconds: it is parsed as documented, and runs on
 # small data and without downloaded weights.
 SHORT = ["--weights", "none", "--freeze", "none", "--image-size", "32", "--max-steps", "2"]
 

@@ -67,13 +67,12 @@ def test_a_warning_says_if_no_model_serves_yet(deployment, capsys):
 def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):
     deployed(models[0], on_kserve)
     # A deployment that was killed while it waited.
-    service = cluster.objects["team/flowers"]
-    previous = service["spec"]
+    previous = cluster.objects["team/flowers"]["spec"]
     uri = "gs://photos/serving/flowers/broken"
     cluster.broken.add(uri)
-    services = kserve._Services(None, DeployArguments(**on_kserve))
+    service = kserve._service(DeployArguments(**on_kserve))
     spec = {"predictor": {"model": {**previous["predictor"]["model"], "storageUri": uri}}}
-    services.replace(spec, {kserve._PREVIOUS: kserve.json.dumps(previous)})
+    service.replace(spec, {kserve._PREVIOUS: kserve.json.dumps(previous)})
     assert champion(on_kserve) == model_digest(models[0])
 
 
