@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 
-# States of a job that is no longer running.
+# States of a job that has ended.
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "SKIPPED", "EXPIRED")
 
 

@@ -44,8 +44,8 @@ def lines_of(page):
 
 def is_job_command(line):
     """Returns whether a command works with jobs, so that the test needs servers of the targets."""
-    words = shlex.split(line)
-    return words[0] == ".venv/bin/imgpipe" and words[1] not in ("run", "serve", "predict")
+    arguments = shlex.split(line)
+    return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in ("run", "serve", "predict")
 
 
 def commands():
@@ -113,33 +113,35 @@ def write_model(folder):
 
 @pytest.mark.parametrize("command", list(commands()))
 def test_a_documented_command_works(command, folder, tmp_path):
-    words = shlex.split(command)
-    if words[0] == "make":
-        result = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, check=False)
+    arguments = shlex.split(command)
+    if arguments[0] == "make":
+        result = subprocess.run(
+            ["make", "--dry-run", *arguments[1:]], cwd=ROOT, capture_output=True, check=False
+        )
         assert result.returncode == 0, result.stderr
         return
-    if words[:2] == [".venv/bin/imgpipe", "serve"]:
-        check_serve(words[2:], folder)
+    if arguments[:2] == [".venv/bin/imgpipe", "serve"]:
+        check_serve(arguments[2:], folder)
         return
-    if words[:2] == [".venv/bin/imgpipe", "predict"]:
+    if arguments[:2] == [".venv/bin/imgpipe", "predict"]:
         # The last argument of the documented command is the output folder.
-        words = [*words[:-1], str(tmp_path / "out")]
-        assert subprocess.run([IMGPIPE, *words[1:]], cwd=folder, check=False).returncode == 0
+        arguments = [*arguments[:-1], str(tmp_path / "out")]
+        assert subprocess.run([IMGPIPE, *arguments[1:]], cwd=folder, check=False).returncode == 0
         assert (tmp_path / "out" / "summary.json").is_file()
         return
-    if words[:2] == [".venv/bin/python", "-m"] and words[-1] == "--help":
-        assert subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=False).returncode == 0
+    if arguments[:2] == [".venv/bin/python", "-m"] and arguments[-1] == "--help":
+        assert subprocess.run([sys.executable, *arguments[1:]], cwd=ROOT, check=False).returncode == 0
         return
-    if words[:2] == [".venv/bin/python", "-m"]:
-        words = [*words[1:-1], f"--output={tmp_path / 'out'}"]
-        assert subprocess.run([sys.executable, *words], cwd=folder, check=False).returncode == 0
+    if arguments[:2] == [".venv/bin/python", "-m"]:
+        arguments = [*arguments[1:-1], f"--output={tmp_path / 'out'}"]
+        assert subprocess.run([sys.executable, *arguments], cwd=folder, check=False).returncode == 0
         assert (tmp_path / "out" / "report.html").is_file()
         return
-    assert words[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
+    assert arguments[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
         "add this command to the test"
     )
     result = subprocess.run(
-        [IMGPIPE, *words[1:], *SHORT, "--job-dir", str(tmp_path / "job")],
+        [IMGPIPE, *arguments[1:], *SHORT, "--job-dir", str(tmp_path / "job")],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -182,8 +184,8 @@ def test_the_job_commands_of_a_page_work_in_order(page, targets, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
     for line in filter(is_job_command, lines_of(page)):
-        words = shlex.split(line)[1:]
-        result = CliRunner().invoke(imgpipe, words)
+        arguments = shlex.split(line)[1:]
+        result = CliRunner().invoke(imgpipe, arguments)
         assert result.exit_code == 0, (line, result.output)
 
 

@@ -15,12 +15,12 @@ from tests.end_to_end.runs import SMALL, run_imgpipe
 MAX_SECONDS = 10
 
 
-def check_explained(run, *, step, status, words, within=MAX_SECONDS):
+def check_explained(run, *, step, status, messages, within=MAX_SECONDS):
     assert run.status == status, run.shown
     assert run.summary["step"] == step
     assert run.summary["exit_code"] == status
-    for word in words:
-        assert word in run.shown
+    for message in messages:
+        assert message in run.shown
     assert f"error in {step}:" in run.shown
     assert "what to do:" in run.shown
     assert "Traceback" not in run.shown
@@ -47,12 +47,12 @@ def rows(coloured_folder):
 def test_a_wrong_path_in_the_csv(tmp_path, coloured_folder, rows):
     csv = write_csv(coloured_folder / "train.csv", [*rows, "no/such.png,red"])
     run = run_imgpipe(tmp_path / "job", "--train-csv", csv, *SMALL)
-    check_explained(run, step="convert", status=65, words=["train.csv", "line 25", "no/such.png"])
+    check_explained(run, step="convert", status=65, messages=["train.csv", "line 25", "no/such.png"])
 
 
 def test_a_csv_that_does_not_exist(tmp_path):
     run = run_imgpipe(tmp_path / "job", "--train-csv", str(tmp_path / "nowhere.csv"), *SMALL)
-    check_explained(run, step="convert", status=66, words=["nowhere.csv", "No such file"])
+    check_explained(run, step="convert", status=66, messages=["nowhere.csv", "No such file"])
 
 
 def test_a_champion_that_does_not_exist_is_rejected_before_the_first_step(tmp_path, coloured_folder):
@@ -66,11 +66,11 @@ def test_a_champion_that_does_not_exist_is_rejected_before_the_first_step(tmp_pa
 def test_the_folder_of_a_failed_run_can_be_reused(tmp_path, coloured_folder, rows):
     csv = Path(write_csv(coloured_folder / "train.csv", [*rows, "no/such.png,red"]))
     first = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
-    check_explained(first, step="convert", status=65, words=["no/such.png"])
+    check_explained(first, step="convert", status=65, messages=["no/such.png"])
     write_csv(csv, rows)
     second = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
     # The run gets past convert; its batch size is larger than the data.
-    check_explained(second, step="validate", status=64, words=["train_batch_size"])
+    check_explained(second, step="validate", status=64, messages=["train_batch_size"])
 
 
 def test_modules_in_the_current_folder_are_not_imported(tmp_path):
@@ -78,7 +78,7 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong module was imported')")
     run = run_imgpipe(tmp_path / "job", "--train-csv", "nowhere.csv", *SMALL, cwd=tmp_path)
-    check_explained(run, step="convert", status=66, words=["nowhere.csv"])
+    check_explained(run, step="convert", status=66, messages=["nowhere.csv"])
     assert "wrong module" not in (run.folder / "run.log").read_text()
 
 
@@ -92,19 +92,19 @@ def test_an_unmatched_pattern_is_reported_with_the_files_found(tmp_path):
         f"{tmp_path}/eval-*.tfrecord",
         *SMALL,
     )
-    check_explained(run, step="convert", status=66, words=["train-*.tfrecord", "train-00000-of-00001"])
+    check_explained(run, step="convert", status=66, messages=["train-*.tfrecord", "train-00000-of-00001"])
 
 
 def test_an_unknown_label(tmp_path, coloured_folder, rows):
     csv = write_csv(coloured_folder / "train.csv", rows)
     labels = write_csv(tmp_path / "labels.txt", ["red", "green"])
     run = run_imgpipe(tmp_path / "job", "--train-csv", csv, "--labels-file", labels, *SMALL)
-    check_explained(run, step="convert", status=65, words=["12 of 24", "line 13", "'blue'"])
+    check_explained(run, step="convert", status=65, messages=["12 of 24", "line 13", "'blue'"])
 
 
 def test_a_label_count_that_differs_from_num_classes(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--num-classes", "3", *SMALL)
-    check_explained(run, step="validate", status=64, words=["2 labels", "num_classes is 3", "青"])
+    check_explained(run, step="validate", status=64, messages=["2 labels", "num_classes is 3", "青"])
     # The data report is kept although the step failed.
     assert "num_classes is 3" in (run.folder / "data_report.html").read_text(encoding="utf-8")
 
@@ -114,12 +114,12 @@ def test_a_truncated_image(tmp_path, coloured_folder, rows):
     image.write_bytes(image.read_bytes()[:200])
     csv = write_csv(coloured_folder / "train.csv", rows)
     run = run_imgpipe(tmp_path / "job", "--train-csv", csv, *SMALL)
-    check_explained(run, step="convert", status=65, words=["青/3.png", "line 18", "rejected.csv"])
+    check_explained(run, step="convert", status=65, messages=["青/3.png", "line 18", "rejected.csv"])
 
 
 def test_a_batch_larger_than_the_data(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), *SMALL)
-    check_explained(run, step="validate", status=64, words=["train_batch_size", "64", "20"])
+    check_explained(run, step="validate", status=64, messages=["train_batch_size", "64", "20"])
 
 
 def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):
@@ -132,7 +132,7 @@ def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):
         run,
         step="train",
         status=69,
-        words=["ImageNet weights of mobilenet-v2", "weights=none"],
+        messages=["ImageNet weights of mobilenet-v2", "weights=none"],
         within=60,
     )
 

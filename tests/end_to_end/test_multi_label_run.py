@@ -34,8 +34,8 @@ def image_list(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(image_list):
-    words = ["--train-csv", str(image_list), "--multi-label", "true", "--train-batch-size", "8", *SMALL]
-    return run_imgpipe(image_list.parent / "job", *words)
+    arguments = ["--train-csv", str(image_list), "--multi-label", "true", "--train-batch-size", "8", *SMALL]
+    return run_imgpipe(image_list.parent / "job", *arguments)
 
 
 def test_a_list_with_several_labels_per_row_becomes_a_checked_model(run):
@@ -52,7 +52,7 @@ def test_a_list_with_several_labels_per_row_becomes_a_checked_model(run):
 
 
 def test_the_model_predicts_a_probability_for_each_label(run, image_list, tmp_path):
-    words = [
+    arguments = [
         "--model",
         run.summary["model"],
         "--images",
@@ -60,7 +60,7 @@ def test_the_model_predicts_a_probability_for_each_label(run, image_list, tmp_pa
         "--output-dir",
         str(tmp_path / "out"),
     ]
-    finished = subprocess.run([IMGPIPE, "predict", *words], capture_output=True, text=True, check=False)
+    finished = subprocess.run([IMGPIPE, "predict", *arguments], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     (file,) = (tmp_path / "out").glob("predictions-*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]

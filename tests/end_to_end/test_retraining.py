@@ -8,12 +8,12 @@ from tests.end_to_end.runs import SMALL, run_imgpipe
 
 def test_a_run_starts_from_the_serving_model_and_deploys_the_next_version(coloured_folder, tmp_path):
     serving = tmp_path / "serving" / "colours"
-    words = ["--images", str(coloured_folder), "--train-batch-size", "4", *SMALL]
+    arguments = ["--images", str(coloured_folder), "--train-batch-size", "4", *SMALL]
     deployed = ["--deploy-target", "local", "--deploy-dir", str(serving), "--tolerance", "1"]
-    first = run_imgpipe(tmp_path / "first", *words, *deployed, "--retrain")
+    first = run_imgpipe(tmp_path / "first", *arguments, *deployed, "--retrain")
     assert first.status == 0, first.shown
     assert "no_serving_model" in [event["event"] for event in first.events]
-    second = run_imgpipe(tmp_path / "second", *words, *deployed, "--retrain")
+    second = run_imgpipe(tmp_path / "second", *arguments, *deployed, "--retrain")
     assert second.status == 0, second.shown
     assert sorted(path.name for path in serving.iterdir()) == ["1", "2"]
     (loaded,) = [event for event in second.events if event["event"] == "pretrained_weights"]

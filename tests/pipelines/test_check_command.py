@@ -24,7 +24,7 @@ RIGHTS = {
     f"aiplatform.{kind}.{verb}" for kind in ("customJobs", "pipelineJobs") for verb in ("create", "get")
 }
 VERTEX = ["--target", "vertex", "--project", "flowers", "--region", "us-central1"]
-WORDS = [
+ARGUMENTS = [
     "--training_data_path=gs://data/train-*",
     "--validation_data_path=gs://data/validation-*",
     "--job-dir=gs://output/run",
@@ -49,7 +49,7 @@ def cloud(monkeypatch):
 
 @pytest.fixture
 def check(cloud, tmp_path, monkeypatch):
-    """``check(words, *options)`` returns the result and its findings by subject."""
+    """``check(arguments, *options)`` returns the result and its findings by subject."""
     monkeypatch.chdir(tmp_path)
     registry = cloud.address.removeprefix("http://")
     lock = "".join(
@@ -58,10 +58,10 @@ def check(cloud, tmp_path, monkeypatch):
     )
     (tmp_path / "images.lock").write_text(lock)
 
-    def run(words=WORDS, *options):
+    def run(arguments=ARGUMENTS, *options):
         target = [*VERTEX, "--endpoint", cloud.address, "--images-lock", "images.lock"]
         result = CliRunner().invoke(
-            imgpipe, ["check", "job_1", *target, *options, "--format", "json", "--", *words]
+            imgpipe, ["check", "job_1", *target, *options, "--format", "json", "--", *arguments]
         )
         return result, json.loads(result.stdout)
 
@@ -142,23 +142,23 @@ def test_a_problem_is_reported_with_the_command_that_fixes_it(
 
 
 @pytest.mark.parametrize(
-    ("accounts", "status", "words"),
+    ("accounts", "status", "message"),
     [
         ({"train@flowers.iam.gserviceaccount.com": True}, "ok", ""),
         ({"train@flowers.iam.gserviceaccount.com": False}, "error", "roles/iam.serviceAccountUser"),
         ({}, "error", "gcloud iam service-accounts create train"),
     ],
 )
-def test_the_account_of_the_job_must_exist_and_be_usable_by_the_user(check, cloud, accounts, status, words):
+def test_the_account_of_the_job_must_exist_and_be_usable_by_the_user(check, cloud, accounts, status, message):
     account = "train@flowers.iam.gserviceaccount.com"
     cloud.accounts = accounts
     for bucket in cloud.bindings.values():
         for members in bucket.values():
             members.append(f"serviceAccount:{account}")
-    _, found = check(WORDS, "--service-account", account)
+    _, found = check(ARGUMENTS, "--service-account", account)
     [finding] = [finding for finding in found if finding["subject"] == account]
     assert finding["status"] == status
-    assert words in finding["fix"]
+    assert message in finding["fix"]
 
 
 def test_a_resource_that_cannot_be_read_is_a_warning(check, cloud):
@@ -171,7 +171,7 @@ def test_a_resource_that_cannot_be_read_is_a_warning(check, cloud):
 
 
 def test_an_image_without_a_registry_cannot_be_fetched(check, cloud):
-    result, found = check(WORDS, "--master-image-uri", "imgpipe-train-cpu:1")
+    result, found = check(ARGUMENTS, "--master-image-uri", "imgpipe-train-cpu:1")
     assert result.exit_code == 64
     assert "--image-registry" in found[0]["fix"]
 
@@ -179,7 +179,7 @@ def test_an_image_without_a_registry_cannot_be_fetched(check, cloud):
 def test_submit_sends_nothing_if_a_check_fails(cloud, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     without_data(cloud)
-    line = ["submit", "job_1", *VERTEX, "--endpoint", cloud.address, "--", *WORDS]
+    line = ["submit", "job_1", *VERTEX, "--endpoint", cloud.address, "--", *ARGUMENTS]
     result = CliRunner().invoke(imgpipe, line)
     assert result.exit_code == 66
     assert "the name has no registry" in result.stderr
@@ -195,7 +195,7 @@ def test_an_invalid_machine_is_rejected_without_a_request(tmp_path, monkeypatch)
     (tmp_path / "config.yaml").write_text("trainingInput: {scaleTier: CUSTOM, masterType: n1-standard-3}")
     started = time.perf_counter()
     line = ["check", "--target", "vertex", "--config", "config.yaml", "--endpoint", "http://127.0.0.1:9"]
-    result = CliRunner().invoke(imgpipe, [*line, "--", *WORDS])
+    result = CliRunner().invoke(imgpipe, [*line, "--", *ARGUMENTS])
     assert time.perf_counter() - started < 1
     assert result.exit_code == 64
     assert "use one of n1-standard-4" in result.stderr
@@ -222,12 +222,12 @@ def silent_server():
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def in_a_new_process(folder, *words, **variables):
+def in_a_new_process(folder, *arguments, **variables):
     """Runs a command without credentials and without a metadata server."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     anonymous = {"HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), "NO_GCE_CHECK": "true"}
     return subprocess.run(
-        [IMGPIPE, *words],
+        [IMGPIPE, *arguments],
         cwd=folder,
         env={**kept, **anonymous, **variables},
         capture_output=True,
@@ -240,7 +240,7 @@ def in_a_new_process(folder, *words, **variables):
 @pytest.mark.parametrize("command", ["check", "submit"])
 def test_missing_credentials_are_an_error_with_a_remedy(tmp_path, command):
     started = time.monotonic()
-    result = in_a_new_process(tmp_path, command, "job_1", *VERTEX, "--", *WORDS)
+    result = in_a_new_process(tmp_path, command, "job_1", *VERTEX, "--", *ARGUMENTS)
     assert result.returncode == 69
     assert "gcloud auth application-default login" in result.stderr
     assert '{"severity"' not in result.stderr
@@ -248,7 +248,7 @@ def test_missing_credentials_are_an_error_with_a_remedy(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "code", "words"),
+    ("status", "content", "code", "message"),
     [
         (
             400,
@@ -259,7 +259,7 @@ def test_missing_credentials_are_an_error_with_a_remedy(tmp_path, command):
         (None, "", 75, "cannot reach Google Cloud"),
     ],
 )
-def test_credentials_are_tested_first(tmp_path, status, content, code, words):
+def test_credentials_are_tested_first(tmp_path, status, content, code, message):
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -274,11 +274,11 @@ def test_credentials_are_tested_first(tmp_path, status, content, code, words):
         account["token_uri"] = f"{address if status else 'http://127.0.0.1:9'}/token"
         (tmp_path / "key.json").write_text(json.dumps(account))
         result = in_a_new_process(
-            *(tmp_path, "check", "job_1", *VERTEX, "--", *WORDS),
+            *(tmp_path, "check", "job_1", *VERTEX, "--", *ARGUMENTS),
             GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"),
         )
     assert result.returncode == code
-    assert words in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"type": "service_account"}'])
@@ -287,7 +287,7 @@ def test_an_invalid_credentials_file_is_reported_with_the_reason(tmp_path, conte
     if content is not None:
         file.write_text(content)
     result = in_a_new_process(
-        tmp_path, "check", "job_1", *VERTEX, "--", *WORDS, GOOGLE_APPLICATION_CREDENTIALS=str(file)
+        tmp_path, "check", "job_1", *VERTEX, "--", *ARGUMENTS, GOOGLE_APPLICATION_CREDENTIALS=str(file)
     )
     assert result.returncode == 69
     assert f"GOOGLE_APPLICATION_CREDENTIALS={str(file)!r} gives no credentials: " in result.stderr
@@ -315,15 +315,15 @@ def test_a_kubeflow_that_does_not_respond_is_reported_within_seconds(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "words"),
+    ("status", "code", "message"),
     [(404, 66, "is not Kubeflow Pipelines"), (401, 69, "--token"), (502, 75, "try again")],
 )
-def test_an_address_that_is_not_kubeflow_is_reported(status, code, words):
+def test_an_address_that_is_not_kubeflow_is_reported(status, code, message):
     with serve_json(lambda *_: (status, "<html>")) as address:
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]
         result = CliRunner().invoke(imgpipe, line)
     assert result.exit_code == code
-    assert words in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -116,7 +116,7 @@ def test_a_job_dir_that_cannot_be_written_is_rejected_with_the_reason(tmp_path, 
         (["serve", "--model", "m", "--port", "99999"], 64, "port=99999"),
     ],
 )
-def test_predict_and_serve_explain_what_is_wrong(arguments, status, message, tmp_path):
+def test_predict_and_serve_reject_invalid_arguments(arguments, status, message, tmp_path):
     result = run_command(*arguments, cwd=tmp_path)
     assert result.returncode == status
     assert message in result.stdout + result.stderr

@@ -284,18 +284,18 @@ def test_a_lock_sets_the_digest_of_every_image(copy_of_project):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("imgpipe-data: registry.example/imgpipe-data:1", "must be an image with its digest"),
         ("imgpipe-data: registry.example/imgpipe-data@sha256:0", "the images lock has no entry imgpipe-"),
         ("- imgpipe-data", "must be a mapping"),
     ],
 )
-def test_an_incomplete_lock_is_rejected(copy_of_project, text, words):
+def test_an_incomplete_lock_is_rejected(copy_of_project, text, message):
     (copy_of_project / "images.lock").write_text(text)
     result = compile_py(copy_of_project, "--images-lock", "images.lock")
     assert result.returncode == 64
-    assert words in result.stderr
+    assert message in result.stderr
 
 
 def test_compiling_does_not_import_tensorflow():

@@ -48,7 +48,7 @@ def test_the_fields_after_a_time_zone_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("cron", "words"),
+    ("cron", "message"),
     [
         ("0 3 * *", "4 fields"),
         ("", "0 fields"),
@@ -68,8 +68,8 @@ def test_the_fields_after_a_time_zone_are_checked():
         ("0 3 30-31 2 */2", "no month of '2' has a day of month '30-31'"),
     ],
 )
-def test_an_invalid_expression_or_impossible_date_is_rejected(cron, words):
+def test_an_invalid_expression_or_impossible_date_is_rejected(cron, message):
     with pytest.raises(InvalidArgumentError) as caught:
         check_cron(cron, zone_allowed=True)
-    assert words in caught.value.problem
+    assert message in caught.value.problem
     assert caught.value.remedy

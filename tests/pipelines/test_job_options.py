@@ -14,17 +14,17 @@ IMAGES = ["--images=gs://b/i"]
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch):
-    """``dry_run(options, words)`` returns the result of a submission that is not sent."""
+    """``dry_run(options, arguments)`` returns the result of a submission that is not sent."""
     monkeypatch.chdir(tmp_path)
 
-    def run(options, words):
-        return CliRunner().invoke(imgpipe, ["submit", "job_1", *options, "--dry-run", "--", *words])
+    def run(options, arguments):
+        return CliRunner().invoke(imgpipe, ["submit", "job_1", *options, "--dry-run", "--", *arguments])
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "message"),
+    ("options", "arguments", "message"),
     [
         # Invalid values, reported by the name of the flag.
         ([*VERTEX, "--scale-tier=CUSTOM", "--master-machine-type=n1-standard-3"], ARGUMENTS,
@@ -84,15 +84,15 @@ def dry_run(tmp_path, monkeypatch):
         (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` for the job's own region"),
     ],
 )  # fmt: skip
-def test_an_invalid_option_is_rejected_by_the_name_of_its_flag(dry_run, options, words, message):
-    result = dry_run(options, words)
+def test_an_invalid_option_is_rejected_by_the_name_of_its_flag(dry_run, options, arguments, message):
+    result = dry_run(options, arguments)
     assert result.exit_code in (2, 64)
     assert message in result.stderr
     assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "arguments"),
     [
         (KUBEFLOW, ["--images=/mnt/flowers"]),
         (KUBEFLOW, [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1",
@@ -114,13 +114,13 @@ def test_an_invalid_option_is_rejected_by_the_name_of_its_flag(dry_run, options,
          ARGUMENTS),
     ],
 )  # fmt: skip
-def test_valid_options_are_accepted(dry_run, options, words):
-    result = dry_run(options, words)
+def test_valid_options_are_accepted(dry_run, options, arguments):
+    result = dry_run(options, arguments)
     assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "message"),
+    ("options", "arguments", "message"),
     [
         (["--pipeline-root=gs://b/p"], ["--images=i"], "--pipeline-root is ignored"),
         (["--image-registry=gcr.io/p"], ["--images=i"], "--image-registry is ignored: the steps run"),
@@ -146,8 +146,8 @@ def test_valid_options_are_accepted(dry_run, options, words):
          "--pretrained_checkpoint_path is used only while no model is being served"),
     ],
 )  # fmt: skip
-def test_an_ignored_option_is_reported_with_the_reason(dry_run, options, words, message):
-    result = dry_run(options, words)
+def test_an_ignored_option_is_reported_with_the_reason(dry_run, options, arguments, message):
+    result = dry_run(options, arguments)
     assert result.exit_code == 0, result.output
     assert message in result.stderr
 

@@ -18,7 +18,7 @@ from tests.command_line import IMGPIPE
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 
-WORDS = ["--images=gs://bucket/flowers", "--max_steps=5"]
+ARGUMENTS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def run(server, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
 
-    def run_in_process(*words):
+    def run_in_process(*arguments):
         target = ["--target", "kubeflow", "--host", server.address]
-        words = list(map(str, words))
-        end = words.index("--") if "--" in words else len(words)
-        return CliRunner().invoke(imgpipe, [*words[:end], *target, *words[end:]])
+        arguments = list(map(str, arguments))
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return CliRunner().invoke(imgpipe, [*arguments[:end], *target, *arguments[end:]])
 
     return run_in_process
 
 
-def submit(run, *options, words=WORDS):
-    return run("submit", "job_1", "--no-check", *options, "--", *words)
+def submit(run, *options, arguments=ARGUMENTS):
+    return run("submit", "job_1", "--no-check", *options, "--", *arguments)
 
 
 def test_submit_sends_the_compiled_pipeline_with_the_arguments(run, server):
@@ -106,8 +106,8 @@ def test_one_yaml_places_the_training_on_cpu_gpu_and_tpu(run, server, tmp_path, 
 
 def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_trials(run, server, tmp_path):
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
-    words = [*WORDS, "--initial_learning_rate=0.1", "--job-dir=gs://bucket/tuned"]
-    result = submit(run, "--config", "config.yaml", "--service-account", "trainer", words=words)
+    arguments = [*ARGUMENTS, "--initial_learning_rate=0.1", "--job-dir=gs://bucket/tuned"]
+    result = submit(run, "--config", "config.yaml", "--service-account", "trainer", arguments=arguments)
     assert result.exit_code == 0, result.output
     assert "initial_learning_rate=0.1 is ignored" in result.stderr
     [sent] = server.runs.values()
@@ -146,8 +146,18 @@ def test_inputs_of_this_target_reach_the_run_the_schedule_and_the_pod(run, serve
     }
     assert "nothing was started" in submit(run, *inputs).stderr
     assert submit(run, *inputs, "--input", "train_cpu=8").exit_code == 64
-    words = ["schedule", "create", "nightly", "--cron", "0 3 * * *", "--no-check", *inputs, "--", *WORDS]
-    assert run(*words).exit_code == 0
+    arguments = [
+        "schedule",
+        "create",
+        "nightly",
+        "--cron",
+        "0 3 * * *",
+        "--no-check",
+        *inputs,
+        "--",
+        *ARGUMENTS,
+    ]
+    assert run(*arguments).exit_code == 0
     [recurring] = server.recurring_runs.values()
     assert recurring["runtime_config"]["parameters"] == sent
 
@@ -182,7 +192,7 @@ def test_a_repeated_command_creates_no_second_run(run, server):
     submit(run)
     assert "nothing was started" in submit(run).stderr
     assert len(server.runs) == 1
-    other = submit(run, words=[*WORDS, "--seed=1"])
+    other = submit(run, arguments=[*ARGUMENTS, "--seed=1"])
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
 
@@ -194,24 +204,24 @@ RETRAIN = [
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "different"),
+    ("options", "arguments", "different"),
     [
         (["--retrain"], RETRAIN, "another pipeline"),
-        (["--image-registry", "registry.example/team"], WORDS, "another set of images"),
-        (["--service-account", "trainer"], WORDS, "another service account"),
-        (["--pipeline-root", "gs://bucket/runs"], WORDS, "another pipeline root"),
+        (["--image-registry", "registry.example/team"], ARGUMENTS, "another set of images"),
+        (["--service-account", "trainer"], ARGUMENTS, "another service account"),
+        (["--pipeline-root", "gs://bucket/runs"], ARGUMENTS, "another pipeline root"),
     ],
     ids=["pipeline", "images", "account", "root"],
 )
-def test_another_request_with_the_same_job_id_is_rejected(run, server, options, words, different):
-    assert submit(run, words=words).exit_code == 0
-    other = submit(run, *options, words=words)
+def test_another_request_with_the_same_job_id_is_rejected(run, server, options, arguments, different):
+    assert submit(run, arguments=arguments).exit_code == 0
+    other = submit(run, *options, arguments=arguments)
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
     assert different in other.stderr
     server.runs.clear()
-    assert submit(run, *options, words=words).exit_code == 0
-    assert "nothing was started" in submit(run, *options, words=words).stderr
+    assert submit(run, *options, arguments=arguments).exit_code == 0
+    assert "nothing was started" in submit(run, *options, arguments=arguments).stderr
 
 
 def test_defaults_of_the_installation_are_not_another_request(run, server):
@@ -238,7 +248,7 @@ def test_describe_list_and_cancel_use_the_submitted_job_id(run, server):
 
 
 def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
-    created = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS)
+    created = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *ARGUMENTS)
     assert created.exit_code == 0, created.output
     [recurring] = server.recurring_runs.values()
     # Kubeflow's expression starts with seconds. Missed runs are skipped, and runs do not overlap.
@@ -262,12 +272,12 @@ def test_a_repeated_schedule_is_found_and_another_with_its_name_rejected(run, se
     assert again.exit_code == 0, again.output
     assert again.stdout == created.stdout
     assert "nothing was created" in again.stderr
-    for words, different in (
+    for arguments, different in (
         ([*SCHEDULE, "--seed=1"], "set of parameters"),
         ([word.replace("0 3", "0 4") for word in SCHEDULE], "time"),
         ([*SCHEDULE[:3], "--service-account=trainer", *SCHEDULE[3:]], "service account"),
     ):
-        other = run(*words)
+        other = run(*arguments)
         assert other.exit_code == 64
         assert f"there is already a schedule 'nightly' with another {different}" in other.stderr
     assert len(server.recurring_runs) == 1
@@ -278,8 +288,8 @@ def test_a_name_of_two_schedules_is_rejected(run, server):
     [first] = server.recurring_runs.values()
     # As after two concurrent clients.
     server.recurring_runs["other"] = {**first, "recurring_run_id": "other"}
-    for words in (*(["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")), SCHEDULE):
-        result = run(*words)
+    for arguments in (*(["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")), SCHEDULE):
+        result = run(*arguments)
         assert result.exit_code == 64
         assert first["recurring_run_id"] in result.stderr
         assert "other" in result.stderr
@@ -290,16 +300,16 @@ def test_a_name_of_two_schedules_is_rejected(run, server):
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "words"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
+    ("status", "code", "message"), [(401, 69, "--token"), (400, 64, "because"), (503, 75, "try again")]
 )
-def test_a_rejected_request_says_what_to_do(run, server, status, code, words):
+def test_a_rejected_request_says_what_to_do(run, server, status, code, message):
     server.forced_responses = [(200, {"multi_user": False}), (status, "because")]
     result = run("describe", "job_1")
     assert result.exit_code == code
-    assert words in result.stderr
+    assert message in result.stderr
 
 
-SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *WORDS]
+SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *ARGUMENTS]
 
 
 @pytest.mark.parametrize("open_paths", [(), ("/apis/v2beta1/healthz",)], ids=["all", "but_healthz"])
@@ -307,8 +317,8 @@ SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check"
 def test_a_login_page_is_not_a_response(run, server, login, open_paths):
     server.login, server.open_paths = login, open_paths
     server.credentials = {"Authorization": "Bearer secret"}
-    for words in (["submit", "job_1", "--no-check", "--", *WORDS], SCHEDULE, ["cancel", "job_1"]):
-        result = run(*words)
+    for arguments in (["submit", "job_1", "--no-check", "--", *ARGUMENTS], SCHEDULE, ["cancel", "job_1"]):
+        result = run(*arguments)
         assert result.exit_code == 69, result.output
         assert "a login is required" in result.stderr
         assert "--token" in result.stderr
@@ -365,7 +375,7 @@ def test_a_dry_run_prints_the_parameters_and_sends_nothing(run, server, tmp_path
 
 def test_the_dry_run_of_a_schedule_prints_its_time_and_parameters(run, server):
     line = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--pipeline-root", "gs://b/p"]
-    result = run(*line, "--dry-run", "--format", "json", "--", *WORDS)
+    result = run(*line, "--dry-run", "--format", "json", "--", *ARGUMENTS)
     assert result.exit_code == 0, result.output
     assert server.requests == []
     shown = json.loads(result.stdout)
@@ -374,7 +384,7 @@ def test_the_dry_run_of_a_schedule_prints_its_time_and_parameters(run, server):
         "nightly",
         "0 0 3 * * 1",
     )
-    assert run(*line, "--no-check", "--", *WORDS).exit_code == 0
+    assert run(*line, "--no-check", "--", *ARGUMENTS).exit_code == 0
     [sent] = server.recurring_runs.values()
     assert sent["trigger"]["cron_schedule"]["cron"] == shown["cron_expression"]
     assert sent["runtime_config"]["pipeline_root"] == shown["pipelineRoot"] == "gs://b/p"
@@ -386,7 +396,7 @@ def test_the_compiled_steps_run_and_their_logs_are_followed(run, server, tmp_pat
     (tmp_path / "photos" / "daisy").mkdir(parents=True)
     (tmp_path / "photos" / "daisy" / "1.jpg").write_bytes(b"not an image")
     server.run_commands = True
-    assert submit(run, words=[f"--images={tmp_path / 'photos'}"]).exit_code == 0
+    assert submit(run, arguments=[f"--images={tmp_path / 'photos'}"]).exit_code == 0
     followed = run("stream-logs", "job_1")
     assert followed.exit_code == 76
     assert "data_version: done" in followed.stdout
@@ -428,7 +438,7 @@ def test_a_cluster_that_cannot_be_reached_is_reported(run, server, tmp_path):
 
 def test_a_client_killed_at_any_moment_starts_at_most_one_run(server, tmp_path):
     target = ["--target", "kubeflow", "--host", server.address]
-    line = [IMGPIPE, "submit", "job_1", *target, "--no-check", "--", *WORDS]
+    line = [IMGPIPE, "submit", "job_1", *target, "--no-check", "--", *ARGUMENTS]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
     started = time.monotonic()
     subprocess.run([*line[:2], "warm_up", *line[3:]], check=True, **quiet)
@@ -449,12 +459,12 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
 
     write_digits(tmp_path / "digits")
     server.run_commands = True
-    words = [
+    arguments = [
         *(f"--train_csv={tmp_path}/digits/digits.csv", "--model_type=resnet-18", "--image_size=32"),
         *("--weights=none", "--max_steps=200", "--train_batch_size=64", "--initial_learning_rate=0.05"),
         *("--warmup_steps=20", "--weight_decay=0.0005"),
     ]
-    assert submit(run, words=words).exit_code == 0
+    assert submit(run, arguments=arguments).exit_code == 0
     [run_id] = server.runs
     server.wait_for(run_id, 1000)
     lines = run("stream-logs", "job_1").stdout

@@ -44,8 +44,8 @@ def state(folder, job="job_1"):
     return dataclasses.asdict(LocalJobs(folder / "imgpipe-runs").describe(job))
 
 
-def submit(folder, *words, job="job_1"):
-    return imgpipe(folder, "submit", job, "--", "--images=photos", "--train_batch_size=4", *words)
+def submit(folder, *arguments, job="job_1"):
+    return imgpipe(folder, "submit", job, "--", "--images=photos", "--train_batch_size=4", *arguments)
 
 
 def wait_for(condition, seconds=60):
@@ -130,14 +130,14 @@ def test_a_client_killed_at_any_moment_starts_at_most_one_run(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "problem"),
+    ("arguments", "status", "problem"),
     [
         (["--max_steps=0"], 64, "max_steps=0"),
         (["--max_stepz=1"], 64, "--max_stepz"),
     ],
 )
-def test_an_invalid_argument_fails_the_submission(folder, words, status, problem):
-    result = submit(folder, *words)
+def test_an_invalid_argument_fails_the_submission(folder, arguments, status, problem):
+    result = submit(folder, *arguments)
     assert result.returncode == status
     assert problem in result.stderr
     assert imgpipe(folder, "describe", "job_1").returncode == 66
@@ -154,8 +154,8 @@ def test_a_used_job_dir_fails_the_submission_with_the_error_of_the_run(folder):
 
 def test_a_config_of_ai_platform_runs_here_and_its_machine_is_reported_as_ignored(folder):
     (folder / "config.yaml").write_text("trainingInput: {scaleTier: BASIC_TPU, region: us-central1}\n")
-    words = ["--images=photos", *LONG, "--train_batch_size=4", "--job-dir=elsewhere/run"]
-    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
+    arguments = ["--images=photos", *LONG, "--train_batch_size=4", "--job-dir=elsewhere/run"]
+    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *arguments)
     assert result.returncode == 0, result.stderr
     assert "cloud-tpu with 8 TPU_V2 is ignored: the pipeline runs on this machine" in result.stderr
     assert "region is ignored" in result.stderr
@@ -169,9 +169,9 @@ def test_a_config_with_hyperparameters_tunes_here(folder):
         "params: [{parameterName: initial_learning_rate, type: DOUBLE, minValue: 0.001, maxValue: 0.2, "
         "scaleType: UNIT_LOG_SCALE}]}}"
     )
-    words = ["--images=photos", *LONG[:-1], "--max_steps=4", "--train_steps_per_eval=2"]
-    words += ["--train_batch_size=4", "--job-dir=tuned"]
-    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *words)
+    arguments = ["--images=photos", *LONG[:-1], "--max_steps=4", "--train_steps_per_eval=2"]
+    arguments += ["--train_batch_size=4", "--job-dir=tuned"]
+    result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *arguments)
     assert result.returncode == 0, result.stderr
     wait_for(lambda: state(folder)["state"] != "RUNNING", 240)
     assert state(folder)["state"] == "SUCCEEDED", state(folder)

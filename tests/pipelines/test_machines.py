@@ -145,15 +145,15 @@ def test_tpu_v6e_is_rejected_because_it_has_no_tensorflow():
 
 
 @pytest.mark.parametrize(
-    ("pools", "words"),
+    ("pools", "message"),
     [
         ([(Machine("n1-standard-8"), 1), (TPU, 1)], "one worker pool with one replica"),
         ([(TPU, 2)], "one worker pool with one replica"),
         ([(Machine("n1-standard-8"), 2)], "only the chief"),
     ],
 )
-def test_pools_that_vertex_would_reject_are_rejected(pools, words):
-    with pytest.raises(InvalidArgumentError, match=words):
+def test_pools_that_vertex_would_reject_are_rejected(pools, message):
+    with pytest.raises(InvalidArgumentError, match=message):
         check_pools(pools)
 
 

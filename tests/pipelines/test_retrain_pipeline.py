@@ -87,8 +87,8 @@ def test_a_model_type_other_than_the_serving_models_is_rejected_first(command, t
     (version / "saved_model.pb").touch()
     (version / "provenance.json").write_text('{"model_type": "resnet-50"}')
     (tmp_path / "photos").mkdir()
-    words = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
-    result = run_command(*command, *words, "--weights=none", cwd=tmp_path)
+    arguments = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
+    result = run_command(*command, *arguments, "--weights=none", cwd=tmp_path)
     assert result.returncode == 64, result.stderr
     assert (
         "model_type=resnet-18 cannot start from the weights of the serving model, a resnet-50"

@@ -22,13 +22,15 @@ TUNED = [*KUBEFLOW, "--config", "config.yaml"]
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch):
-    """``dry_run(target, inputs, words)`` returns the result of a submission that is not sent."""
+    """``dry_run(target, inputs, arguments)`` returns the result of a submission that is not sent."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(TUNING_CONFIG)
 
-    def run(target, inputs, words=IMAGES):
+    def run(target, inputs, arguments=IMAGES):
         options = [option for value in inputs for option in ("--input", value)]
-        return CliRunner().invoke(imgpipe, ["submit", "job_1", *target, *options, "--dry-run", "--", *words])
+        return CliRunner().invoke(
+            imgpipe, ["submit", "job_1", *target, *options, "--dry-run", "--", *arguments]
+        )
 
     return run
 
@@ -130,9 +132,9 @@ def test_a_value_may_have_equals_signs_and_spaces(dry_run):
 
 
 def test_a_tuning_in_the_tune_step_gets_the_machine_of_the_trials(dry_run):
-    words = [*IMAGES, "--job-dir=gs://b/job"]
-    with_katib = yaml.safe_load(dry_run(TUNED, [], words).stdout)["parameters"]
-    result = dry_run(TUNED, ["tune_engine=local"], words)
+    arguments = [*IMAGES, "--job-dir=gs://b/job"]
+    with_katib = yaml.safe_load(dry_run(TUNED, [], arguments).stdout)["parameters"]
+    result = dry_run(TUNED, ["tune_engine=local"], arguments)
     assert result.exit_code == 0, result.output
     in_step = yaml.safe_load(result.stdout)["parameters"]
     assert (with_katib["tune_engine"], in_step["tune_engine"]) == ("katib", "local")

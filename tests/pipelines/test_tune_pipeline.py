@@ -42,7 +42,7 @@ def test_the_tune_step_has_the_machine_and_image_of_train(target):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "messages"),
     [
         ([], ["there is nothing to tune", "initial_learning_rate=log"]),
         (["--tune", "learning_rate=log:1:2"], ["no training argument 'learning_rate'"]),
@@ -53,9 +53,9 @@ def test_the_tune_step_has_the_machine_and_image_of_train(target):
         (["--tune", "seed=1,2", "--max-trials", "-1"], ["max_trials=-1"]),
     ],
 )
-def test_an_invalid_search_is_rejected_before_anything_is_written(arguments, words, tmp_path):
+def test_an_invalid_search_is_rejected_before_anything_is_written(arguments, messages, tmp_path):
     result = run_command("tune", *arguments, cwd=tmp_path)
     assert result.returncode in (64, 66)
-    for word in words:
-        assert word in result.stderr
+    for message in messages:
+        assert message in result.stderr
     assert not list(tmp_path.iterdir())

@@ -339,7 +339,7 @@ def test_an_invalid_schedule_is_rejected(run, target, server, name, cron, option
     assert server.requests == []
 
 
-def test_the_dry_run_of_a_schedule_prints_what_is_sent_and_sends_nothing(run, target, server):
+def test_the_dry_run_of_a_schedule_prints_the_request_and_sends_nothing(run, target, server):
     line = [
         *("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, "--pipeline-root", "gs://b/p"),
         *("--no-check", "--format", "json"),

@@ -1,4 +1,4 @@
-"""HTTP servers on loopback, for the stand-ins of cloud services."""
+"""HTTP servers on loopback, which replace cloud services in tests."""
 
 import http.server
 import json
@@ -39,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def send(self, status, content=b"", **headers):
-        """Sends a response; ``_`` in the name of a header stands for ``-``."""
+        """Sends a response; ``_`` in the name of a header becomes ``-``."""
         self.send_response(status)
         for name, value in {"Content_Length": str(len(content)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)

@@ -308,20 +308,20 @@ class KatibServer(KubeflowServer):
 
     def _wrap_command(self, container, trial, folder):
         """Returns the command as changed by Katib's webhook."""
-        words = [*container["command"], *container.get("args", ())]
+        arguments = [*container["command"], *container.get("args", ())]
         command = ["sh", "-c"]
-        if words[0] in ("sh", "bash") and words[1] == "-c":
-            command, words = words[:2], words[2:]
-        words.append(f"1>{folder}/metrics.log 2>&1")
+        if arguments[0] in ("sh", "bash") and arguments[1] == "-c":
+            command, arguments = arguments[:2], arguments[2:]
+        arguments.append(f"1>{folder}/metrics.log 2>&1")
         if trial["spec"]["earlyStoppingRules"]:
-            words += [
+            arguments += [
                 "||",
                 f"if test -f {folder}/$$.pid && [ $(head -n 1 {folder}/$$.pid) = early-stopped ]; "
                 "then echo Training Container was Early Stopped; "
                 "else echo Training Container was Failed; exit 1; fi",
             ]
-        words += ["&&", f"echo completed > {folder}/$$.pid"]
-        return [*command, " ".join(words)]
+        arguments += ["&&", f"echo completed > {folder}/$$.pid"]
+        return [*command, " ".join(arguments)]
 
     def _watch(self, process, trial, log, filters, objective):
         """Follows the output; returns whether the rule, which is applied only once, stopped the trial."""
