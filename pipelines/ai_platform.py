@@ -177,8 +177,6 @@ def plan_job(
     command_line = ", or the arguments after `--`" if args else ""
     with _locate_errors(f"args in {config.file}{command_line}" if config.file and config.arguments else ""):
         args, values = _merge_arguments(args, config, arguments_classes, notices)
-        # Before the arguments are parsed: its error for an invalid bucket names the flag.
-        check_paths("local", values)
         training = from_values(TrainingArguments, values)
     if config.hyperparameters:
         tuned = {parameter.name for parameter in config.hyperparameters.parameters}

@@ -80,7 +80,7 @@ def test_a_foreign_service_is_not_the_champion(on_kserve, cluster, models, capsy
     deployed(models[0], on_kserve)
     cluster.objects["team/flowers"]["metadata"]["labels"] = {}
     assert champion(on_kserve) is None
-    assert "team/flowers is not one that imgpipe made" in capsys.readouterr().out
+    assert "team/flowers was not created by imgpipe" in capsys.readouterr().out
 
 
 def test_a_model_that_was_deleted_from_the_bucket_is_reported(on_vertex, models, cloud, capsys):
