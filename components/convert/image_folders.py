@@ -103,7 +103,7 @@ def read_images(rows: Rows, images: str) -> IgnoredFiles:
 def _read_pattern(rows: Rows, pattern: str) -> IgnoredFiles:
     # With several patterns, the root of the first; paths that are not below it are absolute.
     root = parse_location(pattern.split(",")[0]).pattern_root
-    source = rows.add_source(pattern, root)
+    source = rows.accepted.add_source(pattern, root)
     prefix = os.path.join(str(root), "")
     ignored = IgnoredFiles()
     before = len(rows)
@@ -137,7 +137,7 @@ def _read_folder(rows: Rows, images: str, root: Location) -> IgnoredFiles:
     if not folders:
         raise _layout_error(images, "no subfolder", children)
     uses = _find_splits(folders, validation)
-    source = rows.add_source(images, root)
+    source = rows.accepted.add_source(images, root)
     ignored = IgnoredFiles(folders=[name for name in folders if uses and name not in uses])
     images_of: Counter[str] = Counter()
     for split, use in uses.items() if uses else (("", UNASSIGNED),):

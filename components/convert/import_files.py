@@ -69,7 +69,7 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
     """
     location = parse_location(file)
     parse = _parse_json if file.lower().endswith(_JSON_SUFFIXES) else _parse_csv
-    source = rows.add_source(file, location.parent)
+    source = rows.accepted.add_source(file, location.parent)
     before = len(rows)
     with location.local_copy() as path:
         for number, line, problem in _lines(file, path):

@@ -69,7 +69,8 @@ class RowTable(Sequence[Row]):
     def __init__(self) -> None:
         self.sources: list[Source] = []
         self._labels: dict[str, int] = {}
-        self._label_names: list[str] = []
+        # In order of first appearance.
+        self.label_names: list[str] = []
         self._paths = bytearray()
         self._path_ends = array("Q")
         self._source = array("H")
@@ -103,7 +104,7 @@ class RowTable(Sequence[Row]):
             source.file,
             self._line[index],
             path,
-            self._label_names[self._label[index]],
+            self.label_names[self._label[index]],
             resolve(source.root, path),
             self._bytes[index],
             self._version[index],
@@ -128,8 +129,8 @@ class RowTable(Sequence[Row]):
         """Adds a row."""
         number = self._labels.get(label)
         if number is None:
-            number = self._labels[label] = len(self._label_names)
-            self._label_names.append(label)
+            number = self._labels[label] = len(self.label_names)
+            self.label_names.append(label)
         self._paths += path.encode("utf-8", "surrogateescape")
         self._path_ends.append(len(self._paths))
         self._source.append(source)
@@ -192,12 +193,7 @@ class RowTable(Sequence[Row]):
 
     def label_name(self, index: int) -> str:
         """Returns a row's label."""
-        return self._label_names[self._label[index]]
-
-    @property
-    def label_names(self) -> Sequence[str]:
-        """The names of the labels, in order of first appearance."""
-        return self._label_names
+        return self.label_names[self._label[index]]
 
 
 class RowSelection(Sequence[Row]):

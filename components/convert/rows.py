@@ -12,7 +12,7 @@ from imgpipe.components.common.labels import find_label_problem
 from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
-from imgpipe.components.storage import FileStatus, Location, resolve
+from imgpipe.components.storage import FileStatus, resolve
 
 # Longer paths and labels are truncated in messages and in the list of rejected rows.
 _MAX_TEXT_CHARACTERS = 500
@@ -45,10 +45,6 @@ class Rows:
     def __len__(self) -> int:
         """The number of rows read."""
         return self._read
-
-    def add_source(self, file: str, root: Location) -> int:
-        """Adds a file or folder that lists rows and returns its number."""
-        return self.accepted.add_source(file, root)
 
     def add(
         self,

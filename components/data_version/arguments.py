@@ -20,8 +20,8 @@ class DataVersionArguments:
     data_version: str = argument(
         "",
         "A name for the state of your data, e.g. a date or a commit: while it stays the same, convert and "
-        "validate are cached. Empty = computed from the names, sizes and modification times of the files, "
-        "if images or training_data_path name them; otherwise nothing is cached.",
+        "validate are cached. Empty = computed from the names, sizes and modification times of the files "
+        "if images or training_data_path is set; otherwise nothing is cached.",
         group=Group.DATA,
     )
     images: str = _convert_argument("images")
