@@ -52,6 +52,7 @@ env: $(VENV)/installed-develop
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	.ci/check_words
 
 types: env
 	$(BIN)/mypy
