@@ -22,7 +22,6 @@ from imgpipe.components.common.log import log_event, parse_event
 from imgpipe.components.common.step import run_command
 from imgpipe.components.tune.trial_run import LOG_FILE, ShouldStop, TrialTask
 
-_SECONDS_BETWEEN_PARENT_CHECKS = 0.5
 _MAX_LAST_LINES = 20
 _LOG_TAIL_BYTES = 64_000
 # When memory runs out, the kernel kills a trial rather than the search.
@@ -69,14 +68,16 @@ class TrialProcess:
         self._log_size, self._last_output = -1, time.monotonic()
         context: Any = multiprocessing.get_context("fork" if warm else "spawn")
         self.connection, child_connection = context.Pipe()
-        to_close = (self.connection, *inherited) if warm else ()
+        child_lifeline, self._lifeline = context.Pipe(duplex=False)
+        to_close = (self, *inherited) if warm else ()
         self._process = context.Process(
-            target=_main, args=(function, task, child_connection, self.log, os.getpid(), to_close)
+            target=_main, args=(function, task, child_connection, child_lifeline, self.log, to_close)
         )
         # A spawned process would import the main module, which fails for a script without a __main__ guard.
         with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
             self._process.start()
         child_connection.close()
+        child_lifeline.close()
         self.sentinel, self.pid = self._process.sentinel, self._process.pid
 
     def poll(self) -> int | None:
@@ -91,11 +92,10 @@ class TrialProcess:
                 self._log_size, self._last_output = size, time.monotonic()
         return time.monotonic() - self._last_output
 
-    def terminate(self) -> None:
-        """Makes the trial write a checkpoint and exit."""
-        # It may be waiting for a response.
+    def close(self) -> None:
+        """Closes the connection; a trial that is still running writes a checkpoint and exits."""
+        self._lifeline.close()
         self.connection.close()
-        self._process.terminate()
 
     def join(self, timeout: float) -> None:
         """Waits up to ``timeout`` seconds for the process to exit."""
@@ -167,8 +167,8 @@ def _main(
     function: TrialFunction,
     task: TrialTask,
     connection: Connection,
+    lifeline: Connection,
     log: Path,
-    search_pid: int,
     to_close: Sequence[Closable],
 ) -> None:
     """Runs a trial in its process and exits."""
@@ -189,13 +189,16 @@ def _main(
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpus
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    threading.Thread(target=_terminate_after, args=(search_pid,), daemon=True).start()
+    watcher = threading.Thread(target=_terminate_after, args=(lifeline,), daemon=True)
+    watcher.start()
 
     def should_stop(evaluations: Sequence[dict[str, Any]]) -> str:
         try:
             connection.send(list(evaluations))
             return str(connection.recv())
         except (EOFError, OSError):
+            # The lifeline is closed too: wait for the signal.
+            watcher.join()
             return ""
 
     def run() -> None:
@@ -205,9 +208,9 @@ def _main(
     run_command("trial", run)
 
 
-def _terminate_after(search_pid: int) -> None:
-    """Makes the trial write a checkpoint and exit when the search process has ended."""
-    while os.getppid() == search_pid:
-        time.sleep(_SECONDS_BETWEEN_PARENT_CHECKS)
-    log_event("search_ended", "the search process has ended, so the trial stops", severity="WARNING")
+def _terminate_after(lifeline: Connection) -> None:
+    """Makes the trial write a checkpoint and exit when the search closes the lifeline, or is killed."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    log_event("search_ended", "the search has ended, so the trial stops", severity="WARNING")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -181,7 +181,7 @@ class _Run:
             task,
             self.search.function,
             warm=self.warm,
-            inherited=[*self.study.files, *(process.connection for process, _ in self.running.values())],
+            inherited=[*self.study.files, *(process for process, _ in self.running.values())],
         )
         self.running[trial.id] = (process, share)
         self.reporter.restart(trial.id)
@@ -211,7 +211,7 @@ class _Run:
         try:
             evaluations = process.connection.recv()
         except (EOFError, OSError):
-            process.connection.close()
+            process.close()
             return
         reason = self._record(process.task.trial, evaluations)
         # The trial may have been killed.
@@ -237,7 +237,7 @@ class _Run:
         """Records the result of a trial's process; ``exit_code`` is None if it hung and was killed."""
         trial_id = process.task.trial
         _, share = self.running.pop(trial_id)
-        process.connection.close()
+        process.close()
         self.shares.insert(0, share)
         result = read_result(parse_location(process.task.folder)) if exit_code == 0 else None
         if result is not None:
@@ -297,12 +297,11 @@ class _Run:
     def _end_all(self) -> None:
         """Ends all trials, with a checkpoint if they write one in time."""
         for process, _ in self.running.values():
-            process.terminate()
+            process.close()
         deadline = time.monotonic() + _STOP_SECONDS
         for process, _ in self.running.values():
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
-            process.connection.close()
         self.running.clear()
 
 
