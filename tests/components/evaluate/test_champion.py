@@ -4,7 +4,6 @@ import re
 import shutil
 
 import pytest
-from kubernetes import client
 
 from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.common.model_folder import model_digest
@@ -14,6 +13,7 @@ from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.champion import champion_folder
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from tests.servers.kubeflow import use_kubeconfig
 
 BASE = "gs://photos/serving/flowers"
 
@@ -100,14 +100,12 @@ def test_a_denied_request_is_reported(on_kserve, on_vertex, capsys):
     assert "(HTTP 403): Permission denied" in shown
 
 
-def test_an_unreachable_cluster_interrupts_the_step(on_kserve, monkeypatch):
-    def nowhere(_purpose):
-        configuration = client.Configuration(host="http://127.0.0.1:9")
-        configuration.retries = False
-        return client.ApiClient(configuration)
-
-    monkeypatch.setattr(kserve, "default_client", nowhere)
-    with pytest.raises(InterruptedRunError, match="the cluster cannot be reached"):
+def test_an_unreachable_cluster_interrupts_the_step(on_kserve, cluster, monkeypatch, tmp_path):
+    # No server listens at port 9.
+    cluster.address = "http://127.0.0.1:9"
+    use_kubeconfig(monkeypatch, tmp_path, cluster)
+    monkeypatch.setattr("imgpipe.components.platforms.kubernetes.client._RETRIES", 0)
+    with pytest.raises(InterruptedRunError, match="Kubernetes did not respond"):
         champion(on_kserve)
 
 
