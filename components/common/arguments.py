@@ -288,7 +288,8 @@ def _location_problem(field: "dataclasses.Field[Any]", value: Any) -> str:
         for path in value.split(",") if kind in (Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS) else [value]:
             parse_location(path.strip())
     except InvalidArgumentError as error:
-        return f"{error.problem}; {error.remedy}"
+        # The caller names the value.
+        return f"{error.problem.removeprefix(repr(value)).lstrip(': ')}; {error.remedy}"
     return ""
 
 
