@@ -24,7 +24,8 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.plural import plural
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage import ObjectLocation, deadline, find_files, is_local, parse_location
+from imgpipe.components.storage import Location, ObjectLocation, deadline, find_files, parse_location
+from imgpipe.components.storage.cloud_storage import CloudStorageLocation
 from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, WILDCARD, path_arguments, paths_in
 from imgpipe.pipelines.target_rules import uri_of_mounted
 
@@ -135,30 +136,34 @@ class Google:
             raise ConnectionError(type(error).__name__) from None
 
 
-def check_data(
-    values: Mapping[str, Any], *, on_this_machine: bool, no_cloud: UnavailableError | None = None
-) -> Iterator[Finding]:
+def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[Finding]:
     """Checks that the data's files and folders exist.
 
     Args:
         values: The job's arguments.
-        on_this_machine: Whether local paths are on this machine, not in a pod.
-        no_cloud: Why Cloud Storage cannot be reached.
+        on_this_machine: Whether the steps run on this machine, not in a pod: local paths are its own, and
+            without credentials, public data is read.
     """
-    unreachable = no_cloud.problem if no_cloud else ""
-    fix = f"to have it checked: {no_cloud.remedy}" if no_cloud else ""
+    unreachable: dict[type[Location], tuple[str, str]] = {}
     for name in path_arguments(*DATA_KINDS):
         value = str(values.get(name) or "")
         subject = f"--{name}"
         if not value:
             continue
-        if is_local(value) and not on_this_machine:
+        location = parse_location(value)
+        store = type(location)
+        if location.is_local and not on_this_machine:
             yield Finding(
                 WARNING, subject, f"{value} is a path in the pods, which cannot be checked from here"
             )
             continue
-        if not is_local(value) and unreachable:
-            yield Finding(WARNING, subject, f"it cannot be checked: {unreachable}", fix)
+        if isinstance(location, ObjectLocation) and not on_this_machine:
+            error = location.missing_credentials()
+            if error is not None:
+                unreachable[store] = error.problem, f"to have it checked: {error.remedy}"
+        if store in unreachable:
+            reason, fix = unreachable[store]
+            yield Finding(WARNING, subject, f"it cannot be checked: {reason}", fix)
             continue
         try:
             with deadline(_SECONDS):
@@ -173,9 +178,13 @@ def check_data(
             )
         except InterruptedRunError:
             # The next request would time out, too.
-            unreachable = "Cloud Storage does not respond"
-            fix = "check the network of this machine and its proxy (HTTPS_PROXY)"
-            yield Finding(WARNING, subject, f"it cannot be checked: {unreachable}", fix)
+            service = location.service if isinstance(location, ObjectLocation) else subject
+            reason, fix = (
+                f"{service} does not respond",
+                "check this machine's network and proxy (HTTPS_PROXY)",
+            )
+            unreachable[store] = reason, fix
+            yield Finding(WARNING, subject, f"it cannot be checked: {reason}", fix)
         except PipelineError as error:
             yield Finding(WARNING, subject, f"it cannot be checked: {error.problem}", error.remedy)
 
@@ -251,7 +260,7 @@ def check_buckets(
 def _bucket(path: str) -> str:
     path = uri_of_mounted(path.strip())
     location = parse_location(path)
-    return location.bucket if isinstance(location, ObjectLocation) else ""
+    return location.bucket if isinstance(location, CloudStorageLocation) else ""
 
 
 def _default_account(google: Google, project: str, *, pipeline: bool) -> str:

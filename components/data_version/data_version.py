@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from imgpipe.components.common.log import log_result
 from imgpipe.components.common.plural import plural
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.storage import FileStatus, find_files, parse_location
+from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
 
 
 def compute_data_version(arguments: DataVersionArguments) -> str:
@@ -49,8 +49,10 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
 def _file_states(location: str) -> Iterator[str]:
     """Yields a sorted line for each file: path, size, and checksum or version."""
     folder = parse_location(location)
-    files: Iterable[tuple[object, FileStatus | None]] = (
-        folder.list_files() if folder.is_folder() else find_files(location).items()
+    files: Iterable[tuple[Location, FileStatus | None]] = (
+        ((folder / name, status) for name, status in folder.list_files())
+        if folder.is_folder()
+        else find_files(location).items()
     )
     yield from sorted(f"{file} {_file_state(status)}" for file, status in files)
 

@@ -1,6 +1,7 @@
-"""Files and folders in every store: a path is parsed once, where it enters, and chooses its store.
+"""Files and folders in the local file system and in object stores.
 
-A new store is a module with a subclass of ``ObjectLocation`` and a line in ``_STORES``.
+A path is parsed once, where it enters, and its scheme selects the store. A new store is a module with a
+subclass of ``ObjectLocation`` and an entry in ``_STORES``.
 """
 
 import re
@@ -42,7 +43,7 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def parse_location(path: str | Path) -> Location:
-    """Returns the location that a user wrote: a local path, with ``~`` expanded, or the URI of a store.
+    """Returns the location of a user's path: a local path, with ``~`` expanded, or the URI of a store.
 
     Raises:
         InvalidArgumentError: for a URI without a bucket, or with an unsupported scheme.
@@ -51,16 +52,16 @@ def parse_location(path: str | Path) -> Location:
 
 
 def resolve(folder: Location, path: str) -> Location:
-    """Returns the location that a path in a list means: below ``folder``, unless it is absolute or a URI.
+    """Returns the location of a path that is relative to ``folder``, absolute, or a URI.
 
     Raises:
-        InvalidArgumentError: as ``parse_location``.
+        InvalidArgumentError: for a URI without a bucket, or with an unsupported scheme.
     """
     return _parse_uri(path) or folder / path
 
 
 def _parse_uri(text: str) -> Location | None:
-    # Called for every row of a list: most are plain paths.
+    # Called for every row of a list; most are plain paths.
     scheme = _URI.match(text) if "://" in text else None
     if scheme is None:
         return None
@@ -75,15 +76,15 @@ def _parse_uri(text: str) -> Location | None:
 
 
 def is_local(text: str) -> bool:
-    """Returns whether a path is not a URI."""
+    """Whether a path is local, that is, not a URI."""
     return _URI.match(text) is None
 
 
 def local_path(text: str) -> Path:
-    """Returns the local path that a user wrote, with ``~`` expanded.
+    """Returns the local path of a user's path, with ``~`` expanded.
 
     Raises:
-        InvalidArgumentError: for a URI: some arguments must be local.
+        InvalidArgumentError: for a URI.
     """
     scheme = _URI.match(text)
     if scheme:
@@ -95,14 +96,14 @@ def local_path(text: str) -> Path:
 
 
 def find_files(patterns: str) -> dict[Location, FileStatus]:
-    """Returns the files that a path or glob matches, sorted by name.
+    """Returns the files that match patterns and their status, sorted by name.
 
     Args:
-        patterns: A path or a glob, as ``Location.glob`` understands it; or several, separated by commas,
-            unless a local file with the whole name exists.
+        patterns: A path, a pattern as in ``Location.glob``, or several separated by commas, unless a local
+            file has the whole name.
 
     Raises:
-        InvalidArgumentError: as ``parse_location``.
+        InvalidArgumentError: for a URI without a bucket, or with an unsupported scheme.
         MissingInputError: if a pattern matches no file, with the files found instead.
         InterruptedRunError: if a remote store cannot be reached.
     """

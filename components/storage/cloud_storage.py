@@ -53,9 +53,21 @@ class CloudStorageLocation(ObjectLocation):
     """
 
     scheme: ClassVar[str] = "gs"
+    service: ClassVar[str] = "Cloud Storage"
+
+    @classmethod
+    def missing_credentials(cls) -> UnavailableError | None:
+        """Returns why credentials cannot be used; None if they can, or an emulator needs none."""
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            return None
+        try:
+            default_credentials()
+        except UnavailableError as error:
+            return error
+        return None
 
     def status(self) -> FileStatus | None:
-        """Returns what is known of the object; None if there is no such object."""
+        """Returns the status of the object; None if it does not exist."""
         with _explain_reading(self):
             blob = _retry(
                 lambda: _client().bucket(self.bucket).get_blob(self.key, timeout=_timeout(), retry=None)
@@ -63,16 +75,16 @@ class CloudStorageLocation(ObjectLocation):
             return None if blob is None else _status(blob)
 
     def written_ns(self, version: int) -> int:
-        """Returns when a version was written: a generation is that time in microseconds."""
+        """Returns the time when a generation was written; the generation is that time in microseconds."""
         return version * 1000
 
     def read(self) -> bytes:
-        """Returns the object's content, its checksum verified."""
+        """Returns the object's content and verifies its checksum."""
         with _explain_reading(self):
             return _retry(lambda: bytes(_blob(self).download_as_bytes(timeout=_timeout(), retry=None)))
 
     def read_range(self, begin: int, length: int) -> bytes:
-        """Returns part of the object's content, which is shorter at its end."""
+        """Returns a part of the object's content, which may be shorter at the end of the object."""
         with _explain_reading(self):
             return _retry(
                 lambda: bytes(
@@ -83,7 +95,7 @@ class CloudStorageLocation(ObjectLocation):
             )
 
     def download(self, path: Path) -> None:
-        """Writes the object's content to a local file, its checksum verified.
+        """Downloads the object to a local file and verifies its checksum.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -102,11 +114,11 @@ class CloudStorageLocation(ObjectLocation):
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
     ) -> Iterator[tuple[str, FileStatus]]:
-        """Yields the bucket's keys that begin with ``prefix``, in their order, with the objects' status."""
+        """Yields the bucket's keys with a prefix, sorted, and the status of their objects."""
         options: dict[str, Any] = {} if recursive else {"delimiter": "/"}
         token = None
         while True:
-            # Page by page, so that only a page that fails is requested again.
+            # Page by page, so that only a failed page is requested again.
             def page(token: str | None = token) -> tuple[list[Any], str | None]:
                 found = _client().list_blobs(
                     self.bucket,
@@ -130,7 +142,7 @@ class CloudStorageLocation(ObjectLocation):
                 return
 
     def children(self, limit: int | None = None) -> list[str]:
-        """Returns the names directly in the folder, sorted, folders with a ``/``; at most ``limit``."""
+        """Returns the sorted names in the folder, subfolders with a trailing ``/``; at most ``limit``."""
 
         def listed() -> list[str]:
             found = _client().list_blobs(
@@ -158,13 +170,13 @@ class CloudStorageLocation(ObjectLocation):
             )
 
     def upload(self, path: Path) -> None:
-        """Writes the object from a local file; the service verifies its checksum."""
+        """Uploads a local file; the service verifies its checksum."""
         with _explain_writing(self):
             _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=_timeout(), retry=None))
 
     def rename(self, target: Location) -> None:
-        """Moves the object within the bucket: the service copies it, then it is removed."""
-        assert isinstance(target, CloudStorageLocation)  # noqa: S101 - of the same store
+        """Copies the object in the service and removes the original."""
+        assert isinstance(target, CloudStorageLocation)  # noqa: S101 - in the same store
 
         def copy() -> None:
             token = None
@@ -189,17 +201,6 @@ class CloudStorageLocation(ObjectLocation):
                 return
 
 
-def missing_credentials() -> UnavailableError | None:
-    """Returns why no credentials can be used; None if they can, or an emulator needs none."""
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return None
-    try:
-        default_credentials()
-    except UnavailableError as error:
-        return error
-    return None
-
-
 def _client() -> Any:
     # One per process: connections do not survive a fork.
     return _client_of(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
@@ -207,7 +208,7 @@ def _client() -> Any:
 
 @cache
 def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - the process is part of the cache's key
-    # Imported here: the library takes 30 MB, and most runs use no bucket.
+    # Imported here: the library takes 30 MB, and most runs do not need it.
     import requests.adapters
     from google.cloud import storage
 
@@ -216,9 +217,9 @@ def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - the proces
         client = storage.Client(project=None, credentials=None if emulator else default_credentials()[0])
     except UnavailableError:
         if named_credentials():
-            # The user named some: falling back to none would end in an error about permissions.
+            # Without the credentials that the user named, requests would fail for lack of permission.
             raise
-        log_event("no_credentials", "no credentials for Cloud Storage were found: public objects only")
+        log_event("no_credentials", "no credentials for Cloud Storage: only public objects can be read")
         client = storage.Client.create_anonymous_client()
     adapter = requests.adapters.HTTPAdapter(
         pool_connections=2 * PARALLEL_DOWNLOADS, pool_maxsize=2 * PARALLEL_DOWNLOADS
@@ -266,7 +267,7 @@ def _is_transient(error: BaseException) -> bool:
     from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
     if isinstance(error, InvalidResponse):
-        # Errors of an upload, which bypasses the client's own error handling.
+        # Raised by uploads, which bypass the client's error handling.
         return error.response.status_code in (408, 429, 500, 502, 503, 504)
     return isinstance(
         error,
@@ -294,7 +295,7 @@ def _explain_writing(location: ObjectLocation) -> AbstractContextManager[None]:
 
 @contextmanager
 def _explain(location: ObjectLocation, verb: str, error_class: type[PipelineError]) -> Iterator[None]:
-    """Raises the client's errors as ours."""
+    """Raises the client's errors as pipeline errors."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError, TransportError
 
@@ -310,7 +311,7 @@ def _explain(location: ObjectLocation, verb: str, error_class: type[PipelineErro
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise error_class(
             f"no permission to {verb} {location!r}: {_first_line(error)}",
-            remedy="give the account that runs this the role Storage Object "
+            remedy="grant the account that runs this the role Storage Object "
             + ("Viewer" if verb == "read" else "User")
             + " on the bucket, or log in with: gcloud auth application-default login",
         ) from None
@@ -323,7 +324,7 @@ def _explain(location: ObjectLocation, verb: str, error_class: type[PipelineErro
         raise error_class(refused.problem, where=str(location), remedy=refused.remedy) from None
     except exceptions.GoogleAPICallError as error:
         raise error_class(
-            f"Cloud Storage refuses to {verb} {location!r}: {_first_line(error)}",
+            f"Cloud Storage rejected the request to {verb} {location!r}: {_first_line(error)}",
             remedy="check the path, the bucket and its settings",
         ) from None
 

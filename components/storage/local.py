@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
-from imgpipe.components.storage.location import FileStatus, Location, describe_folder
-
-_WILDCARD = re.compile(r"[*?\[]")
+from imgpipe.components.storage.location import WILDCARD, FileStatus, Location, describe_folder
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LocalLocation(Location):
-    """A local path, as the user wrote it: relative paths stay relative."""
+    """A local path; relative paths stay relative."""
 
-    # Not a Path: one is made for every row of a list, and a string takes a tenth of the time.
+    # Not a Path: a location is created for every row of a list, and a string takes a tenth of the time.
     text: str
     is_local: ClassVar[bool] = True
 
@@ -57,7 +55,7 @@ class LocalLocation(Location):
         return LocalLocation(os.path.realpath(self.text))
 
     def status(self) -> FileStatus | None:
-        """Returns what is known of the file; None if there is no such file."""
+        """Returns the status of the file; None if it does not exist."""
         try:
             found = os.stat(self.text)
         except FileNotFoundError:
@@ -84,7 +82,7 @@ class LocalLocation(Location):
             os.close(descriptor)
 
     def read_range(self, begin: int, length: int) -> bytes:
-        """Returns part of the file's content, which is shorter at the end of the file."""
+        """Returns a part of the file's content, which may be shorter at the end of the file."""
         descriptor = self._open()
         try:
             os.lseek(descriptor, begin, os.SEEK_SET)
@@ -105,11 +103,11 @@ class LocalLocation(Location):
         yield self.path
 
     def link_or_download(self, path: Path) -> None:
-        """Makes a symbolic link to the file."""
+        """Creates a symbolic link to the file."""
         path.symlink_to(self.path.absolute())
 
     def write(self, content: bytes) -> None:
-        """Writes the file; its folder is made if it is missing."""
+        """Writes the file; creates its folder if it is missing."""
         with atomic_write(self.path) as temporary:
             temporary.write_bytes(content)
 
@@ -119,11 +117,11 @@ class LocalLocation(Location):
             shutil.copyfile(path, temporary)
 
     def move_from(self, path: Path) -> None:
-        """Moves a file of the same file system to this location."""
+        """Moves a file of the same file system here."""
         os.replace(path, self.text)
 
     def rename(self, target: Location) -> None:
-        """Moves the file to another path of the same file system, whose folder is made if it is missing."""
+        """Moves the file within the file system; creates the target's folder if it is missing."""
         os.makedirs(os.path.dirname(str(target)) or ".", exist_ok=True)
         os.replace(self.text, str(target))
 
@@ -132,21 +130,21 @@ class LocalLocation(Location):
         self.path.unlink(missing_ok=True)
 
     def is_folder(self) -> bool:
-        """Returns whether there is a folder here."""
+        """Whether this is a folder."""
         return os.path.isdir(self.text)
 
     def list_files(self, *, skip_hidden: bool = False) -> Iterator[tuple[str, FileStatus | None]]:
-        """Yields name and status of the files below the folder, links followed, in the order of their names.
+        """Yields relative path and status of all files below the folder, sorted folder by folder.
 
         Raises:
-            OSError: for a folder that cannot be read: its files would be missing silently.
+            OSError: if a folder cannot be read: its files would be missing silently.
         """
         seen = set()
         for current, folders, files in os.walk(self.text or ".", onerror=_raise, followlinks=True):
             status = os.stat(current)
             identity = (status.st_dev, status.st_ino)
             if identity in seen:
-                # A link to a folder above, which would never end.
+                # A link to a folder above: following it would never end.
                 folders.clear()
                 continue
             seen.add(identity)
@@ -161,7 +159,7 @@ class LocalLocation(Location):
                         yield relative, None
 
     def contents(self) -> dict[str, int]:
-        """Returns names and sizes of the files below the folder; empty subfolders as ``name/``, size 0.
+        """Returns the sizes of all files below the folder by relative path; empty subfolders as ``name/``.
 
         Raises:
             OutputError: if the path is not a folder.
@@ -171,7 +169,7 @@ class LocalLocation(Location):
             if root.exists():
                 raise OutputError(
                     f"{self!r} exists and is not a folder",
-                    remedy="name a new folder; nothing is deleted or overwritten",
+                    remedy="give a new folder: existing files are never deleted or overwritten",
                 )
             return {}
         found = {}
@@ -180,12 +178,12 @@ class LocalLocation(Location):
                 file = Path(current, name)
                 found[file.relative_to(root).as_posix()] = file.lstat().st_size
             if not folders and not files and current != str(root):
-                # The user's own, too.
+                # An empty folder may be the user's own, too.
                 found[Path(current).relative_to(root).as_posix() + "/"] = 0
         return found
 
     def children(self, limit: int | None = None) -> list[str]:
-        """Returns the names directly in the folder, sorted, subfolders with a ``/``; at most ``limit``."""
+        """Returns the sorted names in the folder, subfolders with a trailing ``/``; at most ``limit``."""
         with os.scandir(self.text or ".") as entries:
             return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)[:limit]
 
@@ -202,39 +200,33 @@ class LocalLocation(Location):
         source: Path,
         *,
         keep: re.Pattern[str] | None = None,
-        first: str = "",  # noqa: ARG002 - the whole folder is renamed
+        first: str = "",  # noqa: ARG002 - all files are replaced at the same time
         last: str = "",  # noqa: ARG002
     ) -> None:
-        """Replaces the folder with a copy of another; see ``publish_folder``."""
+        """Replaces the folder with a copy of a local one; see ``publish_folder``."""
         publish_folder(source, self.path, keep=keep)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yields the folder itself, made if it is missing."""
+        """Creates and yields the folder itself."""
         self.path.mkdir(parents=True, exist_ok=True)
         yield self.path
 
     def remove_empty_folder(self) -> None:
-        """Removes the folder if it is there and empty."""
+        """Removes the folder, if it exists and is empty."""
         with suppress(OSError):
             self.path.rmdir()
 
     def check_writable(self) -> None:
-        """Makes the folder if it is missing and proves that a file can be written there.
-
-        Raises:
-            OutputError: if not, with the system's reason.
-        """
+        """Creates the folder and checks that files can be written to it; see ``check_writable``."""
         check_writable(self.path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Locks the folder, which is made if it is missing.
-
-        Some network file systems have no locks on folders: there it does nothing.
+        """Creates and locks the folder; does nothing on network file systems without locks on folders.
 
         Raises:
-            OutputError: if another process holds the lock, or the folder cannot be made.
+            OutputError: if another process holds the lock, or the folder cannot be created.
         """
         try:
             if not self.path.is_dir():
@@ -243,20 +235,20 @@ class LocalLocation(Location):
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise OutputError(
-                f"cannot write to {self!r}: {error.strerror}", remedy="name a folder that can be written"
+                f"cannot write to {self!r}: {error.strerror}", remedy="give a writable folder"
             ) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(
-                    f"another process is writing to {self!r}", remedy="wait for it, or name another folder"
+                    f"another process is writing to {self!r}", remedy="wait for it, or give another folder"
                 ) from None
             except OSError:
                 pass
             yield
         finally:
-            # Releases the lock, as the end of the process would.
+            # Also releases the lock.
             os.close(descriptor)
 
     def glob(self) -> Iterator[tuple["LocalLocation", FileStatus]]:
@@ -265,7 +257,7 @@ class LocalLocation(Location):
             yield self, FileStatus((found := os.stat(self.text)).st_size, found.st_mtime_ns)
             return
         parts = self.path.parts
-        wild = next((index for index, part in enumerate(parts) if _WILDCARD.search(part)), len(parts))
+        wild = next((index for index, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
         paths = Path(*parts[:wild]).glob(str(Path(*parts[wild:]))) if wild < len(parts) else [self.path]
         for path in paths:
             # As in a shell, a wildcard does not match a hidden file: a partial shard is not a shard.
@@ -280,12 +272,12 @@ class LocalLocation(Location):
                 yield LocalLocation(str(path)), FileStatus(found.st_size, found.st_mtime_ns)
 
     def no_match_error(self) -> MissingInputError:
-        """Returns the error of a pattern that matches no file, with the files found instead."""
+        """Returns the error for a pattern that matches no file, with the files found instead."""
         if self.path.is_dir():
             return MissingInputError(
                 f"{self!r} is a folder, not a file or a pattern of files",
                 where=describe_folder(self),
-                remedy=f"write a pattern of the files in it, e.g. {self / 'train-*'}",
+                remedy=f"give a pattern of the files in it, e.g. {self / 'train-*'}",
             )
         return MissingInputError(
             f"{self!r} matches no file",
@@ -303,7 +295,7 @@ def _describe_nearest(path: Path) -> str:
     folder = path.parent
     while not folder.is_dir():
         missing, folder = folder, folder.parent
-        if folder.is_dir() and _WILDCARD.search(missing.name):
+        if folder.is_dir() and WILDCARD.search(missing.name):
             matching = sorted(match for match in folder.glob(missing.name) if match.is_dir())
             if matching:
                 count = f"{len(matching)} folders match {str(missing)!r}"
@@ -314,10 +306,10 @@ def _describe_nearest(path: Path) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder if it is missing and proves that a file can be written there.
+    """Creates the folder if it is missing and checks that files can be written to it, by writing one.
 
     Raises:
-        OutputError: if not, with the system's reason.
+        OutputError: if not, with the reason.
     """
     probe = folder / f".imgpipe-write-test-{uuid.uuid4().hex}"
     try:
@@ -326,30 +318,30 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(
-            f"cannot write to {str(folder)!r}: {error.strerror}", remedy="name a folder that you may write to"
+            f"cannot write to {str(folder)!r}: {error.strerror}", remedy="give a writable folder"
         ) from None
 
 
 def check_empty(folder: Path) -> None:
-    """Rejects a folder that contains anything: what the run did not make is never overwritten.
+    """Rejects a folder that is not empty: only the run's own files are ever overwritten.
 
     Raises:
-        OutputError: if ``folder`` is a file, or a folder with something in it.
+        OutputError: if ``folder`` is a file, or a folder that is not empty.
     """
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():
         raise OutputError(
             f"{str(folder)!r} exists and is not an empty folder",
-            remedy="name a new folder; nothing is deleted or overwritten",
+            remedy="give a new or empty folder: existing files are never deleted or overwritten",
         )
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, which is renamed to ``path`` when the block succeeds.
+    """Yields a temporary path beside ``path``, which is renamed to ``path`` if the block succeeds.
 
-    At any moment ``path`` is missing, or the old file, or the complete new one.
+    At any moment, ``path`` is missing, the old file or the complete new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
@@ -364,14 +356,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None = None) -> None:
     """Replaces a folder with a copy of another by write-then-swap.
 
-    The copy is complete before it takes the target's name. An existing target is moved aside first and
-    removed last: at any moment the old or the new folder is there complete, under its name or, for the
-    instant between two renames, under a name that begins with a dot.
+    The copy is complete before it is renamed to the target. An existing target is renamed first and removed
+    last: at any moment the old or the new folder exists completely, under its name or, between the two
+    renames, under a name that starts with a dot.
 
     Args:
         source: The folder to copy.
-        target: The folder to replace; made if it is missing.
-        keep: Subfolders of the existing target whose names match are kept.
+        target: The folder to replace or create.
+        keep: Keeps the subfolders of the existing target that match.
 
     Raises:
         OutputError: if the target cannot be written.
@@ -389,14 +381,14 @@ def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None =
             os.replace(target, outgoing)
         os.replace(incoming, target)
     except BaseException as error:
-        # Also when the run is terminated between the two renames.
+        # Also if the run is interrupted between the two renames.
         if outgoing.exists() and not target.exists():
             os.replace(outgoing, target)
         if not isinstance(error, OSError):
             raise
         raise OutputError(
             f"cannot write {str(target)!r}: {error.strerror or error}",
-            remedy="free some space or name another folder",
+            remedy="free some space, or give another folder",
         ) from None
     finally:
         _remove(incoming)
@@ -404,7 +396,7 @@ def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None =
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Makes a hard link where the file system can: no byte is copied."""
+    """Creates a hard link, if the file system supports it, so that no data is copied."""
     try:
         os.link(source, target)
     except OSError:

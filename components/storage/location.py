@@ -1,4 +1,4 @@
-"""The interface that every store implements: files and folders by location."""
+"""The interface of all stores."""
 
 import re
 from abc import ABC, abstractmethod
@@ -10,20 +10,20 @@ from typing import ClassVar
 
 from imgpipe.components.common.errors import MissingInputError
 
-# Downloads that run in parallel: each waits for the network, not for the processor.
+# Downloads in parallel: they wait for the network, not for the processor.
 PARALLEL_DOWNLOADS = 32
-_NAMES_SHOWN = 10
-_WILDCARD = re.compile(r"[*?\[]")
+_MAX_NAMES = 10
+WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What a store knows of a file without reading it.
+    """What a store returns about a file without reading it.
 
     Attributes:
-        size: In bytes.
+        size: The size in bytes.
         version: Increases when the file is written; see ``Location.written_ns``.
-        checksum: CRC-32C of the content; -1 if the store does not keep one.
+        checksum: The CRC-32C of the content; -1 if the store does not provide one.
     """
 
     size: int
@@ -34,12 +34,12 @@ class FileStatus:
 class Location(ABC):
     """A file, a folder or a pattern of files in one store.
 
-    Locations are immutable and hashable. ``str()`` gives the path or URI; ``repr()`` quotes it, for error
-    messages. Whatever is written appears complete or not at all.
+    Locations are immutable and hashable. ``str()`` returns the path or URI; ``repr()`` quotes it, for error
+    messages. All writes are atomic.
 
     Failing operations raise:
-        OSError: for a local file, as the operating system reports it.
-        MissingInputError, OutputError: if a remote store does not have it or denies access.
+        OSError: for local files.
+        MissingInputError, OutputError: if a remote store has no such object, or denies access.
         InterruptedRunError: if a remote store cannot be reached.
     """
 
@@ -69,7 +69,7 @@ class Location(ABC):
 
     @abstractmethod
     def absolute(self) -> "Location":
-        """Returns the location that means the same in every working directory."""
+        """Returns the absolute location."""
 
     @abstractmethod
     def resolve_links(self) -> "Location":
@@ -79,10 +79,10 @@ class Location(ABC):
 
     @abstractmethod
     def status(self) -> FileStatus | None:
-        """Returns what is known of the file; None if there is no such file."""
+        """Returns the status of the file; None if it does not exist."""
 
     def written_ns(self, version: int) -> int:
-        """Returns when a version of the file was written, in nanoseconds since 1970."""
+        """Returns the time when a version of the file was written, in nanoseconds since 1970."""
         return version
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Location(ABC):
 
     @abstractmethod
     def read_range(self, begin: int, length: int) -> bytes:
-        """Returns part of the file's content, which is shorter at the end of the file."""
+        """Returns a part of the file's content, which may be shorter at the end of the file."""
 
     @abstractmethod
     def local_copy(self) -> AbstractContextManager[Path]:
@@ -99,7 +99,7 @@ class Location(ABC):
 
     @abstractmethod
     def link_or_download(self, path: Path) -> None:
-        """Makes the content available at ``path``: a link to a local file, a copy of a remote one."""
+        """Creates ``path``: a link to a local file, or a copy of a remote one."""
 
     @abstractmethod
     def write(self, content: bytes) -> None:
@@ -107,11 +107,11 @@ class Location(ABC):
 
     @abstractmethod
     def upload(self, path: Path) -> None:
-        """Writes the file with the content of a local file."""
+        """Copies a local file to this location."""
 
     @abstractmethod
     def move_from(self, path: Path) -> None:
-        """Moves a local file, made in this folder's ``staging()``, to this location."""
+        """Moves a local file here; it must be in ``staging()`` of this location's folder."""
 
     @abstractmethod
     def rename(self, target: "Location") -> None:
@@ -125,11 +125,13 @@ class Location(ABC):
 
     @abstractmethod
     def is_folder(self) -> bool:
-        """Returns whether there is a folder here; in a bucket, whether there are files below."""
+        """Whether this is a folder; in a bucket, whether there are objects below."""
 
     @abstractmethod
     def list_files(self, *, skip_hidden: bool = False) -> Iterator[tuple[str, FileStatus | None]]:
-        """Yields name and status of the files below the folder, links followed; None: it cannot be read.
+        """Yields relative path and status of all files below the folder; None if a file cannot be read.
+
+        Symbolic links are followed.
 
         Args:
             skip_hidden: Skips files and folders whose names begin with a dot.
@@ -137,42 +139,43 @@ class Location(ABC):
 
     @abstractmethod
     def contents(self) -> dict[str, int]:
-        """Returns names and sizes of the files below the folder; empty subfolders as ``name/``, size 0."""
+        """Returns the sizes of all files below the folder by relative path; empty subfolders as ``name/``."""
 
     @abstractmethod
     def children(self, limit: int | None = None) -> list[str]:
-        """Returns the names directly in the folder, sorted, subfolders with a ``/``; at most ``limit``."""
+        """Returns the sorted names in the folder, subfolders with a trailing ``/``; at most ``limit``."""
 
     @abstractmethod
     def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
-        """Copies the folder to a local one, without its children whose names match ``ignore``."""
+        """Copies the folder to a local one, without the children that match ``ignore``."""
 
     @abstractmethod
     def publish_folder(
         self, source: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
     ) -> None:
-        """Replaces the folder with a copy of a local one, which is complete before it appears.
+        """Replaces the folder with a copy of a local one.
 
-        A store that cannot rename folders replaces file by file.
+        The copy is complete before anything is replaced. Object stores cannot rename folders: there, the
+        objects are replaced one by one.
 
         Args:
             source: The folder to copy.
-            keep: Subfolders of the existing folder whose names match stay.
-            first: The file that is written first and removed last, where files are replaced one by one.
-            last: The file that is written last and removed first.
+            keep: Keeps the subfolders of the existing folder that match.
+            first: The object that is removed last and written first.
+            last: The object that is removed first and written last.
         """
 
     @abstractmethod
     def staging(self) -> AbstractContextManager[Path]:
-        """Yields a local folder for files that ``move_from`` then moves into this folder."""
+        """Yields a local folder for files that ``move_from`` will move to this folder."""
 
     @abstractmethod
     def remove_empty_folder(self) -> None:
-        """Removes the folder if it is there and empty."""
+        """Removes the folder, if it exists and is empty."""
 
     @abstractmethod
     def check_writable(self) -> None:
-        """Proves that a file can be written to the folder, before work that would be lost.
+        """Checks that files can be written to the folder, by writing one; creates a local folder.
 
         Raises:
             OutputError: if not.
@@ -181,7 +184,7 @@ class Location(ABC):
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[None]:
-        """Excludes other processes that lock the same folder, where the store has locks.
+        """Locks the folder against other processes, if the store has locks.
 
         Raises:
             OutputError: if another process holds the lock.
@@ -192,7 +195,7 @@ class Location(ABC):
     @property
     def has_wildcard(self) -> bool:
         """Whether the location contains ``*``, ``?`` or ``[``."""
-        return _WILDCARD.search(str(self)) is not None
+        return WILDCARD.search(str(self)) is not None
 
     @property
     def pattern_root(self) -> "Location":
@@ -204,24 +207,24 @@ class Location(ABC):
 
     @abstractmethod
     def glob(self) -> Iterator[tuple["Location", FileStatus]]:
-        """Yields the files that match this pattern.
+        """Yields the files that match this pattern, or only the file with exactly this name.
 
-        ``*`` and ``?`` do not match ``/``; ``[1-9]`` is a set of characters; a name that begins with a dot
-        is matched only by a pattern that does.
+        ``*`` and ``?`` do not match ``/``; ``[1-9]`` is a set of characters; names that start with a dot are
+        matched only by patterns that do.
         """
 
     @abstractmethod
     def no_match_error(self) -> MissingInputError:
-        """Returns the error of a pattern that matches no file, with the files found instead."""
+        """Returns the error for a pattern that matches no file, with the files found instead."""
 
 
 def describe_folder(folder: Location) -> str:
-    """Returns what a folder contains, for an error message."""
+    """Returns the content of a folder, for an error message."""
     # Listing a whole bucket for a message could take minutes.
-    names = folder.children(None if folder.is_local else _NAMES_SHOWN + 1)
+    names = folder.children(None if folder.is_local else _MAX_NAMES + 1)
     shown = str(folder) if folder.is_local else f"{folder}/"
     if not names:
         return f"{shown!r} is empty"
-    others = len(names) - _NAMES_SHOWN
+    others = len(names) - _MAX_NAMES
     more = "" if others <= 0 else f" and {others} more" if folder.is_local else " and more"
-    return f"{shown!r} holds: {', '.join(names[:_NAMES_SHOWN])}{more}"
+    return f"{shown!r} holds: {', '.join(names[:_MAX_NAMES])}{more}"

@@ -1,7 +1,8 @@
-"""What all object stores have in common: objects with keys in buckets, and ``/`` in a key for folders.
+"""The base of all object stores: objects with keys in buckets, with ``/`` in keys as folders.
 
-A store is a subclass that implements the requests: ``status``, ``read``, ``list_keys`` and so on. It is
-registered in ``__init__.py``.
+A store is a subclass that implements the requests: ``status``, ``read``, ``read_range``, ``download``,
+``write``, ``upload``, ``rename``, ``remove``, ``list_keys`` and ``children``. It is registered in
+``__init__.py``.
 """
 
 import contextvars
@@ -16,18 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
-from imgpipe.components.storage.location import FileStatus, Location, describe_folder
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, UnavailableError
+from imgpipe.components.storage.location import WILDCARD, FileStatus, Location, describe_folder
 
 Store = TypeVar("Store", bound="ObjectLocation")
 
-_WILDCARD = re.compile(r"[*?\[]")
 _deadline = contextvars.ContextVar("deadline", default=math.inf)
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Limits how long a request of this thread may take, and for how long it is retried."""
+    """Limits the time of a request in this thread, and the time for which it is retried."""
     token = _deadline.set(seconds)
     try:
         yield
@@ -36,7 +36,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def within_deadline(seconds: float) -> float:
-    """Returns the seconds, or the ``deadline`` of this thread if that is shorter."""
+    """Returns the seconds, or the ``deadline`` of this thread if it is shorter."""
     return min(seconds, _deadline.get())
 
 
@@ -45,12 +45,14 @@ class ObjectLocation(Location):
     """An object, a folder or a pattern in a bucket.
 
     Attributes:
-        scheme: Of the store's URIs, e.g. ``gs``.
+        scheme: The scheme of the store's URIs, e.g. ``gs``.
+        service: The store's name in messages.
         bucket: The bucket's name.
         key: The object's name in the bucket, without a ``/`` at the end; empty for the bucket itself.
     """
 
     scheme: ClassVar[str]
+    service: ClassVar[str]
     bucket: str
     key: str = ""
 
@@ -65,6 +67,11 @@ class ObjectLocation(Location):
         if not bucket:
             raise InvalidArgumentError(f"{uri!r} has no bucket", remedy=f"write {cls.scheme}://BUCKET/NAME")
         return cls(bucket, key.rstrip("/"))
+
+    @classmethod
+    def missing_credentials(cls) -> UnavailableError | None:
+        """Returns why the store cannot be used with credentials; None if it can."""
+        return None
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}" if self.key else f"{self.scheme}://{self.bucket}"
@@ -81,7 +88,7 @@ class ObjectLocation(Location):
 
     @property
     def prefix(self) -> str:
-        """What the keys of all objects in this folder begin with."""
+        """The common prefix of the keys of all objects in this folder."""
         return f"{self.key}/" if self.key else ""
 
     def __truediv__(self: Store, name: str) -> Store:
@@ -95,11 +102,11 @@ class ObjectLocation(Location):
         """Returns the location itself."""
         return self
 
-    # ------------------------------------------------------------ requests: one store's own
+    # ------------------------------------------------------------ requests of a store
 
     @abstractmethod
     def download(self, path: Path) -> None:
-        """Writes the object's content to a local file, its checksum verified.
+        """Downloads the object to a local file and verifies its checksum.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -109,13 +116,13 @@ class ObjectLocation(Location):
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
     ) -> Iterator[tuple[str, FileStatus]]:
-        """Yields the bucket's keys that begin with ``prefix``, in their order, with the objects' status.
+        """Yields the bucket's keys with a prefix, sorted, and the status of their objects.
 
         Args:
-            prefix: May be empty.
+            prefix: The prefix; may be empty.
             first: Skips the keys before this one.
-            last: Ends after this key.
-            recursive: Whether keys with a further ``/`` after the prefix are included.
+            last: Skips the keys after this one.
+            recursive: Whether to include keys with a further ``/`` after the prefix.
         """
 
     # ------------------------------------------------------------ files
@@ -140,19 +147,19 @@ class ObjectLocation(Location):
     # ------------------------------------------------------------ folders
 
     def is_folder(self) -> bool:
-        """Returns whether there are objects below."""
+        """Whether there are objects below."""
         return bool(self.children(1))
 
     def list_files(
         self, *, skip_hidden: bool = False, first: str = "", last: str = "", recursive: bool = True
     ) -> Iterator[tuple[str, FileStatus]]:
-        """Yields name and status of the objects below the folder, in the order of their names.
+        """Yields relative path and status of all objects below the folder, sorted.
 
         Args:
             skip_hidden: Skips objects and folders whose names begin with a dot.
-            first: As in ``list_keys``.
-            last: As in ``list_keys``.
-            recursive: As in ``list_keys``.
+            first: Skips the paths before this one.
+            last: Skips the paths after this one.
+            recursive: Whether to include subfolders.
         """
         prefix = self.prefix
         keys = self.list_keys(
@@ -165,11 +172,11 @@ class ObjectLocation(Location):
                 yield name, status
 
     def contents(self) -> dict[str, int]:
-        """Returns names and sizes of all objects below the folder."""
+        """Returns the sizes of all objects below the folder by relative path."""
         return {name: status.size for name, status in self.list_files()}
 
     def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
-        """Downloads the folder, without its children whose names match ``ignore``."""
+        """Downloads the folder, without the children that match ``ignore``."""
         for name in self.contents():
             if name.endswith("/") or (ignore and ignore.fullmatch(name.partition("/")[0])):
                 continue
@@ -181,7 +188,7 @@ class ObjectLocation(Location):
     ) -> None:
         """Replaces the folder with a copy of a local one, object by object.
 
-        The whole copy is uploaded to a hidden folder before the first object is replaced.
+        The copy is first uploaded completely to a hidden folder.
         """
 
         def order(name: str) -> tuple[int, str]:
@@ -189,7 +196,7 @@ class ObjectLocation(Location):
 
         paths = (path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
         names = sorted(paths, key=order)
-        # What a killed process has left.
+        # Left by a killed process.
         for key, _ in self.list_keys(f"{self.parent.prefix}.{self.name}."):
             if re.match(r"[0-9a-f]{32}\.partial/", key.removeprefix(f"{self.parent.prefix}.{self.name}.")):
                 type(self)(self.bucket, key).remove()
@@ -214,10 +221,10 @@ class ObjectLocation(Location):
             yield Path(folder)
 
     def remove_empty_folder(self) -> None:
-        """Does nothing: a folder exists while it has objects."""
+        """Does nothing: a folder without objects does not exist."""
 
     def check_writable(self) -> None:
-        """Writes an object and removes it."""
+        """Checks that objects can be written, by writing one and removing it."""
         probe = self / f".imgpipe-write-test-{uuid.uuid4().hex}"
         probe.write(b"")
         probe.remove()
@@ -231,7 +238,7 @@ class ObjectLocation(Location):
     def glob(self: Store) -> Iterator[tuple[Store, FileStatus]]:
         """Yields the objects that match this pattern, or only the object with exactly this key."""
         status = self.status() if self.key else None
-        wild = _WILDCARD.search(self.key)
+        wild = WILDCARD.search(self.key)
         if status is not None:
             yield self, status
         elif wild is not None:
@@ -241,7 +248,7 @@ class ObjectLocation(Location):
                     yield type(self)(self.bucket, key), found
 
     def no_match_error(self) -> MissingInputError:
-        """Returns the error of a pattern that matches no object, with the objects found instead."""
+        """Returns the error for a pattern that matches no object, with the objects found instead."""
         return MissingInputError(
             f"{self!r} matches no file",
             where=describe_folder(self.pattern_root),

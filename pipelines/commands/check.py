@@ -11,7 +11,6 @@ from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.platforms.vertex.client import authorized_session, check_credentials
-from imgpipe.components.storage.cloud_storage import missing_credentials
 from imgpipe.pipelines.checks import (
     ERROR,
     OK,
@@ -94,8 +93,7 @@ def findings(submission: Submission, target: TargetOptions) -> list[Finding]:
         pools = ", ".join(f"{pool.replicas} x {pool.machine}" for pool in submission.job.pools)
         found.append(Finding(OK, "machines", pools))
     with echo_events():
-        # Steps on this machine read public data without credentials; the others have their own credentials.
-        found += check_data(values, on_this_machine=local, no_cloud=None if local else missing_credentials())
+        found += check_data(values, on_this_machine=local)
     if not local:
         found += _remote_findings(submission, target)
     elif values.get("job_dir"):

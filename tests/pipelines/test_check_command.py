@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.storage.cloud_storage import CloudStorageLocation
 from imgpipe.pipelines.checks import Google, check_data, check_images
 from imgpipe.pipelines.cli import imgpipe
 from tests.command_line import IMGPIPE
@@ -327,10 +328,11 @@ def test_an_address_that_is_not_kubeflow_is_reported(status, code, message):
     assert "Traceback" not in result.stderr
 
 
-def test_missing_credentials_are_only_a_warning_if_a_cluster_reads_the_data():
+def test_missing_credentials_are_only_a_warning_if_a_cluster_reads_the_data(monkeypatch):
     values = {"images": "gs://b/i", "train_csv": "/mnt/train.csv"}
     missing = UnavailableError("there are no credentials", remedy="gcloud auth application-default login")
-    found = list(check_data(values, on_this_machine=False, no_cloud=missing))
+    monkeypatch.setattr(CloudStorageLocation, "missing_credentials", staticmethod(lambda: missing))
+    found = list(check_data(values, on_this_machine=False))
     assert [finding.status for finding in found] == ["warning", "warning"]
     assert "no credentials" in found[0].message
     assert "gcloud auth application-default login" in found[0].fix

@@ -90,7 +90,7 @@ def test_check_empty_rejects_a_folder_with_anything_in_it(tmp_path):
     check_empty(tmp_path / "new")
     touch(tmp_path, "thesis.doc")
     for path in (tmp_path, tmp_path / "thesis.doc"):
-        with pytest.raises(OutputError, match="nothing is deleted"):
+        with pytest.raises(OutputError, match="never deleted"):
             check_empty(path)
 
 

@@ -119,7 +119,7 @@ def test_help_lists_every_argument_with_its_description():
         (
             ["--job-dir=s3://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
-            "local paths and gs:// are understood",
+            "s3:// is not supported; local paths and gs:// are",
         ),
         (
             ["--job-dir=.", "--training_data_path=a", "--validation_data_path=b", "--max_steps=0"],

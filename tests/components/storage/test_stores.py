@@ -1,0 +1,102 @@
+"""A new store needs only a subclass of ``ObjectLocation`` and an entry in the registry."""
+
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from PIL import Image
+
+from imgpipe.components import storage
+from imgpipe.components.common.dataset_reader import local_dataset
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.model_folder import local_model
+from imgpipe.components.common.provenance import write_provenance
+from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.components.storage import FileStatus, ObjectLocation, parse_location
+
+OBJECTS: dict[str, bytes] = {}
+
+
+@dataclass(frozen=True, repr=False)
+class MemoryLocation(ObjectLocation):
+    scheme: ClassVar[str] = "memory"
+    service: ClassVar[str] = "memory"
+
+    def status(self):
+        return FileStatus(len(OBJECTS[self.key]), 1) if self.key in OBJECTS else None
+
+    def read(self):
+        if self.key not in OBJECTS:
+            raise MissingInputError(f"there is no object {self!r}", remedy="check the path")
+        return OBJECTS[self.key]
+
+    def read_range(self, begin, length):
+        return self.read()[begin : begin + length]
+
+    def download(self, path):
+        path.write_bytes(self.read())
+
+    def list_keys(self, prefix, *, first="", last="", recursive=True):
+        for key in sorted(OBJECTS):
+            in_range = first <= key and (not last or key <= last)
+            if key.startswith(prefix) and in_range and (recursive or "/" not in key.removeprefix(prefix)):
+                yield key, FileStatus(len(OBJECTS[key]), 1)
+
+    def children(self, limit=None):
+        names = (key.removeprefix(self.prefix).partition("/")[:2] for key, _ in self.list_keys(self.prefix))
+        return sorted({"".join(name) for name in names})[:limit]
+
+    def write(self, content):
+        OBJECTS[self.key] = content
+
+    def upload(self, path):
+        self.write(path.read_bytes())
+
+    def rename(self, target):
+        target.write(OBJECTS.pop(self.key))
+
+    def remove(self):
+        OBJECTS.pop(self.key, None)
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    OBJECTS.clear()
+    monkeypatch.setitem(storage._STORES, "memory", MemoryLocation)
+
+
+def test_a_conversion_from_and_to_a_new_store_gives_the_same_bytes(tmp_path):
+    local, remote = parse_location(tmp_path / "photos"), parse_location("memory://bucket/photos")
+    for number in range(8):
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(content, "PNG")
+        for folder in (local, remote):
+            (folder / "ab"[number % 2] / f"{number}.png").write(content.getvalue())
+    rows = "".join(f"{'ab'[number % 2]}/{number}.png,{'ab'[number % 2]}\n" for number in range(8))
+    for argument, name in (("images", ""), ("train_csv", "list.csv")):
+        (local / "list.csv").write(rows.encode())
+        (remote / "list.csv").write(rows.encode())
+        expected, written = parse_location(tmp_path / argument), parse_location(f"memory://bucket/{argument}")
+        convert(ConvertArguments(**{argument: str(local / name)}), str(expected))
+        convert(ConvertArguments(**{argument: str(remote / name)}), str(written))
+        assert {file: (written / file).read() for file in written.contents()} == {
+            file: (expected / file).read() for file in expected.contents()
+        }
+    arguments = ConvertArguments(train_csv=str(remote / "list.csv"), output_dir="memory://bucket/train_csv")
+    convert(arguments, tmp_path / "manifest")
+    with local_dataset(tmp_path / "manifest") as dataset:
+        assert (dataset / "00000" / "train-00000-of-00001").is_file()
+
+
+def test_a_model_is_published_to_and_read_from_a_new_store(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("model")
+    write_provenance(tmp_path / "model", {})
+    for _ in range(2):
+        target = publish_model(tmp_path / "model", parse_location("memory://bucket/job"))
+    assert str(target) == "memory://bucket/job/model"
+    with local_model(target) as folder:
+        assert (folder / "saved_model.pb").read_text() == "model"
