@@ -133,9 +133,6 @@ def test_a_model_outside_of_a_bucket_ends_the_step(on_kserve, cluster, models):
     [
         ({}, "deploy_target=none"),
         ({"deploy_dir": BASE}, "deploy_target=none"),
-        ({"deploy_target": "kserve"}, "requires deploy_dir"),
-        ({"deploy_target": "kserve", "deploy_dir": "serving/x"}, "is not in a bucket"),
-        ({"deploy_target": "local", "deploy_dir": BASE}, "local path"),
         ({"deploy_target": "vertex", "deploy_dir": BASE}, "requires project, region"),
         (
             {"deploy_target": "local", "deploy_dir": "x", "vertex_endpoint": "http://10.0.0.1"},

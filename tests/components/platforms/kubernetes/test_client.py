@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import urllib3
 from kubernetes.client import ApiException
@@ -6,10 +8,6 @@ from imgpipe.components.common.errors import InterruptedRunError, MissingInputEr
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
 from tests.servers.kubeflow import use_kubeconfig
-
-
-class Server:
-    address = "http://127.0.0.1:9"
 
 
 def test_without_a_cluster_the_error_says_what_to_do(monkeypatch, tmp_path):
@@ -22,9 +20,9 @@ def test_without_a_cluster_the_error_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_outside_of_a_pod_the_kubeconfig_file_names_the_cluster(monkeypatch, tmp_path):
-    use_kubeconfig(monkeypatch, tmp_path, Server)
+    use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address="http://127.0.0.1:9"))
     cluster = connect("tune on")
-    assert cluster.api_client.configuration.host == Server.address
+    assert cluster.api_client.configuration.host == "http://127.0.0.1:9"
     assert cluster.namespace == "default"
     assert connect("tune on", "team").namespace == "team"
 
