@@ -338,18 +338,6 @@ class RunOptions(ConvertOptions, total=False):
     model's. Allowed: at least 1. Default: 2.
     """
 
-    evaluation_split: str
-    """Split on which the model is evaluated. Training never sees the test split; it uses the validation
-    split to select the best step. Allowed: validation, test. Default: validation.
-    """
-
-    champion: Path
-    """The model that is being served, evaluated on the same images for comparison: a folder, local or
-    gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is used.
-    auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed model with
-    the most traffic, if there is one; none = no comparison. Default: auto.
-    """
-
     deploy_target: str
     """Where to deploy a model that passes the gate: none, a local folder (deploy_dir), KServe, or a
     Vertex AI endpoint. Allowed: none, local, kserve, vertex. Default: none.
@@ -377,6 +365,18 @@ class RunOptions(ConvertOptions, total=False):
     vertex_endpoint: str
     """Address of the Vertex AI API if it is not Google's public one, e.g. a private endpoint. Empty =
     the region's public address.
+    """
+
+    evaluation_split: str
+    """Split on which the model is evaluated. Training never sees the test split; it uses the validation
+    split to select the best step. Allowed: validation, test. Default: validation.
+    """
+
+    champion: Path
+    """The model that is being served, evaluated on the same images for comparison: a folder, local or
+    gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is used.
+    auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed model with
+    the most traffic, if there is one; none = no comparison. Default: auto.
     """
 
     slices_csv: Path

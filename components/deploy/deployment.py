@@ -1,30 +1,79 @@
-"""A deployment and its target."""
+"""A deployment, and the arguments that identify it."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from imgpipe.components.common import shared_arguments
+from imgpipe.components.common.arguments import Group, argument
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
+from imgpipe.components.platforms.vertex.client import is_plain_http
+from imgpipe.components.storage import local_path, parse_location
+
+# Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 
-class DeploymentTarget(Protocol):
-    """The arguments that name a deployment; several steps have them."""
+@dataclass(frozen=True)
+class DeploymentTarget:
+    """Arguments of every step that deploys a model or uses the deployed one."""
 
-    @property
-    def namespace(self) -> str:
-        """Namespace of the InferenceService; empty = the pod's namespace."""
-
-    @property
-    def project(self) -> str:
-        """Google Cloud project."""
-
-    @property
-    def region(self) -> str:
-        """Region of Vertex AI."""
-
-    @property
-    def vertex_endpoint(self) -> str:
-        """Address of Vertex AI that replaces the region's."""
+    deploy_target: str = shared_arguments.deploy_target()
+    deploy_dir: str = shared_arguments.deploy_dir()
+    deploy_name: str = argument(
+        "",
+        "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case "
+        "letters, digits and hyphens. Empty = the last part of deploy_dir.",
+        group=Group.DEPLOYMENT,
+    )
+    namespace: str = argument(
+        "",
+        "Namespace of the InferenceService. Empty = the pod's namespace. For kserve.",
+        group=Group.DEPLOYMENT,
+    )
+    project: str = argument("", "Google Cloud project. For vertex.", group=Group.DEPLOYMENT)
+    region: str = argument("", "Vertex AI region, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
+    vertex_endpoint: str = shared_arguments.vertex_endpoint()
 
     def resolved_name(self) -> str:
-        """Returns the name of the InferenceService, or of the model and the endpoint."""
+        """Returns ``deploy_name``, or the last part of ``deploy_dir``."""
+        return self.deploy_name or self.deploy_dir.rstrip("/").rpartition("/")[2]
+
+    def check_target(self, required: Mapping[str, tuple[str, ...]]) -> None:
+        """Checks that the arguments identify a deployment.
+
+        Args:
+            required: Required arguments besides ``deploy_dir``, by target.
+
+        Raises:
+            InvalidArgumentError: naming what is wrong or missing.
+        """
+        location = parse_location(self.deploy_dir)
+        is_plain_http(self.vertex_endpoint)
+        target = self.deploy_target
+        if target == NO_TARGET:
+            return
+        missing = [name for name in ("deploy_dir", *required.get(target, ())) if not getattr(self, name)]
+        if missing:
+            raise InvalidArgumentError(
+                f"deploy_target={target} requires {', '.join(missing)}",
+                remedy=f"give {' and '.join(missing)}, or set deploy_target to none",
+            )
+        if target == LOCAL_TARGET:
+            local_path(self.deploy_dir)
+            return
+        if location.is_local:
+            raise InvalidArgumentError(
+                f"deploy_dir={self.deploy_dir!r} is not in a bucket, which {target} servers require",
+                remedy="give a path gs://bucket/folder that the servers may read",
+            )
+        if not _NAME.fullmatch(self.resolved_name()):
+            raise InvalidArgumentError(
+                f"deploy_name={self.resolved_name()!r} is not a valid name",
+                remedy="use at most 63 lowercase letters, digits and hyphens, starting with a letter",
+            )
 
 
 @dataclass(frozen=True)

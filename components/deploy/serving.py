@@ -1,7 +1,5 @@
 """Finds the model that serves now."""
 
-from typing import Protocol
-
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.model_folder import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
@@ -9,19 +7,7 @@ from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.storage import LocalLocation, Location, parse_location
 
 
-class ServingTarget(DeploymentTarget, Protocol):
-    """The arguments that name a deployment of any target."""
-
-    @property
-    def deploy_target(self) -> str:
-        """local, kserve or vertex."""
-
-    @property
-    def deploy_dir(self) -> str:
-        """Folder with the versions of a local model."""
-
-
-def find_serving_model(target: ServingTarget) -> Location:
+def find_serving_model(target: DeploymentTarget) -> Location:
     """Returns the folder of the model that answers most requests; for local, the latest version.
 
     Raises:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import Group, Kind, argument, check_fields, same_argument
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.dataset import TEST, VALIDATION
-from imgpipe.components.deploy.arguments import DeployArguments, deployment_name
+from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.platforms.vertex.client import is_plain_http
 
 AUTO = "auto"
@@ -13,7 +13,7 @@ NO_CHAMPION = "none"
 
 
 @dataclass(frozen=True)
-class EvaluateArguments:
+class EvaluateArguments(DeploymentTarget):
     """What to measure on, and what to compare with."""
 
     evaluation_split: str = argument(
@@ -32,13 +32,6 @@ class EvaluateArguments:
         group=Group.EVALUATION,
         kind=Kind.INPUT_MODEL,
     )
-    deploy_target: str = shared_arguments.deploy_target()
-    deploy_dir: str = shared_arguments.deploy_dir()
-    deploy_name: str = same_argument(DeployArguments, "deploy_name")
-    namespace: str = same_argument(DeployArguments, "namespace")
-    project: str = same_argument(DeployArguments, "project")
-    region: str = same_argument(DeployArguments, "region")
-    vertex_endpoint: str = shared_arguments.vertex_endpoint()
     slices_csv: str = shared_arguments.slices_csv()
 
     def __post_init__(self) -> None:
@@ -49,7 +42,3 @@ class EvaluateArguments:
         """
         check_fields(self)
         is_plain_http(self.vertex_endpoint)
-
-    def resolved_name(self) -> str:
-        """Returns the deployment's name."""
-        return deployment_name(self.deploy_name, self.deploy_dir)

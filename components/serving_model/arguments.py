@@ -2,25 +2,17 @@
 
 from dataclasses import dataclass
 
-from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import check_fields, same_argument
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import NO_TARGET, VERTEX_TARGET
-from imgpipe.components.deploy.arguments import DeployArguments, check_deployment_target, deployment_name
+from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.train.arguments import TrainingArguments
 
 
 @dataclass(frozen=True)
-class ServingModelArguments:
+class ServingModelArguments(DeploymentTarget):
     """Where the model serves, and what to start from if there is none."""
 
-    deploy_target: str = shared_arguments.deploy_target()
-    deploy_dir: str = shared_arguments.deploy_dir()
-    deploy_name: str = same_argument(DeployArguments, "deploy_name")
-    namespace: str = same_argument(DeployArguments, "namespace")
-    project: str = same_argument(DeployArguments, "project")
-    region: str = same_argument(DeployArguments, "region")
-    vertex_endpoint: str = shared_arguments.vertex_endpoint()
     pretrained_checkpoint_path: str = same_argument(TrainingArguments, "pretrained_checkpoint_path")
     model_type: str = same_argument(TrainingArguments, "model_type")
 
@@ -31,14 +23,10 @@ class ServingModelArguments:
             InvalidArgumentError: if one is not allowed, or no deployment target is given.
         """
         check_fields(self)
-        check_deployment_target(self, {VERTEX_TARGET: ("project", "region")})
+        self.check_target({VERTEX_TARGET: ("project", "region")})
         if self.deploy_target == NO_TARGET:
             raise InvalidArgumentError(
                 "with deploy_target=none there is no serving model from which the training could start",
                 remedy="set deploy_target (local, kserve or vertex) and deploy_dir, or train without "
                 "--retrain (in the pipeline image-classification)",
             )
-
-    def resolved_name(self) -> str:
-        """Returns the name of the deployment."""
-        return deployment_name(self.deploy_name, self.deploy_dir)
