@@ -146,13 +146,20 @@ class Run:
 
     def __repr__(self) -> str:
         """Returns the folder and the accuracy."""
-        return f"Run({str(self.folder)!r}, top_1_accuracy={self.metrics['top_1_accuracy']:.4f})"
+        return f"Run({str(self.folder)!r}, top_1_accuracy={self._accuracy})"
 
     def _repr_html_(self) -> str:
-        accuracy = f"{self.metrics['top_1_accuracy']:.4f}"
+        accuracy = self._accuracy
         rows = (("top-1 accuracy", accuracy), ("model", self.model), ("report", self.report))
         cells = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
         return f"<table>{''.join(cells)}</table>"
+
+    @property
+    def _accuracy(self) -> str:
+        try:
+            return f"{self.metrics['top_1_accuracy']:.4f}"
+        except MissingInputError:
+            return "unknown"
 
     @property
     def _files(self) -> RunFolder:
@@ -234,7 +241,9 @@ def tune(
         PipelineError: if a step failed; ``remedy`` says what to do.
     """
     if search_space:
-        options["tune"] = "; ".join(f"{name}={_values(values)}" for name, values in search_space.items())
+        options["tune"] = "; ".join(
+            f"{name}={_values(name, values)}" for name, values in search_space.items()
+        )
     return _run(TUNE, options, recipe, progress)
 
 
@@ -263,5 +272,12 @@ def _progress_event(done: int, total: int) -> dict[str, Any]:
     }
 
 
-def _values(values: str | Iterable[Any]) -> str:
-    return values if isinstance(values, str) else ",".join(map(str, values))
+def _values(name: str, values: str | Iterable[Any]) -> str:
+    if isinstance(values, str):
+        return values
+    if not isinstance(values, Iterable):
+        raise InvalidArgumentError(
+            f"search_space[{name!r}]={values!r} is not a range or a list",
+            remedy=f'give a range such as "log:0.001:0.2", a list of values, or the option {name} instead',
+        )
+    return ",".join(map(str, values))

@@ -59,6 +59,12 @@ def test_an_earlier_run_can_be_opened(finished_run):
 def test_a_folder_that_is_not_a_run_says_so(tmp_path):
     with pytest.raises(MissingInputError, match="finished run"):
         _ = imgpipe.Run(tmp_path).metrics
+    assert "unknown" in repr(imgpipe.Run(tmp_path))
+
+
+def test_a_search_space_of_single_values_is_refused():
+    with pytest.raises(InvalidArgumentError, match="train_batch_size"):
+        imgpipe.tune({"train_batch_size": 8}, max_trials=2)
 
 
 @pytest.mark.parametrize(
