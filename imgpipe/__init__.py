@@ -9,7 +9,7 @@
     print(model.predict("photo.jpg"))
 
 ``run``, ``tune``, ``convert`` and ``validate`` do the same as the commands and steps of these names, with the
-same code: each step is a process of its own, and only ``load`` imports TensorFlow into this one.
+same code: each step is a separate process; only ``load`` and ``Run.predictions`` import TensorFlow here.
 
 Stability: the names in ``__all__``, their parameters and attributes, and ``imgpipe.errors`` are public. What
 breaks them is deprecated, with a warning, for at least one minor version. ``imgpipe.components`` and
@@ -18,7 +18,7 @@ breaks them is deprecated, with a warning, for at least one minor version. ``img
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgpipe import errors as errors
@@ -56,14 +56,14 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 
-# Every step imports this package: the API and its dependencies are loaded when they are used.
-def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("imgpipe.errors")
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'imgpipe' has no attribute {name!r}")
+if not TYPE_CHECKING:
+    # Every step imports this package: the API and its dependencies are loaded when they are used.
+    def __getattr__(name):
+        if name == "errors":
+            return import_module("imgpipe.errors")
+        if name in _MODULES:
+            return getattr(import_module(_MODULES[name]), name)
+        raise AttributeError(f"module 'imgpipe' has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    def __dir__():
+        return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])

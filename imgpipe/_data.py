@@ -13,14 +13,15 @@ from imgpipe._errors import raise_step_errors
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
-from imgpipe.components.common.dataset import Manifest, read_manifest
+from imgpipe.components.common.dataset import Manifest, read_manifest_at
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.storage import parse_location
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.pipelines.local_step import run_step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Dataset:
     """A data set of TFRecord shards with their manifest.
 
@@ -29,6 +30,9 @@ class Dataset:
     """
 
     path: str
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", os.fspath(path))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,7 +54,7 @@ class Dataset:
         }
 
     def _manifest(self) -> Manifest:
-        return read_manifest(Path(self.path))
+        return read_manifest_at(parse_location(self.path))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from imgpipe.components.common.arguments import checked_value, flat_fields, nearest_name
@@ -41,5 +40,6 @@ def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, 
     for name, value in options.items():
         if name not in known:
             raise InvalidArgumentError(f"there is no option {name!r}", remedy=nearest_name(name, known))
-        values[name] = checked_value(known[name], os.fspath(value) if isinstance(value, Path) else value)
+        given = os.fspath(value) if isinstance(value, os.PathLike) else value
+        values[name] = checked_value(known[name], given)
     return values

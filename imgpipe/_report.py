@@ -8,15 +8,18 @@ from pathlib import Path
 _FRAME_HEIGHT = 600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Report(os.PathLike[str]):
-    """An HTML page. A path wherever one is expected; a notebook shows the page itself.
+    """An HTML page. A path wherever one is expected; a notebook shows, and stores, the page itself.
 
     Attributes:
         path: The file, self-contained.
     """
 
     path: Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     def __fspath__(self) -> str:
         """Returns the file's path."""
@@ -30,6 +33,6 @@ class Report(os.PathLike[str]):
         # Sandboxed: the page shows names of files and labels, which must not act on the notebook.
         page = html.escape(self.path.read_text(encoding="utf-8"))
         return (
-            f'<iframe sandbox="allow-scripts" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
+            f'<iframe sandbox="" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
             'style="border: 0"></iframe>'
         )

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Run:
     """A finished run on this machine; ``Run(folder)`` opens an earlier one.
 
@@ -38,9 +39,8 @@ class Run:
 
     folder: Path
 
-    def __post_init__(self) -> None:
-        """Takes a folder's name as well."""
-        object.__setattr__(self, "folder", Path(self.folder))
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def model(self) -> Path:
@@ -49,12 +49,12 @@ class Run:
 
     @property
     def report(self) -> Report:
-        """The page on the model: accuracy, learning curve, each class, the worst mistakes."""
+        """The HTML report on the model: accuracy, learning curve, each class, the worst mistakes."""
         return Report(self._files.report)
 
     @property
     def data_report(self) -> Report:
-        """The page on the data: class balance, image sizes, findings."""
+        """The HTML report on the data: class balance, image sizes, findings."""
         return Report(self._files.data_report)
 
     @property

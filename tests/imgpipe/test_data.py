@@ -1,10 +1,13 @@
 """convert and validate from Python."""
 
+from pathlib import Path
+
 import pytest
 
 import imgpipe
 from imgpipe.errors import InvalidArgumentError, MissingInputError, OutputError
 from tests.imgpipe.conftest import LABELS
+from tests.servers.cloud_storage import BUCKET
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def test_convert_without_progress_is_silent(flowers, tmp_path, capfd):
 
 def test_convert_into_a_folder_with_other_files_raises(flowers, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not an empty folder"):
+    with pytest.raises(OutputError, match=r"mine\.txt"):
         imgpipe.convert(tmp_path, images=flowers, progress=False)
 
 
@@ -66,3 +69,8 @@ def test_validate_returns_errors_instead_of_raising(dataset, tmp_path):
 def test_validate_raises_where_there_is_no_data_set(tmp_path):
     with pytest.raises(MissingInputError, match=r"manifest\.json"):
         imgpipe.validate(tmp_path, progress=False)
+
+
+def test_a_data_set_in_cloud_storage_is_read(dataset, cloud):
+    cloud.put("shards/manifest.json", Path(dataset.path, "manifest.json").read_bytes())
+    assert imgpipe.Dataset(f"gs://{BUCKET}/shards").labels == LABELS
