@@ -176,7 +176,9 @@ class LocalLocation(Location):
         for current, folders, files in os.walk(root):
             for name in files:
                 file = Path(current, name)
-                found[file.relative_to(root).as_posix()] = file.lstat().st_size
+                # Another process may remove it meanwhile.
+                with suppress(FileNotFoundError):
+                    found[file.relative_to(root).as_posix()] = file.lstat().st_size
             if not folders and not files and current != str(root):
                 # An empty folder may be the user's own, too.
                 found[Path(current).relative_to(root).as_posix() + "/"] = 0

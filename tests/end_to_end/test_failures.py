@@ -132,7 +132,7 @@ def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):
         run,
         step="train",
         status=69,
-        messages=["ImageNet weights of mobilenet-v2", "weights=none"],
+        messages=["ImageNet weights of mobilenet-v2", "set weights to none"],
         within=60,
     )
 

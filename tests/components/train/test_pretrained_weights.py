@@ -204,7 +204,7 @@ def test_missing_files_and_unknown_formats_are_rejected(tmp_path, cloud):
         build(path=tmp_path / "model.onnx")
     with pytest.raises(MissingInputError, match="no checkpoint"):
         build(path=f"gs://{BUCKET}/model")
-    with pytest.raises(InvalidArgumentError, match=r"not s3://"):
+    with pytest.raises(InvalidArgumentError, match=r"s3:// is not supported"):
         build(path="s3://bucket/model")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, check_shared_with_pods
@@ -28,8 +29,9 @@ def test_models_and_report_of_a_search_in_the_step_are_uploaded_to_its_job_dir(c
     trials = (trial_in(tmp_path, 1), trial_in(tmp_path, 2))
     write_trials(tmp_path / "trials.json", trials, extra={})
     (tmp_path / "tuning.html").write_text("<html>")
-    upload_models(TuningResult(trials[0], trials), "gs://photos/tuned")
-    upload_results(tmp_path, "gs://photos/tuned")
+    job_dir = parse_location("gs://photos/tuned")
+    upload_models(TuningResult(trials[0], trials), job_dir)
+    upload_results(tmp_path, job_dir)
     found = cloud.contents("tuned/")
     assert found["model/trial_2/saved_model.pb"] == b"2"
     assert found["model/trial_1/variables/v"] == b"v"
