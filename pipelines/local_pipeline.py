@@ -6,13 +6,15 @@ Errors are ``PipelineError``; nothing is printed.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.arguments import from_values
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, PipelineError
 from imgpipe.components.common.labels import is_valid_unicode
+from imgpipe.components.common.log import event_line
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
 from imgpipe.components.convert.arguments import ConvertArguments
@@ -200,7 +202,29 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
             from imgpipe.pipelines.sample_data import write_digits
 
             write_digits(run.folder.sample_data)
-        return run_locally(run.pipeline.file, run.parameters, run.folder, display, run.containers)
+        try:
+            return run_locally(run.pipeline.file, run.parameters, run.folder, display, run.containers)
+        except PipelineError as error:
+            _record_error(run.folder, error)
+            raise
+
+
+def _record_error(folder: RunFolder, error: PipelineError) -> None:
+    """Writes the run's error to its log.
+
+    Written while the folder is locked: whoever finds the folder unlocked also finds how the run ended.
+    """
+    # A full disk has already been reported.
+    with suppress(OSError), folder.log.open("a", encoding="utf-8") as log:
+        log.write(
+            event_line(
+                "run_failed",
+                f"the run failed: {error.problem}",
+                severity="ERROR",
+                problem=error.problem,
+                exit_code=error.exit_code,
+            )
+        )
 
 
 def _in_containers(

@@ -24,6 +24,13 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
         severity: INFO, WARNING or ERROR.
         **fields: JSON values; NaN and infinity, which JSON lacks, become null.
     """
+    # A single write call, so that lines of several threads do not mix.
+    sys.stdout.write(event_line(event, message, severity=severity, **fields))
+    sys.stdout.flush()
+
+
+def event_line(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> str:
+    """Returns the line that ``log_event`` writes, with its end."""
     line = {
         "severity": severity,
         "event": event,
@@ -32,10 +39,7 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
         **{name: _finite(value) for name, value in fields.items()},
     }
     # A file name that is not UTF-8 would otherwise make the line unprintable.
-    text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    # A single write call, so that lines of several threads do not mix.
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def log_result(step: str, message: str, **fields: Any) -> None:

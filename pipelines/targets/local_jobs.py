@@ -212,6 +212,7 @@ def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any]
                 "step_finished": "SUCCEEDED",
                 "step_failed": "FAILED",
             }[event["event"]]
+    ending = next((event for event in reversed(events) if event["event"] == "run_failed"), None)
     error, ended = "", events[-1]["time"] if events else ""
     if running_process(folder):
         state, ended = "RUNNING", ""
@@ -220,6 +221,9 @@ def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any]
     elif failure is not None:
         state = "CANCELLED" if failure["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
         error = f"{failure['step']}: {failure['problem']}"
+    elif ending is not None:
+        state = "CANCELLED" if ending["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
+        error = ending["problem"]
     elif output is not None:
         state = "CANCELLED" if output["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
         error = output["error"]

@@ -88,6 +88,9 @@ def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
     assert ended == json.loads(json.dumps(state(folder)))
     assert ended["state"] == "CANCELLED"
     assert ended["details"]["steps"]["validate"] == "SUCCEEDED"
+    # The run's own log says how it ended: its output is written after the folder is unlocked.
+    (folder / "imgpipe-runs" / ".jobs" / "job_1.out").write_text("")
+    assert state(folder)["state"] == "CANCELLED"
     assert [job["job_id"] for job in json.loads(imgpipe(folder, "list", "--format", "json").stdout)] == [
         "job_1"
     ]
