@@ -62,7 +62,10 @@ if not TYPE_CHECKING:
         if name == "errors":
             return import_module("imgpipe.errors")
         if name in _MODULES:
-            return getattr(import_module(_MODULES[name]), name)
+            public = getattr(import_module(_MODULES[name]), name)
+            # The name to import it by, as tracebacks and help show it.
+            public.__module__ = "imgpipe"
+            return public
         raise AttributeError(f"module 'imgpipe' has no attribute {name!r}")
 
     def __dir__():

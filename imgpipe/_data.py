@@ -13,9 +13,16 @@ from imgpipe._errors import raise_step_errors
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
-from imgpipe.components.common.dataset import Manifest, read_manifest_at
+from imgpipe.components.common.dataset import (
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    read_manifest_at,
+    with_absolute_paths,
+)
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.output_folder import LABELS_NAME
 from imgpipe.components.storage import parse_location
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.pipelines.local_step import run_step
@@ -51,6 +58,18 @@ class Dataset:
         return {
             name: dict(zip(manifest.labels, split.images_per_label, strict=True))
             for name, split in manifest.splits.items()
+        }
+
+    def _training_options(self) -> dict[str, Any]:
+        """Returns the options that make a pipeline train on this data set."""
+        folder = parse_location(self.path).absolute()
+        manifest = with_absolute_paths(self._manifest(), folder)
+        paths = {name: ",".join(s.path for s in split.shards) for name, split in manifest.splits.items()}
+        return {
+            "training_data_path": paths[TRAIN],
+            "validation_data_path": paths[VALIDATION],
+            "labels_file": str(folder / LABELS_NAME),
+            "multi_label": manifest.multi_label,
         }
 
     def _manifest(self) -> Manifest:
@@ -89,7 +108,7 @@ class Validation:
         return self.report._repr_html_()
 
 
-@list_options(ConvertOptions)
+@list_options((ConvertArguments,))
 def convert(
     output_dir: str | os.PathLike[str], *, progress: bool = True, **options: Unpack[ConvertOptions]
 ) -> Dataset:
@@ -101,7 +120,7 @@ def convert(
     Args:
         output_dir: A folder that is empty or does not exist, local or ``gs://``.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: The convert step's other arguments, by name: see docs/arguments.md.
+        **options: The convert step's other arguments, listed below.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before any work.
@@ -114,7 +133,7 @@ def convert(
     return Dataset(values["output_dir"])
 
 
-@list_options(ValidateOptions)
+@list_options((ValidateArguments,))
 def validate(
     dataset: Dataset | str | os.PathLike[str],
     *,
@@ -128,8 +147,7 @@ def validate(
         dataset: What ``convert`` returned, or the folder with its manifest.json.
         report: The HTML file to write; None = a file in a new temporary folder.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: What the training will ask of the data, by name, e.g. ``train_batch_size``: see
-            docs/arguments.md.
+        **options: What the training will require of the data, listed below.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before any work.

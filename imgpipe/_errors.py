@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgpipe.components.common.errors import ERROR_CLASSES, PipelineError
+from imgpipe.components.common.errors import ERROR_CLASSES
+from imgpipe.errors import PipelineError
 from imgpipe.pipelines.local_run import StepFailedError
 from imgpipe.pipelines.local_step import StepError
 

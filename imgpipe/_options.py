@@ -1,36 +1,56 @@
-"""Options of the API: checked by name, and listed in the signatures that notebooks show and complete."""
+"""Options of the API: checked by name, and listed with descriptions in the signatures and docstrings."""
 
+import dataclasses
 import inspect
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 
-from imgpipe.components.common.arguments import checked_value, flat_fields, nearest_name
+import numpy as np
+
+from imgpipe.components.common.arguments import (
+    LIST_KINDS,
+    checked_value,
+    description_of,
+    flat_fields,
+    nearest_name,
+)
 from imgpipe.components.common.errors import InvalidArgumentError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def list_options(options: type[Any]) -> Callable[[Function], Function]:
-    """Puts the keys of a ``TypedDict`` in place of ``**options`` in a function's ``inspect.signature``."""
+def list_options(arguments_classes: Sequence[type[Any]]) -> Callable[[Function], Function]:
+    """Lists the fields of the classes in a function's signature, in place of ``**options``, and docstring."""
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        names = {parameter.name for parameter in parameters}
-        for name, annotation in get_type_hints(options).items():
-            if name not in names:
-                # The default depends on the recipe.
-                kind = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(inspect.Parameter(name, kind, default=..., annotation=annotation))
+        # The parameter ``search_space`` says the same as the argument ``tune``.
+        own = {"tune", *(parameter.name for parameter in parameters)}
+        lines = [inspect.cleandoc(function.__doc__ or ""), "", "Options:"]
+        for name, field in flat_fields(arguments_classes).items():
+            if name in own:
+                continue
+            choices = field.metadata["choices"]
+            annotation: Any = Literal[choices] if choices else type(field.default)
+            if field.metadata["kind"]:
+                annotation |= os.PathLike[str]
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(name, kind, default=field.default, annotation=annotation))
+            default = "" if field.default == "" else f" Default: {field.default}."
+            text = f"{name}: {description_of(field)}{default}"
+            lines += textwrap.wrap(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        function.__doc__ = "\n".join(lines)
         return function
 
     return decorate
 
 
 def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options by name, paths as text.
+    """Returns the options by name: paths as text, a list of texts as one text, numbers of NumPy as Python's.
 
     Raises:
         InvalidArgumentError: for a name that none of the classes has, or a value of a wrong type or size.
@@ -40,6 +60,17 @@ def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, 
     for name, value in options.items():
         if name not in known:
             raise InvalidArgumentError(f"there is no option {name!r}", remedy=nearest_name(name, known))
-        given = os.fspath(value) if isinstance(value, os.PathLike) else value
-        values[name] = checked_value(known[name], given)
+        if isinstance(value, np.generic):
+            value = value.item()
+        elif isinstance(value, list | tuple) and _may_be_list(known[name]):
+            value = ",".join(map(str, value))
+        elif isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        values[name] = checked_value(known[name], value)
     return values
+
+
+def _may_be_list(field: "dataclasses.Field[Any]") -> bool:
+    if field.metadata["kind"] or field.metadata["choices"]:
+        return field.metadata["kind"] in LIST_KINDS
+    return isinstance(field.default, str)

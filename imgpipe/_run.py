@@ -181,9 +181,10 @@ class Run:
         return found[-1]
 
 
-@list_options(RunOptions)
+@list_options(RETRAIN.inputs)
 def run(
     *,
+    dataset: Dataset | str | os.PathLike[str] | None = None,
     recipe: str | None = None,
     retrain: bool = False,
     progress: bool = True,
@@ -196,28 +197,30 @@ def run(
     any of them it trains on scikit-learn's digits, in about two minutes.
 
     Args:
+        dataset: What ``convert`` returned, or its folder; in place of images.
         recipe: The settings to start from, e.g. ``fine-tune``; None = the one that fits the options. Every
             option overrides it.
         retrain: Start from the weights of the model that is deployed at ``deploy_dir``.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: Any argument of the pipeline by name, e.g. ``images``, ``model_type``, ``max_steps``,
-            ``job_dir``: see docs/arguments.md.
+        **options: Any argument of the pipeline by name, listed below.
 
     Returns:
         The finished run. Its model is the best evaluation's, not the last one's.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before anything is written.
-        InterruptedRunError: if the run was interrupted; with the same ``job_dir`` it resumes.
+        InterruptedRunError: if the run was interrupted; with the same ``job_dir`` it resumes. After Ctrl-C or
+            the notebook's stop button it is a ``KeyboardInterrupt`` as well.
         PipelineError: if a step failed; ``remedy`` says what to do.
     """
-    return _run(RETRAIN if retrain else TRAIN, options, recipe, progress)
+    return _run(RETRAIN if retrain else TRAIN, options, dataset, recipe, progress)
 
 
-@list_options(TuneOptions)
+@list_options(TUNE.inputs)
 def tune(
     search_space: Mapping[str, str | Iterable[Any]] | None = None,
     *,
+    dataset: Dataset | str | os.PathLike[str] | None = None,
     recipe: str | None = None,
     progress: bool = True,
     **options: Unpack[TuneOptions],
@@ -226,30 +229,47 @@ def tune(
 
     Args:
         search_space: By argument, what to try: a range ``"0.001:0.2"``, a range on a logarithmic scale
-            ``"log:0.001:0.2"``, or a list of values. None = as ``hyperparameters`` or ``tune`` says.
+            ``"log:0.001:0.2"``, or a list of values. None = as ``hyperparameters`` says.
+        dataset: What ``convert`` returned, or its folder; in place of images.
         recipe: The settings that all trials start from, as in ``run``.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: Any argument of the tuning pipeline by name, e.g. ``images``, ``max_trials``,
-            ``max_parallel_trials``: see docs/arguments.md.
+        **options: Any argument of the tuning pipeline by name, listed below.
 
     Returns:
         The finished run of the best trial; ``trials`` has all of them.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before anything is written.
-        InterruptedRunError: if the search was interrupted; with the same ``job_dir`` it resumes.
+        InterruptedRunError: as in ``run``.
         PipelineError: if a step failed; ``remedy`` says what to do.
     """
-    if search_space:
-        options["tune"] = "; ".join(
-            f"{name}={_values(name, values)}" for name, values in search_space.items()
+    arguments: dict[str, Any] = {**options}
+    if "tune" in arguments:
+        raise InvalidArgumentError(
+            f"imgpipe.tune has no option 'tune' ({arguments['tune']!r})", remedy="use search_space"
         )
-    return _run(TUNE, options, recipe, progress)
+    if search_space:
+        spaces = (f"{name}={_values(name, values)}" for name, values in search_space.items())
+        arguments["tune"] = "; ".join(spaces)
+    return _run(TUNE, arguments, dataset, recipe, progress)
 
 
-def _run(pipeline: LocalPipeline, options: Any, recipe: str | None, progress: bool) -> Run:
+def _run(
+    pipeline: LocalPipeline,
+    options: Mapping[str, Any],
+    dataset: Dataset | str | os.PathLike[str] | None,
+    recipe: str | None,
+    progress: bool,
+) -> Run:
     if recipe is not None and recipe not in RECIPES:
         raise InvalidArgumentError(f"there is no recipe {recipe!r}", remedy=nearest_name(recipe, RECIPES))
+    if dataset is not None:
+        data = (dataset if isinstance(dataset, Dataset) else Dataset(dataset))._training_options()
+        if both := sorted({"images", "train_csv", *data} & options.keys()):
+            raise InvalidArgumentError(
+                f"dataset and {both[0]} cannot both be set", remedy=f"omit dataset or {both[0]}"
+            )
+        options = {**options, **data}
     prepared = prepare_run(pipeline, check_options(pipeline.inputs, options), recipe=recipe)
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=3)
@@ -275,9 +295,11 @@ def _progress_event(done: int, total: int) -> dict[str, Any]:
 def _values(name: str, values: str | Iterable[Any]) -> str:
     if isinstance(values, str):
         return values
-    if not isinstance(values, Iterable):
+    if not isinstance(values, Iterable) or isinstance(values, tuple):
+        # A tuple is a range for some libraries, and two values for others.
         raise InvalidArgumentError(
             f"search_space[{name!r}]={values!r} is not a range or a list",
-            remedy=f'give a range such as "log:0.001:0.2", a list of values, or the option {name} instead',
+            remedy='use "0.001:0.2" or "log:0.001:0.2" for a range, [16, 32] for values, '
+            f"or the option {name} for a single value",
         )
     return ",".join(map(str, values))

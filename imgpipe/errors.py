@@ -23,3 +23,7 @@ __all__ = [
     "PipelineError",
     "UnavailableError",
 ]
+
+for _name in __all__:
+    # The name to import it by, as tracebacks show it.
+    globals()[_name].__module__ = __name__

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError
 from imgpipe.components.common.log import parse_event
-from imgpipe.pipelines.local_step import StepError
+from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 from imgpipe.pipelines.targets.local_docker import SECONDS_TO_END as CONTAINER_SECONDS_TO_END
@@ -202,11 +202,11 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
             "PYTHONSAFEPATH": "1",
         },
     )
-    interrupted = False
+    received: int | None = None
 
-    def stop(*_: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
+    def stop(number: int, _: Any) -> None:
+        nonlocal received
+        received = received or number
         os.killpg(process.pid, signal.SIGTERM)
 
     # Only the main thread can install signal handlers, and a notebook may call from another thread.
@@ -223,10 +223,9 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         # Containers have their own time to stop and are removed afterwards.
         _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
-    if interrupted:
-        raise InterruptedRunError(
-            "the run was interrupted", remedy="start it again; the same job_dir can be used"
-        )
+    if received is not None:
+        error_class = KeyboardInterruptError if received == signal.SIGINT else InterruptedRunError
+        raise error_class("the run was interrupted", remedy="start it again; the same job_dir can be used")
 
 
 def _end(process: "subprocess.Popen[str]", seconds: float) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgpipe.components.common.errors import InternalError, PipelineError
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
 from imgpipe.components.common.log import parse_event
 from imgpipe.pipelines.run_display import RunDisplay
 
@@ -24,6 +24,10 @@ class StepError(PipelineError):
         self.retry_can_help = event["retry_can_help"]
 
 
+class KeyboardInterruptError(InterruptedRunError, KeyboardInterrupt):
+    """Ctrl-C: to programs an InterruptedRunError, to Python and notebooks a KeyboardInterrupt."""
+
+
 def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
     """Runs ``python -m components.<step>`` and waits for its end; Ctrl-C ends both.
 
@@ -34,6 +38,7 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
 
     Raises:
         StepError: if the step failed.
+        KeyboardInterruptError: after Ctrl-C.
         InternalError: if it failed without an error message.
     """
     started = time.monotonic()
@@ -55,15 +60,12 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
                     else:
                         display.show(event)
             except KeyboardInterrupt:
-                # The step receives SIGINT too and reports that it can be started again.
+                # The step receives SIGINT too.
                 process.wait()
-                failure = failure or {
-                    "problem": f"{step} was interrupted",
-                    "where": "",
-                    "remedy": "start it again: it resumes",
-                    "exit_code": 75,
-                    "retry_can_help": True,
-                }
+                display.step_failed(step, time.monotonic() - started)
+                raise KeyboardInterruptError(
+                    f"{step} was interrupted", remedy="start it again: it resumes"
+                ) from None
             seconds = time.monotonic() - started
             if failure is None and process.wait() == 0:
                 display.step_finished(step, seconds)
@@ -73,6 +75,6 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
         raise InternalError(
             f"{step} ended with status {process.returncode} without an error message"
             f"{': ' if last_line else ''}{last_line}",
-            remedy="if the machine ran out of memory, lower batch_size; otherwise report this",
+            remedy="if the machine ran out of memory, use one with more; otherwise report this",
         )
     raise StepError(failure)

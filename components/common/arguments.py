@@ -55,6 +55,9 @@ class Kind(StrEnum):
     EARLIER_JOB = "earlier_job"
 
 
+LIST_KINDS = (Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS)
+
+
 def argument(
     default: Any,
     description: str,
@@ -285,7 +288,7 @@ def _location_problem(field: "dataclasses.Field[Any]", value: Any) -> str:
     if kind is None:
         return ""
     try:
-        for path in value.split(",") if kind in (Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS) else [value]:
+        for path in value.split(",") if kind in LIST_KINDS else [value]:
             parse_location(path.strip())
     except InvalidArgumentError as error:
         # The caller names the value.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import imgpipe
@@ -48,6 +49,17 @@ def test_a_wrong_option_is_refused_before_any_work(flowers, tmp_path):
     with pytest.raises(InvalidArgumentError, match="validation_fraction=2"):
         imgpipe.convert(tmp_path / "shards", images=flowers, validation_fraction=2.0)
     assert not (tmp_path / "shards").exists()
+
+
+def test_values_of_numpy_and_lists_are_accepted(flowers, tmp_path):
+    dataset = imgpipe.convert(
+        tmp_path / "shards",
+        images=[f"{flowers}/daisy/*.png", f"{flowers}/rose/*.png"],
+        seed=np.int64(3),
+        validation_fraction=np.float32(0.25),
+        progress=False,
+    )
+    assert dataset.images == {"train": 30, "validation": 10}
 
 
 def test_validate_finds_nothing_wrong_with_good_data(dataset):

@@ -29,14 +29,23 @@ def test_every_public_name_is_there_and_documented():
     assert set(imgpipe.__all__) <= set(dir(imgpipe))
 
 
-def test_the_signatures_list_every_option_for_completion():
-    for function, names in (
-        (imgpipe.run, {"images", "max_steps", "job_dir", "recipe", "progress"}),
-        (imgpipe.tune, {"search_space", "images", "max_trials"}),
-        (imgpipe.convert, {"output_dir", "images"}),
-        (imgpipe.validate, {"dataset", "num_classes"}),
+def test_signatures_and_docstrings_have_every_option_with_its_default():
+    for function, defaults in (
+        (imgpipe.run, {"images": "", "max_steps": 1000, "recipe": None, "progress": True}),
+        (imgpipe.tune, {"search_space": None, "images": "", "trial_early_stopping": "auto"}),
+        (imgpipe.convert, {"images": "", "validation_fraction": 0.2}),
+        (imgpipe.validate, {"num_classes": 0}),
     ):
-        assert names <= set(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        assert {name: parameters[name].default for name in defaults} == defaults
+        for name in parameters:
+            assert f"\n    {name}: " in function.__doc__
+
+
+def test_a_name_is_shown_as_it_is_imported():
+    for name in set(imgpipe.__all__) - {"errors"}:
+        assert getattr(imgpipe, name).__module__ == "imgpipe"
+    assert imgpipe.errors.InvalidDataError.__module__ == "imgpipe.errors"
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():

@@ -1,14 +1,16 @@
 """run and tune from Python, and what a run gives back."""
 
 import os
+import signal
 import threading
+import time
 import warnings
 
 import numpy as np
 import pytest
 
 import imgpipe
-from imgpipe.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError, MissingInputError
 from tests.imgpipe.conftest import LABELS, QUICK
 
 
@@ -117,3 +119,38 @@ def test_tuning_gives_the_best_trial_and_all_trials(flowers, tmp_path):
     assert len(run.trials) == 2
     assert {trial["hyperparameters"]["train_batch_size"] for trial in run.trials} <= {"8", "16", 8, 16}
     assert (run.model / "saved_model.pb").is_file()
+
+
+def test_a_converted_data_set_can_be_trained_on(flowers, tmp_path):
+    dataset = imgpipe.convert(tmp_path / "shards", images=flowers, progress=False)
+    run = imgpipe.run(dataset=dataset, job_dir=tmp_path / "job", progress=False, **QUICK)
+    assert run.labels == LABELS
+    assert run.metrics["examples"] == dataset.images["validation"]
+    with pytest.raises(InvalidArgumentError, match="dataset and images cannot both be set"):
+        imgpipe.run(dataset=dataset.path, images=flowers)
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_and_an_interrupted_run(flowers, tmp_path):
+    log = imgpipe.Run(tmp_path / "job").log
+
+    def interrupt():
+        while not (log.exists() and log.stat().st_size):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        imgpipe.run(images=flowers, job_dir=tmp_path / "job", progress=False, **QUICK)
+    assert isinstance(raised.value, InterruptedRunError)
+
+
+@pytest.mark.parametrize("values", [(0.001, 0.2), 0.1])
+def test_a_search_space_that_can_be_read_in_two_ways_is_refused(values):
+    with pytest.raises(InvalidArgumentError, match="not a range or a list") as raised:
+        imgpipe.tune({"weight_decay": values})
+    assert '"0.001:0.2"' in raised.value.remedy
+
+
+def test_the_argument_tune_is_refused_because_search_space_replaces_it():
+    with pytest.raises(InvalidArgumentError, match="no option 'tune'"):
+        imgpipe.tune(tune="weight_decay=0.1:0.2")
