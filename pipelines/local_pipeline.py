@@ -212,7 +212,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
 def _record_error(folder: RunFolder, error: PipelineError) -> None:
     """Writes the run's error to its log.
 
-    Written while the folder is locked: whoever finds the folder unlocked also finds how the run ended.
+    Written while the folder is locked: the reason is known as soon as the folder is unlocked.
     """
     # A full disk has already been reported.
     with suppress(OSError), folder.log.open("a", encoding="utf-8") as log:
