@@ -20,13 +20,14 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 endif
 
-.PHONY: help run test proof bench env lint types compile check-compiled locks images images-push images-test \
-	images-bench clean
+.PHONY: help run test proof cluster-test bench env lint types compile check-compiled locks images images-push \
+	images-test images-bench clean
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
 	@echo "make test     run the whole test suite, in two processes; JOBS= sets another number"
 	@echo "make proof    run the tests that take minutes: accuracy and time on real photos"
+	@echo "make cluster-test run the tests on the cluster that KUBECONFIG and KFP_ENDPOINT name"
 	@echo "make bench    time training, converting, validating and serving against other implementations"
 	@echo "make env      create .venv with everything a developer needs"
 	@echo "make lint     run ruff; make types: run mypy"
@@ -77,6 +78,9 @@ locks: env
 	done
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --no-deps -c $(LOCKS)/develop-cpu.txt $(LOCKS)/roles/kfp.in -o $(LOCKS)/roles/kfp.txt
+
+cluster-test: env
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 bench: env
 	$(BIN)/python -m benchmarks.train

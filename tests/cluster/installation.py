@@ -1,0 +1,151 @@
+"""A Kubeflow Pipelines installation under test: its command line, its API and its Kubernetes objects."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from imgpipe.pipelines.targets.jobs import ENDED
+from imgpipe.pipelines.targets.kubeflow_client import EXPERIMENT, KubeflowClient
+from tests.command_line import IMGPIPE
+
+# From the submission to the end, of the whole pipeline and of a run that fails in its first step.
+RUN_SECONDS = 1500
+FIRST_STEP_SECONDS = 300
+# Within which a command tells what the cluster knows.
+REASON_SECONDS = 30
+_POLL_SECONDS = 3
+# A network small enough for a cluster without accelerators.
+SMALL = ["--model_type=resnet-18", "--weights=none", "--image_size=32", "--max_steps=2"]
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The installation and the settings of the tests.
+
+    Attributes:
+        host: Address of its API.
+        namespace: The namespace of the runs.
+        is_multi_user: Whether ``namespace`` is a user's.
+        folder: The folder in an object store that the pods and this machine can read.
+        registry: The registry of our images; empty = they are on the nodes.
+    """
+
+    host: str
+    namespace: str
+    is_multi_user: bool
+    folder: str
+    registry: str
+
+    def imgpipe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of ours; KFP_ENDPOINT and KUBECONFIG come from the environment."""
+        command = [IMGPIPE, *arguments]
+        environment = {**os.environ, "IMGPIPE_TARGET": "kubeflow"}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+        )
+
+    def submit_command(self, job: str, arguments: list[str], *options: str) -> list[str]:
+        """Returns the arguments of ``imgpipe submit`` for a small training."""
+        registry = ["--image-registry", self.registry] if self.registry else []
+        small = [f"--images={self.folder}/digits", *SMALL]
+        return ["submit", job, "--no-check", *registry, *options, "--", *small, *arguments]
+
+    def submit(self, job: str, *options: str, arguments: tuple[str, ...] = ()) -> str:
+        """Starts a run with ``imgpipe submit`` and returns its id."""
+        result = self.imgpipe(*self.submit_command(job, list(arguments), *options, "--format", "json"))
+        assert result.returncode == 0, result.stderr
+        return str(json.loads(result.stdout)["name"])
+
+    def describe(self, job: str) -> dict[str, Any]:
+        """Returns what ``imgpipe describe`` knows of a run."""
+        result = self.imgpipe("describe", job, "--format", "json")
+        assert result.returncode == 0, result.stderr
+        described: dict[str, Any] = json.loads(result.stdout)
+        return described
+
+    def wait_until_ended(self, job: str, seconds: float = RUN_SECONDS) -> str:
+        """Returns the state in which a run ends."""
+        return str(
+            wait_for(
+                lambda: (state := self.describe(job)["state"]) in ENDED and state, seconds, f"{job} ends"
+            )
+        )
+
+    @cached_property
+    def kfp(self) -> Any:
+        """KFP's own client."""
+        token = os.environ.get("KFP_TOKEN", "")
+        return KubeflowClient(self.host, self.namespace if self.is_multi_user else "", token).api
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The id of our experiment."""
+        namespace = self.namespace if self.is_multi_user else None
+        return str(self.kfp.create_experiment(EXPERIMENT, namespace=namespace).experiment_id)
+
+    def runs_named(self, job: str) -> list[Any]:
+        """Returns all runs of that name, as KFP lists them."""
+        named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "name", "stringValue": job}]})
+        page = self.kfp.list_runs(experiment_id=self.experiment_id, filter=named, page_size=100)
+        return page.runs or []
+
+    @cached_property
+    def kubernetes(self) -> Any:
+        """A client of the cluster's own API."""
+        from kubernetes import client, config
+
+        config.load_kube_config()
+        return client.ApiClient()
+
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """Returns the Workflow of a run; {} before there is one."""
+        from kubernetes import client
+
+        found = client.CustomObjectsApi(self.kubernetes).list_namespaced_custom_object(
+            "argoproj.io", "v1alpha1", self.namespace, "workflows", label_selector=_of_run(run_id)
+        )
+        return next(iter(found["items"]), {})
+
+    def pods(self, run_id: str) -> list[Any]:
+        """Returns the pods of a run's steps, without KFP's drivers."""
+        from kubernetes import client
+
+        listed = client.CoreV1Api(self.kubernetes).list_namespaced_pod(
+            self.namespace, label_selector=_of_run(run_id)
+        )
+        return [pod for pod in listed.items if "-driver-" not in pod.metadata.name]
+
+    def cluster_says(self, run_id: str, pattern: str) -> bool:
+        """Whether Kubernetes states a reason, in the Workflow's nodes or in the status of a pod."""
+        nodes = self.workflow(run_id).get("status", {}).get("nodes", {}).values()
+        texts = [node.get("message", "") for node in nodes]
+        texts += [str(pod.status) for pod in self.pods(run_id)]
+        return any(re.search(pattern, text) for text in texts)
+
+
+def _of_run(run_id: str) -> str:
+    return f"pipeline/runid={run_id}"
+
+
+def step_of(pod: Any) -> str:
+    """Returns the step of a pod, from the name of its node: ``WORKFLOW.root.STEP.executor``."""
+    return str(pod.metadata.annotations["workflows.argoproj.io/node-name"].split(".")[-2])
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Returns the first true value of a condition.
+
+    Raises:
+        AssertionError: if there is none within the time.
+    """
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(_POLL_SECONDS)
+    return value

@@ -1,0 +1,144 @@
+"""Runs from the uploaded file, from `imgpipe submit` and on a schedule, and what the commands say of them."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests.cluster.installation import RUN_SECONDS, step_of, wait_for
+from tests.command_line import IMGPIPE
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * RUN_SECONDS)]
+
+# As typed into the form.
+_SMALL = {"model_type": "resnet-18", "weights": "none", "image_size": 32, "max_steps": 2}
+_STEPS = ["data_version", "convert", "validate", "train", "evaluate", "export", "gate"]
+
+
+def _form(installation):
+    return {"images": f"{installation.folder}/digits", **_SMALL}
+
+
+def test_a_run_from_submit_trains_evaluates_and_exports(installation, finished):
+    [run] = installation.runs_named(finished)
+    assert run.state == "SUCCEEDED"
+
+
+def test_the_committed_file_runs_when_it_is_uploaded(installation, start, job):
+    start(**_form(installation))
+    assert installation.wait_until_ended(job) == "SUCCEEDED", installation.describe(job)
+
+
+def test_a_submitted_run_belongs_to_a_pipeline_and_its_version(installation, finished):
+    [run] = installation.runs_named(finished)
+    reference = run.pipeline_version_reference
+    assert reference
+    assert reference.pipeline_version_id
+    pipeline = installation.kfp.get_pipeline(reference.pipeline_id)
+    assert pipeline.display_name == "image-classification"
+
+
+def test_describe_names_our_steps_in_the_pipelines_order_and_nothing_else(installation, finished):
+    text = json.dumps(installation.describe(finished))
+    # Each step's name is a value or a key of its own.
+    positions = [text.find(f'"{step.replace("_", "-")}"') for step in _STEPS]
+    assert -1 not in positions, text
+    assert positions == sorted(positions), text
+    for noise in ("driver", "(0)", "executor", "None", "null", "PENDING"):
+        assert noise not in text, text
+
+
+def test_stream_logs_prints_what_the_steps_say_without_kubeflows_lines(installation, finished):
+    result = installation.imgpipe("stream-logs", finished)
+    assert result.returncode == 0, result.stderr
+    assert "top-1" in result.stdout
+    for noise in ("launcher", "execution_id", "level=info", "time=", "I1"):
+        assert noise not in result.stdout, result.stdout
+    everything = installation.imgpipe("stream-logs", finished, "--all").stdout
+    assert len(everything.splitlines()) > len(result.stdout.splitlines())
+
+
+def test_logs_remain_when_the_pods_are_gone(installation, finished):
+    from kubernetes import client
+
+    [run] = installation.runs_named(finished)
+    core = client.CoreV1Api(installation.kubernetes)
+    core.delete_collection_namespaced_pod(
+        installation.namespace, label_selector=f"pipeline/runid={run.run_id}", grace_period_seconds=0
+    )
+    wait_for(lambda: not installation.pods(run.run_id), 60, "the pods are deleted")
+    assert "top-1" in installation.imgpipe("stream-logs", finished).stdout
+
+
+def test_list_shows_the_run(installation, finished):
+    rows = json.loads(installation.imgpipe("list", "--format", "json").stdout)
+    [row] = [row for row in rows if row["job_id"] == finished]
+    assert (row["state"], bool(row["created"]), bool(row["ended"])) == ("SUCCEEDED", True, True)
+
+
+def test_the_same_submission_again_finds_the_run(installation, finished):
+    again = installation.imgpipe(*installation.submit_command(finished, []))
+    assert again.returncode == 0, again.stderr
+    assert "already exists" in again.stderr
+    assert len(installation.runs_named(finished)) == 1
+
+
+def test_a_cancelled_run_ends_and_is_listed_as_cancelled(installation, job):
+    run_id = installation.submit(job)
+    wait_for(lambda: installation.workflow(run_id).get("status", {}).get("nodes"), 120, "the run starts")
+    first = installation.imgpipe("cancel", job)
+    # While the first one works.
+    second = installation.imgpipe("cancel", job)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert installation.wait_until_ended(job, 180) == "CANCELLED"
+    rows = json.loads(installation.imgpipe("list", "--format", "json").stdout)
+    assert [row["state"] for row in rows if row["job_id"] == job] == ["CANCELLED"]
+
+
+def test_retry_runs_only_what_failed(installation, start, job):
+    # No model is that fast: the step export fails.
+    run_id = start(**_form(installation), max_latency_ms=0.001)
+    assert installation.wait_until_ended(job) == "FAILED"
+    before = {pod.metadata.uid for pod in installation.pods(run_id)}
+    installation.kfp._run_api.run_service_retry_run(run_id)
+    wait_for(lambda: installation.describe(job)["state"] in ("RUNNING", "PENDING"), 60, "it runs again")
+    assert installation.wait_until_ended(job) == "FAILED"
+    again = [pod for pod in installation.pods(run_id) if pod.metadata.uid not in before]
+    assert [step_of(pod) for pod in again] == ["export"]
+
+
+def test_five_submissions_of_one_id_at_the_same_moment_are_one_run(installation, job, monkeypatch):
+    monkeypatch.setenv("IMGPIPE_TARGET", "kubeflow")
+    command = [IMGPIPE, *installation.submit_command(job, [])]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(5)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5, outputs
+
+    def going_on():
+        return [run for run in installation.runs_named(job) if run.state in ("PENDING", "RUNNING")]
+
+    wait_for(lambda: len(going_on()) == 1, 60, "one run remains")
+    assert installation.imgpipe("cancel", job).returncode == 0
+    wait_for(lambda: not going_on(), 120, "it is cancelled")
+
+
+def test_a_schedule_starts_runs_and_names_the_next_and_the_last(installation, job):
+    arguments = installation.submit_command(job, [])[2:]
+    try:
+        created = installation.imgpipe("schedule", "create", job, "--cron", "* * * * *", *arguments)
+        assert created.returncode == 0, created.stderr
+
+        def last_run():
+            rows = json.loads(installation.imgpipe("schedule", "list", "--format", "json").stdout)
+            row = next(row for row in rows if row["name"] == job)
+            assert row["cron"] == "* * * * *"
+            assert row["next_run"]
+            return row["last_job"]
+
+        last = wait_for(last_run, 150, "the schedule starts a run")
+    finally:
+        installation.imgpipe("schedule", "delete", job)
+    assert installation.describe(last)["state"] in ("PENDING", "RUNNING")
+    assert installation.imgpipe("cancel", last).returncode == 0
