@@ -17,7 +17,7 @@ from tests.command_line import IMGPIPE
 # From the submission to the end, of the whole pipeline and of a run that fails in its first step.
 RUN_SECONDS = 1500
 FIRST_STEP_SECONDS = 300
-# Within which a command tells what the cluster knows.
+# Within which a command names the reason that the cluster states.
 REASON_SECONDS = 30
 _POLL_SECONDS = 3
 # A network small enough for a cluster without accelerators.

@@ -58,7 +58,7 @@ def test_stream_logs_prints_what_the_steps_say_without_kubeflows_lines(installat
     assert len(everything.splitlines()) > len(result.stdout.splitlines())
 
 
-def test_logs_remain_when_the_pods_are_gone(installation, finished):
+def test_logs_remain_after_the_pods_are_deleted(installation, finished):
     from kubernetes import client
 
     [run] = installation.runs_named(finished)
