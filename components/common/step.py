@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.platforms.google_credentials import use_storage_key
 
 
 def run_component(module_name: str, function_name: str, values: Mapping[str, Any]) -> Any:
@@ -37,6 +38,7 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
     """
     # Several component functions, the names of steps, may share the logic module of one folder.
     step, package = function_name, module_name.split(".")[-2]
+    use_storage_key()
     with _exit_on_error(step), _raise_on_sigterm():
         function = getattr(importlib.import_module(module_name), function_name)
         parameters = inspect.signature(function).parameters.values()
@@ -67,6 +69,7 @@ def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
 
     On SIGTERM the process exits without Python's own cleanup.
     """
+    use_storage_key()
     with _exit_on_error(step), _raise_on_sigterm():
         command()
     sys.exit(0)

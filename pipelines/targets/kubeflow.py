@@ -6,31 +6,34 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, flat_fields
 from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
 from imgpipe.components.platforms.kubernetes.pod_spec import (
     SHARED_MEMORY_FOLDER,
     SHARED_MEMORY_LIMIT,
     STORAGE_KEY_ENTRY,
     STORAGE_KEY_FOLDER,
-    STORAGE_KEY_VARIABLE,
 )
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
 
-# Requested processors and memory: the data steps keep one image per thread in memory, the others TensorFlow
-# and a model. For train, they are inputs of the pipeline.
+# Requested processors and gigabytes of memory: the data steps keep one image per thread in memory, the others
+# TensorFlow and a model. For train, they are inputs of the pipeline.
 _RESOURCES = {
-    "data_version": ("1", "1G"),
-    "convert": ("2", "1G"),
-    "validate": ("2", "1G"),
-    "evaluate": ("2", "4G"),
-    "export": ("1", "4G"),
-    "gate": ("1", "1G"),
-    "deploy": ("1", "4G"),
-    "batch_predict": ("4", "8G"),
+    "data_version": (1, 1),
+    "convert": (2, 2),
+    "validate": (2, 2),
+    "evaluate": (2, 4),
+    "export": (1, 4),
+    "gate": (1, 1),
+    "deploy": (1, 4),
+    "batch_predict": (4, 8),
 }
-_DEFAULT_RESOURCES = ("1", "2G")
+_DEFAULT_RESOURCES = (1, 2)
+# A namespace with a quota on limits admits no pod without them. A step may use this many times its request if
+# the node has it to spare.
+_LIMIT_FACTOR = 2
 
 
 def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
@@ -44,10 +47,10 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
             "imgpipe-train-cpu, imgpipe-train-gpu or imgpipe-train-tpu.",
         ),
         "train_cpu": argument(
-            "4", "Processors that the train step requests, as a Kubernetes quantity, e.g. 4 or 500m."
+            "4", "Processors that the train step gets, as a Kubernetes quantity, e.g. 4 or 500m."
         ),
         "train_memory": argument(
-            "8G", "Memory that the train step requests, as a Kubernetes quantity, e.g. 16G."
+            "8G", "Memory that the train step gets, as a Kubernetes quantity, e.g. 16G."
         ),
         "train_accelerator_type": argument(
             "", "Resource name of the accelerator: nvidia.com/gpu or google.com/tpu. Empty = none."
@@ -78,6 +81,8 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
 
     # The other steps depend on more than their inputs, e.g. on the model that serves now.
     task.set_caching_options(step in CACHED_STEPS)
+    # The Pod Security Standard `restricted` requires it; the users of our images are numbers, which it needs.
+    kubernetes.set_security_context(task, run_as_non_root=True)
     kubernetes.use_secret_as_volume(
         task, secret_name=inputs["storage_secret"], mount_path=STORAGE_KEY_FOLDER, optional=True
     )
@@ -89,12 +94,12 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
     )
     if step != "train":
         cpu, memory = _RESOURCES.get(step, _DEFAULT_RESOURCES)
-        task.set_cpu_request(cpu)
-        task.set_memory_request(memory)
+        task.set_cpu_request(str(cpu)).set_cpu_limit(str(_LIMIT_FACTOR * cpu))
+        task.set_memory_request(f"{memory}G").set_memory_limit(f"{_LIMIT_FACTOR * memory}G")
         return
     task.set_container_image(inputs["train_image"])
-    task.set_cpu_request(inputs["train_cpu"])
-    task.set_memory_request(inputs["train_memory"])
+    task.set_cpu_request(inputs["train_cpu"]).set_cpu_limit(inputs["train_cpu"])
+    task.set_memory_request(inputs["train_memory"]).set_memory_limit(inputs["train_memory"])
     task.set_accelerator_type(inputs["train_accelerator_type"])
     task.set_accelerator_limit(inputs["train_accelerator_count"])
     kubernetes.add_node_selector_json(task, inputs["train_node_selector"])

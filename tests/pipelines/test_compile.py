@@ -30,7 +30,10 @@ KFP_TYPES = {
 }
 # The only additions of a target to the graph.
 ADDED_STEP = "data-version"
-POD_SETTINGS = {"accelerator_type", "accelerator_count", "cpu_request", "memory_request", "base_image"}
+POD_SETTINGS = {
+    *("accelerator_type", "accelerator_count", "base_image"),
+    *("cpu_request", "cpu_limit", "memory_request", "memory_limit"),
+}
 
 
 def tasks_of(spec):
@@ -235,6 +238,29 @@ def test_one_kubeflow_yaml_serves_cpu_gpu_and_tpu():
     assert train["tolerations"] == [{"tolerationJson": {"componentInputParameter": "train_tolerations"}}]
     assert train["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
     assert train["emptyDirMounts"][0]["medium"] == "Memory"
+
+
+@pytest.mark.parametrize("name", [file.stem for file in (COMPILED / "kubeflow").glob("*.yaml")])
+def test_every_kubeflow_pod_runs_in_a_restricted_namespace_with_a_quota_on_limits(name):
+    """Kubernetes refuses other pods: podsecurity checks runAsNonRoot, and a quota the limits."""
+    spec, platform = yaml.safe_load_all((COMPILED / "kubeflow" / f"{name}.yaml").read_text())
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor, content in spec["deploymentSpec"]["executors"].items():
+        assert pods[executor]["securityContext"] == {"runAsNonRoot": True}, executor
+        assert content["container"]["resources"].keys() >= {
+            "resourceCpuRequest",
+            "resourceMemoryRequest",
+            "resourceCpuLimit",
+            "resourceMemoryLimit",
+        }, executor
+
+
+def test_the_storage_secret_is_not_the_credentials_of_kfps_launcher():
+    """The launcher runs in the step's container: Google's variable would apply to its pipeline root."""
+    _, platform = yaml.safe_load_all((COMPILED / "kubeflow" / "image_classification.yaml").read_text())
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        [secret] = executor["secretAsEnv"]
+        assert [entry["envVar"] for entry in secret["keyToEnv"]] == ["IMGPIPE_STORAGE_KEY"]
 
 
 def test_no_step_has_a_retry_policy():

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
+
 # A secret with a key for Cloud Storage is mounted here. Its entry `path` becomes the variable: where there is
 # no secret, the variable must not hide the identity that the pod has by itself.
 STORAGE_KEY_FOLDER = "/var/run/imgpipe/storage"
-STORAGE_KEY_VARIABLE, STORAGE_KEY_ENTRY = "GOOGLE_APPLICATION_CREDENTIALS", "path"
+STORAGE_KEY_ENTRY = "path"
 # TensorFlow's data threads and NCCL use shared memory; by default /dev/shm has 64 MB.
 SHARED_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - where Linux has it
 SHARED_MEMORY_LIMIT = "8Gi"

@@ -34,6 +34,15 @@ def test_a_successful_command_exits_with_zero():
     assert caught.value.code == 0
 
 
+def test_the_key_of_the_storage_secret_is_the_credentials_of_the_step_and_its_processes(monkeypatch, capfd):
+    monkeypatch.setenv("IMGPIPE_STORAGE_KEY", "/run/key.json")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/run/launcher.json")
+    program = "import os; print('child reads', os.environ['GOOGLE_APPLICATION_CREDENTIALS'])"
+    with pytest.raises(SystemExit):
+        run_command("sample", lambda: subprocess.run([sys.executable, "-c", program], check=True))
+    assert "child reads /run/key.json" in capfd.readouterr().out
+
+
 def test_a_pipeline_error_sets_the_exit_code_and_is_logged(capsys):
     def command():
         raise InvalidDataError("bad row", where="a.csv, line 2", remedy="correct it")
