@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.measure import print_result, print_table
 from containers.build import MAX_MEGABYTES, default_base
 from containers.docker import SANDBOX_FLAGS, image_size
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, parse_event
 from imgpipe.pipelines.images import Images
 
 # On two cores.
@@ -68,7 +68,10 @@ def seconds_to_first_line(image: str, work: Path, command: Sequence[str], *, wai
     lines = []
     seconds = 0.0
     with subprocess.Popen(
-        ["docker", "run", *SANDBOX_FLAGS, f"--name={name}", f"--volume={work}:/mnt", image, *command],
+        [
+            *("docker", "run", *SANDBOX_FLAGS, f"--name={name}", f"--volume={work}:/mnt"),
+            *(f"--env={LOG_FORMAT_VARIABLE}={JSON}", image, *command),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
@@ -196,7 +196,7 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         # The safe path keeps the current folder out of the module search path: a user's folder `pipelines` or
         # `components` would hide ours.
         env={
-            **os.environ,
+            **json_environment(),
             "PYTHONIOENCODING": "utf-8",
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.pipelines.run_display import RunDisplay
 
 
@@ -46,7 +46,9 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
     command = [sys.executable, "-P", "-m", f"imgpipe.components.{step}", *flags]
     failure = None
     last_line = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", env=json_environment()
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         with display:
             display.show({"event": "step_started", "step": step, "severity": "INFO"})

@@ -13,7 +13,8 @@ def batch_predict(
     """Writes one line of JSON per image: class, label and probability, or an error for that image.
 
     Args:
-        predictions: The files predictions-00000.jsonl and so on, unless output_dir is set.
+        predictions: The files predictions-00000.jsonl and so on; if output_dir is set, only its name, in the
+            metadata.
         metrics: The number of images, and of those with an error.
         arguments: The model, the images and the output.
     """
@@ -21,7 +22,8 @@ def batch_predict(
 
     output_dir = arguments.output_dir or predictions.path
     summary = run_prediction(arguments, output_dir)
+    # Not as the artifact's uri: KFP's launcher fails a step whose uri is outside the pipeline root.
     if arguments.output_dir:
-        predictions.uri = arguments.output_dir
+        predictions.metadata["output_dir"] = arguments.output_dir
     metrics.log_metric("images", float(summary.images))
     metrics.log_metric("failed", float(summary.failed))

@@ -1,36 +1,55 @@
-"""Structured logs: one JSON object per line on stdout, for grep, Cloud Logging and `imgpipe run`.
+"""Logs on stdout: plain lines for people, or one JSON object per line for programs.
 
-Google Cloud Logging parses the keys ``severity``, ``message`` and ``time`` in a container's output;
-``event`` is the kind of line.
+``IMGPIPE_LOG_FORMAT=json`` selects JSON: for Google Cloud Logging, which parses the keys ``severity``,
+``message`` and ``time`` in a container's output, and for our own processes that read a step's events. Without
+it, lines are at most 100 columns wide: Kubeflow's log viewer cuts longer lines off.
 """
 
 import json
+import os
+import re
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+LOG_FORMAT_VARIABLE = "IMGPIPE_LOG_FORMAT"
+JSON = "json"
+# Marks the result of a step, and its failure, in plain lines.
+RESULT, FAILED = "result: ", "failed"
+_COLUMNS = 100
+# Plain lines after the first one of an event.
+_INDENT = "    "
+_TIME_FORMAT = "%m-%d %H:%M:%S"
+_PLAIN_EVENT = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d (?P<message>.*)")
+
 
 def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> None:
-    """Writes one structured line to stdout.
+    """Writes one event to stdout: a JSON object if ``IMGPIPE_LOG_FORMAT`` is ``json``, else plain lines.
 
     Args:
         event: The kind of line, e.g. ``progress``; a constant, so that it can be searched for.
         message: The human-readable text.
         severity: INFO, WARNING or ERROR.
-        **fields: JSON values; NaN and infinity, which JSON lacks, become null.
+        **fields: JSON values; NaN and infinity, which JSON lacks, become null. Plain lines do not have them.
     """
+    # Read now: the variable may have changed since the import.
+    if os.environ.get(LOG_FORMAT_VARIABLE) == JSON:
+        text = event_line(event, message, severity=severity, **fields)
+    else:
+        text = plain_lines(event, message, severity=severity, **fields)
     # A single write call, so that lines of several threads do not mix.
-    sys.stdout.write(event_line(event, message, severity=severity, **fields))
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def event_line(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> str:
-    """Returns the line that ``log_event`` writes, with its end."""
+    """Returns an event as one line of JSON, with its end."""
     line = {
         "severity": severity,
         "event": event,
@@ -40,6 +59,78 @@ def event_line(event: str, message: str, *, severity: str = "INFO", **fields: An
     }
     # A file name that is not UTF-8 would otherwise make the line unprintable.
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def plain_lines(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> str:
+    """Returns an event as lines for people: its time (UTC) and message, at most 100 columns wide.
+
+    The error of a step is a line each for the problem, where it is, and what to do.
+    """
+    now = datetime.now(UTC).strftime(_TIME_FORMAT)
+    if event == "step_failed":
+        parts = {"problem": fields["problem"], "where": fields["where"], "what to do": fields["remedy"]}
+        texts = [f"{fields['step']}: {FAILED}"]
+        texts += [f"{name}: {' '.join(text.splitlines())}" for name, text in parts.items() if text]
+    else:
+        mark = "" if severity == "INFO" else f"{severity.lower()}: "
+        step, separator, rest = message.partition(": ")
+        is_named = separator and step == fields.get("step", step) and step.isidentifier()
+        mark = RESULT if event == "step_result" else mark
+        texts = (f"{step}: {mark}{rest}" if is_named else mark + message).splitlines()
+    first, *others = texts or [""]
+    lines = _wrap(f"{now} {first}", "")
+    for text in others:
+        lines += _wrap(text, _INDENT)
+    return "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace").decode()
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    # Hyphens are left alone: they are parts of names.
+    return textwrap.wrap(
+        text, _COLUMNS, initial_indent=indent, subsequent_indent=2 * _INDENT, break_on_hyphens=False
+    ) or [indent.rstrip()]
+
+
+def own_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Yields the lines that ``plain_lines`` wrote; those of other programs are left out."""
+    is_own = False
+    for line in lines:
+        is_own = bool(_PLAIN_EVENT.fullmatch(line)) or (is_own and line.startswith(_INDENT))
+        if is_own:
+            yield line
+
+
+def messages(lines: Iterable[str]) -> list[str]:
+    """Returns the messages in a plain log, without their times; an error keeps its lines."""
+    found: list[str] = []
+    for line in own_lines(lines):
+        started = _PLAIN_EVENT.fullmatch(line)
+        if started:
+            found.append(started["message"])
+        elif line.startswith(2 * _INDENT):
+            found[-1] += f" {line.strip()}"
+        else:
+            found[-1] += f"\n{line.strip()}"
+    return found
+
+
+@contextmanager
+def json_events() -> Iterator[None]:
+    """Makes this process and those that it starts write JSON in the block, for a caller that parses it."""
+    before = os.environ.get(LOG_FORMAT_VARIABLE)
+    os.environ[LOG_FORMAT_VARIABLE] = JSON
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[LOG_FORMAT_VARIABLE]
+        else:
+            os.environ[LOG_FORMAT_VARIABLE] = before
+
+
+def json_environment() -> dict[str, str]:
+    """Returns the environment of a process whose events the caller parses."""
+    return {**os.environ, LOG_FORMAT_VARIABLE: JSON}
 
 
 def log_result(step: str, message: str, **fields: Any) -> None:

@@ -17,7 +17,7 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     OutputError,
 )
-from imgpipe.components.common.log import log_event, parse_event
+from imgpipe.components.common.log import json_environment, log_event, parse_event
 from imgpipe.components.common.model_folder import model_digest, version_folders
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
 from imgpipe.components.deploy.arguments import DeployArguments
@@ -98,6 +98,7 @@ def _check_in_fresh_process(folder: Path) -> None:
         # -P: the working directory may contain packages with the same names.
         [sys.executable, "-P", "-m", "imgpipe.components.deploy.probe", f"--model={folder}"],
         capture_output=True,
+        env=json_environment(),
         encoding="utf-8",
         errors="replace",
         check=False,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
-from imgpipe.components.common.log import log_event, log_result, parse_event
+from imgpipe.components.common.log import json_environment, log_event, log_result, parse_event
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.export.arguments import ONNX, ExportArguments
@@ -252,6 +252,7 @@ def _predict_in_new_process(
                 f"--predictions={predictions}",
             ],
             capture_output=True,
+            env=json_environment(),
             encoding="utf-8",
             errors="replace",
             check=False,

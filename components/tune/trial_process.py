@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol
 from unittest import mock
 
-from imgpipe.components.common.log import log_event, parse_event
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, parse_event
 from imgpipe.components.common.step import run_command
 from imgpipe.components.tune.trial_run import LOG_FILE, ShouldStop, TrialTask
 
@@ -185,6 +185,8 @@ def _main(
     sys.stdout = sys.stderr = open(  # noqa: SIM115 - used until the process exits
         1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
+    # The search reads the events in the log.
+    os.environ[LOG_FORMAT_VARIABLE] = JSON
     if task.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = task.gpus
     with suppress(OSError):

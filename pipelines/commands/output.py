@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgpipe.components.common.errors import PipelineError
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import json_events, parse_event
 from imgpipe.pipelines.commands.grouped_options import RUNNING, option
 
 FORMATS = ("table", "json", "yaml")
@@ -78,7 +78,7 @@ def echo_events() -> Iterator[None]:
     """Prints the messages of the block's log events on stderr: stdout is for the result."""
     events = _EventEcho()
     try:
-        with contextlib.redirect_stdout(events):
+        with contextlib.redirect_stdout(events), json_events():
             yield
     finally:
         events.finish()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, UnavailableError
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.pipelines.container_mounts import ContainerMounts
 
 _NOBODY_ID = 65534
@@ -126,6 +127,7 @@ def docker_runner(settings: ContainerSettings) -> Any:
         tmpfs={"/tmp": "mode=1777"},  # noqa: S108 - private to the container
         mounts=mounts,
         labels={JOB_DIR_LABEL: settings.job_dir},
+        environment={LOG_FORMAT_VARIABLE: JSON},
     )
 
 

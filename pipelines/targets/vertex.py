@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.components.custom_job import component as custom_job
 from imgpipe.components.custom_job.arguments import CustomJobArguments
 from imgpipe.components.data_version.arguments import DataVersionArguments
@@ -45,6 +46,8 @@ def _configure_task(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
     task.set_cpu_limit(cpu)
     task.set_memory_limit(memory)
     task.set_caching_options(step in CACHED_STEPS)
+    # Cloud Logging parses it.
+    task.set_env_variable(LOG_FORMAT_VARIABLE, JSON)
 
 
 def _training_values(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from imgpipe.components.common.dataset import (
     file_sha256,
     write_manifest,
 )
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.tfrecord import write_record
 from tests.servers.deployments import (
@@ -27,6 +28,12 @@ from tests.servers.deployments import (
 )
 
 __all__ = ["cluster", "deployment", "models", "on_kserve", "on_vertex", "vertex"]
+
+
+@pytest.fixture(autouse=True)
+def _json_events(monkeypatch):
+    """Tests read events; those of the plain lines remove the variable."""
+    monkeypatch.setenv(LOG_FORMAT_VARIABLE, JSON)
 
 
 def _encode(pixels, image_format="PNG", **options):

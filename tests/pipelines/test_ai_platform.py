@@ -67,6 +67,7 @@ def tpu_job_spec(args, module="imgpipe.components.train"):
                 ),
                 replica_count=1,
                 container_spec=vertex.ContainerSpec(
+                    env=[{"name": "IMGPIPE_LOG_FORMAT", "value": "json"}],
                     image_uri="images/train-tpu@sha256:0",
                     command=["python", "-m", module],
                     args=args,

@@ -7,7 +7,7 @@ import sys
 import pytest
 from kfp import compiler, dsl
 
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.component import deploy
 from imgpipe.components.gate.arguments import GateArguments
@@ -77,6 +77,7 @@ def test_a_passing_model_is_deployed_and_a_blocked_one_ends_the_run_successfully
     result = subprocess.run(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         input=json.dumps(request),
+        env=json_environment(),
         capture_output=True,
         text=True,
         timeout=120,

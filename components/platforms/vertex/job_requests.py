@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 
 # Vertex AI numbers its jobs, and only once they exist: jobs are found by these labels.
 JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
@@ -55,7 +56,13 @@ def worker_pool_spec(
 
 def container_spec(image: str, command: Sequence[str], args: Sequence[str]) -> dict[str, Any]:
     """Returns the ContainerSpec of a worker pool."""
-    return {"imageUri": image, "command": list(command), "args": list(args)}
+    return {
+        "imageUri": image,
+        "command": list(command),
+        "args": list(args),
+        # Cloud Logging parses JSON.
+        "env": [{"name": LOG_FORMAT_VARIABLE, "value": JSON}],
+    }
 
 
 def job_spec(

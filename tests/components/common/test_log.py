@@ -1,6 +1,11 @@
 import json
+import re
+
+import pytest
 
 from imgpipe.components.common import log
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.step import log_error
 
 
 def test_a_line_is_one_json_object_that_cloud_logging_understands(capsys):
@@ -72,3 +77,66 @@ def test_timed_logs_the_seconds_only_on_success(capsys):
             raise ValueError
     except ValueError:
         assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def plain(monkeypatch, capsys):
+    """Returns the lines that were printed since the last call."""
+    monkeypatch.delenv(log.LOG_FORMAT_VARIABLE)
+    return lambda: capsys.readouterr().out.splitlines()
+
+
+def test_plain_lines_have_a_time_the_step_and_what_happened_in_100_columns(plain):
+    log.log_event("saved", "train: step 5: saved", step="train", loss=0.5)
+    [line] = plain()
+    assert re.fullmatch(r"\d\d-\d\d \d\d:\d\d:\d\d train: step 5: saved", line)
+    log.log_event("ignored", "convert: " + "a-file.txt is ignored, " * 20 + "x" * 300, severity="WARNING")
+    lines = plain()
+    assert lines[0].endswith("convert: warning: " + "a-file.txt is ignored, " * 2 + "a-file.txt is")
+    assert max(map(len, lines)) == 100
+    assert all(line.startswith("    ") for line in lines[1:])
+    log.log_event("gpu", "no GPU: it is not usable", severity="WARNING")
+    assert plain()[0].endswith(" warning: no GPU: it is not usable")
+    log.log_event("odd", "read caf\udce9.jpg")
+    assert plain()[0].endswith(" read caf\\udce9.jpg")
+    log.log_event("nothing", "")
+    assert len(plain()) == 1
+
+
+def test_the_variable_is_read_when_a_line_is_written(plain, monkeypatch):
+    with log.json_events():
+        log.log_event("done", "all good")
+        assert log.parse_event(plain()[0])["message"] == "all good"
+    log.log_event("done", "all good")
+    assert log.parse_event(plain()[0]) is None
+
+
+def test_an_error_is_its_problem_where_it_is_and_what_to_do(plain):
+    error = InvalidDataError("a bad row\nwith two lines", where="a.csv, line 2", remedy="correct it")
+    log_error("convert", error)
+    lines = plain()
+    assert lines[0].endswith(" convert: failed")
+    assert lines[1:] == [
+        "    problem: a bad row with two lines",
+        "    where: a.csv, line 2",
+        "    what to do: correct it",
+    ]
+
+
+def test_our_lines_and_their_messages_are_found_among_those_of_other_programs(plain):
+    log.log_event("started", "convert: started")
+    log.log_result("convert", "1,000 images, " * 10)
+    log_error("convert", InvalidDataError("bad", where="", remedy="correct it"))
+    lines = plain()
+    others = [
+        "[KFP Executor 2026-11-28 12:00:00,000 INFO]: x",
+        "I1128 12:00:00.000 1 launcher_v2.go:1] x",
+        "",
+    ]
+    mixed = [*others, lines[0], *others, "    indented", *lines[1:], *others]
+    assert list(log.own_lines(mixed)) == lines
+    assert log.messages(mixed) == [
+        "convert: started",
+        "convert: result: " + ("1,000 images, " * 10).strip(),
+        "convert: failed\nproblem: bad\nwhat to do: correct it",
+    ]

@@ -217,6 +217,7 @@ def test_the_request_has_all_settings(tmp_path):
         accelerator_count=2,
     )
     container = vertex.ContainerSpec(
+        env=[{"name": "IMGPIPE_LOG_FORMAT", "value": "json"}],
         image_uri="train-gpu@sha256:0",
         command=["python", "-m", "imgpipe.components.train"],
         args=["--max_steps=5"],

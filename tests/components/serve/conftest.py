@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from imgpipe.components.common.log import parse_event
+from imgpipe.components.common.log import json_environment, parse_event
 
 
 @dataclass
@@ -43,6 +43,7 @@ def start(*flags):
         [sys.executable, "-m", "imgpipe.components.serve", "--port=0", *flags],
         stdout=subprocess.PIPE,
         text=True,
+        env=json_environment(),
     )
     lines = []
     serving = None
