@@ -8,6 +8,8 @@ above) and states whether a retry can help: an orchestrator that retries only
 
 import re
 
+from imgpipe.components.common.urls import redact_urls
+
 EXIT_CODE_INTERRUPTED = 75
 
 # Limits in characters: a quoted value may be a whole line of a damaged file.
@@ -16,7 +18,11 @@ _MAX_TEXT = 6_000
 
 
 def _shorten(text: str) -> str:
-    """Removes the middle of every very long quoted value or word, and the end of a very long text."""
+    """Removes the middle of every very long quoted value or word, and the end of a very long text.
+
+    Secrets in URLs are replaced first.
+    """
+    text = redact_urls(text)
     for pattern in (r"'[^'\n]*'", r"\S+"):
         text = re.sub(pattern, _remove_middle, text)
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ... and more"
@@ -80,6 +86,13 @@ class UnavailableError(PipelineError):
     exit_code = 69
 
 
+class InvalidResponseError(UnavailableError):
+    """The response of a server is not one of the service that was called, e.g. an HTML page with status 200.
+
+    It does not say whether the request was executed.
+    """
+
+
 class InternalError(PipelineError):
     """A bug in imgpipe. EX_SOFTWARE."""
 
@@ -93,10 +106,18 @@ class OutputError(PipelineError):
 
 
 class InterruptedRunError(PipelineError):
-    """The run received SIGTERM or SIGINT, or lost access to storage: start it again. EX_TEMPFAIL."""
+    """The run received SIGTERM or SIGINT, or lost access to a service: start it again. EX_TEMPFAIL.
+
+    Args:
+        retry_after: Seconds after which the service accepts requests again; 0 if it did not say.
+    """
 
     exit_code = EXIT_CODE_INTERRUPTED
     retry_can_help = True
+
+    def __init__(self, problem: str, *, where: str = "", remedy: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(problem, where=where, remedy=remedy)
+        self.retry_after = retry_after
 
 
 class CheckFailedError(PipelineError):

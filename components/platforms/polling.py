@@ -1,11 +1,12 @@
 """The polling loop, the retries and the clean-up that all platforms share."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError
 
 Response = TypeVar("Response")
 
@@ -15,8 +16,11 @@ MAX_PAUSE_SECONDS = 30.0
 _PAUSE_GROWTH = 1.5
 # A job keeps running while its service cannot be reached.
 SILENCE_LIMIT_SECONDS = 3600.0
-_RETRY_ATTEMPTS = 4
+# A restart of an API server takes about a minute.
+RETRY_SECONDS = 120.0
 _RETRY_PAUSE_SECONDS = 1.0
+_MAX_RETRY_PAUSE_SECONDS = 15.0
+_logger = logging.getLogger("imgpipe")
 
 
 def poll(
@@ -31,8 +35,8 @@ def poll(
     """Repeats a request, with growing pauses, until its response says that the job has ended.
 
     Args:
-        request: Returns the job. ``InterruptedRunError`` means that the service did not respond; every other
-            error ends the loop.
+        request: Returns the job. ``InterruptedRunError`` and ``InvalidResponseError`` mean that the service
+            did not respond; every other error ends the loop.
         has_ended: Whether a response is the last one.
         on_response: Called with every response, the last one included; an error that it raises ends the loop.
         first_pause: Seconds between the first two requests.
@@ -43,38 +47,55 @@ def poll(
         The last response.
 
     Raises:
-        InterruptedRunError: if the service did not respond for ``silence_limit`` seconds. The job is left
-            running.
+        InterruptedRunError, InvalidResponseError: if the service did not respond for ``silence_limit``
+            seconds. The job is left running.
     """
     pause, last_response = first_pause, time.monotonic()
     while True:
         try:
             response = request()
-        except InterruptedRunError:
-            if time.monotonic() - last_response > silence_limit:
+        except (InterruptedRunError, InvalidResponseError) as error:
+            remaining = silence_limit - (time.monotonic() - last_response)
+            if remaining < 0:
                 raise
+            wait = min(max(pause, _retry_after(error)), max(pause, remaining))
         else:
+            wait = pause
             last_response = time.monotonic()
             if on_response is not None:
                 on_response(response)
             if has_ended(response):
                 return response
-        time.sleep(pause)
+        time.sleep(wait)
         pause = min(max_pause, pause * _PAUSE_GROWTH)
 
 
-def retry(request: Callable[[], Response], *, sleep: Callable[[float], None] = time.sleep) -> Response:
-    """Repeats a request up to three times while it raises ``InterruptedRunError``, with doubling pauses.
+def retry(request: Callable[[], Response], *, seconds: float | None = None) -> Response:
+    """Repeats a request while it raises ``InterruptedRunError``, with growing pauses.
 
-    The request must be safe to repeat: a request that creates a job looks for the job first, because it may
-    have been created although the response was lost.
+    Pauses for as long as the service says, if it says so. The request must be safe to repeat: see
+    ``create_once`` for one that creates something.
+
+    Args:
+        request: The request.
+        seconds: Time after which the last error is raised; None = ``RETRY_SECONDS``.
     """
-    for attempt in range(_RETRY_ATTEMPTS - 1):
+    deadline = time.monotonic() + (RETRY_SECONDS if seconds is None else seconds)
+    pause = _RETRY_PAUSE_SECONDS
+    while True:
         try:
             return request()
-        except InterruptedRunError:
-            sleep(_RETRY_PAUSE_SECONDS * 2**attempt)
-    return request()
+        except InterruptedRunError as error:
+            wait = max(pause, error.retry_after)
+            if time.monotonic() + wait > deadline:
+                raise
+            _logger.warning("%s; trying again in %.0f s", error.problem, wait)
+        time.sleep(wait)
+        pause = min(_MAX_RETRY_PAUSE_SECONDS, pause * 2)
+
+
+def _retry_after(error: Exception) -> float:
+    return error.retry_after if isinstance(error, InterruptedRunError) else 0.0
 
 
 @contextmanager

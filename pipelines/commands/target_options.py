@@ -12,12 +12,12 @@ import click
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.google_credentials import default_credentials
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient
 from imgpipe.components.platforms.vertex.client import VertexLocation, check_region
 from imgpipe.pipelines.commands.grouped_options import TARGET, option
 from imgpipe.pipelines.commands.job_options import is_on_command_line
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.targets.jobs import Jobs, Schedules
-from imgpipe.pipelines.targets.kubeflow_client import KubeflowClient
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from imgpipe.pipelines.targets.local_jobs import RUNS, LocalJobs

@@ -1,5 +1,6 @@
 """The interface that the jobs and schedules of every target share."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,6 +91,19 @@ class Schedules(Protocol):
 
     def delete_schedule(self, name: str) -> None:
         """Deletes the schedule; its running runs continue."""
+
+
+def with_same_id(jobs: Sequence[Job]) -> Job:
+    """Returns the job that an id stands for: the oldest that runs, or else the oldest.
+
+    Several jobs have one id if a client was killed after two had submitted it at the same time. ``details``
+    of the job lists the others as ``same_id``.
+    """
+    first, *others = sorted(jobs, key=lambda job: (job.state in ENDED, job.created, job.name))
+    if not others:
+        return first
+    same_id = [{"name": job.name, "state": job.state, "created": job.created} for job in others]
+    return dataclasses.replace(first, details={**first.details, "same_id": same_id})
 
 
 def no_such_job(job_id: str, where: str) -> MissingInputError:

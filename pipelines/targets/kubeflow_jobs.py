@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
-from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job
-from imgpipe.pipelines.targets.kubeflow_client import EXPERIMENT, KubeflowClient, check_id, translate_errors
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.submission import create_once
+from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job, with_same_id
 from imgpipe.pipelines.targets.kubeflow_logs import stream_logs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 
 _STATES = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING", None: "PENDING"}
+_PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -30,77 +32,119 @@ class KubeflowJobs:
             InvalidArgumentError: if the existing run has another pipeline, image, parameter, account or root.
             UnavailableError: if the installation requires a login.
         """
-        found = self._run_named(job_id)
-        if found is not None:
-            if different := request.differences(found):
+
+        def check(run: Any) -> None:
+            if different := request.differences(run):
                 raise InvalidArgumentError(
                     f"the job id {job_id!r} was used for another request, with another {different}",
-                    where=found.run_id,
+                    where=run.run_id,
                     remedy="give a new job id, or see the existing run with `imgpipe describe`",
                 )
-            return _job(found), True
-        with translate_errors("start the run"):
-            started = self.client.api.create_run_from_pipeline_package(
-                str(request.pipeline_file),
-                arguments=dict(request.parameters),
-                run_name=job_id,
-                experiment_name=EXPERIMENT,
-                namespace=self.client.namespace or None,
-                service_account=request.service_account or None,
-                pipeline_root=request.pipeline_root or None,
-            )
-            check_id(started.run_info.run_id, "start the run")
-        return _job(started.run_info), False
+
+        run, existed = create_once(
+            lambda: self._find_runs(job_id),
+            lambda: self._start(job_id, request),
+            check=check,
+            end=self._remove,
+            identify=lambda run: str(run.run_id),
+            created=lambda run: run.created_at,
+        )
+        return _job(run), existed
 
     def describe(self, job_id: str) -> Job:
-        """Returns the run with that name or id."""
-        return _job(self._run(job_id))
+        """Returns the run with that name or id; ``details`` lists the others of that name."""
+        return with_same_id([_job(run) for run in self._runs(job_id)])
 
     def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest runs in imgpipe's experiment, newest first."""
-        return [_job(run) for run in self._list_runs(page_size=limit)]
+        return [_job(run) for run in self._list_runs(limit)]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yields the lines of the steps' output while Kubernetes keeps their pods."""
-        run_id = self._run(job_id).run_id
+        run_id = self.describe(job_id).name
         return stream_logs(
             run_id, lambda: self.describe(run_id).state in ENDED, self.client.namespace, follow=follow
         )
 
     def cancel(self, job_id: str) -> None:
-        """Cancels the run; does nothing if it has ended."""
-        run = self._run(job_id)
-        if _job(run).state not in ENDED:
-            with translate_errors(f"cancel {job_id}"):
-                self.client.api.terminate_run(run.run_id)
+        """Cancels every run of that name that has not ended."""
+        for run in self._runs(job_id):
+            if _job(run).state not in ENDED:
+                self._terminate(run)
 
-    def _list_runs(self, **options: Any) -> list[Any]:
-        with translate_errors("list the runs"):
-            experiment = self.client.experiment_id()
-            if not experiment:
-                return []
-            page = self.client.api.list_runs(
-                sort_by="created_at desc",
-                experiment_id=experiment,
-                namespace=self.client.namespace or None,
-                **options,
+    def _start(self, job_id: str, request: RunRequest) -> Any:
+        experiment = self.client.create_experiment()
+
+        def start(api: Any) -> Any:
+            models = api.api_models
+            started = api.runs.run_service_create_run(
+                run=models.V2beta1Run(
+                    experiment_id=experiment,
+                    display_name=job_id,
+                    pipeline_spec=request.pipeline_spec,
+                    runtime_config=models.V2beta1RuntimeConfig(
+                        parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
+                    ),
+                    service_account=request.service_account or None,
+                )
             )
+            check_id(started.run_id, "start the run")
+            return started
+
+        return self.client.send("start the run", start)
+
+    def _remove(self, run: Any) -> None:
+        """Ends and deletes a run that a second client has started at the same time.
+
+        KFP deletes a run even if it cannot stop its Workflow, so the run is cancelled first.
+        """
+        self._terminate(run)
+        self.client.read(
+            f"delete the run {run.run_id}, which was started twice",
+            lambda api: api.runs.run_service_delete_run(run_id=run.run_id),
+        )
+
+    def _terminate(self, run: Any) -> None:
+        def terminate(api: Any) -> None:
+            api.runs.run_service_terminate_run(run_id=run.run_id)
+
+        try:
+            self.client.read(f"cancel the run {run.run_id}", terminate)
+        except InvalidArgumentError:
+            # KFP refuses to cancel a run that has ended or is being cancelled (run_store.go, 2.17: "Row not
+            # found").
+            if _job(self._get(run.run_id)).state not in (*ENDED, "CANCELLING"):
+                raise
+
+    def _get(self, run_id: str) -> Any:
+        run = self.client.read(f"read {run_id}", lambda api: api.runs.run_service_get_run(run_id=run_id))
+        check_id(run.run_id, f"read {run_id}")
+        return run
+
+    def _list_runs(self, limit: int, **options: Any) -> list[Any]:
+        experiment = self.client.find_experiment()
+        if not experiment:
+            return []
+        page = self.client.read(
+            "list the runs",
+            lambda api: api.runs.run_service_list_runs(
+                experiment_id=experiment, page_size=limit, sort_by="created_at desc", **options
+            ),
+        )
         return page.runs or []
 
-    def _run_named(self, job_id: str) -> Any | None:
+    def _find_runs(self, job_id: str) -> list[Any]:
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": job_id}
-        runs = self._list_runs(filter=json.dumps({"predicates": [predicate]}))
-        return next((run for run in runs if run.display_name == job_id), None)
+        runs = self._list_runs(_PAGE_SIZE, filter=json.dumps({"predicates": [predicate]}))
+        return [run for run in runs if run.display_name == job_id]
 
-    def _run(self, job_id: str) -> Any:
-        run = self._run_named(job_id)
-        if run is not None:
-            return run
+    def _runs(self, job_id: str) -> list[Any]:
+        """Returns the runs of that name, or the one with that id."""
+        runs = self._find_runs(job_id)
+        if runs:
+            return runs
         try:
-            with translate_errors(f"read {job_id}"):
-                run = self.client.api.get_run(job_id)
-                check_id(run.run_id, f"read {job_id}")
-                return run
+            return [self._get(job_id)]
         except (MissingInputError, InvalidArgumentError):
             raise no_such_job(job_id, self.client.host) from None
 

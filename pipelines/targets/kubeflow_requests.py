@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ class RunRequest:
     service_account: str = ""
     pipeline_root: str = ""
 
+    @cached_property
+    def pipeline_spec(self) -> dict[str, Any]:
+        """The compiled pipeline as the API expects it."""
+        with self.pipeline_file.open(encoding="utf-8") as stream:
+            spec, platform = yaml.safe_load_all(stream)
+        return {"pipeline_spec": spec, "platform_spec": platform}
+
     def differences(self, found: Any) -> str:
         """Returns the difference to an existing run or recurring run, e.g. ``service account``; "" if none.
 
@@ -31,9 +39,7 @@ class RunRequest:
         text. An account or root that is not requested is ignored: the installation fills in its own.
         """
         config = found.runtime_config
-        with self.pipeline_file.open(encoding="utf-8") as stream:
-            # The second document is the platform specification.
-            wanted = spec_fingerprint(next(iter(yaml.safe_load_all(stream))))
+        wanted = spec_fingerprint(self.pipeline_spec)
         existing = spec_fingerprint(found.pipeline_spec)
         compared = {
             # A run of an uploaded pipeline has no specification.
@@ -66,7 +72,7 @@ def spec_fingerprint(document: Any) -> dict[str, Any]:
 
 
 def recurrence(cron: str) -> dict[str, Any]:
-    """Returns the arguments of KFP's client for a recurring run; ``cron`` has five fields."""
+    """Returns the fields of a recurring run that determine its times; ``cron`` has five fields."""
     return {
         # Kubeflow's first field is the second.
         "cron_expression": f"0 {cron}",

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.targets.jobs import Schedule, only_schedule
-from imgpipe.pipelines.targets.kubeflow_client import EXPERIMENT, KubeflowClient, check_id, translate_errors
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest, recurrence
 
 _STATES = {"ENABLED": "ACTIVE", "DISABLED": "PAUSED"}
@@ -25,13 +26,12 @@ class KubeflowSchedules:
             The schedule, and whether it existed before.
 
         Raises:
-            InvalidArgumentError: if the existing schedule differs, or several have that name.
+            InvalidArgumentError: if the existing schedule differs.
             UnavailableError: if the installation requires a login.
         """
-        named = [run for run in self._recurring_runs() if run.display_name == name]
-        if named:
-            existing = only_schedule(name, [_schedule(run) for run in named], self.client.host)
-            different = request.differences(named[0])
+
+        def check(found: Any) -> None:
+            existing, different = _schedule(found), request.differences(found)
             if existing.cron != cron:
                 different = " and ".join(filter(None, ("time", different)))
             if different:
@@ -40,22 +40,43 @@ class KubeflowSchedules:
                     where=existing.resource,
                     remedy="delete it first, or give another name",
                 )
-            return existing, True
-        api, namespace = self.client.api, self.client.namespace or None
-        with translate_errors("create the recurring run"):
-            experiment = api.create_experiment(EXPERIMENT, namespace=namespace)
-            check_id(experiment.experiment_id, "create the experiment")
-            created = api.create_recurring_run(
-                experiment_id=experiment.experiment_id,
-                job_name=name,
-                **recurrence(cron),
-                params=dict(request.parameters),
-                pipeline_package_path=str(request.pipeline_file),
-                service_account=request.service_account or None,
-                pipeline_root=request.pipeline_root or None,
+
+        schedule, existed = create_once(
+            lambda: [run for run in self._recurring_runs() if run.display_name == name],
+            lambda: self._create(name, cron, request),
+            check=check,
+            end=self._delete,
+            identify=lambda run: str(run.recurring_run_id),
+            created=lambda run: run.created_at,
+        )
+        return _schedule(schedule), existed
+
+    def _create(self, name: str, cron: str, request: RunRequest) -> Any:
+        experiment, times = self.client.create_experiment(), recurrence(cron)
+
+        def create(api: Any) -> Any:
+            models = api.api_models
+            created = api.recurring_runs.recurring_run_service_create_recurring_run(
+                recurring_run=models.V2beta1RecurringRun(
+                    experiment_id=experiment,
+                    display_name=name,
+                    mode=models.RecurringRunMode.ENABLE,
+                    trigger=models.V2beta1Trigger(
+                        cron_schedule=models.V2beta1CronSchedule(cron=times["cron_expression"])
+                    ),
+                    max_concurrency=times["max_concurrency"],
+                    no_catchup=times["no_catchup"],
+                    pipeline_spec=request.pipeline_spec,
+                    runtime_config=models.V2beta1RuntimeConfig(
+                        parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
+                    ),
+                    service_account=request.service_account or None,
+                )
             )
             check_id(created.recurring_run_id, "create the recurring run")
-        return _schedule(created), False
+            return created
+
+        return self.client.send("create the recurring run", create)
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the recurring runs in imgpipe's experiment."""
@@ -63,41 +84,41 @@ class KubeflowSchedules:
 
     def pause_schedule(self, name: str) -> None:
         """Pauses the schedule: no run starts until it is resumed."""
-        resource = self._resource(name)
-        with translate_errors(f"pause {name}"):
-            self.client.api.disable_recurring_run(resource)
+        self._change("disable", f"pause {name}", self._resource(name))
 
     def resume_schedule(self, name: str) -> None:
         """Resumes the schedule; missed runs are not made up for."""
-        resource = self._resource(name)
-        with translate_errors(f"resume {name}"):
-            self.client.api.enable_recurring_run(resource)
+        self._change("enable", f"resume {name}", self._resource(name))
 
     def delete_schedule(self, name: str) -> None:
         """Deletes the schedule; its running runs continue."""
-        resource = self._resource(name)
-        with translate_errors(f"delete {name}"):
-            self.client.api.delete_recurring_run(resource)
+        self._change("delete", f"delete {name}", self._resource(name))
+
+    def _delete(self, recurring: Any) -> None:
+        resource = recurring.recurring_run_id
+        self._change("delete", f"delete the recurring run {resource}, which was created twice", resource)
+
+    def _change(self, verb: str, action: str, resource: str) -> None:
+        method = f"recurring_run_service_{verb}_recurring_run"
+        self.client.read(action, lambda api: getattr(api.recurring_runs, method)(recurring_run_id=resource))
 
     def _resource(self, name: str) -> str:
         return only_schedule(name, self.list_schedules(), self.client.host).resource
 
     def _recurring_runs(self) -> list[Any]:
+        experiment = self.client.find_experiment()
         found: list[Any] = []
-        with translate_errors("list the recurring runs"):
-            experiment = self.client.experiment_id()
-            token = ""
-            while experiment:
-                page = self.client.api.list_recurring_runs(
-                    page_token=token,
-                    page_size=_PAGE_SIZE,
-                    experiment_id=experiment,
-                    namespace=self.client.namespace or None,
-                )
-                found += page.recurring_runs or []
-                token = page.next_page_token or ""
-                if not token:
-                    break
+        options: dict[str, Any] = {"experiment_id": experiment, "page_size": _PAGE_SIZE}
+
+        def list_page(api: Any) -> Any:
+            return api.recurring_runs.recurring_run_service_list_recurring_runs(**options)
+
+        while experiment:
+            page = self.client.read("list the recurring runs", list_page)
+            found += page.recurring_runs or []
+            if not page.next_page_token:
+                break
+            options["page_token"] = page.next_page_token
         return found
 
 

@@ -83,7 +83,6 @@ class VertexJobs:
             body,
             find=lambda: self._find_submitted(body["labels"][JOB_LABEL], kind),
             resource_id=resource_id,
-            sleep=self.sleep,
         )
         return _describe(job), found
 

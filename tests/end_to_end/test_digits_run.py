@@ -79,7 +79,7 @@ def test_the_kubeflow_interface_gets_the_same_results(digits_run):
 
 def test_the_model_of_the_best_evaluation_is_exported(digits_run):
     provenance = json.loads((Path(digits_run.summary["model"]) / "provenance.json").read_text())
-    # Of equal evaluations, max() returns the earliest one.
+    # Of equal evaluations, max() returns the earliest annotation.
     best = max(provenance["evaluations"], key=lambda evaluation: evaluation["top_1_accuracy"])
     assert provenance["best_step"] == best["step"]
     assert best["top_1_accuracy"] == pytest.approx(digits_run.summary["top_1_accuracy"], abs=1e-6)

@@ -305,7 +305,7 @@ def test_an_invalid_region_is_rejected_before_a_token_is_sent_to_its_address(com
 
 
 def test_a_kubeflow_that_does_not_respond_is_reported_within_seconds(monkeypatch):
-    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_client._CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("imgpipe.components.platforms.kubeflow.client._HEALTH_TIMEOUT_SECONDS", 1)
     with silent_server() as address:
         started = time.monotonic()
         line = ["check", "--target", "kubeflow", "--host", address, "--", "--images=gs://b/i"]

@@ -33,6 +33,8 @@ def run(server, monkeypatch, tmp_path):
     """``run("describe", "x")`` runs a command in this process against the server."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
+    monkeypatch.setattr("imgpipe.components.platforms.submission.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgpipe.components.platforms.polling.RETRY_SECONDS", 1)
 
     def run_in_process(*arguments):
         target = ["--target", "kubeflow", "--host", server.address]
@@ -288,12 +290,13 @@ def test_a_name_of_two_schedules_is_rejected(run, server):
     [first] = server.recurring_runs.values()
     # As after two concurrent clients.
     server.recurring_runs["other"] = {**first, "recurring_run_id": "other"}
-    for arguments in (*(["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")), SCHEDULE):
+    for arguments in (["schedule", verb, "nightly"] for verb in ("pause", "resume", "delete")):
         result = run(*arguments)
         assert result.exit_code == 64
         assert first["recurring_run_id"] in result.stderr
         assert "other" in result.stderr
     assert {recurring["status"] for recurring in server.recurring_runs.values()} == {"ENABLED"}
+    assert "nothing was created" in run(*SCHEDULE).stderr
     assert run("schedule", "delete", "other").exit_code == 0
     assert list(server.recurring_runs.values()) == [first]
     assert run("schedule", "pause", "nightly").exit_code == 0
@@ -392,7 +395,7 @@ def test_the_dry_run_of_a_schedule_prints_its_time_and_parameters(run, server):
 
 
 def test_the_compiled_steps_run_and_their_logs_are_followed(run, server, tmp_path):
-    """Without a cluster: the steps of the compiled YAML, until a damaged image fails the second one."""
+    """Without a cluster: the steps of the compiled YAML, until a damaged image fails the second request."""
     (tmp_path / "photos" / "daisy").mkdir(parents=True)
     (tmp_path / "photos" / "daisy" / "1.jpg").write_bytes(b"not an image")
     server.run_commands = True

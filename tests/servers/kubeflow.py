@@ -114,6 +114,9 @@ class KubeflowServer:
                 del resources[identifier]
                 return 200, {}
             if verb == "terminate":
+                # run_store.go, TerminateRun (kubeflow/pipelines 2.17).
+                if resources[identifier]["state"] not in ("PENDING", "RUNNING", "PAUSED"):
+                    return 400, f"Failed to terminate a run {identifier}. Row not found"
                 self._end(identifier, "CANCELED")
                 with suppress(KeyError, ProcessLookupError):
                     os.killpg(self.processes[identifier].pid, signal.SIGTERM)
@@ -129,7 +132,11 @@ class KubeflowServer:
         ]
         now = datetime.now(UTC).isoformat()
         resource = {**resource, key: str(uuid.uuid4()), "created_at": now}
-        if collection != "experiments":
+        if collection == "experiments":
+            # Their names are unique: experiment_store.go (kubeflow/pipelines 2.17), IsDuplicateError.
+            if resource["display_name"] in [found["display_name"] for found in resources.values()]:
+                return 409, f"the experiment {resource['display_name']} already exists"
+        else:
             try:
                 self._check(resource)
             except (ValueError, json_format.ParseError) as error:

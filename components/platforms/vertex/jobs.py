@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +145,6 @@ def start_job(
     *,
     find: Callable[[], Any | None] | None = None,
     resource_id: str = "",
-    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Any, bool]:
     """Creates a job unless a job with its label exists.
 
@@ -156,7 +154,6 @@ def start_job(
         body: The request, with ``JOB_LABEL`` and ``REQUEST_LABEL`` among its labels.
         find: Returns the existing job or None; by default, the job of this kind with the label.
         resource_id: The last part of the resource name, for a ``PipelineJob``.
-        sleep: Waits between attempts.
 
     Returns:
         The job, and whether it existed.
@@ -187,7 +184,7 @@ def start_job(
         check_same_request(found, body)
         return found, True
 
-    return retry(find_or_create, sleep=sleep)
+    return retry(find_or_create)
 
 
 def list_jobs(location: VertexLocation, kind: JobKind, job_filter: str, **options: Any) -> Iterator[Any]:

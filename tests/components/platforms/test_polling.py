@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgpipe.components.common.errors import InterruptedRunError, UnavailableError
+from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError, UnavailableError
 from imgpipe.components.platforms import polling
 
 
@@ -56,14 +56,32 @@ def test_other_errors_and_errors_of_the_caller_end_the_loop(pauses):
     assert pauses == []
 
 
-def test_retries_double_their_pause_and_end_with_the_last_error():
-    taken = []
+def test_retries_double_their_pause_until_the_deadline(pauses):
     lost = InterruptedRunError("lost")
-    assert polling.retry(service(lost, lost, "created"), sleep=taken.append) == "created"
-    assert taken == [1, 2]
+    assert polling.retry(service(lost, lost, "created")) == "created"
+    assert pauses == [1, 2]
+    del pauses[:]
     with pytest.raises(InterruptedRunError, match="lost"):
-        polling.retry(service(lost), sleep=taken.append)
-    assert taken == [1, 2, 1, 2, 4]
+        polling.retry(service(lost), seconds=100)
+    assert pauses == [1, 2, 4, 8, *[15] * 5]
+
+
+def test_a_pause_is_as_long_as_the_service_says(pauses):
+    busy = InterruptedRunError("busy", retry_after=40)
+    assert polling.retry(service(busy, busy, "created")) == "created"
+    assert polling.poll(service(busy, "done"), bool) == "done"
+    assert pauses == [40, 40, 40]
+    # A pause beyond the deadline is not begun.
+    with pytest.raises(InterruptedRunError, match="busy"):
+        polling.retry(service(InterruptedRunError("busy", retry_after=3600)))
+    assert pauses == [40, 40, 40]
+
+
+def test_while_a_job_is_followed_an_unreadable_response_is_a_silent_service(pauses):
+    page = InvalidResponseError("an HTML page")
+    assert polling.poll(service(page, page, "done"), bool) == "done"
+    with pytest.raises(InvalidResponseError):
+        polling.retry(service(page))
 
 
 @pytest.mark.parametrize(("error", "cleans_up"), [(KeyboardInterrupt, 1), (ValueError, 0), (None, 0)])

@@ -1,0 +1,122 @@
+"""Creates one resource per name at services that accept a name twice."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    InvalidResponseError,
+    MissingInputError,
+    PipelineError,
+)
+from imgpipe.components.platforms.polling import retry
+
+Resource = TypeVar("Resource")
+
+# Between the creation and the search for resources that other clients have created at the same time.
+SETTLE_SECONDS = 1.0
+
+
+def create_once(
+    find: Callable[[], Sequence[Resource]],
+    create: Callable[[], Resource],
+    *,
+    check: Callable[[Resource], None],
+    end: Callable[[Resource], None],
+    identify: Callable[[Resource], str],
+    created: Callable[[Resource], Any],
+) -> tuple[Resource, bool]:
+    """Creates a resource unless one of its name exists; of several created at the same time, one remains.
+
+    A creation whose response was lost is not repeated before the name has been searched for again. After the
+    creation, the name is searched for once more: the oldest resource is kept and the others are ended. All
+    clients order them by the service's own data, so they keep the same one.
+
+    Args:
+        find: Returns the resources with the name.
+        create: Creates one.
+        check: Raises InvalidArgumentError if a resource belongs to a different request.
+        end: Ends a resource; MissingInputError = it does not exist anymore.
+        identify: Returns the identifier of a resource.
+        created: Returns the time of its creation.
+
+    Returns:
+        The resource, and whether it existed before.
+
+    Raises:
+        InvalidArgumentError: if the name belongs to a different request.
+        InterruptedRunError: if the service does not respond.
+        PipelineError: if the service rejects the request, or a superfluous resource cannot be ended.
+    """
+    own: Resource | None = None
+    uncertain = False
+
+    def find_or_create() -> list[Resource]:
+        nonlocal own, uncertain
+        found = list(find())
+        if found or own is not None:
+            return found
+        try:
+            own = create()
+        except (InterruptedRunError, InvalidResponseError):
+            uncertain = True
+            if found := list(find()):
+                return found
+            raise
+        time.sleep(SETTLE_SECONDS)
+        return list(find())
+
+    try:
+        found = retry(find_or_create)
+    except PipelineError as error:
+        if own is None:
+            raise _with_doubt(error) if uncertain else error from None
+        # It was created, but the service does not respond now.
+        found = []
+    existed = own is None and not uncertain
+    own_id = "" if own is None else identify(own)
+    if own is not None and own_id not in map(identify, found):
+        found.append(own)
+    found.sort(key=lambda resource: (created(resource), identify(resource)))
+    kept = found[0]
+    try:
+        check(kept)
+    except InvalidArgumentError:
+        if own is not None:
+            _end(own, end)
+        raise
+    if not existed:
+        for resource in found[1:]:
+            if identify(resource) == own_id or _belongs(resource, check):
+                _end(resource, end)
+    return kept, existed or (own is not None and identify(kept) != own_id)
+
+
+def _end(resource: Resource, end: Callable[[Resource], None]) -> None:
+    def request() -> None:
+        # Another client may have ended it.
+        try:
+            end(resource)
+        except MissingInputError:
+            return
+
+    retry(request)
+
+
+def _belongs(resource: Resource, check: Callable[[Resource], None]) -> bool:
+    try:
+        check(resource)
+    except InvalidArgumentError:
+        return False
+    return True
+
+
+def _with_doubt(error: PipelineError) -> PipelineError:
+    """Returns the error with the remark that the resource may exist."""
+    return type(error)(
+        f"{error.problem}; it may have been created nevertheless",
+        where=error.where,
+        remedy="see `imgpipe list` or `imgpipe schedule list`; the same command creates no second one",
+    )
