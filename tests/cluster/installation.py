@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from imgpipe.components.platforms.kubeflow.client import EXPERIMENT, KubeflowClient
 from imgpipe.pipelines.targets.jobs import ENDED
-from imgpipe.pipelines.targets.kubeflow_client import EXPERIMENT, KubeflowClient
 from tests.command_line import IMGPIPE
 
 # From the submission to the end, of the whole pipeline and of a run that fails in its first step.
