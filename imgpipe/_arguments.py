@@ -86,6 +86,7 @@ class RunOptions(ConvertOptions, total=False):
     mixed_precision: Literal["auto", "off", "bfloat16", "float16"]
     deterministic: bool
     keep_checkpoints: int
+    serving_formats: Literal["jpeg,png,gif,bmp", "jpeg,png,gif,bmp,webp"]
     deploy_target: Literal["none", "local", "kserve", "vertex"]
     deploy_dir: Path
     deploy_name: str

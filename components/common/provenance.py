@@ -12,6 +12,9 @@ from imgpipe.components.common.errors import MissingInputError
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
+# The image formats that a model decodes: those of TensorFlow 2.6, or those of TensorFlow 2.20.
+SERVING_FORMATS = "jpeg,png,gif,bmp"
+SERVING_FORMATS_WITH_WEBP = f"{SERVING_FORMATS},webp"
 # The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
 _REMEDY = "give the model folder that the train step wrote"
@@ -48,16 +51,21 @@ def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
     return content
 
 
-def write_deployment_config(folder: Path, *, global_step: int, job_id: str = "") -> None:
+def write_deployment_config(
+    folder: Path, *, global_step: int, job_id: str = "", serving_formats: str = SERVING_FORMATS
+) -> None:
     """Writes ``deployment_config.yaml`` with the fields of the original algorithm.
 
-    ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved.
+    ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved. Two fields are ours:
+    ``minimumRuntimeVersion``, the oldest TensorFlow that loads the model, and ``servingFormats``.
     """
     config = {
         "deploymentUri": ".",
         "framework": "TENSORFLOW",
         "labels": {"job_id": job_id, "global_step": str(global_step)},
         "runtimeVersion": ".".join(tensorflow_version().split(".")[:2]),
+        "minimumRuntimeVersion": "2.20" if serving_formats == SERVING_FORMATS_WITH_WEBP else "2.6",
+        "servingFormats": serving_formats,
     }
     text = yaml.safe_dump(config, sort_keys=False)
     (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")

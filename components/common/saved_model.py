@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.labels import write_labels_file
+from imgpipe.components.common.tensorflow_2_6 import remove_hints
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
@@ -29,6 +30,7 @@ class _ServingModel(tf.Module):
         labels_file: Path,
         *,
         multi_label: bool,
+        webp: bool,
     ) -> None:
         super().__init__()
         # By path, so that each variable can be identified and another training can start from them.
@@ -59,7 +61,7 @@ class _ServingModel(tf.Module):
                 "key and image_bytes must have the same length",
             )
             images = tf.map_fn(
-                lambda encoded: decode_image_file(encoded, image_size),
+                lambda encoded: decode_image_file(encoded, image_size, webp=webp),
                 image_bytes,
                 fn_output_signature=tf.uint8,
             )
@@ -91,12 +93,18 @@ class _ServingModel(tf.Module):
 
 
 def write_saved_model(
-    classifier: Any, image_size: int, labels: Sequence[str], folder: Path, *, multi_label: bool = False
+    classifier: Any,
+    image_size: int,
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    multi_label: bool = False,
+    webp: bool = False,
 ) -> None:
     """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
 
     The signature ``serving_default``, and its alias ``classify``, take ``image_bytes`` (string [n]: whole
-    JPEG, PNG, GIF, BMP or WebP files) and ``key`` (string [n], returned unchanged), and return ``classes``
+    JPEG, PNG, GIF or BMP files) and ``key`` (string [n], returned unchanged), and return ``classes``
     (int64 [n]: 0..N-1, the label on disk less one), ``key`` (string [n]) and ``probabilities`` (float32
     [n, N]), as in Google's built-in algorithm. The signature ``top_labels`` takes the same inputs and
     returns the k = min(5, N) most probable classes, the most probable first: ``classes`` (int64 [n, k]),
@@ -107,6 +115,9 @@ def write_saved_model(
 
     Images are decoded by ``decode_image_file``, to the pixels of an image that the convert step prepared.
 
+    Without WebP, every operation of the graph is in TensorFlow 2.6, the version of KServe's runtime, so that
+    this and all later versions load the model.
+
     Args:
         classifier: With ``variables`` (Keras variables) and ``logits(images, training=...)``.
         image_size: The side in pixels of the square to which images are scaled.
@@ -114,17 +125,18 @@ def write_saved_model(
         folder: The output folder.
         multi_label: Whether each label has an independent probability (sigmoid); otherwise the
             probabilities sum to 1 (softmax).
+        webp: Whether the model decodes WebP files too; then it needs TensorFlow 2.20 or later.
     """
     with tempfile.TemporaryDirectory() as temporary:
         labels_file = Path(temporary) / LABELS_ASSET
         write_labels_file(labels_file, labels)
-        module = _ServingModel(classifier, image_size, labels, labels_file, multi_label=multi_label)
-        tf.saved_model.save(
-            module,
-            str(folder),
-            signatures={
-                DEFAULT_SIGNATURE: module.serve,
-                "classify": module.serve,
-                LABELS_SIGNATURE: module.serve_labels,
-            },
+        module = _ServingModel(
+            classifier, image_size, labels, labels_file, multi_label=multi_label, webp=webp
         )
+        signatures = {
+            DEFAULT_SIGNATURE: module.serve,
+            "classify": module.serve,
+            LABELS_SIGNATURE: module.serve_labels,
+        }
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    remove_hints(folder)

@@ -14,6 +14,8 @@ from imgpipe.components.common.labels import read_labels_file
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
 from imgpipe.components.common.tf_import import tf
+from imgpipe.components.images.checking import ImageError
+from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.images.probe_image import probe_image
 
 # Images per call, in the evaluation and in the check of an exported model.
@@ -74,18 +76,22 @@ class ServedModel:
     ) -> dict[str, NDArray[Any]]:
         """Calls a signature and returns its outputs by name, each with one entry per image, in order.
 
+        WebP files are converted as the convert step does: few models decode them.
+
         Raises:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the returned keys differ from ``keys``.
         """
         encoded_keys = [key.encode() for key in keys]
         try:
+            files = [_without_webp(image) for image in images]
             outputs = self.signatures[signature](
-                image_bytes=tf.constant(list(images), tf.string), key=tf.constant(encoded_keys, tf.string)
+                image_bytes=tf.constant(files, tf.string), key=tf.constant(encoded_keys, tf.string)
             )
-        except tf.errors.InvalidArgumentError as error:
+        except (ImageError, tf.errors.InvalidArgumentError) as error:
+            reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
             raise InvalidDataError(
-                f"the model cannot decode an image: {_reason(str(error.message))}",
+                f"the model cannot decode an image: {reason}",
                 remedy="run the validate step on the data, which reports the image",
             ) from None
         if outputs["key"].numpy().tolist() != encoded_keys:
@@ -93,6 +99,10 @@ class ServedModel:
                 "the model does not return the keys unchanged", remedy="export the model again"
             )
         return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _without_webp(image: bytes) -> bytes:
+    return prepare_image(image).encoded if image.startswith(b"RIFF") else image
 
 
 def _reason(message: str) -> str:

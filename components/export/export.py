@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
 from imgpipe.components.common.log import json_environment, log_event, log_result, parse_event
+from imgpipe.components.common.provenance import (
+    SERVING_FORMATS,
+    SERVING_FORMATS_WITH_WEBP,
+    read_provenance,
+)
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.export.arguments import ONNX, ExportArguments
@@ -105,8 +110,8 @@ def export(
             with one image. ``export_formats`` are converted and evaluated.
 
     Raises:
-        CheckFailedError: if the model cannot be loaded, its predictions do not match the evaluation, it is
-            too slow, or a format cannot be converted.
+        CheckFailedError: if the model cannot be loaded, here or by TensorFlow 2.6, its predictions do not
+            match the evaluation, it is too slow, or a format cannot be converted.
         InvalidArgumentError: if a package that a format needs is not installed.
         InvalidDataError: if a format needs training images, and there are none.
         MissingInputError: if the model or the evaluation does not exist.
@@ -123,6 +128,7 @@ def export(
         from imgpipe.components.export.onnx_format import check_onnx_is_installed
 
         check_onnx_is_installed()
+    _check_operations(model_folder)
     reference = read_reference(evaluation_folder)
     evaluation = read_evaluation(evaluation_folder)
     split = evaluation["split"]
@@ -149,6 +155,26 @@ def export(
         target = publish_model(exported_folder, parse_location(arguments.job_dir))
         log_event("published", f"export: published to {target}")
     return Exported(measured, formats, evaluation["top_1_accuracy"], split)
+
+
+def _check_operations(model_folder: Path) -> None:
+    """Rejects a model that TensorFlow 2.6 cannot load, unless it was trained to decode WebP."""
+    # Imported here because it loads TensorFlow.
+    from imgpipe.components.common.tensorflow_2_6 import unknown_operations
+
+    unknown = unknown_operations(model_folder)
+    arguments = read_provenance(model_folder).get("arguments", {})
+    if arguments.get("serving_formats") == SERVING_FORMATS_WITH_WEBP:
+        unknown = [name for name in unknown if name != "DecodeWebP"]
+    if unknown:
+        raise CheckFailedError(
+            f"servers with TensorFlow 2.6 cannot load the model, because it has {', '.join(unknown)}",
+            where=str(model_folder / "saved_model.pb"),
+            remedy=f"train again with --serving-formats {SERVING_FORMATS_WITH_WEBP} if your server has "
+            f"TensorFlow 2.20 or later, else with {SERVING_FORMATS}"
+            if unknown == ["DecodeWebP"]
+            else "report this bug in imgpipe with the log of the run",
+        )
 
 
 def _check(

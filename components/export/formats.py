@@ -218,7 +218,7 @@ def _decode_batches(encoded: Iterator[bytes], image_size: int) -> Iterator[NDArr
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(files: Any) -> Any:
         return tf.map_fn(
-            lambda file: decode_image_file(file, image_size), files, fn_output_signature=tf.uint8
+            lambda file: decode_image_file(file, image_size, webp=True), files, fn_output_signature=tf.uint8
         )
 
     while batch := list(islice(encoded, BATCH_SIZE)):

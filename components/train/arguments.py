@@ -12,6 +12,7 @@ from typing import TypeVar
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.provenance import SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 
@@ -229,6 +230,14 @@ class TrainingArguments:
         "model's.",
         group=Group.TRAINING,
         minimum=1,
+    )
+    serving_formats: str = argument(
+        SERVING_FORMATS,
+        "Image formats that the served model decodes. With webp, the model can be loaded by TensorFlow 2.20 "
+        "and later only; without it, by TensorFlow 2.6 and later. (imgpipe predict and imgpipe serve take "
+        "WebP in any case.)",
+        group=Group.EXPORT,
+        choices=(SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP),
     )
     job_dir: str = shared_arguments.job_dir()
     seed: int = shared_arguments.seed()

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import Manifest
-from imgpipe.components.common.provenance import write_deployment_config, write_provenance
+from imgpipe.components.common.provenance import (
+    SERVING_FORMATS_WITH_WEBP,
+    write_deployment_config,
+    write_provenance,
+)
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.arguments import TrainingArguments
@@ -33,8 +37,9 @@ def write_model(
         manifest.labels,
         folder,
         multi_label=manifest.multi_label,
+        webp=arguments.serving_formats == SERVING_FORMATS_WITH_WEBP,
     )
-    write_deployment_config(folder, global_step=best.step)
+    write_deployment_config(folder, global_step=best.step, serving_formats=arguments.serving_formats)
     write_provenance(
         folder,
         {

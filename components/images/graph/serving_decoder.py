@@ -4,6 +4,9 @@ Training decodes the output of ``prepare_image`` with ``training_decoder.decode_
 decodes the original file to the same pixels. They are equal bit for bit except for photos that are rotated,
 which the convert step re-encodes as JPEG.
 
+Without WebP, the graph has only operations of TensorFlow 2.6, so that all servers since then can load it;
+``DecodeWebP`` needs TensorFlow 2.20.
+
 Rejected, because TensorFlow cannot decode them inside a graph:
 
 * animated WebP: TensorFlow 2.21 overruns its buffer (``DecodeWebP`` writes four channels per pixel into
@@ -12,6 +15,7 @@ Rejected, because TensorFlow cannot decode them inside a graph:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from imgpipe.components.common.tf_import import tf
@@ -37,12 +41,14 @@ _WEBP_KIND, _WEBP_FLAGS = 12, 20
 _WEBP_ANIMATION = 0x02
 
 
-def decode_image_file(encoded: Any, image_size: int) -> Any:
+def decode_image_file(encoded: Any, image_size: int, *, webp: bool) -> Any:
     """Decodes one image file and scales it to a square, as ``training_decoder.decode_image`` does.
 
     Args:
-        encoded: A scalar string tensor: the bytes of a JPEG, PNG, GIF, BMP or WebP file.
+        encoded: A scalar string tensor: the bytes of a JPEG, PNG, GIF or BMP file, or a WebP file if
+            ``webp`` is True.
         image_size: The square's side in pixels.
+        webp: Whether WebP files are decoded.
 
     Returns:
         uint8 [image_size, image_size, 3]: red, green, blue, upright, on white.
@@ -52,21 +58,24 @@ def decode_image_file(encoded: Any, image_size: int) -> Any:
     """
     # Most images are JPEG: no other format is checked for them.
     pixels = tf.cond(
-        is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _as_one_node(_decode_other, encoded)
+        is_jpeg(encoded),
+        lambda: _decode_jpeg(encoded),
+        lambda: _as_one_node(partial(_decode_other, webp=webp), encoded),
     )
     pixels.set_shape([None, None, 3])
     return scale_to_square(pixels, image_size)
 
 
-def _decode_other(encoded: Any) -> Any:
+def _decode_other(encoded: Any, *, webp: bool) -> Any:
+    decoders = [
+        (b"\x89PNG\r\n\x1a\n", _decode_png),
+        (b"GIF8", decode_gif),
+        (b"BM", decode_bmp),
+        (b"RIFF", _decode_webp if webp else _reject_webp),
+    ]
     pixels = tf.case(
-        [
-            (starts_with(encoded, b"\x89PNG\r\n\x1a\n"), lambda: _decode_png(encoded)),
-            (starts_with(encoded, b"RIFF"), lambda: _decode_webp(encoded)),
-            (starts_with(encoded, b"GIF8"), lambda: decode_gif(encoded)),
-            (starts_with(encoded, b"BM"), lambda: decode_bmp(encoded)),
-        ],
-        default=lambda: _reject(encoded),
+        [(starts_with(encoded, begin), partial(decode, encoded)) for begin, decode in decoders],
+        default=lambda: _reject(encoded, "not a JPEG, PNG, GIF, BMP or WebP file"),
     )
     return tf.ensure_shape(pixels, [None, None, 3])
 
@@ -140,11 +149,15 @@ def _decode_webp(encoded: Any) -> Any:
     return rotate_upright(pixels, webp_orientation(encoded))
 
 
-def _reject(encoded: Any) -> Any:
+def _reject_webp(encoded: Any) -> Any:
+    return _reject(encoded, "this model does not decode WebP files: send a JPEG or PNG file")
+
+
+def _reject(encoded: Any, reason: str) -> Any:
     check = tf.debugging.Assert(
         # Never true. A constant would be folded and would fail when the graph is built.
         tf.less(tf.strings.length(encoded), 0),
-        ["not a JPEG, PNG, GIF, BMP or WebP file; its size in bytes:", tf.strings.length(encoded)],
+        [f"{reason}; its size in bytes:", tf.strings.length(encoded)],
     )
     with tf.control_dependencies([check]):
         return tf.zeros([1, 1, 3], tf.uint8)

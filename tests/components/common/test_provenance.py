@@ -15,7 +15,12 @@ def test_the_deployment_configuration_has_the_original_fields(tmp_path):
         "framework": "TENSORFLOW",
         "labels": {"job_id": "run-7", "global_step": "2000"},
         "runtimeVersion": "2.21",
+        "minimumRuntimeVersion": "2.6",
+        "servingFormats": "jpeg,png,gif,bmp",
     }
+    write_deployment_config(tmp_path, global_step=1, serving_formats="jpeg,png,gif,bmp,webp")
+    config = yaml.safe_load((tmp_path / "deployment_config.yaml").read_text())
+    assert config["minimumRuntimeVersion"] == "2.20"
 
 
 def test_provenance_reads_back_with_the_versions_added(tmp_path):

@@ -1,7 +1,9 @@
+import io
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from imgpipe.components.common.served_model import check_labels, load_served_model
@@ -53,6 +55,24 @@ def test_an_undecodable_image_is_reported_in_one_line_with_the_reason(folder, en
             assert reason in caught.value.problem
             for detail in ("\n", "[[", "{{", "Graph execution", "INVALID_ARGUMENT"):
                 assert detail not in caught.value.problem
+
+
+def test_webp_files_are_predicted_although_the_model_does_not_decode_them(folder):
+    model = load_served_model(folder)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8))
+    files = {}
+    for name, options in {
+        "PNG": {},
+        "WEBP": {"lossless": True},
+        "animated": {"lossless": True, "save_all": True, "append_images": [picture.rotate(180)]},
+    }.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG" if name == "PNG" else "WEBP", **options)
+        files[name] = buffer.getvalue()
+    probabilities = model.predict(list(files.values())).probabilities
+    assert (probabilities == probabilities[0]).all()
+    with pytest.raises(InvalidDataError, match="undecodable WebP"):
+        model.predict([files["WEBP"][:-20]])
 
 
 def test_a_folder_without_a_compatible_model_is_missing_input(tmp_path):

@@ -126,6 +126,20 @@ def test_a_model_that_matches_its_evaluation_is_published_completely(dataset, ev
     assert load_served_model(tmp_path / "job" / "model").labels == read_manifest(dataset).labels
 
 
+def test_a_model_with_an_operation_that_tensorflow_2_6_lacks_is_not_published(
+    dataset, evaluated, model, tmp_path
+):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = model / "saved_model.pb"
+    content = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    content.meta_graphs[0].graph_def.library.function[0].node_def.add(name="new", op="DecodeWebP")
+    file.write_bytes(content.SerializeToString())
+    message = refused(dataset, model, evaluated[1], tmp_path)
+    assert "servers with TensorFlow 2.6 cannot load the model, because it has DecodeWebP" in message
+    assert "--serving-formats jpeg,png,gif,bmp,webp" in message
+
+
 def test_truncated_weights_are_not_published(dataset, evaluated, model, tmp_path):
     data = model / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:200])

@@ -7,6 +7,7 @@ import pytest
 
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.tensorflow_2_6 import unknown_operations
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
@@ -268,6 +269,7 @@ def test_the_saved_model_has_the_same_outputs_and_can_be_loaded_as_pretrained_we
 ):
     classifier, images = classifier_with_varied_logits, random_images(5)
     write_saved_model(classifier, SIZE, ["a", "b", "c"], tmp_path / "model")
+    assert unknown_operations(tmp_path / "model") == []
     predictions = load_served_model(tmp_path / "model").predict([encode(image) for image in images])
     assert predictions.probabilities.std(axis=0).min() > 1e-3
     # In a graph as well: operations that run eagerly are not fused and round differently.

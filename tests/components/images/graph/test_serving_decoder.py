@@ -34,7 +34,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
 def serve(encoded):
-    return decode_image_file(encoded, SIZE)
+    return decode_image_file(encoded, SIZE, webp=True)
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def serve_without_webp(encoded):
+    return decode_image_file(encoded, SIZE, webp=False)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -85,6 +90,14 @@ def test_an_animated_webp_is_rejected_before_it_reaches_the_decoder():
     data = encoded(picture(), "WEBP", save_all=True, append_images=[picture().rotate(180)], lossless=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="an animated WebP cannot be decoded"):
         serve(tf.constant(data))
+
+
+def test_without_webp_the_pixels_are_the_same_and_webp_is_rejected_with_a_remedy():
+    for name, data in EQUAL.items():
+        if "WebP" not in name:
+            np.testing.assert_array_equal(serve_without_webp(tf.constant(data)).numpy(), prepared(data))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="does not decode WebP files: send a JPEG or"):
+        serve_without_webp(tf.constant(EQUAL["WebP"]))
 
 
 def test_a_run_length_encoded_bmp_is_rejected():
