@@ -18,6 +18,7 @@ from typing import Any
 from imgpipe.components.common.arguments import flat_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.hyperparameters import Hyperparameters, block_of, check_tuned_arguments
+from imgpipe.components.common.image_name import check_image
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.platforms.vertex.client import check_region
@@ -32,15 +33,13 @@ from imgpipe.components.platforms.vertex.job_requests import (
     tuning_job,
     worker_pool_spec,
 )
+from imgpipe.components.preflight.target_rules import check_paths, uri_of_mounted
 from imgpipe.components.storage import is_local
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.job_dir import check_local
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
-from imgpipe.pipelines.images import check_image
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
 from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
-from imgpipe.pipelines.target_inputs import check_target_inputs, overridden_notices
-from imgpipe.pipelines.target_rules import check_paths, uri_of_mounted
+from imgpipe.pipelines.target_inputs import overridden_notices
 from imgpipe.pipelines.training_input import ReplicaConfig, TrainingInput
 
 # The original algorithm's image in any registry: our training replaces it.
@@ -327,8 +326,6 @@ def pipeline_parameters(
         if pool.config.disk_gb or pool.config.disk_type:
             notices.ignored("bootDiskType and bootDiskSizeGb", f"target {target} creates no disks")
     if target == "local":
-        if job.hyperparameters:
-            check_local(str(job.values.get("job_dir", "")))
         if config.scale_tier or config.machine_types.get("master"):
             notices.ignored(f"the machine {chief.machine}", "the pipeline runs on this machine")
         if len(job.pools) > 1:
@@ -376,7 +373,6 @@ def pipeline_parameters(
         # No notices about a machine that the user did not request.
         notices.texts += overridden_notices(parameters, target_inputs)
     parameters.update(target_inputs)
-    check_target_inputs(parameters, list(target_inputs), target=target)
     return parameters, tuple(notices.texts)
 
 
@@ -386,12 +382,6 @@ def _uses_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
         return False
     job_dir = str(job.values.get("job_dir", ""))
     engine = target_inputs.get("tune_engine", LOCAL if is_local(job_dir) else KATIB)
-    if engine == KATIB and is_local(job_dir):
-        raise InvalidArgumentError(
-            f"--input tune_engine={KATIB} needs a job_dir in Cloud Storage, which all trials can read, "
-            f"not {job_dir!r}",
-            remedy="add --job-dir=gs://BUCKET/FOLDER after `--`",
-        )
     return bool(engine == KATIB)
 
 
@@ -421,11 +411,7 @@ def vertex_pipeline_parameters(
     Args:
         job: Result of ``plan_job``.
         target_inputs: Result of ``parse_target_inputs``; overrides the config.
-
-    Raises:
-        InvalidArgumentError: if a path is not in a bucket.
     """
-    check_paths("vertex", job.values)
     config, chief = job.config, job.pools[0]
     parameters: dict[str, Any] = {**job.values, **_tuning_parameters(job), "train_strategy": job.strategy}
     identical = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
@@ -456,7 +442,6 @@ def vertex_pipeline_parameters(
     if config.labels:
         parameters["labels"] = json.dumps(dict(config.labels))
     parameters.update(target_inputs)
-    check_target_inputs(parameters, list(target_inputs), target="vertex")
     return parameters
 
 

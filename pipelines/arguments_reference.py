@@ -6,8 +6,8 @@ from typing import Any
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import Group, allowed_values, flat_fields
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.vertex import VERTEX
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.component import batch_predict as batch_predict_step
+from imgpipe.components.common.arguments import flat_fields
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.interface import make_pipeline, select_fields
+from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
-from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
+from imgpipe.pipelines.tasks import task_maker
 
 NAME = "batch-predict"
 DESCRIPTION = (
@@ -27,7 +28,10 @@ def batch_predict(target: Target, images: Images | None = None) -> Any:
     images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
-        task_maker(target, images, inputs)(batch_predict_step, **select_fields(inputs, BatchPredictArguments))
+        run = CheckedRun(NAME.replace("-", "_"), target.name, fields)
+        arguments = select_fields(inputs, BatchPredictArguments)
+        task_maker(target, images, inputs)(batch_predict_step, checked_run=run, **arguments)
 
-    fields = pipeline_inputs([BatchPredictArguments], target, images)
+    own = target.inputs(images)
+    fields = {**flat_fields([BatchPredictArguments]), **{name: own[name] for name in target.pod_inputs}}
     return make_pipeline(graph, name=NAME, description=DESCRIPTION, fields=fields)

@@ -5,7 +5,6 @@ permission, no network) is a warning: the target itself will report a problem.
 """
 
 import contextlib
-import os
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +21,14 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.common.plural import plural
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage import Location, ObjectLocation, deadline, find_files, parse_location
+from imgpipe.components.preflight.inputs import check_local_folder, found_input
+from imgpipe.components.preflight.path_arguments import DATA_KINDS, INPUT_KINDS, path_arguments, paths_in
+from imgpipe.components.preflight.preflight import check_access
+from imgpipe.components.preflight.storage_secret import DEFAULT_STORAGE_SECRET, storage_secret_error
+from imgpipe.components.preflight.target_rules import uri_of_mounted
+from imgpipe.components.storage import Location, ObjectLocation, deadline, parse_location
 from imgpipe.components.storage.cloud_storage import CloudStorageLocation
-from imgpipe.pipelines.path_arguments import DATA_KINDS, INPUT_KINDS, WILDCARD, path_arguments, paths_in
-from imgpipe.pipelines.target_rules import uri_of_mounted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _READ = ("storage.objects.get", "storage.objects.list")
@@ -51,6 +52,8 @@ _MANIFESTS = ", ".join(
 )
 # Deadline of a request. It is short because a person waits, and the target checks everything again.
 _SECONDS = 10
+# Namespace and ServiceAccount of KFP's pods: kubeflow/pipelines, manifests/kustomize/base/pipeline, 2.17.
+_PODS_NAMESPACE, _PIPELINE_ACCOUNT = "kubeflow", "pipeline-runner"
 # Only these registries get Google's token.
 _GOOGLE_REGISTRIES = re.compile(r"([a-z0-9.-]+\.)?(gcr\.io|pkg\.dev)")
 
@@ -167,7 +170,7 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
             continue
         try:
             with deadline(_SECONDS):
-                yield Finding(OK, subject, _count(name, value))
+                yield Finding(OK, subject, found_input(name, value))
         except MissingInputError as error:
             yield Finding(
                 ERROR,
@@ -189,26 +192,13 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
             yield Finding(WARNING, subject, f"it cannot be checked: {error.problem}", error.remedy)
 
 
-def _count(name: str, value: str) -> str:
-    if name != "images" or WILDCARD.search(value):
-        return f"{value} is {plural(len(find_files(value)), 'file')}"
-    if not parse_location(value).is_folder():
-        raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
-    return f"{value} is a folder"
-
-
 def check_local_output(folder: Path) -> Finding:
     """Checks that a local folder can be written, without creating it."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return Finding(OK, "--job-dir", f"{folder} can be written")
-    return Finding(
-        ERROR,
-        "--job-dir",
-        f"{existing} cannot be written",
-        "give a folder that you may write to",
-        OutputError.exit_code,
-    )
+    try:
+        check_local_folder("job_dir", folder)
+    except OutputError as error:
+        return Finding(ERROR, "--job-dir", error.problem, error.remedy, error.exit_code)
+    return Finding(OK, "--job-dir", f"{folder} can be written")
 
 
 def check_buckets(
@@ -427,3 +417,49 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
             )
         else:
             yield Finding(WARNING, image, f"its registry denies access (status {status})")
+
+
+def check_cluster(
+    pipeline: str, values: Mapping[str, Any], namespace: str, account: str
+) -> Iterator[Finding]:
+    """Checks the storage Secret and the permissions of the pods' account, with the kubeconfig file.
+
+    Args:
+        pipeline: The name of the pipeline's file.
+        values: The run's parameters.
+        namespace: The namespace of the run's pods; empty = Kubeflow's default.
+        account: Their ServiceAccount; empty = Kubeflow's default.
+    """
+    # Imported here: the client takes a second to load.
+    from imgpipe.components.platforms.kubernetes.client import connect
+    from imgpipe.components.platforms.kubernetes.secrets import read_secret
+
+    namespace = namespace or _PODS_NAMESPACE
+    secret = str(values.get("storage_secret", DEFAULT_STORAGE_SECRET))
+    user = f"system:serviceaccount:{namespace}:{account or _PIPELINE_ACCOUNT}"
+    try:
+        cluster = connect("read the Secret in", namespace, in_cluster=False)
+        entries = read_secret(cluster, secret, timeout_seconds=_SECONDS)
+        yield _finding("storage_secret", storage_secret_error(secret, entries, entries.get("path", "")))
+    except PipelineError as error:
+        yield Finding(WARNING, "storage_secret", f"it cannot be checked: {error.problem}", error.remedy)
+        return
+    try:
+        check_access(
+            pipeline,
+            values,
+            lambda purpose, other: connect(purpose, other or namespace, in_cluster=False),
+            account=user,
+        )
+        yield _finding(user, None)
+    except UnavailableError as error:
+        denied = user in error.problem
+        yield Finding(ERROR if denied else WARNING, user, error.problem, error.remedy, error.exit_code)
+    except PipelineError as error:
+        yield Finding(WARNING, user, f"it cannot be checked: {error.problem}", error.remedy)
+
+
+def _finding(subject: str, error: PipelineError | None) -> Finding:
+    if error is None:
+        return Finding(OK, subject, "nothing is missing")
+    return Finding(ERROR, subject, error.problem, error.remedy, error.exit_code)

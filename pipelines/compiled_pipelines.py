@@ -6,14 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.preflight.pipeline_inputs import RETRAIN, TRAIN, TUNE
 from imgpipe.pipelines.images import Images
 
-# File names.
-TRAIN, TUNE, RETRAIN = (
-    "image_classification",
-    "image_classification_tune",
-    "image_classification_retrain",
-)
+__all__ = ["COMPILED", "RETRAIN", "TRAIN", "TUNE", "pipeline_file"]
+
 COMPILED = Path(__file__).parent / "compiled"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.arguments import Kind
+from imgpipe.components.preflight.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
 from imgpipe.components.storage import LocalLocation, parse_location
-from imgpipe.pipelines.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
 
 
 @dataclass(frozen=True)

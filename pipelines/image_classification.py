@@ -18,6 +18,7 @@ from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.component import gate
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.component import serving_model
 from imgpipe.components.train.arguments import TrainingArguments
@@ -25,8 +26,7 @@ from imgpipe.components.train.component import train
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.component import validate
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.interface import make_pipeline, select_fields
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
 
@@ -75,11 +75,14 @@ def image_classification(target: Target, images: Images | None = None, *, traine
     def graph(inputs: Mapping[str, Any]) -> None:
         task = task_maker(target, images, inputs)
         data = select_fields(inputs, ConvertArguments)
+        run = CheckedRun(trainer.name.replace("-", "_"), target.name, fields)
         if target.caches:
-            version = task(data_version, **select_fields(inputs, DataVersionArguments))
+            # Never cached, so that the check runs in every run.
+            version = task(data_version, checked_run=run, **select_fields(inputs, DataVersionArguments))
             inputs = {**inputs, "data_version": version.outputs["version"]}
-            task = task_maker(target, images, inputs)
-        converted = task(convert, **data)
+            converted = task_maker(target, images, inputs)(convert, **data)
+        else:
+            converted = task(convert, checked_run=run, **data)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **select_fields(inputs, ValidateArguments))
         settings = select_fields(inputs, *trainer.arguments)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.component import train
 from imgpipe.pipelines.image_classification import Trainer, image_classification
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-retrain"

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.component import tune
 from imgpipe.pipelines.image_classification import Trainer, image_classification
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-tune"

@@ -7,14 +7,9 @@ from importlib.metadata import version
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
+from imgpipe.components.common.image_name import HOST, PART
 
-# The syntax of registries: a host, optionally with a port, and lower-case path components.
-_HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+)?|[A-Za-z0-9-]+:\d+|localhost)"
-_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REGISTRY = re.compile(rf"(?:{_HOST}|{_PART})(?:/{_PART})*")
-_IMAGE = re.compile(
-    rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@sha256:[0-9a-f]+)?", re.ASCII
-)
+_REGISTRY = re.compile(rf"(?:{HOST}|{PART})(?:/{PART})*")
 # Each role has its own packages: only train-* and serve-tools contain TensorFlow.
 ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
 _ROLE_OF_STEP = {
@@ -89,26 +84,6 @@ class Images:
     def of_training(self, kind: str) -> str:
         """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``."""
         return self.of_role(f"train-{kind}")
-
-
-def check_image(image: str, *, name: str, where: str = "") -> None:
-    """Rejects an invalid image name.
-
-    Args:
-        image: The full name.
-        name: The flag or field with the image name, e.g. ``--master-image-uri``.
-        where: The file with the field.
-
-    Raises:
-        InvalidArgumentError: if the name is invalid.
-    """
-    if image and not _IMAGE.fullmatch(image):
-        raise InvalidArgumentError(
-            f"{name}={image!r} is not a valid image name",
-            where=where,
-            remedy="write HOST/REPOSITORY/NAME:TAG or ...@sha256:DIGEST without https://, in lower case up "
-            "to the tag",
-        )
 
 
 def read_images_lock(text: str, *, where: str) -> dict[str, str]:

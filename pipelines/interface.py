@@ -10,6 +10,7 @@ import inspect
 import linecache
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import docstring_parser
@@ -18,8 +19,27 @@ from kfp import dsl
 from imgpipe.components.common.arguments import description_of, flat_fields
 
 
+@dataclass(frozen=True)
+class CheckedRun:
+    """The run that a pipeline's first step checks.
+
+    Attributes:
+        pipeline: The pipeline's name in ``PIPELINES``.
+        target: The target's name.
+        fields: All inputs of the pipeline.
+    """
+
+    pipeline: str
+    target: str
+    fields: Mapping[str, "dataclasses.Field[Any]"]
+
+
 def make_component(
-    function: Callable[..., Any], *, base_image: str, extra_inputs: Iterable[type[Any]] = ()
+    function: Callable[..., Any],
+    *,
+    base_image: str,
+    extra_inputs: Iterable[type[Any]] = (),
+    checked_run: CheckedRun | None = None,
 ) -> Any:
     """Makes a KFP component from a step's function in a ``component.py``.
 
@@ -32,6 +52,7 @@ def make_component(
         base_image: The image that contains imgpipe.
         extra_inputs: Arguments dataclasses whose fields are inputs of the component, but not of the function:
             they distinguish runs in KFP's cache.
+        checked_run: Makes it the first step of this run, which gets all of its inputs and checks them.
     """
     node = _definition(function)
     artifacts, fields = [], {}
@@ -44,7 +65,7 @@ def make_component(
             assert argument.annotation is not None  # noqa: S101 - KFP requires annotations
             artifacts.append((parameter.name, ast.unparse(argument.annotation)))
     fields.update(flat_fields(extra_inputs))
-    source = _stub_source(function, artifacts, fields)
+    source = _stub_source(function, artifacts, fields, checked_run)
     # KFP reads the component's code with inspect.getsource, which looks here.
     file_name = f"<component {function.__module__}.{function.__name__}>"
     linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
@@ -107,6 +128,7 @@ def _stub_source(
     function: Callable[..., Any],
     artifacts: list[tuple[str, str]],
     fields: Mapping[str, "dataclasses.Field[Any]"],
+    checked_run: CheckedRun | None,
 ) -> str:
     parsed = docstring_parser.parse(inspect.getdoc(function) or "")
     descriptions = {
@@ -122,16 +144,22 @@ def _stub_source(
     # A returned value has no name: KFP's local runner supports conditions only on unnamed outputs.
     returned = inspect.signature(function).return_annotation
     parameters = [f"{name}: {annotation}" for name, annotation in artifacts]
+    # An input that is only checked has its description and its default in the pipeline's own list.
+    checked = (checked_run.fields if checked_run else {}).items()
+    parameters += [f"{name}: {type(field.default).__name__}" for name, field in checked if name not in fields]
     parameters += [
         f"{field.name}: {type(field.default).__name__} = {field.default!r}" for field in fields.values()
     ]
+    call = [repr(function.__module__), repr(function.__name__), "locals()"]
+    if checked_run:
+        call += [f"pipeline={checked_run.pipeline!r}", f"target={checked_run.target!r}"]
     lines = [
         f"def {function.__name__}(",
         *(f"    {parameter}," for parameter in parameters),
         f") -> {returned.__name__}:" if isinstance(returned, type) else "):",
         textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
         "    from imgpipe.components.common.step import run_component",
-        f"    return run_component({function.__module__!r}, {function.__name__!r}, locals())",
+        f"    return run_component({', '.join(call)})",
     ]
     return "\n".join(lines) + "\n"
 

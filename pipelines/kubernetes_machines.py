@@ -5,10 +5,9 @@ import math
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.kubernetes.pod_rules import GPU_RESOURCE, TPU_RESOURCE
 from imgpipe.pipelines.machines import Machine, vcpus_and_memory
 
-GPU_RESOURCE = "nvidia.com/gpu"
-TPU_RESOURCE = "google.com/tpu"
 # A node reserves part of its processors and memory; a pod that requests all of them is never scheduled.
 _ALLOCATABLE_SHARE = 0.75
 # Labels of GKE nodes.

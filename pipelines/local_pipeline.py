@@ -13,7 +13,6 @@ from typing import Any
 
 from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, PipelineError
-from imgpipe.components.common.labels import is_valid_unicode
 from imgpipe.components.common.log import event_line
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
@@ -21,17 +20,17 @@ from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.preflight.arguments import check_arguments
+from imgpipe.components.preflight.path_arguments import DATA_KINDS, path_arguments
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import check_model_type
 from imgpipe.components.storage import is_local, local_path, parse_location
-from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
 from imgpipe.pipelines import compiled_pipelines
 from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
-from imgpipe.pipelines.path_arguments import DATA_KINDS, path_arguments
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
@@ -146,6 +145,7 @@ def prepare_run(
     recipe = recipe or recipe_for(given, sample=sample)
     parameters = recipe_parameters(recipe, given)
     if pipeline is TUNE:
+        # Before its local path is used.
         check_local(str(given.get("job_dir", "")))
     if "job_dir" in given:
         folder = RunFolder(local_path(given["job_dir"]).absolute())
@@ -154,22 +154,17 @@ def prepare_run(
     parameters["job_dir"] = str(folder.job_dir)
     if sample:
         parameters["train_csv"] = str(folder.sample_data / "digits.csv")
-    for arguments_class in pipeline.inputs:
-        from_values(arguments_class, parameters)
+    check_arguments(pipeline.name, "local", parameters)
     warnings: list[str] = []
     if pipeline is RETRAIN:
         warnings += _check_serving_model(from_values(ServingModelArguments, parameters))
     if pipeline is TUNE:
-        # Imported here: it loads Optuna.
-        from imgpipe.components.tune.search_space import check_search_space, read_request
+        from imgpipe.components.tune.search_space import read_request
 
         request = read_request(from_values(TuneArguments, parameters))
-        check_search_space(request, from_values(TrainingArguments, parameters))
         if request.resume_job:
             # The hyperparameters block may name it instead; containers need its absolute path.
             parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))
-    _check_texts(parameters)
-    _check_deploy_dir(parameters)
     if parameters.get("slices_csv"):
         # Otherwise only the evaluate step would read it, after the training.
         read_slices_csv(parameters["slices_csv"])
@@ -267,23 +262,6 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
             )
 
 
-def _check_deploy_dir(parameters: Mapping[str, Any]) -> None:
-    """Rejects a deploy_dir inside the folder of images, where versions would be read as labels.
-
-    Raises:
-        InvalidArgumentError: if it is there.
-    """
-    images, deployed = parameters.get("images", ""), parameters.get("deploy_dir", "")
-    if not images or not deployed or not (is_local(images) and is_local(deployed)):
-        return
-    folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
-    if folders[0] in (folders[1], *folders[1].parents):
-        raise InvalidArgumentError(
-            f"deploy_dir={deployed!r} is inside the folder of images, images={images!r}",
-            remedy="give a deploy_dir outside of it: the model's versions would be read as labels",
-        )
-
-
 def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
     """Checks a serving model on this machine as the serving_model step would; returns warnings.
 
@@ -315,23 +293,3 @@ def _check_champion(champion: str) -> None:
     if champion not in (AUTO, NO_CHAMPION) and is_local(champion):
         with local_model(parse_location(champion)):
             pass
-
-
-def _check_texts(parameters: Mapping[str, Any]) -> None:
-    """Rejects text that KFP or the steps would misread.
-
-    Raises:
-        InvalidArgumentError: for text that is not Unicode, or KFP's own placeholder syntax.
-    """
-    for name, value in parameters.items():
-        if not isinstance(value, str):
-            continue
-        if not is_valid_unicode(value):
-            raise InvalidArgumentError(
-                f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
-            )
-        if "{{$" in value:
-            raise InvalidArgumentError(
-                f"{name}={value!r} contains '{{{{$', which Kubeflow Pipelines reads as a placeholder",
-                remedy="rename the file or folder",
-            )

@@ -7,8 +7,8 @@ from typing import Any
 
 from imgpipe.components.common.arguments import LIST_KINDS, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.validate.arguments import ValidateArguments
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 
 _HEADER = '''"""The options of the Python API, for type checkers; ``help(imgpipe.run)`` describes them.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.interface import make_component
+from imgpipe.pipelines.interface import CheckedRun, make_component
 from imgpipe.pipelines.targets.target import StepInputs, Target
 
 # A step with the image, the machine and the extra inputs of another step.
@@ -16,13 +16,15 @@ _SETTINGS_OF = {"tune": "train"}
 def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Callable[..., Any]:
     """Returns ``task(function, **arguments)``, which adds a step to the pipeline under construction.
 
+    ``task(function, checked_run=..., **arguments)`` adds the first step, which checks the whole run.
+
     Args:
         target: The platform. It may replace a step's function, give it extra inputs, and configures the task.
         images: Names of the images.
         inputs: The pipeline's inputs by name.
     """
 
-    def task(function: Callable[..., Any], **arguments: Any) -> Any:
+    def task(function: Callable[..., Any], *, checked_run: CheckedRun | None = None, **arguments: Any) -> Any:
         name = function.__name__
         step = _SETTINGS_OF.get(name, name)
         extra = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
@@ -30,8 +32,10 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
             target.steps.get(name, function),
             base_image=images.of_step(step, target.name),
             extra_inputs=extra.classes,
+            checked_run=checked_run,
         )
-        added = component(**arguments, **extra.values(inputs, images))
+        checked = {name: inputs[name] for name in (checked_run.fields if checked_run else ())}
+        added = component(**{**checked, **arguments, **extra.values(inputs, images)})
         target.configure_task(step, added, inputs)
         return added
 

@@ -138,7 +138,7 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
         converted = _converted(value, type(field.default))
     except (ValueError, OverflowError):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        problem = f"must be {kind[type(field.default)]}"
+        problem = ", ".join(filter(None, (f"must be {kind[type(field.default)]}", allowed_values(field))))
     else:
         if isinstance(converted, float) and not math.isfinite(converted):
             problem = "must be a finite number"

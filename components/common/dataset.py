@@ -11,6 +11,12 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.storage import LocalLocation, Location, resolve
 
 MANIFEST_NAME = "manifest.json"
+# KFP's cache does not know that files were deleted, and its launcher does not fail if there is nothing to
+# download.
+CONVERT_AGAIN = (
+    "if convert came from the cache, its files have been deleted since: set data_version to a new name, and "
+    "convert runs again"
+)
 FORMAT_VERSION = 1
 TRAIN = "train"
 VALIDATION = "validation"
@@ -142,7 +148,7 @@ def read_manifest_at(folder: Location) -> Manifest:
     except OSError as error:
         raise MissingInputError(
             f"cannot read the dataset manifest {location!r}: {error.strerror}",
-            remedy="give the folder that the convert step wrote",
+            remedy=f"give the folder that the convert step wrote; {CONVERT_AGAIN}",
         ) from None
     return parse_manifest(text, where=str(location))
 

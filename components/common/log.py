@@ -68,9 +68,12 @@ def plain_lines(event: str, message: str, *, severity: str = "INFO", **fields: A
     """
     now = datetime.now(UTC).strftime(_TIME_FORMAT)
     if event == "step_failed":
-        parts = {"problem": fields["problem"], "where": fields["where"], "what to do": fields["remedy"]}
+        # A remedy may contain a manifest.
+        remedy, *manifest = fields["remedy"].splitlines() or [""]
+        parts = {"problem": fields["problem"], "where": fields["where"], "what to do": remedy}
         texts = [f"{fields['step']}: {FAILED}"]
         texts += [f"{name}: {' '.join(text.splitlines())}" for name, text in parts.items() if text]
+        texts += manifest
     else:
         mark = "" if severity == "INFO" else f"{severity.lower()}: "
         step, separator, rest = message.partition(": ")

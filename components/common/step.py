@@ -22,12 +22,23 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.google_credentials import use_storage_key
 
 
-def run_component(module_name: str, function_name: str, values: Mapping[str, Any]) -> Any:
+def run_component(
+    module_name: str, function_name: str, values: Mapping[str, Any], *, pipeline: str = "", target: str = ""
+) -> Any:
     """Calls the function of a ``component.py`` with the flat values from KFP.
+
+    The first step of a pipeline gets all of its inputs, and checks the whole run before its own work.
 
     A parameter that is annotated with an arguments dataclass is built from the values of its fields. The
     step's logic module (``imgpipe.components.train.train`` for the step train) is imported before the
     duration is measured: loading TensorFlow is not part of the step's work.
+
+    Args:
+        module_name: The module.
+        function_name: The function, which is the step's name.
+        values: The inputs, and the artifacts.
+        pipeline: The pipeline whose first step this is; empty = not the first.
+        target: The target of the pipeline.
 
     Returns:
         The function's return value.
@@ -41,6 +52,17 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
     use_storage_key()
     with _exit_on_error(step), _raise_on_sigterm():
         function = getattr(importlib.import_module(module_name), function_name)
+        artifacts = {
+            name: value.path
+            for name, value in values.items()
+            if isinstance(getattr(value, "path", None), str)
+        }
+        log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
+        if pipeline:
+            # Imported here: it loads the arguments of all steps.
+            from imgpipe.components.preflight.preflight import check_run
+
+            check_run(pipeline, target, values)
         parameters = inspect.signature(function).parameters.values()
         arguments: dict[str, Any] = {
             parameter.name: (
@@ -50,12 +72,6 @@ def run_component(module_name: str, function_name: str, values: Mapping[str, Any
             )
             for parameter in parameters
         }
-        artifacts = {
-            name: value.path
-            for name, value in arguments.items()
-            if isinstance(getattr(value, "path", None), str)
-        }
-        log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
         importlib.import_module(f"imgpipe.components.{package}.{package}")
         started = time.monotonic()
         result = function(**arguments)

@@ -4,10 +4,12 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Iterator
 
+from imgpipe.components.common.dataset import read_manifest_at
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_result
 from imgpipe.components.common.plural import plural
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
+from imgpipe.components.storage import FileStatus, Location, find_files, is_local, parse_location
 
 
 def compute_data_version(arguments: DataVersionArguments) -> str:
@@ -15,13 +17,19 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
 
     This is ``data_version`` if the user set it, else a digest of all files' names, sizes and modification
     times (in Cloud Storage: checksums). If the files are not known without reading them (CSV and JSONL lists)
-    or the converted data is written outside the run (output_dir), it is a unique text.
+    or the converted data is written outside the run (output_dir), it is a unique text; so it is if output_dir
+    does not have the whole data set that the cache would return.
 
     Raises:
         MissingInputError: if a pattern matches no file.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    if arguments.data_version:
+    if arguments.data_version and not _cache_is_usable(arguments.output_dir):
+        version, source = (
+            f"{arguments.data_version}-{uuid.uuid4().hex}",
+            "not cached: output_dir has no complete data set",
+        )
+    elif arguments.data_version:
         version, source = arguments.data_version, "set by data_version"
     elif arguments.output_dir or not (arguments.images or arguments.training_data_path):
         version, source = (
@@ -44,6 +52,21 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
         source = f"computed from {plural(files, 'file')}"
     log_result("data_version", f"{version[:23]}, {source}")
     return version
+
+
+def _cache_is_usable(output_dir: str) -> bool:
+    """Whether the files exist to which a cached data set would refer: all shards of output_dir's manifest."""
+    if not output_dir:
+        return True
+    folder = parse_location(output_dir)
+    try:
+        manifest = read_manifest_at(folder)
+        files = folder.contents()
+    except (MissingInputError, InvalidDataError):
+        return False
+    paths = [shard.path for split in manifest.splits.values() for shard in split.shards]
+    # An absolute path is a TFRecord file of the user's, which is read in place.
+    return all(path in files for path in paths if is_local(path) and not path.startswith("/"))
 
 
 def _file_states(location: str) -> Iterator[str]:

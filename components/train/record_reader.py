@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.dataset import CONVERT_AGAIN
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.tfrecord import read_record_at, read_record_offsets
 
@@ -104,7 +105,7 @@ class _OpenFile:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise MissingInputError(
-                f"cannot read {path}: {error.strerror}", remedy="check the path"
+                f"cannot read {path}: {error.strerror}", remedy=f"check the path; {CONVERT_AGAIN}"
             ) from None
 
     def __del__(self) -> None:

@@ -6,6 +6,11 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.kubernetes.pod_rules import (
+    check_accelerator,
+    check_node_selector,
+    check_tolerations,
+)
 from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 
 LOCAL, KATIB = "local", "katib"
@@ -47,12 +52,7 @@ class KatibArguments:
             InvalidArgumentError: naming the wrong argument.
         """
         check_fields(self)
-        if bool(self.trial_accelerator_type) != bool(self.trial_accelerator_count):
-            raise InvalidArgumentError(
-                f"trial_accelerator_type={self.trial_accelerator_type!r} and trial_accelerator_count="
-                f"{self.trial_accelerator_count}: one of the two is missing",
-                remedy="give both, or neither",
-            )
+        check_accelerator("trial", self.trial_accelerator_type, self.trial_accelerator_count)
         check_quantity("trial_cpu", self.trial_cpu)
         check_quantity("trial_memory", self.trial_memory)
         self.node_selector()
@@ -62,28 +62,20 @@ class KatibArguments:
         """Returns the node selector.
 
         Raises:
-            InvalidArgumentError: if it is not a JSON object with string values.
+            InvalidArgumentError: if it is not a JSON object of labels.
         """
-        found = _parsed("trial_node_selector", self.trial_node_selector or "{}")
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise InvalidArgumentError(
-                f"trial_node_selector={self.trial_node_selector} is not a JSON object with string values",
-                remedy='write {"cloud.google.com/gke-accelerator": "nvidia-l4"}',
-            )
+        found: dict[str, str] = _parsed("trial_node_selector", self.trial_node_selector or "{}")
+        check_node_selector("trial_node_selector", found)
         return found
 
     def tolerations(self) -> list[dict[str, Any]]:
         """Returns the tolerations.
 
         Raises:
-            InvalidArgumentError: if they are not a JSON list of objects.
+            InvalidArgumentError: if Kubernetes would not accept them.
         """
-        found = _parsed("trial_tolerations", self.trial_tolerations or "[]")
-        if not isinstance(found, list) or not all(isinstance(toleration, dict) for toleration in found):
-            raise InvalidArgumentError(
-                f"trial_tolerations={self.trial_tolerations} is not a JSON list of objects",
-                remedy='write [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
-            )
+        found: list[dict[str, Any]] = _parsed("trial_tolerations", self.trial_tolerations or "[]")
+        check_tolerations("trial_tolerations", found)
         return found
 
 

@@ -8,9 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.common.arguments import flat_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -33,6 +31,9 @@ from imgpipe.components.tune.arguments import (
     RANDOM,
     TuneArguments,
 )
+
+if TYPE_CHECKING:
+    import optuna
 
 _SCALES = {
     "none": "NONE",
@@ -103,7 +104,7 @@ def trial_arguments(
     return dataclasses.replace(training, **typed, job_dir=job_dir)
 
 
-def distribution_of(parameter: TunedParameter) -> optuna.distributions.BaseDistribution:
+def distribution_of(parameter: TunedParameter) -> "optuna.distributions.BaseDistribution":
     """Returns the distribution of the coordinate in which a parameter is searched.
 
     UNIT_LOG_SCALE is Optuna's log scale. Optuna has no equivalent of UNIT_REVERSE_LOG_SCALE, which is dense
@@ -111,6 +112,9 @@ def distribution_of(parameter: TunedParameter) -> optuna.distributions.BaseDistr
     value is searched by its index in the list, so that the sampler knows the order; all values are equally
     likely. A range without a scale is searched linearly.
     """
+    # Imported here: the checks of a search space run in an image without Optuna.
+    import optuna
+
     if parameter.type == "CATEGORICAL":
         return optuna.distributions.CategoricalDistribution(parameter.values)
     if parameter.type == "DISCRETE":
@@ -121,7 +125,7 @@ def distribution_of(parameter: TunedParameter) -> optuna.distributions.BaseDistr
     return optuna.distributions.FloatDistribution(parameter.minimum, parameter.maximum, log=log)
 
 
-def distributions_of(request: Hyperparameters) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions_of(request: Hyperparameters) -> "dict[str, optuna.distributions.BaseDistribution]":
     """Returns the distributions of a search space by parameter."""
     return {parameter.name: distribution_of(parameter) for parameter in request.parameters}
 
@@ -136,13 +140,15 @@ def completed_trial(
     values: Mapping[str, Any],
     objective: float,
     user_attrs: Mapping[str, Any] | None = None,
-) -> optuna.trial.FrozenTrial:
+) -> "optuna.trial.FrozenTrial":
     """Returns a trial with these values, for a study.
 
     Raises:
         ValueError: if a value is not in the search space.
         KeyError: if a parameter has no value.
     """
+    import optuna
+
     point: dict[str, Any] = {}
     for parameter in request.parameters:
         value = values[parameter.name]

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
-from imgpipe.components.common.dataset import TRAIN, Manifest, Shard, file_sha256, shard_location
+from imgpipe.components.common.dataset import (
+    CONVERT_AGAIN,
+    TRAIN,
+    Manifest,
+    Shard,
+    file_sha256,
+    shard_location,
+)
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
 from imgpipe.components.common.log import Progress
@@ -177,7 +184,7 @@ def read_dataset(
                         progress.update(done)
             except MissingInputError as error:
                 reading.splits[split_name].complete = False
-                remedy = "put the file back, or convert again"
+                remedy = f"put the file back, or convert again; {CONVERT_AGAIN}"
                 reading.findings.add(Finding(ERROR, "missing_shard", error.problem, shard.path, remedy))
     return reading
 

@@ -18,6 +18,7 @@ from imgpipe.pipelines.checks import (
     Finding,
     Google,
     check_buckets,
+    check_cluster,
     check_data,
     check_images,
     check_local_output,
@@ -116,6 +117,9 @@ def _remote_findings(submission: Submission, target: TargetOptions) -> Iterator[
     google = Google(lambda: authorized_session(target.endpoint), target.endpoint)
     yield from check_images(google, _images(submission), registry_needed=target.name == "vertex")
     if target.name != "vertex":
+        yield from check_cluster(
+            submission.pipeline, submission.parameters, target.namespace, submission.service_account
+        )
         return
     jobs = jobs_of(target, submission.job.config.region)
     assert isinstance(jobs, VertexJobs)  # noqa: S101 - it is that target's

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.job_requests import STRATEGIES
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS
 from imgpipe.pipelines.commands.grouped_options import (
     IGNORED,
@@ -24,7 +25,6 @@ from imgpipe.pipelines.commands.grouped_options import (
     option,
 )
 from imgpipe.pipelines.images import Images, read_images_lock
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import is_target_input
 from imgpipe.pipelines.texts import read_text
 from imgpipe.pipelines.training_input import (

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from imgpipe.components.common.arguments import Group
 from imgpipe.components.common.errors import ERROR_CLASSES, PipelineError
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.tune.search_space import block_in
 from imgpipe.pipelines.commands.grouped_options import (
     CONTAINERS,
@@ -30,7 +31,6 @@ from imgpipe.pipelines.local_pipeline import (
     run_prepared,
 )
 from imgpipe.pipelines.local_run import RunResult, StepFailedError
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder

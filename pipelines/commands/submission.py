@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.arguments import flat_fields, from_values
+from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import check_region
-from imgpipe.components.serving_model.arguments import ServingModelArguments
+from imgpipe.components.preflight.arguments import check_arguments
+from imgpipe.components.preflight.pipeline_inputs import (
+    PIPELINE_ARGUMENTS,
+    RETRAIN,
+    TRAIN,
+    TUNE,
+    TUNE_PIPELINE_ARGUMENTS,
+)
+from imgpipe.components.preflight.target_rules import check_bucket, uri_of_mounted
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
@@ -31,12 +39,10 @@ from imgpipe.pipelines.commands.job_options import (
 )
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.commands.target_options import TargetOptions
-from imgpipe.pipelines.compiled_pipelines import RETRAIN, TRAIN, TUNE, pipeline_file
+from imgpipe.pipelines.compiled_pipelines import pipeline_file
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.machines import Machine
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs
-from imgpipe.pipelines.target_rules import check_bucket, check_deploy_target, check_paths, uri_of_mounted
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
@@ -76,10 +82,11 @@ class Submission:
     @property
     def pipeline_name(self) -> str:
         """The pipeline's name."""
-        return self._pipeline.replace("_", "-")
+        return self.pipeline.replace("_", "-")
 
     @property
-    def _pipeline(self) -> str:
+    def pipeline(self) -> str:
+        """The name of the pipeline's file."""
         if self.retrain:
             return RETRAIN
         return TUNE if self.job.hyperparameters else TRAIN
@@ -87,7 +94,7 @@ class Submission:
     @contextmanager
     def file(self) -> Iterator[Path]:
         """Yields the compiled pipeline."""
-        with pipeline_file(self.target, self.images, self._pipeline) as file:
+        with pipeline_file(self.target, self.images, self.pipeline) as file:
             yield file
 
     @contextmanager
@@ -282,24 +289,24 @@ def plan_submission(
     )
     if form == "job":
         return dataclasses.replace(submission, request=vertex_request(job, image_of))
-    for arguments_class in (*pipeline_classes, *((ServingModelArguments,) if retrain else ())):
-        from_values(arguments_class, job.values)
-    check_deploy_target(target, job.values)
+    notices: tuple[str, ...] = ()
+    if target == "vertex":
+        parameters = vertex_pipeline_parameters(job, target_inputs)
+    else:
+        parameters, notices = pipeline_parameters(job, target, image_of, target_inputs)
+        if target_inputs:
+            parameters.update(image_for_accelerator(parameters, images))
+    check_arguments(submission.pipeline, target, parameters)
     root = uri_of_mounted(pipeline_root) if target == "vertex" else pipeline_root
     check_bucket(root, name=f"--pipeline-root={pipeline_root}")
     if target == "vertex" and config.region:
         check_region(config.region, name=config.name("region"), where=config.where("region"))
-    if target != "vertex":
-        check_paths(target, job.values)
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",
             remedy=f"start it with {', '.join(_STORES)}, or leave it out for the installation's default",
         )
     if target != "vertex":
-        parameters, notices = pipeline_parameters(job, target, image_of, target_inputs)
-        if target_inputs:
-            parameters.update(image_for_accelerator(parameters, images))
         return dataclasses.replace(submission, parameters=parameters, notices=(*submission.notices, *notices))
     if not pipeline_root and job.values.get("job_dir"):
         pipeline_root = f"{job.values['job_dir'].rstrip('/')}/artifacts"
@@ -311,7 +318,6 @@ def plan_submission(
             else "neither --pipeline-root nor --job-dir is given: the run has no folder for its artifacts",
             remedy="give --pipeline-root, e.g. gs://BUCKET/pipelines",
         )
-    parameters = vertex_pipeline_parameters(job, target_inputs)
     if endpoint:
         deployed_in = job.values.get("region", "")
         if deployed_in and config.region and deployed_in != config.region:

@@ -137,6 +137,7 @@ KUBEFLOW = Target(
     "kubeflow",
     _configure_task,
     inputs=_inputs,
+    pod_inputs=("storage_secret",),
     steps={"tune": katib_component.tune},
     step_arguments={"tune": (KatibArguments,)},
     # The function itself takes KatibArguments and TrialPodArguments.

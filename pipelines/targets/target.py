@@ -38,6 +38,7 @@ class Target:
         name: Name of the target and of the folder of its compiled pipelines.
         configure_task: ``configure_task(step, task, inputs)`` sets the task's resources, image, caching, ...
         inputs: ``inputs(images)`` returns the pipeline inputs that only this target has.
+        pod_inputs: Names of those that every step's pod needs; the others are the training's.
         steps: Component functions that replace the common ones, by step.
         step_arguments: Arguments dataclasses that a function in ``steps`` takes in addition, by step. A
             pipeline with the step has their fields as inputs.
@@ -48,6 +49,7 @@ class Target:
     name: str
     configure_task: Callable[[str, Any, Mapping[str, Any]], None]
     inputs: "Callable[[Images], Mapping[str, dataclasses.Field[Any]]]" = _no_inputs
+    pod_inputs: tuple[str, ...] = ()
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
     step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.pipelines import cli
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from tests.command_line import run_command
 
 COMMANDS = cli.imgpipe.commands

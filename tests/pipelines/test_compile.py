@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from imgpipe.components.common.arguments import description_of, flat_fields
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX

@@ -482,3 +482,31 @@ def test_with_a_registry_the_run_has_full_image_names(run, server):
     [run_id] = server.runs
     images = {pod["image"] for pod in server.pods(run_id).values()}
     assert all(image.startswith("registry.example/team/imgpipe-") for image in images)
+
+
+def test_check_reads_the_storage_secret_and_asks_what_the_pods_account_may_do(run, server):
+    server.denied = ("create inferenceservices.serving.kserve.io",)
+    server.secrets = {"bucket-key": {"credentials.json": "{}"}}
+    deployed = [*ARGUMENTS, "--deploy_target=kserve", "--deploy_dir=gs://bucket/serving/flowers"]
+    options = ["--input", "storage_secret=bucket-key", "--format", "json"]
+    found = {
+        finding["subject"]: finding
+        for finding in json.loads(run("check", *options, "--", *deployed).stdout)
+        if finding["status"] == "error"
+    }
+    assert "its entries are credentials.json" in found["storage_secret"]["message"]
+    account = found["system:serviceaccount:kubeflow:pipeline-runner"]
+    assert "may not create inferenceservices.serving.kserve.io in namespace 'kubeflow'" in account["message"]
+    assert yaml.safe_load(account["fix"].partition("\n")[2])["items"][0]["kind"] == "Role"
+    # `submit` runs the same checks.
+    result = run("submit", "job_1", *options, "--", *deployed)
+    assert result.exit_code in (64, 69)
+    assert not server.runs
+
+
+def test_check_without_a_readable_cluster_says_what_was_not_checked(run, server, monkeypatch, tmp_path):
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    found = json.loads(run("check", "--format", "json", "--", *ARGUMENTS).stdout)
+    [secret] = [finding for finding in found if finding["subject"] == "storage_secret"]
+    assert secret["status"] == "warning"
+    assert "it cannot be checked: there is no cluster" in secret["message"]

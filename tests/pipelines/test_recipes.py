@@ -3,8 +3,8 @@
 import pytest
 
 from imgpipe.components.common.arguments import flat_fields, from_values
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 
 

@@ -6,10 +6,10 @@ from click.testing import CliRunner
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.compiled_pipelines import COMPILED
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.target_inputs import parse_target_inputs
 from tests.servers.configs import ARGUMENTS, TUNING_CONFIG
 
@@ -77,24 +77,30 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
         (
             KUBEFLOW,
             ["train_memory=16GB"],
-            "--input train_memory='16GB' is not a valid Kubernetes quantity",
+            "train_memory='16GB' is not a valid Kubernetes quantity",
             "16Gi",
         ),
-        (KUBEFLOW, ["train_cpu=0"], "--input train_cpu='0' is not a valid Kubernetes quantity", "500m"),
-        (KUBEFLOW, ["train_cpu="], "--input train_cpu='' is not a valid Kubernetes quantity", "500m"),
-        (KUBEFLOW, ["train_node_selector=pool"], "is not a JSON object of strings", "gke-accelerator"),
+        (KUBEFLOW, ["train_cpu=0"], "train_cpu='0' is not a valid Kubernetes quantity", "500m"),
+        (KUBEFLOW, ["train_cpu="], "train_cpu='' is not a valid Kubernetes quantity", "500m"),
+        (KUBEFLOW, ["train_node_selector=pool"], "train_node_selector=pool is not JSON", "gke-accelerator"),
         (KUBEFLOW, ['train_node_selector={"a": 1}'], "is not a JSON object of strings", "gke-accelerator"),
         (KUBEFLOW, ["train_node_selector=null"], "is not a JSON object of strings", "gke-accelerator"),
         (KUBEFLOW, ["train_tolerations={}"], "is not a JSON list of objects", "NoSchedule"),
         (KUBEFLOW, ['train_tolerations=["a"]'], "is not a JSON list of objects", "NoSchedule"),
-        (KUBEFLOW, ["train_image=My Image"], "--input train_image='My Image'", ""),
+        (KUBEFLOW, ["train_image=My Image"], "train_image='My Image'", ""),
+        (
+            KUBEFLOW,
+            ["storage_secret=My_Secret"],
+            "storage_secret='My_Secret' is not a valid name",
+            "lower-case",
+        ),
         (KUBEFLOW, ["train_accelerator_count=two"], "train_accelerator_count=two is not a count", "1"),
         (KUBEFLOW, ["train_accelerator_count=1"], "one of the two is missing", "give both"),
         (KUBEFLOW, ["train_accelerator_type=nvidia.com/gpu"], "one of the two is missing", "give both"),
         (TUNED, ["trial_cpu=four"], "trial_cpu='four' is not a valid Kubernetes quantity", "500m"),
         (TUNED, ["trial_accelerator_count=x"], "--input trial_accelerator_count=x", "whole number"),
         (TUNED, ["tune_engine=vizier"], "tune_engine='vizier'", "katib"),
-        (TUNED, ["tune_engine=katib"], "needs a job_dir in Cloud Storage", "--job-dir=gs://"),
+        (TUNED, ["tune_engine=katib"], "job_dir='': with tune_engine=katib", "use a gs:// job_dir"),
         (VERTEX, ["train_restarts=11"], "train_restarts=11: allowed is at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
         (VERTEX, ["train_machine_type=n1"], "is set by --master-machine-type", "--master-machine-type"),

@@ -3,8 +3,8 @@
 import pytest
 
 from imgpipe.components.common.arguments import argument, from_values
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.parameters import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.targets.target import Target, named_field
 from imgpipe.pipelines.tasks import pipeline_inputs
 

@@ -192,7 +192,7 @@ COMMAND_LINES = [
     (["data/train-*", *ARGUMENTS], {}, "'data/train-*' is not a flag", "--name=value"),
     (["--training_data_path=data/train-*", *ARGUMENTS[1:]], {}, "a path of this machine", "gs://"),
     (["--training_data_path=s3://b/train-*", *ARGUMENTS[1:]], {}, "s3://", "gs://"),
-    ([*ARGUMENTS[:2], "--job-dir=runs/1"], {}, "--job-dir=runs/1", "gs://"),
+    ([*ARGUMENTS[:2], "--job-dir=runs/1"], {}, "job_dir=runs/1", "gs://"),
     (ARGUMENTS, {"strategy": "preemptible"}, "--strategy=preemptible", "spot"),
     (ARGUMENTS, {"strategy": "flex-start"}, "--strategy=flex-start", "GPU"),
     (ARGUMENTS, {"job_id": "1st"}, "'1st'", "begin with a letter"),
@@ -242,7 +242,6 @@ def test_invalid_arguments_are_rejected_by_name_with_a_remedy(args, settings, pr
 @pytest.mark.parametrize(
     ("fields", "target", "problem"),
     [
-        (tuning(), "local", "a search on this machine writes its study"),
         (custom(workerType="n1-standard-8", workerCount=2), "kubeflow", "workerCount=2"),
         (custom("ct5lp-hightpu-4t", masterConfig={"tpuTopology": "4x4"}), "kubeflow", "slice of 4 hosts"),
         (custom("cloud-tpu", ("TPU_V3", 32)), "kubeflow", "slice of 4 hosts"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgpipe.components.platforms.kubernetes import kserve
-from tests.servers.http_server import serve_json
+from tests.servers.http_server import access_review, serve_json
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
 
@@ -43,6 +43,7 @@ class Cluster:
         objects: InferenceServices by namespace and name.
         conflicts: Number of replacements that will fail because of a newer version.
         writes: Methods of the requests that changed something.
+        denied: What the account may not do; see ``access_review``.
     """
 
     address: str = ""
@@ -53,8 +54,11 @@ class Cluster:
     conflicts: int = 0
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
+    denied: tuple[str, ...] = ()
 
     def handle(self, method, path, _, body):
+        if (review := access_review(path, body, self.denied)) is not None:
+            return review
         match = re.fullmatch(
             r"/apis/serving\.kserve\.io/v1beta1/namespaces/([^/]+)/inferenceservices(?:/([^/]+))?", path
         )

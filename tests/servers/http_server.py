@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import threading
 import urllib.parse
 from contextlib import contextmanager
@@ -74,3 +75,25 @@ def serve_json(respond, intercept=lambda _: False):
 
     with serve(JsonHandler) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pipeline-runner"):
+    """Returns the response of Kubernetes to a review of the client's own access; None for other paths.
+
+    The review comes back with a status, with 201: kubernetes/kubernetes,
+    pkg/registry/authorization/selfsubjectaccessreview/rest.go and
+    pkg/registry/authentication/selfsubjectreview/rest.go, 1.36.
+
+    Args:
+        path: The path of the request.
+        body: The review, parsed.
+        denied: ``"VERB RESOURCE.GROUP"`` of what the account may not do.
+        account: Its user name.
+    """
+    if path == "/apis/authentication.k8s.io/v1/selfsubjectreviews":
+        return 201, {**body, "status": {"userInfo": {"username": account}}}
+    if not re.fullmatch("/apis/authorization.k8s.io/v1/(self)?subjectaccessreviews", path):
+        return None
+    asked = body["spec"]["resourceAttributes"]
+    allowed = f"{asked['verb']} {asked['resource']}.{asked['group']}" not in denied
+    return 201, {**body, "status": {"allowed": allowed}}

@@ -5,6 +5,7 @@ The pods that KFP's driver would request from Kubernetes are derived from the YA
 steps run with kfp.local as processes on this machine.
 """
 
+import base64
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests.servers.http_server import serve_json
+from tests.servers.http_server import access_review, serve_json
 
 TYPES = {
     "STRING": str,
@@ -49,6 +50,8 @@ class KubeflowServer:
         credentials: Headers, of which one is sufficient.
         open_paths: Paths that need no credentials.
         headers: Headers of the requests.
+        secrets: The entries of Secrets, by name.
+        denied: What the account of the pods may not do; see ``access_review``.
         log_responses: (status, text) of the next responses with a pod's log; the run ends with the last one.
     """
 
@@ -68,6 +71,8 @@ class KubeflowServer:
         self.processes = {}
         self.logs = {}
         self.log_responses = []
+        self.denied = ()
+        self.secrets = {}
         self.lock = threading.RLock()
         self.address = ""
 
@@ -88,6 +93,8 @@ class KubeflowServer:
     def respond(self, method, path, query, body):
         with self.lock:
             self.requests.append((method, path))
+            if path.startswith("/apis/auth"):
+                return access_review(path, json.loads(body), self.denied)
             if path.startswith("/api/v1/namespaces/"):
                 return self._kubernetes(path, query)
             if self.forced_responses:
@@ -252,6 +259,14 @@ class KubeflowServer:
 
     def _kubernetes(self, path, query):
         parts = path.split("/")
+        if parts[5] == "secrets":
+            if parts[6] not in self.secrets:
+                return 404, f'secrets "{parts[6]}" not found'
+            data = {
+                name: base64.b64encode(text.encode()).decode()
+                for name, text in self.secrets[parts[6]].items()
+            }
+            return 200, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": parts[6]}, "data": data}
         if parts[5:] == ["pods"]:
             [run_id] = re.findall("pipeline/runid=(.+)", query["labelSelector"])
             stamp = "2026-11-23T00:00:00Z"
@@ -306,7 +321,7 @@ def start_kubeflow_server(folder, server_class=KubeflowServer):
 
     def respond(method, path, query, body):
         status, content = server.respond(method, path, query, body)
-        return status, content if status == 200 else {"message": content, "code": status}
+        return status, content if status < 300 else {"message": content, "code": status}
 
     with serve_json(respond, server.require_login) as server.address:
         try:

@@ -242,7 +242,8 @@ class VertexServer:
             job = self.resources[name]
             message = json_format.MessageToDict(vertex.PipelineJob.pb(job))
         _, project, _, region, _, number = name.split("/")
-        text = json.dumps(message["pipelineSpec"])
+        # The first step would reject the folders of this machine that replace the buckets here.
+        text = json.dumps(message["pipelineSpec"]).replace("target='vertex'", "target='local'")
         text = text.replace("{{$.pipeline_google_cloud_project_id}}", project)
         text = text.replace("{{$.pipeline_google_cloud_location}}", region)
         text = text.replace("{{$.pipeline_job_resource_name}}", name)

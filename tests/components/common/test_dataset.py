@@ -104,3 +104,10 @@ def test_a_multi_label_manifest_round_trips_and_has_another_digest():
     assert parse_manifest(serialize_manifest(several), where="") == several
     assert several.digest() != single.digest()
     assert several.splits["train"].examples == 3
+
+
+def test_a_cached_data_set_whose_files_were_deleted_is_reported_with_the_input_that_converts_again(tmp_path):
+    """KFP's launcher downloads nothing for a deleted artifact, and does not fail."""
+    with pytest.raises(MissingInputError, match="cannot read the dataset manifest") as error:
+        read_manifest(tmp_path / "deleted")
+    assert "set data_version to a new name" in error.value.remedy

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from imgpipe.components.common.dataset import Manifest, Shard, Split, write_manifest
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.data_version.data_version import compute_data_version
@@ -66,6 +67,20 @@ def test_lists_and_output_dir_give_a_unique_version(photos):
     assert version(images=str(photos), output_dir="gs://b/o") != version(
         images=str(photos), output_dir="gs://b/o"
     )
+
+
+def test_a_cached_data_set_whose_files_were_deleted_is_converted_again(tmp_path, photos):
+    output = tmp_path / "output"
+    given = {"data_version": "monday", "images": str(photos), "output_dir": str(output)}
+    assert version(**given) != version(**given)
+    output.mkdir()
+    shard = Shard("train-00000-of-00001", 1, 7, "0" * 64)
+    write_manifest(output, Manifest(("daisy",), {"train": Split((shard,), (1,))}, {}))
+    assert version(**given).startswith("monday-")
+    (output / shard.path).write_bytes(b"records")
+    assert version(**given) == "monday"
+    (output / shard.path).unlink()
+    assert version(**given) != "monday"
 
 
 def test_pattern_without_files_is_an_error(tmp_path):

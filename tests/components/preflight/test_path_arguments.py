@@ -9,9 +9,9 @@ import pytest
 
 import imgpipe.components
 from imgpipe.components.common.arguments import Kind, flat_fields
+from imgpipe.components.preflight.path_arguments import path_arguments, paths_in
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
-from imgpipe.pipelines.path_arguments import path_arguments, paths_in
 
 # Text arguments that are not paths.
 OTHER_TEXT = {

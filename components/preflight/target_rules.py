@@ -9,8 +9,8 @@ from typing import Any
 from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
+from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
 from imgpipe.components.storage import parse_location
-from imgpipe.pipelines.path_arguments import INPUT_KINDS, path_arguments, paths_in
 
 # More generous than Cloud Storage: `imgpipe migrate` prints BUCKET as a placeholder.
 _BUCKET = re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
@@ -43,8 +43,8 @@ def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
         return
     others = " or ".join(name for name, possible in _DEPLOY_TARGETS.items() if deploy_target in possible)
     raise InvalidArgumentError(
-        f"deploy_target={deploy_target} cannot be used with --target {target}",
-        remedy=f"give deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or --target {others}",
+        f"deploy_target={deploy_target} cannot be used on target {target}",
+        remedy=f"give deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or use target {others}",
     )
 
 
@@ -64,13 +64,13 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
     for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER):
         value = str(values.get(name) or "")
         for part in paths_in(name, value):
-            flag = f"--{name.replace('job_dir', 'job-dir')}={value}"
-            check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=flag)
+            argument = f"{name}={value}"
+            check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=argument)
             location = parse_location(part)
             if not location.is_local or target == "local" or _is_seen(target, part):
                 continue
             raise InvalidArgumentError(
-                f"{flag}: it is a path of this machine",
+                f"{argument}: it is a path of this machine",
                 remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
             )
 

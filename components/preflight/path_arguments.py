@@ -2,14 +2,19 @@
 
 import re
 
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import Kind, flat_fields
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
-from imgpipe.pipelines.parameters import TUNE_PIPELINE_ARGUMENTS
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 
 DATA_KINDS = (Kind.INPUT_FILE, Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS)
 INPUT_KINDS = (*DATA_KINDS, Kind.INPUT_MODEL)
 WILDCARD = re.compile(r"[*?\[]")
-_KINDS = {name: field.metadata["kind"] for name, field in flat_fields(TUNE_PIPELINE_ARGUMENTS).items()}
+_KINDS = {
+    name: field.metadata["kind"]
+    for classes in (TUNE_PIPELINE_ARGUMENTS, (BatchPredictArguments,))
+    for name, field in flat_fields(classes).items()
+}
 
 
 def path_arguments(*kinds: Kind) -> list[str]:

@@ -1,0 +1,123 @@
+"""Asks Kubernetes what this account may do, and returns the manifest that grants what it may not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kubernetes import client
+
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
+from imgpipe.components.platforms.kubernetes.errors import translate_errors
+
+_ACTION = "say what an account may do"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Access that a step needs.
+
+    Attributes:
+        group: The API group.
+        resource: Plural name of the kind.
+        verbs: What the step does with it.
+    """
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+
+
+# What the clients in kserve.py and katib.py send.
+KSERVE_NEEDS = (Need("serving.kserve.io", "inferenceservices", ("get", "create", "update", "delete")),)
+KATIB_NEEDS = (
+    Need("kubeflow.org", "experiments", ("get", "create", "delete")),
+    Need("kubeflow.org", "trials", ("list",)),
+)
+
+
+def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account: str = "") -> None:
+    """Checks that an account may do what a later step will do.
+
+    Args:
+        cluster: The namespace in which it will be done.
+        needs: The access.
+        purpose: For the error, e.g. ``deploy_target=kserve``.
+        account: Its user name; empty = the account of this client, which may always ask about itself.
+
+    Raises:
+        UnavailableError: if it may not, with the Role and RoleBinding that allow it.
+        InterruptedRunError: if the API server cannot be reached.
+    """
+    needs = list(needs)
+    asked = [(need, verb) for need in needs for verb in need.verbs]
+    missing = [
+        f"{verb} {need.resource}.{need.group}"
+        for need, verb in asked
+        if not _is_allowed(cluster, need, verb, account)
+    ]
+    if missing:
+        account = account or _own_account(cluster)
+        raise UnavailableError(
+            f"{purpose}: {account} may not {', '.join(missing)} in namespace {cluster.namespace!r}",
+            remedy=f"have an administrator apply this:\n{_manifest(needs, cluster.namespace, account)}",
+        )
+
+
+def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
+    reviews = client.AuthorizationV1Api(cluster.api_client)
+    attributes = client.V1ResourceAttributes(
+        namespace=cluster.namespace, group=need.group, resource=need.resource, verb=verb
+    )
+    with translate_errors(_ACTION, remedy="allow subjectaccessreviews"):
+        if account:
+            spec = client.V1SubjectAccessReviewSpec(user=account, resource_attributes=attributes)
+            review = reviews.create_subject_access_review(
+                client.V1SubjectAccessReview(spec=spec), _request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        else:
+            own = client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+            review = reviews.create_self_subject_access_review(
+                client.V1SelfSubjectAccessReview(spec=own), _request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+    return bool(review.status.allowed)
+
+
+def _own_account(cluster: Cluster) -> str:
+    """Returns the user name of this client's account."""
+    with translate_errors(_ACTION, remedy="allow selfsubjectreviews, as system:basic-user does"):
+        review = client.AuthenticationV1Api(cluster.api_client).create_self_subject_review(
+            client.V1SelfSubjectReview(), _request_timeout=REQUEST_TIMEOUT_SECONDS
+        )
+    return str(review.status.user_info.username)
+
+
+def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
+    """Returns a Role with the needs, and a RoleBinding of the account, as YAML."""
+    prefix = "system:serviceaccount:"
+    subject = f"{{kind: User, name: '{account}', apiGroup: rbac.authorization.k8s.io}}"
+    if account.startswith(prefix):
+        owner, _, name = account.removeprefix(prefix).partition(":")
+        subject = f"{{kind: ServiceAccount, name: {name}, namespace: {owner}}}"
+    return "\n".join(
+        [
+            # One list instead of two documents: it can be copied from a log, where it is indented.
+            "apiVersion: v1",
+            "kind: List",
+            "items:",
+            "- apiVersion: rbac.authorization.k8s.io/v1",
+            "  kind: Role",
+            f"  metadata: {{name: imgpipe, namespace: {namespace}}}",
+            "  rules:",
+            *(
+                f"  - {{apiGroups: [{need.group}], resources: [{need.resource}], "
+                f"verbs: [{', '.join(need.verbs)}]}}"
+                for need in needs
+            ),
+            "- apiVersion: rbac.authorization.k8s.io/v1",
+            "  kind: RoleBinding",
+            f"  metadata: {{name: imgpipe, namespace: {namespace}}}",
+            "  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: imgpipe}",
+            "  subjects:",
+            f"  - {subject}",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The checks of a whole run in its first seconds: arguments, data, folders, permissions."""

@@ -1,0 +1,203 @@
+"""Checks all arguments of a run on a target, before its first step starts and again in that step."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from imgpipe.components.common.arguments import checked_value, flat_fields, from_values
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.image_name import check_image
+from imgpipe.components.common.labels import is_valid_unicode
+from imgpipe.components.custom_job.arguments import CustomJobArguments
+from imgpipe.components.platforms.kubernetes.pod_rules import (
+    GPU_RESOURCE,
+    TPU_RESOURCE,
+    check_accelerator,
+    check_node_selector,
+    check_secret_name,
+    check_tolerations,
+)
+from imgpipe.components.platforms.kubernetes.quantity import check_quantity
+from imgpipe.components.preflight.pipeline_inputs import BATCH_PREDICT, PIPELINES, TUNE
+from imgpipe.components.preflight.target_rules import check_deploy_target, check_paths
+from imgpipe.components.storage import is_local
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.job_dir import check_local, check_shared_with_pods
+from imgpipe.components.tune.katib_arguments import KATIB, LOCAL, KatibArguments
+
+_OUR_TRAINING_IMAGE = re.compile(r"imgpipe-train-(cpu|gpu|tpu)\b")
+_IMAGE_KINDS = {GPU_RESOURCE: "gpu", TPU_RESOURCE: "tpu"}
+
+
+def check_arguments(pipeline: str, target: str, values: Mapping[str, Any]) -> None:
+    """Checks all arguments of a pipeline's steps and of their machines; reads no files and sends no requests.
+
+    The first step of every compiled pipeline, `imgpipe run`, `submit`, `check` and `schedule` call it.
+
+    Args:
+        pipeline: ``image_classification``, ``image_classification_tune``, ``image_classification_retrain`` or
+            ``batch_predict``.
+        target: ``local``, ``kubeflow`` or ``vertex``.
+        values: The pipeline's inputs; missing ones have their defaults. Others are ignored.
+
+    Raises:
+        InvalidArgumentError: naming every wrong value and what is allowed. Combinations are checked once each
+            value alone is valid.
+    """
+    classes = list(PIPELINES[pipeline])
+    trains = pipeline != BATCH_PREDICT
+    if target == "kubeflow" and pipeline == TUNE:
+        classes.append(KatibArguments)
+    if target == "vertex" and trains:
+        classes.append(CustomJobArguments)
+    errors: list[InvalidArgumentError] = []
+    for name, field in flat_fields(classes).items():
+        if name in values:
+            with _collected(errors):
+                checked_value(field, values[name])
+    with _collected(errors):
+        _check_texts(values)
+    if target == "kubeflow":
+        errors += _kubeflow_errors(values, trains=trains)
+    _raise(errors, remedy="correct the value, or leave the argument out to use its default")
+    for arguments_class in classes:
+        with _collected(errors):
+            from_values(arguments_class, values)
+    with _collected(errors):
+        check_deploy_target(target, values)
+    with _collected(errors):
+        check_paths(target, values)
+    with _collected(errors):
+        _check_deploy_dir(values)
+    if pipeline == TUNE:
+        with _collected(errors):
+            _check_tuning(target, values)
+    if target == "kubeflow" and trains:
+        with _collected(errors):
+            _check_training_image(values)
+    _raise(errors)
+
+
+@contextmanager
+def _collected(errors: list[InvalidArgumentError]) -> Iterator[None]:
+    try:
+        yield
+    except InvalidArgumentError as error:
+        # Steps share arguments and report the same.
+        if error.problem not in [known.problem for known in errors]:
+            errors.append(error)
+
+
+def _raise(errors: list[InvalidArgumentError], *, remedy: str = "") -> None:
+    if len(errors) == 1 and errors[0].remedy != "correct the value":
+        raise errors[0]
+    if errors:
+        remedies = [error.remedy for error in errors if error.remedy != "correct the value"]
+        raise InvalidArgumentError(
+            "; ".join(error.problem for error in errors),
+            where="; ".join(dict.fromkeys(error.where for error in errors if error.where)),
+            remedy="; ".join(dict.fromkeys(remedies)) or remedy,
+        )
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Rejects text that KFP or the steps would misread.
+
+    Raises:
+        InvalidArgumentError: for text that is not Unicode, or KFP's own placeholder syntax.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            continue
+        if not is_valid_unicode(value):
+            raise InvalidArgumentError(
+                f"{name}={value!r} is not Unicode text", remedy="rename the file or folder"
+            )
+        if "{{$" in value:
+            raise InvalidArgumentError(
+                f"{name}={value!r} contains '{{{{$', which Kubeflow Pipelines reads as a placeholder",
+                remedy="rename the file or folder",
+            )
+
+
+def _check_deploy_dir(values: Mapping[str, Any]) -> None:
+    """Rejects a deploy_dir inside the folder of images, where versions would be read as labels.
+
+    Raises:
+        InvalidArgumentError: if it is there.
+    """
+    images, deployed = values.get("images", ""), values.get("deploy_dir", "")
+    if not images or not deployed or not (is_local(images) and is_local(deployed)):
+        return
+    folders = [Path(path).expanduser().absolute() for path in (images, deployed)]
+    if folders[0] in (folders[1], *folders[1].parents):
+        raise InvalidArgumentError(
+            f"deploy_dir={deployed!r} is inside the folder of images, images={images!r}",
+            remedy="give a deploy_dir outside of it: the model's versions would be read as labels",
+        )
+
+
+def _check_tuning(target: str, values: Mapping[str, Any]) -> None:
+    """Checks the search space, and that the trials can write to the job_dir.
+
+    Raises:
+        InvalidArgumentError: if the space is missing or invalid, or the job_dir cannot be used.
+    """
+    from imgpipe.components.tune.search_space import check_search_space, read_request
+
+    job_dir = str(values.get("job_dir", ""))
+    if target == "kubeflow" and values.get("tune_engine", LOCAL) == KATIB:
+        check_shared_with_pods(job_dir)
+    elif target == "local":
+        check_local(job_dir)
+    request = read_request(from_values(TuneArguments, values))
+    check_search_space(request, from_values(TrainingArguments, values))
+
+
+def _kubeflow_errors(values: Mapping[str, Any], *, trains: bool) -> list[InvalidArgumentError]:
+    """Returns what Kubernetes would reject in the pods of the steps."""
+    errors: list[InvalidArgumentError] = []
+    if "storage_secret" in values:
+        with _collected(errors):
+            check_secret_name("storage_secret", values["storage_secret"])
+    if not trains:
+        return errors
+    for name in ("train_cpu", "train_memory"):
+        if name in values:
+            with _collected(errors):
+                check_quantity(name, values[name])
+    with _collected(errors):
+        check_image(values.get("train_image", ""), name="train_image")
+    with _collected(errors):
+        check_node_selector("train_node_selector", values.get("train_node_selector", {}))
+    with _collected(errors):
+        check_tolerations("train_tolerations", values.get("train_tolerations", []))
+    with _collected(errors):
+        count = values.get("train_accelerator_count", "0")
+        if not count.isascii() or not count.isdigit():
+            raise InvalidArgumentError(
+                f"train_accelerator_count={count} is not a count", remedy="write a whole number, e.g. 1"
+            )
+        check_accelerator("train", values.get("train_accelerator_type", ""), int(count))
+    return errors
+
+
+def _check_training_image(values: Mapping[str, Any]) -> None:
+    """Rejects our training image for another accelerator than the requested one.
+
+    Raises:
+        InvalidArgumentError: naming the image to give.
+    """
+    image = values.get("train_image", "")
+    for name in ("train_accelerator_type", "trial_accelerator_type"):
+        kind = _IMAGE_KINDS.get(values.get(name, ""))
+        ours = _OUR_TRAINING_IMAGE.search(image)
+        if kind and ours and ours[1] != kind:
+            needed = image.partition("@")[0].replace(ours[0], f"imgpipe-train-{kind}")
+            raise InvalidArgumentError(
+                f"{name}={values[name]}, but train_image={image} has the TensorFlow for {ours[1].upper()}s",
+                remedy=f"set train_image to {needed}{', with its own digest' if '@' in image else ''}",
+            )

@@ -1,0 +1,92 @@
+"""Checks that a run's input exists and its output folders can be written, without reading the data."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imgpipe.components.common.arguments import Kind
+from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.plural import plural
+from imgpipe.components.common.shared_arguments import NO_TARGET
+from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.preflight.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
+from imgpipe.components.storage import find_files, parse_location
+
+
+def check_inputs(values: Mapping[str, Any]) -> None:
+    """Checks that every file and folder exists that an argument names, and reads slices_csv.
+
+    Raises:
+        MissingInputError: naming the argument and what is there instead.
+        InvalidDataError: if slices_csv is invalid.
+        InterruptedRunError: if a store cannot be reached.
+    """
+    for name in path_arguments(*INPUT_KINDS):
+        if value := str(values.get(name) or ""):
+            found_input(name, value)
+    if values.get("slices_csv"):
+        # Otherwise only the evaluate step would read it, after the training.
+        read_slices_csv(str(values["slices_csv"]))
+
+
+def found_input(name: str, value: str) -> str:
+    """Returns what an argument's value is: a number of files, a folder.
+
+    Raises:
+        MissingInputError: if there is nothing.
+        InterruptedRunError: if its store cannot be reached.
+    """
+    if not paths_in(name, value):
+        return f"{value} is not a path"
+    try:
+        # An input that may be a folder.
+        if name in path_arguments(Kind.INPUT_IMAGES, Kind.INPUT_MODEL) and not WILDCARD.search(value):
+            location = parse_location(value)
+            if location.is_folder():
+                return f"{value} is a folder"
+            if name in path_arguments(Kind.INPUT_IMAGES) or location.status() is None:
+                raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
+            return f"{value} is a file"
+        return f"{value} is {plural(len(find_files(value)), 'file')}"
+    except MissingInputError as error:
+        raise MissingInputError(
+            f"{name}={value!r}: {error.problem}", where=error.where, remedy=error.remedy
+        ) from None
+
+
+def check_outputs(values: Mapping[str, Any]) -> None:
+    """Checks that files can be written to every output folder; in a bucket, by writing one.
+
+    Raises:
+        OutputError: naming the argument and the reason.
+        InterruptedRunError: if a store cannot be reached.
+    """
+    for name in path_arguments(Kind.OUTPUT_FOLDER):
+        value = str(values.get(name) or "")
+        if not value or (name == "deploy_dir" and values.get("deploy_target", NO_TARGET) == NO_TARGET):
+            continue
+        location = parse_location(value)
+        if location.is_local:
+            check_local_folder(name, Path(value).expanduser().absolute())
+            continue
+        try:
+            location.check_writable()
+        except OutputError as error:
+            raise OutputError(
+                f"{name}={value!r}: {error.problem}", where=error.where, remedy=error.remedy
+            ) from None
+
+
+def check_local_folder(name: str, folder: Path) -> None:
+    """Checks that a local folder can be written, without creating it.
+
+    Raises:
+        OutputError: if not.
+    """
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{name}={str(folder)!r}: {str(existing)!r} cannot be written",
+            remedy="give a folder that you may write to; in a pod, one on a volume or in a bucket",
+        )
