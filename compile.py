@@ -18,6 +18,7 @@ from typing import Any
 from kfp import compiler
 
 from imgpipe.components.common.errors import OutputError, PipelineError
+from imgpipe.components.common.fields_reader import read_text
 from imgpipe.pipelines.arguments_reference import arguments_reference
 from imgpipe.pipelines.batch_predict import batch_predict
 from imgpipe.pipelines.image_classification import image_classification
@@ -29,7 +30,6 @@ from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.targets.vertex import VERTEX
-from imgpipe.pipelines.texts import read_text
 
 ROOT = Path(__file__).resolve().parent
 COMPILED = Path("pipelines") / "compiled"

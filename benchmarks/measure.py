@@ -62,7 +62,6 @@ def run(command: Sequence[str], *, measure_memory: bool = True) -> Measured:
 
 
 def _process_tree(pid: int) -> list[int]:
-    """Returns a process and its descendants."""
     pids = [pid]
     for parent in pids:
         try:

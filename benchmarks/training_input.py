@@ -162,7 +162,6 @@ def _images_per_second(iterator: Iterator[Any]) -> float:
 
 
 def _ratio(rates: dict[str, list[float]], name: str, reference: str) -> float:
-    """Returns the median ratio over the turns."""
     return statistics.median(a / b for a, b in zip(rates[name], rates[reference], strict=True))
 
 

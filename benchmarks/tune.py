@@ -139,13 +139,11 @@ def _steps_of(recorded: Sequence[Any]) -> int:
 
 
 def _sample(recorded: Sequence[Any], seed: int) -> list[Any]:
-    """Returns a random sample of the recordings."""
     indices = np.random.default_rng(seed).choice(len(recorded), TRIALS + 2, replace=False)
     return [recorded[index] for index in indices]
 
 
 def _overhead(folder: Path) -> float:
-    """Returns the seconds per trial of a search whose trials do nothing, one at a time."""
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / PLAN).write_text(json.dumps({"seed": 0, "recorded": [], "pause": 0.0}))
     arguments = TuneArguments(tune=RATE, max_trials=20, trial_early_stopping="on")

@@ -22,7 +22,7 @@ from imgpipe.pipelines.images import ROLES, Images
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "containers" / "Dockerfile"
 DISTRIBUTION = "image-classification-pipeline"
-# The files that go into the images: an image is labelled dirty if one of them differs from the commit.
+# The files that go into the images: an image is labeled dirty if one of them differs from the commit.
 _BUILT_FROM = (
     *("LICENSE", "README.md", "compile.py", "pyproject.toml"),
     *("imgpipe", "components", "pipelines", "containers"),
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
         unknown = sorted(set(options.roles) - set(ROLES))
         if unknown:
             raise InvalidArgumentError(
-                f"unknown image {unknown[0]!r}", remedy=f"give some of: {', '.join(ROLES)}"
+                f"unknown image {unknown[0]!r}", remedy=f"use some of: {', '.join(ROLES)}"
             )
         weights = checked_weights(options.weights) if options.weights else ""
         for image in filter(None, (options.base, options.build_base)):

@@ -69,12 +69,9 @@ def build(folder: Path, dockerfile: Path, target: str, tag: str, flags: Sequence
     Raises:
         UnavailableError: if it fails.
     """
-    environment = {**os.environ} if _has_buildx() else {**os.environ, **_CLASSIC_BUILDER}
+    buildx = subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False)
+    environment = {**os.environ, **(_CLASSIC_BUILDER if buildx.returncode else {})}
     docker(
         *("build", "--file", str(dockerfile), "--target", target, "--tag", tag, *flags, str(folder)),
         environment=environment,
     )
-
-
-def _has_buildx() -> bool:
-    return subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode == 0

@@ -58,7 +58,7 @@ def check_reviewed(roles: list[str], commit: str) -> None:
             "files that go into the images differ from the commit"
             if commit
             else "this is not a Git repository",
-            remedy="commit the files and build again, or give --any-revision for a test",
+            remedy="commit the files and build again, or use --any-revision for a test",
         )
     bases = {}
     for role in roles:
@@ -67,7 +67,7 @@ def check_reviewed(roles: list[str], commit: str) -> None:
         if built != commit:
             raise InvalidArgumentError(
                 f"{Images().of_role(role)} is built from {built or 'no commit'}, but {commit} is checked out",
-                remedy="run make images, or give --any-revision for a test",
+                remedy="run make images, or use --any-revision for a test",
             )
         bases[role] = labels.get(f"{_LABEL}base.digest", "")
     if len(set(bases.values())) > 1:
@@ -79,7 +79,6 @@ def check_reviewed(roles: list[str], commit: str) -> None:
 
 
 def _digest(name: str) -> str:
-    """Returns an image's name with its digest in the registry."""
     repository = name.rpartition(":")[0]
     for digest in inspect_image(name)["RepoDigests"]:
         if digest.partition("@")[0] == repository:

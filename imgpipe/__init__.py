@@ -1,4 +1,4 @@
-"""Labelled images in, the most accurate SavedModel out: the Python API, for scripts and notebooks.
+"""Labeled images in, the most accurate SavedModel out: the Python API, for scripts and notebooks.
 
     import imgpipe
 

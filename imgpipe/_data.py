@@ -1,4 +1,4 @@
-"""Data sets from Python: convert labelled images to TFRecord shards, and validate them."""
+"""Data sets from Python: convert labeled images to TFRecord shards, and validate them."""
 
 import json
 import os
@@ -112,7 +112,7 @@ class Validation:
 def convert(
     output_dir: str | os.PathLike[str], *, progress: bool = True, **options: Unpack[ConvertOptions]
 ) -> Dataset:
-    """Makes a data set of labelled images: TFRecord shards and a manifest.
+    """Makes a data set of labeled images: TFRecord shards and a manifest.
 
     The images come as ``images`` (a folder with a subfolder for each label) or as ``train_csv`` and
     ``validation_csv``. Every image is opened and checked. The same input gives the same bytes.

@@ -190,7 +190,7 @@ def _picture(pixels: NDArray[Any], key: str) -> Image.Image:
         raise InvalidArgumentError(
             f"an array of {pixels.dtype} with shape {pixels.shape} is not an image",
             where=f"image {key}",
-            remedy="give uint8 of shape [height, width] or [height, width, 3]; multiply pixels of 0..1 by "
+            remedy="use uint8 of shape [height, width] or [height, width, 3]; multiply pixels of 0..1 by "
             "255, and split a batch into a list of images: list(batch)",
         )
     return Image.fromarray(pixels.reshape(shape))
@@ -216,5 +216,5 @@ def _not_an_image(value: Any, *, where: str = "") -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{type(value).__name__} is not an image",
         where=where,
-        remedy="give a path, the bytes of a file, a PIL image or a uint8 array; or a list of these",
+        remedy="use a path, the bytes of a file, a PIL image or a uint8 array; or a list of these",
     )

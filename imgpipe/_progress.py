@@ -32,7 +32,6 @@ class NotebookDisplay(RunDisplay):
         self._updated = 0.0
 
     def show(self, event: dict[str, Any]) -> None:
-        """Shows an event: progress in place, everything else as a line of its own."""
         if event["event"] != "progress":
             super().show(event)
             return
@@ -42,12 +41,10 @@ class NotebookDisplay(RunDisplay):
             self._update(_progress_text(event))
 
     def step_finished(self, step: str, seconds: float) -> None:
-        """Clears the progress line and shows that a step succeeded."""
         self._clear()
         super().step_finished(step, seconds)
 
     def step_failed(self, step: str, seconds: float) -> None:
-        """Clears the progress line and shows that a step failed."""
         self._clear()
         super().step_failed(step, seconds)
 

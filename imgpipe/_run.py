@@ -176,7 +176,7 @@ class Run:
         if not found:
             raise MissingInputError(
                 f"{str(self.folder)!r} holds no output of the {step} step",
-                remedy="give the folder of a finished run, whose artifacts were not deleted",
+                remedy="use the folder of a finished run, whose artifacts were not deleted",
             )
         return found[-1]
 

@@ -25,7 +25,6 @@ from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.platforms.vertex.job_requests import (
     FLEX_START,
     STANDARD,
-    STRATEGIES,
     container_spec,
     custom_job,
     digest,
@@ -166,10 +165,6 @@ def plan_job(
         InvalidArgumentError: naming the field or flag, its value, and the remedy.
     """
     check_job_id(job_id)
-    if strategy not in STRATEGIES:
-        raise InvalidArgumentError(
-            f"--strategy={strategy} is not a valid strategy", remedy=f"use one of {', '.join(STRATEGIES)}"
-        )
     notices = _Notices(config)
     with _locate_errors(config.file):
         pools = _pools(config, notices)
@@ -432,16 +427,13 @@ def vertex_pipeline_parameters(
         parameters["train_timeout_seconds"] = math.ceil(config.max_running_seconds)
     if config.max_wait_seconds is not None:
         parameters["train_wait_seconds"] = math.ceil(config.max_wait_seconds)
-    for name, value in (
-        ("service_account", config.service_account),
-        ("network", config.network),
-        ("encryption_key", config.kms_key_name),
-    ):
-        if value:
-            parameters[name] = value
-    if config.labels:
-        parameters["labels"] = json.dumps(dict(config.labels))
-    parameters.update(target_inputs)
+    settings = {
+        "service_account": config.service_account,
+        "network": config.network,
+        "encryption_key": config.kms_key_name,
+        "labels": json.dumps(dict(config.labels)) if config.labels else "",
+    }
+    parameters.update({name: value for name, value in settings.items() if value}, **target_inputs)
     return parameters
 
 
@@ -543,16 +535,11 @@ def _pools(config: TrainingInput, notices: _Notices) -> tuple[Pool, ...]:
 def _check_no_machines(config: TrainingInput, tier: str) -> None:
     given = [f"{config.name(f'{role}Type')}={machine}" for role, machine in config.machine_types.items()]
     given += [f"{config.name(f'{role}Count')}={count}" for role, count in config.counts.items()]
-    given += [
-        config.name(f"{role}Config.acceleratorConfig")
-        for role, replica_config in config.configs.items()
-        if replica_config.accelerator_type or replica_config.accelerator_count
-    ]
-    given += [
-        config.name(f"{role}Config.tpuTopology")
-        for role, replica_config in config.configs.items()
-        if replica_config.tpu_topology
-    ]
+    for role, replica_config in config.configs.items():
+        if replica_config.accelerator_type or replica_config.accelerator_count:
+            given.append(config.name(f"{role}Config.acceleratorConfig"))
+        if replica_config.tpu_topology:
+            given.append(config.name(f"{role}Config.tpuTopology"))
     if given:
         raise InvalidArgumentError(
             f"{given[0]} contradicts {config.name('scaleTier')}={tier}"
@@ -620,11 +607,9 @@ def _replace_original_image(config: ReplicaConfig, path: str, notices: _Notices)
 
 
 def _check_resource_names(config: TrainingInput, *, on_kubernetes: bool) -> None:
-    account = (
-        ""
-        if on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(config.service_account)
-        else (config.service_account)
-    )
+    account = config.service_account
+    if on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(account):
+        account = ""
     for name, value, pattern, form in (
         (
             "serviceAccount",

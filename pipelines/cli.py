@@ -18,7 +18,7 @@ from imgpipe.pipelines.commands.submit import migrate, submit
 @click.group()
 @click.version_option(package_name="image-classification-pipeline", prog_name="imgpipe")
 def imgpipe() -> None:
-    """Labelled images in, the most accurate SavedModel out."""
+    """Labeled images in, the most accurate SavedModel out."""
 
 
 for _command in (

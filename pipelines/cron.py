@@ -76,7 +76,6 @@ def _check_zone(cron: str, zone: str) -> None:
 
 
 def _numbers(cron: str, name: str, term: str) -> range:
-    """Returns the numbers that a term of a field matches."""
     smallest, largest = _FIELDS[name]
     problem = f"--cron={cron!r}: {term!r} is not {'an' if name == 'hour' else 'a'} {name}"
     match = _TERM.fullmatch(term)

@@ -1,4 +1,4 @@
-"""The pipeline from labelled images to a checked SavedModel."""
+"""The pipeline from labeled images to a checked SavedModel."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
 
 NAME = "image-classification"
 DESCRIPTION = (
-    "Labelled images in, the most accurate SavedModel out: converts and checks the images, trains, "
+    "Labeled images in, the most accurate SavedModel out: converts and checks the images, trains, "
     "evaluates, publishes the model if a new process gets the evaluation's predictions from it, and "
     "deploys it if it passes the gate."
 )
@@ -48,7 +48,7 @@ class Trainer:
         name: The pipeline's name.
         description: The pipeline's description.
         inputs: The pipeline's arguments dataclasses.
-        from_serving_model: Whether it starts from the weights of the model that is being served.
+        from_serving_model: Whether it starts from the weights of the deployed model.
     """
 
     function: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""The pipeline from new labelled images and the model that serves to the model that takes its place."""
+"""The pipeline from new labeled images and the deployed model to the model that takes its place."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-retrain"
 DESCRIPTION = (
-    "Labelled images and the serving model in, a better SavedModel out: converts and checks the images, "
+    "Labeled images and the serving model in, a better SavedModel out: converts and checks the images, "
     "continues training from the serving model's weights, evaluates both models on the same images, "
     "publishes the new model if a new process gets the evaluation's predictions from it, and deploys it in "
-    "place of the serving model if it passes the gate. While no model is being served, it starts like "
+    "place of the serving model if it passes the gate. While no model is deployed, it starts like "
     "image-classification."
 )
 

@@ -1,4 +1,4 @@
-"""The pipeline from labelled images to a checked SavedModel of the best of many trials."""
+"""The pipeline from labeled images to a checked SavedModel of the best of many trials."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from imgpipe.pipelines.targets.target import Target
 
 NAME = "image-classification-tune"
 DESCRIPTION = (
-    "Labelled images in, the most accurate SavedModel of many trials out: converts and checks the images, "
+    "Labeled images in, the most accurate SavedModel of many trials out: converts and checks the images, "
     "searches values of training arguments, stops unpromising trials, evaluates the best model, publishes it "
     "if a new process gets the evaluation's predictions from it, and deploys it if it passes the gate."
 )

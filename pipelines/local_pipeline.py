@@ -236,7 +236,7 @@ def _in_containers(
     if target not in (NO_TARGET, LOCAL_TARGET):
         raise InvalidArgumentError(
             f"deploy_target={target}: the containers of --runner docker have no client for it",
-            remedy="leave --runner out, or submit the pipeline to Kubeflow or Vertex AI",
+            remedy="omit --runner, or submit the pipeline to Kubeflow or Vertex AI",
         )
     absolute, mounts = mounts_for(parameters, options.mounts)
     missing = [folder for folder in mounts.read_only if not Path(folder).is_dir()]
@@ -258,7 +258,7 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
     for name in (*_DATA, "job_dir"):
         if given.get(name) == "":
             raise InvalidArgumentError(
-                f"--{name.replace('_', '-')} is empty", remedy="give a path, or leave it out"
+                f"--{name.replace('_', '-')} is empty", remedy="use a path, or omit it"
             )
 
 
@@ -278,10 +278,7 @@ def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
     check_model_type(location, arguments.model_type)
     if not arguments.pretrained_checkpoint_path:
         return []
-    return [
-        "--pretrained-checkpoint-path is ignored: --retrain starts from the model that is being served, "
-        f"{location}"
-    ]
+    return [f"--pretrained-checkpoint-path is ignored: --retrain starts from the deployed model, {location}"]
 
 
 def _check_champion(champion: str) -> None:

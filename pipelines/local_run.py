@@ -129,7 +129,6 @@ def run_locally(
 
 
 def _unknown_error(progress: _Progress, folder: RunFolder) -> InternalError:
-    """Returns the error for a run that ended without an error from a step."""
     if progress.current_step:
         return InternalError(
             f"{progress.current_step} ended without an error message: it was killed, or native code crashed",

@@ -31,7 +31,6 @@ class Recipe:
 
 
 def _read_recipes() -> Mapping[str, Recipe]:
-    """Returns the recipes in ``recipe_files`` by name, those for laptops first."""
     recipes = {}
     for name in _NAMES:
         text = files("imgpipe.pipelines").joinpath("recipe_files", f"{name}.yaml").read_text(encoding="utf-8")

@@ -83,7 +83,7 @@ def claimed(folder: RunFolder) -> Iterator[None]:
             check_writable(folder.job_dir)
     except OSError as error:
         raise OutputError(
-            f"cannot use {str(folder.job_dir)!r}: {error.strerror}", remedy="name another job_dir"
+            f"cannot use {str(folder.job_dir)!r}: {error.strerror}", remedy="use another job_dir"
         ) from None
     with _locked(lock_file):
         _clear(folder)
@@ -102,7 +102,7 @@ def _locked(lock_file: Path) -> Iterator[None]:
         except OSError:
             raise OutputError(
                 f"another run is writing to {str(lock_file.parent)!r}",
-                remedy="wait for it, or name another job_dir",
+                remedy="wait for it, or use another job_dir",
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -122,7 +122,7 @@ def _clear(folder: RunFolder) -> None:
         raise OutputError(
             f"{str(folder.job_dir)!r} has files that are not from an unfinished run: "
             f"{', '.join(sorted(others)[:5])}",
-            remedy="name a new folder; nothing is deleted or overwritten",
+            remedy="use a new folder; nothing is deleted or overwritten",
         )
     for path in ours:
         if path.is_dir():

@@ -51,7 +51,7 @@ def parse_target_inputs(
     if form == "job":
         raise InvalidArgumentError(
             f"--input {settings[0]}: only a pipeline has inputs, but only the training runs",
-            remedy="add --as pipeline, or leave --input out",
+            remedy="add --as pipeline, or omit --input",
         )
     fields = _fields(target, images, tunes=tunes)
     set_by = _SET_BY_FLAGS_ON_VERTEX if target == "vertex" else {}
@@ -64,15 +64,15 @@ def parse_target_inputs(
                 f"--input {setting} has no {'value' if name else 'name'}", remedy="write --input NAME=VALUE"
             )
         if name in values:
-            raise InvalidArgumentError(f"--input {name} is given twice", remedy="leave one of the two out")
+            raise InvalidArgumentError(f"--input {name} is given twice", remedy="omit one of the two")
         if name in flat_fields(TUNE_PIPELINE_ARGUMENTS):
             raise InvalidArgumentError(
                 f"--input {setting}: {name} is a training argument",
-                remedy=f"give --{name}={text} after `--`",
+                remedy=f"use --{name}={text} after `--`",
             )
         if name in set_by:
             raise InvalidArgumentError(
-                f"--input {setting}: {name} is set by {set_by[name]}", remedy=f"give {set_by[name]}"
+                f"--input {setting}: {name} is set by {set_by[name]}", remedy=f"use {set_by[name]}"
             )
         if name not in fields:
             _raise_unknown(name, [known for known in fields if known not in set_by], target=target)
@@ -108,7 +108,7 @@ def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclass
 def _raise_unknown(name: str, known: Sequence[str], *, target: str) -> None:
     problem = f"--input {name}: the pipeline has no such input on target {target}"
     if not known:
-        raise InvalidArgumentError(problem, remedy="leave it out: this target has no inputs of its own")
+        raise InvalidArgumentError(problem, remedy="omit it: this target has no inputs of its own")
     raise InvalidArgumentError(problem, remedy=nearest_name(name, known))
 
 

@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> None:
 
     arguments = BatchPredictArguments(**parse_command_line(argv, [BatchPredictArguments]))
     if not arguments.output_dir:
-        raise InvalidArgumentError("--output_dir is missing", remedy="give --output_dir=FOLDER")
+        raise InvalidArgumentError("--output_dir is missing", remedy="use --output_dir=FOLDER")
     from imgpipe.components.batch_predict.batch_predict import batch_predict
 
     batch_predict(arguments)

@@ -60,7 +60,7 @@ class BatchPredictArguments:
         group=Group.PREDICTION,
         minimum=1,
     )
-    max_image_pixels: int = shared_arguments.max_image_pixels()
+    max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS
     max_image_bytes: int = argument(
         DEFAULT_MAX_IMAGE_BYTES, "Largest image file in bytes.", group=Group.DATA, minimum=1
     )
@@ -73,10 +73,10 @@ class BatchPredictArguments:
         """
         check_fields(self)
         if not self.model:
-            raise InvalidArgumentError("model is missing", remedy="give the model folder of a run")
+            raise InvalidArgumentError("model is missing", remedy="set it to the model folder of a run")
         given = [name for name in _INPUTS if getattr(self, name)]
         if len(given) != 1:
             raise InvalidArgumentError(
                 f"{' and '.join(given)} are given" if given else "no images are given",
-                remedy=f"give one of {', '.join(_INPUTS)}",
+                remedy=f"use one of {', '.join(_INPUTS)}",
             )

@@ -101,7 +101,7 @@ def images_in_records(files: list[InputImage]) -> Iterator[InputImage]:
         raise InvalidDataError(
             f"no records in {plural(len(files), 'TFRecord file')}",
             where=str(files[0].location),
-            remedy="give the TFRecord files that the convert step wrote",
+            remedy="use the TFRecord files that the convert step wrote",
         )
 
 
@@ -170,7 +170,7 @@ def _local_files(folder: Path) -> Iterator[tuple[str, FileStatus | None]]:
     if not folder.is_dir():
         raise MissingInputError(
             f"{str(folder)!r} is not a folder",
-            remedy="give a folder of images, or a pattern such as photos/*.jpg",
+            remedy="use a folder of images, or a pattern such as photos/*.jpg",
         )
     for current, folders, names in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

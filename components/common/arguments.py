@@ -124,7 +124,7 @@ def check_fields(arguments: Any) -> None:
             object.__setattr__(arguments, field.name, value)
     if problems:
         raise InvalidArgumentError(
-            "; ".join(problems), remedy="correct the value, or leave the argument out to use its default"
+            "; ".join(problems), remedy="correct the value, or omit the argument to use its default"
         )
 
 
@@ -212,7 +212,7 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
                 f"there is no argument --{flag}", remedy=nearest_name(name, fields, prefix="--")
             )
         if name in values:
-            raise InvalidArgumentError(f"--{flag} is given twice", remedy="leave one of the two out")
+            raise InvalidArgumentError(f"--{flag} is given twice", remedy="omit one of the two")
         if not equals:
             if isinstance(fields[name].default, bool) and (not remaining or remaining[0].startswith("--")):
                 text = "true"

@@ -148,7 +148,7 @@ def read_manifest_at(folder: Location) -> Manifest:
     except OSError as error:
         raise MissingInputError(
             f"cannot read the dataset manifest {location!r}: {error.strerror}",
-            remedy=f"give the folder that the convert step wrote; {CONVERT_AGAIN}",
+            remedy=f"use the folder that the convert step wrote; {CONVERT_AGAIN}",
         ) from None
     return parse_manifest(text, where=str(location))
 

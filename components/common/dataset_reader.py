@@ -87,7 +87,6 @@ def local_dataset(folder: Path) -> Iterator[Path]:
 
 
 def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
-    """Copies the shards and returns the manifest of the copies."""
     shards = _shards(manifest)
     total = sum(shard.bytes for shard in shards)
     log_event(
@@ -116,7 +115,6 @@ def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
 
 
 def _copy(source: Path, shard: Shard, path: Path) -> int:
-    """Copies a shard and returns its size in bytes."""
     path.parent.mkdir(parents=True)
     location = shard_location(source, shard)
     location.link_or_download(path)

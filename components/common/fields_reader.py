@@ -5,13 +5,14 @@ Every error has the full path of the field, e.g. ``trainingInput.masterConfig.ac
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from imgpipe.components.common.arguments import nearest_name
-from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -29,6 +30,26 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def read_text(file: Path) -> str:
+    """Returns the content of a UTF-8 file.
+
+    Raises:
+        MissingInputError: if it cannot be read.
+        InvalidDataError: if it is not UTF-8 text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read {str(file)!r}: {error.strerror}", remedy="correct the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InvalidDataError(
+            f"{str(file)!r} is not UTF-8 text (byte {error.start + 1})",
+            remedy="save the file with the encoding UTF-8",
+        ) from None
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -49,11 +70,11 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise InvalidArgumentError(
             "not valid YAML: its blocks are nested too deeply",
             where=where,
-            remedy="close the brackets, or check that this is the right file",
+            remedy="nest fewer blocks; check that this is the right file",
         ) from None
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            f"not valid YAML: {error}", where=where, remedy="give YAML or JSON text"
+            f"not valid YAML: {error}", where=where, remedy="use YAML or JSON text"
         ) from None
 
 
@@ -86,7 +107,7 @@ class FieldsReader:
         return InvalidArgumentError(
             f"{self.path_of(name)}={_format(value)}: must be {must}",
             where=self.where,
-            remedy=remedy or f"give {must}, or omit {name}",
+            remedy=remedy or f"use {must}, or omit {name}",
         )
 
     def path_of(self, name: str) -> str:

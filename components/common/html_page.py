@@ -16,6 +16,8 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from imgpipe.components.common.plural import plural
+
 THUMBNAIL_PIXELS = 96
 # The text for a missing number.
 DASH = "\N{EN DASH}"
@@ -197,8 +199,8 @@ def line_chart(
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Returns ``0.1234`` as ``12.3 %`` (with a space that does not break), None as a dash."""
-    return DASH if value is None else f"{100 * value:.{digits}f}\u00a0%"
+    """Returns ``0.1234`` as ``12.3%``, None as a dash."""
+    return DASH if value is None else f"{100 * value:.{digits}f}%"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
@@ -220,6 +222,7 @@ def _environment(package: str) -> jinja2.Environment:
     environment.filters["percent"] = percent
     environment.filters["decimal"] = decimal
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["plural"] = plural
     return environment
 
 

@@ -37,7 +37,7 @@ def model_folder_at(location: Path) -> Path:
     if not versions:
         raise MissingInputError(
             f"there is no SavedModel in {str(location)!r} or in a numbered folder in it",
-            remedy="give a folder that contains saved_model.pb, or numbered versions of a model",
+            remedy="use a folder that contains saved_model.pb, or numbered versions of a model",
         )
     return versions[max(versions)]
 
@@ -66,7 +66,7 @@ def local_model(location: Location) -> Iterator[Path]:
             yield model_folder_at(Path(folder))
         except MissingInputError:
             raise MissingInputError(
-                f"there is no SavedModel in {location!r}", remedy="give a folder that contains saved_model.pb"
+                f"there is no SavedModel in {location!r}", remedy="use a folder that contains saved_model.pb"
             ) from None
 
 

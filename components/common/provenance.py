@@ -17,7 +17,7 @@ SERVING_FORMATS = "jpeg,png,gif,bmp"
 SERVING_FORMATS_WITH_WEBP = f"{SERVING_FORMATS},webp"
 # The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
-_REMEDY = "give the model folder that the train step wrote"
+_REMEDY = "use the model folder that the train step wrote"
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:

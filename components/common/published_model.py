@@ -37,7 +37,7 @@ def check_model_target(job_dir: Location) -> Location:
     if not _may_be_replaced(target):
         raise OutputError(
             f"{target!r} exists and is not a model that imgpipe wrote",
-            remedy="give another job_dir, or move the folder: imgpipe replaces only its own models",
+            remedy="use another job_dir, or move the folder: imgpipe replaces only its own models",
         )
     return target
 

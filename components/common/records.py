@@ -38,7 +38,7 @@ _LABELS_REMEDY = (
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image as stored in a data set.
+    """One labeled image as stored in a data set.
 
     Attributes:
         encoded: The image file's bytes: JPEG, PNG, GIF, BMP or WebP.

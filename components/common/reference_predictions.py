@@ -13,7 +13,7 @@ from imgpipe.components.common.provenance import read_json_object
 REFERENCE_EXAMPLES = 256
 EVALUATION_NAME = "metrics.json"
 _NAME = "reference_probabilities.npy"
-_REMEDY = "give the folder that the evaluate step wrote"
+_REMEDY = "use the folder that the evaluate step wrote"
 
 
 def write_reference(folder: Path, probabilities: NDArray[np.float32]) -> None:

@@ -126,7 +126,7 @@ def load_served_model(folder: Path) -> ServedModel:
     if not (folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(folder)!r}",
-            remedy="give the folder that contains saved_model.pb",
+            remedy="use the folder that contains saved_model.pb",
         )
     try:
         loaded = tf.saved_model.load(str(folder))
@@ -138,7 +138,7 @@ def load_served_model(folder: Path) -> ServedModel:
     if DEFAULT_SIGNATURE not in loaded.signatures:
         raise MissingInputError(
             f"the SavedModel in {str(folder)!r} has no signature serving_default",
-            remedy="give a model that the train step wrote",
+            remedy="use a model that the train step wrote",
         )
     labels = read_labels_file(folder / "assets" / LABELS_ASSET)
     outputs = loaded.signatures[DEFAULT_SIGNATURE].structured_outputs["probabilities"].shape[-1]

@@ -1,4 +1,4 @@
-"""Declarations of the arguments that more than one step takes, so that they read the same everywhere."""
+"""Arguments that more than one step takes, so that they read the same everywhere; each keeps its name."""
 
 from typing import Any
 
@@ -7,39 +7,28 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
 
-
-def seed() -> Any:
-    """The seed of everything that is drawn at random."""
-    return argument(
-        0,
-        "Seed of everything random: the split, the order of the images, the weights. The same seed gives "
-        "the same data set.",
-        group=Group.DATA,
-        minimum=0,
-        maximum=2**31 - 1,
-    )
-
-
-def num_classes() -> Any:
-    """The number of classes."""
-    return argument(
-        0,
-        "Number of classes; the labels in the data must be exactly 1..num_classes. 0 = the number found in"
-        " the data.",
-        group=Group.DATA,
-        minimum=0,
-    )
-
-
-def multi_label() -> Any:
-    """Whether an image may have several labels."""
-    return argument(
-        False,
-        "Whether an image may have several labels, or none. Rows and records then hold a list of labels, "
-        "and the model gives each label its own probability (sigmoid). Leave it off if each image has one "
-        "label.",
-        group=Group.DATA,
-    )
+SEED: Any = argument(
+    0,
+    "Seed of everything random: the split, the order of the images, the weights. The same seed gives "
+    "the same data set.",
+    group=Group.DATA,
+    minimum=0,
+    maximum=2**31 - 1,
+)
+NUM_CLASSES: Any = argument(
+    0,
+    "Number of classes; the labels in the data must be exactly 1..num_classes. 0 = the number found in"
+    " the data.",
+    group=Group.DATA,
+    minimum=0,
+)
+MULTI_LABEL: Any = argument(
+    False,
+    "Whether an image may have several labels, or none. Rows and records then hold a list of labels, "
+    "and the model gives each label its own probability (sigmoid). Off if each image has one "
+    "label.",
+    group=Group.DATA,
+)
 
 
 def multi_label_problem(asked_for: bool) -> str:
@@ -52,108 +41,75 @@ def multi_label_problem(asked_for: bool) -> str:
 def multi_label_remedy(asked_for: bool) -> str:
     """Returns what to do about ``multi_label_problem``."""
     return (
-        "give multi_label=false, or convert the data with multi_label=true"
+        "set multi_label=false, or convert the data with multi_label=true"
         if asked_for
-        else "give multi_label=true"
+        else "set multi_label=true"
     )
 
 
-def train_batch_size() -> Any:
-    """Images in a training step."""
-    return argument(
-        32, "Images per training step, over all devices together.", group=Group.TRAINING, minimum=1
-    )
-
-
-def num_eval_images() -> Any:
-    """Validation images in an evaluation."""
-    return argument(
-        0,
-        "Validation images per evaluation during training: a sample spread evenly over the data, selected "
-        "by the seed and the same at every evaluation. Must not exceed the number of validation images. 0 "
-        "= all.",
-        group=Group.TRAINING,
-        minimum=0,
-    )
-
-
-def image_size() -> Any:
-    """The side of the square to which images are scaled."""
-    return argument(
-        0,
-        "Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for "
-        "ResNets and MobileNet, 224 to 600 for EfficientNets.",
-        group=Group.MODEL,
-        minimum=0,
-        maximum=2048,
-    )
-
-
-def max_image_pixels() -> Any:
-    """Pixels of the largest image that is decoded."""
-    return argument(
-        DEFAULT_MAX_IMAGE_PIXELS,
-        "Largest number of pixels (width x height) of an image. It guards against small files that decode "
-        "to gigapixels and exhaust memory; raise it if your images are really that large.",
-        group=Group.DATA,
-        minimum=1,
-        # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
-        maximum=2**32,
-    )
-
-
-def job_dir() -> Any:
-    """The folder for the output."""
-    return argument(
-        "",
-        "Folder for the run's output: the SavedModel in job_dir/model, and checkpoints in "
-        "job_dir/checkpoints, from which an interrupted training resumes. Empty = the model is only an "
-        "artifact of the run, and an interrupted training starts again.",
-        group=Group.BASICS,
-        kind=Kind.OUTPUT_FOLDER,
-    )
-
-
-def deploy_dir() -> Any:
-    """The folder in which the versions of a locally deployed model lie."""
-    return argument(
-        "",
-        "Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per "
-        "version, e.g. serving/flowers. For kserve and vertex a gs:// folder, to which models are "
-        "uploaded.",
-        group=Group.DEPLOYMENT,
-        kind=Kind.OUTPUT_FOLDER,
-    )
-
-
-def deploy_target() -> Any:
-    """Where a model that passes the gate goes."""
-    return argument(
-        NO_TARGET,
-        "Where to deploy a model that passes the gate: none, a local folder (deploy_dir), KServe, or a "
-        "Vertex AI endpoint.",
-        group=Group.DEPLOYMENT,
-        choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
-    )
-
-
-def vertex_endpoint() -> Any:
-    """The address of Vertex AI."""
-    return argument(
-        "",
-        "Address of the Vertex AI API if it is not Google's public one, e.g. a private endpoint. Empty = "
-        "the region's public address.",
-        group=Group.DEPLOYMENT,
-    )
-
-
-def slices_csv() -> Any:
-    """The file that says to which slices images belong."""
-    return argument(
-        "",
-        "CSV file, local or gs://, that groups the images by something other than their labels, e.g. the "
-        "camera. Its first line names the columns, path,camera,light; path is the image's path in the data"
-        " set. Accuracy is reported for each value of each column. Empty = by image format and size only.",
-        group=Group.EVALUATION,
-        kind=Kind.INPUT_FILE,
-    )
+TRAIN_BATCH_SIZE: Any = argument(
+    32, "Images per training step, over all devices together.", group=Group.TRAINING, minimum=1
+)
+NUM_EVAL_IMAGES: Any = argument(
+    0,
+    "Validation images per evaluation during training: a sample spread evenly over the data, selected "
+    "by the seed and the same at every evaluation. Must not exceed the number of validation images. 0 "
+    "= all.",
+    group=Group.TRAINING,
+    minimum=0,
+)
+IMAGE_SIZE: Any = argument(
+    0,
+    "Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for "
+    "ResNets and MobileNet, 224 to 600 for EfficientNets.",
+    group=Group.MODEL,
+    minimum=0,
+    maximum=2048,
+)
+MAX_IMAGE_PIXELS: Any = argument(
+    DEFAULT_MAX_IMAGE_PIXELS,
+    "Largest number of pixels (width x height) of an image. It guards against small files that decode "
+    "to gigapixels and exhaust memory; raise it if your images are really that large.",
+    group=Group.DATA,
+    minimum=1,
+    # A decoder's limit: 65,535 x 65,535 is the largest JPEG.
+    maximum=2**32,
+)
+JOB_DIR: Any = argument(
+    "",
+    "Folder for the run's output: the SavedModel in job_dir/model, and checkpoints in "
+    "job_dir/checkpoints, from which an interrupted training resumes. Empty = for a run on this machine "
+    "a new folder, imgpipe-runs/TIME; elsewhere the model is only an artifact of the run, and an "
+    "interrupted training starts again.",
+    group=Group.BASICS,
+    kind=Kind.OUTPUT_FOLDER,
+)
+DEPLOY_DIR: Any = argument(
+    "",
+    "Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per "
+    "version, e.g. serving/flowers. For kserve and vertex a gs:// folder, to which models are "
+    "uploaded.",
+    group=Group.DEPLOYMENT,
+    kind=Kind.OUTPUT_FOLDER,
+)
+DEPLOY_TARGET: Any = argument(
+    NO_TARGET,
+    "Where to deploy a model that passes the gate: none, a local folder (deploy_dir), KServe, or a "
+    "Vertex AI endpoint.",
+    group=Group.DEPLOYMENT,
+    choices=(NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
+)
+VERTEX_ENDPOINT: Any = argument(
+    "",
+    "Address of the Vertex AI API if it is not Google's public one, e.g. a private endpoint. Empty = "
+    "the region's public address.",
+    group=Group.DEPLOYMENT,
+)
+SLICES_CSV: Any = argument(
+    "",
+    "CSV file, local or gs://, that groups the images by something other than their labels, e.g. the "
+    "camera. Its first line names the columns, path,camera,light; path is the image's path in the data"
+    " set. Accuracy is reported for each value of each column. Empty = by image format and size only.",
+    group=Group.EVALUATION,
+    kind=Kind.INPUT_FILE,
+)

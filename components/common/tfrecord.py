@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.plural import plural
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
@@ -187,7 +188,7 @@ def _locate_records(
         location = replace(location, length=_length_of(header))
         # Both are checked before memory is allocated for the record.
         if location.length > _MAX_RECORD_BYTES:
-            problem = f"the record's header declares {location.length:,} bytes"
+            problem = f"the record's header declares {plural(location.length, 'byte')}"
             return locations, _damaged_record(display_name, problem, location)
         if location.end > size:
             return locations, _damaged_record(display_name, _TRUNCATED, location)

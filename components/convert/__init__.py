@@ -1,1 +1,1 @@
-"""Converts labelled images, or describes existing TFRecord files: a Dataset of shards and a manifest."""
+"""Converts labeled images, or describes existing TFRecord files: a Dataset of shards and a manifest."""

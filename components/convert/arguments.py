@@ -32,7 +32,7 @@ class ConvertArguments:
         group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
-    multi_label: bool = shared_arguments.multi_label()
+    multi_label: bool = shared_arguments.MULTI_LABEL
     validation_csv: str = argument(
         "",
         "File that lists the validation images, in the format of train_csv. Leave it empty if train_csv "
@@ -111,7 +111,7 @@ class ConvertArguments:
         minimum=1,
         maximum=2_000,
     )
-    max_image_pixels: int = shared_arguments.max_image_pixels()
+    max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS
     max_image_bytes: int = argument(
         DEFAULT_MAX_IMAGE_BYTES,
         "Largest image file in bytes; a row with a larger one is rejected.",
@@ -120,7 +120,7 @@ class ConvertArguments:
         # A record is a protocol buffer, which is limited to 2 GiB.
         maximum=2_000_000_000,
     )
-    seed: int = shared_arguments.seed()
+    seed: int = shared_arguments.SEED
 
     def __post_init__(self) -> None:
         """Checks every value, then the combinations.

@@ -10,7 +10,7 @@ from imgpipe.components.convert.arguments import ConvertArguments
 
 
 def convert(dataset: Output[Dataset], arguments: ConvertArguments) -> None:
-    """Makes a data set from labelled images, or describes existing TFRecord files.
+    """Makes a data set from labeled images, or describes existing TFRecord files.
 
     Every image is opened and checked. Images that TensorFlow would not decode correctly (rotated by
     EXIF, transparent, 16-bit, GIF, BMP, WebP) are re-encoded; all others are kept byte for byte. Every

@@ -1,4 +1,4 @@
-"""Converts labelled images, or describes existing TFRecord files: a Dataset of shards and a manifest.
+"""Converts labeled images, or describes existing TFRecord files: a Dataset of shards and a manifest.
 
 Equal inputs give equal bytes: the output does not depend on the time, the folder, the number of threads or
 the order of the rows. Every row that is read is either written or listed in rejected.csv.
@@ -141,7 +141,6 @@ def convert(
 
 
 def _check_same(manifest: Manifest, arguments: ConvertArguments, folder: Location) -> None:
-    """Rejects a finished data set that was made from other inputs or arguments."""
     labels = _read_labels(arguments)
     if arguments.training_data_path:
         check_same_records(manifest, folder, _patterns(arguments), labels, multi_label=arguments.multi_label)

@@ -61,7 +61,7 @@ def scan_records(
 
     Raises:
         MissingInputError: if a pattern matches no file.
-        InvalidDataError: for records that are damaged or not labelled images, labels below 1 or greater
+        InvalidDataError: for records that are damaged or not labeled images, labels below 1 or greater
             than the number of ``labels`` (one error lists them all), label numbers with gaps, or a split
             without a record.
     """
@@ -84,7 +84,7 @@ def scan_records(
             raise InvalidDataError(
                 f"there is no record in the {name} files",
                 where=patterns[name],
-                remedy="name files that contain records",
+                remedy="use files that contain records",
             )
     if not labels:
         _check_consecutive(all_shards)
@@ -163,7 +163,6 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
 
 
 def _pair_labels(record: ImageRecord) -> Iterable[tuple[int, str]]:
-    """Returns the labels of a record, each with its text in the record."""
     texts = (record.text,) if record.labels is None else record.texts
     labels = record.all_labels
     return zip(labels, texts if len(texts) == len(labels) else [""] * len(labels), strict=True)
@@ -198,7 +197,7 @@ def _raise_problems(shards: Sequence[ScannedShard]) -> None:
     more = f"\n  and {count - _MAX_PROBLEMS_SHOWN:,} more" if count > _MAX_PROBLEMS_SHOWN else ""
     files = sum(bool(shard.problems) for shard in shards)
     raise InvalidDataError(
-        f"{count:,} records in {files:,} of {len(shards):,} files are invalid:{lines}{more}",
+        f"invalid: {plural(count, 'record')} in {files:,} of {plural(len(shards), 'file')}:{lines}{more}",
         remedy=problems[0].remedy,
     )
 

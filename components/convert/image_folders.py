@@ -56,7 +56,7 @@ _MAX_FOLDERS = 10_000
 
 @dataclass
 class IgnoredFiles:
-    """Files that are not labelled images: their number, the first few names, and ignored folders."""
+    """Files that are not labeled images: their number, the first few names, and ignored folders."""
 
     files: int = 0
     folders: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class IgnoredFiles:
 
 
 def read_images(rows: Rows, images: str) -> IgnoredFiles:
-    """Adds the labelled images of a folder or pattern to ``rows`` and returns the other files.
+    """Adds the labeled images of a folder or pattern to ``rows`` and returns the other files.
 
     Args:
         rows: The rows are added to these.
@@ -253,7 +253,3 @@ def _layout_error(folder: str, problem: str, names: list[str]) -> InvalidDataErr
 
 def _is_image(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in _IMAGE_SUFFIXES
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")

@@ -175,7 +175,6 @@ def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
 
 
 def _parse_multi_label_cells(cells: list[str]) -> _ParsedRow:
-    """Parses a row with a path and any number of labels."""
     use = UNASSIGNED
     first = cells[0].strip().lower()
     # An empty first cell means "unassigned" only if a path and a label follow.

@@ -108,9 +108,11 @@ def _prepare_work_folder(folder: Location) -> None:
         for name in names
         if not (is_unfinished and (_OUTPUT_FILE.fullmatch(name) or _WORK_FOLDER_FILE.fullmatch(name)))
     ]
-    if not is_unfinished and others == [REJECTED_NAME] and _is_list_of_rejections(folder):
+    rejected = folder / REJECTED_NAME
+    first_line = ",".join(HEADER).encode() + b"\n"
+    if not is_unfinished and others == [REJECTED_NAME] and rejected.read().startswith(first_line):
         # The only file left by a conversion that failed because of too many rejected rows.
-        (folder / REJECTED_NAME).remove()
+        rejected.remove()
         return
     if others:
         raise OutputError(
@@ -126,10 +128,6 @@ def _prepare_work_folder(folder: Location) -> None:
             (folder / name).rename(folder / WORK_FOLDER / name)
         elif _OUTPUT_FILE.fullmatch(name) or name.endswith(".partial"):
             (folder / name).remove()
-
-
-def _is_list_of_rejections(folder: Location) -> bool:
-    return (folder / REJECTED_NAME).read().startswith(",".join(HEADER).encode() + b"\n")
 
 
 def _remove_output(folder: Location, keep: str = "") -> None:

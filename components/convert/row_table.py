@@ -1,4 +1,4 @@
-"""A memory-efficient table of labelled images: about 40 bytes plus the path per row."""
+"""A memory-efficient table of labeled images: about 40 bytes plus the path per row."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _MAX_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A labelled image.
+    """A labeled image.
 
     Attributes:
         file: The CSV or JSONL file, the folder or the pattern, as the user gave it.

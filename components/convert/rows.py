@@ -116,13 +116,9 @@ class Rows:
         except OSError as error:
             return None, f"cannot read {_shorten(str(location))!r}: {error.strerror}"
         if status is None:
-            return None, f"no such file: {_shorten(str(location))}{_backslash_hint(path)}"
+            hint = "; separate folders with /, not with a backslash" if "\\" in path else ""
+            return None, f"no such file: {_shorten(str(location))}{hint}"
         return status, ""
-
-
-def _backslash_hint(path: str) -> str:
-    """Returns a hint if a path contains backslashes, as on Windows."""
-    return "; separate folders with /, not with a backslash" if "\\" in path else ""
 
 
 def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:
@@ -143,11 +139,7 @@ def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:
 
 def _label_set_checker(find_problem: Callable[[str], str]) -> Callable[[str], str]:
     """Returns a function that returns the first problem of a label set's labels or an empty string."""
-
-    def find_set_problem(text: str) -> str:
-        return next(filter(None, map(find_problem, parse_label_set(text))), "")
-
-    return find_set_problem
+    return lambda text: next(filter(None, map(find_problem, parse_label_set(text))), "")
 
 
 def _shorten(text: str) -> str:

@@ -287,7 +287,6 @@ def _prepare_row(
 
 
 def _label_fields(row: Row, rules: ImageRules) -> dict[str, Any]:
-    """Returns the fields of a record that contain its labels."""
     if not rules.multi_label:
         return {"label": rules.label_numbers[row.label], "text": row.label}
     # Ordered by number, which may differ from the order of the names.

@@ -84,7 +84,6 @@ class _RemainingGroups:
 
 
 def _rows_by_label(table: RowTable, labels: npt.NDArray[np.uint32]) -> Iterator[_Numbers]:
-    """Yields the indices of each label's rows, in the order of the label names."""
     for label in sorted(set(labels.tolist()), key=lambda label: table.label_names[label]):
         yield np.flatnonzero(labels == label)
 

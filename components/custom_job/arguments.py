@@ -84,7 +84,7 @@ class CustomJobArguments:
         "Empty = Google's keys.",
     )
     labels: str = argument("{}", "Labels of the training job as a JSON object of strings.")
-    vertex_endpoint: str = shared_arguments.vertex_endpoint()
+    vertex_endpoint: str = shared_arguments.VERTEX_ENDPOINT
 
     def __post_init__(self) -> None:
         """Checks every value; Vertex AI checks whether the machines exist.

@@ -20,8 +20,8 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 class DeploymentTarget:
     """Arguments of every step that deploys a model or uses the deployed one."""
 
-    deploy_target: str = shared_arguments.deploy_target()
-    deploy_dir: str = shared_arguments.deploy_dir()
+    deploy_target: str = shared_arguments.DEPLOY_TARGET
+    deploy_dir: str = shared_arguments.DEPLOY_DIR
     deploy_name: str = argument(
         "",
         "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case "
@@ -35,7 +35,7 @@ class DeploymentTarget:
     )
     project: str = argument("", "Google Cloud project. For vertex.", group=Group.DEPLOYMENT)
     region: str = argument("", "Vertex AI region, e.g. europe-west4. For vertex.", group=Group.DEPLOYMENT)
-    vertex_endpoint: str = shared_arguments.vertex_endpoint()
+    vertex_endpoint: str = shared_arguments.VERTEX_ENDPOINT
 
     def resolved_name(self) -> str:
         """Returns ``deploy_name``, or the last part of ``deploy_dir``."""

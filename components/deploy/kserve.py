@@ -103,7 +103,8 @@ def find_kserve_model(target: DeploymentTarget) -> str:
     current = service.read()
     if current is None:
         raise MissingInputError(
-            f"there is no InferenceService {service.name}", remedy="ignore this for the first model"
+            f"there is no InferenceService {service.name}",
+            remedy="check deploy_name and namespace; before the first deployment there is no model",
         )
     previous = _previous_spec(current)
     if previous is not None and percent_of_latest(current) <= _HALF:

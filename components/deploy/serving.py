@@ -1,4 +1,4 @@
-"""Finds the model that serves now."""
+"""Finds the deployed model."""
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.model_folder import version_folders
@@ -32,7 +32,7 @@ def find_serving_model(target: DeploymentTarget) -> Location:
     if not versions:
         raise MissingInputError(
             f"there is no version of a model in {target.deploy_dir!r}",
-            remedy="ignore this for the first model",
+            remedy="check deploy_dir and deploy_name; before the first deployment there is no model",
         )
     return LocalLocation(str(versions[max(versions)]))
 

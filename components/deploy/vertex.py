@@ -93,8 +93,8 @@ def find_vertex_model(arguments: DeploymentTarget) -> str:
     """
     location = _location(arguments)
     name = arguments.resolved_name()
-    remedy = "ignore this if it is the first model; otherwise check the project, the region and the name"
-    with translate_errors("find the model that serves", where=location.parent):
+    remedy = "check project, region and name; before the first deployment there is no model"
+    with translate_errors("find the deployed model", where=location.parent):
         endpoint = _find_endpoint(location, arguments)
         if endpoint is None:
             raise MissingInputError(f"there is no endpoint {name!r}", where=location.parent, remedy=remedy)

@@ -25,14 +25,14 @@ class EvaluateArguments(DeploymentTarget):
     )
     champion: str = argument(
         AUTO,
-        "The model that is being served, evaluated on the same images for comparison: a folder, local or "
+        "The deployed model, evaluated on the same images for comparison: a folder, local or "
         "gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is "
         "used. auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed "
         "model with the most traffic, if there is one; none = no comparison.",
         group=Group.EVALUATION,
         kind=Kind.INPUT_MODEL,
     )
-    slices_csv: str = shared_arguments.slices_csv()
+    slices_csv: str = shared_arguments.SLICES_CSV
 
     def __post_init__(self) -> None:
         """Checks every value.

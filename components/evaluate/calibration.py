@@ -1,4 +1,4 @@
-"""Calibration: of the predictions with a probability of 0.8, are 80 % correct?"""
+"""Calibration: of the predictions with a probability of 0.8, are 80% correct?"""
 
 from dataclasses import dataclass
 from typing import Any

@@ -56,6 +56,6 @@ def _warn(arguments: EvaluateArguments, problem: str) -> None:
     log_event(
         "no_champion",
         f"evaluate: champion=auto {found}, so there is no comparison; to compare, set champion to the folder "
-        "of the model that serves",
+        "of the deployed model",
         severity="WARNING",
     )

@@ -17,7 +17,7 @@ class Comparison:
         champion_top_1_accuracy: Accuracy of the model that currently serves.
         challenger_top_1_accuracy: Accuracy of the new model.
         difference: Challenger minus champion.
-        lower: Lower end of the 95 % confidence interval of the difference.
+        lower: Lower end of the 95% confidence interval of the difference.
         upper: Upper end of the interval.
         only_champion_right: Number of examples that only the champion predicts correctly.
         only_challenger_right: Number of examples that only the challenger predicts correctly.

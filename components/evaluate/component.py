@@ -27,7 +27,7 @@ def evaluate(
         dataset: The dataset from the convert step.
         model: The model from the train step.
         metrics: Top-1 and top-5 accuracy, loss, expected calibration error and number of images; with a
-            champion, its accuracy and the difference with a 95 % confidence interval; with slices_csv, the
+            champion, its accuracy and the difference with a 95% confidence interval; with slices_csv, the
             accuracy of each slice; with multi_label, mean average precision and F1 but no calibration error.
         classification_metrics: The confusion matrix (up to 100 classes; none with multi_label).
         report: HTML report with accuracy, learning curves, precision and recall of each class, calibration,

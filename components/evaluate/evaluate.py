@@ -15,6 +15,7 @@ from imgpipe.components.common.dataset import Manifest, Split, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event, log_result
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.reference_predictions import EVALUATION_NAME, write_reference
@@ -218,7 +219,7 @@ def _check_matched(reader: SliceReader, split: Split, arguments: EvaluateArgumen
     log_event(
         "slices_incomplete",
         f"evaluate: {arguments.slices_csv} has no rows for {split.examples - reader.matched:,} of "
-        f"{split.examples:,} images, which are in none of its slices",
+        f"{plural(split.examples, 'image')}, which are in none of its slices",
         severity="WARNING",
     )
 
@@ -249,8 +250,8 @@ def _classes_by_label(model: ServedModel, manifest: Manifest, *, where: str) -> 
         if model.labels != manifest.labels:
             log_event(
                 "labels_matched",
-                f"evaluate: the {manifest.num_classes} labels of the dataset are matched by name with the "
-                f"{len(model.labels)} labels of the model",
+                f"evaluate: the labels of the dataset ({manifest.num_classes}) are matched by name with "
+                f"those of the model ({len(model.labels)})",
                 severity="WARNING",
             )
         return np.array([classes[label] for label in manifest.labels], np.int64)
@@ -282,7 +283,7 @@ def _log(evaluation: Evaluation) -> None:
     if comparison is not None:
         versus = (
             f"; champion {comparison.champion_top_1_accuracy:.4f}, difference {comparison.difference:+.4f} "
-            f"(95 % CI {comparison.lower:+.4f} to {comparison.upper:+.4f})"
+            f"(95% CI {comparison.lower:+.4f} to {comparison.upper:+.4f})"
         )
     more: dict[str, Any] = {}
     average = ""
@@ -293,7 +294,8 @@ def _log(evaluation: Evaluation) -> None:
         more = {"expected_calibration_error": evaluation.calibration.expected_calibration_error}
     log_result(
         "evaluate",
-        f"{average}top-1 accuracy {metrics.top_1_accuracy:.4f} on {metrics.examples:,} images{versus}",
+        f"{average}top-1 accuracy {metrics.top_1_accuracy:.4f} on {plural(metrics.examples, 'image')}"
+        f"{versus}",
         top_1_accuracy=metrics.top_1_accuracy,
         top_5_accuracy=metrics.top_5_accuracy,
         loss=metrics.loss,

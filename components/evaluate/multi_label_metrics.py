@@ -108,8 +108,8 @@ def compute_multi_label_metrics(
         InvalidDataError: if no image has a label, or a probability is NaN or infinite.
     """
     check_probabilities(probabilities)
-    labelled = targets.any(axis=1)
-    if not labelled.any():
+    labeled = targets.any(axis=1)
+    if not labeled.any():
         raise InvalidDataError(
             "no image of the evaluation has a label", remedy="add images with labels to the split"
         )
@@ -121,9 +121,9 @@ def compute_multi_label_metrics(
     hits, decisions = int((targets & predicted).sum()), int(targets.sum() + predicted.sum())
     return MultiLabelMetrics(
         examples=len(targets),
-        without_label=int((~labelled).sum()),
-        top_1_accuracy=float(top_k_correct(targets, probabilities, 1)[labelled].mean()),
-        top_5_accuracy=float(top_k_correct(targets, probabilities, _TOP_K)[labelled].mean()),
+        without_label=int((~labeled).sum()),
+        top_1_accuracy=float(top_k_correct(targets, probabilities, 1)[labeled].mean()),
+        top_5_accuracy=float(top_k_correct(targets, probabilities, _TOP_K)[labeled].mean()),
         loss=_cross_entropy(targets, probabilities),
         # Not None, and f1 is defined, because an image has a label.
         mean_average_precision=mean_of_defined(metrics.average_precision for metrics in per_class) or 0.0,

@@ -138,7 +138,6 @@ def _curve(
 
 
 def _reliability(calibration: Calibration) -> LineChart:
-    """Returns the reliability diagram: accuracy by predicted probability."""
     points = tuple(
         (part.confidence, part.accuracy)
         for part in calibration.bins

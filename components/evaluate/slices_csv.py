@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.plural import plural
 from imgpipe.components.storage import parse_location
 
 _PATH = "path"
@@ -48,9 +49,9 @@ def _read(path: Path, file: str) -> Slices:
                 where = f"{file}, line {rows.line_num}"
                 if len(row) != len(header):
                     raise InvalidDataError(
-                        f"{len(row)} columns instead of {len(header)} ({','.join(header)})",
+                        f"{plural(len(row), 'column')} instead of {len(header)} ({','.join(header)})",
                         where=where,
-                        remedy="give each row one value per column; a value may be empty",
+                        remedy="write one value per column in each row; a value may be empty",
                     )
                 pairs = tuple(
                     (name, value.strip())

@@ -14,7 +14,7 @@ FORMATS = (TFLITE, TFLITE_INT8, ONNX)
 class ExportArguments:
     """Where the model goes, and what is asked of it."""
 
-    job_dir: str = shared_arguments.job_dir()
+    job_dir: str = shared_arguments.JOB_DIR
     max_latency_ms: float = argument(
         0.0,
         "Maximum 99th-percentile latency in milliseconds of a request with one image, measured by the "

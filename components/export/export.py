@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
 from imgpipe.components.common.log import json_environment, log_event, log_result, parse_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.provenance import (
     SERVING_FORMATS,
     SERVING_FORMATS_WITH_WEBP,
@@ -144,7 +145,7 @@ def export(
             formats = convert_formats(names, exported_folder, local_folder, evaluation, reference)
     log_result(
         "export",
-        f"{len(reference)} predictions in a new process match the evaluation "
+        f"the evaluation matches {plural(len(reference), 'prediction')} of a new process "
         f"(maximum difference {measured.largest_difference:.1e}); latency of one image: median "
         f"{measured.latency_p50_ms:.0f} ms, p99 {measured.latency_p99_ms:.0f} ms"
         + "".join(f"; {converted.format} loses {converted.accuracy_loss:.4f}" for converted in formats),
@@ -250,8 +251,8 @@ def check_predictions(
         first = int(np.argmax(wrong))
         raise CheckFailedError(
             f"the predictions of the served model do not match the evaluation for {wrong.sum()} of "
-            f"{len(reference)} images, first for image {first}: class {classes[first]}, probabilities differ "
-            f"by {differences[first]:.2g}",
+            f"{plural(len(reference), 'image')}, first for image {first}: class {classes[first]}, "
+            f"probabilities differ by {differences[first]:.2g}",
             where="signature serving_default",
             remedy="do not deploy this model; report this bug in imgpipe with the log of the run",
         )
@@ -261,7 +262,6 @@ def check_predictions(
 def _predict_in_new_process(
     model_folder: Path, dataset_folder: Path, split: str, examples: int
 ) -> dict[str, NDArray[Any]]:
-    """Returns the arrays written by ``serving_check`` in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         predictions = Path(folder) / "predictions.npz"
         result = subprocess.run(

@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import InvalidArgumentError
 class GateArguments:
     """The conditions for deploying a model."""
 
-    deploy_target: str = shared_arguments.deploy_target()
+    deploy_target: str = shared_arguments.DEPLOY_TARGET
     min_accuracy: float = argument(
         0.0,
         "Minimum top-1 accuracy for deployment.",
@@ -26,7 +26,7 @@ class GateArguments:
         minimum=0,
         maximum=1,
     )
-    slices_csv: str = shared_arguments.slices_csv()
+    slices_csv: str = shared_arguments.SLICES_CSV
     min_slice_accuracy: float = argument(
         0.0,
         "Minimum top-1 accuracy of every slice in slices_csv.",
@@ -53,5 +53,5 @@ class GateArguments:
         if self.min_slice_accuracy and not self.slices_csv:
             raise InvalidArgumentError(
                 f"min_slice_accuracy={self.min_slice_accuracy:g} requires slices_csv",
-                remedy="give slices_csv, the file that assigns images to slices, or omit min_slice_accuracy",
+                remedy="set slices_csv, the file that assigns images to slices, or omit min_slice_accuracy",
             )

@@ -106,7 +106,7 @@ def _checks(evaluation: dict[str, Any], arguments: GateArguments) -> Iterator[Ch
             "tolerance",
             comparison["difference"] >= -arguments.tolerance - _ROUNDING,
             f"{comparison['difference']:+.4f} against the champion's "
-            f"{comparison['champion_top_1_accuracy']:.4f} (95 %: {comparison['lower']:+.4f} to "
+            f"{comparison['champion_top_1_accuracy']:.4f} (95%: {comparison['lower']:+.4f} to "
             f"{comparison['upper']:+.4f}), at least {-arguments.tolerance:g} required",
         )
 
@@ -134,7 +134,6 @@ def _slice_check(evaluation: dict[str, Any], minimum: float) -> Check:
 
 
 def _minimum_check(name: str, metric: str, values: list[tuple[float, str, str]], minimum: float) -> Check:
-    """Checks the lowest value of a metric; the values come with a name and a note."""
     below = sorted(value for value in values if value[0] < minimum - _ROUNDING)
     shown = below[:_MAX_NAMED] or [min(values)]
     named = ", ".join(f"{label} {value:.4f}{note and f' ({note})'}" for value, label, note in shown)

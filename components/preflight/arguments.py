@@ -62,7 +62,7 @@ def check_arguments(pipeline: str, target: str, values: Mapping[str, Any]) -> No
         _check_texts(values)
     if target == "kubeflow":
         errors += _kubeflow_errors(values, trains=trains)
-    _raise(errors, remedy="correct the value, or leave the argument out to use its default")
+    _raise(errors, remedy="correct the value, or omit the argument to use its default")
     for arguments_class in classes:
         with _collected(errors):
             from_values(arguments_class, values)
@@ -136,7 +136,7 @@ def _check_deploy_dir(values: Mapping[str, Any]) -> None:
     if folders[0] in (folders[1], *folders[1].parents):
         raise InvalidArgumentError(
             f"deploy_dir={deployed!r} is inside the folder of images, images={images!r}",
-            remedy="give a deploy_dir outside of it: the model's versions would be read as labels",
+            remedy="use a deploy_dir outside of it: the model's versions would be read as labels",
         )
 
 

@@ -88,5 +88,5 @@ def check_local_folder(name: str, folder: Path) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(
             f"{name}={str(folder)!r}: {str(existing)!r} cannot be written",
-            remedy="give a folder that you may write to; in a pod, one on a volume or in a bucket",
+            remedy="use a folder that you may write to; in a pod, one on a volume or in a bucket",
         )

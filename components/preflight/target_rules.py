@@ -44,7 +44,7 @@ def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
     others = " or ".join(name for name, possible in _DEPLOY_TARGETS.items() if deploy_target in possible)
     raise InvalidArgumentError(
         f"deploy_target={deploy_target} cannot be used on target {target}",
-        remedy=f"give deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or use target {others}",
+        remedy=f"use deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or use target {others}",
     )
 
 

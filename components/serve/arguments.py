@@ -74,7 +74,7 @@ class ServeArguments:
         check_fields(self)
         if not local_path(self.model).name:
             raise InvalidArgumentError(
-                "--model is missing", remedy="give --model=FOLDER, e.g. the folder model of a run"
+                "--model is missing", remedy="use --model=FOLDER, e.g. the folder model of a run"
             )
         if self.max_images_per_request > self.max_waiting_images:
             raise InvalidArgumentError(

@@ -36,7 +36,7 @@ class LiveModel:
             raise MissingInputError(
                 f"there is no SavedModel that can be served in {str(location)!r}"
                 + (f" ({reasons})" if reasons else ""),
-                remedy="give a folder that holds saved_model.pb, or one with numbered versions of a model",
+                remedy="use a folder that holds saved_model.pb, or one with numbered versions of a model",
             )
 
     @property

@@ -83,7 +83,7 @@ def _listening_socket(arguments: ServeArguments) -> socket.socket:
     except OSError as error:
         raise OutputError(
             f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",
-            remedy="give another --port or --host; --port=0 uses any free port",
+            remedy="use another --port or --host; --port=0 uses any free port",
         ) from None
     return listener
 

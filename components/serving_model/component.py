@@ -4,7 +4,7 @@ from imgpipe.components.serving_model.arguments import ServingModelArguments
 
 
 def serving_model(arguments: ServingModelArguments) -> str:
-    """Finds the model that serves now, for a training that starts from its weights.
+    """Finds the deployed model, for a training that starts from its weights.
 
     Args:
         arguments: Where it serves, and what to start from if there is none.

@@ -39,7 +39,7 @@ def find_initial_model(arguments: ServingModelArguments) -> str:
             log_event(
                 "argument_ignored",
                 f"serving_model: pretrained_checkpoint_path={arguments.pretrained_checkpoint_path} is "
-                "ignored: the training starts from the model that serves",
+                "ignored: the training starts from the deployed model",
             )
     log_result("serving_model", f"starts from {location}" if location else "none yet", location=location)
     return location
@@ -69,7 +69,6 @@ def check_model_type(location: Location, model_type: str) -> None:
 
 
 def _model_type_of(location: Location) -> str:
-    """Returns the model type in a model's provenance; empty if there is none."""
     # For KServe, the folder contains versions; imgpipe uploads version 1.
     for folder in (location,) if location.is_local else (location, location / "1"):
         try:

@@ -70,7 +70,7 @@ def _parse_uri(text: str) -> Location | None:
         schemes = " and ".join(f"{name}://" for name in _STORES)
         raise InvalidArgumentError(
             f"{text!r}: {scheme[0]} is not supported; local paths and {schemes} are",
-            remedy=f"copy the data to a local folder or to {schemes}, and give that path",
+            remedy=f"copy the data to a local folder or to {schemes}, and use that path",
         )
     return store.parse(text)
 
@@ -90,7 +90,7 @@ def local_path(text: str) -> Path:
     if scheme:
         raise InvalidArgumentError(
             f"{text!r} must be a local path, not {scheme[0]}",
-            remedy="copy the data to a local folder and give that path",
+            remedy="copy the data to a local folder and use that path",
         )
     return Path(text).expanduser()
 

@@ -57,7 +57,6 @@ class CloudStorageLocation(ObjectLocation):
 
     @classmethod
     def missing_credentials(cls) -> UnavailableError | None:
-        """Returns why credentials cannot be used; None if they can, or an emulator needs none."""
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             return None
         try:
@@ -67,7 +66,6 @@ class CloudStorageLocation(ObjectLocation):
         return None
 
     def status(self) -> FileStatus | None:
-        """Returns the status of the object; None if it does not exist."""
         with _explain_reading(self):
             blob = _retry(
                 lambda: _client().bucket(self.bucket).get_blob(self.key, timeout=_timeout(), retry=None)
@@ -79,12 +77,10 @@ class CloudStorageLocation(ObjectLocation):
         return version * 1000
 
     def read(self) -> bytes:
-        """Returns the object's content and verifies its checksum."""
         with _explain_reading(self):
             return _retry(lambda: bytes(_blob(self).download_as_bytes(timeout=_timeout(), retry=None)))
 
     def read_range(self, begin: int, length: int) -> bytes:
-        """Returns a part of the object's content, which may be shorter at the end of the object."""
         with _explain_reading(self):
             return _retry(
                 lambda: bytes(
@@ -95,11 +91,6 @@ class CloudStorageLocation(ObjectLocation):
             )
 
     def download(self, path: Path) -> None:
-        """Downloads the object to a local file and verifies its checksum.
-
-        Raises:
-            OutputError: if the file cannot be written.
-        """
         with _explain_reading(self):
             try:
                 _retry(lambda: _blob(self).download_to_filename(str(path), timeout=_timeout(), retry=None))
@@ -114,7 +105,6 @@ class CloudStorageLocation(ObjectLocation):
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
     ) -> Iterator[tuple[str, FileStatus]]:
-        """Yields the bucket's keys with a prefix, sorted, and the status of their objects."""
         options: dict[str, Any] = {} if recursive else {"delimiter": "/"}
         token = None
         while True:
@@ -142,8 +132,6 @@ class CloudStorageLocation(ObjectLocation):
                 return
 
     def children(self, limit: int | None = None) -> list[str]:
-        """Returns the sorted names in the folder, subfolders with a trailing ``/``; at most ``limit``."""
-
         def listed() -> list[str]:
             found = _client().list_blobs(
                 self.bucket,
@@ -161,7 +149,6 @@ class CloudStorageLocation(ObjectLocation):
             return _retry(listed)
 
     def write(self, content: bytes) -> None:
-        """Writes the object."""
         with _explain_writing(self):
             _retry(
                 lambda: _blob(self).upload_from_string(
@@ -170,7 +157,6 @@ class CloudStorageLocation(ObjectLocation):
             )
 
     def upload(self, path: Path) -> None:
-        """Uploads a local file; the service verifies its checksum."""
         with _explain_writing(self):
             _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=_timeout(), retry=None))
 
@@ -191,7 +177,6 @@ class CloudStorageLocation(ObjectLocation):
         self.remove()
 
     def remove(self) -> None:
-        """Deletes the object, if it exists."""
         from google.api_core.exceptions import NotFound
 
         with _explain_writing(self):

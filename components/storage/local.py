@@ -35,7 +35,6 @@ class LocalLocation(Location):
 
     @property
     def name(self) -> str:
-        """The last component of the path."""
         return os.path.basename(self.text)
 
     @property
@@ -47,15 +46,12 @@ class LocalLocation(Location):
         return LocalLocation(os.path.join(self.text, name))
 
     def absolute(self) -> "LocalLocation":
-        """Returns the absolute path."""
         return LocalLocation(str(self.path.absolute()))
 
     def resolve_links(self) -> "LocalLocation":
-        """Returns the absolute path with symbolic links resolved."""
         return LocalLocation(os.path.realpath(self.text))
 
     def status(self) -> FileStatus | None:
-        """Returns the status of the file; None if it does not exist."""
         try:
             found = os.stat(self.text)
         except FileNotFoundError:
@@ -68,7 +64,6 @@ class LocalLocation(Location):
         return FileStatus(found.st_size, found.st_mtime_ns)
 
     def read(self) -> bytes:
-        """Returns the file's content."""
         descriptor = self._open()
         try:
             size = os.fstat(descriptor).st_size
@@ -82,7 +77,6 @@ class LocalLocation(Location):
             os.close(descriptor)
 
     def read_range(self, begin: int, length: int) -> bytes:
-        """Returns a part of the file's content, which may be shorter at the end of the file."""
         descriptor = self._open()
         try:
             os.lseek(descriptor, begin, os.SEEK_SET)
@@ -99,20 +93,16 @@ class LocalLocation(Location):
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
-        """Yields the file itself."""
         yield self.path
 
     def link_or_download(self, path: Path) -> None:
-        """Creates a symbolic link to the file."""
         path.symlink_to(self.path.absolute())
 
     def write(self, content: bytes) -> None:
-        """Writes the file; creates its folder if it is missing."""
         with atomic_write(self.path) as temporary:
             temporary.write_bytes(content)
 
     def upload(self, path: Path) -> None:
-        """Copies a local file to this location."""
         with atomic_write(self.path) as temporary:
             shutil.copyfile(path, temporary)
 
@@ -121,16 +111,13 @@ class LocalLocation(Location):
         os.replace(path, self.text)
 
     def rename(self, target: Location) -> None:
-        """Moves the file within the file system; creates the target's folder if it is missing."""
         os.makedirs(os.path.dirname(str(target)) or ".", exist_ok=True)
         os.replace(self.text, str(target))
 
     def remove(self) -> None:
-        """Removes the file, if it exists."""
         self.path.unlink(missing_ok=True)
 
     def is_folder(self) -> bool:
-        """Whether this is a folder."""
         return os.path.isdir(self.text)
 
     def list_files(self, *, skip_hidden: bool = False) -> Iterator[tuple[str, FileStatus | None]]:
@@ -169,7 +156,7 @@ class LocalLocation(Location):
             if root.exists():
                 raise OutputError(
                     f"{self!r} exists and is not a folder",
-                    remedy="give a new folder: existing files are never deleted or overwritten",
+                    remedy="use a new folder: existing files are never deleted or overwritten",
                 )
             return {}
         found = {}
@@ -185,13 +172,10 @@ class LocalLocation(Location):
         return found
 
     def children(self, limit: int | None = None) -> list[str]:
-        """Returns the sorted names in the folder, subfolders with a trailing ``/``; at most ``limit``."""
         with os.scandir(self.text or ".") as entries:
             return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)[:limit]
 
     def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
-        """Copies the folder to another one, which may exist."""
-
         def ignored(folder: str, names: list[str]) -> list[str]:
             return [name for name in names if ignore and folder == self.text and ignore.fullmatch(name)]
 
@@ -205,22 +189,18 @@ class LocalLocation(Location):
         first: str = "",  # noqa: ARG002 - all files are replaced at the same time
         last: str = "",  # noqa: ARG002
     ) -> None:
-        """Replaces the folder with a copy of a local one; see ``publish_folder``."""
         publish_folder(source, self.path, keep=keep)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Creates and yields the folder itself."""
         self.path.mkdir(parents=True, exist_ok=True)
         yield self.path
 
     def remove_empty_folder(self) -> None:
-        """Removes the folder, if it exists and is empty."""
         with suppress(OSError):
             self.path.rmdir()
 
     def check_writable(self) -> None:
-        """Creates the folder and checks that files can be written to it; see ``check_writable``."""
         check_writable(self.path)
 
     @contextmanager
@@ -237,14 +217,14 @@ class LocalLocation(Location):
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise OutputError(
-                f"cannot write to {self!r}: {error.strerror}", remedy="give a writable folder"
+                f"cannot write to {self!r}: {error.strerror}", remedy="use a writable folder"
             ) from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(
-                    f"another process is writing to {self!r}", remedy="wait for it, or give another folder"
+                    f"another process is writing to {self!r}", remedy="wait for it, or use another folder"
                 ) from None
             except OSError:
                 pass
@@ -254,7 +234,6 @@ class LocalLocation(Location):
             os.close(descriptor)
 
     def glob(self) -> Iterator[tuple["LocalLocation", FileStatus]]:
-        """Yields the files that match this pattern, or only the file with exactly this name."""
         if os.path.isfile(self.text):
             yield self, FileStatus((found := os.stat(self.text)).st_size, found.st_mtime_ns)
             return
@@ -274,12 +253,11 @@ class LocalLocation(Location):
                 yield LocalLocation(str(path)), FileStatus(found.st_size, found.st_mtime_ns)
 
     def no_match_error(self) -> MissingInputError:
-        """Returns the error for a pattern that matches no file, with the files found instead."""
         if self.path.is_dir():
             return MissingInputError(
                 f"{self!r} is a folder, not a file or a pattern of files",
                 where=describe_folder(self),
-                remedy=f"give a pattern of the files in it, e.g. {self / 'train-*'}",
+                remedy=f"use a pattern of the files in it, e.g. {self / 'train-*'}",
             )
         return MissingInputError(
             f"{self!r} matches no file",
@@ -320,7 +298,7 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(
-            f"cannot write to {str(folder)!r}: {error.strerror}", remedy="give a writable folder"
+            f"cannot write to {str(folder)!r}: {error.strerror}", remedy="use a writable folder"
         ) from None
 
 
@@ -335,7 +313,7 @@ def check_empty(folder: Path) -> None:
     if folder.exists():
         raise OutputError(
             f"{str(folder)!r} exists and is not an empty folder",
-            remedy="give a new or empty folder: existing files are never deleted or overwritten",
+            remedy="use a new or empty folder: existing files are never deleted or overwritten",
         )
 
 
@@ -390,7 +368,7 @@ def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None =
             raise
         raise OutputError(
             f"cannot write {str(target)!r}: {error.strerror or error}",
-            remedy="free some space, or give another folder",
+            remedy="free some space, or use another folder",
         ) from None
     finally:
         _remove(incoming)

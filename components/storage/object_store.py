@@ -78,7 +78,6 @@ class ObjectLocation(Location):
 
     @property
     def name(self) -> str:
-        """The last component of the key."""
         return self.key.rpartition("/")[2]
 
     @property
@@ -95,11 +94,9 @@ class ObjectLocation(Location):
         return type(self)(self.bucket, self.prefix + name)
 
     def absolute(self: Store) -> Store:
-        """Returns the location itself."""
         return self
 
     def resolve_links(self: Store) -> Store:
-        """Returns the location itself."""
         return self
 
     # ------------------------------------------------------------ requests of a store
@@ -129,25 +126,21 @@ class ObjectLocation(Location):
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
-        """Yields a local copy of the object, which is removed afterwards."""
         with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
             copy = Path(folder) / "copy"
             self.download(copy)
             yield copy
 
     def link_or_download(self, path: Path) -> None:
-        """Downloads the object."""
         self.download(path)
 
     def move_from(self, path: Path) -> None:
-        """Uploads a local file and removes it."""
         self.upload(path)
         path.unlink()
 
     # ------------------------------------------------------------ folders
 
     def is_folder(self) -> bool:
-        """Whether there are objects below."""
         return bool(self.children(1))
 
     def list_files(
@@ -172,11 +165,9 @@ class ObjectLocation(Location):
                 yield name, status
 
     def contents(self) -> dict[str, int]:
-        """Returns the sizes of all objects below the folder by relative path."""
         return {name: status.size for name, status in self.list_files()}
 
     def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
-        """Downloads the folder, without the children that match ``ignore``."""
         for name in self.contents():
             if name.endswith("/") or (ignore and ignore.fullmatch(name.partition("/")[0])):
                 continue
@@ -216,7 +207,6 @@ class ObjectLocation(Location):
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yields a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
             yield Path(folder)
 
@@ -224,7 +214,6 @@ class ObjectLocation(Location):
         """Does nothing: a folder without objects does not exist."""
 
     def check_writable(self) -> None:
-        """Checks that objects can be written, by writing one and removing it."""
         probe = self / f".imgpipe-write-test-{uuid.uuid4().hex}"
         probe.write(b"")
         probe.remove()
@@ -236,7 +225,6 @@ class ObjectLocation(Location):
     # ------------------------------------------------------------ patterns
 
     def glob(self: Store) -> Iterator[tuple[Store, FileStatus]]:
-        """Yields the objects that match this pattern, or only the object with exactly this key."""
         status = self.status() if self.key else None
         wild = WILDCARD.search(self.key)
         if status is not None:
@@ -248,7 +236,6 @@ class ObjectLocation(Location):
                     yield type(self)(self.bucket, key), found
 
     def no_match_error(self) -> MissingInputError:
-        """Returns the error for a pattern that matches no object, with the objects found instead."""
         return MissingInputError(
             f"{self!r} matches no file",
             where=describe_folder(self.pattern_root),
@@ -257,7 +244,6 @@ class ObjectLocation(Location):
 
 
 def _regular_expression(pattern: str) -> str:
-    """Returns a glob as a regular expression."""
     parts = []
     starts_name = True
     position = 0

@@ -47,11 +47,11 @@ class TrainingArguments:
     max_steps: int = argument(
         1000, "Total number of training steps (batches).", group=Group.BASICS, minimum=1
     )
-    train_batch_size: int = shared_arguments.train_batch_size()
-    num_classes: int = shared_arguments.num_classes()
-    multi_label: bool = shared_arguments.multi_label()
-    num_eval_images: int = shared_arguments.num_eval_images()
-    image_size: int = shared_arguments.image_size()
+    train_batch_size: int = shared_arguments.TRAIN_BATCH_SIZE
+    num_classes: int = shared_arguments.NUM_CLASSES
+    multi_label: bool = shared_arguments.MULTI_LABEL
+    num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
+    image_size: int = shared_arguments.IMAGE_SIZE
     weights: str = argument(
         "imagenet",
         "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own) or none "
@@ -82,7 +82,7 @@ class TrainingArguments:
         "none",
         "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
         "the image, flipped half of the time; usual for photos) or randaugment (crop-flip, then two random"
-        " changes of colour or geometry).",
+        " changes of color or geometry).",
         group=Group.AUGMENTATION,
         choices=("none", "crop-flip", "randaugment"),
     )
@@ -239,8 +239,8 @@ class TrainingArguments:
         group=Group.EXPORT,
         choices=(SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP),
     )
-    job_dir: str = shared_arguments.job_dir()
-    seed: int = shared_arguments.seed()
+    job_dir: str = shared_arguments.JOB_DIR
+    seed: int = shared_arguments.SEED
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -250,7 +250,8 @@ class TrainingArguments:
                 remedy="lower warmup_steps or raise max_steps",
             )
         kind = MODEL_TYPES[self.model_type]
-        if self._needs_imagenet_weights() and not kind.has_imagenet_weights:
+        needs_imagenet_weights = self.weights == "imagenet" and not self.pretrained_checkpoint_path
+        if needs_imagenet_weights and not kind.has_imagenet_weights:
             with_weights = [name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights]
             raise InvalidArgumentError(
                 f"weights=imagenet, but there are no ImageNet weights for model_type={self.model_type}",
@@ -286,9 +287,6 @@ class TrainingArguments:
         self.stepwise_learning_rates()
         self.optimizer_settings()
 
-    def _needs_imagenet_weights(self) -> bool:
-        return self.weights == "imagenet" and not self.pretrained_checkpoint_path
-
     def optimizer_settings(self) -> dict[str, float | bool]:
         """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``."""
         return optimizer_settings(self.optimizer_type, self.optimizer_arguments)
@@ -307,7 +305,7 @@ class TrainingArguments:
             raise InvalidArgumentError(
                 f"learning_rate_decay_type=stepwise with {len(steps)} stepwise_learning_rate_steps and "
                 f"{len(levels)} stepwise_learning_rate_levels",
-                remedy="give two lists of equal length: level i applies from step i on",
+                remedy="use two lists of equal length: level i applies from step i on",
             )
         if steps[0] < 1 or any(after <= before for before, after in pairwise(steps)):
             raise InvalidArgumentError(
@@ -319,7 +317,7 @@ class TrainingArguments:
             raise InvalidArgumentError(
                 f"stepwise_learning_rate_levels={self.stepwise_learning_rate_levels!r} contains a negative "
                 "or non-finite learning rate",
-                remedy="give a finite learning rate of at least 0 for each step, e.g. 0.01,0.001",
+                remedy="use a finite learning rate of at least 0 for each step, e.g. 0.01,0.001",
             )
         return tuple(zip(steps, levels, strict=True))
 
@@ -337,11 +335,10 @@ class TrainingArguments:
 
 
 def _numbers(name: str, text: str, number_type: type[Number]) -> list[Number]:
-    """Parses a comma-separated list of numbers."""
     try:
         return [number_type(item) for item in filter(None, (part.strip() for part in text.split(",")))]
     except ValueError:
         numbers = "integers" if number_type is int else "numbers"
         raise InvalidArgumentError(
-            f"{name}={text!r} is not a list of {numbers}", remedy=f"give {numbers} separated by commas"
+            f"{name}={text!r} is not a list of {numbers}", remedy=f"use {numbers} separated by commas"
         ) from None

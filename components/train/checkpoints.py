@@ -192,13 +192,13 @@ def read_checkpoint_weights(location: Location) -> dict[str, NDArray[Any]]:
     if best is None:
         raise MissingInputError(
             f"there is no checkpoint of an evaluated model in {location!r}",
-            remedy="give the checkpoints or model folder of a job_dir",
+            remedy="use the checkpoints or model folder of a job_dir",
         )
     if not best.state["complete"]:
         raise MissingInputError(
             "the checkpoint contains only the last layer, because the backbone was frozen",
             where=str(location),
-            remedy="give the folder job_dir/model of that training instead",
+            remedy="use the folder job_dir/model of that training instead",
         )
     return {name.split("/", 2)[2]: array for name, array in best.arrays.items()}
 

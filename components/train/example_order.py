@@ -28,7 +28,7 @@ _ORDER, _DRAWS = 0, 1
 class ExampleOrder:
     """The order of the examples in every epoch.
 
-    The shards are permuted and divided into groups; within a group, blocks of neighbouring examples are
+    The shards are permuted and divided into groups; within a group, blocks of neighboring examples are
     permuted; then the examples are shuffled within windows. Data sets of up to a window, a few thousand
     examples, are thus shuffled completely. (Source of shuffling blocks, then examples in a buffer: Xu et al.,
     "In-Database Machine Learning with CorgiPile", 2022, which shows that it trains as well as a full
@@ -37,7 +37,7 @@ class ExampleOrder:
     Args:
         shard_examples: Number of examples in each shard.
         seed: Random seed.
-        block: Number of neighbouring examples that are read together; 1 shuffles everything completely.
+        block: Number of neighboring examples that are read together; 1 shuffles everything completely.
     """
 
     def __init__(self, shard_examples: Sequence[int], seed: int, *, block: int = _BLOCK) -> None:

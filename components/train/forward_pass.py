@@ -126,48 +126,6 @@ def _batch_normalization_over_devices(layer: Any, x: Any) -> Any:
     return tf.cast(wide * scale + (layer.beta.value - mean * scale), x.dtype)
 
 
-def _activation(layer: Any, x: Any, _mode: Mode) -> Any:
-    return _ACTIVATIONS[layer.activation.__name__](x)
-
-
-def _relu(layer: Any, x: Any, _mode: Mode) -> Any:
-    return tf.nn.relu6(x) if layer.max_value == 6 else tf.nn.relu(x)
-
-
-def _add(_layer: Any, inputs: Any, _mode: Mode) -> Any:
-    return inputs[0] + inputs[1]
-
-
-def _multiply(_layer: Any, inputs: Any, _mode: Mode) -> Any:
-    return inputs[0] * inputs[1]
-
-
-def _dropout(layer: Any, x: Any, mode: Mode) -> Any:
-    return tf.cast(layer(x, training=True), x.dtype) if mode.training else x
-
-
-def _zero_padding(layer: Any, x: Any, _mode: Mode) -> Any:
-    return tf.pad(x, ((0, 0), *layer.padding, (0, 0)))
-
-
-def _max_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
-    return tf.nn.max_pool2d(x, layer.pool_size, layer.strides, layer.padding.upper())
-
-
-def _global_average_pooling(layer: Any, x: Any, _mode: Mode) -> Any:
-    # In float32: a sum of many numbers in bfloat16 stops growing.
-    return tf.reduce_mean(tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims)
-
-
-def _reshape(layer: Any, x: Any, _mode: Mode) -> Any:
-    return tf.reshape(x, (-1, *layer.target_shape))
-
-
-def _dense(layer: Any, x: Any, _mode: Mode) -> Any:
-    # The last layer runs in float32: logits differ by little, and the cost is negligible.
-    return tf.matmul(x, layer.kernel.value) + layer.bias.value
-
-
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "linear": lambda x: x,
     "relu": tf.nn.relu,
@@ -177,17 +135,23 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 # function(layer, inputs, mode) -> output, by the name of the layer's class.
 _FUNCTIONS: dict[str, Callable[[Any, Any, Mode], Any]] = {
-    "Activation": _activation,
-    "Add": _add,
+    "Activation": lambda layer, x, _: _ACTIVATIONS[layer.activation.__name__](x),
+    "Add": lambda _layer, inputs, _: inputs[0] + inputs[1],
     "BatchNormalization": _batch_normalization,
     "Conv2D": _convolution,
-    "Dense": _dense,
+    # The last layer runs in float32: logits differ by little, and the cost is negligible.
+    "Dense": lambda layer, x, _: tf.matmul(x, layer.kernel.value) + layer.bias.value,
     "DepthwiseConv2D": _depthwise_convolution,
-    "Dropout": _dropout,
-    "GlobalAveragePooling2D": _global_average_pooling,
-    "MaxPooling2D": _max_pooling,
-    "Multiply": _multiply,
-    "ReLU": _relu,
-    "Reshape": _reshape,
-    "ZeroPadding2D": _zero_padding,
+    "Dropout": lambda layer, x, mode: tf.cast(layer(x, training=True), x.dtype) if mode.training else x,
+    # In float32: a sum of many numbers in bfloat16 stops growing.
+    "GlobalAveragePooling2D": lambda layer, x, _: tf.reduce_mean(
+        tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims
+    ),
+    "MaxPooling2D": lambda layer, x, _: tf.nn.max_pool2d(
+        x, layer.pool_size, layer.strides, layer.padding.upper()
+    ),
+    "Multiply": lambda _layer, inputs, _: inputs[0] * inputs[1],
+    "ReLU": lambda layer, x, _: tf.nn.relu6(x) if layer.max_value == 6 else tf.nn.relu(x),
+    "Reshape": lambda layer, x, _: tf.reshape(x, (-1, *layer.target_shape)),
+    "ZeroPadding2D": lambda layer, x, _: tf.pad(x, ((0, 0), *layer.padding, (0, 0))),
 }

@@ -313,7 +313,6 @@ def _target_spec(size: int | None, multi_label_classes: int) -> tf.TensorSpec:
 
 
 def _parse(serialized: Any, multi_label_classes: int) -> tuple[Any, Any]:
-    """Returns the encoded images, string [n], and the classes or targets of serialized records."""
     label_feature = (
         tf.io.VarLenFeature(tf.int64) if multi_label_classes else tf.io.FixedLenFeature([], tf.int64)
     )

@@ -71,10 +71,10 @@ def _rectangle_mask(images: Any, ratio: Any, seed: Any) -> Any:
     """Returns float32 [1, height, width, 1]: 0 in a rectangle of about 1 - ratio of the area, 1 around it."""
     size = tf.shape(images)[1:3]
     sides = tf.sqrt(1 - ratio) * tf.cast(size, tf.float32)
-    # The centre is anywhere in the image; the rectangle is clipped at the image's edge.
-    centre = tf.random.stateless_uniform([2], seed) * tf.cast(size, tf.float32)
-    first = tf.cast(tf.maximum(tf.round(centre - sides / 2), 0), tf.int32)
-    last = tf.minimum(tf.cast(tf.round(centre + sides / 2), tf.int32), size)
+    # The center is anywhere in the image; the rectangle is clipped at the image's edge.
+    center = tf.random.stateless_uniform([2], seed) * tf.cast(size, tf.float32)
+    first = tf.cast(tf.maximum(tf.round(center - sides / 2), 0), tf.int32)
+    last = tf.minimum(tf.cast(tf.round(center + sides / 2), tf.int32), size)
     rows, columns = tf.range(size[0]), tf.range(size[1])
     inside = ((rows >= first[0]) & (rows < last[0]))[:, None] & ((columns >= first[1]) & (columns < last[1]))
     return tf.cast(~inside, tf.float32)[None, :, :, None]

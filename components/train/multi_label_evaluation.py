@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation, Measure
 
-# For logits from -16 to 16: the odds of neighbouring intervals differ by 3 percent.
+# For logits from -16 to 16: the odds of neighboring intervals differ by 3 percent.
 _INTERVALS = 1024
 _INTERVALS_PER_UNIT = 32
 # The interval of logit 0: a label is predicted from a probability of 0.5 on.
@@ -63,14 +63,14 @@ def _sums(logits: Any, targets: Any, counted: Any) -> Any:
     """Returns float32 [5 + 2 * N * 1024]: five scalars, then the histograms with and without each label."""
     num_classes = logits.shape[1]
     losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=-1)
-    labelled = counted * tf.reduce_max(targets, axis=-1)
+    labeled = counted * tf.reduce_max(targets, axis=-1)
     # argmax as in serving: the lowest class wins a tie.
     correct = tf.gather(targets, tf.argmax(logits, axis=-1), batch_dims=1)
     top_classes = tf.math.top_k(logits, min(_TOP, num_classes)).indices
     in_top = tf.reduce_max(tf.gather(targets, top_classes, batch_dims=1), axis=-1)
     scalars = [
         tf.reduce_sum(values)
-        for values in (counted * correct, counted * in_top, labelled, counted * losses, counted)
+        for values in (counted * correct, counted * in_top, labeled, counted * losses, counted)
     ]
     interval = tf.floor(logits * _INTERVALS_PER_UNIT) + _FIRST_PREDICTED
     # Clipped before the cast: a value beyond int32 would wrap around.
@@ -84,7 +84,7 @@ def _sums(logits: Any, targets: Any, counted: Any) -> Any:
 
 
 def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
-    correct, in_top, labelled, loss, count = sums[:_SCALARS].tolist()
+    correct, in_top, labeled, loss, count = sums[:_SCALARS].tolist()
     with_label, without = sums[_SCALARS:].reshape(2, -1, _INTERVALS)
     predicted = slice(_FIRST_PREDICTED, None)
     hits, false_alarms = with_label[:, predicted].sum(), without[:, predicted].sum()
@@ -92,8 +92,8 @@ def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Eval
     denominator = hits + false_alarms + with_label.sum()
     return MultiLabelEvaluation(
         step,
-        correct / labelled if labelled else 0.0,
-        in_top / labelled if labelled else 0.0,
+        correct / labeled if labeled else 0.0,
+        in_top / labeled if labeled else 0.0,
         loss / count,
         train_loss,
         mean_average_precision(with_label, without),

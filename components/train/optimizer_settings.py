@@ -46,7 +46,7 @@ def optimizer_settings(optimizer_type: str, optimizer_arguments: str) -> dict[st
             raise InvalidArgumentError(
                 f"{name}={text!r} is not a valid {name}",
                 where=where,
-                remedy=f"give {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
+                remedy=f"use {_ALLOWED_SETTINGS.get(name, _FRACTION)}",
             )
         given[name] = value
     return {**defaults, **given}

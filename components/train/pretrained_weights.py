@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import local_model, model_folder_at, version_folders
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.storage import LocalLocation, Location, parse_location
 from imgpipe.components.train.checkpoints import read_checkpoint_weights
@@ -28,7 +29,7 @@ _SAVED_MODEL_KEY = re.compile(r"classifier_variables/(.+)/\.ATTRIBUTES/VARIABLE_
 _NUMBERED = re.compile(r"^normalization_\d+/")
 _HEAD_PATHS = ("logits/kernel", "logits/bias")
 _KERAS_FILES = (".keras", ".h5")
-_REMEDY = "give a SavedModel or checkpoints folder of imgpipe, or a Keras file (.weights.h5 or .keras)"
+_REMEDY = "use a SavedModel or checkpoints folder of imgpipe, or a Keras file (.weights.h5 or .keras)"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def load_pretrained_weights(location: str, model_type: str, network: keras.Model
             variable.assign(value)
     log_event(
         "pretrained_weights",
-        f"train: {len(variables)} weights of {model_type} loaded from {pretrained.source} at {location}; "
-        f"{_describe_head(pretrained, same_head, int(bias.shape[0]))}",
+        f"train: {plural(len(variables), 'weight')} of {model_type} loaded from {pretrained.source} at "
+        f"{location}; {_describe_head(pretrained, same_head, int(bias.shape[0]))}",
         path=location,
         loaded=len(variables) + 2 * same_head,
         last_layer_loaded=same_head,
@@ -156,7 +157,7 @@ def _read_saved_model(folder: Path) -> _PretrainedWeights:
     if not arrays:
         raise InvalidArgumentError(
             "the SavedModel was not written by imgpipe, or by a version that did not name its weights: its "
-            f"{len(keys)} variables cannot be identified",
+            f"variables ({len(keys)}) cannot be identified",
             where=str(folder),
             remedy=_REMEDY,
         )
@@ -174,7 +175,6 @@ def _describe_saved_model(folder: Path) -> str:
 
 
 def _separate_head(source: str, arrays: Mapping[str, NDArray[Any]]) -> _PretrainedWeights:
-    """Divides weights by path of their Keras variable into those of the network and of the head."""
     # The state of dropout's random generator is not a weight.
     weights = {path: value for path, value in arrays.items() if "seed_generator" not in path}
     head = tuple(weights[path] for path in _HEAD_PATHS if path in weights)
@@ -227,13 +227,11 @@ def _snake_case(name: str) -> str:
 
 
 def _groups(group: h5py.Group) -> list[h5py.Group]:
-    """Returns a group and all groups below it."""
     inner = [child for child in group.values() if isinstance(child, h5py.Group)]
     return [group, *(found for child in inner for found in _groups(child))]
 
 
 def _arrays(layers: h5py.Group) -> Arrays:
-    """Returns the weights of the layers of one model, by key."""
     return {
         f"{name}/vars/{index}": np.asarray(value)
         for name, layer in layers.items()
@@ -272,7 +270,7 @@ def _check_architecture(
     ]
     if differences:
         raise InvalidArgumentError(
-            f"{pretrained.source} has {len(found)} weights that do not match model_type={model_type}: "
+            f"the weights of {pretrained.source} ({len(found)}) do not match model_type={model_type}: "
             f"{'; '.join(differences)}",
             where=location,
             remedy="set the model_type of the weights, or another pretrained_checkpoint_path; --retrain uses "

@@ -1,8 +1,8 @@
-"""RandAugment: random changes of colour and geometry.
+"""RandAugment: random changes of color and geometry.
 
 Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2020:
 two operations per image, drawn uniformly from fourteen, at level 9 of 10 with the strengths of the authors'
-code. Two things differ: enhancing weakens as often as it strengthens, and shearing keeps the centre fixed.
+code. Two things differ: enhancing weakens as often as it strengthens, and shearing keeps the center fixed.
 """
 
 import math
@@ -23,7 +23,7 @@ _TRANSLATION = 100 / 331 * _LEVEL
 _ENHANCEMENT = 1.8 * _LEVEL + 0.1 - 1
 _POSTERIZE_BITS = 4
 _SOLARIZE_THRESHOLD = int(256 * _LEVEL)
-# The colour outside the image.
+# The color outside the image.
 _GRAY = 128.0
 # The weights of red, green and blue in the brightness (ITU-R 601-2, as in Pillow).
 _LUMA = (0.299, 0.587, 0.114)
@@ -52,11 +52,12 @@ def randaugment(image: Any, draws: Any) -> Any:
 def _operations(pixels: Any, sign: Any) -> list[Callable[[], Any]]:
     """Returns the fourteen operations on float32 [side, side, 3] of integers 0..255."""
     moved = sign * _TRANSLATION * pixels.shape[0]
+    angle = sign * math.radians(_DEGREES)
     return [
         lambda: pixels,
         lambda: _autocontrast(pixels),
         lambda: _equalize(pixels),
-        lambda: _rotate(pixels, sign * math.radians(_DEGREES)),
+        lambda: _transform(pixels, ((tf.cos(angle), -tf.sin(angle)), (tf.sin(angle), tf.cos(angle)))),
         lambda: tf.where(pixels < _SOLARIZE_THRESHOLD, pixels, 255 - pixels),
         lambda: _enhance(_gray(pixels), pixels, sign),
         lambda: tf.floor(pixels / 2 ** (8 - _POSTERIZE_BITS)) * 2 ** (8 - _POSTERIZE_BITS),
@@ -80,7 +81,7 @@ def _gray(pixels: Any) -> Any:
 
 
 def _smooth(pixels: Any) -> Any:
-    """Smooths as Pillow's ``SMOOTH``: a pixel has five times the weight of each of its eight neighbours."""
+    """Smooths as Pillow's ``SMOOTH``: a pixel has five times the weight of each of its eight neighbors."""
     means = tf.nn.avg_pool2d(pixels[None], 3, 1, "SAME")[0]
     return (9 * means + 4 * pixels) / 13
 
@@ -103,17 +104,13 @@ def _equalize(pixels: Any) -> Any:
     return tf.cast(tf.stack(channels, axis=-1), tf.float32)
 
 
-def _rotate(pixels: Any, angle: Any) -> Any:
-    return _transform(pixels, ((tf.cos(angle), -tf.sin(angle)), (tf.sin(angle), tf.cos(angle))))
-
-
 def _transform(pixels: Any, matrix: Any, *, right: Any = 0.0, down: Any = 0.0) -> Any:
-    """Takes each pixel from ``matrix`` times its position relative to the centre, plus (right, down)."""
-    centre = (pixels.shape[0] - 1) / 2
+    """Takes each pixel from ``matrix`` times its position relative to the center, plus (right, down)."""
+    center = (pixels.shape[0] - 1) / 2
     (to_x_x, to_x_y), (to_y_x, to_y_y) = matrix
     rows = (
-        (to_x_x, to_x_y, centre - (to_x_x + to_x_y) * centre + right),
-        (to_y_x, to_y_y, centre - (to_y_x + to_y_y) * centre + down),
+        (to_x_x, to_x_y, center - (to_x_x + to_x_y) * center + right),
+        (to_y_x, to_y_y, center - (to_y_x + to_y_y) * center + down),
     )
     transform = tf.stack([tf.cast(value, tf.float32) for value in (*rows[0], *rows[1], 0.0, 0.0)])
     return tf.raw_ops.ImageProjectiveTransformV3(

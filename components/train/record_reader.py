@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import CONVERT_AGAIN
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tfrecord import read_record_at, read_record_offsets
 
 # Far below the operating system's limit per process. Other shards are reopened when they are needed.
@@ -83,7 +84,8 @@ class RecordReader:
                 found, expected = len(offsets) - 1, int(self._ends[shard] - self._firsts[shard])
                 if found != expected:
                     raise InvalidDataError(
-                        f"{self._paths[shard]} has {found:,} records, but the manifest says {expected:,}",
+                        f"{self._paths[shard]} has {plural(found, 'record')}, "
+                        f"but the manifest says {expected:,}",
                         remedy="run the convert step again, because the file has changed since",
                     )
                 self._offsets[shard] = offsets

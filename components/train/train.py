@@ -236,7 +236,6 @@ def _callbacks(
     publisher: Publisher | None,
     stop: Callable[[Sequence[Evaluation]], str] | None,
 ) -> Callbacks:
-    """Returns the loop's callbacks. Of several processes, only the chief reports and writes."""
     if not job.accelerators.is_chief:
         return Callbacks(stop=stop)
     folder = _checkpoint_folder(job.arguments)

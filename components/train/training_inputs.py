@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, shard_paths
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
 from imgpipe.components.train.arguments import TrainingArguments
@@ -252,7 +253,7 @@ def _compute_features(
         progress.update(done + filled)
     if filled != len(targets):
         raise InvalidDataError(
-            f"the shards have {filled:,} images, but the manifest says {len(targets):,}",
+            f"the shards have {plural(filled, 'image')}, but the manifest says {len(targets):,}",
             remedy="run the convert step again, because a file has changed since",
         )
     return features, targets

@@ -30,7 +30,7 @@ def main(command_line: Sequence[str]) -> None:
     tuning = from_values(TuneArguments, values)
     training = from_values(TrainingArguments, values)
     if not tuning.job_dir:
-        raise InvalidArgumentError("--job_dir is not given", remedy="--help lists all arguments")
+        raise InvalidArgumentError("--job_dir is missing", remedy="use --job_dir=FOLDER")
     check_local(tuning.job_dir)
     job_dir = local_path(tuning.job_dir)
     check_model_target(parse_location(job_dir))

@@ -80,8 +80,8 @@ class TuneArguments:
         group=Group.TUNING,
         minimum=0,
     )
-    job_dir: str = shared_arguments.job_dir()
-    seed: int = shared_arguments.seed()
+    job_dir: str = shared_arguments.JOB_DIR
+    seed: int = shared_arguments.SEED
 
     def __post_init__(self) -> None:
         check_fields(self)

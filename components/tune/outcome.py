@@ -77,7 +77,6 @@ def run_step(
 
 
 def _copy_results(job_dir: Path, trials: Path, report: Path) -> None:
-    """Copies trials.json and the report, if they exist."""
     if (job_dir / TRIALS_FILE).is_file() and job_dir != trials:
         trials.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(job_dir / TRIALS_FILE, trials / TRIALS_FILE)

@@ -184,10 +184,11 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
                 rows.append((str(value), len(objectives), max(objectives), statistics.mean(objectives)))
         return ParameterChart(parameter.name, None, tuple(rows))
     is_log = parameter.scale == "UNIT_LOG_SCALE"
+    scale = math.log10 if is_log else float
     series = [
         Series(
             f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}",
-            ((_on_scale(float(trial.values[parameter.name]), is_log), float(trial.objective or 0.0)),),
+            ((scale(float(trial.values[parameter.name])), float(trial.objective or 0.0)),),
         )
         for trial in known
     ]
@@ -197,10 +198,6 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
 
 def _with_objective(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.objective is not None]
-
-
-def _on_scale(value: float, is_log: bool) -> float:
-    return math.log10(value) if is_log else value
 
 
 def _parallel_coordinates(

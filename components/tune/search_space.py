@@ -51,7 +51,8 @@ def read_request(arguments: TuneArguments) -> Hyperparameters:
         InvalidArgumentError: naming the invalid field or value and what is allowed.
     """
     block = block_in(arguments.hyperparameters)
-    parameters = [*block.get("params", ()), *_short_forms(arguments.tune)]
+    short_forms = filter(None, map(str.strip, arguments.tune.split(";")))
+    parameters = [*block.get("params", ()), *map(_short_form, short_forms)]
     if not parameters:
         raise InvalidArgumentError(
             "there is nothing to tune",
@@ -247,10 +248,6 @@ def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
             remedy="write each parameter as `- parameterName: ...`",
         )
     return dict(block)
-
-
-def _short_forms(text: str) -> list[dict[str, Any]]:
-    return [_short_form(part.strip()) for part in text.split(";") if part.strip()]
 
 
 def _short_form(text: str) -> dict[str, Any]:

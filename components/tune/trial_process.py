@@ -171,7 +171,6 @@ def _main(
     log: Path,
     to_close: Sequence[Closable],
 ) -> None:
-    """Runs a trial in its process and exits."""
     os.setsid()
     for file in to_close:
         file.close()

@@ -9,6 +9,7 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import CheckFailedError, PipelineError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
@@ -95,15 +96,16 @@ def tune(
     writer.write([] if best else ["no trial has a model"])
     if best is None:
         raise CheckFailedError(
-            f"no trial of {len(trials)} has a model", remedy="see trials.json for why each trial failed"
+            f"none of {plural(len(trials), 'trial')} has a model",
+            remedy="see trials.json for why each trial failed",
         )
     fetch_model(parse_location(best.model), files.model)
     stopped = sum(bool(trial.stop_reason) for trial in trials)
     failed = sum(trial.state != SUCCEEDED for trial in trials)
     log_result(
         "tune",
-        f"the best of {len(trials)} trials is trial {best.id}: top-1 accuracy {best.objective:.4f} with "
-        f"{values_text(best.values)}; {stopped} stopped early, {failed} failed",
+        f"the best of {plural(len(trials), 'trial')} is trial {best.id}: top-1 accuracy "
+        f"{best.objective:.4f} with {values_text(best.values)}; {stopped} stopped early, {failed} failed",
         trial=best.id,
         trials=len(trials),
         stopped=stopped,
@@ -157,7 +159,8 @@ class _Writer:
         remaining = f", about {left:,.0f} s left" if left else ""
         log_event(
             "progress",
-            f"tune: {ended} of {self._request.max_trials} trials ended, {done:,} of about {planned:,} steps"
+            f"tune: {ended} of {plural(self._request.max_trials, 'trial')} ended, "
+            f"{done:,} of about {plural(planned, 'step')}"
             f"{so_far}{remaining}",
             step="tune",
             done=done,
@@ -189,8 +192,8 @@ def _warn_of_few_evaluations(request: Hyperparameters, training: TrainingArgumen
     if request.early_stopping and evaluations < 3:
         log_event(
             "early_stopping_late",
-            f"tune: trials of {training.max_steps:,} steps are evaluated every "
-            f"{training.resolved_steps_per_eval():,} steps, too rarely for early stopping: lower "
+            f"tune: trials of {plural(training.max_steps, 'step')} are evaluated every "
+            f"{plural(training.resolved_steps_per_eval(), 'step')}, too rarely for early stopping: lower "
             "train_steps_per_eval",
             severity="WARNING",
         )

@@ -44,7 +44,7 @@ class ValidatePaths:
         if not self.dataset and not (self.training_data_path and self.validation_data_path):
             raise InvalidArgumentError(
                 "--dataset is missing",
-                remedy="give --dataset=FOLDER, or --training_data_path=... with --validation_data_path=...",
+                remedy="use --dataset=FOLDER, or --training_data_path=... with --validation_data_path=...",
             )
         others = [
             name
@@ -54,7 +54,7 @@ class ValidatePaths:
         if self.dataset and others:
             raise InvalidArgumentError(
                 f"--dataset={self.dataset} is given together with --{others[0]}",
-                remedy="give one of them: the data set's manifest already names its shards and labels",
+                remedy="use one of them: the data set's manifest already names its shards and labels",
             )
 
 

@@ -12,13 +12,13 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 class ValidateArguments:
     """The training arguments that the data is checked against."""
 
-    num_classes: int = shared_arguments.num_classes()
-    multi_label: bool = shared_arguments.multi_label()
-    train_batch_size: int = shared_arguments.train_batch_size()
-    num_eval_images: int = shared_arguments.num_eval_images()
+    num_classes: int = shared_arguments.NUM_CLASSES
+    multi_label: bool = shared_arguments.MULTI_LABEL
+    train_batch_size: int = shared_arguments.TRAIN_BATCH_SIZE
+    num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
     model_type: str = same_argument(TrainingArguments, "model_type")
-    image_size: int = shared_arguments.image_size()
-    max_image_pixels: int = shared_arguments.max_image_pixels()
+    image_size: int = shared_arguments.IMAGE_SIZE
+    max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -177,7 +177,7 @@ def _training_findings(
             "imbalance",
             f"label {common!r} has {largest:,} training images, {rare!r} has {smallest:,}: "
             f"{largest / smallest:,.0f} times as many",
-            remedy="add images of the rare labels: the model will favour the common ones",
+            remedy="add images of the rare labels: the model will favor the common ones",
         )
 
 

@@ -104,7 +104,7 @@ def _two_labels(kind: str, members: list[_Member], group_size: int) -> Finding:
     return Finding(
         WARNING,
         kind,
-        f"the same image is labelled {' and '.join(names)}",
+        f"the same image is labeled {' and '.join(names)}",
         "; ".join(f"{member.where}, {member.name}, is {member.label!r}" for member in members) + more,
         "keep one row of the image, with all of its labels"
         if kind == _TWO_LABEL_SETS

@@ -9,6 +9,7 @@ from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.html_page import Thumbnail
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.validate.arguments import ValidateArguments
 
 Severity = Literal["error", "warning"]
@@ -180,7 +181,7 @@ def log_findings(findings: Findings) -> None:
         if logged[finding.kind] == MAX_LOGGED_PER_KIND and more > 0:
             log_event(
                 "findings_not_logged",
-                f"validate: {more:,} more findings of kind {finding.kind}; the summary lists them",
+                f"validate: {plural(more, 'more finding')} of kind {finding.kind}; see the summary",
                 severity=finding.severity.upper(),
                 kind=finding.kind,
                 count=more,

@@ -23,6 +23,7 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.html_page import Thumbnail, thumbnail_source
 from imgpipe.components.common.log import Progress
 from imgpipe.components.common.parallel import map_in_order
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example, label_to_class
 from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tfrecord import RecordBlock, RecordLocation, read_record_blocks
@@ -253,7 +254,7 @@ class _ShardReader:
             yield Finding(
                 ERROR,
                 "shard_count",
-                f"the manifest lists {shard.examples:,} records, the file has {self._records:,}",
+                f"the manifest lists {plural(shard.examples, 'record')}, the file has {self._records:,}",
                 shard.path,
                 "convert again, or correct the manifest",
             )
@@ -348,7 +349,6 @@ def _label_out_of_range(label: int, text: str, labels: tuple[str, ...], where: s
 
 
 def _range(counts: Counter[int]) -> Range | None:
-    """Returns the range of the counted values; quick for any number of images, as few values are distinct."""
     if not counts:
         return None
     values = sorted(counts)

@@ -44,7 +44,7 @@ Exit status: 0 if there are no errors, warnings included; otherwise that of the 
 """
 
 
-@click.command(cls=JobCommand, epilog=_EXAMPLES)
+@click.command(cls=JobCommand, epilog=_EXAMPLES, short_help="Check a job before it is submitted.")
 @target_options
 @submission_options
 @format_option

@@ -1,6 +1,7 @@
 """Options in named groups, and the options that arguments dataclasses declare."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ class GroupedCommand(click.Command):
         """Writes one section for each group; options without a group, such as --help, run the command."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(getattr(parameter, "group", RUNNING), []).append(record)
         for group in sorted(sections, key=_ORDER.index):
@@ -69,9 +70,16 @@ def argument_options(*arguments_classes: type[Any], recipes: bool = False) -> Ca
         *arguments_classes: Arguments dataclasses.
         recipes: Whether the help names the values of recipes, too.
     """
+    fields = flat_fields(arguments_classes)
+    flags = "|".join(name for name in fields if "_" in name)
+    # Not in job_dir/model and 1..num_classes. A word such as images is a name only in a list of names.
+    names = re.compile(
+        rf"(?<![./\w])(?:({flags})(?![/\w])|({'|'.join(fields)})(?=(?:, | and | or )(?:{flags})\b))"
+    )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for field in reversed(flat_fields(arguments_classes).values()):
+        for field in reversed(fields.values()):
+            text = names.sub(lambda match: "--" + match[0].replace("_", "-"), description_of(field))
             kind = type(field.default)
             type_name = "TEXT" if kind is str else kind.__name__.upper()
             command = option(
@@ -82,7 +90,7 @@ def argument_options(*arguments_classes: type[Any], recipes: bool = False) -> Ca
                 default=None,
                 multiple=field.name == "tune",
                 metavar=_METAVARS.get(field.metadata["kind"], type_name),
-                help=description_of(field) + _defaults(field, recipes=recipes),
+                help=text + _defaults(field, recipes=recipes),
             )(command)
         return command
 

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.platforms.vertex.job_requests import STRATEGIES
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.ai_platform import JOB_ARGUMENTS
@@ -26,7 +27,6 @@ from imgpipe.pipelines.commands.grouped_options import (
 )
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.target_inputs import is_target_input
-from imgpipe.pipelines.texts import read_text
 from imgpipe.pipelines.training_input import (
     FLAGS,
     ReplicaConfig,
@@ -114,8 +114,8 @@ _OPTIONS = (
         "--retrain",
         group=JOB,
         is_flag=True,
-        help="Run the pipeline that starts from the weights of the model that is being served; needs "
-        "deploy_target and deploy_dir.",
+        help="Run the pipeline that starts from the weights of the deployed model; needs "
+        "--deploy_target and --deploy_dir after `--`.",
     ),
     option(
         "--input",
@@ -276,14 +276,14 @@ def check_arguments_after_dashes(arguments: Iterable[str]) -> None:
         if flag in options and _argument_name(flag) not in flat_fields(TUNE_PIPELINE_ARGUMENTS):
             raise InvalidArgumentError(
                 f"{argument} is an option, but it is given after `--`, with the training arguments",
-                remedy=f"give {flag} before `--`",
+                remedy=f"use {flag} before `--`",
             )
         name = _argument_name(flag)
         # Last, because it loads KFP.
         if flag.startswith("--") and name not in _NAMES_AFTER and is_target_input(name):
             raise InvalidArgumentError(
                 f"{argument} is an input of one target, but it is given after `--`, among training arguments",
-                remedy=f"give --input {argument.lstrip('-')} before `--`",
+                remedy=f"use --input {argument.lstrip('-')} before `--`",
             )
 
 
@@ -302,7 +302,7 @@ def read_config(file: Path) -> TrainingInput:
     if config == read_training_input("", where=str(file)):
         raise InvalidArgumentError(
             f"{str(file)!r} is empty",
-            remedy="write fields below `trainingInput:`, e.g. scaleTier: BASIC_GPU, or leave --config out",
+            remedy="write fields below `trainingInput:`, e.g. scaleTier: BASIC_GPU, or omit --config",
         )
     return config
 
@@ -395,7 +395,7 @@ def _kms_key(options: Mapping[str, Any]) -> str:
         raise InvalidArgumentError(
             f"--kms-key={key!r} with --kms-project, --kms-location and --kms-keyring "
             f"{', '.join(map(repr, parts))} is not the name of a key",
-            remedy="give all four, or --kms-key=projects/P/locations/R/keyRings/K/cryptoKeys/N alone",
+            remedy="use all four, or --kms-key=projects/P/locations/R/keyRings/K/cryptoKeys/N alone",
         )
     project, location, ring = parts
     return f"projects/{project}/locations/{location}/keyRings/{ring}/cryptoKeys/{key}"
@@ -411,7 +411,7 @@ def _pairs(flag: str, text: str) -> dict[str, str]:
             )
         if key.strip() in pairs:
             raise InvalidArgumentError(
-                f"{flag}={text}: {key.strip()} is given twice", remedy="leave one of the two out"
+                f"{flag}={text}: {key.strip()} is given twice", remedy="omit one of the two"
             )
         pairs[key.strip()] = value.strip()
     return pairs

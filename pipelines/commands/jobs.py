@@ -19,7 +19,10 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES.replace("{command}", "describe flowers_1"))
+@click.command(
+    epilog=_EXAMPLES.replace("{command}", "describe flowers_1"),
+    short_help="Show the state of a job and why it failed.",
+)
 @click.argument("job")
 @target_options
 @format_option
@@ -81,7 +84,7 @@ def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -
         )
 
 
-@click.command(epilog=_EXAMPLES.replace("{command}", "cancel flowers_1"))
+@click.command(epilog=_EXAMPLES.replace("{command}", "cancel flowers_1"), short_help="Stop a job.")
 @click.argument("job")
 @target_options
 @exit_on_error

@@ -13,7 +13,7 @@ from imgpipe.pipelines.local_step import run_step
 from imgpipe.pipelines.run_display import RunDisplay
 
 
-@click.command(cls=ArgumentCommand)
+@click.command(cls=ArgumentCommand, short_help="Predict many images.")
 @argument_options(BatchPredictArguments)
 def predict(**flags: Any) -> None:
     """Predict many images: one line of JSON per image, in files below --output-dir.
@@ -26,7 +26,7 @@ def predict(**flags: Any) -> None:
     try:
         arguments = BatchPredictArguments(**given)
         if not arguments.output_dir:
-            raise InvalidArgumentError("--output-dir is missing", remedy="give --output-dir=FOLDER")
+            raise InvalidArgumentError("--output-dir is missing", remedy="use --output-dir=FOLDER")
         run_step("batch_predict", [f"--{name}={value}" for name, value in given.items()], RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console)

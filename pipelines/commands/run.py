@@ -11,6 +11,7 @@ from rich.console import Console
 
 from imgpipe.components.common.arguments import Group
 from imgpipe.components.common.errors import ERROR_CLASSES, PipelineError
+from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.tune.search_space import block_in
 from imgpipe.pipelines.commands.grouped_options import (
@@ -34,12 +35,13 @@ from imgpipe.pipelines.local_run import RunResult, StepFailedError
 from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
-from imgpipe.pipelines.texts import read_text
 
 _EXIT_CODES = """
 \b
 Exit status: 0 if the model was published, otherwise
-""" + "\n".join(f"  {error.exit_code}  {(error.__doc__ or '').splitlines()[0]}" for error in ERROR_CLASSES)
+""" + "\n".join(
+    f"  {error.exit_code}  {(error.__doc__ or '').partition(' EX_')[0]}" for error in ERROR_CLASSES
+)
 
 _RUN_EXAMPLES = """
 \b
@@ -65,7 +67,6 @@ _RECIPES += " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPE
 
 
 def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that ``run`` and ``tune`` share."""
     for decorate in reversed(
         (
             option(
@@ -115,14 +116,18 @@ def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(cls=ArgumentCommand, epilog=_RUN_EXAMPLES + _EXIT_CODES)
+@click.command(
+    cls=ArgumentCommand,
+    epilog=_RUN_EXAMPLES + _EXIT_CODES,
+    short_help="Run the whole pipeline on this machine.",
+)
 @argument_options(*PIPELINE_ARGUMENTS, recipes=True)
 @option(
     "--retrain",
     group=Group.MODEL,
     is_flag=True,
-    help="Start from the weights of the model that is being served; needs --deploy-target and --deploy-dir. "
-    "Ignored while no model is served.",
+    help="Start from the weights of the deployed model; needs --deploy-target and --deploy-dir. "
+    "Ignored while no model is deployed.",
 )
 @_local_options
 def run(
@@ -143,7 +148,11 @@ def run(
     _run_pipeline(RETRAIN if retrain else TRAIN, given_values(flags), recipe, output_format, containers)
 
 
-@click.command(cls=ArgumentCommand, epilog=_TUNE_EXAMPLES + _EXIT_CODES)
+@click.command(
+    cls=ArgumentCommand,
+    epilog=_TUNE_EXAMPLES + _EXIT_CODES,
+    short_help="Search for the best hyperparameters on this machine.",
+)
 @argument_options(*TUNE_PIPELINE_ARGUMENTS, recipes=True)
 @option(
     "--config",

@@ -37,7 +37,7 @@ Examples:
 """
 
 
-@click.group(epilog=_EXAMPLES)
+@click.group(epilog=_EXAMPLES, short_help="Run the pipeline on a schedule.")
 def schedule() -> None:
     """Run the pipeline on a schedule: create, list, pause, resume, delete."""
 
@@ -81,7 +81,7 @@ def create(
         if folder := submission.job.values.get(argument):
             notice(
                 f"{argument}={folder} is the same for every run: the second finds the output of the first "
-                f"and rejects it if the data has changed; leave {argument} out"
+                f"and rejects it if the data has changed; omit {argument}"
             )
     if dry_run:
         shown = _request(name, cron, submission, target)
@@ -112,38 +112,26 @@ def list_(target: TargetOptions, output_format: str) -> None:
     show_many(schedules_of(target).list_schedules(), columns, output_format)
 
 
-@schedule.command(epilog=_EXAMPLES)
-@click.argument("name")
-@target_options
-@exit_on_error
-def pause(name: str, target: TargetOptions) -> None:
-    """Pause NAME until it is resumed; a running run continues."""
-    schedules_of(target).pause_schedule(name)
-    notice(f"{name} is paused; resume it with `imgpipe schedule resume {name}`")
+def _add_command(verb: str, text: str, done: str) -> None:
+    @schedule.command(verb, epilog=_EXAMPLES, help=text)
+    @click.argument("name")
+    @target_options
+    @exit_on_error
+    def command(name: str, target: TargetOptions) -> None:
+        getattr(schedules_of(target), f"{verb}_schedule")(name)
+        notice(f"{name} is {done.format(name=name)}")
 
 
-@schedule.command(epilog=_EXAMPLES)
-@click.argument("name")
-@target_options
-@exit_on_error
-def resume(name: str, target: TargetOptions) -> None:
-    """Resume NAME without the missed runs."""
-    schedules_of(target).resume_schedule(name)
-    notice(f"{name} is active")
-
-
-@schedule.command(epilog=_EXAMPLES)
-@click.argument("name")
-@target_options
-@exit_on_error
-def delete(name: str, target: TargetOptions) -> None:
-    """Delete NAME; its runs remain."""
-    schedules_of(target).delete_schedule(name)
-    notice(f"{name} is deleted")
+_add_command(
+    "pause",
+    "Pause NAME until it is resumed; a running run continues.",
+    "paused; resume it with `imgpipe schedule resume {name}`",
+)
+_add_command("resume", "Resume NAME without the missed runs.", "active")
+_add_command("delete", "Delete NAME; its runs remain.", "deleted")
 
 
 def _request(name: str, cron: str, submission: Submission, target: TargetOptions) -> dict[str, Any]:
-    """Returns the request for ``--dry-run``."""
     if submission.target == "kubeflow":
         return {**submission.shown(), "kind": "recurring run", "name": name, **recurrence(cron)}
     region = submission.job.config.region or target.region

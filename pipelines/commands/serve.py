@@ -14,7 +14,7 @@ from imgpipe.pipelines.commands.output import echo_events
 from imgpipe.pipelines.commands.run import exit_with_error, given_values
 
 
-@click.command(cls=ArgumentCommand)
+@click.command(cls=ArgumentCommand, short_help="Serve a model on this machine.")
 @argument_options(ServeArguments)
 def serve(**flags: Any) -> None:
     """Serve a model on this machine with TensorFlow Serving's REST API.

@@ -65,7 +65,7 @@ class Submission:
         parameters: The parameters of a pipeline.
         pipeline_root: The artifact folder of a pipeline; may be empty.
         service_account: The run's account; may be empty.
-        retrain: Whether the pipeline starts from the model that is being served.
+        retrain: Whether the pipeline starts from the deployed model.
     """
 
     job: TrainingJob
@@ -228,7 +228,7 @@ def plan_submission(
         strategy: How Vertex AI allocates machines.
         pipeline_root: The artifact folder of a pipeline; may be empty.
         endpoint: The address of Vertex AI if it is not Google's; a pipeline's steps need it too.
-        retrain: Whether the pipeline starts from the model that is being served.
+        retrain: Whether the pipeline starts from the deployed model.
         inputs: ``NAME=VALUE`` for inputs that the pipeline has only on this target.
 
     Raises:
@@ -241,7 +241,7 @@ def plan_submission(
     if retrain and config.hyperparameters:
         raise InvalidArgumentError(
             "--retrain cannot be used with hyperparameters: it is one training from existing weights",
-            remedy="leave out --retrain or the hyperparameters block",
+            remedy="omit --retrain or the hyperparameters block",
         )
     target_inputs = parse_target_inputs(
         inputs, target=target, form=form, tunes=bool(config.hyperparameters), images=images
@@ -269,7 +269,7 @@ def plan_submission(
         account = ""
     if retrain and job.values.get("pretrained_checkpoint_path"):
         own_notices.append(
-            "--pretrained_checkpoint_path is used only while no model is being served: --retrain starts from "
+            "--pretrained_checkpoint_path is used only while no model is deployed: --retrain starts from "
             "the one that is"
         )
 
@@ -304,7 +304,7 @@ def plan_submission(
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",
-            remedy=f"start it with {', '.join(_STORES)}, or leave it out for the installation's default",
+            remedy=f"start it with {', '.join(_STORES)}, or omit it for the installation's default",
         )
     if target != "vertex":
         return dataclasses.replace(submission, parameters=parameters, notices=(*submission.notices, *notices))
@@ -316,7 +316,7 @@ def plan_submission(
             f"--pipeline-root={pipeline_root!r} is not a gs:// folder"
             if pipeline_root
             else "neither --pipeline-root nor --job-dir is given: the run has no folder for its artifacts",
-            remedy="give --pipeline-root, e.g. gs://BUCKET/pipelines",
+            remedy="use --pipeline-root, e.g. gs://BUCKET/pipelines",
         )
     if endpoint:
         deployed_in = job.values.get("region", "")
@@ -324,7 +324,7 @@ def plan_submission(
             raise InvalidArgumentError(
                 f"--endpoint is the address of {config.region}, but the model is deployed in "
                 f"region={deployed_in}",
-                remedy="deploy the model in the same region, or leave --endpoint out",
+                remedy="deploy the model in the same region, or omit --endpoint",
             )
         parameters["vertex_endpoint"] = endpoint
     notices = (*submission.notices, *ignored_in_pipeline(job))
@@ -341,9 +341,9 @@ def _check_no_pipeline_arguments(arguments: Iterable[str]) -> None:
         if argument.startswith("--") and flag[2:].replace("-", "_") in pipeline_only:
             raise InvalidArgumentError(
                 f"{argument} is an argument of the pipeline, but only the training runs",
-                remedy=f"give {flag} before `--` for the job's own {flag[2:]}, or add --as pipeline there"
+                remedy=f"use {flag} before `--` for the job's own {flag[2:]}, or add --as pipeline there"
                 if flag in FLAGS.values()
-                else "add --as pipeline before `--`, or leave it out",
+                else "add --as pipeline before `--`, or omit it",
             )
 
 

@@ -55,7 +55,9 @@ Exit status: 0 if the job was started or found, and with --stream-logs 76 if it 
 """
 
 
-@click.command(cls=JobCommand, epilog=_EXAMPLES)
+@click.command(
+    cls=JobCommand, epilog=_EXAMPLES, short_help="Start a job with the options of gcloud ai-platform."
+)
 @target_options
 @submission_options
 @submission_control_options
@@ -126,7 +128,8 @@ def send(jobs: Jobs, submission: Submission) -> tuple[Job, bool]:
 Examples:
   imgpipe migrate config.yaml
   imgpipe migrate config.yaml --target kubeflow
-"""
+""",
+    short_help="Print the request that AI Platform's config.yaml becomes.",
 )
 @click.argument("config_file", metavar="CONFIG.YAML", type=click.Path(path_type=Path))
 @click.option(

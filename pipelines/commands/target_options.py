@@ -135,7 +135,7 @@ def jobs_of(target: TargetOptions, region: str = "") -> Jobs:
         if not target.host:
             raise InvalidArgumentError(
                 "--host is missing",
-                remedy="give the address of Kubeflow Pipelines, e.g. --host http://localhost:8080",
+                remedy="use the address of Kubeflow Pipelines, e.g. --host http://localhost:8080",
             )
         if not re.match(r"https?://[^/\s]+", target.host):
             raise InvalidArgumentError(
@@ -146,7 +146,7 @@ def jobs_of(target: TargetOptions, region: str = "") -> Jobs:
     region = region or target.region
     if not region:
         raise InvalidArgumentError(
-            "--region is missing", remedy="give the region of your data, e.g. --region=us-central1"
+            "--region is missing", remedy="use the region of your data, e.g. --region=us-central1"
         )
     check_region(region)
     return VertexJobs(VertexLocation(target.project or _default_project(), region, target.endpoint))
@@ -182,5 +182,5 @@ def check_has_schedules(target: TargetOptions) -> None:
 def _default_project() -> str:
     _, project = default_credentials()
     if not project:
-        raise InvalidArgumentError("--project is missing", remedy="give it, or set GOOGLE_CLOUD_PROJECT")
+        raise InvalidArgumentError("--project is missing", remedy="set it, or GOOGLE_CLOUD_PROJECT")
     return project

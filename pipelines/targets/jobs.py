@@ -129,7 +129,7 @@ def only_schedule(name: str, found: Sequence[Schedule], where: str) -> Schedule:
         raise InvalidArgumentError(
             f"there are {len(named)} schedules named {name!r}: {resources}",
             where=where,
-            remedy="give one of these instead of the name; `imgpipe schedule delete` deletes the others",
+            remedy="use one of these instead of the name; `imgpipe schedule delete` deletes the others",
         )
     if named:
         return named[0]

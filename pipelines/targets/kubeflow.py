@@ -79,7 +79,7 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
 def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
     from kfp import kubernetes
 
-    # The other steps depend on more than their inputs, e.g. on the model that serves now.
+    # The other steps depend on more than their inputs, e.g. on the deployed model.
     task.set_caching_options(step in CACHED_STEPS)
     # The Pod Security Standard `restricted` requires it; the users of our images are numbers, which it needs.
     kubernetes.set_security_context(task, run_as_non_root=True)

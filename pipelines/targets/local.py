@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,7 @@ from imgpipe.pipelines.targets.target import Target
 COMPILED = Path(__file__).parent.parent / "compiled"
 
 
-def _configure_task(_step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
-    task.set_caching_options(False)
-
-
-LOCAL = Target("local", _configure_task)
+LOCAL = Target("local", lambda _step, task, _inputs: task.set_caching_options(False))
 
 
 def run(

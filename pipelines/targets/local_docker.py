@@ -36,7 +36,7 @@ class ContainerSettings:
         mounts: The folders of this machine that they see.
         network: ``none``, or a Docker network, for data in Cloud Storage.
         user: Numeric ids of the user and the group.
-        job_dir: The run's folder; the containers are labelled with it.
+        job_dir: The run's folder; the containers are labeled with it.
     """
 
     mounts: ContainerMounts

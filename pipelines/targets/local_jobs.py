@@ -61,7 +61,7 @@ class LocalJobs:
             job_id: The job's name.
             parameters: The pipeline's parameters, optionally with ``job_dir``. With ``hyperparameters``, the
                 tuning pipeline runs.
-            retrain: Whether to run the pipeline that starts from the model that is being served.
+            retrain: Whether to run the pipeline that starts from the deployed model.
 
         Returns:
             The job, and whether it already existed: running or finished.
@@ -81,7 +81,7 @@ class LocalJobs:
                 raise InvalidArgumentError(
                     f"the job id {job_id!r} was used for another request",
                     where=known["job_dir"],
-                    remedy="give a new job id, or see the existing job with `imgpipe describe`",
+                    remedy="use a new job id, or see the existing job with `imgpipe describe`",
                 )
             job = self.describe(job_id)
             if job.state in ("RUNNING", "SUCCEEDED"):

@@ -9,14 +9,6 @@ from typing import Any
 from imgpipe.pipelines.images import Images
 
 
-def _no_inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
-    return {}
-
-
-def _no_values(_inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class StepInputs:
     """Inputs that a step has on one target only.
@@ -27,7 +19,7 @@ class StepInputs:
     """
 
     classes: tuple[type[Any], ...] = ()
-    values: Callable[[Mapping[str, Any], Images], dict[str, Any]] = _no_values
+    values: Callable[[Mapping[str, Any], Images], dict[str, Any]] = lambda _inputs, _images: {}
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Target:
 
     name: str
     configure_task: Callable[[str, Any, Mapping[str, Any]], None]
-    inputs: "Callable[[Images], Mapping[str, dataclasses.Field[Any]]]" = _no_inputs
+    inputs: "Callable[[Images], Mapping[str, dataclasses.Field[Any]]]" = lambda _images: {}
     pod_inputs: tuple[str, ...] = ()
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
     step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))

@@ -50,11 +50,6 @@ def test_a_wrong_path_in_the_csv(tmp_path, coloured_folder, rows):
     check_explained(run, step="convert", status=65, messages=["train.csv", "line 25", "no/such.png"])
 
 
-def test_a_csv_that_does_not_exist(tmp_path):
-    run = run_imgpipe(tmp_path / "job", "--train-csv", str(tmp_path / "nowhere.csv"), *SMALL)
-    check_explained(run, step="convert", status=66, messages=["nowhere.csv", "No such file"])
-
-
 def test_a_champion_that_does_not_exist_is_rejected_before_the_first_step(tmp_path, coloured_folder):
     champion = str(tmp_path / "nowhere")
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--champion", champion, *SMALL)
@@ -82,44 +77,11 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path):
     assert "wrong module" not in (run.folder / "run.log").read_text()
 
 
-def test_an_unmatched_pattern_is_reported_with_the_files_found(tmp_path):
-    (tmp_path / "train-00000-of-00001").write_bytes(b"")
-    run = run_imgpipe(
-        tmp_path / "job",
-        "--training-data-path",
-        f"{tmp_path}/train-*.tfrecord",
-        "--validation-data-path",
-        f"{tmp_path}/eval-*.tfrecord",
-        *SMALL,
-    )
-    check_explained(run, step="convert", status=66, messages=["train-*.tfrecord", "train-00000-of-00001"])
-
-
-def test_an_unknown_label(tmp_path, coloured_folder, rows):
-    csv = write_csv(coloured_folder / "train.csv", rows)
-    labels = write_csv(tmp_path / "labels.txt", ["red", "green"])
-    run = run_imgpipe(tmp_path / "job", "--train-csv", csv, "--labels-file", labels, *SMALL)
-    check_explained(run, step="convert", status=65, messages=["12 of 24", "line 13", "'blue'"])
-
-
 def test_a_label_count_that_differs_from_num_classes(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--num-classes", "3", *SMALL)
     check_explained(run, step="validate", status=64, messages=["2 labels", "num_classes is 3", "青"])
     # The data report is kept although the step failed.
     assert "num_classes is 3" in (run.folder / "data_report.html").read_text(encoding="utf-8")
-
-
-def test_a_truncated_image(tmp_path, coloured_folder, rows):
-    image = coloured_folder / "青" / "3.png"
-    image.write_bytes(image.read_bytes()[:200])
-    csv = write_csv(coloured_folder / "train.csv", rows)
-    run = run_imgpipe(tmp_path / "job", "--train-csv", csv, *SMALL)
-    check_explained(run, step="convert", status=65, messages=["青/3.png", "line 18", "rejected.csv"])
-
-
-def test_a_batch_larger_than_the_data(tmp_path, coloured_folder):
-    run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), *SMALL)
-    check_explained(run, step="validate", status=64, messages=["train_batch_size", "64", "20"])
 
 
 def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):

@@ -45,7 +45,20 @@ def test_help_has_examples_and_exit_codes(tmp_path):
     result = run_command("run", "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "Examples:" in result.stdout
-    assert "65  The content of a data file is wrong" in result.stdout
+    assert "65  The content of a data file is wrong: a row, a record, an image, a label.\n" in result.stdout
+
+
+def test_the_summary_of_every_command_is_a_whole_sentence():
+    summaries = CliRunner().invoke(cli.imgpipe, ["--help"]).stdout.partition("Commands:\n")[2].splitlines()
+    assert len(summaries) == len(COMMANDS)
+    assert all(re.fullmatch(r"  [a-z-]+ +[A-Z].*[^.]\.", line) for line in summaries)
+
+
+def test_help_names_arguments_as_flags_and_lists_only_options():
+    text = " ".join(CliRunner().invoke(COMMANDS["run"], ["--help"]).stdout.split())
+    assert "exactly one of --images, --train-csv and --training-data-path" in text
+    assert not re.search(r"\w_csv|train_batch|deploy_target", text)
+    assert CliRunner().invoke(COMMANDS["submit"], ["--help"]).stdout.count("TRAINING ARGUMENTS") == 1
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def dry_run(tmp_path, monkeypatch):
          "--master-machine-type=n1-standard-3"),
         ([*VERTEX, "--scale-tier=CUSTOM"], ARGUMENTS, "--master-machine-type is required"),
         ([*VERTEX, "--master-machine-type=n1-standard-8"], ARGUMENTS, "set --scale-tier=CUSTOM"),
+        ([*VERTEX, "--strategy=preemptible"], ARGUMENTS, "'preemptible' is not one of"),
         ([*VERTEX, "--scale-tier=PREMIUM_1"], ARGUMENTS, "--scale-tier=PREMIUM_1"),
         ([*VERTEX, "--service-account=robot"], ARGUMENTS, "--service-account='robot'"),
         ([*VERTEX, "--network=default"], ARGUMENTS, "--network='default'"),
@@ -50,14 +51,14 @@ def dry_run(tmp_path, monkeypatch):
         # On the wrong side of `--`, or for another form.
         (VERTEX, [*ARGUMENTS, "--images=gs://b/i"], "add --as pipeline"),
         (VERTEX, [*ARGUMENTS, "--deploy_target=vertex"], "add --as pipeline"),
-        (PIPELINE, [*IMAGES, "--retrain"], "give --retrain before `--`"),
-        (PIPELINE, [*IMAGES, "--scale_tier=BASIC"], "give --scale-tier before `--`"),
+        (PIPELINE, [*IMAGES, "--retrain"], "use --retrain before `--`"),
+        (PIPELINE, [*IMAGES, "--scale_tier=BASIC"], "use --scale-tier before `--`"),
         ([*PIPELINE, "--max_steps=5"], IMAGES, "--max_steps is a training argument: give it after"),
         ([*PIPELINE, "--images", "gs://b/i"], [], "--images is a training argument: give it after"),
         # Not supported by the target.
         (KUBEFLOW, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"],
          "deploy_target=local cannot be used on target kubeflow"),
-        (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "give deploy_target=vertex"),
+        (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "use deploy_target=vertex"),
         (PIPELINE, [*IMAGES, "--deploy_target=kserve", "--deploy_dir=gs://b/s"], "local or kubeflow"),
         # Paths that the target's machines cannot read.
         (KUBEFLOW, ["--images=flowers"], "images=flowers: it is a path of this machine"),
@@ -70,7 +71,7 @@ def dry_run(tmp_path, monkeypatch):
         (VERTEX, [*ARGUMENTS, "--pretrained_checkpoint_path=old"], "pretrained_checkpoint_path=old"),
         (KUBEFLOW, ["--images=gs://b/a/*.jpg,flowers/*.jpg"], "a path of this machine"),
         (VERTEX, ["--training_data_path=gs://b/t-*,t-*", *ARGUMENTS[1:]], "a path of this machine"),
-        ([*VERTEX, "--kms-key=k", "--kms-keyring=r"], ARGUMENTS, "give all four, or --kms-key=projects/P"),
+        ([*VERTEX, "--kms-key=k", "--kms-keyring=r"], ARGUMENTS, "use all four, or --kms-key=projects/P"),
         # Invalid bucket names.
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=gs://"], "job_dir='gs://': has no bucket"),
         (VERTEX, [*ARGUMENTS[:2], "--job-dir=/gcs//x"], "job_dir=/gcs//x has no bucket"),
@@ -81,7 +82,7 @@ def dry_run(tmp_path, monkeypatch):
         ([*KUBEFLOW, "--pipeline-root=artifacts"], IMAGES, "--pipeline-root='artifacts'"),
         ([*VERTEX, "--as=pipeline"], IMAGES, "neither --pipeline-root nor --job-dir is given"),
         # On the wrong side of `--`.
-        (VERTEX, [*ARGUMENTS, "--region=us-east1"], "give --region before `--` for the job's own region"),
+        (VERTEX, [*ARGUMENTS, "--region=us-east1"], "use --region before `--` for the job's own region"),
     ],
 )  # fmt: skip
 def test_an_invalid_option_is_rejected_by_the_name_of_its_flag(dry_run, options, arguments, message):

@@ -152,7 +152,7 @@ def test_a_used_job_dir_fails_the_submission_with_the_error_of_the_run(folder):
     result = submit(folder, "--job_dir=mine")
     assert result.returncode == 73
     assert "not an empty folder" in result.stderr
-    assert "give a new or empty folder" in result.stderr
+    assert "use a new or empty folder" in result.stderr
 
 
 def test_a_config_of_ai_platform_runs_here_and_its_machine_is_reported_as_ignored(folder):

@@ -72,8 +72,8 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
         (KUBEFLOW, ["train_memroy=8G"], "no such input on target kubeflow", "did you mean train_memory"),
         (KUBEFLOW, ["train_restarts=1"], "no such input on target kubeflow", "did you mean"),
         (KUBEFLOW, ["trial_cpu=4"], "no such input on target kubeflow", "train_cpu"),
-        (KUBEFLOW, ["max_steps=5"], "a training argument", "give --max_steps=5 after `--`"),
-        (KUBEFLOW, ["train_cpu=1", "train-cpu=2"], "--input train_cpu is given twice", "leave one"),
+        (KUBEFLOW, ["max_steps=5"], "a training argument", "use --max_steps=5 after `--`"),
+        (KUBEFLOW, ["train_cpu=1", "train-cpu=2"], "--input train_cpu is given twice", "omit one"),
         (
             KUBEFLOW,
             ["train_memory=16GB"],
@@ -95,8 +95,8 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
             "lower-case",
         ),
         (KUBEFLOW, ["train_accelerator_count=two"], "train_accelerator_count=two is not a count", "1"),
-        (KUBEFLOW, ["train_accelerator_count=1"], "one of the two is missing", "give both"),
-        (KUBEFLOW, ["train_accelerator_type=nvidia.com/gpu"], "one of the two is missing", "give both"),
+        (KUBEFLOW, ["train_accelerator_count=1"], "one of the two is missing", "use both"),
+        (KUBEFLOW, ["train_accelerator_type=nvidia.com/gpu"], "one of the two is missing", "use both"),
         (TUNED, ["trial_cpu=four"], "trial_cpu='four' is not a valid Kubernetes quantity", "500m"),
         (TUNED, ["trial_accelerator_count=x"], "--input trial_accelerator_count=x", "whole number"),
         (TUNED, ["tune_engine=vizier"], "tune_engine='vizier'", "katib"),
@@ -104,9 +104,9 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
         (VERTEX, ["train_restarts=11"], "train_restarts=11: allowed is at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
         (VERTEX, ["train_machine_type=n1"], "is set by --master-machine-type", "--master-machine-type"),
-        (VERTEX, ["labels={}"], "labels is set by --labels", "give --labels"),
+        (VERTEX, ["labels={}"], "labels is set by --labels", "use --labels"),
         (VERTEX, ["train_memory=8G"], "no such input on target vertex", "known are data_version"),
-        (["--target", "local"], ["data_version=1"], "no such input on target local", "leave it out"),
+        (["--target", "local"], ["data_version=1"], "no such input on target local", "omit it"),
     ],
 )
 def test_an_invalid_input_is_rejected_by_name_with_a_remedy(dry_run, target, inputs, message, remedy):
@@ -166,5 +166,5 @@ def test_only_a_given_machine_is_reported_as_ignored(dry_run, given):
 def test_an_input_written_as_a_flag_is_rejected_with_the_option_to_use(dry_run):
     result = dry_run(KUBEFLOW, [], [*IMAGES, "--train-memory=32G"])
     assert result.exit_code == 64
-    assert "give --input train-memory=32G before `--`" in result.stderr
+    assert "use --input train-memory=32G before `--`" in result.stderr
     assert "give --input train_memory=..." in dry_run([*KUBEFLOW, "--train-memory=32G"], []).stderr

@@ -193,7 +193,6 @@ COMMAND_LINES = [
     (["--training_data_path=data/train-*", *ARGUMENTS[1:]], {}, "a path of this machine", "gs://"),
     (["--training_data_path=s3://b/train-*", *ARGUMENTS[1:]], {}, "s3://", "gs://"),
     ([*ARGUMENTS[:2], "--job-dir=runs/1"], {}, "job_dir=runs/1", "gs://"),
-    (ARGUMENTS, {"strategy": "preemptible"}, "--strategy=preemptible", "spot"),
     (ARGUMENTS, {"strategy": "flex-start"}, "--strategy=flex-start", "GPU"),
     (ARGUMENTS, {"job_id": "1st"}, "'1st'", "begin with a letter"),
     (ARGUMENTS, {"job_id": "flowers job"}, "'flowers job'", "letters"),

@@ -77,15 +77,12 @@ def _first_frame(encoded: Any) -> tuple[Any, Any]:
         screen_flags >= 0x80, 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(screen_flags, 7)), 0
     )
 
-    def is_extension(offset: Any, _: Any) -> Any:
-        return tf.equal(read_byte(encoded, offset), _EXTENSION)
-
     def skip_extension(offset: Any, control: Any) -> Any:
         is_control = tf.equal(read_byte(encoded, offset + 1), _GRAPHIC_CONTROL)
         return _skip_sub_blocks(encoded, offset + 2), tf.where(is_control, offset, control)
 
     image, control = tf.while_loop(
-        is_extension,
+        lambda offset, _: tf.equal(read_byte(encoded, offset), _EXTENSION),
         skip_extension,
         (_GLOBAL_TABLE + table_bytes, tf.constant(0)),
         maximum_iterations=_MAX_BLOCKS,

@@ -69,9 +69,6 @@ def has_no_app1_segment(encoded: Any) -> Any:
     size = tf.size(raw)
     skipped, frames = tf.constant(_SKIPPED), tf.constant(_FRAMES)
 
-    def can_be_skipped(offset: Any, marker: Any) -> Any:
-        return tf.logical_and(tf.gather(skipped, marker), offset <= size - 4)
-
     def next_segment(offset: Any, _: Any) -> Any:
         head = tf.cast(raw[offset : offset + 4], tf.int32)
         # Ends the loop unless there is 255 and a marker: 1 is not a known marker.
@@ -79,7 +76,7 @@ def has_no_app1_segment(encoded: Any) -> Any:
         return offset + 2 + head[2] * 256 + head[3], marker
 
     _, marker = tf.while_loop(
-        can_be_skipped,
+        lambda offset, marker: tf.logical_and(tf.gather(skipped, marker), offset <= size - 4),
         next_segment,
         (tf.constant(2), tf.constant(_COMMENT)),
         maximum_iterations=_MAX_SEGMENTS,

@@ -21,6 +21,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.hyperparameters import METRIC
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage import parse_location
 from imgpipe.components.tune.arguments import failed_trials_limit
@@ -92,8 +93,8 @@ class LocalSearch:
         added = study.add_prior(prior, str(folder))
         log_event(
             "prior_trials",
-            f"tune: the search learns from {added} of {len(prior)} trials of {folder}: those in this search "
-            "space",
+            f"tune: the search learns from {added} of {plural(len(prior), 'trial')} of {folder}: those in "
+            "this search space",
             trials=added,
         )
 
@@ -288,7 +289,8 @@ class _Run:
         if not same_error or error_class.retry_can_help:
             error_class = CheckFailedError
         return error_class(
-            f"{len(failed)} of {len(trials)} trials failed (limit {limit}); the last: {last.problem}",
+            f"{len(failed)} of {plural(len(trials), 'trial')} failed (limit {limit}); the last: "
+            f"{last.problem}",
             where=where,
             remedy="see each trial's log.txt and trials.json; narrow the search space, or raise "
             "max_failed_trials",

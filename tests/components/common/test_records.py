@@ -153,7 +153,7 @@ def test_malformed_optional_features_are_ignored():
         ),
     ],
 )
-def test_a_record_without_a_labelled_image_is_rejected_with_its_location(data, parts):
+def test_a_record_without_a_labeled_image_is_rejected_with_its_location(data, parts):
     with pytest.raises(InvalidDataError) as caught:
         decode_example(data, where="file x, record 5")
     for part in (*parts, "file x, record 5", "a record needs image/encoded"):

@@ -374,7 +374,7 @@ def test_train_and_validation_folders_are_the_splits(tmp_path, validation):
     assert ignored.folders == ["more"]
 
 
-def test_files_of_a_pattern_are_labelled_by_their_folder(tmp_path):
+def test_files_of_a_pattern_are_labeled_by_their_folder(tmp_path):
     touch(tmp_path, "a/rose/1.jpg", "b/rose/2.PNG", "b/tulip/3.gif", "b/tulip/notes.txt")
     rows, ignored = read_folder(f"{tmp_path}/*/*/*")
     assert [(row.path, row.label) for row in rows.accepted] == [

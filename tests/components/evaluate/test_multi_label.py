@@ -84,9 +84,9 @@ def test_metrics_of_served_predictions_equal_scikit_learn(quadrants_dataset, mod
     assert found.exact_match == pytest.approx((targets == predicted).all(axis=1).mean())
     assert found.examples == 80
     assert found.without_label == (~targets.any(axis=1)).sum()
-    labelled = targets.any(axis=1)
+    labeled = targets.any(axis=1)
     right = targets[np.arange(80), probabilities.argmax(axis=1)]
-    assert found.top_1_accuracy == pytest.approx(right[labelled].mean())
+    assert found.top_1_accuracy == pytest.approx(right[labeled].mean())
 
 
 def test_the_report_and_metrics_json_have_only_multi_label_metrics(quadrants_dataset, model, tmp_path):

@@ -65,7 +65,7 @@ def test_a_file_in_cloud_storage_is_read(cloud):
         ("a.png,front\n", "the first line is 'a.png,front'"),
         ("path\na.png\n", "the first line is 'path'"),
         ("path,camera,camera\n", "unique column names"),
-        ("path,camera\na.png,front\nb.png\n", "1 columns instead of 2 (path,camera)\nwhere: "),
+        ("path,camera\na.png,front\nb.png\n", "1 column instead of 2 (path,camera)\nwhere: "),
         ("path,camera\na.png,front\na.png,rear\n", "'a.png' has two rows"),
         ('path,camera\na.png,"front\n', "not CSV in UTF-8"),
     ],

@@ -39,6 +39,11 @@ def run(dataset, model, folder, **arguments):
     return evaluation, folder / "exported", artifacts["serving_metrics"].metadata
 
 
+def evaluate_and_export(dataset, model, folder, **arguments):
+    evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
+    export(dataset, model, folder / "evaluation", folder / "exported", ExportArguments(**arguments))
+
+
 @pytest.fixture(scope="module")
 def exported_digits(digits_dataset, trained_digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
@@ -237,30 +242,17 @@ def test_onnx_is_rejected_before_any_work_if_it_is_not_installed(
     digits_dataset, trained_digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(onnx_format.importlib.util, "find_spec", lambda _: None)
+    arguments = ExportArguments(export_formats="onnx")
     with pytest.raises(InvalidArgumentError, match="needs tf2onnx and onnxruntime"):
-        export(
-            digits_dataset,
-            trained_digits[0],
-            tmp_path,
-            tmp_path / "exported",
-            ExportArguments(export_formats="onnx"),
-        )
+        export(digits_dataset, trained_digits[0], tmp_path, tmp_path / "exported", arguments)
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("train", [0])
-def test_int8_needs_training_images(coloured_dataset, linear_model, tmp_path, train):
-    dataset = coloured_dataset(tmp_path / "data", train=train)
-    linear_model(tmp_path / "model")
-    evaluate(dataset, tmp_path / "model", EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
+def test_int8_needs_training_images(coloured_dataset, linear_model, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data", train=0)
+    model = linear_model(tmp_path / "model")
     with pytest.raises(InvalidDataError, match="no training images to calibrate"):
-        export(
-            dataset,
-            tmp_path / "model",
-            tmp_path / "evaluation",
-            tmp_path / "exported",
-            ExportArguments(export_formats="tflite-int8"),
-        )
+        evaluate_and_export(dataset, model, tmp_path, export_formats="tflite-int8")
 
 
 def test_a_format_with_other_predictions_fails_the_step(
@@ -271,18 +263,15 @@ def test_a_format_with_other_predictions_fails_the_step(
     other = load_served_model(linear_model(tmp_path / "other", seed=1))
     convert = formats.convert_to_tflite
     monkeypatch.setattr(formats, "convert_to_tflite", lambda _, *rest: convert(other.network, *rest))
-    evaluate(dataset, model, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
-    arguments = ExportArguments(export_formats="tflite", job_dir=str(tmp_path / "job"))
-    with pytest.raises(
-        CheckFailedError, match="the predictions of the tflite model do not match the SavedModel"
-    ):
-        export(dataset, model, tmp_path / "evaluation", tmp_path / "exported", arguments)
+    job_dir = str(tmp_path / "job")
+    with pytest.raises(CheckFailedError, match="predictions of the tflite model do not match the SavedModel"):
+        evaluate_and_export(dataset, model, tmp_path, export_formats="tflite", job_dir=job_dir)
     assert not (tmp_path / "job").exists()
 
 
 def test_a_failed_conversion_is_reported(coloured_dataset, linear_model, tmp_path, monkeypatch):
     dataset = coloured_dataset(tmp_path / "data")
-    linear_model(tmp_path / "model")
+    model = linear_model(tmp_path / "model")
     # A network with an operation that TensorFlow Lite does not support.
     monkeypatch.setattr(
         formats.ServedModel,
@@ -290,15 +279,8 @@ def test_a_failed_conversion_is_reported(coloured_dataset, linear_model, tmp_pat
         property(lambda _: lambda images: tf.strings.to_number(tf.strings.as_string(images[:, 0, 0, :2]))),
     )
     monkeypatch.setattr(formats.ServedModel, "image_size", 8)
-    evaluate(dataset, tmp_path / "model", EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
     with pytest.raises(CheckFailedError, match="cannot be converted to tflite: "):
-        export(
-            dataset,
-            tmp_path / "model",
-            tmp_path / "evaluation",
-            tmp_path / "exported",
-            ExportArguments(export_formats="tflite"),
-        )
+        evaluate_and_export(dataset, model, tmp_path, export_formats="tflite")
 
 
 def test_calibration_images_are_spread_over_the_training_split(digits_dataset):

@@ -39,11 +39,11 @@ def test_metrics_agree_with_scikit_learn():
         average_precision_score(targets, logits, average="macro"), abs=2e-3
     )
     assert evaluation.f1 == pytest.approx(f1_score(targets, logits >= 0, average="micro"), abs=1e-6)
-    labelled = targets.any(axis=1)
+    labeled = targets.any(axis=1)
     correct = targets[np.arange(300), logits.argmax(axis=1)]
-    assert evaluation.top_1_accuracy == pytest.approx(correct[labelled].mean(), abs=1e-6)
+    assert evaluation.top_1_accuracy == pytest.approx(correct[labeled].mean(), abs=1e-6)
     in_top = np.take_along_axis(targets, np.argsort(-logits, axis=1)[:, :5], axis=1).any(axis=1)
-    assert evaluation.top_5_accuracy == pytest.approx(in_top[labelled].mean(), abs=1e-6)
+    assert evaluation.top_5_accuracy == pytest.approx(in_top[labeled].mean(), abs=1e-6)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     loss = -np.log(np.where(targets == 1, probabilities, 1 - probabilities)).mean()
     assert evaluation.loss == pytest.approx(loss, rel=1e-5)

@@ -91,10 +91,10 @@ def test_the_provenance_contains_multi_label_and_all_metrics(trained):
 
 def test_multi_label_must_agree_with_the_data(quadrants_dataset, coloured_dataset, tmp_path):
     arguments = TrainingArguments(**{**SETTINGS, "multi_label": False})
-    with pytest.raises(InvalidArgumentError, match=r"list of labels[\s\S]*give multi_label=true"):
+    with pytest.raises(InvalidArgumentError, match=r"list of labels[\s\S]*set multi_label=true"):
         train(arguments, quadrants_dataset, tmp_path / "model")
     single = coloured_dataset(tmp_path / "single", train=40, validation=8)
-    with pytest.raises(InvalidArgumentError, match=r"one label for each image[\s\S]*give multi_label=false"):
+    with pytest.raises(InvalidArgumentError, match=r"one label for each image[\s\S]*set multi_label=false"):
         train(TrainingArguments(**SETTINGS), single, tmp_path / "model")
 
 

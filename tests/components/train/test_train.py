@@ -10,7 +10,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, OutputError
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.log import Progress
 from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.saved_model import write_saved_model
@@ -306,12 +306,3 @@ def test_an_empty_split_is_rejected(split, coloured_dataset, tmp_path):
     sizes = {"train": 4, "validation": 4, split: 0}
     dataset = coloured_dataset(tmp_path / "data", **sizes)
     assert f"no {split} images" in rejected(InvalidDataError, small_training(), dataset, tmp_path)
-
-
-def test_a_model_folder_with_other_files_is_not_changed(coloured_dataset, tmp_path):
-    dataset = coloured_dataset(tmp_path / "data")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError):
-        train(small_training(), dataset, tmp_path / "model")
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["mine.txt"]

@@ -86,8 +86,8 @@ def test_a_wrong_name_is_reported_for_its_own_label(write_valid, record):
 def test_equal_images_with_different_sets_of_labels_are_named_with_both(write_valid, record):
     # Image 2 has both labels.
     finding = only(findings_of(write_valid(record(50, (1,), image=2))), "image_with_two_label_sets", WARNING)
-    assert finding.problem == "the same image is labelled 'cat' and 'cat, dog'" or (
-        finding.problem == "the same image is labelled 'cat, dog' and 'cat'"
+    assert finding.problem == "the same image is labeled 'cat' and 'cat, dog'" or (
+        finding.problem == "the same image is labeled 'cat, dog' and 'cat'"
     )
     assert "one row of the image, with all of its labels" in finding.remedy
 
@@ -110,10 +110,10 @@ def test_a_multi_label_argument_that_contradicts_the_data_is_rejected(
 ):
     findings = findings_of(write_valid(), multi_label=False)
     assert "multi-label" in only(findings, "multi_label", ERROR).problem
-    with pytest.raises(InvalidArgumentError, match="give multi_label=true"):
+    with pytest.raises(InvalidArgumentError, match="set multi_label=true"):
         raise_if_errors(findings)
     findings = findings_of(coloured_dataset(tmp_path / "single"))
-    with pytest.raises(InvalidArgumentError, match="give multi_label=false"):
+    with pytest.raises(InvalidArgumentError, match="set multi_label=false"):
         raise_if_errors(findings)
 
 

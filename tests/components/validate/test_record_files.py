@@ -112,5 +112,5 @@ def test_a_data_set_in_a_bucket_is_validated(tmp_path, cloud):
     assert last["examples"]["train"] + last["examples"]["validation"] == 20
     findings = json.loads((tmp_path / "s.json").read_text())["findings"]
     assert [finding["problem"] for finding in findings if finding["kind"] == "image_with_two_labels"] == [
-        "the same image is labelled 'a' and 'b'"
+        "the same image is labeled 'a' and 'b'"
     ]

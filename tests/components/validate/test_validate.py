@@ -38,7 +38,6 @@ from imgpipe.components.validate.report import validation_report
 from imgpipe.components.validate.validate import validate, validate_to_files
 
 ARGUMENTS = ValidateArguments(train_batch_size=8, image_size=16)
-PHOTOS = Path(__file__).parents[4] / "shared" / "data"
 LABELS = ("daisy", "roses")
 
 
@@ -488,7 +487,7 @@ def test_image_in_train_and_validation_is_named_as_a_pair(valid_dataset, tmp_pat
 def test_image_under_two_labels_is_named_with_both(valid_dataset, tmp_path):
     findings = findings_of(valid_dataset(train=[record(7, 2, encoded=jpeg(0))]), tmp_path)
     finding = single(findings, "image_with_two_labels", WARNING)
-    assert finding.problem == "the same image is labelled 'daisy' and 'roses'"
+    assert finding.problem == "the same image is labeled 'daisy' and 'roses'"
     assert finding.where == (
         "train-00000-of-00002, record 0, 'image-0.jpg', is 'daisy'; "
         "train-00001-of-00002, record 4, 'image-7.jpg', is 'roses'"
@@ -679,51 +678,3 @@ def test_command_line_exit_codes_distinguish_data_errors_from_wrong_arguments(va
     (tmp_path / "manifest.json").unlink()
     assert run(*command).returncode == MissingInputError.exit_code
     assert run("-m", "imgpipe.components.validate").returncode == InvalidArgumentError.exit_code
-
-
-def flower_photos(*names: str) -> list[bytes]:
-    missing = [name for name in names if not (PHOTOS / "flowers_224" / name).is_file()]
-    if missing:
-        pytest.skip(f"the flower photos are missing: {PHOTOS / 'flowers_224' / missing[0]}")
-    return [(PHOTOS / "flowers_224" / name).read_bytes() for name in names]
-
-
-def test_the_two_leaked_pairs_of_the_flower_photos_are_found(tmp_path):
-    flower_photos("train/sunflowers/15069459615_7e0fd61914_n.jpg")
-    folder = PHOTOS / "flowers_224"
-    splits = {
-        split: [
-            [
-                ImageRecord(path.read_bytes(), 1, "sunflowers", str(path.relative_to(folder)))
-                for path in sorted((folder / source / "sunflowers").glob("*.jpg"))
-            ]
-        ]
-        for split, source in (("train", "train"), ("validation", "val"))
-    }
-    manifest = write_dataset(tmp_path, splits, labels=("sunflowers",))
-    findings = findings_of(manifest, tmp_path).findings
-    assert {finding.problem for finding in findings if finding.kind == "image_in_two_splits"} == {
-        "the same image is in train and validation: 'train/sunflowers/15069459615_7e0fd61914_n.jpg' "
-        "and 'val/sunflowers/15072973261_73e2912ef2_n.jpg'",
-        "the same image is in train and validation: 'train/sunflowers/14889392928_9742aed45b_m.jpg' "
-        "and 'val/sunflowers/15066430311_fb57fa92b0_m.jpg'",
-    }
-
-
-def test_the_flower_photo_that_the_original_list_has_under_two_labels_is_found(tmp_path):
-    photo = flower_photos("train/roses/15922772266_1167a06620.jpg")[0]
-    listed = PHOTOS / "lists" / "all_data.csv"
-    if not listed.is_file():
-        pytest.skip(f"the original list is missing: {listed}")
-    rows = [line.split(",") for line in listed.read_text().splitlines() if "15922772266_1167a06620" in line]
-    labels = ("roses", "tulips")
-    train = [ImageRecord(photo, labels.index(label) + 1, label, path) for path, label in rows]
-    manifest = write_dataset(
-        tmp_path,
-        {"train": [[*records(0, (10, 10)), *train]], "validation": [records(50, (1, 1))]},
-        labels=labels,
-    )
-    findings = findings_of(manifest, tmp_path).findings
-    finding = next(finding for finding in findings if finding.kind == "image_with_two_labels")
-    assert finding.problem == "the same image is labelled 'roses' and 'tulips'"
-    assert all(path in finding.where for path, _ in rows)
