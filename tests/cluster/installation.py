@@ -91,7 +91,8 @@ class Installation:
 
     def runs_named(self, job: str) -> list[Any]:
         """Returns all runs of that name, as KFP lists them."""
-        named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": job}]})
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": job}
+        named = json.dumps({"predicates": [predicate]})
         page = self.kfp.list_runs(experiment_id=self.experiment_id, filter=named, page_size=100)
         return page.runs or []
 
