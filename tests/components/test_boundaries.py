@@ -26,7 +26,12 @@ def test_a_component_does_not_import_pipelines(file):
 
 
 @pytest.mark.parametrize(
-    "module", ["imgpipe.components.custom_job.custom_job", "imgpipe.components.data_version.data_version"]
+    "module",
+    [
+        "imgpipe.components.custom_job.custom_job",
+        "imgpipe.components.data_version.data_version",
+        "imgpipe.components.preflight.preflight",
+    ],
 )
 def test_a_launcher_does_not_import_tensorflow(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"

@@ -15,7 +15,10 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
 # The modules of the steps that each image runs, and the libraries that they import only when needed.
 STEPS = {
-    "data": ("convert.convert", "validate.validate", "gate.gate", "data_version.data_version"),
+    "data": (
+        *("convert.convert", "validate.validate", "gate.gate", "data_version.data_version"),
+        "preflight.preflight",
+    ),
     "launcher": (
         "custom_job.custom_job",
         "tune.vertex_component",
@@ -27,13 +30,14 @@ STEPS = {
         "evaluate.evaluate",
         "export.export",
         "batch_predict.batch_predict",
+        "preflight.preflight",
         "deploy.probe",
         "serve.server",
     ),
     "train-cpu": ("train.train", "tune.tune", "tune.trial_run"),
 }
 LIBRARIES = {
-    "data": ("google.cloud.storage", "kfp.dsl.executor_main"),
+    "data": ("google.cloud.storage", "kubernetes", "kfp.dsl.executor_main"),
     "launcher": ("google.cloud.storage", "google.cloud.aiplatform_v1", "kubernetes", "kfp.dsl.executor_main"),
     "serve-tools": ("google.cloud.storage", "tensorflow", "kfp.dsl.executor_main"),
     "train-cpu": ("google.cloud.storage", "tensorflow", "hypertune", "kfp.dsl.executor_main"),
