@@ -19,7 +19,10 @@ from typing import Any, NoReturn
 from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.webhook import FAILED, SUCCEEDED, report_end
 from imgpipe.components.platforms.google_credentials import use_storage_key
+
+_LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
 
 
 def run_component(
@@ -50,7 +53,11 @@ def run_component(
     # Several component functions, the names of steps, may share the logic module of one folder.
     step, package = function_name, module_name.split(".")[-2]
     use_storage_key()
-    with _exit_on_error(step), _raise_on_sigterm():
+
+    def report_failure(error: PipelineError) -> None:
+        report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
+
+    with _exit_on_error(step, report_failure), _raise_on_sigterm():
         function = getattr(importlib.import_module(module_name), function_name)
         artifacts = {
             name: value.path
@@ -77,6 +84,9 @@ def run_component(
         result = function(**arguments)
         seconds = round(time.monotonic() - started, 3)
         log_event("step_finished", f"{step}: done in {seconds:.1f} s", step=step, work_seconds=seconds)
+        # A model that does not pass the gate ends the pipeline there.
+        if step in _LAST_STEPS or (step == _GATE and result is False):
+            report_end(SUCCEEDED, step)
         return result
 
 
@@ -112,7 +122,9 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _exit_on_error(step: str) -> Iterator[None]:
+def _exit_on_error(
+    step: str, report_failure: Callable[[PipelineError], None] | None = None
+) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
@@ -138,6 +150,8 @@ def _exit_on_error(step: str) -> Iterator[None]:
     else:
         return
     log_error(step, failure)
+    if report_failure is not None:
+        report_failure(failure)
     sys.exit(failure.exit_code)
 
 

@@ -160,9 +160,10 @@ def _check_tuning(target: str, values: Mapping[str, Any]) -> None:
 def _kubeflow_errors(values: Mapping[str, Any], *, trains: bool) -> list[InvalidArgumentError]:
     """Returns what Kubernetes would reject in the pods of the steps."""
     errors: list[InvalidArgumentError] = []
-    if "storage_secret" in values:
-        with _collected(errors):
-            check_secret_name("storage_secret", values["storage_secret"])
+    for name in ("storage_secret", "webhook_secret"):
+        if name in values:
+            with _collected(errors):
+                check_secret_name(name, values[name])
     if not trains:
         return errors
     for name in ("train_cpu", "train_memory"):

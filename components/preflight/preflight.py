@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
+from imgpipe.components.common.webhook import check_webhook
 from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
 from imgpipe.components.platforms.kubernetes.pod_spec import STORAGE_KEY_FOLDER
 from imgpipe.components.preflight.arguments import check_arguments
@@ -33,6 +34,7 @@ def check_run(pipeline: str, target: str, values: Mapping[str, Any]) -> None:
         PipelineError: naming what is wrong, missing or not allowed, and what fixes it.
     """
     check_arguments(pipeline, target, values)
+    check_webhook()
     if target == "kubeflow":
         check_storage_secret(str(values["storage_secret"]), Path(STORAGE_KEY_FOLDER))
         check_access(pipeline, values, _own_cluster)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imgpipe.components.common.arguments import argument, flat_fields
+from imgpipe.components.common.webhook import RUN_VARIABLE, WEBHOOK_VARIABLE
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
 from imgpipe.components.platforms.kubernetes.pod_spec import (
@@ -72,6 +73,11 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
             f"the entry key.json is the key file, the entry path is the text {STORAGE_KEY_FOLDER}/key.json. "
             "The secret need not exist.",
         ),
+        "webhook_secret": argument(
+            "imgpipe-webhook",
+            "Secret whose entry url is an address that gets a POST request with JSON when the run ends: when "
+            "a step reports an error, or after the last step. The secret need not exist.",
+        ),
     }
     return {name: named_field(name, field) for name, field in declared.items()}
 
@@ -92,6 +98,13 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
         secret_key_to_env={STORAGE_KEY_ENTRY: STORAGE_KEY_VARIABLE},
         optional=True,
     )
+    kubernetes.use_secret_as_env(
+        task,
+        secret_name=inputs["webhook_secret"],
+        secret_key_to_env={"url": WEBHOOK_VARIABLE},
+        optional=True,
+    )
+    kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     if step != "train":
         cpu, memory = _RESOURCES.get(step, _DEFAULT_RESOURCES)
         task.set_cpu_request(str(cpu)).set_cpu_limit(str(_LIMIT_FACTOR * cpu))
@@ -137,7 +150,7 @@ KUBEFLOW = Target(
     "kubeflow",
     _configure_task,
     inputs=_inputs,
-    pod_inputs=("storage_secret",),
+    pod_inputs=("storage_secret", "webhook_secret"),
     steps={"tune": katib_component.tune},
     step_arguments={"tune": (KatibArguments,)},
     # The function itself takes KatibArguments and TrialPodArguments.

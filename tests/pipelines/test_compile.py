@@ -192,7 +192,7 @@ def test_a_target_adds_only_its_own_step_and_inputs(target):
         own = {*TARGETS[target].inputs(Images()), "project", "region", "pipeline_run", "images"}
         assert added <= own, name
         if name not in ("convert", "train"):
-            assert added <= {"storage_secret"}, name
+            assert added <= {"storage_secret", "webhook_secret"}, name
 
 
 def test_training_starts_only_after_validation():
@@ -259,8 +259,8 @@ def test_the_storage_secret_is_not_the_credentials_of_kfps_launcher():
     """The launcher runs in the step's container: Google's variable would apply to its pipeline root."""
     _, platform = yaml.safe_load_all((COMPILED / "kubeflow" / "image_classification.yaml").read_text())
     for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-        [secret] = executor["secretAsEnv"]
-        assert [entry["envVar"] for entry in secret["keyToEnv"]] == ["IMGPIPE_STORAGE_KEY"]
+        variables = [entry["envVar"] for secret in executor["secretAsEnv"] for entry in secret["keyToEnv"]]
+        assert variables == ["IMGPIPE_STORAGE_KEY", "IMGPIPE_WEBHOOK_URL"]
 
 
 def test_no_step_has_a_retry_policy():

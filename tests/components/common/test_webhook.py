@@ -1,0 +1,102 @@
+"""The webhook is called with the end of a run, and cannot fail it."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from imgpipe.components.common import webhook
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.step import run_component
+from tests.servers.http_server import serve_json
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The list of received requests; ``statuses`` are the next responses."""
+    received, statuses = [], []
+
+    def respond(method, path, query, body):
+        received.append((method, path, json.loads(body)))
+        return (statuses.pop(0) if statuses else 200), "ok"
+
+    monkeypatch.setattr(webhook, "_PAUSES_SECONDS", (0.01, 0.01))
+    with serve_json(respond) as address:
+        monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", f"{address}/hooks/token-1")
+        monkeypatch.setenv("IMGPIPE_RUN_ID", "run-1")
+        yield received, statuses
+
+
+def test_a_step_that_fails_reports_the_runs_end(server, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        run_component(
+            "imgpipe.components.data_version.component",
+            "data_version",
+            {"version": str(tmp_path / "version"), "images": str(tmp_path / "missing" / "*.jpg")},
+        )
+    assert caught.value.code == 66
+    [(method, path, content)] = server[0]
+    assert (method, path) == ("POST", "/hooks/token-1")
+    assert (content["state"], content["run_id"], content["step"]) == ("FAILED", "run-1", "data_version")
+    assert "matches no file" in content["problem"]
+    assert content["text"].startswith("imgpipe run run-1 failed in data_version: ")
+
+
+def test_a_step_in_the_middle_reports_nothing(server, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    values = {"version": str(tmp_path / "version"), "images": str(tmp_path / "*.jpg")}
+    run_component("imgpipe.components.data_version.component", "data_version", values)
+    assert server[0] == []
+
+
+def test_a_server_that_is_overloaded_is_tried_again(server):
+    server[1].extend([503, 429])
+    webhook.report_end(webhook.SUCCEEDED, "deploy")
+    assert [content["state"] for _, _, content in server[0]] == ["SUCCEEDED"] * 3
+
+
+@pytest.mark.parametrize(("statuses", "requests"), [([404], 1), ([500, 500, 500], 3)])
+def test_a_webhook_that_fails_is_a_warning_without_its_address(server, capsys, statuses, requests):
+    server[1].extend(statuses)
+    webhook.report_end(webhook.FAILED, "train", problem="the disk is full")
+    out = capsys.readouterr().out
+    assert len(server[0]) == requests
+    assert f"the webhook could not be called: status {statuses[-1]}" in out
+    assert "token-1" not in out
+
+
+def test_a_server_that_does_not_exist_does_not_fail_the_step(monkeypatch, capsys):
+    monkeypatch.setattr(webhook, "_PAUSES_SECONDS", ())
+    monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", "http://127.0.0.1:9/")
+    webhook.report_end(webhook.SUCCEEDED, "deploy")
+    assert "the webhook could not be called: URLError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["hooks.example.com/x", "file:///etc/passwd", "https:///x"])
+def test_an_address_that_is_no_url_is_rejected_without_showing_it(monkeypatch, url):
+    monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", url)
+    with pytest.raises(InvalidArgumentError, match="not a URL") as error:
+        webhook.check_webhook()
+    assert url not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "result", "ends"),
+    [
+        ("gate", False, True),
+        ("gate", True, False),
+        ("deploy", None, True),
+        ("batch_predict", None, True),
+        ("train", None, False),
+    ],
+)
+def test_the_last_step_reports_the_runs_end(server, monkeypatch, step, result, ends):
+    """A model that does not pass the gate is not deployed: the gate is then the last step."""
+    component = types.ModuleType("imgpipe.components.sample.component")
+    setattr(component, step, lambda: result)
+    for name in ("imgpipe.components.sample", "imgpipe.components.sample.sample"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, component.__name__, component)
+    run_component(component.__name__, step, {})
+    assert [content["state"] for _, _, content in server[0]] == (["SUCCEEDED"] if ends else [])
