@@ -1,6 +1,7 @@
 """The arguments of batch prediction."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
@@ -8,56 +9,50 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
 _INPUTS = ("images", "image_list", "records")
+_basic_argument = partial(argument, group=Group.BASICS)
+_prediction_argument = partial(argument, group=Group.PREDICTION)
 
 
 @dataclass(frozen=True)
 class BatchPredictArguments:
     """The model, the images and the output."""
 
-    model: str = argument(
+    model: str = _basic_argument(
         "",
         "The model: a folder, local or gs://, that contains saved_model.pb, or a folder of numbered "
         "versions, of which the highest is used.",
-        group=Group.BASICS,
         kind=Kind.INPUT_MODEL,
     )
-    images: str = argument(
+    images: str = _basic_argument(
         "",
         "Folder, local or gs://, with the images, which may be in subfolders; or a pattern such as "
         "photos/*/*.jpg. Give exactly one of images, image_list and records.",
-        group=Group.BASICS,
         kind=Kind.INPUT_IMAGES,
     )
-    image_list: str = argument(
+    image_list: str = _basic_argument(
         "",
         "CSV file, local or gs://, with image paths in the first column, UTF-8, without a header; the paths "
         "are local or gs://, absolute or relative to the file's folder. Give exactly one of images, "
         "image_list and records.",
-        group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
-    records: str = argument(
+    records: str = _basic_argument(
         "",
         "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
         "are ignored. Give exactly one of images, image_list and records.",
-        group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
-    output_dir: str = argument(
+    output_dir: str = _basic_argument(
         "",
         "Folder, local or gs://, for the predictions: predictions-00000.jsonl and so on, and summary.json "
         "when all are complete. An interrupted run resumes when it is started again.",
-        group=Group.BASICS,
         kind=Kind.OUTPUT_FOLDER,
     )
-    top_k: int = argument(
-        5, "Number of classes in each line, most probable first.", group=Group.PREDICTION, minimum=1
-    )
+    top_k: int = _prediction_argument(5, "Number of classes in each line, most probable first.", minimum=1)
     batch_size: int = argument(32, "Images per batch.", group=Group.PREDICTION, minimum=1)
-    images_per_file: int = argument(
+    images_per_file: int = _prediction_argument(
         5_000,
         "Lines per file. A resumed run keeps the files that are complete.",
-        group=Group.PREDICTION,
         minimum=1,
     )
     max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS

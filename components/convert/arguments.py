@@ -1,121 +1,112 @@
 """The arguments of the convert step."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
+_basic_argument = partial(argument, group=Group.BASICS)
+_data_argument = partial(argument, group=Group.DATA)
+
 
 @dataclass(frozen=True)
 class ConvertArguments:
     """Input data and conversion settings; exactly one of train_csv, images and training_data_path is set."""
 
-    images: str = argument(
+    images: str = _basic_argument(
         "",
         "Folder, local or gs://, with one subfolder of images per label. The subfolders train and val (or "
         "validation, or valid), and optionally test, are read as splits if each of them has the label "
         "folders; otherwise validation_fraction of the images is set aside. May also be a pattern such as "
         "photos/*/*.jpg: an image's label is then the name of its folder. Give exactly one of images, "
         "train_csv and training_data_path.",
-        group=Group.BASICS,
         kind=Kind.INPUT_IMAGES,
     )
-    train_csv: str = argument(
+    train_csv: str = _basic_argument(
         "",
         "CSV file that lists the training images, one `path,label` per line, UTF-8, without a header. "
         "Import files of Vertex AI work too: CSV with a leading ml_use column (training, validation, "
         "test), or .jsonl. Paths are local or gs://, absolute or relative to the file's folder. With "
         "multi_label a row may have any number of labels: path,label,label,... Give exactly one of images,"
         " train_csv and training_data_path.",
-        group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
     multi_label: bool = shared_arguments.MULTI_LABEL
-    validation_csv: str = argument(
+    validation_csv: str = _basic_argument(
         "",
         "File that lists the validation images, in the format of train_csv. Leave it empty if train_csv "
         "assigns rows to validation, or to set aside validation_fraction of the images. Requires "
         "train_csv.",
-        group=Group.BASICS,
         kind=Kind.INPUT_FILE,
     )
-    test_csv: str = argument(
+    test_csv: str = _data_argument(
         "",
         "File that lists the test images, in the format of train_csv; training does not use them. Requires"
         " train_csv.",
-        group=Group.DATA,
         kind=Kind.INPUT_FILE,
     )
-    labels_file: str = argument(
+    labels_file: str = _data_argument(
         "",
         "UTF-8 text file with one label per line: line i names label i. Rows with any other label are "
         "rejected. Empty = the labels found in the data, in alphabetical order.",
-        group=Group.DATA,
         kind=Kind.INPUT_FILE,
     )
-    training_data_path: str = argument(
+    training_data_path: str = _basic_argument(
         "",
         "TFRecord files with the training images, as Google's converter writes them: a path with *, ? or "
         "[1-9], or several separated by commas, e.g. data/train-*. They are read in place, without a copy."
         " Requires validation_data_path. Give exactly one of images, train_csv and training_data_path.",
-        group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
-    validation_data_path: str = argument(
+    validation_data_path: str = _basic_argument(
         "",
         "TFRecord files with the validation images, in the format of training_data_path, e.g. "
         "data/validation-*. Requires training_data_path.",
-        group=Group.BASICS,
         kind=Kind.INPUT_PATTERNS,
     )
-    validation_fraction: float = argument(
+    validation_fraction: float = _data_argument(
         0.2,
         "Fraction of each label's images that is set aside for validation: at least one image of every "
         "label that has two. Ignored if the data has a validation split.",
-        group=Group.DATA,
         above=0,
         below=1,
     )
-    test_fraction: float = argument(
+    test_fraction: float = _data_argument(
         0.0,
         "Fraction of each label's images that is set aside for testing; training does not use them. "
         "Applies only if validation images are set aside too. 0 = none.",
-        group=Group.DATA,
         minimum=0,
         below=1,
     )
-    output_dir: str = argument(
+    output_dir: str = _data_argument(
         "",
         "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact "
         "then only refers to the shards. It must be empty or not exist, or contain an interrupted "
         "conversion, which is resumed, or the finished data set of the same input, which is reused "
         "unchanged. Empty = in the step's artifact, beside the manifest.",
-        group=Group.DATA,
         kind=Kind.OUTPUT_FOLDER,
     )
-    max_rejected_fraction: float = argument(
+    max_rejected_fraction: float = _data_argument(
         0.0,
         "Largest fraction of rows that may be rejected (missing or damaged image, unknown label) before "
         "the step fails. 0 = none. rejected.csv lists every rejected row with the reason.",
-        group=Group.DATA,
         minimum=0,
         maximum=1,
     )
-    shard_megabytes: int = argument(
+    shard_megabytes: int = _data_argument(
         128,
         "Approximate size of a shard in megabytes (millions of bytes); the images are spread evenly over "
         "the shards.",
-        group=Group.DATA,
         minimum=1,
         maximum=2_000,
     )
     max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS
-    max_image_bytes: int = argument(
+    max_image_bytes: int = _data_argument(
         DEFAULT_MAX_IMAGE_BYTES,
         "Largest image file in bytes; a row with a larger one is rejected.",
-        group=Group.DATA,
         minimum=1,
         # A record is a protocol buffer, which is limited to 2 GiB.
         maximum=2_000_000_000,

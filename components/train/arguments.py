@@ -6,6 +6,7 @@ the reason for ours.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -24,6 +25,10 @@ _DECAY_ARGUMENTS = {
     "stepwise_learning_rate_levels": "stepwise",
     "decay_steps": "cosine",
 }
+_model_argument = partial(argument, group=Group.MODEL)
+_augmentation_argument = partial(argument, group=Group.AUGMENTATION)
+_training_argument = partial(argument, group=Group.TRAINING)
+_optimizer_argument = partial(argument, group=Group.OPTIMIZER)
 
 
 @dataclass(frozen=True)
@@ -52,183 +57,160 @@ class TrainingArguments:
     multi_label: bool = shared_arguments.MULTI_LABEL
     num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
     image_size: int = shared_arguments.IMAGE_SIZE
-    weights: str = argument(
+    weights: str = _model_argument(
         "imagenet",
         "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own) or none "
         "(random; all layers are trained).",
-        group=Group.MODEL,
         choices=("imagenet", "none"),
     )
-    pretrained_checkpoint_path: str = argument(
+    pretrained_checkpoint_path: str = _model_argument(
         "",
         "Initial weights from a file or folder, local or gs://: a SavedModel folder of imgpipe, a folder "
         "of numbered versions (the highest is used), a checkpoints folder, or a Keras file (.weights.h5, "
         ".keras). If the number of classes differs, the last layer starts from random weights. Empty = as "
         "weights says.",
-        group=Group.MODEL,
         kind=Kind.INPUT_MODEL,
     )
-    freeze: str = argument(
+    freeze: str = _model_argument(
         "none",
         "What is not trained: none (the whole network is trained), backbone (only the last layer is "
         "trained; many times faster, and safer with few images), or all layers up to and including a part "
         "of the network: stem, stage1, stage2 and so on (ResNets have 4 stages, other networks 6 or 7). "
         "Requires pretrained weights.",
-        group=Group.MODEL,
     )
     # The original's default is not known. A flipped or cropped digit is a different digit, so augmentation is
     # opt-in.
-    augmentation: str = argument(
+    augmentation: str = _augmentation_argument(
         "none",
         "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
         "the image, flipped half of the time; usual for photos) or randaugment (crop-flip, then two random"
         " changes of color or geometry).",
-        group=Group.AUGMENTATION,
         choices=("none", "crop-flip", "randaugment"),
     )
-    mixup: float = argument(
+    mixup: float = _augmentation_argument(
         0.0,
         "Blends pairs of training images and their labels; the ratio is drawn from Beta(mixup, mixup). 0 ="
         " off; usual values are 0.1 to 0.4.",
-        group=Group.AUGMENTATION,
         minimum=0,
     )
-    cutmix: float = argument(
+    cutmix: float = _augmentation_argument(
         0.0,
         "Pastes a rectangle of one training image into another and blends their labels by area; the area "
         "is drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup too, each batch "
         "gets one of the two.",
-        group=Group.AUGMENTATION,
         minimum=0,
     )
-    class_weights: str = argument(
+    class_weights: str = _training_argument(
         "none",
         "Weight of an image in the training loss: none (all equal), balanced (inverse to the number of "
         "training images of its class) or sqrt (inverse to the square root of that number). With "
         "multi_label: the weight of a label that an image has, relative to one that it does not have: the "
         "number of images without it / with it.",
-        group=Group.TRAINING,
         choices=("none", "balanced", "sqrt"),
     )
-    initial_learning_rate: float = argument(
-        1e-4, "Learning rate after warm-up, where the decay begins.", group=Group.OPTIMIZER, above=0
+    initial_learning_rate: float = _optimizer_argument(
+        1e-4, "Learning rate after warm-up, where the decay begins.", above=0
     )
     # The original's default is not known. 0 keeps the full rate in short runs; long runs with a large rate
     # need a warm-up (the original's example: 1000 of 30000 steps).
-    warmup_steps: int = argument(
+    warmup_steps: int = _optimizer_argument(
         0,
         "Steps during which the learning rate rises linearly from warmup_learning_rate to "
         "initial_learning_rate. Must be less than max_steps.",
-        group=Group.OPTIMIZER,
         minimum=0,
     )
-    warmup_learning_rate: float = argument(
-        1e-4, "Learning rate at the start of warm-up.", group=Group.OPTIMIZER, minimum=0
+    warmup_learning_rate: float = _optimizer_argument(
+        1e-4, "Learning rate at the start of warm-up.", minimum=0
     )
-    learning_rate_decay_type: str = argument(
+    learning_rate_decay_type: str = _optimizer_argument(
         "cosine",
         "How the learning rate falls after warm-up: cosine (to 0 at decay_steps) or stepwise (to the "
         "stepwise_learning_rate_levels).",
-        group=Group.OPTIMIZER,
         choices=("cosine", "stepwise"),
     )
-    decay_steps: int = argument(
+    decay_steps: int = _optimizer_argument(
         0,
         "Step at which cosine decay reaches 0; must be greater than warmup_steps. 0 = max_steps.",
-        group=Group.OPTIMIZER,
         minimum=0,
     )
-    stepwise_learning_rate_steps: str = argument(
+    stepwise_learning_rate_steps: str = _optimizer_argument(
         "",
         "With stepwise decay: the steps at which the learning rate changes, in ascending order, e.g. "
         "100,200.",
-        group=Group.OPTIMIZER,
     )
-    stepwise_learning_rate_levels: str = argument(
+    stepwise_learning_rate_levels: str = _optimizer_argument(
         "",
         "With stepwise decay: the learning rate from each of these steps on, e.g. 0.01,0.001.",
-        group=Group.OPTIMIZER,
     )
-    optimizer_type: str = argument(
-        "momentum", "The optimizer.", group=Group.OPTIMIZER, choices=tuple(OPTIMIZER_ARGUMENTS)
+    optimizer_type: str = _optimizer_argument(
+        "momentum", "The optimizer.", choices=tuple(OPTIMIZER_ARGUMENTS)
     )
-    optimizer_arguments: str = argument(
+    optimizer_arguments: str = _optimizer_argument(
         "",
         "Settings of the optimizer as name=value, separated by commas. momentum: momentum (0.9), "
         "use_nesterov (false); adam: beta1 (0.9), beta2 (0.999), epsilon; rmsprop: decay (0.9), momentum "
         "(0), epsilon. Empty = these defaults.",
-        group=Group.OPTIMIZER,
     )
-    label_smoothing: float = argument(
+    label_smoothing: float = _augmentation_argument(
         0.1,
         "Fraction of each target's weight that is spread over all classes; with multi_label, over present "
         "and absent.",
-        group=Group.AUGMENTATION,
         minimum=0,
         below=1,
     )
-    weight_decay: float = argument(
+    weight_decay: float = _augmentation_argument(
         1e-4,
         "L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels "
         "(without biases and batch normalization).",
-        group=Group.AUGMENTATION,
         minimum=0,
     )
-    ema: float = argument(
+    ema: float = _training_argument(
         0.0,
         "Evaluates and exports a moving average of the weights instead of the weights themselves. The "
         "value is the decay, e.g. 0.999; in early steps it is smaller, so that the average follows. 0 = "
         "off.",
-        group=Group.TRAINING,
         minimum=0,
         below=1,
     )
     # 20 evaluations show a curve and cost little; at least 25 steps between them keep short runs fast.
-    train_steps_per_eval: int = argument(
+    train_steps_per_eval: int = _training_argument(
         0,
         "Steps between evaluations; the model of the best evaluation is exported. 0 = a twentieth of "
         "max_steps, at least 25.",
-        group=Group.TRAINING,
         minimum=0,
     )
-    eval_batch_size: int = argument(
+    eval_batch_size: int = _training_argument(
         0,
         "Images per batch of an evaluation; does not change the result. 0 = train_batch_size.",
-        group=Group.TRAINING,
         minimum=0,
     )
-    early_stopping_patience: int = argument(
+    early_stopping_patience: int = _training_argument(
         0,
         "Stops after this many evaluations in a row without a better top-1 accuracy (with multi_label: or "
         "an equal one and a better mean average precision). 0 = train to max_steps.",
-        group=Group.TRAINING,
         minimum=0,
     )
-    max_duration: int = argument(
+    max_duration: int = _training_argument(
         0,
         "Time limit of the training in seconds; the best model so far is kept. The time before an "
         "interruption counts. 0 = no limit.",
-        group=Group.TRAINING,
         minimum=0,
     )
-    mixed_precision: str = argument(
+    mixed_precision: str = _training_argument(
         "auto",
         "Floating-point format of the computation: off (float32), bfloat16, float16 (GPUs only), or auto: "
         "the fastest that the device supports and that the network gains from. Weights are always float32.",
-        group=Group.TRAINING,
         choices=("auto", "off", "bfloat16", "float16"),
     )
-    deterministic: bool = argument(
+    deterministic: bool = _training_argument(
         False,
         "Uses only deterministic operations, so that a run can be repeated bit for bit on the same kind of"
         " machine. Slower on GPUs.",
-        group=Group.TRAINING,
     )
-    keep_checkpoints: int = argument(
+    keep_checkpoints: int = _training_argument(
         2,
         "How many of the latest checkpoints are kept in job_dir/checkpoints, in addition to the best "
         "model's.",
-        group=Group.TRAINING,
         minimum=1,
     )
     serving_formats: str = argument(
