@@ -59,8 +59,10 @@ class ArgumentCommand(GroupedCommand):
 
 
 def option(*names: str, group: str, **settings: Any) -> Callable[..., Any]:
-    """Declares an option of a ``GroupedCommand``; see ``click.option``."""
-    return click.option(*names, cls=GroupedOption, group=group, **settings)
+    """Declares an option of a ``GroupedCommand``, as ``click.option``; a text option defaults to ""."""
+    if not settings.keys() & {"type", "is_flag", "multiple", "default"}:
+        settings["default"] = ""
+    return click.option(*names, cls=GroupedOption, group=group, show_envvar=True, **settings)
 
 
 def argument_options(*arguments_classes: type[Any], recipes: bool = False) -> Callable[..., Any]:

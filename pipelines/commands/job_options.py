@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -55,141 +56,119 @@ IGNORED_FLAGS: Mapping[str, str] = MappingProxyType(
 )
 _IGNORED_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "parameter_server_count": {"type": click.IntRange(1), "default": None},
+        "parameter_server_count": {"type": click.IntRange(1)},
         "use_chief_in_tf_config": {"type": click.BOOL, "is_flag": False, "flag_value": True, "default": None},
         "quiet": {"is_flag": True},
     }
 )
 
+_job_option = partial(option, group=JOB)
+_machine_option = partial(option, group=MACHINES)
+_image_option = partial(option, group=IMAGES)
+_network_option = partial(option, group=NETWORK)
 _ROLE_OPTIONS = tuple(
     decorate
     for role in ("master", "worker")
     for decorate in (
-        option(f"--{role}-machine-type", group=MACHINES, default="", help=f"Machine type of the {role}."),
-        option(
+        _machine_option(f"--{role}-machine-type", help=f"Machine type of the {role}."),
+        _machine_option(
             f"--{role}-accelerator",
-            group=MACHINES,
-            default="",
             metavar="type=TYPE,count=N",
             help=f"Accelerators of the {role}.",
         ),
-        option(
+        _image_option(
             f"--{role}-image-uri",
-            group=IMAGES,
-            default="",
             help=f"Image of the {role}; it must contain imgpipe.",
         ),
     )
 )
 
-_FORM = option(
+_FORM = _job_option(
     "--as",
     "form",
-    group=JOB,
     type=click.Choice(["job", "pipeline"]),
-    default=None,
     help="vertex: only the training, as the original did (job), or all steps from the images to the checked "
     "model (pipeline). The other targets always run the pipeline.  [default: job]",
 )
-_FORM_OF_SCHEDULE = option(
+_FORM_OF_SCHEDULE = _job_option(
     "--as",
     "form",
-    group=JOB,
     type=click.Choice(["pipeline"]),
-    default=None,
     help="A schedule always runs the pipeline.  [default: pipeline]",
 )
 _OPTIONS = (
-    option(
+    _job_option(
         "--config",
         "config_file",
-        group=JOB,
         type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
         help="AI Platform's config.yaml, unchanged; other options override it.",
     ),
-    option("--job-dir", group=JOB, default="", help="Output folder; may also be given after `--`."),
+    _job_option("--job-dir", help="Output folder; may also be given after `--`."),
     _FORM,
-    option(
+    _job_option(
         "--retrain",
-        group=JOB,
         is_flag=True,
         help="Run the pipeline that starts from the weights of the deployed model; needs "
         "--deploy_target and --deploy_dir after `--`.",
     ),
-    option(
+    _job_option(
         "--input",
         "inputs",
-        group=JOB,
         multiple=True,
         metavar="NAME=VALUE",
         help="An input that the pipeline has only on this target, such as data_version; may be repeated. "
         "docs/arguments.md lists them.",
     ),
-    option(
+    _job_option(
         "--pipeline-root",
-        group=JOB,
-        default="",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
     ),
-    option("--service-account", group=JOB, default="", help="Service account of the job."),
-    option("--labels", group=JOB, default="", metavar="KEY=VALUE,...", help="Labels of the job."),
-    option(
+    _job_option("--service-account", help="Service account of the job."),
+    _job_option("--labels", metavar="KEY=VALUE,...", help="Labels of the job."),
+    _job_option(
         "--enable-web-access",
-        group=JOB,
         is_flag=True,
         default=None,
         help="vertex: allow an interactive shell on the job's machines.",
     ),
-    option(
+    _machine_option(
         "--scale-tier",
-        group=MACHINES,
-        default="",
         help="BASIC, BASIC_GPU, BASIC_TPU, or CUSTOM: the machine types given below.",
     ),
     *_ROLE_OPTIONS,
-    option("--worker-count", group=MACHINES, type=click.IntRange(1), default=None, help="Number of workers."),
-    option(
+    _machine_option("--worker-count", type=click.IntRange(1), default=None, help="Number of workers."),
+    _machine_option(
         "--strategy",
-        group=MACHINES,
         type=click.Choice(STRATEGIES),
         default="standard",
         show_default=True,
         help="vertex: how machines are allocated.",
     ),
-    option(
+    _image_option(
         "--image-registry",
-        group=IMAGES,
-        default="",
         envvar="IMGPIPE_IMAGE_REGISTRY",
-        show_envvar=True,
         help="Registry of imgpipe's images.",
     ),
-    option(
+    _image_option(
         "--images-lock",
-        group=IMAGES,
         type=click.Path(path_type=Path, dir_okay=False),
-        default=None,
         envvar="IMGPIPE_IMAGES_LOCK",
-        show_envvar=True,
         help="File with the digests of imgpipe's images; overrides --image-registry.",
     ),
-    option("--network", group=NETWORK, default="", help="VPC network, projects/NUMBER/global/networks/NAME."),
-    option(
+    _network_option("--network", help="VPC network, projects/NUMBER/global/networks/NAME."),
+    _network_option(
         "--kms-key",
-        group=NETWORK,
-        default="",
         help="Encryption key, projects/P/locations/R/keyRings/K/cryptoKeys/N, or its name with the next "
         "three options.",
     ),
-    option("--kms-keyring", group=NETWORK, default="", help="Key ring of --kms-key."),
-    option("--kms-location", group=NETWORK, default="", help="Location of the key ring."),
-    option("--kms-project", group=NETWORK, default="", help="Project of the key ring."),
+    _network_option("--kms-keyring", help="Key ring of --kms-key."),
+    _network_option("--kms-location", help="Location of the key ring."),
+    _network_option("--kms-project", help="Project of the key ring."),
     *(
         option(
             *(f"--{name.replace('_', '-')}", *(("-q",) if name == "quiet" else ())),
             group=IGNORED,
-            **{"default": "", **_IGNORED_SETTINGS.get(name, {})},
+            **_IGNORED_SETTINGS.get(name, {}),
         )
         for name in IGNORED_FLAGS
     ),

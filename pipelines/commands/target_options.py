@@ -46,9 +46,7 @@ class TargetOptions:
 
 def _variable_option(name: str, variable: str, text: str, **settings: Any) -> Callable[..., Any]:
     """Declares an option whose default is an environment variable."""
-    return option(
-        f"--{name}", group=TARGET, default="", envvar=variable, show_envvar=True, help=text, **settings
-    )
+    return option(f"--{name}", group=TARGET, envvar=variable, help=text, **settings)
 
 
 _OPTIONS = (
@@ -59,7 +57,6 @@ _OPTIONS = (
         default="local",
         show_default=True,
         envvar="IMGPIPE_TARGET",
-        show_envvar=True,
         help="The platform of the jobs.",
     ),
     _variable_option(
