@@ -24,6 +24,7 @@ from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.output_folder import LABELS_NAME
 from imgpipe.components.storage import parse_location
+from imgpipe.components.train.command_line import shards_pattern
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.pipelines.local_step import run_step
 
@@ -64,7 +65,9 @@ class Dataset:
         """Returns the options that make a pipeline train on this data set."""
         folder = parse_location(self.path).absolute()
         manifest = with_absolute_paths(self._manifest(), folder)
-        paths = {name: ",".join(s.path for s in split.shards) for name, split in manifest.splits.items()}
+        paths = {
+            name: shards_pattern([s.path for s in split.shards]) for name, split in manifest.splits.items()
+        }
         return {
             "training_data_path": paths[TRAIN],
             "validation_data_path": paths[VALIDATION],
