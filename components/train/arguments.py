@@ -216,8 +216,8 @@ class TrainingArguments:
     serving_formats: str = argument(
         SERVING_FORMATS,
         "Image formats that the served model decodes. With webp, the model can be loaded by TensorFlow 2.20 "
-        "and later only; without it, by TensorFlow 2.6 and later. (imgpipe predict and imgpipe serve take "
-        "WebP in any case.)",
+        "and later only; without it, by TensorFlow 2.6 and later. imgpipe predict and imgpipe serve take "
+        "WebP in any case.",
         group=Group.EXPORT,
         choices=(SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP),
     )

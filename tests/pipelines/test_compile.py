@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from imgpipe.components.common.arguments import description_of, flat_fields
+from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
@@ -141,6 +142,11 @@ def test_no_compiled_file_has_a_local_path_a_date_a_project_or_a_moving_tag(targ
     )
 
 
+def is_own(task, name):
+    """Whether an input is used by the task: convert, the first task on this machine, has all of them."""
+    return task != "convert" or name in flat_fields([ConvertArguments])
+
+
 def graph_of(target):
     """Returns the tasks of a target, with only those inputs and outputs that the local tasks have too."""
     spec, local = spec_of(target), spec_of("local")
@@ -154,11 +160,11 @@ def graph_of(target):
         graph[name] = {
             "after": sorted(set(task.get("dependentTasks", [])) - {ADDED_STEP}),
             "inputs": {
-                kind: {key: task["inputs"][kind][key] for key in of_kind}
+                kind: {key: task["inputs"][kind][key] for key in of_kind if is_own(name, key)}
                 for kind, of_kind in local_inputs.items()
             },
             "declared inputs": {
-                kind: {key: component["inputDefinitions"][kind][key] for key in of_kind}
+                kind: {key: component["inputDefinitions"][kind][key] for key in of_kind if is_own(name, key)}
                 for kind, of_kind in local_component["inputDefinitions"].items()
             },
             "declared outputs": {
