@@ -16,6 +16,10 @@ def test_tune_replaces_train_and_nothing_else_differs(target):
     tuned, plain = (spec_of(target, name)["root"]["dag"]["tasks"] for name in NAMES)
     assert {name.replace("tune", "train") for name in tuned} == set(plain)
     for name, task in plain.items():
+        if "dependentTasks" not in task:
+            # The first step checks the pipeline's inputs, which differ.
+            checked = tuned[name]["inputs"]["parameters"]
+            tuned[name]["inputs"]["parameters"] = {key: checked[key] for key in task["inputs"]["parameters"]}
         if name != "train":
             assert yaml.safe_dump(tuned[name]).replace("tune", "train") == yaml.safe_dump(task)
 
