@@ -144,7 +144,7 @@ def test_valid_options_are_accepted(dry_run, options, arguments):
         ([*PIPELINE, "--retrain"],
          [*IMAGES, "--deploy_target=vertex", "--deploy_dir=gs://b/s", "--serving_image=a/b:1", "--project=p",
           "--region=us-central1", "--pretrained_checkpoint_path=gs://b/old"],
-         "--pretrained_checkpoint_path is used only while no model is being served"),
+         "--pretrained_checkpoint_path is used only while no model is deployed"),
     ],
 )  # fmt: skip
 def test_an_ignored_option_is_reported_with_the_reason(dry_run, options, arguments, message):
