@@ -70,7 +70,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise InvalidArgumentError(
             "not valid YAML: its blocks are nested too deeply",
             where=where,
-            remedy="nest fewer blocks; check that this is the right file",
+            remedy="nest fewer brackets or blocks; check that this is the right file",
         ) from None
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
