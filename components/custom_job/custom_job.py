@@ -18,11 +18,11 @@ from imgpipe.components.common.errors import (
     InterruptedRunError,
     MissingInputError,
     PipelineError,
-    UnavailableError,
 )
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.platforms.google_credentials import default_credentials
+from imgpipe.components.platforms.google_credentials import account_of_step
+from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, digest, job_spec
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, failure_of, run_job, state_of
 from imgpipe.components.storage import atomic_write
@@ -121,7 +121,8 @@ def training_job_spec(
         strategy=job.train_strategy,
         timeout_seconds=job.train_timeout_seconds or None,
         max_wait_seconds=job.train_wait_seconds or None,
-        service_account=job.service_account or _step_account(job),
+        service_account=job.service_account
+        or ("" if is_plain_http(job.vertex_endpoint) else account_of_step()),
         network=job.network,
         output_uri=output_uri,
     )
@@ -153,18 +154,7 @@ def _pattern(split: Split, folder: Path) -> str:
 
 def _step_account(job: CustomJobArguments) -> str:
     """Returns the account of this step, which is the pipeline run's; "" outside Google Cloud."""
-    if job.vertex_endpoint.startswith("http://"):
-        return ""
-    from google.auth.exceptions import GoogleAuthError
-    from google.auth.transport.requests import Request
-
-    try:
-        credentials, _ = default_credentials()
-        credentials.refresh(Request())
-    except (GoogleAuthError, UnavailableError):
-        return ""
-    account = getattr(credentials, "service_account_email", "")
-    return account if "@" in account else ""
+    return "" if is_plain_http(job.vertex_endpoint) else account_of_step()
 
 
 def _read_best_evaluation(model_folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2, json_format, struct_pb2
 
-from imgpipe.components.common.errors import CheckFailedError, MissingInputError
+from imgpipe.components.common.errors import CheckFailedError, MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
@@ -17,8 +17,10 @@ from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
 from imgpipe.components.deploy.traffic import shares_with
 from imgpipe.components.deploy.upload import VERSION, upload_model
 from imgpipe.components.images.probe_image import probe_image
+from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.vertex.client import VertexLocation, wait_for
 from imgpipe.components.platforms.vertex.errors import service_message, translate_errors
+from imgpipe.components.platforms.vertex.jobs import quoted
 
 # A label's value has at most 63 characters.
 _DIGEST_LABEL = "imgpipe-model"
@@ -28,6 +30,8 @@ _ROLLED_BACK_REMEDY = "see the endpoint's log; the previous model serves the tra
 _MODELS, _ENDPOINTS = "ModelServiceClient", "EndpointServiceClient"
 # The share of the new model may be 1 percent: limit of the requests until it has responded to one.
 _MAX_PROBES = 500
+# How long one of them is repeated while the endpoint is busy.
+_PROBE_SECONDS = 30.0
 
 
 def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployment:
@@ -129,7 +133,7 @@ def _resource(name: str) -> str:
 def _find_model(location: VertexLocation, arguments: DeployArguments) -> Any | None:
     """Returns the model with the deployment's name, the oldest if there are several, or None."""
     models = location.client(_MODELS).list_models(
-        request={"parent": location.parent, "filter": f'display_name="{arguments.resolved_name()}"'}
+        request={"parent": location.parent, "filter": f"display_name={quoted(arguments.resolved_name())}"}
     )
     return min(models, key=lambda model: (model.create_time.timestamp(), model.name), default=None)
 
@@ -179,7 +183,7 @@ def _upload(location: VertexLocation, arguments: DeployArguments, digest: str, m
 def _find_endpoint(location: VertexLocation, arguments: DeploymentTarget) -> Any | None:
     """Returns the endpoint with the deployment's name, the oldest if there are several, or None."""
     endpoints = location.client(_ENDPOINTS).list_endpoints(
-        request={"parent": location.parent, "filter": f'display_name="{arguments.resolved_name()}"'}
+        request={"parent": location.parent, "filter": f"display_name={quoted(arguments.resolved_name())}"}
     )
     return min(
         endpoints, key=lambda endpoint: (endpoint.create_time.timestamp(), endpoint.name), default=None
@@ -252,17 +256,20 @@ def _probe_or_roll_back(
     instance = json_format.ParseDict(
         {"image_bytes": {"b64": base64.b64encode(probe_image()).decode()}, "key": "probe"}, struct_pb2.Value()
     )
+
+    def predict() -> Any:
+        with translate_errors("send an image to the new model", where=endpoint):
+            return location.client("PredictionServiceClient").predict(endpoint=endpoint, instances=[instance])
+
     try:
         for _ in range(_MAX_PROBES):
-            response = location.client("PredictionServiceClient").predict(
-                endpoint=endpoint, instances=[instance]
-            )
+            response = retry(predict, seconds=_PROBE_SECONDS)
             if response.deployed_model_id == deployed_id:
                 _check_prediction(response)
                 return
         reason = f"it responded to none of {_MAX_PROBES} requests"
-    except (exceptions.GoogleAPICallError, CheckFailedError) as error:
-        reason = service_message(error) if isinstance(error, exceptions.GoogleAPICallError) else error.problem
+    except PipelineError as error:
+        reason = error.problem
     with translate_errors("roll the deployment back", where=endpoint):
         split = previous_split if deployed_id in previous_split else {**previous_split, deployed_id: 0}
         if any(split.values()):

@@ -1,5 +1,6 @@
 """Google Cloud credentials, and the errors of missing or invalid ones."""
 
+import functools
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 # same container, would read the pipeline root with that key.
 STORAGE_KEY_VARIABLE = "IMGPIPE_STORAGE_KEY"
 LOGIN = "gcloud auth application-default login"
+_TOKEN_TIMEOUT_SECONDS = 10
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
@@ -34,6 +36,30 @@ def default_credentials() -> tuple[Any, str]:
     except (GoogleAuthError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise no_credentials(error) from None
     return credentials, project or ""
+
+
+def refresh(credentials: Any) -> None:
+    """Requests a new token; the library's own time limit is two minutes.
+
+    Raises:
+        GoogleAuthError: if the credentials are not valid; TransportError if Google Cloud cannot be reached.
+    """
+    from google.auth.transport.requests import Request
+
+    credentials.refresh(functools.partial(Request(), timeout=_TOKEN_TIMEOUT_SECONDS))
+
+
+def account_of_step() -> str:
+    """Returns the service account of this machine; "" outside Google Cloud, or if it is not known."""
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        credentials, _ = default_credentials()
+        refresh(credentials)
+    except (GoogleAuthError, UnavailableError):
+        return ""
+    account = str(getattr(credentials, "service_account_email", ""))
+    return account if "@" in account else ""
 
 
 def no_credentials(error: Exception) -> UnavailableError:

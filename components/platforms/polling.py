@@ -1,6 +1,7 @@
 """The polling loop, the retries and the clean-up that all platforms share."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ def poll(
     first_pause: float = FIRST_PAUSE_SECONDS,
     max_pause: float = MAX_PAUSE_SECONDS,
     silence_limit: float = SILENCE_LIMIT_SECONDS,
+    timeout: float = math.inf,
 ) -> Response:
     """Repeats a request, with growing pauses, until its response says that the job has ended.
 
@@ -42,6 +44,7 @@ def poll(
         first_pause: Seconds between the first two requests.
         max_pause: Limit of the seconds between two requests.
         silence_limit: Seconds without a response after which the loop gives up.
+        timeout: Seconds after which the loop gives up.
 
     Returns:
         The last response.
@@ -49,8 +52,10 @@ def poll(
     Raises:
         InterruptedRunError, InvalidResponseError: if the service did not respond for ``silence_limit``
             seconds. The job is left running.
+        TimeoutError: if the job has not ended within ``timeout`` seconds.
     """
     pause, last_response = first_pause, time.monotonic()
+    deadline = last_response + timeout
     while True:
         try:
             response = request()
@@ -66,7 +71,9 @@ def poll(
                 on_response(response)
             if has_ended(response):
                 return response
-        time.sleep(wait)
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        time.sleep(min(wait, deadline - time.monotonic()))
         pause = min(max_pause, pause * _PAUSE_GROWTH)
 
 

@@ -27,6 +27,7 @@ def create_once(
     end: Callable[[Resource], None],
     identify: Callable[[Resource], str],
     created: Callable[[Resource], Any],
+    concurrent: bool = True,
 ) -> tuple[Resource, bool]:
     """Creates a resource unless one of its name exists; of several created at the same time, one remains.
 
@@ -38,16 +39,17 @@ def create_once(
         find: Returns the resources with the name.
         create: Creates one.
         check: Raises InvalidArgumentError if a resource belongs to a different request.
-        end: Ends a resource; MissingInputError = it does not exist anymore.
+        end: Ends a resource unless it has ended; MissingInputError = it does not exist anymore.
         identify: Returns the identifier of a resource.
         created: Returns the time of its creation.
+        concurrent: False = no other client creates resources of this name.
 
     Returns:
         The resource, and whether it existed before.
 
     Raises:
         InvalidArgumentError: if the name belongs to a different request.
-        InterruptedRunError: if the service does not respond.
+        InterruptedRunError: if the service does not respond; a resource that was created is named.
         PipelineError: if the service rejects the request, or a superfluous resource cannot be ended.
     """
     own: Resource | None = None
@@ -65,16 +67,15 @@ def create_once(
             if found := list(find()):
                 return found
             raise
+        if not concurrent and not uncertain:
+            return [own]
         time.sleep(SETTLE_SECONDS)
         return list(find())
 
     try:
         found = retry(find_or_create)
     except PipelineError as error:
-        if own is None:
-            raise _with_doubt(error) if uncertain else error from None
-        # It was created, but the service does not respond now.
-        found = []
+        raise _with_doubt(error, "" if own is None else identify(own), uncertain) from None
     existed = own is None and not uncertain
     own_id = "" if own is None else identify(own)
     if own is not None and own_id not in map(identify, found):
@@ -87,10 +88,9 @@ def create_once(
         if own is not None:
             _end(own, end)
         raise
-    if not existed:
-        for resource in found[1:]:
-            if identify(resource) == own_id or _belongs(resource, check):
-                _end(resource, end)
+    for resource in found[1:]:
+        if identify(resource) == own_id or _belongs(resource, check):
+            _end(resource, end)
     return kept, existed or (own is not None and identify(kept) != own_id)
 
 
@@ -113,10 +113,16 @@ def _belongs(resource: Resource, check: Callable[[Resource], None]) -> bool:
     return True
 
 
-def _with_doubt(error: PipelineError) -> PipelineError:
-    """Returns the error with the remark that the resource may exist."""
+def _with_doubt(error: PipelineError, own_id: str, uncertain: bool) -> PipelineError:
+    """Returns the error with what is known about the resource."""
+    if own_id:
+        doubt = f"{own_id} was created, but it was not checked that it is the only one of its name"
+    elif uncertain:
+        doubt = "it may have been created nevertheless"
+    else:
+        return error
     return type(error)(
-        f"{error.problem}; it may have been created nevertheless",
+        f"{error.problem}; {doubt}",
         where=error.where,
-        remedy="see `imgpipe list` or `imgpipe schedule list`; the same command creates no second one",
+        remedy="run the same command again: it creates no second one, and ends others of the name",
     )

@@ -94,10 +94,12 @@ class KubeflowJobs:
         return self.client.send("start the run", start)
 
     def _remove(self, run: Any) -> None:
-        """Ends and deletes a run that a second client has started at the same time.
+        """Ends and deletes a run that a second client has started at the same time, unless it has ended.
 
         KFP deletes a run even if it cannot stop its Workflow, so the run is cancelled first.
         """
+        if _job(run).state in ENDED:
+            return
         self._terminate(run)
         self.client.read(
             f"delete the run {run.run_id}, which was started twice",

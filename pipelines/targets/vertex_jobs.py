@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
+from imgpipe.components.platforms.polling import retry
+from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
+from imgpipe.components.platforms.submission import create_once
 from imgpipe.components.platforms.vertex.client import (
     VertexLocation,
     authorized_session,
+    check_responses,
     is_plain_http,
     wait_for,
 )
@@ -34,21 +37,23 @@ from imgpipe.components.platforms.vertex.jobs import (
     TUNING_JOB,
     JobKind,
     cancel_job,
-    find_job,
+    find_jobs,
     get_job,
     kind_of,
     list_jobs,
     parse_message,
+    quoted,
     start_job,
     state_of,
 )
 from imgpipe.pipelines.ai_platform import VertexRequest, job_label
-from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule
+from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule, with_same_id
 
 _LOGGING = "https://logging.googleapis.com"
 # The API's limit.
 _LOG_PAGE_SIZE = 1000
 _LOG_PAUSE_SECONDS = 5.0
+_DELETION_SECONDS = 120.0
 
 
 @dataclass
@@ -86,27 +91,21 @@ class VertexJobs:
         )
         return _describe(job), found
 
-    def _find_submitted(self, label: str, first_kind: JobKind) -> Any | None:
-        """Returns the job of any kind that was submitted with a label, or None; looks for one kind first."""
-        for kind in sorted(JOB_KINDS, key=lambda kind: kind != first_kind):
-            # Runs that a schedule of that name has started were not submitted.
-            found = find_job(
-                self.location, kind, label, matches=lambda job: not getattr(job, "schedule_name", "")
-            )
-            if found is not None:
-                return found
-        return None
+    def _find_submitted(self, label: str, first_kind: JobKind) -> list[Any]:
+        """Returns the jobs of all kinds that were submitted with a label; those of one kind come first."""
+        kinds = sorted(JOB_KINDS, key=lambda kind: kind != first_kind)
+        return [job for kind in kinds for job in find_jobs(self.location, kind, label)]
 
     def describe(self, job_id: str) -> Job:
-        """Returns the job or pipeline run with a job id or resource name."""
-        return _describe(self._find(job_id))
+        """Returns the job or run with a job id or resource name; ``details`` lists others with the id."""
+        return with_same_id([_describe(job) for job in self._find(job_id)])
 
     def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest jobs and runs that imgpipe created, newest first."""
         jobs = [
             _describe(job)
             for kind in JOB_KINDS
-            for job in islice(list_jobs(self.location, kind, f"labels.{JOB_LABEL}:*", page_size=limit), limit)
+            for job in list_jobs(self.location, kind, f"labels.{JOB_LABEL}:*", limit=limit)
             if JOB_LABEL in job.labels
         ]
         return sorted(jobs, key=lambda job: job.created, reverse=True)[:limit]
@@ -116,7 +115,7 @@ class VertexJobs:
 
         The lines of a pipeline run are those of its steps.
         """
-        job = self._find(job_id)
+        job = self._read(self.describe(job_id).name)
         shown: set[str] = set()
         since = ""
         while True:
@@ -130,13 +129,13 @@ class VertexJobs:
                 return
             self.sleep(_LOG_PAUSE_SECONDS)
             # The job is read before its last lines, so that none of them is missed.
-            job = self._find(job.name)
+            job = self._read(job.name)
 
     def cancel(self, job_id: str) -> None:
-        """Requests that Vertex AI stop the job."""
-        job = self._find(job_id)
-        if state_of(job) not in ENDED:
-            cancel_job(self.location, job.name)
+        """Requests that Vertex AI stop every job with the id."""
+        for job in self._find(job_id):
+            if state_of(job) not in ENDED:
+                cancel_job(self.location, job.name)
 
     def create_schedule(self, name: str, cron: str, pipeline_job: Mapping[str, Any]) -> tuple[Schedule, bool]:
         """Creates a schedule unless it exists.
@@ -152,51 +151,69 @@ class VertexJobs:
         Raises:
             InvalidArgumentError: if a schedule of that name has another time or pipeline.
         """
-        existing = next((found for found in self._schedules() if found.display_name == name), None)
-        if existing is not None:
+        schedule = parse_message("Schedule", schedule_body(name, cron, self.location.parent, pipeline_job))
+
+        def create() -> Any:
+            with translate_errors("create the schedule"):
+                return self._schedule_client.create_schedule(parent=self.location.parent, schedule=schedule)
+
+        def check(existing: Any) -> None:
             labels = existing.create_pipeline_job_request.pipeline_job.labels
-            if (existing.cron, labels[REQUEST_LABEL]) == (cron, pipeline_job["labels"][REQUEST_LABEL]):
-                return _schedule(existing), True
-            raise InvalidArgumentError(
-                f"there is a schedule {name!r} already, with another "
-                + ("time" if existing.cron != cron else "pipeline, image, argument, account or root"),
-                remedy="delete it first, or use another name",
-            )
-        parent = self.location.parent
-        schedule = parse_message("Schedule", schedule_body(name, cron, parent, pipeline_job))
-        with translate_errors("create the schedule"):
-            return _schedule(self._schedule_client.create_schedule(parent=parent, schedule=schedule)), False
+            if (existing.cron, labels[REQUEST_LABEL]) != (cron, pipeline_job["labels"][REQUEST_LABEL]):
+                raise InvalidArgumentError(
+                    f"there is a schedule {name!r} already, with another "
+                    + ("time" if existing.cron != cron else "pipeline, image, argument, account or root"),
+                    remedy="delete it first, or use another name",
+                )
+
+        created, existed = create_once(
+            lambda: [found for found in self._schedules() if found.display_name == name],
+            create,
+            check=check,
+            end=lambda duplicate: self._delete(duplicate.name),
+            identify=lambda found: str(found.name),
+            created=lambda found: found.create_time.timestamp() if found.create_time else 0.0,
+        )
+        return _schedule(created), existed
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the schedules that imgpipe created."""
         return [_schedule(found) for found in self._schedules()]
 
     def _schedules(self) -> list[Any]:
-        with translate_errors("list the schedules"):
-            found = list(self._schedule_client.list_schedules(parent=self.location.parent))
+        def list_pages() -> list[Any]:
+            with translate_errors("list the schedules"):
+                return list(self._schedule_client.list_schedules(parent=self.location.parent))
+
         return [
             schedule
-            for schedule in found
+            for schedule in retry(list_pages)
             if JOB_LABEL in schedule.create_pipeline_job_request.pipeline_job.labels
         ]
 
     def pause_schedule(self, name: str) -> None:
         """Starts no more runs until the schedule is resumed."""
-        resource = self._schedule_resource(name)
-        with translate_errors(f"pause {resource}"):
-            self._schedule_client.pause_schedule(name=resource)
+        self._change("pause", self._schedule_resource(name))
 
     def resume_schedule(self, name: str) -> None:
         """Starts runs again, except those that were missed."""
-        resource = self._schedule_resource(name)
-        with translate_errors(f"resume {resource}"):
-            self._schedule_client.resume_schedule(name=resource)
+        self._change("resume", self._schedule_resource(name))
 
     def delete_schedule(self, name: str) -> None:
         """Deletes the schedule; runs that it has started continue."""
-        resource = self._schedule_resource(name)
+        self._delete(self._schedule_resource(name))
+
+    def _delete(self, resource: str) -> None:
+        operation = self._change("delete", resource)
         with translate_errors(f"delete {resource}"):
-            wait_for(self._schedule_client.delete_schedule(name=resource), 120)
+            wait_for(operation, _DELETION_SECONDS)
+
+    def _change(self, verb: str, resource: str) -> Any:
+        def request() -> Any:
+            with translate_errors(f"{verb} {resource}"):
+                return getattr(self._schedule_client, f"{verb}_schedule")(name=resource)
+
+        return retry(request)
 
     def _schedule_resource(self, name: str) -> str:
         return only_schedule(name, self.list_schedules(), self.location.parent).resource
@@ -205,16 +222,23 @@ class VertexJobs:
     def _schedule_client(self) -> Any:
         return self.location.client("ScheduleServiceClient")
 
-    def _find(self, job_id: str) -> Any:
+    def _find(self, job_id: str) -> list[Any]:
+        """Returns the jobs with a job id, or the one with a resource name."""
         if job_id.startswith("projects/"):
             if kind_of(job_id) is None:
                 raise no_such_job(job_id, self.location.parent)
-            return get_job(self.location, job_id)
-        found = (find_job(self.location, kind, job_label(job_id)) for kind in JOB_KINDS)
-        job = next((job for job in found if job is not None), None)
-        if job is None:
+            return [self._read(job_id)]
+        jobs = self._find_submitted(job_label(job_id), CUSTOM_JOB)
+        if not jobs:
+            # Runs of the schedule of that name: the newest.
+            label_filter = f"labels.{JOB_LABEL}={quoted(job_label(job_id))}"
+            jobs = list_jobs(self.location, PIPELINE_JOB, label_filter, limit=1)
+        if not jobs:
             raise no_such_job(job_id, self.location.parent)
-        return job
+        return jobs
+
+    def _read(self, name: str) -> Any:
+        return retry(lambda: get_job(self.location, name))
 
     def _log_filter(self, job: Any) -> str:
         """Returns the filter of Cloud Logging for the lines of a job.
@@ -227,7 +251,7 @@ class VertexJobs:
         names = {
             created.name
             for kind in (CUSTOM_JOB, TUNING_JOB)
-            for created in list_jobs(self.location, kind, f'labels.{RUN_LABEL}="{number}"')
+            for created in list_jobs(self.location, kind, f"labels.{RUN_LABEL}={quoted(number)}")
         }
         names |= {task.executor_detail.container_detail.main_job for task in job.job_detail.task_details}
         numbers = " OR ".join(f'"{name.split("/")[-1]}"' for name in sorted(names - {""}))
@@ -246,27 +270,33 @@ class VertexJobs:
         endpoint = self.location.endpoint
         address = f"{endpoint if is_plain_http(endpoint) else _LOGGING}/v2/entries:list"
         while True:
-            with translate_errors("read the logs"):
-                response = self._logging_session.post(address, json=request, timeout=60)
-            if response.status_code == 429 or response.status_code >= 500:
-                raise InterruptedRunError(
-                    f"Cloud Logging is temporarily unavailable: {response.text[:300]}",
-                    remedy="try again in a minute; the job keeps running",
-                )
-            if response.status_code != 200:
-                raise UnavailableError(
-                    f"Cloud Logging denied access to the logs: {response.text[:300]}",
-                    remedy="grant your account the role roles/logging.viewer",
-                )
-            page = response.json()
+            page = retry(lambda: self._log_page(address, request))
             yield from page.get("entries", [])
             if not page.get("nextPageToken"):
                 return
             request["pageToken"] = page["nextPageToken"]
 
+    def _log_page(self, address: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        with translate_errors("read the logs"):
+            response = self._logging_session.post(address, json=request)
+        if response.status_code in TRANSIENT_STATUSES:
+            raise InterruptedRunError(
+                f"Cloud Logging is temporarily unavailable: {response.text[:300]}",
+                remedy="try again in a minute; the job keeps running",
+                retry_after=retry_after_seconds(response.headers),
+            )
+        if response.status_code != 200:
+            raise UnavailableError(
+                f"Cloud Logging denied access to the logs: {response.text[:300]}",
+                remedy="grant your account the role roles/logging.viewer",
+            )
+        return dict(response.json())
+
     @cached_property
     def _logging_session(self) -> Any:
-        return authorized_session(self.location.endpoint)
+        session = authorized_session(self.location.endpoint)
+        check_responses(session)
+        return session
 
 
 def pipeline_job_id(job_id: str) -> str:

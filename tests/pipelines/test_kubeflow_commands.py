@@ -296,8 +296,10 @@ def test_a_name_of_two_schedules_is_rejected(run, server):
         assert first["recurring_run_id"] in result.stderr
         assert "other" in result.stderr
     assert {recurring["status"] for recurring in server.recurring_runs.values()} == {"ENABLED"}
-    assert "nothing was created" in run(*SCHEDULE).stderr
     assert run("schedule", "delete", "other").exit_code == 0
+    assert list(server.recurring_runs.values()) == [first]
+    server.recurring_runs["other"] = {**first, "recurring_run_id": "other", "created_at": LATER}
+    assert "nothing was created" in run(*SCHEDULE).stderr
     assert list(server.recurring_runs.values()) == [first]
     assert run("schedule", "pause", "nightly").exit_code == 0
 
@@ -312,6 +314,7 @@ def test_a_rejected_request_says_what_to_do(run, server, status, code, message):
     assert message in result.stderr
 
 
+LATER = "2126-11-29T00:00:00Z"
 SCHEDULE = ["schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *ARGUMENTS]
 
 

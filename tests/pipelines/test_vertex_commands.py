@@ -41,6 +41,7 @@ def target(server):
 def run(monkeypatch, tmp_path):
     """``run("describe", "x")`` runs a command in this process and returns its result."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("imgpipe.components.platforms.submission.SETTLE_SECONDS", 0)
     (tmp_path / "config.yaml").write_text(TPU_CONFIG)
     (tmp_path / "tuning.yaml").write_text(TUNING_CONFIG)
 

@@ -52,6 +52,7 @@ class KubeflowServer:
         headers: Headers of the requests.
         secrets: The entries of Secrets, by name.
         denied: What the account of the pods may not do; see ``access_review``.
+        clock: Returns the time of a creation.
         log_responses: (status, text) of the next responses with a pod's log; the run ends with the last one.
     """
 
@@ -73,6 +74,7 @@ class KubeflowServer:
         self.log_responses = []
         self.denied = ()
         self.secrets = {}
+        self.clock = lambda: datetime.now(UTC)
         self.lock = threading.RLock()
         self.address = ""
 
@@ -137,7 +139,7 @@ class KubeflowServer:
         key = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}[
             collection
         ]
-        now = datetime.now(UTC).isoformat()
+        now = self.clock().isoformat()
         resource = {**resource, key: str(uuid.uuid4()), "created_at": now}
         if collection == "experiments":
             # Their names are unique: experiment_store.go (kubeflow/pipelines 2.17), IsDuplicateError.

@@ -45,6 +45,7 @@ class VertexServer:
         run_commands: Whether jobs are run.
         final_state: (state, error) of every new job, unless None.
         lost_responses: Number of creations that will succeed, but return an error.
+        clock: Returns the time of a creation.
         models: The model registry and the endpoints, if any.
         processes: Processes of the running jobs, by name.
     """
@@ -62,6 +63,7 @@ class VertexServer:
         self.google = GoogleServer()
         self.lost_responses = 0
         self.processes = {}
+        self.clock = lambda: datetime.now(UTC)
         self.lock = threading.RLock()
         self.address = ""
         self._number = 4_000_000_000_000_000_000
@@ -129,7 +131,7 @@ class VertexServer:
         resource.name = f"{parent}/{identifier}"
         if resource.name in self.resources:
             return 409, f"{resource.name} already exists"
-        resource.create_time = datetime.now(UTC)
+        resource.create_time = self.clock()
         if collection == "schedules":
             resource.state = vertex.Schedule.State.ACTIVE
         elif collection == "pipelineJobs":

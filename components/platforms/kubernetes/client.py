@@ -1,5 +1,6 @@
 """Connects to a Kubernetes cluster: one client for custom objects, pods and logs."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,24 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
-from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidResponseError,
+    MissingInputError,
+    OutputError,
+)
+from imgpipe.components.common.urls import is_plain_http_to_other_machine
 from imgpipe.components.platforms.kubernetes.errors import CONFLICT, NOT_FOUND, translate_errors
+from imgpipe.components.platforms.polling import retry
+from imgpipe.components.platforms.responses import describe_body
 
 REQUEST_TIMEOUT_SECONDS = 60
 # Identifies what imgpipe created.
 MANAGED_BY = {"app.kubernetes.io/managed-by": "imgpipe"}
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# Of a connection that fails, and of a response with Retry-After. Longer outages are left to the polling loop.
+# Of a connection that fails. Longer outages are left to the polling loop.
 _RETRIES = 3
+_CONTENT_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class Cluster:
@@ -47,7 +57,8 @@ def connect(purpose: str, namespace: str = "", *, in_cluster: bool = True) -> Cl
         MissingInputError: if there is no cluster to connect to.
     """
     configuration = client.Configuration()
-    configuration.retries = urllib3.Retry(_RETRIES)
+    # It would wait for as long as Retry-After says, without a limit.
+    configuration.retries = urllib3.Retry(_RETRIES, respect_retry_after_header=False)
     try:
         if not in_cluster:
             raise config.ConfigException
@@ -55,12 +66,25 @@ def connect(purpose: str, namespace: str = "", *, in_cluster: bool = True) -> Cl
     except config.ConfigException:
         try:
             config.load_kube_config(client_configuration=configuration)
-        except (config.ConfigException, yaml.YAMLError) as error:
+        # The library raises the last ones for a file with another content, e.g. a list.
+        except (config.ConfigException, yaml.YAMLError, OSError, *_CONTENT_ERRORS) as error:
+            reason = error if isinstance(error, config.ConfigException) else _file_problem(error)
             raise MissingInputError(
-                f"there is no cluster to {purpose}: {error}",
+                f"there is no cluster to {purpose}: {reason}",
                 remedy="set KUBECONFIG to the kubeconfig file of the cluster, or run in a pod",
             ) from None
+    has_credentials = configuration.api_key or configuration.username
+    if has_credentials and is_plain_http_to_other_machine(configuration.host):
+        raise InvalidArgumentError(
+            f"the cluster at {configuration.host} would receive credentials over plain http",
+            remedy="correct `server` in the kubeconfig file to https://",
+        )
     return Cluster(client.ApiClient(configuration), namespace or _pod_namespace())
+
+
+def _file_problem(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or "it does not contain a kubeconfig"
+    return f"{os.environ.get('KUBECONFIG') or '~/.kube/config'}: {reason}"
 
 
 def _pod_namespace() -> str:
@@ -102,31 +126,41 @@ class CustomObjects:
 
     def list(self, label_selector: str) -> list[dict[str, Any]]:
         """Returns the objects with a label."""
-        response = self._send(self._api.list_namespaced_custom_object, label_selector=label_selector)
+        list_objects = self._api.list_namespaced_custom_object
+        response = retry(lambda: self._send(list_objects, label_selector=label_selector))
         return list(response["items"])
 
     def create(self, body: Mapping[str, Any]) -> bool:
         """Creates the object; returns False if there is one of the same name."""
-        return self._send(self._api.create_namespaced_custom_object, body=body, expected=CONFLICT) is not None
+        create = self._api.create_namespaced_custom_object
+        return retry(lambda: self._send(create, body=body, expected=CONFLICT)) is not None
 
     def replace(self, name: str, body: Mapping[str, Any]) -> bool:
         """Replaces the object; returns False if it has changed since ``body`` was read."""
         replace = self._api.replace_namespaced_custom_object
-        return self._send(replace, name=name, body=body, expected=CONFLICT) is not None
+        return retry(lambda: self._send(replace, name=name, body=body, expected=CONFLICT)) is not None
 
     def delete(self, name: str) -> None:
         """Deletes the object if it exists."""
-        self._send(self._api.delete_namespaced_custom_object, name=name, expected=NOT_FOUND)
+        delete = self._api.delete_namespaced_custom_object
+        retry(lambda: self._send(delete, name=name, expected=NOT_FOUND))
 
     def _send(self, request: Callable[..., Any], *, expected: int = 0, **arguments: Any) -> Any:
         """Returns the response, or None if its status is the expected error."""
         with translate_errors(self._action, remedy=self._remedy):
             try:
-                return request(**self._path, **arguments)
+                response = request(**self._path, **arguments)
             except client.ApiException as error:
                 if error.status != expected:
                     raise
                 return None
+        if not isinstance(response, dict):
+            raise InvalidResponseError(
+                f"the response to a request to {self._action} is not one of Kubernetes: "
+                f"{describe_body(str(response))}",
+                remedy="try again; if it happens again, check the address of the cluster and its proxies",
+            )
+        return response
 
 
 def check_managed(found: Mapping[str, Any], name: str, argument: str) -> None:

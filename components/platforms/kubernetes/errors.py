@@ -8,10 +8,9 @@ import urllib3
 from kubernetes.client import ApiException
 
 from imgpipe.components.common.errors import InterruptedRunError, UnavailableError
+from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 
 NOT_FOUND, CONFLICT = 404, 409
-# The API server, or a proxy in front of it, is overloaded or restarts.
-_TRANSIENT = (429, 500, 502, 503, 504)
 
 
 @contextmanager
@@ -29,18 +28,20 @@ def translate_errors(action: str, *, remedy: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        if error.status not in _TRANSIENT:
+        if error.status not in TRANSIENT_STATUSES:
             raise UnavailableError(
                 f"Kubernetes refused to {action}: {error.status} {_message(error)}", remedy=remedy
             ) from None
         cause = f"{error.status} {_message(error)}"
+        wait = retry_after_seconds(error.headers)
     except urllib3.exceptions.HTTPError as error:
-        cause = type(error).__name__
+        cause, wait = type(getattr(error, "reason", None) or error).__name__, 0.0
     else:
         return
     raise InterruptedRunError(
         f"Kubernetes did not respond to a request to {action}: {cause}",
         remedy="check the cluster with `kubectl cluster-info`, then try again; running pods are not affected",
+        retry_after=wait,
     )
 
 

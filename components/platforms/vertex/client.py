@@ -1,17 +1,32 @@
 """Connects to Vertex AI: one factory for the clients of all its services."""
 
 import functools
+import json
 import re
-import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
-from imgpipe.components.platforms.google_credentials import default_credentials, refused_credentials
+from imgpipe.components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    InvalidArgumentError,
+    InvalidResponseError,
+    UnavailableError,
+)
+from imgpipe.components.common.urls import is_plain_http_to_other_machine
+from imgpipe.components.platforms import responses
+from imgpipe.components.platforms.google_credentials import (
+    default_credentials,
+    refresh,
+    refused_credentials,
+)
+from imgpipe.components.platforms.polling import poll
+from imgpipe.components.platforms.responses import describe_body, json_object
+from imgpipe.components.platforms.vertex.errors import translate_errors
 
-_TOKEN_TIMEOUT_SECONDS = 10
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OPERATION_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,17 +81,81 @@ class VertexLocation:
                 remedy="pip install 'image-classification-pipeline[vertex]'",
             ) from None
         address = self.endpoint or f"{self.region}-aiplatform.googleapis.com"
-        return getattr(aiplatform_v1, service)(
+        client = getattr(aiplatform_v1, service)(
             # REST works with proxies and with every endpoint, and needs no certificates of its own.
             transport="rest",
             credentials=AnonymousCredentials() if is_plain_http(self.endpoint) else default_credentials()[0],
             client_options=ClientOptions(api_endpoint=address),
         )
+        # The library's own requests wait for a response for ever.
+        check_responses(client.transport._session)
+        if hasattr(client.transport, "operations_client"):
+            check_responses(client.transport.operations_client.transport._session)
+        return client
 
 
 def wait_for(operation: Any, timeout_seconds: float) -> Any:
-    """Returns the result of a long-running operation."""
-    return operation.result(timeout=timeout_seconds)
+    """Returns the result of a long-running operation.
+
+    Raises:
+        GoogleAPICallError: the operation's own error, if it failed.
+        CheckFailedError: if it has not ended in time; its cancellation is requested.
+        InterruptedRunError: if Vertex AI does not respond for an hour.
+    """
+    name = operation.operation.name
+    has_ended = functools.partial(_has_ended, operation)
+    try:
+        poll(
+            has_ended,
+            bool,
+            max_pause=_OPERATION_PAUSE_SECONDS,
+            timeout=timeout_seconds,
+        )
+    except TimeoutError:
+        try:
+            with translate_errors(f"cancel {name}"):
+                operation.cancel()
+            state = "its cancellation was requested"
+        except (InterruptedRunError, InvalidArgumentError, UnavailableError) as error:
+            state = f"it continues: {error.problem}"
+        raise CheckFailedError(
+            f"the operation has not ended within {timeout_seconds:g} seconds; {state}",
+            where=name,
+            remedy="raise deploy_timeout_seconds; see the endpoint with `gcloud ai endpoints describe`, and "
+            "undo what was deployed with `gcloud ai endpoints undeploy-model`",
+        ) from None
+    return operation.result(timeout=0)
+
+
+def _has_ended(operation: Any) -> bool:
+    with translate_errors(f"wait for {operation.operation.name}"):
+        return bool(operation.done())
+
+
+def check_responses(session: Any) -> None:
+    """Gives the requests of a ``requests`` session a time limit, and lets only JSON objects pass.
+
+    The session then raises InvalidResponseError for any other response with status 200. An error without
+    Google's description, e.g. of a proxy, gets one, which the client library cannot do without.
+    """
+    for adapter in session.adapters.values():
+        adapter.send = functools.partial(_send, adapter.send)
+
+
+def _send(send: Callable[..., Any], request: Any, *, timeout: Any = None, **options: Any) -> Any:
+    limit = (responses.CONNECT_TIMEOUT_SECONDS, responses.READ_TIMEOUT_SECONDS)
+    response = send(request, timeout=timeout or limit, **options)
+    content = json_object(response.content)
+    if content is None and 200 <= response.status_code < 300:
+        raise InvalidResponseError(
+            f"the response to {request.method} {request.url.partition('?')[0]} is not one of Google Cloud: "
+            f"{describe_body(response.content)}",
+            remedy="try again; if it happens again, check --endpoint and the proxies in between",
+        )
+    if response.status_code >= 400 and not isinstance((content or {}).get("error"), dict):
+        error = {"message": f"{response.reason}: {describe_body(response.content)}"}
+        response._content = json.dumps({"error": error}).encode()
+    return response
 
 
 def check_region(region: str, *, name: str = "--region", where: str = "") -> None:
@@ -104,13 +183,11 @@ def is_plain_http(endpoint: str) -> bool:
     Raises:
         InvalidArgumentError: for ``http://`` to any other machine.
     """
-    if not endpoint.startswith("http://"):
-        return False
-    if urllib.parse.urlsplit(endpoint).hostname not in _LOOPBACK:
+    if is_plain_http_to_other_machine(endpoint):
         raise InvalidArgumentError(
             f"the endpoint {endpoint} would send credentials over plain http", remedy="use https://"
         )
-    return True
+    return endpoint.lower().startswith("http://")
 
 
 def authorized_session(endpoint: str = "") -> Any:
@@ -132,14 +209,12 @@ def check_credentials(endpoint: str = "") -> None:
         InterruptedRunError: if Google Cloud cannot be reached.
     """
     from google.auth.exceptions import GoogleAuthError, TransportError
-    from google.auth.transport.requests import Request
 
     if is_plain_http(endpoint):
         return
     credentials, _ = default_credentials()
     try:
-        # The library's default timeout is two minutes.
-        credentials.refresh(functools.partial(Request(), timeout=_TOKEN_TIMEOUT_SECONDS))
+        refresh(credentials)
     except TransportError as error:
         raise InterruptedRunError(
             f"cannot reach Google Cloud for a token: {type(error).__name__}",

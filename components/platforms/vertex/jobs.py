@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from imgpipe.components.common.errors import (
     InternalError,
     InterruptedRunError,
     InvalidArgumentError,
+    InvalidResponseError,
     PipelineError,
 )
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, on_termination, poll, retry
+from imgpipe.components.platforms.submission import create_once
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.errors import error_of_status, translate_errors
 from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
@@ -93,7 +96,8 @@ def run_job(
     """Runs a job for a pipeline step and returns it when it has ended, however it ended.
 
     The job is written to ``gcp_resources`` before it is followed; a step that starts again follows the job
-    written there. Each new state is logged. The job is cancelled if the step is terminated (SIGTERM, Ctrl-C).
+    written there. Each new state is logged. The job is cancelled if the step is terminated (SIGTERM, Ctrl-C)
+    or fails; it is left running if a step that runs again can follow it.
 
     Args:
         location: Where the job runs.
@@ -111,7 +115,8 @@ def run_job(
     """
     name = "" if restart else read_job(gcp_resources)
     if not name:
-        job, _ = start_job(location, kind, make_body())
+        # The label is that of this step alone.
+        job, _ = start_job(location, kind, make_body(), concurrent=False)
         name = job.name
         write_job(gcp_resources, kind.name, name)
     log_event("job_started", f"{step}: following {name}", step=step, job=name)
@@ -130,12 +135,28 @@ def run_job(
         cancel_job(location.with_new_connections(), name)
 
     with on_termination(cancel):
-        return poll(
-            lambda: get_job(location, name),
-            lambda job: state_of(job) in _ENDED,
-            on_response=log_state,
-            first_pause=first_pause,
-        )
+        try:
+            return poll(
+                lambda: get_job(location, name),
+                lambda job: state_of(job) in _ENDED,
+                on_response=log_state,
+                first_pause=first_pause,
+            )
+        except PipelineError as error:
+            if not isinstance(error, InterruptedRunError | InvalidResponseError):
+                # The step does not run again: without it, the job's result is not used.
+                try:
+                    cancel()
+                except PipelineError:
+                    log_event("job_left", f"step {step}: {name} cannot be cancelled", severity="WARNING")
+                else:
+                    raise
+            raise type(error)(
+                f"{error.problem}; {name} may still be running",
+                where=error.where or name,
+                remedy="run the step again: it follows the job; or stop the job: imgpipe cancel "
+                f"{name} --target vertex --project {location.project} --region {location.region}",
+            ) from None
 
 
 def start_job(
@@ -143,17 +164,19 @@ def start_job(
     kind: JobKind,
     body: Mapping[str, Any],
     *,
-    find: Callable[[], Any | None] | None = None,
+    find: Callable[[], Sequence[Any]] | None = None,
     resource_id: str = "",
+    concurrent: bool = True,
 ) -> tuple[Any, bool]:
-    """Creates a job unless a job with its label exists.
+    """Creates a job unless a job with its label exists; of several created at the same time, one remains.
 
     Args:
         location: Where the job runs.
         kind: The kind of the job.
         body: The request, with ``JOB_LABEL`` and ``REQUEST_LABEL`` among its labels.
-        find: Returns the existing job or None; by default, the job of this kind with the label.
+        find: Returns the existing jobs; by default, those of this kind with the label.
         resource_id: The last part of the resource name, for a ``PipelineJob``.
+        concurrent: False = no other client creates a job with the label.
 
     Returns:
         The job, and whether it existed.
@@ -163,42 +186,69 @@ def start_job(
         InterruptedRunError: if Vertex AI cannot be reached.
         UnavailableError: for missing permissions or quota.
     """
-    client = location.client(kind.service)
     from google.api_core.exceptions import Conflict
 
+    client = location.client(kind.service)
     fields = {kind.method_suffix: parse_message(kind.name, body)}
     if resource_id:
         fields[f"{kind.method_suffix}_id"] = resource_id
 
-    def find_or_create() -> tuple[Any, bool]:
-        found = find() if find else find_job(location, kind, body["labels"][JOB_LABEL])
-        if found is None:
-            with translate_errors(f"create the {kind.name}"):
-                try:
-                    create = getattr(client, f"create_{kind.method_suffix}")
-                    return create(parent=location.parent, **fields, timeout=60), False
-                except Conflict:
-                    if not resource_id:
-                        raise
-            found = get_job(location, f"{location.parent}/{kind.collection}/{resource_id}")
+    class ExistsError(Exception):
+        """The resource id is in use."""
+
+    def create() -> Any:
+        with translate_errors(f"create the {kind.name}", needs_machines=True):
+            try:
+                return getattr(client, f"create_{kind.method_suffix}")(parent=location.parent, **fields)
+            except Conflict:
+                if resource_id:
+                    raise ExistsError from None
+                raise
+
+    try:
+        return create_once(
+            find or (lambda: find_jobs(location, kind, body["labels"][JOB_LABEL])),
+            create,
+            check=lambda job: check_same_request(job, body),
+            end=lambda job: None if state_of(job) in _ENDED else cancel_job(location, job.name),
+            identify=lambda job: str(job.name),
+            created=_created,
+            concurrent=concurrent,
+        )
+    except ExistsError:
+        name = f"{location.parent}/{kind.collection}/{resource_id}"
+        found = retry(lambda: get_job(location, name))
         check_same_request(found, body)
         return found, True
 
-    return retry(find_or_create)
+
+def _created(job: Any) -> float:
+    return float(job.create_time.timestamp()) if job.create_time else 0.0
 
 
-def list_jobs(location: VertexLocation, kind: JobKind, job_filter: str, **options: Any) -> Iterator[Any]:
-    """Yields the jobs of a kind that match a filter of the API, newest first."""
+def list_jobs(
+    location: VertexLocation, kind: JobKind, job_filter: str, *, limit: int | None = None
+) -> list[Any]:
+    """Returns the jobs of a kind that match a filter of the API, newest first, at most ``limit``."""
     list_method = getattr(location.client(kind.service), f"list_{kind.method_suffix}s")
-    with translate_errors(f"list the {kind.collection}"):
-        yield from list_method(request={"parent": location.parent, "filter": job_filter, **options})
+    request = {"parent": location.parent, "filter": job_filter, "page_size": limit or 0}
+
+    def list_pages() -> list[Any]:
+        with translate_errors(f"list the {kind.collection}"):
+            return list(islice(list_method(request=request), limit))
+
+    return retry(list_pages)
 
 
-def find_job(
-    location: VertexLocation, kind: JobKind, label: str, *, matches: Callable[[Any], bool] = lambda _: True
-) -> Any | None:
-    """Returns the newest matching job with a ``JOB_LABEL``, or None."""
-    return next(filter(matches, list_jobs(location, kind, f'labels.{JOB_LABEL}="{label}"')), None)
+def find_jobs(location: VertexLocation, kind: JobKind, label: str) -> list[Any]:
+    """Returns the jobs of a kind with a ``JOB_LABEL``, without the runs that a schedule has started."""
+    jobs = list_jobs(location, kind, f"labels.{JOB_LABEL}={quoted(label)}")
+    return [job for job in jobs if not getattr(job, "schedule_name", "")]
+
+
+def quoted(text: str) -> str:
+    """Returns a text as a string of the API's filter language."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def get_job(location: VertexLocation, name: str) -> Any:
@@ -207,8 +257,13 @@ def get_job(location: VertexLocation, name: str) -> Any:
 
 
 def cancel_job(location: VertexLocation, name: str) -> None:
-    """Requests that Vertex AI stop a job."""
-    _call("cancel", "cancel", location, name)
+    """Requests that Vertex AI stop a job; does nothing if it has ended."""
+    try:
+        retry(lambda: _call("cancel", "cancel", location, name))
+    except InvalidArgumentError:
+        # It may have ended in the meantime.
+        if state_of(retry(lambda: get_job(location, name))) not in (*_ENDED, "CANCELLING"):
+            raise
 
 
 def _call(method: str, action: str, location: VertexLocation, name: str) -> Any:

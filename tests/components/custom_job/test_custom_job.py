@@ -187,8 +187,9 @@ def test_a_cancelled_job_is_not_restarted(server, request_):
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 64), (403, 69), (404, 66), (429, 75)])
 def test_a_rejected_request_fails_the_step_with_the_reason(server, request_, status, expected, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
-    server.forced_responses = [(200, {"customJobs": []}), (status, "because")] * 4
+    monkeypatch.setattr("imgpipe.components.platforms.polling.RETRY_SECONDS", 0)
+    # After a failure that does not say whether the job was created, it is searched for again.
+    server.forced_responses = [(200, {}), (status, "because"), (200, {})]
     failure = failure_in_process(request_)
     assert failure.exit_code == expected
     assert "because" in failure.problem

@@ -4,9 +4,16 @@ import pytest
 import urllib3
 from kubernetes.client import ApiException
 
-from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, UnavailableError
-from imgpipe.components.platforms.kubernetes.client import connect
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    InvalidResponseError,
+    MissingInputError,
+    UnavailableError,
+)
+from imgpipe.components.platforms.kubernetes.client import CustomObjects, connect
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from tests.servers.http_server import serve_json
 from tests.servers.kubeflow import use_kubeconfig
 
 
@@ -49,3 +56,46 @@ def test_a_rejection_quotes_the_api_servers_message():
     ):
         raise error
     assert caught.value.remedy == "ask for the right"
+
+
+@pytest.mark.parametrize("content", [None, "- a\n- b\n", "text", b"\xff\xfe", "clusters: 1", "users: [1]"])
+def test_a_kubeconfig_that_is_a_folder_or_has_another_content_is_reported(monkeypatch, tmp_path, content):
+    file = tmp_path / "config"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+    with pytest.raises(MissingInputError, match="there is no cluster to tune on") as caught:
+        connect("tune on")
+    assert "KUBECONFIG" in caught.value.remedy
+
+
+def test_a_token_is_not_sent_over_plain_http_to_another_machine(monkeypatch, tmp_path):
+    use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address="http://10.0.0.1:80"))
+    assert connect("tune on").api_client.configuration.host == "http://10.0.0.1:80"
+    file = tmp_path / "kubeconfig"
+    file.write_text(file.read_text().replace("user: {}", "user: {token: secret}"))
+    with pytest.raises(InvalidArgumentError, match="over plain http") as caught:
+        connect("tune on")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_response_of_another_server_is_an_error_of_its_own(monkeypatch, tmp_path):
+    with serve_json(lambda *_: (200, "<html>")) as address:
+        use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address=address))
+        objects = CustomObjects(connect("tune on"), "kubeflow.org", "v1beta1", "experiments", remedy="")
+        for request in (lambda: objects.read("a"), lambda: objects.list("a=b"), lambda: objects.create({})):
+            with pytest.raises(InvalidResponseError, match="not one of Kubernetes: an HTML page"):
+                request()
+
+
+def test_a_busy_api_server_is_asked_again_when_it_says_so(monkeypatch, tmp_path):
+    responses = [(429, "busy"), (503, "restarts"), (200, {"items": []})]
+    with serve_json(lambda *_: responses.pop(0)) as address:
+        monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
+        use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address=address))
+        objects = CustomObjects(connect("tune on"), "kubeflow.org", "v1beta1", "experiments", remedy="")
+        assert objects.list("a=b") == []
+    assert responses == []
