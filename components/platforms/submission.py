@@ -75,7 +75,10 @@ def create_once(
     try:
         found = retry(find_or_create)
     except PipelineError as error:
-        raise _with_doubt(error, "" if own is None else identify(own), uncertain) from None
+        if own is not None:
+            doubt = f"{identify(own)} was created, but it was not checked that it is the only one of its name"
+            raise _with_doubt(error, doubt) from None
+        raise _with_doubt(error, "it may have been created nevertheless") if uncertain else error from None
     existed = own is None and not uncertain
     own_id = "" if own is None else identify(own)
     if own is not None and own_id not in map(identify, found):
@@ -86,15 +89,15 @@ def create_once(
         check(kept)
     except InvalidArgumentError:
         if own is not None:
-            _end(own, end)
+            _end(own, end, own_id)
         raise
     for resource in found[1:]:
         if identify(resource) == own_id or _belongs(resource, check):
-            _end(resource, end)
+            _end(resource, end, identify(resource))
     return kept, existed or (own is not None and identify(kept) != own_id)
 
 
-def _end(resource: Resource, end: Callable[[Resource], None]) -> None:
+def _end(resource: Resource, end: Callable[[Resource], None], identifier: str) -> None:
     def request() -> None:
         # Another client may have ended it.
         try:
@@ -102,7 +105,10 @@ def _end(resource: Resource, end: Callable[[Resource], None]) -> None:
         except MissingInputError:
             return
 
-    retry(request)
+    try:
+        retry(request)
+    except PipelineError as error:
+        raise _with_doubt(error, f"{identifier} was created as well and could not be ended") from None
 
 
 def _belongs(resource: Resource, check: Callable[[Resource], None]) -> bool:
@@ -113,14 +119,7 @@ def _belongs(resource: Resource, check: Callable[[Resource], None]) -> bool:
     return True
 
 
-def _with_doubt(error: PipelineError, own_id: str, uncertain: bool) -> PipelineError:
-    """Returns the error with what is known about the resource."""
-    if own_id:
-        doubt = f"{own_id} was created, but it was not checked that it is the only one of its name"
-    elif uncertain:
-        doubt = "it may have been created nevertheless"
-    else:
-        return error
+def _with_doubt(error: PipelineError, doubt: str) -> PipelineError:
     return type(error)(
         f"{error.problem}; {doubt}",
         where=error.where,

@@ -107,7 +107,9 @@ def start_fault_proxy(target, choose):
 
     class ProxyHandler(Handler):
         def respond(self):
-            proxy.handle(self)
+            # The client may have given up.
+            with suppress(OSError):
+                proxy.handle(self)
 
         def finish(self):
             # The connection may have been reset.
