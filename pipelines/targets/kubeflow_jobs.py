@@ -32,6 +32,7 @@ class KubeflowJobs:
             InvalidArgumentError: if the existing run has another pipeline, image, parameter, account or root.
             UnavailableError: if the installation requires a login.
         """
+        self.client.connect()
 
         def check(run: Any) -> None:
             if different := request.differences(run):

@@ -29,6 +29,7 @@ class KubeflowSchedules:
             InvalidArgumentError: if the existing schedule differs.
             UnavailableError: if the installation requires a login.
         """
+        self.client.connect()
 
         def check(found: Any) -> None:
             existing, different = _schedule(found), request.differences(found)

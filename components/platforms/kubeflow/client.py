@@ -77,6 +77,10 @@ class KubeflowClient:
             self._clients.append(retry(self._connect, seconds=_CONNECT_SECONDS))
         return self._clients[0]
 
+    def connect(self) -> None:
+        """Connects if it is not connected; an address that does not respond is an error after seconds."""
+        assert self.api is not None  # noqa: S101 - the property connects or raises
+
     def _connect(self) -> Any:
         action = f"connect to Kubeflow Pipelines at {self.host}"
         with translate_errors(action), warnings.catch_warnings(), _without_logging():
@@ -99,6 +103,7 @@ class KubeflowClient:
 
     def read(self, action: str, request: Callable[[Any], Response]) -> Response:
         """Sends a request that is safe to repeat, until KFP responds or ``RETRY_SECONDS`` have passed."""
+        self.connect()
         return retry(lambda: self.send(action, request))
 
     def find_experiment(self) -> str:
