@@ -37,5 +37,5 @@ def check_ends_in_first_step(installation, job, run_id, named):
     assert installation.wait_until_ended(job, FIRST_STEP_SECONDS) == "FAILED"
     # A pod that was tried again is the same step's.
     assert len(set(map(step_of, installation.pods(run_id)))) == 1
-    shown = installation.imgpipe("describe", job)
+    shown = installation.imgpipe("stream-logs", job)
     assert named in shown.stdout, shown.stdout
