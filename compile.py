@@ -21,9 +21,7 @@ from imgpipe.components.common.errors import OutputError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.pipelines.arguments_reference import arguments_reference
 from imgpipe.pipelines.batch_predict import batch_predict
-from imgpipe.pipelines.image_classification import image_classification
-from imgpipe.pipelines.image_classification_retrain import image_classification_retrain
-from imgpipe.pipelines.image_classification_tune import image_classification_tune
+from imgpipe.pipelines.image_classification import PIPELINES as TRAINING_PIPELINES
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.option_types import option_types
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
@@ -39,12 +37,7 @@ TEXTS: dict[Path, Callable[[], str]] = {
     Path("imgpipe") / "_arguments.py": option_types,
 }
 TARGETS = (LOCAL, KUBEFLOW, VERTEX)
-PIPELINES: dict[str, Callable[[Target, Images], Any]] = {
-    "image_classification": image_classification,
-    "image_classification_tune": image_classification_tune,
-    "image_classification_retrain": image_classification_retrain,
-    "batch_predict": batch_predict,
-}
+PIPELINES: dict[str, Callable[[Target, Images], Any]] = {**TRAINING_PIPELINES, "batch_predict": batch_predict}
 
 
 def write_files(root: Path, images: Images) -> list[Path]:

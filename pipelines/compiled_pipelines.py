@@ -32,23 +32,17 @@ def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterato
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
-    from imgpipe.pipelines.image_classification import image_classification
-    from imgpipe.pipelines.image_classification_retrain import image_classification_retrain
-    from imgpipe.pipelines.image_classification_tune import image_classification_tune
+    from imgpipe.pipelines.image_classification import PIPELINES
     from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
 
     targets = {known.name: known for known in (LOCAL, KUBEFLOW, VERTEX)}
-    build = {
-        TRAIN: image_classification,
-        TUNE: image_classification_tune,
-        RETRAIN: image_classification_retrain,
-    }[pipeline]
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:
-            compiler.Compiler().compile(build(targets[target], images), package_path=str(file))
+            made = PIPELINES[pipeline](targets[target], images)
+            compiler.Compiler().compile(made, package_path=str(file))
         except ImportError as error:
             raise UnavailableError(
                 f"compiling for {target} needs a package that is not installed: {error}",

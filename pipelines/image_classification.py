@@ -1,7 +1,8 @@
-"""The pipeline from labeled images to a checked SavedModel."""
+"""The pipelines from labeled images to a checked SavedModel: one training, many trials, or a retraining."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kfp import dsl
@@ -18,24 +19,25 @@ from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.component import gate
-from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
+from imgpipe.components.preflight.pipeline_inputs import (
+    PIPELINE_ARGUMENTS,
+    RETRAIN,
+    TRAIN,
+    TUNE,
+    TUNE_PIPELINE_ARGUMENTS,
+)
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.component import serving_model
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.component import train
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.component import tune
 from imgpipe.components.validate.arguments import ValidateArguments
 from imgpipe.components.validate.component import validate
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
-
-NAME = "image-classification"
-DESCRIPTION = (
-    "Labeled images in, the most accurate SavedModel out: converts and checks the images, trains, "
-    "evaluates, publishes the model if a new process gets the evaluation's predictions from it, and "
-    "deploys it if it passes the gate."
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,36 @@ class Trainer:
     from_serving_model: bool = False
 
 
-_TRAIN = Trainer(train, (TrainingArguments,), NAME, DESCRIPTION, PIPELINE_ARGUMENTS)
+_TRAIN = Trainer(
+    train,
+    (TrainingArguments,),
+    "image-classification",
+    "Labeled images in, the most accurate SavedModel out: converts and checks the images, trains, "
+    "evaluates, publishes the model if a new process gets the evaluation's predictions from it, and "
+    "deploys it if it passes the gate.",
+    PIPELINE_ARGUMENTS,
+)
+_TUNE = Trainer(
+    tune,
+    (TuneArguments, TrainingArguments),
+    "image-classification-tune",
+    "Labeled images in, the most accurate SavedModel of many trials out: converts and checks the images, "
+    "searches values of training arguments, stops unpromising trials, evaluates the best model, publishes it "
+    "if a new process gets the evaluation's predictions from it, and deploys it if it passes the gate.",
+    TUNE_PIPELINE_ARGUMENTS,
+)
+_RETRAIN = Trainer(
+    train,
+    (TrainingArguments,),
+    "image-classification-retrain",
+    "Labeled images and the serving model in, a better SavedModel out: converts and checks the images, "
+    "continues training from the serving model's weights, evaluates both models on the same images, "
+    "publishes the new model if a new process gets the evaluation's predictions from it, and deploys it in "
+    "place of the serving model if it passes the gate. While no model is deployed, it starts like "
+    "image-classification.",
+    PIPELINE_ARGUMENTS,
+    from_serving_model=True,
+)
 
 
 def image_classification(target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN) -> Any:
@@ -108,3 +139,11 @@ def image_classification(target: Target, images: Images | None = None, *, traine
 
     fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
     return make_pipeline(graph, name=trainer.name, description=trainer.description, fields=fields)
+
+
+# Each builds a pipeline, given a target and images, by the name of its compiled file.
+PIPELINES: dict[str, Callable[..., Any]] = {
+    TRAIN: image_classification,
+    TUNE: partial(image_classification, trainer=_TUNE),
+    RETRAIN: partial(image_classification, trainer=_RETRAIN),
+}
