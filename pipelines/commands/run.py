@@ -130,22 +130,13 @@ def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "Ignored while no model is deployed.",
 )
 @_local_options
-def run(
-    recipe: str | None,
-    output_format: str,
-    retrain: bool,
-    runner: str,
-    network: str,
-    mount: tuple[str, ...],
-    **flags: Any,
-) -> None:
+def run(retrain: bool, **options: Any) -> None:
     """Run the whole pipeline on this machine: convert, validate, train, evaluate, export, gate, deploy.
 
     The images are a folder with one subfolder per class (--images), CSV files of path,label (--train-csv), or
     TFRecord files (--training-data-path). Without any of them, it trains on scikit-learn's digits.
     """
-    containers = ContainerOptions(network, mount) if runner == "docker" else None
-    _run_pipeline(RETRAIN if retrain else TRAIN, given_values(flags), recipe, output_format, containers)
+    _run_pipeline(RETRAIN if retrain else TRAIN, **options)
 
 
 @click.command(
@@ -162,26 +153,13 @@ def run(
     help="AI Platform's config.yaml; only its hyperparameters block is read.",
 )
 @_local_options
-def tune(
-    recipe: str | None,
-    config: Path | None,
-    output_format: str,
-    runner: str,
-    network: str,
-    mount: tuple[str, ...],
-    tune: tuple[str, ...],
-    **flags: Any,
-) -> None:
+def tune(config: Path | None, tune: tuple[str, ...], **options: Any) -> None:
     """Search for the best values of training arguments on this machine and keep the best model.
 
     The pipeline of `imgpipe run` with many trials of the training, some at a time. Run the same command
     again with the same --job-dir to resume an interrupted run.
     """
-    given = given_values(flags)
-    if tune:
-        given["tune"] = "; ".join(tune)
-    containers = ContainerOptions(network, mount) if runner == "docker" else None
-    _run_pipeline(TUNE, given, recipe, output_format, containers, config)
+    _run_pipeline(TUNE, config, tune="; ".join(tune) or None, **options)
 
 
 def given_values(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,12 +169,17 @@ def given_values(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_pipeline(
     pipeline: LocalPipeline,
-    given: dict[str, Any],
+    config: Path | None = None,
+    *,
     recipe: str | None,
     output_format: str,
-    containers: ContainerOptions | None,
-    config: Path | None = None,
+    runner: str,
+    network: str,
+    mount: tuple[str, ...],
+    **flags: Any,
 ) -> None:
+    given = given_values(flags)
+    containers = ContainerOptions(network, mount) if runner == "docker" else None
     console = Console(stderr=True)
     try:
         if config is not None:
