@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from imgpipe.components.common.plural import plural
+
 # Without a terminal there is no bar, but a line this often.
 _SECONDS_BETWEEN_LINES = 15.0
 # More warnings of a step than this are counted, not shown: the log and the report have them all.
@@ -68,8 +70,8 @@ class RunDisplay:
         self._line(f"  {step:<9} {seconds:6.1f} s  {self._result}", style=None)
         for message in self._warnings[:_WARNINGS_SHOWN]:
             self._line(f"    ! {message}", style="yellow")
-        if len(self._warnings) > _WARNINGS_SHOWN:
-            self._line(f"    ! and {len(self._warnings) - _WARNINGS_SHOWN} more warnings", style="yellow")
+        if (more := len(self._warnings) - _WARNINGS_SHOWN) > 0:
+            self._line(f"    ! and {plural(more, 'more warning')}", style="yellow")
 
     def step_failed(self, step: str, seconds: float) -> None:
         """Draws the line of a step that failed."""
@@ -93,7 +95,10 @@ class RunDisplay:
         """Draws a bar for each trial of a tuning that runs, and a line when it has ended."""
         kind, trial = event["event"], event["trial"]
         if kind == "trial_started":
-            values = ", ".join(f"{name}={_short(value)}" for name, value in event["values"].items())
+            values = ", ".join(
+                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in event["values"].items()
+            )
             self._trials[trial] = self._progress.add_task(
                 f"  trial {trial:<3} {values}",
                 total=event["max_steps"],
@@ -122,7 +127,3 @@ class RunDisplay:
     def _line(self, text: str, *, style: str | None) -> None:
         # Paths and labels may look like rich's markup.
         self._console.print(escape(text), style=style, highlight=False, soft_wrap=True)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
