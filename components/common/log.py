@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from imgpipe.components.common.urls import redact_urls
+
 Item = TypeVar("Item")
 
 LOG_FORMAT_VARIABLE = "IMGPIPE_LOG_FORMAT"
@@ -34,10 +36,11 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
 
     Args:
         event: The kind of line, e.g. ``progress``; a constant, so that it can be searched for.
-        message: The human-readable text.
+        message: The human-readable text; secrets in URLs are replaced.
         severity: INFO, WARNING or ERROR.
         **fields: JSON values; NaN and infinity, which JSON lacks, become null. Plain lines do not have them.
     """
+    message = redact_urls(message)
     # Read now: the variable may have changed since the import.
     if os.environ.get(LOG_FORMAT_VARIABLE) == JSON:
         text = event_line(event, message, severity=severity, **fields)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import json_events, parse_event
+from imgpipe.components.common.urls import redact_urls
 from imgpipe.pipelines.commands.grouped_options import RUNNING, option
 
 FORMATS = ("table", "json", "yaml")
@@ -69,8 +70,8 @@ def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -
 
 
 def notice(text: str) -> None:
-    """Prints a notice on stderr."""
-    click.echo(f"! {text}", err=True)
+    """Prints a notice on stderr; secrets in URLs are replaced."""
+    click.echo(f"! {redact_urls(text)}", err=True)
 
 
 @contextmanager

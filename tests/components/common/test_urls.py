@@ -3,7 +3,9 @@
 import pytest
 
 from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.log import log_event
 from imgpipe.components.common.urls import has_user_info, is_plain_http_to_other_machine, redact_urls
+from imgpipe.pipelines.commands.output import notice
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,12 @@ def test_a_url_with_a_password_is_recognized():
 )
 def test_only_plain_http_to_other_machines_can_be_read_by_others(url, readable):
     assert is_plain_http_to_other_machine(url) is readable
+
+
+def test_logs_and_notices_do_not_show_secrets_in_urls(capsys):
+    log_event("read", "reading https://me:secret@host/a?token=secret")
+    notice("https://me:secret@host is used")
+    printed = capsys.readouterr()
+    assert "https://***@host/a?token=***" in printed.out
+    assert "https://***@host is used" in printed.err
+    assert "secret" not in printed.out + printed.err
