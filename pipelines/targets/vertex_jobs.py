@@ -11,17 +11,11 @@ from typing import Any
 
 import yaml
 
-from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, UnavailableError
+from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.polling import retry
-from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 from imgpipe.components.platforms.submission import create_once
-from imgpipe.components.platforms.vertex.client import (
-    VertexLocation,
-    authorized_session,
-    check_responses,
-    is_plain_http,
-    wait_for,
-)
+from imgpipe.components.platforms.vertex.client import VertexLocation, wait_for
+from imgpipe.components.platforms.vertex.cloud_logging import CloudLogging
 from imgpipe.components.platforms.vertex.errors import translate_errors
 from imgpipe.components.platforms.vertex.job_requests import (
     JOB_LABEL,
@@ -49,9 +43,6 @@ from imgpipe.components.platforms.vertex.jobs import (
 from imgpipe.pipelines.ai_platform import VertexRequest, job_label
 from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule, with_same_id
 
-_LOGGING = "https://logging.googleapis.com"
-# The API's limit.
-_LOG_PAGE_SIZE = 1000
 _LOG_PAUSE_SECONDS = 5.0
 _DELETION_SECONDS = 120.0
 
@@ -120,7 +111,7 @@ class VertexJobs:
         since = ""
         while True:
             ended = state_of(job) in ENDED
-            for entry in self._entries(self._log_filter(job), since):
+            for entry in self._log.entries(self._log_filter(job), since):
                 if entry["insertId"] not in shown:
                     shown.add(entry["insertId"])
                     since = entry["timestamp"]
@@ -218,6 +209,10 @@ class VertexJobs:
     def _schedule_resource(self, name: str) -> str:
         return only_schedule(name, self.list_schedules(), self.location.parent).resource
 
+    @cached_property
+    def _log(self) -> CloudLogging:
+        return CloudLogging(self.location)
+
     @property
     def _schedule_client(self) -> Any:
         return self.location.client("ScheduleServiceClient")
@@ -257,46 +252,6 @@ class VertexJobs:
         numbers = " OR ".join(f'"{name.split("/")[-1]}"' for name in sorted(names - {""}))
         jobs = f" OR resource.labels.job_id=({numbers})" if numbers else ""
         return f'(resource.labels.pipeline_job_id="{number}"{jobs})'
-
-    def _entries(self, job_filter: str, since: str) -> Iterator[dict[str, Any]]:
-        """Yields entries of Cloud Logging from a time on (inclusive), oldest first."""
-        after = f' AND timestamp>="{since}"' if since else ""
-        request: dict[str, Any] = {
-            "resourceNames": [f"projects/{self.location.project}"],
-            "filter": f"{job_filter}{after}",
-            "orderBy": "timestamp asc",
-            "pageSize": _LOG_PAGE_SIZE,
-        }
-        endpoint = self.location.endpoint
-        address = f"{endpoint if is_plain_http(endpoint) else _LOGGING}/v2/entries:list"
-        while True:
-            page = retry(lambda: self._log_page(address, request))
-            yield from page.get("entries", [])
-            if not page.get("nextPageToken"):
-                return
-            request["pageToken"] = page["nextPageToken"]
-
-    def _log_page(self, address: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        with translate_errors("read the logs"):
-            response = self._logging_session.post(address, json=request)
-        if response.status_code in TRANSIENT_STATUSES:
-            raise InterruptedRunError(
-                f"Cloud Logging is temporarily unavailable: {response.text[:300]}",
-                remedy="try again in a minute; the job keeps running",
-                retry_after=retry_after_seconds(response.headers),
-            )
-        if response.status_code != 200:
-            raise UnavailableError(
-                f"Cloud Logging denied access to the logs: {response.text[:300]}",
-                remedy="grant your account the role roles/logging.viewer",
-            )
-        return dict(response.json())
-
-    @cached_property
-    def _logging_session(self) -> Any:
-        session = authorized_session(self.location.endpoint)
-        check_responses(session)
-        return session
 
 
 def pipeline_job_id(job_id: str) -> str:
