@@ -274,6 +274,21 @@ def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
     ]
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "values", "group", "product"),
+    [(TRAIN, KSERVE, "serving.kserve.io", "KServe"), (TUNE, KATIB, "kubeflow.org", "Katib")],
+)
+def test_a_cluster_without_kserve_or_katib_is_reported(
+    start, tmp_path, monkeypatch, pipeline, values, group, product
+):
+    """Kubernetes grants permissions for APIs that do not exist, so they are not asked for alone."""
+    with serve_target(Cluster(denied=(f"/apis/{group}/v1beta1",))) as server:
+        use_kubeconfig(monkeypatch, tmp_path, server)
+        failed = start("kubeflow", pipeline, **values)
+    assert f"the cluster has no API {group}/v1beta1" in failed["problem"]
+    assert f"install {product}" in failed["remedy"]
+
+
 @pytest.mark.parametrize(("pipeline", "values"), [(TRAIN, KSERVE), (TUNE, KATIB)])
 def test_a_run_with_all_permissions_passes(start, tmp_path, monkeypatch, cloud, pipeline, values):
     with serve_target(Cluster()) as server:

@@ -78,7 +78,7 @@ def serve_json(respond, intercept=lambda _: False):
 
 
 def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pipeline-runner"):
-    """Returns the response of Kubernetes to a review of the client's own access; None for other paths.
+    """Returns the response of Kubernetes to a review of access, or to discovery; None for other paths.
 
     The review comes back with a status, with 201: kubernetes/kubernetes,
     pkg/registry/authorization/selfsubjectaccessreview/rest.go and
@@ -87,9 +87,13 @@ def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pi
     Args:
         path: The path of the request.
         body: The review, parsed.
-        denied: ``"VERB RESOURCE.GROUP"`` of what the account may not do.
+        denied: ``"VERB RESOURCE.GROUP"`` of what the account may not do; paths of APIs that do not exist.
         account: Its user name.
     """
+    if path in ("/apis/serving.kserve.io/v1beta1", "/apis/kubeflow.org/v1beta1"):
+        if path in denied:
+            return 404, {"message": "404 page not found"}
+        return 200, {"kind": "APIResourceList", "groupVersion": path.removeprefix("/apis/"), "resources": []}
     if path == "/apis/authentication.k8s.io/v1/selfsubjectreviews":
         return 201, {**body, "status": {"userInfo": {"username": account}}}
     if not re.fullmatch("/apis/authorization.k8s.io/v1/(self)?subjectaccessreviews", path):

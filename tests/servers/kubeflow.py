@@ -95,8 +95,11 @@ class KubeflowServer:
     def respond(self, method, path, query, body):
         with self.lock:
             self.requests.append((method, path))
-            if path.startswith("/apis/auth"):
-                return access_review(path, json.loads(body), self.denied)
+            review = access_review(
+                path, json.loads(body) if path.startswith("/apis/auth") else None, self.denied
+            )
+            if review is not None:
+                return review
             if path.startswith("/api/v1/namespaces/"):
                 return self._kubernetes(path, query)
             if self.forced_responses:

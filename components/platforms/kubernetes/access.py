@@ -7,8 +7,10 @@ from kubernetes import client
 
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
-from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, translate_errors
 
+_VERSION = "v1beta1"
+_PRODUCTS = {"serving.kserve.io": "KServe", "kubeflow.org": "Katib"}
 _ACTION = "say what an account may do"
 
 
@@ -45,10 +47,13 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         account: Its user name; empty = the account of this client, which may always ask about itself.
 
     Raises:
-        UnavailableError: if it may not, with the Role and RoleBinding that allow it.
+        UnavailableError: if it may not, with the Role and RoleBinding that allow it; or if the cluster does
+            not have the API.
         InterruptedRunError: if the API server cannot be reached.
     """
     needs = list(needs)
+    for group in dict.fromkeys(need.group for need in needs):
+        _check_installed(cluster, group, purpose)
     asked = [(need, verb) for need in needs for verb in need.verbs]
     missing = [
         f"{verb} {need.resource}.{need.group}"
@@ -61,6 +66,22 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
             f"{purpose}: {account} may not {', '.join(missing)} in namespace {cluster.namespace!r}",
             remedy=f"have an administrator apply this:\n{_manifest(needs, cluster.namespace, account)}",
         )
+
+
+def _check_installed(cluster: Cluster, group: str, purpose: str) -> None:
+    """Checks that the cluster has an API: permissions can be granted for one that does not exist."""
+    with translate_errors(f"list its {group} API", remedy="allow discovery, as system:discovery does"):
+        try:
+            client.CustomObjectsApi(cluster.api_client).get_api_resources(
+                group, _VERSION, _request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+        except client.ApiException as error:
+            if error.status != NOT_FOUND:
+                raise
+            raise UnavailableError(
+                f"{purpose}: the cluster has no API {group}/{_VERSION}",
+                remedy=f"install {_PRODUCTS[group]} in the cluster, or choose another value",
+            ) from None
 
 
 def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
