@@ -103,6 +103,7 @@ class RunOptions(ConvertOptions, total=False):
     tolerance: float
     canary_percent: int
     deploy_timeout_seconds: int
+    allow_unverified: bool
     undeploy_old: bool
     serving_url: str
     serving_machine_type: str

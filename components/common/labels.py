@@ -7,6 +7,8 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 # A label is a name in reports, logs and every record, not a description.
 MAX_LABEL_CHARACTERS = 500
+# The file in the folder assets of a SavedModel.
+LABELS_ASSET = "labels.txt"
 
 
 def read_labels_file(path: Path, display_name: str = "") -> tuple[str, ...]:

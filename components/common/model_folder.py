@@ -10,6 +10,7 @@ from imgpipe.components.common.dataset import file_sha256
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.published_model import TRIAL_MODEL
+from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.storage import LocalLocation, Location
 
 
@@ -71,10 +72,15 @@ def local_model(location: Location) -> Iterator[Path]:
 
 
 def model_digest(folder: Path) -> str:
-    """Returns the SHA-256, in hexadecimal, of the names and contents of all files of a model folder."""
+    """Returns the SHA-256, in hexadecimal, of the names and contents of all files of a model folder.
+
+    Without verification.json, which depends on the images of the evaluation.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n{file_sha256(path)}\n".encode())
+        name = path.relative_to(folder).as_posix()
+        if name != VERIFICATION_NAME:
+            digest.update(f"{name}\n{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

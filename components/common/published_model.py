@@ -6,11 +6,12 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
 from imgpipe.components.common.provenance import DEPLOYMENT_CONFIG_NAME, FORMATS_FOLDER, PROVENANCE_NAME
+from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.storage import Location
 
 MODEL_FOLDER = "model"
 SAVED_MODEL_NAME = "saved_model.pb"
-# The content of a model folder: TensorFlow's files, our two, and other formats.
+# The content of a model folder: TensorFlow's files, our three, and other formats.
 _MODEL_NAMES = {
     SAVED_MODEL_NAME,
     "fingerprint.pb",
@@ -19,6 +20,7 @@ _MODEL_NAMES = {
     DEPLOYMENT_CONFIG_NAME,
     PROVENANCE_NAME,
     FORMATS_FOLDER,
+    VERIFICATION_NAME,
 }
 # The models of a tuning's trials are subfolders of the best one's folder, as in the original algorithm.
 TRIAL_MODEL = re.compile(r"trial_[\w-]+")

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.labels import write_labels_file
+from imgpipe.components.common.labels import LABELS_ASSET, write_labels_file
 from imgpipe.components.common.tensorflow_2_6 import remove_hints
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
-LABELS_ASSET = "labels.txt"
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
 # The names of the network's input and output in the other export formats.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
-from imgpipe.components.common.labels import read_labels_file
+from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.records import class_to_label
-from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_ASSET
+from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image

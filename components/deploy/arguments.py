@@ -14,7 +14,7 @@ class DeployArguments(DeploymentTarget):
     canary_percent: int = argument(
         100,
         "Percentage of the traffic for the new model; the rest stays with the previous one. Deploy the "
-        "same model again with 100 to give it all traffic. For kserve and vertex.",
+        "same model again with 100 to give it all traffic. For vertex, and for kserve with Knative.",
         group=Group.DEPLOYMENT,
         minimum=1,
         maximum=100,
@@ -24,6 +24,12 @@ class DeployArguments(DeploymentTarget):
         "Maximum time to wait until the new model responds; after that, the deployment is rolled back.",
         group=Group.DEPLOYMENT,
         minimum=1,
+    )
+    allow_unverified: bool = argument(
+        False,
+        "Whether a model stays deployed if no request from the step reaches it, e.g. because of a network "
+        "policy, so that its answers cannot be checked. For kserve.",
+        group=Group.DEPLOYMENT,
     )
     undeploy_old: bool = argument(
         False,

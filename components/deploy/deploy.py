@@ -49,5 +49,7 @@ def _summary(deployment: Deployment, arguments: DeployArguments) -> str:
     if arguments.deploy_target == LOCAL_TARGET and not arguments.serving_url:
         # Whether a server has loaded it was not checked.
         return f"{'deployed to' if deployment.changed else 'unchanged, already deployed:'} {model}"
+    if not deployment.verified:
+        return f"not verified: {model}, with {deployment.traffic_percent} % of the traffic"
     state = "serves at" if deployment.changed else "unchanged, already serves at"
     return f"{state} {model}, with {deployment.traffic_percent} % of the traffic"

@@ -88,6 +88,8 @@ class Deployment:
         traffic_percent: Share of the traffic.
         changed: False if the model was already deployed like this.
         model_digest: Digest of the model's files.
+        verified: Whether the deployed model itself has given the evaluation's answers (for local: has
+            answered in a new process).
     """
 
     target: str
@@ -97,6 +99,7 @@ class Deployment:
     traffic_percent: int
     changed: bool
     model_digest: str
+    verified: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Returns the deployment as JSON values."""

@@ -1,94 +1,276 @@
 """Deploys to Kubernetes as an InferenceService of KServe."""
 
+import copy
+import hashlib
 import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from imgpipe.components.common.errors import CheckFailedError, MissingInputError, UnavailableError
+from imgpipe.components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    InvalidArgumentError,
+    InvalidResponseError,
+    MissingInputError,
+    PipelineError,
+    UnavailableError,
+)
+from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
+from imgpipe.components.common.verification import Verification, WrongAnswerError, read_verified_model
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
-from imgpipe.components.deploy.upload import upload_model
+from imgpipe.components.deploy.server_answers import NoAnswerError, check_answers
+from imgpipe.components.deploy.upload import read_uploaded_verification, upload_model
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.kserve import (
+    FAILED,
+    FINGERPRINT,
+    KNATIVE,
     READY,
+    STANDARD,
     InferenceService,
+    address_inside,
+    address_of_latest,
+    has_rolled_out_revision,
+    has_same_pods,
     percent_of_latest,
     predictor_status,
-    service_state,
+    specified_uri,
 )
+from imgpipe.components.platforms.kubernetes.serving_runtimes import check_runtime
+from imgpipe.components.platforms.polling import on_termination, poll
+from imgpipe.components.storage import Location, parse_location
 
-_DIGEST = "imgpipe/model-digest"
-# The specification that served most requests before the current one, for `find_kserve_model` and for a
-# deployment that resumes an interrupted one and has to roll back.
-_PREVIOUS = "imgpipe/previous"
-_HALF = 50
+Result = TypeVar("Result")
+
+POLL_SECONDS = 1.0
+# For a server that is ready according to its probe: to load the model, and for requests to reach it.
+ANSWER_SECONDS = 120.0
+# Requests may still reach the pods of the previous model, until all nodes have the new routes.
+ROUTING_SECONDS = 10.0
+_CANARY = "canaryTrafficPercent"
+_LOG_REMEDY = "see the log of the pod of the predictor"
+
+
+class NotVerifiedError(CheckFailedError):
+    """The model may serve, but no request has reached it."""
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """One change of a service: a specification, without its traffic, and what proves that it serves.
+
+    Attributes:
+        service: The service.
+        spec: The specification.
+        percent: The share of the requests that the model gets in the end.
+        verification: The answers that it must give; None if they are not known.
+        deadline: The limit of all waiting, a value of ``time.monotonic``.
+        allow_unverified: Whether the specification stays if no request reaches its model.
+    """
+
+    service: InferenceService
+    spec: dict[str, Any]
+    percent: int
+    verification: Verification | None
+    deadline: float
+    allow_unverified: bool = False
+
+    def place(self) -> tuple[bool, bool]:
+        """Makes the specification serve, and waits until its model has answered.
+
+        With Knative, a new revision first answers without traffic, and then gets its share.
+
+        Returns:
+            Whether anything was changed, and whether the model has answered.
+
+        Raises:
+            CheckFailedError: if the model cannot be loaded, gives wrong answers, or is not ready in time.
+            NotVerifiedError: if no request reaches it, and ``allow_unverified`` is not set.
+        """
+        current = self._call(self._read)
+        is_new = not has_same_pods(current["spec"], self.spec)
+        is_knative = self._call(lambda: self.service.mode(current)) == KNATIVE
+        if is_new:
+            percent = 0 if is_knative and has_rolled_out_revision(current) else self.percent
+            self._call(lambda: self.service.replace(with_percent(self.spec, percent)))
+        is_verified = self.wait_for_answer(use_tag=is_knative)
+        is_moved = is_knative and self._set_traffic()
+        if is_moved and is_verified and self.percent == 100:
+            is_verified = self.wait_for_answer(use_tag=False)
+        return is_new or is_moved, is_verified
+
+    def wait_for_answer(self, *, use_tag: bool) -> bool:
+        """Waits until the model is ready and has answered rightly; returns whether it has answered.
+
+        Args:
+            use_tag: Asks the newest revision of Knative, whatever its traffic; else the service.
+        """
+        try:
+            self._wait(self._answers_when_ready(use_tag=use_tag))
+        except NotVerifiedError as error:
+            if not self.allow_unverified:
+                raise
+            log_event("not_verified", f"deploy: {error.problem}", severity="WARNING")
+            return False
+        return self.verification is not None
+
+    def is_answering(self) -> bool:
+        """Returns whether the model answers rightly now, without waiting."""
+        try:
+            return self._answers_when_ready(use_tag=True)() == ""
+        except PipelineError:
+            return False
+
+    def _set_traffic(self) -> bool:
+        """Gives the newest revision of Knative its share, and waits until the status reports it."""
+        current = self._call(self._read)
+        is_changed = _percent(current["spec"]) != self.percent
+        if is_changed:
+            self._call(lambda: self.service.replace(with_percent(self.spec, self.percent)))
+        expected = self.percent if has_rolled_out_revision(current) else 100
+
+        def has_traffic() -> str:
+            percent = percent_of_latest(self._read())
+            return "" if percent == expected else f"the model gets {percent} % of the traffic"
+
+        self._wait(has_traffic)
+        return is_changed
+
+    def _answers_when_ready(self, *, use_tag: bool) -> Callable[[], str]:
+        """Returns a check: "" if the model is ready and has answered rightly, else what is missing."""
+        ready_since: float | None = None
+
+        def check() -> str:
+            nonlocal ready_since
+            state, reason = self.service.rollout(self.spec)
+            if state == FAILED:
+                raise CheckFailedError(f"the model cannot be served: {reason}", where=self.service.name)
+            if state != READY:
+                ready_since = None
+                return reason
+            if self.verification is None:
+                return ""
+            ready_since = ready_since or time.monotonic()
+            waited = time.monotonic() - ready_since
+            try:
+                self._ask(use_tag=use_tag)
+            except WrongAnswerError as error:
+                if waited > ROUTING_SECONDS:
+                    raise
+                return error.problem
+            except NoAnswerError as error:
+                if waited > ANSWER_SECONDS:
+                    raise NotVerifiedError(
+                        f"the model is not verified, because no request reaches it: {error}",
+                        where=self.service.name,
+                        remedy="allow requests from the pods of the step to the service (network policies, "
+                        "service mesh), or give --allow-unverified to deploy without this check",
+                    ) from None
+                return str(error)
+            return ""
+
+        return check
+
+    def _ask(self, *, use_tag: bool) -> None:
+        service = self._read()
+        address, host = address_of_latest(service) if use_tag else ("", "")
+        address = address or address_inside(service)
+        if not address:
+            raise NoAnswerError("the service has no address yet")
+        assert self.verification is not None  # noqa: S101 - checked by the only caller
+        check_answers(self.verification, address, self.service.model_name, host=host)
+
+    def _read(self) -> dict[str, Any]:
+        service = self.service.read()
+        if service is None:
+            raise CheckFailedError("the service was deleted", where=self.service.name)
+        return service
+
+    def _call(self, request: Callable[[], Result]) -> Result:
+        return _until_response(request, self.deadline)
+
+    def _wait(self, check: Callable[[], str]) -> None:
+        """Repeats a check until it returns ""; an API server that does not respond is asked again."""
+        last_reason = ""
+        while True:
+            try:
+                reason = check()
+            except (InterruptedRunError, InvalidResponseError) as error:
+                reason = error.problem
+            if not reason:
+                return
+            if time.monotonic() > self.deadline:
+                raise CheckFailedError(f"the model was not ready in time: {reason}", where=self.service.name)
+            if reason != last_reason:
+                last_reason = reason
+                log_event("waiting", f"deploy: waiting for {self.service.name}: {reason}")
+            time.sleep(POLL_SECONDS)
 
 
 def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployment:
-    """Creates or changes the InferenceService and waits until it is ready.
+    """Creates or changes the InferenceService, and waits until the new model itself has answered.
 
-    With a ``canary_percent`` below 100, the new revision gets that share of the traffic and the previous
-    model the rest; deploying the same model again with 100 gives it all traffic. If the new revision does not
-    become ready, the service gets its previous specification back; a service that this call has created is
-    deleted.
+    The model's answers to the images of verification.json are compared with the evaluation's. If it does not
+    give them, the service gets the specification back that was verified last, which must answer too; a
+    service that has never served is deleted. With Knative, a new model gets no traffic before it has
+    answered, and ``canary_percent`` is its share; deploying the same model again with 100 gives it all.
 
     Args:
         model_folder: The model that the export step published.
         arguments: ``deploy_dir`` (the bucket folder to upload to), ``deploy_name``, ``namespace``, ...
 
     Raises:
-        CheckFailedError: if the model does not become ready; the previous model still serves.
+        InvalidArgumentError: for a canary in Standard mode; nothing was changed.
+        MissingInputError: if the export step did not write the model.
+        CheckFailedError: if the model's files were changed after the export, the runtime cannot load it, or
+            it does not answer rightly; the message says which model serves.
         OutputError: if imgpipe did not create the service of that name.
         UnavailableError: if the cluster rejects a request.
         InterruptedRunError: if the cluster does not respond.
     """
+    verification = read_verified_model(model_folder)
     digest = model_digest(model_folder)
-    storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
+    deadline = time.monotonic() + arguments.deploy_timeout_seconds
     service = _service(arguments)
-    current = service.read()
-    if current is None:
-        service.create(_specification(arguments, storage_uri, has_previous=False), {_DIGEST: digest})
-        previous = before_previous = None
-    else:
-        latest, percent = current["spec"], percent_of_latest(current)
-        is_ready = service_state(current)[0] == READY
-        is_same_model = _storage_uri(latest) == storage_uri
-        # A failed deployment rolls back to `previous`; `serving` is recorded as the model that got most
-        # requests until now. They differ if the latest revision is a canary.
-        previous = _previous_spec(current) if is_same_model else latest
-        serving = previous if is_same_model or percent > _HALF else _previous_spec(current) or latest
-        before_previous = None if is_same_model or percent == 100 else _previous_spec(current)
-        spec = _specification(arguments, storage_uri, has_previous=previous is not None)
-        if is_ready and percent == 100:
-            # Also if the same model gets other settings: roll back to the settings that work.
-            previous = serving = latest
-        if latest == spec and is_ready:
-            return _deployment(service.name, current, arguments, digest, changed=False)
-        if latest != spec:
-            service.replace(spec, {_DIGEST: digest, _PREVIOUS: json.dumps(serving)})
+    current = _until_response(service.read, deadline)
+    if current is not None:
+        mode = _until_response(lambda: service.mode(current), deadline)
+        _check_mode(mode, arguments, service.name)
+    cluster = connect("deploy to", arguments.namespace)
+    _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image), deadline)
+    storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
+    record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
+    percent = 100 if current is None else arguments.canary_percent
+    spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
+    rollout = _Rollout(service, spec, percent, verification, deadline, arguments.allow_unverified)
+    previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
+    is_created = current is None
     try:
-        ready = service.wait_until_ready(arguments.deploy_timeout_seconds)
-    except CheckFailedError as error:
-        if previous is None:
-            service.delete()
-        else:
-            service.replace(previous, {_DIGEST: "", _PREVIOUS: json.dumps(before_previous)})
-        raise CheckFailedError(
-            f"{service.name} was rolled back: {error.problem}",
-            where=error.where,
-            remedy="see the log of the predictor's pod; the previous model still serves",
-        ) from None
-    return _deployment(service.name, ready, arguments, digest, changed=True)
+        with on_termination(lambda: _restore_before_exit(service.with_new_connections(), spec, previous)):
+            if is_created:
+                _until_response(lambda: service.create(spec), deadline)
+                changed, is_verified = True, rollout.wait_for_answer(use_tag=False)
+            else:
+                changed, is_verified = rollout.place()
+    except PipelineError as error:
+        raise _roll_back(rollout, previous, error, arguments, is_created=is_created) from None
+    if is_verified:
+        record.write(with_percent(spec, percent))
+    return _deployment(rollout, arguments, digest, changed=changed, is_verified=is_verified)
 
 
 def find_kserve_model(target: DeploymentTarget) -> str:
-    """Returns the storage URI of the model that answers most requests of the InferenceService.
+    """Returns the storage URI of the model that answers most requests of the InferenceService now.
 
-    This is the latest model once it gets more than half of the traffic, according to the service's status,
-    and the previous model while the latest is a canary or has never been ready. If the latest model has taken
-    over the traffic and is down, no model answers, and that is an error.
+    It is read from the ready pods (Standard) or from the traffic and the revisions (Knative), not from the
+    specification. If several models serve, the log names them with their shares; of models with the same
+    share, the oldest is returned.
 
     Args:
         target: Namespace and name of the service.
@@ -96,67 +278,241 @@ def find_kserve_model(target: DeploymentTarget) -> str:
     Raises:
         MissingInputError: if there is no such service.
         OutputError: if imgpipe did not create it.
-        UnavailableError: if it does not serve, or the cluster rejects the request.
+        UnavailableError: if no model serves, or the cluster rejects the request.
         InterruptedRunError: if the cluster does not respond.
     """
     service = _service(target)
-    current = service.read()
-    if current is None:
+    if service.read() is None:
         raise MissingInputError(
             f"there is no InferenceService {service.name}",
             remedy="check deploy_name and namespace; before the first deployment there is no model",
         )
-    previous = _previous_spec(current)
-    if previous is not None and percent_of_latest(current) <= _HALF:
-        return _storage_uri(previous)
-    state, reason = service_state(current)
-    if state != READY:
+    served = service.served_models()
+    if not served:
         raise UnavailableError(
-            f"the InferenceService {service.name} does not serve: {reason}",
+            f"the InferenceService {service.name} does not serve: the pods of the model that gets its "
+            "requests are not ready",
             remedy="see the log of the predictor's pod, and start the step again once the service is ready",
         )
-    return _storage_uri(current["spec"])
+    if len(served) > 1:
+        shares = ", ".join(f"{model.storage_uri} with {model.percent:.0f} %" for model in served)
+        log_event("several_models_serve", f"{service.name} serves {len(served)} models: {shares}")
+    return served[0].storage_uri
+
+
+def _check_mode(mode: str, arguments: DeployArguments, name: str) -> None:
+    if mode not in (STANDARD, KNATIVE, ""):
+        raise InvalidArgumentError(
+            f"{name} has the deployment mode {mode}", remedy="use a service in Standard or Knative mode"
+        )
+    if arguments.canary_percent < 100 and mode != KNATIVE:
+        shown = f"{name} is in Standard mode" if mode else f"the deployment mode of {name} is not known"
+        raise InvalidArgumentError(
+            f"--canary-percent={arguments.canary_percent} requires Knative, but {shown}: all requests would "
+            "get the new model",
+            remedy="deploy with --canary-percent=100, deploy the new model as a second service with another "
+            "--deploy-name, or install Knative",
+        )
 
 
 def _service(target: DeploymentTarget) -> InferenceService:
     return InferenceService(connect("deploy to", target.namespace), target.resolved_name())
 
 
-def _specification(arguments: DeployArguments, storage_uri: str, *, has_previous: bool) -> dict[str, Any]:
-    model: dict[str, Any] = {"modelFormat": {"name": "tensorflow"}, "storageUri": storage_uri}
-    if arguments.serving_image:
-        model["image"] = arguments.serving_image
-    predictor: dict[str, Any] = {"model": model}
-    if arguments.serving_service_account:
-        predictor["serviceAccountName"] = arguments.serving_service_account
-    if has_previous and arguments.canary_percent < 100:
-        predictor["canaryTrafficPercent"] = arguments.canary_percent
-    return {"predictor": predictor}
+def _specification(current: dict[str, Any], arguments: DeployArguments, storage_uri: str) -> dict[str, Any]:
+    """Returns a specification with our fields set, and the other fields of the current one."""
+    spec = copy.deepcopy(current)
+    predictor = spec.setdefault("predictor", {})
+    model = predictor.setdefault("model", {})
+    model.update(modelFormat={"name": "tensorflow"}, storageUri=storage_uri)
+    ours = {"image": arguments.serving_image, "serviceAccountName": arguments.serving_service_account}
+    for owner, name in ((model, "image"), (predictor, "serviceAccountName")):
+        if ours[name]:
+            owner[name] = ours[name]
+        else:
+            owner.pop(name, None)
+    predictor.pop(_CANARY, None)
+    # It identifies the pods of these fields, also if only the image was changed.
+    fingerprint = hashlib.sha256(json.dumps([storage_uri, ours], sort_keys=True).encode()).hexdigest()[:16]
+    predictor["annotations"] = {**(predictor.get("annotations") or {}), FINGERPRINT: fingerprint}
+    return spec
 
 
-def _storage_uri(spec: dict[str, Any]) -> str:
-    return str(spec.get("predictor", {}).get("model", {}).get("storageUri", ""))
+def with_percent(spec: dict[str, Any], percent: int) -> dict[str, Any]:
+    """Returns a specification with another share of the traffic for its model."""
+    changed = copy.deepcopy(spec)
+    changed["predictor"].pop(_CANARY, None)
+    if percent < 100:
+        changed["predictor"][_CANARY] = percent
+    return changed
 
 
-def _previous_spec(service: dict[str, Any]) -> dict[str, Any] | None:
+def _percent(spec: dict[str, Any]) -> int:
+    percent = spec.get("predictor", {}).get(_CANARY)
+    return 100 if percent is None else int(percent)
+
+
+class _Record:
+    """The specification of a service that was verified last, as a small file beside the models.
+
+    Not an annotation of the service: annotations are copied to the pods, so that writing one restarts them.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+
+    def read(self) -> dict[str, Any] | None:
+        """Returns the specification; None if there is no record."""
+        try:
+            spec = json.loads(self._location.read())["verified"]
+        except (MissingInputError, ValueError, KeyError, TypeError):
+            return None
+        return spec if isinstance(spec, dict) else None
+
+    def write(self, spec: dict[str, Any]) -> None:
+        """Replaces the record, unless it has the same model, settings and traffic."""
+        recorded = self.read()
+        if recorded is None or not has_same_pods(recorded, spec) or _percent(recorded) != _percent(spec):
+            self._location.write(json.dumps({"verified": spec}, indent=1).encode() + b"\n")
+
+
+def _previous(
+    service: InferenceService,
+    current: dict[str, Any],
+    spec: dict[str, Any],
+    recorded: dict[str, Any] | None,
+    deadline: float,
+) -> dict[str, Any] | None:
+    """Returns the specification to restore if the new model fails; None if none has ever served.
+
+    It is the current one, unless a deployment that was interrupted has left it there without verifying it.
+    """
+    found: dict[str, Any] = current["spec"]
+    if recorded is None:
+        return None if has_same_pods(found, spec) else found
+    if has_same_pods(found, recorded) and _percent(found) == _percent(recorded):
+        return found
+    if has_same_pods(found, spec) or _percent(found) == 0:
+        return recorded
+    verification = read_uploaded_verification(specified_uri(found))
+    is_in_use = _Rollout(service, found, _percent(found), verification, deadline).is_answering()
+    return found if is_in_use else recorded
+
+
+def _roll_back(
+    rollout: _Rollout,
+    previous: dict[str, Any] | None,
+    error: PipelineError,
+    arguments: DeployArguments,
+    *,
+    is_created: bool,
+) -> PipelineError:
+    """Restores the previous specification, verifies its model, and returns the error of the step."""
+    name = rollout.service.name
+    deadline = time.monotonic() + arguments.deploy_timeout_seconds
+    uri = specified_uri(previous) if previous else ""
     try:
-        previous = json.loads(service["metadata"].get("annotations", {}).get(_PREVIOUS, "null"))
-    except ValueError:
-        return None
-    return previous if isinstance(previous, dict) else None
+        if previous is None:
+            result = _withdraw(rollout.service, error, deadline, is_created=is_created)
+        elif has_same_pods(previous, rollout.spec) and _percent(previous) == rollout.percent:
+            # There is no other model: waiting for it once more would change nothing.
+            return CheckFailedError(
+                f"{name} serves the same model as before, but {error.problem}",
+                where=error.where,
+                remedy=f"{error.remedy or _LOG_REMEDY}; the service was not changed",
+            )
+        else:
+            restored = _Rollout(
+                rollout.service,
+                with_percent(previous, 100),
+                _percent(previous),
+                read_uploaded_verification(uri),
+                deadline,
+                allow_unverified=True,
+            )
+            _, answers = restored.place()
+            result = f"{uri} serves again" + (
+                " and answers" if answers else ", but its answers were not checked"
+            )
+    except PipelineError as failure:
+        log_event("rollback_failed", f"deploy: {failure.problem}", severity="ERROR", serving=uri)
+        return CheckFailedError(
+            f"{name} has failed: {error.problem}; and it could not be rolled back: {failure.problem}",
+            where=error.where,
+            remedy=f"check the service with kubectl; {uri or 'no model'} served before",
+        )
+    log_event("rolled_back", f"deploy: {name}: {result}", severity="WARNING", serving=uri)
+    return CheckFailedError(
+        f"{name} was rolled back: {error.problem}",
+        where=error.where,
+        remedy=f"{error.remedy or _LOG_REMEDY}; {result}",
+    )
+
+
+def _withdraw(service: InferenceService, error: PipelineError, deadline: float, *, is_created: bool) -> str:
+    """Deletes a service that no verified model has served, and returns what was done.
+
+    A service that existed before this step is kept while its pods may serve: its record may have been lost.
+    """
+    if not is_created and not isinstance(error, WrongAnswerError):
+        is_serving = bool(_until_response(service.served_models, deadline))
+        if isinstance(error, NotVerifiedError) or is_serving:
+            return "the service was not changed"
+    _until_response(service.delete, deadline)
+    return "no model served before, and the service was deleted"
+
+
+def _restore_before_exit(
+    service: InferenceService, spec: dict[str, Any], previous: dict[str, Any] | None
+) -> None:
+    """Restores what served before, without waiting: the step has seconds until it is killed.
+
+    A revision of Knative stays: it gets no traffic before it has answered, and a restarted step continues
+    with it.
+    """
+    current = service.read()
+    if current is None or not has_same_pods(current["spec"], spec):
+        return
+    if previous is None:
+        service.delete()
+        return
+    if service.mode(current) == STANDARD and not has_same_pods(previous, spec):
+        service.replace(previous)
+    log_event(
+        "rolled_back",
+        f"deploy: the step was terminated: {service.name} serves {specified_uri(previous)}, as before",
+        severity="WARNING",
+        serving=specified_uri(previous),
+    )
+
+
+def _until_response(request: Callable[[], Result], deadline: float) -> Result:
+    """Repeats a request until the API server responds or the deadline has passed."""
+    return poll(
+        request,
+        lambda _: True,
+        first_pause=POLL_SECONDS,
+        max_pause=POLL_SECONDS,
+        silence_limit=deadline - time.monotonic(),
+    )
 
 
 def _deployment(
-    name: str, service: dict[str, Any], arguments: DeployArguments, digest: str, *, changed: bool
+    rollout: _Rollout, arguments: DeployArguments, digest: str, *, changed: bool, is_verified: bool
 ) -> Deployment:
-    spec, generation = service["spec"], service["metadata"].get("generation", 1)
-    is_canary = spec == _specification(arguments, _storage_uri(spec), has_previous=True)
+    current = _until_response(rollout.service.read, time.monotonic() + arguments.deploy_timeout_seconds)
+    if current is None:
+        raise CheckFailedError("the service was deleted", where=rollout.service.name)
+    revision = predictor_status(current).get("latestReadyRevision")
+    url = (current.get("status") or {}).get("url") or address_inside(current)
     return Deployment(
         target=KSERVE_TARGET,
-        name=name,
-        version=str(predictor_status(service).get("latestReadyRevision") or generation),
-        location=str((service.get("status") or {}).get("url") or ""),
-        traffic_percent=spec["predictor"].get("canaryTrafficPercent", 100) if is_canary else 100,
+        name=rollout.service.name,
+        version=str(revision or current["metadata"].get("generation", 1)),
+        location=str(url),
+        # In Standard mode, all pods that get requests have this model.
+        traffic_percent=percent_of_latest(current) if revision else 100,
         changed=changed,
         model_digest=digest,
+        verified=is_verified,
     )

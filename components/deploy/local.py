@@ -20,6 +20,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.log import json_environment, log_event, parse_event
 from imgpipe.components.common.model_folder import model_digest, version_folders
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
+from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment
 from imgpipe.components.storage import local_path
@@ -57,7 +58,8 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
     incoming = base / f".incoming-{uuid.uuid4().hex}"
     try:
         try:
-            shutil.copytree(model_folder, incoming)
+            # Servers do not read the images of the verification.
+            shutil.copytree(model_folder, incoming, ignore=shutil.ignore_patterns(VERIFICATION_NAME))
         except OSError as error:
             raise OutputError(
                 f"cannot write to {str(base)!r}: {error.strerror or error}",

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.log import timed
+from imgpipe.components.common.verification import VERIFICATION_NAME, Verification, parse_verification
 from imgpipe.components.storage import parse_location
 
 # TensorFlow Serving expects a folder with numbered versions.
@@ -13,21 +15,42 @@ _DIGEST_DIGITS = 16
 def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
     """Uploads a model to ``deploy_dir/<digest>/1`` unless it exists, and returns ``deploy_dir/<digest>``.
 
-    A server that restarts finds the model it has served before, even if others were uploaded since.
+    A server that restarts finds the model it has served before, even if others were uploaded since. Files
+    that are missing or have another size, e.g. after an interrupted upload, are uploaded again.
+    verification.json is written beside the folder ``1``: a later rollback to this model is verified with it.
 
     Raises:
         OutputError: if the bucket is not writable.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
     base = parse_location(deploy_dir) / digest[:_DIGEST_DIGITS]
-    # Uploaded last: it marks a complete upload.
-    last = "saved_model.pb"
-    if (base / VERSION / last).status() is not None:
-        return str(base)
-    names = sorted(
-        path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*") if path.is_file()
+    paths = {
+        path.relative_to(model_folder).as_posix(): path for path in model_folder.rglob("*") if path.is_file()
+    }
+    targets = {
+        name if name == VERIFICATION_NAME else f"{VERSION}/{name}": path for name, path in paths.items()
+    }
+    existing = base.contents()
+    # saved_model.pb is uploaded last: without it, no server loads the folder.
+    missing = sorted(
+        (name for name, path in targets.items() if existing.get(name) != path.stat().st_size),
+        key=lambda name: (name.endswith("/saved_model.pb"), name),
     )
-    with timed("uploaded", f"deploy: the model is in {base}"):
-        for name in [*(name for name in names if name != last), last]:
-            (base / VERSION / name).upload(model_folder / name)
+    if missing:
+        with timed("uploaded", f"deploy: the model is in {base}"):
+            for name in missing:
+                (base / name).upload(targets[name])
     return str(base)
+
+
+def read_uploaded_verification(storage_uri: str) -> Verification | None:
+    """Returns the verification of an uploaded model; None if an earlier version of imgpipe has uploaded it.
+
+    Raises:
+        InterruptedRunError: if Cloud Storage cannot be reached.
+    """
+    try:
+        location = parse_location(storage_uri) / VERIFICATION_NAME
+        return parse_verification(location.read(), str(location))
+    except (MissingInputError, InvalidArgumentError):
+        return None

@@ -1,6 +1,5 @@
 """Deploys to Vertex AI: uploads a model version and gives it a share of an endpoint's traffic."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from imgpipe.components.common.errors import CheckFailedError, MissingInputError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
+from imgpipe.components.common.verification import Verification, read_verified_model
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
 from imgpipe.components.deploy.traffic import shares_with
 from imgpipe.components.deploy.upload import VERSION, upload_model
-from imgpipe.components.images.probe_image import probe_image
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.vertex.client import VertexLocation, wait_for
 from imgpipe.components.platforms.vertex.errors import service_message, translate_errors
@@ -46,10 +45,13 @@ def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployme
 
     Raises:
         InvalidArgumentError: if credentials would be sent over plain http, or Vertex AI rejects a request.
-        CheckFailedError: if the model cannot be deployed or does not respond; the previous model serves.
+        MissingInputError: if the export step did not write the model.
+        CheckFailedError: if the model's files were changed after the export, it cannot be deployed, or its
+            answers are not the evaluation's; the previous model serves.
         UnavailableError: if permissions, quota or credentials are missing.
         InterruptedRunError: if Vertex AI cannot be reached.
     """
+    verification = read_verified_model(model_folder)
     digest = model_digest(model_folder)
     location = _location(arguments)
     model_uri = upload_model(model_folder, arguments.deploy_dir, digest)
@@ -67,7 +69,7 @@ def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployme
             if changed:
                 _set_traffic(location, endpoint.name, split)
     if changed:
-        _probe_or_roll_back(location, arguments, endpoint.name, deployed_id, previous_split)
+        _probe_or_roll_back(location, arguments, endpoint.name, deployed_id, previous_split, verification)
     with translate_errors("read the endpoint", where=endpoint.name):
         if arguments.undeploy_old and arguments.canary_percent == 100:
             changed = _undeploy_idle(location, arguments, endpoint.name) or changed
@@ -247,25 +249,25 @@ def _probe_or_roll_back(
     endpoint: str,
     deployed_id: str,
     previous_split: dict[str, int],
+    verification: Verification,
 ) -> None:
-    """Sends requests to the endpoint until the new model has responded.
+    """Sends the images of verification.json to the endpoint until the new model has responded.
 
     Raises:
-        CheckFailedError: if it responds with an error; the previous traffic is restored.
+        CheckFailedError: if it responds with an error, or its answers are not the evaluation's; the previous
+            traffic is restored.
     """
-    instance = json_format.ParseDict(
-        {"image_bytes": {"b64": base64.b64encode(probe_image()).decode()}, "key": "probe"}, struct_pb2.Value()
-    )
+    instances = [json_format.ParseDict(image, struct_pb2.Value()) for image in verification.instances()]
 
     def predict() -> Any:
-        with translate_errors("send an image to the new model", where=endpoint):
-            return location.client("PredictionServiceClient").predict(endpoint=endpoint, instances=[instance])
+        with translate_errors("send images to the new model", where=endpoint):
+            return location.client("PredictionServiceClient").predict(endpoint=endpoint, instances=instances)
 
     try:
         for _ in range(_MAX_PROBES):
             response = retry(predict, seconds=_PROBE_SECONDS)
             if response.deployed_model_id == deployed_id:
-                _check_prediction(response)
+                verification.check_probabilities([dict(answer) for answer in response.predictions])
                 return
         reason = f"it responded to none of {_MAX_PROBES} requests"
     except PipelineError as error:
@@ -279,16 +281,6 @@ def _probe_or_roll_back(
     raise CheckFailedError(
         f"the deployment was rolled back: {reason}", where=endpoint, remedy=_ROLLED_BACK_REMEDY
     )
-
-
-def _check_prediction(response: Any) -> None:
-    try:
-        prediction = dict(response.predictions[0])
-        valid = prediction["key"] == "probe" and abs(sum(prediction["probabilities"]) - 1) < 1e-3
-    except (IndexError, KeyError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise CheckFailedError("its response to an image does not contain probabilities that sum to 1")
 
 
 def _set_traffic(location: VertexLocation, endpoint: str, split: dict[str, int]) -> None:

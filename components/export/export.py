@@ -5,14 +5,17 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.dataset_reader import local_dataset
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.dataset_reader import local_dataset, read_split
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
+from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.log import json_environment, log_event, log_result, parse_event
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.provenance import (
@@ -22,7 +25,9 @@ from imgpipe.components.common.provenance import (
 )
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
+from imgpipe.components.common.verification import write_verification
 from imgpipe.components.export.arguments import ONNX, ExportArguments
+from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.storage import parse_location, publish_folder
 
 if TYPE_CHECKING:
@@ -143,6 +148,8 @@ def export(
             from imgpipe.components.export.formats import convert_formats
 
             formats = convert_formats(names, exported_folder, local_folder, evaluation, reference)
+        # Last: it has the digests of all files.
+        _write_verification(exported_folder, local_folder, split, reference)
     log_result(
         "export",
         f"the evaluation matches {plural(len(reference), 'prediction')} of a new process "
@@ -176,6 +183,20 @@ def _check_operations(model_folder: Path) -> None:
             if unknown == ["DecodeWebP"]
             else "report this bug in imgpipe with the log of the run",
         )
+
+
+def _write_verification(
+    exported_folder: Path, dataset_folder: Path, split: str, reference: NDArray[np.float32]
+) -> None:
+    manifest = read_manifest(dataset_folder)
+    records = read_split(dataset_folder, manifest.splits[split], multi_label=manifest.multi_label)
+    # As in the evaluation: few models decode WebP.
+    images = [
+        prepare_image(record.encoded).encoded if record.encoded.startswith(b"RIFF") else record.encoded
+        for record in islice(records, len(reference))
+    ]
+    labels = read_labels_file(exported_folder / "assets" / LABELS_ASSET)
+    write_verification(exported_folder, labels, images, reference.tolist())
 
 
 def _check(

@@ -32,8 +32,11 @@ def serve(arguments: ServeArguments) -> None:
         MissingInputError: if no version of the model can be served.
         OutputError: if the server cannot listen on the address.
     """
-    with _listening_socket(arguments) as listener:
+    with _bound_socket(arguments) as listener:
         model = LiveModel(local_path(arguments.model))
+        # Only now: the readiness probe of KServe is a connection to the port.
+        with _explain_address(arguments):
+            listener.listen(_MAX_CONNECTIONS)
         host, port = listener.getsockname()[:2]
         log_event(
             "serving",
@@ -72,20 +75,25 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _listening_socket(arguments: ServeArguments) -> socket.socket:
-    try:
+def _bound_socket(arguments: ServeArguments) -> socket.socket:
+    """Reserves the address, which refuses connections until ``listen`` is called."""
+    with _explain_address(arguments):
         family = socket.getaddrinfo(arguments.host, arguments.port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((arguments.host, arguments.port))
-        # From here on, clients wait for the model to load instead of being refused.
-        listener.listen(_MAX_CONNECTIONS)
+    return listener
+
+
+@contextlib.contextmanager
+def _explain_address(arguments: ServeArguments) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"cannot listen on {arguments.host}:{arguments.port}: {error.strerror}",
             remedy="use another --port or --host; --port=0 uses any free port",
         ) from None
-    return listener
 
 
 def _protocol_with_deadline(seconds: float) -> type[asyncio.Protocol]:

@@ -10,7 +10,7 @@ from kfp.dsl.executor import Executor
 
 from imgpipe.components.common.log import parse_event
 from tests.pipelines.compiled import spec_of
-from tests.servers.deployments import Cluster, serve_target
+from tests.servers.kserve import Cluster, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
 
 TRAIN, TUNE, RETRAIN, BATCH = (
@@ -258,7 +258,7 @@ def test_numbers_that_kfp_writes_as_floats_pass(start):
 def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
     start, tmp_path, monkeypatch, pipeline, values, denied, purpose
 ):
-    with serve_target(Cluster(denied=(denied,))) as server:
+    with serve_cluster(Cluster(denied=(denied,))) as server:
         use_kubeconfig(monkeypatch, tmp_path, server)
         failed = start("kubeflow", pipeline, **values)
     account = "system:serviceaccount:kubeflow:pipeline-runner"
@@ -282,7 +282,7 @@ def test_a_cluster_without_kserve_or_katib_is_reported(
     start, tmp_path, monkeypatch, pipeline, values, group, product
 ):
     """Kubernetes grants permissions for APIs that do not exist, so they are not asked for alone."""
-    with serve_target(Cluster(denied=(f"/apis/{group}/v1beta1",))) as server:
+    with serve_cluster(Cluster(denied=(f"/apis/{group}/v1beta1",))) as server:
         use_kubeconfig(monkeypatch, tmp_path, server)
         failed = start("kubeflow", pipeline, **values)
     assert f"the cluster has no API {group}/v1beta1" in failed["problem"]
@@ -291,7 +291,7 @@ def test_a_cluster_without_kserve_or_katib_is_reported(
 
 @pytest.mark.parametrize(("pipeline", "values"), [(TRAIN, KSERVE), (TUNE, KATIB)])
 def test_a_run_with_all_permissions_passes(start, tmp_path, monkeypatch, cloud, pipeline, values):
-    with serve_target(Cluster()) as server:
+    with serve_cluster(Cluster()) as server:
         use_kubeconfig(monkeypatch, tmp_path, server)
         assert start("kubeflow", pipeline, **values) is None
 

@@ -40,6 +40,10 @@ class Cloud:
     def contents(self, prefix: str = "") -> dict[str, bytes]:
         """Returns the objects with a prefix, without it, and turns faults off."""
         self.fault = lambda *_: ""
+        return self.objects(prefix)
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        """Returns the objects with a prefix, without it."""
         return {
             blob.name.removeprefix(prefix): blob.download_as_bytes()
             for blob in self._bucket.list_blobs(prefix=prefix)

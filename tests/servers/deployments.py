@@ -1,23 +1,43 @@
-"""Deployment targets on loopback: the Kubernetes API with KServe's controller, and Vertex AI."""
+"""Fixtures of the deployment targets on loopback, KServe and Vertex AI, and of models to deploy."""
 
+import io
 import json
-import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from imgpipe.components.platforms.kubernetes import kserve
-from tests.servers.http_server import access_review, serve_json
+from imgpipe.components.common.verification import write_verification
+from imgpipe.components.deploy import kserve
+from tests.servers.http_server import serve_json
+from tests.servers.kserve import Cluster, answers, load_from, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex_models import VertexModels
 
 
 @pytest.fixture(scope="session")
 def models(linear_model, tmp_path_factory):
+    """Three models of the export step, with verification.json."""
     folder = tmp_path_factory.mktemp("models")
-    return [linear_model(folder / str(seed), seed=seed) for seed in range(3)]
+    return [exported(linear_model(folder / str(seed), seed=seed)) for seed in range(3)]
+
+
+def exported(model):
+    """Writes the verification of a model, as the export step does, and returns the model."""
+    from imgpipe.components.common.served_model import load_served_model
+
+    served = load_served_model(model)
+    images = [_picture(seed) for seed in range(4)]
+    write_verification(model, served.labels, images, served.predict(images).probabilities.tolist())
+    return model
+
+
+def _picture(seed):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -31,124 +51,22 @@ def serve_target(target):
         yield target
 
 
-@dataclass
-class Cluster:
-    """A Kubernetes API server with KServe's controller, which advances by one step per read.
-
-    Attributes:
-        broken: Storage URIs that no server can load.
-        steps: Reads until a revision is ready.
-        down: Whether the controller is stopped, so that no revision becomes ready.
-        unavailable: Whether the API server is down.
-        objects: InferenceServices by namespace and name.
-        conflicts: Number of replacements that will fail because of a newer version.
-        writes: Methods of the requests that changed something.
-        denied: What the account may not do; see ``access_review``.
-    """
-
-    address: str = ""
-    broken: set[str] = field(default_factory=set)
-    steps: int = 2
-    down: bool = False
-    unavailable: bool = False
-    conflicts: int = 0
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    writes: list[str] = field(default_factory=list)
-    denied: tuple[str, ...] = ()
-
-    def handle(self, method, path, _, body):
-        if (review := access_review(path, body, self.denied)) is not None:
-            return review
-        match = re.fullmatch(
-            r"/apis/serving\.kserve\.io/v1beta1/namespaces/([^/]+)/inferenceservices(?:/([^/]+))?", path
-        )
-        if match is None:
-            return 404, {"message": "the server could not find the requested resource"}
-        namespace, name = match.groups()
-        if self.unavailable:
-            return 503, {"message": "not now"}
-        if namespace == "forbidden":
-            return 403, {"message": "inferenceservices is forbidden"}
-        if method != "GET":
-            self.writes.append(method)
-        if method == "POST":
-            key = f"{namespace}/{body['metadata']['name']}"
-            if key in self.objects:
-                return 409, {"message": "already exists"}
-            body["metadata"].update(generation=1, resourceVersion="1")
-            body["status"] = {}
-            self.objects[key] = body
-            return 201, body
-        key = f"{namespace}/{name}"
-        if key not in self.objects:
-            return 404, {"message": f'inferenceservices "{name}" not found'}
-        found = self.objects[key]
-        if method == "DELETE":
-            return 200, self.objects.pop(key)
-        if method == "PUT":
-            version = found["metadata"]["resourceVersion"]
-            if self.conflicts or body["metadata"]["resourceVersion"] != version:
-                self.conflicts -= 1
-                return 409, {"message": "the object has been modified"}
-            changed = body["spec"] != found["spec"]
-            found["metadata"].update(
-                annotations=body["metadata"].get("annotations", {}),
-                resourceVersion=str(int(version) + 1),
-                generation=found["metadata"]["generation"] + changed,
-            )
-            found["spec"] = body["spec"]
-            found["reads"] = 0
-            return 200, found
-        self._reconcile(key, found)
-        return 200, {name: value for name, value in found.items() if name != "reads"}
-
-    def _reconcile(self, key, found):
-        """Advances by one step, as the controller does."""
-        found["reads"] = found.get("reads", 0) + 1
-        if found["reads"] < 2 or self.down:
-            return
-        status, generation = found["status"], found["metadata"]["generation"]
-        status["observedGeneration"] = generation
-        predictor = status.setdefault("components", {}).setdefault("predictor", {})
-        storage = found["spec"]["predictor"]["model"]["storageUri"]
-        template = {**found["spec"]["predictor"], "canaryTrafficPercent": None}
-        if predictor.get("template") != template:
-            predictor.update(
-                template=template, latestCreatedRevision=f"{key.partition('/')[2]}-predictor-{generation:05d}"
-            )
-        ready = predictor.get("latestReadyRevision") == predictor["latestCreatedRevision"]
-        if storage in self.broken:
-            status["modelStatus"] = {
-                "transitionStatus": "BlockedByFailedLoad",
-                "lastFailureInfo": {"message": "DecodeWebP is not a registered op"},
-            }
-            return
-        if found["reads"] < 2 + self.steps and not ready:
-            status["modelStatus"] = {"transitionStatus": "InProgress"}
-            return
-        status["modelStatus"] = {"transitionStatus": "UpToDate"}
-        revision = predictor["latestCreatedRevision"]
-        percent = found["spec"]["predictor"].get("canaryTrafficPercent", 100)
-        previous = predictor.get("latestRolledoutRevision")
-        if percent == 100:
-            predictor["latestRolledoutRevision"] = revision
-        predictor["traffic"] = [{"revisionName": revision, "percent": percent}]
-        if percent < 100 and previous:
-            predictor["traffic"].append({"revisionName": previous, "percent": 100 - percent})
-        predictor["latestReadyRevision"] = revision
-        status["url"] = f"http://{key.partition('/')[2]}.example"
-        status["conditions"] = [{"type": "Ready", "status": "True"}]
-
-
 @pytest.fixture
-def cluster():
-    with serve_target(Cluster()) as target:
+def cluster(cloud):
+    """A cluster with KServe and Knative; ``cluster.mode`` is the mode of new services."""
+    with serve_cluster(Cluster(load=load_from(cloud))) as target:
         yield target
 
 
 @pytest.fixture
-def vertex():
-    with serve_target(VertexModels()) as target:
+def vertex(cloud):
+    """Vertex AI with model servers that load the models in the bucket."""
+    load = load_from(cloud)
+
+    def predict(artifact_uri, instances):
+        return answers(load(artifact_uri.removesuffix("/1")), instances)
+
+    with serve_target(VertexModels(predict=predict)) as target:
         yield target
 
 
@@ -157,6 +75,8 @@ def on_kserve(cluster, cloud, monkeypatch, tmp_path):
     """Arguments of a deployment to the cluster on loopback."""
     use_kubeconfig(monkeypatch, tmp_path, cluster)
     monkeypatch.setattr(kserve, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(kserve, "ROUTING_SECONDS", 0.1)
+    monkeypatch.setattr(kserve, "ANSWER_SECONDS", 0.3)
     return {"deploy_target": "kserve", "deploy_dir": "gs://photos/serving/flowers", "namespace": "team"}
 
 

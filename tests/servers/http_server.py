@@ -62,7 +62,7 @@ def serve_json(respond, intercept=lambda _: False):
         def respond(self):
             url = urllib.parse.urlsplit(self.path)
             query = {name: values[-1] for name, values in urllib.parse.parse_qs(url.query).items()}
-            body = self.read_body()
+            self.body = body = self.read_body()
             if intercept(self):
                 return
             status, content = respond(self.command, urllib.parse.unquote(url.path), query, body)

@@ -19,6 +19,7 @@ import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from google.protobuf import json_format
@@ -312,7 +313,7 @@ def kubeconfig(folder, server):
     return str(folder / "kubeconfig")
 
 
-def use_kubeconfig(monkeypatch, folder, server):
+def use_kubeconfig(monkeypatch: Any, folder: Path, server: Any) -> None:
     """Makes the server the cluster of the default kubeconfig file."""
     monkeypatch.setattr(
         "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(folder, server)

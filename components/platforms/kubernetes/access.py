@@ -30,7 +30,11 @@ class Need:
 
 
 # What the clients in kserve.py and katib.py send.
-KSERVE_NEEDS = (Need("serving.kserve.io", "inferenceservices", ("get", "create", "update", "delete")),)
+KSERVE_NEEDS = (
+    Need("serving.kserve.io", "inferenceservices", ("get", "create", "update", "delete")),
+    Need("apps", "deployments", ("get",)),
+    Need("", "pods", ("list",)),
+)
 KATIB_NEEDS = (
     Need("kubeflow.org", "experiments", ("get", "create", "delete")),
     Need("kubeflow.org", "trials", ("list",)),
@@ -52,7 +56,8 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         InterruptedRunError: if the API server cannot be reached.
     """
     needs = list(needs)
-    for group in dict.fromkeys(need.group for need in needs):
+    # Kubernetes itself has the other groups.
+    for group in dict.fromkeys(need.group for need in needs if need.group in _PRODUCTS):
         _check_installed(cluster, group, purpose)
     asked = [(need, verb) for need in needs for verb in need.verbs]
     missing = [

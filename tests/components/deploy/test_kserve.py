@@ -1,15 +1,35 @@
+import copy
+import os
+import shutil
+import signal
+import threading
+import time
+
 import pytest
 
 from imgpipe.components.common.errors import (
     CheckFailedError,
     InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
     OutputError,
     UnavailableError,
 )
 from imgpipe.components.common.model_folder import model_digest
+from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
-from imgpipe.components.platforms.kubernetes.kserve import InferenceService
+from tests.servers.kserve import (
+    CRASHES,
+    EARLY_PORT,
+    KNATIVE,
+    NEVER_READY,
+    NO_SIGNATURE,
+    OTHER_ANSWERS,
+    OTHER_LABELS,
+    STANDARD,
+    runtime,
+)
 
 
 @pytest.fixture
@@ -35,7 +55,11 @@ def storage_of(models, number):
 
 
 def predictor(cluster):
-    return cluster.objects["team/flowers"]["spec"]["predictor"]
+    """Our fields of the specification, without the webhook's defaults."""
+    found = copy.deepcopy(cluster.objects["team/flowers"]["spec"]["predictor"])
+    for name in ("name", "resources"):
+        del found["model"][name]
+    return found
 
 
 def traffic(cluster):
@@ -43,29 +67,46 @@ def traffic(cluster):
     return {target["revisionName"][-1]: target["percent"] for target in status["traffic"]}
 
 
-def test_the_first_model_is_uploaded_and_served_when_it_is_ready(deploy, cluster, cloud, models):
+SETTINGS = [KNATIVE, STANDARD]
+
+
+@pytest.fixture(params=SETTINGS)
+def each_mode(request, cluster):
+    """Runs a test with Knative and in Standard mode."""
+    cluster.mode = request.param
+    return request.param
+
+
+def test_the_first_model_is_uploaded_and_answers(each_mode, deploy, cluster, cloud, models):
     deployment = deploy(0, serving_service_account="reader")
-    assert deployment.changed
+    assert (deployment.changed, deployment.verified, deployment.traffic_percent) == (True, True, 100)
     assert deployment.location == "http://flowers.example"
-    assert deployment.traffic_percent == 100
-    assert predictor(cluster) == {
+    assert cluster.answering() == {storage_of(models, 0): 100}
+    found = predictor(cluster)
+    assert list(found.pop("annotations")) == ["imgpipe/specification"]
+    assert found == {
         "model": {"modelFormat": {"name": "tensorflow"}, "storageUri": storage_of(models, 0)},
         "serviceAccountName": "reader",
     }
-    uploaded = cloud.contents(storage_of(models, 0).removeprefix("gs://photos/") + "/1/")
-    assert uploaded == {
+    base = storage_of(models, 0).removeprefix("gs://photos/")
+    files = {
         path.relative_to(models[0]).as_posix(): path.read_bytes()
         for path in models[0].rglob("*")
         if path.is_file()
     }
+    verification = files.pop("verification.json")
+    assert cloud.contents(f"{base}/1/") == files
+    assert cloud.contents(f"{base}/v") == {"erification.json": verification}
 
 
-def test_deploying_the_same_model_again_changes_nothing(deploy, cluster, cloud):
+def test_deploying_the_same_model_again_changes_nothing(each_mode, deploy, cluster, cloud):
     first = deploy(0)
+    pods = list(cluster.workloads["team/flowers"].pods)
     cluster.writes.clear()
     cloud.requests.clear()
     again = deploy(0)
     assert cluster.writes == []
+    assert cluster.workloads["team/flowers"].pods == pods
     assert {method for method, _ in cloud.requests} == {"GET"}
     assert not again.changed
     assert (again.location, again.version, again.model_digest) == (
@@ -75,97 +116,300 @@ def test_deploying_the_same_model_again_changes_nothing(deploy, cluster, cloud):
     )
 
 
+def test_giving_a_canary_all_traffic_starts_no_pod(deploy, cluster):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    pods = list(cluster.workloads["team/flowers"].pods)
+    deploy(1, canary_percent=100)
+    assert cluster.workloads["team/flowers"].pods == pods
+
+
+def test_other_fields_of_the_service_are_kept(each_mode, deploy, cluster):
+    deploy(0)
+    cluster.objects["team/flowers"]["spec"]["predictor"]["minReplicas"] = 1
+    deploy(1)
+    assert predictor(cluster)["minReplicas"] == 1
+
+
 def test_a_canary_gets_its_share_and_then_all_traffic(deploy, cluster, models):
     deploy(0)
     canary = deploy(1, canary_percent=10)
     assert canary.traffic_percent == 10
-    assert traffic(cluster) == {"2": 10, "1": 90}
+    assert cluster.answering() == {storage_of(models, 0): 90, storage_of(models, 1): 10}
     assert not deploy(1, canary_percent=10).changed
     promoted = deploy(1, canary_percent=100)
     assert promoted.changed
     assert promoted.traffic_percent == 100
     assert "canaryTrafficPercent" not in predictor(cluster)
-    assert traffic(cluster) == {"2": 100}
+    assert cluster.answering() == {storage_of(models, 1): 100}
 
 
-def test_the_serving_model_is_the_one_with_most_traffic(deploy, cluster, served, models):
+def test_a_canary_in_standard_mode_is_refused_before_anything_is_changed(deploy, cluster, cloud):
+    cluster.mode = STANDARD
+    deploy(0)
+    cluster.writes.clear()
+    cloud.requests.clear()
+    with pytest.raises(
+        InvalidArgumentError, match=r"canary-percent=10 requires Knative.*Standard mode"
+    ) as caught:
+        deploy(1, canary_percent=10)
+    assert "--deploy-name" in caught.value.remedy
+    assert cluster.writes == []
+    assert cloud.requests == []
+
+
+def test_the_serving_model_is_the_one_with_most_traffic(deploy, cluster, served, models, capsys):
     deploy(0)
     deploy(1, canary_percent=10)
     deploy(2, canary_percent=10)
-    assert traffic(cluster) == {"3": 10, "1": 90}
+    assert cluster.answering() == {storage_of(models, 0): 90, storage_of(models, 2): 10}
     assert served() == storage_of(models, 0)
+    shown = capsys.readouterr().out
+    assert f"{storage_of(models, 0)} with 90 %, {storage_of(models, 2)} with 10 %" in shown
     deploy(1, canary_percent=60)
     assert served() == storage_of(models, 1)
     deploy(2, canary_percent=100)
     assert served() == storage_of(models, 2)
 
 
-def test_a_second_canary_that_cannot_be_loaded_leaves_the_first_unchanged(deploy, cluster, served, models):
+def test_the_model_of_the_pods_serves_not_that_of_the_specification(deploy, cluster, served, models):
+    cluster.mode = STANDARD
+    deploy(0)
+    cluster.start_seconds = 60
+    cluster.specify(storage_of(models, 1))
+    for _ in range(3):
+        assert served() == storage_of(models, 0)
+        time.sleep(0.02)
+
+
+def test_no_model_serves_while_no_pod_is_ready(each_mode, deploy, cluster, served):
+    deploy(0)
+    cluster.crash()
+    with pytest.raises(UnavailableError, match="does not serve"):
+        served()
+
+
+BROKEN = [CRASHES, OTHER_ANSWERS, OTHER_LABELS, NO_SIGNATURE, NEVER_READY]
+
+
+@pytest.mark.parametrize("behaviour", BROKEN)
+def test_a_model_that_does_not_answer_rightly_is_rolled_back(each_mode, behaviour, deploy, cluster, models):
+    deploy(0)
+    before = predictor(cluster)
+    cluster.behaviours[storage_of(models, 1)] = behaviour
+    with pytest.raises(CheckFailedError, match=r"was rolled back") as caught:
+        deploy(1, deploy_timeout_seconds=1)
+    assert f"{storage_of(models, 0)} serves again and answers" in caught.value.remedy
+    assert predictor(cluster) == before
+    assert cluster.answering() == {storage_of(models, 0): 100}
+    # A good model can be deployed afterwards.
+    assert deploy(2).changed
+    assert cluster.answering() == {storage_of(models, 2): 100}
+
+
+@pytest.mark.parametrize("behaviour", BROKEN)
+def test_a_first_model_that_does_not_answer_rightly_leaves_no_service(
+    each_mode, behaviour, deploy, cluster, models
+):
+    cluster.behaviours[storage_of(models, 0)] = behaviour
+    with pytest.raises(CheckFailedError, match="was rolled back"):
+        deploy(0, deploy_timeout_seconds=1)
+    assert cluster.objects == {}
+
+
+def test_with_knative_a_wrong_model_never_gets_traffic(deploy, cluster, models):
+    deploy(0)
+    cluster.behaviours[storage_of(models, 1)] = OTHER_ANSWERS
+    answering, ended = [], threading.Event()
+
+    def watch():
+        while not ended.wait(0.002):
+            answering.append(frozenset(cluster.answering()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with pytest.raises(CheckFailedError, match="its answers are not those of the evaluation"):
+            deploy(1)
+    finally:
+        ended.set()
+        watcher.join()
+    assert set(answering) == {frozenset([storage_of(models, 0)])}
+
+
+def test_a_port_that_opens_before_the_model_is_loaded_is_not_taken_for_an_answer(
+    each_mode, deploy, cluster, models
+):
+    deploy(0)
+    cluster.behaviours[storage_of(models, 1)] = EARLY_PORT
+    cluster.start_seconds = 0.5
+    started = time.monotonic()
+    assert deploy(1).verified
+    assert time.monotonic() - started >= 0.5
+    assert cluster.answering() == {storage_of(models, 1): 100}
+
+
+def test_a_second_canary_that_cannot_be_loaded_leaves_the_first(deploy, cluster, served, models):
     deploy(0)
     deploy(1, canary_percent=10)
     before = predictor(cluster)
-    cluster.broken.add(storage_of(models, 2))
+    cluster.behaviours[storage_of(models, 2)] = CRASHES
     with pytest.raises(CheckFailedError):
         deploy(2, canary_percent=10)
     assert predictor(cluster) == before
-    # Before and after the controller has rolled back.
-    for _ in range(5):
-        assert served() == storage_of(models, 0)
+    assert cluster.answering() == {storage_of(models, 0): 90, storage_of(models, 1): 10}
+    assert served() == storage_of(models, 0)
     assert not deploy(1, canary_percent=10).changed
     assert deploy(1, canary_percent=100).traffic_percent == 100
-    assert served() == storage_of(models, 1)
 
 
 def test_the_first_model_gets_all_traffic_despite_canary_percent(deploy, cluster):
     assert deploy(0, canary_percent=10).traffic_percent == 100
-    assert not deploy(0, canary_percent=10).changed
 
 
-def test_a_model_that_cannot_be_loaded_is_rolled_back(deploy, cluster, models):
-    deploy(0)
-    before = predictor(cluster)
-    cluster.broken.add(storage_of(models, 1))
-    for percent in (100, 25):
-        with pytest.raises(CheckFailedError, match=r"was rolled back.*DecodeWebP") as caught:
-            deploy(1, canary_percent=percent)
-        assert "the previous model still serves" in caught.value.remedy
-        assert predictor(cluster) == before
-    # A good model can be deployed afterwards.
-    assert deploy(2).changed
-
-
-def test_a_first_model_that_cannot_be_loaded_leaves_no_service(deploy, cluster, models):
-    cluster.broken.add(storage_of(models, 0))
-    with pytest.raises(CheckFailedError):
-        deploy(0)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"\n\0" * 500), "saved_model.pb was changed"),
+        (lambda folder: (folder / "extra.txt").write_text("x"), "extra.txt was added"),
+        (lambda folder: (folder / "assets" / "labels.txt").unlink(), "labels.txt is missing"),
+        (lambda folder: (folder / "verification.json").unlink(), "verification.json"),
+        (lambda folder: (folder / "verification.json").write_text("{}"), "verification.json"),
+    ],
+)
+def test_a_model_that_is_not_the_exported_one_is_refused_before_the_upload(
+    damage, message, on_kserve, models, cluster, cloud, tmp_path
+):
+    model = tmp_path / "model"
+    shutil.copytree(models[0], model)
+    damage(model)
+    with pytest.raises((CheckFailedError, MissingInputError), match=message):
+        deploy_to_kserve(model, DeployArguments(**on_kserve))
     assert cluster.objects == {}
+    assert cloud.requests == []
 
 
-def test_a_model_that_is_not_ready_in_time_is_rolled_back(deploy, cluster, models):
+def test_a_model_that_is_damaged_in_the_bucket_is_rolled_back(each_mode, deploy, cluster, cloud, models):
+    deploy(0)
+    path = f"{storage_of(models, 1).removeprefix('gs://photos/')}/1/saved_model.pb"
+    graph = (models[1] / "saved_model.pb").read_bytes()
+    # As long as the right file, so that it is not uploaded again.
+    cloud.put(path, graph[:1000] + bytes(len(graph) - 1000))
+    with pytest.raises(CheckFailedError, match="was rolled back"):
+        deploy(1)
+    assert cluster.answering() == {storage_of(models, 0): 100}
+
+
+def test_an_interrupted_upload_is_completed(deploy, cluster, cloud, models):
+    path = f"{storage_of(models, 0).removeprefix('gs://photos/')}/1/saved_model.pb"
+    cloud.put(path, b"\n")
+    assert deploy(0).verified
+
+
+def test_a_model_that_no_request_reaches_is_not_served(each_mode, deploy, cluster, models, capsys):
+    deploy(0)
+    cluster.blocked = True
+    with pytest.raises(
+        CheckFailedError, match=r"rolled back: the model is not verified.*no request reaches"
+    ) as caught:
+        deploy(1)
+    assert "--allow-unverified" in caught.value.remedy
+    assert cluster.answering() == {storage_of(models, 0): 100}
+    deployment = deploy(1, allow_unverified=True)
+    assert not deployment.verified
+    assert cluster.answering() == {storage_of(models, 1): 100}
+    assert "not_verified" in capsys.readouterr().out
+
+
+def test_the_wait_survives_an_api_server_that_fails_now_and_then(each_mode, deploy, cluster, models):
+    deploy(0)
+    cluster.flaky = 0.4
+    for number in (1, 2, 0):
+        assert deploy(number, deploy_timeout_seconds=20).verified
+        assert cluster.answering() == {storage_of(models, number): 100}
+
+
+def test_an_api_server_that_restarts_does_not_end_the_wait(each_mode, deploy, cluster, models):
+    deploy(0)
+    cluster.start_seconds = 0.3
+
+    def restart():
+        time.sleep(0.1)
+        cluster.unavailable = True
+        time.sleep(0.5)
+        cluster.unavailable = False
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    assert deploy(1, deploy_timeout_seconds=20).verified
+    thread.join()
+
+
+def test_a_rejected_request_during_the_wait_rolls_back(deploy, cluster, models):
+    cluster.mode = STANDARD
+    deploy(0)
+    cluster.start_seconds = 0.5
+    timer = threading.Timer(0.2, cluster.forbidden.add, ["deployments"])
+    again = threading.Timer(0.6, cluster.forbidden.clear)
+    timer.start()
+    original = kserve._roll_back
+
+    def late(*arguments, **values):
+        again.start()
+        again.join()
+        return original(*arguments, **values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kserve, "_roll_back", late)
+        with pytest.raises(CheckFailedError, match=r"rolled back.*403 deployments is forbidden"):
+            deploy(1)
+    assert cluster.answering() == {storage_of(models, 0): 100}
+
+
+@pytest.mark.parametrize("has_previous", [True, False])
+def test_a_step_that_is_terminated_restores_what_served(each_mode, has_previous, deploy, cluster, models):
+    if has_previous:
+        deploy(0)
+    cluster.start_seconds = 60
+
+    class Terminated(BaseException):
+        pass
+
+    def terminate(*_):
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    try:
+        with pytest.raises(Terminated):
+            deploy(1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    time.sleep(0.05)
+    assert cluster.answering() == ({storage_of(models, 0): 100} if has_previous else {})
+    assert ("team/flowers" in cluster.objects) == has_previous
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("retried", [1, 2])
+def test_a_step_that_was_killed_can_still_roll_back(each_mode, retried, deploy, cluster, models, monkeypatch):
     deploy(0)
     before = predictor(cluster)
-    cluster.steps = 10_000
-    with pytest.raises(CheckFailedError, match="not ready within 1 seconds"):
-        deploy(1, deploy_timeout_seconds=1)
-    assert predictor(cluster) == before
-
-
-def test_an_interrupted_rollout_resumes_and_can_still_roll_back(deploy, cluster, models, monkeypatch):
-    deploy(0)
-    before = predictor(cluster)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
+    cluster.behaviours[storage_of(models, 1)] = OTHER_ANSWERS
+    cluster.behaviours[storage_of(models, 2)] = CRASHES
     with monkeypatch.context() as patched:
-        patched.setattr(InferenceService, "wait_until_ready", killed)
+        patched.setattr(kserve._Rollout, "wait_for_answer", killed)
+        patched.setattr(kserve, "_restore_before_exit", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             deploy(1)
     assert predictor(cluster) != before
-    cluster.broken.add(storage_of(models, 1))
     with pytest.raises(CheckFailedError):
-        deploy(1)
+        deploy(retried)
     assert predictor(cluster) == before
+    assert cluster.answering() == {storage_of(models, 0): 100}
 
 
 def test_a_conflicting_change_is_retried(deploy, cluster):
@@ -194,10 +438,35 @@ def test_a_cluster_that_does_not_respond_ends_the_step_as_interrupted(deploy, se
         served()
 
 
-def test_settings_that_do_not_become_ready_are_rolled_back(deploy, cluster):
+def test_settings_that_do_not_become_ready_are_rolled_back(each_mode, deploy, cluster, models):
     deploy(0)
     before = predictor(cluster)
-    cluster.steps = 10_000
-    with pytest.raises(CheckFailedError, match="not ready within 1 seconds"):
+    cluster.start_seconds = 60
+    # With Knative, the restored specification gets a new revision, which has to start.
+    threading.Timer(0.9, setattr, [cluster, "start_seconds", 0.05]).start()
+    with pytest.raises(CheckFailedError, match="not ready in time"):
         deploy(0, serving_image="tensorflow-serving:broken", deploy_timeout_seconds=1)
     assert predictor(cluster) == before
+    assert cluster.answering() == {storage_of(models, 0): 100}
+
+
+@pytest.mark.parametrize("values", [{}, {"serving_image": "docker.io/tensorflow/serving:2.4.1"}])
+def test_a_runtime_that_is_too_old_is_refused_before_the_upload(values, deploy, cluster, cloud):
+    cluster.runtimes = [runtime("tensorflow/serving:2.4.1")]
+    with pytest.raises(CheckFailedError, match=r"tensorflow/serving:2.4.1.*cannot load the model") as caught:
+        deploy(0, **values)
+    assert "ServingRuntime in docs/deploy.md" in caught.value.remedy
+    assert (cluster.objects, cloud.requests) == ({}, [])
+
+
+def test_a_cluster_without_a_runtime_for_tensorflow_is_refused(deploy, cluster):
+    cluster.runtimes = [runtime("imgpipe:1", disabled=True)]
+    with pytest.raises(UnavailableError, match="no ServingRuntime for TensorFlow"):
+        deploy(0)
+    assert cluster.objects == {}
+
+
+def test_runtimes_that_may_not_be_read_are_a_warning(deploy, cluster, capsys):
+    cluster.forbidden.add("servingruntimes")
+    assert deploy(0).verified
+    assert "runtime_not_checked" in capsys.readouterr().out

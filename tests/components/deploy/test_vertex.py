@@ -130,3 +130,17 @@ def test_a_rejected_request_says_why(deploy):
         UnavailableError, match=r"Vertex AI failed to deploy the model \(HTTP 403\): Permission denied"
     ):
         deploy(0, project="another")
+
+
+def test_a_model_that_answers_differently_is_rolled_back(deploy, vertex):
+    deploy(0)
+    answer = vertex.predict
+
+    def answer_reversed(artifact_uri, instances):
+        rows = answer(artifact_uri, instances)
+        return [{**row, "probabilities": row["probabilities"][::-1]} for row in rows]
+
+    vertex.predict = answer_reversed
+    with pytest.raises(CheckFailedError, match="its answers are not those of the evaluation"):
+        deploy(1, canary_percent=50)
+    assert versions(vertex) == {"1": 100}

@@ -7,7 +7,6 @@ import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.common.model_folder import model_digest
-from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.arguments import EvaluateArguments
@@ -66,13 +65,8 @@ def test_a_warning_says_if_no_model_serves_yet(deployment, capsys):
 
 def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):
     deployed(models[0], on_kserve)
-    # A deployment that was killed while it waited.
-    previous = cluster.objects["team/flowers"]["spec"]
-    uri = "gs://photos/serving/flowers/broken"
-    cluster.broken.add(uri)
-    service = kserve._service(DeployArguments(**on_kserve))
-    spec = {"predictor": {"model": {**previous["predictor"]["model"], "storageUri": uri}}}
-    service.replace(spec, {kserve._PREVIOUS: kserve.json.dumps(previous)})
+    cluster.start_seconds = 60
+    cluster.specify("gs://photos/serving/flowers/broken")
     assert champion(on_kserve) == model_digest(models[0])
 
 

@@ -9,6 +9,7 @@ from imgpipe.components.common.errors import CheckFailedError, MissingInputError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.verification import read_verified_model
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export as export_component
@@ -108,8 +109,20 @@ def test_a_model_that_matches_its_evaluation_is_published_completely(dataset, ev
         "summary": dsl.Markdown(uri=str(tmp_path / "summary.md")),
     }
     export_component(**artifacts, arguments=ExportArguments(job_dir=str(tmp_path / "job")))
-    assert files(tmp_path / "exported") == files(evaluated[0])
-    assert files(tmp_path / "job" / "model") == files(evaluated[0])
+    exported = files(tmp_path / "exported")
+    assert files(tmp_path / "job" / "model") == exported
+    del exported["verification.json"]
+    assert exported == files(evaluated[0])
+    verification = read_verified_model(tmp_path / "exported")
+    served = load_served_model(tmp_path / "exported")
+    assert verification.labels == served.labels
+    assert len(verification.images) == 8
+    answers = served.call(verification.images, [str(number) for number in range(8)])
+    rows = [
+        {"key": str(number), "probabilities": values.tolist()}
+        for number, values in enumerate(answers["probabilities"])
+    ]
+    verification.check_probabilities(rows)
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["model"]
     assert artifacts["exported_model"].metadata == {"framework": "TensorFlow"}
     events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]

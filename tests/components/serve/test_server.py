@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from imgpipe.components.common.log import json_environment
 from imgpipe.components.common.served_model import load_served_model
 
 
@@ -158,6 +160,30 @@ def test_requests_in_progress_are_completed_on_sigterm(started, linear_model, im
     # Accepted requests get a response; later ones are refused the connection.
     assert set(statuses) <= {200, 0}
     assert server.process.wait(20) == 0
+
+
+def test_the_port_opens_when_the_model_is_loaded_and_not_before(linear_model, until, tmp_path):
+    model, log = linear_model(tmp_path / "colours"), tmp_path / "log"
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    command = [sys.executable, "-m", "imgpipe.components.serve", f"--model={model}", f"--port={port}"]
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, env=json_environment()) as process:
+        try:
+            until(lambda: is_open(port), 120)
+            # The line is written when the model is loaded and has answered.
+            assert '"version_served"' in log.read_text()
+            status = httpx.get(f"http://127.0.0.1:{port}/v1/models/colours", timeout=30).json()
+        finally:
+            process.terminate()
+    (version,) = status["model_version_status"]
+    assert (version["version"], version["state"]) == ("1", "AVAILABLE")
+    assert process.returncode == 0
+
+
+def is_open(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Where a retraining starts: real clients, servers on loopback."""
 
 import shutil
+import time
 
 import pytest
 
@@ -9,9 +10,10 @@ from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
-from imgpipe.components.platforms.kubernetes.kserve import InferenceService
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import find_initial_model
+from tests.servers.deployments import exported
+from tests.servers.kserve import KNATIVE, STANDARD, STORAGE_URI
 
 BASE = "gs://photos/serving/flowers"
 
@@ -61,39 +63,25 @@ def test_a_rejected_request_ends_the_step(on_kserve, on_vertex):
         start({**on_vertex, "project": "others"})
 
 
-def test_a_service_that_is_down_ends_the_step(on_kserve, cluster, models):
+@pytest.mark.parametrize("mode", [KNATIVE, STANDARD])
+def test_a_latest_model_that_is_down_is_not_mistaken_for_the_previous_one(on_kserve, cluster, models, mode):
+    cluster.mode = mode
     deploy_model(models[0], on_kserve)
-    service = cluster.objects["team/flowers"]
-    service["metadata"]["annotations"] = {}
-    cluster.broken.add(service["spec"]["predictor"]["model"]["storageUri"])
+    deploy_model(models[1], on_kserve)
+    cluster.crash()
     with pytest.raises(UnavailableError, match="does not serve"):
         start(on_kserve)
 
 
-def killed(*_):
-    raise InterruptedError
-
-
-def test_a_latest_model_that_is_down_is_not_mistaken_for_the_previous_one(on_kserve, cluster, models):
+@pytest.mark.parametrize("mode", [KNATIVE, STANDARD])
+def test_the_previous_model_serves_until_the_latest_is_ready(on_kserve, cluster, models, mode):
+    cluster.mode = mode
     deploy_model(models[0], on_kserve)
-    deploy_model(models[1], on_kserve)
-    status = cluster.objects["team/flowers"]["status"]
-    # The pod has ended.
-    cluster.down = True
-    status["conditions"] = [{"type": "Ready", "status": "False", "reason": "PodsNotReady"}]
-    with pytest.raises(UnavailableError, match="PodsNotReady"):
-        start(on_kserve)
-
-
-def test_the_previous_model_serves_until_the_latest_is_ready(on_kserve, cluster, models, monkeypatch):
-    deploy_model(models[0], on_kserve)
-    cluster.steps = 10_000
-    monkeypatch.setattr(InferenceService, "wait_until_ready", killed)
-    with pytest.raises(InterruptedError):
-        deploy_model(models[1], on_kserve)
-    for reads in (0, 2):
-        cluster.objects["team/flowers"]["reads"] = reads
+    cluster.start_seconds = 60
+    cluster.specify(f"{BASE}/{model_digest(models[1])[:16]}")
+    for _ in range(3):
         assert start(on_kserve) == f"{BASE}/{model_digest(models[0])[:16]}"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("trained", ["resnet-18", "resnet-50"])
@@ -101,6 +89,7 @@ def test_another_model_type_is_rejected_before_training(deployment, models, tmp_
     model = tmp_path / "model"
     shutil.copytree(models[0], model)
     write_provenance(model, {"model_type": "resnet-18"})
+    exported(model)
     local = {"deploy_target": "local", "deploy_dir": str(tmp_path / "serving")}
     for where in (deployment, local):
         deploy_model(model, where)
@@ -123,8 +112,10 @@ def test_an_ignored_checkpoint_path_is_logged(models, tmp_path, capsys):
 
 def test_a_model_outside_of_a_bucket_ends_the_step(on_kserve, cluster, models):
     deploy_model(models[0], on_kserve)
-    cluster.objects["team/flowers"]["spec"]["predictor"]["model"]["storageUri"] = "pvc://disk/model"
-    with pytest.raises((OutputError, UnavailableError), match=r"pvc|does not serve"):
+    for pod in cluster.workloads["team/flowers"].pods:
+        annotations = {**pod.template["annotations"], STORAGE_URI: "pvc://disk/model"}
+        pod.template = {**pod.template, "annotations": annotations}
+    with pytest.raises(OutputError, match="pvc"):
         start(on_kserve)
 
 
