@@ -453,8 +453,9 @@ def check_cluster(
         )
         yield _finding(user, None)
     except UnavailableError as error:
-        denied = user in error.problem
-        yield Finding(ERROR if denied else WARNING, user, error.problem, error.remedy, error.exit_code)
+        # You may lack the permission to ask.
+        status = WARNING if error.problem.startswith("Kubernetes refused") else ERROR
+        yield Finding(status, user, error.problem, error.remedy, error.exit_code)
     except PipelineError as error:
         yield Finding(WARNING, user, f"it cannot be checked: {error.problem}", error.remedy)
 

@@ -507,6 +507,15 @@ def test_check_reads_the_storage_secret_and_asks_what_the_pods_account_may_do(ru
     assert not server.runs
 
 
+def test_check_reports_a_cluster_without_kserve(run, server):
+    server.denied = ("/apis/serving.kserve.io/v1beta1",)
+    deployed = [*ARGUMENTS, "--deploy_target=kserve", "--deploy_dir=gs://bucket/serving/flowers"]
+    result = run("check", "--format", "json", "--", *deployed)
+    [error] = [finding for finding in json.loads(result.stdout) if finding["status"] == "error"]
+    assert "the cluster has no API serving.kserve.io/v1beta1" in error["message"]
+    assert result.exit_code == 69
+
+
 def test_check_without_a_readable_cluster_says_what_was_not_checked(run, server, monkeypatch, tmp_path):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     found = json.loads(run("check", "--format", "json", "--", *ARGUMENTS).stdout)
