@@ -265,8 +265,10 @@ def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
     assert failed["problem"] == f"{purpose}: {account} may not {denied} in namespace 'default'"
     assert failed["exit_code"] == 69
     role, binding = yaml.safe_load(failed["remedy"].partition("\n")[2])["items"]
-    assert role["metadata"] == binding["metadata"] == {"name": "imgpipe", "namespace": "default"}
     verb, _, resource = denied.partition(" ")
+    name = f"imgpipe-{resource.partition('.')[0]}"
+    assert role["metadata"] == binding["metadata"] == {"name": name, "namespace": "default"}
+    assert binding["roleRef"]["name"] == name
     [rule] = [rule for rule in role["rules"] if f"{rule['resources'][0]}.{rule['apiGroups'][0]}" == resource]
     assert verb in rule["verbs"]
     assert binding["subjects"] == [

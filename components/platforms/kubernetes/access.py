@@ -119,6 +119,9 @@ def _own_account(cluster: Cluster) -> str:
 
 def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
     """Returns a Role with the needs, and a RoleBinding of the account, as YAML."""
+    needs = list(needs)
+    # One Role a kind, so that one does not replace the other.
+    metadata = f"  metadata: {{name: imgpipe-{needs[0].resource}, namespace: {namespace}}}"
     prefix = "system:serviceaccount:"
     subject = f"{{kind: User, name: '{account}', apiGroup: rbac.authorization.k8s.io}}"
     if account.startswith(prefix):
@@ -132,7 +135,7 @@ def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
             "items:",
             "- apiVersion: rbac.authorization.k8s.io/v1",
             "  kind: Role",
-            f"  metadata: {{name: imgpipe, namespace: {namespace}}}",
+            metadata,
             "  rules:",
             *(
                 f"  - {{apiGroups: [{need.group}], resources: [{need.resource}], "
@@ -141,8 +144,9 @@ def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
             ),
             "- apiVersion: rbac.authorization.k8s.io/v1",
             "  kind: RoleBinding",
-            f"  metadata: {{name: imgpipe, namespace: {namespace}}}",
-            "  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: imgpipe}",
+            metadata,
+            "  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, "
+            f"name: imgpipe-{needs[0].resource}}}",
             "  subjects:",
             f"  - {subject}",
         ]
