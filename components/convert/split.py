@@ -55,7 +55,8 @@ def split_rows(
         rows = rows[np.argsort(keys[rows], kind="stable")]
         members, sizes = _groups_in_order(groups[rows])
         for number, fraction in enumerate(fractions.values(), start=1):
-            _draw_groups(number, _target_size(len(rows), fraction), members, sizes, split_of_group, remaining)
+            target = min(max(round(len(rows) * fraction), 1), len(rows) - 1)
+            _draw_groups(number, target, members, sizes, split_of_group, remaining)
         # The rest of this label's images is for training, even if they have other labels.
         split_of_group[members[split_of_group[members] < 0]] = 0
     split_of_row = split_of_group[groups]
@@ -123,10 +124,6 @@ def draw_keys(table: RowTable, numbers: _Numbers, seed: str) -> npt.NDArray[np.u
         return int.from_bytes(row_hash.digest(), "big")
 
     return np.fromiter((key(int(number)) for number in numbers), np.uint64, len(numbers))
-
-
-def _target_size(rows: int, fraction: float) -> int:
-    return min(max(round(rows * fraction), 1), rows - 1)
 
 
 def _groups_in_order(groups: _Numbers) -> tuple[_Numbers, _Numbers]:

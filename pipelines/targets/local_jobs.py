@@ -148,7 +148,10 @@ class LocalJobs:
 
     def _start(self, values: Mapping[str, Any], folder: Path, output: Path, *, retrain: bool) -> bool:
         """Starts the run; returns whether another client started it first."""
-        flags = [f"--{name.replace('_', '-')}={_flag_value(value)}" for name, value in values.items()]
+        flags = [
+            f"--{name.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in values.items()
+        ]
         command = ["tune" if "hyperparameters" in values else "run", *(["--retrain"] if retrain else [])]
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -275,7 +278,3 @@ def _unknown_error(output: Path, status: int) -> dict[str, Any]:
         "exit_code": status if status > 0 else 70,
         "retry_can_help": False,
     }
-
-
-def _flag_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
