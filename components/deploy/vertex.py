@@ -7,7 +7,13 @@ from google.api_core import exceptions
 from google.cloud import aiplatform_v1 as vertex
 from google.protobuf import field_mask_pb2, json_format, struct_pb2
 
-from imgpipe.components.common.errors import CheckFailedError, MissingInputError, PipelineError
+from imgpipe.components.common.errors import (
+    CheckFailedError,
+    InterruptedRunError,
+    InvalidResponseError,
+    MissingInputError,
+    PipelineError,
+)
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
@@ -55,32 +61,47 @@ def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployme
     digest = model_digest(model_folder)
     location = _location(arguments)
     model_uri = upload_model(model_folder, arguments.deploy_dir, digest)
-    with translate_errors("deploy the model", where=location.parent):
-        model = _find_version(location, arguments, digest) or _upload(location, arguments, digest, model_uri)
-        endpoint = _find_endpoint(location, arguments) or _create_endpoint(location, arguments)
-        deployed_id = _find_deployed(endpoint, model)
-        previous_split = dict(endpoint.traffic_split)
-        changed = True
-        if deployed_id is None:
-            deployed_id = _deploy(location, arguments, endpoint, model)
-        else:
-            split = shares_with(previous_split, deployed_id, arguments.canary_percent)
-            changed = split != previous_split
-            if changed:
-                _set_traffic(location, endpoint.name, split)
+    # The traffic before the first attempt: what a later attempt finds may be the work of an earlier one.
+    previous_split: dict[str, int] | None = None
+
+    def find_or_deploy() -> tuple[Any, str, str, dict[str, int]]:
+        nonlocal previous_split
+        with translate_errors("deploy the model", where=location.parent, needs_machines=True):
+            model = _find_version(location, arguments, digest)
+            model = model or _upload(location, arguments, digest, model_uri)
+            endpoint = _find_endpoint(location, arguments) or _create_endpoint(location, arguments)
+            split = dict(endpoint.traffic_split)
+            if previous_split is None:
+                previous_split = split
+            deployed_id = _find_deployed(endpoint, model)
+            if deployed_id is None:
+                deployed_id = _deploy(location, arguments, endpoint, model)
+            else:
+                wanted = shares_with(split, deployed_id, arguments.canary_percent)
+                if wanted != split:
+                    _set_traffic(location, endpoint.name, wanted)
+            return model, endpoint.name, deployed_id, previous_split
+
+    model, endpoint, deployed_id, before = retry(find_or_deploy)
+    changed = shares_with(before, deployed_id, arguments.canary_percent) != before
     if changed:
-        _probe_or_roll_back(location, arguments, endpoint.name, deployed_id, previous_split, verification)
-    with translate_errors("read the endpoint", where=endpoint.name):
-        if arguments.undeploy_old and arguments.canary_percent == 100:
-            changed = _undeploy_idle(location, arguments, endpoint.name) or changed
-        share = location.client(_ENDPOINTS).get_endpoint(name=endpoint.name).traffic_split[deployed_id]
+        _probe_or_roll_back(location, arguments, endpoint, deployed_id, before, verification)
+
+    def undeploy_idle_and_read() -> tuple[bool, int]:
+        with translate_errors("read the endpoint", where=endpoint):
+            undeploys = arguments.undeploy_old and arguments.canary_percent == 100
+            undeployed = undeploys and _undeploy_idle(location, arguments, endpoint)
+            share = location.client(_ENDPOINTS).get_endpoint(name=endpoint).traffic_split[deployed_id]
+            return undeployed, int(share)
+
+    undeployed, share = retry(undeploy_idle_and_read)
     return Deployment(
         target=VERTEX_TARGET,
         name=arguments.resolved_name(),
         version=model.version_id,
-        location=endpoint.name,
+        location=endpoint,
         traffic_percent=share,
-        changed=changed,
+        changed=changed or undeployed,
         model_digest=digest,
     )
 
@@ -214,22 +235,33 @@ def _find_deployed(endpoint: Any, model: Any) -> str | None:
 def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any, model: Any) -> str:
     # In the request, the model that is being deployed has the id 0.
     split = shares_with(dict(endpoint.traffic_split), "0", arguments.canary_percent)
-    operation = location.client(_ENDPOINTS).deploy_model(
-        request={
-            "endpoint": endpoint.name,
-            "deployed_model": vertex.DeployedModel(
-                model=f"{_resource(model.name)}@{model.version_id}",
-                display_name=arguments.resolved_name(),
-                service_account=arguments.serving_service_account,
-                dedicated_resources=vertex.DedicatedResources(
-                    machine_spec=vertex.MachineSpec(machine_type=arguments.serving_machine_type),
-                    min_replica_count=1,
-                    max_replica_count=1,
-                ),
+    request = {
+        "endpoint": endpoint.name,
+        "deployed_model": vertex.DeployedModel(
+            model=f"{_resource(model.name)}@{model.version_id}",
+            display_name=arguments.resolved_name(),
+            service_account=arguments.serving_service_account,
+            dedicated_resources=vertex.DedicatedResources(
+                machine_spec=vertex.MachineSpec(machine_type=arguments.serving_machine_type),
+                min_replica_count=1,
+                max_replica_count=1,
             ),
-            "traffic_split": split,
-        }
-    )
+        ),
+        "traffic_split": split,
+    }
+    try:
+        with translate_errors("deploy the model", where=endpoint.name, needs_machines=True):
+            operation = location.client(_ENDPOINTS).deploy_model(request=request)
+    except (InterruptedRunError, InvalidResponseError) as error:
+        if "HTTP 429" in error.problem:
+            raise
+        # While Vertex AI deploys, the endpoint does not list the model: a repetition could deploy it twice.
+        raise CheckFailedError(
+            f"{error.problem}; the deployment may have been started nevertheless",
+            where=endpoint.name,
+            remedy="see the endpoint with `gcloud ai endpoints describe`; when it lists the model, deploy "
+            "again: the model is reused",
+        ) from None
     try:
         result = wait_for(operation, arguments.deploy_timeout_seconds)
     except exceptions.GoogleAPICallError as error:
@@ -272,12 +304,27 @@ def _probe_or_roll_back(
         reason = f"it responded to none of {_MAX_PROBES} requests"
     except PipelineError as error:
         reason = error.problem
-    with translate_errors("roll the deployment back", where=endpoint):
-        split = previous_split if deployed_id in previous_split else {**previous_split, deployed_id: 0}
-        if any(split.values()):
-            _set_traffic(location, endpoint, split)
-        if deployed_id not in previous_split:
-            _undeploy(location, arguments, endpoint, deployed_id, traffic_split=previous_split)
+
+    def roll_back() -> None:
+        with translate_errors("roll the deployment back", where=endpoint):
+            found = location.client(_ENDPOINTS).get_endpoint(name=endpoint)
+            if deployed_id not in [model.id for model in found.deployed_models]:
+                return
+            split = previous_split if deployed_id in previous_split else {**previous_split, deployed_id: 0}
+            if any(split.values()):
+                _set_traffic(location, endpoint, split)
+            if deployed_id not in previous_split:
+                _undeploy(location, arguments, endpoint, deployed_id, traffic_split=previous_split)
+
+    try:
+        retry(roll_back)
+    except PipelineError as error:
+        raise type(error)(
+            f"{reason}; the deployment could not be rolled back: {error.problem}",
+            where=endpoint,
+            remedy=f"undo it: gcloud ai endpoints undeploy-model {endpoint} "
+            f"--deployed-model-id={deployed_id} --region={arguments.region}",
+        ) from None
     raise CheckFailedError(
         f"the deployment was rolled back: {reason}", where=endpoint, remedy=_ROLLED_BACK_REMEDY
     )

@@ -292,7 +292,7 @@ def limits(monkeypatch):
 
 
 def test_random_faults_neither_double_nor_lose_a_submission(tmp_path, limits):
-    print(inject(tmp_path, 60, seed=1))
+    print(inject(tmp_path, 40, seed=1))
 
 
 @pytest.mark.proof

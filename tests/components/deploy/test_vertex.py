@@ -4,6 +4,7 @@ from imgpipe.components.common.errors import CheckFailedError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.vertex import deploy_to_vertex
+from tests.servers.faults import Fault, once, start_fault_proxy
 
 
 @pytest.fixture
@@ -144,3 +145,47 @@ def test_a_model_that_answers_differently_is_rolled_back(deploy, vertex):
     with pytest.raises(CheckFailedError, match="its answers are not those of the evaluation"):
         deploy(1, canary_percent=50)
     assert versions(vertex) == {"1": 100}
+
+
+class _FirstOfEach:
+    """Chooses a fault for the first request of each kind."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, method, path):
+        request = (method, path.partition("?")[0])
+        if request in self.seen:
+            return None
+        self.seen.append(request)
+        if request[1].endswith(":deployModel"):
+            return Fault("status", status=429)
+        kinds = [Fault("status", status=503), Fault("reset", executed=True), Fault("status", status=429)]
+        return kinds[len(self.seen) % 3]
+
+
+def test_busy_services_and_lost_responses_deploy_the_model_once(deploy, vertex, monkeypatch):
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("imgpipe.components.platforms.polling._MAX_RETRY_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("imgpipe.components.deploy.vertex._PROBE_SECONDS", 10)
+    with start_fault_proxy(vertex.address, _FirstOfEach()) as proxy:
+        made = deploy(0, vertex_endpoint=proxy.address)
+        assert (made.version, made.traffic_percent, made.changed) == ("1", 100, True)
+        second = deploy(1, canary_percent=10, vertex_endpoint=proxy.address)
+    assert (second.traffic_percent, second.changed) == (10, True)
+    assert len(vertex.models) == len(vertex.endpoints) == 1
+    assert versions(vertex) == {"1": 90, "2": 10}
+
+
+def test_a_deployment_whose_response_was_lost_is_not_repeated(deploy, vertex):
+    """Vertex AI lists the model only when it is deployed, so a repetition could deploy it twice."""
+    deploy(0)
+    fault = once(Fault("reset", executed=True), "POST", ":deployModel")
+    with start_fault_proxy(vertex.address, fault) as proxy:
+        with pytest.raises(CheckFailedError, match="may have been started nevertheless") as caught:
+            deploy(1, canary_percent=50, vertex_endpoint=proxy.address)
+        assert len(proxy.injected) == 1
+    assert "gcloud ai endpoints describe" in caught.value.remedy
+    assert vertex.deployments == 2
+    assert deploy(1, canary_percent=50).version == "2"
+    assert vertex.deployments == 2
