@@ -23,7 +23,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.preflight.inputs import check_local_folder, found_input
-from imgpipe.components.preflight.path_arguments import DATA_KINDS, INPUT_KINDS, path_arguments, paths_in
+from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
 from imgpipe.components.preflight.preflight import check_access
 from imgpipe.components.preflight.storage_secret import DEFAULT_STORAGE_SECRET, storage_secret_error
 from imgpipe.components.preflight.target_rules import uri_of_mounted
@@ -140,7 +140,7 @@ class Google:
 
 
 def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[Finding]:
-    """Checks that the data's files and folders exist.
+    """Checks that the files and folders of the input exist.
 
     Args:
         values: The job's arguments.
@@ -148,10 +148,10 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
             without credentials, public data is read.
     """
     unreachable: dict[type[Location], tuple[str, str]] = {}
-    for name in path_arguments(*DATA_KINDS):
+    for name in path_arguments(*INPUT_KINDS):
         value = str(values.get(name) or "")
         subject = f"--{name}"
-        if not value:
+        if not paths_in(name, value):
             continue
         location = parse_location(value)
         store = type(location)

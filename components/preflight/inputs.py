@@ -23,7 +23,8 @@ def check_inputs(values: Mapping[str, Any]) -> None:
         InterruptedRunError: if a store cannot be reached.
     """
     for name in path_arguments(*INPUT_KINDS):
-        if value := str(values.get(name) or ""):
+        value = str(values.get(name) or "")
+        if paths_in(name, value):
             found_input(name, value)
     if values.get("slices_csv"):
         # Otherwise only the evaluate step would read it, after the training.
@@ -37,8 +38,6 @@ def found_input(name: str, value: str) -> str:
         MissingInputError: if there is nothing.
         InterruptedRunError: if its store cannot be reached.
     """
-    if not paths_in(name, value):
-        return f"{value} is not a path"
     try:
         # An input that may be a folder.
         if name in path_arguments(Kind.INPUT_IMAGES, Kind.INPUT_MODEL) and not WILDCARD.search(value):

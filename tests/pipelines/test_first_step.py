@@ -252,6 +252,7 @@ def test_numbers_that_kfp_writes_as_floats_pass(start):
     ("pipeline", "values", "denied", "purpose"),
     [
         (TRAIN, KSERVE, "update inferenceservices.serving.kserve.io", "deploy_target=kserve"),
+        (TRAIN, KSERVE, "list pods", "deploy_target=kserve"),
         (TUNE, KATIB, "create experiments.kubeflow.org", "tune_engine=katib"),
     ],
 )
@@ -266,10 +267,11 @@ def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
     assert failed["exit_code"] == 69
     role, binding = yaml.safe_load(failed["remedy"].partition("\n")[2])["items"]
     verb, _, resource = denied.partition(" ")
-    name = f"imgpipe-{resource.partition('.')[0]}"
+    name = "imgpipe-experiments" if pipeline == TUNE else "imgpipe-inferenceservices"
     assert role["metadata"] == binding["metadata"] == {"name": name, "namespace": "default"}
     assert binding["roleRef"]["name"] == name
-    [rule] = [rule for rule in role["rules"] if f"{rule['resources'][0]}.{rule['apiGroups'][0]}" == resource]
+    rules = {f"{rule['resources'][0]}.{rule['apiGroups'][0]}".rstrip("."): rule for rule in role["rules"]}
+    rule = rules[resource]
     assert verb in rule["verbs"]
     assert binding["subjects"] == [
         {"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}

@@ -19,7 +19,7 @@ class Need:
     """Access that a step needs.
 
     Attributes:
-        group: The API group.
+        group: The API group; empty = Kubernetes' core.
         resource: Plural name of the kind.
         verbs: What the step does with it.
     """
@@ -61,7 +61,7 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         _check_installed(cluster, group, purpose)
     asked = [(need, verb) for need in needs for verb in need.verbs]
     missing = [
-        f"{verb} {need.resource}.{need.group}"
+        f"{verb} {need.resource}.{need.group}".rstrip(".")
         for need, verb in asked
         if not _is_allowed(cluster, need, verb, account)
     ]
@@ -138,7 +138,7 @@ def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:
             metadata,
             "  rules:",
             *(
-                f"  - {{apiGroups: [{need.group}], resources: [{need.resource}], "
+                f"  - {{apiGroups: ['{need.group}'], resources: [{need.resource}], "
                 f"verbs: [{', '.join(need.verbs)}]}}"
                 for need in needs
             ),
