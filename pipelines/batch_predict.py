@@ -34,4 +34,6 @@ def batch_predict(target: Target, images: Images | None = None) -> Any:
 
     own = target.inputs(images)
     fields = {**flat_fields([BatchPredictArguments]), **{name: own[name] for name in target.pod_inputs}}
-    return make_pipeline(graph, name=NAME, description=DESCRIPTION, fields=fields)
+    return make_pipeline(
+        graph, name=NAME, description=DESCRIPTION, fields=fields, deadline_seconds=target.deadline_seconds
+    )

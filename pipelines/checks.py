@@ -390,7 +390,9 @@ def check_images(google: Google, images: Iterable[str], *, registry_needed: bool
             yield Finding(
                 ERROR if registry_needed else WARNING,
                 image,
-                "the name has no registry, so no machine can pull it",
+                "the name has no registry, so no machine can pull it"
+                if registry_needed
+                else "the name has no registry: the steps run only on nodes that already have the image",
                 "push the images, and give --image-registry or --images-lock",
             )
             continue

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime, time, timedelta
 from types import MappingProxyType
 from zoneinfo import available_timezones
 
@@ -23,20 +24,31 @@ _TERM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
 _ZONE = re.compile("(?:CRON_)?TZ=(.*)")
 # Of a leap year.
 _DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "month": ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"),
+        "day of week": ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"),
+    }
+)
+# Eight years: February 29 may be that far away.
+_DAYS_AHEAD = 8 * 366
 _REMEDY = "write five fields: minute hour day-of-month month day-of-week, e.g. '0 3 * * 1'"
 
 
-def check_cron(cron: str, *, zone_allowed: bool) -> None:
-    """Rejects text that is not a cron expression of five numeric fields, and dates that never occur.
+def check_cron(cron: str, *, zone_allowed: bool) -> str:
+    """Rejects text that is not a cron expression of five fields, and dates that never occur.
 
     Args:
         cron: The expression, optionally after a time zone, e.g. ``TZ=Europe/Berlin 0 3 * * *``.
         zone_allowed: Whether the target supports time zones.
 
+    Returns:
+        The expression with numbers in place of names of days and months, and 0 in place of 7 for Sunday.
+
     Raises:
         InvalidArgumentError: naming the wrong field.
     """
-    texts = cron.split()
+    texts, prefix = cron.split(), ""
     zone = _ZONE.fullmatch(texts[0]) if texts else None
     if zone:
         if not zone_allowed:
@@ -46,22 +58,87 @@ def check_cron(cron: str, *, zone_allowed: bool) -> None:
                 "(CRON_SCHEDULE_TIMEZONE)",
             )
         _check_zone(cron, zone.group(1))
+        prefix = f"{texts[0]} "
         texts = texts[1:]
     if len(texts) != len(_FIELDS):
         raise InvalidArgumentError(f"--cron={cron!r} has {len(texts)} fields, not five", remedy=_REMEDY)
-    numbers = {
-        name: {number for term in text.split(",") for number in _numbers(cron, name, term)}
-        for text, name in zip(texts, _FIELDS, strict=True)
-    }
+    texts = [_without_names(name, text) for name, text in zip(_FIELDS, texts, strict=True)]
+    numbers = _field_numbers(cron, texts)
     days, months = numbers["day of month"], numbers["month"]
     # If neither day field starts with a star, cron runs on days that match either of them.
     if texts[2].startswith("*") or not texts[4].startswith("*"):
-        return
+        return prefix + " ".join(texts)
     if not any(day <= _DAYS_OF_MONTH[month - 1] for day in days for month in months):
         raise InvalidArgumentError(
             f"--cron={cron!r} never occurs: no month of {texts[3]!r} has a day of month {texts[2]!r}",
             remedy="correct the day of month (the third field) or the month (the fourth)",
         )
+    return prefix + " ".join(texts)
+
+
+def next_time(cron: str, after: datetime) -> str:
+    """Returns the next time of a cron expression of five fields, ISO 8601; "" if it cannot be read.
+
+    Args:
+        cron: The expression, in the time zone of ``after``.
+        after: The time before it.
+    """
+    texts = cron.split()
+    if len(texts) != len(_FIELDS):
+        return ""
+    try:
+        numbers = _field_numbers(cron, [_without_names(*item) for item in zip(_FIELDS, texts, strict=True)])
+    except InvalidArgumentError:
+        return ""
+    for offset in range(_DAYS_AHEAD):
+        day = after.date() + timedelta(days=offset)
+        in_month = day.day in numbers["day of month"]
+        # Python's week begins with Monday, cron's with Sunday.
+        in_week = day.isoweekday() % 7 in numbers["day of week"]
+        starred = texts[2].startswith("*") or texts[4].startswith("*")
+        matches = in_month and in_week if starred else in_month or in_week
+        if day.month not in numbers["month"] or not matches:
+            continue
+        for hour in sorted(numbers["hour"]):
+            for minute in sorted(numbers["minute"]):
+                found = datetime.combine(day, time(hour, minute), after.tzinfo)
+                if found > after:
+                    return found.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ""
+
+
+def _field_numbers(cron: str, texts: Sequence[str]) -> dict[str, set[int]]:
+    return {
+        name: {number for term in text.split(",") for number in _numbers(cron, name, term)}
+        for text, name in zip(texts, _FIELDS, strict=True)
+    }
+
+
+def _without_names(field: str, text: str) -> str:
+    """Returns a field with numbers in place of names, and Sunday as 0."""
+    names = _NAMES.get(field, ())
+    text = re.sub(
+        "[A-Za-z]{3}",
+        lambda match: (
+            str(names.index(name) + 1) if (name := match.group().upper()) in names else match.group()
+        ),
+        text,
+    )
+    if field != "day of week":
+        return text
+    terms = []
+    for term in text.split(","):
+        match = re.fullmatch(r"([0-7])(?:-7(/\d+)?)?", term)
+        if term == "7":
+            terms.append("0")
+        elif term.startswith("7-"):
+            terms.append(f"0{term[1:]}")
+        elif match and "-7" in term:
+            step = int((match.group(2) or "/1")[1:]) or 1
+            terms += [str(day % 7) for day in range(int(match.group(1)), 8, step)]
+        else:
+            terms.append(term)
+    return ",".join(terms)
 
 
 def _check_zone(cron: str, zone: str) -> None:

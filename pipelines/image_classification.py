@@ -138,7 +138,13 @@ def image_classification(target: Target, images: Images | None = None, *, traine
             task(deploy, model=exported.outputs["exported_model"], **select_fields(inputs, DeployArguments))
 
     fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
-    return make_pipeline(graph, name=trainer.name, description=trainer.description, fields=fields)
+    return make_pipeline(
+        graph,
+        name=trainer.name,
+        description=trainer.description,
+        fields=fields,
+        deadline_seconds=target.deadline_seconds,
+    )
 
 
 # Each builds a pipeline, given a target and images, by the name of its compiled file.

@@ -82,6 +82,7 @@ def make_pipeline(
     name: str,
     description: str,
     fields: Mapping[str, "dataclasses.Field[Any]"],
+    deadline_seconds: int | None = None,
 ) -> Any:
     """Makes a KFP pipeline with the given fields as inputs.
 
@@ -90,6 +91,7 @@ def make_pipeline(
         name: The pipeline's name.
         description: What the pipeline does.
         fields: The inputs, in the order of a form.
+        deadline_seconds: Time after which a run is ended; None = never.
     """
 
     def pipeline(*inputs: Any) -> Any:
@@ -111,7 +113,8 @@ def make_pipeline(
             for field in fields.values()
         ]
     )
-    return dsl.pipeline(name=name, description=description)(pipeline)
+    config = dsl.PipelineConfig(active_deadline_seconds=deadline_seconds) if deadline_seconds else None
+    return dsl.pipeline(name=name, description=description, pipeline_config=config)(pipeline)
 
 
 def select_fields(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> dict[str, Any]:

@@ -91,10 +91,16 @@ def plain_lines(event: str, message: str, *, severity: str = "INFO", **fields: A
 
 
 def _wrap(text: str, indent: str) -> list[str]:
+    """Returns lines; one that ends within a word, e.g. a long path, ends with a backslash."""
+    wrapped, rest = [], re.sub(r"\s", " ", text).strip()
     # Hyphens are left alone: they are parts of names.
-    return textwrap.wrap(
-        text, _COLUMNS, initial_indent=indent, subsequent_indent=2 * _INDENT, break_on_hyphens=False
-    ) or [indent.rstrip()]
+    for line in textwrap.wrap(
+        rest, _COLUMNS - 1, initial_indent=indent, subsequent_indent=2 * _INDENT, break_on_hyphens=False
+    ):
+        rest = rest[len(line.lstrip()) :]
+        wrapped.append(line + ("\\" if rest and not rest.startswith(" ") else ""))
+        rest = rest.lstrip()
+    return wrapped or [indent.rstrip()]
 
 
 def own_lines(lines: Iterable[str]) -> Iterator[str]:
@@ -114,7 +120,8 @@ def messages(lines: Iterable[str]) -> list[str]:
         if started:
             found.append(started["message"])
         elif line.startswith(2 * _INDENT):
-            found[-1] += f" {line.strip()}"
+            is_in_word = found[-1].endswith("\\")
+            found[-1] = found[-1][:-1] + line.strip() if is_in_word else f"{found[-1]} {line.strip()}"
         else:
             found[-1] += f"\n{line.strip()}"
     return found

@@ -9,6 +9,7 @@ from imgpipe.components.common.errors import CheckFailedError
 from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_many, show_one
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.targets.jobs import ENDED, Jobs
+from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 
 _EXAMPLES = """
 \b
@@ -53,24 +54,28 @@ def list_(target: TargetOptions, limit: int, output_format: str) -> None:
 @click.argument("job")
 @target_options
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Continue until JOB has ended.")
+@click.option("--all", "everything", is_flag=True, help="kubeflow: also the lines of KFP and of libraries.")
 @exit_on_error
-def stream_logs(job: str, target: TargetOptions, follow: bool) -> None:
+def stream_logs(job: str, target: TargetOptions, follow: bool, everything: bool) -> None:
     """Print the log of JOB from its beginning until it has ended.
 
     Ctrl-C stops the printing, not the job. The exit status is 0 if the job succeeded or is still running, and
     76 if it failed or was cancelled.
     """
-    print_logs(jobs_of(target), job, follow=follow)
+    print_logs(jobs_of(target), job, follow=follow, everything=everything)
 
 
-def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -> None:
+def print_logs(
+    jobs: Jobs, job: str, *, follow: bool, everything: bool = False, to_stderr: bool = False
+) -> None:
     """Prints the log of a job.
 
     Raises:
         CheckFailedError: if it failed or was cancelled.
     """
     try:
-        for line in jobs.logs(job, follow=follow):
+        options = {"everything": everything} if isinstance(jobs, KubeflowJobs) else {}
+        for line in jobs.logs(job, follow=follow, **options):
             click.echo(line, err=to_stderr)
     except KeyboardInterrupt:
         click.echo(f"the job is still running; `imgpipe stream-logs {job}` shows its log again", err=True)
@@ -91,8 +96,13 @@ def print_logs(jobs: Jobs, job: str, *, follow: bool, to_stderr: bool = False) -
 def cancel(job: str, target: TargetOptions) -> None:
     """Stop JOB and what it has started; nothing happens if it has ended."""
     jobs = jobs_of(target)
-    if jobs.describe(job).state in ENDED:
+    state = jobs.describe(job).state
+    if state in ENDED:
         notice(f"{job} has already ended; nothing was cancelled")
+    elif state == "CANCELLING":
+        notice(f"{job} is being cancelled already")
     else:
         jobs.cancel(job)
-    click.echo(f"{job}: {jobs.describe(job).state}")
+    state = jobs.describe(job).state
+    # The target may not say so yet.
+    click.echo(f"{job}: {state if state in ENDED else 'CANCELLING'}")

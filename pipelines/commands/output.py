@@ -48,7 +48,7 @@ def show_one(values: Mapping[str, Any], output_format: str) -> None:
     for name, value in shown.items():
         if isinstance(value, Mapping | list):
             click.echo(f"{name}:")
-            text = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=100)
+            text = _yaml(value)
             click.echo("".join(f"  {line}\n" for line in text.splitlines()), nl=False)
         else:
             click.echo(f"{name:<{width}}  {value}")
@@ -136,7 +136,23 @@ def _print_structured(values: Any, output_format: str) -> None:
     if output_format == "json":
         click.echo(json.dumps(_plain(values), ensure_ascii=False, indent=1))
     else:
-        click.echo(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=100), nl=False)
+        click.echo(_yaml(values), nl=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as such."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.dump(_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _plain(value: Any) -> Any:

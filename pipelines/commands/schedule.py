@@ -48,7 +48,7 @@ def schedule() -> None:
     "--cron",
     group=JOB,
     required=True,
-    help="Cron expression in UTC: minute, hour, day of month, month, day of week (Sunday is 0), e.g. "
+    help="Cron expression in UTC: minute, hour, day of month, month, day of week (0 or SUN is Sunday), e.g. "
     "'0 3 * * 1' for Mondays at three; on Vertex AI also 'TZ=Europe/Berlin 0 3 * * 1'.",
 )
 @target_options
@@ -73,7 +73,7 @@ def create(
     """
     check_has_schedules(target)
     check_job_id(name, "the schedule's name")
-    check_cron(cron, zone_allowed=target.name == "vertex")
+    cron = check_cron(cron, zone_allowed=target.name == "vertex")
     options["form"] = "pipeline"
     submission = submission_of(target, options, [name, *arguments])
     print_notices(submission)

@@ -31,6 +31,8 @@ _RESOURCES = {
     "deploy": (1, 4),
     "batch_predict": (4, 8),
 }
+# A pod that cannot start waits for ever otherwise. Seven days are also Vertex AI's limit for a job.
+DEADLINE_SECONDS = 7 * 24 * 3600
 _DEFAULT_RESOURCES = (1, 2)
 # A namespace with a quota on limits admits no pod without them. A step may use this many times its request if
 # the node has it to spare.
@@ -156,4 +158,5 @@ KUBEFLOW = Target(
     # The function itself takes KatibArguments and TrialPodArguments.
     step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
     caches=True,
+    deadline_seconds=DEADLINE_SECONDS,
 )

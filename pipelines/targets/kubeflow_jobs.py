@@ -1,18 +1,21 @@
 """Runs of imgpipe's pipelines on Kubeflow Pipelines."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.kubeflow.records import read_spec, read_workflow
+from imgpipe.components.platforms.kubeflow.workflow import Step
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job, with_same_id
-from imgpipe.pipelines.targets.kubeflow_logs import stream_logs
+from imgpipe.pipelines.targets.kubeflow_logs import StepLogs, stream_logs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
+from imgpipe.pipelines.targets.kubeflow_runs import describe_run, job_of, read_steps
 
-_STATES = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING", None: "PENDING"}
 _PAGE_SIZE = 100
 
 
@@ -35,7 +38,8 @@ class KubeflowJobs:
         self.client.connect()
 
         def check(run: Any) -> None:
-            if different := request.differences(run):
+            spec = self.client.read(f"read {job_id}", lambda api: read_spec(api, run))
+            if different := request.differences(run, spec):
                 raise InvalidArgumentError(
                     f"the job id {job_id!r} was used for another request, with another {different}",
                     where=run.run_id,
@@ -50,31 +54,47 @@ class KubeflowJobs:
             identify=lambda run: str(run.run_id),
             created=lambda run: run.created_at,
         )
-        return _job(run), existed
+        return job_of(run), existed
 
     def describe(self, job_id: str) -> Job:
-        """Returns the run with that name or id; ``details`` lists the others of that name."""
-        return with_same_id([_job(run) for run in self._runs(job_id)])
+        """Returns the run with that name or id and what its steps did; lists the others of that name."""
+        runs = {str(run.run_id): run for run in self._runs(job_id)}
+        job = with_same_id([job_of(run, self._workflow(run)) for run in runs.values()])
+        # The run in a list has no tasks.
+        run = self._get(job.name)
+        described = self.client.read(
+            f"read {job_id}", lambda api: describe_run(api, run, self.client.namespace)
+        )
+        return dataclasses.replace(described, details={**job.details, **described.details})
 
     def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest runs in imgpipe's experiment, newest first."""
-        return [_job(run) for run in self._list_runs(limit)]
+        return [job_of(run, self._workflow(run)) for run in self._list_runs(limit)]
 
-    def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yields the lines of the steps' output while Kubernetes keeps their pods."""
-        run_id = self.describe(job_id).name
+    def logs(self, job_id: str, *, follow: bool, everything: bool = False) -> Iterator[str]:
+        """Yields the lines of the steps' output; ``everything`` includes those of KFP and of libraries."""
+        jobs = [job_of(run) for run in self._runs(job_id)]
+        run = self._get(with_same_id(jobs).name)
+
+        def steps(api: Any) -> list[Step]:
+            return read_steps(api, run, read_workflow(api, run.run_id))
+
         return stream_logs(
-            run_id, lambda: self.describe(run_id).state in ENDED, self.client.namespace, follow=follow
+            StepLogs(self.client.api, run.run_id, self.client.namespace),
+            lambda: self.client.read(f"read {job_id}", steps),
+            lambda: job_of(self._get(run.run_id)).state in ENDED,
+            follow=follow,
+            everything=everything,
         )
 
     def cancel(self, job_id: str) -> None:
         """Cancels every run of that name that has not ended."""
         for run in self._runs(job_id):
-            if _job(run).state not in ENDED:
+            if job_of(run).state not in ENDED:
                 self._terminate(run)
 
     def _start(self, job_id: str, request: RunRequest) -> Any:
-        experiment = self.client.create_experiment()
+        experiment, source = self.client.create_experiment(), request.source(self.client)
 
         def start(api: Any) -> Any:
             models = api.api_models
@@ -82,7 +102,7 @@ class KubeflowJobs:
                 run=models.V2beta1Run(
                     experiment_id=experiment,
                     display_name=job_id,
-                    pipeline_spec=request.pipeline_spec,
+                    **source,
                     runtime_config=models.V2beta1RuntimeConfig(
                         parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
                     ),
@@ -99,7 +119,7 @@ class KubeflowJobs:
 
         KFP deletes a run even if it cannot stop its Workflow, so the run is cancelled first.
         """
-        if _job(run).state in ENDED:
+        if job_of(run).state in ENDED:
             return
         self._terminate(run)
         self.client.read(
@@ -116,8 +136,14 @@ class KubeflowJobs:
         except InvalidArgumentError:
             # KFP refuses to cancel a run that has ended or is being cancelled (run_store.go, 2.17: "Row not
             # found").
-            if _job(self._get(run.run_id)).state not in (*ENDED, "CANCELLING"):
+            if job_of(self._get(run.run_id)).state not in (*ENDED, "CANCELLING"):
                 raise
+
+    def _workflow(self, run: Any) -> Mapping[str, Any]:
+        """Returns the Workflow of a run that runs or has failed: only it says whether it was cancelled."""
+        if run.state not in ("RUNNING", "FAILED"):
+            return {}
+        return self.client.read(f"read {run.run_id}", lambda api: read_workflow(api, run.run_id))
 
     def _get(self, run_id: str) -> Any:
         run = self.client.read(f"read {run_id}", lambda api: api.runs.run_service_get_run(run_id=run_id))
@@ -150,23 +176,3 @@ class KubeflowJobs:
             return [self._get(job_id)]
         except (MissingInputError, InvalidArgumentError):
             raise no_such_job(job_id, self.client.host) from None
-
-
-def _job(run: Any) -> Job:
-    tasks = (run.run_details.task_details if run.run_details else None) or []
-    return Job(
-        job_id=run.display_name,
-        target="kubeflow",
-        kind="pipeline run",
-        state=_STATES.get(run.state, run.state),
-        name=run.run_id,
-        created=_time(run.created_at),
-        ended=_time(run.finished_at),
-        error=run.error.message if run.error else "",
-        details={"steps": {task.display_name: _STATES.get(task.state, task.state) for task in tasks}},
-    )
-
-
-def _time(value: Any) -> str:
-    # The API returns the beginning of 1970 for a time that is not set.
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ") if value and value.year > 1970 else ""

@@ -1,55 +1,164 @@
-"""The logs of a run's pods, which only Kubernetes itself has."""
+"""The logs of a run's steps: of their pods, or of the artifacts that the pods have left."""
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, UnavailableError
+from imgpipe.components.common.log import own_lines
+from imgpipe.components.platforms.kubeflow.records import read_artifact
+from imgpipe.components.platforms.kubeflow.workflow import WAITING, Step
 
 _PODS_NAMESPACE = "kubeflow"
 _POLL_SECONDS = 3.0
+_NODE_ID = "workflows.argoproj.io/node-id"
+_HOW_TO_LOOK = (
+    "set KUBECONFIG to a cluster whose pods you may read, or open the run in Kubeflow's web interface"
+)
 
 
-def stream_logs(run_id: str, has_ended: Callable[[], bool], namespace: str, *, follow: bool) -> Iterator[str]:
-    """Yields the lines of a run's output.
+@dataclass
+class StepLogs:
+    """Reads the logs of a run's steps.
+
+    Attributes:
+        api: KFP's client.
+        run_id: Id of the run.
+        namespace: The user's namespace; empty = the installation's.
+    """
+
+    api: Any
+    run_id: str
+    namespace: str
+    _cluster: Any = None
+    _pods: dict[str, Any] = field(default_factory=dict)
+    _error: UnavailableError | None = None
+
+    def connect(self) -> None:
+        """Connects to the cluster and finds the run's pods; without access, artifacts remain.
+
+        Raises:
+            InterruptedRunError: if the cluster does not respond.
+        """
+        # Takes a second to import.
+        from imgpipe.components.platforms.kubernetes.client import connect
+        from imgpipe.components.platforms.kubernetes.pods import list_pods
+
+        try:
+            if self._cluster is None:
+                self._cluster = connect(
+                    "read the logs from", self.namespace or _PODS_NAMESPACE, in_cluster=False
+                )
+            pods = list_pods(self._cluster, f"pipeline/runid={self.run_id}")
+        except (MissingInputError, UnavailableError) as error:
+            self._error = UnavailableError(error.problem, remedy=_HOW_TO_LOOK)
+            return
+        self._pods = {(pod.metadata.annotations or {}).get(_NODE_ID, ""): pod for pod in pods}
+
+    def read(self, step: Step, number: int) -> list[str] | None:
+        """Returns the lines of an attempt of a step (0 = the first); None if there are none yet.
+
+        Raises:
+            UnavailableError: if the attempt has ended, and neither its pod nor its artifact can be read.
+        """
+        from imgpipe.components.platforms.kubernetes.pods import read_log
+
+        attempt = step.attempts[number]
+        pod = self._pods.get(attempt.node)
+        if pod is not None:
+            try:
+                return read_log(self._cluster, pod, "main")
+            except InterruptedRunError:
+                # Its node does not respond now.
+                return None
+            except UnavailableError as error:
+                # The container has not started, the pod was deleted, or its log may not be read.
+                refusal = error if "403" in error.problem else None
+                if refusal:
+                    self._error = UnavailableError(error.problem, remedy=_HOW_TO_LOOK)
+        if not attempt.ended:
+            if self._error is not None and attempt.state != WAITING:
+                raise self._error
+            return None
+        # The launcher numbers the artifacts of attempts (qualifyExecutorLogsURI in kubeflow/pipelines 2.17,
+        # backend/src/v2/component/launcher_v2.go); older ones did not.
+        for uri in (f"{step.log_uri}-{number}", step.log_uri):
+            text = read_artifact(self.api, uri, self.namespace) if step.log_uri else None
+            if text is not None:
+                return text.splitlines()
+        if self._error is not None:
+            raise self._error
+        return None
+
+
+def stream_logs(
+    logs: StepLogs,
+    read_steps: Callable[[], list[Step]],
+    has_ended: Callable[[], bool],
+    *,
+    follow: bool,
+    everything: bool = False,
+) -> Iterator[str]:
+    """Yields the lines of a run's steps, and why a step waits or starts again.
 
     Args:
-        run_id: Id of the run.
+        logs: Reads the logs.
+        read_steps: Returns the steps of the run.
         has_ended: Returns whether the run has ended.
-        namespace: The user's namespace; empty = the installation's.
         follow: Whether to continue until the run has ended.
+        everything: Whether to yield the lines of KFP and of libraries too.
 
     Raises:
-        UnavailableError: if there is no access to the cluster from this machine.
+        UnavailableError: if there is no access to the logs from this machine, or no log.
         InterruptedRunError: if the cluster does not respond.
     """
-    # Takes a second to import.
-    from imgpipe.components.platforms.kubernetes.client import connect
-    from imgpipe.components.platforms.kubernetes.pods import list_pods, read_log
-
-    try:
-        cluster = connect("read the logs from", namespace or _PODS_NAMESPACE, in_cluster=False)
-    except MissingInputError as error:
-        raise UnavailableError(
-            error.problem, remedy="set KUBECONFIG, or open the run in Kubeflow's web interface"
-        ) from None
     printed: dict[str, list[str]] = {}
+    reported: set[tuple[str, ...]] = set()
+    unreadable: list[str] = []
     while True:
         # Checked before the logs are read: the last pass prints everything.
         ended = has_ended()
-        for pod in list_pods(cluster, f"pipeline/runid={run_id}"):
-            name = pod.metadata.name
-            # Kubeflow's drivers, which run between the steps.
-            if "-driver-" in name:
-                continue
-            try:
-                lines = read_log(cluster, pod, "main")
-            except (InterruptedRunError, UnavailableError):
-                # The container has not started, the pod was deleted, or its node does not respond now.
-                continue
-            before = printed.get(name, [])
-            # When a log file is full, its node starts a new one: the first lines differ.
-            yield from lines[len(before) if lines[: len(before)] == before else 0 :]
-            printed[name] = lines
+        logs.connect()
+        steps = read_steps()
+        for step in steps:
+            if step.state == WAITING and step.message and (step.name, step.message) not in reported:
+                reported.add((step.name, step.message))
+                yield f"{step.name}: waiting: {step.message}"
+            for number, attempt in enumerate(step.attempts):
+                if number and (attempt.node,) not in reported:
+                    reported.add((attempt.node,))
+                    reason = step.attempts[number - 1].message
+                    yield f"{step.name}: starts again{': ' if reason else ''}{reason}"
+                # A log that has been printed to its end is not read again.
+                if (attempt.node, "ended") in reported:
+                    continue
+                lines = logs.read(step, number)
+                if lines is None:
+                    if ended and attempt.ended and attempt.node not in printed:
+                        unreadable.append(step.name)
+                    continue
+                if attempt.ended:
+                    reported.add((attempt.node, "ended"))
+                before = printed.get(attempt.node, [])
+                # When a log file is full, its node starts a new one: the first lines differ.
+                new = len(before) if lines[: len(before)] == before else 0
+                yield from lines[new:] if everything else _own(lines, new)
+                printed[attempt.node] = lines
+        if unreadable:
+            raise UnavailableError(
+                f"there is no log of {', '.join(dict.fromkeys(unreadable))}: the pods are deleted, and the "
+                "artifacts executor-logs cannot be read from here",
+                where=logs.run_id,
+                remedy="give the address of Kubeflow's web interface as --host, or open the run there",
+            )
         if ended or not follow:
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _own(lines: list[str], start: int) -> Iterator[str]:
+    """Yields our lines from ``start`` on: a line's continuation is known by the lines before it."""
+    own = list(own_lines(lines))
+    before = sum(1 for _ in own_lines(lines[:start]))
+    yield from own[before:]

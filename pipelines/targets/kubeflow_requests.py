@@ -1,5 +1,6 @@
 """What a run or a recurring run on Kubeflow is started with, and how it is recognized."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from imgpipe import __version__
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient
+from imgpipe.components.platforms.kubeflow.pipeline_versions import find_or_upload
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,42 @@ class RunRequest:
             spec, platform = yaml.safe_load_all(stream)
         return {"pipeline_spec": spec, "platform_spec": platform}
 
-    def differences(self, found: Any) -> str:
+    def source(self, client: KubeflowClient) -> dict[str, Any]:
+        """Returns the pipeline in the form that a new run or recurring run names it.
+
+        It is the uploaded version with our version and the file's digest as its name. An account that may not
+        upload pipelines sends the whole specification.
+        """
+        import kfp_server_api
+
+        text = self.pipeline_file.read_bytes()
+        info = self.pipeline_spec["pipeline_spec"]["pipelineInfo"]
+        ids = find_or_upload(
+            client,
+            info["name"],
+            f"{__version__}-{hashlib.sha256(text).hexdigest()[:12]}",
+            self.pipeline_file,
+            description=info.get("description", ""),
+        )
+        if ids is None:
+            return {"pipeline_spec": self.pipeline_spec}
+        reference = kfp_server_api.V2beta1PipelineVersionReference(
+            pipeline_id=ids[0], pipeline_version_id=ids[1]
+        )
+        return {"pipeline_version_reference": reference}
+
+    def differences(self, found: Any, spec: Mapping[str, Any]) -> str:
         """Returns the difference to an existing run or recurring run, e.g. ``service account``; "" if none.
+
+        ``spec`` is the specification of its pipeline; {} = unknown, because its version has been deleted.
 
         The pipeline is compared by its fingerprint, because the installation may change other parts of the
         text. An account or root that is not requested is ignored: the installation fills in its own.
         """
         config = found.runtime_config
         wanted = spec_fingerprint(self.pipeline_spec)
-        existing = spec_fingerprint(found.pipeline_spec)
+        existing = spec_fingerprint(spec)
         compared = {
-            # A run of an uploaded pipeline has no specification.
             **{name: (existing[name], value) for name, value in wanted.items() if existing},
             "set of parameters": (dict((config and config.parameters) or {}), dict(self.parameters)),
         }

@@ -1,11 +1,16 @@
 """Recurring runs of imgpipe's pipelines on Kubeflow Pipelines."""
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.kubeflow.records import read_spec
 from imgpipe.components.platforms.submission import create_once
+from imgpipe.pipelines.cron import next_time
 from imgpipe.pipelines.targets.jobs import Schedule, only_schedule
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest, recurrence
 
@@ -32,7 +37,9 @@ class KubeflowSchedules:
         self.client.connect()
 
         def check(found: Any) -> None:
-            existing, different = _schedule(found), request.differences(found)
+            existing = _schedule(found)
+            spec = self.client.read(f"read {name}", lambda api: read_spec(api, found))
+            different = request.differences(found, spec)
             if existing.cron != cron:
                 different = " and ".join(filter(None, ("time", different)))
             if different:
@@ -54,6 +61,7 @@ class KubeflowSchedules:
 
     def _create(self, name: str, cron: str, request: RunRequest) -> Any:
         experiment, times = self.client.create_experiment(), recurrence(cron)
+        source = request.source(self.client)
 
         def create(api: Any) -> Any:
             models = api.api_models
@@ -67,7 +75,7 @@ class KubeflowSchedules:
                     ),
                     max_concurrency=times["max_concurrency"],
                     no_catchup=times["no_catchup"],
-                    pipeline_spec=request.pipeline_spec,
+                    **source,
                     runtime_config=models.V2beta1RuntimeConfig(
                         parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
                     ),
@@ -81,7 +89,30 @@ class KubeflowSchedules:
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the recurring runs in imgpipe's experiment."""
-        return [_schedule(run) for run in self._recurring_runs()]
+        now = datetime.now(UTC)
+        return [
+            dataclasses.replace(
+                schedule,
+                # In UTC, which KFP uses unless CRON_SCHEDULE_TIMEZONE is set for it.
+                next_run=next_time(schedule.cron, now) if schedule.state == "ACTIVE" else "",
+                last_job=self._last_run(schedule.resource),
+            )
+            for schedule in map(_schedule, self._recurring_runs())
+        ]
+
+    def _last_run(self, resource: str) -> str:
+        """Returns the name of the newest run that a recurring run has started; "" if there is none."""
+        predicate = {"operation": "EQUALS", "key": "recurring_run_id", "stringValue": resource}
+        page = self.client.read(
+            "list the runs of a schedule",
+            lambda api: api.runs.run_service_list_runs(
+                experiment_id=self.client.find_experiment(),
+                page_size=1,
+                sort_by="created_at desc",
+                filter=json.dumps({"predicates": [predicate]}),
+            ),
+        )
+        return str(page.runs[0].display_name) if page.runs else ""
 
     def pause_schedule(self, name: str) -> None:
         """Pauses the schedule: no run starts until it is resumed."""
@@ -104,7 +135,7 @@ class KubeflowSchedules:
         self.client.read(action, lambda api: getattr(api.recurring_runs, method)(recurring_run_id=resource))
 
     def _resource(self, name: str) -> str:
-        return only_schedule(name, self.list_schedules(), self.client.host).resource
+        return only_schedule(name, [*map(_schedule, self._recurring_runs())], self.client.host).resource
 
     def _recurring_runs(self) -> list[Any]:
         experiment = self.client.find_experiment()

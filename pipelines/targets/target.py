@@ -36,6 +36,7 @@ class Target:
             pipeline with the step has their fields as inputs.
         step_inputs: Inputs of a component that the pipeline fills in, by step.
         caches: Whether convert and validate are cached while the data's version stays the same.
+        deadline_seconds: Time after which a run is ended; None = never.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Target:
     step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
     caches: bool = False
+    deadline_seconds: int | None = None
 
 
 # The only steps whose inputs include the data's version: a path stays the same when the files change.

@@ -1,9 +1,11 @@
 """Invalid cron expressions are rejected with the wrong field."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.pipelines.cron import check_cron
+from imgpipe.pipelines.cron import check_cron, next_time
 
 
 @pytest.mark.parametrize(
@@ -59,8 +61,9 @@ def test_the_fields_after_a_time_zone_are_checked():
         ("0 3-1 * * *", "'3-1' is not an hour: the range ends before it starts"),
         ("0 3 0 * *", "'0' is not a day of month"),
         ("0 3 * 13 *", "'13' is not a month"),
-        ("0 3 * * 7", "'7' is not a day of week"),
-        ("0 3 * * MON", "'MON' is not a day of week"),
+        ("0 3 * * 8", "'8' is not a day of week"),
+        ("0 3 * * MOM", "'MOM' is not a day of week"),
+        ("0 3 * * JAN", "'JAN' is not a day of week"),
         ("0 3 1, * *", "'' is not a day of month"),
         ("0 ٣ * * *", "is not an hour"),
         ("0 3 31 2 *", "never occurs: no month of '2' has a day of month '31'"),
@@ -73,3 +76,37 @@ def test_an_invalid_expression_or_impossible_date_is_rejected(cron, message):
         check_cron(cron, zone_allowed=True)
     assert message in caught.value.problem
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("cron", "numeric"),
+    [
+        ("0 3 * * MON", "0 3 * * 1"),
+        ("0 3 * jan,Feb sun", "0 3 * 1,2 0"),
+        ("0 3 * * 7", "0 3 * * 0"),
+        ("0 3 * * SUN-TUE", "0 3 * * 0-2"),
+        ("0 3 * * FRI-SUN", "0 3 * * 5,6,0"),
+        ("0 3 * * 1-7/2,MON-WED", "0 3 * * 1,3,5,0,1-3"),
+        ("TZ=UTC 0 3 * * 7", "TZ=UTC 0 3 * * 0"),
+    ],
+)
+def test_names_of_days_and_months_and_7_become_numbers(cron, numeric):
+    assert check_cron(cron, zone_allowed=True) == numeric
+
+
+@pytest.mark.parametrize(
+    ("cron", "expected"),
+    [
+        ("0 3 * * *", "2026-11-29T03:00:00Z"),
+        ("30 2 * * *", "2026-11-30T02:30:00Z"),
+        ("0 3 * * 1", "2026-11-30T03:00:00Z"),
+        ("*/15 * * * *", "2026-11-29T02:45:00Z"),
+        ("0 0 29 2 *", "2028-02-29T00:00:00Z"),
+        # Either day field, as neither is a star.
+        ("0 3 1 * 3", "2026-12-01T03:00:00Z"),
+        ("0 3 * *", ""),
+        ("every day", ""),
+    ],
+)
+def test_the_next_time(cron, expected):
+    assert next_time(cron, datetime(2026, 11, 29, 2, 30, 0, tzinfo=UTC)) == expected

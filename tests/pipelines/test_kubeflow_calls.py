@@ -177,7 +177,8 @@ def test_describe_and_cancel_cover_all_runs_of_a_job_id(server, request_):
         {"name": first["run_id"], "state": "PENDING", "created": first["created_at"][:19] + "Z"}
     ]
     jobs.cancel("job_1")
-    assert {run["state"] for run in server.runs.values()} == {"CANCELED"}
+    assert {run["state"] for run in server.runs.values()} == {"FAILED"}
+    assert {job.state for job in jobs.list_jobs(5)} == {"CANCELLED"}
 
 
 def test_a_second_cancel_while_the_first_works_is_not_an_error(server, request_):

@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import time
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from imgpipe import __version__
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KatibArguments
@@ -17,6 +19,7 @@ from imgpipe.pipelines.cli import imgpipe
 from tests.command_line import IMGPIPE
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
+from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
 ARGUMENTS = ["--images=gs://bucket/flowers", "--max_steps=5"]
 
@@ -57,7 +60,50 @@ def test_submit_sends_the_compiled_pipeline_with_the_arguments(run, server):
     assert sent["service_account"] == "trainer"
     assert sent["runtime_config"]["parameters"]["images"] == "gs://bucket/flowers"
     assert sent["runtime_config"]["parameters"]["max_steps"] == 5
+    assert "pipeline_spec" not in sent
+    assert set(server.spec_of(sent)) == {"pipeline_spec", "platform_spec"}
+
+
+def test_a_run_and_a_schedule_belong_to_a_pipeline_that_is_uploaded_once(run, server):
+    assert submit(run).exit_code == 0
+    assert run("submit", "job_2", "--no-check", "--", *ARGUMENTS, "--seed=1").exit_code == 0
+    assert run(*SCHEDULE).exit_code == 0
+    [pipeline] = server.pipelines.values()
+    assert pipeline["name"] == "image-classification"
+    assert "trains" in pipeline["description"].lower()
+    [version] = server.versions.values()
+    assert re.fullmatch(rf"{re.escape(__version__)}-[0-9a-f]{{12}}", version["name"])
+    expected = {
+        "pipeline_id": pipeline["pipeline_id"],
+        "pipeline_version_id": version["pipeline_version_id"],
+    }
+    for sent in (*server.runs.values(), *server.recurring_runs.values()):
+        assert sent["pipeline_version_reference"] == expected
+    other = run(
+        "submit", "job_3", "--no-check", "--image-registry", "registry.example/team", "--", *ARGUMENTS
+    )
+    assert other.exit_code == 0
+    assert len(server.versions) == 2
+    assert len(server.pipelines) == 1
+
+
+def test_an_account_that_may_not_upload_pipelines_sends_the_whole_pipeline(run, server):
+    server.forbidden = ("pipelines",)
+    assert submit(run).exit_code == 0
+    [sent] = server.runs.values()
     assert set(sent["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}
+    assert "nothing was started" in submit(run).stderr
+
+
+def test_in_multi_user_mode_everything_is_in_the_users_namespace(run, server):
+    server.multi_user = "team"
+    assert submit(run).exit_code == 64
+    assert submit(run, "--namespace", "team").exit_code == 0
+    [experiment] = server.experiments.values()
+    [pipeline] = server.pipelines.values()
+    assert experiment["namespace"] == pipeline["namespace"] == "team"
+    assert json.loads(run("list", "--namespace", "team", "--format", "json").stdout)[0]["job_id"] == "job_1"
+    assert run("describe", "job_1", "--namespace", "team").exit_code == 0
 
 
 CPU = {"image": "train-cpu", "cpu": "3", "memory": "11G", "node_selector": {}, "tolerations": []}
@@ -113,7 +159,8 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     assert result.exit_code == 0, result.output
     assert "initial_learning_rate=0.1 is ignored" in result.stderr
     [sent] = server.runs.values()
-    assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "image-classification-tune"
+    info = server.spec_of(sent)["pipeline_spec"]["pipelineInfo"]
+    assert info["name"] == "image-classification-tune"
     given = sent["runtime_config"]["parameters"]
     assert given["tune_engine"] == "katib"
     assert given["trial_service_account"] == "trainer"
@@ -232,8 +279,8 @@ def test_defaults_of_the_installation_are_not_another_request(run, server):
     sent["service_account"] = "pipeline-runner"
     sent["runtime_config"]["pipeline_root"] = "minio://mlpipeline/v2/artifacts"
     assert "nothing was started" in submit(run).stderr
-    # Like a run of an uploaded pipeline.
-    sent["pipeline_spec"] = None
+    # The user has deleted the version.
+    server.versions.clear()
     assert "nothing was started" in submit(run).stderr
 
 
@@ -260,6 +307,16 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
     assert recurring["runtime_config"]["parameters"]["max_steps"] == 5
     [listed] = json.loads(run("schedule", "list", "--format", "json").stdout)
     assert (listed["name"], listed["state"], listed["cron"]) == ("nightly", "ACTIVE", "0 3 * * 1")
+    next_run = datetime.fromisoformat(listed["next_run"])
+    assert (next_run.isoweekday(), next_run.hour, next_run.minute) == (1, 3, 0)
+    assert next_run > datetime.now(UTC)
+    assert listed["last_job"] == ""
+    [resource] = server.recurring_runs
+    experiment = recurring["experiment_id"]
+    for number in (1, 2):
+        started = {"run_id": f"r{number}", "display_name": f"nightly-{number}", "experiment_id": experiment}
+        server.runs[f"r{number}"] = {**started, "recurring_run_id": resource, "state": "SUCCEEDED"}
+    assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["last_job"] == "nightly-2"
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
         assert run("schedule", verb, "nightly").exit_code == 0
         assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state
@@ -413,9 +470,9 @@ def test_the_compiled_steps_run_and_their_logs_are_followed(run, server, tmp_pat
 def test_each_log_line_is_shown_once_despite_a_failed_request_and_a_log_rotation(run, server):
     submit(run)
     [run_id] = server.runs
-    server.logs[run_id] = []
+    server.workflows[run_id] = WorkflowState({"train": [Pod("Running")]})
     server.log_responses = [(200, "a\nb\nc\n"), (500, ""), (200, "a\nb\nc\nd\n"), (200, "x\n")]
-    followed = run("stream-logs", "job_1")
+    followed = run("stream-logs", "job_1", "--all")
     assert followed.exit_code == 0, followed.output
     assert followed.stdout.split() == ["a", "b", "c", "d", "x"]
 

@@ -25,7 +25,9 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from imgpipe.components.common.log import LOG_FORMAT_VARIABLE
 from tests.servers.http_server import access_review, serve_json
+from tests.servers.kubeflow_workflow import Pod, WorkflowState, node_id
 
 TYPES = {
     "STRING": str,
@@ -55,6 +57,14 @@ class KubeflowServer:
         denied: What the account of the pods may not do; see ``access_review``.
         clock: Returns the time of a creation.
         log_responses: (status, text) of the next responses with a pod's log; the run ends with the last one.
+        workflows: What has happened in each run, by its id; its pods and artifacts have the logs.
+        pods_exist: Whether the cluster still has the pods. They are deleted after an hour; the database keeps
+            the Workflow.
+        has_interface: Whether the address is that of the web interface, which reads artifacts.
+        forbidden: What the account may not do: list ``pods``, read ``pods/log``, create ``pipelines``.
+        pipelines: Pipelines by id.
+        versions: Versions of all pipelines by id, with their specification.
+        multi_user: The user's namespace in multi-user mode; empty = single-user mode.
     """
 
     def __init__(self, folder):
@@ -71,7 +81,13 @@ class KubeflowServer:
         self.run_commands = False
         self.final_state = None
         self.processes = {}
-        self.logs = {}
+        self.workflows = {}
+        self.pipelines = {}
+        self.versions = {}
+        self.multi_user = ""
+        self.pods_exist = True
+        self.has_interface = True
+        self.forbidden = ()
         self.log_responses = []
         self.denied = ()
         self.secrets = {}
@@ -103,14 +119,27 @@ class KubeflowServer:
                 return review
             if path.startswith("/api/v1/namespaces/"):
                 return self._kubernetes(path, query)
+            if path == "/artifacts/get":
+                return self._artifact(query)
             if self.forced_responses:
                 return self.forced_responses.pop(0)
+            if path.startswith("/apis/v1beta1/runs/"):
+                return self._run_of_version_1(path.rpartition("/")[2])
             path, _, verb = path.removeprefix("/apis/v2beta1/").partition(":")
             collection, _, identifier = path.partition("/")
             if collection == "healthz":
-                return 200, {"multi_user": False}
-            if query.get("namespace"):
-                return 400, "in single-user mode, the namespace should be empty"
+                return 200, {"multi_user": bool(self.multi_user)}
+            if collection == "pipelines":
+                return self._pipelines(method, identifier, query, body)
+            # ListExperiments in experiment_server.go (kubeflow/pipelines 2.17).
+            if query.get("namespace") and not self.multi_user:
+                return 400, "In single-user mode, ListExperiment cannot filter by namespace"
+            if (
+                collection == "experiments"
+                and method == "GET"
+                and query.get("namespace", "") != self.multi_user
+            ):
+                return 400, "In multi-user mode, a namespace of the user is required"
             collections = {
                 "experiments": self.experiments,
                 "runs": self.runs,
@@ -127,17 +156,95 @@ class KubeflowServer:
                 del resources[identifier]
                 return 200, {}
             if verb == "terminate":
-                # run_store.go, TerminateRun (kubeflow/pipelines 2.17).
+                # TerminateRun in run_store.go (kubeflow/pipelines 2.17) changes only these states.
                 if resources[identifier]["state"] not in ("PENDING", "RUNNING", "PAUSED"):
                     return 400, f"Failed to terminate a run {identifier}. Row not found"
-                self._end(identifier, "CANCELED")
+                self._end(identifier, "FAILED")
+                workflow = self.workflows.setdefault(identifier, WorkflowState())
+                workflow.cancelled = workflow.finished = True
                 with suppress(KeyError, ProcessLookupError):
                     os.killpg(self.processes[identifier].pid, signal.SIGTERM)
                 return 200, {}
             if verb in ("disable", "enable"):
                 resources[identifier]["status"] = verb.upper() + "D"
                 return 200, {}
+            if collection == "runs" and identifier in self.workflows:
+                tasks = self.workflows[identifier].tasks(identifier)
+                return 200, {**resources[identifier], "run_details": {"task_details": tasks}}
             return 200, resources[identifier]
+
+    def _pipelines(self, method, path, query, body):
+        """Creates, uploads and lists pipelines and their versions."""
+        pipeline_id, _, rest = path.partition("/")
+        if method == "POST" and "pipelines" in self.forbidden:
+            # UploadPipelineVersion in pipeline_upload_server.go (2.17) gives no reason.
+            return (400, "Failed to create a pipeline version") if path else (403, "not authorized")
+        if path == "upload_version":
+            return self._upload(query, body)
+        if method == "POST":
+            pipeline = json.loads(body)
+            # Pipelines of other namespaces may have the name: pipeline_store.go (2.17), IsDuplicateError.
+            same = [found for found in self.pipelines.values() if found["name"] == pipeline["name"]]
+            if same:
+                return 409, "already exists"
+            pipeline["pipeline_id"] = str(uuid.uuid4())
+            self.pipelines[pipeline["pipeline_id"]] = pipeline
+            return 200, pipeline
+        if not path:
+            return self._list("pipelines", self.pipelines, query)
+        version_id = rest.removeprefix("versions").strip("/")
+        if version_id:
+            found = self.versions.get(version_id)
+            return (200, found) if found else (404, f"{version_id} not found")
+        versions = {key: found for key, found in self.versions.items() if found["pipeline_id"] == pipeline_id}
+        return self._list("pipeline_versions", versions, query)
+
+    def _upload(self, query, body):
+        # CreatePipelineVersion in resource_manager.go (2.17): names are unique in a pipeline.
+        pipeline_id, name = query["pipelineid"], query["name"]
+        same = [found for found in self.versions.values() if found["name"] == name]
+        if any(found["pipeline_id"] == pipeline_id for found in same):
+            return 409, "Failed to create a pipeline version"
+        boundary = body.split(b"\r\n", 1)[0]
+        text = body.split(b"\r\n\r\n", 1)[1].split(b"\r\n" + boundary, 1)[0]
+        spec, platform = yaml.safe_load_all(text)
+        version = {
+            "pipeline_version_id": str(uuid.uuid4()),
+            "pipeline_id": pipeline_id,
+            "name": name,
+            "display_name": name,
+            "description": query.get("description", ""),
+            "pipeline_spec": {"pipeline_spec": spec, "platform_spec": platform},
+        }
+        self.versions[version["pipeline_version_id"]] = version
+        return 200, version
+
+    def spec_of(self, run):
+        """Returns the specification of a run or recurring run, which may be that of an uploaded version."""
+        reference = run.get("pipeline_version_reference")
+        found = self.versions[reference["pipeline_version_id"]] if reference else run
+        return found["pipeline_spec"]
+
+    def _run_of_version_1(self, run_id):
+        """Returns what GetRunV1 in run_server.go (kubeflow/pipelines 2.17) adds to a run: its Workflow."""
+        if run_id not in self.runs:
+            return 404, f"{run_id} not found"
+        runtime = {}
+        if run_id in self.workflows:
+            runtime["workflow_manifest"] = json.dumps(self.workflows[run_id].manifest(run_id))
+        return 200, {"run": {"id": run_id}, "pipeline_runtime": runtime}
+
+    def _artifact(self, query):
+        """Returns an artifact as getArtifactsHandler does (frontend/server/handlers/artifacts.ts, 2.17)."""
+        if not self.has_interface:
+            return 404, "404 page not found"
+        run_id, step, _, name = query["key"].split("/")[-4:]
+        # qualifyExecutorLogsURI in launcher_v2.go (2.17) adds the number of the attempt.
+        number = name.removeprefix("executor-logs-")
+        pods = self.workflows[run_id].pods.get(step, [])
+        if query["source"] != "minio" or not number.isdigit() or int(number) >= len(pods):
+            return 500, "Failed to get object in bucket: The specified key does not exist."
+        return 200, pods[int(number)].log
 
     def _create(self, collection, resources, resource):
         key = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}[
@@ -174,7 +281,7 @@ class KubeflowServer:
         return 200, {name: found[::-1], "total_size": len(found)}
 
     def _check(self, run):
-        spec = run["pipeline_spec"]
+        spec = self.spec_of(run)
         json_format.ParseDict(spec["pipeline_spec"], pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(spec["platform_spec"], pipeline_spec_pb2.PlatformSpec())
         declared = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
@@ -187,7 +294,7 @@ class KubeflowServer:
     def pods(self, run_id):
         """Returns what KFP's driver requests from Kubernetes for each step: image, resources, nodes."""
         run = self.runs[run_id]
-        spec, platform = (run["pipeline_spec"][name] for name in ("pipeline_spec", "platform_spec"))
+        spec, platform = (self.spec_of(run)[name] for name in ("pipeline_spec", "platform_spec"))
         declared = spec["root"]["inputDefinitions"]["parameters"]
         given = run["runtime_config"].get("parameters", {})
         values = {
@@ -236,7 +343,8 @@ class KubeflowServer:
             run = self.runs[run_id]
             folder = self.folder / run_id
             folder.mkdir(parents=True)
-            documents = [run["pipeline_spec"]["pipeline_spec"], run["pipeline_spec"]["platform_spec"]]
+            spec = self.spec_of(run)
+            documents = [spec["pipeline_spec"], spec["platform_spec"]]
             (folder / "pipeline.yaml").write_text(yaml.safe_dump_all(documents))
             request = {
                 "pipeline": str(folder / "pipeline.yaml"),
@@ -252,15 +360,32 @@ class KubeflowServer:
                 text=True,
                 start_new_session=True,
                 cwd=Path(__file__).parents[2],
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={
+                    **{name: value for name, value in os.environ.items() if name != LOG_FORMAT_VARIABLE},
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
+            workflow = self.workflows[run_id] = WorkflowState()
         with process.stdin:
             json.dump(request, process.stdin)
-        lines = self.logs.setdefault(run_id, [])
+        pod = Pod()
         for line in process.stdout:
-            lines.append(line)
+            # kfp.local indents the output of a step.
+            line = line.removeprefix("    ")
+            with self.lock:
+                started = re.fullmatch(r".{14} (\w+): started\n", line)
+                if started:
+                    pod = Pod("Running")
+                    workflow.pods[started.group(1)] = [pod]
+                pod.log += line
+                if re.fullmatch(r".{14} \w+: done in .*\n", line):
+                    pod.phase = "Succeeded"
         status = process.wait()
         with self.lock:
+            if pod.phase == "Running":
+                # The launcher turns every exit code into 1.
+                pod.phase, pod.message = "Failed", "Error (exit code 1)"
+            workflow.finished = True
             self._end(run_id, "SUCCEEDED" if status == 0 else "FAILED")
 
     def _kubernetes(self, path, query):
@@ -273,23 +398,43 @@ class KubeflowServer:
                 for name, text in self.secrets[parts[6]].items()
             }
             return 200, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": parts[6]}, "data": data}
+        if ("pods/log" in self.forbidden and parts[-1] == "log") or "pods" in self.forbidden:
+            return 403, f'User "team" cannot list resource "pods" in the namespace "{parts[4]}"'
         if parts[5:] == ["pods"]:
             [run_id] = re.findall("pipeline/runid=(.+)", query["labelSelector"])
-            stamp = "2026-11-23T00:00:00Z"
-            items = [
-                {"metadata": {"name": f"{run_id}{part}", "creationTimestamp": stamp}}
-                for part in ("-system-dag-driver-1", "-system-container-impl-2")
-                if run_id in self.logs
-            ]
-            return 200, {"kind": "PodList", "apiVersion": "v1", "items": items, "metadata": {}}
-        run_id = parts[6].removesuffix("-system-container-impl-2")
+            return 200, {"kind": "PodList", "apiVersion": "v1", "items": self._pods(run_id), "metadata": {}}
+        run_id, step, number = parts[6].rsplit("--", 2)
+        pod = self.workflows[run_id].pods[step][int(number)]
         if self.log_responses:
             status, text = self.log_responses.pop(0)
             if not self.log_responses:
-                self.logs[run_id] = [text]
+                pod.log, pod.phase = text, "Succeeded"
+                self.workflows[run_id].finished = True
                 self.runs[run_id]["state"] = "SUCCEEDED"
             return status, text
-        return 200, "".join(self.logs[run_id])
+        if pod.phase == "Pending":
+            return 400, 'container "main" in pod is waiting to start: ContainerCreating'
+        return 200, pod.log
+
+    def _pods(self, run_id):
+        if not self.pods_exist or run_id not in self.workflows:
+            return []
+        workflow = self.workflows[run_id]
+        return [
+            {
+                "metadata": {
+                    "name": f"{run_id}--{step}--{number}",
+                    "creationTimestamp": "2026-11-23T00:00:00Z",
+                    "annotations": {
+                        "workflows.argoproj.io/node-id": node_id(
+                            f"{workflow.path(step)}(0).executor({number})"
+                        )
+                    },
+                }
+            }
+            for step, pods in workflow.pods.items()
+            for number in range(len(pods))
+        ]
 
     def wait_for(self, run_id, seconds=60):
         """Waits until a run has ended."""

@@ -125,7 +125,7 @@ def test_an_error_is_its_problem_where_it_is_and_what_to_do(plain):
 
 def test_our_lines_and_their_messages_are_found_among_those_of_other_programs(plain):
     log.log_event("started", "convert: started")
-    log.log_result("convert", "1,000 images, " * 10)
+    log.log_result("convert", "1,000 images, " * 10 + "/path" * 50 + " is written")
     log_error("convert", InvalidDataError("bad", where="", remedy="correct it"))
     lines = plain()
     others = [
@@ -137,6 +137,6 @@ def test_our_lines_and_their_messages_are_found_among_those_of_other_programs(pl
     assert list(log.own_lines(mixed)) == lines
     assert log.messages(mixed) == [
         "convert: started",
-        "convert: result: " + ("1,000 images, " * 10).strip(),
+        "convert: result: " + "1,000 images, " * 10 + "/path" * 50 + " is written",
         "convert: failed\nproblem: bad\nwhat to do: correct it",
     ]

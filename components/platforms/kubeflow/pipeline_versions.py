@@ -1,0 +1,96 @@
+"""Uploads a compiled pipeline to Kubeflow Pipelines once, so that its runs have a name there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+
+_CONFLICT = 409
+
+
+def find_or_upload(
+    client: KubeflowClient, name: str, version: str, file: Path, *, description: str
+) -> tuple[str, str] | None:
+    """Returns the ids of a pipeline and its version, which are created if they do not exist.
+
+    Args:
+        client: The installation.
+        name: Name of the pipeline.
+        version: Name of the version; the same text is always the same version.
+        file: The compiled pipeline.
+        description: What the pipeline does; the browser shows it on the pipeline's page.
+
+    Returns:
+        None if the account may not create pipelines.
+    """
+
+    def find_pipeline(api: Any) -> str:
+        options = {"namespace": client.resolved_namespace(api)}
+        page = api.pipelines.pipeline_service_list_pipelines(
+            filter=_named(name), **{key: value for key, value in options.items() if value}
+        )
+        return next((str(found.pipeline_id) for found in page.pipelines or []), "")
+
+    def create_pipeline(api: Any) -> str:
+        pipeline = api.api_models.V2beta1Pipeline(
+            name=name,
+            display_name=name,
+            description=description,
+            namespace=client.resolved_namespace(api),
+        )
+        return str(api.pipelines.pipeline_service_create_pipeline(pipeline=pipeline).pipeline_id or "")
+
+    try:
+        pipeline_id = client.read(
+            f"create the pipeline {name}", lambda api: _find_or_create(api, find_pipeline, create_pipeline)
+        )
+
+        def find_version(api: Any) -> str:
+            page = api.pipelines.pipeline_service_list_pipeline_versions(
+                pipeline_id=pipeline_id, filter=_named(version)
+            )
+            return next((str(found.pipeline_version_id) for found in page.pipeline_versions or []), "")
+
+        def upload(api: Any) -> str:
+            uploaded = api.pipeline_uploads.upload_pipeline_version(
+                str(file), name=version, pipelineid=pipeline_id, description=description
+            )
+            return str(uploaded.pipeline_version_id or "")
+
+        version_id = client.read(
+            f"upload the pipeline {name}", lambda api: _find_or_create(api, find_version, upload)
+        )
+    except (InvalidArgumentError, _NotAllowedError):
+        # KFP answers a lack of permission for uploads with 400 "Failed to create a pipeline"
+        # (pipeline_upload_server.go, 2.17).
+        return None
+    check_id(pipeline_id, f"create the pipeline {name}")
+    check_id(version_id, f"upload the pipeline {name}")
+    return pipeline_id, version_id
+
+
+class _NotAllowedError(Exception):
+    """The account may not create pipelines."""
+
+
+def _find_or_create(api: Any, find: Callable[[Any], str], create: Callable[[Any], str]) -> str:
+    import kfp_server_api
+
+    if found := find(api):
+        return found
+    try:
+        return create(api)
+    except kfp_server_api.ApiException as error:
+        if error.status == 403:
+            raise _NotAllowedError from None
+        # Names are unique: another client has created it.
+        if error.status != _CONFLICT:
+            raise
+        return find(api)
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "name", "stringValue": name}]})

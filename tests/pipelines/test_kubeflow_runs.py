@@ -1,0 +1,253 @@
+"""describe, list, stream-logs and cancel on Kubeflow: what a run's Workflow and its logs say."""
+
+import base64
+import gzip
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.log import LOG_FORMAT_VARIABLE, log_event, log_result
+from imgpipe.components.common.step import log_error
+from imgpipe.pipelines.cli import imgpipe
+from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
+from tests.servers.kubeflow_workflow import Pod, WorkflowState
+
+ORDER = ["data_version", "convert", "validate", "train", "evaluate", "export", "gate", "deploy"]
+NOISE = "I1128 09:00:00.000000 17 launcher_v2.go:151] input\n[KFP Executor 2026-11-28 INFO]: --component\n"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr("imgpipe.pipelines.targets.kubeflow_logs._POLL_SECONDS", 0.1)
+    monkeypatch.delenv(LOG_FORMAT_VARIABLE, raising=False)
+    with start_kubeflow_server(tmp_path / "cluster") as started:
+        use_kubeconfig(monkeypatch, tmp_path, started)
+        yield started
+
+
+@pytest.fixture
+def run(server):
+    def run_in_process(*arguments):
+        target = ["--target", "kubeflow", "--host", server.address]
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return CliRunner().invoke(imgpipe, [*arguments[:end], *target, *arguments[end:]])
+
+    result = run_in_process("submit", "job_1", "--no-check", "--", "--images=gs://bucket/flowers")
+    assert result.exit_code == 0, result.output
+    return run_in_process
+
+
+@pytest.fixture
+def state(server, run):
+    """``state(run_state, pods=...)`` sets what has happened in the run."""
+
+    def set_state(run_state, **values):
+        [run_id] = server.runs
+        server.workflows[run_id] = WorkflowState(**values, finished=run_state in ("SUCCEEDED", "FAILED"))
+        server.runs[run_id]["state"] = run_state
+        return server.workflows[run_id]
+
+    return set_state
+
+
+@pytest.fixture
+def printed(capsys):
+    """Returns the log that a call prints, among the lines of the launcher."""
+
+    def lines_of(*calls):
+        capsys.readouterr()
+        for call in calls:
+            call()
+        return NOISE + capsys.readouterr().out + "I1128 launcher_v2.go:151] publish success.\n"
+
+    return lines_of
+
+
+def described(run):
+    result = run("describe", "job_1", "--format", "json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_describe_shows_the_steps_in_the_pipelines_order_with_their_results(run, state, printed):
+    done = printed(lambda: log_result("convert", "1,000 images in 4 shards"))
+    error = InvalidDataError("the image is damaged", where="a.csv, line 2", remedy="replace it")
+    failed = printed(lambda: log_event("x", "validate: reads"), lambda: log_error("validate", error))
+    pods = {
+        "convert": [Pod(log=done, seconds=12)],
+        "validate": [Pod("Failed", "Error (exit code 1)", failed)],
+    }
+    state(
+        "FAILED", pods=pods, cached=("data_version",), omitted=("train",), parents={"deploy": "condition-1"}
+    )
+    job = described(run)
+    steps = job["details"]["steps"]
+    names = list(steps)
+    assert names[:4] == ORDER[:4]
+    assert sorted(names) == sorted(name for name in ORDER if name in names)
+    assert names.index("evaluate") < names.index("gate") < names.index("deploy")
+    assert steps["data_version"]["state"] == "done"
+    assert "earlier run" in steps["data_version"]["cached"]
+    assert steps["convert"] == {"state": "done", "duration": "12 s", "result": "1,000 images in 4 shards"}
+    text = "problem: the image is damaged\nwhere: a.csv, line 2\nwhat to do: replace it"
+    assert (steps["validate"]["state"], steps["validate"]["error"]) == ("failed", text)
+    assert {steps[name]["state"] for name in names[3:]} == {"not run"}
+    assert job["error"] == "validate: the image is damaged"
+    shown = run("describe", "job_1").stdout
+    for noise in ("driver", "executor", "(0)", "None", "PENDING"):
+        assert noise not in shown
+
+
+def test_a_deployment_that_the_gate_prevented_is_skipped(run, state):
+    pods = {name: [Pod()] for name in ORDER if name != "deploy"}
+    tasks = described(run)["details"].get("steps", {})
+    assert tasks == {}
+    state("SUCCEEDED", pods=pods, skipped=("condition-1",))
+    steps = described(run)["details"]["steps"]
+    assert steps["deploy"] == {"state": "skipped"}
+    assert steps["gate"]["state"] == "done"
+
+
+UNSCHEDULABLE = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."
+REASONS = [
+    'ImagePullBackOff: Back-off pulling image "imgpipe-data:0.1"',
+    UNSCHEDULABLE,
+    'CreateContainerConfigError: secret "x" not found',
+]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=["image", "resources", "secret"])
+def test_a_pod_that_cannot_start_is_reported_with_its_reason(run, server, state, reason):
+    state("RUNNING", pods={"convert": [Pod("Pending", reason)]})
+    assert described(run)["details"]["steps"]["convert"] == {"state": "waiting", "reason": reason}
+    # Also without access to the cluster.
+    server.forbidden = ("pods",)
+    assert described(run)["details"]["steps"]["convert"]["reason"] == reason
+    followed = run("stream-logs", "job_1", "--no-follow")
+    assert f"convert: waiting: {reason}" in followed.stdout
+
+
+def test_a_refused_pod_is_reported_with_its_reason(run, state):
+    reason = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+    state("FAILED", pods={"convert": [Pod("Error", reason)]})
+    job = described(run)
+    assert job["details"]["steps"]["convert"]["error"] == reason
+    assert reason in job["error"]
+
+
+def test_a_pod_that_is_about_to_start_has_no_reason(run, state):
+    state("RUNNING", pods={"convert": [Pod("Pending", "ContainerCreating")]})
+    assert described(run)["details"]["steps"]["convert"] == {"state": "waiting"}
+
+
+def test_a_large_workflow_is_compressed(run, server, state, monkeypatch):
+    state("FAILED", pods={"convert": [Pod("Error", "no node")]})
+    plain = WorkflowState.manifest
+
+    def compressed(self, run_id):
+        workflow = plain(self, run_id)
+        nodes = json.dumps(workflow["status"].pop("nodes")).encode()
+        workflow["status"]["compressedNodes"] = base64.b64encode(gzip.compress(nodes)).decode()
+        return workflow
+
+    whole = described(run)
+    monkeypatch.setattr(WorkflowState, "manifest", compressed)
+    server.workflows[next(iter(server.workflows))].tasks = lambda _: []
+    assert described(run) == whole
+
+
+def test_without_a_workflow_describe_says_how_to_look(run, server, state):
+    state("FAILED", pods={"convert": [Pod()], "validate": [Pod("Pending")]})
+    server._run_of_version_1 = lambda _: (404, "not found")
+    details = described(run)["details"]
+    assert details["steps"] == {"convert": {"state": "done"}, "validate": {"state": "not run"}}
+    [run_id] = server.runs
+    assert f"kubectl get pods -n kubeflow -l pipeline/runid={run_id}" in details["logs"]
+
+
+def test_stream_logs_prints_our_lines_only_unless_all_are_wanted(run, state, printed):
+    long = printed(lambda: log_event("x", "train: " + "words and words " * 20), lambda: print("library"))
+    state(
+        "SUCCEEDED",
+        pods={
+            "convert": [Pod(log=printed(lambda: log_event("x", "convert: reads")))],
+            "train": [Pod(log=long)],
+        },
+    )
+    lines = run("stream-logs", "job_1").stdout.splitlines()
+    own = [line for line in long.splitlines() if "words" in line]
+    assert lines[0].endswith(" convert: reads")
+    assert lines[1:] == own
+    everything = run("stream-logs", "job_1", "--all").stdout
+    assert "launcher_v2.go" in everything
+    assert "library" in everything
+
+
+def test_a_step_that_starts_again_says_so(run, state, printed):
+    first = printed(lambda: log_event("x", "train: step 100: saved"))
+    second = printed(lambda: log_event("x", "train: resumes at step 100"))
+    pods = {"train": [Pod("Error", "pod deleted", first), Pod(log=second)]}
+    state("SUCCEEDED", pods=pods)
+    lines = run("stream-logs", "job_1").stdout.splitlines()
+    assert [line.partition("train: ")[2] for line in lines] == [
+        "step 100: saved",
+        "starts again: pod deleted",
+        "resumes at step 100",
+    ]
+    assert described(run)["details"]["steps"]["train"]["attempts"] == 2
+
+
+@pytest.mark.parametrize("why", ["deleted", "forbidden", "no log access", "no kubeconfig"])
+def test_without_pods_the_logs_are_those_that_the_steps_have_left(
+    run, server, state, printed, monkeypatch, why
+):
+    log = printed(lambda: log_event("x", "train: step 5"), lambda: log_result("train", "accuracy 0.9"))
+    state("SUCCEEDED", pods={"train": [Pod(log=log)]})
+    if why == "deleted":
+        server.pods_exist = False
+    elif why == "no kubeconfig":
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
+    else:
+        server.forbidden = ("pods",) if why == "forbidden" else ("pods/log",)
+    followed = run("stream-logs", "job_1")
+    assert followed.exit_code == 0, followed.output
+    assert "train: step 5" in followed.stdout
+    assert described(run)["details"]["steps"]["train"]["result"] == "accuracy 0.9"
+    # At the address of the API itself there are no artifacts.
+    server.has_interface = False
+    followed = run("stream-logs", "job_1")
+    assert followed.exit_code == 69
+    expected = {"forbidden": "cannot list", "no log access": "cannot list", "no kubeconfig": "no cluster"}
+    remedy = "as --host" if why == "deleted" else "set KUBECONFIG"
+    assert remedy in followed.stderr
+    assert expected.get(why, "there is no log of train") in followed.stderr
+    assert "not readable from here" in described(run)["details"]["logs"]
+
+
+def test_a_run_that_the_user_cancelled_is_cancelled_although_kfp_says_failed(run, server, state):
+    state("RUNNING", pods={"train": [Pod("Running")]})
+    assert run("cancel", "job_1").stdout == "job_1: CANCELLED\n"
+    [sent] = server.runs.values()
+    assert sent["state"] == "FAILED"
+    assert [job["state"] for job in json.loads(run("list", "--format", "json").stdout)] == ["CANCELLED"]
+    log = "11-29 10:00:00 train: failed\n    problem: train was terminated by SIGTERM\n"
+    pods = {"train": [Pod("Failed", "retry exceeded workflow deadline", log)]}
+    state("FAILED", pods=pods, cancelled=True)
+    job = described(run)
+    assert (job["state"], job["error"]) == ("CANCELLED", "")
+    assert job["details"]["steps"]["train"] == {"state": "cancelled", "duration": "10 s"}
+    state("FAILED", pods={"train": [Pod("Failed")]})
+    assert [job["state"] for job in json.loads(run("list", "--format", "json").stdout)] == ["FAILED"]
+
+
+def test_a_second_cancel_while_the_first_works_is_no_error(run, server, state):
+    # While its pods end, KFP says RUNNING again.
+    state("RUNNING", pods={"train": [Pod("Running")]}, cancelled=True)
+    assert described(run)["state"] == "CANCELLING"
+    state("CANCELING", pods={"train": [Pod("Running")]})
+    result = run("cancel", "job_1")
+    assert result.exit_code == 0, result.output
+    assert "is being cancelled already" in result.stderr
+    assert result.stdout == "job_1: CANCELLING\n"
