@@ -27,6 +27,8 @@ RESULT, FAILED = "result: ", "failed"
 _COLUMNS = 100
 # Plain lines after the first one of an event.
 _INDENT = "    "
+# Of the rest of a line that was too long; odd, unlike the indentation of a manifest.
+_CONTINUED = 7 * " "
 _TIME_FORMAT = "%m-%d %H:%M:%S"
 _PLAIN_EVENT = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d (?P<message>.*)")
 
@@ -92,12 +94,12 @@ def plain_lines(event: str, message: str, *, severity: str = "INFO", **fields: A
 
 def _wrap(text: str, indent: str) -> list[str]:
     """Returns lines; one that ends within a word, e.g. a long path, ends with a backslash."""
-    wrapped, rest = [], re.sub(r"\s", " ", text).strip()
+    wrapped, rest = [], re.sub(r"\s", " ", text).rstrip()
     # Hyphens are left alone: they are parts of names.
     for line in textwrap.wrap(
-        rest, _COLUMNS - 1, initial_indent=indent, subsequent_indent=2 * _INDENT, break_on_hyphens=False
+        rest, _COLUMNS - 1, initial_indent=indent, subsequent_indent=_CONTINUED, break_on_hyphens=False
     ):
-        rest = rest[len(line.lstrip()) :]
+        rest = rest[len(line) - len(_CONTINUED if wrapped else indent) :]
         wrapped.append(line + ("\\" if rest and not rest.startswith(" ") else ""))
         rest = rest.lstrip()
     return wrapped or [indent.rstrip()]
@@ -119,11 +121,11 @@ def messages(lines: Iterable[str]) -> list[str]:
         started = _PLAIN_EVENT.fullmatch(line)
         if started:
             found.append(started["message"])
-        elif line.startswith(2 * _INDENT):
+        elif len(line) - len(line.lstrip()) == len(_CONTINUED):
             is_in_word = found[-1].endswith("\\")
             found[-1] = found[-1][:-1] + line.strip() if is_in_word else f"{found[-1]} {line.strip()}"
         else:
-            found[-1] += f"\n{line.strip()}"
+            found[-1] += f"\n{line[len(_INDENT) :]}"
     return found
 
 

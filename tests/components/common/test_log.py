@@ -126,7 +126,8 @@ def test_an_error_is_its_problem_where_it_is_and_what_to_do(plain):
 def test_our_lines_and_their_messages_are_found_among_those_of_other_programs(plain):
     log.log_event("started", "convert: started")
     log.log_result("convert", "1,000 images, " * 10 + "/path" * 50 + " is written")
-    log_error("convert", InvalidDataError("bad", where="", remedy="correct it"))
+    manifest = "kind: Role\nrules:\n- verbs:\n    - get"
+    log_error("convert", InvalidDataError("bad", where="", remedy=f"apply this:\n{manifest}"))
     lines = plain()
     others = [
         "[KFP Executor 2026-11-28 12:00:00,000 INFO]: x",
@@ -138,5 +139,5 @@ def test_our_lines_and_their_messages_are_found_among_those_of_other_programs(pl
     assert log.messages(mixed) == [
         "convert: started",
         "convert: result: " + "1,000 images, " * 10 + "/path" * 50 + " is written",
-        "convert: failed\nproblem: bad\nwhat to do: correct it",
+        f"convert: failed\nproblem: bad\nwhat to do: apply this:\n{manifest}",
     ]
