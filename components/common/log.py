@@ -94,7 +94,8 @@ def plain_lines(event: str, message: str, *, severity: str = "INFO", **fields: A
 
 def _wrap(text: str, indent: str) -> list[str]:
     """Returns lines; one that ends within a word, e.g. a long path, ends with a backslash."""
-    wrapped, rest = [], re.sub(r"\s", " ", text).rstrip()
+    wrapped: list[str] = []
+    rest = re.sub(r"\s", " ", text).rstrip()
     # Hyphens are left alone: they are parts of names.
     for line in textwrap.wrap(
         rest, _COLUMNS - 1, initial_indent=indent, subsequent_indent=_CONTINUED, break_on_hyphens=False

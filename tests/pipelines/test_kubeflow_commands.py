@@ -480,6 +480,8 @@ def test_each_log_line_is_shown_once_despite_a_failed_request_and_a_log_rotation
 @pytest.mark.parametrize("content", ["[", "clusters: []"])
 def test_a_kubeconfig_without_a_cluster_is_reported(run, server, tmp_path, monkeypatch, content):
     submit(run)
+    [run_id] = server.runs
+    server.workflows[run_id] = WorkflowState({"train": [Pod("Running")]})
     (tmp_path / "broken").write_text(content)
     monkeypatch.setattr(
         "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "broken")
