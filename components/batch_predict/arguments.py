@@ -19,8 +19,8 @@ class BatchPredictArguments:
 
     model: str = _basic_argument(
         "",
-        "The model: a folder, local or gs://, that contains saved_model.pb, or a folder of numbered "
-        "versions, of which the highest is used.",
+        "The model: a folder, local or gs://, that contains saved_model.pb; the local folder of a run; or a "
+        "folder of numbered versions, of which the highest is used.",
         kind=Kind.INPUT_MODEL,
     )
     images: str = _basic_argument(
@@ -31,8 +31,9 @@ class BatchPredictArguments:
     )
     image_list: str = _basic_argument(
         "",
-        "CSV file, local or gs://, with image paths in the first column, UTF-8, without a header; the paths "
-        "are local or gs://, absolute or relative to the file's folder. Give exactly one of images, "
+        "CSV file, local or gs://, with image paths in the first column, UTF-8, without a header; or JSON "
+        'Lines as for Vertex AI, {"content": PATH}. The paths are local or gs://, absolute or relative to '
+        "the file's folder. Give exactly one of images, "
         "image_list and records.",
         kind=Kind.INPUT_FILE,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage, images_in_records, list_inputs
-from imgpipe.components.common.errors import OutputError
+from imgpipe.components.common.errors import InvalidDataError, OutputError
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.common.plural import plural
@@ -52,7 +52,7 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
 
     Raises:
         MissingInputError: if the model or the input is missing.
-        InvalidDataError: if a TFRecord file or the list is damaged.
+        InvalidDataError: if a TFRecord file or the list is damaged, or no image could be predicted.
         CheckFailedError: if the model is damaged.
         OutputError: if the folder has other files, or cannot be written.
         InterruptedRunError: if Cloud Storage cannot be reached.
@@ -67,6 +67,7 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
             log_result(
                 "batch_predict", f"{plural(summary.images, 'prediction')} already complete", **asdict(summary)
             )
+            _check_any_predicted(summary, folder, arguments)
             return summary
         # Imported here so that missing inputs and finished runs are reported before TensorFlow is loaded.
         from imgpipe.components.batch_predict.predictor import Predictor
@@ -78,7 +79,26 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
     images, files_written = plural(summary.images, "image"), plural(summary.files, "file")
     result = f"{images}, {summary.failed:,} with an error, in {files_written}"
     log_result("batch_predict", result, **asdict(summary))
+    _check_any_predicted(summary, folder, arguments)
     return summary
+
+
+def _check_any_predicted(
+    summary: PredictionSummary, folder: Location, arguments: BatchPredictArguments
+) -> None:
+    """Rejects a prediction that failed for every image: the input or the model is not what was meant."""
+    if summary.failed < summary.images:
+        return
+    name = _file_name(0)
+    first = json.loads((folder / name).read().decode().partition("\n")[0])
+    remedy = "check the images with the validate step"
+    if arguments.image_list:
+        remedy = f"check the paths in the list: they are relative to the folder of {arguments.image_list!r}"
+    raise InvalidDataError(
+        f"no image could be predicted; the first of {summary.images:,}, {first['key']!r}: {first['error']}",
+        where=str(folder / name),
+        remedy=remedy,
+    )
 
 
 def _plan(arguments: BatchPredictArguments, files: list[InputImage], model: str) -> dict[str, Any]:
@@ -134,7 +154,7 @@ def _write_files(
     progress = Progress("batch_predict", 0 if arguments.records else len(files), "images")
     done = failed = number = 0
     while part := list(islice(images, arguments.images_per_file)):
-        name = f"predictions-{number:05d}.jsonl"
+        name = _file_name(number)
         if name in existing:
             log_event("file_kept", f"batch_predict: {name} is complete already", file=name)
             lines = (folder / name).read().decode().splitlines(keepends=True)
@@ -145,6 +165,10 @@ def _write_files(
         failed += sum("error" in json.loads(line) for line in lines)
         number += 1
     return PredictionSummary(done, failed, number)
+
+
+def _file_name(number: int) -> str:
+    return f"predictions-{number:05d}.jsonl"
 
 
 def _with_progress(lines: Iterable[str], progress: Progress, done: int) -> Iterator[str]:

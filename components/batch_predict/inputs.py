@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -130,6 +131,15 @@ def _from_list(location: str) -> list[InputImage]:
             where=location,
             remedy="save it as UTF-8",
         ) from None
+    paths = _paths_in_json(text, location) if text.lstrip().startswith("{") else _paths_in_csv(text, location)
+    images = [_from_row(path, list_file.parent) for path in paths]
+    if any(image.location is not None and not image.location.is_local for image in images):
+        # One request per object would take longer than the predictions.
+        return images
+    return [_with_status(image) for image in images]
+
+
+def _paths_in_csv(text: str, location: str) -> list[str]:
     try:
         rows = [
             row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row and row[0].strip()
@@ -138,12 +148,33 @@ def _from_list(location: str) -> list[InputImage]:
         raise InvalidDataError(
             f"the list is not valid CSV: {error}", where=location, remedy="fix the CSV"
         ) from None
-    paths = [row[0].strip() for row in rows]
-    images = [_from_row(path, list_file.parent) for path in paths]
-    if any(image.location is not None and not image.location.is_local for image in images):
-        # One request per object would take longer than the predictions.
-        return images
-    return [_with_status(image) for image in images]
+    if rows and all(len(row) == 1 and ";" in row[0] for row in rows):
+        raise InvalidDataError(
+            "the list has columns separated by semicolons",
+            where=location,
+            remedy="save it as CSV with commas, with the image paths in the first column",
+        )
+    return [row[0].strip() for row in rows]
+
+
+def _paths_in_json(text: str, location: str) -> list[str]:
+    """Returns the paths in JSON Lines, the format of Vertex AI: {"content": PATH, "mimeType": ...}."""
+    paths = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            path = json.loads(line)["content"]
+        except (ValueError, LookupError, TypeError):
+            path = None
+        if not isinstance(path, str):
+            raise InvalidDataError(
+                'a line of the list is not a JSON object with "content", the path of an image',
+                where=f"{location}, line {number}",
+                remedy='write {"content": "PATH"} in each line, or a CSV file with a path in each line',
+            )
+        paths.append(path)
+    return paths
 
 
 def _from_row(path: str, folder: Location) -> InputImage:

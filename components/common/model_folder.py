@@ -8,8 +8,8 @@ from pathlib import Path
 
 from imgpipe.components.common.dataset import file_sha256
 from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
-from imgpipe.components.common.published_model import TRIAL_MODEL
 from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.storage import LocalLocation, Location
 
@@ -27,18 +27,19 @@ def version_folders(base: Path) -> dict[int, Path]:
 
 
 def model_folder_at(location: Path) -> Path:
-    """Returns the folder of the SavedModel at a path: the path itself, or its highest version.
+    """Returns the folder of the SavedModel at a path: itself, a run's ``model``, or the highest version.
 
     Raises:
-        MissingInputError: if neither contains a SavedModel.
+        MissingInputError: if none of them contains a SavedModel.
     """
-    if (location / _SAVED_MODEL).is_file():
-        return location
+    for folder in (location, location / MODEL_FOLDER):
+        if (folder / _SAVED_MODEL).is_file():
+            return folder
     versions = version_folders(location)
     if not versions:
         raise MissingInputError(
-            f"there is no SavedModel in {str(location)!r} or in a numbered folder in it",
-            remedy="use a folder that contains saved_model.pb, or numbered versions of a model",
+            f"there is no SavedModel in {str(location)!r}, in its folder {MODEL_FOLDER!r} or a numbered one",
+            remedy="set it to the folder of a run, of a SavedModel, or of numbered versions of a model",
         )
     return versions[max(versions)]
 

@@ -1,12 +1,14 @@
 """The body of a predict request in TensorFlow Serving's REST API, and its validation.
 
 By row: ``{"signature_name": ..., "instances": [{"image_bytes": {"b64": ...}, "key": ...}, ...]}``;
-by column: ``{"inputs": {"image_bytes": [{"b64": ...}, ...], "key": [...]}}``.
+by column: ``{"inputs": {"image_bytes": [{"b64": ...}, ...], "key": [...]}}``. ``key`` is optional, by default
+the image's number. ``parameters``, which Vertex AI sends, is ignored.
 """
 
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +19,8 @@ from imgpipe.components.common.labels import is_valid_unicode
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
 from imgpipe.components.images.checking import ImageError, check_image_header
 
-_INPUTS = ("image_bytes", "key")
-_FIELDS = {"instances", "inputs", "signature_name"}
+_IMAGE, _KEY = "image_bytes", "key"
+_FIELDS = {"instances", "inputs", "signature_name", "parameters"}
 # Longer field names of a request are truncated in error messages.
 _MAX_QUOTED_CHARACTERS = 60
 
@@ -72,7 +74,7 @@ def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int
         raise RequestError(
             400, f"unknown field {_quoted(min(unknown))}; the fields are {', '.join(sorted(_FIELDS))}"
         )
-    signature = content.get("signature_name", DEFAULT_SIGNATURE)
+    signature = content.get("signature_name", "")
     if not isinstance(signature, str):
         raise RequestError(400, "signature_name is not a string")
     if ("instances" in content) == ("inputs" in content):
@@ -94,7 +96,7 @@ def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int
                 400,
                 f"{_path(number, by_row, 'key')} contains half of a surrogate pair, not a character",
             )
-    return PredictRequest(signature, images, tuple(keys), by_row)
+    return PredictRequest(signature or DEFAULT_SIGNATURE, images, tuple(keys), by_row)
 
 
 def predict_response(request: PredictRequest, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -138,19 +140,22 @@ def _from_rows(rows: Any) -> tuple[list[Any], list[Any]]:
     if not isinstance(rows, list):
         raise RequestError(400, "instances is not a list")
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != set(_INPUTS):
+        if not isinstance(row, dict) or not {_IMAGE} <= set(row) <= {_IMAGE, _KEY}:
             raise RequestError(
-                400, f"instances[{number}] is not an object with exactly the fields image_bytes and key"
+                400, f"instances[{number}] is not an object with image_bytes and, optionally, key only"
             )
-    return [row["image_bytes"] for row in rows], [row["key"] for row in rows]
+    return [row[_IMAGE] for row in rows], [row.get(_KEY, str(number)) for number, row in enumerate(rows)]
 
 
 def _from_columns(columns: Any) -> tuple[list[Any], list[Any]]:
-    if not isinstance(columns, dict) or set(columns) != set(_INPUTS):
-        raise RequestError(400, "inputs is not an object with exactly the fields image_bytes and key")
-    images, keys = columns["image_bytes"], columns["key"]
-    if not isinstance(images, list) or not isinstance(keys, list):
-        raise RequestError(400, "inputs.image_bytes and inputs.key are not both lists")
+    if not isinstance(columns, dict) or not {_IMAGE} <= set(columns) <= {_IMAGE, _KEY}:
+        raise RequestError(400, "inputs is not an object with image_bytes and, optionally, key only")
+    images = columns[_IMAGE]
+    if not isinstance(images, list):
+        raise RequestError(400, "inputs.image_bytes is not a list")
+    keys = columns.get(_KEY, [str(number) for number in range(len(images))])
+    if not isinstance(keys, list):
+        raise RequestError(400, "inputs.key is not a list")
     if len(images) != len(keys):
         raise RequestError(
             400, f"inputs has {len(images)} image_bytes but {len(keys)} keys; give one key for each image"
@@ -161,15 +166,28 @@ def _from_columns(columns: Any) -> tuple[list[Any], list[Any]]:
 def _image(value: Any, path: str, max_pixels: int) -> bytes:
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
         raise RequestError(400, f'{path} is not of the form {{"b64": "..."}}: encode the bytes as base64')
+    # TensorFlow Serving skips white space too; base64.encodebytes writes line ends.
+    text = "".join(value["b64"].split())
     try:
-        data = base64.b64decode(value["b64"], validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(400, f"{path} is not base64") from None
+        raise RequestError(400, f"{path} is not base64{_base64_hint(text)}") from None
     try:
         check_image_header(data, max_pixels)
     except ImageError as error:
         raise RequestError(400, f"{path}: {error}") from None
     return data
+
+
+def _base64_hint(text: str) -> str:
+    """Returns what a text is that looks like base64, for an error message; "" if that is unknown."""
+    if text.startswith("data:"):
+        return ": it is a data URI; send only what follows the comma"
+    if text.startswith(("b'", 'b"')):
+        return ": it is Python's notation of bytes; decode() them to text first"
+    if re.fullmatch(r"[A-Za-z0-9_-]+=*", text):
+        return ": it has the URL-safe alphabet, or is cut off; use the standard alphabet with + and /"
+    return ""
 
 
 def _path(number: int, by_row: bool, name: str = "image_bytes") -> str:

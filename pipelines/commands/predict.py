@@ -1,33 +1,116 @@
-"""predict: a model's predictions for many images."""
+"""predict: a model's predictions for a few images, as a table, or for many, as files."""
 
+import csv
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from rich.console import Console
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
-from imgpipe.pipelines.commands.grouped_options import ArgumentCommand, argument_options
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, PipelineError
+from imgpipe.components.common.plural import plural
+from imgpipe.pipelines.commands.grouped_options import RUNNING, ArgumentCommand, argument_options, option
+from imgpipe.pipelines.commands.output import show_many
 from imgpipe.pipelines.commands.run import exit_with_error, given_values
 from imgpipe.pipelines.local_step import run_step
 from imgpipe.pipelines.run_display import RunDisplay
 
+_TABLE, _CSV, _JSON = "table", "csv", "json"
+# Arguments of the many images, which FILES replaces.
+_MANY = ("images", "image_list", "records", "output_dir")
 
-@click.command(cls=ArgumentCommand, short_help="Predict many images.")
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """The prediction for one file; with an error, label and probability are empty."""
+
+    file: str
+    label: str = ""
+    probability: str = ""
+    error: str = ""
+
+
+@click.command(cls=ArgumentCommand, short_help="Predict images.")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
 @argument_options(BatchPredictArguments)
-def predict(**flags: Any) -> None:
-    """Predict many images: one line of JSON per image, in files below --output-dir.
+@option(
+    "--format",
+    "output_format",
+    group=RUNNING,
+    type=click.Choice((_TABLE, _CSV, _JSON)),
+    default=_TABLE,
+    show_default=True,
+    help="Format of the predictions of FILE...",
+)
+def predict(files: tuple[str, ...], output_format: str, **flags: Any) -> None:
+    """Predict images with a model: the FILEs as a table, or many images as files below --output-dir.
 
-    The images are a folder or a pattern (--images), a CSV file (--image-list) or TFRecord files (--records).
-    For an image that cannot be read, the line has the error. Run the same command again to resume.
+    Many images are a folder or a pattern (--images), a list (--image-list) or TFRecord files (--records).
+    Each gets one line of JSON; for an image that cannot be read, the line has the error. Run the same command
+    again to resume.
     """
     console = Console(stderr=True)
     given = given_values(flags)
     try:
+        if files:
+            _predict_files(files, given, output_format, console)
+            return
         arguments = BatchPredictArguments(**given)
         if not arguments.output_dir:
-            raise InvalidArgumentError("--output-dir is missing", remedy="use --output-dir=FOLDER")
+            raise InvalidArgumentError(
+                "--output-dir is missing",
+                remedy="set --output-dir FOLDER; or, for a few images, name the files in place of --images",
+            )
         run_step("batch_predict", [f"--{name}={value}" for name, value in given.items()], RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console)
     click.echo(f"  predictions  {arguments.output_dir}")
+
+
+def _predict_files(
+    files: tuple[str, ...], given: dict[str, Any], output_format: str, console: Console
+) -> None:
+    """Prints the predictions for the files.
+
+    Raises:
+        InvalidArgumentError: if the model is missing, or an argument for many images is set.
+        InvalidDataError: if no file could be predicted.
+    """
+    unused = [f"--{name.replace('_', '-')}" for name in _MANY if given.get(name)]
+    if unused:
+        raise InvalidArgumentError(
+            f"{unused[0]} is set, and the images are named: {files[0]}",
+            remedy=f"omit {unused[0]}, or the names",
+        )
+    # Checks the model and the limits.
+    arguments = BatchPredictArguments(**{**given, "images": files[0]})
+    with console.status("loading the model"):
+        # Imported here because it loads TensorFlow.
+        from imgpipe import load
+
+        model = load(arguments.model)
+    rows = []
+    for file in files:
+        try:
+            found = model.predict(file)
+        except PipelineError as error:
+            rows.append(FilePrediction(file, error=error.problem))
+        else:
+            rows.append(FilePrediction(file, found.label, f"{found.probability:.4f}"))
+    if output_format == _TABLE:
+        columns = ["file", "label", "probability", *(["error"] if any(row.error for row in rows) else [])]
+        show_many(rows, columns, output_format)
+    elif output_format == _CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(FilePrediction))
+        writer.writerows(dataclasses.astuple(row) for row in rows)
+    else:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], ensure_ascii=False, indent=1))
+    if all(row.error for row in rows):
+        raise InvalidDataError(
+            f"{plural(len(rows), 'image')} could not be predicted: {rows[0].error}", where=rows[0].file
+        )

@@ -123,6 +123,11 @@ def test_a_documented_command_works(command, folder, tmp_path):
     if arguments[:2] == [".venv/bin/imgpipe", "serve"]:
         check_serve(arguments[2:], folder)
         return
+    if arguments[:2] == [".venv/bin/imgpipe", "predict"] and "--output-dir" not in arguments:
+        result = subprocess.run([IMGPIPE, *arguments[1:]], cwd=folder, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert b"LABEL" in result.stdout
+        return
     if arguments[:2] == [".venv/bin/imgpipe", "predict"]:
         # The last argument of the documented command is the output folder.
         arguments = [*arguments[:-1], str(tmp_path / "out")]

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from kfp import dsl
 
 from imgpipe.components.batch_predict.__main__ import main
@@ -22,6 +24,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tfrecord import write_record
+from imgpipe.pipelines.commands.predict import predict
 
 LABELS = ("dark", "größer", "middle", "bright")
 
@@ -140,6 +143,73 @@ def test_an_invalid_image_affects_its_own_line_only(folder, images, model, tmp_p
     assert (summary.images, summary.failed) == (31, 5)
     good = [number for number in range(30) if number not in (3, 7, 8, 25)]
     check_lines([line for line in lines if "error" not in line], [images[n] for n in good], model)
+
+
+def test_a_list_in_json_lines_as_for_vertex_is_read(folder, images, model, tmp_path):
+    entries = [{"content": f"a/{number:02d}.jpg", "mimeType": "image/jpeg"} for number in range(5)]
+    (folder / "list.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    _, lines = predicted(model, tmp_path / "out", image_list=str(folder / "list.jsonl"))
+    check_lines(lines, images[:5], model)
+    (folder / "list.jsonl").write_text('{"content": "a/00.jpg"}\n{"gcsUri": "gs://b/c"}\n')
+    with pytest.raises(InvalidDataError, match='not a JSON object with "content"') as caught:
+        predicted(model, tmp_path / "out2", image_list=str(folder / "list.jsonl"))
+    assert caught.value.where.endswith("list.jsonl, line 2")
+
+
+def test_a_list_with_semicolons_is_rejected(folder, model, tmp_path):
+    (folder / "list.csv").write_text("a/00.jpg;dark\na/01.jpg;bright\n")
+    with pytest.raises(InvalidDataError, match="separated by semicolons"):
+        predicted(model, tmp_path / "out", image_list=str(folder / "list.csv"))
+
+
+def test_a_run_in_which_every_image_fails_is_an_error_with_the_first_reason(folder, model, tmp_path):
+    (folder / "list.csv").write_text("nowhere/0.jpg\nnowhere/1.jpg\n")
+    # The second time, the complete files are found.
+    for _ in range(2):
+        with pytest.raises(InvalidDataError, match="no image could be predicted; the first of 2") as caught:
+            predicted(model, tmp_path / "out", image_list=str(folder / "list.csv"))
+        assert "'nowhere/0.jpg': cannot be read: No such file" in caught.value.problem
+        assert "relative to the folder of" in caught.value.remedy
+    assert len(lines_in(tmp_path / "out")) == 2
+
+
+def run_predict(*arguments):
+    return CliRunner().invoke(predict, [str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_predictions_of_named_files(folder, images, model, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    # A run's folder is accepted in place of its model.
+    (run / "model").symlink_to(model)
+    files = [folder / "a" / "00.jpg", folder / "notes.txt"]
+    expected = load_served_model(model).predict(images[:1])
+    label, probability = LABELS[expected.classes[0]], f"{expected.probabilities.max():.4f}"
+    table = run_predict("--model", run, *files)
+    assert table.exit_code == 0, table.output
+    assert [line.split()[:3] for line in table.stdout.splitlines()][:2] == [
+        ["FILE", "LABEL", "PROBABILITY"],
+        [str(files[0]), label, probability],
+    ]
+    rows = list(csv.reader(run_predict("--model", run, "--format", "csv", *files).stdout.splitlines()))
+    assert rows[1] == [str(files[0]), label, probability, ""]
+    assert "not a JPEG" in rows[2][3]
+    (good,) = json.loads(run_predict("--model", run, "--format", "json", files[0]).stdout)
+    assert good == {"file": str(files[0]), "label": label, "probability": probability, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["--images", "x", "photo.jpg"], 64, "--images is set, and the images are named"),
+        (["--output-dir", "x", "photo.jpg"], 64, "--output-dir is set"),
+        (["nowhere.jpg", "neither.jpg"], 65, "2 images could not be predicted: cannot read the image"),
+    ],
+)
+def test_the_command_rejects_what_it_cannot_predict(model, arguments, exit_code, message):
+    result = run_predict("--model", model, *arguments)
+    assert result.exit_code == exit_code
+    assert message in " ".join(result.output.split())
 
 
 def test_existing_files_are_kept(folder, model, tmp_path, capsys):

@@ -84,7 +84,6 @@ HOSTILE = {
     "empty instances": lambda _: (None, body()),
     "instances and inputs": lambda _: (None, body(instance(PHOTO), inputs={})),
     "no image in a row": lambda _: (None, body({"key": "k"})),
-    "no key": lambda _: (None, body({"image_bytes": {"b64": b64(PHOTO)}})),
     "a key too few": lambda _: (
         None,
         json.dumps({"inputs": {"image_bytes": [{"b64": b64(PHOTO)}] * 2, "key": ["a"]}}).encode(),
