@@ -115,7 +115,7 @@ def check_accelerator(prefix: str, kind: str, count: int) -> None:
         raise InvalidArgumentError(
             f"{prefix}_accelerator_type={kind!r} and {prefix}_accelerator_count={count}: one of the two is "
             "missing",
-            remedy="give both, or neither",
+            remedy="set both, or neither",
         )
     # Other names without a domain are unknown; kubernetes.io is reserved for Kubernetes' own.
     domain, slash, _ = kind.rpartition("/")
