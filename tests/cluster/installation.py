@@ -123,10 +123,16 @@ class Installation:
         return [pod for pod in listed.items if "-driver-" not in pod.metadata.name]
 
     def cluster_says(self, run_id: str, pattern: str) -> bool:
-        """Whether Kubernetes states a reason, in the Workflow's nodes or in the status of a pod."""
+        """Whether Kubernetes states a reason: in the Workflow's nodes, a pod's status or a pod's events."""
+        from kubernetes import client
+
         nodes = self.workflow(run_id).get("status", {}).get("nodes", {}).values()
         texts = [node.get("message", "") for node in nodes]
-        texts += [str(pod.status) for pod in self.pods(run_id)]
+        pods = self.pods(run_id)
+        texts += [str(pod.status) for pod in pods]
+        names = {pod.metadata.name for pod in pods}
+        events = client.CoreV1Api(self.kubernetes).list_namespaced_event(self.namespace).items
+        texts += [event.message or "" for event in events if event.involved_object.name in names]
         return any(re.search(pattern, text) for text in texts)
 
 
