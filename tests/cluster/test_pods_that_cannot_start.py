@@ -22,7 +22,8 @@ def check_reason(installation, job, run_id, pattern, named):
 
         def says(command=command):
             result = installation.imgpipe(*command)
-            return named in result.stdout + result.stderr
+            # Long lines are wrapped.
+            return named in " ".join((result.stdout + result.stderr).split())
 
         wait_for(says, REASON_SECONDS, f"imgpipe {command[0]} says {named}")
 
