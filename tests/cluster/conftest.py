@@ -70,7 +70,8 @@ def job(installation):
 def finished(installation):
     """The job id of a whole run from `imgpipe submit`, which has succeeded."""
     name = f"cluster_test_{uuid.uuid4().hex[:8]}"
-    installation.submit(name)
+    # A new version of the data: no step comes from the cache.
+    installation.submit(name, "--input", f"data_version={name}")
     assert installation.wait_until_ended(name, RUN_SECONDS) == "SUCCEEDED", installation.describe(name)
     return name
 

@@ -76,7 +76,9 @@ def test_list_shows_the_run(installation, finished):
 
 
 def test_the_same_submission_again_finds_the_run(installation, finished):
-    again = installation.imgpipe(*installation.submit_command(finished, []))
+    again = installation.imgpipe(
+        *installation.submit_command(finished, [], "--input", f"data_version={finished}")
+    )
     assert again.returncode == 0, again.stderr
     assert "already exists" in again.stderr
     assert len(installation.runs_named(finished)) == 1
