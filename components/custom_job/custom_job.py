@@ -62,7 +62,13 @@ def train_as_job(
     for attempt in range(job.train_restarts + 1):
         request = functools.partial(custom_job_request, job, run, args, model_folder, attempt)
         ended = run_job(
-            job.location(run), CUSTOM_JOB, request, gcp_resources, step="train", restart=attempt > 0
+            job.location(run),
+            CUSTOM_JOB,
+            request,
+            gcp_resources,
+            step="train",
+            pipeline_run=run.pipeline_run,
+            restart=attempt > 0,
         )
         failure = failure_of(ended)
         if failure is None:

@@ -1,9 +1,11 @@
 """The train step as a KFP component."""
 
+import dataclasses
 from pathlib import Path
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
+from imgpipe.components.common.step_folder import default_job_dir
 from imgpipe.components.train.arguments import TrainingArguments
 
 
@@ -27,6 +29,8 @@ def train(
     from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
     from imgpipe.components.train.train import train as run_training
 
+    if not arguments.job_dir:
+        arguments = dataclasses.replace(arguments, job_dir=default_job_dir("train", model.uri or ""))
     best = run_training(arguments, Path(dataset.path), Path(model.path)).best
     metrics.log_metric("top_1_accuracy", best.top_1_accuracy)
     metrics.log_metric("top_5_accuracy", best.top_5_accuracy)

@@ -41,13 +41,26 @@ def reporter(job_dir: str) -> Report:
     if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):
         reports.append(_vertex_tuner())
     if os.environ.get(KATIB_TRIAL_NAME):
-        reports.append(lambda evaluations: write_katib_line(OBJECTIVE, getattr(evaluations[-1], OBJECTIVE)))
+        reports.append(_katib_collector())
 
     def report(evaluations: Sequence[Evaluation]) -> None:
         for report_to in reports:
             report_to(evaluations)
 
     return report
+
+
+def _katib_collector() -> Report:
+    """Writes each evaluation once; after a resume, those before it too: a new pod's collector needs them."""
+    written = 0
+
+    def write(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal written
+        for evaluation in evaluations[written:]:
+            write_katib_line(OBJECTIVE, getattr(evaluation, OBJECTIVE))
+        written = len(evaluations)
+
+    return write
 
 
 def _log(evaluations: Sequence[Evaluation]) -> None:

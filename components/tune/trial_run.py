@@ -1,6 +1,7 @@
 """Runs one trial: trains, publishes the best model, and evaluates it as served on all validation images."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
 from imgpipe.components.storage import Location, parse_location, publish_folder
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, is_stopped_by_katib
 from imgpipe.components.tune.job_dir import FEATURES_FOLDER
 
 # Files in a trial's folder.
@@ -116,8 +118,10 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
                 stop=lambda evaluations: should_stop([asdict(evaluation) for evaluation in evaluations]),
             )
         except InterruptedRunError:
-            # Use what is left of the grace period to evaluate the published model.
-            if (published / PROVENANCE_NAME).is_file():
+            # Use what is left of the grace period to evaluate the published model. A Katib trial that was
+            # evicted resumes in another pod.
+            is_evicted = bool(os.environ.get(KATIB_TRIAL_NAME)) and not is_stopped_by_katib()
+            if not is_evicted and (published / PROVENANCE_NAME).is_file():
                 step = int(read_provenance(published)["best_step"])
                 write_result(folder, _evaluate_model(task, published, step, Path(name) / _EVALUATION))
             raise

@@ -19,8 +19,8 @@ class Need:
     """Access that a step needs.
 
     Attributes:
-        group: The API group; empty = Kubernetes' core.
-        resource: Plural name of the kind.
+        group: The API group; empty = the core group.
+        resource: Plural name of the kind, or ``pods/log``.
         verbs: What the step does with it.
     """
 
@@ -37,7 +37,10 @@ KSERVE_NEEDS = (
 )
 KATIB_NEEDS = (
     Need("kubeflow.org", "experiments", ("get", "create", "delete")),
-    Need("kubeflow.org", "trials", ("list",)),
+    Need("kubeflow.org", "suggestions", ("get",)),
+    Need("kubeflow.org", "trials", ("list", "delete")),
+    Need("", "pods", ("list",)),
+    Need("", "pods/log", ("get",)),
 )
 
 
@@ -91,8 +94,9 @@ def _check_installed(cluster: Cluster, group: str, purpose: str) -> None:
 
 def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
     reviews = client.AuthorizationV1Api(cluster.api_client)
+    resource, _, subresource = need.resource.partition("/")
     attributes = client.V1ResourceAttributes(
-        namespace=cluster.namespace, group=need.group, resource=need.resource, verb=verb
+        namespace=cluster.namespace, group=need.group, resource=resource, subresource=subresource, verb=verb
     )
     with translate_errors(_ACTION, remedy="allow subjectaccessreviews"):
         if account:

@@ -45,20 +45,23 @@ class Cluster:
         return Cluster(client.ApiClient(self.api_client.configuration), self.namespace)
 
 
-def connect(purpose: str, namespace: str = "", *, in_cluster: bool = True) -> Cluster:
+def connect(
+    purpose: str, namespace: str = "", *, in_cluster: bool = True, retries: int = _RETRIES
+) -> Cluster:
     """Connects to the cluster that this pod runs in, or else to the current context of the kubeconfig file.
 
     Args:
         purpose: For the error message, e.g. ``deploy to``.
         namespace: Empty = the pod's namespace; ``default`` outside of a pod.
         in_cluster: False = always use the kubeconfig file.
+        retries: How often a request is repeated if the connection fails.
 
     Raises:
         MissingInputError: if there is no cluster to connect to.
     """
     configuration = client.Configuration()
     # It would wait for as long as Retry-After says, without a limit.
-    configuration.retries = urllib3.Retry(_RETRIES, respect_retry_after_header=False)
+    configuration.retries = urllib3.Retry(retries, respect_retry_after_header=False)
     try:
         if not in_cluster:
             raise config.ConfigException

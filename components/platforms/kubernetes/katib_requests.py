@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kubeflow_katib_api import models
@@ -12,15 +13,44 @@ from imgpipe.components.platforms.kubernetes.client import MANAGED_BY
 from imgpipe.components.platforms.kubernetes.katib import GROUP, VERSION
 
 CONTAINER = "trial"
+# The last line of the output of a trial that failed, in front of its exit code.
+EXIT_CODE_LINE = "the process ended with exit code "
 # Katib replaces it with the trial's name.
 TRIAL_NAME = "${trialParameters.trialName}"
-# Unlike Katib's bayesianoptimization, tpe searches logarithmic scales.
-_ALGORITHMS = {"": "tpe", "GRID_SEARCH": "grid", "RANDOM_SEARCH": "random"}
 _TYPES = {"DOUBLE": "double", "INTEGER": "int", "CATEGORICAL": "categorical", "DISCRETE": "discrete"}
+_NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
 # Katib inserts values into the template without quoting them: these would end a shell word or a JSON string.
 _INVALID_IN_VALUES = set("'\"\\$\n")
-# n_startup_trials of Katib's tpe.
+# n_startup_trials of multivariate-tpe.
 _DEFAULT_RANDOM_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class _Algorithm:
+    """An algorithm of Katib, with the settings that its service accepts: it refuses all others.
+
+    From pkg/suggestion/v1beta1/{hyperopt,optuna}/service.py and
+    pkg/earlystopping/v1beta1/medianstop/service.py of kubeflow/katib v0.19.0.
+
+    Attributes:
+        name: Its name.
+        minimums: The smallest value of each setting, all of which are integers.
+    """
+
+    name: str
+    minimums: Mapping[str, int]
+
+
+_ALGORITHMS = {
+    # Optuna's. Katib's tpe is hyperopt's: it suggests the same point twice to parallel trials, and the ends
+    # of an integer range half as often. Katib's bayesianoptimization does not search logarithmic scales.
+    "": _Algorithm(
+        "multivariate-tpe", dict.fromkeys(("n_startup_trials", "n_ei_candidates", "random_state"), 0)
+    ),
+    "GRID_SEARCH": _Algorithm("grid", {"random_state": 0}),
+    "RANDOM_SEARCH": _Algorithm("random", {"random_state": 0}),
+}
+_MEDIAN_STOP = _Algorithm("medianstop", {"min_trials_required": 1, "start_step": 1})
 
 
 def experiment(
@@ -99,8 +129,16 @@ def trial_command(fixed: Sequence[str], request: Hyperparameters) -> list[str]:
     words = [*fixed, *([f"--reversed_values={';'.join(ranges)}"] if ranges else [])]
     tuned = [f"'--{parameter.name}={_reference(parameter.name)}'" for parameter in request.parameters]
     # Katib joins the words of a command without quoting and appends a redirection: a shell of our own keeps
-    # the words apart.
-    return ["sh", "-c", " ".join([*map(shlex.quote, words), *tuned])]
+    # the words apart. Its process gets the pod's SIGTERM, Katib's that of its only child; both must reach
+    # Python, and the shell must outlive it to write Katib's marker file. A `wait` that the signal interrupts
+    # is repeated.
+    command = " ".join([*map(shlex.quote, words), *tuned])
+    script = (
+        f"{{ {command} & child=$!; trap 'kill -TERM $child' TERM; wait $child; code=$?; "
+        "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done; "
+        f'[ $code = 0 ] || echo "{EXIT_CODE_LINE}$code"; ( exit $code ); }}'
+    )
+    return ["sh", "-c", script]
 
 
 def reversed_parameters(request: Hyperparameters) -> dict[str, TunedParameter]:
@@ -117,18 +155,34 @@ def _reference(name: str) -> str:
 
 
 def _algorithm(request: Hyperparameters, seed: int) -> Any:
-    settings = {}
-    if request.algorithm != "GRID_SEARCH":
-        settings["random_state"] = str(seed)
-    if not request.algorithm:
+    algorithm = _ALGORITHMS[request.algorithm]
+    settings = {"random_state": seed}
+    if "n_startup_trials" in algorithm.minimums:
         # With the default, a small search would be a random search.
-        settings["n_startup_trials"] = str(min(_DEFAULT_RANDOM_TRIALS, max(2, request.max_trials // 3)))
+        settings["n_startup_trials"] = min(_DEFAULT_RANDOM_TRIALS, max(2, request.max_trials // 3))
     return models.V1beta1AlgorithmSpec(
-        algorithmName=_ALGORITHMS[request.algorithm],
+        algorithmName=algorithm.name,
         algorithmSettings=[
-            models.V1beta1AlgorithmSetting(name=name, value=value) for name, value in settings.items()
+            models.V1beta1AlgorithmSetting(name=name, value=value)
+            for name, value in _checked(algorithm, settings).items()
         ],
     )
+
+
+def _checked(algorithm: _Algorithm, settings: Mapping[str, int]) -> dict[str, str]:
+    """Returns the settings as Katib's texts.
+
+    Raises:
+        InvalidArgumentError: if the service would refuse one.
+    """
+    for name, value in settings.items():
+        if name not in algorithm.minimums or value < algorithm.minimums[name]:
+            shown = "seed" if name == "random_state" else name
+            raise InvalidArgumentError(
+                f"{shown}={value}: Katib's {algorithm.name} does not accept it",
+                remedy=f"use a value of {algorithm.minimums.get(name, 0)} or more",
+            )
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _median_stop(request: Hyperparameters, evaluations: int) -> Any:
@@ -137,13 +191,14 @@ def _median_stop(request: Hyperparameters, evaluations: int) -> Any:
     Katib's defaults, three finished trials and the fourth evaluation, are too late in a small search.
     """
     settings = {
-        "min_trials_required": str(max(1, min(3, request.max_trials // 3))),
-        "start_step": str(max(1, min(4, evaluations // 3))),
+        "min_trials_required": max(1, min(3, request.max_trials // 3)),
+        "start_step": max(1, min(4, evaluations // 3)),
     }
     return models.V1beta1EarlyStoppingSpec(
-        algorithmName="medianstop",
+        algorithmName=_MEDIAN_STOP.name,
         algorithmSettings=[
-            models.V1beta1EarlyStoppingSetting(name=name, value=value) for name, value in settings.items()
+            models.V1beta1EarlyStoppingSetting(name=name, value=value)
+            for name, value in _checked(_MEDIAN_STOP, settings).items()
         ],
     )
 
@@ -174,9 +229,13 @@ def _trial_template(request: Hyperparameters, pod: Mapping[str, Any]) -> Any:
         "spec": {
             # With the same values, a failed trial would fail again.
             "backoffLimit": 0,
+            # A pod that was evicted or preempted is replaced, and resumes from its checkpoint.
+            "podFailurePolicy": {
+                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]
+            },
             "template": {
-                # Istio's sidecar would keep the pod from ending.
-                "metadata": {"annotations": {"sidecar.istio.io/inject": "false"}, "labels": dict(MANAGED_BY)},
+                # Istio's sidecar would keep the pod from ending. Its versions read the one or the other.
+                "metadata": {"annotations": dict(_NO_SIDECAR), "labels": {**MANAGED_BY, **_NO_SIDECAR}},
                 "spec": pod,
             },
         },

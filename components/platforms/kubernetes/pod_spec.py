@@ -12,6 +12,9 @@ STORAGE_KEY_ENTRY = "path"
 # TensorFlow's data threads and NCCL use shared memory; by default /dev/shm has 64 MB.
 SHARED_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - where Linux has it
 SHARED_MEMORY_LIMIT = "8Gi"
+# Of our images. On the pod, so that Katib's collector runs as the same user: it creates a file to which the
+# trial writes.
+_USER = 65534
 
 
 def pod_spec(
@@ -36,8 +39,8 @@ def pod_spec(
         image: Its image.
         command: Its command.
         environment: Its environment variables.
-        cpu: Requested processors.
-        memory: Requested memory.
+        cpu: Processors.
+        memory: Memory.
         accelerator_type: Resource name of the accelerator; empty = none.
         accelerator_count: Number of GPUs or TPU chips.
         node_selector: Labels of the nodes that may run the pod.
@@ -45,9 +48,11 @@ def pod_spec(
         service_account: Empty = the namespace's default.
         storage_secret: Secret with a key for Cloud Storage; it need not exist. Empty = none.
     """
-    resources: dict[str, Any] = {"requests": {"cpu": cpu, "memory": memory}}
+    # A namespace with a quota on limits admits no pod without them.
+    amounts = {"cpu": cpu, "memory": memory}
+    resources: dict[str, Any] = {"requests": amounts, "limits": dict(amounts)}
     if accelerator_type:
-        resources["limits"] = {accelerator_type: str(accelerator_count)}
+        resources["limits"][accelerator_type] = str(accelerator_count)
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in environment.items()]
     mounts: list[dict[str, Any]] = [{"name": "shared-memory", "mountPath": SHARED_MEMORY_FOLDER}]
     volumes: list[dict[str, Any]] = [
@@ -65,8 +70,20 @@ def pod_spec(
         "env": variables,
         "resources": resources,
         "volumeMounts": mounts,
+        # Required where a namespace enforces the Pod Security Standard "restricted".
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
-    spec: dict[str, Any] = {"containers": [container], "volumes": volumes, "restartPolicy": "Never"}
+    spec: dict[str, Any] = {
+        "containers": [container],
+        "volumes": volumes,
+        "restartPolicy": "Never",
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
     if node_selector:
         spec["nodeSelector"] = node_selector
     if tolerations:

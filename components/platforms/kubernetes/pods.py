@@ -1,10 +1,13 @@
-"""The pods of a namespace and their logs."""
+"""The pods of a namespace: their states, logs and events."""
 
 from kubernetes import client
 
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
 
+# Every other reason why a container waits is an error, e.g. ImagePullBackOff.
+_NORMAL_WAITING = ("ContainerCreating", "PodInitializing")
 _REMEDY = "check the namespace, and grant the account the right to list pods and read their logs there"
 
 
@@ -36,3 +39,52 @@ def read_log(
             _request_timeout=REQUEST_TIMEOUT_SECONDS,
         )
     return str(text).splitlines()
+
+
+def container_ended(pod: client.V1Pod, container: str) -> client.V1ContainerStateTerminated | None:
+    """Returns how a container ended; None if it has not."""
+    for status in pod.status.container_statuses or ():
+        if status.name == container and status.state and status.state.terminated:
+            return status.state.terminated
+    return None
+
+
+def has_ended(pod: client.V1Pod, container: str) -> bool:
+    """Returns whether a container has ended, or its pod has, e.g. by an eviction."""
+    return pod.status.phase in ("Succeeded", "Failed") or container_ended(pod, container) is not None
+
+
+def waiting_reason(pod: client.V1Pod) -> str:
+    """Returns why a pod does not start; empty if it runs, has ended, or nothing is wrong so far.
+
+    The reasons are an image that cannot be pulled, a configuration that is invalid, and no suitable node.
+    """
+    if pod.status.phase not in (None, "Pending"):
+        return ""
+    for status in [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]:
+        waiting = status.state.waiting if status.state else None
+        if waiting and waiting.reason and waiting.reason not in _NORMAL_WAITING:
+            return f"{waiting.reason}: {waiting.message or status.image or status.name}"
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"{condition.reason}: {condition.message}"
+    return ""
+
+
+def waits_for_configuration(reason: str) -> bool:
+    """Returns whether a ``waiting_reason`` is a mistake that no amount of waiting for nodes corrects."""
+    return bool(reason) and not reason.startswith(("Unschedulable", "SchedulingGated"))
+
+
+def last_event(cluster: Cluster, name: str) -> str:
+    """Returns the message of the last event of an object; empty if there is none or it may not be read."""
+    try:
+        with translate_errors(f"list events in namespace {cluster.namespace!r}", remedy=_REMEDY):
+            events = client.CoreV1Api(cluster.api_client).list_namespaced_event(
+                cluster.namespace,
+                field_selector=f"involvedObject.name={name}",
+                _request_timeout=REQUEST_TIMEOUT_SECONDS,
+            )
+    except PipelineError:
+        return ""
+    return str(events.items[-1].message or "") if events.items else ""

@@ -18,8 +18,9 @@ from imgpipe.components.common.errors import (
     PipelineError,
 )
 from imgpipe.components.common.log import log_event
-from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, on_termination, poll, retry
+from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
 from imgpipe.components.platforms.submission import create_once
+from imgpipe.components.platforms.termination import end_job_if_cancelled
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.errors import error_of_status, translate_errors
 from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
@@ -89,6 +90,7 @@ def run_job(
     gcp_resources: Path,
     *,
     step: str,
+    pipeline_run: str = "",
     restart: bool = False,
     on_response: Callable[[Any], None] = lambda _: None,
     first_pause: float = FIRST_PAUSE_SECONDS,
@@ -96,8 +98,8 @@ def run_job(
     """Runs a job for a pipeline step and returns it when it has ended, however it ended.
 
     The job is written to ``gcp_resources`` before it is followed; a step that starts again follows the job
-    written there. Each new state is logged. The job is cancelled if the step is terminated (SIGTERM, Ctrl-C)
-    or fails; it is left running if a step that runs again can follow it.
+    written there. Each new state is logged. The job is cancelled if the user cancels the run, or the step
+    fails; it is left running if a step that runs again can follow it: see ``end_job_if_cancelled``.
 
     Args:
         location: Where the job runs.
@@ -105,6 +107,7 @@ def run_job(
         make_body: Returns the request; called only if a job has to be created.
         gcp_resources: The step's output ``gcp_resources``.
         step: For the log.
+        pipeline_run: Resource name of the PipelineJob that the step belongs to; "" on other platforms.
         restart: Whether to create a new job although ``gcp_resources`` names one.
         on_response: Called with the job after every poll.
         first_pause: Seconds between the first two polls.
@@ -130,11 +133,20 @@ def run_job(
         last_state = state
         on_response(job)
 
+    def run_is_cancelled() -> bool:
+        if pipeline_run:
+            return _is_cancelled(location.with_new_connections(), pipeline_run)
+        # Imported here because Vertex AI needs no client for Kubernetes.
+        from imgpipe.components.platforms.kubernetes.workflow import is_cancelled
+
+        return is_cancelled()
+
     def cancel() -> None:
-        log_event("job_cancelled", f"{step}: terminated, cancelling {name}", step=step, job=name)
         cancel_job(location.with_new_connections(), name)
 
-    with on_termination(cancel):
+    with end_job_if_cancelled(
+        step, name, end=cancel, is_cancelled=run_is_cancelled, by_hand=_cancel_command(location, name)
+    ):
         try:
             return poll(
                 lambda: get_job(location, name),
@@ -146,6 +158,7 @@ def run_job(
             if not isinstance(error, InterruptedRunError | InvalidResponseError):
                 # The step does not run again: without it, the job's result is not used.
                 try:
+                    log_event("job_cancelled", f"{step}: failed, cancelling {name}", step=step, job=name)
                     cancel()
                 except PipelineError:
                     log_event("job_left", f"step {step}: {name} cannot be cancelled", severity="WARNING")
@@ -154,9 +167,26 @@ def run_job(
             raise type(error)(
                 f"{error.problem}; {name} may still be running",
                 where=error.where or name,
-                remedy="run the step again: it follows the job; or stop the job: imgpipe cancel "
-                f"{name} --target vertex --project {location.project} --region {location.region}",
+                remedy="run the step again: it follows the job; or stop the job: "
+                + _cancel_command(location, name),
             ) from None
+
+
+def _is_cancelled(location: VertexLocation, pipeline_run: str) -> bool:
+    """Returns whether a PipelineJob was cancelled; False if Vertex AI does not say."""
+    try:
+        return state_of(get_job(location, pipeline_run)) in ("CANCELLING", "CANCELLED")
+    except PipelineError as error:
+        log_event(
+            "cancellation_unknown",
+            f"cannot determine whether the run was cancelled: {error.problem}",
+            severity="WARNING",
+        )
+        return False
+
+
+def _cancel_command(location: VertexLocation, name: str) -> str:
+    return f"imgpipe cancel {name} --target vertex --project {location.project} --region {location.region}"
 
 
 def start_job(

@@ -1,10 +1,11 @@
 """The search on Kubeflow: a Katib Experiment that runs each trial in a pod."""
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.dataset import TRAIN, VALIDATION, shard_location
@@ -14,48 +15,43 @@ from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
     PipelineError,
+    UnavailableError,
 )
-from imgpipe.components.common.hyperparameters import METRIC, reversed_value
 from imgpipe.components.common.labels import format_labels
-from imgpipe.components.common.log import log_event, with_progress
-from imgpipe.components.platforms.kubernetes import katib
+from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
+from imgpipe.components.platforms.kubernetes import katib, workflow
 from imgpipe.components.platforms.kubernetes.client import connect
-from imgpipe.components.platforms.kubernetes.katib import Experiment, condition, trial_state
+from imgpipe.components.platforms.kubernetes.katib import (
+    Experiment,
+    SearchState,
+    condition,
+    is_being_deleted,
+    trial_state,
+)
 from imgpipe.components.platforms.kubernetes.katib_requests import (
     CONTAINER,
     TRIAL_NAME,
     experiment,
-    reversed_parameters,
     trial_command,
 )
 from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
-from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, on_termination, poll
+from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
+from imgpipe.components.platforms.termination import end_job_if_cancelled
 from imgpipe.components.storage import LocalLocation, Location
 from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
-from imgpipe.components.tune.engines.remote import typed_values, with_trial_files
+from imgpipe.components.tune.engines.katib_trials import TrialReader
+from imgpipe.components.tune.engines.katib_watch import BROKEN_LIMIT_SECONDS, KatibWatch
 from imgpipe.components.tune.engines.reporter import TrialReporter
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.search_space import grid_size
-from imgpipe.components.tune.trial_process import failure_in
-from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, Trial
+from imgpipe.components.tune.trials import FAILED, RUNNING, Trial
 
 COMMAND = ("python", "-m", "imgpipe.components.tune.remote_trial")
 DATA_FOLDER = "data"
 _REQUEST_ANNOTATION = "imgpipe/request"
-_STATES = {
-    katib.SUCCEEDED: SUCCEEDED,
-    katib.EARLY_STOPPED: SUCCEEDED,
-    katib.FAILED: FAILED,
-    katib.KILLED: FAILED,
-    katib.METRICS_UNAVAILABLE: FAILED,
-}
-_NO_METRICS = (
-    "Katib found no metrics in its output: is the namespace labelled "
-    "katib.kubeflow.org/metrics-collector-injection=enabled?"
-)
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,8 @@ class KatibSearch:
         pod: Image and secret of the trials.
         command: The command of a trial.
         first_pause: Seconds between the first two polls.
+        broken_limit: Seconds after which a pod that cannot start because of a mistake, e.g. in the name of an
+            image, ends the search.
     """
 
     spec: TuningSpec
@@ -77,13 +75,16 @@ class KatibSearch:
     pod: TrialPodArguments
     command: tuple[str, ...] = COMMAND
     first_pause: float = FIRST_PAUSE_SECONDS
-    _order: list[str] = field(default_factory=list, repr=False)
-    _failures: dict[str, tuple[str, tuple[str, ...], int]] = field(default_factory=dict, repr=False)
+    broken_limit: float = BROKEN_LIMIT_SECONDS
 
     def run(self, report: Report) -> Sequence[Trial]:
         """Creates the Experiment, or finds it again, and follows it to its end; see ``Engine``.
 
-        SIGTERM deletes the Experiment with its trials.
+        An Experiment that failed is deleted and created again. If the user cancels the run, the Experiment is
+        deleted with its trials; if only this pod is evicted, it continues.
+
+        Raises:
+            UnavailableError: if Katib refuses the search, or it cannot continue.
         """
         if self.spec.request.resume_job:
             log_event(
@@ -96,20 +97,33 @@ class KatibSearch:
         body = self.body(name)
 
         def delete() -> None:
-            log_event(
-                "job_cancelled", f"tune: interrupted: deleting experiment {name}", step="tune", job=name
-            )
             reconnected = search.with_new_connections()
             if _has_request_of(reconnected.read(), body):
                 reconnected.delete()
 
-        with on_termination(delete):
-            _create_or_find(search, body)
+        with end_job_if_cancelled(
+            "tune",
+            f"experiment {search.name}",
+            end=delete,
+            is_cancelled=workflow.is_cancelled,
+            by_hand=search.delete_command,
+        ):
+            # The Experiment may have been created although the response was lost.
+            retry(lambda: _create_or_find(search, body))
             log_event("job_started", f"tune: following experiment {search.name}", step="tune", job=name)
-            ended, trials = self._follow(search, TrialReporter(self.spec.request.max_trials, report))
-        if condition(ended, katib.FAILED):
-            raise _failure(ended, trials, search.name)
-        return trials
+            try:
+                state, trials = self._follow(search, TrialReporter(self.spec.request.max_trials, report))
+            except InterruptedRunError:
+                _report_left_running(search)
+                raise
+            except PipelineError:
+                # The step does not run again: without it, the best model is not found.
+                _delete(search.delete, search)
+                raise
+            if condition(state.experiment, katib.FAILED):
+                _end_trials(search, state)
+                raise _failure(state, trials, search.name)
+            return trials
 
     def body(self, name: str) -> dict[str, Any]:
         """Returns the Experiment; shards that only this pod has are uploaded."""
@@ -125,7 +139,7 @@ class KatibSearch:
             CONTAINER,
             self.pod.trial_image,
             trial_command([*self.command, *fixed], request),
-            {KATIB_TRIAL_NAME: TRIAL_NAME, "PYTHONUNBUFFERED": "1"},
+            {KATIB_TRIAL_NAME: TRIAL_NAME, LOG_FORMAT_VARIABLE: JSON, "PYTHONUNBUFFERED": "1"},
             cpu=resources.trial_cpu,
             memory=resources.trial_memory,
             accelerator_type=resources.trial_accelerator_type,
@@ -171,98 +185,70 @@ class KatibSearch:
         labels_file.write(format_labels(manifest.labels).encode())
         return [*arguments, f"--labels_file={labels_file}"]
 
-    def _follow(self, search: Experiment, reporter: TrialReporter) -> tuple[dict[str, Any], list[Trial]]:
-        """Returns the Experiment and its trials when it has ended.
+    def _follow(self, search: Experiment, reporter: TrialReporter) -> tuple[SearchState, list[Trial]]:
+        """Returns the search and its trials when all of them have ended.
 
         Raises:
             InterruptedRunError: if the Experiment is deleted, or the cluster does not respond for an hour.
+            UnavailableError: if the search cannot continue.
         """
+        reader = TrialReader(self.spec, self.location, search)
+        watch = KatibWatch(search, self.spec.tuning.trial_silence_limit, self.broken_limit)
 
-        def check(response: tuple[dict[str, Any] | None, list[Trial]]) -> None:
-            found, trials = response
-            if found is None:
+        def check(response: tuple[SearchState, list[Trial]]) -> None:
+            state, trials = response
+            if state.experiment is None or is_being_deleted(state.experiment):
                 raise InterruptedRunError(
                     "the experiment was deleted while it ran",
                     where=f"experiment {search.name}",
                     remedy="start the tuning again",
                 )
             reporter.update(trials)
+            if has_ended(response):
+                return
+            watch.check(state, trials)
 
-        def has_ended(response: tuple[dict[str, Any] | None, list[Trial]]) -> bool:
-            found = response[0] or {}
-            return any(condition(found, kind) for kind in (katib.SUCCEEDED, katib.FAILED))
+        def has_ended(response: tuple[SearchState, list[Trial]]) -> bool:
+            state, trials = response
+            # Katib counts a trial that it has stopped before the trial has published its model.
+            return bool(
+                condition(state.experiment, katib.FAILED)
+                or (
+                    condition(state.experiment, katib.SUCCEEDED)
+                    and all(trial.state != RUNNING for trial in trials)
+                )
+            )
 
-        found, trials = poll(
-            lambda: (search.read(), self._trials(search)),
-            has_ended,
-            on_response=check,
-            first_pause=self.first_pause,
-        )
-        assert found is not None  # noqa: S101 - poll() ends with an Experiment that has ended
-        return found, trials
+        def read() -> tuple[SearchState, list[Trial]]:
+            state = search.read_state()
+            return state, reader.trials_of(state)
 
-    def _trials(self, search: Experiment) -> list[Trial]:
-        """Returns the trials in their current state, numbered in the order of their creation."""
-        found = {trial["metadata"]["name"]: trial for trial in search.trials()}
-        by_age = sorted(found, key=lambda name: (found[name]["metadata"].get("creationTimestamp", ""), name))
-        self._order.extend(name for name in by_age if name not in self._order)
-        return [
-            self._trial(search, number, found[name])
-            for number, name in enumerate(self._order, start=1)
-            if name in found
-        ]
-
-    def _trial(self, search: Experiment, number: int, found: Mapping[str, Any]) -> Trial:
-        name, status = found["metadata"]["name"], found.get("status") or {}
-        request = self.spec.request
-        assigned = {entry["name"]: entry["value"] for entry in found["spec"].get("parameterAssignments", ())}
-        values = typed_values(request, assigned)
-        for reverse, parameter in reversed_parameters(request).items():
-            value = reversed_value(values[reverse], parameter.minimum, parameter.maximum)
-            values[reverse] = type(values[reverse])(value)
-        state = trial_state(found)
-        trial = with_trial_files(
-            Trial(
-                id=number,
-                values=values,
-                state=_STATES.get(state, RUNNING),
-                max_steps=int(values.get("max_steps", self.spec.training.max_steps)),
-                started=status.get("startTime") or "",
-                ended=status.get("completionTime") or "",
-            ),
-            self.location,
-            name,
-        )
-        if state == katib.EARLY_STOPPED:
-            return replace(trial, stop_reason=_stop_reason(found, trial))
-        if trial.state == FAILED:
-            problem, last_lines, exit_code = self._failure_of(search, name)
-            if not problem:
-                problem = _NO_METRICS if state == katib.METRICS_UNAVAILABLE else f"Katib reports {state}"
-            return replace(trial, problem=problem, last_lines=last_lines, exit_code=exit_code)
-        return trial
-
-    def _failure_of(self, search: Experiment, trial: str) -> tuple[str, tuple[str, ...], int]:
-        """Returns the problem, last lines and exit code in a trial's log, which is read once."""
-        if trial not in self._failures:
-            try:
-                lines = search.trial_log(trial)
-            except PipelineError as error:
-                log_event("log_unreadable", f"tune: no log of {trial}: {error.problem}", severity="WARNING")
-                lines = []
-            self._failures[trial] = failure_in(lines)
-        return self._failures[trial]
+        return poll(read, has_ended, on_response=check, first_pause=self.first_pause)
 
 
 def _create_or_find(search: Experiment, body: Mapping[str, Any]) -> None:
-    """Creates the Experiment unless it exists.
+    """Creates the Experiment unless it exists; one that failed is replaced.
 
     Raises:
         InvalidArgumentError: if the Experiment of this job_dir is another search.
+        InterruptedRunError: if the previous Experiment is still being deleted.
     """
+    name = body["metadata"]["name"]
     found = search.read()
+    if found is not None and condition(found, katib.FAILED) and not is_being_deleted(found):
+        log_event(
+            "job_replaced",
+            f"tune: experiment {search.name} failed before: it is deleted, and the search starts again",
+            severity="WARNING",
+            step="tune",
+            job=name,
+        )
+        search.delete()
+        found = search.read()
+    if found is not None and (is_being_deleted(found) or condition(found, katib.FAILED)):
+        search.wait_until_deleted()
+        found = None
     if found is None and search.create(body):
-        name = body["metadata"]["name"]
         log_event("job_created", f"tune: created experiment {search.name}", step="tune", job=name)
     elif not _has_request_of(found or search.read(), body):
         raise InvalidArgumentError(
@@ -272,27 +258,51 @@ def _create_or_find(search: Experiment, body: Mapping[str, Any]) -> None:
         )
 
 
+def _end_trials(search: Experiment, state: SearchState) -> None:
+    """Deletes the trials that run although their search has failed: Katib leaves them running."""
+    for trial in state.trials:
+        name = trial["metadata"]["name"]
+        pods = state.pods.get(name, [])
+        if trial_state(trial) in ("", katib.RUNNING) or any(
+            pod.status.phase in ("Pending", "Running") for pod in pods
+        ):
+            log_event("trial_deleted", f"tune: deleting trial {name}, which is still running", trial=name)
+            _delete(functools.partial(search.delete_trial, name), search)
+
+
+def _delete(delete: Callable[[], None], search: Experiment) -> None:
+    """Deletes what runs although its search has ended; reports what must be deleted by hand."""
+    try:
+        retry(delete)
+    except PipelineError as error:
+        log_event("not_deleted", f"tune: {error.problem}", severity="WARNING")
+        _report_left_running(search)
+
+
+def _report_left_running(search: Experiment) -> None:
+    log_event(
+        "job_left_running",
+        f"tune: experiment {search.name} may still be running. To end it: {search.delete_command}",
+        severity="WARNING",
+    )
+
+
 def _has_request_of(found: Mapping[str, Any] | None, body: Mapping[str, Any]) -> bool:
     annotations = (found or {}).get("metadata", {}).get("annotations") or {}
     return bool(annotations.get(_REQUEST_ANNOTATION) == body["metadata"]["annotations"][_REQUEST_ANNOTATION])
 
 
-def _stop_reason(found: Mapping[str, Any], trial: Trial) -> str:
-    rules = found["spec"].get("earlyStoppingRules") or [{}]
-    number = int(rules[0].get("startStep") or 0)
-    mean = float(rules[0].get("value") or 0)
-    is_known = 0 < number <= len(trial.evaluations)
-    value = trial.evaluations[number - 1][METRIC] if is_known else trial.best_so_far or 0.0
-    return (
-        f"Katib's medianstop stopped it at step {trial.steps:,} of {trial.max_steps:,}: {METRIC} {value:.4f} "
-        f"at evaluation {number} is below {mean:.4f}, the mean of the earlier trials up to that evaluation"
-    )
-
-
-def _failure(ended: Mapping[str, Any], trials: Sequence[Trial], name: str) -> PipelineError:
+def _failure(state: SearchState, trials: Sequence[Trial], name: str) -> PipelineError:
     """Returns the error of an Experiment that failed."""
+    refused = condition(state.suggestion, katib.FAILED)
+    if refused:
+        return UnavailableError(
+            f"Katib refused the search: {refused.get('message') or refused.get('reason')}",
+            where=f"experiment {name}",
+            remedy="change the setting that the message names; these settings are for Katib 0.19",
+        )
     failed = [trial for trial in trials if trial.state == FAILED]
-    reason = str((condition(ended, katib.FAILED) or {}).get("message") or "Katib gives no reason")
+    reason = str((condition(state.experiment, katib.FAILED) or {}).get("message") or "Katib gives no reason")
     if not failed:
         return CheckFailedError(
             f"the experiment failed: {reason}",
@@ -306,8 +316,7 @@ def _failure(ended: Mapping[str, Any], trials: Sequence[Trial], name: str) -> Pi
     return error_class(
         f"{len(failed)} of {len(trials)} trials failed: {reason}; the last: {last.problem}",
         where=f"experiment {name}",
-        remedy="see trials.json for the reason of each; to try again, delete the experiment or give another "
-        "job_dir",
+        remedy="see trials.json for the reason of each; with the same job_dir, the search starts again",
     )
 
 

@@ -44,7 +44,7 @@ class VertexSearch:
     def run(self, report: Report) -> Sequence[Trial]:
         """Creates the job, or finds it, and follows it to its end; see ``Engine``.
 
-        Cancels the job if the step is terminated.
+        Cancels the job if the user cancels the run.
         """
         reporter = TrialReporter(self.spec.request.max_trials, report)
         ended = run_job(
@@ -53,6 +53,7 @@ class VertexSearch:
             self.request,
             self.gcp_resources,
             step="tune",
+            pipeline_run=self.run_arguments.pipeline_run,
             on_response=lambda job: reporter.update(self.trials_of(job)),
             first_pause=self.first_pause,
         )

@@ -15,7 +15,12 @@ def main() -> None:
     best = train_as_job(
         TrainingArguments(**request["arguments"]),
         CustomJobArguments(**request["job"]),
-        RunArguments(project="flowers-project", region="us-central1", images=request["images"]),
+        RunArguments(
+            project="flowers-project",
+            region="us-central1",
+            images=request["images"],
+            pipeline_run=request.get("run", ""),
+        ),
         Path(request["dataset"]),
         Path(request["model"]),
         Path(request["resources"]),

@@ -124,8 +124,26 @@ def test_a_killed_step_resumes_its_job(server, request_, written):
     assert len(server.created("customJobs")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_terminated_step_cancels_its_job(server, request_, number):
+PIPELINE_RUN = "projects/flowers-project/locations/us-central1/pipelineJobs/run-1"
+RUN_STATES = vertex.PipelineState
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "job_state", "event"),
+    [
+        (signal.SIGINT, "RUNNING", "CANCELLED", "job_cancelled"),
+        (signal.SIGTERM, "CANCELLING", "CANCELLED", "job_cancelled"),
+        (signal.SIGTERM, "RUNNING", "PENDING", "job_left_running"),
+        (signal.SIGTERM, "", "PENDING", "job_left_running"),
+    ],
+    ids=["ctrl-c", "cancelled", "evicted", "unknown"],
+)
+def test_only_a_cancelled_step_cancels_its_job(server, request_, number, state, job_state, event):
+    request_["run"] = PIPELINE_RUN
+    if state:
+        server.resources[PIPELINE_RUN] = vertex.PipelineJob(
+            name=PIPELINE_RUN, state=RUN_STATES[f"PIPELINE_STATE_{state}"]
+        )
     process = start(request_)
     wait_until(lambda: read_job(Path(request_["resources"])))
     time.sleep(0.3)
@@ -133,8 +151,14 @@ def test_a_terminated_step_cancels_its_job(server, request_, number):
     status, events = finish(process)
     assert status == 75
     [job] = server.created("customJobs")
-    assert job.state == STATES.JOB_STATE_CANCELLED
-    assert "job_cancelled" in [event["event"] for event in events]
+    assert job.state == STATES[f"JOB_STATE_{job_state}"]
+    [ended] = [found for found in events if found["event"] == event]
+    if event == "job_left_running":
+        assert f"imgpipe cancel {job.name} --target vertex" in ended["message"]
+        # The step that starts again follows this job.
+        server._cancel(job.name)
+        assert finish(start(request_))[0] == 75
+        assert len(server.created("customJobs")) == 1
 
 
 EXITED = "The replica workerpool0-0 exited with a non-zero status of {}. To find out more check the logs."

@@ -10,17 +10,25 @@ import tempfile
 import time
 from pathlib import Path
 
+from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.common.step import run_command
 from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.job_dir import METRICS_FILE
-from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, write_katib_line
+from imgpipe.components.train.katib_lines import KATIB_TRIAL_NAME, is_stopped_by_katib, write_katib_line
 from imgpipe.components.tune.remote_trial import main
 from imgpipe.components.tune.trial_run import write_result
 
 from .synthetic import STEPS, evaluation
+
+
+def read_lines(file):
+    try:
+        return [json.loads(line) for line in file.read().splitlines()]
+    except (OSError, MissingInputError):
+        return []
 
 
 def learn(task, should_stop):
@@ -33,9 +41,13 @@ def learn(task, should_stop):
         import hypertune
 
         tuner = hypertune.HyperTune()
-    evaluations = []
+    evaluations = read_lines(folder / METRICS_FILE)
+    if os.environ.get(KATIB_TRIAL_NAME):
+        for past in evaluations:
+            write_katib_line("top_1_accuracy", past["top_1_accuracy"])
+    log_event("resumed", f"train: starts after {len(evaluations)} evaluations")
     with defer_termination() as stopped:
-        for step in range(10, STEPS + 1, 10):
+        for step in range(10 * len(evaluations) + 10, STEPS + 1, 10):
             time.sleep(0.15)
             if stopped():
                 break
@@ -50,7 +62,9 @@ def learn(task, should_stop):
             (folder / METRICS_FILE).write(lines.encode())
         # The training notices a stop at the next step.
         time.sleep(0.15)
-    if evaluations:
+    time.sleep(float(os.environ.get("PUBLISH_SECONDS", "0")))
+    is_evicted = stopped() and os.environ.get(KATIB_TRIAL_NAME) and not is_stopped_by_katib()
+    if evaluations and not is_evicted:
         with tempfile.TemporaryDirectory() as model:
             (Path(model) / "saved_model.pb").write_text(str(rate))
             publish_model_at(Path(model), parse_location(task.model))

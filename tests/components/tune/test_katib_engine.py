@@ -1,23 +1,29 @@
+import dataclasses
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import (
+    CheckFailedError,
     InternalError,
     InterruptedRunError,
     InvalidArgumentError,
     PipelineError,
     UnavailableError,
 )
+from imgpipe.components.platforms.kubernetes.access import KATIB_NEEDS
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.katib import Experiment
 from imgpipe.components.storage import parse_location
@@ -29,7 +35,7 @@ from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArgu
 from imgpipe.components.tune.katib_component import tune
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, SUCCEEDED, best_trial
-from tests.servers.katib import start_katib_server
+from tests.servers.katib import IMAGE_USER, SETTINGS, refused_settings, start_katib_server
 from tests.servers.kubeflow import kubeconfig, use_kubeconfig
 
 from .synthetic import STEPS
@@ -119,7 +125,7 @@ def test_medianstop_stops_trials_of_a_small_search_and_gives_the_numbers(server,
         value, mean = map(
             float,
             re.search(
-                r"top_1_accuracy ([\d.]+) at evaluation 1 is below ([\d.]+)", trial.stop_reason
+                r"top_1_accuracy up to evaluation 1, ([\d.]+), is below ([\d.]+)", trial.stop_reason
             ).groups(),
         )
         assert value < mean
@@ -174,11 +180,15 @@ def test_the_experiment_has_all_arguments(server, search):
     assert container["image"] == "imgpipe-train-cpu:1"
     assert container["resources"] == {
         "requests": {"cpu": "6", "memory": "22G"},
-        "limits": {"nvidia.com/gpu": "1"},
+        "limits": {"cpu": "6", "memory": "22G", "nvidia.com/gpu": "1"},
     }
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert pod["serviceAccountName"] == "trainer"
+    # Its log is read by the step.
+    assert {"name": "IMGPIPE_LOG_FORMAT", "value": "json"} in container["env"]
+    # Katib's collector runs as the same user.
+    assert pod["securityContext"]["runAsUser"] == IMAGE_USER
     assert {"name": "storage", "secret": {"secretName": "imgpipe-storage", "optional": True}} in pod[
         "volumes"
     ]
@@ -190,14 +200,18 @@ def test_the_experiment_has_all_arguments(server, search):
 @pytest.mark.parametrize(
     ("tune", "algorithm", "space"),
     [
-        ("weight_decay=log:1e-6:1e-2", "tpe", {"min": "1e-06", "max": "0.01", "distribution": "logUniform"}),
-        ("label_smoothing=linear:0:0.5", "tpe", {"min": "0", "max": "0.5"}),
-        ("warmup_steps=0:30", "tpe", {"min": "0", "max": "30", "step": "1"}),
+        (
+            "weight_decay=log:1e-6:1e-2",
+            "multivariate-tpe",
+            {"min": "1e-06", "max": "0.01", "distribution": "logUniform"},
+        ),
+        ("label_smoothing=linear:0:0.5", "multivariate-tpe", {"min": "0", "max": "0.5"}),
+        ("warmup_steps=0:30", "multivariate-tpe", {"min": "0", "max": "30", "step": "1"}),
         ("train_batch_size=16,32", "grid", {"list": ["16", "32"]}),
         ("optimizer_type=momentum,adam", "grid", {"list": ["momentum", "adam"]}),
         (
             "label_smoothing=reverse-log:0.1:0.5",
-            "tpe",
+            "multivariate-tpe",
             {"min": "0.1", "max": "0.5", "distribution": "logUniform"},
         ),
     ],
@@ -257,9 +271,17 @@ def test_too_many_failed_trials_end_the_search_with_the_last_reason(search, monk
     assert any("RuntimeError: it crashed, as planned" in line for line in failed[0].last_lines)
 
 
-def test_a_namespace_without_katibs_label_is_given_as_the_reason(server, search):
+def test_a_namespace_without_katibs_label_is_rejected_with_the_command_that_adds_it(server, search):
+    server.has_label = False
+    with pytest.raises(UnavailableError, match="does not allow Katib to collect metrics") as caught:
+        search().run(lambda _: None)
+    command = "kubectl label namespace team katib.kubeflow.org/metrics-collector-injection=enabled"
+    assert command in caught.value.remedy
+
+
+def test_trials_whose_metrics_katib_does_not_find_fail(server, search):
     server.collects = False
-    with pytest.raises(PipelineError, match="metrics-collector-injection=enabled"):
+    with pytest.raises(PipelineError, match="found no metrics in its output"):
         search(max_failed_trials=1, max_trials=1).run(lambda _: None)
 
 
@@ -299,18 +321,30 @@ LOCK_STAYS_HELD = """
 def hold_lock(self, search, reporter):
     while not search.trials():
         time.sleep(0.05)
-    pools = search._cluster.api_client.rest_client.pool_manager.pools
+    pools = search.cluster.api_client.rest_client.pool_manager.pools
     pools[next(iter(pools.keys()))].pool.mutex.acquire()
     print("the lock is held", flush=True)
     time.sleep(60)
 KatibSearch._follow = hold_lock
 """
+STEP_POD = {
+    "metadata": {"name": "step-pod", "labels": {"workflows.argoproj.io/workflow": "run-1"}},
+    "spec": {"containers": []},
+    "status": {},
+}
+CANCELLED = {"metadata": {}, "spec": {"activeDeadlineSeconds": 0}}
 
 
-@pytest.mark.parametrize("prelude", ["", LOCK_STAYS_HELD], ids=["", "a-lock-stays-held"])
-def test_sigterm_deletes_the_experiment_and_its_trials(prelude, server, coloured_dataset, tmp_path):
+@pytest.fixture
+def step(server, coloured_dataset, tmp_path):
+    """``step(prelude="", **tune_arguments)`` starts a process that runs the search as a step does."""
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
-    code = f"""
+    server.katib_pods["step-pod"] = STEP_POD
+    server.workflows["run-1"] = {"metadata": {}, "spec": {}}
+
+    def start(prelude="", **settings):
+        settings = {"tune": "initial_learning_rate=log:0.001:0.2", "max_trials": 20, **settings}
+        code = f"""
 import time
 from pathlib import Path
 from imgpipe.components.common.dataset import read_manifest
@@ -320,41 +354,341 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from imgpipe.components.tune.katib_component import tune
 from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trials import write_trials
 from imgpipe.components.storage import parse_location
 {prelude}
-tuning = TuneArguments(tune="initial_learning_rate=log:0.001:0.2", max_trials=20)
+tuning = TuneArguments(**{settings!r})
 data = Path({str(dataset)!r})
 training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
 spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
-job_dir = parse_location({str(tmp_path / "job")!r})
-search = KatibSearch(spec, job_dir, KatibArguments(), TrialPodArguments("image"),
-    command={COMMAND!r}, first_pause=0.1)
-run_command("tune", lambda: search.run(lambda _: None))
+search = KatibSearch(spec, parse_location({str(tmp_path / "job")!r}), KatibArguments(),
+    TrialPodArguments("image"), command={COMMAND!r}, first_pause=0.1)
+def run():
+    write_trials(Path({str(tmp_path / "trials.json")!r}), search.run(lambda _: None), extra={{}})
+run_command("tune", run)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "KUBECONFIG": kubeconfig(tmp_path, server)},
-        cwd=Path(__file__).parents[3],
-    )
-    deadline = time.monotonic() + 60
-    while not server.processes:
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "KUBECONFIG": kubeconfig(tmp_path, server), "KFP_POD_NAME": "step-pod"},
+            cwd=Path(__file__).parents[3],
+            # Background processes of a shell ignore Ctrl-C, and so would the tests.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    started = []
+    yield lambda *arguments, **settings: started.append(start(*arguments, **settings)) or started[-1]
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def kill_trial(server, name):
+    """Kills the training of a trial, as the kernel does when memory runs out."""
+    process = server.processes.get(name)
+    if process and process.poll() is None:
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "prelude"),
+    [
+        (CANCELLED, ""),
+        (CANCELLED, LOCK_STAYS_HELD),
+        ({"metadata": {}, "spec": {"shutdown": "Terminate"}}, ""),
+        ({"metadata": {"deletionTimestamp": "now"}, "spec": {}}, ""),
+        (None, ""),
+    ],
+    ids=["cancelled", "cancelled-while-a-lock-is-held", "shut-down", "being-deleted", "deleted"],
+)
+def test_a_cancelled_run_deletes_the_experiment_and_its_trials(workflow, prelude, server, step):
+    process = step(prelude)
+    wait_until(lambda: server.processes)
     if prelude:
         assert any("the lock is held" in line for line in process.stdout)
+    server.workflows["run-1"] = workflow
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert server.katib_writes == ["POST", "DELETE"]
-    assert not server.katib_trials
-    while any(trial.poll() is None for trial in server.processes.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not server.katib_trials)
+    wait_until(lambda: all(trial.poll() is not None for trial in server.processes.values()))
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["evicted", "unknown"])
+def test_an_evicted_step_leaves_the_experiment_and_the_next_one_continues_to_follow_it(
+    knows, server, step, tmp_path
+):
+    process = step(max_trials=3)
+    wait_until(lambda: server.processes)
+    if not knows:
+        del server.katib_pods["step-pod"]
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    [name] = server.katib_experiments
+    assert f"To end it: kubectl delete experiment {name} --namespace=default" in output
+    again = step(max_trials=3)
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    assert server.katib_writes == ["POST"]
+    assert len(json.loads((tmp_path / "trials.json").read_text())["trials"]) == 3
+
+
+def test_ctrl_c_deletes_the_experiment_without_asking(server, step):
+    process = step()
+    wait_until(lambda: server.processes)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert server.katib_writes == ["POST", "DELETE"]
+
+
+def test_a_search_of_20_trials_loses_none_when_its_follower_is_killed_ten_times(
+    server, step, tmp_path, monkeypatch
+):
+    generator = random.Random(20)  # noqa: S311 - not a secret
+    settings = {"max_trials": 20, "max_parallel_trials": 4}
+    for number in range(10):
+        process = step(**settings)
+        started = len(server.katib_trials)
+        with suppress(subprocess.TimeoutExpired):
+            # From before the experiment exists to after several of its trials.
+            process.wait(generator.uniform(0.3, 2.5))
+        process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert len(server.katib_trials) >= started
+    last = step(**settings)
+    output, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, output
+    assert server.katib_writes == ["POST"]
+    listed = json.loads((tmp_path / "trials.json").read_text())
+    names = [
+        trial["builtInAlgorithmOutput"]["modelPath"].rpartition("trial_")[2] for trial in listed["trials"]
+    ]
+    assert sorted(names) == sorted(server.katib_trials)
+    assert len(names) == 20
+    assert any(trial["isTrialStoppedEarly"] for trial in listed["trials"])
+    # The best trial's model has the learning rate of that trial.
+    best = listed["trials"][0]
+    model = Path(best["builtInAlgorithmOutput"]["modelPath"], "saved_model.pb").read_text()
+    assert float(model) == float(best["hyperparameters"]["initial_learning_rate"])
+    assert best["finalMetric"]["objectiveValue"] == max(
+        trial["finalMetric"]["objectiveValue"] for trial in listed["trials"]
+    )
+
+
+def test_settings_that_a_suggestion_service_refuses_are_reported_with_its_reason(search, monkeypatch):
+    monkeypatch.delitem(SETTINGS["multivariate-tpe"], "n_startup_trials")
+    message = "unknown setting n_startup_trials for algorithm multivariate-tpe"
+    with pytest.raises(UnavailableError, match=message):
+        search().run(lambda _: None)
+
+
+def test_the_settings_of_every_algorithm_are_accepted(search):
+    for algorithm in ("bayesian", "random", "grid"):
+        made = search(search_algorithm=algorithm, tune="train_batch_size=16,32; optimizer_type=momentum,adam")
+        assert refused_settings(made.body("e")["spec"]) == ""
+
+
+def test_a_suggestion_service_that_does_not_start_ends_the_search(server, search):
+    server.has_services = False
+    with pytest.raises(UnavailableError, match=r"service has not started.*Deployment is not ready"):
+        search(trial_silence_limit=1).run(lambda _: None)
+    assert server.katib_writes == ["POST", "DELETE"]
+
+
+PULL_ERROR = {
+    "phase": "Pending",
+    "containerStatuses": [
+        {
+            "name": "trial",
+            "image": "x",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+        }
+    ],
+}
+NO_NODE = {
+    "phase": "Pending",
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "event_status", "reason"),
+    [
+        (PULL_ERROR, 403, "ImagePullBackOff: no such image"),
+        (NO_NODE, 403, "Insufficient nvidia.com/gpu"),
+        ("pods is forbidden: exceeded quota", 200, "exceeded quota"),
+        ("pods is forbidden: exceeded quota", 403, "kubectl describe job imgpipe-tune-"),
+    ],
+    ids=["image", "node", "quota", "quota-without-events"],
+)
+def test_a_trial_that_cannot_start_ends_the_search_with_its_reason(
+    fault, event_status, reason, server, search
+):
+    server.pod_faults, server.event_status = [fault], event_status
+    with pytest.raises(UnavailableError, match="has not started after") as caught:
+        search(max_trials=1, trial_silence_limit=1).run(lambda _: None)
+    assert reason in caught.value.problem
+    assert server.katib_writes == ["POST", "DELETE"]
+
+
+def test_a_mistake_in_the_image_ends_the_search_before_the_limit_of_a_wait_for_a_node(server, search):
+    server.pod_faults = [PULL_ERROR]
+    with pytest.raises(UnavailableError, match="ImagePullBackOff"):
+        dataclasses.replace(search(max_trials=1), broken_limit=0.5).run(lambda _: None)
+
+
+def test_a_search_in_which_nothing_changes_ends(server, search, monkeypatch):
+    monkeypatch.setenv("PUBLISH_SECONDS", "60")
+    with pytest.raises(UnavailableError, match=r"nothing has changed for . s: 1 trials, 1 of them running"):
+        search(max_trials=1, trial_silence_limit=1).run(lambda _: None)
+    assert server.katib_writes == ["POST", "DELETE"]
+
+
+def test_a_stopped_trial_is_judged_when_it_has_published_its_model(server, search, monkeypatch):
+    # Katib reports it as stopped before.
+    monkeypatch.setenv("PUBLISH_SECONDS", "0.5")
+    server.seed = 5
+    made = search(tune="initial_learning_rate=log:0.0001:0.5", max_trials=3, max_parallel_trials=1)
+    trials = made.run(lambda _: None)
+    assert [bool(trial.stop_reason) for trial in trials] == [False, True, True]
+    assert all(trial.objective is not None for trial in trials)
+
+
+def test_an_evicted_trial_resumes_in_another_pod_and_does_not_fail(server, search):
+    evicted = []
+
+    def report(trials):
+        if not evicted and trials[0].evaluations:
+            [name] = server.katib_trials
+            evicted.append(name)
+            server.evict(name)
+
+    [trial] = search(max_trials=1).run(report)
+    assert trial.state == SUCCEEDED
+    assert [evaluation["step"] for evaluation in trial.evaluations] == [10, 20, 30, 40]
+    # The second pod's collector has seen all evaluations, and the second process took only the missing steps.
+    [found] = server.katib_trials.values()
+    assert len(found["collected"]) == STEPS / 10
+    assert "starts after 0 evaluations" not in server.katib_logs[evicted[0]].read_text()
+
+
+def test_the_running_trials_of_a_failed_search_are_ended_and_a_restart_begins_again(
+    server, search, monkeypatch
+):
+    monkeypatch.setenv("PUBLISH_SECONDS", "30")
+
+    def report(_):
+        kill_trial(server, next(iter(server.katib_trials)))
+
+    with pytest.raises(CheckFailedError, match="1 of 3 trials failed"):
+        search(max_failed_trials=1, max_trials=3).run(report)
+    wait_until(lambda: all(process.poll() is not None for process in server.processes.values()), 5)
+    monkeypatch.delenv("PUBLISH_SECONDS")
+    trials = search(max_failed_trials=1, max_trials=3).run(lambda _: None)
+    assert {trial.state for trial in trials} == {SUCCEEDED}
+    assert server.katib_writes == ["POST", "DELETE", "POST"]
+
+
+def test_a_search_waits_until_the_previous_one_is_deleted(server, search):
+    server.deletion_seconds = 1.0
+    search(max_trials=1).run(lambda _: None)
+    [name] = server.katib_experiments
+    Experiment(connect("test", "team"), name).delete()
+    assert len(search(max_trials=1).run(lambda _: None)) == 1
+    assert server.katib_writes == ["POST", "DELETE", "POST"]
+
+
+def test_an_experiment_whose_deletion_never_ends_is_an_error(server, search):
+    server.deletion_seconds = 60.0
+    search(max_trials=1).run(lambda _: None)
+    [name] = server.katib_experiments
+    experiment = Experiment(connect("test", "team"), name)
+    experiment.delete()
+    with pytest.raises(InterruptedRunError, match="still exists after 1 s"):
+        experiment.wait_until_deleted(limit=1.0)
+
+
+def test_a_trial_that_was_killed_states_its_exit_code(server, search):
+    seen = {}
+
+    def report(trials):
+        seen.update(trials=trials)
+        kill_trial(server, *server.katib_trials)
+
+    with pytest.raises(PipelineError):
+        search(max_trials=1, max_failed_trials=1).run(report)
+    [trial] = seen["trials"]
+    assert trial.exit_code == 137
+    assert "backoff limit; it was killed, probably because it needs more memory" in trial.problem
+
+
+def test_the_role_in_the_documentation_allows_every_request(server, step, tmp_path):
+    process = step(max_trials=1)
+    wait_until(lambda: server.processes)
+    server.workflows["run-1"] = CANCELLED
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    server.pod_faults = ["no pod"]
+    process = step(max_trials=1, trial_silence_limit=1)
+    assert process.wait(60) == UnavailableError.exit_code
+    page = (Path(__file__).parents[3] / "docs" / "tune.md").read_text()
+    [role] = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", page, re.DOTALL)
+    allowed = {
+        (group, resource, verb)
+        for rule in yaml.safe_load(role)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    needed = set()
+    for method, path in server.katib_requests:
+        parts = path.strip("/").split("/")
+        group = parts[1] if parts[0] == "apis" else ""
+        kind, *rest = parts[parts.index("namespaces") + 2 :]
+        verb = {"POST": "create", "DELETE": "delete", "GET": "get" if rest else "list"}[method]
+        needed.add((group, "/".join([kind, *rest[1:]]), verb))
+    assert ("argoproj.io", "workflows", "get") in needed
+    assert ("", "events", "list") in needed
+    assert needed <= allowed
+    # What the first step of a pipeline checks is what the search needs, except for what is optional.
+    checked = {(need.group, need.resource, verb) for need in KATIB_NEEDS for verb in need.verbs}
+    optional = {("argoproj.io", "workflows", "get"), ("", "pods", "get"), ("", "events", "list")}
+    assert needed - optional <= checked
+
+
+def test_the_stand_in_has_the_algorithms_of_katibs_own_configuration():
+    file = Path(__file__).parents[4] / "shared" / "upstream" / "katib" / "katib-config.yaml"
+    if not file.is_file():
+        pytest.skip(f"NOT CHECKED against Katib's own configuration: {file} does not exist")
+    runtime = yaml.safe_load(file.read_text())["runtime"]
+    services = {entry["algorithmName"]: entry["image"] for entry in runtime["suggestions"]}
+    assert set(SETTINGS) <= set(services)
+    for algorithm, service in {"tpe": "hyperopt", "random": "hyperopt", "grid": "optuna"}.items():
+        assert f"suggestion-{service}:v0.19.0" in services[algorithm]
+    assert "suggestion-optuna:v0.19.0" in services["multivariate-tpe"]
+    assert [entry["algorithmName"] for entry in runtime["earlyStoppings"]] == ["medianstop"]
 
 
 def test_trials_exchange_data_and_models_through_cloud_storage(server, search, cloud):

@@ -131,15 +131,12 @@ def test_too_many_failed_trials_end_the_job(search, monkeypatch):
         search(max_failed_trials=2).run(lambda _: None)
 
 
-def test_termination_cancels_the_job(server, search):
-    class Terminated(BaseException):
-        pass
-
+def test_ctrl_c_cancels_the_job(server, search):
     def report(trials):
         if any(trial.evaluations for trial in trials):
-            raise Terminated
+            raise KeyboardInterrupt
 
-    with pytest.raises(Terminated):
+    with pytest.raises(KeyboardInterrupt):
         search().run(report)
     [job] = server.created("hyperparameterTuningJobs")
     assert job.state.name == "JOB_STATE_CANCELLED"

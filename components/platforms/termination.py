@@ -1,0 +1,45 @@
+"""What happens to the remote job that a step follows when the step itself is terminated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from imgpipe.components.common.log import log_event
+
+
+@contextmanager
+def end_job_if_cancelled(
+    step: str, job: str, *, end: Callable[[], None], is_cancelled: Callable[[], bool], by_hand: str
+) -> Iterator[None]:
+    """Ends a remote job if its user cancels the step that follows it in the block.
+
+    SIGTERM has two meanings: the run was cancelled, or the step's pod was evicted. An evicted step starts
+    again in another pod and continues to follow the job, so the job is left running; also if
+    ``is_cancelled`` does not know. Ctrl-C always cancels. An error of the block leaves the job as it is.
+
+    Args:
+        step: For the log.
+        job: The job, for the log.
+        end: Ends the job. It needs a new connection: the signal may arrive while a connection is taken from
+            a pool, whose lock then stays held.
+        is_cancelled: Asks the platform whether the run was cancelled; must return within seconds.
+        by_hand: The command that ends the job.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as interruption:
+        if isinstance(interruption, KeyboardInterrupt) or is_cancelled():
+            log_event("job_cancelled", f"{step}: cancelled: ending {job}", step=step, job=job)
+            end()
+        else:
+            log_event(
+                "job_left_running",
+                f"{step}: terminated, but the run was not cancelled: {job} is left running, and this step "
+                f"continues to follow it when it is started again. To end it: {by_hand}",
+                severity="WARNING",
+                step=step,
+                job=job,
+                end_with=by_hand,
+            )
+        raise

@@ -1,0 +1,252 @@
+"""Random faults while a step follows a search or a job: requests, pods and the step itself."""
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.platforms import polling
+from imgpipe.components.platforms.kubernetes import workflow
+from imgpipe.components.platforms.vertex.client import VertexLocation
+from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL
+from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, run_job, state_of
+from imgpipe.components.storage import parse_location
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.engines.engine import TuningSpec
+from imgpipe.components.tune.engines.katib import KatibSearch
+from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
+from imgpipe.components.tune.search_space import read_request
+from imgpipe.components.tune.trials import FAILED, RUNNING, best_trial
+from tests.servers.katib import has_condition, start_katib_server
+from tests.servers.kubeflow import use_kubeconfig
+from tests.servers.vertex import STATES, start_vertex_server
+
+COMMAND = (sys.executable, "-S", str(Path(__file__).with_name("quick_trial.py")))
+PARENT = "projects/flowers-project/locations/us-central1"
+PIPELINE_RUN = f"{PARENT}/pipelineJobs/run-1"
+# Of one search or job, its restarts included.
+DEADLINE_SECONDS = 60
+
+
+class Terminated(BaseException):
+    """What SIGTERM raises in a step."""
+
+
+@contextmanager
+def short_pauses(monkeypatch):
+    """Shortens the pauses of the polling loop and of the client's retries."""
+    sleep = time.sleep
+    with monkeypatch.context() as patch:
+        patch.setattr(polling.time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+        yield
+
+
+class Faults:
+    """Draws faults, and counts them.
+
+    Attributes:
+        counts: Number of faults by kind.
+    """
+
+    def __init__(self, seed):
+        self.generator = random.Random(seed)  # noqa: S311 - not a secret
+        self.counts = {}
+
+    def draw(self, kind, probability):
+        """Returns whether the fault happens now."""
+        happens = self.generator.random() < probability
+        if happens:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+        return happens
+
+    @property
+    def total(self):
+        return sum(self.counts.values())
+
+
+def kill_training(shell):
+    """Kills the only child of a trial's shell, as the kernel does when memory runs out."""
+    # It may just have ended.
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{shell}/task/{shell}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def follow_a_search(server, dataset, folder, faults):
+    """Follows one search to its end, through all faults; checks that no trial is lost or counted twice."""
+    settings = {
+        "tune": "initial_learning_rate=log:0.0001:0.5",
+        "max_trials": 8,
+        "max_parallel_trials": 4,
+        "max_failed_trials": 8,
+        "seed": faults.generator.randrange(1000),
+    }
+    tuning = TuneArguments(**settings)
+    training = TrainingArguments(
+        max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none"
+    )
+    spec = TuningSpec(read_request(tuning), tuning, training, dataset, read_manifest(dataset), folder)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+
+    def report(trials):
+        assert time.monotonic() < deadline
+        assert len({trial.id for trial in trials}) == len(trials)
+        with server.lock:
+            server.faults += [
+                faults.generator.choice((429, 500, 502, 503, 504))
+                for _ in range(3)
+                if faults.draw("request", 0.5)
+            ]
+            running = [name for name, process in server.processes.items() if process.poll() is None]
+            victims = [name for name in running if name in server.katib_trials and server._pods_of(name)]
+            if victims and faults.draw("evicted trial", 0.2):
+                server.evict(faults.generator.choice(victims))
+            elif victims and faults.draw("killed trial", 0.2):
+                kill_training(server.processes[faults.generator.choice(victims)].pid)
+        if faults.draw("evicted step", 0.2):
+            raise Terminated
+
+    while True:
+        search = KatibSearch(
+            spec,
+            parse_location(folder),
+            KatibArguments(katib_namespace="team"),
+            TrialPodArguments("image"),
+            command=COMMAND,
+            first_pause=0.02,
+        )
+        try:
+            trials = search.run(report)
+            break
+        except Terminated:
+            assert time.monotonic() < deadline
+    names = sorted(name for name in server.katib_trials if name.startswith(server_name(server)))
+    assert [trial.id for trial in trials] == list(range(1, 9))
+    assert len(names) == 8
+    assert all(trial.state != RUNNING for trial in trials)
+    for trial in trials:
+        if trial.model:
+            assert (
+                float(Path(trial.model, "saved_model.pb").read_text())
+                == trial.values["initial_learning_rate"]
+            )
+    models = [Path(trial.model).name.removeprefix("trial_") for trial in trials if trial.model]
+    assert len(set(models)) == len(models)
+    assert set(models) <= set(names)
+    failed = sum(has_condition(server.katib_trials[name], "Failed") for name in names)
+    assert failed == sum(trial.state == FAILED for trial in trials)
+    assert best_trial(trials) is not None or failed == 8
+
+
+def server_name(server):
+    return list(server.katib_experiments)[-1]
+
+
+def follow_a_job(server, folder, faults, capsys):
+    """Follows one job to its end, through all faults, and checks that no second one was created."""
+    location = VertexLocation("flowers-project", "us-central1", endpoint=server.address)
+    name = f"job-{len(server.created('customJobs'))}"
+    labels = {JOB_LABEL: name, REQUEST_LABEL: name}
+    body = {"displayName": name, "labels": labels, "jobSpec": {"workerPoolSpecs": []}}
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    is_cancelled = faults.generator.random() < 0.2
+    run = server.resources[PIPELINE_RUN]
+    run.state = type(run.state).PIPELINE_STATE_RUNNING
+    before = len(server.created("customJobs"))
+    polls = 0
+
+    def on_response(job):
+        nonlocal polls
+        polls += 1
+        assert time.monotonic() < deadline
+        with server.lock:
+            server.forced_responses += [
+                (faults.generator.choice((429, 500, 502, 503)), "not now")
+                for _ in range(2)
+                if faults.draw("request", 0.4)
+            ]
+            if polls > 6:
+                server.resources[job.name].state = STATES.JOB_STATE_SUCCEEDED
+        if is_cancelled and polls > 3:
+            server.forced_responses.clear()
+            run.state = type(run.state).PIPELINE_STATE_CANCELLING
+            faults.draw("cancelled run", 1.0)
+            raise Terminated
+        if faults.draw("evicted step", 0.2):
+            if faults.draw("lost gcp_resources", 0.3):
+                (folder / name).unlink(missing_ok=True)
+            raise Terminated
+
+    while True:
+        try:
+            job = run_job(
+                location,
+                CUSTOM_JOB,
+                lambda: body,
+                folder / name,
+                step="train",
+                pipeline_run=PIPELINE_RUN,
+                on_response=on_response,
+                first_pause=0.01,
+            )
+            break
+        except Terminated:
+            text = capsys.readouterr().out
+            [job] = server.created("customJobs")[before:]
+            if state_of(job) == "CANCELLED":
+                assert is_cancelled
+                assert "job_cancelled" in text
+                break
+            # A job that is left running is reported.
+            assert "job_left_running" in text
+            assert job.name in text
+        except InterruptedRunError:
+            assert time.monotonic() < deadline
+    assert len(server.created("customJobs")) == before + 1
+    assert state_of(server.created("customJobs")[-1]) == ("CANCELLED" if is_cancelled else "SUCCEEDED")
+
+
+def run_faults(number, tmp_path, monkeypatch, coloured_dataset, capsys):
+    """Injects at least ``number`` faults, half into searches and half into jobs; returns the counts."""
+    searches, jobs = Faults(20), Faults(21)
+    dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
+    # The step is not in a pod.
+    monkeypatch.setattr(workflow, "is_cancelled", lambda: False)
+    with start_katib_server(tmp_path) as server:
+        use_kubeconfig(monkeypatch, tmp_path, server)
+        with short_pauses(monkeypatch):
+            while searches.total < number / 2:
+                follow_a_search(server, dataset, tmp_path / f"search-{searches.total}", searches)
+        assert server.katib_writes == ["POST"] * len(server.katib_experiments)
+    with start_vertex_server(tmp_path) as server, short_pauses(monkeypatch):
+        from google.cloud import aiplatform_v1
+
+        server.resources[PIPELINE_RUN] = aiplatform_v1.PipelineJob(name=PIPELINE_RUN)
+        while jobs.total < number / 2:
+            follow_a_job(server, tmp_path, jobs, capsys)
+    assert threading.active_count() < 50
+    return {"search": searches.counts, "job": jobs.counts}
+
+
+def test_faults_lose_no_trial_and_leave_no_job_unreported(tmp_path, monkeypatch, coloured_dataset, capsys):
+    run_faults(30, tmp_path, monkeypatch, coloured_dataset, capsys)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1800)
+def test_1000_faults_lose_no_trial_and_leave_no_job_unreported(
+    tmp_path, monkeypatch, coloured_dataset, capsys
+):
+    counts = run_faults(1000, tmp_path, monkeypatch, coloured_dataset, capsys)
+    with capsys.disabled():
+        print(json.dumps(counts))
