@@ -171,7 +171,7 @@ def test_missing_data_is_reported_with_its_argument(start, tmp_path, target, pip
             "requires effect NoExecute",
             "Exists",
         ),
-        ({"train_accelerator_type": "nvidia.com/gpu"}, "one of the two is missing", "give both"),
+        ({"train_accelerator_type": "nvidia.com/gpu"}, "one of the two is missing", "set both"),
         ({**GPU, "train_accelerator_type": "gpu"}, "train_accelerator_type='gpu' is not", "google.com/tpu"),
         (
             {**GPU, "train_accelerator_count": "-1"},
