@@ -1,5 +1,7 @@
 """A Kubeflow Pipelines installation under test: its command line, its API and its Kubernetes objects."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -123,11 +125,17 @@ class Installation:
         return [pod for pod in listed.items if "-driver-" not in pod.metadata.name]
 
     def cluster_says(self, run_id: str, pattern: str) -> bool:
-        """Whether Kubernetes states a reason: in the Workflow's nodes, a pod's status or a pod's events."""
+        """Whether Kubernetes states a reason: in the Workflow's nodes, a pod's status or a pod's events.
+
+        Argo compresses the nodes of a Workflow that has many.
+        """
         from kubernetes import client
 
-        nodes = self.workflow(run_id).get("status", {}).get("nodes", {}).values()
-        texts = [node.get("message", "") for node in nodes]
+        status = self.workflow(run_id).get("status", {})
+        nodes = status.get("nodes") or {}
+        if compressed := status.get("compressedNodes"):
+            nodes = json.loads(gzip.decompress(base64.b64decode(compressed)))
+        texts = [node.get("message", "") for node in nodes.values()]
         pods = self.pods(run_id)
         texts += [str(pod.status) for pod in pods]
         names = {pod.metadata.name for pod in pods}
