@@ -177,6 +177,8 @@ def _step(
     )
     attempts = tuple(_attempt(node) for node in pods)
     own = [node for path, node in nodes if path[-1] == name]
+    # When the pipeline itself is tried again, its first step may fail: this one keeps what it did before.
+    own = [node for node in own if node.get("phase") != "Omitted"] or own
     driver = [node for path, node in nodes if path[-1] == f"{name}-driver"]
     around = [node for path, node in nodes if path[-1] in parents]
     log_uri = next(filter(None, map(_log_uri, driver)), "")
