@@ -171,7 +171,7 @@ def follow_a_job(server, folder, faults, capsys):
         assert time.monotonic() < deadline
         with server.lock:
             server.forced_responses += [
-                (faults.generator.choice((429, 500, 502, 503)), "not now")
+                (faults.generator.choice((429, 500, 502, 503, 504)), "not now")
                 for _ in range(2)
                 if faults.draw("request", 0.4)
             ]
