@@ -149,8 +149,9 @@ def _of_run(run_id: str) -> str:
 
 
 def step_of(pod: Any) -> str:
-    """Returns the step of a pod, from the name of its node: ``WORKFLOW.root.STEP.executor``."""
-    return str(pod.metadata.annotations["workflows.argoproj.io/node-name"].split(".")[-2])
+    """Returns the step of a pod, from its node's name, e.g. ``WORKFLOW(0).root(0).STEP(0).executor(1)``."""
+    node = str(pod.metadata.annotations["workflows.argoproj.io/node-name"])
+    return node.split(".")[-2].partition("(")[0]
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
