@@ -107,7 +107,7 @@ def follow_a_search(server, dataset, folder, faults):
                 for _ in range(3)
                 if faults.draw("request", 0.5)
             ]
-            running = [name for name, process in server.processes.items() if process.poll() is None]
+            running = [name for name, process in list(server.processes.items()) if process.poll() is None]
             victims = [name for name in running if name in server.katib_trials and server._pods_of(name)]
             if victims and faults.draw("evicted trial", 0.2):
                 server.evict(faults.generator.choice(victims))
