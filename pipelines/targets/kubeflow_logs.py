@@ -1,5 +1,6 @@
 """The logs of a run's steps: of their pods, or of the artifacts that the pods have left."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,19 @@ class StepLogs:
             self._error = UnavailableError(error.problem, remedy=_HOW_TO_LOOK)
             return
         self._pods = {(pod.metadata.annotations or {}).get(_NODE_ID, ""): pod for pod in pods}
+
+    def with_reason(self, step: Step) -> Step:
+        """Returns a step that waits with the reason that its pod or the pod's events have, if any.
+
+        Argo does not pass on e.g. that a volume cannot be mounted because its secret is missing.
+        """
+        from imgpipe.components.platforms.kubernetes.pods import last_warning, waiting_reason
+
+        pod = self._pods.get(step.attempts[-1].node) if step.attempts else None
+        if step.state != WAITING or step.message or pod is None:
+            return step
+        reason = waiting_reason(pod) or last_warning(self._cluster, pod.metadata.name)
+        return dataclasses.replace(step, message=reason)
 
     def read(self, step: Step, number: int) -> list[str] | None:
         """Returns the lines of an attempt of a step (0 = the first); None if there are none yet.
@@ -121,7 +135,7 @@ def stream_logs(
         ended = has_ended()
         logs.connect()
         steps = read_steps()
-        for step in steps:
+        for step in map(logs.with_reason, steps):
             if step.state == WAITING and step.message and (step.name, step.message) not in reported:
                 reported.add((step.name, step.message))
                 yield f"{step.name}: waiting: {step.message}"

@@ -67,7 +67,7 @@ def describe_run(api: Any, run: Any, namespace: str) -> Job:
     with contextlib.suppress(InterruptedRunError):
         logs.connect()
     missing = False
-    for step in steps:
+    for step in map(logs.with_reason, steps):
         printed = _printed(logs, step)
         missing = missing or printed is None
         shown[step.name] = _shown(step, printed or [])

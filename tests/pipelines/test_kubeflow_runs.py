@@ -129,6 +129,15 @@ def test_a_pod_that_cannot_start_is_reported_with_its_reason(run, server, state,
     assert f"convert: waiting: {reason}" in followed.stdout
 
 
+def test_a_reason_that_only_the_events_of_the_pod_have_is_reported(run, state):
+    # Argo's node says only PodInitializing [seen with Argo 4.0.5].
+    last = 'MountVolume.SetUp failed for volume "s": secret "x" not found'
+    pod = Pod("Pending", "PodInitializing", warnings=("an earlier warning", last))
+    state("RUNNING", pods={"convert": [pod]})
+    assert described(run)["details"]["steps"]["convert"] == {"state": "waiting", "reason": last}
+    assert f"convert: waiting: {last}" in run("stream-logs", "job_1", "--no-follow").stdout
+
+
 def test_a_refused_pod_is_reported_with_its_reason(run, state):
     reason = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
     state("FAILED", pods={"convert": [Pod("Error", reason)]})

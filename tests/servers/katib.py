@@ -137,7 +137,7 @@ class KatibServer(KubeflowServer):
             if events:
                 if self.event_status != 200:
                     return self.event_status, "events is forbidden"
-                name = query["fieldSelector"].removeprefix("involvedObject.name=")
+                name = query["fieldSelector"].partition(",")[0].removeprefix("involvedObject.name=")
                 messages = [self.katib_trials[name]["event"]] if name in self.katib_trials else []
                 items = [{"metadata": {}, "involvedObject": {}, "message": text} for text in messages]
                 return 200, {"kind": "EventList", "apiVersion": "v1", "items": items, "metadata": {}}

@@ -403,6 +403,9 @@ class KubeflowServer:
         if parts[5:] == ["pods"]:
             [run_id] = re.findall("pipeline/runid=(.+)", query["labelSelector"])
             return 200, {"kind": "PodList", "apiVersion": "v1", "items": self._pods(run_id), "metadata": {}}
+        if parts[5:] == ["events"]:
+            [name] = re.findall("involvedObject.name=([^,]+),type=Warning", query["fieldSelector"])
+            return 200, {"kind": "EventList", "apiVersion": "v1", "items": self._events(name), "metadata": {}}
         run_id, step, number = parts[6].rsplit("--", 2)
         pod = self.workflows[run_id].pods[step][int(number)]
         if self.log_responses:
@@ -430,10 +433,26 @@ class KubeflowServer:
                             f"{workflow.path(step)}(0).executor({number})"
                         )
                     },
-                }
+                },
+                "status": {"phase": "Pending" if pod.phase == "Pending" else "Running"},
             }
             for step, pods in workflow.pods.items()
-            for number in range(len(pods))
+            for number, pod in enumerate(pods)
+        ]
+
+    def _events(self, name):
+        """The pod's events: not in the order of time, as from etcd, whose keys end in a digest."""
+        run_id, step, number = name.rsplit("--", 2)
+        warnings = self.workflows[run_id].pods[step][int(number)].warnings
+        return [
+            {
+                "metadata": {"name": f"{name}.{position}"},
+                "involvedObject": {"name": name},
+                "type": "Warning",
+                "message": message,
+                "lastTimestamp": f"2026-11-23T00:00:{position:02d}Z",
+            }
+            for position, message in reversed(list(enumerate(warnings)))
         ]
 
     def wait_for(self, run_id, seconds=60):

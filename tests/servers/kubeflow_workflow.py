@@ -11,12 +11,21 @@ WORKFLOW = "image-classification-x7k2p"
 
 @dataclass
 class Pod:
-    """A pod of a step; ``log`` is the output of its container."""
+    """A pod of a step.
+
+    Attributes:
+        phase: Of its node in the Workflow.
+        message: Of its node.
+        log: The output of its container.
+        seconds: Its duration.
+        warnings: The messages of its warning events, oldest first.
+    """
 
     phase: str = "Succeeded"
     message: str = ""
     log: str = ""
     seconds: int = 10
+    warnings: tuple = ()
 
 
 @dataclass

@@ -76,15 +76,20 @@ def waits_for_configuration(reason: str) -> bool:
     return bool(reason) and not reason.startswith(("Unschedulable", "SchedulingGated"))
 
 
-def last_event(cluster: Cluster, name: str) -> str:
-    """Returns the message of the last event of an object; empty if there is none or it may not be read."""
+def last_warning(cluster: Cluster, name: str) -> str:
+    """Returns the message of an object's last warning event; empty if it has none or it may not be read.
+
+    Only events have some reasons, e.g. a Job whose pods are refused, or a volume that cannot be mounted.
+    """
     try:
         with translate_errors(f"list events in namespace {cluster.namespace!r}", remedy=_REMEDY):
             events = client.CoreV1Api(cluster.api_client).list_namespaced_event(
                 cluster.namespace,
-                field_selector=f"involvedObject.name={name}",
+                field_selector=f"involvedObject.name={name},type=Warning",
                 _request_timeout=REQUEST_TIMEOUT_SECONDS,
             )
     except PipelineError:
         return ""
-    return str(events.items[-1].message or "") if events.items else ""
+    # They are not in the order of time.
+    last = max(events.items, key=lambda event: str(event.last_timestamp or event.event_time), default=None)
+    return str(last.message or "") if last else ""

@@ -8,7 +8,7 @@ from imgpipe.components.common.errors import PipelineError, UnavailableError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.kubernetes.katib import RUNNING as RUNNING_TRIAL
 from imgpipe.components.platforms.kubernetes.katib import Experiment, SearchState, condition, trial_state
-from imgpipe.components.platforms.kubernetes.pods import last_event, waiting_reason, waits_for_configuration
+from imgpipe.components.platforms.kubernetes.pods import last_warning, waiting_reason, waits_for_configuration
 from imgpipe.components.tune.trials import RUNNING, Trial
 
 # Long enough for a registry that restarts.
@@ -85,7 +85,7 @@ class KatibWatch:
 
     def _explain_missing_pod(self, trial: str) -> str:
         namespace = self._search.cluster.namespace
-        return last_event(self._search.cluster, trial) or (
+        return last_warning(self._search.cluster, trial) or (
             "its Job has no pod; a quota or the namespace's Pod Security Standard may forbid it: see "
             f"`kubectl describe job {trial} --namespace={namespace}`"
         )
