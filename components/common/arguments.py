@@ -139,11 +139,13 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
     except (ValueError, OverflowError):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         problem = ", ".join(filter(None, (f"must be {kind[type(field.default)]}", allowed_values(field))))
+        if field.metadata["choices"] is not None:
+            problem = "must be " + _any_of([f'"{choice}"' for choice in field.metadata["choices"]])
     else:
         if isinstance(converted, float) and not math.isfinite(converted):
             problem = "must be a finite number"
         elif not _is_allowed(field, converted):
-            problem = f"allowed is {allowed_values(field)}"
+            problem = _not_allowed(field, converted)
         elif not (problem := _location_problem(field, converted)):
             return converted
     raise InvalidArgumentError(f"{field.name}={value!r}: {problem}", remedy="correct the value")
@@ -265,7 +267,7 @@ def nearest_name(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(prefix + word for word in near) + "?"
-    return "known are " + ", ".join(prefix + word for word in known)
+    return "valid names: " + ", ".join(prefix + word for word in known)
 
 
 def _converted(value: Any, kind: type) -> Any:
@@ -312,12 +314,31 @@ def allowed_values(field: "dataclasses.Field[Any]") -> str:
     """Returns what the field may hold, in words; empty if it is any value of its type."""
     rules = field.metadata
     if rules["choices"] is not None:
-        return ", ".join(choice or "''" for choice in rules["choices"])
+        return ", ".join(_choices(field))
     words = {"minimum": "at least", "above": "greater than", "maximum": "at most", "below": "less than"}
     given = [f"{word} {_number(rules[rule])}" for rule, word in words.items() if rules[rule] is not None]
     if not given and isinstance(field.default, float):
         return "finite numbers"
     return " and ".join(given)
+
+
+def _not_allowed(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """Returns what a value that is not allowed must be, with the nearest choice."""
+    if field.metadata["choices"] is None:
+        return f"must be {allowed_values(field)}"
+    choices = _choices(field)
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"must be {_any_of(choices)}{meant}"
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _choices(field: "dataclasses.Field[Any]") -> list[str]:
+    """Returns the choices as a list in a sentence shows them: quoted if empty or with a comma."""
+    return [choice if choice and "," not in choice else f"'{choice}'" for choice in field.metadata["choices"]]
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.common.arguments import nearest_name
+from imgpipe.components.common.arguments import checked_value, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader
 
@@ -202,6 +202,16 @@ def check_tuned_arguments(
                 where=where,
                 remedy="use INTEGER, or DISCRETE with discreteValues",
             )
+        for value in parameter.values or (parameter.minimum, parameter.maximum):
+            field = fields[parameter.name]
+            try:
+                checked_value(field, typed_value(value, field))
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(
+                    f"params: {error.problem}",
+                    where=where,
+                    remedy=f"correct the search space of {parameter.name}",
+                ) from None
     names = {parameter.name for parameter in request.parameters}
     others = {name: value for name, value in fixed.items() if name in fields and name not in names}
     for values in _corners(request.parameters):
@@ -295,7 +305,15 @@ def _read_parameter(block: FieldsReader) -> TunedParameter:
             raise block.error(field, value, "an integer for type INTEGER", "round it, or use DOUBLE")
     assert minimum is not None and maximum is not None  # noqa: S101, PT018 - checked above
     if minimum >= maximum:
-        raise block.error("minValue", minimum, f"below maxValue ({maximum:g})")
+        if minimum == maximum:
+            remedy = f"use a larger maxValue, or set {name} to {minimum:g} without tuning it"
+        else:
+            remedy = "swap them"
+        raise InvalidArgumentError(
+            f"{block.path}: {name}: the minimum {minimum:g} is not below the maximum {maximum:g}",
+            where=block.where,
+            remedy=remedy,
+        )
     _check_scale(block, scale, minimum)
     return TunedParameter(name, kind, minimum, maximum, scale=scale)
 

@@ -56,7 +56,7 @@ def read_request(arguments: TuneArguments) -> Hyperparameters:
     if not parameters:
         raise InvalidArgumentError(
             "there is nothing to tune",
-            remedy="set the argument tune, e.g. to initial_learning_rate=log:0.001:0.2, or hyperparameters",
+            remedy="use --tune initial_learning_rate=log:0.001:0.2, or --config FILE",
         )
     defaults: dict[str, Any] = {}
     if not arguments.hyperparameters.strip():
@@ -267,7 +267,8 @@ def _short_form(text: str) -> dict[str, Any]:
     if kind in (int, float) and len(parts) in (2, 3):
         if scale is None:
             raise InvalidArgumentError(
-                f"tune: {text!r} has the unknown scale {parts[0]!r}", remedy=nearest_name(parts[0], _SCALES)
+                f"tune: {text!r} has the unknown scale {parts[0]!r}",
+                remedy=nearest_name(parts[0], [name for name in _SCALES if name != "none"]),
             )
         try:
             minimum, maximum = (float(part) for part in parts[-2:])
@@ -288,7 +289,10 @@ def _short_form(text: str) -> dict[str, Any]:
     except ValueError:
         raise _error(text, "has a value that is not a number") from None
     if len(set(numbers)) < len(numbers):
-        raise _error(text, "has a duplicate value")
+        duplicate = next(number for number in numbers if numbers.count(number) > 1)
+        raise InvalidArgumentError(
+            f"tune: {text!r} has a duplicate value", remedy=f"remove the duplicate {duplicate:g}"
+        )
     return {"parameterName": name, "type": "DISCRETE", "discreteValues": numbers}
 
 

@@ -107,18 +107,18 @@ def start(tmp_path, photos, capsys, monkeypatch):
 
 
 EVERYWHERE = [
-    (TRAIN, {"optimizer_type": "sgdd"}, "optimizer_type='sgdd': allowed is momentum, adam, rmsprop"),
-    (TRAIN, {"max_steps": -5}, "max_steps=-5: allowed is at least 1"),
+    (TRAIN, {"optimizer_type": "sgdd"}, "optimizer_type='sgdd': must be momentum, adam or rmsprop"),
+    (TRAIN, {"max_steps": -5}, "max_steps=-5: must be at least 1"),
     (TRAIN, {"max_steps": 4.5}, "max_steps=4.5: must be a whole number, at least 1"),
     (TRAIN, {"images": ""}, "no input is given"),
     (TRAIN, {"export_formats": "coreml"}, "there is no format 'coreml'"),
-    (TRAIN, {"min_accuracy": 80}, "min_accuracy=80: allowed is at least 0 and at most 1"),
+    (TRAIN, {"min_accuracy": 80}, "min_accuracy=80: must be at least 0 and at most 1"),
     (TRAIN, {"deploy_target": "kserve"}, "deploy_target=kserve requires deploy_dir"),
     (TUNE, {}, "there is nothing to tune"),
     (TUNE, {"tune": "initial_learning_rate=log:0:1"}, "must be UNIT_LINEAR_SCALE for values from 0"),
     (RETRAIN, {"optimizer_type": "sgdd"}, "optimizer_type='sgdd'"),
     (RETRAIN, {}, "deploy_target=none"),
-    (BATCH, {"top_k": 0}, "top_k=0: allowed is at least 1"),
+    (BATCH, {"top_k": 0}, "top_k=0: must be at least 1"),
 ]
 
 
@@ -208,7 +208,7 @@ def test_what_kubernetes_would_reject_in_a_trials_pod_is_rejected_first(start, v
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train_restarts": 11}, "train_restarts=11: allowed is at least 0 and at most 10"),
+        ({"train_restarts": 11}, "train_restarts=11: must be at least 0 and at most 10"),
         ({"train_worker_pools": "x"}, "train_worker_pools is not JSON"),
         ({"job_dir": "/disk/x"}, "job_dir=/disk/x: it is a path of this machine"),
         ({"deploy_target": "local"}, "deploy_target=local cannot be used on target vertex"),

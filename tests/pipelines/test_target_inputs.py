@@ -101,11 +101,11 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
         (TUNED, ["trial_accelerator_count=x"], "--input trial_accelerator_count=x", "whole number"),
         (TUNED, ["tune_engine=vizier"], "tune_engine='vizier'", "katib"),
         (TUNED, ["tune_engine=katib"], "job_dir='': with tune_engine=katib", "set a gs:// job_dir"),
-        (VERTEX, ["train_restarts=11"], "train_restarts=11: allowed is at least 0 and at most 10", ""),
+        (VERTEX, ["train_restarts=11"], "train_restarts=11: must be at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
         (VERTEX, ["train_machine_type=n1"], "is set by --master-machine-type", "--master-machine-type"),
         (VERTEX, ["labels={}"], "labels is set by --labels", "use --labels"),
-        (VERTEX, ["train_memory=8G"], "no such input on target vertex", "known are data_version"),
+        (VERTEX, ["train_memory=8G"], "no such input on target vertex", "valid names: data_version"),
         (["--target", "local"], ["data_version=1"], "no such input on target local", "omit it"),
     ],
 )

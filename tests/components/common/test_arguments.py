@@ -18,7 +18,7 @@ class Sample:
     batch_size: int = argument(32, "Images in a step.", minimum=1, maximum=2**31 - 1)
     learning_rate: float = argument(0.1, "How far a step goes.", above=0, below=1)
     momentum: float = argument(0.9, "How much of the last step stays.")
-    optimizer: str = argument("sgd", "Which optimizer.", choices=("sgd", "adam", ""))
+    optimizer: str = argument("sgd", "Which optimizer.", choices=("sgd", "adam", "sgd,adam", ""))
     job_dir: str = argument("", "Where the result goes.")
     augment: bool = argument(False, "Vary the images.")
 
@@ -53,7 +53,7 @@ def test_whole_floats_are_taken_for_whole_numbers():
     [
         (["batch_size=3"], ["'batch_size=3'", "--name=value"]),
         (["--batchsize=3"], ["--batchsize", "did you mean --batch_size"]),
-        (["--xyzzy=3"], ["--xyzzy", "known are", "--optimizer"]),
+        (["--xyzzy=3"], ["--xyzzy", "valid names: ", "--optimizer"]),
         (["--job_dir=a", "--job-dir=b"], ["--job-dir", "twice"]),
         (["--job_dir"], ["--job_dir has no value"]),
         (["--job_dir", "--batch_size=3"], ["--job_dir has no value"]),
@@ -73,16 +73,18 @@ def test_a_wrong_command_line_is_refused_with_the_flag_and_what_to_do(words, sai
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"batch_size": 0}, "batch_size=0: allowed is at least 1 and at most 2147483647"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1 and at most 2147483647"),
         ({"batch_size": 1.5}, "batch_size=1.5: must be a whole number"),
         ({"batch_size": True}, "batch_size=True: must be a whole number"),
         ({"batch_size": "3"}, "batch_size='3': must be a whole number"),
-        ({"learning_rate": 0}, "learning_rate=0: allowed is greater than 0 and less than 1"),
+        ({"learning_rate": 0}, "learning_rate=0: must be greater than 0 and less than 1"),
         ({"learning_rate": 1.0}, "learning_rate=1.0"),
         ({"learning_rate": 10**400}, "must be a number"),
         ({"momentum": float("nan")}, "momentum=nan: must be a finite number"),
         ({"learning_rate": float("inf")}, "learning_rate=inf"),
-        ({"optimizer": "lion"}, "optimizer='lion': allowed is sgd, adam, ''"),
+        ({"optimizer": "lion"}, "optimizer='lion': must be sgd, adam, 'sgd,adam' or ''"),
+        ({"optimizer": "adm"}, "optimizer='adm': must be sgd, adam, 'sgd,adam' or '' (did you mean adam?)"),
+        ({"optimizer": None}, 'optimizer=None: must be "sgd", "adam", "sgd,adam" or ""'),
         ({"augment": 1}, "augment=1: must be true or false"),
         ({"job_dir": None}, "job_dir=None: must be text"),
     ],
@@ -124,4 +126,4 @@ def test_help_lists_every_argument_and_ends_well(words, capsys):
 
 def test_nearest_name_falls_back_on_everything():
     assert nearest_name("tran", ["train", "tune"]) == "did you mean train?"
-    assert nearest_name("qqq", ["train", "tune"]) == "known are train, tune"
+    assert nearest_name("qqq", ["train", "tune"]) == "valid names: train, tune"

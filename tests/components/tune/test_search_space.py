@@ -133,7 +133,11 @@ def test_flags_override_the_block_and_the_short_form_is_added_to_it():
         ("initial_learning_rate=logarithmic:1:2", "the unknown scale 'logarithmic'"),
         ("initial_learning_rate=log:0:0.1", "UNIT_LOG_SCALE"),
         ("ema=reverse-log:0:0.9", "UNIT_REVERSE_LOG_SCALE"),
-        ("initial_learning_rate=log:0.2:0.001", "minValue"),
+        ("initial_learning_rate=log:0.2:0.001", "the minimum 0.2 is not below the maximum 0.001"),
+        ("initial_learning_rate=log:0.2:0.001", "swap them"),
+        ("initial_learning_rate=log:0.2:0.2", "set initial_learning_rate to 0.2 without tuning it"),
+        ("initial_learning_rate=zzz:1:2", "valid names: linear, log, reverse-log"),
+        ("train_batch_size=8,16,8", "remove the duplicate 8"),
         ("train_batch_size=16,many", "not a number"),
         ("warmup_steps=0.5:3", "an integer"),
         ("initial_learning_rate=log:0.1:0.2;initial_learning_rate=log:0.1:0.3", "listed once"),
@@ -148,7 +152,8 @@ def test_an_invalid_request_is_rejected_with_the_reason(tune, expected):
 @pytest.mark.parametrize(
     ("tune", "expected"),
     [
-        ("label_smoothing=0:1", "a trial may have label_smoothing=1,"),
+        ("label_smoothing=0:1", "params: label_smoothing=1.0: must be"),
+        ("train_batch_size=8.5,16", "params: train_batch_size=8.5: must be a whole number"),
         ("model_type=resnet-18,resnet-19", "resnet-19"),
         ("job_dir=a,b", "each trial has its own folder"),
         # Each value is valid on its own.
