@@ -14,6 +14,7 @@ from imgpipe.components.common.errors import ERROR_CLASSES, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.tune.search_space import block_in
+from imgpipe.pipelines.commands.flag_names import with_flags
 from imgpipe.pipelines.commands.grouped_options import (
     CONTAINERS,
     RUNNING,
@@ -226,7 +227,8 @@ def exit_with_error(error: PipelineError, console: Console, *, output_format: st
     """Prints an error and exits with its exit code."""
     step = error.step if isinstance(error, StepFailedError) else ""
     log = str(error.log) if isinstance(error, StepFailedError) else ""
-    text = f"\nerror{' in ' + step if step else ''}: {error}" + (f"\nlog: {log}" if log else "")
+    text = f"\nerror{' in ' + step if step else ''}: {with_flags(str(error))}"
+    text += f"\nlog: {log}" if log else ""
     console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
     if output_format == "json":
         fields = {**error_fields(error), "step": step, "logs": log}

@@ -65,7 +65,7 @@ def test_the_folder_of_a_failed_run_can_be_reused(tmp_path, coloured_folder, row
     write_csv(csv, rows)
     second = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
     # The run gets past convert; its batch size is larger than the data.
-    check_explained(second, step="validate", status=64, messages=["train_batch_size"])
+    check_explained(second, step="validate", status=64, messages=["--train-batch-size"])
 
 
 def test_modules_in_the_current_folder_are_not_imported(tmp_path):
@@ -79,7 +79,7 @@ def test_modules_in_the_current_folder_are_not_imported(tmp_path):
 
 def test_a_label_count_that_differs_from_num_classes(tmp_path, coloured_folder):
     run = run_imgpipe(tmp_path / "job", "--images", str(coloured_folder), "--num-classes", "3", *SMALL)
-    check_explained(run, step="validate", status=64, messages=["2 labels", "num_classes is 3", "青"])
+    check_explained(run, step="validate", status=64, messages=["2 labels", "--num-classes is 3", "青"])
     # The data report is kept although the step failed.
     assert "num_classes is 3" in (run.folder / "data_report.html").read_text(encoding="utf-8")
 
@@ -94,7 +94,7 @@ def test_missing_pretrained_weights(tmp_path, coloured_folder, monkeypatch):
         run,
         step="train",
         status=69,
-        messages=["ImageNet weights of mobilenet-v2", "set weights to none"],
+        messages=["ImageNet weights of mobilenet-v2", "set --weights to none"],
         within=60,
     )
 

@@ -74,4 +74,4 @@ def test_the_model_predicts_a_probability_for_each_label(run, image_list, tmp_pa
 def test_without_multi_label_the_error_suggests_it(image_list, tmp_path):
     run = run_imgpipe(tmp_path / "job", "--train-csv", str(image_list), *SMALL)
     assert run.status == 65
-    assert "multi_label=true" in run.shown
+    assert "--multi-label true" in run.shown

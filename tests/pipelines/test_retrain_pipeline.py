@@ -43,11 +43,11 @@ DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["run", "--retrain"], ["deploy_target=none"]),
-        (["run", "--retrain", "--deploy-target", "local"], ["deploy_dir"]),
+        (["run", "--retrain"], ["--deploy-target none"]),
+        (["run", "--retrain", "--deploy-target", "local"], ["--deploy-dir"]),
         (
             ["run", "--images", "photos", "--deploy-target", "local", "--deploy-dir", "photos/serving"],
-            ["deploy_dir='photos/serving' is inside the folder of images"],
+            ["--deploy-dir 'photos/serving' is inside the folder of images"],
         ),
         (["submit", "j", "--retrain", *DATA], ["deploy_target=none"]),
         (["submit", "j", "--retrain", *VERTEX, *DATA, *DEPLOYED], ["add --as pipeline"]),
@@ -90,9 +90,6 @@ def test_a_model_type_other_than_the_serving_models_is_rejected_first(command, t
     arguments = ["--images=photos", "--model_type=resnet-18", "--deploy_target=local", "--deploy_dir=serving"]
     result = run_command(*command, *arguments, "--weights=none", cwd=tmp_path)
     assert result.returncode == 64, result.stderr
-    assert (
-        "model_type=resnet-18 cannot start from the weights of the serving model, a resnet-50"
-        in result.stderr
-    )
+    assert "resnet-18 cannot start from the weights of the serving model, a resnet-50" in result.stderr
     assert "run once without --retrain" in result.stderr
     assert not list(tmp_path.rglob("run.log"))
