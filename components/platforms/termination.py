@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import log_event
 
 
@@ -15,6 +16,7 @@ def end_job_if_cancelled(
     SIGTERM has two meanings: the run was cancelled, or the step's pod was evicted. An evicted step starts
     again in another pod and continues to follow the job, so the job is left running; also if
     ``is_cancelled`` does not know. Ctrl-C always cancels. An error of the block leaves the job as it is.
+    A job that is left running, or cannot be ended, is logged with the command that ends it.
 
     Args:
         step: For the log.
@@ -31,15 +33,23 @@ def end_job_if_cancelled(
     except BaseException as interruption:
         if isinstance(interruption, KeyboardInterrupt) or is_cancelled():
             log_event("job_cancelled", f"{step}: cancelled: ending {job}", step=step, job=job)
-            end()
+            try:
+                end()
+            except PipelineError as error:
+                reason = f"{error.problem}; {job} may still be running"
+            else:
+                raise
         else:
-            log_event(
-                "job_left_running",
-                f"{step}: terminated, but the run was not cancelled: {job} is left running, and this step "
-                f"continues to follow it when it is started again. To end it: {by_hand}",
-                severity="WARNING",
-                step=step,
-                job=job,
-                end_with=by_hand,
+            reason = (
+                f"terminated, but the run was not cancelled: {job} is left running, and this step continues "
+                "to follow it when it is started again"
             )
+        log_event(
+            "job_left_running",
+            f"{step}: {reason}. To end it: {by_hand}",
+            severity="WARNING",
+            step=step,
+            job=job,
+            end_with=by_hand,
+        )
         raise

@@ -1,5 +1,6 @@
 import pytest
 
+from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.platforms.termination import end_job_if_cancelled
 
 
@@ -37,3 +38,17 @@ def test_only_a_cancellation_ends_the_job(error, cancelled, ends):
     else:
         run()
     assert bool(ended) == ends
+
+
+def test_a_cancelled_job_that_cannot_be_ended_is_reported_with_the_command_that_ends_it(capsys):
+    def end():
+        raise InterruptedRunError("the service did not respond")
+
+    with (
+        pytest.raises(Terminated),
+        end_job_if_cancelled("tune", "job 7", end=end, is_cancelled=lambda: True, by_hand="stop job 7"),
+    ):
+        raise Terminated
+    text = capsys.readouterr().out
+    assert "job_left_running" in text
+    assert "the service did not respond; job 7 may still be running. To end it: stop job 7" in text
