@@ -57,6 +57,7 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         UnavailableError: if it may not, with the Role and RoleBinding that allow it; or if the cluster does
             not have the API.
         InterruptedRunError: if the API server cannot be reached.
+        InvalidResponseError: if a response is not one of Kubernetes.
     """
     needs = list(needs)
     # Kubernetes itself has the other groups.
@@ -80,9 +81,11 @@ def _check_installed(cluster: Cluster, group: str, purpose: str) -> None:
     """Checks that the cluster has an API: permissions can be granted for one that does not exist."""
     with translate_errors(f"list its {group} API", remedy="allow discovery, as system:discovery does"):
         try:
-            client.CustomObjectsApi(cluster.api_client).get_api_resources(
+            resources = client.CustomObjectsApi(cluster.api_client).get_api_resources(
                 group, _VERSION, _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
+            # A response that is not a list has none.
+            list(resources.resources)
         except client.ApiException as error:
             if error.status != NOT_FOUND:
                 raise
@@ -109,7 +112,7 @@ def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
             review = reviews.create_self_subject_access_review(
                 client.V1SelfSubjectAccessReview(spec=own), _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
-    return bool(review.status.allowed)
+        return bool(review.status.allowed)
 
 
 def _own_account(cluster: Cluster) -> str:
@@ -118,7 +121,7 @@ def _own_account(cluster: Cluster) -> str:
         review = client.AuthenticationV1Api(cluster.api_client).create_self_subject_review(
             client.V1SelfSubjectReview(), _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-    return str(review.status.user_info.username)
+        return str(review.status.user_info.username)
 
 
 def _manifest(needs: Iterable[Need], namespace: str, account: str) -> str:

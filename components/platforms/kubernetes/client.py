@@ -9,14 +9,14 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
-from imgpipe.components.common.errors import (
-    InvalidArgumentError,
-    InvalidResponseError,
-    MissingInputError,
-    OutputError,
-)
+from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.common.urls import is_plain_http_to_other_machine
-from imgpipe.components.platforms.kubernetes.errors import CONFLICT, NOT_FOUND, translate_errors
+from imgpipe.components.platforms.kubernetes.errors import (
+    CONFLICT,
+    NOT_FOUND,
+    invalid_response,
+    translate_errors,
+)
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.responses import describe_body
 
@@ -158,11 +158,7 @@ class CustomObjects:
                     raise
                 return None
         if not isinstance(response, dict):
-            raise InvalidResponseError(
-                f"the response to a request to {self._action} is not one of Kubernetes: "
-                f"{describe_body(str(response))}",
-                remedy="try again; if it happens again, check the address of the cluster and its proxies",
-            )
+            raise invalid_response(self._action, describe_body(str(response)))
         return response
 
 

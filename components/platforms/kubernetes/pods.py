@@ -17,7 +17,7 @@ def list_pods(cluster: Cluster, label_selector: str) -> list[client.V1Pod]:
         pods = client.CoreV1Api(cluster.api_client).list_namespaced_pod(
             cluster.namespace, label_selector=label_selector, _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-    return sorted(pods.items, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
+        return sorted(pods.items, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
 
 
 def read_log(
@@ -88,8 +88,10 @@ def last_warning(cluster: Cluster, name: str) -> str:
                 field_selector=f"involvedObject.name={name},type=Warning",
                 _request_timeout=REQUEST_TIMEOUT_SECONDS,
             )
+            # They are not in the order of time.
+            last = max(
+                events.items, key=lambda event: str(event.last_timestamp or event.event_time), default=None
+            )
     except PipelineError:
         return ""
-    # They are not in the order of time.
-    last = max(events.items, key=lambda event: str(event.last_timestamp or event.event_time), default=None)
     return str(last.message or "") if last else ""

@@ -5,7 +5,7 @@ import base64
 from kubernetes import client
 
 from imgpipe.components.platforms.kubernetes.client import Cluster
-from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, translate_errors
+from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, invalid_response, translate_errors
 
 
 def read_secret(cluster: Cluster, name: str, *, timeout_seconds: int) -> dict[str, str]:
@@ -14,10 +14,10 @@ def read_secret(cluster: Cluster, name: str, *, timeout_seconds: int) -> dict[st
     Raises:
         UnavailableError: if reading it is not allowed.
         InterruptedRunError: if the API server cannot be reached.
+        InvalidResponseError: if the response is not a Secret.
     """
-    with translate_errors(
-        f"read the Secret {name!r} in namespace {cluster.namespace!r}", remedy="ask for the permission"
-    ):
+    action = f"read the Secret {name!r} in namespace {cluster.namespace!r}"
+    with translate_errors(action, remedy="ask for the permission"):
         try:
             secret = client.CoreV1Api(cluster.api_client).read_namespaced_secret(
                 name, cluster.namespace, _request_timeout=timeout_seconds
@@ -26,7 +26,10 @@ def read_secret(cluster: Cluster, name: str, *, timeout_seconds: int) -> dict[st
             if error.status != NOT_FOUND:
                 raise
             return {}
-    return {
-        entry: base64.b64decode(value).decode("utf-8", "replace")
-        for entry, value in (secret.data or {}).items()
-    }
+        # The client library reads a page as a Secret without fields.
+        if secret.kind != "Secret":
+            raise invalid_response(action)
+        return {
+            entry: base64.b64decode(value).decode("utf-8", "replace")
+            for entry, value in (secret.data or {}).items()
+        }

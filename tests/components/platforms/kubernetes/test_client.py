@@ -11,9 +11,14 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     UnavailableError,
 )
+from imgpipe.components.platforms.kubernetes.access import KATIB_NEEDS, check_access
 from imgpipe.components.platforms.kubernetes.client import CustomObjects, connect
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from imgpipe.components.platforms.kubernetes.pods import list_pods
+from imgpipe.components.platforms.kubernetes.secrets import read_secret
+from tests.servers.faults import Fault, once, start_fault_proxy
 from tests.servers.http_server import serve_json
+from tests.servers.katib import start_katib_server
 from tests.servers.kubeflow import use_kubeconfig
 
 
@@ -89,6 +94,37 @@ def test_a_response_of_another_server_is_an_error_of_its_own(monkeypatch, tmp_pa
         for request in (lambda: objects.read("a"), lambda: objects.list("a=b"), lambda: objects.create({})):
             with pytest.raises(InvalidResponseError, match="not one of Kubernetes: an HTML page"):
                 request()
+
+
+@pytest.mark.parametrize(
+    ("request_of", "part"),
+    [
+        (lambda cluster: list_pods(cluster, "a=b"), "/pods"),
+        (lambda cluster: read_secret(cluster, "key", timeout_seconds=5), "/secrets/"),
+        (lambda cluster: check_access(cluster, KATIB_NEEDS, "x"), "/apis/kubeflow.org/"),
+        (lambda cluster: check_access(cluster, KATIB_NEEDS, "x"), "/selfsubjectaccessreviews"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["page", "null", "broken"])
+def test_every_request_reports_a_response_of_another_server(monkeypatch, tmp_path, request_of, part, kind):
+    with start_katib_server(tmp_path) as server:
+        server.secrets = {"key": {"path": "key.json"}}
+        with start_fault_proxy(server.address, once(Fault(kind, executed=True), part=part)) as proxy:
+            use_kubeconfig(monkeypatch, tmp_path, proxy)
+            cluster = connect("tune on", "team")
+            with pytest.raises(InvalidResponseError, match="not one of Kubernetes") as caught:
+                request_of(cluster)
+            assert "check the address" in caught.value.remedy
+            request_of(cluster)
+
+
+def test_the_account_is_not_read_from_a_broken_response(monkeypatch, tmp_path):
+    with start_katib_server(tmp_path) as server:
+        server.denied = {"create experiments.kubeflow.org"}
+        with start_fault_proxy(server.address, once(Fault("page"), part="selfsubjectreviews")) as proxy:
+            use_kubeconfig(monkeypatch, tmp_path, proxy)
+            with pytest.raises(InvalidResponseError, match="not one of Kubernetes"):
+                check_access(connect("tune on", "team"), KATIB_NEEDS, "x")
 
 
 def test_a_busy_api_server_is_asked_again_when_it_says_so(monkeypatch, tmp_path):
