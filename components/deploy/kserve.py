@@ -15,6 +15,7 @@ from imgpipe.components.common.errors import (
     InvalidArgumentError,
     InvalidResponseError,
     MissingInputError,
+    OutputError,
     PipelineError,
     UnavailableError,
 )
@@ -412,6 +413,9 @@ def _roll_back(
     deadline = time.monotonic() + arguments.deploy_timeout_seconds
     uri = specified_uri(previous) if previous else ""
     try:
+        if not _has_specification(rollout, deadline):
+            # Another client has created, changed or deleted it: there is nothing of ours to undo.
+            return error
         if previous is None:
             result = _withdraw(rollout.service, error, deadline, is_created=is_created)
         elif has_same_pods(previous, rollout.spec) and _percent(previous) == rollout.percent:
@@ -447,6 +451,15 @@ def _roll_back(
         where=error.where,
         remedy=f"{error.remedy or _LOG_REMEDY}; {result}",
     )
+
+
+def _has_specification(rollout: _Rollout, deadline: float) -> bool:
+    """Returns whether the service exists, is imgpipe's, and has the specification of a rollout."""
+    try:
+        current = _until_response(rollout.service.read, deadline)
+    except OutputError:
+        return False
+    return current is not None and has_same_pods(current["spec"], rollout.spec)
 
 
 def _withdraw(service: InferenceService, error: PipelineError, deadline: float, *, is_created: bool) -> str:

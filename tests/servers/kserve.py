@@ -200,15 +200,7 @@ class Cluster:
         if method != "GET":
             self.writes.append(method)
         if method == "POST":
-            key = f"{namespace}/{body['metadata']['name']}"
-            if key in self.objects:
-                return 409, {"message": "already exists"}
-            body["metadata"].update(generation=1, resourceVersion="1")
-            self._default(body)
-            self.objects[key] = {**body, "status": {}}
-            self.workloads[key] = Workload()
-            self._touch(key)
-            return 201, self.objects[key]
+            return self.create(namespace, body)
         if key not in self.objects:
             return 404, {"message": f'inferenceservices "{key}" not found'}
         found = self.objects[key]
@@ -230,6 +222,18 @@ class Cluster:
             found["spec"] = body["spec"]
             self._touch(key)
         return 200, copy.deepcopy(found)
+
+    def create(self, namespace, body):
+        """Creates an InferenceService, as any client may."""
+        key = f"{namespace}/{body['metadata']['name']}"
+        if key in self.objects:
+            return 409, {"message": "already exists"}
+        body["metadata"].update(generation=1, resourceVersion="1")
+        self._default(body)
+        self.objects[key] = {**body, "status": {}}
+        self.workloads[key] = Workload()
+        self._touch(key)
+        return 201, self.objects[key]
 
     def _default(self, body):
         """Writes defaults back, as the webhook does.

@@ -19,6 +19,7 @@ from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
+from imgpipe.components.platforms.kubernetes.client import MANAGED_BY
 from tests.servers.kserve import (
     CRASHES,
     EARLY_PORT,
@@ -416,6 +417,42 @@ def test_a_conflicting_change_is_retried(deploy, cluster):
     deploy(0)
     cluster.conflicts = 2
     assert deploy(1).changed
+
+
+def before_first(cluster, method, change):
+    """Lets another client change the cluster between the step's last read and its first write."""
+    handle, changes = cluster.handle, [change]
+
+    def handle_after_change(requested, path, body):
+        if requested == method and path.endswith(("/inferenceservices", "/flowers")) and changes:
+            changes.pop()()
+        return handle(requested, path, body)
+
+    cluster.handle = handle_after_change
+
+
+@pytest.mark.parametrize("labels", [{}, MANAGED_BY])
+def test_a_service_that_another_client_creates_meanwhile_is_not_deleted(labels, deploy, cluster):
+    model = {"modelFormat": {"name": "tensorflow"}, "storageUri": "gs://photos/other"}
+    other = {"metadata": {"name": "flowers", "labels": labels}, "spec": {"predictor": {"model": model}}}
+    before_first(cluster, "POST", lambda: cluster.create("team", other))
+    with pytest.raises((UnavailableError, OutputError), match="created by"):
+        deploy(0)
+    assert cluster.objects["team/flowers"]["spec"]["predictor"]["model"]["storageUri"] == "gs://photos/other"
+
+
+def test_a_specification_that_another_client_writes_meanwhile_is_not_overwritten(deploy, cluster, models):
+    deploy(0)
+    deploy(2)
+
+    def change():
+        cluster.specify(storage_of(models, 0))
+        cluster.conflicts = 5
+
+    before_first(cluster, "PUT", change)
+    with pytest.raises(UnavailableError, match="is being changed by another client"):
+        deploy(1)
+    assert predictor(cluster)["model"]["storageUri"] == storage_of(models, 0)
 
 
 def test_a_service_that_imgpipe_did_not_create_is_not_changed(deploy, cluster):
