@@ -84,8 +84,8 @@ def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployme
 
     model, endpoint, deployed_id, before = retry(find_or_deploy)
     changed = shares_with(before, deployed_id, arguments.canary_percent) != before
-    if changed:
-        _probe_or_roll_back(location, arguments, endpoint, deployed_id, before, verification)
+    # Also if nothing was changed: an attempt that was killed may have deployed the model without a check.
+    _probe_or_roll_back(location, arguments, endpoint, deployed_id, before, verification)
 
     def undeploy_idle_and_read() -> tuple[bool, int]:
         with translate_errors("read the endpoint", where=endpoint):
@@ -287,7 +287,7 @@ def _probe_or_roll_back(
 
     Raises:
         CheckFailedError: if it responds with an error, or its answers are not the evaluation's; the previous
-            traffic is restored.
+            traffic is restored, if this step has changed it.
     """
     instances = [json_format.ParseDict(image, struct_pb2.Value()) for image in verification.instances()]
 
@@ -304,6 +304,15 @@ def _probe_or_roll_back(
         reason = f"it responded to none of {_MAX_PROBES} requests"
     except PipelineError as error:
         reason = error.problem
+    if shares_with(previous_split, deployed_id, arguments.canary_percent) == previous_split:
+        raise CheckFailedError(
+            f"before this step, the model had {previous_split[deployed_id]} % of the endpoint's traffic, "
+            f"but {reason}; the endpoint was not changed",
+            where=endpoint,
+            remedy="see the endpoint's log; deploy another model with --canary-percent=100, or undeploy this "
+            f"one: gcloud ai endpoints undeploy-model {endpoint} --deployed-model-id={deployed_id} "
+            f"--region={arguments.region}",
+        )
 
     def roll_back() -> None:
         with translate_errors("roll the deployment back", where=endpoint):

@@ -101,6 +101,27 @@ def test_a_model_whose_server_does_not_start_leaves_the_endpoint_as_it_was(deplo
 
 
 @pytest.mark.parametrize("percent", [5, 100])
+def test_a_model_that_a_killed_step_deployed_is_checked_by_the_next(percent, deploy, vertex, monkeypatch):
+    deploy(0)
+    vertex.wrong.add("1002")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("imgpipe.components.deploy.vertex._probe_or_roll_back", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(1, canary_percent=percent)
+    vertex.writes.clear()
+    with pytest.raises(CheckFailedError, match=rf"{percent} % .*the model crashed.*not changed") as caught:
+        deploy(1, canary_percent=percent)
+    assert "undeploy-model" in caught.value.remedy
+    assert vertex.writes == []
+    vertex.wrong.clear()
+    assert not deploy(1, canary_percent=percent).changed
+
+
+@pytest.mark.parametrize("percent", [5, 100])
 def test_a_model_that_responds_with_errors_is_rolled_back(percent, deploy, vertex):
     deploy(0)
     vertex.wrong.add("1002")
