@@ -27,6 +27,7 @@ def create_once(
     end: Callable[[Resource], None],
     identify: Callable[[Resource], str],
     created: Callable[[Resource], Any],
+    has_ended: Callable[[Resource], bool] = lambda _: False,
     concurrent: bool = True,
 ) -> tuple[Resource, bool]:
     """Creates a resource unless one of its name exists; of several created at the same time, one remains.
@@ -35,6 +36,9 @@ def create_once(
     creation, the name is searched for once more: the oldest resource is kept and the others are ended. All
     clients order them by the service's own data, so they keep the same one.
 
+    A call that creates nothing ends nothing: the others may be clones that the user started. It returns the
+    oldest resource that has not ended, or else the oldest.
+
     Args:
         find: Returns the resources with the name.
         create: Creates one.
@@ -42,6 +46,7 @@ def create_once(
         end: Ends a resource unless it has ended; MissingInputError = it does not exist anymore.
         identify: Returns the identifier of a resource.
         created: Returns the time of its creation.
+        has_ended: Returns whether it has ended.
         concurrent: False = no other client creates resources of this name.
 
     Returns:
@@ -79,7 +84,10 @@ def create_once(
             doubt = f"{identify(own)} was created, but it was not checked that it is the only one of its name"
             raise _with_doubt(error, doubt) from None
         raise _with_doubt(error, "it may have been created nevertheless") if uncertain else error from None
-    existed = own is None and not uncertain
+    if own is None and not uncertain:
+        kept = min(found, key=lambda resource: (has_ended(resource), created(resource), identify(resource)))
+        check(kept)
+        return kept, True
     own_id = "" if own is None else identify(own)
     if own is not None and own_id not in map(identify, found):
         found.append(own)
@@ -94,7 +102,7 @@ def create_once(
     for resource in found[1:]:
         if identify(resource) == own_id or _belongs(resource, check):
             _end(resource, end, identify(resource))
-    return kept, existed or (own is not None and identify(kept) != own_id)
+    return kept, own is not None and identify(kept) != own_id
 
 
 def _end(resource: Resource, end: Callable[[Resource], None], identifier: str) -> None:
@@ -123,5 +131,6 @@ def _with_doubt(error: PipelineError, doubt: str) -> PipelineError:
     return type(error)(
         f"{error.problem}; {doubt}",
         where=error.where,
-        remedy="run the same command again: it creates no second one, and ends others of the name",
+        remedy="run the same command again: it creates no second one; if there are several, cancel or delete "
+        "the others",
     )

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, MissingInputError
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
 from imgpipe.components.platforms.kubeflow.records import read_spec, read_workflow
-from imgpipe.components.platforms.kubeflow.workflow import Step
+from imgpipe.components.platforms.kubeflow.workflow import Step, is_cancelled
+from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job, with_same_id
 from imgpipe.pipelines.targets.kubeflow_logs import StepLogs, stream_logs
@@ -53,6 +54,7 @@ class KubeflowJobs:
             end=self._remove,
             identify=lambda run: str(run.run_id),
             created=lambda run: run.created_at,
+            has_ended=lambda run: job_of(run).state in ENDED,
         )
         return job_of(run), existed
 
@@ -128,20 +130,38 @@ class KubeflowJobs:
         )
 
     def _terminate(self, run: Any) -> None:
+        """Cancels a run, and waits until its Workflow is known to be cancelled."""
+
         def terminate(api: Any) -> None:
             api.runs.run_service_terminate_run(run_id=run.run_id)
 
-        try:
-            self.client.read(f"cancel the run {run.run_id}", terminate)
-        except InvalidArgumentError:
-            # KFP refuses to cancel a run that has ended or is being cancelled (run_store.go, 2.17: "Row not
-            # found").
-            if job_of(self._get(run.run_id)).state not in (*ENDED, "CANCELLING"):
-                raise
+        def request() -> None:
+            try:
+                self.client.send(f"cancel the run {run.run_id}", terminate)
+            except InvalidArgumentError:
+                # KFP refuses to cancel a run that has ended or is being cancelled (run_store.go, 2.17:
+                # "Row not found").
+                current = self._get(run.run_id)
+                state = job_of(current).state
+                if state in ENDED:
+                    return
+                if state != "CANCELLING":
+                    raise
+                # KFP records this state before it changes the Workflow, which may fail (TerminateRun in
+                # resource_manager.go, 2.17). The run then becomes RUNNING again, and can be cancelled.
+                workflow = self._workflow(current)
+                if workflow and not is_cancelled(workflow):
+                    raise InterruptedRunError(
+                        f"Kubeflow Pipelines has not passed the cancellation of {run.run_id} to its Workflow",
+                        remedy="run the same command again",
+                    ) from None
+
+        self.client.connect()
+        retry(request)
 
     def _workflow(self, run: Any) -> Mapping[str, Any]:
-        """Returns the Workflow of a run that runs or has failed: only it says whether it was cancelled."""
-        if run.state not in ("RUNNING", "FAILED"):
+        """Returns the Workflow of a run: only it says whether one that runs or has failed was cancelled."""
+        if run.state not in ("RUNNING", "FAILED", "CANCELING"):
             return {}
         return self.client.read(f"read {run.run_id}", lambda api: read_workflow(api, run.run_id))
 

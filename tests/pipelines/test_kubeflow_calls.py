@@ -17,6 +17,7 @@ from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from tests.servers.faults import Fault, once, start_fault_proxy
 from tests.servers.kubeflow import start_kubeflow_server
+from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
 PARAMETERS = {"images": "gs://bucket/flowers"}
 VERBS = {
@@ -188,6 +189,48 @@ def test_a_second_cancel_while_the_first_works_is_not_an_error(server, request_)
     run["state"] = "CANCELING"
     jobs.cancel("job_1")
     assert jobs.describe("job_1").state == "CANCELLING"
+
+
+def test_a_cancellation_that_did_not_reach_the_workflow_is_sent_again(server, request_):
+    jobs = connected(server.address)
+    jobs.submit("job_1", request_)
+    [run] = server.runs.values()
+    workflow = server.workflows[run["run_id"]] = WorkflowState(pods={"train": [Pod("Running")]})
+    server.failed_cancellations = 1
+
+    def report(method, path):
+        # KFP's persistence agent reports that the Workflow still runs.
+        if "v1beta1" in path:
+            run["state"] = "RUNNING"
+
+    with start_fault_proxy(server.address, report) as proxy:
+        connected(proxy.address).cancel("job_1")
+    assert workflow.cancelled
+
+
+def test_a_cancellation_that_never_reaches_the_workflow_is_an_error(server, request_):
+    jobs = connected(server.address)
+    jobs.submit("job_1", request_)
+    [run_id] = server.runs
+    server.workflows[run_id] = WorkflowState(pods={"train": [Pod("Running")]})
+    server.failed_cancellations = 1
+    with pytest.raises(polling.InterruptedRunError, match="not passed the cancellation"):
+        jobs.cancel("job_1")
+
+
+@pytest.mark.parametrize("newer", ["RUNNING", "SUCCEEDED"])
+def test_a_submission_that_starts_nothing_ends_nothing(server, request_, newer):
+    jobs = connected(server.address)
+    jobs.submit("job_1", request_)
+    [first] = server.runs.values()
+    first["state"] = "FAILED"
+    # As after Clone run in the browser.
+    clone = {**first, "run_id": "clone", "created_at": "2126-11-29T00:00:00Z", "state": newer}
+    server.runs["clone"] = clone
+    job, existed = jobs.submit("job_1", request_)
+    assert existed
+    assert job.name == jobs.describe("job_1").name == ("clone" if newer == "RUNNING" else first["run_id"])
+    assert server.runs["clone"]["state"] == newer
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class KubeflowServer:
         headers: Headers of the requests.
         secrets: The entries of Secrets, by name.
         denied: What the account of the pods may not do; see ``access_review``.
+        failed_cancellations: How many of the next cancellations do not reach the Workflow.
         clock: Returns the time of a creation.
         log_responses: (status, text) of the next responses with a pod's log; the run ends with the last one.
         workflows: What has happened in each run, by its id; its pods and artifacts have the logs.
@@ -90,6 +91,7 @@ class KubeflowServer:
         self.forbidden = ()
         self.log_responses = []
         self.denied = ()
+        self.failed_cancellations = 0
         self.secrets = {}
         self.clock = lambda: datetime.now(UTC)
         self.lock = threading.RLock()
@@ -159,6 +161,11 @@ class KubeflowServer:
                 # TerminateRun in run_store.go (kubeflow/pipelines 2.17) changes only these states.
                 if resources[identifier]["state"] not in ("PENDING", "RUNNING", "PAUSED"):
                     return 400, f"Failed to terminate a run {identifier}. Row not found"
+                if self.failed_cancellations:
+                    # The Workflow is changed after the state (TerminateRun in resource_manager.go, 2.17).
+                    self.failed_cancellations -= 1
+                    resources[identifier]["state"] = "CANCELING"
+                    return 500, f"Failed to terminate run {identifier} due to error terminating its workflow"
                 self._end(identifier, "FAILED")
                 workflow = self.workflows.setdefault(identifier, WorkflowState())
                 workflow.cancelled = workflow.finished = True

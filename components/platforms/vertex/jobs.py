@@ -243,6 +243,7 @@ def start_job(
             end=lambda job: None if state_of(job) in _ENDED else cancel_job(location, job.name),
             identify=lambda job: str(job.name),
             created=_created,
+            has_ended=lambda job: state_of(job) in _ENDED,
             concurrent=concurrent,
         )
     except ExistsError:
