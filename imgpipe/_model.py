@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 
 if TYPE_CHECKING:
+    from imgpipe._run import Run
     from imgpipe.components.common.served_model import ServedModel
 
 # A file's path or content, a picture of Pillow's, or pixels: uint8 [height, width], [height, width, 1],
@@ -136,12 +137,12 @@ class Model:
         return f"Model({str(self.path)!r}, {len(self.labels)} labels)"
 
 
-def load(model: str | os.PathLike[str]) -> Model:
+def load(model: "str | os.PathLike[str] | Run") -> Model:
     """Loads a model that imgpipe trained. It imports TensorFlow, which takes some seconds the first time.
 
     Args:
-        model: The folder that holds saved_model.pb, e.g. ``run.model``; or a folder of numbered versions as
-            ``deploy_target="local"`` writes it, of which the highest is loaded.
+        model: A ``Run`` or its folder; the folder of a SavedModel, e.g. ``run.model``; or a folder of
+            numbered versions as ``deploy_target="local"`` writes it, of which the highest is loaded.
 
     Raises:
         MissingInputError: if there is no SavedModel that imgpipe wrote.
@@ -150,7 +151,8 @@ def load(model: str | os.PathLike[str]) -> Model:
     from imgpipe.components.common.model_folder import model_folder_at
     from imgpipe.components.storage import local_path
 
-    folder = model_folder_at(local_path(os.fspath(model)))
+    path = model if isinstance(model, str | os.PathLike) else model.folder
+    folder = model_folder_at(local_path(os.fspath(path)))
     # Imported late: it loads TensorFlow.
     from imgpipe.components.common.served_model import load_served_model
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -104,7 +105,11 @@ def run_locally(
     progress = _Progress()
     status = 0
     try:
-        with folder.log.open("w", encoding="utf-8") as log, _runner_process(request) as process, display:
+        with (
+            folder.log.open("w", encoding="utf-8") as log,
+            _runner_process(request, folder.job_dir) as process,
+            display,
+        ):
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             _follow(process.stdout, log, display, started, progress)
             status = process.wait()
@@ -181,7 +186,7 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, p
 
 
 @contextmanager
-def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
+def _runner_process(request: Mapping[str, Any], job_dir: Path) -> Iterator["subprocess.Popen[str]"]:
     """Starts kfp.local in its own process group, which is stopped when this process is stopped."""
     process = subprocess.Popen(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
@@ -224,7 +229,12 @@ def _runner_process(request: Mapping[str, Any]) -> Iterator["subprocess.Popen[st
         _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
     if received is not None:
         error_class = KeyboardInterruptError if received == signal.SIGINT else InterruptedRunError
-        raise error_class("the run was interrupted", remedy="start it again; the same job_dir can be used")
+        folder = str(job_dir)
+        raise error_class(
+            "the run was interrupted",
+            remedy=f"run the same command with --job-dir {shlex.quote(folder)} to resume "
+            f"(in Python: job_dir={json.dumps(folder, ensure_ascii=False)})",
+        )
 
 
 def _end(process: "subprocess.Popen[str]", seconds: float) -> None:

@@ -37,9 +37,15 @@ def model_folder_at(location: Path) -> Path:
             return folder
     versions = version_folders(location)
     if not versions:
+        if not location.exists():
+            problem = f"the folder {str(location)!r} does not exist"
+        else:
+            problem = (
+                f"{str(location)!r} is not a model: no {_SAVED_MODEL} in {location}, "
+                f"{location / MODEL_FOLDER} or {location / '1'}, {location / '2'}, ..."
+            )
         raise MissingInputError(
-            f"there is no SavedModel in {str(location)!r}, in its folder {MODEL_FOLDER!r} or a numbered one",
-            remedy="set it to the folder of a run, of a SavedModel, or of numbered versions of a model",
+            problem, remedy="use the folder of a run, of a SavedModel, or of numbered versions"
         )
     return versions[max(versions)]
 

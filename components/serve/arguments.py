@@ -17,7 +17,7 @@ class ServeArguments:
 
     model: str = _basic_argument(
         "",
-        "Folder that contains saved_model.pb, or a folder of numbered versions, of which the highest is "
+        "Folder of a run or of a SavedModel, or a folder of numbered versions, of which the highest is "
         "served; a higher version that is added later replaces it.",
         kind=Kind.INPUT_MODEL,
     )
@@ -64,7 +64,7 @@ class ServeArguments:
         check_fields(self)
         if not local_path(self.model).name:
             raise InvalidArgumentError(
-                "--model is missing", remedy="use --model=FOLDER, e.g. the folder model of a run"
+                "--model is missing", remedy="use --model=FOLDER, e.g. the folder of a run"
             )
         if self.max_images_per_request > self.max_waiting_images:
             raise InvalidArgumentError(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_folder import version_folders
+from imgpipe.components.common.model_folder import model_folder_at, version_folders
+from imgpipe.components.common.published_model import MODEL_FOLDER, SAVED_MODEL_NAME
 from imgpipe.components.common.served_model import ServedModel, check_probe_prediction, load_served_model
 from imgpipe.components.serve.predict_request import RequestError
 
@@ -21,7 +22,8 @@ class LiveModel:
     version stays in service.
 
     Args:
-        location: A SavedModel, which is version 1 and never changes, or a folder with numbered versions.
+        location: A SavedModel or the folder of a run, which is version 1 and never changes, or a folder with
+            numbered versions.
     """
 
     def __init__(self, location: Path) -> None:
@@ -32,11 +34,12 @@ class LiveModel:
         self._logged: set[int] = set()
         self.refresh()
         if self._current is None:
+            # Raises if there is no model.
+            model_folder_at(location)
             reasons = "; ".join(f"version {number}: {reason}" for number, reason in self._failed.items())
             raise MissingInputError(
-                f"there is no SavedModel that can be served in {str(location)!r}"
-                + (f" ({reasons})" if reasons else ""),
-                remedy="use a folder that holds saved_model.pb, or one with numbered versions of a model",
+                f"the model {str(location)!r} cannot be served ({reasons})",
+                remedy="use the folder of another run or SavedModel, or export the model again",
             )
 
     @property
@@ -105,8 +108,9 @@ class LiveModel:
         return self._current
 
     def _version_folders(self) -> dict[int, Path]:
-        if (self._location / "saved_model.pb").is_file():
-            return {1: self._location}
+        for folder in (self._location, self._location / MODEL_FOLDER):
+            if (folder / SAVED_MODEL_NAME).is_file():
+                return {1: folder}
         return version_folders(self._location)
 
 

@@ -26,11 +26,14 @@ _MANY = ("images", "image_list", "records", "output_dir")
 
 @dataclass(frozen=True)
 class FilePrediction:
-    """The prediction for one file; with an error, label and probability are empty."""
+    """The prediction for one file; with an error, label and probability are empty.
+
+    The probability is a number, or text with four digits in a table.
+    """
 
     file: str
     label: str = ""
-    probability: str = ""
+    probability: float | str = ""
     error: str = ""
 
 
@@ -100,17 +103,29 @@ def _predict_files(
         except PipelineError as error:
             rows.append(FilePrediction(file, error=error.problem))
         else:
-            rows.append(FilePrediction(file, found.label, f"{found.probability:.4f}"))
-    if output_format == _TABLE:
-        columns = ["file", "label", "probability", *(["error"] if any(row.error for row in rows) else [])]
-        show_many(rows, columns, output_format)
-    elif output_format == _CSV:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(field.name for field in dataclasses.fields(FilePrediction))
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+            rows.append(FilePrediction(file, found.label, found.probability))
+    if output_format == _JSON:
+        values = [
+            {name: value for name, value in dataclasses.asdict(row).items() if value != ""} for row in rows
+        ]
+        click.echo(json.dumps(values, ensure_ascii=False, indent=1))
     else:
-        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], ensure_ascii=False, indent=1))
+        _show_rows([_rounded(row) for row in rows], output_format)
     if all(row.error for row in rows):
         raise InvalidDataError(
             f"{plural(len(rows), 'image')} could not be predicted: {rows[0].error}", where=rows[0].file
         )
+
+
+def _rounded(row: FilePrediction) -> FilePrediction:
+    return row if row.error else dataclasses.replace(row, probability=f"{row.probability:.4f}")
+
+
+def _show_rows(rows: list[FilePrediction], output_format: str) -> None:
+    if output_format == _TABLE:
+        columns = ["file", "label", "probability", *(["error"] if any(row.error for row in rows) else [])]
+        show_many(rows, columns, output_format)
+    else:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(FilePrediction))
+        writer.writerows(dataclasses.astuple(row) for row in rows)

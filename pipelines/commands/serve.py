@@ -19,8 +19,8 @@ from imgpipe.pipelines.commands.run import exit_with_error, given_values
 def serve(**flags: Any) -> None:
     """Serve a model on this machine with TensorFlow Serving's REST API.
 
-    To try a model out: there is no authentication. --model is the folder `model` of a run, or a folder of
-    numbered versions as --deploy-target local writes it. Stop it with Ctrl-C.
+    To try a model out: there is no authentication. --model is the folder of a run or of a
+    SavedModel, or a folder of numbered versions as --deploy-target local writes it. Stop it with Ctrl-C.
     """
     try:
         arguments = ServeArguments(**given_values(flags))

@@ -114,6 +114,7 @@ def test_an_interrupted_run_reports_it_and_leaves_no_process(tmp_path, coloured_
     _, shown = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "interrupted" in shown
+    assert f"run the same command with --job-dir {job} to resume" in " ".join(shown.split())
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = entry.read_bytes()

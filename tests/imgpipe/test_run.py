@@ -42,7 +42,8 @@ def test_the_predictions_agree_with_the_metrics(finished_run):
 
 
 def test_the_model_can_be_loaded_and_asked(finished_run, flowers):
-    model = imgpipe.load(finished_run.model)
+    model = imgpipe.load(finished_run)
+    assert model.path == imgpipe.load(finished_run.model).path == finished_run.model
     assert model.labels == finished_run.labels == LABELS
     assert model.predict(flowers / "daisy" / "0.png").label in LABELS
 
@@ -142,6 +143,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_an_interrupted_run(flowers, tmp_path
     with pytest.raises(KeyboardInterrupt) as raised:
         imgpipe.run(images=flowers, job_dir=tmp_path / "job", progress=False, **QUICK)
     assert isinstance(raised.value, InterruptedRunError)
+    assert f'job_dir="{tmp_path / "job"}"' in raised.value.remedy
 
 
 @pytest.mark.parametrize("values", [(0.001, 0.2), 0.1])

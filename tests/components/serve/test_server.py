@@ -190,7 +190,7 @@ def is_open(port):
     ("flags", "status", "message"),
     [
         ([], 64, "--model is missing"),
-        (["--model=nowhere"], 66, "no SavedModel"),
+        (["--model=nowhere"], 66, "the folder 'nowhere' does not exist"),
         (["--model=nowhere", "--port=70000"], 64, "port=70000"),
         (["--model=nowhere", "--modle=x"], 64, "did you mean --model?"),
     ],
@@ -202,3 +202,10 @@ def test_a_failed_start_is_explained(flags, status, message):
     assert result.returncode == status
     assert message in result.stdout
     assert json.loads(result.stdout.splitlines()[-1])["remedy"]
+
+
+def test_the_folder_of_a_run_is_served(started, linear_model, images, row, tmp_path):
+    linear_model(tmp_path / "run" / "model", ("dark", "bright"))
+    server = started(f"--model={tmp_path / 'run'}")
+    assert server.name == "run"
+    assert server.predict({"instances": [row(images[0])]}).status_code == 200
