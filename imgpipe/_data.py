@@ -104,7 +104,7 @@ class Validation:
 
     @property
     def warnings(self) -> tuple[dict[str, Any], ...]:
-        """The findings that are doubtful but do not stop a training."""
+        """The findings that are suspicious but do not stop a training."""
         return tuple(finding for finding in self.findings if finding["severity"] == "warning")
 
     def _repr_html_(self) -> str:
@@ -144,7 +144,7 @@ def validate(
     progress: bool = True,
     **options: Unpack[ValidateOptions],
 ) -> Validation:
-    """Reads every record of a data set and returns what is wrong or doubtful about it.
+    """Reads every record of a data set and returns what is wrong or suspicious about it.
 
     Args:
         dataset: What ``convert`` returned, or the folder with its manifest.json.

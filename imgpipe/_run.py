@@ -175,7 +175,7 @@ class Run:
         found = sorted(self._files.artifacts.glob(f"*/{step}/{name}"))
         if not found:
             raise MissingInputError(
-                f"{str(self.folder)!r} holds no output of the {step} step",
+                f"{str(self.folder)!r} contains no output of the {step} step",
                 remedy="use the folder of a finished run, whose artifacts were not deleted",
             )
         return found[-1]

@@ -266,7 +266,8 @@ def nearest_name(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if near:
-        return "did you mean " + " or ".join(prefix + word for word in near) + "?"
+        *first, last = [prefix + word for word in near]
+        return f"did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
     return "valid names: " + ", ".join(prefix + word for word in known)
 
 

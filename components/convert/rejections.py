@@ -78,7 +78,7 @@ def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: flo
     first = "".join(f"\n  {describe_rejection(row)}" for row in rejections[:_MAX_SHOWN])
     more = f"\n  and {count - _MAX_SHOWN:,} more" if count > _MAX_SHOWN else ""
     raise InvalidDataError(
-        f"rejected {count:,} of {plural(rows, 'row')}, a fraction of {count / rows:.4g}, "
+        f"rejected {count:,} of {plural(rows, 'row')} ({count / rows:.2%}), "
         f"more than max_rejected_fraction={max_fraction:g} allows:{first}{more}",
         where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
         remedy="fix or remove these rows, or raise max_rejected_fraction",

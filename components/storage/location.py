@@ -227,4 +227,4 @@ def describe_folder(folder: Location) -> str:
         return f"{shown!r} is empty"
     others = len(names) - _MAX_NAMES
     more = "" if others <= 0 else f" and {others} more" if folder.is_local else " and more"
-    return f"{shown!r} holds: {', '.join(names[:_MAX_NAMES])}{more}"
+    return f"{shown!r} contains: {', '.join(names[:_MAX_NAMES])}{more}"

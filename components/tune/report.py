@@ -187,7 +187,8 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
     scale = math.log10 if is_log else float
     series = [
         Series(
-            f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}",
+            f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}: "
+            f"{float(trial.objective or 0.0):.4f}",
             ((scale(float(trial.values[parameter.name])), float(trial.objective or 0.0)),),
         )
         for trial in known

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from imgpipe.components.common.dataset import Manifest
@@ -27,7 +28,7 @@ MAX_RAISED = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong (error) or doubtful (warning) about the data or the arguments.
+    """Something wrong (error) or suspicious (warning) about the data or the arguments.
 
     Attributes:
         severity: ``error`` fails the step, ``warning`` does not.
@@ -188,8 +189,12 @@ def log_findings(findings: Findings) -> None:
             )
 
 
-def raise_if_errors(findings: Findings) -> None:
+def raise_if_errors(findings: Findings, report: Path) -> None:
     """Raises one error that lists about ten errors, some of each kind, with the total; ignores warnings.
+
+    Args:
+        findings: What was found.
+        report: The file that lists all of them.
 
     Raises:
         InvalidArgumentError: if every error is about an argument.
@@ -216,4 +221,4 @@ def raise_if_errors(findings: Findings) -> None:
     if total > len(shown):
         counts = ", ".join(f"{findings.kinds[kind]:,} {kind}" for kind in by_kind)
         lines.append(f"and {total - len(shown):,} more; by kind: {counts}")
-    raise error_class("\n".join(lines), remedy="fix them; the step's report and summary list them all")
+    raise error_class("\n".join(lines), remedy=f"fix them; all are listed in {report}")

@@ -107,4 +107,4 @@ def validate_to_files(
         warnings=warnings,
         examples=findings.examples,
     )
-    raise_if_errors(findings)
+    raise_if_errors(findings, report)

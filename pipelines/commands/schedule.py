@@ -69,7 +69,7 @@ def create(
     """Create the schedule NAME, which runs the pipeline.
 
     The options are those of submit, with the training's arguments after `--`. Runs never overlap, and missed
-    runs are not caught up.
+    runs are skipped.
     """
     check_has_schedules(target)
     check_job_id(name, "the schedule's name")

@@ -87,7 +87,7 @@ class Schedules(Protocol):
         """Pauses the schedule: no run starts until it is resumed."""
 
     def resume_schedule(self, name: str) -> None:
-        """Resumes the schedule; missed runs are not made up for."""
+        """Resumes the schedule; missed runs are skipped."""
 
     def delete_schedule(self, name: str) -> None:
         """Deletes the schedule; its running runs continue."""

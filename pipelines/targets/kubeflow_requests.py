@@ -107,6 +107,6 @@ def recurrence(cron: str) -> dict[str, Any]:
         # Kubeflow's first field is the second.
         "cron_expression": f"0 {cron}",
         "max_concurrency": 1,
-        # After an outage, missed runs are not made up for.
+        # After an outage, missed runs are skipped.
         "no_catchup": True,
     }

@@ -119,7 +119,7 @@ class KubeflowSchedules:
         self._change("disable", f"pause {name}", self._resource(name))
 
     def resume_schedule(self, name: str) -> None:
-        """Resumes the schedule; missed runs are not made up for."""
+        """Resumes the schedule; missed runs are skipped."""
         self._change("enable", f"resume {name}", self._resource(name))
 
     def delete_schedule(self, name: str) -> None:

@@ -113,7 +113,7 @@ def not_enabled(cloud):
 @pytest.mark.parametrize(
     ("change", "status", "exit_code", "message", "fix"),
     [
-        (without_data, "error", 66, "holds: flowers.tfrecord", "correct the pattern"),
+        (without_data, "error", 66, "contains: flowers.tfrecord", "correct the pattern"),
         (without_bucket, "error", 66, "does not exist", "buckets create gs://output --location=us-central1"),
         (far_away, "warning", 0, "europe-west4", "--region=europe-west4"),
         (not_readable, "warning", 0, "to read it", "gs://data --member=serviceAccount:service-123@"),

@@ -126,4 +126,6 @@ def test_help_lists_every_argument_and_ends_well(words, capsys):
 
 def test_nearest_name_falls_back_on_everything():
     assert nearest_name("tran", ["train", "tune"]) == "did you mean train?"
+    assert nearest_name("stage", ["stage1", "stage2", "stage3"]).count(", ") == 1
+    assert nearest_name("stage", ["stage1", "stage2"], prefix="--").count(" or --stage") == 1
     assert nearest_name("qqq", ["train", "tune"]) == "valid names: train, tune"

@@ -258,7 +258,7 @@ def test_too_many_rejected_rows_fail_after_all_were_checked(tmp_path, bad_csv, c
     assert "line 3: 'gone.jpg': no such file" in next(
         event["message"] for event in warnings if event["event"] == "convert_will_fail"
     )
-    assert "rejected 7 of 12 rows" in text
+    assert "rejected 7 of 12 rows (58.33%)" in text
     assert "max_rejected_fraction=0 allows" in text
     for line, path, _, reason in REASONS[:5]:
         assert f"{bad_csv}, line {line}: {path!r}: " in text

@@ -174,7 +174,7 @@ def test_ignored_files_are_named(tmp_path):
 
 def test_pattern_that_matches_only_folders_lists_their_content(tmp_path):
     touch(tmp_path, "daisy/1.jpg", "roses/2.jpg")
-    with pytest.raises(MissingInputError, match=r"2 folders match[\s\S]*daisy' holds: 1.jpg"):
+    with pytest.raises(MissingInputError, match=r"2 folders match[\s\S]*daisy' contains: 1.jpg"):
         read_folder(f"{tmp_path}/*/*.png")
 
 

@@ -79,7 +79,7 @@ def test_patterns_match_objects_as_they_match_files(cloud):
     ]
     with pytest.raises(MissingInputError) as caught:
         find_files("gs://photos/data/eval-*")
-    assert "'gs://photos/data/' holds: .train-1, a/, train-00000-of-00002" in str(caught.value)
+    assert "'gs://photos/data/' contains: .train-1, a/, train-00000-of-00002" in str(caught.value)
 
 
 def test_a_listing_can_begin_and_end_at_a_name_and_skip_folders_and_hidden_files(cloud):

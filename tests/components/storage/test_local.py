@@ -49,8 +49,8 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("data/train-*.tfrecord", ["holds: train-00000-of-00001, validation-00000-of-00001"]),
-        ("data/train-0*,data/eval-*", ["'", "eval-*", "holds: train-"]),
+        ("data/train-*.tfrecord", ["contains: train-00000-of-00001, validation-00000-of-00001"]),
+        ("data/train-0*,data/eval-*", ["'", "eval-*", "contains: train-"]),
         ("dat/train-*", ["has no folder 'dat'"]),
         ("empty/*", ["is empty"]),
         ("many/x*", ["00, 01", "and 5 more"]),
@@ -145,5 +145,5 @@ def test_a_folder_given_as_a_pattern_is_reported_as_one(tmp_path):
     (tmp_path / "data" / "train-0").touch()
     with pytest.raises(MissingInputError, match="is a folder") as caught:
         find_files(str(tmp_path / "data"))
-    assert "holds: train-0" in str(caught.value)
+    assert "contains: train-0" in str(caught.value)
     assert str(tmp_path / "data" / "train-*") in str(caught.value)

@@ -114,6 +114,11 @@ def test_the_report_is_self_contained_and_shows_every_trial():
     for kind, count in (("best", 1), ("stopped", 1), ("failed", 1), ("complete", 3)):
         curves = re.findall(rf'<polyline class="curve {kind}" points="[^"]*"><title>trial', page)
         assert len(curves) == count, kind
+    # A dot says the value once, and not its logarithm.
+    dots = re.findall(r'<circle class="dot-0"[^>]*><title>([^<]*)</title>', page)
+    assert dots
+    for dot in dots:
+        assert re.fullmatch(r"trial \d+: \w+=[\d.e-]+: 0\.\d{4}", dot), dot
     assert page.count("stopped here") == page.count("failed here") == 1
 
 

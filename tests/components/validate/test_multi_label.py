@@ -1,6 +1,7 @@
 """Multi-label data sets: images have several labels, or none."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -111,10 +112,10 @@ def test_a_multi_label_argument_that_contradicts_the_data_is_rejected(
     findings = findings_of(write_valid(), multi_label=False)
     assert "multi-label" in only(findings, "multi_label", ERROR).problem
     with pytest.raises(InvalidArgumentError, match="set multi_label=true"):
-        raise_if_errors(findings)
+        raise_if_errors(findings, Path("report.html"))
     findings = findings_of(coloured_dataset(tmp_path / "single"))
     with pytest.raises(InvalidArgumentError, match="set multi_label=false"):
-        raise_if_errors(findings)
+        raise_if_errors(findings, Path("report.html"))
 
 
 def test_the_batch_size_is_compared_with_images_not_labels(write_valid):

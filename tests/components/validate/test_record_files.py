@@ -56,7 +56,7 @@ def test_labels_and_counts_are_found_by_reading(tmp_path):
 
 def test_a_pattern_without_matches_lists_the_files_found(tmp_path):
     patterns = write_files(tmp_path, (1, 2))
-    with pytest.raises(MissingInputError, match="holds: train-0, validation-0"):
+    with pytest.raises(MissingInputError, match="contains: train-0, validation-0"):
         describe_record_files({**patterns, "train": f"{tmp_path}/train-*.tfrecord"}, "", 0)
 
 

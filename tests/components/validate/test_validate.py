@@ -262,8 +262,11 @@ def test_the_default_training_size_is_the_networks(tmp_path):
 def test_the_error_names_some_of_every_kind(valid_dataset, tmp_path):
     damaged = [record(number, 1, encoded=b"no image") for number in range(30)]
     with pytest.raises(InvalidDataError) as caught:
-        raise_if_errors(findings_of(valid_dataset(train=[*damaged, record(99, 7)]), tmp_path))
+        raise_if_errors(
+            findings_of(valid_dataset(train=[*damaged, record(99, 7)]), tmp_path), Path("report.html")
+        )
     assert "31 errors were found" in str(caught.value)
+    assert caught.value.remedy == "fix them; all are listed in report.html"
     assert "label 7 is not in 1..2" in str(caught.value)
     assert "and 25 more; by kind: 30 undecodable_image, 1 label_out_of_range" in str(caught.value)
 
@@ -581,6 +584,7 @@ def test_report_and_summary_are_written_before_one_error_lists_all(tmp_path, cap
     )
     assert text.count("label 9 is not in") == 10
     assert "and 15 more" in text
+    assert str(report) in raised.value.remedy
     assert "what to do: correct the label" in text
     assert len(json.loads(summary.read_text())["findings"]) == 25
     assert json.loads(summary.read_text())["errors"] == 25
