@@ -247,8 +247,8 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image), deadline)
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
-    percent = 100 if current is None else arguments.canary_percent
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
+    percent = _wanted_percent(current, spec, arguments)
     rollout = _Rollout(service, spec, percent, verification, deadline, arguments.allow_unverified)
     previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
     is_created = current is None
@@ -337,6 +337,20 @@ def _specification(current: dict[str, Any], arguments: DeployArguments, storage_
     fingerprint = hashlib.sha256(json.dumps([storage_uri, ours], sort_keys=True).encode()).hexdigest()[:16]
     predictor["annotations"] = {**(predictor.get("annotations") or {}), FINGERPRINT: fingerprint}
     return spec
+
+
+def _wanted_percent(current: dict[str, Any] | None, spec: dict[str, Any], arguments: DeployArguments) -> int:
+    """Returns the share of the requests for a specification: all that it has already, else the canary's.
+
+    Beside a revision that has all traffic, KServe has none to give the rest to, or takes the one before.
+    """
+    if current is None:
+        return 100
+    if has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100:
+        if arguments.canary_percent < 100:
+            log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
+        return 100
+    return arguments.canary_percent
 
 
 def with_percent(spec: dict[str, Any], percent: int) -> dict[str, Any]:

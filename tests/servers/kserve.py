@@ -96,6 +96,7 @@ class Workload:
     pods: list[Pod] = field(default_factory=list)
     percent: int | None = None
     rolled_out: str = ""
+    rolled_out_before: str = ""
     traffic: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -260,6 +261,17 @@ class Cluster:
             workload = self.workloads[key]
             if now - workload.changed < self.reconcile_seconds:
                 continue
+            if not any(_is_supporting(found) for found in self.runtimes):
+                # kserve/kserve v0.20.0, components/predictor.go: with no runtime there is no workload;
+                # the image of the model does not matter.
+                service["status"]["modelStatus"] = {
+                    "transitionStatus": "InvalidSpec",
+                    "lastFailureInfo": {
+                        "reason": "NoSupportingRuntime",
+                        "message": "No runtime found to support specified framework/version",
+                    },
+                }
+                continue
             template = self._template(service)
             if template != workload.template:
                 workload.template = template
@@ -355,13 +367,18 @@ class Cluster:
                 rest = {"revisionName": workload.rolled_out, "percent": 100 - workload.percent, "tag": "prev"}
                 targets.append(rest)
         # inference_service_status.go: PropagateStatus.
-        if latest["percent"] == 100:
-            workload.rolled_out = ready.name
+        if workload.rolled_out != ready.name:
+            if latest["percent"] == 100:
+                workload.rolled_out_before, workload.rolled_out = workload.rolled_out, ready.name
+        elif ready is created and latest["percent"] < 100 and workload.rolled_out_before:
+            # The rest goes to the revision before from the next reconciliation on.
+            workload.rolled_out = workload.rolled_out_before
         workload.traffic = targets
         predictor.update(
             traffic=copy.deepcopy(targets),
             latestReadyRevision=ready.name,
             latestRolledoutRevision=workload.rolled_out,
+            previousRolledoutRevision=workload.rolled_out_before,
         )
         status["conditions"] = [{"type": "Ready", "status": "True"}]
 
@@ -489,6 +506,14 @@ def runtime(image, **fields):
             **fields,
         },
     }
+
+
+def _is_supporting(found):
+    spec = found["spec"]
+    return not spec.get("disabled") and any(
+        supported["name"] == "tensorflow" and supported.get("autoSelect")
+        for supported in spec["supportedModelFormats"]
+    )
 
 
 def answers(model, instances, signature="serving_default"):

@@ -178,10 +178,14 @@ class InferenceService:
             return FAILED, "the service was deleted"
         mode = self.mode(service)
         if mode == KNATIVE:
-            return self._revision_rollout(service, spec)
-        if mode == STANDARD:
-            return self._deployment_rollout(spec)
-        return WAITING, f"the deployment mode is {mode}" if mode else "the controller has not seen it yet"
+            state, reason = self._revision_rollout(service, spec)
+        elif mode == STANDARD:
+            state, reason = self._deployment_rollout(spec)
+        else:
+            state = WAITING
+            reason = f"the deployment mode is {mode}" if mode else "the controller has not seen it yet"
+        # Not FAILED: the status may still be about the specification before.
+        return state, (_refusal(service) or reason) if state == WAITING else reason
 
     def _deployment_rollout(self, spec: Mapping[str, Any]) -> tuple[str, str]:
         deployment = self._deployments.read(self._predictor)
@@ -371,6 +375,15 @@ def _carries(annotations: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
 
 def _traffic(service: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(predictor_status(service).get("traffic") or ())
+
+
+def _refusal(service: Mapping[str, Any]) -> str:
+    """Returns why KServe creates no pods for the specification that it has seen; "" if it does."""
+    status = (service.get("status") or {}).get("modelStatus") or {}
+    if status.get("transitionStatus") != "InvalidSpec":
+        return ""
+    failure = status.get("lastFailureInfo") or {}
+    return f"KServe rejects the specification: {failure.get('message') or failure.get('reason') or 'unknown'}"
 
 
 def _condition(found: Mapping[str, Any], kind: str) -> dict[str, Any]:

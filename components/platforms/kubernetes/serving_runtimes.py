@@ -26,7 +26,7 @@ _REMEDY = (
 def check_runtime(cluster: Cluster, model_folder: Path, serving_image: str) -> None:
     """Checks that the server which KServe will start can load a model.
 
-    It is ``serving_image``, or the image of the runtime that KServe selects for TensorFlow models. An image
+    KServe selects a runtime in any case; ``serving_image`` only replaces the image of its container. An image
     with a name that says nothing about its version is accepted: the model's answers are checked later.
 
     Raises:
@@ -34,20 +34,21 @@ def check_runtime(cluster: Cluster, model_folder: Path, serving_image: str) -> N
         UnavailableError: if the cluster has no runtime for TensorFlow models.
         InterruptedRunError: if the API server does not respond.
     """
-    if serving_image:
-        name, image = "--serving-image", serving_image
+    name, image = "--serving-image", serving_image
+    try:
+        runtimes = _list_runtimes(cluster)
+    except UnavailableError as error:
+        log_event("runtime_not_checked", f"deploy: {error.problem}; {error.remedy}", severity="WARNING")
     else:
-        try:
-            runtime = _selected(_list_runtimes(cluster))
-        except UnavailableError as error:
-            log_event("runtime_not_checked", f"deploy: {error.problem}; {error.remedy}", severity="WARNING")
-            return
+        runtime = _selected(runtimes)
         if runtime is None:
             raise UnavailableError(
                 "the cluster has no ServingRuntime for TensorFlow models",
-                remedy="create the ServingRuntime in docs/deploy.md, or give --serving-image",
+                remedy="create the ServingRuntime in docs/deploy.md: KServe needs one, also with "
+                "--serving-image",
             )
-        name, image = runtime["metadata"]["name"], _image(runtime)
+        if not serving_image:
+            name, image = runtime["metadata"]["name"], _image(runtime)
     required = _required_version(model_folder)
     match = _TENSORFLOW_SERVING.fullmatch(image)
     if match and (int(match[1]), int(match[2])) < required:

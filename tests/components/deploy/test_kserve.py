@@ -266,6 +266,25 @@ def test_a_second_canary_that_cannot_be_loaded_leaves_the_first(deploy, cluster,
 
 def test_the_first_model_gets_all_traffic_despite_canary_percent(deploy, cluster):
     assert deploy(0, canary_percent=10).traffic_percent == 100
+    again = deploy(0, canary_percent=10)
+    assert (again.traffic_percent, again.changed, again.verified) == (100, False, True)
+
+
+def test_a_model_with_all_traffic_keeps_it_despite_canary_percent(deploy, cluster, models):
+    deploy(0)
+    deploy(1)
+    again = deploy(1, canary_percent=10)
+    assert (again.traffic_percent, again.changed) == (100, False)
+    assert cluster.answering() == {storage_of(models, 1): 100}
+
+
+def test_a_promotion_that_does_not_answer_gives_the_previous_model_its_share_back(deploy, cluster, models):
+    deploy(0)
+    deploy(1, canary_percent=10)
+    before_first(cluster, "PUT", lambda: setattr(cluster, "blocked", True))
+    with pytest.raises(CheckFailedError, match="was rolled back"):
+        deploy(1)
+    assert cluster.answering() == {storage_of(models, 0): 90, storage_of(models, 1): 10}
 
 
 @pytest.mark.parametrize(
@@ -496,11 +515,19 @@ def test_a_runtime_that_is_too_old_is_refused_before_the_upload(values, deploy, 
     assert (cluster.objects, cloud.requests) == ({}, [])
 
 
-def test_a_cluster_without_a_runtime_for_tensorflow_is_refused(deploy, cluster):
+@pytest.mark.parametrize("values", [{}, {"serving_image": "imgpipe:1"}])
+def test_a_cluster_without_a_runtime_for_tensorflow_is_refused(values, deploy, cluster):
     cluster.runtimes = [runtime("imgpipe:1", disabled=True)]
     with pytest.raises(UnavailableError, match="no ServingRuntime for TensorFlow"):
-        deploy(0)
+        deploy(0, **values)
     assert cluster.objects == {}
+
+
+def test_the_reason_why_kserve_creates_no_pods_is_in_the_error(each_mode, deploy, cluster):
+    cluster.forbidden.add("servingruntimes")
+    cluster.runtimes = []
+    with pytest.raises(CheckFailedError, match="rejects the specification: No runtime found to support"):
+        deploy(0, deploy_timeout_seconds=1)
 
 
 def test_runtimes_that_may_not_be_read_are_a_warning(deploy, cluster, capsys):
