@@ -150,7 +150,8 @@ def validate(
         dataset: What ``convert`` returned, or the folder with its manifest.json.
         report: The HTML file to write; None = a file in a new temporary folder.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: What the training will require of the data, listed below.
+        **options: What the training will require of the data, listed below. Without train_batch_size,
+            the number of images is not compared with the batch size.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before any work.
@@ -158,6 +159,8 @@ def validate(
         PipelineError: if the data cannot be read. Errors in the data are returned, not raised.
     """
     values = check_options((ValidateArguments,), options)
+    # The data are not checked against the default batch size of a training that may use another.
+    values.setdefault("train_batch_size", 1)
     ValidateArguments(**values)
     folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
     page = Path(report or Path(tempfile.mkdtemp(prefix="imgpipe-"), "validation.html"))

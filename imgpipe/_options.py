@@ -52,6 +52,8 @@ def list_options(arguments_classes: Sequence[type[Any]]) -> Callable[[Function],
 def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options by name: paths as text, a list of texts as one text, numbers of NumPy as Python's.
 
+    An option that is None is omitted.
+
     Raises:
         InvalidArgumentError: for a name that none of the classes has, or a value of a wrong type or size.
     """
@@ -60,6 +62,9 @@ def check_options(arguments_classes: Sequence[type[Any]], options: Mapping[str, 
     for name, value in options.items():
         if name not in known:
             raise InvalidArgumentError(f"there is no option {name!r}", remedy=nearest_name(name, known))
+        if value is None and "none" not in (known[name].metadata["choices"] or ()):
+            # Omitted; but "none" is not the default of an argument that has this choice, e.g. weights.
+            continue
         if isinstance(value, np.generic):
             value = value.item()
         elif isinstance(value, list | tuple) and _may_be_list(known[name]):

@@ -28,10 +28,14 @@ from imgpipe.pipelines.local_pipeline import RETRAIN, TRAIN, TUNE, LocalPipeline
 from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_folder import RunFolder
 
+_EXAMPLE_SPACE = '{"initial_learning_rate": "log:0.001:0.2"}'
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class Run:
     """A finished run on this machine; ``Run(folder)`` opens an earlier one.
+
+    ``Run(folder)`` raises ``MissingInputError`` if there is no such folder.
 
     Attributes:
         folder: The run's folder, its ``job_dir``.
@@ -40,7 +44,13 @@ class Run:
     folder: Path
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        object.__setattr__(self, "folder", Path(folder))
+        path = Path(folder)
+        if not path.is_dir():
+            raise MissingInputError(
+                f"the folder {str(path)!r} does not exist",
+                remedy="use the folder of a run, its job_dir",
+            )
+        object.__setattr__(self, "folder", path)
 
     @property
     def model(self) -> Path:
@@ -213,6 +223,8 @@ def run(
             the notebook's stop button it is a ``KeyboardInterrupt`` as well.
         PipelineError: if a step failed; ``remedy`` says what to do.
     """
+    if "tune" in options:
+        raise InvalidArgumentError("imgpipe.run has no option 'tune'", remedy="use imgpipe.tune")
     return _run(RETRAIN if retrain else TRAIN, options, dataset, recipe, progress)
 
 
@@ -247,6 +259,14 @@ def tune(
     if "tune" in arguments:
         raise InvalidArgumentError(
             f"imgpipe.tune has no option 'tune' ({arguments['tune']!r})", remedy="use search_space"
+        )
+    if search_space is not None and not isinstance(search_space, Mapping):
+        raise InvalidArgumentError(
+            f"search_space={search_space!r} is not a dict", remedy=f"pass search_space, e.g. {_EXAMPLE_SPACE}"
+        )
+    if not search_space and not arguments.get("hyperparameters"):
+        raise InvalidArgumentError(
+            "there is nothing to tune", remedy=f"pass search_space, e.g. {_EXAMPLE_SPACE}"
         )
     if search_space:
         spaces = (f"{name}={_values(name, values)}" for name, values in search_space.items())

@@ -162,6 +162,11 @@ def prepare_run(
         from imgpipe.components.tune.search_space import read_request
 
         request = read_request(from_values(TuneArguments, parameters))
+        for tuned in request.parameters:
+            if tuned.name == "train_batch_size":
+                # The trials replace it. The validate step checks the data against it.
+                sizes = tuned.values or (tuned.maximum,)
+                parameters["train_batch_size"] = max(int(float(size)) for size in sizes)
         if request.resume_job:
             # The hyperparameters block may name it instead; containers need its absolute path.
             parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))

@@ -1,5 +1,6 @@
 """convert and validate from Python."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_validate_finds_nothing_wrong_with_good_data(dataset):
     assert validation.ok
     assert validation.errors == ()
     assert validation._repr_html_().startswith("<iframe")
+
+
+def test_validate_compares_the_batch_size_only_if_it_is_given(flowers, tmp_path):
+    for label in ("daisy", "rose"):
+        (tmp_path / "few" / label).mkdir(parents=True)
+        for number in range(4):
+            shutil.copy(flowers / label / f"{number}.png", tmp_path / "few" / label)
+    few = imgpipe.convert(tmp_path / "shards", images=tmp_path / "few", progress=False)
+    assert imgpipe.validate(few, progress=False).ok
+    [error] = imgpipe.validate(few, train_batch_size=32, progress=False).errors
+    assert error["kind"] == "train_batch_size"
 
 
 def test_validate_returns_errors_instead_of_raising(dataset, tmp_path):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import imgpipe
+from imgpipe._options import check_options
 from imgpipe.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.pipelines.local_pipeline import RETRAIN, TUNE, prepare_run
 from tests.imgpipe.conftest import LABELS, QUICK
 
 
@@ -63,6 +65,38 @@ def test_a_folder_that_is_not_a_run_says_so(tmp_path):
     with pytest.raises(MissingInputError, match="finished run"):
         _ = imgpipe.Run(tmp_path).metrics
     assert "unknown" in repr(imgpipe.Run(tmp_path))
+
+
+def test_a_run_that_does_not_exist_cannot_be_opened(tmp_path):
+    with pytest.raises(MissingInputError, match="nowhere' does not exist"):
+        imgpipe.Run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"), [((), "nothing to tune"), (([("a", "b")],), "is not a dict")]
+)
+def test_tuning_without_a_search_space_names_an_example(arguments, problem):
+    with pytest.raises(InvalidArgumentError, match=problem) as raised:
+        imgpipe.tune(*arguments)
+    assert raised.value.remedy == 'pass search_space, e.g. {"initial_learning_rate": "log:0.001:0.2"}'
+
+
+@pytest.mark.parametrize(("space", "largest"), [("8,16", 16), ("4:24", 24)])
+def test_the_data_are_checked_against_the_largest_batch_of_the_search(space, largest, flowers):
+    prepared = prepare_run(TUNE, {"images": str(flowers), "tune": f"train_batch_size={space}"})
+    assert prepared.parameters["train_batch_size"] == largest
+
+
+def test_run_refers_to_tune():
+    with pytest.raises(InvalidArgumentError, match="no option 'tune'") as raised:
+        imgpipe.run(tune={"seed": [1, 2]})
+    assert raised.value.remedy == "use imgpipe.tune"
+
+
+def test_an_option_that_is_none_is_omitted_unless_none_could_be_its_value():
+    assert check_options(RETRAIN.inputs, {"max_steps": None, "seed": 3}) == {"seed": 3}
+    with pytest.raises(InvalidArgumentError, match='weights=None: must be "imagenet" or "none"'):
+        check_options(RETRAIN.inputs, {"weights": None})
 
 
 def test_a_search_space_of_single_values_is_refused():
@@ -132,7 +166,7 @@ def test_a_converted_data_set_can_be_trained_on(flowers, tmp_path):
 
 
 def test_ctrl_c_is_a_keyboard_interrupt_and_an_interrupted_run(flowers, tmp_path):
-    log = imgpipe.Run(tmp_path / "job").log
+    log = tmp_path / "job" / "run.log"
 
     def interrupt():
         while not (log.exists() and log.stat().st_size):
