@@ -137,6 +137,14 @@ def _holds_only_trials(model: Path) -> bool:
     return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
 
 
+def latest_process(folder: RunFolder) -> int:
+    """Returns the id of the process that last locked the folder, or 0 if its model is published."""
+    try:
+        return int((folder.job_dir / _LOCK_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def running_process(folder: RunFolder) -> int:
     """Returns the id of the process that has locked the folder, or 0."""
     with suppress(OSError, ValueError), (folder.job_dir / _LOCK_FILE).open() as file:

@@ -10,6 +10,7 @@ from imgpipe.pipelines.commands.output import exit_on_error, format_option, noti
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.targets.jobs import ENDED, Jobs
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
+from imgpipe.pipelines.targets.local_jobs import LocalJobs
 
 _EXAMPLES = """
 \b
@@ -54,7 +55,12 @@ def list_(target: TargetOptions, limit: int, output_format: str) -> None:
 @click.argument("job")
 @target_options
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Continue until JOB has ended.")
-@click.option("--all", "everything", is_flag=True, help="kubeflow: also the lines of KFP and of libraries.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="local, kubeflow: also the lines of KFP and of libraries.",
+)
 @exit_on_error
 def stream_logs(job: str, target: TargetOptions, follow: bool, everything: bool) -> None:
     """Print the log of JOB from its beginning until it has ended.
@@ -74,7 +80,7 @@ def print_logs(
         CheckFailedError: if it failed or was cancelled.
     """
     try:
-        options = {"everything": everything} if isinstance(jobs, KubeflowJobs) else {}
+        options = {"everything": everything} if isinstance(jobs, KubeflowJobs | LocalJobs) else {}
         for line in jobs.logs(job, follow=follow, **options):
             click.echo(line, err=to_stderr)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from typing import Any
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.storage import atomic_write, local_path
-from imgpipe.pipelines.run_folder import RunFolder, running_process
+from imgpipe.pipelines.run_folder import RunFolder, latest_process, running_process
 from imgpipe.pipelines.targets.jobs import Job, no_such_job
 
 RUNS = "imgpipe-runs"
@@ -84,7 +84,7 @@ class LocalJobs:
                     remedy="use a new job id, or see the existing job with `imgpipe describe`",
                 )
             job = self.describe(job_id)
-            if job.state in ("RUNNING", "SUCCEEDED"):
+            if job.state in ("RUNNING", "CANCELLING", "SUCCEEDED"):
                 return job, True
         entry = {
             "job_id": job_id,
@@ -102,7 +102,8 @@ class LocalJobs:
         known = self._registered(job_id)
         folder = RunFolder(Path(known["job_dir"]) if known else self._folder(job_id))
         error = _read_error(self._output(job_id)) if known else None
-        return _job(job_id, folder, known["created"] if known else "", error)
+        cancelled = self._is_cancelled(folder)
+        return _job(job_id, folder, known["created"] if known else "", error, cancelled=cancelled)
 
     def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest jobs, newest first, including runs of `imgpipe run`."""
@@ -117,8 +118,20 @@ class LocalJobs:
         found = [self.describe(name) for name in names]
         return sorted(found, key=lambda job: (job.created, job.job_id), reverse=True)[:limit]
 
-    def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yields the lines of the run's log; with ``follow``, until the run has ended."""
+    def logs(self, job_id: str, *, follow: bool, everything: bool = False) -> Iterator[str]:
+        """Yields the lines of the run's log; with ``follow``, until the run has ended.
+
+        Args:
+            job_id: The job.
+            follow: Whether to wait for further lines.
+            everything: Whether to yield also the lines that KFP and libraries wrote.
+        """
+        for line in self._lines(job_id, follow=follow):
+            event = parse_event(line)
+            if event or everything:
+                yield str(event["message"]) if event else line
+
+    def _lines(self, job_id: str, *, follow: bool) -> Iterator[str]:
         folder = RunFolder(Path(self.describe(job_id).name))
         while follow and not folder.log.is_file() and running_process(folder):
             self.pause(_POLL_SECONDS)
@@ -132,19 +145,36 @@ class LocalJobs:
                 for line in log:
                     partial += line
                     if partial.endswith("\n"):
-                        yield _message(partial.rstrip("\n"))
+                        yield partial.rstrip("\n")
                         partial = ""
                 if not running:
                     break
                 self.pause(_POLL_SECONDS)
             if partial:
-                yield _message(partial)
+                yield partial
 
     def cancel(self, job_id: str) -> None:
-        """Sends SIGTERM to the run; does nothing if it has ended."""
-        process = running_process(RunFolder(Path(self.describe(job_id).name)))
-        if process:
+        """Sends SIGTERM to the run; does nothing if it has ended or is being cancelled.
+
+        A second signal would end the run while it stops its step.
+        """
+        folder = RunFolder(Path(self.describe(job_id).name))
+        process = running_process(folder)
+        if process and not self._is_cancelled(folder):
+            with atomic_write(self._cancellation(folder)) as temporary:
+                temporary.write_text(str(process))
             os.kill(process, signal.SIGTERM)
+
+    def _cancellation(self, folder: RunFolder) -> Path:
+        digest = hashlib.sha256(str(folder.job_dir).encode()).hexdigest()
+        return self.runs / _REGISTER / f"{digest}.cancelled"
+
+    def _is_cancelled(self, folder: RunFolder) -> bool:
+        """Returns whether the folder's latest run was cancelled."""
+        try:
+            return int(self._cancellation(folder).read_text()) == latest_process(folder)
+        except (OSError, ValueError):
+            return False
 
     def _start(self, values: Mapping[str, Any], folder: Path, output: Path, *, retrain: bool) -> bool:
         """Starts the run; returns whether another client started it first."""
@@ -203,7 +233,9 @@ class LocalJobs:
         raise no_such_job(job_id, str(self.runs))
 
 
-def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any] | None) -> Job:
+def _job(
+    job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any] | None, *, cancelled: bool
+) -> Job:
     """Returns the state that the run's log records; if the log has no error, the error in its ``output``."""
     events = _events(folder.log)
     failure = next((event for event in reversed(events) if event["event"] == "step_failed"), None)
@@ -218,9 +250,11 @@ def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any]
     ending = next((event for event in reversed(events) if event["event"] == "run_failed"), None)
     error, ended = "", events[-1]["time"] if events else ""
     if running_process(folder):
-        state, ended = "RUNNING", ""
+        state, ended = "CANCELLING" if cancelled else "RUNNING", ""
     elif folder.model.is_dir():
         state = "SUCCEEDED"
+    elif cancelled:
+        state = "CANCELLED"
     elif failure is not None:
         state = "CANCELLED" if failure["exit_code"] == EXIT_CODE_INTERRUPTED else "FAILED"
         error = f"{failure['step']}: {failure['problem']}"
@@ -232,6 +266,8 @@ def _job(job_id: str, folder: RunFolder, created: str, output: Mapping[str, Any]
         error = output["error"]
     else:
         state, error = "FAILED", "it ended without an error message: it was killed, or the machine stopped"
+    if state == "CANCELLED":
+        steps = {step: value if value == "SUCCEEDED" else state for step, value in steps.items()}
     results = {event["step"]: event["result"] for event in events if event["event"] == "step_result"}
     return Job(
         job_id=job_id,
@@ -252,11 +288,6 @@ def _events(log: Path) -> list[dict[str, Any]]:
             return [event for line in lines if (event := parse_event(line))]
     except OSError:
         return []
-
-
-def _message(line: str) -> str:
-    event = parse_event(line)
-    return str(event["message"]) if event else line
 
 
 def _read_error(output: Path) -> dict[str, Any] | None:

@@ -78,8 +78,12 @@ def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
             lines.append(follower.stdout.readline())
             assert lines[-1], follower.stderr.read()
         wait_for(lambda: state(folder)["details"]["steps"].get("train") == "RUNNING")
+        jobs = LocalJobs(folder / "imgpipe-runs")
+        jobs.cancel("job_1")
+        # A second request while the run ends changes nothing.
+        jobs.cancel("job_1")
         assert imgpipe(folder, "cancel", "job_1").returncode == 0
-        wait_for(lambda: state(folder)["state"] != "RUNNING")
+        wait_for(lambda: state(folder)["state"] not in ("RUNNING", "CANCELLING"))
         _, errors = follower.communicate(timeout=30)
     assert any(line.startswith("validate: done") for line in lines)
     assert follower.returncode == 76
@@ -88,6 +92,7 @@ def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
     assert ended == json.loads(json.dumps(state(folder)))
     assert ended["state"] == "CANCELLED"
     assert ended["details"]["steps"]["validate"] == "SUCCEEDED"
+    assert ended["details"]["steps"]["train"] == "CANCELLED"
     # The run's own log says how it ended: its output is written after the folder is unlocked.
     (folder / "imgpipe-runs" / ".jobs" / "job_1.out").write_text("")
     assert state(folder)["state"] == "CANCELLED"
@@ -187,10 +192,13 @@ def test_a_run_of_imgpipe_run_is_also_a_job(folder):
     run = RunFolder(folder / "imgpipe-runs" / "20261123-101010")
     run.model.mkdir(parents=True)
     event = {"severity": "INFO", "event": "step_started", "message": "convert: started", "step": "convert"}
-    run.log.write_text(json.dumps({**event, "time": "2026-11-23T10:10:10Z"}) + "\n")
+    of_kfp = '{"dataPath": "executor_output.json"}\n'
+    run.log.write_text(json.dumps({**event, "time": "2026-11-23T10:10:10Z"}) + "\n" + of_kfp)
     [job] = LocalJobs(folder / "imgpipe-runs").list_jobs(5)
     assert (job.job_id, job.state, job.created) == ("20261123-101010", "SUCCEEDED", "2026-11-23T10:10:10Z")
     assert imgpipe(folder, "stream-logs", "20261123-101010").stdout == "convert: started\n"
+    everything = imgpipe(folder, "stream-logs", "20261123-101010", "--all").stdout
+    assert everything == "convert: started\n" + of_kfp
 
 
 def test_there_are_no_local_schedules(folder):
