@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imgpipe.components.common.dataset import read_manifest
-from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError
 from imgpipe.components.platforms import polling
 from imgpipe.components.platforms.kubernetes import workflow
 from imgpipe.components.platforms.vertex.client import VertexLocation
@@ -27,6 +27,7 @@ from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, RUNNING, best_trial
+from tests.servers.faults import Fault, start_fault_proxy
 from tests.servers.katib import has_condition, start_katib_server
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex import STATES, start_vertex_server
@@ -82,8 +83,11 @@ def kill_training(shell):
             os.kill(int(child), signal.SIGKILL)
 
 
-def follow_a_search(server, dataset, folder, faults):
-    """Follows one search to its end, through all faults; checks that no trial is lost or counted twice."""
+def follow_a_search(server, responses, dataset, folder, faults):
+    """Follows one search to its end, through all faults; checks that no trial is lost or counted twice.
+
+    The proxy in front of the server breaks the next responses as ``responses`` says.
+    """
     settings = {
         "tune": "initial_learning_rate=log:0.0001:0.5",
         "max_trials": 8,
@@ -101,6 +105,11 @@ def follow_a_search(server, dataset, folder, faults):
     def report(trials):
         assert time.monotonic() < deadline
         assert len({trial.id for trial in trials}) == len(trials)
+        responses.extend(
+            Fault(faults.generator.choice(("page", "null", "broken", "reset")), executed=True)
+            for _ in range(2)
+            if faults.draw("broken response", 0.3)
+        )
         with server.lock:
             server.faults += [
                 faults.generator.choice((429, 500, 502, 503, 504))
@@ -128,7 +137,8 @@ def follow_a_search(server, dataset, folder, faults):
         try:
             trials = search.run(report)
             break
-        except Terminated:
+        # A broken response at its start ends the step; one while it follows the search would delete that.
+        except (Terminated, InvalidResponseError):
             assert time.monotonic() < deadline
     names = sorted(name for name in server.katib_trials if name.startswith(server_name(server)))
     assert [trial.id for trial in trials] == list(range(1, 9))
@@ -222,11 +232,20 @@ def run_faults(number, tmp_path, monkeypatch, coloured_dataset, capsys):
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
     # The step is not in a pod.
     monkeypatch.setattr(workflow, "is_cancelled", lambda: False)
-    with start_katib_server(tmp_path) as server:
-        use_kubeconfig(monkeypatch, tmp_path, server)
-        with short_pauses(monkeypatch):
-            while searches.total < number / 2:
-                follow_a_search(server, dataset, tmp_path / f"search-{searches.total}", searches)
+    responses = []
+
+    def choose(method, path):
+        return responses.pop() if method == "GET" and responses else None
+
+    with (
+        start_katib_server(tmp_path) as server,
+        start_fault_proxy(server.address, choose) as proxy,
+        short_pauses(monkeypatch),
+    ):
+        use_kubeconfig(monkeypatch, tmp_path, proxy)
+        while searches.total < number / 2:
+            folder = tmp_path / f"search-{searches.total}"
+            follow_a_search(server, responses, dataset, folder, searches)
         assert server.katib_writes == ["POST"] * len(server.katib_experiments)
     with start_vertex_server(tmp_path) as server, short_pauses(monkeypatch):
         from google.cloud import aiplatform_v1
