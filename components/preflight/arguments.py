@@ -10,13 +10,17 @@ from imgpipe.components.common.arguments import checked_value, flat_fields, from
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.image_name import check_image
 from imgpipe.components.common.labels import is_valid_unicode
+from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.custom_job.arguments import CustomJobArguments
 from imgpipe.components.platforms.kubernetes.pod_rules import (
     GPU_RESOURCE,
     TPU_RESOURCE,
     check_accelerator,
+    check_inference_service_name,
+    check_namespace,
     check_node_selector,
     check_secret_name,
+    check_service_account,
     check_tolerations,
 )
 from imgpipe.components.platforms.kubernetes.quantity import check_quantity
@@ -60,6 +64,8 @@ def check_arguments(pipeline: str, target: str, values: Mapping[str, Any]) -> No
                 checked_value(field, values[name])
     with _collected(errors):
         _check_texts(values)
+    if values.get("deploy_target") == KSERVE_TARGET:
+        errors += _kserve_errors(values)
     if target == "kubeflow":
         errors += _kubeflow_errors(values, trains=trains)
     _raise(errors, remedy="correct the value, or omit the argument to use its default")
@@ -155,6 +161,19 @@ def _check_tuning(target: str, values: Mapping[str, Any]) -> None:
         check_local(job_dir)
     request = read_request(from_values(TuneArguments, values))
     check_search_space(request, from_values(TrainingArguments, values))
+
+
+def _kserve_errors(values: Mapping[str, Any]) -> list[InvalidArgumentError]:
+    """Returns what Kubernetes would reject in the names of a deployment."""
+    errors: list[InvalidArgumentError] = []
+    with _collected(errors):
+        check_namespace("namespace", str(values.get("namespace", "")))
+    with _collected(errors):
+        check_service_account("serving_service_account", str(values.get("serving_service_account", "")))
+    name = values.get("deploy_name") or str(values.get("deploy_dir", "")).rstrip("/").rpartition("/")[2]
+    with _collected(errors):
+        check_inference_service_name("deploy_name", name)
+    return errors
 
 
 def _kubeflow_errors(values: Mapping[str, Any], *, trains: bool) -> list[InvalidArgumentError]:

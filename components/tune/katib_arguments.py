@@ -8,7 +8,9 @@ from imgpipe.components.common.arguments import argument, check_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.kubernetes.pod_rules import (
     check_accelerator,
+    check_namespace,
     check_node_selector,
+    check_service_account,
     check_tolerations,
 )
 from imgpipe.components.platforms.kubernetes.quantity import check_quantity
@@ -55,6 +57,8 @@ class KatibArguments:
         check_accelerator("trial", self.trial_accelerator_type, self.trial_accelerator_count)
         check_quantity("trial_cpu", self.trial_cpu)
         check_quantity("trial_memory", self.trial_memory)
+        check_namespace("katib_namespace", self.katib_namespace)
+        check_service_account("trial_service_account", self.trial_service_account)
         self.node_selector()
         self.tolerations()
 

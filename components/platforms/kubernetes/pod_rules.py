@@ -17,8 +17,12 @@ _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _LABEL_NAME = r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
 _QUALIFIED_NAME = re.compile(rf"({_SUBDOMAIN}/)?{_LABEL_NAME}", re.ASCII)
 _LABEL_VALUE = re.compile(rf"({_LABEL_NAME})?", re.ASCII)
-_SECRET_NAME = re.compile(_SUBDOMAIN, re.ASCII)
+_SUBDOMAIN_NAME = re.compile(_SUBDOMAIN, re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _MAX_SUBDOMAIN = 253
+# KServe labels pods with isvc.NAME-predictor, and Knative revisions are named NAME-predictor-00001: both have
+# at most 63 characters.
+_MAX_INFERENCE_SERVICE = 63 - len("-predictor-00001")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _OPERATORS = ("Equal", "Exists")
 _TOLERATION_FIELDS = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
@@ -126,6 +130,58 @@ def check_accelerator(prefix: str, kind: str, count: int) -> None:
         )
 
 
+def check_namespace(name: str, value: str) -> None:
+    """Rejects a name that no namespace can have; empty is allowed.
+
+    Args:
+        name: The argument.
+        value: Its value.
+
+    Raises:
+        InvalidArgumentError: naming both.
+    """
+    if value and not _LABEL.fullmatch(value):
+        raise InvalidArgumentError(
+            f"{name}={value!r} is not a valid name of a namespace",
+            remedy="use at most 63 lower-case letters, digits and -, with a letter or digit at both ends",
+        )
+
+
+def check_service_account(name: str, value: str) -> None:
+    """Rejects a name that no ServiceAccount of Kubernetes can have; empty is allowed.
+
+    Args:
+        name: The argument.
+        value: Its value.
+
+    Raises:
+        InvalidArgumentError: naming both.
+    """
+    if value and (len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value)):
+        raise InvalidArgumentError(
+            f"{name}={value!r} is not a valid name of a ServiceAccount in Kubernetes",
+            remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends",
+        )
+
+
+def check_inference_service_name(name: str, value: str) -> None:
+    """Rejects a name of an InferenceService that is too long for the objects that are named after it.
+
+    Args:
+        name: The argument.
+        value: Its value.
+
+    Raises:
+        InvalidArgumentError: naming both.
+    """
+    if len(value) > _MAX_INFERENCE_SERVICE:
+        raise InvalidArgumentError(
+            f"{name}={value!r} has {len(value)} characters: KServe's label and Knative's revisions have no "
+            "room for them",
+            remedy=f"use at most {_MAX_INFERENCE_SERVICE}",
+        )
+
+
 def check_secret_name(name: str, value: str) -> None:
     """Rejects a name that no Secret can have.
 
@@ -136,7 +192,7 @@ def check_secret_name(name: str, value: str) -> None:
     Raises:
         InvalidArgumentError: naming both.
     """
-    if len(value) > _MAX_SUBDOMAIN or not _SECRET_NAME.fullmatch(value):
+    if len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value):
         raise InvalidArgumentError(
             f"{name}={value!r} is not a valid name of a Secret",
             remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends; a Secret "
