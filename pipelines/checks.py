@@ -24,7 +24,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.preflight.inputs import check_local_folder, found_input
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
-from imgpipe.components.preflight.preflight import check_access
+from imgpipe.components.preflight.preflight import check_cluster_access
 from imgpipe.components.preflight.storage_secret import DEFAULT_STORAGE_SECRET, storage_secret_error
 from imgpipe.components.preflight.target_rules import uri_of_mounted
 from imgpipe.components.storage import Location, ObjectLocation, deadline, parse_location
@@ -447,7 +447,7 @@ def check_cluster(
         yield Finding(WARNING, "storage_secret", f"it cannot be checked: {error.problem}", error.remedy)
         return
     try:
-        check_access(
+        check_cluster_access(
             pipeline,
             values,
             lambda purpose, other: connect(purpose, other or namespace, in_cluster=False),

@@ -69,7 +69,7 @@ def run_component(
             # Imported here: it loads the arguments of all steps.
             from imgpipe.components.preflight.preflight import check_run
 
-            check_run(pipeline, target, values)
+            check_run(pipeline, target, values, step=step)
         parameters = inspect.signature(function).parameters.values()
         arguments: dict[str, Any] = {
             parameter.name: (

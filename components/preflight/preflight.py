@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 ClusterOf = Callable[[str, str], "Cluster"]
 
 
-def check_run(pipeline: str, target: str, values: Mapping[str, Any]) -> None:
+def check_run(pipeline: str, target: str, values: Mapping[str, Any], *, step: str) -> None:
     """Checks everything that later steps need, as the account and in the kind of pod that they use.
 
     Args:
         pipeline: See ``check_arguments``.
         target: See ``check_arguments``.
         values: All inputs of the pipeline.
+        step: Its name, for the log.
 
     Raises:
         PipelineError: naming what is wrong, missing or not allowed, and what fixes it.
@@ -37,10 +38,12 @@ def check_run(pipeline: str, target: str, values: Mapping[str, Any]) -> None:
     check_webhook()
     if target == "kubeflow":
         check_storage_secret(str(values["storage_secret"]), Path(STORAGE_KEY_FOLDER))
-        check_access(pipeline, values, _own_cluster)
+        check_cluster_access(pipeline, values, _own_cluster)
     check_inputs(values)
     check_outputs(values)
-    log_event("checked", "all arguments are valid; the input exists, the output folders can be written")
+    log_event(
+        "checked", f"{step}: all arguments are valid; the input exists, the output folders can be written"
+    )
 
 
 def check_storage_secret(secret: str, folder: Path) -> None:
@@ -66,7 +69,9 @@ def check_storage_secret(secret: str, folder: Path) -> None:
         raise error
 
 
-def check_access(pipeline: str, values: Mapping[str, Any], cluster: ClusterOf, *, account: str = "") -> None:
+def check_cluster_access(
+    pipeline: str, values: Mapping[str, Any], cluster: ClusterOf, *, account: str = ""
+) -> None:
     """Checks that an account may create what the run will create in Kubernetes.
 
     Args:
@@ -92,6 +97,8 @@ def check_access(pipeline: str, values: Mapping[str, Any], cluster: ClusterOf, *
     if tunes:
         namespace = cluster("tune in", str(values.get("katib_namespace", "")))
         access.check_access(namespace, access.KATIB_NEEDS, f"tune_engine={KATIB}", account)
+        own = cluster("tune in", "")
+        access.check_access(own, access.CANCELLATION_NEEDS, f"tune_engine={KATIB}", account)
 
 
 def _own_cluster(purpose: str, namespace: str) -> "Cluster":

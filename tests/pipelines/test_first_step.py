@@ -98,7 +98,8 @@ def start(tmp_path, photos, capsys, monkeypatch):
         with suppress(SystemExit):
             Executor(json.loads(json.dumps(request)), scope[function]).execute()
         events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
-        checked = any(event["event"] == "checked" for event in events)
+        checked = [event["message"] for event in events if event["event"] == "checked"]
+        assert all(message.startswith(f"{function}: ") for message in checked)
         failed = next((event for event in events if event["event"] == "step_failed"), None)
         assert checked or failed
         return None if checked else failed
@@ -199,6 +200,8 @@ def test_what_kubernetes_would_reject_in_the_pod_that_trains_is_rejected_first(
         ({"trial_tolerations": '[{"effect": "Never"}]'}, "trial_tolerations[0]"),
         ({"trial_cpu": "lots"}, "trial_cpu='lots' is not a valid Kubernetes quantity"),
         ({"tune_engine": "katib"}, "job_dir='': with tune_engine=katib"),
+        ({"katib_namespace": "Team_A"}, "katib_namespace='Team_A' is not a valid name of a namespace"),
+        ({"trial_service_account": "Trial_SA"}, "trial_service_account='Trial_SA' is not a valid name"),
     ],
 )
 def test_what_kubernetes_would_reject_in_a_trials_pod_is_rejected_first(start, values, message):
@@ -217,6 +220,19 @@ def test_what_kubernetes_would_reject_in_a_trials_pod_is_rejected_first(start, v
 def test_what_vertex_ai_would_reject_is_rejected_first(start, values, message):
     failed = start("vertex", **{"images": "gs://bucket/photos", **values})
     assert message in failed["problem"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"namespace": "Team_A"}, "namespace='Team_A' is not a valid name of a namespace"),
+        ({"serving_service_account": "a@b.c"}, "serving_service_account='a@b.c' is not a valid name"),
+        ({"deploy_name": "n" * 48}, "has 48 characters"),
+        ({"deploy_dir": f"gs://photos/{'n' * 48}"}, "has 48 characters"),
+    ],
+)
+def test_names_that_kubernetes_would_reject_in_a_deployment_are_rejected_first(start, values, message):
+    assert message in start("kubeflow", **{**KSERVE, **values})["problem"]
 
 
 def test_a_tuning_on_one_machine_needs_a_local_job_dir(start):
@@ -253,7 +269,11 @@ def test_numbers_that_kfp_writes_as_floats_pass(start):
     [
         (TRAIN, KSERVE, "update inferenceservices.serving.kserve.io", "deploy_target=kserve"),
         (TRAIN, KSERVE, "list pods", "deploy_target=kserve"),
+        (TRAIN, KSERVE, "get revisions.serving.knative.dev", "deploy_target=kserve"),
         (TUNE, KATIB, "create experiments.kubeflow.org", "tune_engine=katib"),
+        # Of the run's own namespace: without them, the search outlives a run that is cancelled.
+        (TUNE, KATIB, "get workflows.argoproj.io", "tune_engine=katib"),
+        (TUNE, KATIB, "get pods", "tune_engine=katib"),
     ],
 )
 def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
@@ -267,7 +287,8 @@ def test_missing_permissions_are_reported_with_the_manifest_that_grants_them(
     assert failed["exit_code"] == 69
     role, binding = yaml.safe_load(failed["remedy"].partition("\n")[2])["items"]
     verb, _, resource = denied.partition(" ")
-    name = "imgpipe-experiments" if pipeline == TUNE else "imgpipe-inferenceservices"
+    name = role["metadata"]["name"]
+    assert name == f"imgpipe-{role['rules'][0]['resources'][0]}"
     assert role["metadata"] == binding["metadata"] == {"name": name, "namespace": "default"}
     assert binding["roleRef"]["name"] == name
     rules = {f"{rule['resources'][0]}.{rule['apiGroups'][0]}".rstrip("."): rule for rule in role["rules"]}
@@ -293,9 +314,14 @@ def test_a_cluster_without_kserve_or_katib_is_reported(
     assert f"install {product}" in failed["remedy"]
 
 
-@pytest.mark.parametrize(("pipeline", "values"), [(TRAIN, KSERVE), (TUNE, KATIB)])
-def test_a_run_with_all_permissions_passes(start, tmp_path, monkeypatch, cloud, pipeline, values):
-    with serve_cluster(Cluster()) as server:
+NO_KNATIVE = ("/apis/serving.knative.dev/v1", "get revisions.serving.knative.dev")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "values", "denied"), [(TRAIN, KSERVE, ()), (TRAIN, KSERVE, NO_KNATIVE), (TUNE, KATIB, ())]
+)
+def test_a_run_with_all_permissions_passes(start, tmp_path, monkeypatch, cloud, pipeline, values, denied):
+    with serve_cluster(Cluster(denied=denied)) as server:
         use_kubeconfig(monkeypatch, tmp_path, server)
         assert start("kubeflow", pipeline, **values) is None
 

@@ -90,7 +90,11 @@ def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pi
         denied: ``"VERB RESOURCE.GROUP"`` of what the account may not do; paths of APIs that do not exist.
         account: Its user name.
     """
-    if path in ("/apis/serving.kserve.io/v1beta1", "/apis/kubeflow.org/v1beta1"):
+    if path in (
+        "/apis/serving.kserve.io/v1beta1",
+        "/apis/kubeflow.org/v1beta1",
+        "/apis/serving.knative.dev/v1",
+    ):
         if path in denied:
             return 404, {"message": "404 page not found"}
         return 200, {"kind": "APIResourceList", "groupVersion": path.removeprefix("/apis/"), "resources": []}
@@ -99,5 +103,6 @@ def access_review(path, body, denied, account="system:serviceaccount:kubeflow:pi
     if not re.fullmatch("/apis/authorization.k8s.io/v1/(self)?subjectaccessreviews", path):
         return None
     asked = body["spec"]["resourceAttributes"]
-    allowed = f"{asked['verb']} {asked['resource']}.{asked.get('group', '')}".rstrip(".") not in denied
+    resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+    allowed = f"{asked['verb']} {resource}.{asked.get('group', '')}".rstrip(".") not in denied
     return 201, {**body, "status": {"allowed": allowed}}

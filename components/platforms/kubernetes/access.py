@@ -9,7 +9,8 @@ from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
 from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, translate_errors
 
-_VERSION = "v1beta1"
+# Kubernetes itself, or Kubeflow Pipelines, has the other groups.
+_VERSIONS = {"serving.kserve.io": "v1beta1", "kubeflow.org": "v1beta1", "serving.knative.dev": "v1"}
 _PRODUCTS = {"serving.kserve.io": "KServe", "kubeflow.org": "Katib"}
 _ACTION = "say what an account may do"
 
@@ -29,10 +30,12 @@ class Need:
     verbs: tuple[str, ...]
 
 
-# What the clients in kserve.py and katib.py send.
+# What the clients in kserve.py, katib.py and workflow.py send.
 KSERVE_NEEDS = (
     Need("serving.kserve.io", "inferenceservices", ("get", "create", "update", "delete")),
     Need("apps", "deployments", ("get",)),
+    # Where KServe has Knative.
+    Need("serving.knative.dev", "revisions", ("get",)),
     Need("", "pods", ("list",)),
 )
 KATIB_NEEDS = (
@@ -42,6 +45,8 @@ KATIB_NEEDS = (
     Need("", "pods", ("list",)),
     Need("", "pods/log", ("get",)),
 )
+# In the namespace of the step.
+CANCELLATION_NEEDS = (Need("argoproj.io", "workflows", ("get",)), Need("", "pods", ("get",)))
 
 
 def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account: str = "") -> None:
@@ -60,9 +65,15 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         InvalidResponseError: if a response is not one of Kubernetes.
     """
     needs = list(needs)
-    # Kubernetes itself has the other groups.
-    for group in dict.fromkeys(need.group for need in needs if need.group in _PRODUCTS):
-        _check_installed(cluster, group, purpose)
+    for group in dict.fromkeys(need.group for need in needs if need.group in _VERSIONS):
+        if _is_installed(cluster, group):
+            continue
+        if group in _PRODUCTS:
+            raise UnavailableError(
+                f"{purpose}: the cluster has no API {group}/{_VERSIONS[group]}",
+                remedy=f"install {_PRODUCTS[group]} in the cluster, or choose another value",
+            )
+        needs = [need for need in needs if need.group != group]
     asked = [(need, verb) for need in needs for verb in need.verbs]
     missing = [
         f"{verb} {need.resource}.{need.group}".rstrip(".")
@@ -77,22 +88,20 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
         )
 
 
-def _check_installed(cluster: Cluster, group: str, purpose: str) -> None:
-    """Checks that the cluster has an API: permissions can be granted for one that does not exist."""
+def _is_installed(cluster: Cluster, group: str) -> bool:
+    """Returns whether the cluster has an API: permissions can be granted for one that does not exist."""
     with translate_errors(f"list its {group} API", remedy="allow discovery, as system:discovery does"):
         try:
             resources = client.CustomObjectsApi(cluster.api_client).get_api_resources(
-                group, _VERSION, _request_timeout=REQUEST_TIMEOUT_SECONDS
+                group, _VERSIONS[group], _request_timeout=REQUEST_TIMEOUT_SECONDS
             )
             # A response that is not a list has none.
             list(resources.resources)
         except client.ApiException as error:
             if error.status != NOT_FOUND:
                 raise
-            raise UnavailableError(
-                f"{purpose}: the cluster has no API {group}/{_VERSION}",
-                remedy=f"install {_PRODUCTS[group]} in the cluster, or choose another value",
-            ) from None
+            return False
+    return True
 
 
 def _is_allowed(cluster: Cluster, need: Need, verb: str, account: str) -> bool:
