@@ -62,8 +62,11 @@ def check_cron(cron: str, *, zone_allowed: bool) -> str:
         texts = texts[1:]
     if len(texts) != len(_FIELDS):
         raise InvalidArgumentError(f"--cron={cron!r} has {len(texts)} fields, not five", remedy=_REMEDY)
-    texts = [_without_names(name, text) for name, text in zip(_FIELDS, texts, strict=True)]
     numbers = _field_numbers(cron, texts)
+    texts = [
+        ",".join(_without_names(name, term) for term in text.split(","))
+        for name, text in zip(_FIELDS, texts, strict=True)
+    ]
     days, months = numbers["day of month"], numbers["month"]
     # If neither day field starts with a star, cron runs on days that match either of them.
     if texts[2].startswith("*") or not texts[4].startswith("*"):
@@ -87,7 +90,7 @@ def next_time(cron: str, after: datetime) -> str:
     if len(texts) != len(_FIELDS):
         return ""
     try:
-        numbers = _field_numbers(cron, [_without_names(*item) for item in zip(_FIELDS, texts, strict=True)])
+        numbers = _field_numbers(cron, texts)
     except InvalidArgumentError:
         return ""
     for offset in range(_DAYS_AHEAD):
@@ -109,36 +112,37 @@ def next_time(cron: str, after: datetime) -> str:
 
 def _field_numbers(cron: str, texts: Sequence[str]) -> dict[str, set[int]]:
     return {
-        name: {number for term in text.split(",") for number in _numbers(cron, name, term)}
+        name: {
+            number
+            for term in text.split(",")
+            for numeric in _without_names(name, term).split(",")
+            for number in _numbers(cron, name, numeric, given=term)
+        }
         for text, name in zip(texts, _FIELDS, strict=True)
     }
 
 
-def _without_names(field: str, text: str) -> str:
-    """Returns a field with numbers in place of names, and Sunday as 0."""
+def _without_names(field: str, term: str) -> str:
+    """Returns a term with numbers in place of names, and Sunday as 0: one term, or several with commas."""
     names = _NAMES.get(field, ())
-    text = re.sub(
-        "[A-Za-z]{3}",
+    term = re.sub(
+        r"\b[A-Za-z]{3}\b",
         lambda match: (
             str(names.index(name) + 1) if (name := match.group().upper()) in names else match.group()
         ),
-        text,
+        term,
     )
     if field != "day of week":
-        return text
-    terms = []
-    for term in text.split(","):
-        match = re.fullmatch(r"([0-7])(?:-7(/\d+)?)?", term)
-        if term == "7":
-            terms.append("0")
-        elif term.startswith("7-"):
-            terms.append(f"0{term[1:]}")
-        elif match and "-7" in term:
-            step = int((match.group(2) or "/1")[1:]) or 1
-            terms += [str(day % 7) for day in range(int(match.group(1)), 8, step)]
-        else:
-            terms.append(term)
-    return ",".join(terms)
+        return term
+    if term in ("7", "7-7"):
+        return "0"
+    if term.startswith("7-"):
+        return f"0{term[1:]}"
+    match = re.fullmatch(r"([0-7])-7(/\d+)?", term)
+    if not match:
+        return term
+    step = int((match.group(2) or "/1")[1:]) or 1
+    return ",".join(str(day % 7) for day in range(int(match.group(1)), 8, step))
 
 
 def _check_zone(cron: str, zone: str) -> None:
@@ -152,9 +156,9 @@ def _check_zone(cron: str, zone: str) -> None:
         )
 
 
-def _numbers(cron: str, name: str, term: str) -> range:
+def _numbers(cron: str, name: str, term: str, *, given: str) -> range:
     smallest, largest = _FIELDS[name]
-    problem = f"--cron={cron!r}: {term!r} is not {'an' if name == 'hour' else 'a'} {name}"
+    problem = f"--cron={cron!r}: {given!r} is not {'an' if name == 'hour' else 'a'} {name}"
     match = _TERM.fullmatch(term)
     if not match:
         raise InvalidArgumentError(f"{problem} ({smallest} to {largest}, or *)", remedy=_REMEDY)

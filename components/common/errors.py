@@ -81,9 +81,17 @@ class MissingInputError(PipelineError):
 
 
 class UnavailableError(PipelineError):
-    """A resource other than the data is not available, e.g. pretrained weights. EX_UNAVAILABLE."""
+    """A resource other than the data is not available, e.g. pretrained weights. EX_UNAVAILABLE.
+
+    Args:
+        status: The HTTP status with which a service refused the request; 0 if none did.
+    """
 
     exit_code = 69
+
+    def __init__(self, problem: str, *, where: str = "", remedy: str = "", status: int = 0) -> None:
+        super().__init__(problem, where=where, remedy=remedy)
+        self.status = status
 
 
 class InvalidResponseError(UnavailableError):

@@ -6,7 +6,7 @@ import urllib.parse
 
 _USER_INFO = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s?#'\"<>@]*@")
 _SECRET_PARAMETERS = re.compile(
-    r"([?&;](?:[\w.-]*(?:token|key|secret|signature|password|passwd|credential)|sig|pwd|auth|code|state)=)"
+    r"([?&;#](?:[\w.-]*(?:token|key|secret|signature|password|passwd|credential)|sig|pwd|auth|code|state)=)"
     r"[^&;#\s'\"<>)]+",
     re.IGNORECASE,
 )

@@ -10,9 +10,11 @@ from imgpipe.components.common.errors import InterruptedRunError, MissingInputEr
 from imgpipe.components.common.log import own_lines
 from imgpipe.components.platforms.kubeflow.records import read_artifact
 from imgpipe.components.platforms.kubeflow.workflow import WAITING, Step
+from imgpipe.components.platforms.polling import retry
 
 _PODS_NAMESPACE = "kubeflow"
 _POLL_SECONDS = 3.0
+_CONNECT_SECONDS = 10.0
 _NODE_ID = "workflows.argoproj.io/node-id"
 _HOW_TO_LOOK = (
     "set KUBECONFIG to a cluster whose pods you may read, or open the run in Kubeflow's web interface"
@@ -70,28 +72,37 @@ class StepLogs:
         reason = waiting_reason(pod) or last_warning(self._cluster, pod.metadata.name)
         return dataclasses.replace(step, message=reason)
 
-    def read(self, step: Step, number: int) -> list[str] | None:
+    def read(self, step: Step, number: int, *, wait: bool = False) -> list[str] | None:
         """Returns the lines of an attempt of a step (0 = the first); None if there are none yet.
+
+        Args:
+            step: The step.
+            number: The attempt.
+            wait: Whether to repeat the request while the pod's node does not respond.
 
         Raises:
             UnavailableError: if the attempt has ended, and neither its pod nor its artifact can be read.
+            InterruptedRunError: with ``wait``, if the node does not respond and there is no artifact.
         """
+        from imgpipe.components.platforms.kubernetes.errors import FORBIDDEN
         from imgpipe.components.platforms.kubernetes.pods import read_log
 
         attempt = step.attempts[number]
         pod = self._pods.get(attempt.node)
+        interruption: InterruptedRunError | None = None
         if pod is not None:
             try:
-                return read_log(self._cluster, pod, "main")
-            except InterruptedRunError:
+                return retry(lambda: read_log(self._cluster, pod, "main"), seconds=None if wait else 0)
+            except InterruptedRunError as error:
                 # Its node does not respond now.
-                return None
+                if not wait:
+                    return None
+                interruption = error
             except UnavailableError as error:
                 # The container has not started, the pod was deleted, or its log may not be read.
-                refusal = error if "403" in error.problem else None
-                if refusal:
+                if error.status == FORBIDDEN:
                     self._error = UnavailableError(error.problem, remedy=_HOW_TO_LOOK)
-        if not attempt.ended:
+        if not attempt.ended and not interruption:
             if self._error is not None and attempt.state != WAITING:
                 raise self._error
             return None
@@ -101,6 +112,8 @@ class StepLogs:
             text = read_artifact(self.api, uri, self.namespace) if step.log_uri else None
             if text is not None:
                 return text.splitlines()
+        if interruption is not None:
+            raise interruption
         if self._error is not None:
             raise self._error
         return None
@@ -130,10 +143,13 @@ def stream_logs(
     printed: dict[str, list[str]] = {}
     reported: set[tuple[str, ...]] = set()
     unreadable: list[str] = []
+    # An address that does not respond at first is more often wrong than a server that restarts.
+    connect_seconds: float | None = _CONNECT_SECONDS
     while True:
         # Checked before the logs are read: the last pass prints everything.
         ended = has_ended()
-        logs.connect()
+        retry(logs.connect, seconds=connect_seconds)
+        connect_seconds = None
         steps = read_steps()
         for step in map(logs.with_reason, steps):
             if step.state == WAITING and step.message and (step.name, step.message) not in reported:
@@ -147,7 +163,7 @@ def stream_logs(
                 # A log that has been printed to its end is not read again.
                 if (attempt.node, "ended") in reported:
                     continue
-                lines = logs.read(step, number)
+                lines = logs.read(step, number, wait=ended or not follow)
                 if lines is None:
                     if ended and attempt.ended and attempt.node not in printed:
                         unreadable.append(step.name)

@@ -99,7 +99,7 @@ def _printed(logs: StepLogs, step: Step) -> list[str] | None:
         lines = logs.read(step, len(step.attempts) - 1)
     except UnavailableError:
         return None
-    if lines is None and step.state == DONE:
+    if lines is None and step.state in (DONE, FAILED):
         return None
     return messages(lines or [])
 
@@ -117,7 +117,9 @@ def _shown(step: Step, printed: list[str]) -> dict[str, Any]:
     if results:
         shown["result"] = results[-1]
     if step.state == FAILED:
-        shown["error"] = failures[-1].partition("\n")[2] if failures else step.message or "no reason is known"
+        # A log that was cut off may end before the reason.
+        reason = failures[-1].partition("\n")[2] if failures else ""
+        shown["error"] = reason or step.message or "no reason is known"
     elif step.message:
         shown["reason"] = step.message
     return shown

@@ -477,6 +477,39 @@ def test_each_log_line_is_shown_once_despite_a_failed_request_and_a_log_rotation
     assert followed.stdout.split() == ["a", "b", "c", "d", "x"]
 
 
+def test_the_end_of_a_log_is_read_again_if_its_node_did_not_respond(run, server, monkeypatch):
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.05)
+    submit(run)
+    [run_id] = server.runs
+    pod = Pod(log="a\nb\n")
+    server.workflows[run_id] = WorkflowState({"train": [pod]}, finished=True)
+    server.runs[run_id]["state"] = "SUCCEEDED"
+    server.log_responses = [(500, ""), (503, ""), (200, "a\nb\n")]
+    followed = run("stream-logs", "job_1", "--all")
+    assert followed.exit_code == 0, followed.output
+    assert followed.stdout.split() == ["a", "b"]
+    # The connection of each request is tried again before.
+    server.log_responses = [(500, "")] * 200
+    assert run("stream-logs", "job_1", "--all").exit_code == 0
+    server.has_interface = False
+    assert run("stream-logs", "job_1", "--all").exit_code == 75
+
+
+def test_pods_that_cannot_be_listed_now_are_listed_again(run, server, monkeypatch):
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.05)
+    submit(run)
+    [run_id] = server.runs
+    server.workflows[run_id] = WorkflowState({"train": [Pod("Running")]})
+    server.log_responses = [(200, "a\n"), (200, "a\nb\n")]
+    answer, failures = server._kubernetes, [503]
+    server._kubernetes = lambda path, query: (
+        (failures.pop(), "") if failures and path.endswith("/pods") else answer(path, query)
+    )
+    followed = run("stream-logs", "job_1", "--all")
+    assert followed.exit_code == 0, followed.output
+    assert followed.stdout.split() == ["a", "b"]
+
+
 @pytest.mark.parametrize("content", ["[", "clusters: []"])
 def test_a_kubeconfig_without_a_cluster_is_reported(run, server, tmp_path, monkeypatch, content):
     submit(run)

@@ -146,6 +146,20 @@ def test_a_refused_pod_is_reported_with_its_reason(run, state):
     assert reason in job["error"]
 
 
+def test_a_log_that_ends_before_the_reason_leaves_that_of_kubernetes(run, state):
+    log = "11-29 10:00:00 train: failed\n"
+    state("FAILED", pods={"train": [Pod("Failed", "OOMKilled (exit code 137)", log)]})
+    job = described(run)
+    assert job["details"]["steps"]["train"]["error"] == "OOMKilled (exit code 137)"
+    assert job["error"] == "train: OOMKilled (exit code 137)"
+
+
+def test_a_failed_step_whose_log_is_gone_says_how_to_look(run, server, state):
+    state("FAILED", pods={"train": [Pod("Failed", "Error (exit code 1)")]})
+    server.pods_exist = server.has_interface = False
+    assert "not readable from here" in described(run)["details"]["logs"]
+
+
 def test_a_pod_that_is_about_to_start_has_no_reason(run, state):
     state("RUNNING", pods={"convert": [Pod("Pending", "ContainerCreating")]})
     assert described(run)["details"]["steps"]["convert"] == {"state": "waiting"}

@@ -10,7 +10,7 @@ from kubernetes.client import ApiException
 from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError, UnavailableError
 from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 
-NOT_FOUND, CONFLICT = 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 # What the client library, or the reading of its response, raises for a page, ``null`` or half of a response.
 _CONTENT_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 
@@ -34,7 +34,9 @@ def translate_errors(action: str, *, remedy: str) -> Iterator[None]:
     except ApiException as error:
         if error.status not in TRANSIENT_STATUSES:
             raise UnavailableError(
-                f"Kubernetes refused to {action}: {error.status} {_message(error)}", remedy=remedy
+                f"Kubernetes refused to {action}: {error.status} {_message(error)}",
+                remedy=remedy,
+                status=error.status or 0,
             ) from None
         cause = f"{error.status} {_message(error)}"
         wait = retry_after_seconds(error.headers)

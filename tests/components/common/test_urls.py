@@ -15,6 +15,7 @@ from imgpipe.pipelines.commands.output import notice
         ("'http://token@host'", "'http://***@host'"),
         ("https://h/p?X-Goog-Signature=abc&x=1", "https://h/p?X-Goog-Signature=***&x=1"),
         ("https://h/p?access_token=abc#top", "https://h/p?access_token=***#top"),
+        ("https://h/cb#access_token=abc&x=1", "https://h/cb#access_token=***&x=1"),
         ("https://h/login?state=abc", "https://h/login?state=***"),
         ("mail a@b.example, see https://host/@team", "mail a@b.example, see https://host/@team"),
         ("gs://bucket/a@b/image.jpg", "gs://bucket/a@b/image.jpg"),
