@@ -54,6 +54,8 @@ _MANIFESTS = ", ".join(
 _SECONDS = 10
 # Namespace and ServiceAccount of KFP's pods: kubeflow/pipelines, manifests/kustomize/base/pipeline, 2.17.
 _PODS_NAMESPACE, _PIPELINE_ACCOUNT = "kubeflow", "pipeline-runner"
+# In a user's namespace: manifests/kustomize/base/installs/multi-user/api-service/params.env, 2.17.
+_USER_ACCOUNT = "default-editor"
 # Only these registries get Google's token.
 _GOOGLE_REGISTRIES = re.compile(r"([a-z0-9.-]+\.)?(gcr\.io|pkg\.dev)")
 
@@ -438,14 +440,17 @@ def check_cluster(
 
     namespace = namespace or _PODS_NAMESPACE
     secret = str(values.get("storage_secret", DEFAULT_STORAGE_SECRET))
-    user = f"system:serviceaccount:{namespace}:{account or _PIPELINE_ACCOUNT}"
+    account = account or (_PIPELINE_ACCOUNT if namespace == _PODS_NAMESPACE else _USER_ACCOUNT)
+    user = f"system:serviceaccount:{namespace}:{account}"
     try:
         cluster = connect("read the Secret in", namespace, in_cluster=False)
         entries = read_secret(cluster, secret, timeout_seconds=_SECONDS)
         yield _finding("storage_secret", storage_secret_error(secret, entries, entries.get("path", "")))
     except PipelineError as error:
         yield Finding(WARNING, "storage_secret", f"it cannot be checked: {error.problem}", error.remedy)
-        return
+        # Whoever may not read it may still ask what the account may do.
+        if not (isinstance(error, UnavailableError) and error.status):
+            return
     try:
         check_cluster_access(
             pipeline,
@@ -456,7 +461,7 @@ def check_cluster(
         yield _finding(user, None)
     except UnavailableError as error:
         # You may lack the permission to ask.
-        status = WARNING if error.problem.startswith("Kubernetes refused") else ERROR
+        status = WARNING if error.status else ERROR
         yield Finding(status, user, error.problem, error.remedy, error.exit_code)
     except PipelineError as error:
         yield Finding(WARNING, user, f"it cannot be checked: {error.problem}", error.remedy)

@@ -17,6 +17,7 @@ from imgpipe.pipelines.targets.kubeflow_logs import StepLogs, stream_logs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.kubeflow_runs import describe_run, job_of, read_steps
 
+# KFP returns at most 200 a page (backend/src/apiserver/list/list.go, 2.17).
 _PAGE_SIZE = 100
 
 
@@ -174,13 +175,16 @@ class KubeflowJobs:
         experiment = self.client.find_experiment()
         if not experiment:
             return []
-        page = self.client.read(
-            "list the runs",
-            lambda api: api.runs.run_service_list_runs(
-                experiment_id=experiment, page_size=limit, sort_by="created_at desc", **options
-            ),
-        )
-        return page.runs or []
+        options |= {"experiment_id": experiment, "sort_by": "created_at desc"}
+        found: list[Any] = []
+        while len(found) < limit:
+            options["page_size"] = min(limit - len(found), _PAGE_SIZE)
+            page = self.client.read("list the runs", lambda api: api.runs.run_service_list_runs(**options))
+            found += page.runs or []
+            if not page.next_page_token:
+                break
+            options["page_token"] = page.next_page_token
+        return found
 
     def _find_runs(self, job_id: str) -> list[Any]:
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": job_id}

@@ -138,7 +138,7 @@ def _without_workflow(run: Any, job: Job, namespace: str) -> dict[str, Any]:
         # The Workflow's own name ends with five random characters after the pipeline's.
         if not name or name in ("root", "executor") or name.endswith("-driver"):
             continue
-        if re.search(r"^image-classification.*-[a-z0-9]{5}$|^condition-", name):
+        if re.search(r"^(image-classification.*|batch-predict)-[a-z0-9]{5}$|^condition-", name):
             continue
         state = str(task.state or "").lower()
         if state in ("pending", "running", "") and job.state in ENDED:

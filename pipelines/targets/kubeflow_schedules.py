@@ -102,11 +102,12 @@ class KubeflowSchedules:
 
     def _last_run(self, resource: str) -> str:
         """Returns the name of the newest run that a recurring run has started; "" if there is none."""
+        experiment = self.client.find_experiment()
         predicate = {"operation": "EQUALS", "key": "recurring_run_id", "stringValue": resource}
         page = self.client.read(
             "list the runs of a schedule",
             lambda api: api.runs.run_service_list_runs(
-                experiment_id=self.client.find_experiment(),
+                experiment_id=experiment,
                 page_size=1,
                 sort_by="created_at desc",
                 filter=json.dumps({"predicates": [predicate]}),

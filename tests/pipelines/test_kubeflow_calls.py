@@ -218,6 +218,21 @@ def test_a_cancellation_that_never_reaches_the_workflow_is_an_error(server, requ
         jobs.cancel("job_1")
 
 
+def test_a_list_has_as_many_runs_as_were_asked_for(server, request_):
+    jobs = connected(server.address)
+    jobs.submit("job_1", request_)
+    [first] = server.runs.values()
+    for number in range(230):
+        run_id = f"run-{number}"
+        server.runs[run_id] = {
+            **first,
+            "run_id": run_id,
+            "created_at": f"2126-11-29T00:{number // 60:02d}:00Z",
+        }
+    assert len({job.name for job in jobs.list_jobs(215)}) == 215
+    assert len(jobs.list_jobs(1_000)) == 231
+
+
 @pytest.mark.parametrize("newer", ["RUNNING", "SUCCEEDED"])
 def test_a_submission_that_starts_nothing_ends_nothing(server, request_, newer):
     jobs = connected(server.address)

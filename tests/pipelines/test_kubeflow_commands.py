@@ -599,6 +599,20 @@ def test_check_reads_the_storage_secret_and_asks_what_the_pods_account_may_do(ru
     assert not server.runs
 
 
+def test_check_asks_for_the_users_account_even_if_the_secret_may_not_be_read(run, server):
+    server.multi_user = "team"
+    server.denied = ("create inferenceservices.serving.kserve.io",)
+    answer = server._kubernetes
+    server._kubernetes = lambda path, query: (
+        (403, "forbidden") if "/secrets/" in path else answer(path, query)
+    )
+    deployed = [*ARGUMENTS, "--deploy_target=kserve", "--deploy_dir=gs://bucket/serving/flowers"]
+    result = run("check", "--namespace", "team", "--format", "json", "--", *deployed)
+    found = {finding["subject"]: finding for finding in json.loads(result.stdout)}
+    assert found["storage_secret"]["status"] == "warning"
+    assert found["system:serviceaccount:team:default-editor"]["status"] == "error"
+
+
 def test_check_reports_a_cluster_without_kserve(run, server):
     server.denied = ("/apis/serving.kserve.io/v1beta1",)
     deployed = [*ARGUMENTS, "--deploy_target=kserve", "--deploy_dir=gs://bucket/serving/flowers"]

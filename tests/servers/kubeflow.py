@@ -37,6 +37,8 @@ TYPES = {
     "STRUCT": dict,
     "LIST": list,
 }
+# Of the fields in APIToModelFieldMap (kubeflow/pipelines 2.17, backend/src/apiserver/model), those in use.
+FILTERS = ("display_name", "name", "recurring_run_id")
 DONE = ("SUCCEEDED", "FAILED", "CANCELED")
 
 
@@ -190,8 +192,13 @@ class KubeflowServer:
             return self._upload(query, body)
         if method == "POST":
             pipeline = json.loads(body)
-            # Pipelines of other namespaces may have the name: pipeline_store.go (2.17), IsDuplicateError.
-            same = [found for found in self.pipelines.values() if found["name"] == pipeline["name"]]
+            # Names are unique in a namespace: uniqueIndex in backend/src/apiserver/model/pipeline.go (2.17).
+            unique = ("name", "namespace")
+            same = [
+                found
+                for found in self.pipelines.values()
+                if all(found.get(name) == pipeline.get(name) for name in unique)
+            ]
             if same:
                 return 409, "already exists"
             pipeline["pipeline_id"] = str(uuid.uuid4())
@@ -278,14 +285,22 @@ class KubeflowServer:
         return 200, resource
 
     def _list(self, collection, resources, query):
-        found = list(resources.values())
+        found = sorted(resources.values(), key=lambda resource: str(resource.get("created_at", "")))
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             key, value = predicate["key"], predicate["stringValue"]
+            if key not in FILTERS:
+                return 400, f"Invalid filter: unknown field {key}"
             found = [resource for resource in found if resource.get(key) == value]
         if query.get("experiment_id"):
             found = [run for run in found if run.get("experiment_id") == query["experiment_id"]]
         name = {"recurringruns": "recurringRuns"}.get(collection, collection)
-        return 200, {name: found[::-1], "total_size": len(found)}
+        # validatePageSize in backend/src/apiserver/list/list.go (2.17).
+        size = min(int(query.get("page_size") or 20), 200)
+        start = int(query.get("page_token") or 0)
+        page = {name: found[::-1][start : start + size], "total_size": len(found)}
+        if start + size < len(found):
+            page["next_page_token"] = str(start + size)
+        return 200, page
 
     def _check(self, run):
         spec = self.spec_of(run)

@@ -47,7 +47,7 @@ class KubeflowClient:
     host: str
     namespace: str = ""
     token: str = ""
-    _clients: list[Any] = field(default_factory=list, init=False, repr=False)
+    _client: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if has_user_info(self.host):
@@ -73,13 +73,13 @@ class KubeflowClient:
             UnavailableError: if it requires a token or a login.
             MissingInputError: if the server at the address is not Kubeflow Pipelines.
         """
-        if not self._clients:
-            self._clients.append(retry(self._connect, seconds=_CONNECT_SECONDS))
-        return self._clients[0]
+        self.connect()
+        return self._client
 
     def connect(self) -> None:
         """Connects if it is not connected; an address that does not respond is an error after seconds."""
-        assert self.api is not None  # noqa: S101 - the property connects or raises
+        if self._client is None:
+            self._client = retry(self._connect, seconds=_CONNECT_SECONDS)
 
     def _connect(self) -> Any:
         action = f"connect to Kubeflow Pipelines at {self.host}"

@@ -17,8 +17,9 @@ _SOURCES = {"gs": "gcs", "s3": "s3", "minio": "minio"}
 def read_workflow(api: Any, run_id: str) -> Mapping[str, Any]:
     """Returns the run's Argo Workflow as it was last reported; {} if there is none.
 
-    It outlives the Workflow in the cluster, which is deleted a day after its end, and needs no access to the
-    cluster. Only version 1 of the API returns it (toApiRunDetailV1 in kubeflow/pipelines 2.17,
+    It outlives the Workflow in the cluster, which is deleted an hour after its end (kubeflow/pipelines 2.17,
+    manifests/kustomize/third-party/argo/base/workflow-controller-configmap-patch.yaml), and needs no
+    access to the cluster. Only version 1 of the API returns it (toApiRunDetailV1 in
     backend/src/apiserver/server/api_converter.go).
     """
     import kfp_server_api
