@@ -448,7 +448,7 @@ def check_cluster(
         yield _finding("storage_secret", storage_secret_error(secret, entries, entries.get("path", "")))
     except PipelineError as error:
         yield Finding(WARNING, "storage_secret", f"it cannot be checked: {error.problem}", error.remedy)
-        # Whoever may not read it may still ask what the account may do.
+        # A user without access to Secrets can have the right to ask what the account may do.
         if not (isinstance(error, UnavailableError) and error.status):
             return
     try:
