@@ -29,6 +29,15 @@ _RETRIES = 3
 _CONTENT_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
 
+class _Retry(urllib3.Retry):
+    """Repeats requests whose connection fails, but none that has used its whole time limit."""
+
+    def increment(self, *args: Any, **named: Any) -> "_Retry":
+        if isinstance(named.get("error"), urllib3.exceptions.ReadTimeoutError):
+            raise named["error"]
+        return super().increment(*args, **named)
+
+
 class Cluster:
     """One namespace of a Kubernetes cluster.
 
@@ -61,7 +70,7 @@ def connect(
     """
     configuration = client.Configuration()
     # It would wait for as long as Retry-After says, without a limit.
-    configuration.retries = urllib3.Retry(retries, respect_retry_after_header=False)
+    configuration.retries = _Retry(retries, respect_retry_after_header=False)
     try:
         if not in_cluster:
             raise config.ConfigException

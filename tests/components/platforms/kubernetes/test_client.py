@@ -127,6 +127,15 @@ def test_the_account_is_not_read_from_a_broken_response(monkeypatch, tmp_path):
                 check_access(connect("tune on", "team"), KATIB_NEEDS, "x")
 
 
+def test_a_silent_api_server_uses_the_time_limit_of_a_request_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("imgpipe.components.platforms.kubernetes.pods.REQUEST_TIMEOUT_SECONDS", 1)
+    with start_fault_proxy("http://127.0.0.1:9", lambda *_: Fault("silence")) as proxy:
+        use_kubeconfig(monkeypatch, tmp_path, proxy)
+        with pytest.raises(InterruptedRunError, match="ReadTimeoutError"):
+            list_pods(connect("tune on"), "a=b")
+        assert len(proxy.injected) == 1
+
+
 def test_a_busy_api_server_is_asked_again_when_it_says_so(monkeypatch, tmp_path):
     responses = [(429, "busy"), (503, "restarts"), (200, {"items": []})]
     with serve_json(lambda *_: responses.pop(0)) as address:
