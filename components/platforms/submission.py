@@ -33,11 +33,9 @@ def create_once(
     """Creates a resource unless one of its name exists; of several created at the same time, one remains.
 
     A creation whose response was lost is not repeated before the name has been searched for again. After the
-    creation, the name is searched for once more: the oldest resource is kept and the others are ended. All
-    clients order them by the service's own data, so they keep the same one.
-
-    A call that creates nothing ends nothing: the others may be clones that the user started. It returns the
-    oldest resource that has not ended, or else the oldest.
+    creation, the name is searched for once more: the oldest resource that has not ended, or else the oldest,
+    is kept, and the others are ended. All clients order them by the service's own data, so they keep the same
+    one. A run that was started again in the browser after the first one had failed is kept.
 
     Args:
         find: Returns the resources with the name.
@@ -84,14 +82,11 @@ def create_once(
             doubt = f"{identify(own)} was created, but it was not checked that it is the only one of its name"
             raise _with_doubt(error, doubt) from None
         raise _with_doubt(error, "it may have been created nevertheless") if uncertain else error from None
-    if own is None and not uncertain:
-        kept = min(found, key=lambda resource: (has_ended(resource), created(resource), identify(resource)))
-        check(kept)
-        return kept, True
+    existed = own is None and not uncertain
     own_id = "" if own is None else identify(own)
     if own is not None and own_id not in map(identify, found):
         found.append(own)
-    found.sort(key=lambda resource: (created(resource), identify(resource)))
+    found.sort(key=lambda resource: (has_ended(resource), created(resource), identify(resource)))
     kept = found[0]
     try:
         check(kept)
@@ -102,7 +97,7 @@ def create_once(
     for resource in found[1:]:
         if identify(resource) == own_id or _belongs(resource, check):
             _end(resource, end, identify(resource))
-    return kept, own is not None and identify(kept) != own_id
+    return kept, existed or (own is not None and identify(kept) != own_id)
 
 
 def _end(resource: Resource, end: Callable[[Resource], None], identifier: str) -> None:
@@ -131,6 +126,5 @@ def _with_doubt(error: PipelineError, doubt: str) -> PipelineError:
     return type(error)(
         f"{error.problem}; {doubt}",
         where=error.where,
-        remedy="run the same command again: it creates no second one; if there are several, cancel or delete "
-        "the others",
+        remedy="run the same command again: it creates no second one, and ends others of the name",
     )

@@ -234,7 +234,7 @@ def test_a_list_has_as_many_runs_as_were_asked_for(server, request_):
 
 
 @pytest.mark.parametrize("newer", ["RUNNING", "SUCCEEDED"])
-def test_a_submission_that_starts_nothing_ends_nothing(server, request_, newer):
+def test_a_clone_of_an_ended_run_is_neither_cancelled_nor_deleted(server, request_, newer):
     jobs = connected(server.address)
     jobs.submit("job_1", request_)
     [first] = server.runs.values()
