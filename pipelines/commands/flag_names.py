@@ -8,8 +8,9 @@ from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serve.arguments import ServeArguments
 
-# Not part of a path, a flag or a dotted name, as in job_dir/model, --job-dir and hyperparameters.params.
-_BEFORE, _AFTER = r"(?<![-./\w])", r"(?![-/\w])"
+# Not part of a path, a flag or a dotted name, as in job_dir/model, --job-dir and hyperparameters.params, nor
+# the value of --tune.
+_BEFORE, _AFTER = r"(?<![-./\w])(?<!--tune )", r"(?![-/\w])"
 
 
 def with_flags(text: str) -> str:

@@ -53,11 +53,11 @@ def test_the_tune_step_has_the_machine_and_image_of_train(target):
             ["there is nothing to tune", "use --tune initial_learning_rate=log:0.001:0.2, or --config FILE"],
         ),
         (["--tune", "learning_rate=log:1:2"], ["no training argument 'learning_rate'"]),
-        (["--tune", "label_smoothing=0:1"], ["params: label_smoothing=1.0: must be"]),
-        (["--tune", "warmup_steps=0:90", "--max-steps", "50"], ["a trial may have warmup_steps=90"]),
+        (["--tune", "label_smoothing=0:1"], ["params: --label-smoothing 1.0: must be"]),
+        (["--tune", "warmup_steps=0:90", "--max-steps", "50"], ["a trial may have --warmup-steps 90"]),
         (["--config", "missing.yaml"], ["cannot read 'missing.yaml'"]),
         (["--hyperparameters", "{params: 3}"], ["hyperparameters.params=3: must be a list"]),
-        (["--tune", "seed=1,2", "--max-trials", "-1"], ["max_trials=-1"]),
+        (["--tune", "seed=1,2", "--max-trials", "-1"], ["--max-trials -1"]),
     ],
 )
 def test_an_invalid_search_is_rejected_before_anything_is_written(arguments, messages, tmp_path):
