@@ -91,7 +91,7 @@ def _check_any_predicted(
         return
     name = _file_name(0)
     first = json.loads((folder / name).read().decode().partition("\n")[0])
-    remedy = "check the images with the validate step"
+    remedy = f"see the errors in {folder / name}"
     if arguments.image_list:
         remedy = f"check the paths in the list: they are relative to the folder of {arguments.image_list!r}"
     raise InvalidDataError(

@@ -11,7 +11,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
-from imgpipe.components.storage import find_files, parse_location
+from imgpipe.components.storage import find_files, is_local, local_path, parse_location
 
 
 def check_inputs(values: Mapping[str, Any]) -> None:
@@ -44,13 +44,22 @@ def found_input(name: str, value: str) -> str:
             location = parse_location(value)
             if location.is_folder():
                 return f"{value} is a folder"
+            if name in path_arguments(Kind.INPUT_IMAGES) and location.status() is not None:
+                csv = value.lower().endswith(".csv")
+                raise MissingInputError(
+                    f"{value} is a file, not a folder",
+                    remedy=f"use --train-csv {value}" if csv else "use the folder of the images",
+                )
             if name in path_arguments(Kind.INPUT_IMAGES) or location.status() is None:
                 raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
             return f"{value} is a file"
         return f"{value} is {plural(len(find_files(value)), 'file')}"
     except MissingInputError as error:
+        remedy = error.remedy
+        if name == "train_csv" and is_local(value) and local_path(value).is_dir():
+            remedy = f"use --images {value}"
         raise MissingInputError(
-            f"{name}={value!r}: {error.problem}", where=error.where, remedy=error.remedy
+            f"{name}={value!r}: {error.problem}", where=error.where, remedy=remedy
         ) from None
 
 

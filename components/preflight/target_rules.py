@@ -69,8 +69,9 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
             location = parse_location(part)
             if not location.is_local or target == "local" or _is_seen(target, part):
                 continue
+            reader = "Vertex AI" if target == "vertex" else "the cluster"
             raise InvalidArgumentError(
-                f"{argument}: it is a path of this machine",
+                f"{argument} is a local path, which {reader} cannot read",
                 remedy=_SEEN_FROM_VERTEX if target == "vertex" else _SEEN_FROM_PODS,
             )
 

@@ -259,6 +259,10 @@ class LocalLocation(Location):
                 where=describe_folder(self),
                 remedy=f"use a pattern of the files in it, e.g. {self / 'train-*'}",
             )
+        if not self.has_wildcard:
+            return MissingInputError(
+                f"{self!r} does not exist", where=_describe_nearest(self.path), remedy="correct the path"
+            )
         return MissingInputError(
             f"{self!r} matches no file",
             where=_describe_nearest(self.path),

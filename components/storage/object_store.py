@@ -236,6 +236,12 @@ class ObjectLocation(Location):
                     yield type(self)(self.bucket, key), found
 
     def no_match_error(self) -> MissingInputError:
+        if not WILDCARD.search(self.key):
+            return MissingInputError(
+                f"{self!r} does not exist",
+                where=describe_folder(self.pattern_root),
+                remedy="correct the path",
+            )
         return MissingInputError(
             f"{self!r} matches no file",
             where=describe_folder(self.pattern_root),

@@ -11,8 +11,14 @@ import click
 from rich.console import Console
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, PipelineError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    PipelineError,
+)
 from imgpipe.components.common.plural import plural
+from imgpipe.components.storage import is_local, local_path
 from imgpipe.pipelines.commands.grouped_options import RUNNING, ArgumentCommand, argument_options, option
 from imgpipe.pipelines.commands.output import show_many
 from imgpipe.pipelines.commands.run import exit_with_error, given_values
@@ -86,9 +92,18 @@ def _predict_files(
     unused = [f"--{name.replace('_', '-')}" for name in _MANY if given.get(name)]
     if unused:
         raise InvalidArgumentError(
-            f"{unused[0]} is set, and the images are named: {files[0]}",
-            remedy=f"omit {unused[0]}, or the names",
+            f"{unused[0]} cannot be combined with FILE arguments: {files[0]}",
+            remedy=f"omit {unused[0]}, or the FILE arguments",
         )
+    for file in files:
+        if not is_local(file):
+            continue
+        if local_path(file).is_dir():
+            raise InvalidArgumentError(
+                f"{file} is a folder, not a file", remedy=f"use --images {file} --output-dir FOLDER"
+            )
+    if not any(not is_local(file) or local_path(file).exists() for file in files):
+        raise MissingInputError(f"{files[0]} does not exist", remedy="correct the path")
     # Checks the model and the limits.
     arguments = BatchPredictArguments(**{**given, "images": files[0]})
     with console.status("loading the model"):

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from imgpipe.components.common.arguments import Group
-from imgpipe.components.common.errors import ERROR_CLASSES, PipelineError
+from imgpipe.components.common.errors import ERROR_CLASSES, InvalidArgumentError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.tune.search_space import block_in
@@ -183,6 +183,8 @@ def _run_pipeline(
     containers = ContainerOptions(network, mount) if runner == "docker" else None
     console = Console(stderr=True)
     try:
+        if mount and containers is None:
+            raise InvalidArgumentError("--mount needs --runner docker", remedy="add it, or omit --mount")
         if config is not None:
             text = read_text(config)
             block_in(text, where=str(config))

@@ -340,7 +340,7 @@ def _check_no_pipeline_arguments(arguments: Iterable[str]) -> None:
         flag = argument.partition("=")[0].replace("_", "-")
         if argument.startswith("--") and flag[2:].replace("-", "_") in pipeline_only:
             raise InvalidArgumentError(
-                f"{argument} is an argument of the pipeline, but only the training runs",
+                f"--as job runs only the training, which has no argument {flag}",
                 remedy=f"use {flag} before `--` for the job's own {flag[2:]}, or add --as pipeline there"
                 if flag in FLAGS.values()
                 else "add --as pipeline before `--`, or omit it",

@@ -80,6 +80,7 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
         (["--images="], ["--images is empty"]),
         (["--deploy-target", "local"], ["--deploy-target local", "--deploy-dir"]),
         (["--min-accuracy", "1.5"], ["--min-accuracy 1.5", "at most 1"]),
+        (["--mount", "data"], ["--mount needs --runner docker"]),
         (["--train-csv", ""], ["--train-csv is empty"]),
         (["--initial-learning-rate", "inf"], ["--initial-learning-rate inf", "finite"]),
         (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),

@@ -213,7 +213,7 @@ def test_what_kubernetes_would_reject_in_a_trials_pod_is_rejected_first(start, v
     [
         ({"train_restarts": 11}, "train_restarts=11: must be at least 0 and at most 10"),
         ({"train_worker_pools": "x"}, "train_worker_pools is not JSON"),
-        ({"job_dir": "/disk/x"}, "job_dir=/disk/x: it is a path of this machine"),
+        ({"job_dir": "/disk/x"}, "job_dir=/disk/x is a local path"),
         ({"deploy_target": "local"}, "deploy_target=local cannot be used on target vertex"),
     ],
 )

@@ -190,7 +190,7 @@ COMMAND_LINES = [
     ([*ARGUMENTS[:3], "--max_steps=ten"], {}, "--max_steps=ten", "steps"),
     ([*ARGUMENTS[:3], "--warmup_steps=1000"], {}, "warmup_steps=1000", "lower warmup_steps"),
     (["data/train-*", *ARGUMENTS], {}, "'data/train-*' is not a flag", "--name=value"),
-    (["--training_data_path=data/train-*", *ARGUMENTS[1:]], {}, "a path of this machine", "gs://"),
+    (["--training_data_path=data/train-*", *ARGUMENTS[1:]], {}, "is a local path", "gs://"),
     (["--training_data_path=s3://b/train-*", *ARGUMENTS[1:]], {}, "s3://", "gs://"),
     ([*ARGUMENTS[:2], "--job-dir=runs/1"], {}, "job_dir=runs/1", "gs://"),
     (ARGUMENTS, {"strategy": "flex-start"}, "--strategy=flex-start", "GPU"),

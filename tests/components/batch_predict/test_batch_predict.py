@@ -203,9 +203,10 @@ def test_the_command_prints_the_predictions_of_named_files(folder, images, model
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["--images", "x", "photo.jpg"], 64, "--images is set, and the images are named"),
-        (["--output-dir", "x", "photo.jpg"], 64, "--output-dir is set"),
-        (["nowhere.jpg", "neither.jpg"], 65, "2 images could not be predicted: cannot read the image"),
+        (["--images", "x", "photo.jpg"], 64, "--images cannot be combined with FILE arguments"),
+        (["--output-dir", "x", "photo.jpg"], 64, "--output-dir cannot be combined"),
+        (["nowhere.jpg", "neither.jpg"], 66, "nowhere.jpg does not exist"),
+        (["tests"], 64, "use --images tests --output-dir FOLDER"),
     ],
 )
 def test_the_command_rejects_what_it_cannot_predict(model, arguments, exit_code, message):

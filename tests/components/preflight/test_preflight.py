@@ -3,6 +3,7 @@
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.preflight.inputs import check_inputs
 from imgpipe.components.preflight.preflight import check_storage_secret
 
 
@@ -34,3 +35,14 @@ def test_a_usable_secret_passes(tmp_path, monkeypatch):
     (tmp_path / "key.json").write_text("{}")
     monkeypatch.setenv("IMGPIPE_STORAGE_KEY", str(tmp_path / "key.json"))
     check_storage_secret("bucket-key", tmp_path)
+
+
+def test_a_folder_for_a_list_and_a_list_for_a_folder_name_the_other_argument(tmp_path):
+    (tmp_path / "list.csv").touch()
+    for values, remedy in (
+        ({"train_csv": str(tmp_path)}, f"use --images {tmp_path}"),
+        ({"images": str(tmp_path / "list.csv")}, f"use --train-csv {tmp_path / 'list.csv'}"),
+    ):
+        with pytest.raises(MissingInputError) as caught:
+            check_inputs(values)
+        assert caught.value.remedy == remedy

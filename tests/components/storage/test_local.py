@@ -147,3 +147,9 @@ def test_a_folder_given_as_a_pattern_is_reported_as_one(tmp_path):
         find_files(str(tmp_path / "data"))
     assert "contains: train-0" in str(caught.value)
     assert str(tmp_path / "data" / "train-*") in str(caught.value)
+
+
+def test_a_missing_file_is_not_called_a_pattern(tmp_path):
+    with pytest.raises(MissingInputError, match="does not exist") as caught:
+        find_files(str(tmp_path / "train.csv"))
+    assert caught.value.remedy == "correct the path"
