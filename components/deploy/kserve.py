@@ -166,6 +166,8 @@ class _Rollout:
                     raise
                 return error.problem
             except NoAnswerError as error:
+                if waited > ANSWER_SECONDS and error.is_from_server:
+                    raise WrongAnswerError(f"the model does not answer: {error}") from None
                 if waited > ANSWER_SECONDS:
                     raise NotVerifiedError(
                         f"the model is not verified, because no request reaches it: {error}",
@@ -494,8 +496,7 @@ def _restore_before_exit(
 ) -> None:
     """Restores what served before, without waiting: the step has seconds until it is killed.
 
-    A revision of Knative stays: it gets no traffic before it has answered, and a restarted step continues
-    with it.
+    A new revision of Knative stays, without traffic: a restarted step continues with it.
     """
     current = service.read()
     if current is None or not has_same_pods(current["spec"], spec):
@@ -503,11 +504,17 @@ def _restore_before_exit(
     if previous is None:
         service.delete()
         return
-    if service.mode(current) == STANDARD and not has_same_pods(previous, spec):
-        service.replace(previous)
+    is_new = not has_same_pods(previous, spec)
+    if is_new and service.mode(current) == KNATIVE and has_rolled_out_revision(current):
+        restored, result = with_percent(spec, 0), f"the new model of {service.name} gets no requests"
+    else:
+        restored = previous
+        result = f"{service.name} has the specification of {specified_uri(previous)} again"
+    if not has_same_pods(current["spec"], restored) or _percent(current["spec"]) != _percent(restored):
+        service.replace(restored)
     log_event(
         "rolled_back",
-        f"deploy: the step was terminated: {service.name} serves {specified_uri(previous)}, as before",
+        f"deploy: the step was terminated: {result}",
         severity="WARNING",
         serving=specified_uri(previous),
     )

@@ -25,13 +25,14 @@ from tests.servers.http_server import access_review, serve_json
 STANDARD, KNATIVE = "Standard", "Knative"
 STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 # Ways in which the predictors of a storage URI differ from a good server.
-CRASHES, EARLY_PORT, OTHER_ANSWERS, OTHER_LABELS, NO_SIGNATURE, NEVER_READY = (
+CRASHES, EARLY_PORT, OTHER_ANSWERS, OTHER_LABELS, NO_SIGNATURE, NEVER_READY, INTERNAL_ERROR = (
     "crashes",
     "opens its port early",
     "answers differently",
     "names other labels",
     "has no such signature",
     "never becomes ready",
+    "fails on each request",
 )
 # kserve/kserve v0.20.0, pkg/constants/constants.go: ServiceAnnotationDisallowedList. All other annotations of
 # the service are copied to the pods.
@@ -456,6 +457,9 @@ class Cluster:
 
     def answer(self, pod, request):
         """Returns the response of a pod's server, from the model that it has loaded."""
+        if pod.behaviour == INTERNAL_ERROR:
+            # tensorflow/serving 2.21, util/net_http: the text of the graph's error as JSON.
+            return 500, {"error": "Matrix size-incompatible"}
         if pod.behaviour == NO_SIGNATURE:
             return 400, {"error": "Serving signature key not found"}
         rows = answers(pod.model, request["instances"], request.get("signature_name", "serving_default"))

@@ -4,6 +4,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -23,6 +24,7 @@ from imgpipe.components.platforms.kubernetes.client import MANAGED_BY
 from tests.servers.kserve import (
     CRASHES,
     EARLY_PORT,
+    INTERNAL_ERROR,
     KNATIVE,
     NEVER_READY,
     NO_SIGNATURE,
@@ -341,6 +343,14 @@ def test_a_model_that_no_request_reaches_is_not_served(each_mode, deploy, cluste
     assert "not_verified" in capsys.readouterr().out
 
 
+def test_a_model_that_fails_on_each_request_is_not_kept_unverified(each_mode, deploy, cluster, models):
+    deploy(0)
+    cluster.behaviours[storage_of(models, 1)] = INTERNAL_ERROR
+    with pytest.raises(CheckFailedError, match=r"rolled back: the model does not answer.*status 500: Matrix"):
+        deploy(1, allow_unverified=True)
+    assert cluster.answering() == {storage_of(models, 0): 100}
+
+
 def test_the_wait_survives_an_api_server_that_fails_now_and_then(each_mode, deploy, cluster, models):
     deploy(0)
     cluster.flaky = 0.4
@@ -386,11 +396,9 @@ def test_a_rejected_request_during_the_wait_rolls_back(deploy, cluster, models):
     assert cluster.answering() == {storage_of(models, 0): 100}
 
 
-@pytest.mark.parametrize("has_previous", [True, False])
-def test_a_step_that_is_terminated_restores_what_served(each_mode, has_previous, deploy, cluster, models):
-    if has_previous:
-        deploy(0)
-    cluster.start_seconds = 60
+@contextmanager
+def until_terminated():
+    """Expects that SIGTERM ends the block, as it ends a step."""
 
     class Terminated(BaseException):
         pass
@@ -399,15 +407,61 @@ def test_a_step_that_is_terminated_restores_what_served(each_mode, has_previous,
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGTERM]).start()
     try:
         with pytest.raises(Terminated):
-            deploy(1)
+            yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.parametrize("has_previous", [True, False])
+def test_a_step_that_is_terminated_restores_what_served(each_mode, has_previous, deploy, cluster, models):
+    if has_previous:
+        deploy(0)
+    cluster.start_seconds = 60
+
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with until_terminated():
+        deploy(1)
     time.sleep(0.05)
     assert cluster.answering() == ({storage_of(models, 0): 100} if has_previous else {})
     assert ("team/flowers" in cluster.objects) == has_previous
+
+
+@pytest.mark.parametrize("canary", [None, 10])
+def test_a_step_that_is_terminated_after_it_moved_the_traffic_moves_it_back(
+    canary, deploy, cluster, models, monkeypatch, capsys
+):
+    deploy(0)
+    if canary:
+        deploy(1, canary_percent=canary)
+    before = cluster.answering()
+    monkeypatch.setattr(kserve, "ANSWER_SECONDS", 60.0)
+
+    def has_moved():
+        while cluster.answering() != {storage_of(models, 1): 100}:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # The model answers without traffic, and then no request reaches the service.
+    set_traffic = kserve._Rollout._set_traffic
+
+    def set_traffic_and_block(rollout):
+        cluster.blocked = True
+        threading.Thread(target=has_moved).start()
+        return set_traffic(rollout)
+
+    monkeypatch.setattr(kserve._Rollout, "_set_traffic", set_traffic_and_block)
+    with until_terminated():
+        deploy(1, deploy_timeout_seconds=20)
+    for _ in range(3):
+        time.sleep(0.05)
+        after = cluster.answering()
+    assert after == before
+    shown = capsys.readouterr().out
+    assert (
+        "has the specification of" if canary else "the new model of team/flowers gets no requests"
+    ) in shown
 
 
 def killed(*_, **__):
