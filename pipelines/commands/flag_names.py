@@ -9,8 +9,8 @@ from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serve.arguments import ServeArguments
 
 # Not part of a path, a flag or a dotted name, as in job_dir/model, --job-dir and hyperparameters.params, nor
-# the value of --tune.
-_BEFORE, _AFTER = r"(?<![-./\w])(?<!--tune )", r"(?![-/\w])"
+# the value of --tune, nor of Python.
+_BEFORE, _AFTER = r"(?<![-./\w])(?<!--tune )(?<!in Python: )", r"(?![-/\w])"
 
 
 def with_flags(text: str) -> str:

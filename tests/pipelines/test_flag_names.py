@@ -26,3 +26,8 @@ from imgpipe.pipelines.commands.flag_names import with_flags
 )
 def test_arguments_are_written_as_flags(text, expected):
     assert with_flags(text) == expected
+
+
+def test_values_of_tune_and_examples_in_python_stay_as_they_are():
+    for text in ("use --tune weight_decay=0.1:0.2", 'resume (in Python: job_dir="runs/1")'):
+        assert with_flags(text) == text
