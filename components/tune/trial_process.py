@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
-from unittest import mock
 
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, parse_event
 from imgpipe.components.common.step import run_command
@@ -74,8 +73,12 @@ class TrialProcess:
             target=_main, args=(function, task, child_connection, child_lifeline, self.log, to_close)
         )
         # A spawned process would import the main module, which fails for a script without a __main__ guard.
-        with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}):
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
             self._process.start()
+        finally:
+            sys.modules["__main__"] = main
         child_connection.close()
         child_lifeline.close()
         self.sentinel, self.pid = self._process.sentinel, self._process.pid

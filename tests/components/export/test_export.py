@@ -221,5 +221,9 @@ def test_a_trained_model_is_exported(digits_dataset, trained_digits, tmp_path):
     folder, _ = trained_digits
     evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
     export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", ExportArguments())
-    assert files(tmp_path / "exported") == files(folder)
+    exported = files(tmp_path / "exported")
+    assert "verification.json" in exported
+    assert {name: content for name, content in exported.items() if name != "verification.json"} == files(
+        folder
+    )
     assert read_manifest(digits_dataset).splits[VALIDATION].examples == 360
