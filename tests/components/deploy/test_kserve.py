@@ -41,7 +41,7 @@ def deploy(on_kserve, models):
 
     def run(number, **values):
         return deploy_to_kserve(
-            models[number], DeployArguments(**{**on_kserve, "deploy_timeout_seconds": 5, **values})
+            models[number], DeployArguments(**{**on_kserve, "deploy_timeout_seconds": 10, **values})
         )
 
     return run
