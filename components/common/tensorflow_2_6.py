@@ -64,7 +64,8 @@ def unknown_operations(model_folder: Path) -> list[str]:
 
 
 def _read(model_folder: Path) -> Any:
-    # Imported here because it loads TensorFlow.
+    # Imported here because it loads TensorFlow; first by tf_import, which hides what it prints.
+    import imgpipe.components.common.tf_import  # noqa: F401, I001
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 

@@ -61,7 +61,7 @@ def test_the_log_has_no_startup_messages_of_tensorflow(digits_run):
 
 def test_the_report_shows_the_results_of_the_evaluation(digits_run):
     page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
-    assert f"{digits_run.summary['top_1_accuracy']:.2%}".replace("%", " %") in page.replace("\xa0", " ")
+    assert f"{digits_run.summary['top_1_accuracy']:.2%}" in page
     for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Training arguments", "Data"):
         assert heading in page
     assert "data:image/" in page
