@@ -17,7 +17,7 @@ from typing import Any
 
 from kfp import compiler
 
-from imgpipe.components.common.errors import OutputError, PipelineError
+from imgpipe.components.common.errors import InvalidArgumentError, OutputError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.pipelines.arguments_reference import arguments_reference
 from imgpipe.pipelines.batch_predict import batch_predict
@@ -74,6 +74,11 @@ def main(words: list[str]) -> int:
     names.add_argument("--image-registry", default="", metavar="REGISTRY/REPOSITORY")
     names.add_argument("--images-lock", type=Path, metavar="FILE")
     options = parser.parse_args(words)
+    if sys.flags.optimize > 1:
+        print(
+            "the compiled files contain docstrings: run this without -OO and PYTHONOPTIMIZE", file=sys.stderr
+        )
+        return InvalidArgumentError.exit_code
     try:
         lock = {}
         if options.images_lock:

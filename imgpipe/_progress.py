@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from imgpipe.pipelines.run_display import RunDisplay
+from imgpipe.pipelines.run_display import RunDisplay, describe_figures, time_left
 
 _SECONDS_BETWEEN_UPDATES = 0.5
 
@@ -38,7 +38,7 @@ class NotebookDisplay(RunDisplay):
         now = time.monotonic()
         if now - self._updated >= _SECONDS_BETWEEN_UPDATES:
             self._updated = now
-            self._update(_progress_text(event))
+            self._update(_progress_text(event, self._evaluation))
 
     def step_finished(self, step: str, seconds: float) -> None:
         self._clear()
@@ -63,19 +63,11 @@ class NotebookDisplay(RunDisplay):
             self._progress_line = None
 
 
-def _progress_text(event: dict[str, Any]) -> str:
+def _progress_text(event: dict[str, Any], evaluation: str) -> str:
     done, total = event["done"], event["total"]
-    best = f", best {event['best']:.4f}" if event.get("best") else ""
-    bar, of_total, remaining = "", "", ""
+    bar, of_total = "", ""
     if total:
         bar = f'<progress value="{done}" max="{total}"></progress> '
         of_total = f" of {total:,}"
-        if event.get("per_second"):
-            remaining = f", {_duration((total - done) / event['per_second'])} left"
-    return f"  {event['step']:<9} {bar}{done:,}{of_total} {html.escape(event['unit'])}{best}{remaining}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    text = f"{event['unit']}{describe_figures(event, evaluation)}{time_left(event)}"
+    return f"  {event['step']:<9} {bar}{done:,}{of_total} {html.escape(text)}"

@@ -4,6 +4,7 @@ Everything that can be checked is checked by ``prepare_run``, before a file is w
 Errors are ``PipelineError``; nothing is printed.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,20 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.arguments import from_values
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, PipelineError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    PipelineError,
+)
 from imgpipe.components.common.log import event_line
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
-from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.common.user_settings import describe_ignored_cluster
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.evaluate.arguments import AUTO, NO_CHAMPION
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.preflight.arguments import check_arguments
-from imgpipe.components.preflight.path_arguments import DATA_KINDS, path_arguments
+from imgpipe.components.preflight.inputs import check_inputs
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import check_model_type
 from imgpipe.components.storage import is_local, local_path, parse_location
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.weight_files import check_weights
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
 from imgpipe.pipelines import compiled_pipelines
@@ -33,7 +41,14 @@ from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
-from imgpipe.pipelines.run_folder import RunFolder, claimed, new_folder
+from imgpipe.pipelines.run_folder import RunFolder, claimed, is_unfinished, new_folder
+from imgpipe.pipelines.run_settings import (
+    DATA_ARGUMENTS,
+    RunSettings,
+    absolute_paths,
+    changed_parameters,
+    read_settings,
+)
 from imgpipe.pipelines.targets.local_docker import (
     ContainerSettings,
     check_engine,
@@ -43,8 +58,6 @@ from imgpipe.pipelines.targets.local_docker import (
 
 # Where runs without a job_dir go, below the current folder.
 RUNS_FOLDER = "imgpipe-runs"
-# Without any of these, the pipeline trains on the digits sample.
-_DATA = [name for name in path_arguments(*DATA_KINDS) if name in ConvertArguments.__dataclass_fields__]
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,9 @@ class PreparedRun:
         sample: Whether it trains on the digits sample, because no data was given.
         warnings: What the user should know before it starts, one sentence each.
         containers: How the steps' containers run; None = steps are processes.
+        settings: What is recorded in the run's folder.
+        continues: Whether it trains on with the checkpoints of a finished run.
+        changes: In a folder with a run: the parameters that differ from those of that run.
     """
 
     pipeline: LocalPipeline
@@ -106,19 +122,26 @@ class PreparedRun:
     parameters: Mapping[str, Any]
     folder: RunFolder
     sample: bool
+    settings: RunSettings
     warnings: tuple[str, ...] = ()
     containers: ContainerSettings | None = None
+    continues: bool = False
+    changes: tuple[str, ...] | None = None
 
     @property
     def title(self) -> str:
-        """One line: the command, the data, the model and the recipe."""
+        """The command, the data, the model and the recipe; another line if it continues an earlier run."""
         data = "scikit-learn's digits (no data was given)"
         if not self.sample:
             names = ("images", "train_csv", "training_data_path")
             data = next(str(self.parameters[name]) for name in names if self.parameters.get(name))
         parts = [data, self.parameters.get("model_type"), f"recipe {self.recipe}"]
         description = RECIPES[self.recipe].description
-        return f"imgpipe {self.pipeline.command}: {', '.join(filter(None, parts))}: {description}"
+        title = f"imgpipe {self.pipeline.command}: {', '.join(filter(None, parts))}: {description}"
+        if self.changes is None:
+            return title
+        changes = ", ".join(self.changes) or "nothing"
+        return f"{title}\ncontinuing the run in {self.folder.job_dir}; changed: {changes}"
 
 
 def prepare_run(
@@ -141,21 +164,37 @@ def prepare_run(
         PipelineError: if an argument, or a combination of them, is not allowed, or an input is missing.
     """
     _check_not_empty(given)
-    sample = not any(given.get(name) for name in _DATA)
+    sample = not any(given.get(name) for name in DATA_ARGUMENTS)
     recipe = recipe or recipe_for(given, sample=sample)
     parameters = recipe_parameters(recipe, given)
+    earlier = None
     if pipeline is TUNE:
         # Before its local path is used.
         check_local(str(given.get("job_dir", "")))
     if "job_dir" in given:
         folder = RunFolder(local_path(given["job_dir"]).absolute())
+        earlier = read_settings(folder)
+        if earlier and "warmup_steps" in earlier.parameters and "warmup_steps" not in given:
+            # A recipe's warm-up depends on max_steps, but must not change when a training continues.
+            parameters["warmup_steps"] = earlier.parameters["warmup_steps"]
     else:
         folder = new_folder(Path(RUNS_FOLDER).absolute(), time.strftime("%Y%m%d-%H%M%S"))
     parameters["job_dir"] = str(folder.job_dir)
     if sample:
         parameters["train_csv"] = str(folder.sample_data / "digits.csv")
     check_arguments(pipeline.name, "local", parameters)
-    warnings: list[str] = []
+    settings = RunSettings(
+        pipeline.command,
+        recipe,
+        {name: value for name, value in absolute_paths(given).items() if name != "job_dir"},
+        absolute_paths(parameters),
+        dataclasses.asdict(containers) if containers else None,
+    )
+    warnings = [] if containers else list(filter(None, [describe_ignored_cluster()]))
+    continues, changes = False, None
+    if earlier is not None:
+        continues = _check_continues(folder, earlier, settings)
+        changes = changed_parameters(earlier.parameters, settings.parameters, pipeline.inputs)
     if pipeline is RETRAIN:
         warnings += _check_serving_model(from_values(ServingModelArguments, parameters))
     if pipeline is TUNE:
@@ -174,10 +213,39 @@ def prepare_run(
         # Otherwise only the evaluate step would read it, after the training.
         read_slices_csv(parameters["slices_csv"])
     _check_champion(parameters.get("champion", AUTO))
-    settings = None
+    container_settings = None
     if containers is not None:
-        parameters, settings = _in_containers(pipeline, parameters, containers)
-    return PreparedRun(pipeline, recipe, parameters, folder, sample, tuple(warnings), settings)
+        parameters, container_settings = _in_containers(pipeline, parameters, containers)
+    return PreparedRun(
+        pipeline,
+        recipe,
+        parameters,
+        folder,
+        sample,
+        settings,
+        warnings=tuple(warnings),
+        containers=container_settings,
+        continues=continues,
+        changes=None if changes is None else tuple(changes),
+    )
+
+
+def _check_continues(folder: RunFolder, earlier: RunSettings, settings: RunSettings) -> bool:
+    """Returns whether the folder has a finished run, which this run trains on.
+
+    Raises:
+        OutputError: if the folder has a finished run, and this run would not train longer.
+    """
+    if is_unfinished(folder) or not folder.model.exists():
+        return False
+    default = TrainingArguments().max_steps
+    steps = [int(known.parameters.get("max_steps", default)) for known in (earlier, settings)]
+    if settings.command != earlier.command or settings.command == TUNE.command or steps[1] <= steps[0]:
+        raise OutputError(
+            f"{str(folder.job_dir)!r} has a finished run of `imgpipe {earlier.command}`",
+            remedy=f"use another job_dir, or max_steps above {steps[0]} to train its model longer",
+        )
+    return True
 
 
 def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
@@ -188,13 +256,23 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
         display: Shows its progress.
 
     Raises:
+        MissingInputError: if an argument names a file or folder that does not exist.
         OutputError: if the run's folder cannot be used: it holds other files, or another run uses it.
         StepFailedError: if a step failed.
         InterruptedRunError: if this process got SIGHUP, SIGINT or SIGTERM; in a thread other than the main
             thread, signals are not handled here.
+        UnavailableError: if the ImageNet weights are neither on this machine nor can be downloaded.
         InternalError: if the run ended without reporting a result or an error.
     """
-    with claimed(run.folder):
+    # Checked again in the first step, but here before the run has a folder.
+    check_inputs(
+        {name: value for name, value in run.parameters.items() if not (run.sample and name in DATA_ARGUMENTS)}
+    )
+    if run.containers is None and run.pipeline is not RETRAIN:
+        # The images of containers may contain weights, and a retraining starts from the deployed model.
+        check_weights(from_values(TrainingArguments, run.parameters))
+    with claimed(run.folder, continues=run.continues):
+        run.settings.write(run.folder)
         if run.containers:
             make_writable_folders(run.containers, run.folder.job_dir)
         if run.sample:
@@ -260,7 +338,7 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgumentError: naming the argument.
     """
-    for name in (*_DATA, "job_dir"):
+    for name in (*DATA_ARGUMENTS, "job_dir"):
         if given.get(name) == "":
             raise InvalidArgumentError(
                 f"--{name.replace('_', '-')} is empty", remedy="use a path, or omit it"

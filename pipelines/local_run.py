@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError
 from imgpipe.components.common.log import json_environment, parse_event
+from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
@@ -29,6 +30,9 @@ _LAST_LINES = 15
 # A closed terminal, Ctrl-C, and the signal of an orchestrator.
 _STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _SECONDS_TO_END = 10.0
+# These write a checkpoint after the training step that runs, which may take minutes.
+_TRAINING_STEPS = ("train", "tune")
+_SECONDS_TO_SAVE = 600.0
 
 
 @dataclass
@@ -42,6 +46,7 @@ class _Progress:
     failure: dict[str, Any] | None = None
     current_step: str = ""
     last_lines: list[str] = field(default_factory=list)
+    stop_signal: int = 0
 
 
 class StepFailedError(StepError):
@@ -107,11 +112,10 @@ def run_locally(
     try:
         with (
             folder.log.open("w", encoding="utf-8") as log,
-            _runner_process(request, folder.job_dir) as process,
+            _runner_process(request, folder.job_dir, display, progress) as process,
             display,
         ):
-            assert process.stdout is not None  # noqa: S101 - it is a pipe
-            _follow(process.stdout, log, display, started, progress)
+            _follow(process, log, display, started, progress)
             status = process.wait()
     except OSError as error:
         raise OutputError(
@@ -155,10 +159,13 @@ def _copy_report(progress: _Progress, step: str, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, progress: _Progress) -> None:
+def _follow(
+    process: "subprocess.Popen[str]", log: IO[str], display: RunDisplay, started: float, progress: _Progress
+) -> None:
     """Writes the run's output to the log, shows its events, and records them in ``progress``."""
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
     step_started = started
-    for line in lines:
+    for line in process.stdout:
         log.write(line)
         log.flush()
         event = parse_event(line)
@@ -171,6 +178,9 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, p
         if event["event"] == "step_started":
             progress.artifacts[event["step"]] = event["artifacts"]
             progress.current_step = event["step"]
+            if progress.stop_signal:
+                # It was being started when the others got the signal.
+                _send_signal(process.pid, signal.SIGTERM)
         elif event["event"] == "step_result":
             progress.results[event["step"]] = event
         elif event["event"] == "step_finished":
@@ -186,8 +196,14 @@ def _follow(lines: IO[str], log: IO[str], display: RunDisplay, started: float, p
 
 
 @contextmanager
-def _runner_process(request: Mapping[str, Any], job_dir: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Starts kfp.local in its own process group, which is stopped when this process is stopped."""
+def _runner_process(
+    request: Mapping[str, Any], job_dir: Path, display: RunDisplay, progress: _Progress
+) -> Iterator["subprocess.Popen[str]"]:
+    """Starts kfp.local in its own process group, which is stopped when this process is stopped.
+
+    The first signal to this process is passed on once, and the block continues to read what the step prints:
+    a training writes a checkpoint after its running step. A second signal kills the group.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
         stdin=subprocess.PIPE,
@@ -200,18 +216,34 @@ def _runner_process(request: Mapping[str, Any], job_dir: Path) -> Iterator["subp
         # The safe path keeps the current folder out of the module search path: a user's folder `pipelines` or
         # `components` would hide ours.
         env={
-            **json_environment(),
+            **without_user_settings(json_environment()),
             "PYTHONIOENCODING": "utf-8",
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",
         },
     )
-    received: int | None = None
+    in_containers = request["containers"] is not None
+    deadline: threading.Timer | None = None
 
     def stop(number: int, _: Any) -> None:
-        nonlocal received
-        received = received or number
-        os.killpg(process.pid, signal.SIGTERM)
+        nonlocal deadline
+        if progress.stop_signal:
+            # Killed, the runner could not remove a container.
+            if not in_containers:
+                _send_signal(process.pid, signal.SIGKILL)
+            return
+        progress.stop_signal = number
+        _send_signal(process.pid, signal.SIGTERM)
+        saves = progress.current_step in _TRAINING_STEPS
+        if not in_containers:
+            seconds = _SECONDS_TO_SAVE if saves else _SECONDS_TO_END
+            deadline = threading.Timer(seconds, _send_signal, (process.pid, signal.SIGKILL))
+            deadline.daemon = True
+            deadline.start()
+        if saves:
+            # The terminal may have been closed.
+            with suppress(OSError):
+                display.stopping(can_kill=not in_containers)
 
     # Only the main thread can install signal handlers, and a notebook may call from another thread.
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -226,13 +258,18 @@ def _runner_process(request: Mapping[str, Any], job_dir: Path) -> Iterator["subp
             # A handler that was not installed by Python is None and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         # Containers have their own time to stop and are removed afterwards.
-        _end(process, CONTAINER_SECONDS_TO_END if request["containers"] else _SECONDS_TO_END)
-    if received is not None:
-        error_class = KeyboardInterruptError if received == signal.SIGINT else InterruptedRunError
+        _end(process, CONTAINER_SECONDS_TO_END if in_containers else _SECONDS_TO_END)
+        if deadline is not None:
+            deadline.cancel()
+            deadline.join()
+    if progress.stop_signal and process.returncode != 0:
+        error_class = KeyboardInterruptError if progress.stop_signal == signal.SIGINT else InterruptedRunError
         folder = str(job_dir)
+        # A training says at which step.
+        reason = f": {progress.failure['problem']}" if progress.failure else ""
         raise error_class(
-            "the run was interrupted",
-            remedy=f"run the same command with --job-dir {shlex.quote(folder)} to resume "
+            f"the run was interrupted{reason}",
+            remedy=f"continue with `imgpipe resume {shlex.quote(folder)}` "
             f"(in Python: job_dir={json.dumps(folder, ensure_ascii=False)})",
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
 from imgpipe.components.common.log import json_environment, parse_event
+from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.run_display import RunDisplay
 
 
@@ -47,7 +48,11 @@ def run_step(step: str, flags: Sequence[str], display: RunDisplay) -> None:
     failure = None
     last_line = ""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", env=json_environment()
+        command,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env=without_user_settings(json_environment()),
     ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         with display:

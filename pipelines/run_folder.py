@@ -56,6 +56,11 @@ class RunFolder:
         return self.job_dir / "run.log"
 
     @property
+    def settings(self) -> Path:
+        """What the run was started with."""
+        return self.job_dir / "run.json"
+
+    @property
     def artifacts(self) -> Path:
         """KFP's artifacts of every step."""
         return self.job_dir / "artifacts"
@@ -67,18 +72,19 @@ class RunFolder:
 
 
 @contextmanager
-def claimed(folder: RunFolder) -> Iterator[None]:
+def claimed(folder: RunFolder, *, continues: bool = False) -> Iterator[None]:
     """Locks a job_dir for one run.
 
     The folder must be missing, empty, or left by a run that ended without a model; the files of that run, and
-    no others, are removed.
+    no others, are removed. With ``continues``, it may also be that of a finished run, whose model stays until
+    the run publishes another one.
 
     Raises:
         OutputError: if it has other files, is not writable, or is locked by another run.
     """
     lock_file = folder.job_dir / _LOCK_FILE
     try:
-        if not lock_file.exists():
+        if not lock_file.exists() and not continues:
             check_empty(folder.job_dir)
             check_writable(folder.job_dir)
     except OSError as error:
@@ -115,8 +121,9 @@ def _clear(folder: RunFolder) -> None:
     ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
     # The training resumes from its files if arguments and data are the same, which the step checks.
     known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_LOCK_FILE}
-    if _holds_only_trials(folder.model):
-        known.add(MODEL_FOLDER)
+    if folder.settings.exists() or _holds_only_trials(folder.model):
+        # The model of a run whose training continues; publishing replaces only a model of imgpipe.
+        known |= {folder.settings.name, MODEL_FOLDER}
     others = {path.name for path in folder.job_dir.iterdir()} - known
     if others:
         raise OutputError(
@@ -135,6 +142,11 @@ def _holds_only_trials(model: Path) -> bool:
     """Returns whether the folder has only the trials' models of an unfinished tuning."""
     names = [path.name for path in model.iterdir()] if model.is_dir() else []
     return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
+
+
+def is_unfinished(folder: RunFolder) -> bool:
+    """Returns whether the folder's latest run is running, failed or was interrupted."""
+    return (folder.job_dir / _LOCK_FILE).exists()
 
 
 def latest_process(folder: RunFolder) -> int:

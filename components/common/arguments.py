@@ -21,6 +21,38 @@ from imgpipe.components.storage import parse_location
 
 Arguments = TypeVar("Arguments")
 
+# What other programs call an argument.
+_OTHER_NAMES = {
+    **dict.fromkeys(("lr", "lr0", "learning_rate", "base_lr"), "initial_learning_rate"),
+    **dict.fromkeys(("batch", "batch_size", "bs"), "train_batch_size"),
+    **dict.fromkeys(("steps", "iterations", "num_steps", "train_steps"), "max_steps"),
+    **dict.fromkeys(("model", "arch", "backbone", "network_type", "net"), "model_type"),
+    **dict.fromkeys(("imgsz", "img_size", "image_dim", "resolution", "input_size"), "image_size"),
+    **dict.fromkeys(("data", "data_dir", "dataset", "image_dir", "train_dir", "source"), "images"),
+    **dict.fromkeys(("output", "out", "output_dir", "save_dir", "log_dir", "model_dir"), "job_dir"),
+    **dict.fromkeys(("optimizer", "opt"), "optimizer_type"),
+    **dict.fromkeys(("wd", "decay"), "weight_decay"),
+    **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
+    **dict.fromkeys(("pretrained", "checkpoint", "init_checkpoint"), "pretrained_checkpoint_path"),
+    **dict.fromkeys(("amp", "fp16", "half", "precision"), "mixed_precision"),
+    **dict.fromkeys(("classes", "n_classes"), "num_classes"),
+    **dict.fromkeys(("random_seed", "random_state"), "seed"),
+}
+_EPOCHS = (
+    "the length of a training is {max_steps}, in steps of {train_batch_size} images each; an epoch has as "
+)
+_EPOCHS += "many steps as the training images divided by this number"
+_DEVICES = "all GPUs that TensorFlow sees are used; CUDA_VISIBLE_DEVICES selects some of them, e.g. "
+_DEVICES += "CUDA_VISIBLE_DEVICES=0, or none if it is empty"
+# What programs have arguments for, but this one does not.
+_OTHER_CONCEPTS = {
+    **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs", "n_epochs"), _EPOCHS),
+    **dict.fromkeys(("gpu", "gpus", "gpu_id", "gpu_ids", "device", "devices", "cuda", "num_gpus"), _DEVICES),
+    **dict.fromkeys(
+        ("workers", "num_workers", "threads"), "images are read with as many threads as the machine has cores"
+    ),
+}
+
 
 class Group(StrEnum):
     """The section of an argument in ``--help`` and docs/arguments.md, in their order."""
@@ -262,13 +294,44 @@ def parse_text(field: "dataclasses.Field[Any]", text: str) -> Any:
 
 
 def nearest_name(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """Returns a remedy that names what was probably meant, or else everything that is known."""
+    """Returns a remedy that names what was probably meant, or else everything that is known.
+
+    Args:
+        name: What was given.
+        known: The valid names.
+        prefix: Of the names, for the text; with ``--``, they are written with hyphens.
+    """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = _near_names(name, known)
+    if not near and (text := _OTHER_CONCEPTS.get(_other_name(name))) and "max_steps" in known:
+        return text.format(**{name: _shown(name, prefix) for name in ("max_steps", "train_batch_size")})
     if near:
-        *first, last = [prefix + word for word in near]
+        *first, last = [_shown(word, prefix) for word in near]
         return f"did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
-    return "valid names: " + ", ".join(prefix + word for word in known)
+    return "valid names: " + ", ".join(_shown(word, prefix) for word in known)
+
+
+def _near_names(name: str, known: Sequence[str]) -> list[str]:
+    """Returns the name in another spelling, what other programs call so, or up to three similar ones."""
+    same = [word for word in known if _letters(word) == _letters(name)]
+    other = _OTHER_NAMES.get(_other_name(name))
+    if same or other in known:
+        return same or [str(other)]
+    if _other_name(name) in _OTHER_CONCEPTS and "max_steps" in known:
+        return []
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+
+
+def _other_name(name: str) -> str:
+    return name.replace("-", "_").lower()
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _shown(name: str, prefix: str) -> str:
+    return prefix + (name.replace("_", "-") if prefix == "--" else name)
 
 
 def _converted(value: Any, kind: type) -> Any:
@@ -328,7 +391,7 @@ def _not_allowed(field: "dataclasses.Field[Any]", value: Any) -> str:
     if field.metadata["choices"] is None:
         return f"must be {allowed_values(field)}"
     choices = _choices(field)
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
+    near = _near_names(str(value), choices)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"must be {_any_of(choices)}{meant}"
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import FAILED, SUCCEEDED, report_end
 from imgpipe.components.platforms.google_credentials import use_storage_key
 
@@ -65,6 +66,7 @@ def run_component(
             if isinstance(getattr(value, "path", None), str)
         }
         log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
+        _log_ignored_settings()
         if pipeline:
             # Imported here: it loads the arguments of all steps.
             from imgpipe.components.preflight.preflight import check_run
@@ -97,8 +99,15 @@ def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
     """
     use_storage_key()
     with _exit_on_error(step), _raise_on_sigterm():
+        _log_ignored_settings()
         command()
     sys.exit(0)
+
+
+def _log_ignored_settings() -> None:
+    if ignored := ignored_keras_settings():
+        message = f"these settings of Keras are ignored: {', '.join(ignored)}"
+        log_event("settings_ignored", message, severity="WARNING", settings=ignored)
 
 
 def log_error(step: str, error: PipelineError) -> None:

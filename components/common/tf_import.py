@@ -1,4 +1,6 @@
-"""Imports TensorFlow without its log output. No other module imports it directly.
+"""Imports TensorFlow without its log output, and Keras with its defaults.
+
+No other module imports them directly.
 
 Use as ``from imgpipe.components.common.tf_import import keras, tf``.
 """
@@ -10,6 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from imgpipe.components.common.user_settings import (
+    KERAS_SETTINGS,
+    invalid_keras_settings,
+    remove_keras_variables,
+)
 
 
 @contextmanager
@@ -54,11 +62,36 @@ def _hide_scikit_learn() -> Iterator[None]:
             sys.modules.pop("sklearn", None)
 
 
+@contextmanager
+def _keras_defaults() -> Iterator[None]:
+    """Gives Keras the settings that the steps depend on, whatever its environment variables and file say.
+
+    A program that has imported Keras before keeps its own settings.
+
+    Raises:
+        InvalidArgumentError: if Keras cannot be imported with its ``keras.json``.
+    """
+    if "keras" in sys.modules:
+        yield
+        return
+    removed = remove_keras_variables()
+    try:
+        yield
+    except (ValueError, AttributeError, TypeError) as error:
+        raise invalid_keras_settings(error) from error
+    finally:
+        del os.environ["KERAS_BACKEND"]
+        os.environ.update(removed)
+    keras.config.set_floatx(KERAS_SETTINGS["floatx"])
+    keras.config.set_epsilon(KERAS_SETTINGS["epsilon"])
+    keras.config.set_image_data_format(KERAS_SETTINGS["image_data_format"])
+
+
 # Read by TensorFlow's C++ code when it is loaded: 2 = errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
-with buffer_native_stderr(), _hide_scikit_learn():
+with buffer_native_stderr(), _hide_scikit_learn(), _keras_defaults():
     import keras
     import tensorflow as tf
 

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.step import log_error
 from imgpipe.components.common.tf_import import tf
+from imgpipe.components.common.user_settings import cluster_hosts
+
+# The other workers of a cluster must have started after this time.
+_SECONDS_TO_JOIN = 900.0
 
 
 @dataclass(frozen=True)
@@ -138,16 +145,49 @@ def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
             severity="WARNING",
             devices=present,
         )
-    hosts, index = _cluster_position(os.environ.get("TF_CONFIG", ""))
+    config = os.environ.get("TF_CONFIG", "")
+    hosts, index = _cluster_position(config)
     if hosts > 1:
+        others = [host for position, host in enumerate(cluster_hosts(config)) if position != index]
         log_event(
-            "joining_workers", f"train: worker {index + 1} of {hosts}, waiting for the others", workers=hosts
+            "joining_workers",
+            f"train: worker {index + 1} of {hosts}, as TF_CONFIG says; waiting for {', '.join(others)}",
+            severity="WARNING",
+            workers=hosts,
         )
-        return Accelerators(tf.distribute.MultiWorkerMirroredStrategy(), kind, index, hosts)
+        with _limit_wait(others):
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return Accelerators(strategy, kind, index, hosts)
     devices = tf.config.list_logical_devices(kind)
     if len(devices) > 1:
         return Accelerators(tf.distribute.MirroredStrategy([device.name for device in devices]), kind)
     return Accelerators(tf.distribute.get_strategy(), kind)
+
+
+@contextmanager
+def _limit_wait(hosts: Sequence[str]) -> Iterator[None]:
+    """Ends this process if the block, which waits for other workers in TensorFlow, takes too long."""
+    joined = threading.Event()
+
+    def watch() -> None:
+        if joined.wait(_SECONDS_TO_JOIN):
+            return
+        error = InterruptedRunError(
+            f"the other workers did not start within {_SECONDS_TO_JOIN / 60:.0f} minutes: {', '.join(hosts)}",
+            where="TF_CONFIG",
+            remedy="start all workers at the same time, or unset TF_CONFIG to train on this machine only",
+        )
+        log_error("train", error)
+        # TensorFlow's wait cannot be interrupted.
+        os._exit(error.exit_code)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        joined.set()
+        thread.join()
 
 
 def _cluster_position(text: str) -> tuple[int, int]:

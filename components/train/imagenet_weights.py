@@ -4,14 +4,19 @@ import os
 import socket
 from pathlib import Path
 
-from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.common.tf_import import keras
+from imgpipe.components.common.user_settings import KERAS_FALLBACK
 from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.weight_files import (
+    check_weights_file,
+    damaged_weights,
+    missing_weights,
+    weights_file_name,
+    weights_folder,
+)
 
 # A firewall that drops packets would block a download forever.
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
-# Where keras.utils.get_file looks if $KERAS_HOME is not writable.
-_KERAS_FALLBACK = Path("/tmp/.keras")  # noqa: S108 - Keras' choice
 
 
 def build_keras_network(model_type: str, image_size: int, *, imagenet: bool) -> keras.Model:
@@ -23,7 +28,8 @@ def build_keras_network(model_type: str, image_size: int, *, imagenet: bool) -> 
         imagenet: Whether to load the ImageNet weights.
 
     Raises:
-        UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded.
+        UnavailableError: if the ImageNet weights are not on this machine and cannot be downloaded, or their
+            file is damaged.
     """
     if imagenet:
         link_weight_files()
@@ -41,16 +47,17 @@ def build_keras_network(model_type: str, image_size: int, *, imagenet: bool) -> 
         # file on disk is damaged.
         if not imagenet:
             raise
-        raise UnavailableError(
-            f"the ImageNet weights of {model_type} are not on this machine and cannot be downloaded: {error}",
-            where="$KERAS_HOME/models (by default ~/.keras/models)",
-            remedy="run it once with internet access and copy that folder here, or set weights to none",
-        ) from None
+        name = weights_file_name(model_type, image_size)
+        file = weights_folder() / name
+        if not file.exists():
+            raise missing_weights(model_type, name, str(error)) from None
+        check_weights_file(file, model_type)
+        raise damaged_weights(file, model_type, str(error)) from None
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-def link_weight_files(fallback: Path = _KERAS_FALLBACK) -> int:
+def link_weight_files(fallback: Path = KERAS_FALLBACK) -> int:
     """Makes weights in a read-only ``$KERAS_HOME`` visible to Keras, e.g. in an image or a read-only volume.
 
     Creates a link to each file in Keras' fallback folder; existing files there are kept. Does nothing without

@@ -32,6 +32,8 @@ from imgpipe.components.train.training_step import (
 # The losses of several steps are fetched together, because each fetch waits for the device.
 _SECONDS_BETWEEN_FETCHES = 1.0
 _MAX_PENDING_LOSSES = 1000
+# A machine that is lost costs this much work and one step, five minutes at most.
+_SECONDS_BETWEEN_CHECKPOINTS = 240.0
 
 Weights = list[NDArray[Any]]
 
@@ -58,7 +60,8 @@ class Callbacks:
 
     Attributes:
         report: Called with all evaluations after each evaluation.
-        save: Called with a checkpoint after each evaluation and when the process is asked to terminate.
+        save: Called with a checkpoint after each evaluation, every few minutes, and when the process is asked
+            to terminate.
         save_best: Called with the step and the weights (in the order of ``Trainable.variables``) of each
             evaluation that is better than all previous ones, before the checkpoint that refers to it.
         publisher: Publishes the model while it has such weights, and the best one if the training diverges.
@@ -133,7 +136,7 @@ class _Training:
         self.progress = _Progress()
         self.best_weights: Weights = []
         self.pending_losses: list[Any] = []
-        self.fetched = self.started = time.monotonic()
+        self.fetched = self.started = self.save_time = time.monotonic()
         self.earlier_seconds = 0.0
         self.saved: tuple[int, int] | None = None
         self.published_step = 0
@@ -247,6 +250,11 @@ class _Training:
             state["best_step"] = progress.best.step
         self.callbacks.save(Checkpoint(progress.step, arrays, state))
         self.saved = self._version()
+        self.save_time = time.monotonic()
+
+    def is_save_due(self) -> bool:
+        """Whether the last checkpoint is so old that the work since then should not be lost."""
+        return time.monotonic() - self.save_time >= _SECONDS_BETWEEN_CHECKPOINTS
 
     def find_end_reason(self) -> str:
         """Returns why the training ends after an evaluation; empty to continue."""
@@ -380,6 +388,9 @@ def _train(
         is_due = progress.step >= arguments.max_steps or (
             progress.step > 0 and progress.step % steps_per_eval == 0
         )
+        # Before an evaluation, which may take minutes.
+        if training.is_save_due():
+            training.save()
         if (is_due or training.is_out_of_time()) and not progress.is_evaluated and not stopped():
             training.evaluate(evaluator)
         if progress.is_evaluated:

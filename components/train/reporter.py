@@ -67,7 +67,16 @@ def _log(evaluations: Sequence[Evaluation]) -> None:
     last = dataclasses.asdict(evaluations[-1])
     step = last.pop("step")
     metrics = " ".join(f"{name}={value:.6g}" for name, value in last.items())
-    log_event("evaluation", f"train: step {step}: {metrics}", training_step=step, **last)
+    # max() returns the first of equal items, i.e. the earliest.
+    best = max(evaluations, key=lambda evaluation: evaluation.ranking_key)
+    log_event(
+        "evaluation",
+        f"train: step {step}: {metrics}",
+        training_step=step,
+        best=best.ranking_key[0],
+        best_step=best.step,
+        **last,
+    )
 
 
 def _metrics_file(file: Location) -> Report:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from imgpipe.components.common.arguments import Group, Kind, description_of, flat_fields
+from imgpipe.components.common.arguments import Group, Kind, description_of, flat_fields, nearest_name
 from imgpipe.pipelines.recipes import RECIPES
 
 # The groups of options that are not pipeline arguments; ``CONTAINERS`` comes last.
@@ -56,6 +57,22 @@ class ArgumentCommand(GroupedCommand):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.context_settings["token_normalize_func"] = lambda word: word.replace("_", "-")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the command line; rejects unknown options with what was meant, and repeated ones."""
+        try:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+        except click.NoSuchOption as error:
+            names = [parameter.opts[0].removeprefix("--").replace("-", "_") for parameter in self.params]
+            meant = nearest_name(error.option_name.lstrip("-").replace("-", "_"), names, prefix="--")
+            text = f"there is no option {error.option_name}" + (
+                "" if "valid names" in meant else f": {meant}"
+            )
+            raise click.NoSuchOption(error.option_name, text, ctx=ctx) from None
+        for parameter, count in Counter(order).items():
+            if count > 1 and not getattr(parameter, "multiple", False):
+                raise click.UsageError(f"{parameter.opts[0]} is given {count} times: keep one", ctx)
+        return super().parse_args(ctx, args)
 
 
 def option(*names: str, group: str, **settings: Any) -> Callable[..., Any]:

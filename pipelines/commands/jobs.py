@@ -2,13 +2,22 @@
 
 import dataclasses
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from imgpipe.components.common.errors import CheckFailedError
-from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_many, show_one
+from imgpipe.pipelines.commands.output import (
+    exit_on_error,
+    format_option,
+    is_output_closed,
+    notice,
+    show_many,
+    show_one,
+)
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
-from imgpipe.pipelines.targets.jobs import ENDED, Jobs
+from imgpipe.pipelines.targets.jobs import ENDED, Job, Jobs
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.local_jobs import LocalJobs
 
@@ -38,7 +47,7 @@ def describe(job: str, target: TargetOptions, output_format: str) -> None:
     show_one(dataclasses.asdict(jobs_of(target).describe(job)), output_format)
 
 
-@click.command("list", epilog=_EXAMPLES.replace("{command}", "list"))
+@click.command("list", epilog=_EXAMPLES.replace("{command}", "list"), short_help="List the newest jobs.")
 @target_options
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of jobs."
@@ -46,9 +55,40 @@ def describe(job: str, target: TargetOptions, output_format: str) -> None:
 @format_option
 @exit_on_error
 def list_(target: TargetOptions, limit: int, output_format: str) -> None:
-    """List the newest jobs that imgpipe started, newest first."""
-    columns = ("job_id", "kind", "state", "created", "ended")
-    show_many(jobs_of(target).list_jobs(limit), columns, output_format)
+    """List the newest jobs that imgpipe started, newest first; on this machine with their accuracy."""
+    jobs = jobs_of(target).list_jobs(limit)
+    if target.name == "local" and output_format == "table":
+        columns = ("job_id", "state", "created", "accuracy", "data", "arguments")
+        show_many([_ListedRun.of(job) for job in jobs], columns, output_format)
+    else:
+        show_many(jobs, ("job_id", "kind", "state", "created", "ended"), output_format)
+
+
+@dataclass(frozen=True)
+class _ListedRun:
+    """The row of a run on this machine."""
+
+    job_id: str
+    state: str
+    created: str
+    accuracy: str
+    data: str
+    arguments: str
+
+    @classmethod
+    def of(cls, job: Job) -> "_ListedRun":
+        details = job.details
+        accuracy, arguments = details.get("accuracy"), details.get("arguments", {})
+        # Paths in the current folder are relative, times have no fractions of seconds.
+        data = details.get("data", "").replace(f"{Path.cwd()}/", "")
+        return cls(
+            job.job_id,
+            job.state,
+            job.created[:19],
+            "" if accuracy is None else f"{accuracy:.4f}",
+            data,
+            " ".join(f"{name}={value}" for name, value in arguments.items()),
+        )
 
 
 @click.command("stream-logs", epilog=_EXAMPLES.replace("{command}", "stream-logs flowers_1"))
@@ -83,6 +123,8 @@ def print_logs(
         options = {"everything": everything} if isinstance(jobs, KubeflowJobs | LocalJobs) else {}
         for line in jobs.logs(job, follow=follow, **options):
             click.echo(line, err=to_stderr)
+            if not to_stderr and is_output_closed():
+                return
     except KeyboardInterrupt:
         click.echo(f"the job is still running; `imgpipe stream-logs {job}` shows its log again", err=True)
         sys.exit(0)

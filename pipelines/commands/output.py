@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import sys
@@ -60,13 +61,67 @@ def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -
     if output_format != "table":
         _print_structured(values, output_format)
         return
+    headings = [column.upper().replace("_", " ") for column in columns]
+    _print_table([[value[column] for column in columns] for value in values], headings)
+
+
+def show_rows(rows: Sequence[Sequence[Any]], columns: Sequence[str], output_format: str) -> None:
+    """Prints rows of values as a table, or as a list of JSON or YAML objects with the columns' names."""
+    if output_format == "table":
+        _print_table(rows, columns)
+    else:
+        _print_structured([dict(zip(columns, row, strict=True)) for row in rows], output_format)
+
+
+def _print_table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.upper().replace("_", " "), overflow="fold")
-    for value in values:
-        table.add_row(*(str(value[column]) for column in columns))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        texts = (f"{value:.4f}" if isinstance(value, float) and 0.001 < value < 1 else value for value in row)
+        table.add_row(*("" if text is None else str(text) for text in texts))
     # Output to a file or a pipe is not wrapped at 80 columns.
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
+
+
+class _Output(io.FileIO):
+    """The standard output or error of this process, which drops text that has no reader.
+
+    Attributes:
+        dropped: Whether the pipe or the terminal was closed.
+    """
+
+    dropped = False
+
+    def write(self, data: Any) -> int:
+        """Writes the data; a full disk is still an error."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self.dropped = True
+            return len(data)
+
+
+def survive_closed_output() -> None:
+    """Lets this process continue when its output is closed, e.g. by ``| head`` or with the terminal."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # Missing in a process without a terminal; otherwise a stream of Python's own.
+        if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (1, 2):
+            output = _Output(stream.fileno(), "wb", closefd=False)
+            buffered = stream.line_buffering or name == "stderr"
+            text = io.TextIOWrapper(
+                io.BufferedWriter(output), stream.encoding, stream.errors, line_buffering=buffered
+            )
+            stream.flush()
+            setattr(sys, name, text)
+
+
+def is_output_closed() -> bool:
+    """Returns whether what this process writes to stdout is dropped."""
+    return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "dropped", False)
 
 
 def notice(text: str) -> None:

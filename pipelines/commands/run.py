@@ -29,6 +29,7 @@ from imgpipe.pipelines.local_pipeline import (
     TUNE,
     ContainerOptions,
     LocalPipeline,
+    PreparedRun,
     prepare_run,
     run_prepared,
 )
@@ -190,8 +191,16 @@ def _run_pipeline(
             block_in(text, where=str(config))
             given = {"hyperparameters": text, **given}
         prepared = prepare_run(pipeline, given, recipe=recipe, containers=containers)
+    except PipelineError as error:
+        exit_with_error(error, console, output_format=output_format)
+    run_and_report(prepared, console, output_format=output_format)
+
+
+def run_and_report(prepared: PreparedRun, console: Console, *, output_format: str) -> None:
+    """Runs a prepared run and prints its result, or its error and exits."""
+    try:
         for line in (*prepared.warnings, prepared.title):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(with_flags(line), highlight=False, markup=False, soft_wrap=True)
         result = run_prepared(prepared, RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console, output_format=output_format)

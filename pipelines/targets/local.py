@@ -2,12 +2,15 @@
 
 import json
 import shlex
+import signal
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED
 from imgpipe.pipelines.targets.local_docker import (
     ContainerSettings,
     create_for_user,
@@ -66,6 +69,31 @@ def _with_python(command: list[str], executable: str) -> list[str]:
     return [*command[:script], started, *command[script + 1 :]]
 
 
+@contextmanager
+def _stopped_before_next_step() -> Iterator[None]:
+    """Makes SIGTERM end this process when the running step has ended.
+
+    Until then it reads the output of the step, which would fail to write a checkpoint without a reader.
+    """
+    from kfp.local import subprocess_task_handler
+
+    received: list[int] = []
+    start = subprocess_task_handler.run_local_subprocess
+
+    def start_unless_stopped(*arguments: Any, **options: Any) -> Any:
+        if received:
+            sys.exit(EXIT_CODE_INTERRUPTED)
+        return start(*arguments, **options)
+
+    subprocess_task_handler.run_local_subprocess = start_unless_stopped
+    previous = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        subprocess_task_handler.run_local_subprocess = start
+
+
 def main() -> None:
     """Runs the request on stdin: ``{"pipeline": file, "parameters": {...}, "artifacts": folder}``.
 
@@ -75,7 +103,7 @@ def main() -> None:
     containers = ContainerSettings.from_json(request["containers"]) if request.get("containers") else None
     try:
         # Step processes get the signal themselves; containers belong to the engine and do not.
-        with stopped_by_signal() if containers else nullcontext():
+        with stopped_by_signal() if containers else _stopped_before_next_step():
             run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]), containers)
     except RuntimeError as error:
         # The failed step has logged its error; KFP adds only the step's name.

@@ -19,8 +19,8 @@ from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.pipelines.container_mounts import ContainerMounts
 
 _NOBODY_ID = 65534
-# A step has this time to write a checkpoint before it is killed.
-_SECONDS_TO_STOP = 20
+# A training has this time to end its running step and to write a checkpoint before it is killed.
+_SECONDS_TO_STOP = 600
 # Time for this process to end, including the time to stop the container.
 SECONDS_TO_END = _SECONDS_TO_STOP + 10
 # Finds the containers of a run: `docker ps --filter label=imgpipe.job_dir=FOLDER`.

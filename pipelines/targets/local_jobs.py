@@ -17,7 +17,8 @@ from typing import Any
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError, PipelineError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.storage import atomic_write, local_path
-from imgpipe.pipelines.run_folder import RunFolder, latest_process, running_process
+from imgpipe.pipelines.run_folder import RunFolder, is_unfinished, latest_process, running_process
+from imgpipe.pipelines.run_settings import read_settings
 from imgpipe.pipelines.targets.jobs import Job, no_such_job
 
 RUNS = "imgpipe-runs"
@@ -251,7 +252,7 @@ def _job(
     error, ended = "", events[-1]["time"] if events else ""
     if running_process(folder):
         state, ended = "CANCELLING" if cancelled else "RUNNING", ""
-    elif folder.model.is_dir():
+    elif folder.model.is_dir() and not is_unfinished(folder):
         state = "SUCCEEDED"
     elif cancelled:
         state = "CANCELLED"
@@ -268,7 +269,13 @@ def _job(
         state, error = "FAILED", "it ended without an error message: it was killed, or the machine stopped"
     if state == "CANCELLED":
         steps = {step: value if value == "SUCCEEDED" else state for step, value in steps.items()}
-    results = {event["step"]: event["result"] for event in events if event["event"] == "step_result"}
+    results = {event["step"]: event for event in events if event["event"] == "step_result"}
+    settings = read_settings(folder)
+    recorded = {
+        "accuracy": results["evaluate"].get("top_1_accuracy") if "evaluate" in results else None,
+        "data": settings.data if settings else "",
+        "arguments": settings.options if settings else {},
+    }
     return Job(
         job_id=job_id,
         target="local",
@@ -278,7 +285,11 @@ def _job(
         created=created or (events[0]["time"] if events else ""),
         ended=ended,
         error=error,
-        details={"steps": steps, "results": results},
+        details={
+            "steps": steps,
+            "results": {step: event["result"] for step, event in results.items()},
+            **{name: value for name, value in recorded.items() if value},
+        },
     )
 
 

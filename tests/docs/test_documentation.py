@@ -18,7 +18,9 @@ from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines.local_pipeline import TRAIN, prepare_run
 from imgpipe.pipelines.recipes import RECIPES
+from imgpipe.pipelines.run_folder import claimed
 from tests.command_line import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG
 from tests.servers.google import ANY_IMAGE, ANY_RIGHT
@@ -27,7 +29,7 @@ from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Added after the documented flags, so that a command takes seconds: it is parsed as documented, and runs on
+# In place of the documented flags, so that a command takes seconds: it is parsed as documented, and runs on
 # small data and without downloaded weights.
 SHORT = ["--weights", "none", "--freeze", "none", "--image-size", "32", "--max-steps", "2"]
 
@@ -45,7 +47,8 @@ def lines_of(page):
 def is_job_command(line):
     """Returns whether a command works with jobs, so that the test needs servers of the targets."""
     arguments = shlex.split(line)
-    return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in ("run", "serve", "predict")
+    others = ("run", "serve", "predict", "resume", "compare")
+    return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in others
 
 
 def commands():
@@ -111,6 +114,36 @@ def write_model(folder):
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
 
 
+def shortened(arguments):
+    """Returns the arguments of a documented `imgpipe run` or `imgpipe tune` with the flags of ``SHORT``."""
+    imgpipe.commands[arguments[1]].make_context(arguments[1], arguments[2:])
+    kept, remaining = [], arguments[1:]
+    while remaining:
+        word = remaining.pop(0)
+        if word in SHORT[::2]:
+            remaining.pop(0)
+        else:
+            kept.append(word)
+    return [*kept, *SHORT]
+
+
+def write_run(folder, data):
+    """Writes the settings of a run that has not finished."""
+    prepared = prepare_run(
+        TRAIN,
+        {
+            "images": str(data),
+            "job_dir": str(folder),
+            "weights": "none",
+            "image_size": 32,
+            "max_steps": 2,
+            "train_batch_size": 8,
+        },
+    )
+    with claimed(prepared.folder):
+        prepared.settings.write(prepared.folder)
+
+
 @pytest.mark.parametrize("command", list(commands()))
 def test_a_documented_command_works(command, folder, tmp_path):
     arguments = shlex.split(command)
@@ -142,11 +175,20 @@ def test_a_documented_command_works(command, folder, tmp_path):
         assert subprocess.run([sys.executable, *arguments], cwd=folder, check=False).returncode == 0
         assert (tmp_path / "out" / "report.html").is_file()
         return
+    if arguments[1] in ("resume", "compare"):
+        runs = [word for word in arguments[2:] if re.fullmatch(r"(imgpipe-runs/)?\d{8}-\d{6}", word)]
+        for run in runs:
+            write_run(tmp_path / "imgpipe-runs" / run.removeprefix("imgpipe-runs/"), folder / "flowers")
+        imgpipe.commands[arguments[1]].make_context(arguments[1], arguments[2:])
+        # The documented number of steps would take minutes.
+        words = [word if word != "4000" else "3" for word in arguments[1:]]
+        assert subprocess.run([IMGPIPE, *words], cwd=tmp_path, check=False).returncode == 0
+        return
     assert arguments[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
         "add this command to the test"
     )
     result = subprocess.run(
-        [IMGPIPE, *arguments[1:], *SHORT, "--job-dir", str(tmp_path / "job")],
+        [IMGPIPE, *shortened(arguments), "--job-dir", str(tmp_path / "job")],
         cwd=folder,
         capture_output=True,
         text=True,

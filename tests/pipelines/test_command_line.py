@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import click
 import pytest
@@ -12,7 +14,7 @@ from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.pipelines import cli
-from tests.command_line import run_command
+from tests.command_line import IMGPIPE, run_command
 
 COMMANDS = cli.imgpipe.commands
 
@@ -68,6 +70,12 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
         (["--max_steps=0"], ["--max-steps 0", "at least 1"]),
         (["--model-type", "resnet-19"], ["--model-type 'resnet-19'", "resnet-18"]),
         (["--max-stepz", "5"], ["--max-stepz", "--max-steps"]),
+        (["--epochs", "5"], ["no option --epochs", "--max-steps, in steps of --train-batch-size images"]),
+        (["--gpu", "0"], ["no option --gpu", "CUDA_VISIBLE_DEVICES"]),
+        (["--lr=0.1"], ["no option --lr: did you mean --initial-learning-rate?"]),
+        (["--batch_size=8"], ["no option --batch-size: did you mean --train-batch-size?"]),
+        (["--model-type", "ResNet50"], ["did you mean resnet-50?"]),
+        (["--max-steps", "5", "--max_steps=5"], ["--max-steps is given 2 times"]),
         (["--max-steps", "many"], ["--max-steps", "'many' is not a valid integer"]),
         (["--optimizer-arguments", "momentun=0.9"], ["momentun", "did you mean momentum?"]),
         (["--warmup-steps", "500"], ["--warmup-steps 500", "--max-steps 200"]),
@@ -139,3 +147,30 @@ def test_predict_and_serve_reject_invalid_arguments(arguments, status, message, 
     assert result.returncode == status
     assert message in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_pipe_does_not_end_a_command(stream):
+    code = (
+        "import sys\n"
+        "from rich.console import Console\n"
+        "from imgpipe.pipelines.commands.output import is_output_closed, survive_closed_output\n"
+        "survive_closed_output()\n"
+        "sys.stdin.read()\n"
+        f"console = Console(file=sys.{stream})\n"
+        "for number in range(10):\n"
+        "    console.print('line', number)\n"
+        f"print('to {stream}', file=sys.{stream}, flush=True)\n"
+        f"sys.exit(5 if is_output_closed() == ({stream!r} == 'stdout') else 6)"
+    )
+    pipes = {stream: subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, **pipes) as process:
+        getattr(process, stream).close()
+        process.stdin.close()
+        assert process.wait(timeout=60) == 5
+
+
+def test_the_output_of_a_command_may_be_closed(tmp_path):
+    with subprocess.Popen([IMGPIPE, "run", "--help"], stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0

@@ -45,7 +45,7 @@ from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, values_text
 
 _POLL_SECONDS = 0.5
 # How long a trial may take to write its checkpoint when the search stops.
-_STOP_SECONDS = 60.0
+_STOP_SECONDS = 540.0
 # A trial that was killed from outside or interrupted is restarted once; after that it counts as failed.
 _MAX_STARTS = 2
 # Errors of the data or the machine rather than of a trial's values: every trial would fail with them.

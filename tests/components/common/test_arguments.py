@@ -52,7 +52,7 @@ def test_whole_floats_are_taken_for_whole_numbers():
     ("words", "said"),
     [
         (["batch_size=3"], ["'batch_size=3'", "--name=value"]),
-        (["--batchsize=3"], ["--batchsize", "did you mean --batch_size"]),
+        (["--batchsize=3"], ["--batchsize", "did you mean --batch-size"]),
         (["--xyzzy=3"], ["--xyzzy", "valid names: ", "--optimizer"]),
         (["--job_dir=a", "--job-dir=b"], ["--job-dir", "twice"]),
         (["--job_dir"], ["--job_dir has no value"]),
@@ -129,3 +129,25 @@ def test_nearest_name_falls_back_on_everything():
     assert nearest_name("stage", ["stage1", "stage2", "stage3"]).count(", ") == 1
     assert nearest_name("stage", ["stage1", "stage2"], prefix="--").count(" or --stage") == 1
     assert nearest_name("qqq", ["train", "tune"]) == "valid names: train, tune"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "did you mean --initial-learning-rate?"),
+        ("batch_size", "did you mean --train-batch-size?"),
+        ("Batch-Size", "did you mean --train-batch-size?"),
+        ("ImageSize", "did you mean --image-size?"),
+        ("max_step", "did you mean --max-steps?"),
+        ("epochs", "an epoch has as many steps as the training images divided by this number"),
+        ("gpus", "CUDA_VISIBLE_DEVICES=0"),
+    ],
+)
+def test_the_names_of_other_programs_are_understood(name, meant):
+    known = ["max_steps", "train_batch_size", "initial_learning_rate", "image_size", "job_dir"]
+    assert meant in nearest_name(name, known, prefix="--")
+
+
+def test_other_names_are_only_suggested_where_they_are_valid():
+    assert nearest_name("lr", ["momentum"]) == "valid names: momentum"
+    assert nearest_name("epochs", ["momentum"]) == "valid names: momentum"

@@ -1,9 +1,13 @@
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError
 from imgpipe.components.train.accelerators import find_accelerators
 
 from .job import evaluations, job_arguments, start, start_workers, wait_for_exit, wait_for_file
@@ -110,6 +114,29 @@ def test_a_cluster_of_one_host_is_ignored(text, monkeypatch):
     assert (accelerators.workers, accelerators.replicas, accelerators.is_chief) == (1, 1, True)
     assert accelerators.part == (0, 1)
     np.testing.assert_array_equal(accelerators.sum_over_workers(np.arange(3.0)), np.arange(3.0))
+
+
+def test_the_wait_for_other_workers_is_announced_and_limited():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    # No worker responds at the first address; this worker leads the cluster.
+    cluster = {"worker": [f"127.0.0.1:{port}", "127.0.0.1:1"]}
+    code = (
+        "from imgpipe.components.train import accelerators\n"
+        "accelerators._SECONDS_TO_JOIN = 0.5\n"
+        "accelerators.find_accelerators()"
+    )
+    config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
+    environment = {**os.environ, "TF_CONFIG": config}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, timeout=120
+    )
+    assert result.returncode == EXIT_CODE_INTERRUPTED
+    waiting, failure = map(json.loads, result.stdout.splitlines())
+    assert waiting["severity"] == "WARNING"
+    assert "worker 1 of 2, as TF_CONFIG says; waiting for 127.0.0.1:1" in waiting["message"]
+    assert "127.0.0.1:1" in failure["problem"]
+    assert "unset TF_CONFIG" in failure["remedy"]
 
 
 def test_a_gpu_that_tensorflow_does_not_see_is_logged_unless_it_is_hidden(tmp_path, capsys, monkeypatch):

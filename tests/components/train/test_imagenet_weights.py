@@ -36,6 +36,7 @@ def build(model_type="mobilenet-v2", weights="imagenet", size=32, seed=0):
 def keras_home(tmp_path, monkeypatch):
     """An empty $KERAS_HOME; Keras read the environment variable when it was imported."""
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     (tmp_path / "keras" / "models").mkdir(parents=True)
     return tmp_path / "keras"
 
@@ -102,15 +103,24 @@ def test_a_download_times_out_with_a_remedy(keras_home, silent_proxy, monkeypatc
         build("mobilenet-v2")
     assert time.monotonic() - started < 15
     assert "mobilenet-v2" in caught.value.problem
-    assert "KERAS_HOME" in caught.value.where
+    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
     assert "set weights to none" in caught.value.remedy
     assert socket.getdefaulttimeout() is None
 
 
 def test_a_damaged_weights_file_is_unavailable(keras_home):
     (keras_home / "models" / MOBILENET_FILE).write_bytes(b"not an HDF5 file")
-    with pytest.raises(UnavailableError, match="mobilenet-v2"):
+    with pytest.raises(UnavailableError, match="of mobilenet-v2 is damaged") as caught:
         build()
+    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
+
+
+def test_a_file_of_another_network_is_reported_with_its_path(keras_home):
+    with h5py.File(keras_home / "models" / MOBILENET_FILE, "w") as file:
+        save_weights_to_hdf5_group(file, keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    with pytest.raises(UnavailableError, match="damaged or of another network") as caught:
+        build()
+    assert caught.value.where == str(keras_home / "models" / MOBILENET_FILE)
 
 
 def test_sigterm_during_the_download_interrupts_the_run(tmp_path, silent_proxy):

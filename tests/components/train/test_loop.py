@@ -373,3 +373,21 @@ def test_the_best_weights_are_restored_when_the_training_diverges():
             callbacks=Callbacks(save_best=saved.__setitem__),
         )
     np.testing.assert_array_equal(trainable.kernels[0].numpy(), saved[2][0])
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3, 3]), (1e9, [3])])
+def test_checkpoints_are_also_written_some_time_after_the_last_one(seconds, steps, monkeypatch):
+    monkeypatch.setattr("imgpipe.components.train.loop._SECONDS_BETWEEN_CHECKPOINTS", seconds)
+    trainable, training, evaluation, _ = scripted([0, 1, 2, 3])
+    settings = arguments(max_steps=3, train_steps_per_eval=3)
+    saved = []
+    run_loop(
+        trainable,
+        build_optimizer(settings),
+        settings,
+        lambda _: training,
+        evaluation,
+        callbacks=Callbacks(save=saved.append),
+    )
+    # The last step is saved before its evaluation, and again with it.
+    assert [checkpoint.step for checkpoint in saved if checkpoint.step] == steps
