@@ -15,7 +15,10 @@ Paths = Path | Sequence[Path]
 
 class ConvertOptions(TypedDict, total=False):
     images: Paths
+    label_from: Literal["auto", "leaf", "top"]
     train_csv: Path
+    columns: str
+    image_root: Paths
     multi_label: bool
     validation_csv: Path
     test_csv: Path

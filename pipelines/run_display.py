@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.plural import plural
 
 # Without a terminal there is no bar, but a line this often.
@@ -18,7 +19,7 @@ _SHOWN_PER_KIND = 3
 # minute of training and a day of it have a screenful of lines each.
 _PART_BETWEEN_EVALUATIONS = 0.05
 # Events of severity INFO that are shown.
-_SHOWN_EVENTS = ("resumed", "evaluated_again")
+_SHOWN_EVENTS = ("resumed", "evaluated_again", "convert_structure", "convert_columns")
 
 
 class RunDisplay:
@@ -163,7 +164,7 @@ class RunDisplay:
 
     def _line(self, text: str, *, style: str | None) -> None:
         # Paths and labels may look like rich's markup.
-        self._console.print(escape(text), style=style, highlight=False, soft_wrap=True)
+        self._console.print(escape(escape_controls(text)), style=style, highlight=False, soft_wrap=True)
 
 
 def describe_evaluation(event: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ above) and states whether a retry can help: an orchestrator that retries only
 
 import re
 
+from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.urls import redact_urls
 
 EXIT_CODE_INTERRUPTED = 75
@@ -20,9 +21,9 @@ _MAX_TEXT = 6_000
 def _shorten(text: str) -> str:
     """Removes the middle of every very long quoted value or word, and the end of a very long text.
 
-    Secrets in URLs are replaced first.
+    Secrets in URLs are replaced first, and characters that would control a terminal.
     """
-    text = redact_urls(text)
+    text = escape_controls(redact_urls(text))
     for pattern in (r"'[^'\n]*'", r"\S+"):
         text = re.sub(pattern, _remove_middle, text)
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ... and more"

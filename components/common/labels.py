@@ -1,8 +1,10 @@
 """Label names: line i of the labels file is label i, and class i-1 of the model."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from imgpipe.components.common.characters import describe_difference, find_invisible, look_alike_key
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 # A label is a name in reports, logs and every record, not a description.
@@ -50,7 +52,7 @@ def read_labels_file(path: Path, display_name: str = "") -> tuple[str, ...]:
         raise error("the labels file is empty", "write one label per line")
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
-        if problem := find_label_problem(name):
+        if problem := _find_length_problem(name):
             raise error(problem, "write one label per line, and nothing else", number)
         if not name:
             remedy = "remove it: line i is label i, so a blank line is a label without a name"
@@ -64,9 +66,44 @@ def read_labels_file(path: Path, display_name: str = "") -> tuple[str, ...]:
 
 def find_label_problem(name: str) -> str:
     """Returns why a text is not a valid label, or an empty string if it is valid."""
+    if character := "" if name.isprintable() else find_invisible(name):
+        return f"the label {name!r} contains an invisible character, {character}"
+    return _find_length_problem(name)
+
+
+def _find_length_problem(name: str) -> str:
     if len(name) <= MAX_LABEL_CHARACTERS:
         return ""
     return f"the label has {len(name):,} characters, more than {MAX_LABEL_CHARACTERS}"
+
+
+def normalize_label(name: str) -> str:
+    """Returns a label in Unicode's form NFC: macOS writes the names of folders in another form."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def check_look_alikes(names: Iterable[str], where: str) -> list[tuple[str, str]]:
+    """Returns the pairs of labels that differ only in upper and lower case.
+
+    Raises:
+        InvalidDataError: if two different labels look the same.
+    """
+    by_key: dict[str, str] = {}
+    by_folded: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        key = look_alike_key(name)
+        other = by_key.setdefault(key, name)
+        if other != name:
+            raise InvalidDataError(
+                f"the labels {other!r} and {name!r} look alike, but {describe_difference(other, name)}",
+                where=where,
+                remedy="write them the same",
+            )
+        other = by_folded.setdefault(key.casefold(), name)
+        if other != name:
+            pairs.append((other, name))
+    return pairs
 
 
 def format_labels(names: Sequence[str]) -> str:

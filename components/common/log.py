@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.urls import redact_urls
 
 Item = TypeVar("Item")
@@ -38,11 +39,11 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
 
     Args:
         event: The kind of line, e.g. ``progress``; a constant, so that it can be searched for.
-        message: The human-readable text; secrets in URLs are replaced.
+        message: The human-readable text; secrets in URLs are replaced, and control characters.
         severity: INFO, WARNING or ERROR.
         **fields: JSON values; NaN and infinity, which JSON lacks, become null. Plain lines do not have them.
     """
-    message = redact_urls(message)
+    message = escape_controls(redact_urls(message))
     # Read now: the variable may have changed since the import.
     if os.environ.get(LOG_FORMAT_VARIABLE) == JSON:
         text = event_line(event, message, severity=severity, **fields)
@@ -157,7 +158,8 @@ def log_result(step: str, message: str, **fields: Any) -> None:
         message: A short line without the step's name, e.g. ``top-1 accuracy 0.9861 on 360 images``.
         **fields: JSON values.
     """
-    log_event("step_result", f"{step}: {message}", step=step, result=message, **fields)
+    result = escape_controls(message)
+    log_event("step_result", f"{step}: {result}", step=step, result=result, **fields)
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

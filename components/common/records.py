@@ -21,6 +21,8 @@ from imgpipe.components.common.plural import plural
 IMAGE_ENCODED = "image/encoded"
 CLASS_LABEL = "image/class/label"
 CLASS_TEXT = "image/class/synset"
+# The name in the records of other tools.
+OTHER_CLASS_TEXT = "image/class/text"
 FILENAME = "image/filename"
 # Google's converter writes this value for every image.
 COLORSPACE = b"RGB"
@@ -43,7 +45,8 @@ class ImageRecord:
     Attributes:
         encoded: The image file's bytes: JPEG, PNG, GIF, BMP or WebP.
         label: 1..N, as on disk; 0 in a record of a multi-label data set.
-        text: The label's name; empty if the record has none.
+        text: The label's name, ``image/class/synset`` or else ``image/class/text``; empty if the record has
+            none.
         filename: The source of the image; empty if the record has none.
         format: ``JPEG``, ``PNG``, ...; empty if the record has none.
         height: In pixels; 0 if the record has none.
@@ -203,6 +206,7 @@ def decode_example(
     def number_of(name: str) -> int:
         return int(optional(name, "int64_list", 0))
 
+    text_feature = CLASS_TEXT if CLASS_TEXT in feature else OTHER_CLASS_TEXT
     encoded = single(IMAGE_ENCODED, "bytes_list")
     labels: tuple[int, ...] | None = None
     if multi_label and CLASS_LABEL in feature:
@@ -221,14 +225,14 @@ def decode_example(
     return ImageRecord(
         encoded=encoded,
         label=label or 0,
-        text="" if multi_label else text_of(CLASS_TEXT),
+        text="" if multi_label else text_of(text_feature),
         filename=text_of(FILENAME),
         format=text_of("image/format"),
         height=number_of("image/height"),
         width=number_of("image/width"),
         labels=labels,
-        texts=tuple(text.decode("utf-8", "replace") for text in feature[CLASS_TEXT].bytes_list.value)
-        if multi_label and CLASS_TEXT in feature
+        texts=tuple(text.decode("utf-8", "replace") for text in feature[text_feature].bytes_list.value)
+        if multi_label and text_feature in feature
         else (),
     )
 

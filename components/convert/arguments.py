@@ -8,6 +8,11 @@ from imgpipe.components.common.arguments import Group, Kind, argument, check_fie
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 
+# Values of label_from.
+AUTO, LEAF, TOP = "auto", "leaf", "top"
+# Roles of columns in columns.
+PATH, LABEL, SPLIT = "path", "label", "split"
+
 _basic_argument = partial(argument, group=Group.BASICS)
 _data_argument = partial(argument, group=Group.DATA)
 
@@ -18,21 +23,40 @@ class ConvertArguments:
 
     images: str = _basic_argument(
         "",
-        "Folder, local or gs://, with one subfolder of images per label. The subfolders train and val (or "
-        "validation, or valid), and optionally test, are read as splits if each of them has the label "
-        "folders; otherwise validation_fraction of the images is set aside. May also be a pattern such as "
-        "photos/*/*.jpg: an image's label is then the name of its folder. Give exactly one of images, "
+        "Folder, local or gs://, with one subfolder of images per label. Subfolders named train, val and "
+        "test, or similarly, are read as splits if each of them has the label folders; without val, "
+        "validation_fraction of the images is set aside. May also be a pattern such as photos/*/*.jpg or "
+        "photos/**/*.jpg: an image's label is then the name of its folder. Give exactly one of images, "
         "train_csv and training_data_path.",
         kind=Kind.INPUT_IMAGES,
     )
+    label_from: str = _basic_argument(
+        AUTO,
+        "Which folder is the label of an image in images, where label folders contain folders: top = the "
+        "first folder below images or below the split, leaf = the folder that holds the image. auto = leaf "
+        "for a pattern, top for a folder; an error if the label folders contain several folders with images.",
+        choices=(AUTO, LEAF, TOP),
+    )
     train_csv: str = _basic_argument(
         "",
-        "CSV file that lists the training images, one `path,label` per line, UTF-8, without a header. "
-        "Import files of Vertex AI work too: CSV with a leading ml_use column (training, validation, "
-        "test), or .jsonl. Paths are local or gs://, absolute or relative to the file's folder. With "
-        "multi_label a row may have any number of labels: path,label,label,... Give exactly one of images,"
-        " train_csv and training_data_path.",
+        "CSV file that lists the training images, one `path,label` per line, UTF-8; or with the names of "
+        "the columns in the first line. Import files of Vertex AI work too: CSV with a leading ml_use column "
+        "(training, validation, test), or .jsonl. Paths are local or gs://, absolute or relative to the "
+        "file's folder or image_root. With multi_label a row may have any number of labels: "
+        "path,label,label,... Give exactly one of images, train_csv and training_data_path.",
         kind=Kind.INPUT_FILE,
+    )
+    columns: str = _data_argument(
+        "",
+        "Columns of the CSV files: path=NAME,label=NAME and, optionally, split=NAME (train, val or test), "
+        "with names in the first line, or numbers from 1. Other columns are ignored. With multi_label, label "
+        "may be repeated. Empty = path,label, or what the first line says. Requires train_csv.",
+    )
+    image_root: str = _data_argument(
+        "",
+        "Folder of the relative paths in the lists, local or gs://. Empty = the folder of the list. Requires "
+        "train_csv.",
+        kind=Kind.INPUT_IMAGES,
     )
     multi_label: bool = shared_arguments.MULTI_LABEL
     validation_csv: str = _basic_argument(
@@ -125,6 +149,8 @@ class ConvertArguments:
         for name, needed in (
             ("validation_csv", "train_csv"),
             ("test_csv", "train_csv"),
+            ("columns", "train_csv"),
+            ("image_root", "train_csv"),
             ("validation_data_path", "training_data_path"),
             ("training_data_path", "validation_data_path"),
         ):
@@ -151,9 +177,42 @@ class ConvertArguments:
                 "one label, the folder's name",
                 remedy="list the images with their labels in train_csv, or set multi_label to false",
             )
+        if self.label_from != AUTO and not self.images:
+            raise InvalidArgumentError(
+                f"label_from={self.label_from} is given without images",
+                remedy="remove label_from: lists and records contain the labels",
+            )
+        parse_columns(self.columns)
         if len(given) > 1:
             values = " and ".join(f"{name}={getattr(self, name)!r}" for name in given)
             raise InvalidArgumentError(
                 f"{values} are given, but a data set is made from only one of {', '.join(forms)}",
                 remedy="keep one of them and remove the others",
             )
+
+
+def parse_columns(text: str) -> dict[str, list[str]]:
+    """Returns the names or numbers in ``path=NAME,label=NAME,split=NAME``, by role.
+
+    Raises:
+        InvalidArgumentError: if the text has another form.
+    """
+    columns: dict[str, list[str]] = {}
+    for part in text.split(",") if text else ():
+        role, equals, name = (piece.strip() for piece in part.partition("="))
+        if role not in (PATH, LABEL, SPLIT) or not equals or not name:
+            raise InvalidArgumentError(
+                f"columns={text!r}: {part.strip()!r} is not path=NAME, label=NAME or split=NAME",
+                remedy="write the names of the columns, or their numbers from 1: "
+                "'columns=path=file_name,label=species'",
+            )
+        columns.setdefault(role, []).append(name)
+    for role in (PATH, LABEL) if columns else ():
+        if role not in columns:
+            raise InvalidArgumentError(
+                f"columns={text!r} does not say which column is the {role}", remedy=f"add {role}=NAME"
+            )
+    for role in (PATH, SPLIT):
+        if len(columns.get(role, ())) > 1:
+            raise InvalidArgumentError(f"columns={text!r} has {role} twice", remedy="keep one of the two")
+    return columns

@@ -25,12 +25,12 @@ from imgpipe.components.common.dataset import (
     with_absolute_paths,
 )
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.labels import format_labels, read_labels_file, sort_labels
+from imgpipe.components.common.labels import check_look_alikes, format_labels, sort_labels
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.resources import release_free_memory, usable_threads
-from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.arguments import AUTO, ConvertArguments
 from imgpipe.components.convert.equal_images import group_equal_images
 from imgpipe.components.convert.existing_records import scan_records
 from imgpipe.components.convert.finished import (
@@ -43,6 +43,7 @@ from imgpipe.components.convert.finished import (
 from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
 from imgpipe.components.convert.label_set import parse_label_set
+from imgpipe.components.convert.labels_file import read_user_labels
 from imgpipe.components.convert.output_folder import (
     LABELS_NAME,
     explain_write_errors,
@@ -73,6 +74,7 @@ from imgpipe.components.storage import Location, parse_location
 
 _BYTES_PER_MEGABYTE = 1_000_000
 _SPLITS = (TRAIN, VALIDATION, TEST)
+_MAX_LABELS_SHOWN = 10
 
 # Writes shards into the output folder's work folder and returns their results, in order; calls the function
 # with the number of images after every few images or after each shard.
@@ -136,6 +138,7 @@ def convert(
     if arguments.output_dir:
         manifest = with_absolute_paths(manifest, data_folder)
         _write_description(manifest, data_folder, target)
+    _warn_of_common_labels(manifest)
     _log_summary(manifest)
     return manifest
 
@@ -171,10 +174,7 @@ def _metadata_files(manifest: Manifest) -> dict[str, bytes]:
 
 
 def _read_labels(arguments: ConvertArguments) -> tuple[str, ...]:
-    if not arguments.labels_file:
-        return ()
-    with parse_location(arguments.labels_file).local_copy() as path:
-        return read_labels_file(path, display_name=arguments.labels_file)
+    return read_user_labels(arguments.labels_file) if arguments.labels_file else ()
 
 
 def _patterns(arguments: ConvertArguments) -> dict[str, str]:
@@ -193,6 +193,7 @@ def _write_description(manifest: Manifest, data_folder: Location, folder: Locati
 def _describe_records(arguments: ConvertArguments, labels: Sequence[str], threads: int) -> Manifest:
     splits, names = scan_records(_patterns(arguments), labels, threads, multi_label=arguments.multi_label)
     _check_has_labels(names, arguments)
+    _check_look_alikes(names, arguments)
     examples = sum(split.examples for split in splits.values())
     source = {
         "form": "tfrecord",
@@ -216,6 +217,7 @@ def _convert_images(
     inputs = digest_inputs(arguments, known_labels, rows)
     numbers_of, fractions = _assign_splits(rows, arguments, threads)
     labels = known_labels or _find_labels(rows, numbers_of, multi_label=arguments.multi_label)
+    _check_look_alikes(labels, arguments)
     _log_plan(rows, numbers_of, labels, arguments)
     rules = ImageRules(
         {name: class_to_label(index) for index, name in enumerate(labels)},
@@ -277,7 +279,7 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
     multi_label = arguments.multi_label
     rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes, multi_label=multi_label)
     if arguments.images:
-        ignored = read_images(rows, arguments.images)
+        ignored = read_images(rows, arguments.images, arguments.label_from)
         if ignored.files or ignored.folders:
             folders = "".join(f", {name}/" for name in ignored.folders)
             examples = f" ({', '.join(ignored.examples)})" if ignored.examples else ""
@@ -292,11 +294,21 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
             )
     else:
         train_use = TRAIN if arguments.validation_csv else ""
-        read_import_file(rows, arguments.train_csv, train_use, multi_label=multi_label)
-        if arguments.validation_csv:
-            read_import_file(rows, arguments.validation_csv, VALIDATION, multi_label=multi_label)
-        if arguments.test_csv:
-            read_import_file(rows, arguments.test_csv, TEST, multi_label=multi_label)
+        lists = (
+            (arguments.train_csv, train_use),
+            (arguments.validation_csv, VALIDATION),
+            (arguments.test_csv, TEST),
+        )
+        for file, use in lists:
+            if file:
+                read_import_file(
+                    rows,
+                    file,
+                    use,
+                    multi_label=multi_label,
+                    columns=arguments.columns,
+                    image_root=arguments.image_root,
+                )
     check_remote_files(rows)
     return rows
 
@@ -312,7 +324,8 @@ def _assign_splits(
     if len(unassigned):
         groups = group_equal_images(table, unassigned, threads)
         fractions = {VALIDATION: arguments.validation_fraction}
-        if arguments.test_fraction and not arguments.test_csv:
+        has_test = arguments.test_csv or (arguments.images and len(numbers_of[TEST]))
+        if arguments.test_fraction and not has_test:
             fractions[TEST] = arguments.test_fraction
         drawn = split_rows(
             table, unassigned, groups, fractions, arguments.seed, multi_label=arguments.multi_label
@@ -409,6 +422,18 @@ def _check_has_labels(labels: Sequence[str], arguments: ConvertArguments) -> Non
         )
 
 
+def _check_look_alikes(labels: Sequence[str], arguments: ConvertArguments) -> None:
+    where = arguments.images or arguments.train_csv or arguments.training_data_path
+    for first, second in check_look_alikes(labels, where)[:_MAX_LABELS_SHOWN]:
+        log_event(
+            "labels_differ_in_case",
+            f"convert: the labels {first!r} and {second!r} differ only in upper and lower case; they are two "
+            "classes: if they are the same, write them the same",
+            severity="WARNING",
+            labels=[first, second],
+        )
+
+
 def _describe_source(arguments: ConvertArguments) -> dict[str, str]:
     """Names the input without its folder, so that the manifest does not depend on the data's location."""
     names = ("images",) if arguments.images else ("train_csv", "validation_csv", "test_csv")
@@ -416,6 +441,8 @@ def _describe_source(arguments: ConvertArguments) -> dict[str, str]:
     return {
         "form": "folder" if arguments.images else "csv",
         **{name: Path(value).absolute().name if value else "" for name, value in given.items()},
+        **({} if arguments.label_from == AUTO else {"label_from": arguments.label_from}),
+        **({"columns": arguments.columns} if arguments.columns else {}),
     }
 
 
@@ -429,8 +456,7 @@ def _log_plan(
     rejected = rows.sort_rejections()
     log_event(
         "convert_planned",
-        f"convert: {plural(len(rows), 'row')}: {splits}, {len(rejected):,} rejected; "
-        f"{plural(len(labels), 'label')}",
+        f"convert: {plural(len(rows), 'row')}: {splits}, {len(rejected):,} rejected; {_list_labels(labels)}",
     )
     if rejected and len(rejected) / len(rows) > arguments.max_rejected_fraction:
         log_event(
@@ -442,6 +468,27 @@ def _log_plan(
         )
 
 
+def _warn_of_common_labels(manifest: Manifest) -> None:
+    """Warns of labels that every image has: there is nothing to learn about them."""
+    examples = sum(split.examples for split in manifest.splits.values())
+    counts = np.sum([split.images_per_label for split in manifest.splits.values()], axis=0)
+    common = [label for label, count in zip(manifest.labels, counts, strict=True) if count == examples]
+    if common:
+        names = ", ".join(map(repr, common[:_MAX_LABELS_SHOWN]))
+        log_event(
+            "label_of_every_image",
+            f"convert: every image has the label {names}: check that these are the right folders or columns",
+            severity="WARNING",
+            labels=common[:_MAX_LABELS_SHOWN],
+        )
+
+
+def _list_labels(labels: Sequence[str]) -> str:
+    names = ", ".join(labels[:_MAX_LABELS_SHOWN])
+    more = f" and {len(labels) - _MAX_LABELS_SHOWN:,} more" if len(labels) > _MAX_LABELS_SHOWN else ""
+    return f"{plural(len(labels), 'label')}: {names}{more}"
+
+
 def _log_summary(manifest: Manifest) -> None:
     counts = {name: manifest.made_by[name] for name in ("rows", "written", "rejected")}
     reencoded = len(manifest.made_by["reencoded"])
@@ -449,7 +496,7 @@ def _log_summary(manifest: Manifest) -> None:
     log_result(
         "convert",
         f"{plural(counts['rows'], 'row')} = {counts['written']:,} written + {counts['rejected']:,} rejected; "
-        f"{splits}; {reencoded:,} re-encoded; {plural(manifest.num_classes, 'label')}",
+        f"{splits}; {reencoded:,} re-encoded; {_list_labels(manifest.labels)}",
         **counts,
         reencoded=reencoded,
     )

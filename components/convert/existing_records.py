@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from imgpipe.components.common.characters import look_alike_key
 from imgpipe.components.common.dataset import Shard, Split
 from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.labels import find_label_problem, normalize_label
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
@@ -19,6 +21,9 @@ from imgpipe.components.storage import Location, find_files
 
 _MAX_PROBLEMS_PER_FILE = 100
 _MAX_PROBLEMS_SHOWN = 10
+_SAME_LABELS_REMEDY = (
+    "make the records of both splits with the same labels file: a label must have the same number in both"
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,15 @@ class ScannedShard:
     Attributes:
         shard: The file, with its absolute path.
         images_per_label: By label, 1..N; an image with several labels counts for each.
-        texts: The label texts of the records, by label; at most two per label.
+        texts: The label texts of the records, by label, each with the first record that has it; at most two
+            per label.
         problems: The errors of the first invalid records.
         problem_count: The number of invalid records.
     """
 
     shard: Shard
     images_per_label: Counter[int]
-    texts: dict[int, frozenset[str]]
+    texts: dict[int, dict[str, int]]
     problems: tuple[InvalidDataError, ...] = ()
     problem_count: int = 0
 
@@ -62,8 +68,8 @@ def scan_records(
     Raises:
         MissingInputError: if a pattern matches no file.
         InvalidDataError: for records that are damaged or not labeled images, labels below 1 or greater
-            than the number of ``labels`` (one error lists them all), label numbers with gaps, or a split
-            without a record.
+            than the number of ``labels`` (one error lists them all), label numbers with gaps, splits that
+            name a label differently, or a split without a record.
     """
     files = {name: find_files(pattern) for name, pattern in patterns.items()}
     _check_disjoint(files)
@@ -86,6 +92,7 @@ def scan_records(
                 where=patterns[name],
                 remedy="use files that contain records",
             )
+    _check_same_names(scanned)
     if not labels:
         _check_consecutive(all_shards)
         labels = _name_labels(all_shards)
@@ -96,6 +103,55 @@ def scan_records(
         for name, shards in scanned.items()
     }
     return splits, tuple(labels)
+
+
+def _check_same_names(scanned: Mapping[str, Sequence[ScannedShard]]) -> None:
+    """Rejects splits in which a label has different names, or a name different labels.
+
+    Raises:
+        InvalidDataError: naming a record of each split.
+    """
+    (_, first), (_, second) = scanned.items()
+    pairs = [_named_labels(shards) for shards in (first, second)]
+    for label in sorted(pairs[0].keys() & pairs[1].keys()):
+        (name, where), (other_name, other_where) = (next(iter(named[label].items())) for named in pairs)
+        if not {_name_key(text) for text in pairs[0][label]} & {_name_key(text) for text in pairs[1][label]}:
+            raise InvalidDataError(
+                f"label {label} is {name!r} in {where}, and {other_name!r} in {other_where}",
+                remedy=_SAME_LABELS_REMEDY,
+            )
+    places = [_labels_of_names(named) for named in pairs]
+    for key in sorted(places[0].keys() & places[1].keys()):
+        if not places[0][key].keys() & places[1][key].keys():
+            (label, where), (other_label, other_where) = (next(iter(place[key].items())) for place in places)
+            name = next(text for text in pairs[0][label] if _name_key(text) == key)
+            raise InvalidDataError(
+                f"{name!r} is label {label} in {where}, and label {other_label} in {other_where}",
+                remedy=_SAME_LABELS_REMEDY,
+            )
+
+
+def _named_labels(shards: Sequence[ScannedShard]) -> dict[int, dict[str, str]]:
+    """Returns the texts of each label that has one, with a record of each."""
+    found: dict[int, dict[str, str]] = {}
+    for shard in shards:
+        for label, texts in shard.texts.items():
+            for text, record in texts.items():
+                if text:
+                    found.setdefault(label, {}).setdefault(text, f"{shard.shard.path}, record {record}")
+    return found
+
+
+def _labels_of_names(named: Mapping[int, Mapping[str, str]]) -> dict[str, dict[int, str]]:
+    labels: dict[str, dict[int, str]] = {}
+    for label, texts in named.items():
+        for text, where in texts.items():
+            labels.setdefault(_name_key(text), {}).setdefault(label, where)
+    return labels
+
+
+def _name_key(text: str) -> str:
+    return look_alike_key(text).casefold()
 
 
 def _check_disjoint(files: Mapping[str, Collection[Location]]) -> None:
@@ -125,7 +181,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
     """
     content = _HashingWriter()
     images_per_label: Counter[int] = Counter()
-    texts: dict[int, set[str]] = {}
+    texts: dict[int, dict[str, int]] = {}
     problems: list[InvalidDataError] = []
     examples = count = 0
     with location.local_copy() as path:
@@ -147,16 +203,16 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
                 examples += 1
                 for label, text in _pair_labels(record):
                     images_per_label[label] += 1
-                    seen = texts.setdefault(label, set())
+                    seen = texts.setdefault(label, {})
                     if len(seen) < 2:
-                        seen.add(text.strip())
+                        seen.setdefault(normalize_label(text.strip()), number)
         except InvalidDataError as error:
             count += 1
             problems.append(error)
     return ScannedShard(
         Shard(str(location.absolute()), examples, content.size, content.sha256.hexdigest()),
         images_per_label,
-        {label: frozenset(seen) for label, seen in texts.items()},
+        texts,
         tuple(problems),
         count,
     )
@@ -243,7 +299,7 @@ def _name_labels(shards: Sequence[ScannedShard]) -> tuple[str, ...]:
         for label, seen in shard.texts.items():
             texts.setdefault(label, set()).update(seen)
     names = [next(iter(texts[label])) if len(texts[label]) == 1 else "" for label in sorted(texts)]
-    usable = all(name and "\n" not in name and "\r" not in name for name in names)
+    usable = all(name and not find_label_problem(name) for name in names)
     if usable and len(set(names)) == len(names):
         return tuple(names)
     if any(names):

@@ -1,56 +1,26 @@
 """Reads rows from folders and patterns of images: an image's label is the name of its folder."""
 
+import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.labels import is_valid_unicode
-from imgpipe.components.common.plural import plural
-from imgpipe.components.convert.row_table import UNASSIGNED
-from imgpipe.components.convert.rows import Rows
-from imgpipe.components.storage import Location, find_files, parse_location
+import numpy as np
 
-# Files of unsupported formats become rows too and are rejected with the reason: if they were ignored, a label
-# with only HEIC files from a phone would be missing.
-_IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".tif",
-        ".tiff",
-        ".jp2",
-        ".j2k",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".dng",
-        ".cr2",
-        ".nef",
-        ".arw",
-    ]
-)
-_TRAIN_FOLDER = "train"
-_VALIDATION_FOLDERS = ("val", "validation", "valid")
-_TEST_FOLDER = "test"
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.labels import find_label_problem, is_valid_unicode
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
+from imgpipe.components.convert.arguments import AUTO, LEAF, TOP
+from imgpipe.components.convert.folder_structure import Structure, build_tree, find_structure
+from imgpipe.components.convert.row_table import UNASSIGNED, UNKNOWN, RowTable
+from imgpipe.components.convert.rows import Rows
+from imgpipe.components.images.file_names import has_image_suffix
+from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
+
 _MAX_NAMES = 10
 _MAX_EXAMPLES = 3
-# Folders with these names, in upper or lower case, are splits unless they directly contain images.
-_SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
-# At most this many subfolders of a folder in Cloud Storage are searched for train and val.
+# At most this many subfolders of a folder in Cloud Storage are listed.
 _MAX_FOLDERS = 10_000
 
 
@@ -69,26 +39,27 @@ class IgnoredFiles:
             self.examples.append(name)
 
 
-def read_images(rows: Rows, images: str) -> IgnoredFiles:
+def read_images(rows: Rows, images: str, label_from: str = AUTO) -> IgnoredFiles:
     """Adds the labeled images of a folder or pattern to ``rows`` and returns the other files.
 
     Args:
         rows: The rows are added to these.
-        images: A folder with one subfolder per label, or with label folders in train, val (or validation)
-            and, optionally, test; or a pattern such as ``photos/*/*.jpg``. Local or ``gs://``. A label's
-            images may be in subfolders of its folder. Hidden files and folders are skipped; files without
-            an image file extension are counted.
+        images: A folder with one subfolder per label, or with label folders in split folders, as
+            ``folder_structure`` finds them; or a pattern such as ``photos/*/*.jpg``. Local or ``gs://``.
+            Hidden files and folders are skipped; files without an image file extension are counted.
+        label_from: ``leaf``: an image's label is the folder that holds it; ``top``: the first folder below
+            ``images`` or the split; ``auto``: leaf for a pattern, top for a folder without nested labels.
 
     Raises:
         InvalidArgumentError: for a URL that is not ``gs://``.
         MissingInputError: if the folder does not exist, or the pattern matches nothing.
-        InvalidDataError: if the folder has another layout; the error lists its content.
+        InvalidDataError: if the folder has another layout, or one that can be read in several ways.
     """
     location = parse_location(images)
     try:
         if location.has_wildcard and not (location.is_local and location.is_folder()):
-            return _read_pattern(rows, images)
-        return _read_folder(rows, images, location)
+            return _read_pattern(rows, images, label_from)
+        return _read_folder(rows, images, location, label_from)
     except OSError as error:
         raise MissingInputError(
             f"cannot read the folder of images {images!r}: {error.strerror}",
@@ -100,64 +71,72 @@ def read_images(rows: Rows, images: str) -> IgnoredFiles:
 # ---------------------------------------------------------------- patterns
 
 
-def _read_pattern(rows: Rows, pattern: str) -> IgnoredFiles:
+def _read_pattern(rows: Rows, pattern: str, label_from: str) -> IgnoredFiles:
     # With several patterns, the root of the first; paths that are not below it are absolute.
     root = parse_location(pattern.split(",")[0]).pattern_root
-    source = rows.accepted.add_source(pattern, root)
     prefix = os.path.join(str(root), "")
     ignored = IgnoredFiles()
-    before = len(rows)
+    listing = RowTable()
     for file, status in find_files(pattern).items():
         path = str(file)
-        if not _is_image(path):
+        if not has_image_suffix(path):
             ignored.add(path)
             continue
-        label = file.parent.name
-        _check_label(label, str(file.parent))
-        row_path = path.removeprefix(prefix) if path.startswith(prefix) else str(file.absolute())
-        rows.add(source, 0, row_path, label, status=status)
-    if len(rows) == before:
+        is_below = path.startswith(prefix)
+        row_path = path.removeprefix(prefix) if is_below else str(file.absolute())
+        _list_file(listing, row_path, status)
+    if not len(listing):
         raise InvalidDataError(
             f"the pattern matches {plural(ignored.files, 'file')} but no image",
             where=pattern,
             remedy="use a pattern that matches image files (jpg, jpeg, png, gif, bmp, webp), each in a "
             "folder named after its label, e.g. photos/*/*.jpg",
         )
+    if any(folder.startswith("/") or "://" in folder for folder in listing.label_names):
+        structure = Structure((("", UNASSIGNED),), LEAF, root_label=root.name)
+    else:
+        tree = build_tree(_count_images(listing))
+        structure = find_structure(tree, pattern, label_from, is_pattern=True)
+        structure = dataclasses.replace(structure, root_label=root.name)
+    _add_rows(rows, pattern, root, listing, structure, ignored)
     return ignored
 
 
 # ---------------------------------------------------------------- folders
 
 
-def _read_folder(rows: Rows, images: str, root: Location) -> IgnoredFiles:
+def _read_folder(rows: Rows, images: str, root: Location, label_from: str) -> IgnoredFiles:
     children = _children(root)
     folders = _visible_folders(children)
-    validation = [name for name in _VALIDATION_FOLDERS if name in folders]
-    _check_split_folders(images, folders, validation, lambda name: bool(_subfolders(root / name)))
     if not folders:
         raise _layout_error(images, "no subfolder", children)
-    uses = _find_splits(folders, validation)
-    source = rows.accepted.add_source(images, root)
-    ignored = IgnoredFiles(folders=[name for name in folders if uses and name not in uses])
-    images_of: Counter[str] = Counter()
-    for split, use in uses.items() if uses else (("", UNASSIGNED),):
-        parent = root / split if split else root
-        for label in _subfolders(parent) if split else folders:
+    for name in folders:
+        _check_below(root, name, images)
+    ignored = IgnoredFiles()
+    listing = RowTable()
+    images_in = dict.fromkeys(folders, 0) if root.is_local else {}
+    for path, status in root.list_files(skip_hidden=True):
+        if has_image_suffix(path):
+            _list_file(listing, path, status)
+        elif not path.endswith("/"):
+            ignored.add(path)
+            images_in.setdefault(path.rpartition("/")[0], 0)
+    images_in.update(_count_images(listing))
+    if root.is_local:
+        # Folders without files.
+        for name in folders:
+            for below in () if images_in[name] else _subfolders(root / name):
+                images_in.setdefault(f"{name}/{below}", 0)
+    structure = find_structure(build_tree(images_in), images, label_from)
+    ignored.folders = list(structure.ignored)
+    images_of = Counter[str]()
+    for path, _ in structure.parents:
+        parent = root / path if path else root
+        for label in _subfolders(parent) if structure.label_from == TOP else ():
             _check_label(label, str(parent))
             _check_below(parent, label, images)
             images_of[label] += 0
-        before = len(rows)
-        for name, status in parent.list_files(skip_hidden=True):
-            label, _, file = name.partition("/")
-            path = f"{split}/{name}" if split else name
-            if not file or not _is_image(path):
-                if not path.endswith("/"):
-                    ignored.add(path)
-                continue
-            rows.add(source, 0, path, label, use=use, status=status)
-            images_of[label] += 1
-        if len(rows) == before:
-            raise _layout_error(str(parent), "no image in a label's folder", _children(parent))
+    images_of.update(_add_rows(rows, images, root, listing, structure, ignored))
     empty = sorted(label for label, count in images_of.items() if not count)
     # In a bucket, a folder exists only through its files, which are reported as ignored.
     if empty and root.is_local:
@@ -167,6 +146,52 @@ def _read_folder(rows: Rows, images: str, root: Location) -> IgnoredFiles:
             remedy="add images, or remove folders that are not labels",
         )
     return ignored
+
+
+# ---------------------------------------------------------------- both
+
+
+def _list_file(listing: RowTable, path: str, status: FileStatus | None) -> None:
+    listing.append(0, 0, path, path.rpartition("/")[0], UNASSIGNED, status=status or UNKNOWN)
+
+
+def _count_images(listing: RowTable) -> dict[str, int]:
+    """Returns the number of images in each folder."""
+    counts = np.bincount(listing.label_indices(np.arange(len(listing))), minlength=len(listing.label_names))
+    return dict(zip(listing.label_names, counts.tolist(), strict=True))
+
+
+def _add_rows(
+    rows: Rows, images: str, root: Location, listing: RowTable, structure: Structure, ignored: IgnoredFiles
+) -> Counter[str]:
+    """Adds the listed images as rows and returns the number of images of each label."""
+    source = rows.accepted.add_source(images, root)
+    if not structure.is_plain:
+        log_event("convert_structure", f"convert: {images}: {structure.describe()}")
+    places = [structure.find_label(folder) for folder in listing.label_names]
+    for folder, (_, label) in zip(listing.label_names, places, strict=True):
+        if label is not None:
+            _check_label(label, str(root / folder))
+    parent_of = np.array([parent for parent, _ in places], np.int64)[
+        listing.label_indices(np.arange(len(listing)))
+    ]
+    images_of = Counter[str]()
+    for number, (parent, use) in enumerate(structure.parents):
+        indices = np.flatnonzero(parent_of == number)
+        if not len(indices):
+            place = root / parent if parent else root
+            raise _layout_error(str(place), "no image in a label's folder", _children(place))
+        for index in indices.tolist():
+            label = str(places[listing.label_index(index)][1])
+            status = listing.status(index)
+            path = listing.path(index)
+            rows.add(source, 0, path, label, use=use, status=None if status == UNKNOWN else status)
+            images_of[label] += 1
+    for index in np.flatnonzero(parent_of < 0).tolist():
+        path = listing.path(index)
+        if path.partition("/")[0] not in structure.ignored:
+            ignored.add(path)
+    return images_of
 
 
 def _check_below(parent: Location, label: str, images: str) -> None:
@@ -192,51 +217,13 @@ def _visible_folders(names: list[str]) -> list[str]:
     return [name.rstrip("/") for name in names if name.endswith("/") and not name.startswith(".")]
 
 
-def _find_splits(folders: list[str], validation: list[str]) -> dict[str, str]:
-    """Returns the split of each split folder; empty if the folders are labels."""
-    if not validation or _TRAIN_FOLDER not in folders:
-        return {}
-    uses = {_TRAIN_FOLDER: TRAIN, validation[0]: VALIDATION}
-    return {**uses, _TEST_FOLDER: TEST} if _TEST_FOLDER in folders else uses
-
-
-def _check_split_folders(
-    folder: str, folders: list[str], validation: list[str], has_folders: Callable[[str], bool]
-) -> None:
-    has_train = _TRAIN_FOLDER in folders
-    if len(validation) > 1 and has_train:
-        raise InvalidDataError(
-            f"the folder has both {validation[0]!r} and {validation[1]!r}",
-            where=folder,
-            remedy="keep one of the two",
-        )
-    splits = [name for name in folders if name.lower() in _SPLIT_NAMES]
-    if not (has_train and validation) and len(splits) > 1 and all(map(has_folders, splits)):
-        raise InvalidDataError(
-            f"the folders {', '.join(map(repr, splits))} look like splits, not like labels",
-            where=folder,
-            remedy="rename them to train, val and, optionally, test; or set images to one of them, which is "
-            "then split",
-        )
-    if has_train == bool(validation):
-        return
-    half = _TRAIN_FOLDER if has_train else validation[0]
-    # A folder without subfolders may be a label that is named train, among other vehicles.
-    if has_folders(half):
-        missing = "val (or validation)" if has_train else _TRAIN_FOLDER
-        raise InvalidDataError(
-            f"the folder has {half!r} but no {missing}",
-            where=folder,
-            remedy=f"add {missing}, or set images to {parse_location(folder) / half!r}, which is then split",
-        )
-
-
 def _check_label(label: str, folder: str) -> None:
-    if not label or not is_valid_unicode(label) or label != label.strip() or "\n" in label or "\r" in label:
+    problem = find_label_problem(label)
+    if problem or not label or not is_valid_unicode(label) or label != label.strip():
         raise InvalidDataError(
-            f"the folder name {label!r} cannot be a label",
+            f"the folder name {label!r} cannot be a label{f': {problem}' if problem else ''}",
             where=folder,
-            remedy="rename it to UTF-8 text without line breaks or surrounding spaces",
+            remedy="rename it to visible UTF-8 text without surrounding spaces",
         )
 
 
@@ -249,7 +236,3 @@ def _layout_error(folder: str, problem: str, names: list[str]) -> InvalidDataErr
         remedy="use a folder with one subfolder per label, named after the label, that contains its images "
         "(jpg, jpeg, png, gif, bmp, webp); or put such label folders into train and val",
     )
-
-
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in _IMAGE_SUFFIXES

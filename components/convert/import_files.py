@@ -4,34 +4,34 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import find_label_problem, is_valid_unicode, looks_like_utf_16
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tfrecord import starts_with_record
+from imgpipe.components.convert.csv_layout import (
+    SAMPLE_ROWS,
+    USES,
+    CsvLayout,
+    find_layout,
+    is_separator_line,
+)
 from imgpipe.components.convert.label_set import format_label_set
-from imgpipe.components.convert.row_table import UNASSIGNED, Rejection
+from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.images.checking import ImageError, detect_image_format
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import Location, parse_location
 
-# Vertex AI uses training, validation, test; its predecessor used TRAIN, VALIDATION, TEST, UNASSIGNED.
-_USES = {
-    "training": TRAIN,
-    "train": TRAIN,
-    "validation": VALIDATION,
-    "validate": VALIDATION,
-    "test": TEST,
-    "unassigned": UNASSIGNED,
-    "": UNASSIGNED,
-}
 _USE_KEY = "aiplatform.googleapis.com/ml_use"
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+# A ZIP archive, which a .xlsx or .ods file is; an old .xls file; gzip.
+_WORKBOOK_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")
 # A longer line is not a row: the file has no line ends or is not text.
 _MAX_LINE_CHARACTERS = 1_000_000
-_LABEL_HEADERS = ("label", "labels", "class")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,21 @@ class _ParsedRow:
     problem: str = ""
 
 
-def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_label: bool = False) -> None:
+def read_import_file(
+    rows: Rows,
+    file: str,
+    use: str = UNASSIGNED,
+    *,
+    multi_label: bool = False,
+    columns: str = "",
+    image_root: str = "",
+) -> None:
     """Adds the rows of a file that lists images to ``rows``.
 
-    Each line of a CSV file is ``path,label`` or ``ml_use,path,label`` (Vertex AI), without a header; each
-    line of a .jsonl file is a JSON object in Vertex AI's import format. UTF-8 with or without a byte order
-    mark, any line ends; blank lines are skipped. A CSV field in double quotes may contain commas and doubled
-    quotes, but no line break. Relative paths are relative to the file's folder. White space around a label
-    is removed.
+    Each line of a CSV file is ``path,label`` or ``ml_use,path,label`` (Vertex AI), or the first line has the
+    names of the columns; each line of a .jsonl file is a JSON object in Vertex AI's import format. UTF-8 with
+    or without a byte order mark, any line ends; blank lines are skipped. A CSV field in double quotes may
+    contain commas and doubled quotes, but no line break. White space around a label is removed.
 
     With ``multi_label`` a CSV row has any number of labels, one per column (empty ones are skipped), and an
     object any number of ``classificationAnnotations``; duplicate labels count once.
@@ -61,33 +68,58 @@ def read_import_file(rows: Rows, file: str, use: str = UNASSIGNED, *, multi_labe
         file: The path of the file, as the user gave it, local or ``gs://``.
         use: The split of all rows; empty if the rows specify it or it is to be drawn.
         multi_label: Whether a row may have several labels or none; the rows' labels are then label sets.
+        columns: Which columns of a CSV file are used; empty = found from its first rows.
+        image_root: The folder of relative paths; empty = the file's folder.
 
     Raises:
         InvalidArgumentError: for a URL that is not ``gs://``.
         MissingInputError: if the file cannot be read.
-        InvalidDataError: if it is not UTF-8 text, or has no row.
+        InvalidDataError: if it is not UTF-8 text, or has no row, or all rows of a CSV file have another form.
     """
     location = parse_location(file)
-    parse = _parse_json if file.lower().endswith(_JSON_SUFFIXES) else _parse_csv
-    source = rows.accepted.add_source(file, location.parent)
+    is_json = file.lower().endswith(_JSON_SUFFIXES)
+    root = parse_location(image_root) if image_root else location.parent
+    source = rows.accepted.add_source(file, root)
     before = len(rows)
     with location.local_copy() as path:
-        for number, line, problem in _lines(file, path):
-            parsed = (
-                _ParsedRow(line, "", UNASSIGNED, problem)
-                if problem
-                else _check_use(parse(line, multi_label), use, file)
-            )
-            rejected_before = len(rows.rejected)
+        lines = _lines(file, path)
+        layout = None
+        if not is_json:
+            lines, layout = _examine(lines, file, root, columns, multi_label=multi_label)
+        for number, line, problem in lines:
+            if problem:
+                parsed = _ParsedRow(line, "", UNASSIGNED, problem)
+            else:
+                parsed = _parse_json(line, multi_label) if is_json else _parse_csv(line, multi_label, layout)
+                parsed = _check_use(parsed, use, file)
             rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
-            first_label = parsed.label.partition(",")[0].strip().lower()
-            if number == 1 and len(rows.rejected) > rejected_before and first_label in _LABEL_HEADERS:
-                reason = "this looks like a header line, which is not allowed"
-                rows.rejected[-1] = Rejection(file, number, parsed.path, parsed.label, reason)
     if len(rows) == before:
-        raise InvalidDataError(
-            "the file has no rows", where=file, remedy="write one path,label per line, without a header"
-        )
+        raise InvalidDataError("the file has no rows", where=file, remedy="write one path,label per line")
+
+
+_Line = tuple[int, str, str]
+
+
+def _examine(
+    lines: Iterator[_Line], file: str, root: Location, columns: str, *, multi_label: bool
+) -> tuple[Iterator[_Line], CsvLayout | None]:
+    """Returns the rows and the layout of a CSV file.
+
+    Raises:
+        InvalidDataError: if its first rows have another form.
+    """
+    first = list(islice(lines, SAMPLE_ROWS))
+    if first and is_separator_line(first[0][1], file):
+        del first[0]
+    cells = [_split_cells(line) for _, line, problem in first if not problem]
+    sample = [row for row in cells if isinstance(row, list)]
+    layout = find_layout(sample, file, root, columns, multi_label=multi_label) if sample else None
+    if layout is not None:
+        log_event("convert_columns", f"convert: {file}: {layout.describe(sample[0])}")
+        if layout.header:
+            header = next(index for index, line in enumerate(first) if _split_cells(line[1]) == sample[0])
+            del first[header]
+    return chain(first, lines), layout
 
 
 def _reject_image(beginning: bytes, file: str) -> None:
@@ -107,6 +139,12 @@ def _lines(file: str, path: Path) -> Iterator[tuple[int, str, str]]:
     try:
         with path.open("rb") as start:
             beginning = start.read(4096)
+            if beginning.startswith(_WORKBOOK_STARTS):
+                raise InvalidDataError(
+                    "the file is an Excel workbook or another archive, not CSV",
+                    where=file,
+                    remedy="save the table as 'CSV UTF-8'",
+                )
             if looks_like_utf_16(beginning[:64]):
                 raise InvalidDataError("the file is UTF-16", where=file, remedy=_SAVE_AS_UTF_8)
             if starts_with_record(beginning):
@@ -151,35 +189,72 @@ def _check_use(parsed: _ParsedRow, use: str, file: str) -> _ParsedRow:
     return _ParsedRow(parsed.path, parsed.label, use)
 
 
-def _parse_csv(line: str, multi_label: bool) -> _ParsedRow:
+def _split_cells(line: str) -> list[str] | str:
+    """Returns the cells of a line, or what is wrong with its quotes."""
     # One line at a time: an unclosed quote affects only its own row, not the rest of the file.
     try:
-        cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
+        return next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except csv.Error as error:
-        return _ParsedRow(line, "", problem=f"the quotes do not match ({error})")
+        return f"the quotes do not match ({error})"
+
+
+def _parse_csv(line: str, multi_label: bool, layout: CsvLayout | None) -> _ParsedRow:
+    cells = _split_cells(line)
+    if isinstance(cells, str):
+        return _ParsedRow(line, "", problem=cells)
+    if layout is not None:
+        return _parse_columns(cells, layout, multi_label)
     if multi_label:
         return _parse_multi_label_cells(cells)
     use = UNASSIGNED
-    if len(cells) > 2 and cells[0].strip().lower() in _USES:
-        use = _USES[cells[0].strip().lower()]
+    has_use = cells[0].strip().lower() in USES
+    # Spreadsheets leave empty cells at the ends of rows.
+    while len(cells) > 2 + has_use and not cells[-1].strip():
+        cells.pop()
+    if len(cells) > 2 and has_use:
+        use = USES[cells[0].strip().lower()]
         cells = cells[1:]
     if len(cells) > 2:
-        problem = (
-            f"{len(cells)} columns instead of 2 (path,label); each image has exactly one label unless "
-            "multi_label=true"
-        )
+        problem = f"{len(cells)} columns instead of 2 (path,label)"
+        if not any(map(_is_number, cells[1:])):
+            problem += "; each image has exactly one label unless multi_label=true"
         return _ParsedRow(cells[0], ",".join(cells[1:]), use, problem)
     if len(cells) < 2:
         return _ParsedRow(cells[0], "", use, f"1 column instead of 2 (path,label){_separator_hint(cells[0])}")
     return _check_row(cells[0], cells[1].strip(), use)
 
 
+def _is_number(cell: str) -> bool:
+    return cell.strip().replace(".", "", 1).isdecimal()
+
+
+def _parse_columns(cells: list[str], layout: CsvLayout, multi_label: bool) -> _ParsedRow:
+    """Returns the row in the columns of a layout."""
+    cells = [cell.strip() for cell in cells]
+    while len(cells) > layout.width and not cells[-1]:
+        cells.pop()
+    labels = layout.labels or tuple(range(layout.path + 1, len(cells)))
+    needed = max(layout.path, layout.split or 0, *labels, 0) + 1
+    if len(cells) < needed or len(cells) > layout.width > 0:
+        problem = f"{plural(len(cells), 'column')} instead of {layout.width or needed}"
+        return _ParsedRow(cells[0], ",".join(cells[1:]), problem=problem)
+    path = cells[layout.path] + (layout.suffix if cells[layout.path] else "")
+    names = [cells[number] for number in labels]
+    use_text = cells[layout.split].lower() if layout.split is not None else ""
+    if use_text not in USES:
+        problem = f"the split is {use_text!r}, not train, val or test"
+        return _ParsedRow(path, ",".join(names), problem=problem)
+    if multi_label:
+        return _check_label_set(path, list(filter(None, names)), USES[use_text])
+    return _check_row(path, names[0], USES[use_text])
+
+
 def _parse_multi_label_cells(cells: list[str]) -> _ParsedRow:
     use = UNASSIGNED
     first = cells[0].strip().lower()
     # An empty first cell means "unassigned" only if a path and a label follow.
-    if len(cells) > (1 if first else 2) and first in _USES:
-        use = _USES[first]
+    if len(cells) > (1 if first else 2) and first in USES:
+        use = USES[first]
         cells = cells[1:]
     elif len(cells) == 1 and _separator_hint(cells[0]):
         return _ParsedRow(cells[0], "", use, f"1 column{_separator_hint(cells[0])}")
@@ -225,14 +300,14 @@ def _parse_json(line: str, multi_label: bool) -> _ParsedRow:
             problem += "; for an image without labels, write classificationAnnotations: []"
         return _ParsedRow(path, "", problem=problem)
     label = format_label_set(texts) if multi_label else texts[0]
-    if not isinstance(use_text, str) or use_text.strip().lower() not in _USES:
+    if not isinstance(use_text, str) or use_text.strip().lower() not in USES:
         problem = f"{_USE_KEY} is {use_text!r}, not training, validation or test"
         return _ParsedRow(path, label, problem=problem)
     if not (is_valid_unicode(path) and is_valid_unicode(label)):
         return _ParsedRow(ascii(path), ascii(label), problem="the line contains an unpaired surrogate")
     if multi_label:
-        return _check_label_set(path, [text.strip() for text in texts], _USES[use_text.strip().lower()])
-    return _check_row(path, label.strip(), _USES[use_text.strip().lower()])
+        return _check_label_set(path, [text.strip() for text in texts], USES[use_text.strip().lower()])
+    return _check_row(path, label.strip(), USES[use_text.strip().lower()])
 
 
 def _display_name(annotation: Any) -> str | None:
@@ -255,7 +330,7 @@ def _check_row(path: str, label: str, use: str) -> _ParsedRow:
         problem = "the path is empty"
     elif not label:
         problem = "the label is empty"
-    elif path.strip().lower() in _USES and "://" in label:
+    elif path.strip().lower() in USES and "://" in label:
         problem = "the label is missing after the path"
     elif "\n" in label or "\r" in label:
         problem = "the label has a line break"

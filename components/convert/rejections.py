@@ -75,13 +75,15 @@ def check_rejected(rejections: Sequence[Rejection], rows: int, max_fraction: flo
     count = len(rejections)
     if count / rows <= max_fraction:
         return
+    # If most rows have a problem, the file or the folder has one.
+    allow = "" if count > rows / 2 else ", or raise max_rejected_fraction"
     first = "".join(f"\n  {describe_rejection(row)}" for row in rejections[:_MAX_SHOWN])
     more = f"\n  and {count - _MAX_SHOWN:,} more" if count > _MAX_SHOWN else ""
     raise InvalidDataError(
         f"rejected {count:,} of {plural(rows, 'row')} ({count / rows:.2%}), "
         f"more than max_rejected_fraction={max_fraction:g} allows:{first}{more}",
         where=f"{folder / REJECTED_NAME} lists every rejected row with its reason",
-        remedy="fix or remove these rows, or raise max_rejected_fraction",
+        remedy=f"fix or remove these rows{allow}",
     )
 
 

@@ -149,6 +149,10 @@ class RowTable(Sequence[Row]):
             self._checksum.extend([-1] * (len(self._bytes) - len(self._checksum)))
             self._checksum[index] = status.checksum
 
+    def status(self, index: int) -> FileStatus:
+        """Returns the size, version and checksum of the image file; ``UNKNOWN`` if not checked."""
+        return FileStatus(self._bytes[index], self._version[index], self.checksum(index))
+
     def drop(self, index: int) -> None:
         """Removes a row from every split."""
         self._use[index] = _DROPPED
@@ -190,6 +194,10 @@ class RowTable(Sequence[Row]):
     def label_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Returns the labels of the rows as indices in ``label_names``."""
         return np.frombuffer(self._label, np.uint32)[numbers] if len(numbers) else np.zeros(0, np.uint32)
+
+    def label_index(self, index: int) -> int:
+        """Returns a row's label as an index in ``label_names``."""
+        return self._label[index]
 
     def label_name(self, index: int) -> str:
         """Returns a row's label."""

@@ -5,11 +5,14 @@ within seconds. An invalid row becomes a Rejection and does not stop the others.
 """
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Sequence
 
+from imgpipe.components.common.characters import describe_difference, find_invisible, look_alike_key
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.labels import find_label_problem
-from imgpipe.components.convert.label_set import parse_label_set
+from imgpipe.components.common.labels import find_label_problem, normalize_label
+from imgpipe.components.convert.label_set import format_label_set, parse_label_set
+from imgpipe.components.convert.labels_file import find_numbered_labels, numbered_labels_error
 from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 from imgpipe.components.storage import FileStatus, resolve
@@ -39,6 +42,7 @@ class Rows:
         self._read = 0
         self._max_image_bytes = max_image_bytes
         self._label_problem = _label_checker(known_labels)
+        self._normalize = _normalize_label_set if multi_label else normalize_label
         if multi_label:
             self._label_problem = _label_set_checker(self._label_problem)
 
@@ -72,9 +76,11 @@ class Rows:
             status: The status of the image file, if it is known.
         """
         self._read += 1
-        problem = problem or self._label_problem(label)
+        if not problem:
+            label = self._normalize(label)
+            problem = self._label_problem(label)
         if not problem and status is None:
-            status, problem = self._status(source, path)
+            path, status, problem = self._status(source, path)
         if not problem and status is not None:
             problem = self.find_size_problem(status.size)
         if problem:
@@ -103,38 +109,57 @@ class Rows:
             "scale the image down or raise max_image_bytes"
         )
 
-    def _status(self, source: int, path: str) -> tuple[FileStatus | None, str]:
-        """Returns the status of a local file, and the problem if it cannot be used."""
+    def _status(self, source: int, path: str) -> tuple[str, FileStatus | None, str]:
+        """Returns the path and status of a local file, and the problem if it cannot be used."""
         try:
             location = resolve(self.accepted.sources[source].root, path)
         except InvalidArgumentError as error:
-            return None, f"{error.problem}; {error.remedy}"
+            return path, None, f"{error.problem}; {error.remedy}"
         if not location.is_local:
-            return None, "" if location.name else f"{location} names no file"
+            return path, None, "" if location.name else f"{location} names no file"
         try:
             status = location.status()
+            if status is None and not path.isascii():
+                # macOS writes file names in another form than most editors.
+                for other in (unicodedata.normalize(form, path) for form in ("NFC", "NFD")):
+                    found = resolve(self.accepted.sources[source].root, other).status()
+                    if found is not None:
+                        return other, found, ""
         except OSError as error:
-            return None, f"cannot read {_shorten(str(location))!r}: {error.strerror}"
+            return path, None, f"cannot read {_shorten(str(location))!r}: {error.strerror}"
         if status is None:
             hint = "; separate folders with /, not with a backslash" if "\\" in path else ""
-            return None, f"no such file: {_shorten(str(location))}{hint}"
-        return status, ""
+            if character := find_invisible(path):
+                hint += f"; the path contains an invisible character, {character}"
+            return path, None, f"no such file: {_shorten(str(location))}{hint}"
+        return path, status, ""
 
 
 def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:
     """Returns a function that returns a label's problem or an empty string; results are cached."""
     problems = dict.fromkeys(known_labels, "")
+    numbered = find_numbered_labels(known_labels)
+    by_key = {look_alike_key(name): name for name in known_labels}
 
     def find_problem(label: str) -> str:
         if not known_labels:
             return find_label_problem(label)
         if label not in problems:
-            matches = difflib.get_close_matches(label[:_MAX_TEXT_CHARACTERS], known_labels, n=1)
-            hint = f"; did you mean {matches[0]!r}?" if matches else ""
+            if label in numbered:
+                raise numbered_labels_error(numbered[label], label)
+            hint = ""
+            if same := by_key.get(look_alike_key(label)):
+                hint = f"; it looks like {same!r}, but {describe_difference(label, same)}"
+            elif matches := difflib.get_close_matches(label[:_MAX_TEXT_CHARACTERS], known_labels, n=1):
+                hint = f"; did you mean {matches[0]!r}?"
             problems[label] = f"the label {_shorten(label)!r} is not in the labels file{hint}"
         return problems[label]
 
     return find_problem
+
+
+def _normalize_label_set(text: str) -> str:
+    return text if text.isascii() else format_label_set(map(normalize_label, parse_label_set(text)))
 
 
 def _label_set_checker(find_problem: Callable[[str], str]) -> Callable[[str], str]:

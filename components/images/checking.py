@@ -13,6 +13,7 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 Image.MAX_IMAGE_PIXELS = None
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CANNOT_DECODE = "which TensorFlow cannot decode: save it as PNG"
 _ACCEPTED = "JPEG, PNG, GIF, BMP or WebP"
 # What users have under names such as photo.jpg: the first bytes, and the description for the error.
 _OTHER_SIGNATURES = (
@@ -64,8 +65,10 @@ def check_image_header(data: bytes, max_pixels: int = DEFAULT_MAX_IMAGE_PIXELS) 
     image_format = detect_image_format(data)
     if image_format == "WebP":
         _check_pixels(*_webp_size(data), max_pixels)
-    else:
-        open_image(data, image_format, max_pixels)
+        return
+    if image_format == "JPEG":
+        _reject_rare_jpeg(data)
+    open_image(data, image_format, max_pixels)
 
 
 def open_image(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
@@ -80,6 +83,8 @@ def open_image(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=[image_format])
     except Exception as error:
+        if image_format == "JPEG":
+            _reject_rare_jpeg(data)
         # Pillow raises almost any exception class for a damaged file.
         raise undecodable(image_format, error) from None
     _check_pixels(image.width, image.height, max_pixels)
@@ -119,6 +124,7 @@ def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
+        _reject_rare_jpeg(data)
         # Damaged, or of a kind that libjpeg-turbo's own interface does not support.
         image = open_image(data, "JPEG", max_pixels)
         return image.height, image.width
@@ -128,6 +134,7 @@ def _jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int]:
 
 def _check_with_pillow(data: bytes, complaint: str, max_pixels: int) -> None:
     """Raises unless the fast check's complaint is about a valid file of an unsupported kind."""
+    _reject_rare_jpeg(data)
     image = open_image(data, "JPEG", max_pixels)
     try:
         image.load()
@@ -137,6 +144,28 @@ def _check_with_pillow(data: bytes, complaint: str, max_pixels: int) -> None:
     # not damage: the decoders of Pillow and TensorFlow accept it.
     if not complaint.startswith("tj"):
         raise ImageError(f"damaged but decodable JPEG: {complaint}")
+
+
+def _reject_rare_jpeg(data: bytes) -> None:
+    """Raises for a valid kind of JPEG that TensorFlow cannot decode.
+
+    Source: ITU-T T.81, table B.1 and section B.2.2: the marker of the frame header says whether the file is
+    lossless; its first byte is the number of bits of a sample.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 5 <= len(data):
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits = data[position + 4]
+            if marker % 4 == 3:
+                raise ImageError(f"a lossless JPEG with {bits} bits a sample, {_CANNOT_DECODE}")
+            if bits > 8:
+                raise ImageError(f"a JPEG with {bits} bits a sample, {_CANNOT_DECODE}")
+            return
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
 def check_png_chunks(data: bytes) -> tuple[int, bool]:

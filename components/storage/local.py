@@ -240,9 +240,10 @@ class LocalLocation(Location):
         parts = self.path.parts
         wild = next((index for index, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
         paths = Path(*parts[:wild]).glob(str(Path(*parts[wild:]))) if wild < len(parts) else [self.path]
+        hidden_matches = any(part.startswith(".") for part in parts[wild:])
         for path in paths:
             # As in a shell, a wildcard does not match a hidden file: a partial shard is not a shard.
-            if path.name.startswith(".") and not self.name.startswith("."):
+            if not hidden_matches and any(part.startswith(".") for part in path.parts[wild:]):
                 continue
             try:
                 found = path.stat()

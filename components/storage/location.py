@@ -209,8 +209,8 @@ class Location(ABC):
     def glob(self) -> Iterator[tuple["Location", FileStatus]]:
         """Yields the files that match this pattern, or only the file with exactly this name.
 
-        ``*`` and ``?`` do not match ``/``; ``[1-9]`` is a set of characters; names that start with a dot are
-        matched only by patterns that do.
+        ``*`` and ``?`` do not match ``/``; ``**/`` matches any number of folders; ``[1-9]`` is a set of
+        characters; names that start with a dot are matched only by patterns that do.
         """
 
     @abstractmethod

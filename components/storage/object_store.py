@@ -257,7 +257,10 @@ def _regular_expression(pattern: str) -> str:
         character = pattern[position]
         not_hidden = r"(?!\.)" if starts_name and character in "*?[" else ""
         closing = pattern.find("]", position + 2)
-        if character == "*":
+        if starts_name and pattern.startswith("**/", position):
+            parts.append(r"(?:(?!\.)[^/]*/)*")
+            position += 2
+        elif character == "*":
             parts.append(not_hidden + "[^/]*")
         elif character == "?":
             parts.append(not_hidden + "[^/]")
@@ -267,6 +270,6 @@ def _regular_expression(pattern: str) -> str:
             position = closing
         else:
             parts.append(re.escape(character))
-        starts_name = character == "/"
+        starts_name = pattern[position] == "/"
         position += 1
     return "".join(parts)

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import json_events, parse_event
 from imgpipe.components.common.urls import redact_urls
@@ -52,7 +53,7 @@ def show_one(values: Mapping[str, Any], output_format: str) -> None:
             text = _yaml(value)
             click.echo("".join(f"  {line}\n" for line in text.splitlines()), nl=False)
         else:
-            click.echo(f"{name:<{width}}  {value}")
+            click.echo(f"{name:<{width}}  {escape_controls(str(value))}")
 
 
 def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -> None:
@@ -79,7 +80,7 @@ def _print_table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> None
         table.add_column(heading, overflow="fold")
     for row in rows:
         texts = (f"{value:.4f}" if isinstance(value, float) and 0.001 < value < 1 else value for value in row)
-        table.add_row(*("" if text is None else str(text) for text in texts))
+        table.add_row(*("" if text is None else escape_controls(str(text)) for text in texts))
     # Output to a file or a pipe is not wrapped at 80 columns.
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
 
@@ -125,8 +126,8 @@ def is_output_closed() -> bool:
 
 
 def notice(text: str) -> None:
-    """Prints a notice on stderr; secrets in URLs are replaced."""
-    click.echo(f"! {redact_urls(text)}", err=True)
+    """Prints a notice on stderr; secrets in URLs are replaced, and control characters."""
+    click.echo(f"! {escape_controls(redact_urls(text))}", err=True)
 
 
 @contextmanager

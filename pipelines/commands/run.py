@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from imgpipe.components.common.arguments import Group
+from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.errors import ERROR_CLASSES, InvalidArgumentError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
@@ -200,7 +201,7 @@ def run_and_report(prepared: PreparedRun, console: Console, *, output_format: st
     """Runs a prepared run and prints its result, or its error and exits."""
     try:
         for line in (*prepared.warnings, prepared.title):
-            console.print(with_flags(line), highlight=False, markup=False, soft_wrap=True)
+            console.print(with_flags(escape_controls(line)), highlight=False, markup=False, soft_wrap=True)
         result = run_prepared(prepared, RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console, output_format=output_format)

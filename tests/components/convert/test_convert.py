@@ -23,7 +23,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
 )
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.records import ImageRecord, encode_example
+from imgpipe.components.common.records import ImageRecord, _Example, encode_example
 from imgpipe.components.common.tfrecord import write_record
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
@@ -265,7 +265,9 @@ def test_too_many_rejected_rows_fail_after_all_were_checked(tmp_path, bad_csv, c
         assert reason in text
     assert "and 2 more" in text
     assert str(output / "rejected.csv") in text
-    assert "raise max_rejected_fraction" in text
+    assert "fix or remove these rows" in text
+    # Most rows are invalid.
+    assert "raise max_rejected_fraction" not in text
     assert list(read_files(output)) == ["rejected.csv"]
     found = rejected_rows(output)
     assert [(row["line"], row["path"], row["label"]) for row in found] == [row[:3] for row in REASONS]
@@ -303,6 +305,24 @@ def test_allowed_rejections_are_listed_and_counted(tmp_path, bad_csv, records_of
         InvalidDataError, ConvertArguments(train_csv=bad_csv, max_rejected_fraction=0.58), tmp_path / "two"
     )
     assert "max_rejected_fraction=0.58" in text
+
+
+def test_few_rejected_rows_may_be_allowed(tmp_path, photo, csv_of):
+    rows = [(photo(tmp_path / f"{number}.jpg", number).name, "ab"[number % 2]) for number in range(4)]
+    arguments = ConvertArguments(train_csv=csv_of(tmp_path / "list.csv", [*rows, ("gone.jpg", "a")]))
+    text = conversion_error(InvalidDataError, arguments, tmp_path / "out")
+    assert "or raise max_rejected_fraction" in text
+
+
+def test_label_of_every_image_is_a_warning(tmp_path, photo, csv_of, capsys):
+    rows = [
+        (photo(tmp_path / f"{number}.jpg", number).name, f"all,{'ab'[number % 2]}") for number in range(8)
+    ]
+    arguments = ConvertArguments(train_csv=csv_of(tmp_path / "list.csv", rows), multi_label=True)
+    convert(arguments, tmp_path / "out")
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    (warning,) = [event for event in events if event["event"] == "label_of_every_image"]
+    assert (warning["severity"], warning["labels"]) == ("WARNING", ["all"])
 
 
 def test_rejections_of_both_files_are_listed_in_order(tmp_path, photo, csv_of):
@@ -518,6 +538,50 @@ def test_ambiguous_label_texts_are_ignored(tmp_path, train):
     write_records(tmp_path / "train-0", train)
     write_records(tmp_path / "validation-0", train[:1])
     assert convert(record_arguments(tmp_path), tmp_path / "out").labels == ("1", "2")
+
+
+def test_names_of_labels_are_read_from_image_class_text_too(tmp_path):
+    for split in ("train", "validation"):
+        with (tmp_path / f"{split}-0").open("wb") as file:
+            for record in records_with(1, 2):
+                data = _Example.FromString(encode_example(record))
+                feature = data.features.feature
+                feature["image/class/text"].CopyFrom(feature["image/class/synset"])
+                del feature["image/class/synset"]
+                write_record(file, data.SerializeToString())
+    assert convert(record_arguments(tmp_path), tmp_path / "out").labels == ("label 1", "label 2")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "problem"),
+    [
+        (
+            {1: "red", 2: "green"},
+            {1: "green", 2: "red"},
+            "label 1 is 'red' in {}/train-0, record 0, and 'green' in {}/validation-0, record 0",
+        ),
+        (
+            {1: "red", 2: "", 3: "green"},
+            {2: "red", 3: "green"},
+            "'red' is label 1 in {}/train-0, record 0, and label 2 in {}/validation-0, record 0",
+        ),
+    ],
+)
+@pytest.mark.parametrize("with_file", [False, True])
+def test_splits_that_name_labels_differently_are_an_error(tmp_path, train, validation, problem, with_file):
+    for split, names in (("train", train), ("validation", validation)):
+        records = [ImageRecord(b"jpeg", label, name) for label, name in names.items()]
+        write_records(tmp_path / f"{split}-0", records)
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    values = {"labels_file": str(tmp_path / "labels.txt")} if with_file else {}
+    text = conversion_error(InvalidDataError, record_arguments(tmp_path, **values), tmp_path / "out")
+    assert problem.format(tmp_path, tmp_path) in text
+
+
+def test_splits_may_name_labels_in_another_case(tmp_path):
+    write_records(tmp_path / "train-0", [ImageRecord(b"jpeg", 1, "Red"), ImageRecord(b"jpeg", 2, "b")])
+    write_records(tmp_path / "validation-0", [ImageRecord(b"jpeg", 1, "red")])
+    assert convert(record_arguments(tmp_path), tmp_path / "out").num_classes == 2
 
 
 def test_labels_file_names_the_labels_of_records(tmp_path):

@@ -101,7 +101,6 @@ def test_files_of_all_editors_are_read(tmp_path, content):
         ("n" * 5000 + ",x", "name too long"),
         ("n" * 2_000_000 + ",x", "the line has 2,000,003 characters"),
         ("a.jpg/b.jpg,x", "Not a directory"),
-        ("path,label", "header line"),
         ("a.jpg;x", "separated by commas, not semicolons"),
         ("a.jpg\tx", "separated by commas, not tabs"),
         (r"folder\b.jpg,x", "not with a backslash"),
@@ -147,22 +146,6 @@ def test_file_of_another_format_is_one_error(tmp_path, content, message):
     (tmp_path / "list.csv").write_bytes(content * 50)
     with pytest.raises(InvalidDataError, match=message):
         read_csv(str(tmp_path / "list.csv"))
-
-
-@pytest.mark.parametrize("names", [("training", "testing"), ("Train", "Val"), ("TRAIN", "valid", "Test")])
-def test_folders_named_like_splits_are_not_labels(tmp_path, names):
-    touch(tmp_path, *(f"{name}/{label}/1.jpg" for name in names for label in ("daisy", "roses")))
-    with pytest.raises(InvalidDataError, match="look like splits"):
-        read_folder(str(tmp_path))
-
-
-def test_valid_is_a_split_and_labels_may_be_named_like_splits(tmp_path):
-    touch(tmp_path, *(f"splits/{name}/daisy/1.jpg" for name in ("train", "valid", "test")))
-    rows, _ = read_folder(str(tmp_path / "splits"))
-    assert sorted(row.use for row in rows.accepted) == ["test", "train", "validation"]
-    touch(tmp_path, "labels/training/1.jpg", "labels/testing/2.jpg")
-    rows, _ = read_folder(str(tmp_path / "labels"))
-    assert sorted(row.label for row in rows.accepted) == ["testing", "training"]
 
 
 def test_ignored_files_are_named(tmp_path):
