@@ -150,8 +150,9 @@ def validate(
         dataset: What ``convert`` returned, or the folder with its manifest.json.
         report: The HTML file to write; None = a file in a new temporary folder.
         progress: Whether to show progress, in the notebook or on stderr.
-        **options: What the training will require of the data, listed below. Without train_batch_size,
-            the number of images is not compared with the batch size.
+        **options: What the training will require of the data, listed below. Without ``train_batch_size``,
+            the number of images is not compared with the batch size; without ``model_type`` and
+            ``image_size``, their size is not compared with the training's.
 
     Raises:
         InvalidArgumentError: for an unknown or wrong argument, before any work.

@@ -17,12 +17,20 @@ from imgpipe.components.common.arguments import (
     nearest_name,
 )
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.pipelines.recipes import default_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def list_options(arguments_classes: Sequence[type[Any]]) -> Callable[[Function], Function]:
-    """Lists the fields of the classes in a function's signature, in place of ``**options``, and docstring."""
+def list_options(
+    arguments_classes: Sequence[type[Any]], *, recipes: bool = False
+) -> Callable[[Function], Function]:
+    """Lists the fields of the classes in a function's signature, in place of ``**options``, and docstring.
+
+    Args:
+        arguments_classes: Arguments dataclasses.
+        recipes: Whether recipes decide defaults; these are ``...`` in the signature.
+    """
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
@@ -37,10 +45,11 @@ def list_options(arguments_classes: Sequence[type[Any]]) -> Callable[[Function],
             annotation: Any = Literal[choices] if choices else type(field.default)
             if field.metadata["kind"]:
                 annotation |= os.PathLike[str]
+            default = default_of(field) if recipes else str(field.default)
+            value = field.default if default == str(field.default) else ...
             kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(name, kind, default=field.default, annotation=annotation))
-            default = "" if field.default == "" else f" Default: {field.default}."
-            text = f"{name}: {description_of(field)}{default}"
+            parameters.append(inspect.Parameter(name, kind, default=value, annotation=annotation))
+            text = f"{name}: {description_of(field)}" + (f" Default: {default}." if default else "")
             lines += textwrap.wrap(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         function.__doc__ = "\n".join(lines)

@@ -191,7 +191,7 @@ class Run:
         return found[-1]
 
 
-@list_options(RETRAIN.inputs)
+@list_options(RETRAIN.inputs, recipes=True)
 def run(
     *,
     dataset: Dataset | str | os.PathLike[str] | None = None,
@@ -209,7 +209,7 @@ def run(
     Args:
         dataset: What ``convert`` returned, or its folder; in place of images.
         recipe: The settings to start from, e.g. ``fine-tune``; None = the one that fits the options. Every
-            option overrides it.
+            option overrides it. ``original`` has the defaults of Google's built-in algorithm.
         retrain: Start from the weights of the model that is deployed at ``deploy_dir``.
         progress: Whether to show progress, in the notebook or on stderr.
         **options: Any argument of the pipeline by name, listed below.
@@ -228,7 +228,7 @@ def run(
     return _run(RETRAIN if retrain else TRAIN, options, dataset, recipe, progress)
 
 
-@list_options(TUNE.inputs)
+@list_options(TUNE.inputs, recipes=True)
 def tune(
     search_space: Mapping[str, str | Iterable[Any]] | None = None,
     *,

@@ -35,7 +35,9 @@ from imgpipe.components.platforms.vertex.job_requests import (
 from imgpipe.components.preflight.target_rules import check_paths, uri_of_mounted
 from imgpipe.components.storage import is_local
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
+from imgpipe.components.tune.search_space import largest_batch_size, read_request
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
 from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
 from imgpipe.pipelines.target_inputs import overridden_notices
@@ -380,11 +382,12 @@ def _uses_katib(job: TrainingJob, target_inputs: Mapping[str, Any]) -> bool:
     return bool(engine == KATIB)
 
 
-def _tuning_parameters(job: TrainingJob) -> dict[str, str]:
+def _tuning_parameters(job: TrainingJob) -> dict[str, Any]:
     """Returns the search space as input of the tuning pipeline; nothing if nothing is tuned."""
     if job.hyperparameters is None:
         return {}
-    return {"hyperparameters": json.dumps(block_of(job.hyperparameters))}
+    block = {"hyperparameters": json.dumps(block_of(job.hyperparameters))}
+    return {**block, **largest_batch_size(read_request(from_values(TuneArguments, {**job.values, **block})))}
 
 
 def _trial_parameters(machine_parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.arguments import Kind
+from imgpipe.components.common.arguments import Kind, with_flags
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     InvalidArgumentError,
@@ -178,7 +178,7 @@ def check_data(values: Mapping[str, Any], *, on_this_machine: bool) -> Iterator[
                 ERROR,
                 subject,
                 " ".join(filter(None, (error.problem, error.where))),
-                error.remedy,
+                with_flags(error.remedy, path_arguments(*INPUT_KINDS)),
                 error.exit_code,
             )
         except InterruptedRunError:

@@ -36,6 +36,7 @@ from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.weight_files import check_weights
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
+from imgpipe.components.tune.search_space import largest_batch_size, read_request
 from imgpipe.pipelines import compiled_pipelines
 from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
@@ -198,14 +199,8 @@ def prepare_run(
     if pipeline is RETRAIN:
         warnings += _check_serving_model(from_values(ServingModelArguments, parameters))
     if pipeline is TUNE:
-        from imgpipe.components.tune.search_space import read_request
-
         request = read_request(from_values(TuneArguments, parameters))
-        for tuned in request.parameters:
-            if tuned.name == "train_batch_size":
-                # The trials replace it. The validate step checks the data against it.
-                sizes = tuned.values or (tuned.maximum,)
-                parameters["train_batch_size"] = max(int(float(size)) for size in sizes)
+        parameters.update(largest_batch_size(request))
         if request.resume_job:
             # The hyperparameters block may name it instead; containers need its absolute path.
             parameters["resume_previous_job_id"] = str(earlier_job_dir(request.resume_job, folder.job_dir))
@@ -340,9 +335,7 @@ def _check_not_empty(given: Mapping[str, Any]) -> None:
     """
     for name in (*DATA_ARGUMENTS, "job_dir"):
         if given.get(name) == "":
-            raise InvalidArgumentError(
-                f"--{name.replace('_', '-')} is empty", remedy="use a path, or omit it"
-            )
+            raise InvalidArgumentError(f"{name} is empty", remedy="use a path, or omit it")
 
 
 def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
@@ -361,7 +354,7 @@ def _check_serving_model(arguments: ServingModelArguments) -> list[str]:
     check_model_type(location, arguments.model_type)
     if not arguments.pretrained_checkpoint_path:
         return []
-    return [f"--pretrained-checkpoint-path is ignored: --retrain starts from the deployed model, {location}"]
+    return [f"pretrained_checkpoint_path is ignored: the training starts from the deployed model, {location}"]
 
 
 def _check_champion(champion: str) -> None:

@@ -4,6 +4,7 @@ The pipeline's own defaults are those of Google's built-in algorithm, which suit
 data. `imgpipe run` starts from a recipe instead, so that it works well on a laptop without any flags.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -59,6 +60,17 @@ def recipe_for(given: Mapping[str, Any], *, sample: bool) -> str:
     if given.get("weights", "none" if without_weights else "imagenet") == "none":
         return "from-scratch"
     return "fine-tune" if given.get("freeze", "backbone") == "none" else "frozen-backbone"
+
+
+def default_of(field: "dataclasses.Field[Any]") -> str:
+    """Returns an argument's default for help texts: each recipe's value if recipes differ, else its own."""
+    recipes: dict[str, list[str]] = {}
+    for name, recipe in RECIPES.items():
+        recipes.setdefault(str(recipe.parameters.get(field.name, field.default)), []).append(name)
+    if len(recipes) == 1:
+        return str(field.default)
+    values = ", ".join(f"{value or 'empty'} ({', '.join(names)})" for value, names in recipes.items())
+    return f"from the recipe: {values}"
 
 
 def recipe_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def _read_config(block: FieldsReader) -> ReplicaConfig:
     return config
 
 
-def with_flags(
+def with_overrides(
     config: TrainingInput, flags: Mapping[str, Any], *, written: Mapping[str, str] | None = None
 ) -> TrainingInput:
     """Returns the config with the fields that the command line overrides, as in gcloud.

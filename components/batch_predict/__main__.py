@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_command
@@ -10,8 +11,6 @@ from imgpipe.components.common.step import run_command
 
 def main(argv: Sequence[str]) -> None:
     """Runs the step with the arguments of the command line."""
-    from imgpipe.components.batch_predict.arguments import BatchPredictArguments
-
     arguments = BatchPredictArguments(**parse_command_line(argv, [BatchPredictArguments]))
     if not arguments.output_dir:
         raise InvalidArgumentError("--output_dir is missing", remedy="use --output_dir=FOLDER")
@@ -21,4 +20,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command("batch_predict", lambda: main(sys.argv[1:]))
+    run_command("batch_predict", lambda: main(sys.argv[1:]), [BatchPredictArguments])

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -134,6 +135,46 @@ def description_of(field: "dataclasses.Field[Any]") -> str:
     text = str(field.metadata["description"])
     allowed = allowed_values(field)
     return f"{text} Allowed: {allowed}." if allowed else text
+
+
+def with_flags(text: str, names: Iterable[str], *, hyphens: bool = False) -> str:
+    """Returns a text with each argument as a flag: ``--max_steps=0`` for ``max_steps=0``.
+
+    A name without an underscore may also be a word, e.g. images. It is an argument in backticks, before
+    ``=``, after ``set`` and ``omit``, before ``is missing`` and ``is empty``, and in a list with another one.
+
+    Args:
+        text: A description or a message.
+        names: The arguments that are flags.
+        hyphens: Whether flags are written as ``--max-steps 0``.
+    """
+    known = set(names)
+
+    def flag(match: "re.Match[str]") -> str:
+        name = match[0].strip("`")
+        return f"--{name.replace('_', '-') if hyphens else name}" if name in known else match[0]
+
+    # The longest first: a pattern takes the first that fits.
+    in_list, single = _name_patterns("|".join(sorted(known, key=len, reverse=True)))
+    text = in_list.sub(lambda found: re.sub(r"\w+", flag, found[0]) if "_" in found[0] else found[0], text)
+    text = single.sub(flag, text)
+    return re.sub(r"(--[\w-]+)=(?=\S)", r"\1 ", text) if hyphens else text
+
+
+@cache
+def _name_patterns(name: str) -> "tuple[re.Pattern[str], re.Pattern[str]]":
+    """Returns the patterns of a list of arguments, and of one argument; ``name`` is the pattern of a name."""
+    compound = "|".join(part for part in name.split("|") if "_" in part) or "(?!)"
+    # Not part of a path, a flag or a dotted name, as in job_dir/model, --job-dir and hyperparameters.params,
+    # nor in a value, e.g. of --tune, nor of Python.
+    before, after = r"(?<![-./\w='\"])(?<!--tune )(?<!in Python: )", r"(?![-/\w])"
+    separator = "(?:, | and | or )"
+    in_list = rf"{before}(?:{name})(?:{separator}(?:{name}))+{after}"
+    single = (
+        rf"`(?:{name})`|{before}(?:(?:{name})(?==\S)|(?:{compound}){after}"
+        rf"|(?:(?<=\bset )|(?<=\bomit ))(?:{name})(?= to | or |,|$)|^(?:{name})(?= is missing| is empty))"
+    )
+    return re.compile(in_list), re.compile(single, re.MULTILINE)
 
 
 def check_fields(arguments: Any) -> None:
@@ -261,11 +302,11 @@ def parse_command_line(words: Sequence[str], arguments_classes: Iterable[type[An
 def help_text(arguments_classes: Iterable[type[Any]]) -> str:
     """Returns what ``--help`` prints: every argument with type, default and description."""
     paragraphs = ["Arguments, each as --name=value:"]
-    for field in flat_fields(arguments_classes).values():
+    fields = flat_fields(arguments_classes)
+    for field in fields.values():
         default = f", default {field.default}" if field.default != "" else ""
-        description = textwrap.fill(
-            description_of(field), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
+        text = with_flags(description_of(field), fields)
+        description = textwrap.fill(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
         paragraphs.append(f"  --{field.name} ({type(field.default).__name__}{default})\n{description}")
     return "\n\n".join(paragraphs)
 

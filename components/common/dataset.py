@@ -14,8 +14,8 @@ MANIFEST_NAME = "manifest.json"
 # KFP's cache does not know that files were deleted, and its launcher does not fail if there is nothing to
 # download.
 CONVERT_AGAIN = (
-    "if convert came from the cache, its files have been deleted since: set data_version to a new name, and "
-    "convert runs again"
+    "if convert came from the cache of Kubeflow or Vertex AI, its files have been deleted since: set "
+    "data_version to a new name, and convert runs again"
 )
 FORMAT_VERSION = 1
 TRAIN = "train"
@@ -148,7 +148,7 @@ def read_manifest_at(folder: Location) -> Manifest:
     except OSError as error:
         raise MissingInputError(
             f"cannot read the dataset manifest {location!r}: {error.strerror}",
-            remedy=f"use the folder that the convert step wrote; {CONVERT_AGAIN}",
+            remedy=f"use the folder that the convert step wrote, with its {MANIFEST_NAME}; {CONVERT_AGAIN}",
         ) from None
     return parse_manifest(text, where=str(location))
 

@@ -183,11 +183,11 @@ class FieldsReader:
         return number
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Returns a list of texts."""
+        """Returns a list of strings."""
         values = self.sequence(name)
         for value in values:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise self.error(name, values, "a list of texts")
+                raise self.error(name, values, "a list of strings")
         return tuple(str(value) for value in values)
 
     def numbers(self, name: str) -> tuple[float, ...]:

@@ -44,14 +44,18 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
         **fields: JSON values; NaN and infinity, which JSON lacks, become null. Plain lines do not have them.
     """
     message = escape_controls(redact_urls(message))
-    # Read now: the variable may have changed since the import.
-    if os.environ.get(LOG_FORMAT_VARIABLE) == JSON:
+    if is_json():
         text = event_line(event, message, severity=severity, **fields)
     else:
         text = plain_lines(event, message, severity=severity, **fields)
     # A single write call, so that lines of several threads do not mix.
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def is_json() -> bool:
+    """Returns whether programs read the log. The variable may have changed since the import."""
+    return os.environ.get(LOG_FORMAT_VARIABLE) == JSON
 
 
 def event_line(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> str:

@@ -12,13 +12,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from imgpipe.components.common.arguments import from_values
+from imgpipe.components.common.arguments import flat_fields, from_values, with_flags
 from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
-from imgpipe.components.common.log import log_event
+from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import FAILED, SUCCEEDED, report_end
 from imgpipe.components.platforms.google_credentials import use_storage_key
@@ -92,13 +92,20 @@ def run_component(
         return result
 
 
-def run_command(step: str, command: Callable[[], Any]) -> NoReturn:
+def run_command(
+    step: str, command: Callable[[], Any], arguments_classes: Iterable[type[Any]] = ()
+) -> NoReturn:
     """Runs a step's command line and exits: 0, or the error's exit code after the error was logged.
 
     On SIGTERM the process exits without Python's own cleanup.
+
+    Args:
+        step: The step's name.
+        command: The command.
+        arguments_classes: What its flags are; an error that people read names them as flags.
     """
     use_storage_key()
-    with _exit_on_error(step), _raise_on_sigterm():
+    with _exit_on_error(step, flags=flat_fields(arguments_classes)), _raise_on_sigterm():
         _log_ignored_settings()
         command()
     sys.exit(0)
@@ -110,8 +117,11 @@ def _log_ignored_settings() -> None:
         log_event("settings_ignored", message, severity="WARNING", settings=ignored)
 
 
-def log_error(step: str, error: PipelineError) -> None:
-    """Writes the ``step_failed`` line, which `imgpipe run` shows."""
+def log_error(step: str, error: PipelineError, *, flags: Iterable[str] = ()) -> None:
+    """Writes the ``step_failed`` line, which `imgpipe run` shows; for people, with arguments as flags."""
+    if flags and not is_json():
+        texts = (with_flags(text, flags) for text in (error.problem, error.where, error.remedy))
+        error.problem, error.where, error.remedy = texts
     log_event(
         "step_failed",
         f"{step}: {error}",
@@ -132,7 +142,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _exit_on_error(
-    step: str, report_failure: Callable[[PipelineError], None] | None = None
+    step: str, report_failure: Callable[[PipelineError], None] | None = None, *, flags: Iterable[str] = ()
 ) -> Iterator[None]:
     try:
         yield
@@ -158,7 +168,7 @@ def _exit_on_error(
         )
     else:
         return
-    log_error(step, failure)
+    log_error(step, failure, flags=flags)
     if report_failure is not None:
         report_failure(failure)
     sys.exit(failure.exit_code)

@@ -42,9 +42,12 @@ class RunnerArguments:
             )
 
 
+_ARGUMENTS = (ConvertArguments, RunnerArguments)
+
+
 def main() -> None:
     """Parses the command line and converts."""
-    values = parse_command_line(sys.argv[1:], (ConvertArguments, RunnerArguments))
+    values = parse_command_line(sys.argv[1:], _ARGUMENTS)
     runner = from_values(RunnerArguments, values)
     arguments = from_values(ConvertArguments, values)
     if not arguments.output_dir:
@@ -66,4 +69,4 @@ def _make_writer(runner: RunnerArguments) -> ShardWriter | None:
 
 
 if __name__ == "__main__":
-    run_command("convert", main)
+    run_command("convert", main, _ARGUMENTS)

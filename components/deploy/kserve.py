@@ -173,7 +173,7 @@ class _Rollout:
                         f"the model is not verified, because no request reaches it: {error}",
                         where=self.service.name,
                         remedy="allow requests from the pods of the step to the service (network policies, "
-                        "service mesh), or give --allow-unverified to deploy without this check",
+                        "service mesh), or set allow_unverified to deploy without this check",
                     ) from None
                 return str(error)
             return ""
@@ -311,10 +311,10 @@ def _check_mode(mode: str, arguments: DeployArguments, name: str) -> None:
     if arguments.canary_percent < 100 and mode != KNATIVE:
         shown = f"{name} is in Standard mode" if mode else f"the deployment mode of {name} is not known"
         raise InvalidArgumentError(
-            f"--canary-percent={arguments.canary_percent} requires Knative, but {shown}: all requests would "
+            f"canary_percent={arguments.canary_percent} requires Knative, but {shown}: all requests would "
             "get the new model",
-            remedy="deploy with --canary-percent=100, deploy the new model as a second service with another "
-            "--deploy-name, or install Knative",
+            remedy="deploy with canary_percent=100, deploy the new model as a second service with another "
+            "deploy_name, or install Knative",
         )
 
 

@@ -120,7 +120,7 @@ def find_vertex_model(arguments: DeploymentTarget) -> str:
     """
     location = _location(arguments)
     name = arguments.resolved_name()
-    remedy = "check project, region and name; before the first deployment there is no model"
+    remedy = "check project, region and deploy_name; before the first deployment there is no model"
     with translate_errors("find the deployed model", where=location.parent):
         endpoint = _find_endpoint(location, arguments)
         if endpoint is None:
@@ -309,7 +309,7 @@ def _probe_or_roll_back(
             f"before this step, the model had {previous_split[deployed_id]} % of the endpoint's traffic, "
             f"but {reason}; the endpoint was not changed",
             where=endpoint,
-            remedy="see the endpoint's log; deploy another model with --canary-percent=100, or undeploy this "
+            remedy="see the endpoint's log; deploy another model with canary_percent=100, or undeploy this "
             f"one: gcloud ai endpoints undeploy-model {endpoint} --deployed-model-id={deployed_id} "
             f"--region={arguments.region}",
         )

@@ -34,9 +34,12 @@ class EvaluatePaths:
                 raise InvalidArgumentError(f"--{name} is missing", remedy=f"add --{name}=FOLDER")
 
 
+_ARGUMENTS = (EvaluatePaths, EvaluateArguments)
+
+
 def main(command_line: Sequence[str]) -> None:
     """Evaluates the model given on the command line."""
-    values = parse_command_line(command_line, (EvaluatePaths, EvaluateArguments))
+    values = parse_command_line(command_line, _ARGUMENTS)
     paths = from_values(EvaluatePaths, values)
     arguments = from_values(EvaluateArguments, values)
     # Imported here so that an invalid flag is rejected before TensorFlow loads.
@@ -53,4 +56,4 @@ def main(command_line: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command("evaluate", lambda: main(sys.argv[1:]))
+    run_command("evaluate", lambda: main(sys.argv[1:]), _ARGUMENTS)

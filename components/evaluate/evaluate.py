@@ -214,7 +214,7 @@ def _check_matched(reader: SliceReader, split: Split, arguments: EvaluateArgumen
             f"no path in the file matches an image of the {arguments.evaluation_split} split",
             where=arguments.slices_csv,
             remedy="use the paths in image/filename of the dataset: as in train_csv, or relative to the "
-            "folder given as images",
+            "folder given as `images`",
         )
     log_event(
         "slices_incomplete",

@@ -178,7 +178,7 @@ def _check_operations(model_folder: Path) -> None:
         raise CheckFailedError(
             f"servers with TensorFlow 2.6 cannot load the model, because it has {', '.join(unknown)}",
             where=str(model_folder / "saved_model.pb"),
-            remedy=f"train again with --serving-formats {SERVING_FORMATS_WITH_WEBP} if your server has "
+            remedy=f"train again with serving_formats={SERVING_FORMATS_WITH_WEBP} if your server has "
             f"TensorFlow 2.20 or later, else with {SERVING_FORMATS}"
             if unknown == ["DecodeWebP"]
             else "report this bug in imgpipe with the log of the run",

@@ -19,8 +19,7 @@ from imgpipe.components.platforms.kubernetes.pod_rules import (
     check_inference_service_name,
     check_namespace,
     check_node_selector,
-    check_secret_name,
-    check_service_account,
+    check_object_name,
     check_tolerations,
 )
 from imgpipe.components.platforms.kubernetes.quantity import check_quantity
@@ -168,8 +167,9 @@ def _kserve_errors(values: Mapping[str, Any]) -> list[InvalidArgumentError]:
     errors: list[InvalidArgumentError] = []
     with _collected(errors):
         check_namespace("namespace", str(values.get("namespace", "")))
-    with _collected(errors):
-        check_service_account("serving_service_account", str(values.get("serving_service_account", "")))
+    if account := str(values.get("serving_service_account", "")):
+        with _collected(errors):
+            check_object_name("serving_service_account", account, "ServiceAccount")
     name = values.get("deploy_name") or str(values.get("deploy_dir", "")).rstrip("/").rpartition("/")[2]
     with _collected(errors):
         check_inference_service_name("deploy_name", name)
@@ -182,7 +182,7 @@ def _kubeflow_errors(values: Mapping[str, Any], *, trains: bool) -> list[Invalid
     for name in ("storage_secret", "webhook_secret"):
         if name in values:
             with _collected(errors):
-                check_secret_name(name, values[name])
+                check_object_name(name, values[name], "Secret")
     if not trains:
         return errors
     for name in ("train_cpu", "train_memory"):

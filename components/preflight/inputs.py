@@ -48,7 +48,7 @@ def found_input(name: str, value: str) -> str:
                 csv = value.lower().endswith(".csv")
                 raise MissingInputError(
                     f"{value} is a file, not a folder",
-                    remedy=f"use --train-csv {value}" if csv else "use the folder of the images",
+                    remedy=f"use train_csv={value}" if csv else "use the folder of the images",
                 )
             if name in path_arguments(Kind.INPUT_IMAGES) or location.status() is None:
                 raise MissingInputError(f"the folder {value} does not exist", remedy="correct the path")
@@ -57,7 +57,7 @@ def found_input(name: str, value: str) -> str:
     except MissingInputError as error:
         remedy = error.remedy
         if name == "train_csv" and is_local(value) and local_path(value).is_dir():
-            remedy = f"use --images {value}"
+            remedy = f"use images={value}"
         raise MissingInputError(
             f"{name}={value!r}: {error.problem}", where=error.where, remedy=remedy
         ) from None

@@ -63,9 +63,7 @@ class ServeArguments:
         """
         check_fields(self)
         if not local_path(self.model).name:
-            raise InvalidArgumentError(
-                "--model is missing", remedy="use --model=FOLDER, e.g. the folder of a run"
-            )
+            raise InvalidArgumentError("model is missing", remedy="set it to a folder, e.g. that of a run")
         if self.max_images_per_request > self.max_waiting_images:
             raise InvalidArgumentError(
                 f"max_images_per_request={self.max_images_per_request} is more than "

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.plural import plural
 from imgpipe.components.storage.location import WILDCARD, FileStatus, Location, describe_folder
 
 
@@ -264,10 +266,15 @@ class LocalLocation(Location):
             return MissingInputError(
                 f"{self!r} does not exist", where=_describe_nearest(self.path), remedy="correct the path"
             )
+        matching = [path for path in glob.glob(self.text) if os.path.isdir(path)]
         return MissingInputError(
-            f"{self!r} matches no file",
+            f"{self!r} matches {plural(len(matching), 'folder')}, but no file"
+            if matching
+            else f"{self!r} matches no file",
             where=_describe_nearest(self.path),
-            remedy="correct the pattern; wildcards are *, ? and [1-9]",
+            remedy=f"for the files in them, write {str(self / '*')!r}"
+            if matching
+            else "correct the pattern; wildcards are *, ? and [1-9]",
         )
 
 

@@ -245,7 +245,7 @@ class ObjectLocation(Location):
         return MissingInputError(
             f"{self!r} matches no file",
             where=describe_folder(self.pattern_root),
-            remedy="correct the pattern; wildcards are *, ? and [1-9]",
+            remedy="correct the pattern; wildcards are *, ? and [1-9], which do not match a /",
         )
 
 

@@ -62,9 +62,12 @@ def _require(name: str, value: str) -> None:
         raise InvalidArgumentError(f"--{name} is required", remedy="run with --help for all arguments")
 
 
+_ARGUMENTS = (JobArguments, TrainingArguments)
+
+
 def main(command_line: Sequence[str]) -> None:
     """Trains and publishes the model to ``job_dir``."""
-    values = parse_command_line(command_line, (JobArguments, TrainingArguments))
+    values = parse_command_line(command_line, _ARGUMENTS)
     job = from_values(JobArguments, values)
     arguments = from_values(TrainingArguments, values)
     _require("job_dir", arguments.job_dir)
@@ -86,4 +89,4 @@ def main(command_line: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command("train", lambda: main(sys.argv[1:]))
+    run_command("train", lambda: main(sys.argv[1:]), _ARGUMENTS)

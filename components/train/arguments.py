@@ -67,8 +67,8 @@ class TrainingArguments:
         "",
         "Initial weights from a file or folder, local or gs://: a SavedModel folder of imgpipe, a folder "
         "of numbered versions (the highest is used), a checkpoints folder, or a Keras file (.weights.h5, "
-        ".keras). If the number of classes differs, the last layer starts from random weights. Empty = as "
-        "weights says.",
+        ".keras). If the number of classes differs, the last layer starts from random weights. Empty = those "
+        "that `weights` names.",
         kind=Kind.INPUT_MODEL,
     )
     freeze: str = _model_argument(
@@ -96,16 +96,16 @@ class TrainingArguments:
     cutmix: float = _augmentation_argument(
         0.0,
         "Pastes a rectangle of one training image into another and blends their labels by area; the area "
-        "is drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. With mixup too, each batch "
-        "gets one of the two.",
+        "is drawn from Beta(cutmix, cutmix). 0 = off; the usual value is 1. If `mixup` is set too, each "
+        "batch gets one of the two.",
         minimum=0,
     )
     class_weights: str = _training_argument(
         "none",
         "Weight of an image in the training loss: none (all equal), balanced (inverse to the number of "
         "training images of its class) or sqrt (inverse to the square root of that number). With "
-        "multi_label: the weight of a label that an image has, relative to one that it does not have: the "
-        "number of images without it / with it.",
+        "multi_label, balanced multiplies the loss of a label that an image has by the number of images "
+        "without the label, divided by the number with it; sqrt by the square root of that.",
         choices=("none", "balanced", "sqrt"),
     )
     initial_learning_rate: float = _optimizer_argument(
@@ -160,7 +160,7 @@ class TrainingArguments:
     )
     weight_decay: float = _augmentation_argument(
         1e-4,
-        "L2 penalty in the loss: weight_decay times half the sum of squares of the trained kernels "
+        "L2 penalty in the loss: this value times half the sum of squares of the trained kernels "
         "(without biases and batch normalization).",
         minimum=0,
     )

@@ -22,10 +22,12 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local
 from imgpipe.components.tune.search_space import check_search_space, read_request
 
+_ARGUMENTS = (JobArguments, TuneArguments, TrainingArguments)
+
 
 def main(command_line: Sequence[str]) -> None:
     """Runs the tuning that the command line describes and publishes the best trial's model."""
-    values = parse_command_line(command_line, (JobArguments, TuneArguments, TrainingArguments))
+    values = parse_command_line(command_line, _ARGUMENTS)
     job = from_values(JobArguments, values)
     tuning = from_values(TuneArguments, values)
     training = from_values(TrainingArguments, values)
@@ -48,4 +50,4 @@ def main(command_line: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command("tune", lambda: main(sys.argv[1:]))
+    run_command("tune", lambda: main(sys.argv[1:]), _ARGUMENTS)

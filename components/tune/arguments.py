@@ -29,36 +29,36 @@ class TuneArguments:
     )
     tune: str = _tuning_argument(
         "",
-        "Short form of hyperparameters, added to them: name=log:0.001:0.2, name=linear:0:0.5 or "
-        "name=reverse-log:0.9:0.999 for a range, name=16,32,64 for values. Separate parameters with "
-        "semicolons.",
+        "Search space in a short form, added to that in `hyperparameters`: NAME=log:0.001:0.2, "
+        "NAME=linear:0:0.5 or NAME=reverse-log:0.9:0.999 for a range, NAME=16,32,64 for values. Separate "
+        "parameters with semicolons.",
     )
     max_trials: int = _tuning_argument(
         0,
-        f"Total number of trials. 0 = the value in hyperparameters, or {DEFAULT_TRIALS}.",
+        f"Total number of trials. 0 = the value in `hyperparameters`, or {DEFAULT_TRIALS}.",
         minimum=0,
     )
     max_parallel_trials: int = _tuning_argument(
         0,
         "Number of trials that run in parallel; CPU cores and GPUs are split across them. 0 = the value in "
-        "hyperparameters, or 1.",
+        "`hyperparameters`, or 1.",
         minimum=0,
     )
     max_failed_trials: int = _tuning_argument(
         0,
-        "End the search after this many failed trials. 0 = the value in hyperparameters, or half of all "
+        "End the search after this many failed trials. 0 = the value in `hyperparameters`, or half of all "
         "trials, but at least 3.",
         minimum=0,
     )
     trial_early_stopping: str = _tuning_argument(
         AUTO,
-        "Whether to stop unpromising trials early: on, off, or auto (the value in hyperparameters, or on).",
+        "Whether to stop unpromising trials early: on, off, or auto (the value in `hyperparameters`, or on).",
         choices=(AUTO, ON, OFF),
     )
     search_algorithm: str = _tuning_argument(
         AUTO,
         "How values are chosen: bayesian (learns from earlier trials), grid (every combination), random, or "
-        "auto (the value in hyperparameters, or bayesian).",
+        "auto (the value in `hyperparameters`, or bayesian).",
         choices=(AUTO, BAYESIAN, GRID, RANDOM),
     )
     resume_previous_job_id: str = _tuning_argument(

@@ -49,7 +49,7 @@ def check_shared_with_pods(job_dir: str) -> None:
         raise InvalidArgumentError(
             f"job_dir={job_dir!r}: with tune_engine=katib, trials run in their own pods and cannot access "
             "this folder",
-            remedy="set a gs:// job_dir, or tune_engine=local to run the trials in the step's pod",
+            remedy="set job_dir to a gs:// folder, or tune_engine=local to run the trials in the step's pod",
         )
 
 

@@ -10,7 +10,7 @@ from imgpipe.components.platforms.kubernetes.pod_rules import (
     check_accelerator,
     check_namespace,
     check_node_selector,
-    check_service_account,
+    check_object_name,
     check_tolerations,
 )
 from imgpipe.components.platforms.kubernetes.quantity import check_quantity
@@ -58,7 +58,8 @@ class KatibArguments:
         check_quantity("trial_cpu", self.trial_cpu)
         check_quantity("trial_memory", self.trial_memory)
         check_namespace("katib_namespace", self.katib_namespace)
-        check_service_account("trial_service_account", self.trial_service_account)
+        if self.trial_service_account:
+            check_object_name("trial_service_account", self.trial_service_account, "ServiceAccount")
         self.node_selector()
         self.tolerations()
 

@@ -89,6 +89,9 @@ class RemoteTrialArguments:
         return found
 
 
+_ARGUMENTS = (JobArguments, RemoteTrialArguments, TrainingArguments)
+
+
 def main(
     command_line: Sequence[str], function: Callable[[TrialTask, ShouldStop], Any] = run_remote_trial
 ) -> None:
@@ -98,7 +101,7 @@ def main(
         command_line: The command-line arguments.
         function: Runs the trial.
     """
-    values = parse_command_line(command_line, (JobArguments, RemoteTrialArguments, TrainingArguments))
+    values = parse_command_line(command_line, _ARGUMENTS)
     job = from_values(JobArguments, values)
     training = from_values(TrainingArguments, values)
     trial = from_values(RemoteTrialArguments, values)
@@ -128,4 +131,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command("trial", lambda: main(sys.argv[1:]))
+    run_command("trial", lambda: main(sys.argv[1:]), _ARGUMENTS)

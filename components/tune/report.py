@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
+from imgpipe.components.common.html_page import Line, LineChart, Series, line_chart, render
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters, TunedParameter
 from imgpipe.components.tune.search_space import completed_trial
 from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, value_text, values_text
@@ -19,16 +19,6 @@ from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, best_trial, v
 MIN_TRIALS_FOR_IMPORTANCE = 4
 _AXES_WIDTH, _AXES_HEIGHT, _AXES_MARGIN, _AXES_TOP, _AXES_BOTTOM = 1000.0, 300.0, 70.0, 34.0, 262.0
 _TICKS = 5
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A learning curve in chart units; ``kind`` is best, complete, stopped, failed or running."""
-
-    name: str
-    kind: str
-    path: str
-    dots: tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +71,7 @@ def tuning_report(
     """
     best = best_trial(trials)
     axes, lines = _parallel_coordinates(trials, request)
+    curves_chart, curves = _curves(trials, best)
     return render(
         "tuning.html",
         "imgpipe.components.tune",
@@ -94,8 +85,8 @@ def tuning_report(
         stopped=[trial for trial in trials if trial.stop_reason],
         failed=[trial for trial in trials if trial.state == FAILED],
         savings=savings_by_stopping(trials),
-        curves_chart=_curves_chart(trials),
-        curves=_curves(trials, best),
+        curves_chart=curves_chart,
+        curves=curves,
         parameter_charts=[_parameter_chart(parameter, trials) for parameter in request.parameters],
         importance=parameter_importance(trials, request),
         min_trials_for_importance=MIN_TRIALS_FOR_IMPORTANCE,
@@ -143,23 +134,16 @@ def parameter_importance(trials: Sequence[Trial], request: Hyperparameters) -> l
     return sorted(found.items(), key=lambda pair: -pair[1])
 
 
-def _curves_chart(trials: Sequence[Trial]) -> LineChart:
+def _curves(trials: Sequence[Trial], best: Trial | None) -> tuple[LineChart, list[tuple[str, Line]]]:
+    """Returns the learning curves, each with its kind; the best trial's is last: it is drawn on top."""
+    with_points = [trial for trial in trials if trial.evaluations]
     series = [
         Series(f"trial {trial.id}", tuple((float(e["step"]), float(e[METRIC])) for e in trial.evaluations))
-        for trial in trials
+        for trial in with_points
     ]
-    return line_chart(series, x_name="step", y_name=METRIC, y_maximum=1.0)
-
-
-def _curves(trials: Sequence[Trial], best: Trial | None) -> list[Curve]:
-    """Returns the trials' curves; the best trial's is last, so that it is drawn on top."""
-    with_points = [trial for trial in trials if trial.evaluations]
-    chart = _curves_chart(with_points)
-    curves = [
-        Curve(line.name, _kind(trial, best), line.path, line.dots)
-        for trial, line in zip(with_points, chart.lines, strict=True)
-    ]
-    return sorted(curves, key=lambda curve: curve.kind == "best")
+    chart = line_chart(series, x_name="step", y_name=METRIC, y_maximum=1.0)
+    curves = zip((_kind(trial, best) for trial in with_points), chart.lines, strict=True)
+    return chart, sorted(curves, key=lambda curve: curve[0] == "best")
 
 
 def _kind(trial: Trial, best: Trial | None) -> str:

@@ -56,7 +56,8 @@ def read_request(arguments: TuneArguments) -> Hyperparameters:
     if not parameters:
         raise InvalidArgumentError(
             "there is nothing to tune",
-            remedy="use --tune initial_learning_rate=log:0.001:0.2, or --config FILE",
+            remedy="set tune, e.g. tune=initial_learning_rate=log:0.001:0.2, or `hyperparameters`; imgpipe "
+            "tune also takes --config FILE",
         )
     defaults: dict[str, Any] = {}
     if not arguments.hyperparameters.strip():
@@ -217,6 +218,17 @@ def _reversed(parameter: TunedParameter, number: Any) -> Any:
     return int(value) if parameter.type == "INTEGER" else value
 
 
+def largest_batch_size(request: Hyperparameters) -> dict[str, int]:
+    """Returns the pipeline's train_batch_size if it is tuned: the largest, for the checks of the data."""
+    sizes = [
+        float(size)
+        for tuned in request.parameters
+        if tuned.name == "train_batch_size"
+        for size in tuned.values or (tuned.maximum,)
+    ]
+    return {"train_batch_size": int(max(sizes))} if sizes else {}
+
+
 def block_in(text: str, *, where: str = "hyperparameters") -> dict[str, Any]:
     """Returns the fields of the hyperparameters block, unchecked because flags may override them.
 
@@ -259,7 +271,7 @@ def _short_form(text: str) -> dict[str, Any]:
         raise _error(text, "has no values")
     if name not in fields:
         raise InvalidArgumentError(
-            f"tune: there is no training argument {name!r}", remedy=nearest_name(name, fields)
+            f"tune={text!r}: there is no training argument {name!r}", remedy=nearest_name(name, fields)
         )
     kind = type(fields[name].default)
     parts = [part.strip() for part in space.split(":")]
@@ -267,7 +279,7 @@ def _short_form(text: str) -> dict[str, Any]:
     if kind in (int, float) and len(parts) in (2, 3):
         if scale is None:
             raise InvalidArgumentError(
-                f"tune: {text!r} has the unknown scale {parts[0]!r}",
+                f"tune={text!r} has the unknown scale {parts[0]!r}",
                 remedy=nearest_name(parts[0], [name for name in _SCALES if name != "none"]),
             )
         try:
@@ -291,13 +303,13 @@ def _short_form(text: str) -> dict[str, Any]:
     if len(set(numbers)) < len(numbers):
         duplicate = next(number for number in numbers if numbers.count(number) > 1)
         raise InvalidArgumentError(
-            f"tune: {text!r} has a duplicate value", remedy=f"remove the duplicate {duplicate:g}"
+            f"tune={text!r} has a duplicate value", remedy=f"remove the duplicate {duplicate:g}"
         )
     return {"parameterName": name, "type": "DISCRETE", "discreteValues": numbers}
 
 
 def _error(text: str, problem: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"tune: {text!r} {problem}",
-        remedy="write name=log:0.001:0.2 (or linear, reverse-log) for a range, or name=16,32,64 for values",
+        f"tune={text!r} {problem}",
+        remedy="write NAME=log:0.001:0.2 (or linear, reverse-log) for a range, or NAME=16,32,64 for values",
     )

@@ -23,7 +23,7 @@ class ValidatePaths:
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by commas, "
-        "local or gs://. Give this or dataset.",
+        "local or gs://. Give this or `dataset`.",
     )
     validation_data_path: str = argument(
         "", "TFRecord files with the validation images, in the same form as training_data_path."
@@ -58,9 +58,12 @@ class ValidatePaths:
             )
 
 
+_ARGUMENTS = (ValidatePaths, ValidateArguments)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the step with the arguments of the command line."""
-    values = parse_command_line(argv, (ValidatePaths, ValidateArguments))
+    values = parse_command_line(argv, _ARGUMENTS)
     paths = from_values(ValidatePaths, values)
     arguments = from_values(ValidateArguments, values)
     # Imported here so that a wrong flag is reported before NumPy and Pillow are loaded.
@@ -83,8 +86,10 @@ def main(argv: Sequence[str]) -> None:
             patterns, paths.labels_file, arguments.num_classes, multi_label=arguments.multi_label
         )
         folder = Path()
-    validate_to_files(manifest, folder, report, summary, arguments)
+    # Without either, it is not known to which size a training will scale the images.
+    check_sizes = not values.keys().isdisjoint({"model_type", "image_size"})
+    validate_to_files(manifest, folder, report, summary, arguments, check_sizes=check_sizes)
 
 
 if __name__ == "__main__":
-    run_command("validate", lambda: main(sys.argv[1:]))
+    run_command("validate", lambda: main(sys.argv[1:]), _ARGUMENTS)

@@ -28,7 +28,9 @@ from imgpipe.components.validate.reading import read_dataset
 from imgpipe.components.validate.report import validation_report
 
 
-def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> Findings:
+def validate(
+    manifest: Manifest, folder: Path, arguments: ValidateArguments, *, check_sizes: bool = True
+) -> Findings:
     """Reads every shard of every split and checks the data against its manifest and the training arguments.
 
     For a split that could not be read completely, the manifest's numbers of images are checked, so that one
@@ -38,6 +40,7 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
         manifest: The data set's manifest.
         folder: The folder of the manifest; the shards' paths are relative to it.
         arguments: The training arguments.
+        check_sizes: Whether the images are compared with the size to which training scales them.
     """
     reading = read_dataset(manifest, folder, arguments.max_image_pixels)
     counts, examples = {}, {}
@@ -57,7 +60,8 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
         class_findings(manifest.labels, counts, examples, first_of_label, multi_label=manifest.multi_label)
     )
     found.extend(name_findings(reading))
-    found.extend(size_findings(reading, arguments.trained_image_size))
+    if check_sizes:
+        found.extend(size_findings(reading, arguments.trained_image_size))
     add_duplicate_findings(reading, folder)
     return Findings(
         manifest=manifest,
@@ -73,7 +77,13 @@ def validate(manifest: Manifest, folder: Path, arguments: ValidateArguments) -> 
 
 
 def validate_to_files(
-    manifest: Manifest, folder: Path, report: Path, summary: Path, arguments: ValidateArguments
+    manifest: Manifest,
+    folder: Path,
+    report: Path,
+    summary: Path,
+    arguments: ValidateArguments,
+    *,
+    check_sizes: bool = True,
 ) -> None:
     """Validates a data set, writes the report and the summary, then raises if there is an error.
 
@@ -83,6 +93,7 @@ def validate_to_files(
         report: Where to write the HTML page.
         summary: Where to write the findings as JSON.
         arguments: The training arguments.
+        check_sizes: As in ``validate``.
 
     Raises:
         InvalidDataError: if any error is about the data.
@@ -90,7 +101,7 @@ def validate_to_files(
         InterruptedRunError: if a shard is in Cloud Storage, which cannot be reached.
     """
     with timed("validated", "validate: all shards were read"):
-        findings = validate(manifest, folder, arguments)
+        findings = validate(manifest, folder, arguments, check_sizes=check_sizes)
     log_findings(findings)
     with atomic_write(summary) as file:
         text = json.dumps(findings_json(findings), ensure_ascii=False, indent=1)

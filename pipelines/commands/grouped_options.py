@@ -1,15 +1,20 @@
 """Options in named groups, and the options that arguments dataclasses declare."""
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from imgpipe.components.common.arguments import Group, Kind, description_of, flat_fields, nearest_name
-from imgpipe.pipelines.recipes import RECIPES
+from imgpipe.components.common.arguments import (
+    Group,
+    Kind,
+    description_of,
+    flat_fields,
+    nearest_name,
+    with_flags,
+)
 
 # The groups of options that are not pipeline arguments; ``CONTAINERS`` comes last.
 TARGET, JOB, MACHINES, IMAGES, NETWORK = "Target", "Job", "Machines", "Images", "Network and encryption"
@@ -22,6 +27,17 @@ _METAVARS = {
     Kind.INPUT_MODEL: "PATH",
     Kind.OUTPUT_FOLDER: "FOLDER",
 }
+
+
+class Boolean(click.types.BoolParamType):
+    """A boolean, whose error says what to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Returns the boolean; see ``click.ParamType``."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not true or false.", param, ctx)
 
 
 class GroupedOption(click.Option):
@@ -57,9 +73,11 @@ class ArgumentCommand(GroupedCommand):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.context_settings["token_normalize_func"] = lambda word: word.replace("_", "-")
+        # For an error that says more than click's.
+        self.allow_extra_args = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the command line; rejects unknown options with what was meant, and repeated ones."""
+        """Parses the command line; rejects values without an option, unknown options, and repeated ones."""
         try:
             _, _, order = self.make_parser(ctx).parse_args(list(args))
         except click.NoSuchOption as error:
@@ -72,7 +90,16 @@ class ArgumentCommand(GroupedCommand):
         for parameter, count in Counter(order).items():
             if count > 1 and not getattr(parameter, "multiple", False):
                 raise click.UsageError(f"{parameter.opts[0]} is given {count} times: keep one", ctx)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            name = "images" if "images" in ctx.params else "model"
+            if ctx.params[name] or any(isinstance(parameter, click.Argument) for parameter in self.params):
+                ctx.fail(
+                    f"{rest[0]!r} follows another value; put a pattern in quotes, e.g. "
+                    f"--{name} 'photos/*/*.jpg'"
+                )
+            ctx.fail(f"{rest[0]!r} is given without an option: write --{name} {rest[0]}")
+        return rest
 
 
 def option(*names: str, group: str, **settings: Any) -> Callable[..., Any]:
@@ -82,46 +109,38 @@ def option(*names: str, group: str, **settings: Any) -> Callable[..., Any]:
     return click.option(*names, cls=GroupedOption, group=group, show_envvar=True, **settings)
 
 
-def argument_options(*arguments_classes: type[Any], recipes: bool = False) -> Callable[..., Any]:
+def argument_options(
+    *arguments_classes: type[Any],
+    default_of: Callable[["dataclasses.Field[Any]"], str] = lambda field: str(field.default),
+) -> Callable[..., Any]:
     """Adds an option for each argument; an option that is not given has the value None.
 
     Args:
         *arguments_classes: Arguments dataclasses.
-        recipes: Whether the help names the values of recipes, too.
+        default_of: Returns an argument's default for the help; empty = none.
     """
     fields = flat_fields(arguments_classes)
-    flags = "|".join(name for name in fields if "_" in name)
-    # Not in job_dir/model and 1..num_classes. A word such as images is a name only in a list of names.
-    names = re.compile(
-        rf"(?<![./\w])(?:({flags})(?![/\w])|({'|'.join(fields)})(?=(?:, | and | or )(?:{flags})\b))"
-    )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(fields.values()):
-            text = names.sub(lambda match: "--" + match[0].replace("_", "-"), description_of(field))
             kind = type(field.default)
             type_name = "TEXT" if kind is str else kind.__name__.upper()
+            metavar = _METAVARS.get(field.metadata["kind"], type_name)
+            text = with_flags(description_of(field), fields, hyphens=True)
+            if field.name == "tune":
+                metavar, text = "NAME=SPACE", f"{text} May be repeated."
+            default = default_of(field)
+            default = default.lower() if kind is bool else default
             command = option(
                 "--" + field.name.replace("_", "-"),
                 field.name,
                 group=field.metadata["group"],
-                type=kind,
+                type=Boolean() if kind is bool else kind,
                 default=None,
                 multiple=field.name == "tune",
-                metavar=_METAVARS.get(field.metadata["kind"], type_name),
-                help=text + _defaults(field, recipes=recipes),
+                metavar=metavar,
+                help=text + (f"  [default: {default}]" if default else ""),
             )(command)
         return command
 
     return decorate
-
-
-def _defaults(field: "dataclasses.Field[Any]", *, recipes: bool) -> str:
-    defaults = [] if field.default == "" else [f"default: {field.default}"]
-    if recipes:
-        defaults += [
-            f"{name}: {recipe.parameters[field.name]}"
-            for name, recipe in RECIPES.items()
-            if field.name in recipe.parameters
-        ]
-    return f"  [{'; '.join(defaults)}]" if defaults else ""

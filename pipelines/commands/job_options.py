@@ -34,7 +34,7 @@ from imgpipe.pipelines.training_input import (
     TrainingInput,
     check_labels,
     read_training_input,
-    with_flags,
+    with_overrides,
 )
 
 # gcloud's flags that do nothing here, with the reason. Those without a reason are fields of config.yaml too,
@@ -352,7 +352,7 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
         if accelerator := options[f"{prefix}_accelerator"]:
             changes.update(_accelerator(f"--{prefix.replace('_', '-')}-accelerator", accelerator))
         configs[role] = dataclasses.replace(config.configs.get(role, ReplicaConfig()), **changes)
-    return with_flags(
+    return with_overrides(
         config,
         {**flags, "machine_types": machine_types, "counts": counts, "configs": configs},
         # Without a file, messages name flags only.

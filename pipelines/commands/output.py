@@ -16,10 +16,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from imgpipe.components.common.arguments import flat_fields, with_flags
 from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import json_events, parse_event
 from imgpipe.components.common.urls import redact_urls
+from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.pipelines.commands.grouped_options import RUNNING, option
 
 FORMATS = ("table", "json", "yaml")
@@ -173,14 +175,18 @@ def error_fields(error: PipelineError) -> dict[str, Any]:
 
 
 def exit_on_error(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a command that raises a PipelineError print it on stderr and exit with its exit code."""
+    """Makes a command that raises a PipelineError print it on stderr and exit with its exit code.
+
+    The training's arguments are written as flags.
+    """
 
     @wraps(command)
     def with_exit(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
         except PipelineError as error:
-            click.echo(click.style(f"error: {error}", fg="red"), err=True)
+            text = with_flags(str(error), flat_fields(TUNE_PIPELINE_ARGUMENTS))
+            click.echo(click.style(f"error: {text}", fg="red"), err=True)
             if options.get("output_format") == "json":
                 click.echo(json.dumps(error_fields(error), ensure_ascii=False))
             sys.exit(error.exit_code)

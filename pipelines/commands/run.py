@@ -9,13 +9,12 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from imgpipe.components.common.arguments import Group
+from imgpipe.components.common.arguments import Group, with_flags
 from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.errors import ERROR_CLASSES, InvalidArgumentError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.tune.search_space import block_in
-from imgpipe.pipelines.commands.flag_names import with_flags
 from imgpipe.pipelines.commands.grouped_options import (
     CONTAINERS,
     RUNNING,
@@ -35,7 +34,7 @@ from imgpipe.pipelines.local_pipeline import (
     run_prepared,
 )
 from imgpipe.pipelines.local_run import RunResult, StepFailedError
-from imgpipe.pipelines.recipes import RECIPES
+from imgpipe.pipelines.recipes import RECIPES, default_of
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 
@@ -124,7 +123,7 @@ def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
     epilog=_RUN_EXAMPLES + _EXIT_CODES,
     short_help="Run the whole pipeline on this machine.",
 )
-@argument_options(*PIPELINE_ARGUMENTS, recipes=True)
+@argument_options(*PIPELINE_ARGUMENTS, default_of=default_of)
 @option(
     "--retrain",
     group=Group.MODEL,
@@ -147,7 +146,7 @@ def run(retrain: bool, **options: Any) -> None:
     epilog=_TUNE_EXAMPLES + _EXIT_CODES,
     short_help="Search for the best hyperparameters on this machine.",
 )
-@argument_options(*TUNE_PIPELINE_ARGUMENTS, recipes=True)
+@argument_options(*TUNE_PIPELINE_ARGUMENTS, default_of=default_of)
 @option(
     "--config",
     group=Group.TUNING,
@@ -201,7 +200,8 @@ def run_and_report(prepared: PreparedRun, console: Console, *, output_format: st
     """Runs a prepared run and prints its result, or its error and exits."""
     try:
         for line in (*prepared.warnings, prepared.title):
-            console.print(with_flags(escape_controls(line)), highlight=False, markup=False, soft_wrap=True)
+            text = _with_flags(escape_controls(line))
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
         result = run_prepared(prepared, RunDisplay(console))
     except PipelineError as error:
         exit_with_error(error, console, output_format=output_format)
@@ -239,10 +239,19 @@ def exit_with_error(error: PipelineError, console: Console, *, output_format: st
     """Prints an error and exits with its exit code."""
     step = error.step if isinstance(error, StepFailedError) else ""
     log = str(error.log) if isinstance(error, StepFailedError) else ""
-    text = f"\nerror{' in ' + step if step else ''}: {with_flags(str(error))}"
+    text = f"\nerror{' in ' + step if step else ''}: {_with_flags(str(error))}"
     text += f"\nlog: {log}" if log else ""
     console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
     if output_format == "json":
         fields = {**error_fields(error), "step": step, "logs": log}
         click.echo(json.dumps(fields, ensure_ascii=False))
     sys.exit(error.exit_code)
+
+
+def _with_flags(text: str) -> str:
+    """Returns a text with the arguments of the running command as flags."""
+    options = click.get_current_context().command.params
+    flags = [
+        name for option in options if "--" + (name := option.name or "").replace("_", "-") in option.opts
+    ]
+    return with_flags(text, flags, hyphens=True)

@@ -17,8 +17,8 @@ from imgpipe.pipelines.commands.submission import Submission, print_notices, sub
 from imgpipe.pipelines.commands.target_options import (
     TargetOptions,
     check_has_schedules,
+    schedule_target_options,
     schedules_of,
-    target_options,
 )
 from imgpipe.pipelines.cron import check_cron
 from imgpipe.pipelines.targets.kubeflow_requests import recurrence
@@ -39,7 +39,10 @@ Examples:
 
 @click.group(epilog=_EXAMPLES, short_help="Run the pipeline on a schedule.")
 def schedule() -> None:
-    """Run the pipeline on a schedule: create, list, pause, resume, delete."""
+    """Run the pipeline on a schedule on Kubeflow or Vertex AI: create, list, pause, resume, delete.
+
+    On this machine, run `imgpipe submit` from cron or systemd.
+    """
 
 
 @schedule.command(cls=JobCommand, epilog=_EXAMPLES)
@@ -51,7 +54,7 @@ def schedule() -> None:
     help="Cron expression in UTC: minute, hour, day of month, month, day of week (0 or SUN is Sunday), e.g. "
     "'0 3 * * 1' for Mondays at three; on Vertex AI also 'TZ=Europe/Berlin 0 3 * * 1'.",
 )
-@target_options
+@schedule_target_options
 @schedule_options
 @submission_control_options
 @format_option
@@ -103,7 +106,7 @@ def create(
 
 
 @schedule.command("list", epilog=_EXAMPLES)
-@target_options
+@schedule_target_options
 @format_option
 @exit_on_error
 def list_(target: TargetOptions, output_format: str) -> None:
@@ -115,7 +118,7 @@ def list_(target: TargetOptions, output_format: str) -> None:
 def _add_command(verb: str, text: str, done: str) -> None:
     @schedule.command(verb, epilog=_EXAMPLES, help=text)
     @click.argument("name")
-    @target_options
+    @schedule_target_options
     @exit_on_error
     def command(name: str, target: TargetOptions) -> None:
         getattr(schedules_of(target), f"{verb}_schedule")(name)

@@ -19,7 +19,7 @@ from imgpipe.pipelines.commands.run import exit_with_error, given_values
 def serve(**flags: Any) -> None:
     """Serve a model on this machine with TensorFlow Serving's REST API.
 
-    To try a model out: there is no authentication. --model is the folder of a run or of a
+    For local use: there is no authentication. --model is the folder of a run or of a
     SavedModel, or a folder of numbered versions as --deploy-target local writes it. Stop it with Ctrl-C.
     """
     try:

@@ -28,7 +28,7 @@ from imgpipe.pipelines.targets.jobs import Job, Jobs
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.local_jobs import LocalJobs
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs
-from imgpipe.pipelines.training_input import with_flags
+from imgpipe.pipelines.training_input import with_overrides
 
 _EXAMPLES = """
 \b
@@ -152,7 +152,7 @@ def migrate(config_file: Path, target: str, output_format: str) -> None:
     given = {argument[2:].partition("=")[0].replace("-", "_") for argument in config.arguments}
     arguments = [f"--{name}={value}" for name, value in placeholders.items() if name not in given]
     if not config.region and target == "vertex":
-        config = with_flags(config, {"region": "us-central1"})
+        config = with_overrides(config, {"region": "us-central1"})
         notice("the file has no region: us-central1 is a placeholder")
     form = "job" if target == "vertex" else "pipeline"
     try:

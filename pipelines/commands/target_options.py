@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -97,12 +97,38 @@ _OPTIONS_OF_TARGET = {
 }
 
 
+# A schedule is not for the target local, which is accepted for an error that says what to do.
+_SCHEDULE_OPTIONS = (
+    option(
+        "--target",
+        group=TARGET,
+        type=click.Choice(TARGETS),
+        metavar=f"[{'|'.join(TARGETS[1:])}]",
+        default="local",
+        envvar="IMGPIPE_TARGET",
+        help="The platform of the schedule.",
+    ),
+    *_OPTIONS[1:-1],
+)
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--target`` and the options of each target; the command gets them as ``target``."""
+    return _with_target(command, _OPTIONS)
 
+
+def schedule_target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the targets that have schedules; see ``target_options``."""
+    return _with_target(command, _SCHEDULE_OPTIONS)
+
+
+def _with_target(
+    command: Callable[..., Any], target_options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
     @wraps(command)
     def with_target(*arguments: Any, **options: Any) -> Any:
         fields = dataclasses.fields(TargetOptions)[1:]
+        options.setdefault("runs", RUNS)
         target = TargetOptions(options.pop("target"), *(options.pop(field.name) for field in fields))
         for other, names in _OPTIONS_OF_TARGET.items():
             for name in names:
@@ -111,7 +137,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, target=target, **options)
 
     decorated: Callable[..., Any] = with_target
-    for decorate in reversed(_OPTIONS):
+    for decorate in reversed(target_options):
         decorated = decorate(decorated)
     return decorated
 

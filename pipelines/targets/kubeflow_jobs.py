@@ -97,21 +97,10 @@ class KubeflowJobs:
                 self._terminate(run)
 
     def _start(self, job_id: str, request: RunRequest) -> Any:
-        experiment, source = self.client.create_experiment(), request.source(self.client)
+        fields = {"display_name": job_id, **request.fields(self.client)}
 
         def start(api: Any) -> Any:
-            models = api.api_models
-            started = api.runs.run_service_create_run(
-                run=models.V2beta1Run(
-                    experiment_id=experiment,
-                    display_name=job_id,
-                    **source,
-                    runtime_config=models.V2beta1RuntimeConfig(
-                        parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
-                    ),
-                    service_account=request.service_account or None,
-                )
-            )
+            started = api.runs.run_service_create_run(run=api.api_models.V2beta1Run(**fields))
             check_id(started.run_id, "start the run")
             return started
 

@@ -37,14 +37,15 @@ class RunRequest:
             spec, platform = yaml.safe_load_all(stream)
         return {"pipeline_spec": spec, "platform_spec": platform}
 
-    def source(self, client: KubeflowClient) -> dict[str, Any]:
-        """Returns the pipeline in the form that a new run or recurring run names it.
+    def fields(self, client: KubeflowClient) -> dict[str, Any]:
+        """Returns the fields that a new run and a new recurring run share.
 
-        It is the uploaded version with our version and the file's digest as its name. An account that may not
-        upload pipelines sends the whole specification.
+        The pipeline is the uploaded version with our version and the file's digest as its name. An account
+        that may not upload pipelines sends the whole specification.
         """
         import kfp_server_api
 
+        experiment = client.create_experiment()
         text = self.pipeline_file.read_bytes()
         info = self.pipeline_spec["pipeline_spec"]["pipelineInfo"]
         ids = find_or_upload(
@@ -54,12 +55,20 @@ class RunRequest:
             self.pipeline_file,
             description=info.get("description", ""),
         )
-        if ids is None:
-            return {"pipeline_spec": self.pipeline_spec}
-        reference = kfp_server_api.V2beta1PipelineVersionReference(
-            pipeline_id=ids[0], pipeline_version_id=ids[1]
-        )
-        return {"pipeline_version_reference": reference}
+        pipeline: dict[str, Any] = {"pipeline_spec": self.pipeline_spec}
+        if ids is not None:
+            reference = kfp_server_api.V2beta1PipelineVersionReference(
+                pipeline_id=ids[0], pipeline_version_id=ids[1]
+            )
+            pipeline = {"pipeline_version_reference": reference}
+        return {
+            **pipeline,
+            "experiment_id": experiment,
+            "runtime_config": kfp_server_api.V2beta1RuntimeConfig(
+                parameters=dict(self.parameters), pipeline_root=self.pipeline_root or None
+            ),
+            "service_account": self.service_account or None,
+        }
 
     def differences(self, found: Any, spec: Mapping[str, Any]) -> str:
         """Returns the difference to an existing run or recurring run, e.g. ``service account``; "" if none.

@@ -60,14 +60,12 @@ class KubeflowSchedules:
         return _schedule(schedule), existed
 
     def _create(self, name: str, cron: str, request: RunRequest) -> Any:
-        experiment, times = self.client.create_experiment(), recurrence(cron)
-        source = request.source(self.client)
+        fields, times = request.fields(self.client), recurrence(cron)
 
         def create(api: Any) -> Any:
             models = api.api_models
             created = api.recurring_runs.recurring_run_service_create_recurring_run(
                 recurring_run=models.V2beta1RecurringRun(
-                    experiment_id=experiment,
                     display_name=name,
                     mode=models.RecurringRunMode.ENABLE,
                     trigger=models.V2beta1Trigger(
@@ -75,11 +73,7 @@ class KubeflowSchedules:
                     ),
                     max_concurrency=times["max_concurrency"],
                     no_catchup=times["no_catchup"],
-                    **source,
-                    runtime_config=models.V2beta1RuntimeConfig(
-                        parameters=dict(request.parameters), pipeline_root=request.pipeline_root or None
-                    ),
-                    service_account=request.service_account or None,
+                    **fields,
                 )
             )
             check_id(created.recurring_run_id, "create the recurring run")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 from imgpipe.components.platforms.kubeflow.client import EXPERIMENT, KubeflowClient
 from imgpipe.pipelines.targets.jobs import ENDED
 from tests.command_line import IMGPIPE
+from tests.waiting import wait_until
 
 # From the submission to the end, of the whole pipeline and of a run that fails in its first step.
 RUN_SECONDS = 1500
@@ -160,8 +160,6 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     Raises:
         AssertionError: if there is none within the time.
     """
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
-        time.sleep(_POLL_SECONDS)
-    return value
+    return wait_until(
+        condition, seconds, pause=_POLL_SECONDS, says=lambda: f"not within {seconds:.0f} s: {what}"
+    )

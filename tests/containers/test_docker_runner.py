@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 import docker
 import pytest
@@ -18,6 +17,7 @@ from imgpipe.pipelines.targets.local import run as run_pipeline
 from imgpipe.pipelines.targets.local_docker import JOB_DIR_LABEL, ContainerSettings, run_container
 from tests.command_line import IMGPIPE
 from tests.end_to_end.runs import run_imgpipe
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
@@ -126,11 +126,8 @@ def test_stopping_a_run_stops_its_container(images, tmp_path):
         text=True,
     )
     log = tmp_path / "job" / "run.log"
-    deadline = time.monotonic() + 300
-    while not (log.exists() and '"event": "progress", "message": "train: ' in log.read_text()):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    progress = '"event": "progress", "message": "train: '
+    wait_until(lambda: log.exists() and progress in log.read_text(), 300, process=process)
     assert len(containers_of(tmp_path / "job")) == 1
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 75

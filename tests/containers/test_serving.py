@@ -1,12 +1,12 @@
 """The server in its container, and its health check."""
 
 import json
-import time
 
 import pytest
 
 from containers.docker import SANDBOX_FLAGS, docker
 from imgpipe.components.common.errors import UnavailableError
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 
@@ -42,11 +42,13 @@ def health_of(container):
     return json.loads(docker("inspect", "--format={{json .State.Health}}", container))
 
 
-def wait_until(condition, container):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, (health_of(container), docker("logs", container))
-        time.sleep(0.2)
+def wait_until_healthy(container):
+    wait_until(
+        lambda: health_of(container)["Status"] == "healthy",
+        120,
+        pause=0.2,
+        says=lambda: (health_of(container), docker("logs", container)),
+    )
 
 
 def test_a_server_is_healthy_once_it_responds_and_unhealthy_once_it_hangs(started, linear_model, tmp_path):
@@ -55,7 +57,7 @@ def test_a_server_is_healthy_once_it_responds_and_unhealthy_once_it_hangs(starte
     tmp_path.chmod(0o755)
     serve = ("python3", "-m", "imgpipe.components.serve", "--model=/models")
     container = started(*serve, volume=tmp_path)
-    wait_until(lambda: health_of(container)["Status"] == "healthy", container)
+    wait_until_healthy(container)
     assert '"event": "serving"' in docker("logs", container)
     assert docker("exec", container, *HEALTH) == ""
     docker("exec", container, "python3", "-c", SUSPEND_SERVER)
@@ -65,4 +67,4 @@ def test_a_server_is_healthy_once_it_responds_and_unhealthy_once_it_hangs(starte
 
 def test_a_container_that_runs_a_step_is_healthy(started, tmp_path):
     container = started("sleep", "120", volume=tmp_path)
-    wait_until(lambda: health_of(container)["Status"] == "healthy", container)
+    wait_until_healthy(container)

@@ -81,6 +81,13 @@ def test_validate_compares_the_batch_size_only_if_it_is_given(flowers, tmp_path)
     assert error["kind"] == "train_batch_size"
 
 
+def test_validate_compares_the_size_of_the_images_only_if_that_of_the_training_is_given(dataset):
+    assert imgpipe.validate(dataset, progress=False).warnings == ()
+    for options in ({"model_type": "resnet-18"}, {"image_size": 600}):
+        [warning] = imgpipe.validate(dataset, **options, progress=False).warnings
+        assert warning["kind"] == "image_far_smaller"
+
+
 def test_validate_returns_errors_instead_of_raising(dataset, tmp_path):
     page = tmp_path / "page.html"
     validation = imgpipe.validate(dataset.path, num_classes=7, report=page, progress=False)

@@ -31,7 +31,7 @@ def test_every_public_name_is_there_and_documented():
 
 def test_signatures_and_docstrings_have_every_option_with_its_default():
     for function, defaults in (
-        (imgpipe.run, {"images": "", "max_steps": 1000, "recipe": None, "progress": True}),
+        (imgpipe.run, {"images": "", "max_steps": ..., "seed": 0, "recipe": None, "progress": True}),
         (imgpipe.tune, {"search_space": None, "images": "", "trial_early_stopping": "auto"}),
         (imgpipe.convert, {"images": "", "validation_fraction": 0.2}),
         (imgpipe.validate, {"num_classes": 0}),
@@ -40,6 +40,8 @@ def test_signatures_and_docstrings_have_every_option_with_its_default():
         assert {name: parameters[name].default for name in defaults} == defaults
         for name in parameters:
             assert f"\n    {name}: " in function.__doc__
+    text = " ".join(imgpipe.run.__doc__.split())
+    assert "Default: from the recipe: 200 (digits), 400 (digits-efficientnet), 1000 (" in text
 
 
 def test_a_name_is_shown_as_it_is_imported():

@@ -60,6 +60,8 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
     text = " ".join(CliRunner().invoke(COMMANDS["run"], ["--help"]).stdout.split())
     assert "exactly one of --images, --train-csv and --training-data-path" in text
     assert not re.search(r"\w_csv|train_batch|deploy_target", text)
+    assert "If --mixup is set too" in text
+    assert "[default: from the recipe: 200 (digits)" in text
     assert CliRunner().invoke(COMMANDS["submit"], ["--help"]).stdout.count("TRAINING ARGUMENTS") == 1
 
 
@@ -77,6 +79,9 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
         (["--model-type", "ResNet50"], ["did you mean resnet-50?"]),
         (["--max-steps", "5", "--max_steps=5"], ["--max-steps is given 2 times"]),
         (["--max-steps", "many"], ["--max-steps", "'many' is not a valid integer"]),
+        (["--multi-label", "maybe"], ["--multi-label", "'maybe' is not true or false"]),
+        (["flowers/"], ["write --images flowers/"]),
+        (["--images", "a.jpg", "b.jpg"], ["'b.jpg' follows", "in quotes"]),
         (["--optimizer-arguments", "momentun=0.9"], ["momentun", "did you mean momentum?"]),
         (["--warmup-steps", "500"], ["--warmup-steps 500", "--max-steps 200"]),
         (["--images", "a", "--train-csv", "b"], ["--images", "--train-csv", "keep one"]),

@@ -58,7 +58,7 @@ def dry_run(tmp_path, monkeypatch):
         # Not supported by the target.
         (KUBEFLOW, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"],
          "deploy_target=local cannot be used on target kubeflow"),
-        (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "use deploy_target=vertex"),
+        (PIPELINE, [*IMAGES, "--deploy_target=local", "--deploy_dir=serving"], "use --deploy_target=vertex"),
         (PIPELINE, [*IMAGES, "--deploy_target=kserve", "--deploy_dir=gs://b/s"], "local or kubeflow"),
         # Paths that the target's machines cannot read.
         (KUBEFLOW, ["--images=flowers"], "images=flowers is a local path"),

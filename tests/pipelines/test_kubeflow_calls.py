@@ -182,15 +182,6 @@ def test_describe_and_cancel_cover_all_runs_of_a_job_id(server, request_):
     assert {job.state for job in jobs.list_jobs(5)} == {"CANCELLED"}
 
 
-def test_a_second_cancel_while_the_first_works_is_not_an_error(server, request_):
-    jobs = connected(server.address)
-    jobs.submit("job_1", request_)
-    [run] = server.runs.values()
-    run["state"] = "CANCELING"
-    jobs.cancel("job_1")
-    assert jobs.describe("job_1").state == "CANCELLING"
-
-
 def test_a_cancellation_that_did_not_reach_the_workflow_is_sent_again(server, request_):
     jobs = connected(server.address)
     jobs.submit("job_1", request_)

@@ -14,6 +14,7 @@ from PIL import Image
 from imgpipe.pipelines.run_folder import RunFolder, running_process
 from imgpipe.pipelines.targets.local_jobs import LocalJobs
 from tests.command_line import IMGPIPE
+from tests.waiting import wait_until
 
 # The run is still at work when the test stops it.
 LONG = ["--model_type=resnet-18", "--image_size=32", "--weights=none", "--max_steps=100000"]
@@ -48,13 +49,6 @@ def submit(folder, *arguments, job="job_1"):
     return imgpipe(folder, "submit", job, "--", "--images=photos", "--train_batch_size=4", *arguments)
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
     submitted = submit(folder, *LONG)
     assert submitted.returncode == 0, submitted.stderr
@@ -77,13 +71,13 @@ def test_a_run_outlives_its_client_and_is_followed_and_cancelled(folder):
         while not any(line.startswith("train: started") for line in lines):
             lines.append(follower.stdout.readline())
             assert lines[-1], follower.stderr.read()
-        wait_for(lambda: state(folder)["details"]["steps"].get("train") == "RUNNING")
+        wait_until(lambda: state(folder)["details"]["steps"].get("train") == "RUNNING")
         jobs = LocalJobs(folder / "imgpipe-runs")
         jobs.cancel("job_1")
         # A second request while the run ends changes nothing.
         jobs.cancel("job_1")
         assert imgpipe(folder, "cancel", "job_1").returncode == 0
-        wait_for(lambda: state(folder)["state"] not in ("RUNNING", "CANCELLING"))
+        wait_until(lambda: state(folder)["state"] not in ("RUNNING", "CANCELLING"))
         _, errors = follower.communicate(timeout=30)
     assert any(line.startswith("validate: done") for line in lines)
     assert follower.returncode == 76
@@ -119,7 +113,7 @@ def test_a_killed_run_is_a_failed_job(folder):
     submit(folder, *LONG)
     process = running_process(RunFolder(folder / "imgpipe-runs" / "job_1"))
     os.kill(process, signal.SIGKILL)
-    wait_for(lambda: state(folder)["state"] == "FAILED")
+    wait_until(lambda: state(folder)["state"] == "FAILED")
     assert "it was killed" in state(folder)["error"]
 
 
@@ -181,7 +175,7 @@ def test_a_config_with_hyperparameters_tunes_here(folder):
     arguments += ["--train_batch_size=4", "--job-dir=tuned"]
     result = imgpipe(folder, "submit", "job_1", "--config", "config.yaml", "--", *arguments)
     assert result.returncode == 0, result.stderr
-    wait_for(lambda: state(folder)["state"] != "RUNNING", 240)
+    wait_until(lambda: state(folder)["state"] != "RUNNING", 240)
     assert state(folder)["state"] == "SUCCEEDED", state(folder)
     trials = json.loads((folder / "tuned" / "trials.json").read_text())
     assert trials["completedTrialCount"] == "2"

@@ -100,7 +100,12 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
         (TUNED, ["trial_cpu=four"], "trial_cpu='four' is not a valid Kubernetes quantity", "500m"),
         (TUNED, ["trial_accelerator_count=x"], "--input trial_accelerator_count=x", "whole number"),
         (TUNED, ["tune_engine=vizier"], "tune_engine='vizier'", "katib"),
-        (TUNED, ["tune_engine=katib"], "job_dir='': with tune_engine=katib", "set a gs:// job_dir"),
+        (
+            TUNED,
+            ["tune_engine=katib"],
+            "job_dir='': with tune_engine=katib",
+            "set --job_dir to a gs:// folder",
+        ),
         (VERTEX, ["train_restarts=11"], "train_restarts=11: must be at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
         (VERTEX, ["train_machine_type=n1"], "is set by --master-machine-type", "--master-machine-type"),

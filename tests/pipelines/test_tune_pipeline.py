@@ -50,7 +50,11 @@ def test_the_tune_step_has_the_machine_and_image_of_train(target):
     [
         (
             [],
-            ["there is nothing to tune", "use --tune initial_learning_rate=log:0.001:0.2, or --config FILE"],
+            [
+                "there is nothing to tune",
+                "--tune initial_learning_rate=log:0.001:0.2, or --hyperparameters",
+                "--config FILE",
+            ],
         ),
         (["--tune", "learning_rate=log:1:2"], ["no training argument 'learning_rate'"]),
         (["--tune", "label_smoothing=0:1"], ["params: --label-smoothing 1.0: must be"]),

@@ -83,6 +83,8 @@ def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, target
 
 
 def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run, target, server):
+    batch = "   - {parameterName: train_batch_size, type: DISCRETE, discreteValues: [16, 64]}\n"
+    Path("tuning.yaml").write_text(Path("tuning.yaml").read_text() + batch)
     result = run(
         *("submit", JOB_ID, "--config", "tuning.yaml", *target, "--no-check", "--as", "pipeline", "--"),
         *("--images=gs://b/i", "--job-dir=gs://b/tuned", "--max_steps=5"),
@@ -94,6 +96,8 @@ def test_as_a_pipeline_a_config_with_hyperparameters_is_the_tuning_pipeline(run,
     request = read_request(TuneArguments(hyperparameters=values["hyperparameters"]))
     assert (request.max_trials, request.max_parallel_trials) == (6, 3)
     assert values["train_machine_type"] == "cloud-tpu"
+    # The largest one, which the validate step compares with the number of images.
+    assert values["train_batch_size"] == 64
 
 
 def test_ignored_fields_are_named_on_stderr(run, target):
@@ -374,7 +378,10 @@ def test_a_schedule_uses_the_files_region_and_warns_about_a_shared_job_dir(run, 
 
 
 def test_the_help_of_schedule_create_has_no_job_id(run):
-    assert "JOB_ID" not in run("schedule", "create", "--help").stdout.split("Options:")[0]
+    text = run("schedule", "create", "--help").stdout
+    assert "JOB_ID" not in text.split("Options:")[0]
+    assert "--target [kubeflow|vertex]" in text
+    assert "--runs" not in text
 
 
 def test_migrate_prints_the_request_for_a_config(run):

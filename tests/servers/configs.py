@@ -17,22 +17,9 @@ trainingInput:
   workerCount: 1
 """
 
-TUNING_CONFIG = """
-trainingInput:
-  # Use a cluster with many workers and a few parameter servers.
-  scaleTier: CUSTOM
-  masterType: n1-highmem-16
-  masterConfig:
-    imageUri: cloud-ml-algos/image_classification:latest
-  workerType:  cloud_tpu
-  workerConfig:
-   imageUri: cloud-ml-algos/image_classification:latest
-   tpuTfVersion: 1.14
-   acceleratorConfig:
-     type: TPU_V2
-     count: 8
-  workerCount: 1
-  # The following are hyperparameter configs.
+TUNING_CONFIG = (
+    TPU_CONFIG.replace("   acceleratorConfig", "   tpuTfVersion: 1.14\n   acceleratorConfig")
+    + """  # The following are hyperparameter configs.
   hyperparameters:
    goal: MAXIMIZE
    hyperparameterMetricTag: top_1_accuracy
@@ -46,6 +33,7 @@ trainingInput:
      maxValue: 0.2
      scaleType: UNIT_LOG_SCALE
 """
+)
 
 JOB_ID = "flowers_image_classification_20261123_101010"
 

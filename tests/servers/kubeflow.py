@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import uuid
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from imgpipe.components.common.log import LOG_FORMAT_VARIABLE
 from tests.servers.http_server import access_review, serve_json
 from tests.servers.kubeflow_workflow import Pod, WorkflowState, node_id
+from tests.waiting import wait_until
 
 TYPES = {
     "STRING": str,
@@ -479,10 +479,7 @@ class KubeflowServer:
 
     def wait_for(self, run_id, seconds=60):
         """Waits until a run has ended."""
-        deadline = time.monotonic() + seconds
-        while self.runs[run_id]["state"] not in DONE:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: self.runs[run_id]["state"] in DONE, seconds)
 
 
 def kubeconfig(folder, server):

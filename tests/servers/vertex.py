@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from google.protobuf import json_format
 
 from tests.servers.google import GoogleServer
 from tests.servers.http_server import serve_json
+from tests.waiting import wait_until
 
 STATES = vertex.JobState
 # Messages by collection.
@@ -283,10 +283,7 @@ class VertexServer:
 
     def wait_for(self, name, seconds=60):
         """Waits until a job has ended."""
-        deadline = time.monotonic() + seconds
-        while self.resources[name].state.name.split("_")[-1] not in DONE:
-            assert time.monotonic() < deadline, f"{name} is still {self.resources[name].state.name}"
-            time.sleep(0.02)
+        wait_until(lambda: self.resources[name].state.name.split("_")[-1] in DONE, seconds)
 
 
 @contextmanager

@@ -131,14 +131,10 @@ def check_accelerator(prefix: str, kind: str, count: int) -> None:
 
 
 def check_namespace(name: str, value: str) -> None:
-    """Rejects a name that no namespace can have; empty is allowed.
-
-    Args:
-        name: The argument.
-        value: Its value.
+    """Rejects a value that no namespace can have as its name; empty is allowed.
 
     Raises:
-        InvalidArgumentError: naming both.
+        InvalidArgumentError: naming the argument, ``name``, and its value.
     """
     if value and not _LABEL.fullmatch(value):
         raise InvalidArgumentError(
@@ -147,19 +143,15 @@ def check_namespace(name: str, value: str) -> None:
         )
 
 
-def check_service_account(name: str, value: str) -> None:
-    """Rejects a name that no ServiceAccount of Kubernetes can have; empty is allowed.
-
-    Args:
-        name: The argument.
-        value: Its value.
+def check_object_name(name: str, value: str, kind: str) -> None:
+    """Rejects a value that no ServiceAccount or Secret can have as its name.
 
     Raises:
-        InvalidArgumentError: naming both.
+        InvalidArgumentError: naming the argument, ``name``, and its value.
     """
-    if value and (len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value)):
+    if len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value):
         raise InvalidArgumentError(
-            f"{name}={value!r} is not a valid name of a ServiceAccount in Kubernetes",
+            f"{name}={value!r} is not a valid name of a {kind} in Kubernetes",
             remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends",
         )
 
@@ -167,36 +159,14 @@ def check_service_account(name: str, value: str) -> None:
 def check_inference_service_name(name: str, value: str) -> None:
     """Rejects a name of an InferenceService that is too long for the objects that are named after it.
 
-    Args:
-        name: The argument.
-        value: Its value.
-
     Raises:
-        InvalidArgumentError: naming both.
+        InvalidArgumentError: naming the argument, ``name``, and its value.
     """
     if len(value) > _MAX_INFERENCE_SERVICE:
         raise InvalidArgumentError(
             f"{name}={value!r} has {len(value)} characters: KServe's label and Knative's revisions have no "
             "room for them",
             remedy=f"use at most {_MAX_INFERENCE_SERVICE}",
-        )
-
-
-def check_secret_name(name: str, value: str) -> None:
-    """Rejects a name that no Secret can have.
-
-    Args:
-        name: The argument.
-        value: Its value.
-
-    Raises:
-        InvalidArgumentError: naming both.
-    """
-    if len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value):
-        raise InvalidArgumentError(
-            f"{name}={value!r} is not a valid name of a Secret",
-            remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends; a Secret "
-            "that does not exist is ignored",
         )
 
 

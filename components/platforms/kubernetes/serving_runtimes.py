@@ -18,7 +18,7 @@ _FORMAT = "tensorflow"
 _OLDEST = (2, 6)
 _TENSORFLOW_SERVING = re.compile(r"(?:.*/)?tensorflow/serving:(\d+)\.(\d+)\b[^/]*")
 _REMEDY = (
-    "give --serving-image a TensorFlow Serving image of that version, or create the ServingRuntime in "
+    "set serving_image to a TensorFlow Serving image of that version, or create the ServingRuntime in "
     "docs/deploy.md"
 )
 
@@ -34,7 +34,7 @@ def check_runtime(cluster: Cluster, model_folder: Path, serving_image: str) -> N
         UnavailableError: if the cluster has no runtime for TensorFlow models.
         InterruptedRunError: if the API server does not respond.
     """
-    name, image = "--serving-image", serving_image
+    name, image = "serving_image", serving_image
     try:
         runtimes = _list_runtimes(cluster)
     except UnavailableError as error:
@@ -45,7 +45,7 @@ def check_runtime(cluster: Cluster, model_folder: Path, serving_image: str) -> N
             raise UnavailableError(
                 "the cluster has no ServingRuntime for TensorFlow models",
                 remedy="create the ServingRuntime in docs/deploy.md: KServe needs one, also with "
-                "--serving-image",
+                "serving_image",
             )
         if not serving_image:
             name, image = runtime["metadata"]["name"], _image(runtime)

@@ -1,1 +1,1 @@
-"""Who chooses the trials and runs them: this machine, Vertex AI or Katib."""
+"""Engines choose the trials and run them: on this machine, on Vertex AI or with Katib."""

@@ -9,6 +9,7 @@ from imgpipe.components.common.arguments import (
     from_values,
     nearest_name,
     parse_command_line,
+    with_flags,
 )
 from imgpipe.components.common.errors import InvalidArgumentError
 
@@ -151,3 +152,43 @@ def test_the_names_of_other_programs_are_understood(name, meant):
 def test_other_names_are_only_suggested_where_they_are_valid():
     assert nearest_name("lr", ["momentum"]) == "valid names: momentum"
     assert nearest_name("epochs", ["momentum"]) == "valid names: momentum"
+
+
+NAMES = ("images", "model", "weights", "tune", "max_steps", "job_dir", "image_list", "model_type")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("max_steps=0: must be at least 1", "--max-steps 0: must be at least 1"),
+        (
+            "set weights to none, or model_type to one of: resnet-50",
+            "set --weights to none, or --model-type to one of: resnet-50",
+        ),
+        ("image_list='a' and images='b' are set", "--image-list 'a' and --images 'b' are set"),
+        ("one of images, image_list and weights", "one of --images, --image-list and --weights"),
+        ("those that `weights` names; not weights", "those that --weights names; not weights"),
+        (
+            "model is missing\nwhat to do: set model to a folder",
+            "--model is missing\nwhat to do: set --model to a folder",
+        ),
+        ("images is empty", "--images is empty"),
+        ("set tune, e.g. tune=max_steps=9:99", "set --tune, e.g. --tune max_steps=9:99"),
+        # Files, flags, words, values and paths in other names stay as they are.
+        ("there are no images in 'flowers'", "there are no images in 'flowers'"),
+        ("the images and the model", "the images and the model"),
+        ("images and weights", "images and weights"),
+        ("--job-dir is job_dir/model/1", "--job-dir is job_dir/model/1"),
+        ("hyperparameters.max_steps", "hyperparameters.max_steps"),
+        ("max_steps_extra=3", "max_steps_extra=3"),
+        ("use --tune max_steps=1:2", "use --tune max_steps=1:2"),
+        ("tune='max_steps=1'", "--tune 'max_steps=1'"),
+        ('resume (in Python: job_dir="runs/1")', 'resume (in Python: job_dir="runs/1")'),
+    ],
+)
+def test_arguments_are_written_as_flags(text, expected):
+    assert with_flags(text, NAMES, hyphens=True) == expected
+
+
+def test_a_steps_own_flags_have_the_names_of_the_arguments():
+    assert with_flags("max_steps=0 and job_dir", NAMES) == "--max_steps=0 and --job_dir"

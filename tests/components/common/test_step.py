@@ -34,6 +34,21 @@ def test_a_successful_command_exits_with_zero():
     assert caught.value.code == 0
 
 
+def test_an_error_names_the_arguments_as_flags_to_people_only(capsys, monkeypatch):
+    def command():
+        raise InvalidDataError("size=2 is wrong", remedy="set size to 1")
+
+    with pytest.raises(SystemExit):
+        run_command("sample", command, [Sample])
+    assert parse_event(capsys.readouterr().out)["problem"] == "size=2 is wrong"
+    monkeypatch.delenv("IMGPIPE_LOG_FORMAT")
+    with pytest.raises(SystemExit):
+        run_command("sample", command, [Sample])
+    shown = capsys.readouterr().out
+    assert "problem: --size=2 is wrong" in shown
+    assert "what to do: set --size to 1" in shown
+
+
 def test_the_key_of_the_storage_secret_is_the_credentials_of_the_step_and_its_processes(monkeypatch, capfd):
     monkeypatch.setenv("IMGPIPE_STORAGE_KEY", "/run/key.json")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/run/launcher.json")

@@ -159,6 +159,9 @@ def test_pattern_that_matches_only_folders_lists_their_content(tmp_path):
     touch(tmp_path, "daisy/1.jpg", "roses/2.jpg")
     with pytest.raises(MissingInputError, match=r"2 folders match[\s\S]*daisy' contains: 1.jpg"):
         read_folder(f"{tmp_path}/*/*.png")
+    with pytest.raises(MissingInputError, match="matches 2 folders, but no file") as caught:
+        read_folder(f"{tmp_path}/*")
+    assert f"write '{tmp_path}/*/*'" in caught.value.remedy
 
 
 def test_huge_file_is_rejected_without_reading_it(tmp_path, csv_of):

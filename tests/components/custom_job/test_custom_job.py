@@ -22,6 +22,7 @@ from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.train.__main__ import JobArguments
 from imgpipe.components.train.arguments import TrainingArguments
 from tests.servers.vertex import start_vertex_server
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 IMAGES = json.dumps({"cpu": "train-cpu@sha256:0", "gpu": "train-gpu@sha256:0", "tpu": "train-tpu@sha256:0"})
@@ -78,13 +79,6 @@ def failure_in_process(request):
             Path(request["resources"]),
         )
     return caught.value
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.proof

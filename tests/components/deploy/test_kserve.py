@@ -153,10 +153,10 @@ def test_a_canary_in_standard_mode_is_refused_before_anything_is_changed(deploy,
     cluster.writes.clear()
     cloud.requests.clear()
     with pytest.raises(
-        InvalidArgumentError, match=r"canary-percent=10 requires Knative.*Standard mode"
+        InvalidArgumentError, match=r"canary_percent=10 requires Knative.*Standard mode"
     ) as caught:
         deploy(1, canary_percent=10)
-    assert "--deploy-name" in caught.value.remedy
+    assert "deploy_name" in caught.value.remedy
     assert cluster.writes == []
     assert cloud.requests == []
 
@@ -335,7 +335,7 @@ def test_a_model_that_no_request_reaches_is_not_served(each_mode, deploy, cluste
         CheckFailedError, match=r"rolled back: the model is not verified.*no request reaches"
     ) as caught:
         deploy(1)
-    assert "--allow-unverified" in caught.value.remedy
+    assert "allow_unverified" in caught.value.remedy
     assert cluster.answering() == {storage_of(models, 0): 100}
     deployment = deploy(1, allow_unverified=True)
     assert not deployment.verified

@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
@@ -20,6 +19,7 @@ from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.component import deploy as deploy_component
 from imgpipe.components.deploy.local import deploy_locally
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -139,10 +139,7 @@ def test_the_server_must_serve_the_new_version(server, models, base):
         deploy_locally(models[0], arguments)
     assert sorted(path.name for path in base.iterdir()) == ["1", "2"]
     # The server may have loaded version 3 and then returns to version 2.
-    deadline = time.monotonic() + 20
-    while httpx.get(f"{server}/healthz").json()["version"] != 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: httpx.get(f"{server}/healthz").json()["version"] == 2)
 
 
 def test_an_unreachable_server_is_an_interruption(models, base):

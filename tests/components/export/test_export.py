@@ -150,7 +150,7 @@ def test_a_model_with_an_operation_that_tensorflow_2_6_lacks_is_not_published(
     file.write_bytes(content.SerializeToString())
     message = refused(dataset, model, evaluated[1], tmp_path)
     assert "servers with TensorFlow 2.6 cannot load the model, because it has DecodeWebP" in message
-    assert "--serving-formats jpeg,png,gif,bmp,webp" in message
+    assert "serving_formats=jpeg,png,gif,bmp,webp" in message
 
 
 def test_truncated_weights_are_not_published(dataset, evaluated, model, tmp_path):

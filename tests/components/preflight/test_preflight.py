@@ -40,8 +40,8 @@ def test_a_usable_secret_passes(tmp_path, monkeypatch):
 def test_a_folder_for_a_list_and_a_list_for_a_folder_name_the_other_argument(tmp_path):
     (tmp_path / "list.csv").touch()
     for values, remedy in (
-        ({"train_csv": str(tmp_path)}, f"use --images {tmp_path}"),
-        ({"images": str(tmp_path / "list.csv")}, f"use --train-csv {tmp_path / 'list.csv'}"),
+        ({"train_csv": str(tmp_path)}, f"use images={tmp_path}"),
+        ({"images": str(tmp_path / "list.csv")}, f"use train_csv={tmp_path / 'list.csv'}"),
     ):
         with pytest.raises(MissingInputError) as caught:
             check_inputs(values)

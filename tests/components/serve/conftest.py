@@ -4,7 +4,6 @@ import base64
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 
 import httpx
@@ -102,15 +101,3 @@ def row():
         return {"image_bytes": {"b64": base64.b64encode(image).decode()}, "key": key}
 
     return make
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="session")
-def until():
-    return wait_until

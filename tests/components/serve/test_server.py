@@ -13,6 +13,7 @@ import pytest
 
 from imgpipe.components.common.log import json_environment
 from imgpipe.components.common.served_model import load_served_model
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,7 @@ def version_of(server):
     return httpx.get(f"{server.address}/healthz").json()["version"]
 
 
-def test_a_new_version_takes_over_and_a_damaged_one_does_not(
-    started, linear_model, images, row, until, tmp_path
-):
+def test_a_new_version_takes_over_and_a_damaged_one_does_not(started, linear_model, images, row, tmp_path):
     base = tmp_path / "flowers"
     linear_model(base / "1")
     (base / "notes").mkdir()
@@ -130,10 +129,10 @@ def test_a_new_version_takes_over_and_a_damaged_one_does_not(
     assert version_of(server) == 1
     linear_model(tmp_path / "new", seed=1)
     os.replace(tmp_path / "new", base / "2")
-    until(lambda: version_of(server) == 2)
+    wait_until(lambda: version_of(server) == 2)
     (base / "3").mkdir()
     (base / "3" / "saved_model.pb").write_bytes(b"damaged")
-    until(lambda: len(httpx.get(server.url).json()["model_version_status"]) == 2)
+    wait_until(lambda: len(httpx.get(server.url).json()["model_version_status"]) == 2)
     statuses = httpx.get(server.url).json()["model_version_status"]
     assert [(status["version"], status["state"]) for status in statuses] == [("2", "AVAILABLE"), ("3", "END")]
     assert "cannot be loaded" in statuses[1]["status"]["error_message"]
@@ -142,7 +141,7 @@ def test_a_new_version_takes_over_and_a_damaged_one_does_not(
     np.testing.assert_allclose(prediction["probabilities"], expected, atol=1e-6)
     # The new version is withdrawn: the previous one is served again.
     os.replace(base / "2", tmp_path / "withdrawn")
-    until(lambda: version_of(server) == 1)
+    wait_until(lambda: version_of(server) == 1)
 
 
 def test_requests_in_progress_are_completed_on_sigterm(started, linear_model, images, row, tmp_path):
@@ -162,7 +161,7 @@ def test_requests_in_progress_are_completed_on_sigterm(started, linear_model, im
     assert server.process.wait(20) == 0
 
 
-def test_the_port_opens_when_the_model_is_loaded_and_not_before(linear_model, until, tmp_path):
+def test_the_port_opens_when_the_model_is_loaded_and_not_before(linear_model, tmp_path):
     model, log = linear_model(tmp_path / "colours"), tmp_path / "log"
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -170,7 +169,7 @@ def test_the_port_opens_when_the_model_is_loaded_and_not_before(linear_model, un
     command = [sys.executable, "-m", "imgpipe.components.serve", f"--model={model}", f"--port={port}"]
     with log.open("w") as file, subprocess.Popen(command, stdout=file, env=json_environment()) as process:
         try:
-            until(lambda: is_open(port), 120)
+            wait_until(lambda: is_open(port), 120)
             # The line is written when the model is loaded and has answered.
             assert '"version_served"' in log.read_text()
             status = httpx.get(f"http://127.0.0.1:{port}/v1/models/colours", timeout=30).json()
@@ -189,7 +188,7 @@ def is_open(port):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        ([], 64, "--model is missing"),
+        ([], 64, "model is missing"),
         (["--model=nowhere"], 66, "the folder 'nowhere' does not exist"),
         (["--model=nowhere", "--port=70000"], 64, "port=70000"),
         (["--model=nowhere", "--modle=x"], 64, "did you mean --model?"),

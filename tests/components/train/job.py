@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from imgpipe.components.train.arguments import TrainingArguments
@@ -92,15 +91,6 @@ def wait_for_exit(process: subprocess.Popen, *, status: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == status, output
     return output
-
-
-def wait_for_file(path: Path, process: subprocess.Popen) -> None:
-    """Waits until a running job has written a file."""
-    deadline = time.monotonic() + 240
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def evaluations(job_dir: Path) -> list[dict[str, float]]:

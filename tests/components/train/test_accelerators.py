@@ -9,8 +9,9 @@ import pytest
 
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidArgumentError
 from imgpipe.components.train.accelerators import find_accelerators
+from tests.waiting import wait_until
 
-from .job import evaluations, job_arguments, start, start_workers, wait_for_exit, wait_for_file
+from .job import evaluations, job_arguments, start, start_workers, wait_for_exit
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_two_workers_agree_with_one_and_only_the_chief_writes(data, on_one_devic
 @pytest.mark.proof
 def test_workers_resume_after_one_of_them_was_killed(data, tmp_path):
     chief, worker = start_workers([job_arguments(data, tmp_path / "chief", max_steps=400)] * 2)
-    wait_for_file(tmp_path / "chief" / "checkpoints" / "step-00000002.npz", chief)
+    wait_until((tmp_path / "chief" / "checkpoints" / "step-00000002.npz").exists, 240, process=chief)
     worker.kill()
     output = wait_for_exit(chief, status=75)
     wait_for_exit(worker, status=-9)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from imgpipe.components.train.feature_store import shared_features
+from tests.waiting import wait_until
 
 ARRAYS = [np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 2, 3])]
 WEIGHTS = [np.ones((2, 2), np.float32)]
@@ -70,10 +71,7 @@ def test_concurrent_trainings_compute_once(tmp_path):
 
 def test_another_process_computes_if_the_first_one_is_killed(tmp_path):
     first = start(tmp_path, 600)
-    deadline = time.monotonic() + 60
-    while not count_computations(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: count_computations(tmp_path))
     second = start(tmp_path, 0)
     time.sleep(0.3)
     os.kill(first.pid, signal.SIGKILL)

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from .job import evaluations, job_arguments, start, wait_for_exit, wait_for_file
+from tests.waiting import wait_until
+
+from .job import evaluations, job_arguments, start, wait_for_exit
 
 EXIT_INTERRUPTED = 75
 
@@ -42,7 +44,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(data, tmp_pa
     wait_for_exit(start(job_arguments(data, whole, **settings(**values))))
     arguments = job_arguments(data, interrupted, **settings(**values))
     process = start(arguments)
-    wait_for_file(interrupted / "checkpoints" / "step-00000003.npz", process)
+    wait_until((interrupted / "checkpoints" / "step-00000003.npz").exists, 240, process=process)
     process.send_signal(number)
     output = wait_for_exit(process, status=EXIT_INTERRUPTED if number == signal.SIGTERM else -number)
     if number == signal.SIGTERM:

@@ -15,6 +15,7 @@ from pathlib import Path
 from imgpipe.components.common.dataset import Manifest
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, PipelineError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.step import log_error
 from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage import parse_location
@@ -24,8 +25,19 @@ from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trial_run import write_result
+from imgpipe.components.tune.trials import SUCCEEDED
 
 STEPS = 40
+TRAINING = TrainingArguments(max_steps=STEPS, train_steps_per_eval=10, model_type="resnet-18", weights="none")
+# Of a real network, on images of 32 pixels.
+REAL_TRAINING = TrainingArguments(
+    max_steps=4,
+    train_batch_size=4,
+    model_type="resnet-18",
+    weights="none",
+    image_size=32,
+    train_steps_per_eval=1,
+)
 
 
 def accuracy(rate, step):
@@ -105,11 +117,28 @@ def inject(fault, step):
 def search(job_dir, *, tune="initial_learning_rate=log:0.001:0.2", warm=True, silence=60, seed=3, **settings):
     """Returns a search of synthetic trials."""
     tuning = TuneArguments(tune=tune, seed=seed, trial_silence_limit=silence, **settings)
-    training = TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none")
     spec = TuningSpec(
-        read_request(tuning), tuning, training, job_dir / "dataset", Manifest((), {}, {}), job_dir
+        read_request(tuning), tuning, TRAINING, job_dir / "dataset", Manifest((), {}, {}), job_dir
     )
     return LocalSearch(spec, warm=warm, function=learn)
+
+
+def check_real_trainings(search):
+    """Tunes real trainings with the real command of a trial, and checks what they report."""
+    trials = search(
+        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
+        training=REAL_TRAINING,
+        max_trials=2,
+        max_parallel_trials=1,
+        trial_early_stopping="off",
+        tune="initial_learning_rate=log:0.001:0.01; train_batch_size=2,4",
+    ).run(lambda _: None)
+    assert [trial.state for trial in trials] == [SUCCEEDED] * 2, trials
+    for trial in trials:
+        provenance = read_provenance(Path(trial.model))
+        assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
+        assert trial.objective is not None
+        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]
 
 
 def main():

@@ -37,8 +37,9 @@ from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, SUCCEEDED, best_trial
 from tests.servers.katib import IMAGE_USER, SETTINGS, refused_settings, start_katib_server
 from tests.servers.kubeflow import kubeconfig, use_kubeconfig
+from tests.waiting import wait_until
 
-from .synthetic import STEPS
+from .synthetic import STEPS, TRAINING, check_real_trainings
 
 COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
 
@@ -65,10 +66,7 @@ def search(server, coloured_dataset, tmp_path, monkeypatch):
         spec = TuningSpec(
             request=read_request(TuneArguments(**settings)),
             tuning=TuneArguments(**settings),
-            training=training
-            or TrainingArguments(
-                max_steps=STEPS, train_steps_per_eval=10, model_type="resnet-18", weights="none"
-            ),
+            training=training or TRAINING,
             dataset=dataset,
             manifest=read_manifest(dataset),
             job_dir=tmp_path / "job",
@@ -393,13 +391,6 @@ def kill_trial(server, name):
             os.kill(int(child), signal.SIGKILL)
 
 
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("workflow", "prelude"),
     [
@@ -705,30 +696,8 @@ def test_trials_exchange_data_and_models_through_cloud_storage(server, search, c
 
 
 @pytest.mark.proof
-def test_real_trainings_are_tuned_with_the_real_command(search, tmp_path):
-    training = TrainingArguments(
-        max_steps=4,
-        train_batch_size=4,
-        model_type="resnet-18",
-        weights="none",
-        image_size=32,
-        train_steps_per_eval=1,
-    )
-    made = search(
-        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
-        training=training,
-        max_trials=2,
-        max_parallel_trials=1,
-        trial_early_stopping="off",
-        tune="initial_learning_rate=log:0.001:0.01; train_batch_size=2,4",
-    )
-    trials = made.run(lambda _: None)
-    assert [trial.state for trial in trials] == [SUCCEEDED] * 2, trials
-    for trial in trials:
-        provenance = json.loads(Path(trial.model, "provenance.json").read_text())
-        assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
-        assert trial.objective is not None
-        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]
+def test_real_trainings_are_tuned_with_the_real_command(search):
+    check_real_trainings(search)
 
 
 class Artifact:

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.tune.study import read_trials
 from imgpipe.components.tune.trial_process import can_fork
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, best_trial
+from tests.waiting import wait_until
 
 from .synthetic import STEPS, search
 
@@ -54,14 +54,6 @@ def start(job_dir, **settings):
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def wait_until(condition, process, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def alive(pid):
@@ -211,7 +203,7 @@ def test_a_killed_search_resumes(tmp_path, victim, warm):
     plan(tmp_path, pause=0.3)
     process = start(tmp_path, **settings)
     checkpoints = [tmp_path / "trials" / number / "checkpoint" for number in ("1", "2")]
-    wait_until(lambda: all(path.exists() for path in checkpoints), process)
+    wait_until(lambda: all(path.exists() for path in checkpoints), process=process)
     children = [int(runs(tmp_path, trial)[0][0]) for trial in (1, 2)]
     if victim in ("parent", "both"):
         process.send_signal(signal.SIGKILL)
@@ -224,10 +216,7 @@ def test_a_killed_search_resumes(tmp_path, victim, warm):
         assert "resumes from its checkpoints" in output
     else:
         # Trials without a search exit by themselves, and the study is unlocked.
-        deadline = time.monotonic() + 30
-        while any(alive(pid) for pid in children):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not any(map(alive, children)))
         plan(tmp_path, pause=0.0)
         output, _ = (again := start(tmp_path, **settings)).communicate(timeout=60)
         assert again.returncode == 0, output
@@ -243,7 +232,7 @@ def test_a_killed_search_resumes(tmp_path, victim, warm):
 def test_a_trial_that_finished_after_its_search_was_killed_is_not_repeated(tmp_path):
     plan(tmp_path, **{"1": "linger"})
     process = start(tmp_path, max_trials=2)
-    wait_until((tmp_path / "trials" / "1" / "result.json").exists, process)
+    wait_until((tmp_path / "trials" / "1" / "result.json").exists, process=process)
     [(child, *_)] = runs(tmp_path, 1)
     for pid in (process.pid, int(child)):
         os.kill(pid, signal.SIGKILL)
@@ -258,7 +247,7 @@ def test_a_stopped_search_leaves_checkpoints_and_no_processes(tmp_path):
     plan(tmp_path, pause=5)
     process = start(tmp_path, max_trials=4, max_parallel_trials=2, trial_early_stopping="off")
     checkpoints = [tmp_path / "trials" / number / "checkpoint" for number in ("1", "2")]
-    wait_until(lambda: all(path.exists() for path in checkpoints), process)
+    wait_until(lambda: all(path.exists() for path in checkpoints), process=process)
     children = [int(runs(tmp_path, trial)[0][0]) for trial in (1, 2)]
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
@@ -271,7 +260,7 @@ def test_a_stopped_search_leaves_checkpoints_and_no_processes(tmp_path):
 def test_a_study_in_use_is_rejected(tmp_path):
     plan(tmp_path, pause=0.3)
     first = start(tmp_path, max_trials=2)
-    wait_until((tmp_path / "trials" / "1" / "runs.txt").exists, first)
+    wait_until((tmp_path / "trials" / "1" / "runs.txt").exists, process=first)
     with pytest.raises(OutputError, match=f"another tuner .process {first.pid}. is using the study"):
         run(tmp_path, max_trials=2)
     output, _ = first.communicate(timeout=60)
@@ -283,7 +272,7 @@ def test_a_study_in_use_is_rejected(tmp_path):
 def test_a_study_that_disappears_ends_the_search_with_the_reason(tmp_path, what):
     plan(tmp_path, pause=0.3)
     process = start(tmp_path, max_trials=3, max_parallel_trials=2)
-    wait_until((tmp_path / "trials" / "1" / "checkpoint").exists, process)
+    wait_until((tmp_path / "trials" / "1" / "checkpoint").exists, process=process)
     children = [int(runs(tmp_path, 1)[0][0])]
     journal = tmp_path / "study" / "journal.log"
     if what == "folder":

@@ -10,19 +10,11 @@ from imgpipe.components.common.errors import InvalidArgumentError, OutputError
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.published_model import publish_model
 from imgpipe.components.storage import parse_location
-from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.tune import TuningFiles, tune
 from tests.servers.configs import TUNING_CONFIG
 
-TRAINING = TrainingArguments(
-    max_steps=4,
-    train_batch_size=4,
-    model_type="resnet-18",
-    weights="none",
-    image_size=32,
-    train_steps_per_eval=1,
-)
+from .synthetic import REAL_TRAINING as TRAINING
 
 
 @pytest.fixture

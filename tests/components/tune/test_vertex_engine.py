@@ -1,4 +1,3 @@
-import json
 import threading
 import time
 
@@ -7,15 +6,15 @@ import pytest
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.vertex import VertexSearch
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import SUCCEEDED, best_trial
 from tests.servers.vertex_tuning import start_tuning_server
+from tests.waiting import wait_until
 
-from .synthetic import STEPS
+from .synthetic import STEPS, TRAINING, check_real_trainings
 
 COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
 
@@ -41,7 +40,7 @@ def search(server, coloured_dataset, tmp_path):
         spec = TuningSpec(
             request=read_request(TuneArguments(**settings)),
             tuning=TuneArguments(**settings),
-            training=training or TrainingArguments(max_steps=STEPS, model_type="resnet-18", weights="none"),
+            training=training or TRAINING,
             dataset=dataset,
             manifest=read_manifest(dataset),
             job_dir=tmp_path / "job",
@@ -140,35 +139,9 @@ def test_ctrl_c_cancels_the_job(server, search):
         search().run(report)
     [job] = server.created("hyperparameterTuningJobs")
     assert job.state.name == "JOB_STATE_CANCELLED"
-    deadline = time.monotonic() + 20
-    while any(process.poll() is None for process in server.processes.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: all(process.poll() is not None for process in server.processes.values()))
 
 
 @pytest.mark.proof
-def test_the_real_command_tunes_real_trainings(server, search, tmp_path):
-    training = TrainingArguments(
-        max_steps=4,
-        train_batch_size=4,
-        model_type="resnet-18",
-        weights="none",
-        image_size=32,
-        train_steps_per_eval=1,
-    )
-    made = search(
-        command=("python", "-m", "imgpipe.components.tune.remote_trial"),
-        training=training,
-        max_trials=2,
-        max_parallel_trials=1,
-        tune="initial_learning_rate=log:0.001:0.01; train_batch_size=2,4",
-    )
-    trials = made.run(lambda _: None)
-    assert [trial.state for trial in trials] == [SUCCEEDED] * 2, server.logs
-    for trial in trials:
-        provenance = json.loads(
-            (tmp_path / "job" / "model" / f"trial_{trial.id}" / "provenance.json").read_text()
-        )
-        assert provenance["arguments"]["train_batch_size"] == trial.values["train_batch_size"]
-        assert trial.objective is not None
-        assert [evaluation["step"] for evaluation in trial.evaluations] == [1, 2, 3, 4]
+def test_the_real_command_tunes_real_trainings(search):
+    check_real_trainings(search)
