@@ -28,7 +28,7 @@ Examples:
 
 @click.command(cls=ArgumentCommand, epilog=_EXAMPLES, short_help="Continue an interrupted run.")
 @click.argument("run", default="", metavar="[RUN]")
-@argument_options(*TUNE_PIPELINE_ARGUMENTS, default_of=lambda _: "as recorded")
+@argument_options(*TUNE_PIPELINE_ARGUMENTS, default_of=lambda _: "")
 @option(
     "--format",
     "output_format",
