@@ -14,12 +14,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from imgpipe.components.common.html_page import render
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_SIGNATURE
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.batcher import Batcher
+from imgpipe.components.serve.image_upload import is_upload, parse_upload
 from imgpipe.components.serve.live_model import LiveModel
 from imgpipe.components.serve.measurements import CONTENT_TYPE, Measurements
-from imgpipe.components.serve.predict_request import RequestError, parse_predict_request, predict_response
+from imgpipe.components.serve.predict_request import (
+    PredictRequest,
+    RequestError,
+    parse_predict_request,
+    predict_response,
+)
 
 _PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,18}))?(?P<action>:predict|/metadata)?",
@@ -53,6 +61,7 @@ class Server:
         """Returns the ASGI application."""
         return Starlette(
             routes=[
+                Route("/", self._page, methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/{path:path}", self._handle, methods=["GET", "POST"]),
@@ -81,6 +90,10 @@ class Server:
 
     async def _health(self, _: Request) -> Response:
         return _json_response(200, {"status": "ok", "version": self._model.version})
+
+    async def _page(self, _: Request) -> Response:
+        page = render("predict.html", "imgpipe.components.serve", model=self._arguments.model_name())
+        return Response(page, media_type="text/html; charset=utf-8")
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._measurements.text(), media_type=CONTENT_TYPE)
@@ -119,8 +132,8 @@ class Server:
         if match is None:
             raise RequestError(
                 404,
-                f"unknown path; the paths are /v1/models/{self._arguments.model_name()} (GET), the same with "
-                ":predict (POST) or /metadata (GET), /healthz and /metrics",
+                f"unknown path; the paths are / (a page), /v1/models/{self._arguments.model_name()} (GET), "
+                "the same with :predict (POST) or /metadata (GET), /healthz and /metrics",
             )
         name, version, action = match["name"], match["version"], match["action"]
         if name != self._arguments.model_name():
@@ -159,7 +172,10 @@ class Server:
                 ) from None
             body = b"".join(parts)
             del parts
-            if len(body) < _LARGE_BODY_BYTES:
+            content_type = request.headers.get("content-type", "")
+            if is_upload(content_type):
+                parsed = await self._parse_upload(body, content_type)
+            elif len(body) < _LARGE_BODY_BYTES:
                 parsed = self._parse(body)
             else:
                 parsed = await asyncio.to_thread(self._parse, body)
@@ -193,7 +209,18 @@ class Server:
             return True
         return True
 
-    def _parse(self, body: bytes) -> Any:
+    async def _parse_upload(self, body: bytes, content_type: str) -> PredictRequest:
+        # People upload files: they read names, not one probability for each class.
+        has_labels = LABELS_SIGNATURE in self._model.signatures
+        return await parse_upload(
+            body,
+            content_type,
+            default_signature=LABELS_SIGNATURE if has_labels else DEFAULT_SIGNATURE,
+            max_images=self._arguments.max_images_per_request,
+            max_image_pixels=self._arguments.max_image_pixels,
+        )
+
+    def _parse(self, body: bytes) -> PredictRequest:
         return parse_predict_request(
             body,
             max_images=self._arguments.max_images_per_request,

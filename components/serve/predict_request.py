@@ -89,13 +89,7 @@ def parse_predict_request(body: bytes, *, max_images: int, max_image_pixels: int
         _image(value, _path(number, by_row), max_image_pixels) for number, value in enumerate(encoded)
     )
     for number, key in enumerate(keys):
-        if not isinstance(key, str):
-            raise RequestError(400, f"{_path(number, by_row, 'key')} is not a string")
-        if not is_valid_unicode(key):
-            raise RequestError(
-                400,
-                f"{_path(number, by_row, 'key')} contains half of a surrogate pair, not a character",
-            )
+        check_key(key, _path(number, by_row, "key"))
     return PredictRequest(signature or DEFAULT_SIGNATURE, images, tuple(keys), by_row)
 
 
@@ -115,6 +109,28 @@ def predict_response(request: PredictRequest, outputs: dict[str, NDArray[Any]]) 
             for number in range(len(request.images))
         ]
     }
+
+
+def check_key(key: Any, path: str) -> None:
+    """Raises ``RequestError`` if a key cannot be returned in a response; ``path`` is its place there."""
+    if not isinstance(key, str):
+        raise RequestError(400, f"{path} is not a string")
+    if not is_valid_unicode(key):
+        raise RequestError(400, f"{path} contains half of a surrogate pair, not a character")
+
+
+def check_image(data: bytes, path: str, max_pixels: int) -> None:
+    """Raises ``RequestError`` if an image has an unknown format or too many pixels.
+
+    Args:
+        data: An image file; only its header is checked.
+        path: Its place in the request.
+        max_pixels: Largest width times height.
+    """
+    try:
+        check_image_header(data, max_pixels)
+    except ImageError as error:
+        raise RequestError(400, f"{path}: {error}") from None
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -172,10 +188,7 @@ def _image(value: Any, path: str, max_pixels: int) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise RequestError(400, f"{path} is not base64{_base64_hint(text)}") from None
-    try:
-        check_image_header(data, max_pixels)
-    except ImageError as error:
-        raise RequestError(400, f"{path}: {error}") from None
+    check_image(data, path, max_pixels)
     return data
 
 

@@ -56,6 +56,27 @@ def test_a_signature_can_be_selected(server, images, expected, row):
     assert prediction["classes"] == order.tolist()
 
 
+def test_an_uploaded_file_is_predicted_with_labels(server, images, expected):
+    response = httpx.post(f"{server.url}:predict", files={"image": ("photo.png", images[0])})
+    assert response.status_code == 200
+    (prediction,) = response.json()["predictions"]
+    assert prediction["key"] == "photo.png"
+    assert prediction["labels"][0] == ["dark", "größer", "bright"][expected.classes[0]]
+    raw = httpx.post(f"{server.url}:predict", content=images[0], headers={"Content-Type": "image/png"})
+    assert raw.json()["predictions"][0]["labels"] == prediction["labels"]
+    broken = httpx.post(f"{server.url}:predict", files={"image": ("photo.png", images[0][:40])})
+    assert broken.status_code == 400
+    assert "photo.png" in broken.json()["error"]
+
+
+def test_the_page_to_drop_pictures_on_names_the_model_and_loads_nothing_from_elsewhere(server):
+    response = httpx.get(server.address)
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert f'data-model="{server.name}"' in response.text
+    assert "default-src 'none'" in response.text
+    assert "//" not in response.text.replace("// ", "")
+
+
 def test_concurrent_clients_each_get_their_own_response(server, images, expected, row):
     def predict(number):
         body = {"instances": [row(images[number % 20], str(number))]}
