@@ -27,6 +27,7 @@ class ConvertOptions(TypedDict, total=False):
     validation_data_path: Paths
     validation_fraction: float
     test_fraction: float
+    group_near_duplicates: bool
     max_rejected_fraction: float
     shard_megabytes: int
     max_image_pixels: int
@@ -45,6 +46,7 @@ class ValidateOptions(TypedDict, total=False):
         "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3", "efficientnet-v2-s",
         "efficientnet-v2-m", "efficientnet-v2-l"]
     image_size: int
+    evaluation_split: Literal["validation", "test"]
     max_image_pixels: int
 
 
@@ -70,6 +72,7 @@ class RunOptions(ConvertOptions, total=False):
     mixup: float
     cutmix: float
     class_weights: Literal["none", "balanced", "sqrt"]
+    label_set_coverage: float
     initial_learning_rate: float
     warmup_steps: int
     warmup_learning_rate: float
@@ -90,6 +93,7 @@ class RunOptions(ConvertOptions, total=False):
     deterministic: bool
     keep_checkpoints: int
     serving_formats: Literal["jpeg,png,gif,bmp", "jpeg,png,gif,bmp,webp"]
+    evaluation_split: Literal["validation", "test"]
     deploy_target: Literal["none", "local", "kserve", "vertex"]
     deploy_dir: Path
     deploy_name: str
@@ -97,7 +101,6 @@ class RunOptions(ConvertOptions, total=False):
     project: str
     region: str
     vertex_endpoint: str
-    evaluation_split: Literal["validation", "test"]
     champion: Path
     slices_csv: Path
     min_accuracy: float

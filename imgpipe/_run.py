@@ -84,7 +84,7 @@ class Run:
         ``top_1_accuracy``, ``top_5_accuracy``, ``loss`` (mean cross-entropy in nats), ``macro_precision``,
         ``macro_recall``, ``macro_f1``, ``expected_calibration_error`` and ``examples``, the number of images;
         for a multi-label data set ``mean_average_precision`` and ``f1``, among others. Undefined ones are
-        left out.
+        left out. ``test_top_1_accuracy``, if there is a test split, is the accuracy on it.
         """
         figures = {
             name: float(value)
@@ -94,6 +94,8 @@ class Run:
         calibration = self._evaluation.get("calibration")
         if calibration:
             figures["expected_calibration_error"] = calibration["expected_calibration_error"]
+        if test := self._evaluation.get("test"):
+            figures["test_top_1_accuracy"] = test["top_1_accuracy"]
         return figures
 
     @property

@@ -12,6 +12,7 @@ from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
+SETS_SIGNATURE = "label_sets"
 # The names of the network's input and output in the other export formats.
 IMAGES, PROBABILITIES = "images", "probabilities"
 # The number of classes that the signature top_labels returns, or all if there are fewer.
@@ -29,6 +30,8 @@ class _ServingModel(tf.Module):
         labels_file: Path,
         *,
         multi_label: bool,
+        temperature: float,
+        set_thresholds: Sequence[float],
         webp: bool,
     ) -> None:
         super().__init__()
@@ -49,7 +52,10 @@ class _ServingModel(tf.Module):
             input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)]
         )
         def probabilities_of_pixels(images: Any) -> Any:
-            return probabilities_from(logits(images, training=False))
+            scaled = logits(images, training=False)
+            if temperature != 1:
+                scaled *= 1 / temperature
+            return probabilities_from(scaled)
 
         @tf.function(input_signature=signature)
         def probabilities_of(image_bytes: Any, key: Any) -> Any:
@@ -86,9 +92,26 @@ class _ServingModel(tf.Module):
                 "probabilities": best.values,
             }
 
+        @tf.function(input_signature=signature)
+        def serve_sets(image_bytes: Any, key: Any) -> dict[str, Any]:
+            probabilities = probabilities_of(image_bytes, key)
+            limits = tf.constant(set_thresholds, tf.float32)
+            if not multi_label:
+                best = tf.math.top_k(probabilities, k=2)
+                is_first = tf.one_hot(best.indices[:, 0], len(labels), True, False, dtype=tf.bool)
+                limits *= tf.where(is_first, best.values[:, 1:], best.values[:, :1])
+            return {
+                "in_set": probabilities >= limits,
+                "key": tf.identity(key),
+                "probabilities": probabilities,
+            }
+
         self.probabilities_of_pixels = probabilities_of_pixels
         self.serve = serve
         self.serve_labels = serve_labels
+        if set_thresholds:
+            # As an attribute, it would be traced when the model is saved.
+            self.serve_sets = serve_sets
 
 
 def write_saved_model(
@@ -98,6 +121,8 @@ def write_saved_model(
     folder: Path,
     *,
     multi_label: bool = False,
+    temperature: float = 1.0,
+    set_thresholds: Sequence[float] = (),
     webp: bool = False,
 ) -> None:
     """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
@@ -107,7 +132,9 @@ def write_saved_model(
     (int64 [n]: 0..N-1, the label on disk less one), ``key`` (string [n]) and ``probabilities`` (float32
     [n, N]), as in Google's built-in algorithm. The signature ``top_labels`` takes the same inputs and
     returns the k = min(5, N) most probable classes, the most probable first: ``classes`` (int64 [n, k]),
-    ``key``, ``labels`` (string [n, k], their names) and ``probabilities`` (float32 [n, k]).
+    ``key``, ``labels`` (string [n, k], their names) and ``probabilities`` (float32 [n, k]). The signature
+    ``label_sets`` takes the same inputs and returns ``in_set`` (bool [n, N]: whether a label is in the set
+    that holds the true label with the stated probability), ``key`` and ``probabilities`` (float32 [n, N]).
 
     The function ``probabilities_of_pixels``, which is not a signature, is the network without the decoding:
     uint8 [n, size, size, 3] -> ``probabilities``.
@@ -124,18 +151,29 @@ def write_saved_model(
         folder: The output folder.
         multi_label: Whether each label has an independent probability (sigmoid); otherwise the
             probabilities sum to 1 (softmax).
+        temperature: What the logits are divided by, see ``temperature.fit_temperature``.
+        set_thresholds: From ``label_sets.set_thresholds``; empty leaves the signature ``label_sets`` out.
         webp: Whether the model decodes WebP files too; then it needs TensorFlow 2.20 or later.
     """
     with tempfile.TemporaryDirectory() as temporary:
         labels_file = Path(temporary) / LABELS_ASSET
         write_labels_file(labels_file, labels)
         module = _ServingModel(
-            classifier, image_size, labels, labels_file, multi_label=multi_label, webp=webp
+            classifier,
+            image_size,
+            labels,
+            labels_file,
+            multi_label=multi_label,
+            temperature=temperature,
+            set_thresholds=set_thresholds,
+            webp=webp,
         )
         signatures = {
             DEFAULT_SIGNATURE: module.serve,
             "classify": module.serve,
             LABELS_SIGNATURE: module.serve_labels,
         }
+        if set_thresholds:
+            signatures[SETS_SIGNATURE] = module.serve_sets
         tf.saved_model.save(module, str(folder), signatures=signatures)
     remove_hints(folder)

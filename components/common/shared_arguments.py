@@ -3,6 +3,7 @@
 from typing import Any
 
 from imgpipe.components.common.arguments import Group, Kind, argument
+from imgpipe.components.common.dataset import TEST, VALIDATION
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET = "none", "local", "kserve", "vertex"
@@ -112,4 +113,12 @@ SLICES_CSV: Any = argument(
     " set. Accuracy is reported for each value of each column. Empty = by image format and size only.",
     group=Group.EVALUATION,
     kind=Kind.INPUT_FILE,
+)
+EVALUATION_SPLIT: Any = argument(
+    VALIDATION,
+    "Split on which the model is evaluated. Training never sees the test split; it uses the validation "
+    "split to select the best step. With validation, the accuracy on the test split, if there is one, is "
+    "reported beside it; with test, the data must have a test split, or the run ends before training.",
+    group=Group.EVALUATION,
+    choices=(VALIDATION, TEST),
 )

@@ -11,7 +11,7 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
 # Values of label_from.
 AUTO, LEAF, TOP = "auto", "leaf", "top"
 # Roles of columns in columns.
-PATH, LABEL, SPLIT = "path", "label", "split"
+PATH, LABEL, SPLIT, GROUP = "path", "label", "split", "group"
 
 _basic_argument = partial(argument, group=Group.BASICS)
 _data_argument = partial(argument, group=Group.DATA)
@@ -40,7 +40,8 @@ class ConvertArguments:
     train_csv: str = _basic_argument(
         "",
         "CSV file that lists the training images, one `path,label` per line, UTF-8; or with the names of "
-        "the columns in the first line. Import files of Vertex AI work too: CSV with a leading ml_use column "
+        "the columns in the first line; the rows of a column group (pictures of one person, patient or "
+        "burst) stay in one split. Import files of Vertex AI work too: CSV with a leading ml_use column "
         "(training, validation, test), or .jsonl. Paths are local or gs://, absolute or relative to the "
         "file's folder or image_root. With multi_label a row may have any number of labels: "
         "path,label,label,... Give exactly one of images, train_csv and training_data_path.",
@@ -48,9 +49,10 @@ class ConvertArguments:
     )
     columns: str = _data_argument(
         "",
-        "Columns of the CSV files: path=NAME,label=NAME and, optionally, split=NAME (train, val or test), "
-        "with names in the first line, or numbers from 1. Other columns are ignored. With multi_label, label "
-        "may be repeated. Empty = path,label, or what the first line says. Requires train_csv.",
+        "Columns of the CSV files: path=NAME,label=NAME and, optionally, split=NAME (train, val or test) and "
+        "group=NAME (rows with the same group stay in one split), with names in the first line, or numbers "
+        "from 1. Other columns are ignored. With multi_label, label may be repeated. Empty = path,label, or "
+        "what the first line says. Requires train_csv.",
     )
     image_root: str = _data_argument(
         "",
@@ -104,6 +106,13 @@ class ConvertArguments:
         "Applies only if validation images are set aside too. 0 = none.",
         minimum=0,
         below=1,
+    )
+    group_near_duplicates: bool = _data_argument(
+        True,
+        "Whether images that are set aside are drawn together with their near-duplicates (scaled, "
+        "recompressed or slightly cropped copies), so that a model is not tested with copies of images that "
+        "it was trained on. Reads every image once more. Equal files and the rows of a group always stay "
+        "together.",
     )
     output_dir: str = _data_argument(
         "",
@@ -192,7 +201,7 @@ class ConvertArguments:
 
 
 def parse_columns(text: str) -> dict[str, list[str]]:
-    """Returns the names or numbers in ``path=NAME,label=NAME,split=NAME``, by role.
+    """Returns the names or numbers in ``path=NAME,label=NAME,split=NAME,group=NAME``, by role.
 
     Raises:
         InvalidArgumentError: if the text has another form.
@@ -200,9 +209,9 @@ def parse_columns(text: str) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {}
     for part in text.split(",") if text else ():
         role, equals, name = (piece.strip() for piece in part.partition("="))
-        if role not in (PATH, LABEL, SPLIT) or not equals or not name:
+        if role not in (PATH, LABEL, SPLIT, GROUP) or not equals or not name:
             raise InvalidArgumentError(
-                f"columns={text!r}: {part.strip()!r} is not path=NAME, label=NAME or split=NAME",
+                f"columns={text!r}: {part.strip()!r} is not path=NAME, label=NAME, split=NAME or group=NAME",
                 remedy="write the names of the columns, or their numbers from 1: "
                 "'columns=path=file_name,label=species'",
             )
@@ -212,7 +221,7 @@ def parse_columns(text: str) -> dict[str, list[str]]:
             raise InvalidArgumentError(
                 f"columns={text!r} does not say which column is the {role}", remedy=f"add {role}=NAME"
             )
-    for role in (PATH, SPLIT):
+    for role in (PATH, SPLIT, GROUP):
         if len(columns.get(role, ())) > 1:
             raise InvalidArgumentError(f"columns={text!r} has {role} twice", remedy="keep one of the two")
     return columns

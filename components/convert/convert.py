@@ -44,6 +44,7 @@ from imgpipe.components.convert.image_folders import read_images
 from imgpipe.components.convert.import_files import read_import_file
 from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.labels_file import read_user_labels
+from imgpipe.components.convert.near_duplicates import group_near_duplicates, merge_groups
 from imgpipe.components.convert.output_folder import (
     LABELS_NAME,
     explain_write_errors,
@@ -59,7 +60,7 @@ from imgpipe.components.convert.rejections import (
     log_rejected,
 )
 from imgpipe.components.convert.remote_files import check_remote_files
-from imgpipe.components.convert.row_table import RowSelection
+from imgpipe.components.convert.row_table import RowSelection, RowTable
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.convert.shards import (
     ImageRules,
@@ -315,14 +316,14 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
 
 def _assign_splits(
     rows: Rows, arguments: ConvertArguments, threads: int
-) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, float]]:
-    """Returns the row numbers of each split, and the fractions if rows were split at random."""
+) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, Any]]:
+    """Returns the row numbers of each split, and what the manifest says about a random split."""
     table = rows.accepted
     numbers_of = {name: table.rows_for(name) for name in _SPLITS}
     unassigned = table.rows_for("")
-    settings: dict[str, float] = {}
+    settings: dict[str, Any] = {}
     if len(unassigned):
-        groups = group_equal_images(table, unassigned, threads)
+        groups, settings = _groups_to_keep(table, unassigned, arguments, threads)
         fractions = {VALIDATION: arguments.validation_fraction}
         has_test = arguments.test_csv or (arguments.images and len(numbers_of[TEST]))
         if arguments.test_fraction and not has_test:
@@ -334,10 +335,74 @@ def _assign_splits(
             name: np.concatenate([numbers_of[name], drawn.get(name, np.zeros(0, np.int64))])
             for name in _SPLITS
         }
-        settings = {f"{name}_fraction": fraction for name, fraction in fractions.items()}
+        settings |= {f"{name}_fraction": fraction for name, fraction in fractions.items()}
+    _warn_of_divided_groups(table, numbers_of)
     if not len(numbers_of[TEST]):
         del numbers_of[TEST]
     return numbers_of, settings
+
+
+def _warn_of_divided_groups(table: RowTable, numbers_of: dict[str, npt.NDArray[np.int64]]) -> None:
+    """Warns of groups that the input itself divides between splits."""
+    names = table.group_names
+    held = {name: set(table.group_indices(numbers).tolist()) - {-1} for name, numbers in numbers_of.items()}
+    for split in (VALIDATION, TEST) if names else ():
+        if divided := sorted(names[group] for group in held[TRAIN] & held[split]):
+            log_event(
+                "groups_divided",
+                f"convert: the input assigns rows of {plural(len(divided), 'group')}, e.g. {divided[0]!r}, "
+                f"to both train and {split}: the accuracy on {split} will be too high",
+                severity="WARNING",
+                groups=len(divided),
+            )
+
+
+def _groups_to_keep(
+    table: RowTable, numbers: npt.NDArray[np.int64], arguments: ConvertArguments, threads: int
+) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+    """Returns the groups of rows that must not be split, and what the manifest says about them.
+
+    They are equal images, near-duplicates and the user's groups.
+    """
+    settings: dict[str, Any] = {}
+    groups = group_equal_images(table, numbers, threads)
+    if arguments.group_near_duplicates:
+        equal = groups
+        groups = group_near_duplicates(table, numbers, equal, threads, arguments.max_image_pixels)
+        settings |= _report_near_duplicates(table, numbers, equal, groups)
+    given = table.group_indices(numbers)
+    if (given >= 0).any():
+        # A row without a group is one of its own.
+        own = len(table.group_names) + np.arange(len(given))
+        groups = merge_groups(groups, np.where(given >= 0, given, own))
+        settings["groups"] = len(table.group_names)
+    return groups, settings
+
+
+def _report_near_duplicates(
+    table: RowTable,
+    numbers: npt.NDArray[np.int64],
+    equal: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+) -> dict[str, Any]:
+    """Logs the near-duplicates and returns their number by its name in the manifest, if there are any."""
+    _, firsts = np.unique(equal, return_index=True)
+    names, images = np.unique(groups[firsts], return_counts=True)
+    several = images > 1
+    if not several.any():
+        return {}
+    count = int(images[several].sum())
+    shown = firsts[groups[firsts] == names[np.argmax(several)]][:2]
+    examples = " and ".join(repr(table.path(int(numbers[index]))) for index in shown)
+    log_event(
+        "near_duplicates",
+        f"convert: {count:,} different images are near-duplicates, in "
+        f"{plural(int(several.sum()), 'group')} of up to {images.max():,}, e.g. {examples}; each group is "
+        "kept in one split, unless group_near_duplicates is false",
+        groups=int(several.sum()),
+        images=count,
+    )
+    return {"near_duplicates": count}
 
 
 def _find_labels(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, PipelineError
-from imgpipe.components.convert.arguments import LABEL, PATH, SPLIT, parse_columns
+from imgpipe.components.convert.arguments import GROUP, LABEL, PATH, SPLIT, parse_columns
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.images.file_names import IMAGE_SUFFIXES, has_image_suffix
 from imgpipe.components.storage import Location, resolve
@@ -63,6 +63,7 @@ class CsvLayout:
         path: The column of the paths.
         labels: The columns of the labels; one unless the data set is multi-label. Empty = all after the path.
         split: The column of the splits; None if there is none.
+        group: The column of the groups, whose rows stay in one split; None if there is none.
         header: Whether the first line has the names of the columns.
         suffix: The file extension that the paths lack.
         width: The number of columns; 0 = any.
@@ -71,13 +72,19 @@ class CsvLayout:
     path: int
     labels: tuple[int, ...]
     split: int | None = None
+    group: int | None = None
     header: bool = False
     suffix: str = ""
     width: int = 0
 
     def describe(self, names: Sequence[str]) -> str:
         """Returns the columns, for the log; ``names`` is the first row."""
-        parts = [("path", self.path), *(("label", number) for number in self.labels), ("split", self.split)]
+        parts = [
+            (PATH, self.path),
+            *((LABEL, number) for number in self.labels),
+            (SPLIT, self.split),
+            (GROUP, self.group),
+        ]
         shown = [
             f"{role} = column {number + 1}{f' ({names[number]})' if self.header else ''}"
             for role, number in parts
@@ -153,7 +160,7 @@ def find_layout(
     layout = _named_layout(sample) if header else None
     if not same_length:
         if layout is not None and multi_label and layout.path == 0:
-            layout = CsvLayout(0, (), header=True)
+            layout = CsvLayout(0, (), group=layout.group, header=True)
         return _with_suffix(layout, sample)
     if header and len(stripped) == 1:
         return layout
@@ -211,7 +218,8 @@ def _given_layout(sample: _Sample, columns: dict[str, list[str]]) -> CsvLayout:
     is_header = by_name or (
         not sample.is_image(first[path]) and bool(body) and all(map(sample.is_image, body))
     )
-    return CsvLayout(path, labels, split, is_header, width=len(first))
+    group = numbers[GROUP][0] if GROUP in numbers else None
+    return CsvLayout(path, labels, split, group, is_header, width=len(first))
 
 
 def _has_header(sample: _Sample, *, same_length: bool) -> bool:
@@ -243,6 +251,8 @@ def _named_layout(sample: _Sample) -> CsvLayout | None:
         for number, name in enumerate(names)
         if number not in (path, split) and name not in _INDEX_NAMES
     ]
+    group = names.index(GROUP) if names.count(GROUP) == 1 and len(others) > 1 else None
+    others = [number for number in others if number != group]
     labels = others
     if len(others) > 1:
         labels = [
@@ -250,7 +260,7 @@ def _named_layout(sample: _Sample) -> CsvLayout | None:
         ]
     if not labels or (len(labels) > 1 and not sample.multi_label):
         return None
-    return CsvLayout(path, tuple(labels), split, header=True, width=len(names))
+    return CsvLayout(path, tuple(labels), split, group, header=True, width=len(names))
 
 
 def _find_columns(names: Sequence[str], groups: Sequence[frozenset[str]]) -> list[int]:

@@ -37,6 +37,8 @@ def digest_inputs(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
     )
     if arguments.multi_label:
         settings += ("multi_label",)
+    if not arguments.group_near_duplicates:
+        settings += ("near-duplicates apart",)
     rejected = sorted((row.path, row.label) for row in rows.rejected)
     digest = hashlib.sha256(repr((settings, rejected)).encode("utf-8", "surrogatepass"))
     for use in (UNASSIGNED, TRAIN, VALIDATION, TEST):
@@ -45,6 +47,10 @@ def digest_inputs(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
         order = keys.argsort(kind="stable")
         digest.update(keys[order].tobytes())
         digest.update(rows.accepted.sizes(numbers[order]).tobytes())
+        if names := rows.accepted.group_names:
+            indices = rows.accepted.group_indices(numbers[order]).tolist()
+            groups = [names[index] if index >= 0 else "" for index in indices]
+            digest.update(repr(groups).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from imgpipe.components.common.labels import find_label_problem, is_valid_unicod
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tfrecord import starts_with_record
+from imgpipe.components.convert.arguments import GROUP
 from imgpipe.components.convert.csv_layout import (
     SAMPLE_ROWS,
     USES,
@@ -42,6 +43,7 @@ class _ParsedRow:
     label: str
     use: str = UNASSIGNED
     problem: str = ""
+    group: str = ""
 
 
 def read_import_file(
@@ -59,6 +61,9 @@ def read_import_file(
     names of the columns; each line of a .jsonl file is a JSON object in Vertex AI's import format. UTF-8 with
     or without a byte order mark, any line ends; blank lines are skipped. A CSV field in double quotes may
     contain commas and doubled quotes, but no line break. White space around a label is removed.
+
+    Rows with the same text in the column ``group`` stay in one split; a JSON object has its group in
+    ``dataItemResourceLabels``.
 
     With ``multi_label`` a CSV row has any number of labels, one per column (empty ones are skipped), and an
     object any number of ``classificationAnnotations``; duplicate labels count once.
@@ -92,7 +97,15 @@ def read_import_file(
             else:
                 parsed = _parse_json(line, multi_label) if is_json else _parse_csv(line, multi_label, layout)
                 parsed = _check_use(parsed, use, file)
-            rows.add(source, number, parsed.path, parsed.label, use=parsed.use, problem=parsed.problem)
+            rows.add(
+                source,
+                number,
+                parsed.path,
+                parsed.label,
+                use=parsed.use,
+                group=parsed.group,
+                problem=parsed.problem,
+            )
     if len(rows) == before:
         raise InvalidDataError("the file has no rows", where=file, remedy="write one path,label per line")
 
@@ -186,7 +199,7 @@ def _check_use(parsed: _ParsedRow, use: str, file: str) -> _ParsedRow:
     if parsed.use not in (UNASSIGNED, use):
         problem = f"the row is for {parsed.use}, but {file} lists {use} images"
         return _ParsedRow(parsed.path, parsed.label, use, problem)
-    return _ParsedRow(parsed.path, parsed.label, use)
+    return replace(parsed, use=use)
 
 
 def _split_cells(line: str) -> list[str] | str:
@@ -233,7 +246,9 @@ def _parse_columns(cells: list[str], layout: CsvLayout, multi_label: bool) -> _P
     cells = [cell.strip() for cell in cells]
     while len(cells) > layout.width and not cells[-1]:
         cells.pop()
-    labels = layout.labels or tuple(range(layout.path + 1, len(cells)))
+    labels = layout.labels or tuple(
+        number for number in range(layout.path + 1, len(cells)) if number != layout.group
+    )
     needed = max(layout.path, layout.split or 0, *labels, 0) + 1
     if len(cells) < needed or len(cells) > layout.width > 0:
         problem = f"{plural(len(cells), 'column')} instead of {layout.width or needed}"
@@ -244,9 +259,14 @@ def _parse_columns(cells: list[str], layout: CsvLayout, multi_label: bool) -> _P
     if use_text not in USES:
         problem = f"the split is {use_text!r}, not train, val or test"
         return _ParsedRow(path, ",".join(names), problem=problem)
-    if multi_label:
-        return _check_label_set(path, list(filter(None, names)), USES[use_text])
-    return _check_row(path, names[0], USES[use_text])
+    parsed = (
+        _check_label_set(path, list(filter(None, names)), USES[use_text])
+        if multi_label
+        else _check_row(path, names[0], USES[use_text])
+    )
+    if layout.group is None or layout.group >= len(cells):
+        return parsed
+    return replace(parsed, group=cells[layout.group])
 
 
 def _parse_multi_label_cells(cells: list[str]) -> _ParsedRow:
@@ -305,9 +325,16 @@ def _parse_json(line: str, multi_label: bool) -> _ParsedRow:
         return _ParsedRow(path, label, problem=problem)
     if not (is_valid_unicode(path) and is_valid_unicode(label)):
         return _ParsedRow(ascii(path), ascii(label), problem="the line contains an unpaired surrogate")
-    if multi_label:
-        return _check_label_set(path, [text.strip() for text in texts], USES[use_text.strip().lower()])
-    return _check_row(path, label.strip(), USES[use_text.strip().lower()])
+    use = USES[use_text.strip().lower()]
+    group = resources.get(GROUP, "") if isinstance(resources, dict) else ""
+    if not isinstance(group, str) or not is_valid_unicode(group):
+        return _ParsedRow(path, label, use, f"the group is {group!r}, not a text")
+    parsed = (
+        _check_label_set(path, [text.strip() for text in texts], use)
+        if multi_label
+        else _check_row(path, label.strip(), use)
+    )
+    return replace(parsed, group=group.strip())
 
 
 def _display_name(annotation: Any) -> str | None:

@@ -82,6 +82,9 @@ class RowTable(Sequence[Row]):
         self._version = array("Q")
         # Stays empty until a row has a checksum: local files have none.
         self._checksum = array("q")
+        # Both stay empty until a row has a group.
+        self._groups: dict[str, int] = {}
+        self._group = array("I")
 
     def __len__(self) -> int:
         return len(self._line)
@@ -124,9 +127,10 @@ class RowTable(Sequence[Row]):
         label: str,
         use: str,
         *,
+        group: str = "",
         status: FileStatus = UNKNOWN,
     ) -> None:
-        """Adds a row."""
+        """Adds a row; rows with the same ``group`` belong together, unless it is empty."""
         number = self._labels.get(label)
         if number is None:
             number = self._labels[label] = len(self.label_names)
@@ -139,6 +143,9 @@ class RowTable(Sequence[Row]):
         self._use.append(_USES.index(use))
         self._bytes.append(0)
         self._version.append(0)
+        if group:
+            self._group.extend([0] * (len(self) - 1 - len(self._group)))
+            self._group.append(self._groups.setdefault(group, len(self._groups) + 1))
         self.set_status(len(self) - 1, status)
 
     def set_status(self, index: int, status: FileStatus) -> None:
@@ -190,6 +197,18 @@ class RowTable(Sequence[Row]):
     def checksum(self, index: int) -> int:
         """Returns the CRC-32C of the image file; -1 if it is unknown."""
         return self._checksum[index] if index < len(self._checksum) else -1
+
+    @property
+    def group_names(self) -> list[str]:
+        """The names of the groups, in order of first appearance."""
+        return list(self._groups)
+
+    def group_indices(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Returns the groups of the rows as indices in ``group_names``; -1 for a row without a group."""
+        groups = np.full(len(numbers), -1, np.int64)
+        known = numbers < len(self._group)
+        groups[known] = np.array(self._group, np.int64)[numbers[known]] - 1
+        return groups
 
     def label_indices(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Returns the labels of the rows as indices in ``label_names``."""

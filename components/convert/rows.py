@@ -58,6 +58,7 @@ class Rows:
         label: str,
         *,
         use: str = "",
+        group: str = "",
         problem: str = "",
         status: FileStatus | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class Rows:
             path: The path as written in the row.
             label: The label's name, or the text of a label set.
             use: The split; empty = to be drawn.
+            group: The name of its group, whose rows stay in one split; empty = none.
             problem: Why the row is already known to be invalid.
             status: The status of the image file, if it is known.
         """
@@ -87,7 +89,7 @@ class Rows:
             file = self.accepted.sources[source].file
             self.rejected.append(Rejection(file, line, _shorten(path), _shorten(label), problem))
         else:
-            self.accepted.append(source, line, path, label, use, status=status or UNKNOWN)
+            self.accepted.append(source, line, path, label, use, group=group, status=status or UNKNOWN)
 
     def drop(self, number: int, reason: str) -> None:
         """Rejects a row that was accepted."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
-from imgpipe.components.common.dataset import TEST, VALIDATION
 from imgpipe.components.deploy.deployment import DeploymentTarget
 from imgpipe.components.platforms.vertex.client import is_plain_http
 
@@ -16,13 +15,7 @@ NO_CHAMPION = "none"
 class EvaluateArguments(DeploymentTarget):
     """What to measure on, and what to compare with."""
 
-    evaluation_split: str = argument(
-        VALIDATION,
-        "Split on which the model is evaluated. Training never sees the test split; it uses the validation"
-        " split to select the best step.",
-        group=Group.EVALUATION,
-        choices=(VALIDATION, TEST),
-    )
+    evaluation_split: str = shared_arguments.EVALUATION_SPLIT
     champion: str = argument(
         AUTO,
         "The deployed model, evaluated on the same images for comparison: a folder, local or "

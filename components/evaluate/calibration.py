@@ -1,10 +1,20 @@
-"""Calibration: of the predictions with a probability of 0.8, are 80% correct?"""
+"""Calibration: of the predictions with a probability of 0.8, are 80% correct?
+
+For a multi-label data set, every label of every image is a prediction: of the labels with a probability of
+0.8, do 80% apply?
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imgpipe.components.common.temperature import (
+    cross_fitted_probabilities,
+    logits_of,
+    probabilities_of,
+)
 
 # As in the well-known figures of "On Calibration of Modern Neural Networks" (Guo et al., 2017).
 BINS = 15
@@ -43,19 +53,58 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]
 
 
-def compute_calibration(
-    labels: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]], *, bins: int = BINS
-) -> Calibration:
-    """Computes the calibration of the most probable class of each example.
+@dataclass(frozen=True)
+class TemperatureScaling:
+    """The calibration of a model without and with its temperature.
+
+    Attributes:
+        temperature: What the model divides the logits by.
+        before: The calibration of the same model with temperature 1.
+        cross_fitted: Whether the temperature was fitted on the same images, so that the calibration of the
+            model is measured with temperatures fitted on nine tenths of them, each on the other tenth.
+    """
+
+    temperature: float
+    before: Calibration
+    cross_fitted: bool
+
+
+def compute_scaled_calibration(
+    targets: NDArray[Any], probabilities: NDArray[np.floating[Any]], temperature: float, *, cross_fit: bool
+) -> tuple[Calibration, TemperatureScaling]:
+    """Computes the calibration of a model whose temperature was fitted, and its calibration without that.
 
     Args:
-        labels: [examples], the true classes, 0..N-1; at least one.
+        targets: As in ``compute_calibration``.
+        probabilities: The model's, float [examples, N], finite.
+        temperature: The model's.
+        cross_fit: Whether the temperature was fitted on these images.
+    """
+    multi_label = targets.ndim == 2
+    logits = logits_of(probabilities, temperature, multi_label=multi_label)
+    before = probabilities_of(logits, 1.0, multi_label=multi_label)
+    after = cross_fitted_probabilities(logits, targets) if cross_fit else probabilities
+    return compute_calibration(targets, after), TemperatureScaling(
+        temperature, compute_calibration(targets, before), cross_fit
+    )
+
+
+def compute_calibration(
+    targets: NDArray[Any], probabilities: NDArray[np.floating[Any]], *, bins: int = BINS
+) -> Calibration:
+    """Computes the calibration of the most probable class of each example, or of all labels.
+
+    Args:
+        targets: int [examples], the true classes, 0..N-1; or bool [examples, N], whether the image has the
+            label. At least one example.
         probabilities: [examples, N], finite.
         bins: Number of bins.
     """
-    predicted = probabilities.argmax(axis=1)
-    confidence = np.clip(probabilities.max(axis=1).astype(np.float64), 0, 1)
-    correct = predicted == labels
+    if targets.ndim == 2:
+        confidence, correct = probabilities.ravel(), targets.ravel()
+    else:
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    confidence = np.clip(confidence.astype(np.float64), 0, 1)
     # A bin includes its upper bound; the lowest bin also includes 0.
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts, confidences, hits = (
@@ -71,4 +120,4 @@ def compute_calibration(
         )
         for number, (count, total_confidence, hit) in enumerate(zip(counts, confidences, hits, strict=True))
     )
-    return Calibration(float(np.abs(confidences - hits).sum() / len(labels)), computed)
+    return Calibration(float(np.abs(confidences - hits).sum() / len(confidence)), computed)

@@ -26,9 +26,11 @@ def evaluate(
     Args:
         dataset: The dataset from the convert step.
         model: The model from the train step.
-        metrics: Top-1 and top-5 accuracy, loss, expected calibration error and number of images; with a
-            champion, its accuracy and the difference with a 95% confidence interval; with slices_csv, the
-            accuracy of each slice; with multi_label, mean average precision and F1 but no calibration error.
+        metrics: Top-1 accuracy with a 95% confidence interval, also on the test split if there is one, top-5
+            accuracy, loss, expected calibration error (and before the model's
+            temperature) and number of images; with a champion, its accuracy and the difference with a 95%
+            confidence interval; with slices_csv, the accuracy of each slice; with multi_label, mean average
+            precision and F1.
         classification_metrics: The confusion matrix (up to 100 classes; none with multi_label).
         report: HTML report with accuracy, learning curves, precision and recall of each class, calibration,
             accuracy by slice, comparison with the champion, confusion matrix, the worst mistakes with their
@@ -43,11 +45,22 @@ def evaluate(
     files = EvaluationFiles(folder=Path(evaluation.path), report=Path(report.path))
     result = run_evaluation(Path(dataset.path), Path(model.path), files, arguments)
     metrics.log_metric("top_1_accuracy", result.metrics.top_1_accuracy)
+    metrics.log_metric("top_1_accuracy_lower", result.top_1_accuracy_interval.lower)
+    metrics.log_metric("top_1_accuracy_upper", result.top_1_accuracy_interval.upper)
+    if result.test is not None:
+        metrics.log_metric("test_top_1_accuracy", result.test.top_1_accuracy)
+        metrics.log_metric("test_top_1_accuracy_lower", result.test.top_1_accuracy_interval.lower)
+        metrics.log_metric("test_top_1_accuracy_upper", result.test.top_1_accuracy_interval.upper)
+        metrics.log_metric("test_examples", float(result.test.examples))
+        metrics.log_metric("test_expected_calibration_error", result.test.expected_calibration_error)
     metrics.log_metric("top_5_accuracy", result.metrics.top_5_accuracy)
     metrics.log_metric("loss", result.metrics.loss)
     metrics.log_metric("examples", float(result.metrics.examples))
-    if result.calibration is not None:
-        metrics.log_metric("expected_calibration_error", result.calibration.expected_calibration_error)
+    metrics.log_metric("expected_calibration_error", result.calibration.expected_calibration_error)
+    if result.temperature_scaling is not None:
+        before = result.temperature_scaling.before.expected_calibration_error
+        metrics.log_metric("expected_calibration_error_before", before)
+        metrics.log_metric("temperature", result.temperature_scaling.temperature)
     for part in [part for part in result.slices if part.given][:_MAX_SLICES]:
         metrics.log_metric(f"top_1_accuracy, {part.name} = {part.value}", part.top_1_accuracy)
     if result.comparison is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.dataset import Manifest, Split, read_manifest
+from imgpipe.components.common.dataset import TEST, VALIDATION, Manifest, Split, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import Progress, log_event, log_result
@@ -21,9 +21,21 @@ from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.reference_predictions import EVALUATION_NAME, write_reference
 from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
 from imgpipe.components.evaluate.arguments import EvaluateArguments
-from imgpipe.components.evaluate.calibration import Calibration, compute_calibration
+from imgpipe.components.evaluate.calibration import (
+    Calibration,
+    TemperatureScaling,
+    compute_calibration,
+    compute_scaled_calibration,
+)
 from imgpipe.components.evaluate.champion import champion_folder
 from imgpipe.components.evaluate.comparison import Comparison, compare
+from imgpipe.components.evaluate.held_out import (
+    HeldOutMetrics,
+    Interval,
+    SetMetrics,
+    accuracy_interval,
+    compute_set_metrics,
+)
 from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import (
     MultiLabelMetrics,
@@ -61,7 +73,11 @@ class Evaluation:
         labels: The model's labels, in the order of the classes.
         split: The split of the dataset.
         metrics: The model's metrics; for a multi-label dataset, ``MultiLabelMetrics``.
-        calibration: The model's calibration; None for a multi-label dataset.
+        top_1_accuracy_interval: The 95% confidence interval of the accuracy.
+        test: The figures on the test split; None if there is none, or it is the evaluated split.
+        calibration: The model's calibration.
+        temperature_scaling: What the model's temperature changes in it; None if the model has none.
+        label_sets: The metrics of the model's label sets; None if it has none.
         slices: Accuracy by slice; empty if the images have no slices.
         comparison: The comparison with the champion; None if there is none.
     """
@@ -69,7 +85,11 @@ class Evaluation:
     labels: tuple[str, ...]
     split: str
     metrics: Metrics | MultiLabelMetrics
-    calibration: Calibration | None
+    top_1_accuracy_interval: Interval
+    test: HeldOutMetrics | None
+    calibration: Calibration
+    temperature_scaling: TemperatureScaling | None
+    label_sets: SetMetrics | None
     slices: tuple[SliceMetrics, ...]
     comparison: Comparison | None
 
@@ -79,7 +99,13 @@ class Evaluation:
             "labels": list(self.labels),
             "split": self.split,
             **self.metrics.to_json(),
-            "calibration": dataclasses.asdict(self.calibration) if self.calibration else None,
+            "top_1_accuracy_interval": dataclasses.asdict(self.top_1_accuracy_interval),
+            "test": dataclasses.asdict(self.test) if self.test else None,
+            "calibration": dataclasses.asdict(self.calibration),
+            "temperature_scaling": dataclasses.asdict(self.temperature_scaling)
+            if self.temperature_scaling
+            else None,
+            "label_sets": dataclasses.asdict(self.label_sets) if self.label_sets else None,
             "slices": [dataclasses.asdict(metrics) for metrics in self.slices],
             "comparison": dataclasses.asdict(self.comparison) if self.comparison else None,
         }
@@ -108,6 +134,11 @@ class _Predictions:
             return np.asarray(self.classes.any(axis=1))
         return np.ones(len(self.classes), bool)
 
+    def metrics(self) -> Metrics | MultiLabelMetrics:
+        """Computes the metrics."""
+        compute = compute_multi_label_metrics if self.is_multi_label else compute_metrics
+        return compute(self.classes, self.probabilities)
+
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the most probable class is one of the image's labels."""
@@ -121,14 +152,19 @@ def evaluate(
     model_folder: Path,
     files: EvaluationFiles,
     arguments: EvaluateArguments | None = None,
+    *,
+    test: bool = True,
 ) -> Evaluation:
     """Evaluates the model on all images of a split, through the signature that is served.
+
+    If the dataset has a test split, the accuracy on it is measured too.
 
     Args:
         dataset_folder: The folder that contains the dataset's manifest; shards may be in Cloud Storage.
         model_folder: The model from the train step.
         files: Where to write.
         arguments: Which images to evaluate on and which model to compare with; None = the defaults.
+        test: False leaves the test split out, for models that may not be the final one.
 
     Raises:
         InvalidDataError: if the dataset has a label that the model does not have, the split is empty, an
@@ -139,7 +175,7 @@ def evaluate(
     """
     arguments = arguments or EvaluateArguments()
     with champion_folder(arguments) as champion, local_dataset(dataset_folder) as local_folder:
-        return _evaluate(local_folder, model_folder, champion, files, arguments)
+        return _evaluate(local_folder, model_folder, champion, files, arguments, test=test)
 
 
 def _evaluate(
@@ -148,6 +184,8 @@ def _evaluate(
     champion: Path | None,
     files: EvaluationFiles,
     arguments: EvaluateArguments,
+    *,
+    test: bool,
 ) -> Evaluation:
     manifest = read_manifest(dataset_folder)
     provenance = read_provenance(model_folder)
@@ -164,15 +202,29 @@ def _evaluate(
     reader = SliceReader(manifest, read_slices_csv(arguments.slices_csv) if arguments.slices_csv else None)
     predictions = _predict(model, dataset_folder, split, class_of, manifest, reader)
     _check_matched(reader, split, arguments)
+    calibration, temperature_scaling = _calibration(
+        predictions,
+        provenance,
+        is_fitted=arguments.evaluation_split == VALIDATION
+        and provenance.get("data_digest") == manifest.digest(),
+    )
+    metrics = predictions.metrics()
+    held_out = manifest.splits.get(TEST) if test and arguments.evaluation_split != TEST else None
     evaluation = Evaluation(
         labels=model.labels,
         split=arguments.evaluation_split,
-        metrics=(compute_multi_label_metrics if predictions.is_multi_label else compute_metrics)(
-            predictions.classes, predictions.probabilities
-        ),
-        calibration=None
-        if predictions.is_multi_label
-        else compute_calibration(predictions.classes, predictions.probabilities),
+        metrics=metrics,
+        top_1_accuracy_interval=accuracy_interval(metrics.top_1_accuracy, int(predictions.has_label.sum())),
+        test=_held_out_metrics(
+            TEST,
+            _predict(model, dataset_folder, held_out, class_of, manifest, SliceReader(manifest)),
+            provenance,
+        )
+        if held_out and held_out.examples
+        else None,
+        calibration=calibration,
+        temperature_scaling=temperature_scaling,
+        label_sets=compute_set_metrics(predictions.classes, predictions.probabilities, provenance),
         slices=compute_slices(
             [
                 pairs
@@ -196,13 +248,44 @@ def _evaluate(
         provenance=provenance,
         mistakes=_mistakes(predictions, dataset_folder, split, model.labels),
         split=evaluation.split,
+        top_1_accuracy_interval=evaluation.top_1_accuracy_interval,
+        test=evaluation.test,
         calibration=evaluation.calibration,
+        temperature_scaling=evaluation.temperature_scaling,
+        label_sets=evaluation.label_sets,
         slices=evaluation.slices,
         comparison=evaluation.comparison,
     )
     files.report.parent.mkdir(parents=True, exist_ok=True)
     files.report.write_text(page, encoding="utf-8")
     return evaluation
+
+
+def _held_out_metrics(split: str, predictions: _Predictions, provenance: Mapping[str, Any]) -> HeldOutMetrics:
+    metrics = predictions.metrics()
+    calibration = compute_calibration(predictions.classes, predictions.probabilities)
+    accuracy = metrics.top_1_accuracy
+    return HeldOutMetrics(
+        split=split,
+        examples=metrics.examples,
+        top_1_accuracy=accuracy,
+        top_1_accuracy_interval=accuracy_interval(accuracy, int(predictions.has_label.sum())),
+        loss=metrics.loss,
+        expected_calibration_error=calibration.expected_calibration_error,
+        label_sets=compute_set_metrics(predictions.classes, predictions.probabilities, provenance),
+    )
+
+
+def _calibration(
+    predictions: _Predictions, provenance: Mapping[str, Any], *, is_fitted: bool
+) -> tuple[Calibration, TemperatureScaling | None]:
+    """Returns the calibration; ``is_fitted`` is whether the model's temperature was fitted on the images."""
+    if "temperature" not in provenance:
+        # From a version that fitted none.
+        return compute_calibration(predictions.classes, predictions.probabilities), None
+    return compute_scaled_calibration(
+        predictions.classes, predictions.probabilities, provenance["temperature"], cross_fit=is_fitted
+    )
 
 
 def _check_matched(reader: SliceReader, split: Split, arguments: EvaluateArguments) -> None:
@@ -285,21 +368,35 @@ def _log(evaluation: Evaluation) -> None:
             f"; champion {comparison.champion_top_1_accuracy:.4f}, difference {comparison.difference:+.4f} "
             f"(95% CI {comparison.lower:+.4f} to {comparison.upper:+.4f})"
         )
-    more: dict[str, Any] = {}
+    interval, test = evaluation.top_1_accuracy_interval, evaluation.test
+    held_out = ""
+    if test is not None:
+        bounds = test.top_1_accuracy_interval
+        held_out = (
+            f"; {test.top_1_accuracy:.4f} on {plural(test.examples, 'image')} of {test.split} "
+            f"(95% CI {bounds.lower:.4f} to {bounds.upper:.4f})"
+        )
+    calibration, scaling = evaluation.calibration, evaluation.temperature_scaling
+    more: dict[str, Any] = {"expected_calibration_error": calibration.expected_calibration_error}
+    if scaling is not None:
+        more |= {
+            "temperature": scaling.temperature,
+            "expected_calibration_error_before": scaling.before.expected_calibration_error,
+        }
     average = ""
     if isinstance(metrics, MultiLabelMetrics):
-        more = {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
+        more |= {"mean_average_precision": metrics.mean_average_precision, "f1": metrics.f1}
         average = f"mean average precision {metrics.mean_average_precision:.4f}, "
-    if evaluation.calibration is not None:
-        more = {"expected_calibration_error": evaluation.calibration.expected_calibration_error}
     log_result(
         "evaluate",
         f"{average}top-1 accuracy {metrics.top_1_accuracy:.4f} on {plural(metrics.examples, 'image')}"
-        f"{versus}",
+        f" of {evaluation.split} (95% CI {interval.lower:.4f} to {interval.upper:.4f}){held_out}{versus}",
         top_1_accuracy=metrics.top_1_accuracy,
         top_5_accuracy=metrics.top_5_accuracy,
         loss=metrics.loss,
         examples=metrics.examples,
+        top_1_accuracy_interval=dataclasses.asdict(interval),
+        test=dataclasses.asdict(test) if test else None,
         **more,
         comparison=dataclasses.asdict(comparison) if comparison else None,
     )

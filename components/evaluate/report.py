@@ -15,8 +15,9 @@ from imgpipe.components.common.html_page import (
     render,
     thumbnail_source,
 )
-from imgpipe.components.evaluate.calibration import Calibration
+from imgpipe.components.evaluate.calibration import Calibration, TemperatureScaling
 from imgpipe.components.evaluate.comparison import Comparison
+from imgpipe.components.evaluate.held_out import HeldOutMetrics, Interval, SetMetrics
 from imgpipe.components.evaluate.metrics import Metrics, most_confused_pairs
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
 from imgpipe.components.evaluate.slices import SliceMetrics
@@ -56,7 +57,11 @@ def evaluation_report(
     provenance: Mapping[str, Any],
     mistakes: Sequence[Mistake] = (),
     split: str = "validation",
+    top_1_accuracy_interval: Interval | None = None,
+    test: HeldOutMetrics | None = None,
     calibration: Calibration | None = None,
+    temperature_scaling: TemperatureScaling | None = None,
+    label_sets: SetMetrics | None = None,
     slices: Sequence[SliceMetrics] = (),
     comparison: Comparison | None = None,
 ) -> str:
@@ -72,7 +77,11 @@ def evaluation_report(
             ``data_digest``, ``versions`` ({name: version}).
         mistakes: The worst mistakes, in the order of display.
         split: The name of the evaluated split.
+        top_1_accuracy_interval: The confidence interval of the accuracy on it.
+        test: The figures on the test split, if it was measured too.
         calibration: The calibration, if available.
+        temperature_scaling: What the model's temperature changes in it, if the model has one.
+        label_sets: The metrics of the model's label sets, if it has any.
         slices: Accuracy by slice, grouped by name.
         comparison: The comparison with the champion, if there is one.
 
@@ -95,6 +104,8 @@ def evaluation_report(
         metrics=metrics,
         labels=tuple(labels),
         split=split,
+        top_1_accuracy_interval=top_1_accuracy_interval,
+        test=test,
         model_type=provenance.get("model_type"),
         data_digest=str(provenance.get("data_digest") or manifest.digest()),
         best_step=best_step,
@@ -116,7 +127,9 @@ def evaluation_report(
         versions=dict(provenance.get("versions") or {}),
         manifest=manifest,
         calibration=calibration,
-        calibration_chart=_reliability(calibration) if calibration else None,
+        calibration_chart=_reliability(calibration, temperature_scaling) if calibration else None,
+        temperature_scaling=temperature_scaling,
+        label_sets=label_sets,
         slices=slices,
         comparison=comparison,
     )
@@ -137,15 +150,21 @@ def _curve(
     return line_chart(series, x_name="training step", y_name=y_name, marker=marker, y_maximum=y_maximum)
 
 
-def _reliability(calibration: Calibration) -> LineChart:
-    points = tuple(
-        (part.confidence, part.accuracy)
-        for part in calibration.bins
-        if part.confidence is not None and part.accuracy is not None
-    )
-    perfect = Series("perfect calibration", ((0.0, 0.0), (1.0, 1.0)))
+def _reliability(calibration: Calibration, scaling: TemperatureScaling | None) -> LineChart:
+    curves = {"this model": calibration, **({"without temperature": scaling.before} if scaling else {})}
+    series = [
+        Series(
+            name,
+            tuple(
+                (part.confidence, part.accuracy)
+                for part in curve.bins
+                if part.confidence is not None and part.accuracy is not None
+            ),
+        )
+        for name, curve in curves.items()
+    ]
     return line_chart(
-        [Series("this model", points), perfect],
+        [*series, Series("perfect calibration", ((0.0, 0.0), (1.0, 1.0)))],
         x_name="predicted probability",
         y_name="accuracy",
         y_maximum=1.0,

@@ -108,6 +108,13 @@ class TrainingArguments:
         "without the label, divided by the number with it; sqrt by the square root of that.",
         choices=("none", "balanced", "sqrt"),
     )
+    label_set_coverage: float = _training_argument(
+        0.9,
+        "Probability with which the set of labels that the signature label_sets returns holds an image's "
+        "true label; with multi_label, each of its labels. The threshold is from the validation images.",
+        above=0,
+        below=1,
+    )
     initial_learning_rate: float = _optimizer_argument(
         1e-4, "Learning rate after warm-up, where the decay begins.", above=0
     )

@@ -1,15 +1,22 @@
 """Evaluates the model during training."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.label_sets import INTERVALS, lowest_scores
+from imgpipe.components.common.temperature import TEMPERATURE_SUMS, fit_temperature
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.accelerators import Accelerators
+from imgpipe.components.train.score_histograms import margin_histogram
+from imgpipe.components.train.temperature_sums import class_sums
 
+_SCALARS = 4
+_HISTOGRAM = _SCALARS + TEMPERATURE_SUMS
 _TOP = 5
 
 
@@ -24,6 +31,10 @@ class Evaluation:
         loss: On the validation images, without label smoothing.
         train_loss: Mean over the training steps since the previous evaluation, with label smoothing and
             class weights; 0 if there were none.
+        temperature: What the served model divides the logits by, so that its probabilities are true: fitted
+            on the validation images. The losses are without it.
+        set_scores: The lowest score of a label in a label set, from ``label_sets.lowest_scores``: one value,
+            or one for each label of a multi-label data set.
     """
 
     step: int
@@ -31,6 +42,14 @@ class Evaluation:
     top_5_accuracy: float
     loss: float
     train_loss: float
+    temperature: float = field(default=1.0, kw_only=True)
+    set_scores: tuple[float, ...] = field(default=(), kw_only=True)
+
+    def figures(self) -> dict[str, Any]:
+        """Returns the step and the numbers by name."""
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if not isinstance(value, tuple)
+        }
 
     @property
     def ranking_key(self) -> tuple[float, ...]:
@@ -46,12 +65,13 @@ class Measure:
         size: Number of sums.
         sums: ``sums(logits, classes, counted)`` -> float32 [size] of a batch, in a graph; ``counted``
             (float32 [batch]) is 0 for padding images.
-        evaluation: ``evaluation(sums, step, train_loss)`` of the sums over all images, float64 [size].
+        evaluation: ``evaluation(sums, step, train_loss, coverage)`` of the sums over all images, float64
+            [size], and the coverage of label sets.
     """
 
     size: int
     sums: Callable[[Any, Any, Any], Any]
-    evaluation: Callable[[NDArray[np.float64], int, float], Evaluation]
+    evaluation: Callable[[NDArray[np.float64], int, float, float], Evaluation]
 
 
 def _sums(logits: Any, classes: Any, counted: Any) -> Any:
@@ -59,20 +79,34 @@ def _sums(logits: Any, classes: Any, counted: Any) -> Any:
     # argmax as in serving: the lowest class wins a tie.
     correct = tf.equal(tf.argmax(logits, axis=-1), classes)
     in_top = tf.math.in_top_k(classes, logits, min(_TOP, logits.shape[1]))
-    return tf.stack(
+    scalars = [
+        tf.reduce_sum(counted * tf.cast(values, tf.float32))
+        for values in (correct, in_top, loss, tf.ones_like(loss))
+    ]
+    return tf.concat(
         [
-            tf.reduce_sum(counted * tf.cast(values, tf.float32))
-            for values in (correct, in_top, loss, tf.ones_like(loss))
-        ]
+            tf.stack(scalars),
+            class_sums(logits, classes, counted),
+            margin_histogram(logits, classes, counted),
+        ],
+        axis=0,
     )
 
 
-def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
-    correct, in_top, loss, count = sums.tolist()
-    return Evaluation(step, correct / count, in_top / count, loss / count, train_loss)
+def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float, coverage: float) -> Evaluation:
+    correct, in_top, loss, count = sums[:_SCALARS].tolist()
+    return Evaluation(
+        step,
+        correct / count,
+        in_top / count,
+        loss / count,
+        train_loss,
+        temperature=fit_temperature(sums[_SCALARS:_HISTOGRAM]),
+        set_scores=lowest_scores(sums[None, _HISTOGRAM:], coverage),
+    )
 
 
-SINGLE_LABEL_MEASURE = Measure(4, _sums, _evaluation)
+SINGLE_LABEL_MEASURE = Measure(_HISTOGRAM + INTERVALS, _sums, _evaluation)
 
 
 class Evaluator:
@@ -84,6 +118,7 @@ class Evaluator:
         accelerators: The devices.
         stopped: Whether the process has received a termination signal.
         measure: Computes the evaluation from the sums of ``evaluation_step``.
+        coverage: The coverage of label sets.
     """
 
     def __init__(
@@ -93,9 +128,11 @@ class Evaluator:
         accelerators: Accelerators,
         stopped: Callable[[], bool],
         measure: Measure,
+        coverage: float,
     ) -> None:
         self._step, self._batches = evaluation_step, batches
         self._accelerators, self._stopped, self._measure = accelerators, stopped, measure
+        self._coverage = coverage
 
     def evaluate(self, step: int, train_loss: float) -> Evaluation | None:
         """Returns the evaluation; None if a termination signal arrived in the meantime."""
@@ -105,7 +142,8 @@ class Evaluator:
             if self._stopped():
                 return None
             sums += self._sums(inputs, classes)
-        return self._measure.evaluation(self._accelerators.sum_over_workers(sums), step, train_loss)
+        sums = self._accelerators.sum_over_workers(sums)
+        return self._measure.evaluation(sums, step, train_loss, self._coverage)
 
     def _sums(self, inputs: Any, classes: Any) -> NDArray[np.float64]:
         accelerators, counted = self._accelerators, np.ones(len(classes), np.float32)

@@ -349,6 +349,7 @@ def run_loop(
             accelerators,
             stopped,
             trainable.measure,
+            arguments.label_set_coverage,
         )
         first_step = training.progress.step
         try:

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.label_sets import INTERVALS, lowest_scores
+from imgpipe.components.common.temperature import TEMPERATURE_SUMS, fit_temperature
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.evaluation import Evaluation, Measure
+from imgpipe.components.train.score_histograms import positive_histograms
+from imgpipe.components.train.temperature_sums import label_set_sums
 
 # For logits from -16 to 16: the odds of neighboring intervals differ by 3 percent.
 _INTERVALS = 1024
@@ -22,6 +26,7 @@ _INTERVALS_PER_UNIT = 32
 # The interval of logit 0: a label is predicted from a probability of 0.5 on.
 _FIRST_PREDICTED = _INTERVALS // 2
 _SCALARS = 5
+_HISTOGRAMS = _SCALARS + TEMPERATURE_SUMS
 _TOP = 5
 
 
@@ -51,16 +56,20 @@ class MultiLabelEvaluation(Evaluation):
 def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
     """Returns the single-label or multi-label evaluation with the given fields."""
     evaluation_class = MultiLabelEvaluation if "mean_average_precision" in values else Evaluation
-    return evaluation_class(**values)
+    return evaluation_class(**{**values, "set_scores": tuple(values.get("set_scores", ()))})
 
 
 def multi_label_measure(num_classes: int) -> Measure:
     """Returns the measure for logits float32 [batch, N] and targets float32 [batch, N] of 0 and 1."""
-    return Measure(_SCALARS + 2 * num_classes * _INTERVALS, _sums, _evaluation)
+    return Measure(_HISTOGRAMS + 2 * num_classes * _INTERVALS + num_classes * INTERVALS, _sums, _evaluation)
 
 
 def _sums(logits: Any, targets: Any, counted: Any) -> Any:
-    """Returns float32 [5 + 2 * N * 1024]: five scalars, then the histograms with and without each label."""
+    """Returns five scalars, the sums for the temperature, and the histograms [2, N, 1024] of the logits.
+
+    The first histograms are those of the images with a label, the others those without it. Last are the
+    histograms [N, 1024] of the scores of label sets, of the images with a label.
+    """
     num_classes = logits.shape[1]
     losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=-1)
     labeled = counted * tf.reduce_max(targets, axis=-1)
@@ -80,12 +89,15 @@ def _sums(logits: Any, targets: Any, counted: Any) -> Any:
         tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), cells, num_classes * _INTERVALS)
         for values in (counted[:, None] * targets, counted[:, None] * (1 - targets))
     ]
-    return tf.concat([tf.stack(scalars), *histograms], axis=0)
+    temperature = label_set_sums(logits, targets, counted)
+    positives = positive_histograms(logits, targets, counted)
+    return tf.concat([tf.stack(scalars), temperature, *histograms, positives], axis=0)
 
 
-def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Evaluation:
+def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float, coverage: float) -> Evaluation:
     correct, in_top, labeled, loss, count = sums[:_SCALARS].tolist()
-    with_label, without = sums[_SCALARS:].reshape(2, -1, _INTERVALS)
+    # Both kinds of histograms have 1,024 intervals.
+    with_label, without, positives = sums[_HISTOGRAMS:].reshape(3, -1, _INTERVALS)
     predicted = slice(_FIRST_PREDICTED, None)
     hits, false_alarms = with_label[:, predicted].sum(), without[:, predicted].sum()
     # 2 TP + FP + FN, since TP + FN is the number of labels.
@@ -98,6 +110,8 @@ def _evaluation(sums: NDArray[np.float64], step: int, train_loss: float) -> Eval
         train_loss,
         mean_average_precision(with_label, without),
         float(2 * hits / denominator) if denominator else 0.0,
+        temperature=fit_temperature(sums[_SCALARS:_HISTOGRAMS]),
+        set_scores=lowest_scores(positives, coverage),
     )
 
 

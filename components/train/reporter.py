@@ -1,6 +1,5 @@
 """Reports evaluations to the log, files, TensorBoard and tuners."""
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -64,7 +63,7 @@ def _katib_collector() -> Report:
 
 
 def _log(evaluations: Sequence[Evaluation]) -> None:
-    last = dataclasses.asdict(evaluations[-1])
+    last = evaluations[-1].figures()
     step = last.pop("step")
     metrics = " ".join(f"{name}={value:.6g}" for name, value in last.items())
     # max() returns the first of equal items, i.e. the earliest.
@@ -81,7 +80,7 @@ def _log(evaluations: Sequence[Evaluation]) -> None:
 
 def _metrics_file(file: Location) -> Report:
     def write(evaluations: Sequence[Evaluation]) -> None:
-        lines = (json.dumps(dataclasses.asdict(evaluation)) + "\n" for evaluation in evaluations)
+        lines = (json.dumps(evaluation.figures()) + "\n" for evaluation in evaluations)
         file.write("".join(lines).encode())
 
     return write
@@ -100,7 +99,7 @@ def _tensorboard(folder: Location) -> Report:
 
     def write(evaluations: Sequence[Evaluation]) -> None:
         with writer.as_default(step=evaluations[-1].step):
-            values = dataclasses.asdict(evaluations[-1])
+            values = evaluations[-1].figures()
             del values["step"]
             for name, value in values.items():
                 tf.summary.write(name, tf.constant(value), metadata=metadata)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.label_sets import set_thresholds
 from imgpipe.components.common.provenance import (
     SERVING_FORMATS_WITH_WEBP,
     write_deployment_config,
@@ -31,12 +32,15 @@ def write_model(
 
     ``environment`` has additional JSON values for the provenance, by name.
     """
+    thresholds = set_thresholds(best.set_scores, best.temperature, multi_label=manifest.multi_label)
     write_saved_model(
         classifier,
         arguments.resolved_image_size(),
         manifest.labels,
         folder,
         multi_label=manifest.multi_label,
+        temperature=best.temperature,
+        set_thresholds=thresholds,
         webp=arguments.serving_formats == SERVING_FORMATS_WITH_WEBP,
     )
     write_deployment_config(folder, global_step=best.step, serving_formats=arguments.serving_formats)
@@ -50,7 +54,9 @@ def write_model(
             "arguments": resolved_arguments(arguments, manifest),
             "data_digest": manifest.digest(),
             "best_step": best.step,
-            "evaluations": [dataclasses.asdict(evaluation) for evaluation in evaluations],
+            "temperature": best.temperature,
+            "label_sets": {"coverage": arguments.label_set_coverage, "thresholds": list(thresholds)},
+            "evaluations": [evaluation.figures() for evaluation in evaluations],
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         },
     )

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,13 @@ def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
         arguments,
         dataset,
         unpublished,
-        stop=lambda evaluations: should_stop([asdict(evaluation) for evaluation in evaluations]),
+        stop=lambda evaluations: should_stop([evaluation.figures() for evaluation in evaluations]),
         features_folder=folder.parent / FEATURES_FOLDER,
     )
     final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
     publish_folder(unpublished, Path(task.model))
     # The training does not call should_stop after its last step.
-    write_result(parse_location(folder), final, [asdict(evaluation) for evaluation in trained.evaluations])
+    write_result(parse_location(folder), final, [evaluation.figures() for evaluation in trained.evaluations])
     shutil.rmtree(unpublished)
     return final
 
@@ -115,7 +115,7 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
                 Path(task.dataset),
                 unpublished,
                 publish=publish,
-                stop=lambda evaluations: should_stop([asdict(evaluation) for evaluation in evaluations]),
+                stop=lambda evaluations: should_stop([evaluation.figures() for evaluation in evaluations]),
             )
         except InterruptedRunError:
             # Use what is left of the grace period to evaluate the published model. A Katib trial that was
@@ -143,6 +143,7 @@ def _evaluate_model(task: TrialTask, model: Path, step: int, folder: Path) -> di
         model,
         EvaluationFiles(folder, folder / "report.html"),
         EvaluateArguments(evaluation_split=VALIDATION, champion=NO_CHAMPION),
+        test=False,
     ).metrics
     return {
         "step": step,

@@ -10,7 +10,7 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 
 @dataclass(frozen=True)
 class ValidateArguments:
-    """The training arguments that the data is checked against."""
+    """The arguments of the training and the evaluation that the data is checked against."""
 
     num_classes: int = shared_arguments.NUM_CLASSES
     multi_label: bool = shared_arguments.MULTI_LABEL
@@ -18,6 +18,7 @@ class ValidateArguments:
     num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
     model_type: str = same_argument(TrainingArguments, "model_type")
     image_size: int = shared_arguments.IMAGE_SIZE
+    evaluation_split: str = shared_arguments.EVALUATION_SPLIT
     max_image_pixels: int = shared_arguments.MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, Manifest
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label, label_to_class
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
@@ -211,6 +211,17 @@ def argument_findings(
             f"the data has {plural(len(labels), 'label')} ({named}{more}), "
             f"but num_classes is {arguments.num_classes}",
             remedy=f"set num_classes to {len(labels)}, or to 0 to use every label in the data",
+            about_arguments=True,
+        )
+    if arguments.evaluation_split == TEST and not examples.get(TEST):
+        yield Finding(
+            ERROR,
+            "evaluation_split",
+            "evaluation_split is test, but the data has no test images",
+            remedy="set evaluation_split to validation: of TFRecord files, only train and validation are read"
+            if manifest.made_by.get("source", {}).get("form") == "tfrecord"
+            else "add images for test (a folder test, rows with ml_use test, or test_csv), or set "
+            "test_fraction if validation images are set aside too; or set evaluation_split to validation",
             about_arguments=True,
         )
     # An empty split is reported by class_findings; a limit of 0 images would be no help.

@@ -5,7 +5,11 @@ import sys
 import numpy as np
 import pytest
 
+from imgpipe.components.common.label_sets import label_sets
 from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.temperature import logits_of, probabilities_of
+from imgpipe.components.common.tensorflow_2_6 import unknown_operations
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.preparation import prepare_image
@@ -95,6 +99,55 @@ def test_top_labels_returns_at_most_five_labels(linear_model, images, tmp_path):
 def test_every_image_needs_a_key(signature, images, keys):
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have the same length"):
         call(signature, images[:2], keys)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_temperature_divides_the_logits(multi_label, images, tmp_path):
+    class Mean:
+        """Returns differences of the mean red, green and blue as logits."""
+
+        variables = ()
+
+        def logits(self, images, **_):
+            means = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
+            return (means - tf.reduce_mean(means, axis=1, keepdims=True)) / 5
+
+    for temperature in (1.0, 3.7):
+        folder = tmp_path / str(temperature)
+        write_saved_model(Mean(), 8, LABELS, folder, multi_label=multi_label, temperature=temperature)
+    plain, scaled = (
+        load_served_model(tmp_path / name).call(images, [str(n) for n in range(32)])
+        for name in ("1.0", "3.7")
+    )
+    logits = logits_of(plain["probabilities"], 1.0, multi_label=multi_label)
+    expected = probabilities_of(logits, 3.7, multi_label=multi_label)
+    np.testing.assert_allclose(scaled["probabilities"], expected, atol=1e-5)
+    np.testing.assert_array_equal(scaled["classes"], plain["classes"])
+    assert unknown_operations(tmp_path / "3.7") == []
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_label_sets_are_those_of_the_probabilities(multi_label, images, tmp_path):
+    class Mean:
+        """Returns the mean red, green and blue as logits."""
+
+        variables = ()
+
+        def logits(self, images, **_):
+            return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) / 5 - 25
+
+    thresholds = (0.5, 0.3, 0.6) if multi_label else (0.4,)
+    folder = tmp_path / "model"
+    write_saved_model(Mean(), 8, LABELS, folder, multi_label=multi_label, set_thresholds=thresholds)
+    model = load_served_model(folder)
+    answer = model.call(images, [str(number) for number in range(32)], "label_sets")
+    plain = model.call(images, [""] * 32)
+    np.testing.assert_array_equal(answer["probabilities"], plain["probabilities"])
+    assert answer["key"].tolist() == [str(number).encode() for number in range(32)]
+    expected = label_sets(plain["probabilities"], thresholds, multi_label=multi_label)
+    np.testing.assert_array_equal(answer["in_set"], expected)
+    assert 0.1 < expected.mean() < 0.9
+    assert unknown_operations(folder) == []
 
 
 def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path):

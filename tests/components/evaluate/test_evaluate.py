@@ -17,8 +17,14 @@ from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataEr
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.common.reference_predictions import read_reference
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.temperature import (
+    cross_fitted_probabilities,
+    logits_of,
+    probabilities_of,
+)
 from imgpipe.components.evaluate.__main__ import main
 from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.calibration import compute_calibration
 from imgpipe.components.evaluate.component import evaluate as evaluate_component
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 
@@ -74,6 +80,44 @@ def test_metrics_json_has_the_same_numbers(evaluated):
     assert written["top_1_accuracy"] == evaluation.metrics.top_1_accuracy
     assert written["calibration"]["expected_calibration_error"] > 0
     assert written == json.loads(json.dumps(evaluation.to_json()))
+
+
+def test_the_calibration_is_shown_without_and_with_the_temperature(digits_dataset, trained_digits, tmp_path):
+    model, result = trained_digits
+    evaluation = evaluate(digits_dataset, model, files_in(tmp_path))
+    scaling = evaluation.temperature_scaling
+    assert scaling.temperature == result.best.temperature != 1
+    assert scaling.cross_fitted
+    records = list(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]))
+    classes = np.array([record.label - 1 for record in records])
+    served = load_served_model(model).predict([record.encoded for record in records]).probabilities
+    logits = logits_of(served, scaling.temperature, multi_label=False)
+    before = compute_calibration(classes, probabilities_of(logits, 1.0, multi_label=False))
+    assert scaling.before.expected_calibration_error == pytest.approx(before.expected_calibration_error)
+    crossed = compute_calibration(classes, cross_fitted_probabilities(logits, classes))
+    assert evaluation.calibration.expected_calibration_error == pytest.approx(
+        crossed.expected_calibration_error, abs=1e-5
+    )
+    assert evaluation.calibration != compute_calibration(classes, served)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{before.expected_calibration_error:.4f} without temperature" in page
+    assert "fitted on nine tenths" in page
+
+
+def test_on_other_images_the_calibration_is_that_of_the_served_probabilities(
+    digit_records, trained_digits, write_dataset, tmp_path
+):
+    labels = [str(digit) for digit in range(10)]
+    data = write_dataset(tmp_path / "data", {VALIDATION: digit_records[TRAIN][:90]}, labels)
+    evaluation = evaluate(data, trained_digits[0], files_in(tmp_path))
+    assert not evaluation.temperature_scaling.cross_fitted
+    images = [record.encoded for record in digit_records[TRAIN][:90]]
+    classes = np.array([record.label - 1 for record in digit_records[TRAIN][:90]])
+    served = load_served_model(trained_digits[0])
+    probabilities = np.concatenate([served.predict(images[n : n + 32]).probabilities for n in (0, 32, 64)])
+    expected = compute_calibration(classes, probabilities).expected_calibration_error
+    assert evaluation.calibration.expected_calibration_error == pytest.approx(expected, abs=1e-5)
+    assert "It was not fitted on the images" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digits, tmp_path):
@@ -225,6 +269,8 @@ def test_the_component_logs_finite_floats_and_a_matrix_of_up_to_a_hundred_classe
     logged = artifacts["metrics"].metadata
     assert set(logged) == {
         "top_1_accuracy",
+        "top_1_accuracy_lower",
+        "top_1_accuracy_upper",
         "top_5_accuracy",
         "loss",
         "examples",

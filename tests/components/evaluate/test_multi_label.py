@@ -93,13 +93,13 @@ def test_the_report_and_metrics_json_have_only_multi_label_metrics(quadrants_dat
     evaluation = evaluate(quadrants_dataset, model(0), files_in(tmp_path))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Average precision" in page
-    assert "There is no confusion matrix and no calibration curve" in page
-    assert "Expected calibration error" not in page
+    assert "There is no confusion matrix" in page
+    assert "every label of every image counts" in page
     assert "not blue" in page or "not red" in page or "not green" in page or "not yellow" in page
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written == json.loads(json.dumps(evaluation.to_json()))
     assert written["multi_label"] is True
-    assert written["calibration"] is None
+    assert sum(part["examples"] for part in written["calibration"]["bins"]) == 80 * len(NAMES)
     assert "confusion" not in written
 
 

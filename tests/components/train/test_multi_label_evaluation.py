@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
@@ -27,7 +30,7 @@ def evaluate(*batches):
         for logits, targets, counted in batches
     )
     assert sums.shape == (measure.size,)
-    return measure.evaluation(sums, 3, 0.5)
+    return measure.evaluation(sums, 3, 0.5, 0.9)
 
 
 def test_metrics_agree_with_scikit_learn():
@@ -92,7 +95,10 @@ def test_mean_average_precision_breaks_ties_in_top_1_accuracy():
 
 
 def test_evaluations_are_restored_with_their_class():
-    multi_label = MultiLabelEvaluation(1, 0.9, 1, 0.1, 0.1, 0.5, 0.5)
-    single_label = Evaluation(1, 0.9, 1, 0.1, 0.1)
-    assert evaluation_of(vars(multi_label)) == multi_label
-    assert evaluation_of(vars(single_label)) == single_label
+    multi_label = MultiLabelEvaluation(1, 0.9, 1, 0.1, 0.1, 0.5, 0.5, set_scores=(0.5, -2.0))
+    single_label = Evaluation(1, 0.9, 1, 0.1, 0.1, temperature=1.5, set_scores=(0.5,))
+    for evaluation in (multi_label, single_label):
+        assert evaluation_of(json.loads(json.dumps(dataclasses.asdict(evaluation)))) == evaluation
+    # From a version without them.
+    older = {name: value for name, value in multi_label.figures().items() if name != "temperature"}
+    assert (evaluation_of(older).temperature, evaluation_of(older).set_scores) == (1.0, ())

@@ -1,6 +1,5 @@
 """Training on multi-label data sets."""
 
-import dataclasses
 from itertools import islice
 
 import numpy as np
@@ -11,6 +10,12 @@ from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.temperature import (
+    fit_temperature,
+    logits_of,
+    probabilities_of,
+    temperature_sums,
+)
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.multi_label_metrics import compute_multi_label_metrics
 from imgpipe.components.storage import parse_location
@@ -76,7 +81,13 @@ def test_the_model_has_independent_probabilities_and_the_metrics_of_the_loop(tra
     np.testing.assert_array_equal(predictions.classes, predictions.probabilities.argmax(axis=1))
     metrics = compute_multi_label_metrics(targets, predictions.probabilities)
     assert metrics.top_1_accuracy == pytest.approx(result.best.top_1_accuracy, abs=1e-9)
-    assert metrics.loss == pytest.approx(result.best.loss, rel=1e-4)
+    # The loss of the loop is without the temperature, which minimizes it.
+    logits = logits_of(predictions.probabilities, result.best.temperature, multi_label=True)
+    raw = compute_multi_label_metrics(targets, probabilities_of(logits, 1.0, multi_label=True))
+    assert raw.loss == pytest.approx(result.best.loss, rel=1e-4)
+    assert metrics.loss < raw.loss
+    fitted = fit_temperature(temperature_sums(logits, targets).sum(axis=0))
+    assert fitted == pytest.approx(result.best.temperature, rel=1e-2)
     assert metrics.f1 == pytest.approx(result.best.f1, abs=1e-9)
     assert metrics.mean_average_precision == pytest.approx(result.best.mean_average_precision, abs=5e-3)
 
@@ -86,7 +97,7 @@ def test_the_provenance_contains_multi_label_and_all_metrics(trained):
     provenance = read_provenance(folder)
     assert provenance["multi_label"] is True
     assert provenance["arguments"]["multi_label"] is True
-    assert provenance["evaluations"] == [dataclasses.asdict(evaluation) for evaluation in result.evaluations]
+    assert provenance["evaluations"] == [evaluation.figures() for evaluation in result.evaluations]
 
 
 def test_multi_label_must_agree_with_the_data(quadrants_dataset, coloured_dataset, tmp_path):
@@ -128,9 +139,7 @@ def test_a_stopped_training_with_mixing_and_augmentation_resumes_with_equal_resu
         trained_in("stopped", fail_after_two)
     resumed = trained_in("stopped")
     assert resumed.evaluations == whole.evaluations
-    assert evaluations(tmp_path / "stopped") == [
-        dataclasses.asdict(evaluation) for evaluation in whole.evaluations
-    ]
+    assert evaluations(tmp_path / "stopped") == [evaluation.figures() for evaluation in whole.evaluations]
     expected, checkpoint = (
         CheckpointFolder(parse_location(tmp_path / name / "checkpoints"), keep=1).latest()
         for name in ("whole", "stopped")

@@ -31,7 +31,8 @@ def test_every_evaluation_is_a_log_line_that_katib_can_parse(capsys):
     ]
     assert events[1]["top_1_accuracy"] == 0.5
     found = [{name: float(value) for name, value, *_ in re.findall(KATIB_FILTER, line)} for line in lines]
-    assert found[0] == {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0}
+    first = {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0}
+    assert found[0] == {**first, "temperature": 1.0}
 
 
 def test_a_trial_of_katib_has_one_line_with_a_time_per_evaluation(capsys, monkeypatch):
@@ -56,8 +57,8 @@ def test_the_metrics_file_has_one_line_per_evaluation(tmp_path):
     reporter(str(tmp_path))([FIRST, SECOND])
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"step": 5, "top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "loss": 1.5, "train_loss": 2.0},
-        {"step": 10, "top_1_accuracy": 0.5, "top_5_accuracy": 1.0, "loss": 1.25, "train_loss": 1.0},
+        FIRST.figures(),
+        SECOND.figures(),
     ]
 
 

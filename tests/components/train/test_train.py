@@ -15,6 +15,12 @@ from imgpipe.components.common.log import Progress
 from imgpipe.components.common.records import ImageRecord, label_to_class
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.temperature import (
+    fit_temperature,
+    logits_of,
+    probabilities_of,
+    temperature_sums,
+)
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.train import train as training
@@ -72,7 +78,14 @@ def test_the_written_model_has_the_metrics_of_the_loop(trained_digits, digits_da
     )
     assert metrics.top_1_accuracy == pytest.approx(result.best.top_1_accuracy, abs=1e-9)
     assert metrics.top_5_accuracy == pytest.approx(result.best.top_5_accuracy, abs=1e-9)
-    assert metrics.loss == pytest.approx(result.best.loss, rel=1e-4)
+    # The loss of the loop is without the temperature, which minimizes it.
+    logits = logits_of(predictions.probabilities, result.best.temperature, multi_label=False)
+    classes = np.array([label_to_class(record.label) for record in records])
+    raw = compute_metrics(classes, probabilities_of(logits, 1.0, multi_label=False))
+    assert raw.loss == pytest.approx(result.best.loss, rel=1e-4)
+    assert metrics.loss < raw.loss
+    fitted = fit_temperature(temperature_sums(logits, classes).sum(axis=0))
+    assert fitted == pytest.approx(result.best.temperature, rel=1e-3) != 1
 
 
 # ---------------------------------------------------------------- output
