@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError
+from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError, os_error_remedy
 from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
@@ -119,7 +119,8 @@ def run_locally(
             status = process.wait()
     except OSError as error:
         raise OutputError(
-            f"cannot write to {str(folder.job_dir)!r}: {error.strerror}", remedy="free some space there"
+            f"cannot write to {str(folder.job_dir)!r}: {error.strerror}",
+            remedy=os_error_remedy(error, "use another job_dir"),
         ) from None
     finally:
         # Also after a failed step: the reports show the cause.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgpipe.components.common.errors import OutputError
+from imgpipe.components.common.errors import OutputError, os_error_remedy
 from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
 from imgpipe.components.storage import check_empty, check_writable
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
@@ -89,7 +89,8 @@ def claimed(folder: RunFolder, *, continues: bool = False) -> Iterator[None]:
             check_writable(folder.job_dir)
     except OSError as error:
         raise OutputError(
-            f"cannot use {str(folder.job_dir)!r}: {error.strerror}", remedy="use another job_dir"
+            f"cannot use {str(folder.job_dir)!r}: {error.strerror}",
+            remedy=os_error_remedy(error, "use another job_dir"),
         ) from None
     with _locked(lock_file):
         _clear(folder)

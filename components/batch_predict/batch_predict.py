@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.batch_predict.inputs import InputImage, images_in_records, list_inputs
-from imgpipe.components.common.errors import InvalidDataError, OutputError
+from imgpipe.components.common.errors import InvalidDataError, OutputError, os_error_remedy
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.common.plural import plural
@@ -183,5 +183,6 @@ def _write(folder: Location, name: str, text: str) -> None:
     except OSError as error:
         raise OutputError(
             f"cannot write {name!r} to {folder!r}: {error.strerror or error}",
-            remedy="free some space or fix the permissions, and start the run again: it resumes",
+            remedy=os_error_remedy(error, "fix the permissions")
+            + "; what was written is kept, and the run resumes",
         ) from None

@@ -6,6 +6,7 @@ above) and states whether a retry can help: an orchestrator that retries only
 ``EXIT_CODE_INTERRUPTED`` never repeats a permanent failure.
 """
 
+import errno
 import re
 
 from imgpipe.components.common.characters import escape_controls
@@ -16,6 +17,25 @@ EXIT_CODE_INTERRUPTED = 75
 # Limits in characters: a quoted value may be a whole line of a damaged file.
 _MAX_VALUE = 300
 _MAX_TEXT = 6_000
+
+_NO_SPACE = "free some space there, or use another folder"
+_NO_RENAMING = (
+    "the file system does not rename files: use a folder on a disk or, for a mounted bucket, its gs:// URI"
+)
+# What a user can do about an error of the operating system, whatever was done when it occurred.
+_OS_REMEDIES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EROFS: "use a writable folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n 65536) and start it again; a mounted bucket also "
+    "reports this when it refuses to rename a folder: use its gs:// URI",
+    errno.ENFILE: "too many files are open on this machine: end other programs, and start it again",
+    errno.EXDEV: _NO_RENAMING,
+    errno.ENOTSUP: _NO_RENAMING,
+    errno.ENOSYS: _NO_RENAMING,
+    errno.EIO: "the disk, or the service behind a mounted bucket, failed: see the log of the system or the "
+    "mount, then start it again",
+}
 
 
 def _shorten(text: str) -> str:
@@ -33,6 +53,11 @@ def _remove_middle(match: "re.Match[str]") -> str:
     value = match.group()
     half = _MAX_VALUE // 2
     return value if len(value) <= _MAX_VALUE else f"{value[:half]} ... {value[-half:]}"
+
+
+def os_error_remedy(error: OSError, otherwise: str = "") -> str:
+    """Returns the remedy for an error of the operating system, or ``otherwise`` for other errors."""
+    return _OS_REMEDIES.get(error.errno or 0, otherwise)
 
 
 class PipelineError(Exception):

@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from imgpipe.components.common.arguments import flat_fields, from_values, with_flags
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, PipelineError
+from imgpipe.components.common.errors import (
+    InternalError,
+    InterruptedRunError,
+    OutputError,
+    PipelineError,
+    os_error_remedy,
+)
 from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import FAILED, SUCCEEDED, report_end
@@ -160,18 +166,26 @@ def _exit_on_error(
         os._exit(failure.exit_code)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        failure = InternalError(
-            f"{type(error).__name__}: {error}",
-            where=f"{frame.name} in {frame.filename}, line {frame.lineno}",
-            remedy="this is a bug in imgpipe or in the environment: report it with the log above",
-        )
+        failure = _failure_of(error)
     else:
         return
     log_error(step, failure, flags=flags)
     if report_failure is not None:
         report_failure(failure)
     sys.exit(failure.exit_code)
+
+
+def _failure_of(error: Exception) -> PipelineError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{frame.name} in {frame.filename}, line {frame.lineno}"
+    if isinstance(error, OSError) and (remedy := os_error_remedy(error)):
+        file = f"{error.filename!r}: " if error.filename else ""
+        return OutputError(f"{file}{error.strerror}", where=where, remedy=remedy)
+    return InternalError(
+        f"{type(error).__name__}: {error}",
+        where=where,
+        remedy="this is a bug in imgpipe or in the environment: report it with the log above",
+    )
 
 
 @contextmanager

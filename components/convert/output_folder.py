@@ -4,13 +4,12 @@ A running conversion writes to a hidden work folder inside the output folder. At
 are moved to their final names, ``manifest.json`` last, and the work folder is removed.
 """
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imgpipe.components.common.dataset import MANIFEST_NAME, TEST, TRAIN, VALIDATION
-from imgpipe.components.common.errors import InternalError, OutputError, PipelineError
+from imgpipe.components.common.errors import InternalError, OutputError, PipelineError, os_error_remedy
 from imgpipe.components.common.log import log_event
 from imgpipe.components.convert.rejections import HEADER, REJECTED_NAME
 from imgpipe.components.storage import Location
@@ -92,10 +91,9 @@ def explain_write_errors(folder: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
             f"cannot write to {folder!r}: {error.strerror or error}",
-            remedy="free disk space or choose another folder" if full else "choose a writable folder",
+            remedy=os_error_remedy(error, "choose a writable folder"),
         ) from None
 
 

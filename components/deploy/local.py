@@ -1,7 +1,7 @@
 """Deploys to a local folder in TensorFlow Serving's layout, which a server may watch."""
 
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +16,16 @@ from imgpipe.components.common.errors import (
     InterruptedRunError,
     MissingInputError,
     OutputError,
+    os_error_remedy,
 )
 from imgpipe.components.common.log import json_environment, log_event, parse_event
 from imgpipe.components.common.model_folder import model_digest, version_folders
+from imgpipe.components.common.published_model import SAVED_MODEL_NAME
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET
 from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment
-from imgpipe.components.storage import local_path
+from imgpipe.components.storage import copy_folder, local_path, move_folder
 
 _POLL_SECONDS = 0.2
 _REQUEST_TIMEOUT_SECONDS = 5.0
@@ -59,11 +61,11 @@ def deploy_locally(model_folder: Path, arguments: DeployArguments) -> Deployment
     try:
         try:
             # Servers do not read the images of the verification.
-            shutil.copytree(model_folder, incoming, ignore=shutil.ignore_patterns(VERIFICATION_NAME))
+            copy_folder(model_folder, incoming, ignore=re.compile(re.escape(VERIFICATION_NAME)))
         except OSError as error:
             raise OutputError(
                 f"cannot write to {str(base)!r}: {error.strerror or error}",
-                remedy="free some space, or give a writable folder",
+                remedy=os_error_remedy(error, "give a writable folder"),
             ) from None
         _check_in_fresh_process(incoming)
         version = _add_version(incoming, base)
@@ -80,14 +82,14 @@ def _deployment(base: Path, version: int, digest: str, *, changed: bool) -> Depl
 
 
 def _add_version(incoming: Path, base: Path) -> int:
-    """Renames the folder to the next version; another deployment may do so at the same time."""
+    """Moves the folder to the next version; another deployment may do so at the same time."""
     while True:
         # Includes numbered folders without a model.
         taken = [int(path.name) for path in base.iterdir() if path.name.isascii() and path.name.isdigit()]
         version = max(taken, default=0) + 1
         try:
             # Fails if a folder with files has that name.
-            os.rename(incoming, base / str(version))
+            move_folder(incoming, base / str(version), last=SAVED_MODEL_NAME)
         except OSError:
             if not (base / str(version)).exists():
                 raise
@@ -146,9 +148,9 @@ def _check_served(base: Path, version: int, arguments: DeployArguments) -> None:
             reason = str(status["status"]["error_message"])
             break
         time.sleep(_POLL_SECONDS)
-    withdrawn = base / f".withdrawn-{version}-{uuid.uuid4().hex}"
-    os.rename(base / str(version), withdrawn)
-    shutil.rmtree(withdrawn, ignore_errors=True)
+    # First: without it, no server loads the folder.
+    (base / str(version) / SAVED_MODEL_NAME).unlink()
+    shutil.rmtree(base / str(version), ignore_errors=True)
     message = f"version {version} was rolled back: {reason or 'the server did not serve it in time'}"
     if not is_reached:
         raise InterruptedRunError(message, remedy="start the server at serving_url, or correct the address")

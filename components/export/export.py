@@ -23,12 +23,12 @@ from imgpipe.components.common.provenance import (
     SERVING_FORMATS_WITH_WEBP,
     read_provenance,
 )
-from imgpipe.components.common.published_model import check_model_target, publish_model
+from imgpipe.components.common.published_model import check_model_target, publish_model, publish_model_at
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.common.verification import write_verification
 from imgpipe.components.export.arguments import ONNX, ExportArguments
 from imgpipe.components.images.preparation import prepare_image
-from imgpipe.components.storage import parse_location, publish_folder
+from imgpipe.components.storage import parse_location
 
 if TYPE_CHECKING:
     from imgpipe.components.export.formats import ModelFormat
@@ -138,7 +138,7 @@ def export(
     reference = read_reference(evaluation_folder)
     evaluation = read_evaluation(evaluation_folder)
     split = evaluation["split"]
-    publish_folder(model_folder, exported_folder)
+    publish_model_at(model_folder, parse_location(exported_folder))
     with local_dataset(dataset_folder) as local_folder:
         served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
         measured = _check(reference, served, exported_folder, arguments)

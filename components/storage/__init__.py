@@ -14,6 +14,8 @@ from imgpipe.components.storage.local import (
     atomic_write,
     check_empty,
     check_writable,
+    copy_folder,
+    move_folder,
     publish_folder,
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
@@ -28,10 +30,12 @@ __all__ = [
     "atomic_write",
     "check_empty",
     "check_writable",
+    "copy_folder",
     "deadline",
     "find_files",
     "is_local",
     "local_path",
+    "move_folder",
     "parse_location",
     "publish_folder",
     "resolve",

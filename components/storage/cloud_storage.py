@@ -99,7 +99,7 @@ class CloudStorageLocation(ObjectLocation):
                     raise
                 raise OutputError(
                     f"cannot write the copy of {self} to {str(path)!r}: {error.strerror}",
-                    remedy="free some space, or set TMPDIR to a folder with more",
+                    remedy="free some space, or set TMPDIR to a writable folder with more",
                 ) from None
 
     def list_keys(

@@ -14,9 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.errors import MissingInputError, OutputError, os_error_remedy
 from imgpipe.components.common.plural import plural
-from imgpipe.components.storage.location import WILDCARD, FileStatus, Location, describe_folder
+from imgpipe.components.storage.location import (
+    WILDCARD,
+    FileStatus,
+    Location,
+    describe_folder,
+    replace_files,
+)
+
+# A mounted bucket (gcsfuse returns EMFILE) and some other file systems rename files, but not folders.
+_CANNOT_RENAME_FOLDERS = frozenset({errno.EMFILE, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -178,20 +187,12 @@ class LocalLocation(Location):
             return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)[:limit]
 
     def download_folder(self, path: Path, *, ignore: re.Pattern[str] | None = None) -> None:
-        def ignored(folder: str, names: list[str]) -> list[str]:
-            return [name for name in names if ignore and folder == self.text and ignore.fullmatch(name)]
-
-        shutil.copytree(self.text, path, dirs_exist_ok=True, ignore=ignored)
+        copy_folder(self.path, path, ignore=ignore)
 
     def publish_folder(
-        self,
-        source: Path,
-        *,
-        keep: re.Pattern[str] | None = None,
-        first: str = "",  # noqa: ARG002 - all files are replaced at the same time
-        last: str = "",  # noqa: ARG002
+        self, source: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
     ) -> None:
-        publish_folder(source, self.path, keep=keep)
+        publish_folder(source, self.path, keep=keep, first=first, last=last)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -219,7 +220,8 @@ class LocalLocation(Location):
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise OutputError(
-                f"cannot write to {self!r}: {error.strerror}", remedy="use a writable folder"
+                f"cannot write to {self!r}: {error.strerror}",
+                remedy=os_error_remedy(error, "use a writable folder"),
             ) from None
         try:
             try:
@@ -310,7 +312,8 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(
-            f"cannot write to {str(folder)!r}: {error.strerror}", remedy="use a writable folder"
+            f"cannot write to {str(folder)!r}: {error.strerror}",
+            remedy=os_error_remedy(error, "use a writable folder"),
         ) from None
 
 
@@ -345,17 +348,59 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
-def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None = None) -> None:
+def copy_folder(source: Path, target: Path, *, ignore: re.Pattern[str] | None = None) -> None:
+    """Copies a folder's files, without the children that match ``ignore``.
+
+    Times and permissions are not copied: on a mounted bucket, they belong to the user who mounted it.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for child in sorted(source.iterdir()):
+        if ignore and ignore.fullmatch(child.name):
+            continue
+        if child.is_dir():
+            copy_folder(child, target / child.name)
+        else:
+            shutil.copyfile(child, target / child.name)
+
+
+def move_folder(source: Path, target: Path, *, last: str) -> None:
+    """Renames a folder, or moves its files one by one where the file system does not rename folders.
+
+    Args:
+        source: The folder.
+        target: The new name.
+        last: The file that is moved last: readers take a folder that has it as complete.
+
+    Raises:
+        FileExistsError: if there is a folder with that name, even an empty one where folders are not renamed.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in _CANNOT_RENAME_FOLDERS:
+            raise
+        # Reserves the name.
+        target.mkdir()
+        replace_files(LocalLocation(str(source)), LocalLocation(str(target)), last=last)
+        _remove(source)
+
+
+def publish_folder(
+    source: Path, target: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
+) -> None:
     """Replaces a folder with a copy of another by write-then-swap.
 
     The copy is complete before it is renamed to the target. An existing target is renamed first and removed
     last: at any moment the old or the new folder exists completely, under its name or, between the two
-    renames, under a name that starts with a dot.
+    renames, under a name that starts with a dot. Where the file system does not rename folders, the files are
+    replaced one by one, as in an object store.
 
     Args:
         source: The folder to copy.
         target: The folder to replace or create.
         keep: Keeps the subfolders of the existing target that match.
+        first: The file that is removed last and written first, if folders are not renamed.
+        last: The file that is removed first and written last, if folders are not renamed.
 
     Raises:
         OutputError: if the target cannot be written.
@@ -365,26 +410,41 @@ def publish_folder(source: Path, target: Path, *, keep: re.Pattern[str] | None =
     incoming = target.parent / f".{target.name}.{unique}.partial"
     outgoing = target.parent / f".{target.name}.{unique}.old"
     try:
-        shutil.copytree(source, incoming)
-        for child in target.iterdir() if target.is_dir() else ():
-            if keep and keep.fullmatch(child.name) and child.is_dir():
-                shutil.copytree(child, incoming / child.name, copy_function=_link_or_copy)
-        if target.exists():
-            os.replace(target, outgoing)
-        os.replace(incoming, target)
-    except BaseException as error:
-        # Also if the run is interrupted between the two renames.
-        if outgoing.exists() and not target.exists():
-            os.replace(outgoing, target)
-        if not isinstance(error, OSError):
-            raise
+        copy_folder(source, incoming)
+        try:
+            _swap(incoming, target, outgoing, keep)
+        except OSError as error:
+            if error.errno not in _CANNOT_RENAME_FOLDERS:
+                raise
+            places = LocalLocation(str(incoming)), LocalLocation(str(target))
+            replace_files(*places, keep=keep, first=first, last=last)
+    except OSError as error:
         raise OutputError(
             f"cannot write {str(target)!r}: {error.strerror or error}",
-            remedy="free some space, or use another folder",
+            remedy=os_error_remedy(error, "use another folder"),
         ) from None
     finally:
         _remove(incoming)
     _remove(outgoing)
+
+
+def _swap(incoming: Path, target: Path, outgoing: Path, keep: re.Pattern[str] | None) -> None:
+    """Renames ``target`` to ``outgoing`` and ``incoming`` to ``target``."""
+    # A trial, before the subfolders to keep are linked or, without hard links, copied.
+    os.rename(incoming, outgoing)
+    os.rename(outgoing, incoming)
+    for child in target.iterdir() if target.is_dir() else ():
+        if keep and keep.fullmatch(child.name) and child.is_dir():
+            shutil.copytree(child, incoming / child.name, copy_function=_link_or_copy)
+    try:
+        if target.exists():
+            os.replace(target, outgoing)
+        os.replace(incoming, target)
+    except BaseException:
+        # Also if the run is interrupted between the two renames.
+        if outgoing.exists() and not target.exists():
+            os.replace(outgoing, target)
+        raise
 
 
 def _link_or_copy(source: str, target: str) -> None:

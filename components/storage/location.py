@@ -228,3 +228,32 @@ def describe_folder(folder: Location) -> str:
     others = len(names) - _MAX_NAMES
     more = "" if others <= 0 else f" and {others} more" if folder.is_local else " and more"
     return f"{shown!r} contains: {', '.join(names[:_MAX_NAMES])}{more}"
+
+
+def replace_files(
+    source: Location,
+    target: Location,
+    *,
+    keep: re.Pattern[str] | None = None,
+    first: str = "",
+    last: str = "",
+) -> None:
+    """Replaces a folder's files with those of another folder in the same store, one by one.
+
+    Args:
+        source: The folder with the new files, which are moved.
+        target: The folder whose files are replaced.
+        keep: Keeps the subfolders of the target that match.
+        first: The file that is removed last and moved first.
+        last: The file that is removed first and moved last: without it, readers do not take the folder.
+    """
+
+    def order(name: str) -> tuple[int, str]:
+        return {first: 0, last: 2}.get(name, 1), name
+
+    for name in sorted(target.contents(), key=order, reverse=True):
+        is_folder = target.is_local and name.endswith("/")
+        if not is_folder and not (keep and keep.fullmatch(name.partition("/")[0])):
+            (target / name).remove()
+    for name in sorted(source.contents(), key=order):
+        (source / name).rename(target / name)

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, UnavailableError
-from imgpipe.components.storage.location import WILDCARD, FileStatus, Location, describe_folder
+from imgpipe.components.storage.location import (
+    WILDCARD,
+    FileStatus,
+    Location,
+    describe_folder,
+    replace_files,
+)
 
 Store = TypeVar("Store", bound="ObjectLocation")
 
@@ -181,25 +187,16 @@ class ObjectLocation(Location):
 
         The copy is first uploaded completely to a hidden folder.
         """
-
-        def order(name: str) -> tuple[int, str]:
-            return {first: 0, last: 2}.get(name, 1), name
-
-        paths = (path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-        names = sorted(paths, key=order)
         # Left by a killed process.
         for key, _ in self.list_keys(f"{self.parent.prefix}.{self.name}."):
             if re.match(r"[0-9a-f]{32}\.partial/", key.removeprefix(f"{self.parent.prefix}.{self.name}.")):
                 type(self)(self.bucket, key).remove()
         incoming = self.parent / f".{self.name}.{uuid.uuid4().hex}.partial"
         try:
-            for name in names:
-                (incoming / name).upload(source / name)
-            for name in sorted(self.contents(), key=order, reverse=True):
-                if not (keep and keep.fullmatch(name.partition("/")[0])):
-                    (self / name).remove()
-            for name in names:
-                (incoming / name).rename(self / name)
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    (incoming / path.relative_to(source).as_posix()).upload(path)
+            replace_files(incoming, self, keep=keep, first=first, last=last)
         except BaseException:
             for name in incoming.contents():
                 (incoming / name).remove()

@@ -17,7 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    os_error_remedy,
+)
 from imgpipe.components.common.log import log_event
 from imgpipe.components.storage import Location
 
@@ -130,7 +135,7 @@ class CheckpointFolder:
         except OSError as error:
             raise OutputError(
                 f"cannot write the checkpoint {name!r} to {self.location!r}: {error.strerror or error}",
-                remedy="free some space there or set another job_dir; the previous checkpoint is intact",
+                remedy=os_error_remedy(error, "set another job_dir") + "; the previous checkpoint is intact",
             ) from None
 
     def _read(self, kind: str, step: int, *, with_arrays: bool = True) -> Checkpoint | None:

@@ -16,6 +16,8 @@ from imgpipe.components.storage import atomic_write
 
 _POLL_SECONDS = 0.2
 _LOG_SECONDS = 60.0
+# Written last.
+_COMPLETE = "complete"
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -44,12 +46,11 @@ def shared_features(
     path = folder / digest.hexdigest()[:32]
     with (folder / f"{path.name}.lock").open("w") as lock:
         _acquire(lock)
-        if not path.is_dir():
-            arrays = compute()
-            with atomic_write(path) as temporary:
-                temporary.mkdir()
-                for number, array in enumerate(arrays):
-                    np.save(temporary / f"{number}.npy", array)
+        if not (path / _COMPLETE).is_file():
+            for number, array in enumerate(compute()):
+                with atomic_write(path / f"{number}.npy") as temporary, temporary.open("wb") as file:
+                    np.save(file, array)
+            (path / _COMPLETE).touch()
         else:
             log_event("features_shared", "train: using the frozen backbone's features from another trial")
     return [np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))]

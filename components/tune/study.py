@@ -18,7 +18,12 @@ from typing import IO, Any
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    os_error_remedy,
+)
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.tune.search_space import (
     completed_trial,
@@ -263,7 +268,8 @@ def open_study(
         lock = (folder / _LOCK).open("a+")
     except OSError as error:
         raise OutputError(
-            f"cannot write the study to {str(folder)!r}: {error.strerror}", remedy="use another job_dir"
+            f"cannot write the study to {str(folder)!r}: {error.strerror}",
+            remedy=os_error_remedy(error, "use another job_dir"),
         ) from None
     with lock:
         try:

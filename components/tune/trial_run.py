@@ -82,7 +82,7 @@ def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
         features_folder=folder.parent / FEATURES_FOLDER,
     )
     final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
-    publish_folder(unpublished, Path(task.model))
+    publish_model_at(unpublished, parse_location(task.model))
     # The training does not call should_stop after its last step.
     write_result(parse_location(folder), final, [evaluation.figures() for evaluation in trained.evaluations])
     shutil.rmtree(unpublished)

@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 
 import pytest
 
@@ -9,6 +11,7 @@ from imgpipe.components.storage import (
     check_writable,
     find_files,
     local_path,
+    move_folder,
     parse_location,
     publish_folder,
 )
@@ -153,3 +156,130 @@ def test_a_missing_file_is_not_called_a_pattern(tmp_path):
     with pytest.raises(MissingInputError, match="does not exist") as caught:
         find_files(str(tmp_path / "train.csv"))
     assert caught.value.remedy == "correct the path"
+
+
+@pytest.fixture
+def mounted_bucket(tmp_path, monkeypatch):
+    """Folders with content are not renamed, and there are no hard links, as in gcsfuse."""
+    refused = []
+
+    def refuse(code, function, *paths):
+        refused.append((function, *paths))
+        raise OSError(code, os.strerror(code))
+
+    def renaming(rename):
+        def checked(source, target):
+            if os.path.isdir(source) and os.listdir(source):
+                refuse(errno.EMFILE, "rename", source, target)
+            rename(source, target)
+
+        return checked
+
+    monkeypatch.setattr(os, "rename", renaming(os.rename))
+    monkeypatch.setattr(os, "replace", renaming(os.replace))
+    monkeypatch.setattr(os, "link", lambda *paths: refuse(errno.ENOSYS, "link", *paths))
+    return refused
+
+
+def write_files(folder, **contents):
+    for name, content in contents.items():
+        path = folder / name.replace("_in_", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def read_files(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
+def test_in_a_mounted_bucket_files_are_replaced_and_the_kept_folders_are_not_copied(
+    tmp_path, mounted_bucket, monkeypatch
+):
+    source, target = tmp_path / "source", tmp_path / "out" / "target"
+    write_files(source, marker="1", sub_in_data="1", gone="1")
+    publish_folder(source, target, first="sub/data", last="marker")
+    write_files(target, trial_1_in_data="trial")
+    (source / "gone").unlink()
+    write_files(source, marker="2", sub_in_data="2")
+    monkeypatch.setattr("shutil.copytree", lambda *paths, **_: pytest.fail(f"copied {paths}"))
+    publish_folder(source, target, keep=re.compile("trial_.*"), first="sub/data", last="marker")
+    assert read_files(target) == {"marker": "2", "sub/data": "2", "trial_1/data": "trial"}
+    assert names(tmp_path / "out") == ["target"]
+    assert [function for function, *_ in mounted_bucket] == ["rename", "rename"]
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: nothing is cleaned up."""
+
+
+def test_in_a_mounted_bucket_a_folder_with_the_marker_is_complete_at_any_moment(
+    tmp_path, mounted_bucket, monkeypatch
+):
+    source, target = tmp_path / "source", tmp_path / "out" / "target"
+    old, new = (dict.fromkeys(("a", "marker", "sub/b"), text) for text in ("old", "new"))
+    real = {name: getattr(os, name) for name in ("replace", "unlink")}
+    for moment in range(20):
+        write_files(source, a="old", marker="old", sub_in_b="old")
+        publish_folder(source, target, last="marker")
+        write_files(source, a="new", marker="new", sub_in_b="new")
+        steps = 0
+
+        def counted(name, moment=moment):
+            def act(*paths, **options):
+                nonlocal steps
+                steps += str(paths[0]).startswith(str(tmp_path / "out"))
+                if steps > moment:
+                    raise Killed
+                return real[name](*paths, **options)
+
+            return act
+
+        with monkeypatch.context() as context:
+            for name in real:
+                context.setattr(os, name, counted(name))
+            try:
+                publish_folder(source, target, last="marker")
+            except Killed:
+                pass
+            else:
+                assert read_files(target) == new
+                assert moment > 5
+                return
+        found = read_files(target)
+        assert "marker" not in found or found in (old, new)
+    pytest.fail("publishing never ended")
+
+
+def test_in_a_mounted_bucket_a_moved_folder_reserves_its_name(tmp_path, mounted_bucket):
+    source, target = tmp_path / "source", tmp_path / "target"
+    write_files(source, marker="1", sub_in_data="1")
+    target.mkdir()
+    with pytest.raises(FileExistsError):
+        move_folder(source, target, last="marker")
+    target.rmdir()
+    move_folder(source, target, last="marker")
+    assert read_files(target) == {"marker": "1", "sub/data": "1"}
+    assert names(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EXDEV, "does not rename files"),
+        (errno.ENOTSUP, "does not rename files"),
+        (errno.EIO, "behind a mounted bucket"),
+        (errno.EACCES, "use another folder"),
+    ],
+)
+def test_an_error_of_the_operating_system_has_the_remedy_for_its_number(tmp_path, monkeypatch, code, remedy):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    touch(tmp_path / "source", "file")
+    monkeypatch.setattr("shutil.copyfile", fail)
+    with pytest.raises(OutputError, match=re.escape(os.strerror(code))) as caught:
+        publish_folder(tmp_path / "source", tmp_path / "target")
+    assert remedy in caught.value.remedy
