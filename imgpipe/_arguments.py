@@ -113,6 +113,12 @@ class RunOptions(ConvertOptions, total=False):
     undeploy_old: bool
     serving_url: str
     serving_machine_type: str
+    serving_accelerator_type: str
+    serving_accelerator_count: int
+    serving_min_replicas: int
+    serving_max_replicas: int
+    serving_spot: bool
+    shared_endpoint: bool
     serving_image: str
     serving_service_account: str
 

@@ -1,10 +1,16 @@
 """The arguments of the deploy step."""
 
+import re
 from dataclasses import dataclass
 
 from imgpipe.components.common.arguments import Group, argument, check_fields
+from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
 from imgpipe.components.deploy.deployment import DeploymentTarget
+
+# Hosts of Artifact Registry; the last two are those of its predecessor.
+_IN_ARTIFACT_REGISTRY = re.compile(r"[a-z0-9-]+-docker\.pkg\.dev|gcr\.io|[a-z]+\.gcr\.io")
+_ACCELERATOR = re.compile(r"(NVIDIA|TPU)_[A-Z0-9_]+")
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,49 @@ class DeployArguments(DeploymentTarget):
     serving_machine_type: str = argument(
         "n1-standard-2", "Machine type that serves the model. For vertex.", group=Group.DEPLOYMENT
     )
+    serving_accelerator_type: str = argument(
+        "",
+        "Accelerator of each machine that serves the model, e.g. NVIDIA_TESLA_T4 or NVIDIA_L4; "
+        "serving_image must support it. Empty = none. For vertex.",
+        group=Group.DEPLOYMENT,
+    )
+    serving_accelerator_count: int = argument(
+        0,
+        "Accelerators of each machine that serves the model. For vertex.",
+        group=Group.DEPLOYMENT,
+        minimum=0,
+    )
+    serving_min_replicas: int = argument(
+        1, "Machines that serve the model at any time. For vertex.", group=Group.DEPLOYMENT, minimum=1
+    )
+    serving_max_replicas: int = argument(
+        0,
+        "Machines that serve the model at most; more than serving_min_replicas are added under load. 0 = "
+        "serving_min_replicas. For vertex.",
+        group=Group.DEPLOYMENT,
+        minimum=0,
+    )
+    serving_spot: bool = argument(
+        False,
+        "Whether spare machines serve the model: cheaper, but taken away at any time. For vertex.",
+        group=Group.DEPLOYMENT,
+    )
+    shared_endpoint: bool = argument(
+        False,
+        "Whether a new endpoint has the region's shared address, with requests of at most 1.5 MB, instead of "
+        "an address of its own, with 10 MB, an hour and gRPC. An existing one is not changed. For vertex.",
+        group=Group.DEPLOYMENT,
+    )
     serving_image: str = argument(
         "",
         "TensorFlow Serving image, with at least the TensorFlow version that trained the model. Required "
-        "for vertex; for kserve, empty = the cluster's runtime for TensorFlow.",
+        "for vertex, in Artifact Registry; for kserve, empty = the cluster's runtime for TensorFlow.",
         group=Group.DEPLOYMENT,
     )
     serving_service_account: str = argument(
         "",
-        "Service account of the model server; it must be allowed to read deploy_dir. Empty = the default "
-        "account. For kserve and vertex.",
+        "Service account of the model server. On kserve it must be allowed to read deploy_dir; on vertex the "
+        "server reads a copy, and needs none. Empty = the default account. For kserve and vertex.",
         group=Group.DEPLOYMENT,
     )
 
@@ -67,3 +106,34 @@ class DeployArguments(DeploymentTarget):
         """
         check_fields(self)
         self.check_target({VERTEX_TARGET: ("serving_image", "project", "region")})
+        if self.deploy_target == VERTEX_TARGET:
+            self._check_machines()
+            if not _IN_ARTIFACT_REGISTRY.fullmatch(self.serving_image.partition("/")[0]):
+                raise InvalidArgumentError(
+                    f"serving_image={self.serving_image!r} is not in Artifact Registry, and Vertex AI serves "
+                    "with no other image",
+                    remedy="copy it there, and give REGION-docker.pkg.dev/PROJECT/REPOSITORY/NAME:TAG",
+                )
+
+    def resolved_max_replicas(self) -> int:
+        """Returns the largest number of machines."""
+        return self.serving_max_replicas or self.serving_min_replicas
+
+    def _check_machines(self) -> None:
+        if self.resolved_max_replicas() < self.serving_min_replicas:
+            raise InvalidArgumentError(
+                f"serving_max_replicas={self.serving_max_replicas} is less than "
+                f"serving_min_replicas={self.serving_min_replicas}",
+                remedy="raise serving_max_replicas, or set it to 0",
+            )
+        if bool(self.serving_accelerator_type) != bool(self.serving_accelerator_count):
+            raise InvalidArgumentError(
+                f"serving_accelerator_type={self.serving_accelerator_type!r} and serving_accelerator_count="
+                f"{self.serving_accelerator_count}: one of them is missing",
+                remedy="give both, or neither",
+            )
+        if self.serving_accelerator_type and not _ACCELERATOR.fullmatch(self.serving_accelerator_type):
+            raise InvalidArgumentError(
+                f"serving_accelerator_type={self.serving_accelerator_type!r} is not a name of Vertex AI",
+                remedy="write it as Vertex AI does, e.g. NVIDIA_L4",
+            )

@@ -1,5 +1,6 @@
 """Deploys to Vertex AI: uploads a model version and gives it a share of an endpoint's traffic."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from imgpipe.components.common.verification import Verification, read_verified_m
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deployment import Deployment, DeploymentTarget
 from imgpipe.components.deploy.traffic import shares_with
-from imgpipe.components.deploy.upload import VERSION, upload_model
+from imgpipe.components.deploy.upload import upload_model
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.vertex.client import VertexLocation, wait_for
 from imgpipe.components.platforms.vertex.errors import service_message, translate_errors
@@ -37,6 +38,8 @@ _MODELS, _ENDPOINTS = "ModelServiceClient", "EndpointServiceClient"
 _MAX_PROBES = 500
 # How long one of them is repeated while the endpoint is busy.
 _PROBE_SECONDS = 30.0
+# How long a deployment that outlasts its limit may take to be cancelled, or completed and undone.
+_UNDO_SECONDS = 300.0
 
 
 def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployment:
@@ -175,14 +178,15 @@ def _upload(location: VertexLocation, arguments: DeployArguments, digest: str, m
     existing = _find_model(location, arguments)
     model = vertex.Model(
         display_name=name,
-        artifact_uri=f"{model_uri}/{VERSION}",
+        # With the folder of the version: TensorFlow Serving looks for numbered ones.
+        artifact_uri=model_uri,
         labels={_DIGEST_LABEL: _label(digest)},
         container_spec=vertex.ModelContainerSpec(
             image_uri=arguments.serving_image,
-            # TensorFlow Serving needs the folder of the numbered versions; Vertex AI copies artifact_uri.
+            # Vertex AI copies artifact_uri: the copy is all that the default account may read.
             args=[
                 f"--model_name={name}",
-                f"--model_base_path={model_uri}",
+                "--model_base_path=$(AIP_STORAGE_URI)",
                 f"--rest_api_port={_PORT}",
             ],
             ports=[vertex.Port(container_port=_PORT)],
@@ -215,7 +219,10 @@ def _find_endpoint(location: VertexLocation, arguments: DeploymentTarget) -> Any
 
 def _create_endpoint(location: VertexLocation, arguments: DeployArguments) -> Any:
     operation = location.client(_ENDPOINTS).create_endpoint(
-        parent=location.parent, endpoint=vertex.Endpoint(display_name=arguments.resolved_name())
+        parent=location.parent,
+        endpoint=vertex.Endpoint(
+            display_name=arguments.resolved_name(), dedicated_endpoint_enabled=not arguments.shared_endpoint
+        ),
     )
     endpoint = wait_for(operation, arguments.deploy_timeout_seconds)
     log_event("endpoint_created", f"deploy: created endpoint {endpoint.name}")
@@ -233,18 +240,27 @@ def _find_deployed(endpoint: Any, model: Any) -> str | None:
 
 
 def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any, model: Any) -> str:
+    before = dict(endpoint.traffic_split)
+    # Chosen here, so that a deployment that outlasts its limit can be undone.
+    deployed_id = str(random.SystemRandom().randrange(10**9, 10**10))
     # In the request, the model that is being deployed has the id 0.
-    split = shares_with(dict(endpoint.traffic_split), "0", arguments.canary_percent)
+    split = shares_with(before, "0", arguments.canary_percent)
     request = {
         "endpoint": endpoint.name,
         "deployed_model": vertex.DeployedModel(
+            id=deployed_id,
             model=f"{_resource(model.name)}@{model.version_id}",
             display_name=arguments.resolved_name(),
             service_account=arguments.serving_service_account,
             dedicated_resources=vertex.DedicatedResources(
-                machine_spec=vertex.MachineSpec(machine_type=arguments.serving_machine_type),
-                min_replica_count=1,
-                max_replica_count=1,
+                machine_spec=vertex.MachineSpec(
+                    machine_type=arguments.serving_machine_type,
+                    accelerator_type=arguments.serving_accelerator_type or None,
+                    accelerator_count=arguments.serving_accelerator_count,
+                ),
+                min_replica_count=arguments.serving_min_replicas,
+                max_replica_count=arguments.resolved_max_replicas(),
+                spot=arguments.serving_spot,
             ),
         ),
         "traffic_split": split,
@@ -259,11 +275,13 @@ def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any,
         raise CheckFailedError(
             f"{error.problem}; the deployment may have been started nevertheless",
             where=endpoint.name,
-            remedy="see the endpoint with `gcloud ai endpoints describe`; when it lists the model, deploy "
-            "again: the model is reused",
+            remedy="see the endpoint with `gcloud ai endpoints describe`; when it lists the model "
+            f"{deployed_id}, deploy again: the model is reused",
         ) from None
     try:
         result = wait_for(operation, arguments.deploy_timeout_seconds)
+    except CheckFailedError as error:
+        raise _undo_late(location, arguments, operation, endpoint.name, deployed_id, before, error) from None
     except exceptions.GoogleAPICallError as error:
         # Vertex AI does not change the endpoint in this case.
         raise CheckFailedError(
@@ -273,6 +291,71 @@ def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any,
         ) from None
     log_event("model_deployed", f"deploy: deployed {result.deployed_model.id} to {endpoint.name}")
     return str(result.deployed_model.id)
+
+
+def _undo_late(
+    location: VertexLocation,
+    arguments: DeployArguments,
+    operation: Any,
+    endpoint: str,
+    deployed_id: str,
+    before: dict[str, int],
+    late: CheckFailedError,
+) -> CheckFailedError:
+    """Undoes a deployment that outlasts its limit, and returns the error to raise.
+
+    Its cancellation was requested, but Vertex AI may complete it nevertheless: the model would take traffic.
+    """
+    reason = late.problem
+    try:
+        wait_for(operation, _UNDO_SECONDS)
+        retry(lambda: _roll_back(location, arguments, endpoint, deployed_id, before))
+        done = "it was completed later, and undone"
+    except exceptions.GoogleAPICallError:
+        done = "the endpoint is unchanged"
+    except PipelineError as error:
+        return CheckFailedError(
+            f"{reason}; it may be completed later: {error.problem}",
+            where=endpoint,
+            remedy=f"undo it then: {_undo_command(arguments, endpoint, deployed_id)}; and raise "
+            "deploy_timeout_seconds",
+        )
+    return CheckFailedError(
+        f"{reason}; {done}", where=endpoint, remedy="raise deploy_timeout_seconds and deploy again"
+    )
+
+
+def _undo_command(arguments: DeployArguments, endpoint: str, deployed_id: str) -> str:
+    return (
+        f"gcloud ai endpoints undeploy-model {endpoint} --deployed-model-id={deployed_id} "
+        f"--region={arguments.region}"
+    )
+
+
+def _roll_back(
+    location: VertexLocation,
+    arguments: DeployArguments,
+    endpoint: str,
+    deployed_id: str,
+    previous_split: dict[str, int],
+) -> None:
+    """Restores the endpoint's traffic and undeploys the model, unless it was deployed before."""
+    with translate_errors("roll the deployment back", where=endpoint):
+        found = location.client(_ENDPOINTS).get_endpoint(name=endpoint)
+        if deployed_id not in [model.id for model in found.deployed_models]:
+            return
+        split = previous_split if deployed_id in previous_split else {**previous_split, deployed_id: 0}
+        if any(split.values()):
+            _set_traffic(location, endpoint, split)
+        if deployed_id not in previous_split:
+            _undeploy(location, arguments, endpoint, deployed_id, traffic_split=previous_split)
+
+
+def _predictions(location: VertexLocation, endpoint: str) -> Any:
+    """Returns the client for requests to an endpoint; a dedicated one has an address of its own."""
+    with translate_errors("read the endpoint", where=endpoint):
+        found = location.client(_ENDPOINTS).get_endpoint(name=endpoint)
+        return location.client("PredictionServiceClient", found.dedicated_endpoint_dns)
 
 
 def _probe_or_roll_back(
@@ -293,9 +376,10 @@ def _probe_or_roll_back(
 
     def predict() -> Any:
         with translate_errors("send images to the new model", where=endpoint):
-            return location.client("PredictionServiceClient").predict(endpoint=endpoint, instances=instances)
+            return client.predict(endpoint=endpoint, instances=instances)
 
     try:
+        client = retry(lambda: _predictions(location, endpoint), seconds=_PROBE_SECONDS)
         for _ in range(_MAX_PROBES):
             response = retry(predict, seconds=_PROBE_SECONDS)
             if response.deployed_model_id == deployed_id:
@@ -310,29 +394,15 @@ def _probe_or_roll_back(
             f"but {reason}; the endpoint was not changed",
             where=endpoint,
             remedy="see the endpoint's log; deploy another model with canary_percent=100, or undeploy this "
-            f"one: gcloud ai endpoints undeploy-model {endpoint} --deployed-model-id={deployed_id} "
-            f"--region={arguments.region}",
+            f"one: {_undo_command(arguments, endpoint, deployed_id)}",
         )
-
-    def roll_back() -> None:
-        with translate_errors("roll the deployment back", where=endpoint):
-            found = location.client(_ENDPOINTS).get_endpoint(name=endpoint)
-            if deployed_id not in [model.id for model in found.deployed_models]:
-                return
-            split = previous_split if deployed_id in previous_split else {**previous_split, deployed_id: 0}
-            if any(split.values()):
-                _set_traffic(location, endpoint, split)
-            if deployed_id not in previous_split:
-                _undeploy(location, arguments, endpoint, deployed_id, traffic_split=previous_split)
-
     try:
-        retry(roll_back)
+        retry(lambda: _roll_back(location, arguments, endpoint, deployed_id, previous_split))
     except PipelineError as error:
         raise type(error)(
             f"{reason}; the deployment could not be rolled back: {error.problem}",
             where=endpoint,
-            remedy=f"undo it: gcloud ai endpoints undeploy-model {endpoint} "
-            f"--deployed-model-id={deployed_id} --region={arguments.region}",
+            remedy=f"undo it: {_undo_command(arguments, endpoint, deployed_id)}",
         ) from None
     raise CheckFailedError(
         f"the deployment was rolled back: {reason}", where=endpoint, remedy=_ROLLED_BACK_REMEDY

@@ -37,7 +37,7 @@ def test_the_serving_model_is_never_cached_and_its_image_has_the_clients(target)
 VERTEX = ["--target", "vertex", "--region", "us-central1", "--dry-run", "--no-check"]
 DATA = ["--", "--images=gs://b/flowers", "--job-dir=gs://b/job"]
 DEPLOYED = ["--deploy_target=vertex", "--deploy_dir=gs://b/serving/flowers", "--project=p"]
-DEPLOYED += ["--region=us-central1", "--serving_image=tensorflow-serving:2.21"]
+DEPLOYED += ["--region=us-central1", "--serving_image=europe-docker.pkg.dev/flowers/images/serving:2.21"]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_the_best_trial_on_digits_is_deployed_and_its_endpoint_predicts(cloud, t
         *("--weights=none", "--max_steps=120", "--train_batch_size=64", "--warmup_steps=20"),
         *("--train_steps_per_eval=30", "--job-dir=gs://bucket/tuned", "--min_accuracy=0.8"),
         *("--deploy_target=vertex", "--deploy_dir=gs://photos/serving/digits", "--project=flowers-project"),
-        *("--region=us-central1", "--serving_image=tensorflow-serving:2.21"),
+        *("--region=us-central1", "--serving_image=europe-docker.pkg.dev/flowers/images/serving:2.21"),
     ]
     with start_tuning_server(tmp_path) as server:
         server.models = VertexModels(parent=parent, predict=predict)
@@ -107,7 +107,7 @@ def test_the_best_trial_on_digits_is_deployed_and_its_endpoint_predicts(cloud, t
             for number, (path, _) in enumerate(rows)
         ]
         client = VertexLocation("flowers-project", "us-central1", server.address).client(
-            "PredictionServiceClient"
+            "PredictionServiceClient", endpoint["dedicatedEndpointDns"]
         )
         response = client.predict(endpoint=endpoint["name"], instances=instances)
         predictions = [dict(prediction) for prediction in response.predictions]

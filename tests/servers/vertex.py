@@ -87,8 +87,9 @@ class VertexServer:
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
             if self.models is not None and re.match(
-                r"projects/[^/]+/locations/[^/]+/(models|endpoints)\b", path
+                r"(/dedicated/\d+/v1/)?projects/[^/]+/locations/[^/]+/(models|endpoints)\b", path
             ):
+                self.models.address = self.address
                 status, content = self.models.handle(method, path, query, json.loads(body) if body else None)
                 return status, content if status == 200 else content["error"]["message"]
             verb = ""

@@ -50,26 +50,28 @@ class VertexLocation:
         """The resource name of the location."""
         return f"projects/{self.project}/locations/{self.region}"
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, address: str = "") -> Any:
         """Returns the client of a service, e.g. ``JobServiceClient``; it is created once.
 
         Args:
             service: Class name in ``google.cloud.aiplatform_v1``.
+            address: The address of a dedicated endpoint; empty = that of the location.
 
         Raises:
             InvalidArgumentError: if credentials would be sent over plain http, or the region is not valid.
             UnavailableError: if the client library or the credentials are missing.
         """
-        if service not in self._clients:
-            self._clients[service] = self._new_client(service)
-        return self._clients[service]
+        key = f"{service} {address}"
+        if key not in self._clients:
+            self._clients[key] = self._new_client(service, address or self.endpoint)
+        return self._clients[key]
 
     def with_new_connections(self) -> "VertexLocation":
         """Returns the same location with clients of its own."""
         return replace(self)
 
-    def _new_client(self, service: str) -> Any:
-        if not self.endpoint:
+    def _new_client(self, service: str, endpoint: str) -> Any:
+        if not endpoint:
             check_region(self.region)
         try:
             from google.api_core.client_options import ClientOptions
@@ -80,11 +82,11 @@ class VertexLocation:
                 "the client library of Vertex AI is not installed",
                 remedy="pip install 'image-classification-pipeline[vertex]'",
             ) from None
-        address = self.endpoint or f"{self.region}-aiplatform.googleapis.com"
+        address = endpoint or f"{self.region}-aiplatform.googleapis.com"
         client = getattr(aiplatform_v1, service)(
             # REST works with proxies and with every endpoint, and needs no certificates of its own.
             transport="rest",
-            credentials=AnonymousCredentials() if is_plain_http(self.endpoint) else default_credentials()[0],
+            credentials=AnonymousCredentials() if is_plain_http(endpoint) else default_credentials()[0],
             client_options=ClientOptions(api_endpoint=address),
         )
         # The library's own requests wait for a response for ever.

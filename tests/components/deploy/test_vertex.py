@@ -1,6 +1,6 @@
 import pytest
 
-from imgpipe.components.common.errors import CheckFailedError, UnavailableError
+from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.vertex import deploy_to_vertex
@@ -13,13 +13,17 @@ def deploy(vertex, cloud, models, monkeypatch):
     monkeypatch.setattr("imgpipe.components.deploy.vertex._PROBE_SECONDS", 0.1)
 
     def run(number, **values):
-        settings = {"project": "flowers", "vertex_endpoint": vertex.address, **values}
+        settings = {
+            "project": "flowers",
+            "vertex_endpoint": vertex.address,
+            "serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21",
+            "deploy_timeout_seconds": 20,
+            **values,
+        }
         arguments = DeployArguments(
             deploy_target="vertex",
             deploy_dir="gs://photos/serving/flowers",
-            serving_image="tensorflow-serving:2.21",
             region="europe-west4",
-            deploy_timeout_seconds=20,
             **settings,
         )
         return deploy_to_vertex(models[number], arguments)
@@ -48,10 +52,19 @@ def test_the_first_model_is_registered_deployed_and_probed(deploy, vertex, model
     ((model,),) = vertex.models.values()
     base = f"gs://photos/serving/flowers/{model_digest(models[0])[:16]}"
     assert model["displayName"] == "flowers"
-    assert model["artifactUri"] == f"{base}/1"
+    # With the numbered folder that TensorFlow Serving looks for.
+    assert model["artifactUri"] == base
     container = model["containerSpec"]
     assert container["predictRoute"] == "/v1/models/flowers:predict"
-    assert f"--model_base_path={base}" in container["args"]
+    # The default account may read nothing else.
+    assert "--model_base_path=$(AIP_STORAGE_URI)" in container["args"]
+    assert endpoint(vertex)["dedicatedEndpointEnabled"]
+    (deployed,) = endpoint(vertex)["deployedModels"]
+    assert deployed["dedicatedResources"] == {
+        "machineSpec": {"machineType": "n1-standard-2"},
+        "minReplicaCount": 1,
+        "maxReplicaCount": 1,
+    }
     assert versions(vertex) == {"1": 100}
     assert vertex.predictions >= 1
 
@@ -103,7 +116,7 @@ def test_a_model_whose_server_does_not_start_leaves_the_endpoint_as_it_was(deplo
 @pytest.mark.parametrize("percent", [5, 100])
 def test_a_model_that_a_killed_step_deployed_is_checked_by_the_next(percent, deploy, vertex, monkeypatch):
     deploy(0)
-    vertex.wrong.add("1002")
+    vertex.wrong.add(2)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -124,7 +137,7 @@ def test_a_model_that_a_killed_step_deployed_is_checked_by_the_next(percent, dep
 @pytest.mark.parametrize("percent", [5, 100])
 def test_a_model_that_responds_with_errors_is_rolled_back(percent, deploy, vertex):
     deploy(0)
-    vertex.wrong.add("1002")
+    vertex.wrong.add(2)
     with pytest.raises(CheckFailedError, match=r"was rolled back: .*the model crashed") as caught:
         deploy(1, canary_percent=percent)
     assert "the previous model serves" in caught.value.remedy
@@ -134,14 +147,14 @@ def test_a_model_that_responds_with_errors_is_rolled_back(percent, deploy, verte
 def test_a_failed_promotion_restores_the_traffic_split(deploy, vertex):
     deploy(0)
     deploy(1, canary_percent=10)
-    vertex.wrong.add("1002")
+    vertex.wrong.add(2)
     with pytest.raises(CheckFailedError, match="rolled back"):
         deploy(1, canary_percent=60)
     assert versions(vertex) == {"1": 90, "2": 10}
 
 
 def test_a_first_model_that_responds_with_errors_is_undeployed(deploy, vertex):
-    vertex.wrong.add("1001")
+    vertex.wrong.add(1)
     with pytest.raises(CheckFailedError):
         deploy(0)
     assert versions(vertex) == {}
@@ -210,3 +223,71 @@ def test_a_deployment_whose_response_was_lost_is_not_repeated(deploy, vertex):
     assert vertex.deployments == 2
     assert deploy(1, canary_percent=50).version == "2"
     assert vertex.deployments == 2
+
+
+def test_machines_and_the_kind_of_the_endpoint_are_chosen(deploy, vertex):
+    deploy(
+        0,
+        shared_endpoint=True,
+        serving_machine_type="g2-standard-4",
+        serving_accelerator_type="NVIDIA_L4",
+        serving_accelerator_count=1,
+        serving_min_replicas=2,
+        serving_max_replicas=5,
+        serving_spot=True,
+    )
+    assert "dedicatedEndpointDns" not in endpoint(vertex)
+    (deployed,) = endpoint(vertex)["deployedModels"]
+    resources = deployed["dedicatedResources"]
+    assert resources["machineSpec"]["machineType"] == "g2-standard-4"
+    assert resources["machineSpec"]["acceleratorCount"] == 1
+    assert (resources["minReplicaCount"], resources["maxReplicaCount"], resources["spot"]) == (2, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"serving_image": "tensorflow/serving:2.19.0"}, "is not in Artifact Registry"),
+        ({"serving_image": "docker.pkg.dev.example.com/p/serving:1"}, "is not in Artifact Registry"),
+        ({"serving_min_replicas": 3, "serving_max_replicas": 2}, "is less than"),
+        ({"serving_accelerator_type": "NVIDIA_L4"}, "one of them is missing"),
+        ({"serving_accelerator_type": "l4", "serving_accelerator_count": 1}, "not a name of Vertex AI"),
+    ],
+)
+def test_a_deployment_that_vertex_ai_would_refuse_is_refused_before_the_upload(
+    deploy, vertex, cloud, values, problem
+):
+    with pytest.raises(InvalidArgumentError, match=problem):
+        deploy(0, **values)
+    assert vertex.writes == []
+    assert cloud.contents("serving/") == {}
+
+
+def test_a_deployment_that_outlasts_its_limit_is_cancelled(deploy, vertex):
+    deploy(0)
+    vertex.slow = 10**9
+    with pytest.raises(CheckFailedError, match=r"not ended within 1 seconds.*the endpoint is unchanged"):
+        deploy(1, canary_percent=50, deploy_timeout_seconds=1)
+    assert versions(vertex) == {"1": 100}
+
+
+def test_a_deployment_that_completes_although_it_was_cancelled_is_undone(deploy, vertex):
+    deploy(0)
+    vertex.slow, vertex.cancels = 4, False
+    with pytest.raises(CheckFailedError, match=r"not ended within 1 seconds.*completed later, and undone"):
+        deploy(1, canary_percent=50, deploy_timeout_seconds=1)
+    assert versions(vertex) == {"1": 100}
+
+
+def test_a_deployment_that_never_ends_is_reported_with_the_command_that_undoes_it(
+    deploy, vertex, monkeypatch
+):
+    monkeypatch.setattr("imgpipe.components.deploy.vertex._UNDO_SECONDS", 0.1)
+    deploy(0)
+    vertex.slow, vertex.cancels = 10**9, False
+    with pytest.raises(CheckFailedError, match="may be completed later") as caught:
+        deploy(1, canary_percent=50, deploy_timeout_seconds=1)
+    (operation,) = vertex.operations.values()
+    operation["complete"]()
+    (late,) = (model["id"] for model in endpoint(vertex)["deployedModels"] if model["modelVersionId"] == "2")
+    assert f"undeploy-model {endpoint(vertex)['name']} --deployed-model-id={late}" in caught.value.remedy

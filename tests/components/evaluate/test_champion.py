@@ -18,7 +18,11 @@ BASE = "gs://photos/serving/flowers"
 
 
 def deployed(model, deployment, **values):
-    image = {"serving_image": "tensorflow-serving:2.21"} if deployment["deploy_target"] == "vertex" else {}
+    image = (
+        {"serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21"}
+        if deployment["deploy_target"] == "vertex"
+        else {}
+    )
     return deploy(model, DeployArguments(**deployment, **image, deploy_timeout_seconds=20, **values))
 
 

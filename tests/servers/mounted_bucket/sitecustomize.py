@@ -48,7 +48,7 @@ def _linking(link):
 
 def _setting(name, function):
     def checked(path, *values, **options):
-        # Whoever may write a file may set its time to now.
+        # With permission to write a file, its time may be set to now.
         is_now = name == "utime" and values in ((), (None,)) and options in ({}, {"times": None})
         if _is_below(path) and not is_now:
             _refuse(name, errno.EPERM, str(path))
