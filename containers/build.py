@@ -17,7 +17,7 @@ from pathlib import Path
 from containers.docker import build, docker, image_size, inspect_image, is_present
 from containers.sbom import write_sbom
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
-from imgpipe.pipelines.images import ROLES, Images
+from imgpipe.pipelines.images import ROLES, Images, locked_role
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "containers" / "Dockerfile"
@@ -59,7 +59,7 @@ def build_flags(role: str, base: str, weights: str, build_base: str = "") -> lis
         "base.name": base.partition("@")[0],
         "base.digest": _digest(base),
     }
-    arguments = {"ROLE": role, "BASE": base, "BUILD_BASE": build_base, "WEIGHTS": weights}
+    arguments = {"ROLE": locked_role(role), "BASE": base, "BUILD_BASE": build_base, "WEIGHTS": weights}
     files = sorted(file.name for file in (ROOT / weights).glob("*.h5")) if weights else []
     return [
         *(f"--build-arg={name}={value}" for name, value in arguments.items() if value),

@@ -243,14 +243,15 @@ def vertex_request(
     spec = job_spec(
         [
             {
-                **_worker_pool_spec(pool),
+                **pool_spec,
                 "containerSpec": container_spec(
                     pool.config.image_uri or image_of(pool.machine),
                     pool.config.command or ["python", "-m", _MODULE[job.hyperparameters is not None]],
                     [*pool.config.arguments, *job.args],
+                    pool_spec["machineSpec"],
                 ),
             }
-            for pool in job.pools
+            for pool, pool_spec in zip(job.pools, map(_worker_pool_spec, job.pools), strict=True)
         ],
         strategy=job.strategy,
         timeout_seconds=config.max_running_seconds,

@@ -11,7 +11,10 @@ from imgpipe.components.common.image_name import HOST, PART
 
 _REGISTRY = re.compile(rf"(?:{HOST}|{PART})(?:/{PART})*")
 # Each role has its own packages: only train-* and serve-tools contain TensorFlow.
-ROLES = ("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu")
+ROLES = (
+    *("data", "launcher", "serve-tools", "train-cpu", "train-gpu", "train-tpu"),
+    *("train-cpu-vertex", "train-gpu-vertex", "train-tpu-vertex"),
+)
 _ROLE_OF_STEP = {
     "data_version": "data",
     "convert": "data",
@@ -81,9 +84,19 @@ class Images:
         """Returns the image of a step on a target."""
         return self.of_role(_LAUNCHED.get((step, target), _ROLE_OF_STEP[step]))
 
-    def of_training(self, kind: str) -> str:
-        """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``."""
-        return self.of_role(f"train-{kind}")
+    def of_training(self, kind: str, target: str = "") -> str:
+        """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``.
+
+        Args:
+            kind: The kind.
+            target: ``vertex`` for the image of jobs on Vertex AI, whose user is root.
+        """
+        return self.of_role(f"train-{kind}-vertex" if target == "vertex" else f"train-{kind}")
+
+
+def locked_role(role: str) -> str:
+    """Returns the role whose lock of packages an image has."""
+    return role.removesuffix("-vertex")
 
 
 def read_images_lock(text: str, *, where: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from imgpipe.components.common.tpu_plugin import use_tpu_plugin
 from imgpipe.components.common.user_settings import (
     KERAS_SETTINGS,
     invalid_keras_settings,
@@ -91,6 +92,7 @@ def _keras_defaults() -> Iterator[None]:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
+use_tpu_plugin()
 with buffer_native_stderr(), _hide_scikit_learn(), _keras_defaults():
     import keras
     import tensorflow as tf

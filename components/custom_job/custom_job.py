@@ -117,7 +117,10 @@ def training_job_spec(
             "replicaCount": 1,
             **pool,
             "containerSpec": container_spec(
-                job.train_image or run.image_for(pool.get("machineSpec", {})), command, args
+                job.train_image or run.image_for(pool.get("machineSpec", {})),
+                command,
+                args,
+                pool.get("machineSpec", {}),
             ),
         }
         for pool in job.worker_pools()

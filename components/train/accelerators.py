@@ -21,6 +21,8 @@ from imgpipe.components.common.user_settings import cluster_hosts
 # The other workers of a cluster must have started after this time.
 _SECONDS_TO_JOIN = 900.0
 
+TPU = "TPU"
+
 
 @dataclass(frozen=True)
 class Accelerators:
@@ -44,6 +46,14 @@ class Accelerators:
         return int(self.strategy.num_replicas_in_sync)
 
     @property
+    def uses_strategy(self) -> bool:
+        """Whether steps must run in the strategy: on several devices, and on a TPU even of one core.
+
+        Outside the strategy, TensorFlow would compute on the CPU beside the TPU.
+        """
+        return self.replicas > 1 or self.kind == TPU
+
+    @property
     def local_replicas(self) -> int:
         """The number of devices of this worker."""
         return self.replicas // self.workers
@@ -60,7 +70,7 @@ class Accelerators:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function on every device with that device's part of the arguments."""
-        if self.replicas == 1:
+        if not self.uses_strategy:
             return function(*arguments)
         return self.strategy.run(function, args=arguments)
 
@@ -70,7 +80,7 @@ class Accelerators:
         Args:
             arrays: Of equal length, a multiple of ``local_replicas``.
         """
-        if self.replicas == 1:
+        if not self.uses_strategy:
             return arrays
         size = len(arrays[0]) // self.local_replicas
 
@@ -87,7 +97,7 @@ class Accelerators:
 
     def sum_over_devices(self, value: Any) -> Any:
         """Returns the sum of a per-device value over all devices. Call it inside a graph function."""
-        if self.replicas == 1:
+        if not self.uses_strategy:
             return value
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
 
@@ -109,12 +119,6 @@ class Accelerators:
         return np.asarray(self.strategy.experimental_local_results(value)[0].numpy())
 
 
-def replicas_in_step() -> int:
-    """Returns the number of devices that run the step being traced, each on its part of the batch."""
-    context = tf.distribute.get_replica_context()
-    return int(context.num_replicas_in_sync) if context is not None else 1
-
-
 def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
     """Finds the devices that this process can train on and joins the other workers, if any.
 
@@ -129,7 +133,7 @@ def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
         InvalidArgumentError: if ``TF_CONFIG`` is malformed or names a role that does not train.
     """
     if tf.config.list_physical_devices("TPU"):
-        return Accelerators(_tpu_strategy(), "TPU")
+        return Accelerators(_tpu_strategy(), TPU)
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         # By default TensorFlow takes all memory of a GPU that other processes may share.

@@ -147,7 +147,7 @@ class Evaluator:
 
     def _sums(self, inputs: Any, classes: Any) -> NDArray[np.float64]:
         accelerators, counted = self._accelerators, np.ones(len(classes), np.float32)
-        if accelerators.replicas == 1:
+        if not accelerators.uses_strategy:
             return np.asarray(self._step(inputs, classes, counted).numpy(), np.float64)
         # All devices take parts of equal size: the batch is padded with images that do not count.
         missing = -len(classes) % accelerators.local_replicas

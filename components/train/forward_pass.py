@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.tf_import import keras, tf
-from imgpipe.components.train.accelerators import replicas_in_step
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _batch_normalization(layer: Any, x: Any, mode: Mode) -> Any:
         return tf.raw_ops.FusedBatchNormV3(
             x=x, mean=mean.value, variance=variance.value, is_training=False, **weights
         ).y
-    if replicas_in_step() > 1:
+    if tf.distribute.has_strategy():
         return _batch_normalization_over_devices(layer, x)
     unused = tf.zeros([0], tf.float32)
     fused = tf.raw_ops.FusedBatchNormV3(x=x, mean=unused, variance=unused, is_training=True, **weights)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.storage import Location, parse_location
@@ -28,7 +29,8 @@ def reporter(job_dir: str) -> Report:
     It writes a log line with ``name=value`` pairs. In a trial of Vertex AI it reports to the tuner, and in a
     trial of Katib it writes a line for the metrics collector. In ``job_dir`` it writes ``metrics.jsonl`` (one
     JSON object per evaluation; the file is rewritten each time, so that a resumed training leaves no
-    duplicates) and TensorBoard's files.
+    duplicates) and TensorBoard's files. A report that cannot be written never ends the training: a warning
+    says so, once for each of them.
 
     Args:
         job_dir: Local or ``gs://``; empty to write no files.
@@ -36,9 +38,20 @@ def reporter(job_dir: str) -> Report:
     reports: list[Report] = [_log]
     if job_dir:
         folder = parse_location(job_dir)
-        reports += [_metrics_file(folder / METRICS_FILE), _tensorboard(folder / TENSORBOARD_FOLDER)]
+        reports += [
+            _tolerant(lambda: _metrics_file(folder / METRICS_FILE), f"{folder / METRICS_FILE} is incomplete"),
+            _tolerant(
+                lambda: _tensorboard(folder / TENSORBOARD_FOLDER), "TensorBoard's files are incomplete"
+            ),
+        ]
     if os.environ.get(_TRIAL_ID) and find_spec("hypertune"):
-        reports.append(_vertex_tuner())
+        reports.append(
+            _tolerant(
+                _vertex_tuner,
+                "Vertex AI gets no metric of this trial, and counts it as infeasible: its metric file is "
+                "root's, so use an image imgpipe-train-*-vertex",
+            )
+        )
     if os.environ.get(KATIB_TRIAL_NAME):
         reports.append(_katib_collector())
 
@@ -47,6 +60,34 @@ def reporter(job_dir: str) -> Report:
             report_to(evaluations)
 
     return report
+
+
+def _tolerant(make: Callable[[], Report], consequence: str) -> Report:
+    """Returns a report that logs a warning, once, instead of failing.
+
+    Args:
+        make: Returns the report; called with the first evaluation.
+        consequence: What the failure means, for the warning.
+    """
+    report: Report | None = None
+    has_failed = False
+
+    def report_or_warn(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal report, has_failed
+        try:
+            report = report or make()
+            report(evaluations)
+        except (OSError, PipelineError, tf.errors.OpError) as error:
+            if not has_failed:
+                has_failed = True
+                reason = str(error).split("\n")[0]
+                log_event(
+                    "not_reported",
+                    f"train: {consequence} ({reason}); the training goes on",
+                    severity="WARNING",
+                )
+
+    return report_or_warn
 
 
 def _katib_collector() -> Report:

@@ -78,7 +78,7 @@ class _Job:
 
     def on_one_device(self, classifier: Classifier) -> Classifier:
         """Returns the model with variables on one device, since one process cannot save those of several."""
-        if self.accelerators.replicas == 1:
+        if not self.accelerators.uses_strategy:
             return classifier
         copy = self.build_classifier(weights="none", pretrained_checkpoint_path="")
         for variable, original in zip(copy.variables, classifier.variables, strict=True):

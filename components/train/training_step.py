@@ -182,7 +182,7 @@ def _graph_function(
     function: Callable[..., Any], trainable: Trainable, accelerators: Accelerators, *more: tf.TensorSpec
 ) -> Callable[..., Any]:
     """Returns a graph function that is traced once for batches of all sizes."""
-    if accelerators.replicas > 1:
+    if accelerators.uses_strategy:
         # Per-device values cannot have a signature. Only the last batch of an evaluation has another size.
         return tf.function(function, autograph=False)  # type: ignore[no-any-return]
     signature = (trainable.input_spec, trainable.target_spec, *more)

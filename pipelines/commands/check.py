@@ -140,7 +140,8 @@ def _remote_findings(submission: Submission, target: TargetOptions) -> Iterator[
 def _images(submission: Submission) -> Iterator[str]:
     train_image = submission.parameters.get("train_image", "")
     for pool in submission.job.pools:
-        yield train_image or pool.config.image_uri or submission.images.of_training(pool.machine.kind)
+        ours = submission.images.of_training(pool.machine.kind, submission.target)
+        yield train_image or pool.config.image_uri or ours
     if submission.form == "pipeline":
         deploys = submission.retrain or submission.job.values.get("deploy_target", NO_TARGET) != NO_TARGET
         launches = submission.target == "vertex" or deploys

@@ -274,7 +274,7 @@ def plan_submission(
         )
 
     def image_of(machine: Machine) -> str:
-        return images.of_training(machine.kind)
+        return images.of_training(machine.kind, target)
 
     submission = Submission(
         job,

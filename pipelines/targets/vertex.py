@@ -53,7 +53,7 @@ def _configure_task(step: str, task: Any, _inputs: Mapping[str, Any]) -> None:
 def _training_values(inputs: Mapping[str, Any], images: Images) -> dict[str, Any]:
     job = {name: inputs[name] for name in flat_fields([CustomJobArguments])}
     placeholders = {"project": _PROJECT, "region": _REGION, "pipeline_run": _RUN}
-    training_images = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
+    training_images = {kind: images.of_training(kind, "vertex") for kind in ("cpu", "gpu", "tpu")}
     return {**job, **placeholders, "images": json.dumps(training_images)}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from containers import build
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.pipelines.images import ROLES
+from imgpipe.pipelines.images import ROLES, locked_role
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "containers" / "requirements"
@@ -20,7 +20,7 @@ def pins_of(file):
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", file.read_text(), flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("role", [*ROLES, "build", "kfp"])
+@pytest.mark.parametrize("role", [*sorted(set(map(locked_role, ROLES))), "build", "kfp"])
 def test_a_roles_lock_has_hashes_and_the_tested_versions(role):
     text = (LOCKS / "roles" / f"{role}.txt").read_text()
     pins, tested = pins_of(LOCKS / "roles" / f"{role}.txt"), pins_of(LOCKS / "develop-cpu.txt")
@@ -32,8 +32,20 @@ def test_a_roles_lock_has_hashes_and_the_tested_versions(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_has_a_stage_and_a_lock(role):
     assert f" AS {role}\n" in build.DOCKERFILE.read_text()
-    assert (LOCKS / "roles" / f"{role}.in").is_file()
-    assert (LOCKS / "roles" / f"{role}.unused").is_file()
+    assert (LOCKS / "roles" / f"{locked_role(role)}.in").is_file()
+    assert (LOCKS / "roles" / f"{locked_role(role)}.unused").is_file()
+
+
+def test_training_images_are_root_on_vertex_ai_only():
+    stages = re.split(r"^FROM ", build.DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
+    users = {
+        stage.split(" AS ")[1].split()[0]: re.findall(r"^USER (\S+)", stage, flags=re.MULTILINE)
+        for stage in stages
+    }
+    for role in ROLES:
+        # The images of GPUs and TPUs have the user of the one they are based on.
+        expected = "0:0" if role.endswith("-vertex") else "65534:65534"
+        assert (users[role] or users["train-cpu"]) == [expected], role
 
 
 def test_tensorflow_is_not_in_the_locks_of_data_and_launcher():

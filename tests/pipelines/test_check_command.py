@@ -44,7 +44,7 @@ def cloud(monkeypatch):
             "output": {"roles/storage.objectUser": [AGENT]},
         }
         server.rights = RIGHTS
-        server.images = {"team/imgpipe-train-cpu@sha256:0", "team/imgpipe-train-gpu@sha256:0"}
+        server.images = {f"team/imgpipe-train-{kind}-vertex@sha256:0" for kind in ("cpu", "gpu")}
         yield server
 
 
@@ -55,7 +55,7 @@ def check(cloud, tmp_path, monkeypatch):
     registry = cloud.address.removeprefix("http://")
     lock = "".join(
         f"imgpipe-{role}: {registry}/team/imgpipe-{role}@sha256:0\n"
-        for role in ("train-cpu", "train-gpu", "train-tpu")
+        for role in ("train-cpu-vertex", "train-gpu-vertex", "train-tpu-vertex")
     )
     (tmp_path / "images.lock").write_text(lock)
 

@@ -13,7 +13,7 @@ import yaml
 from imgpipe.components.common.arguments import description_of, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
-from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.images import ROLES, Images
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
@@ -306,8 +306,7 @@ def test_every_image_gets_the_registry(copy_of_project):
 
 def test_a_lock_sets_the_digest_of_every_image(copy_of_project):
     lock = copy_of_project / "images.lock"
-    roles = ("data", "train-cpu", "train-gpu", "train-tpu", "serve-tools", "launcher")
-    names = {f"imgpipe-{role}": f"registry.example/imgpipe-{role}@sha256:{'0' * 64}" for role in roles}
+    names = {f"imgpipe-{role}": f"registry.example/imgpipe-{role}@sha256:{'0' * 64}" for role in ROLES}
     lock.write_text(yaml.safe_dump(names))
     assert compile_py(copy_of_project, "--images-lock", str(lock)).returncode == 0
     for target in TARGETS:

@@ -132,7 +132,7 @@ class Vertex:
 
     def body(self, name):
         pool = {"machineSpec": {"machineType": "n1-standard-4"}, "replicaCount": 1}
-        pool["containerSpec"] = container_spec("image", ["true"], [])
+        pool["containerSpec"] = container_spec("image", ["true"], [], {})
         return custom_job(name, job_spec([pool]), job_label=name, labels={})
 
     def location(self, address):

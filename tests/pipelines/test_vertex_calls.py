@@ -28,7 +28,7 @@ from tests.servers.vertex import start_vertex_server
 
 POOL = {
     **worker_pool_spec({"machineType": "n1-standard-4"}, 1),
-    "containerSpec": container_spec("image", ["true"], []),
+    "containerSpec": container_spec("image", ["true"], [], {}),
 }
 BODY = custom_job("job_1", job_spec([POOL]), job_label="job_1", labels={})
 REQUEST = VertexRequest("CustomJob", "us-central1", BODY)

@@ -7,6 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
+from imgpipe.components.common.tpu_plugin import TPU_PLUGIN_VARIABLE
 
 # Vertex AI numbers its jobs, and only once they exist: jobs are found by these labels.
 JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
@@ -54,14 +55,19 @@ def worker_pool_spec(
     return {**pool, "diskSpec": disk} if disk else pool
 
 
-def container_spec(image: str, command: Sequence[str], args: Sequence[str]) -> dict[str, Any]:
-    """Returns the ContainerSpec of a worker pool."""
+def container_spec(
+    image: str, command: Sequence[str], args: Sequence[str], machine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the ContainerSpec of a worker pool with a MachineSpec."""
+    # Cloud Logging parses JSON.
+    env = {LOG_FORMAT_VARIABLE: JSON}
+    if machine.get("tpuTopology"):
+        env |= {TPU_PLUGIN_VARIABLE: "true"}
     return {
         "imageUri": image,
         "command": list(command),
         "args": list(args),
-        # Cloud Logging parses JSON.
-        "env": [{"name": LOG_FORMAT_VARIABLE, "value": JSON}],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
     }
 
 

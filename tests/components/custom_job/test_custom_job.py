@@ -285,6 +285,9 @@ def test_the_image_matches_the_accelerator(settings, image, tmp_path):
     job = CustomJobArguments(vertex_endpoint="http://127.0.0.1:1", **settings)
     [pool] = custom_job_request(job, RUN, [], tmp_path)["jobSpec"]["workerPoolSpecs"]
     assert pool["containerSpec"]["imageUri"] == f"{image}@sha256:0"
+    # What TensorFlow needs to use a TPU v5e.
+    names = [variable["name"] for variable in pool["containerSpec"]["env"]]
+    assert ("NEXT_PLUGGABLE_DEVICE_USE_C_API" in names) == ("train_tpu_topology" in settings)
 
 
 def test_worker_pools_override_the_other_settings(tmp_path):

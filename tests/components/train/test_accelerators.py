@@ -151,3 +151,26 @@ def test_a_gpu_that_tensorflow_does_not_see_is_logged_unless_it_is_hidden(tmp_pa
     event = json.loads(capsys.readouterr().out)
     assert (event["event"], event["severity"]) == ("gpu_not_usable", "WARNING")
     assert event["devices"] == ["nvidia0"]
+
+
+def test_one_core_of_a_tpu_computes_in_its_strategy_and_trains_like_a_cpu(data, on_one_device, tmp_path):
+    """On this machine, a strategy of one CPU stands in for the core: without it, a TPU would stay idle."""
+    code = (
+        "import sys\n"
+        "from imgpipe.components.common.tf_import import tf\n"
+        "from imgpipe.components.train import train\n"
+        "from imgpipe.components.train.__main__ import main\n"
+        "from imgpipe.components.train.accelerators import TPU, Accelerators\n"
+        "strategy = tf.distribute.MirroredStrategy(['CPU:0'])\n"
+        "ran, run = [], strategy.run\n"
+        "strategy.run = lambda *values, **options: ran.append(values) or run(*values, **options)\n"
+        "train.find_accelerators = lambda: Accelerators(strategy, TPU)\n"
+        "main(sys.argv[1:])\n"
+        "assert ran\n"
+    )
+    command = [sys.executable, "-c", code, *job_arguments(data, tmp_path / "job")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "on TPU" in result.stdout
+    assert_close(evaluations(tmp_path / "job"), on_one_device)
+    assert (tmp_path / "job" / "model" / "saved_model.pb").is_file()

@@ -119,3 +119,26 @@ def test_the_tuner_of_vertex_ai_gets_every_evaluation_in_a_trial(tmp_path, trial
         ("5", 0.25, "7"),
         ("10", 0.5, "7"),
     ]
+
+
+def test_a_report_that_cannot_be_written_is_a_warning_and_the_others_are_written(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLOUD_ML_TRIAL_ID", "7")
+    # As the folder of root's that Vertex AI sets, which another user cannot write to.
+    monkeypatch.setattr("hypertune.HyperTune.__init__", lambda _: (tmp_path / "file" / "metrics").mkdir())
+    (tmp_path / "job" / "metrics.jsonl").mkdir(parents=True)
+    (tmp_path / "job" / "metrics.jsonl" / "mine").touch()
+    report = reporter(str(tmp_path / "job"))
+    report([FIRST])
+    report([FIRST, SECOND])
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["training_step"] for event in events if event["event"] == "evaluation"] == [5, 10]
+    warnings = [event["message"] for event in events if event["event"] == "not_reported"]
+    assert len(warnings) == 2
+    assert "metrics.jsonl is incomplete" in warnings[0]
+    assert "Vertex AI gets no metric of this trial" in warnings[1]
+    assert "imgpipe-train-*-vertex" in warnings[1]
+    (file,) = (tmp_path / "job" / "tensorboard").iterdir()
+    assert scalars(file)["top_1_accuracy"] == {5: 0.25, 10: 0.5}
