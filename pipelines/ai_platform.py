@@ -35,21 +35,48 @@ from imgpipe.components.platforms.vertex.job_requests import (
 from imgpipe.components.preflight.target_rules import check_paths, uri_of_mounted
 from imgpipe.components.storage import is_local
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
 from imgpipe.components.tune.search_space import largest_batch_size, read_request
 from imgpipe.pipelines.kubernetes_machines import kubernetes_parameters
-from imgpipe.pipelines.machines import Machine, check_pools, machine_of_scale_tier, resolve
+from imgpipe.pipelines.machines import (
+    Machine,
+    check_pools,
+    machine_of_scale_tier,
+    resolve,
+    vcpus_and_memory,
+)
 from imgpipe.pipelines.target_inputs import overridden_notices
 from imgpipe.pipelines.training_input import ReplicaConfig, TrainingInput
 
 # The original algorithm's image in any registry: our training replaces it.
 _ORIGINAL_IMAGE = re.compile(r"(^|/)cloud-ml-algos/image_classification\b")
 _JOB_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
-_NETWORK = re.compile(r"projects/[^/]+/global/networks/[^/]+")
-_KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
+_NETWORK = re.compile(r"projects/[0-9]+/global/networks/[^/]+")
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/([^/]+)/keyRings/[^/]+/cryptoKeys/[^/]+")
+_FLEX_START_GPUS = (
+    *("NVIDIA_L4", "NVIDIA_TESLA_A100", "NVIDIA_A100_80GB", "NVIDIA_H100_80GB", "NVIDIA_H100_MEGA_80GB"),
+    *("NVIDIA_H200_141GB", "NVIDIA_B200"),
+)
+_FLEX_START_SECONDS = 604_800
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _KUBERNETES_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+# A command line with no other arguments is one of the original algorithm.
+_ORIGINAL_ARGUMENTS = frozenset(
+    {
+        *("training_data_path", "validation_data_path", "job_dir", "num_classes", "max_steps"),
+        *("train_batch_size", "num_eval_images", "pretrained_checkpoint_path", "learning_rate_decay_type"),
+        *("warmup_learning_rate", "warmup_steps", "initial_learning_rate", "stepwise_learning_rate_steps"),
+        *("stepwise_learning_rate_levels", "optimizer_type", "optimizer_arguments", "image_size"),
+        *("model_type", "label_smoothing", "weight_decay", "eval_batch_size", "decay_steps"),
+        "train_steps_per_eval",
+    }
+)
+_RANDOM_WEIGHTS = "the training starts from random weights, as that of the original algorithm did; "
+_WITH_IMAGENET = (
+    "with --weights=imagenet it starts from weights trained on ImageNet and needs far fewer images and steps"
+)
 # Each trial of a tuning has its own folder in job_dir.
 _MODULE = {False: "imgpipe.components.train", True: "imgpipe.components.tune.remote_trial"}
 
@@ -173,9 +200,19 @@ def plan_job(
     command_line = ", or the arguments after `--`" if args else ""
     with _locate_errors(f"args in {config.file}{command_line}" if config.file and config.arguments else ""):
         args, values = _merge_arguments(args, config, arguments_classes, notices)
+        space = config.hyperparameters.parameters if config.hyperparameters else ()
+        tuned = {parameter.name for parameter in space}
+        if {*values, *tuned} <= _ORIGINAL_ARGUMENTS and not values.get("pretrained_checkpoint_path"):
+            args.append("--weights=none")
+            values["weights"] = "none"
+            network = values.get("model_type", "")
+            has_none = network in MODEL_TYPES and not MODEL_TYPES[network].has_imagenet_weights
+            notices.texts.append(
+                _RANDOM_WEIGHTS
+                + (f"--weights=imagenet is not available for {network}" if has_none else _WITH_IMAGENET)
+            )
         training = from_values(TrainingArguments, values)
     if config.hyperparameters:
-        tuned = {parameter.name for parameter in config.hyperparameters.parameters}
         fixed = {name: getattr(training, name) for name in flat_fields([TrainingArguments])}
         check_tuned_arguments(
             config.hyperparameters, TrainingArguments, fixed, where=config.file or "hyperparameters"
@@ -191,12 +228,37 @@ def plan_job(
             "scheduling.maxWaitTime",
             "Vertex AI limits the wait for machines only with --strategy=flex-start",
         )
-    if strategy == FLEX_START and not any(pool.machine.kind == "gpu" for pool in pools):
-        raise InvalidArgumentError(
-            f"--strategy=flex-start is only for GPUs, but the job has none: {pools[0].machine}",
-            remedy="use --strategy=standard or spot, or a machine with GPUs",
-        )
+    if strategy == FLEX_START:
+        _check_flex_start(config, pools)
     return TrainingJob(job_id, tuple(args), values, pools, config, strategy, tuple(notices.texts))
+
+
+def _check_flex_start(config: TrainingInput, pools: Sequence[Pool]) -> None:
+    """Rejects what Vertex AI's documentation of Dynamic Workload Scheduler excludes.
+
+    https://cloud.google.com/vertex-ai/docs/training/schedule-jobs-dws
+    """
+    machines = [pool.machine for pool in pools]
+    for machine in machines:
+        is_known = machine.kind != "gpu" or vcpus_and_memory(machine.machine_type) is not None
+        if is_known and machine.accelerator_type not in _FLEX_START_GPUS:
+            raise InvalidArgumentError(
+                f"--strategy=flex-start is only for the GPUs L4, A100, H100, H200 and B200, not {machine}",
+                remedy="use --strategy=standard or spot, or one of these GPUs, e.g. g2-standard-8",
+            )
+    if len({(pool.machine, pool.config.disk_type, pool.config.disk_gb) for pool in pools}) > 1:
+        raise InvalidArgumentError(
+            "--strategy=flex-start needs equal machines in all pools, not "
+            + " and ".join(map(str, machines)),
+            remedy=f"set {config.name('workerType')} and its accelerators and disks as the master's",
+        )
+    if (config.max_running_seconds or 0) > _FLEX_START_SECONDS:
+        raise InvalidArgumentError(
+            f"{config.name('scheduling.maxRunningTime')} is {config.max_running_seconds:.0f} s, but with "
+            "--strategy=flex-start a job runs for at most seven days",
+            where=config.where("scheduling.maxRunningTime"),
+            remedy=f"set it to at most {_FLEX_START_SECONDS}s: a later job resumes from the checkpoints",
+        )
 
 
 @contextmanager
@@ -239,6 +301,7 @@ def vertex_request(
     if region == config.region:
         check_region(region, name=config.name("region"), where=config.where("region"))
     check_region(region)
+    check_key_region(config, region)
     check_paths("vertex", job.values)
     spec = job_spec(
         [
@@ -249,6 +312,7 @@ def vertex_request(
                     pool.config.command or ["python", "-m", _MODULE[job.hyperparameters is not None]],
                     [*pool.config.arguments, *job.args],
                     pool_spec["machineSpec"],
+                    job.job_id,
                 ),
             }
             for pool, pool_spec in zip(job.pools, map(_worker_pool_spec, job.pools), strict=True)
@@ -270,6 +334,21 @@ def vertex_request(
         return VertexRequest("CustomJob", region, custom_job(job.job_id, spec, **labels_and_key))
     body = tuning_job(job.job_id, spec, job.hyperparameters, **labels_and_key)
     return VertexRequest("HyperparameterTuningJob", region, body)
+
+
+def check_key_region(config: TrainingInput, region: str) -> None:
+    """Rejects an encryption key of another region than the job's: Vertex AI uses none.
+
+    Raises:
+        InvalidArgumentError: naming both regions.
+    """
+    key = _KMS_KEY.fullmatch(config.kms_key_name)
+    if key and region and key[1] != region:
+        raise InvalidArgumentError(
+            f"{config.name('encryptionConfig.kmsKeyName')} is a key in {key[1]}, but the job is in {region}",
+            where=config.where("encryptionConfig.kmsKeyName"),
+            remedy=f"use a key in {region}, or the region {key[1]}",
+        )
 
 
 def job_label(job_id: str) -> str:
@@ -592,6 +671,7 @@ def _pool(config: TrainingInput, role: str, replicas: int, notices: _Notices) ->
         replica_config.accelerator_type,
         replica_config.accelerator_count,
         tpu_topology=replica_config.tpu_topology,
+        allow_unknown=config.allow_unknown_machine,
         where=f"{config.name(path)}={value}{f' in {file}' if file else ''}",
     )
     notices.texts += resolved.warnings
@@ -621,7 +701,13 @@ def _check_resource_names(config: TrainingInput, *, on_kubernetes: bool) -> None
             _SERVICE_ACCOUNT,
             "NAME@PROJECT.iam.gserviceaccount.com; on Kubeflow, the name of a ServiceAccount",
         ),
-        ("network", config.network, _NETWORK, "projects/NUMBER/global/networks/NAME"),
+        (
+            "network",
+            config.network,
+            _NETWORK,
+            "projects/NUMBER/global/networks/NAME, with the project's number: gcloud projects describe "
+            "PROJECT --format='value(projectNumber)'",
+        ),
         (
             "encryptionConfig.kmsKeyName",
             config.kms_key_name,

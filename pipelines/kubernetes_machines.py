@@ -22,6 +22,10 @@ _GPU_NAMES = {
     "NVIDIA_TESLA_A100": "nvidia-tesla-a100",
     "NVIDIA_A100_80GB": "nvidia-a100-80gb",
     "NVIDIA_H100_80GB": "nvidia-h100-80gb",
+    "NVIDIA_H100_MEGA_80GB": "nvidia-h100-mega-80gb",
+    "NVIDIA_H200_141GB": "nvidia-h200-141gb",
+    "NVIDIA_B200": "nvidia-b200",
+    "NVIDIA_RTX_PRO_6000": "nvidia-rtx-pro-6000",
 }
 _V5E_CHIPS = {"ct5lp-hightpu-1t": 1, "ct5lp-hightpu-4t": 4, "ct5lp-hightpu-8t": 8}
 
@@ -41,7 +45,11 @@ def kubernetes_parameters(
     if machine.kind == "tpu":
         return _tpu_parameters(machine)
     shape = vcpus_and_memory(machine.machine_type)
-    assert shape is not None  # noqa: S101 - known for all machines except TPUs
+    if shape is None:
+        raise InvalidArgumentError(
+            f"the CPUs and memory of {machine} are not known, so no pod can request them",
+            remedy="use a machine in the table, or --target vertex",
+        )
     vcpus, memory = shape
     parameters: dict[str, Any] = {
         "train_cpu": f"{max(1, int(vcpus * _ALLOCATABLE_SHARE))}",

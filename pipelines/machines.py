@@ -4,10 +4,13 @@ Accepts the names of AI Platform Training (``standard_gpu``, ``BASIC_TPU``) and 
 (``n1-standard-8``). Retired machines are replaced by current ones, with a warning that names both.
 Combinations that Vertex AI would reject are rejected here, before anything is sent.
 
-Sources: "Configure compute resources" in Vertex AI's documentation for machine types and accelerator counts;
-Compute Engine's deprecation notices for K80 and P100.
+The table is what we know, not all that exists: Google adds machines, and no region has all of them. Sources:
+"Configure compute resources" in Vertex AI's documentation for machine types and accelerator counts, its
+AcceleratorType for names; Compute Engine's pages on machine families for CPUs and memory (a3-megagpu,
+a3-ultragpu, a4, g4, c3, n2d and m1: read in November 2026), and its deprecation notices for K80 and P100.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -18,6 +21,8 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.job_requests import machine_kind, machine_spec
 
 TPU_MACHINE = "cloud-tpu"
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
+_ALLOW_UNKNOWN = "if Google has it by now, add --allow-unknown-machine, and it is sent as it is"
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,14 @@ def _shapes() -> dict[str, _Shape]:
         "e2-highmem": (8, (2, 4, 8, 16)),
         "e2-highcpu": (1, (16, 32)),
         "c2-standard": (4, (4, 8, 16, 30, 60)),
+        "c3-standard": (4, (4, 8, 22, 44, 88, 176)),
+        "c3-highmem": (8, (4, 8, 22, 44, 88, 176)),
+        "c3-highcpu": (2, (4, 8, 22, 44, 88, 176)),
+        "n2d-standard": (4, (4, 8, 16, 32, 48, 64, 80, 96, 128, 224)),
+        "n2d-highmem": (8, (2, 4, 8, 16, 32, 48, 64, 80, 96)),
+        "n2d-highcpu": (1, (16, 32, 48, 64, 80, 96, 128, 224)),
+        "m1-ultramem": (24.025, (40, 80, 160)),
+        "m1-megamem": (14.93, (96,)),
     }
     for family, (memory, sizes) in families.items():
         for vcpus in sizes:
@@ -110,6 +123,16 @@ def _shapes() -> dict[str, _Shape]:
         shapes[f"a2-highgpu-{count}g"] = _Shape(12 * count, 85 * count, {"NVIDIA_TESLA_A100": (count,)})
         shapes[f"a2-ultragpu-{count}g"] = _Shape(12 * count, 170 * count, {"NVIDIA_A100_80GB": (count,)})
         shapes[f"a3-highgpu-{count}g"] = _Shape(26 * count, 234 * count, {"NVIDIA_H100_80GB": (count,)})
+    for machine_type, vcpus, memory, accelerator in (
+        ("a3-megagpu-8g", 208, 1872, "NVIDIA_H100_MEGA_80GB"),
+        ("a3-ultragpu-8g", 224, 2952, "NVIDIA_H200_141GB"),
+        ("a4-highgpu-8g", 224, 3968, "NVIDIA_B200"),
+    ):
+        shapes[machine_type] = _Shape(vcpus, memory, {accelerator: (8,)})
+    for count in (1, 2, 4, 8):
+        shapes[f"g4-standard-{48 * count}"] = _Shape(
+            48 * count, 180 * count, {"NVIDIA_RTX_PRO_6000": (count,)}
+        )
     shapes["a2-megagpu-16g"] = _Shape(96, 1360, {"NVIDIA_TESLA_A100": (16,)})
     return shapes
 
@@ -236,6 +259,7 @@ def resolve(
     accelerator_count: int = 0,
     *,
     tpu_topology: str = "",
+    allow_unknown: bool = False,
     where: str = "",
 ) -> ResolvedMachine:
     """Returns the machine for a request, or rejects it with the valid choices.
@@ -245,11 +269,18 @@ def resolve(
         accelerator_type: Name on Vertex AI or AI Platform; empty = the machine type's own.
         accelerator_count: Number of GPUs or TPU cores; 0 = none, or the machine type's own.
         tpu_topology: For TPU v5e machines; empty = the smallest slice.
+        allow_unknown: Whether a machine or an accelerator that is not in the table is sent as it is.
         where: Name of the request in errors and warnings, e.g. ``masterType``.
 
     Raises:
         InvalidArgumentError: naming what is wrong and what is allowed.
     """
+    if allow_unknown and _is_unknown(machine_type, accelerator_type):
+        machine = Machine(machine_type, accelerator_type, accelerator_count, tpu_topology)
+        return ResolvedMachine(
+            machine,
+            (f"{_prefix(where)}{machine} is not in imgpipe's table and is sent as it is, unchecked",),
+        )
     if machine_type in _V6E_MACHINES or accelerator_type.startswith("TPU_V6"):
         raise InvalidArgumentError(
             f"{machine_type} is TPU v6e, for which Google provides no TensorFlow",
@@ -285,11 +316,19 @@ def resolve(
         )
     if machine_type not in _SHAPES:
         raise InvalidArgumentError(
-            f"{machine_type!r} is not a machine type for training on Vertex AI",
+            f"{machine_type!r} is not in imgpipe's table of machine types",
             where=where,
-            remedy=_similar_machines(machine_type),
+            remedy=f"{_similar_machines(machine_type)}; {_ALLOW_UNKNOWN}",
         )
     return _resolve_gpu(machine_type, accelerator_type, accelerator_count, where)
+
+
+def _is_unknown(machine_type: str, accelerator_type: str) -> bool:
+    known = {*MACHINE_TYPES, *_LEGACY, *_V6E_MACHINES}
+    accelerators = {"", *accelerator_types(), *_OTHER_NAMES}
+    return bool(_NAME.fullmatch(machine_type)) and (
+        machine_type not in known or accelerator_type not in accelerators
+    )
 
 
 def vcpus_and_memory(machine_type: str) -> tuple[int, float] | None:
@@ -388,9 +427,9 @@ def _resolve_gpu(machine_type: str, accelerator_type: str, count: int, where: st
         return ResolvedMachine(Machine(machine_type, name, number))
     if accelerator_type not in accelerator_types():
         raise InvalidArgumentError(
-            f"{accelerator_type!r} is not an accelerator type",
+            f"{accelerator_type!r} is not in imgpipe's table of accelerators",
             where=where,
-            remedy=nearest_name(accelerator_type, accelerator_types()),
+            remedy=f"{nearest_name(accelerator_type, accelerator_types())}; {_ALLOW_UNKNOWN}",
         )
     if accelerator_type in _TPU_CORES:
         raise InvalidArgumentError(

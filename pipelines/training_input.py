@@ -17,6 +17,7 @@ _DISK_TYPES = ("pd-ssd", "pd-standard")
 # Limits of the API.
 _MIN_DISK_GB, _MAX_DISK_GB = 100, 64_000
 _MIN_WAIT_SECONDS = 1800
+MAX_REPLICAS = 1000
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _OWN_LABELS = (JOB_LABEL, REQUEST_LABEL, RUN_LABEL)
@@ -114,6 +115,7 @@ class TrainingInput:
         max_running_seconds: None if not given.
         max_wait_seconds: None if not given.
         labels: Labels of the job, at the top level.
+        allow_unknown_machine: Whether machines that are not in our table are sent as they are; a flag.
         written: Flags by field name: fields that the command line set, or that only a flag can set.
         file: Path of the config.yaml; empty = none.
     """
@@ -140,6 +142,7 @@ class TrainingInput:
     package_uris: tuple[str, ...] = ()
     python_module: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    allow_unknown_machine: bool = False
     written: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     file: str = ""
 
@@ -227,7 +230,7 @@ def _read_block(block: FieldsReader, job_id: str, labels: Mapping[str, str]) -> 
         if machine_type := block.text(f"{role}Type"):
             machine_types[role] = machine_type
         # As in the API, zero means none.
-        if role != "master" and (count := block.integer(f"{role}Count", minimum=0)):
+        if role != "master" and (count := block.integer(f"{role}Count", maximum=MAX_REPLICAS)):
             counts[role] = count
         configs[role] = _read_config(block.block(f"{role}Config"))
     scheduling, encryption = block.block("scheduling"), block.block("encryptionConfig")

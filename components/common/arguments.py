@@ -53,6 +53,8 @@ _OTHER_CONCEPTS = {
         ("workers", "num_workers", "threads"), "images are read with as many threads as the machine has cores"
     ),
 }
+# Protocol buffers, in which the platforms pass numbers, have no larger ones.
+_MAX_INTEGER = 2**63 - 1
 
 
 class Group(StrEnum):
@@ -217,6 +219,8 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
     else:
         if isinstance(converted, float) and not math.isfinite(converted):
             problem = "must be a finite number"
+        elif isinstance(converted, int) and abs(converted) > _MAX_INTEGER:
+            problem = f"must be at most {_MAX_INTEGER}, the largest number of 64 bits"
         elif not _is_allowed(field, converted):
             problem = _not_allowed(field, converted)
         elif not (problem := _location_problem(field, converted)):

@@ -14,6 +14,14 @@ import yaml
 from imgpipe.components.common.arguments import nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 
+# A field of Google's APIs has 32 bits.
+_MAX_INTEGER = 2**31 - 1
+# The limit of Google's type Duration.
+_MAX_SECONDS = 315_576_000_000
+# The limit of nodes, with aliases expanded: a few lines can contain billions.
+_MAX_NODES = 200_000
+_MAX_SHOWN = 200
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Rejects duplicate keys, of which PyYAML silently ignores all but the last."""
@@ -59,7 +67,15 @@ def parse_yaml(text: str, *, where: str) -> Any:
         InvalidArgumentError: if it is invalid or a mapping has a duplicate key; with line and column.
     """
     try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        loader = _StrictLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_size(node, where)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -76,6 +92,34 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise InvalidArgumentError(
             f"not valid YAML: {error}", where=where, remedy="use YAML or JSON text"
         ) from None
+
+
+def _check_size(root: yaml.Node, where: str) -> None:
+    """Rejects a document whose aliases stand for too many nodes, or for a node within itself."""
+    sizes: dict[int, int] = {}
+    # A node is visited before and after its children.
+    stack = [(root, False)]
+    while stack:
+        node, has_children = stack.pop()
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        if not has_children:
+            if id(node) not in sizes:
+                # Until it is known, the size of a node that contains itself is infinite.
+                sizes[id(node)] = _MAX_NODES + 1
+                stack.append((node, True))
+                stack.extend((child, False) for child in children)
+            continue
+        sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)
+    if sizes[id(root)] > _MAX_NODES:
+        raise InvalidArgumentError(
+            f"with its aliases, the document has more than {_MAX_NODES:,} values",
+            where=where,
+            remedy="remove the aliases (*name), and write the values",
+        )
 
 
 class FieldsReader:
@@ -138,20 +182,19 @@ class FieldsReader:
             raise self.error(name, value, f"one of {', '.join(allowed)}", remedy=nearest_name(value, allowed))
         return value
 
-    def integer(self, name: str, default: int = 0, *, minimum: int = 0, maximum: int | None = None) -> int:
+    def integer(self, name: str, default: int = 0, *, minimum: int = 0, maximum: int = _MAX_INTEGER) -> int:
         """Returns an integer field; an integer in quotes is converted."""
         value = self._get(name)
         if value is None:
             return default
-        upper = "" if maximum is None else f" and at most {maximum}"
-        must = f"a whole number, at least {minimum}{upper}"
+        must = f"a whole number, at least {minimum} and at most {maximum}"
         number = value
         whole_text = isinstance(value, str) and value.strip().isdecimal()
         if whole_text or (isinstance(value, float) and value.is_integer()):
             number = int(value)
         if isinstance(number, bool) or not isinstance(number, int):
             raise self.error(name, value, must)
-        if number < minimum or (maximum is not None and number > maximum):
+        if not minimum <= number <= maximum:
             raise self.error(name, value, must)
         return number
 
@@ -178,8 +221,10 @@ class FieldsReader:
             number = float(value[:-1]) if isinstance(value, str) and value.endswith("s") else -1.0
         except ValueError:
             number = -1.0
-        if not 0 < number < math.inf:
-            raise self.error(name, value, "a number of seconds followed by s, e.g. 3600s")
+        if not 1 <= number <= _MAX_SECONDS:
+            raise self.error(
+                name, value, f"a number of seconds followed by s, from 1s to {_MAX_SECONDS}s, e.g. 3600s"
+            )
         return number
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -256,4 +301,5 @@ class FieldsReader:
 
 
 def _format(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value) if value != "" else "''"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

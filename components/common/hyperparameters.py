@@ -19,6 +19,7 @@ SCALES = ("NONE", "UNIT_LINEAR_SCALE", "UNIT_LOG_SCALE", "UNIT_REVERSE_LOG_SCALE
 ALGORITHMS = ("ALGORITHM_UNSPECIFIED", "GRID_SEARCH", "RANDOM_SEARCH")
 # The API's limit for a DISCRETE parameter.
 _MAX_VALUES = 1000
+_MAX_TRIALS = 10_000
 # Combinations of extreme values that are checked against the training arguments.
 _MAX_COMBINATIONS = 2000
 
@@ -83,8 +84,8 @@ def read_hyperparameters(block: FieldsReader) -> Hyperparameters:
         raise block.error("hyperparameterMetricTag", metric, METRIC, "the training reports top_1_accuracy")
     if goal != "MAXIMIZE":
         raise block.error("goal", goal, "MAXIMIZE", f"higher {METRIC} is better")
-    max_trials = block.integer("maxTrials", 1, minimum=1)
-    parallel = block.integer("maxParallelTrials", 1, minimum=1)
+    max_trials = block.integer("maxTrials", 1, minimum=1, maximum=_MAX_TRIALS)
+    parallel = block.integer("maxParallelTrials", 1, minimum=1, maximum=_MAX_TRIALS)
     if parallel > max_trials:
         raise block.error("maxParallelTrials", parallel, f"at most maxTrials ({max_trials})")
     failed = block.integer("maxFailedTrials", 0)

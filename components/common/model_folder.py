@@ -78,6 +78,31 @@ def local_model(location: Location) -> Iterator[Path]:
             ) from None
 
 
+def check_not_tensorflow_checkpoint(location: Location) -> None:
+    """Rejects a checkpoint of TensorFlow, e.g. of the original algorithm: its weights have other names.
+
+    Args:
+        location: A folder, or the common beginning of a checkpoint's files, e.g. ``model.ckpt-1000``.
+
+    Raises:
+        MissingInputError: if it is one.
+        InterruptedRunError: if a remote store cannot be reached.
+    """
+    names = {name.rstrip("/") for name in location.children()} if location.is_folder() else set()
+    is_checkpoint = _SAVED_MODEL not in names and any(
+        name == "checkpoint" or name.endswith((".index", ".meta")) for name in names
+    )
+    if not names and location.status() is None:
+        is_checkpoint = (location.parent / f"{location.name}.index").status() is not None
+    if is_checkpoint or location.name.endswith(".index"):
+        raise MissingInputError(
+            f"{location!r} is a checkpoint of TensorFlow, e.g. of the original algorithm, whose weights have "
+            "other names than imgpipe's",
+            remedy="omit pretrained_checkpoint_path and give weights=imagenet, which starts from published "
+            "weights of the same networks; or use a SavedModel or checkpoints folder of imgpipe",
+        )
+
+
 def model_digest(folder: Path) -> str:
     """Returns the SHA-256, in hexadecimal, of the names and contents of all files of a model folder.
 

@@ -1,6 +1,8 @@
 """The two small files beside a SavedModel that record how it was trained and how to deploy it."""
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +19,8 @@ SERVING_FORMATS = "jpeg,png,gif,bmp"
 SERVING_FORMATS_WITH_WEBP = f"{SERVING_FORMATS},webp"
 # The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
+# Set in the containers of a job.
+JOB_ID_VARIABLE = "IMGPIPE_JOB_ID"
 _REMEDY = "use the model folder that the train step wrote"
 
 
@@ -52,23 +56,37 @@ def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def write_deployment_config(
-    folder: Path, *, global_step: int, job_id: str = "", serving_formats: str = SERVING_FORMATS
+    folder: Path, *, global_step: int, serving_formats: str = SERVING_FORMATS
 ) -> None:
     """Writes ``deployment_config.yaml`` with the fields of the original algorithm.
 
-    ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved. Two fields are ours:
+    ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved; a job sets it, see
+    ``set_deployment_uri``. ``job_id`` is the id with which the job was submitted. Two fields are ours:
     ``minimumRuntimeVersion``, the oldest TensorFlow that loads the model, and ``servingFormats``.
     """
     config = {
         "deploymentUri": ".",
         "framework": "TENSORFLOW",
-        "labels": {"job_id": job_id, "global_step": str(global_step)},
+        "labels": {"job_id": os.environ.get(JOB_ID_VARIABLE, ""), "global_step": str(global_step)},
         "runtimeVersion": ".".join(tensorflow_version().split(".")[:2]),
         "minimumRuntimeVersion": "2.20" if serving_formats == SERVING_FORMATS_WITH_WEBP else "2.6",
         "servingFormats": serving_formats,
     }
     text = yaml.safe_dump(config, sort_keys=False)
     (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def set_deployment_uri(folder: Path, location: str) -> None:
+    """Writes where the model is published to ``deployment_config.yaml``, as the original algorithm did.
+
+    Args:
+        folder: A model folder, before it is published.
+        location: Where; a path below ``/gcs`` is written as ``gs://``.
+    """
+    path = folder / DEPLOYMENT_CONFIG_NAME
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["deploymentUri"] = re.sub("^/gcs/", "gs://", location)
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
 def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:

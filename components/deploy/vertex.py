@@ -282,6 +282,14 @@ def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any,
         result = wait_for(operation, arguments.deploy_timeout_seconds)
     except CheckFailedError as error:
         raise _undo_late(location, arguments, operation, endpoint.name, deployed_id, before, error) from None
+    except PipelineError as error:
+        # Not repeated: the endpoint does not list the model yet, and a repetition could deploy it twice.
+        raise CheckFailedError(
+            f"{error.problem}; the deployment may be completed nevertheless",
+            where=endpoint.name,
+            remedy="when `gcloud ai endpoints describe` lists the model, deploy again: it is reused; or undo "
+            f"it: {_undo_command(arguments, endpoint.name, deployed_id)}",
+        ) from None
     except exceptions.GoogleAPICallError as error:
         # Vertex AI does not change the endpoint in this case.
         raise CheckFailedError(

@@ -2,6 +2,9 @@
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from imgpipe.components.common.errors import UnavailableError
@@ -13,6 +16,7 @@ STORAGE_KEY_VARIABLE = "IMGPIPE_STORAGE_KEY"
 LOGIN = "gcloud auth application-default login"
 _TOKEN_TIMEOUT_SECONDS = 10
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_impersonated_account: ContextVar[str] = ContextVar("impersonated_account", default="")
 
 
 def use_storage_key() -> None:
@@ -35,7 +39,21 @@ def default_credentials() -> tuple[Any, str]:
     # The library raises these for a file that does not contain credentials.
     except (GoogleAuthError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise no_credentials(error) from None
+    if account := _impersonated_account.get():
+        from google.auth import impersonated_credentials
+
+        credentials = impersonated_credentials.Credentials(credentials, account, _SCOPES)
     return credentials, project or ""
+
+
+@contextmanager
+def impersonating(account: str) -> Iterator[None]:
+    """Makes ``default_credentials`` in the block return those of a service account; empty = one's own."""
+    token = _impersonated_account.set(account)
+    try:
+        yield
+    finally:
+        _impersonated_account.reset(token)
 
 
 def refresh(credentials: Any) -> None:

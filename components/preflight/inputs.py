@@ -7,6 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import MissingInputError, OutputError
+from imgpipe.components.common.model_folder import check_not_tensorflow_checkpoint
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import NO_TARGET
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
@@ -42,6 +43,8 @@ def found_input(name: str, value: str) -> str:
         # An input that may be a folder.
         if name in path_arguments(Kind.INPUT_IMAGES, Kind.INPUT_MODEL) and not WILDCARD.search(value):
             location = parse_location(value)
+            if name in path_arguments(Kind.INPUT_MODEL):
+                check_not_tensorflow_checkpoint(location)
             if location.is_folder():
                 return f"{value} is a folder"
             if name in path_arguments(Kind.INPUT_IMAGES) and location.status() is not None:

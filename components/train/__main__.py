@@ -13,10 +13,11 @@ from pathlib import Path
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.published_model import check_model_target, publish_model
+from imgpipe.components.common.provenance import set_deployment_uri
+from imgpipe.components.common.published_model import MODEL_FOLDER, check_model_target, publish_model
 from imgpipe.components.common.step import run_command
 from imgpipe.components.convert.arguments import ConvertArguments
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import Location, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 
 
@@ -74,17 +75,22 @@ def main(command_line: Sequence[str]) -> None:
     job_dir = parse_location(arguments.job_dir)
     check_model_target(job_dir)
     job_dir.check_writable()
+
+    def publish(folder: Path) -> Location:
+        set_deployment_uri(folder, str(job_dir.absolute() / MODEL_FOLDER))
+        return publish_model(folder, job_dir)
+
     # Imported here, so that an invalid flag is rejected without loading Pillow and TensorFlow.
     from imgpipe.components.train.train import train
 
     with tempfile.TemporaryDirectory() as temporary:
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
         job.write_dataset(dataset, multi_label=arguments.multi_label)
-        train(arguments, dataset, model, publish=lambda folder: publish_model(folder, job_dir))
+        train(arguments, dataset, model, publish=publish)
         if not model.exists():
             # Only the chief of several workers writes the model.
             return
-        target = publish_model(model, job_dir)
+        target = publish(model)
     log_event("published", f"train: published to {target}")
 
 

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_folder import local_model, model_folder_at, version_folders
+from imgpipe.components.common.model_folder import (
+    check_not_tensorflow_checkpoint,
+    local_model,
+    model_folder_at,
+    version_folders,
+)
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.storage import LocalLocation, Location, parse_location
@@ -86,6 +91,7 @@ def load_pretrained_weights(location: str, model_type: str, network: keras.Model
 def _read(location: str, network: keras.Model) -> _PretrainedWeights:
     """Reads the weights; ``network`` has the layers that Keras files refer to by number."""
     source = parse_location(location)
+    check_not_tensorflow_checkpoint(source)
     if not isinstance(source, LocalLocation):
         return _read_remote(source, network)
     path = source.path

@@ -83,7 +83,7 @@ def _tolerant(make: Callable[[], Report], consequence: str) -> Report:
                 reason = str(error).split("\n")[0]
                 log_event(
                     "not_reported",
-                    f"train: {consequence} ({reason}); the training goes on",
+                    f"train: {consequence} ({reason}); the training continues",
                     severity="WARNING",
                 )
 

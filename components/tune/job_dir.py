@@ -54,17 +54,16 @@ def check_shared_with_pods(job_dir: str) -> None:
 
 
 def check_local(job_dir: str) -> None:
-    """Rejects a job_dir that a search on this machine cannot write to.
+    """Rejects a job_dir that a run or a search on this machine cannot write to.
 
     Raises:
         InvalidArgumentError: if it is in Cloud Storage or another URL.
     """
     if not is_local(job_dir):
         raise InvalidArgumentError(
-            f"job_dir={job_dir!r}: a search on this machine writes its study and its trials' checkpoints to "
-            "a local folder",
-            remedy="use a local folder (or none: the models are in the artifact) and copy it afterwards; for "
-            "gs://, use tune_engine=katib on Kubeflow, or Vertex AI",
+            f"job_dir={job_dir!r}: a run on this machine writes to a local folder",
+            remedy="use a local folder (or none: a new one is used) and copy it afterwards; for gs://, use "
+            "Vertex AI or Kubeflow, for a search with tune_engine=katib",
         )
 
 

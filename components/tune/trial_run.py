@@ -11,7 +11,7 @@ from typing import Any
 
 from imgpipe.components.common.dataset import VALIDATION
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError
-from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance
+from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance, set_deployment_uri
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
 from imgpipe.components.storage import Location, parse_location, publish_folder
@@ -107,6 +107,7 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
         def publish(better: Path) -> None:
             # A local copy, to be evaluated if the trial is stopped.
             publish_folder(better, published)
+            set_deployment_uri(better, task.model)
             publish_model_at(better, target)
 
         try:
@@ -128,6 +129,7 @@ def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]
         if not unpublished.exists():
             # A worker of a distributed training: the chief has the model.
             return {}
+        set_deployment_uri(unpublished, task.model)
         publish_model_at(unpublished, target)
         final = _evaluate_model(task, unpublished, trained.best.step, Path(name) / _EVALUATION)
     write_result(folder, final)

@@ -30,6 +30,7 @@ from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.target_inputs import is_target_input
 from imgpipe.pipelines.training_input import (
     FLAGS,
+    MAX_REPLICAS,
     ReplicaConfig,
     TrainingInput,
     check_labels,
@@ -136,7 +137,14 @@ _OPTIONS = (
         help="BASIC, BASIC_GPU, BASIC_TPU, or CUSTOM: the machine types given below.",
     ),
     *_ROLE_OPTIONS,
-    _machine_option("--worker-count", type=click.IntRange(1), default=None, help="Number of workers."),
+    _machine_option(
+        "--worker-count", type=click.IntRange(1, MAX_REPLICAS), default=None, help="Number of workers."
+    ),
+    _machine_option(
+        "--allow-unknown-machine",
+        is_flag=True,
+        help="Send machine types and accelerators that imgpipe does not know, unchecked, with a warning.",
+    ),
     _machine_option(
         "--strategy",
         type=click.Choice(STRATEGIES),
@@ -322,6 +330,7 @@ def training_input(options: Mapping[str, Any], region: str) -> TrainingInput:
             ("python_version", "python_version"),
             ("enable_web_access", "enable_web_access"),
             ("use_chief_in_tf_config", "use_chief_in_tf_config"),
+            ("allow_unknown_machine", "allow_unknown_machine"),
         )
         if options[option]
     }

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from imgpipe.components.common.errors import CheckFailedError
+from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError
+from imgpipe.pipelines.commands.grouped_options import IGNORED, option
 from imgpipe.pipelines.commands.output import (
     exit_on_error,
     format_option,
@@ -36,14 +37,17 @@ Examples:
 )
 @click.argument("job")
 @target_options
+@option("--summarize", group=IGNORED, is_flag=True)
 @format_option
 @exit_on_error
-def describe(job: str, target: TargetOptions, output_format: str) -> None:
+def describe(job: str, target: TargetOptions, summarize: bool, output_format: str) -> None:
     """Show the state of JOB, of its steps or trials, and why it failed.
 
     JOB is the job id given to submit, or the target's own name of the job. The exit status is 0 even if the
     job failed: the state shows it.
     """
+    if summarize:
+        notice("--summarize is ignored: the table is a summary; --format json has every field")
     show_one(dataclasses.asdict(jobs_of(target).describe(job)), output_format)
 
 
@@ -52,10 +56,18 @@ def describe(job: str, target: TargetOptions, output_format: str) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of jobs."
 )
+@option("--filter", "expression", group=IGNORED, default="")
 @format_option
 @exit_on_error
-def list_(target: TargetOptions, limit: int, output_format: str) -> None:
+def list_(target: TargetOptions, limit: int, expression: str, output_format: str) -> None:
     """List the newest jobs that imgpipe started, newest first; on this machine with their accuracy."""
+    if expression:
+        # Ignoring it would list the wrong jobs.
+        raise InvalidArgumentError(
+            f"--filter={expression!r} is an expression of gcloud, which imgpipe does not read",
+            remedy="filter the list yourself, e.g. imgpipe list --limit 1000 --format json | jq "
+            "'.[] | select(.state == \"FAILED\")'",
+        )
     jobs = jobs_of(target).list_jobs(limit)
     if target.name == "local" and output_format == "table":
         columns = ("job_id", "state", "created", "accuracy", "data", "arguments")
@@ -101,13 +113,18 @@ class _ListedRun:
     is_flag=True,
     help="local, kubeflow: also the lines of KFP and of libraries.",
 )
+@option("--polling-interval", group=IGNORED, type=float, default=None)
 @exit_on_error
-def stream_logs(job: str, target: TargetOptions, follow: bool, everything: bool) -> None:
+def stream_logs(
+    job: str, target: TargetOptions, follow: bool, everything: bool, polling_interval: float | None
+) -> None:
     """Print the log of JOB from its beginning until it has ended.
 
     Ctrl-C stops the printing, not the job. The exit status is 0 if the job succeeded or is still running, and
     76 if it failed or was cancelled.
     """
+    if polling_interval is not None:
+        notice("--polling-interval is ignored: new lines are asked for after 1 to 30 seconds")
     print_logs(jobs_of(target), job, follow=follow, everything=everything)
 
 

@@ -20,10 +20,12 @@ from imgpipe.components.preflight.pipeline_inputs import (
     TUNE_PIPELINE_ARGUMENTS,
 )
 from imgpipe.components.preflight.target_rules import check_bucket, uri_of_mounted
+from imgpipe.components.tune.job_dir import check_local
 from imgpipe.pipelines.ai_platform import (
     JOB_ARGUMENTS,
     TrainingJob,
     VertexRequest,
+    check_key_region,
     ignored_in_pipeline,
     pipeline_parameters,
     plan_job,
@@ -297,10 +299,13 @@ def plan_submission(
         if target_inputs:
             parameters.update(image_for_accelerator(parameters, images))
     check_arguments(submission.pipeline, target, parameters)
+    if target == "local":
+        check_local(str(job.values.get("job_dir", "")))
     root = uri_of_mounted(pipeline_root) if target == "vertex" else pipeline_root
     check_bucket(root, name=f"--pipeline-root={pipeline_root}")
-    if target == "vertex" and config.region:
+    if target == "vertex":
         check_region(config.region, name=config.name("region"), where=config.where("region"))
+        check_key_region(config, config.region)
     if target == "kubeflow" and pipeline_root and not pipeline_root.startswith(_STORES):
         raise InvalidArgumentError(
             f"--pipeline-root={pipeline_root!r} is not in an artifact store of Kubeflow Pipelines",

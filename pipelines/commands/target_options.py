@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.google_credentials import default_credentials
+from imgpipe.components.platforms.google_credentials import default_credentials, impersonating
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient
 from imgpipe.components.platforms.vertex.client import VertexLocation, check_region
-from imgpipe.pipelines.commands.grouped_options import TARGET, option
+from imgpipe.pipelines.commands.grouped_options import IGNORED, TARGET, option
 from imgpipe.pipelines.commands.job_options import is_on_command_line
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.targets.jobs import Jobs, Schedules
@@ -82,6 +82,13 @@ _OPTIONS = (
         "kubeflow: bearer token. Prefer the environment variable: process lists show options.",
     ),
     option(
+        "--impersonate-service-account",
+        group=TARGET,
+        default="",
+        help="vertex: act as this service account; you need the role Service Account Token Creator on it.",
+    ),
+    option("--account", group=IGNORED, default=""),
+    option(
         "--runs",
         group=TARGET,
         type=click.Path(path_type=Path),
@@ -93,7 +100,7 @@ _OPTIONS = (
 _OPTIONS_OF_TARGET = {
     "local": ("runs",),
     "kubeflow": ("host", "namespace", "token"),
-    "vertex": ("project", "endpoint"),
+    "vertex": ("project", "endpoint", "impersonate_service_account"),
 }
 
 
@@ -130,11 +137,19 @@ def _with_target(
         fields = dataclasses.fields(TargetOptions)[1:]
         options.setdefault("runs", RUNS)
         target = TargetOptions(options.pop("target"), *(options.pop(field.name) for field in fields))
+        impersonated, account = options.pop("impersonate_service_account"), options.pop("account")
+        if account:
+            notice(
+                f"--account={account} is ignored: imgpipe uses the application default credentials; to use "
+                "that account's, run gcloud auth application-default login"
+            )
         for other, names in _OPTIONS_OF_TARGET.items():
             for name in names:
                 if other != target.name and is_on_command_line(name):
-                    notice(f"--{name} is ignored: it is for --target {other}, not {target.name}")
-        return command(*arguments, target=target, **options)
+                    flag = name.replace("_", "-")
+                    notice(f"--{flag} is ignored: it is for --target {other}, not {target.name}")
+        with impersonating(impersonated if target.name == "vertex" else ""):
+            return command(*arguments, target=target, **options)
 
     decorated: Callable[..., Any] = with_target
     for decorate in reversed(target_options):

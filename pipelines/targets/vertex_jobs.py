@@ -315,8 +315,9 @@ def schedule_body(name: str, cron: str, parent: str, pipeline_job: Mapping[str, 
     return {
         "displayName": name,
         "cron": cron,
-        # A late run does not overlap with the next one.
+        # A late run does not overlap with the next one, which waits for it instead of being skipped.
         "maxConcurrentRunCount": 1,
+        "allowQueueing": True,
         "createPipelineJobRequest": {"parent": parent, "pipelineJob": dict(pipeline_job)},
     }
 

@@ -11,6 +11,7 @@ from google.cloud import aiplatform_v1 as vertex
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, TUNING_JOB, start_job
+from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.ai_platform import job_label, pipeline_parameters, plan_job, vertex_request
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.training_input import read_training_input
@@ -67,10 +68,14 @@ def tpu_job_spec(args, module="imgpipe.components.train"):
                 ),
                 replica_count=1,
                 container_spec=vertex.ContainerSpec(
-                    env=[{"name": "IMGPIPE_LOG_FORMAT", "value": "json"}],
+                    env=[
+                        {"name": "IMGPIPE_LOG_FORMAT", "value": "json"},
+                        {"name": "IMGPIPE_JOB_ID", "value": JOB_ID},
+                    ],
                     image_uri="images/train-tpu@sha256:0",
                     command=["python", "-m", module],
-                    args=args,
+                    # As the original algorithm.
+                    args=[*args, "--weights=none"],
                 ),
             )
         ],
@@ -156,6 +161,33 @@ def test_notices_name_replaced_and_ignored_fields():
         assert any(text in notice for notice in notices), text
 
 
+NETWORKS = [f"resnet-{depth}" for depth in (18, 34, 50, 101, 152, 200)]
+NETWORKS += [f"efficientnet-b{number}" for number in range(8)]
+
+
+@pytest.mark.parametrize("model_type", NETWORKS)
+@pytest.mark.parametrize("target", ["vertex", "kubeflow", "local"])
+def test_a_line_of_the_original_works_for_all_its_networks_and_starts_from_random_weights(model_type, target):
+    args = [*ARGUMENTS[:-1], f"--model_type={model_type}"]
+    job = planned("", args)
+    assert job.values["weights"] == "none"
+    assert job.args == (*args, "--weights=none")
+    assert any("--weights=imagenet" in notice for notice in job.notices)
+    if target != "vertex":
+        job = planned("", args, arguments_classes=PIPELINE_ARGUMENTS)
+        parameters, _ = pipeline_parameters(job, target, image_of)
+        assert parameters["weights"] == "none"
+
+
+@pytest.mark.parametrize(
+    "own", ["--weights=imagenet", "--freeze=backbone", "--pretrained_checkpoint_path=gs://b/model"]
+)
+def test_a_line_with_arguments_of_our_own_or_with_a_checkpoint_keeps_its_weights(own):
+    job = planned("", [*ARGUMENTS, own])
+    assert job.values.get("weights", "imagenet") == "imagenet"
+    assert job.args == (*ARGUMENTS, own)
+
+
 FIELDS = {
     "scaleTier: BASIC": (
         {"scaleTier": "BASIC"},
@@ -180,8 +212,8 @@ FIELDS = {
     ),
     "enableWebAccess": ({"enableWebAccess": True}, ("jobSpec.enableWebAccess", True)),
     "encryptionConfig": (
-        {"encryptionConfig": {"kmsKeyName": "projects/p/locations/l/keyRings/r/cryptoKeys/k"}},
-        ("encryptionSpec.kmsKeyName", "projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+        {"encryptionConfig": {"kmsKeyName": "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k"}},
+        ("encryptionSpec.kmsKeyName", "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k"),
     ),
     "maxRunningTime": (
         {"scheduling": {"maxRunningTime": "604800s"}},
@@ -278,7 +310,7 @@ def test_every_field_takes_effect_or_is_reported_as_ignored(name):
 
 
 def test_spot_and_flex_start_become_scheduling_strategies():
-    gpu = {"scaleTier": "BASIC_GPU", "scheduling": {"maxWaitTime": "3600s"}}
+    gpu = {"scaleTier": "CUSTOM", "masterType": "g2-standard-8", "scheduling": {"maxWaitTime": "3600s"}}
     assert request_of(gpu, strategy="spot")["jobSpec"]["scheduling"] == {"strategy": "SPOT"}
     assert request_of(gpu, strategy="flex-start")["jobSpec"]["scheduling"] == {
         "strategy": "FLEX_START",
@@ -339,6 +371,7 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_parameters():
     gpu = planned(config_of({"scaleTier": "CUSTOM", "masterType": "g2-standard-24"}), args)
     parameters, notices = pipeline_parameters(gpu, "kubeflow", image_of)
     assert parameters == {
+        "weights": "none",
         "training_data_path": "gs://b/t-*",
         "validation_data_path": "gs://b/v-*",
         "job_dir": "/mnt/run",

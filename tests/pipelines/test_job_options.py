@@ -48,6 +48,9 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--image-registry=gcr.io/Project"], ARGUMENTS, "--image-registry='gcr.io/Project'"),
         ([*VERTEX, "--image-registry=gcr.io/p:1"], ARGUMENTS, "without a tag"),
         ([*VERTEX, "--master-image-uri=My Image"], ARGUMENTS, "--master-image-uri='My Image'"),
+        # A dry run refuses what a submission refuses.
+        (["--target=local"], [*IMAGES, "--job-dir=gs://b/j"], "job_dir='gs://b/j': a run on this machine"),
+        (["--target=vertex", "--as=pipeline", "--pipeline-root=gs://b/p"], IMAGES, "no region is given"),
         # On the wrong side of `--`, or for another form.
         (VERTEX, [*ARGUMENTS, "--images=gs://b/i"], "add --as pipeline"),
         (VERTEX, [*ARGUMENTS, "--deploy_target=vertex"], "add --as pipeline"),

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from google.cloud import aiplatform_v1
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,7 +168,8 @@ def test_a_rejected_combination_names_machines_that_support_it():
 def test_an_unknown_size_names_the_sizes_of_its_family():
     with pytest.raises(InvalidArgumentError) as error:
         resolve("n1-highcpu-8")
-    assert error.value.remedy == "use one of n1-highcpu-16, n1-highcpu-32, n1-highcpu-64, n1-highcpu-96"
+    family = "n1-highcpu-16, n1-highcpu-32, n1-highcpu-64, n1-highcpu-96"
+    assert error.value.remedy.startswith(f"use one of {family}; if Google has it by now, add --allow-unknown")
 
 
 @given(
@@ -215,3 +217,36 @@ def test_a_thousand_requests_take_less_than_a_second():
 )
 def test_processors_and_memory_of_a_machine(machine_type, expected):
     assert vcpus_and_memory(machine_type) == expected
+
+
+def test_an_unknown_machine_is_sent_as_it_is_on_request():
+    resolved = resolve("a5-highgpu-8g", "NVIDIA_B300", 8, allow_unknown=True, where="masterType")
+    assert resolved.machine == Machine("a5-highgpu-8g", "NVIDIA_B300", 8)
+    assert resolved.machine.kind == "gpu"
+    assert resolved.warnings == (
+        "masterType: a5-highgpu-8g with 8 NVIDIA_B300 is not in imgpipe's table and is sent as it is, "
+        "unchecked",
+    )
+    # What is known is checked nevertheless.
+    with pytest.raises(InvalidArgumentError, match="does not support 3"):
+        resolve("n1-standard-8", T4, 3, allow_unknown=True)
+    with pytest.raises(InvalidArgumentError, match="not in imgpipe's table"):
+        resolve("no machine", allow_unknown=True)
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "accelerator", "count"),
+    [
+        ("a3-megagpu-8g", "NVIDIA_H100_MEGA_80GB", 8),
+        ("a3-ultragpu-8g", "NVIDIA_H200_141GB", 8),
+        ("a4-highgpu-8g", "NVIDIA_B200", 8),
+        ("g4-standard-96", "NVIDIA_RTX_PRO_6000", 2),
+        ("c3-standard-22", "", 0),
+        ("n2d-standard-224", "", 0),
+        ("m1-ultramem-40", "", 0),
+    ],
+)
+def test_todays_machines_are_in_the_table_with_their_own_gpus(machine_type, accelerator, count):
+    assert resolve(machine_type).machine == Machine(machine_type, accelerator, count)
+    # The names are those of the API.
+    assert not accelerator or accelerator in aiplatform_v1.AcceleratorType.__members__

@@ -15,11 +15,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, PipelineError
+from imgpipe.components.common.fields_reader import FieldsReader
+from imgpipe.components.common.hyperparameters import read_hyperparameters
 from imgpipe.components.platforms import polling, responses, submission
 from imgpipe.components.platforms.kubeflow import client as kubeflow_client
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient
 from imgpipe.components.platforms.vertex.client import VertexLocation
-from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, job_spec
+from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, job_spec, tuning_job
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, run_job
 from imgpipe.pipelines.ai_platform import VertexRequest
 from imgpipe.pipelines.targets.jobs import ENDED
@@ -40,6 +42,10 @@ schemaVersion: 2.1.0
 ---
 platforms: {kubernetes: {deploymentSpec: {executors: {}}}}
 """
+SEARCH_SPACE = {
+    "maxTrials": 2,
+    "params": [{"parameterName": "weight_decay", "type": "DOUBLE", "minValue": 0.1, "maxValue": 1}],
+}
 LIMITS = {
     (polling, "_RETRY_PAUSE_SECONDS"): 0.02,
     (polling, "_MAX_RETRY_PAUSE_SECONDS"): 0.1,
@@ -83,6 +89,8 @@ class RandomFaults:
 class Kubeflow:
     """Submissions, schedules and polling on Kubeflow."""
 
+    more_verbs = ()
+
     def __init__(self, server, file):
         self.server, self.request = server, RunRequest({"n": 1}, file)
 
@@ -124,7 +132,9 @@ class Kubeflow:
 
 
 class Vertex:
-    """Submissions, schedules and steps that follow a job on Vertex AI."""
+    """Submissions, searches, schedules and steps that follow a job on Vertex AI."""
+
+    more_verbs = ("tune",)
 
     def __init__(self, server, folder):
         self.server, self.folder = server, folder
@@ -172,6 +182,12 @@ class Vertex:
             except InterruptedRunError:
                 continue
 
+    def tune(self, address, name):
+        request = read_hyperparameters(FieldsReader(SEARCH_SPACE, "", where=""))
+        spec = self.body(name)["jobSpec"]
+        body = tuning_job(name, spec, request, job_label=name, labels={})
+        self.jobs(address).submit(VertexRequest("HyperparameterTuningJob", "us-central1", body))
+
     def schedules(self):
         return self.jobs(self.server.address)
 
@@ -181,7 +197,8 @@ class Vertex:
 
         jobs = [
             (job.name, job.state.name in ("JOB_STATE_PENDING", "JOB_STATE_RUNNING"))
-            for job in of("customJobs")
+            for collection in ("customJobs", "hyperparameterTuningJobs")
+            for job in of(collection)
         ]
         return jobs, [schedule.name for schedule in of("schedules")]
 
@@ -231,7 +248,7 @@ def check_episode(platform, verb, name, outcomes, counts):
         assert names == {identifier for identifier, _ in runs}
     listed = {schedule.resource for schedule in platform.schedules().list_schedules()}
     assert set(schedules) <= listed
-    if verb in ("submit", "schedule"):
+    if verb in ("submit", "schedule", "tune"):
         getattr(platform, verb)(platform.server.address, name)
         runs, schedules = platform.named(name)
         assert sum(is_active for _, is_active in runs) + len(schedules) == 1
@@ -267,7 +284,7 @@ def inject(folder, count, seed, *, clock_hours=1.0):
         episode = 0
         while faults.remaining:
             platform, proxy = platforms[episode % 2]
-            verb = rng.choice(("submit", "submit", "schedule", "follow"))
+            verb = rng.choice(("submit", "submit", "schedule", "follow", *platform.more_verbs))
             clients = 1 if verb == "follow" else rng.choice((1, 2, 3, 5))
             name = f"{verb}-{episode}"
             faults.share = rng.choice((0.05, 0.15, 0.4))

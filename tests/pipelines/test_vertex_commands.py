@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as vertex
 
+from imgpipe.components.common.errors import UnavailableError
+from imgpipe.components.platforms import google_credentials
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.pipelines.cli import imgpipe
@@ -66,7 +69,7 @@ def test_the_documented_command_line_is_accepted_unchanged(run, target, server):
     [job] = server.created("customJobs")
     assert job.display_name == JOB_ID
     assert job.job_spec.worker_pool_specs[0].machine_spec.machine_type == "cloud-tpu"
-    assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == ARGUMENTS
+    assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == [*ARGUMENTS, "--weights=none"]
 
 
 def test_a_dry_run_prints_the_request_that_is_sent_and_sends_nothing(run, target, server):
@@ -303,7 +306,7 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, target, se
     assert created.exit_code == 0, created.output
     [schedule] = server.created("schedules")
     assert schedule.cron == "0 3 * * *"
-    assert schedule.max_concurrent_run_count == 1
+    assert (schedule.max_concurrent_run_count, schedule.allow_queueing) == (1, True)
     pipeline_job = schedule.create_pipeline_job_request.pipeline_job
     assert pipeline_job.runtime_config.parameter_values["max_steps"] == 5
     again = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, *pipeline)
@@ -471,3 +474,37 @@ def test_the_whole_pipeline_runs_on_vertex_ai_and_trains_in_a_job(run, target, s
     assert accuracy >= 0.97
     [model] = (tmp_path / "bucket" / "pipelines").rglob("exported_model/saved_model.pb")
     assert os.path.getsize(model) > 0
+
+
+def test_gcloud_flags_are_understood_or_named(run, target, server, monkeypatch):
+    submitted = submit(run, target, "--account", "me@example.com")
+    assert "--account=me@example.com is ignored" in submitted.stderr
+    described = run("describe", JOB_ID, "--summarize", *target)
+    assert described.exit_code == 0
+    assert "--summarize is ignored" in described.stderr
+    listed = run("list", "--filter", "state=FAILED", *target)
+    assert listed.exit_code == 64
+    assert "--filter='state=FAILED' is an expression of gcloud" in listed.stderr
+    logs = run("stream-logs", JOB_ID, "--no-follow", "--polling-interval", "60", *target)
+    assert "--polling-interval is ignored" in logs.stderr
+    seen = []
+
+    def credentials():
+        seen.append(google_credentials._impersonated_account.get())
+        raise UnavailableError("none")
+
+    monkeypatch.setattr("imgpipe.components.platforms.vertex.client.default_credentials", credentials)
+    robot = "robot@flowers.iam.gserviceaccount.com"
+    run("list", "--impersonate-service-account", robot, *target[:-2])
+    assert seen == [robot]
+    assert google_credentials._impersonated_account.get() == ""
+
+
+def test_impersonated_credentials_are_those_of_the_account(monkeypatch):
+    own = AnonymousCredentials()
+    monkeypatch.setattr("google.auth.default", lambda **_: (own, "flowers"))
+    with google_credentials.impersonating("robot@flowers.iam.gserviceaccount.com"):
+        credentials, project = google_credentials.default_credentials()
+    assert credentials.service_account_email == "robot@flowers.iam.gserviceaccount.com"
+    assert project == "flowers"
+    assert google_credentials.default_credentials() == (own, "flowers")

@@ -63,6 +63,8 @@ CONFIGS = [
     (custom("p3.2xlarge"), "'p3.2xlarge'", "n1-standard-8"),
     (custom("a2-highgpu-3g"), "'a2-highgpu-3g'", "a2-highgpu-2g"),
     (custom("g2-standard-64"), "'g2-standard-64'", "g2-standard-48"),
+    (custom("a5-highgpu-8g"), "'a5-highgpu-8g' is not in imgpipe's table", "--allow-unknown-machine"),
+    (custom("n1-standard-8", ("NVIDIA_R300", 1)), "'NVIDIA_R300' is not in imgpipe's", "--allow-unknown"),
     (custom("ct6e-standard-4t"), "v6e", "ct5lp-hightpu-4t"),
     # Accelerators.
     (custom(accelerator=(T4, 3)), f"3 {T4}", "1, 2, 4"),
@@ -136,6 +138,17 @@ CONFIGS = [
     ({"scheduling": {"maxWaitTime": "60s"}}, "maxWaitTime='60s'", "at least 1800s"),
     ({"scheduling": {"priority": "high"}}, "priority='high'", "whole number"),
     ({"region": "Iowa"}, "region='Iowa'", "--region"),
+    # What contradicts itself, or Google's limits.
+    ({"network": "projects/flowers/global/networks/n"}, "network='projects/flowers", "projectNumber"),
+    ({"encryptionConfig": {"kmsKeyName": "projects/p/locations/us-east1/keyRings/r/cryptoKeys/k"}},
+     "is a key in us-east1, but the job is in us-central1", "use a key in us-central1"),
+    ({"scheduling": {"maxRunningTime": "1e-12s"}}, "maxRunningTime='1e-12s'", "from 1s"),
+    ({"scheduling": {"maxRunningTime": "1e13s"}}, "maxRunningTime='1e13s'", "315576000000s"),
+    ({"scheduling": {"priority": 2**31}}, "priority=2147483648", "at most 2147483647"),
+    (custom(workerType="n1-standard-8", workerCount=5000), "workerCount=5000", "at most 1000"),
+    (custom("n1-standard-8", (T4, 2**63)), "count=9223372036854775808", "at most 2147483647"),
+    (tuning(maxTrials=10**6), "maxTrials=1000000", "at most 10000"),
+    ({"args": [f"--decay_steps={10**20}"]}, "decay_steps=100000000000000000000", "64 bits"),
     # Search spaces.
     (tuning(goal="MINIMIZE"), "goal='MINIMIZE'", "top_1_accuracy"),
     (tuning(goal="MAXIMISE"), "goal='MAXIMISE'", "MAXIMIZE"),
@@ -236,6 +249,24 @@ def test_invalid_arguments_are_rejected_by_name_with_a_remedy(args, settings, pr
     with pytest.raises(InvalidArgumentError) as caught:
         submit("", args, **settings)
     check(caught.value, problem, remedy)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (custom(accelerator=(T4, 1)), "only for the GPUs L4, A100, H100, H200 and B200"),
+        (custom("g2-standard-8", workerType="g2-standard-16", workerCount=1), "equal machines in all pools"),
+        (custom("g2-standard-8", scheduling={"maxRunningTime": "604801s"}), "at most seven days"),
+    ],
+)
+def test_what_flex_start_excludes_is_rejected(fields, problem):
+    text = yaml.safe_dump({"trainingInput": fields})
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
+        submit(text, strategy="flex-start")
+    assert caught.value.remedy
+    allowed = custom("g2-standard-8", workerType="g2-standard-8", workerCount=1)
+    allowed["scheduling"] = {"maxRunningTime": "604800s"}
+    submit(yaml.safe_dump({"trainingInput": allowed}), strategy="flex-start")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class VertexServer:
                 return 200, self._entries(json.loads(body))
             path = path.removeprefix("/v1/")
             if self.models is not None and re.match(
-                r"(/dedicated/\d+/v1/)?projects/[^/]+/locations/[^/]+/(models|endpoints)\b", path
+                r"(/dedicated/\d+/v1/|/ui/)?projects/[^/]+/locations/[^/]+/(models|endpoints)\b", path
             ):
                 self.models.address = self.address
                 status, content = self.models.handle(method, path, query, json.loads(body) if body else None)

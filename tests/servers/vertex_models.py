@@ -44,7 +44,7 @@ class VertexModels:
     def handle(self, method, path, query, body):
         parent = self.parent
         # A dedicated endpoint has an address of its own.
-        dedicated, path = re.fullmatch(r"(?:/dedicated/(\d+))?/?(?:v1/)?(.*)", path).groups()
+        dedicated, path = re.fullmatch(r"(?:/dedicated/(\d+))?/?(?:(?:v1|ui)/)?(.*)", path).groups()
         if not path.startswith(parent):
             return _error(403, "Permission denied")
         resource = path.removeprefix(parent + "/")

@@ -7,6 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.hyperparameters import Hyperparameters, TunedParameter
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
+from imgpipe.components.common.provenance import JOB_ID_VARIABLE
 from imgpipe.components.common.tpu_plugin import TPU_PLUGIN_VARIABLE
 
 # Vertex AI numbers its jobs, and only once they exist: jobs are found by these labels.
@@ -15,7 +16,7 @@ JOB_LABEL, REQUEST_LABEL = "imgpipe-job", "imgpipe-request"
 RUN_LABEL = "imgpipe-run"
 STANDARD, SPOT, FLEX_START = STRATEGIES = ("standard", "spot", "flex-start")
 # Machine types with GPUs built in: they may be given without an accelerator type.
-_GPU_MACHINES = ("a2-", "a3-", "a4-", "g2-")
+_GPU_MACHINES = ("a2-", "a3-", "a4-", "a4x-", "g2-", "g4-")
 
 
 def digest(text: str, length: int = 32) -> str:
@@ -56,13 +57,23 @@ def worker_pool_spec(
 
 
 def container_spec(
-    image: str, command: Sequence[str], args: Sequence[str], machine: Mapping[str, Any]
+    image: str, command: Sequence[str], args: Sequence[str], machine: Mapping[str, Any], job_id: str = ""
 ) -> dict[str, Any]:
-    """Returns the ContainerSpec of a worker pool with a MachineSpec."""
+    """Returns the ContainerSpec of a worker pool.
+
+    Args:
+        image: The image.
+        command: Its command.
+        args: The command's arguments.
+        machine: The MachineSpec of the pool.
+        job_id: The id with which the user submits the job; empty = none.
+    """
     # Cloud Logging parses JSON.
     env = {LOG_FORMAT_VARIABLE: JSON}
     if machine.get("tpuTopology"):
         env |= {TPU_PLUGIN_VARIABLE: "true"}
+    if job_id:
+        env |= {JOB_ID_VARIABLE: job_id}
     return {
         "imageUri": image,
         "command": list(command),

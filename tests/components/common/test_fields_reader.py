@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -89,3 +92,35 @@ def test_a_duplicate_key_is_rejected_with_its_line(text):
 
 def test_anchors_and_merge_keys_are_read():
     assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}", where="")["b"] == {"x": 1, "y": 2}
+
+
+def bomb(levels):
+    """A document of which each level has ten aliases of the one before."""
+    lines = ["x0: &x0 [a, a, a, a, a, a, a, a, a, a]"]
+    lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"trainingInput: {{region: *x{levels - 1}}}"])
+
+
+@pytest.mark.parametrize("text", [bomb(9), bomb(40), "a: &a [*a]", "a: &a {b: {c: *a}}"])
+def test_a_document_of_aliases_is_refused_in_a_second_and_200_megabytes(text):
+    code = (
+        "import resource, sys\n"
+        "from imgpipe.components.common.errors import InvalidArgumentError\n"
+        "from imgpipe.pipelines.training_input import read_training_input\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "try: read_training_input(sys.stdin.read(), where='config.yaml')\n"
+        "except InvalidArgumentError as error: print(error)\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "assert after.ru_utime - before.ru_utime < 1, after\n"
+        "assert after.ru_maxrss - before.ru_maxrss < 200_000, after\n"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "with its aliases, the document has more than 200,000 values" in result.stdout
+
+
+def test_what_is_shown_of_a_value_is_short():
+    with pytest.raises(InvalidArgumentError) as caught:
+        reader(field=["x" * 50] * 2000).text("field")
+    assert len(str(caught.value)) < 500

@@ -5,11 +5,17 @@ import pytest
 import yaml
 
 from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
+from imgpipe.components.common.provenance import (
+    read_provenance,
+    set_deployment_uri,
+    write_deployment_config,
+    write_provenance,
+)
 
 
-def test_the_deployment_configuration_has_the_original_fields(tmp_path):
-    write_deployment_config(tmp_path, global_step=2000, job_id="run-7")
+def test_the_deployment_configuration_has_the_original_fields(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMGPIPE_JOB_ID", "run-7")
+    write_deployment_config(tmp_path, global_step=2000)
     assert yaml.safe_load((tmp_path / "deployment_config.yaml").read_text()) == {
         "deploymentUri": ".",
         "framework": "TENSORFLOW",
@@ -18,6 +24,10 @@ def test_the_deployment_configuration_has_the_original_fields(tmp_path):
         "minimumRuntimeVersion": "2.6",
         "servingFormats": "jpeg,png,gif,bmp",
     }
+    set_deployment_uri(tmp_path, "/gcs/bucket/job/model")
+    config = yaml.safe_load((tmp_path / "deployment_config.yaml").read_text())
+    assert config["deploymentUri"] == "gs://bucket/job/model"
+    assert config["labels"]["job_id"] == "run-7"
     write_deployment_config(tmp_path, global_step=1, serving_formats="jpeg,png,gif,bmp,webp")
     config = yaml.safe_load((tmp_path / "deployment_config.yaml").read_text())
     assert config["minimumRuntimeVersion"] == "2.20"

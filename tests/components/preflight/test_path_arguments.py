@@ -9,9 +9,12 @@ import pytest
 
 import imgpipe.components
 from imgpipe.components.common.arguments import Kind, flat_fields
+from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.preflight.inputs import check_inputs
 from imgpipe.components.preflight.path_arguments import path_arguments, paths_in
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
+from tests.servers.cloud_storage import BUCKET
 
 # Text arguments that are not paths.
 OTHER_TEXT = {
@@ -19,6 +22,7 @@ OTHER_TEXT = {
     *("stepwise_learning_rate_levels", "stepwise_learning_rate_steps"),
     *("deploy_name", "namespace", "project", "region", "serving_image", "serving_url"),
     *("serving_machine_type", "serving_service_account", "vertex_endpoint"),
+    "serving_accelerator_type",
 }
 
 
@@ -71,3 +75,19 @@ def test_only_patterns_are_lists(name, value, paths):
 
 def test_arguments_are_selected_by_kind():
     assert path_arguments(Kind.OUTPUT_FOLDER) == ["output_dir", "job_dir", "deploy_dir"]
+
+
+@pytest.mark.parametrize("path", ["tf", "tf/model.ckpt-7", "tf/model.ckpt-7.index"])
+@pytest.mark.parametrize("store", ["local", "gs"])
+def test_a_checkpoint_of_the_original_algorithm_is_refused_before_a_machine_is_rented(
+    path, store, tmp_path, cloud
+):
+    names = [f"model.ckpt-7{end}" for end in (".index", ".meta", ".data-00000-of-00001")]
+    for name in ("checkpoint", *names):
+        cloud.put(f"tf/{name}", b"x")
+        (tmp_path / "tf").mkdir(exist_ok=True)
+        (tmp_path / "tf" / name).touch()
+    root = tmp_path if store == "local" else f"gs://{BUCKET}"
+    with pytest.raises(MissingInputError, match="is a checkpoint of TensorFlow") as caught:
+        check_inputs({"pretrained_checkpoint_path": f"{root}/{path}"})
+    assert "weights=imagenet" in caught.value.remedy

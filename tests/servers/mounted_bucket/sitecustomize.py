@@ -21,7 +21,7 @@ def _is_below(path):
 def _refuse(name, code, *paths):
     with open(os.environ["MOUNTED_BUCKET_REFUSALS"], "a") as file:
         file.write(f"{name} {' '.join(map(os.fsdecode, paths))}\n")
-    raise OSError(code, os.strerror(code), *(item for path in paths for item in (path, None)))
+    raise OSError(code, os.strerror(code), paths[0], None, *paths[1:])
 
 
 def _renaming(rename):
