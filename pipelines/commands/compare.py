@@ -9,7 +9,7 @@ import click
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
-from imgpipe.pipelines.commands.grouped_options import TARGET, GroupedCommand, option
+from imgpipe.pipelines.commands.grouped_options import TARGET, GroupedCommand, complete_run, option
 from imgpipe.pipelines.commands.output import exit_on_error, format_option, notice, show_rows
 from imgpipe.pipelines.run_folder import RunFolder
 from imgpipe.pipelines.run_settings import DATA_ARGUMENTS, read_settings
@@ -29,8 +29,8 @@ Examples:
 
 
 @click.command(cls=GroupedCommand, epilog=_EXAMPLES, short_help="Compare two runs on this machine.")
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=complete_run)
+@click.argument("second", shell_complete=complete_run)
 @option(
     "--runs",
     group=TARGET,

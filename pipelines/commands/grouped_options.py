@@ -3,9 +3,11 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from imgpipe.components.common.arguments import (
     Group,
@@ -15,6 +17,9 @@ from imgpipe.components.common.arguments import (
     nearest_name,
     with_flags,
 )
+from imgpipe.pipelines.targets.local_jobs import RUNS
+
+Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 # The groups of options that are not pipeline arguments; ``CONTAINERS`` comes last.
 TARGET, JOB, MACHINES, IMAGES, NETWORK = "Target", "Job", "Machines", "Images", "Network and encryption"
@@ -139,8 +144,26 @@ def argument_options(
                 default=None,
                 multiple=field.name == "tune",
                 metavar=metavar,
+                shell_complete=_completion(field),
                 help=text + (f"  [default: {default}]" if default else ""),
             )(command)
         return command
 
     return decorate
+
+
+def _completion(field: "dataclasses.Field[Any]") -> Completion:
+    """Returns the function that completes an argument's value: a path, or one of its choices."""
+    choices = field.metadata["choices"] or (("true", "false") if isinstance(field.default, bool) else ())
+    if not field.metadata["kind"]:
+        return lambda _context, _option, text: [
+            CompletionItem(choice) for choice in choices if choice.startswith(text)
+        ]
+    folders = field.metadata["kind"] in (Kind.OUTPUT_FOLDER, Kind.INPUT_IMAGES)
+    return lambda _context, _option, text: [CompletionItem(text, type="dir" if folders else "file")]
+
+
+def complete_run(_context: click.Context, _argument: click.Parameter, text: str) -> list[CompletionItem]:
+    """Completes the name of a run in ``imgpipe-runs``, or else a folder."""
+    names = sorted(path.name for path in Path(RUNS).glob("*") if path.name.startswith(text))
+    return [CompletionItem(name) for name in names] or [CompletionItem(text, type="dir")]

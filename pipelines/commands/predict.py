@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
@@ -44,7 +45,12 @@ class FilePrediction:
 
 
 @click.command(cls=ArgumentCommand, short_help="Predict images.")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument(
+    "files",
+    nargs=-1,
+    metavar="[FILE]...",
+    shell_complete=lambda _context, _argument, text: [CompletionItem(text, type="file")],
+)
 @argument_options(BatchPredictArguments)
 @option(
     "--format",

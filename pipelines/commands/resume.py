@@ -10,7 +10,13 @@ from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, PipelineError
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.storage import local_path
-from imgpipe.pipelines.commands.grouped_options import RUNNING, ArgumentCommand, argument_options, option
+from imgpipe.pipelines.commands.grouped_options import (
+    RUNNING,
+    ArgumentCommand,
+    argument_options,
+    complete_run,
+    option,
+)
 from imgpipe.pipelines.commands.run import exit_with_error, given_values, run_and_report
 from imgpipe.pipelines.local_pipeline import RETRAIN, RUNS_FOLDER, TRAIN, TUNE, ContainerOptions, prepare_run
 from imgpipe.pipelines.run_folder import RunFolder, is_unfinished, running_process
@@ -27,7 +33,7 @@ Examples:
 
 
 @click.command(cls=ArgumentCommand, epilog=_EXAMPLES, short_help="Continue an interrupted run.")
-@click.argument("run", default="", metavar="[RUN]")
+@click.argument("run", default="", metavar="[RUN]", shell_complete=complete_run)
 @argument_options(*TUNE_PIPELINE_ARGUMENTS, default_of=lambda _: "")
 @option(
     "--format",
