@@ -42,7 +42,7 @@ from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
 from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
-from imgpipe.pipelines.run_folder import RunFolder, claimed, is_unfinished, new_folder
+from imgpipe.pipelines.run_folder import RunFolder, check_claimable, claimed, is_unfinished, new_folder
 from imgpipe.pipelines.run_settings import (
     DATA_ARGUMENTS,
     RunSettings,
@@ -259,6 +259,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
         UnavailableError: if the ImageNet weights are neither on this machine nor can be downloaded.
         InternalError: if the run ended without reporting a result or an error.
     """
+    check_claimable(run.folder, continues=run.continues)
     # Checked again in the first step, but here before the run has a folder.
     check_inputs(
         {name: value for name, value in run.parameters.items() if not (run.sample and name in DATA_ARGUMENTS)}

@@ -83,21 +83,37 @@ def claimed(folder: RunFolder, *, continues: bool = False) -> Iterator[None]:
         OutputError: if it has other files, is not writable, or is locked by another run.
     """
     lock_file = folder.job_dir / _LOCK_FILE
-    try:
-        if not lock_file.exists() and not continues:
-            check_empty(folder.job_dir)
-            check_writable(folder.job_dir)
-    except OSError as error:
-        raise OutputError(
-            f"cannot use {str(folder.job_dir)!r}: {error.strerror}",
-            remedy=os_error_remedy(error, "use another job_dir"),
-        ) from None
+    with _usable(folder):
+        check_claimable(folder, continues=continues)
+        check_writable(folder.job_dir)
     with _locked(lock_file):
         _clear(folder)
         yield
         # During a tuning, the folder has the trials' models before it has the best model.
         if folder.model.exists() and not _holds_only_trials(folder.model):
             lock_file.unlink()
+
+
+def check_claimable(folder: RunFolder, *, continues: bool) -> None:
+    """Checks that a job_dir is missing, empty, or left by an unfinished run; creates nothing.
+
+    Raises:
+        OutputError: if it has other files.
+    """
+    with _usable(folder):
+        if not is_unfinished(folder) and not continues:
+            check_empty(folder.job_dir)
+
+
+@contextmanager
+def _usable(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot use {str(folder.job_dir)!r}: {error.strerror}",
+            remedy=os_error_remedy(error, "use another job_dir"),
+        ) from None
 
 
 @contextmanager

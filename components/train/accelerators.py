@@ -1,10 +1,9 @@
 """The devices that a training runs on, and how a batch is split across them."""
 
+import faulthandler
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError
+from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.step import log_error
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.common.user_settings import cluster_hosts
 
-# The other workers of a cluster must have started after this time.
+# If the other workers of a cluster have not started after this time, this one exits with status 1.
 _SECONDS_TO_JOIN = 900.0
 
 TPU = "TPU"
@@ -155,43 +153,21 @@ def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
         others = [host for position, host in enumerate(cluster_hosts(config)) if position != index]
         log_event(
             "joining_workers",
-            f"train: worker {index + 1} of {hosts}, as TF_CONFIG says; waiting for {', '.join(others)}",
+            f"train: worker {index + 1} of {hosts}, as TF_CONFIG says: waiting at most "
+            f"{_SECONDS_TO_JOIN / 60:.0f} minutes for {', '.join(others)}; unset TF_CONFIG to train on this "
+            "machine only",
             severity="WARNING",
             workers=hosts,
         )
-        with _limit_wait(others):
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        # TensorFlow waits without a limit, and neither signals nor threads of Python run in the meantime.
+        faulthandler.dump_traceback_later(_SECONDS_TO_JOIN, exit=True)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        faulthandler.cancel_dump_traceback_later()
         return Accelerators(strategy, kind, index, hosts)
     devices = tf.config.list_logical_devices(kind)
     if len(devices) > 1:
         return Accelerators(tf.distribute.MirroredStrategy([device.name for device in devices]), kind)
     return Accelerators(tf.distribute.get_strategy(), kind)
-
-
-@contextmanager
-def _limit_wait(hosts: Sequence[str]) -> Iterator[None]:
-    """Ends this process if the block, which waits for other workers in TensorFlow, takes too long."""
-    joined = threading.Event()
-
-    def watch() -> None:
-        if joined.wait(_SECONDS_TO_JOIN):
-            return
-        error = InterruptedRunError(
-            f"the other workers did not start within {_SECONDS_TO_JOIN / 60:.0f} minutes: {', '.join(hosts)}",
-            where="TF_CONFIG",
-            remedy="start all workers at the same time, or unset TF_CONFIG to train on this machine only",
-        )
-        log_error("train", error)
-        # TensorFlow's wait cannot be interrupted.
-        os._exit(error.exit_code)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        joined.set()
-        thread.join()
 
 
 def _cluster_position(text: str) -> tuple[int, int]:
