@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -191,7 +191,8 @@ def _client() -> Any:
     return _client_of(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
 
 
-@cache
+# The client of another process, or of an emulator that has ended, would keep its connections open.
+@lru_cache(maxsize=1)
 def _client_of(process: int, emulator: str) -> Any:  # noqa: ARG001 - the process is part of the cache's key
     # Imported here: the library takes 30 MB, and most runs do not need it.
     import requests.adapters

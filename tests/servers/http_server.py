@@ -3,16 +3,41 @@
 import http.server
 import json
 import re
+import socket
 import threading
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """A server that closes its connections when it is closed: clients keep them open for the next request."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        self._connections = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self):
+        super().server_close()
+        for connection in tuple(self._connections):
+            # Ends the read of its thread, which then closes it.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def serve(handler_class):
     """Runs a server with the handler class and yields its port."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_class)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler_class)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server.server_port
