@@ -98,7 +98,7 @@ def check_look_alikes(names: Iterable[str], where: str) -> list[tuple[str, str]]
             raise InvalidDataError(
                 f"the labels {other!r} and {name!r} look alike, but {describe_difference(other, name)}",
                 where=where,
-                remedy="write them the same",
+                remedy="spell them alike",
             )
         other = by_folded.setdefault(key.casefold(), name)
         if other != name:

@@ -493,7 +493,7 @@ def _check_look_alikes(labels: Sequence[str], arguments: ConvertArguments) -> No
         log_event(
             "labels_differ_in_case",
             f"convert: the labels {first!r} and {second!r} differ only in upper and lower case; they are two "
-            "classes: if they are the same, write them the same",
+            "classes: if they are the same, spell them alike",
             severity="WARNING",
             labels=[first, second],
         )

@@ -208,7 +208,7 @@ def _given_layout(sample: _Sample, columns: dict[str, list[str]]) -> CsvLayout:
     labels = tuple(numbers[LABEL])
     if len(labels) > 1 and not sample.multi_label:
         raise InvalidDataError(
-            "the argument columns names several labels, but each image has one",
+            "`columns` names several labels, but each image has one",
             where=sample.file,
             remedy="name one column, or set multi_label=true if an image may have several labels",
         )

@@ -276,7 +276,7 @@ class LocalLocation(Location):
             where=_describe_nearest(self.path),
             remedy=f"for the files in them, write {str(self / '*')!r}"
             if matching
-            else "correct the pattern; wildcards are *, ? and [1-9]",
+            else "correct the pattern; wildcards are *, ?, [1-9], and **/ for any folders",
         )
 
 

@@ -242,7 +242,7 @@ class ObjectLocation(Location):
         return MissingInputError(
             f"{self!r} matches no file",
             where=describe_folder(self.pattern_root),
-            remedy="correct the pattern; wildcards are *, ? and [1-9], which do not match a /",
+            remedy="correct the pattern; wildcards are *, ?, [1-9], and **/ for any folders",
         )
 
 

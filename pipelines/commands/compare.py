@@ -59,7 +59,7 @@ def compare(first: str, second: str, runs: Path, output_format: str) -> None:
     rows = [[name, values[0].get(name), values[1].get(name)] for name in names]
     show_rows(rows, ("name", first, second), output_format)
     if any(settings[0][name] != settings[1][name] for name in DATA_ARGUMENTS):
-        notice("the runs have different data, so that their figures may be of different images")
+        notice("the runs have different data, so their figures may be of different images")
 
 
 def _figures(folder: RunFolder) -> Mapping[str, Any]:
