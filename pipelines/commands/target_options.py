@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +119,11 @@ _SCHEDULE_OPTIONS = (
 )
 
 
-def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--target`` and the options of each target; the command gets them as ``target``."""
-    return _with_target(command, _OPTIONS)
-
-
-def schedule_target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the targets that have schedules; see ``target_options``."""
-    return _with_target(command, _SCHEDULE_OPTIONS)
-
-
-def _with_target(
-    command: Callable[..., Any], target_options: Sequence[Callable[..., Any]]
+def target_options(
+    command: Callable[..., Any], declared: Sequence[Callable[..., Any]] = _OPTIONS
 ) -> Callable[..., Any]:
+    """Adds ``--target`` and the options of each target; the command gets them as ``target``."""
+
     @wraps(command)
     def with_target(*arguments: Any, **options: Any) -> Any:
         fields = dataclasses.fields(TargetOptions)[1:]
@@ -152,9 +144,13 @@ def _with_target(
             return command(*arguments, target=target, **options)
 
     decorated: Callable[..., Any] = with_target
-    for decorate in reversed(target_options):
+    for decorate in reversed(declared):
         decorated = decorate(decorated)
     return decorated
+
+
+# Adds the options of the targets that have schedules.
+schedule_target_options = partial(target_options, declared=_SCHEDULE_OPTIONS)
 
 
 def jobs_of(target: TargetOptions, region: str = "") -> Jobs:
