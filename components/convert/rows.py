@@ -6,7 +6,8 @@ within seconds. An invalid row becomes a Rejection and does not stop the others.
 
 import difflib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from imgpipe.components.common.characters import describe_difference, find_invisible, look_alike_key
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -15,10 +16,12 @@ from imgpipe.components.convert.label_set import format_label_set, parse_label_s
 from imgpipe.components.convert.labels_file import find_numbered_labels, numbered_labels_error
 from imgpipe.components.convert.row_table import UNKNOWN, Rejection, RowTable
 from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_BYTES
-from imgpipe.components.storage import FileStatus, resolve
+from imgpipe.components.storage import FileStatus, Location, resolve
 
 # Longer paths and labels are truncated in messages and in the list of rejected rows.
 _MAX_TEXT_CHARACTERS = 500
+# So many missing files are compared with the files in their folder.
+_MAX_HINTS = 1_000
 
 
 class Rows:
@@ -41,6 +44,7 @@ class Rows:
         self.rejected: list[Rejection] = []
         self._read = 0
         self._max_image_bytes = max_image_bytes
+        self._names_in = lru_cache(maxsize=8)(_names_in)
         self._label_problem = _label_checker(known_labels)
         self._normalize = _normalize_label_set if multi_label else normalize_label
         if multi_label:
@@ -133,8 +137,28 @@ class Rows:
             hint = "; separate folders with /, not with a backslash" if "\\" in path else ""
             if character := find_invisible(path):
                 hint += f"; the path contains an invisible character, {character}"
+            if len(self.rejected) < _MAX_HINTS:
+                hint += _describe_similar(location.name, self._names_in(location.parent))
             return path, None, f"no such file: {_shorten(str(location))}{hint}"
         return path, status, ""
+
+
+def _describe_similar(name: str, names: Mapping[str, str]) -> str:
+    """Returns a hint if a folder has a file of a name that looks alike, or differs in case."""
+    found = names.get(look_alike_key(name).casefold(), name)
+    if found == name:
+        return ""
+    if look_alike_key(found) == look_alike_key(name):
+        return f"; there is {found!r}, but {describe_difference(name, found)}"
+    return f"; there is {found!r}, which differs in upper and lower case"
+
+
+def _names_in(folder: Location) -> dict[str, str]:
+    """Returns the names in a folder by what they look like, in lower case."""
+    try:
+        return {look_alike_key(name).casefold(): name for name in folder.children()}
+    except OSError:
+        return {}
 
 
 def _label_checker(known_labels: Sequence[str]) -> Callable[[str], str]:

@@ -65,6 +65,21 @@ def test_path_may_be_decomposed(tmp_path, photo, csv_of):
     assert convert(ConvertArguments(train_csv=written), tmp_path / "out").made_by["written"] == 8
 
 
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("IMG 1.JPG", "there is 'img 1.jpg', which differs in upper and lower case"),
+        ("img\u00a01.jpg", "there is 'img 1.jpg', but character 4 is U+00A0 NO-BREAK SPACE in the first"),
+        ("img\u200b 1.jpg", "the path contains an invisible character, U+200B ZERO WIDTH SPACE"),
+    ],
+)
+def test_missing_file_is_compared_with_the_files_there(tmp_path, photo, csv_of, written, hint):
+    photo(tmp_path / "img 1.jpg")
+    photo(tmp_path / "b.jpg", 1)
+    written = csv_of(tmp_path / "list.csv", [(written, "a"), ("b.jpg", "b")])
+    assert hint in error(ConvertArguments(train_csv=written), tmp_path / "out")
+
+
 def test_labels_that_look_alike_are_an_error(tmp_path, listed):
     text = error(ConvertArguments(train_csv=listed("rose red", "rose\u00a0red")), tmp_path / "out")
     assert r"'rose red' and 'rose\xa0red' look alike" in text
