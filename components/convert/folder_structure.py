@@ -134,9 +134,9 @@ def find_structure(root: Folder, images: str, label_from: str, *, is_pattern: bo
     """
     path, start = _unwrap("", root)
     is_auto = label_from == AUTO
-    if is_auto:
-        _check_flat_splits(start, images)
     splits = _find_splits(path, start, images, is_auto=is_auto and not is_pattern)
+    if is_auto and not splits:
+        _check_flat_splits(start, images)
     if splits:
         parents = [
             (*_unwrap(_join(path, name), start.folders[name]), UNASSIGNED if use == TRAIN else use)
@@ -188,8 +188,8 @@ def _unwrap(path: str, folder: Folder) -> tuple[str, Folder]:
 def _check_flat_splits(folder: Folder, images: str) -> None:
     """Rejects train/1.jpg and test/2.jpg: their labels would be train and test."""
     names = [name for name, below in folder.folders.items() if below.has_images]
-    flat = [name for name in names if not folder.folders[name].folders]
-    if len(names) > 1 and flat == names and all(find_split(name)[0] for name in names):
+    is_flat = all(len(list(folder.folders[name].leaves())) <= 1 for name in names)
+    if len(names) > 1 and is_flat and all(find_split(name)[0] for name in names):
         raise InvalidDataError(
             f"the folders {_quoted(names)} look like splits, but contain images and no label folders",
             where=images,
@@ -204,12 +204,20 @@ def _find_splits(path: str, folder: Folder, images: str, *, is_auto: bool) -> di
     Raises:
         InvalidDataError: if a split is missing, occurs twice, or has no label folders.
     """
-    named = {name: find_split(name)[0] for name in folder.folders}
-    found = {name: use for name, use in named.items() if use and folder.folders[name].is_parent}
+    by_rest: dict[str, dict[str, str]] = {}
+    for name in folder.folders:
+        use, rest = find_split(name)
+        if use and folder.folders[name].is_parent:
+            by_rest.setdefault(rest, {})[name] = use
+    complete = [rest for rest, found in by_rest.items() if {TRAIN} < set(found.values())]
+    # train and val beside train_masks and val_masks.
+    rests = [""] if "" in complete else complete or list(by_rest)
+    found = by_rest[rests[0]] if len(rests) == 1 else {}
     uses = set(found.values())
-    if len({find_split(name)[1] for name in found}) > 1 or not uses & {TRAIN, VALIDATION}:
+    if not uses & {TRAIN, VALIDATION}:
         return {}
-    flat = [name for name, use in named.items() if use and use not in uses]
+    named = {name: find_split(name) for name in folder.folders}
+    flat = [name for name, (use, rest) in named.items() if use and use not in uses and rest == rests[0]]
     if flat and TRAIN in uses and (is_auto or len(uses) > 1):
         raise InvalidDataError(
             f"the folder {flat[0]!r} has no label folders, unlike {_quoted(found)}",

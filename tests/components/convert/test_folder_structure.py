@@ -150,6 +150,18 @@ def test_images_directly_in_splits_are_a_question(tmp_path):
     assert read(tmp_path, "top") == labels_in("", labels=("training", "testing"))
 
 
+def test_images_in_one_folder_of_each_split_are_a_question(tmp_path):
+    make(tmp_path, "trainA", "trainB", "testA", "testB", names=("images",))
+    assert "look like splits" in error(tmp_path)
+
+
+def test_folders_beside_splits_are_ignored(tmp_path):
+    make(tmp_path, "train", "val", "train_masks", "more")
+    rows = Rows()
+    assert read_images(rows, str(tmp_path)).folders == ["more", "train_masks"]
+    assert {row.use for row in rows.accepted} == {"train", "validation"}
+
+
 def test_unlabeled_test_images_are_an_error(tmp_path):
     make(tmp_path, "train", "val")
     make(tmp_path, ".", names=("test",))
