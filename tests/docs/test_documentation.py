@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
         f"flowers/{label}/{number}.png,{label}\n" for label in ("daisy", "tulips") for number in range(40)
     ]
     (folder / "train.csv").write_text("".join(rows))
-    table = [f"{row.strip()},{'train' if index % 4 else 'val'},16\n" for index, row in enumerate(rows)]
+    table = [f"{row.strip()},{'train' if index % 5 else 'val'},16\n" for index, row in enumerate(rows)]
     (folder / "table.csv").write_text("".join(["file,plant,part,width\n", *table]))
     (folder / "validation.csv").write_text("".join(rows[::4]))
     convert(ConvertArguments(images=str(folder / "flowers")), folder / "data")
