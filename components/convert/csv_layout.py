@@ -335,7 +335,7 @@ def _check_positions(sample: _Sample) -> CsvLayout | None:
     width = len(sample.rows[0])
     if width == 1:
         for separator in ";\t|":
-            if all(separator in row[0] for row in sample.rows):
+            if all(separator in row[0] and not sample.is_image(row[0]) for row in sample.rows):
                 raise _separator_error(separator, sample.file)
         return None
     images = [number for number in range(width) if all(map(sample.is_image, sample.column(number)))]
