@@ -44,9 +44,9 @@ class NotebookDisplay(RunDisplay):
         self._clear()
         super().step_finished(step, seconds)
 
-    def step_failed(self, step: str, seconds: float) -> None:
+    def step_failed(self, step: str, seconds: float, result: str = "failed") -> None:
         self._clear()
-        super().step_failed(step, seconds)
+        super().step_failed(step, seconds, result)
 
     def _update(self, line: str) -> None:
         import IPython.display

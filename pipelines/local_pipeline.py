@@ -264,7 +264,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     check_inputs(
         {name: value for name, value in run.parameters.items() if not (run.sample and name in DATA_ARGUMENTS)}
     )
-    if run.containers is None and run.pipeline is not RETRAIN:
+    if run.containers is None and run.pipeline is not RETRAIN and not _tunes_network(run):
         # The images of containers may contain weights, and a retraining starts from the deployed model.
         check_weights(from_values(TrainingArguments, run.parameters))
     with claimed(run.folder, continues=run.continues):
@@ -281,6 +281,14 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
         except PipelineError as error:
             _record_error(run.folder, error)
             raise
+
+
+def _tunes_network(run: PreparedRun) -> bool:
+    """Returns whether trials may need other weights than those that the arguments name."""
+    if run.pipeline is not TUNE:
+        return False
+    tuned = read_request(from_values(TuneArguments, run.parameters)).parameters
+    return any(parameter.name in ("model_type", "image_size") for parameter in tuned)
 
 
 def _record_error(folder: RunFolder, error: PipelineError) -> None:

@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from imgpipe.components.common.errors import InternalError, InterruptedRunError, OutputError, os_error_remedy
+from imgpipe.components.common.errors import (
+    EXIT_CODE_INTERRUPTED,
+    InternalError,
+    InterruptedRunError,
+    OutputError,
+    os_error_remedy,
+)
 from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
@@ -193,7 +199,8 @@ def _follow(
             step_started = now
         elif event["event"] == "step_failed":
             progress.failure = event
-            display.step_failed(event["step"], now - step_started)
+            interrupted = event["exit_code"] == EXIT_CODE_INTERRUPTED
+            display.step_failed(event["step"], now - step_started, "interrupted" if interrupted else "failed")
 
 
 @contextmanager
@@ -251,7 +258,8 @@ def _runner_process(
     previous = {number: signal.signal(number, stop) for number in _STOP_SIGNALS if in_main_thread}
     try:
         assert process.stdin is not None  # noqa: S101 - it is a pipe
-        with process.stdin:
+        # Broken if a signal ended it already.
+        with suppress(BrokenPipeError), process.stdin:
             json.dump(request, process.stdin)
         yield process
     finally:

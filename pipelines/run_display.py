@@ -82,10 +82,10 @@ class RunDisplay:
         self._end_step()
         self._line(f"  {step:<9} {seconds:6.1f} s  {self._result}", style=None)
 
-    def step_failed(self, step: str, seconds: float) -> None:
-        """Draws the line of a step that failed."""
+    def step_failed(self, step: str, seconds: float, result: str = "failed") -> None:
+        """Draws the line of a step that failed, or was interrupted."""
         self._end_step()
-        self._line(f"  {step:<9} {seconds:6.1f} s  failed", style="red")
+        self._line(f"  {step:<9} {seconds:6.1f} s  {result}", style="red")
 
     def stopping(self, *, can_kill: bool) -> None:
         """Draws a line when a training is asked to stop; ``can_kill`` = a second signal kills it."""
