@@ -20,9 +20,9 @@ def test_the_interval_is_wilson_s():
     # 8 of 10: Wilson, as in the tables of Newcombe (1998), method 3.
     interval = accuracy_interval(0.8, 10)
     assert (interval.lower, interval.upper) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert accuracy_interval(1.0, 10).upper == 1.0
+    assert accuracy_interval(1.0, 10).upper == pytest.approx(1.0)
     assert accuracy_interval(1.0, 10).lower == pytest.approx(0.7225, abs=1e-4)
-    assert accuracy_interval(0.0, 10).lower == 0.0
+    assert accuracy_interval(0.0, 10).lower == pytest.approx(0.0)
     assert accuracy_interval(0.0, 0) == dataclasses.replace(interval, lower=0.0, upper=1.0)
 
 
