@@ -6,6 +6,7 @@ python compile.py --check   writes nothing; fails if a file is not what it would
 For a cluster or a release, with the images' whole names:
 python compile.py --image-registry REGISTRY/REPOSITORY  as they are tagged there
 python compile.py --images-lock FILE                    by digest, a line `imgpipe-data: NAME@sha256:...` each
+python compile.py --notify-step                         on Kubeflow, with a last step that calls the webhook
 """
 
 import argparse
@@ -24,7 +25,7 @@ from imgpipe.pipelines.batch_predict import batch_predict
 from imgpipe.pipelines.image_classification import PIPELINES as TRAINING_PIPELINES
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.option_types import option_types
-from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.targets.vertex import VERTEX
@@ -40,10 +41,10 @@ TARGETS = (LOCAL, KUBEFLOW, VERTEX)
 PIPELINES: dict[str, Callable[[Target, Images], Any]] = {**TRAINING_PIPELINES, "batch_predict": batch_predict}
 
 
-def write_files(root: Path, images: Images) -> list[Path]:
+def write_files(root: Path, images: Images, *, has_notify: bool = False) -> list[Path]:
     """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
-    for target in TARGETS:
+    for target in (LOCAL, KUBEFLOW_WITH_NOTIFY, VERTEX) if has_notify else TARGETS:
         for name, build in PIPELINES.items():
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +56,11 @@ def write_files(root: Path, images: Images) -> list[Path]:
     return files
 
 
-def drifted_files(images: Images) -> list[Path]:
+def drifted_files(images: Images, *, has_notify: bool = False) -> list[Path]:
     """Returns the committed files that differ from what would be written, are missing, or are left over."""
     with tempfile.TemporaryDirectory() as temporary:
-        fresh = {file: (Path(temporary) / file).read_bytes() for file in write_files(Path(temporary), images)}
+        files = write_files(Path(temporary), images, has_notify=has_notify)
+        fresh = {file: (Path(temporary) / file).read_bytes() for file in files}
     present = [file.relative_to(ROOT) for file in (ROOT / COMPILED).rglob("*.yaml")]
     committed = {file: (ROOT / file).read_bytes() for file in [*present, *TEXTS] if (ROOT / file).is_file()}
     return sorted(name for name in {*fresh, *committed} if fresh.get(name) != committed.get(name))
@@ -70,6 +72,7 @@ def main(words: list[str]) -> int:
         "compile.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--notify-step", action="store_true")
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--image-registry", default="", metavar="REGISTRY/REPOSITORY")
     names.add_argument("--images-lock", type=Path, metavar="FILE")
@@ -84,8 +87,9 @@ def main(words: list[str]) -> int:
         if options.images_lock:
             lock = read_images_lock(read_text(options.images_lock), where=str(options.images_lock))
         images = Images(options.image_registry, lock)
-        drifted = drifted_files(images) if options.check else []
-        written = [] if options.check else write_files(ROOT, images)
+        has_notify = options.notify_step
+        drifted = drifted_files(images, has_notify=has_notify) if options.check else []
+        written = [] if options.check else write_files(ROOT, images, has_notify=has_notify)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -21,6 +21,7 @@ from imgpipe.components.common.hyperparameters import Hyperparameters, block_of,
 from imgpipe.components.common.image_name import check_image
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.platforms.kubernetes.pod_rules import is_subdomain
 from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.platforms.vertex.job_requests import (
     FLEX_START,
@@ -61,7 +62,6 @@ _FLEX_START_GPUS = (
 )
 _FLEX_START_SECONDS = 604_800
 _SERVICE_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_KUBERNETES_ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 # A command line with no other arguments is one of the original algorithm.
 _ORIGINAL_ARGUMENTS = frozenset(
     {
@@ -692,7 +692,7 @@ def _replace_original_image(config: ReplicaConfig, path: str, notices: _Notices)
 
 def _check_resource_names(config: TrainingInput, *, on_kubernetes: bool) -> None:
     account = config.service_account
-    if on_kubernetes and _KUBERNETES_ACCOUNT.fullmatch(account):
+    if on_kubernetes and is_subdomain(account):
         account = ""
     for name, value, pattern, form in (
         (

@@ -9,7 +9,7 @@ from imgpipe.components.common.arguments import flat_fields
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
-from imgpipe.pipelines.tasks import task_maker
+from imgpipe.pipelines.tasks import exit_handler, task_maker
 
 NAME = "batch-predict"
 DESCRIPTION = (
@@ -30,7 +30,8 @@ def batch_predict(target: Target, images: Images | None = None) -> Any:
     def graph(inputs: Mapping[str, Any]) -> None:
         run = CheckedRun(NAME.replace("-", "_"), target.name, fields)
         arguments = select_fields(inputs, BatchPredictArguments)
-        task_maker(target, images, inputs)(batch_predict_step, checked_run=run, **arguments)
+        with exit_handler(target, images, inputs):
+            task_maker(target, images, inputs)(batch_predict_step, checked_run=run, **arguments)
 
     own = target.inputs(images)
     fields = {**flat_fields([BatchPredictArguments]), **{name: own[name] for name in target.pod_inputs}}

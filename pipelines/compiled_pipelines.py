@@ -15,29 +15,33 @@ COMPILED = Path(__file__).parent / "compiled"
 
 
 @contextmanager
-def pipeline_file(target: str, images: Images, pipeline: str = TRAIN) -> Iterator[Path]:
+def pipeline_file(
+    target: str, images: Images, pipeline: str = TRAIN, *, has_notify: bool = False
+) -> Iterator[Path]:
     """Yields the compiled file of a pipeline for a target.
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
-        pipeline: ``TRAIN``, ``TUNE`` or ``RETRAIN``.
         images: Without a registry or a lock, the file is the package's own.
+        pipeline: ``TRAIN``, ``TUNE`` or ``RETRAIN``.
+        has_notify: Whether the last step calls the webhook; only on ``kubeflow``.
 
     Raises:
         UnavailableError: if the file has to be compiled, and a package for that is not installed.
     """
-    if images == Images():
+    if images == Images() and not has_notify:
         yield COMPILED / target / f"{pipeline}.yaml"
         return
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
     from imgpipe.pipelines.image_classification import PIPELINES
-    from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+    from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
 
-    targets = {known.name: known for known in (LOCAL, KUBEFLOW, VERTEX)}
+    kubeflow = KUBEFLOW_WITH_NOTIFY if has_notify else KUBEFLOW
+    targets = {known.name: known for known in (LOCAL, kubeflow, VERTEX)}
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:

@@ -79,6 +79,12 @@ def check_cron(cron: str, *, zone_allowed: bool) -> str:
     return prefix + " ".join(texts)
 
 
+def time_zone(cron: str) -> str:
+    """Returns the time zone that a cron expression begins with; UTC if it has none."""
+    found = _ZONE.fullmatch(cron.partition(" ")[0])
+    return found.group(1) if found else "UTC"
+
+
 def next_time(cron: str, after: datetime) -> str:
     """Returns the next time of a cron expression of five fields, ISO 8601; "" if it cannot be read.
 

@@ -37,7 +37,7 @@ from imgpipe.components.validate.component import validate
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
-from imgpipe.pipelines.tasks import pipeline_inputs, task_maker
+from imgpipe.pipelines.tasks import exit_handler, pipeline_inputs, task_maker
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,10 @@ def image_classification(target: Target, images: Images | None = None, *, traine
     images = images or Images()
 
     def graph(inputs: Mapping[str, Any]) -> None:
+        with exit_handler(target, images, inputs):
+            steps(inputs)
+
+    def steps(inputs: Mapping[str, Any]) -> None:
         task = task_maker(target, images, inputs)
         data = select_fields(inputs, ConvertArguments)
         run = CheckedRun(trainer.name.replace("-", "_"), target.name, fields)

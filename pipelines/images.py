@@ -27,6 +27,7 @@ _ROLE_OF_STEP = {
     # With a local folder, it loads the model in a subprocess; other targets load the model themselves.
     "deploy": "serve-tools",
     "batch_predict": "serve-tools",
+    "notify": "data",
 }
 # Steps that only start and monitor a remote job on a target.
 _LAUNCHED = {

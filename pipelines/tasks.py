@@ -2,7 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from kfp import dsl
 
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.pipelines.images import Images
@@ -40,6 +43,16 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
         return added
 
     return task
+
+
+def exit_handler(target: Target, images: Images, inputs: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Returns the context of all steps: the target's exit step runs after them, if it has one."""
+    if target.exit_step is None:
+        return nullcontext()
+    handler: AbstractContextManager[Any] = dsl.ExitHandler(
+        task_maker(target, images, inputs)(target.exit_step), name="steps"
+    )
+    return handler
 
 
 def pipeline_inputs(

@@ -26,10 +26,11 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
-from imgpipe.components.common.webhook import FAILED, SUCCEEDED, report_end
+from imgpipe.components.common.webhook import CANCELLED, FAILED, SUCCEEDED, has_webhook, report_end
 from imgpipe.components.platforms.google_credentials import use_storage_key
 
 _LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
+_AFTER_DEADLINE = "start the run again: with the same job_dir, the training continues"
 
 
 def run_component(
@@ -64,7 +65,7 @@ def run_component(
     def report_failure(error: PipelineError) -> None:
         report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
 
-    with _exit_on_error(step, report_failure), _raise_on_sigterm():
+    with _exit_on_error(step, report_failure, lambda: _report_stop(step)), _raise_on_sigterm():
         function = getattr(importlib.import_module(module_name), function_name)
         artifacts = {
             name: value.path
@@ -142,13 +143,36 @@ def log_error(step: str, error: PipelineError, *, flags: Iterable[str] = ()) -> 
     )
 
 
+def _report_stop(step: str) -> None:
+    """Reports that the run was stopped, if it was: an evicted step starts again."""
+    if not has_webhook():
+        return
+    # Imported here: it takes a second, and few runs need it.
+    from imgpipe.components.platforms.kubeflow.workflow import CANCELLED as STOPPED_BY_USER
+    from imgpipe.components.platforms.kubernetes.workflow import own_stop_reason
+
+    reason = own_stop_reason()
+    if not reason:
+        return
+    state, problem, remedy = CANCELLED, "", ""
+    if reason != STOPPED_BY_USER:
+        state, problem, remedy = FAILED, f"the run was stopped {reason}", _AFTER_DEADLINE
+    # The process is killed 30 seconds after SIGTERM: there is no time for a second attempt. In a run that was
+    # stopped, the step notify does not start (docs/kubeflow.md).
+    report_end(state, step, problem=problem, remedy=remedy, retries=False, even_with_notify=True)
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived. Not an ``Exception``, so that error handlers of the step do not catch it."""
 
 
 @contextmanager
 def _exit_on_error(
-    step: str, report_failure: Callable[[PipelineError], None] | None = None, *, flags: Iterable[str] = ()
+    step: str,
+    report_failure: Callable[[PipelineError], None] = lambda _: None,
+    report_termination: Callable[[], None] = lambda: None,
+    *,
+    flags: Iterable[str] = (),
 ) -> Iterator[None]:
     try:
         yield
@@ -158,20 +182,22 @@ def _exit_on_error(
         failure = InterruptedRunError(f"{step} was interrupted", remedy="start it again")
     except _Terminated:
         failure = InterruptedRunError(f"{step} was terminated by SIGTERM", remedy="start it again")
-        log_error(step, failure)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # The signal may have arrived after a lock was acquired, e.g. of a connection pool, and before the
-        # block that releases it: a finalizer that waits for that lock would never return.
-        os._exit(failure.exit_code)
+        try:
+            log_error(step, failure)
+            report_termination()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            # The signal may have arrived after a lock was acquired, e.g. of a connection pool, and before the
+            # block that releases it: a finalizer that waits for that lock would never return.
+            os._exit(failure.exit_code)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         failure = _failure_of(error)
     else:
         return
     log_error(step, failure, flags=flags)
-    if report_failure is not None:
-        report_failure(failure)
+    report_failure(failure)
     sys.exit(failure.exit_code)
 
 

@@ -11,14 +11,17 @@ from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 
 # The URL often contains a token: it comes from a Secret, not from an argument, and is never logged.
 WEBHOOK_VARIABLE, RUN_VARIABLE = "IMGPIPE_WEBHOOK_URL", "IMGPIPE_RUN_ID"
-SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
+# Set in the steps of a pipeline with the step notify.
+HAS_NOTIFY_VARIABLE = "IMGPIPE_HAS_NOTIFY"
+SUCCEEDED, FAILED, CANCELLED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN"
 _TIMEOUT_SECONDS = 10
-# Before the second and the third attempt.
+# Before the second and the third attempt, unless the server asks for a longer pause.
 _PAUSES_SECONDS = (1.0, 4.0)
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_MAX_PAUSE_SECONDS = 30.0
 
 
 def check_webhook() -> None:
@@ -36,23 +39,43 @@ def check_webhook() -> None:
         )
 
 
-def report_end(state: str, step: str, *, problem: str = "", remedy: str = "") -> None:
+def has_webhook() -> bool:
+    """Returns whether there is a URL in the environment."""
+    return bool(_url())
+
+
+def report_end(
+    state: str,
+    step: str,
+    *,
+    problem: str = "",
+    remedy: str = "",
+    retries: bool = True,
+    even_with_notify: bool = False,
+) -> None:
     """Posts the end of the run as JSON to the URL in the environment, if there is one.
 
     The fields are ``text`` (one line, which chats show), ``state``, ``run_id``, ``step``, ``problem`` and
     ``remedy``. A failure is a warning in the log, and never an error.
 
     Args:
-        state: ``SUCCEEDED`` or ``FAILED``.
-        step: The last step, or the one that failed.
+        state: ``SUCCEEDED``, ``FAILED``, ``CANCELLED`` or ``UNKNOWN``.
+        step: The last step, or the one that failed or was cancelled.
         problem: Why it failed.
         remedy: What to do.
+        retries: Whether a request that fails is tried again.
+        even_with_notify: Whether to post also in a run whose last step, notify, reports its end.
     """
     url = _url()
-    if not url:
+    if not url or (os.environ.get(HAS_NOTIFY_VARIABLE) and not even_with_notify):
         return
     run_id = os.environ.get(RUN_VARIABLE, "")
-    ended = "succeeded" if state == SUCCEEDED else f"failed in {step}: {problem}"
+    ended = {
+        SUCCEEDED: "succeeded",
+        FAILED: f"failed in {step}: {problem}",
+        CANCELLED: f"was cancelled in {step}",
+        UNKNOWN: f"has ended; it is not known how: {problem}",
+    }[state]
     content: dict[str, Any] = {
         "text": f"imgpipe run {run_id} {ended}",
         "state": state,
@@ -62,30 +85,31 @@ def report_end(state: str, step: str, *, problem: str = "", remedy: str = "") ->
         "remedy": remedy,
     }
     reason = ""
-    for pause in (*_PAUSES_SECONDS, None):
-        reason, can_retry = _post(url, json.dumps(content).encode())
+    for pause in (*(_PAUSES_SECONDS if retries else ()), None):
+        reason, can_retry, asked = _post(url, json.dumps(content).encode())
         if not reason:
             return
         if not can_retry or pause is None:
             break
-        time.sleep(pause)
+        time.sleep(min(max(pause, asked), _MAX_PAUSE_SECONDS))
     log_event("webhook_failed", f"the webhook could not be called: {reason}", severity="WARNING")
 
 
-def _post(url: str, content: bytes) -> tuple[str, bool]:
-    """Returns why a request failed, "" if it succeeded, and whether another one can succeed."""
+def _post(url: str, content: bytes) -> tuple[str, bool, float]:
+    """Returns why a request failed ("" = it did not), whether another can succeed, and after which pause."""
     try:
         request = urllib.request.Request(  # noqa: S310 - check_webhook has checked the scheme
             url, content, {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310 - as above
-            return "", False
+            return "", False, 0.0
     except urllib.error.HTTPError as error:
-        return f"status {error.code}", error.code in _TRANSIENT
+        can_retry = error.code in TRANSIENT_STATUSES
+        return f"status {error.code}", can_retry, retry_after_seconds(error.headers)
     except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__, True
+        return type(error).__name__, True, 0.0
     except ValueError:
-        return "its URL is not valid", False
+        return "its URL is not valid", False, 0.0
 
 
 def _url() -> str:

@@ -44,7 +44,8 @@ from imgpipe.components.platforms.kubernetes.kserve import (
     specified_uri,
 )
 from imgpipe.components.platforms.kubernetes.serving_runtimes import check_runtime
-from imgpipe.components.platforms.polling import on_termination, poll
+from imgpipe.components.platforms.polling import poll
+from imgpipe.components.platforms.termination import on_termination
 from imgpipe.components.storage import Location, parse_location
 
 Result = TypeVar("Result")

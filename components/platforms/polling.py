@@ -1,10 +1,9 @@
-"""The polling loop, the retries and the clean-up that all platforms share."""
+"""The polling loop and the retries that all platforms share."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError
@@ -103,19 +102,3 @@ def retry(request: Callable[[], Response], *, seconds: float | None = None) -> R
 
 def _retry_after(error: Exception) -> float:
     return error.retry_after if isinstance(error, InterruptedRunError) else 0.0
-
-
-@contextmanager
-def on_termination(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Calls ``clean_up`` if the block is ended by SIGTERM or Ctrl-C; an error of the block does not call it.
-
-    ``clean_up`` needs a new connection: the signal may arrive while a connection is taken from a pool,
-    whose lock then stays held.
-    """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:
-        clean_up()
-        raise

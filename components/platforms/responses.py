@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 10, 60
 TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
-def retry_after_seconds(headers: Mapping[str, str] | None) -> float:
+def retry_after_seconds(headers: "Mapping[str, str] | Message[str, str] | None") -> float:
     """Returns the seconds in ``Retry-After``, which may also be a time; 0 if it is missing or invalid.
 
     A time is compared with the response's own ``Date``, if possible: the clocks may differ.
@@ -41,6 +42,11 @@ def json_object(body: bytes | str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def is_page(text: str) -> bool:
+    """Returns whether a text that is expected to be a log is an HTML page, e.g. of a login."""
+    return text.lstrip()[:9].lower().startswith(("<!doctype", "<html"))
 
 
 def describe_body(body: bytes | str) -> str:

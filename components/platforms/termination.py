@@ -1,4 +1,4 @@
-"""What happens to the remote job that a step follows when the step itself is terminated."""
+"""What a step that is terminated does with its remote job or with its unfinished changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,22 +8,22 @@ from imgpipe.components.common.log import log_event
 
 
 @contextmanager
-def end_job_if_cancelled(
-    step: str, job: str, *, end: Callable[[], None], is_cancelled: Callable[[], bool], by_hand: str
+def end_job_if_stopped(
+    step: str, job: str, *, end: Callable[[], None], is_stopped: Callable[[], bool], by_hand: str
 ) -> Iterator[None]:
-    """Ends a remote job if its user cancels the step that follows it in the block.
+    """Ends a remote job if the run of the step that follows it in the block is stopped.
 
-    SIGTERM has two meanings: the run was cancelled, or the step's pod was evicted. An evicted step starts
-    again in another pod and continues to follow the job, so the job is left running; also if
-    ``is_cancelled`` does not know. Ctrl-C always cancels. An error of the block leaves the job as it is.
-    A job that is left running, or cannot be ended, is logged with the command that ends it.
+    SIGTERM has two meanings: the run was stopped, by its user or by its deadline, or the step's pod was
+    evicted. An evicted step starts again in another pod and continues to follow the job, so the job is left
+    running; also if ``is_stopped`` does not know. Ctrl-C always stops. An error of the block leaves the job
+    as it is. A job that is left running, or cannot be ended, is logged with the command that ends it.
 
     Args:
         step: For the log.
         job: The job, for the log.
         end: Ends the job. It needs a new connection: the signal may arrive while a connection is taken from
             a pool, whose lock then stays held.
-        is_cancelled: Asks the platform whether the run was cancelled; must return within seconds.
+        is_stopped: Asks the platform whether the run was stopped; must return within seconds.
         by_hand: The command that ends the job.
     """
     try:
@@ -31,8 +31,8 @@ def end_job_if_cancelled(
     except Exception:
         raise
     except BaseException as interruption:
-        if isinstance(interruption, KeyboardInterrupt) or is_cancelled():
-            log_event("job_cancelled", f"{step}: cancelled: ending {job}", step=step, job=job)
+        if isinstance(interruption, KeyboardInterrupt) or is_stopped():
+            log_event("job_cancelled", f"{step}: the run was stopped: ending {job}", step=step, job=job)
             try:
                 end()
             except PipelineError as error:
@@ -41,7 +41,7 @@ def end_job_if_cancelled(
                 raise
         else:
             reason = (
-                f"terminated, but the run was not cancelled: {job} is left running, and this step continues "
+                f"terminated, but the run was not stopped: {job} is left running, and this step continues "
                 "to follow it when it is started again"
             )
         log_event(
@@ -52,4 +52,20 @@ def end_job_if_cancelled(
             job=job,
             end_with=by_hand,
         )
+        raise
+
+
+@contextmanager
+def on_termination(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Calls ``clean_up`` if the block is ended by SIGTERM or Ctrl-C; an error of the block does not call it.
+
+    ``clean_up`` needs a new connection: the signal may arrive while a connection is taken from a pool,
+    whose lock then stays held.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        clean_up()
         raise

@@ -121,6 +121,12 @@ _OPTIONS = (
         "docs/arguments.md lists them.",
     ),
     _job_option(
+        "--notify-step",
+        is_flag=True,
+        help="kubeflow: add a last step that calls the webhook, also if the pod of another step was killed "
+        "or never admitted.",
+    ),
+    _job_option(
         "--pipeline-root",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
     ),

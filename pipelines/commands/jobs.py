@@ -73,7 +73,8 @@ def list_(target: TargetOptions, limit: int, expression: str, output_format: str
         columns = ("job_id", "state", "created", "accuracy", "data", "arguments")
         show_many([_ListedRun.of(job) for job in jobs], columns, output_format)
     else:
-        show_many(jobs, ("job_id", "kind", "state", "created", "ended"), output_format)
+        namespace = ("namespace",) if any(job.namespace for job in jobs) else ()
+        show_many(jobs, ("job_id", *namespace, "kind", "state", "created", "ended"), output_format)
 
 
 @dataclass(frozen=True)

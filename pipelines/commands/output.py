@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -58,13 +59,26 @@ def show_one(values: Mapping[str, Any], output_format: str) -> None:
             click.echo(f"{name:<{width}}  {escape_controls(str(value))}")
 
 
-def show_many(rows: Sequence[Any], columns: Sequence[str], output_format: str) -> None:
-    """Prints dataclass instances: a table of some fields, or all of them as JSON or YAML."""
+def show_many(
+    rows: Sequence[Any],
+    columns: Sequence[str],
+    output_format: str,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Prints dataclass instances: a table of some fields, or all of them as JSON or YAML.
+
+    Args:
+        rows: The instances.
+        columns: The fields in the table.
+        output_format: One of ``FORMATS``.
+        headers: Headers of columns whose field's name is not enough.
+    """
     values = [dataclasses.asdict(row) for row in rows]
     if output_format != "table":
         _print_structured(values, output_format)
         return
-    headings = [column.upper().replace("_", " ") for column in columns]
+    headings = [headers.get(column) or column.upper().replace("_", " ") for column in columns]
     _print_table([[value[column] for column in columns] for value in values], headings)
 
 

@@ -22,7 +22,7 @@ from imgpipe.pipelines.commands.target_options import (
 )
 from imgpipe.pipelines.cron import check_cron
 from imgpipe.pipelines.targets.kubeflow_requests import recurrence
-from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
+from imgpipe.pipelines.targets.kubeflow_schedules import ASSUMED_ZONE, KubeflowSchedules
 from imgpipe.pipelines.targets.vertex_jobs import VertexJobs, schedule_body
 
 _EXAMPLES = """
@@ -101,7 +101,7 @@ def create(
         created, found = schedules.create_schedule(name, cron, submission.pipeline_job())
     if found:
         notice("the schedule already exists; nothing was created")
-    fields = ("name", "state", "cron", "resource")
+    fields = ("name", "state", "cron", "time_zone", "resource")
     show_one({field: getattr(created, field) for field in fields}, output_format)
 
 
@@ -111,8 +111,14 @@ def create(
 @exit_on_error
 def list_(target: TargetOptions, output_format: str) -> None:
     """List the schedules of imgpipe's pipeline."""
-    columns = ("name", "state", "cron", "next_run", "last_job")
-    show_many(schedules_of(target).list_schedules(), columns, output_format)
+    columns = ("name", "state", "cron", "time_zone", "next_run", "last_job")
+    found = schedules_of(target).list_schedules()
+    if any(shown.time_zone == ASSUMED_ZONE for shown in found):
+        notice(
+            "the time zone of the schedules cannot be read from here, and UTC is assumed: set KUBECONFIG, or "
+            "see CRON_SCHEDULE_TIMEZONE of ml-pipeline-scheduledworkflow"
+        )
+    show_many(found, columns, output_format, headers={"next_run": "NEXT RUN (UTC)"})
 
 
 def _add_command(verb: str, text: str, done: str) -> None:

@@ -68,6 +68,7 @@ class Submission:
         pipeline_root: The artifact folder of a pipeline; may be empty.
         service_account: The run's account; may be empty.
         retrain: Whether the pipeline starts from the deployed model.
+        has_notify: Whether its last step calls the webhook.
     """
 
     job: TrainingJob
@@ -80,6 +81,7 @@ class Submission:
     pipeline_root: str = ""
     service_account: str = ""
     retrain: bool = False
+    has_notify: bool = False
 
     @property
     def pipeline_name(self) -> str:
@@ -96,7 +98,7 @@ class Submission:
     @contextmanager
     def file(self) -> Iterator[Path]:
         """Yields the compiled pipeline."""
-        with pipeline_file(self.target, self.images, self.pipeline) as file:
+        with pipeline_file(self.target, self.images, self.pipeline, has_notify=self.has_notify) as file:
             yield file
 
     @contextmanager
@@ -183,7 +185,8 @@ def submission_of(target: TargetOptions, options: Mapping[str, Any], arguments: 
         notices.append(
             f"GOOGLE_CLOUD_REGION={region} is ignored: the config's region, {config.region}, overrides it"
         )
-    return dataclasses.replace(submission, notices=(*notices, *submission.notices))
+    has_notify = options["notify_step"] and target.name == "kubeflow"
+    return dataclasses.replace(submission, has_notify=has_notify, notices=(*notices, *submission.notices))
 
 
 def _ignored_flags(target: str, form: str) -> Iterator[str]:
@@ -197,6 +200,8 @@ def _ignored_flags(target: str, form: str) -> Iterator[str]:
         }
     elif form == "job":
         reasons = {"pipeline_root": "only a pipeline has artifacts; add --as pipeline"}
+    if target != "kubeflow":
+        reasons["notify_step"] = "only a run on Kubeflow has a webhook"
     if is_on_command_line("images_lock"):
         reasons = {"image_registry": "--images-lock overrides it", **reasons}
     for name, reason in {**reasons, **IGNORED_FLAGS}.items():

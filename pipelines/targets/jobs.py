@@ -21,6 +21,7 @@ class Job:
         kind: ``CustomJob``, ``HyperparameterTuningJob`` or ``pipeline run``.
         state: PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, ...
         name: Identifier on the target: a resource name, a run's id, a folder.
+        namespace: On Kubeflow with several users, the namespace of the run; otherwise empty.
         created: Creation time, ISO 8601, UTC; empty if unknown.
         ended: End time; empty while it runs.
         error: Why it failed; otherwise empty.
@@ -32,6 +33,7 @@ class Job:
     kind: str
     state: str
     name: str
+    namespace: str = ""
     created: str = ""
     ended: str = ""
     error: str = ""
@@ -48,7 +50,8 @@ class Schedule:
         state: ACTIVE, PAUSED or COMPLETED.
         cron: Five fields: minute, hour, day of month, month, day of week.
         resource: Identifier on the target.
-        next_run: Time of the next run, ISO 8601; empty if unknown.
+        time_zone: The time zone of cron.
+        next_run: Time of the next run, ISO 8601, UTC; empty if unknown.
         last_job: Identifier of the latest run; empty if there is none.
     """
 
@@ -57,6 +60,7 @@ class Schedule:
     state: str
     cron: str
     resource: str
+    time_zone: str = "UTC"
     next_run: str = ""
     last_job: str = ""
 

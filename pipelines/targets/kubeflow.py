@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from imgpipe.components.common.arguments import argument, flat_fields
-from imgpipe.components.common.webhook import RUN_VARIABLE, WEBHOOK_VARIABLE
+from imgpipe.components.common.webhook import HAS_NOTIFY_VARIABLE, RUN_VARIABLE, WEBHOOK_VARIABLE
 from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.notify.component import notify
 from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
 from imgpipe.components.platforms.kubernetes.pod_spec import (
     SHARED_MEMORY_FOLDER,
@@ -28,6 +30,7 @@ _RESOURCES = {
     "evaluate": (2, 4),
     "export": (1, 4),
     "gate": (1, 1),
+    "notify": (1, 1),
     "deploy": (1, 4),
     "batch_predict": (4, 8),
 }
@@ -84,7 +87,7 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
     return {name: named_field(name, field) for name, field in declared.items()}
 
 
-def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
+def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, has_notify: bool = False) -> None:
     from kfp import kubernetes
 
     # The other steps depend on more than their inputs, e.g. on the deployed model.
@@ -106,6 +109,8 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any]) -> None:
         secret_key_to_env={"url": WEBHOOK_VARIABLE},
         optional=True,
     )
+    if has_notify and step != "notify":
+        task.set_env_variable(HAS_NOTIFY_VARIABLE, "1")
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     if step != "train":
         cpu, memory = _RESOURCES.get(step, _DEFAULT_RESOURCES)
@@ -159,4 +164,8 @@ KUBEFLOW = Target(
     step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
     caches=True,
     deadline_seconds=DEADLINE_SECONDS,
+)
+# With a last step that calls the webhook, which costs each run three pods.
+KUBEFLOW_WITH_NOTIFY = dataclasses.replace(
+    KUBEFLOW, configure_task=partial(_configure_task, has_notify=True), exit_step=notify
 )

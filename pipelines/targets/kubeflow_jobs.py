@@ -1,15 +1,15 @@
 """Runs of imgpipe's pipelines on Kubeflow Pipelines."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, MissingInputError
-from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id, equals
 from imgpipe.components.platforms.kubeflow.records import read_spec, read_workflow
-from imgpipe.components.platforms.kubeflow.workflow import Step, is_cancelled
+from imgpipe.components.platforms.kubeflow.workflow import CANCELLED, Step, stop_reason
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job, with_same_id
@@ -57,22 +57,23 @@ class KubeflowJobs:
             created=lambda run: run.created_at,
             has_ended=lambda run: job_of(run).state in ENDED,
         )
-        return job_of(run), existed
+        return self._job(run), existed
 
     def describe(self, job_id: str) -> Job:
         """Returns the run with that name or id and what its steps did; lists the others of that name."""
         runs = {str(run.run_id): run for run in self._runs(job_id)}
-        job = with_same_id([job_of(run, self._workflow(run)) for run in runs.values()])
+        job = with_same_id([self._job(run, self._workflow(run)) for run in runs.values()])
         # The run in a list has no tasks.
         run = self._get(job.name)
         described = self.client.read(
-            f"read {job_id}", lambda api: describe_run(api, run, self.client.namespace)
+            f"read {job_id}", lambda api: describe_run(api, run, self._pods_namespace())
         )
-        return dataclasses.replace(described, details={**job.details, **described.details})
+        details = {**job.details, **described.details}
+        return dataclasses.replace(described, namespace=job.namespace, details=details)
 
     def list_jobs(self, limit: int) -> list[Job]:
         """Returns the newest runs in imgpipe's experiment, newest first."""
-        return [job_of(run, self._workflow(run)) for run in self._list_runs(limit)]
+        return [self._job(run, self._workflow(run)) for run in self._list_runs(limit)]
 
     def logs(self, job_id: str, *, follow: bool, everything: bool = False) -> Iterator[str]:
         """Yields the lines of the steps' output; ``everything`` includes those of KFP and of libraries."""
@@ -83,7 +84,7 @@ class KubeflowJobs:
             return read_steps(api, run, read_workflow(api, run.run_id))
 
         return stream_logs(
-            StepLogs(self.client.api, run.run_id, self.client.namespace),
+            StepLogs(self.client.api, run.run_id, self._pods_namespace()),
             lambda: self.client.read(f"read {job_id}", steps),
             lambda: job_of(self._get(run.run_id)).state in ENDED,
             follow=follow,
@@ -95,6 +96,12 @@ class KubeflowJobs:
         for run in self._runs(job_id):
             if job_of(run).state not in ENDED:
                 self._terminate(run)
+
+    def _job(self, run: Any, workflow: Mapping[str, Any] = MappingProxyType({})) -> Job:
+        return dataclasses.replace(job_of(run, workflow), namespace=self.client.user_namespace())
+
+    def _pods_namespace(self) -> str:
+        return self.client.user_namespace() or self.client.namespace
 
     def _start(self, job_id: str, request: RunRequest) -> Any:
         fields = {"display_name": job_id, **request.fields(self.client)}
@@ -140,7 +147,7 @@ class KubeflowJobs:
                 # KFP records this state before it changes the Workflow, which may fail (TerminateRun in
                 # resource_manager.go, 2.17). The run then becomes RUNNING again, and can be cancelled.
                 workflow = self._workflow(current)
-                if workflow and not is_cancelled(workflow):
+                if workflow and stop_reason(workflow) != CANCELLED:
                     raise InterruptedRunError(
                         f"Kubeflow Pipelines has not passed the cancellation of {run.run_id} to its Workflow",
                         remedy="run the same command again",
@@ -176,8 +183,7 @@ class KubeflowJobs:
         return found
 
     def _find_runs(self, job_id: str) -> list[Any]:
-        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": job_id}
-        runs = self._list_runs(_PAGE_SIZE, filter=json.dumps({"predicates": [predicate]}))
+        runs = self._list_runs(_PAGE_SIZE, filter=equals("display_name", job_id))
         return [run for run in runs if run.display_name == job_id]
 
     def _runs(self, job_id: str) -> list[Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, UnavailableError
@@ -12,9 +13,11 @@ from imgpipe.components.platforms.kubeflow.records import read_artifact
 from imgpipe.components.platforms.kubeflow.workflow import WAITING, Step
 from imgpipe.components.platforms.polling import retry
 
-_PODS_NAMESPACE = "kubeflow"
+DEFAULT_NAMESPACE = "kubeflow"
 _POLL_SECONDS = 3.0
 _CONNECT_SECONDS = 10.0
+# For `describe`, which shows what it can read now.
+RETRY_SECONDS = 5.0
 _NODE_ID = "workflows.argoproj.io/node-id"
 _HOW_TO_LOOK = (
     "set KUBECONFIG to a cluster whose pods you may read, or open the run in Kubeflow's web interface"
@@ -51,7 +54,7 @@ class StepLogs:
         try:
             if self._cluster is None:
                 self._cluster = connect(
-                    "read the logs from", self.namespace or _PODS_NAMESPACE, in_cluster=False
+                    "read the logs from", self.namespace or DEFAULT_NAMESPACE, in_cluster=False
                 )
             pods = list_pods(self._cluster, f"pipeline/runid={self.run_id}")
         except (MissingInputError, UnavailableError) as error:
@@ -72,6 +75,16 @@ class StepLogs:
         reason = waiting_reason(pod) or last_warning(self._cluster, pod.metadata.name)
         return dataclasses.replace(step, message=reason)
 
+    def last_warning(self, step: Step) -> str:
+        """Returns the last warning about a step's last pod, also if the pod was deleted; "" if there is none.
+
+        A cluster keeps events for an hour, unless it is configured otherwise.
+        """
+        from imgpipe.components.platforms.kubernetes.pods import last_warning
+
+        pod = step.attempts[-1].pod if step.attempts else ""
+        return last_warning(self._cluster, pod) if self._cluster is not None and pod else ""
+
     def read(self, step: Step, number: int, *, wait: bool = False) -> list[str] | None:
         """Returns the lines of an attempt of a step (0 = the first); None if there are none yet.
 
@@ -82,7 +95,7 @@ class StepLogs:
 
         Raises:
             UnavailableError: if the attempt has ended, and neither its pod nor its artifact can be read.
-            InterruptedRunError: with ``wait``, if the node does not respond and there is no artifact.
+            InterruptedRunError: with ``wait``, if the node or KFP's web interface does not respond.
         """
         from imgpipe.components.platforms.kubernetes.errors import FORBIDDEN
         from imgpipe.components.platforms.kubernetes.pods import read_log
@@ -108,8 +121,14 @@ class StepLogs:
             return None
         # The launcher numbers the artifacts of attempts (qualifyExecutorLogsURI in kubeflow/pipelines 2.17,
         # backend/src/v2/component/launcher_v2.go); older ones did not.
-        for uri in (f"{step.log_uri}-{number}", step.log_uri):
-            text = read_artifact(self.api, uri, self.namespace) if step.log_uri else None
+        for uri in (f"{step.log_uri}-{number}", step.log_uri) if step.log_uri else ():
+            read = partial(read_artifact, self.api, uri, self.namespace)
+            try:
+                text = retry(read, seconds=None if wait else RETRY_SECONDS)
+            except InterruptedRunError:
+                if wait:
+                    raise
+                return None
             if text is not None:
                 return text.splitlines()
         if interruption is not None:

@@ -12,19 +12,24 @@ from imgpipe.components.common.log import FAILED as FAILED_MARK
 from imgpipe.components.common.log import RESULT, messages
 from imgpipe.components.platforms.kubeflow.records import read_spec, read_workflow
 from imgpipe.components.platforms.kubeflow.workflow import (
+    CANCELLED,
     DONE,
     FAILED,
     NOT_RUN,
+    PAST_DEADLINE,
     WAITING,
     Step,
-    is_cancelled,
     step_name,
     steps_of,
+    stop_reason,
 )
+from imgpipe.components.platforms.polling import retry
 from imgpipe.pipelines.targets.jobs import ENDED, Job
-from imgpipe.pipelines.targets.kubeflow_logs import StepLogs
+from imgpipe.pipelines.targets.kubeflow_logs import RETRY_SECONDS, StepLogs
 
 _STATES = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING", None: "PENDING"}
+# The Workflow's own name ends with five random characters after the pipeline's.
+_NOT_A_STEP = re.compile(r"^(image-classification.*|batch-predict)-[a-z0-9]{5}$|^(condition|exit-handler)-")
 _HOW_TO_LOOK = "why a step waits or failed: open the run in Kubeflow's web interface, or `kubectl get pods"
 
 
@@ -36,7 +41,7 @@ def job_of(run: Any, workflow: Mapping[str, Any] = MappingProxyType({})) -> Job:
         workflow: Its Workflow; {} = unknown, or not needed for the run's state.
     """
     state = _STATES.get(run.state, run.state)
-    if is_cancelled(workflow):
+    if stop_reason(workflow) == CANCELLED:
         # While its pods end, KFP says RUNNING again.
         state = {"FAILED": "CANCELLED", "RUNNING": "CANCELLING"}.get(state, state)
     return Job(
@@ -65,7 +70,7 @@ def describe_run(api: Any, run: Any, namespace: str) -> Job:
     shown, error = {}, job.error
     # The artifacts may be enough.
     with contextlib.suppress(InterruptedRunError):
-        logs.connect()
+        retry(logs.connect, seconds=RETRY_SECONDS)
     missing = False
     for step in map(logs.with_reason, steps):
         printed = _printed(logs, step)
@@ -74,13 +79,31 @@ def describe_run(api: Any, run: Any, namespace: str) -> Job:
         if step.state == FAILED and job.state == "CANCELLED":
             shown[step.name] = {**shown[step.name], "state": "cancelled"}
             del shown[step.name]["error"]
-        elif step.state == FAILED and not error:
+            continue
+        if step.state == job.state.lower() == FAILED and stop_reason(workflow) == PAST_DEADLINE:
+            shown[step.name]["error"] = _deadline_error(workflow, logs, step, has_started=bool(printed))
+        if step.state == FAILED and not error:
             reason, *_ = shown[step.name]["error"].splitlines()
             error = f"{step.name}: {reason.removeprefix('problem: ')}"
     details: dict[str, Any] = {"steps": shown}
     if missing:
         details["logs"] = f"not readable from here; {_look(namespace, run.run_id)}"
     return dataclasses.replace(job, error=error, details=details)
+
+
+def _deadline_error(workflow: Mapping[str, Any], logs: StepLogs, step: Step, *, has_started: bool) -> str:
+    """Returns the error of a step that ended with its run's deadline; Argo deletes a pod that waits then."""
+    hours = workflow["spec"]["activeDeadlineSeconds"] / 3600
+    problem = f"the run was ended by its deadline, {hours:,.0f} h after its start (activeDeadlineSeconds)"
+    if has_started:
+        return f"{problem}\nwhat to do: start it again; with the same job_dir, the training continues"
+    reason = logs.last_warning(step)
+    if not reason:
+        reason = "not known anymore: `imgpipe describe` shows it while a step waits"
+        remedy = "start the run again, and look at the step that waits"
+    else:
+        remedy = "correct the reason, and start the run again"
+    return f"{problem}: the pod of {step.name} had not started\nreason: {reason}\nwhat to do: {remedy}"
 
 
 def read_steps(api: Any, run: Any, workflow: Mapping[str, Any]) -> list[Step]:
@@ -135,10 +158,9 @@ def _without_workflow(run: Any, job: Job, namespace: str) -> dict[str, Any]:
     steps = {}
     for task in sorted(tasks, key=lambda task: str(task.start_time or "")):
         name = re.sub(r"\(\d+\)$", "", task.display_name or "")
-        # The Workflow's own name ends with five random characters after the pipeline's.
         if not name or name in ("root", "executor") or name.endswith("-driver"):
             continue
-        if re.search(r"^(image-classification.*|batch-predict)-[a-z0-9]{5}$|^condition-", name):
+        if _NOT_A_STEP.search(name):
             continue
         state = str(task.state or "").lower()
         if state in ("pending", "running", "") and job.state in ENDED:

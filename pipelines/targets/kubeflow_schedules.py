@@ -1,21 +1,23 @@
 """Recurring runs of imgpipe's pipelines on Kubeflow Pipelines."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id, equals
 from imgpipe.components.platforms.kubeflow.records import read_spec
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.cron import next_time
 from imgpipe.pipelines.targets.jobs import Schedule, only_schedule
+from imgpipe.pipelines.targets.kubeflow_logs import DEFAULT_NAMESPACE
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest, recurrence
 
 _STATES = {"ENABLED": "ACTIVE", "DISABLED": "PAUSED"}
 _PAGE_SIZE = 100
+# KFP uses UTC unless CRON_SCHEDULE_TIMEZONE is set for it.
+ASSUMED_ZONE, INSTALLATION_ZONE = "UTC (assumed)", "CRON_SCHEDULE_TIMEZONE"
 
 
 @dataclass(frozen=True)
@@ -83,28 +85,38 @@ class KubeflowSchedules:
 
     def list_schedules(self) -> list[Schedule]:
         """Returns the recurring runs in imgpipe's experiment."""
-        now = datetime.now(UTC)
+        schedules = [*map(_schedule, self._recurring_runs())]
+        triggers = self._triggers() if schedules else {}
         return [
             dataclasses.replace(
-                schedule,
-                # In UTC, which KFP uses unless CRON_SCHEDULE_TIMEZONE is set for it.
-                next_run=next_time(schedule.cron, now) if schedule.state == "ACTIVE" else "",
+                _with_next_run(schedule, triggers.get(schedule.resource, "")),
                 last_job=self._last_run(schedule.resource),
             )
-            for schedule in map(_schedule, self._recurring_runs())
+            for schedule in schedules
         ]
+
+    def _triggers(self) -> dict[str, str]:
+        """Returns the times of the next runs by resource; {} if the cluster cannot be read from here."""
+        # Takes a second to import.
+        from imgpipe.components.platforms.kubernetes.client import connect
+        from imgpipe.components.platforms.kubernetes.scheduled_workflows import next_triggers
+
+        namespace = self.client.user_namespace() or self.client.namespace or DEFAULT_NAMESPACE
+        try:
+            return next_triggers(connect("read schedules from", namespace, in_cluster=False, retries=0))
+        except PipelineError:
+            return {}
 
     def _last_run(self, resource: str) -> str:
         """Returns the name of the newest run that a recurring run has started; "" if there is none."""
         experiment = self.client.find_experiment()
-        predicate = {"operation": "EQUALS", "key": "recurring_run_id", "stringValue": resource}
         page = self.client.read(
             "list the runs of a schedule",
             lambda api: api.runs.run_service_list_runs(
                 experiment_id=experiment,
                 page_size=1,
                 sort_by="created_at desc",
-                filter=json.dumps({"predicates": [predicate]}),
+                filter=equals("recurring_run_id", resource),
             ),
         )
         return str(page.runs[0].display_name) if page.runs else ""
@@ -149,6 +161,22 @@ class KubeflowSchedules:
         return found
 
 
+def _with_next_run(schedule: Schedule, trigger: str) -> Schedule:
+    """Returns a schedule with its next run.
+
+    Args:
+        schedule: The schedule.
+        trigger: The time of the next run; empty = not known: as if cron were in UTC.
+    """
+    next_run, zone = trigger or next_time(schedule.cron, datetime.now(UTC)), ASSUMED_ZONE
+    if trigger:
+        before = datetime.fromisoformat(trigger) - timedelta(minutes=1)
+        zone = "UTC" if next_time(schedule.cron, before) == trigger else INSTALLATION_ZONE
+    return dataclasses.replace(
+        schedule, time_zone=zone, next_run=next_run if schedule.state == "ACTIVE" else ""
+    )
+
+
 def _schedule(recurring: Any) -> Schedule:
     trigger = recurring.trigger.cron_schedule
     cron = trigger.cron if trigger else ""
@@ -159,4 +187,5 @@ def _schedule(recurring: Any) -> Schedule:
         # Without Kubeflow's seconds.
         cron=cron.split(" ", 1)[1] if len(cron.split()) == 6 else cron,
         resource=recurring.recurring_run_id,
+        time_zone=ASSUMED_ZONE,
     )

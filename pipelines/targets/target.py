@@ -37,6 +37,7 @@ class Target:
         step_inputs: Inputs of a component that the pipeline fills in, by step.
         caches: Whether convert and validate are cached while the data's version stays the same.
         deadline_seconds: Time after which a run is ended; None = never.
+        exit_step: Component function that runs after all others, also if they fail; None = none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
     caches: bool = False
     deadline_seconds: int | None = None
+    exit_step: Callable[..., Any] | None = None
 
 
 # The only steps whose inputs include the data's version: a path stays the same when the files change.

@@ -41,6 +41,7 @@ from imgpipe.components.platforms.vertex.jobs import (
     state_of,
 )
 from imgpipe.pipelines.ai_platform import VertexRequest, job_label
+from imgpipe.pipelines.cron import time_zone
 from imgpipe.pipelines.targets.jobs import ENDED, Job, Schedule, no_such_job, only_schedule, with_same_id
 
 _LOG_PAUSE_SECONDS = 5.0
@@ -364,6 +365,7 @@ def _schedule(message: Any) -> Schedule:
         target="vertex",
         state=message.state.name,
         cron=message.cron,
+        time_zone=time_zone(message.cron),
         resource=message.name,
         next_run=_time(message.next_run_time),
         last_job=message.last_scheduled_run_response.run_response,

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp.compiler import Compiler
 
 from imgpipe.components.common.arguments import description_of, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.platforms.kubeflow.workflow import ordered_tasks
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
+from imgpipe.pipelines.batch_predict import batch_predict
+from imgpipe.pipelines.image_classification import PIPELINES
 from imgpipe.pipelines.images import ROLES, Images
-from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
 from tests.pipelines.compiled import COMPILED, spec_of
@@ -334,3 +338,52 @@ def test_compiling_does_not_import_tensorflow():
         "import sys; import compile as c; c.drifted_files(c.Images()); sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def parameters_used(value):
+    """Yields the names of the inputs that a part of a specification refers to."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name == "componentInputParameter":
+                yield part
+            else:
+                yield from parameters_used(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from parameters_used(part)
+
+
+ALL_PIPELINES = {**PIPELINES, "batch_predict": batch_predict}
+
+
+@pytest.mark.parametrize("pipeline", ALL_PIPELINES)
+def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(pipeline, tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    Compiler().compile(ALL_PIPELINES[pipeline](KUBEFLOW_WITH_NOTIFY, Images()), package_path=str(file))
+    spec, platform = yaml.safe_load_all(file.read_text())
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == {"exit-handler-1", "notify"}
+    assert tasks["notify"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert tasks["notify"]["dependentTasks"] == ["exit-handler-1"]
+    silent = {}
+
+    def check(component):
+        """Checks that the inputs around each task have what the task and its pod refer to."""
+        given = set(component["inputDefinitions"]["parameters"])
+        for name, task in component["dag"]["tasks"].items():
+            inner = spec["components"][task["componentRef"]["name"]]
+            used = set(parameters_used(task.get("inputs", {})))
+            if "dag" in inner:
+                check(inner)
+            else:
+                used |= set(parameters_used(settings[inner["executorLabel"]]))
+                container = spec["deploymentSpec"]["executors"][inner["executorLabel"]]["container"]
+                silent[name] = {"name": "IMGPIPE_HAS_NOTIFY", "value": "1"} in container.get("env", ())
+            assert used <= given, name
+
+    check(spec["root"])
+    assert [name for name, is_silent in silent.items() if not is_silent] == ["notify"]
+    assert [name for name, _ in ordered_tasks(spec)][-1] == "notify"
+    # Without the option, a run has no pods for it.
+    assert "notify" not in (COMPILED / "kubeflow" / f"{pipeline}.yaml").read_text()

@@ -16,7 +16,7 @@ from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.kubeflow_schedules import KubeflowSchedules
 from tests.servers.faults import Fault, once, start_fault_proxy
-from tests.servers.kubeflow import start_kubeflow_server
+from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
 PARAMETERS = {"images": "gs://bucket/flowers"}
@@ -98,7 +98,7 @@ def test_an_object_of_another_service_is_not_an_empty_list(server, request_):
         jobs.list_jobs(5)
 
 
-@pytest.mark.parametrize("kind", ["page", "null", "broken", "silence", "reset", "status"])
+@pytest.mark.parametrize("kind", ["page", "null", "broken", "cut", "silence", "reset", "status"])
 @pytest.mark.parametrize("verb", CREATING)
 def test_a_creation_whose_response_was_lost_is_found_not_repeated(server, request_, verb, kind):
     part = "/runs" if verb == "submit" else "/recurringruns"
@@ -125,6 +125,65 @@ def test_a_busy_server_is_asked_again_when_it_says_so(server, request_, verb, st
         assert len(proxy.injected) == 1
     assert time.monotonic() - started >= 1
     assert len(server.runs) == 1
+
+
+FAULTS = {
+    "cut": Fault("cut", executed=True),
+    "busy": Fault("status", status=429, retry_after="Sun, 06 Nov 1994 08:49:37 GMT"),
+    "broken": Fault("broken"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("verb", [*VERBS, "stream-logs"])
+def test_a_fault_in_any_request_is_survived_or_named(server, request_, verb, kind, tmp_path, monkeypatch):
+    """Every request in turn: a cut response and 429 are tried again, a foreign response is an error."""
+    use_kubeconfig(monkeypatch, tmp_path, server)
+    monkeypatch.setattr(submission, "SETTLE_SECONDS", 0)
+    verbs = {**VERBS, "stream-logs": lambda jobs, _: list(jobs.logs("job_1", follow=False, everything=True))}
+    connected(server.address).submit("job_1", request_)
+    [run_id] = server.runs
+    server.workflows = {run_id: WorkflowState({"train": [Pod(log="a")]}, finished=True)}
+    resources = (server.runs, server.recurring_runs, server.pipelines, server.versions, server.experiments)
+    number = count = 0
+    while number <= count:
+        requests = []
+
+        def choose(_method, _path, requests=requests, number=number):
+            requests.append(1)
+            return FAULTS[kind] if len(requests) == number else None
+
+        if verb in CREATING:
+            for created in resources:
+                created.clear()
+        else:
+            server.runs[run_id]["state"] = "RUNNING" if verb == "cancel" else "SUCCEEDED"
+        with start_fault_proxy(server.address, choose) as proxy:
+            try:
+                result = verbs[verb](KubeflowJobs(KubeflowClient(proxy.address)), request_)
+            except InvalidResponseError:
+                assert kind == "broken"
+            else:
+                assert verb != "stream-logs" or result == ["a"]
+        if verb in CREATING:
+            assert all(len(created) <= 1 for created in resources)
+        # The first round, without a fault, counts the requests.
+        count = count or len(requests)
+        number += 1
+    assert count > 1
+
+
+def test_the_logs_in_kubeflows_web_interface_are_read_again_when_it_says_so(server, request_, monkeypatch):
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
+    jobs = connected(server.address)
+    jobs.submit("job_1", request_)
+    [run_id] = server.runs
+    server.workflows[run_id] = WorkflowState({"train": [Pod(log="a")]}, finished=True)
+    server.runs[run_id]["state"] = "SUCCEEDED"
+    for fault in (Fault("status", status=429, retry_after="0"), Fault("cut"), Fault("reset")):
+        with start_fault_proxy(server.address, once(fault, "GET", "/artifacts/")) as proxy:
+            assert list(connected(proxy.address).logs("job_1", follow=False, everything=True)) == ["a"]
+            assert proxy.injected == [fault]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -324,6 +324,32 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
     assert server.recurring_runs == {}
 
 
+@pytest.mark.parametrize(
+    ("trigger", "zone"),
+    [
+        ("2126-11-25T03:00:00Z", "UTC"),
+        ("2126-11-24T18:00:00Z", "CRON_SCHEDULE_TIMEZONE"),
+        ("", "UTC (assumed)"),
+    ],
+)
+def test_the_next_run_of_a_schedule_is_shown_with_its_time_zone(run, server, trigger, zone):
+    assert run(*SCHEDULE).exit_code == 0
+    [resource] = server.recurring_runs
+    server.triggers = {resource: trigger, "another": "2026-01-01T00:00:00Z"}
+    if not trigger:
+        server.forbidden = ("scheduledworkflows",)
+    listed = run("schedule", "list")
+    assert "NEXT RUN (UTC)" in listed.stdout
+    assert ("set KUBECONFIG" in listed.stderr) == (not trigger)
+    [shown] = json.loads(run("schedule", "list", "--format", "json").stdout)
+    assert shown["time_zone"] == zone
+    if trigger:
+        assert shown["next_run"] == trigger
+    assert run("schedule", "pause", "nightly").exit_code == 0
+    [shown] = json.loads(run("schedule", "list", "--format", "json").stdout)
+    assert shown["next_run"] == ""
+
+
 def test_a_repeated_schedule_is_found_and_another_with_its_name_rejected(run, server):
     created = run(*SCHEDULE)
     assert created.exit_code == 0, created.output

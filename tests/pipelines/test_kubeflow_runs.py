@@ -138,6 +138,39 @@ def test_a_reason_that_only_the_events_of_the_pod_have_is_reported(run, state):
     assert f"convert: waiting: {last}" in run("stream-logs", "job_1", "--no-follow").stdout
 
 
+EXCEEDED = "Step exceeded its deadline"
+DEADLINE = "the run was ended by its deadline, 168 h after its start (activeDeadlineSeconds)"
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["events", "no-events"])
+def test_a_pod_that_had_not_started_at_the_deadline_is_reported_with_its_last_event(run, state, events):
+    # Argo replaces the reason by EXCEEDED, and deletes the pod.
+    warnings = ("an earlier warning", UNSCHEDULABLE) if events else ()
+    pods = {"convert": [Pod("Failed", EXCEEDED, warnings=warnings)]}
+    state("FAILED", pods=pods, deadline=7 * 24 * 3600)
+    job = described(run)
+    assert job["error"] == f"convert: {DEADLINE}: the pod of convert had not started"
+    _, reason, remedy = job["details"]["steps"]["convert"]["error"].splitlines()
+    if events:
+        assert reason == f"reason: {UNSCHEDULABLE}"
+        assert remedy == "what to do: correct the reason, and start the run again"
+    else:
+        assert reason == "reason: not known anymore: `imgpipe describe` shows it while a step waits"
+
+
+def test_a_step_that_ran_until_the_deadline_is_not_said_to_have_waited(run, state, printed):
+    log = printed(lambda: log_event("x", "train: step 100"))
+    state("FAILED", pods={"train": [Pod("Failed", EXCEEDED, log)]}, deadline=7 * 24 * 3600)
+    job = described(run)
+    assert job["error"] == f"train: {DEADLINE}"
+    assert "training continues" in job["details"]["steps"]["train"]["error"]
+
+
+def test_a_run_that_fails_before_its_deadline_has_its_own_error(run, state):
+    state("FAILED", pods={"convert": [Pod("Failed", "OOMKilled (exit code 137)")]})
+    assert described(run)["error"] == "convert: OOMKilled (exit code 137)"
+
+
 def test_a_refused_pod_is_reported_with_its_reason(run, state):
     reason = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
     state("FAILED", pods={"convert": [Pod("Error", reason)]})
@@ -274,3 +307,31 @@ def test_a_second_cancel_while_the_first_works_is_no_error(run, server, state):
     assert result.exit_code == 0, result.output
     assert "is being cancelled already" in result.stderr
     assert result.stdout == "job_1: CANCELLING\n"
+
+
+def test_a_run_with_the_notify_step_shows_it_last(run, server):
+    result = run("submit", "job_2", "--no-check", "--notify-step", "--", "--images=gs://bucket/flowers")
+    assert result.exit_code == 0, result.output
+    [run_id] = [key for key, sent in server.runs.items() if sent["display_name"] == "job_2"]
+    failed = {"convert": [Pod("Failed", "OOMKilled (exit code 137)")], "notify": [Pod()]}
+    parents = {"convert": "exit-handler-1", "notify": "exit-handler-1.onExit"}
+    server.workflows[run_id] = WorkflowState(pods=failed, parents=parents, finished=True)
+    server.runs[run_id]["state"] = "FAILED"
+    job = json.loads(run("describe", "job_2", "--format", "json").stdout)
+    steps = job["details"]["steps"]
+    assert list(steps)[-1] == "notify"
+    assert (steps["convert"]["state"], steps["train"]["state"], steps["notify"]["state"]) == (
+        "failed",
+        "not run",
+        "done",
+    )
+    assert job["error"] == "convert: OOMKilled (exit code 137)"
+    # Another command finds the run; without the step, it is another pipeline.
+    again = run("submit", "job_2", "--no-check", "--", "--images=gs://bucket/flowers")
+    assert again.exit_code == 64
+
+
+def test_only_a_run_on_kubeflow_has_the_notify_step():
+    line = ["submit", "job_1", "--dry-run", "--notify-step", "--", "--images=flowers"]
+    result = CliRunner().invoke(imgpipe, line)
+    assert "--notify-step is ignored: only a run on Kubeflow has a webhook" in result.stderr

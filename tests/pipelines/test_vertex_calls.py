@@ -92,7 +92,7 @@ def test_a_response_of_another_server_is_an_error_of_its_own(server, pipeline, v
     assert len(server.resources) == 2
 
 
-@pytest.mark.parametrize("kind", ["page", "null", "broken", "silence", "reset", "status"])
+@pytest.mark.parametrize("kind", ["page", "null", "broken", "cut", "silence", "reset", "status"])
 @pytest.mark.parametrize("verb", CREATING)
 def test_a_creation_whose_response_was_lost_is_found_not_repeated(server, pipeline, verb, kind):
     with start_fault_proxy(server.address, once(Fault(kind, executed=True), "POST")) as proxy:

@@ -18,7 +18,8 @@ class Fault:
     """What happens to one request.
 
     Attributes:
-        kind: ``status``, ``page``, ``null``, ``broken``, ``silence``, ``reset`` or ``restart``.
+        kind: ``status``, ``page``, ``null``, ``broken``, ``silence``, ``reset``, ``restart``, or ``cut``: the
+            connection is reset in the middle of the response.
         executed: Whether the server executes the request before its response is lost.
         status: Status of a ``status``.
         retry_after: Value of ``Retry-After``; empty = none.
@@ -71,6 +72,15 @@ class FaultProxy:
         elif fault.kind in ("null", "broken"):
             content = b"null" if fault.kind == "null" else (response[1] if response else b'{"runs": ')[:-1]
             handler.send(200, content, Content_Type="application/json")
+        elif fault.kind == "cut":
+            content = response[1] if response else b'{"items": []}'
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/json")
+            handler.send_header("Content-Length", str(len(content)))
+            handler.end_headers()
+            handler.wfile.write(content[: len(content) // 2])
+            handler.wfile.flush()
+            _reset(handler)
         elif fault.kind == "silence":
             # Until the client closes the connection.
             handler.connection.settimeout(HELD_SECONDS)

@@ -26,19 +26,17 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from imgpipe.components.common.log import LOG_FORMAT_VARIABLE
 from tests.servers.http_server import access_review, serve_json
-from tests.servers.kubeflow_workflow import Pod, WorkflowState, node_id
+from tests.servers.kubeflow_rules import (
+    RefusedError,
+    check_cron,
+    check_inputs,
+    check_kubernetes_name,
+    check_length,
+    page_of,
+)
+from tests.servers.kubeflow_workflow import WORKFLOW, Pod, WorkflowState, node_id
 from tests.waiting import wait_until
 
-TYPES = {
-    "STRING": str,
-    "NUMBER_INTEGER": int,
-    "NUMBER_DOUBLE": (int, float),
-    "BOOLEAN": bool,
-    "STRUCT": dict,
-    "LIST": list,
-}
-# Of the fields in APIToModelFieldMap (kubeflow/pipelines 2.17, backend/src/apiserver/model), those in use.
-FILTERS = ("display_name", "name", "recurring_run_id")
 DONE = ("SUCCEEDED", "FAILED", "CANCELED")
 
 
@@ -64,10 +62,13 @@ class KubeflowServer:
         pods_exist: Whether the cluster still has the pods. They are deleted after an hour; the database keeps
             the Workflow.
         has_interface: Whether the address is that of the web interface, which reads artifacts.
-        forbidden: What the account may not do: list ``pods``, read ``pods/log``, create ``pipelines``.
+        forbidden: What the account may not do: list ``pods``, read ``pods/log``, create ``pipelines``, list
+            ``scheduledworkflows``.
+        triggers: When each recurring run starts the next run, by its id.
         pipelines: Pipelines by id.
         versions: Versions of all pipelines by id, with their specification.
         multi_user: The user's namespace in multi-user mode; empty = single-user mode.
+        stores_in_kubernetes: Whether pipelines and their versions are objects of Kubernetes.
     """
 
     def __init__(self, folder):
@@ -88,9 +89,11 @@ class KubeflowServer:
         self.pipelines = {}
         self.versions = {}
         self.multi_user = ""
+        self.stores_in_kubernetes = False
         self.pods_exist = True
         self.has_interface = True
         self.forbidden = ()
+        self.triggers = {}
         self.log_responses = []
         self.denied = ()
         self.failed_cancellations = 0
@@ -114,6 +117,12 @@ class KubeflowServer:
         return True
 
     def respond(self, method, path, query, body):
+        try:
+            return self._respond(method, path, query, body)
+        except RefusedError as refusal:
+            return refusal.status, str(refusal)
+
+    def _respond(self, method, path, query, body):
         with self.lock:
             self.requests.append((method, path))
             review = access_review(
@@ -123,6 +132,14 @@ class KubeflowServer:
                 return review
             if path.startswith("/api/v1/namespaces/"):
                 return self._kubernetes(path, query)
+            if path.endswith("/scheduledworkflows"):
+                if "scheduledworkflows" in self.forbidden:
+                    return 403, 'User "team" cannot list resource "scheduledworkflows"'
+                items = [
+                    {"metadata": {"uid": uid}, "status": {"trigger": {"nextTriggeredTime": trigger}}}
+                    for uid, trigger in self.triggers.items()
+                ]
+                return 200, {"kind": "ScheduledWorkflowList", "items": items, "metadata": {}}
             if path == "/artifacts/get":
                 return self._artifact(query)
             if self.forced_responses:
@@ -135,15 +152,9 @@ class KubeflowServer:
                 return 200, {"multi_user": bool(self.multi_user)}
             if collection == "pipelines":
                 return self._pipelines(method, identifier, query, body)
-            # ListExperiments in experiment_server.go (kubeflow/pipelines 2.17).
-            if query.get("namespace") and not self.multi_user:
-                return 400, "In single-user mode, ListExperiment cannot filter by namespace"
-            if (
-                collection == "experiments"
-                and method == "GET"
-                and query.get("namespace", "") != self.multi_user
-            ):
-                return 400, "In multi-user mode, a namespace of the user is required"
+            if collection == "experiments" and self.multi_user:
+                given = query if method == "GET" else json.loads(body)
+                self._check_namespace(given.get("namespace"))
             collections = {
                 "experiments": self.experiments,
                 "runs": self.runs,
@@ -182,6 +193,13 @@ class KubeflowServer:
                 return 200, {**resources[identifier], "run_details": {"task_details": tasks}}
             return 200, resources[identifier]
 
+    def _check_namespace(self, namespace):
+        # canAccessExperiment in experiment_server.go (kubeflow/pipelines 2.17).
+        if not namespace:
+            raise RefusedError(400, "An experiment cannot have an empty namespace in multi-user mode")
+        if namespace != self.multi_user:
+            raise RefusedError(403, f"User 'team' is not authorized in namespace {namespace}")
+
     def _pipelines(self, method, path, query, body):
         """Creates, uploads and lists pipelines and their versions."""
         pipeline_id, _, rest = path.partition("/")
@@ -192,6 +210,9 @@ class KubeflowServer:
             return self._upload(query, body)
         if method == "POST":
             pipeline = json.loads(body)
+            check_length("Pipeline", "Name", pipeline["name"], 128)
+            if self.stores_in_kubernetes:
+                check_kubernetes_name("pipeline", pipeline["name"])
             # Names are unique in a namespace: uniqueIndex in backend/src/apiserver/model/pipeline.go (2.17).
             unique = ("name", "namespace")
             same = [
@@ -216,6 +237,11 @@ class KubeflowServer:
     def _upload(self, query, body):
         # CreatePipelineVersion in resource_manager.go (2.17): names are unique in a pipeline.
         pipeline_id, name = query["pipelineid"], query["name"]
+        check_length("PipelineVersion", "Name", name, 127)
+        if pipeline_id not in self.pipelines:
+            return 400, "Failed to create a pipeline version"
+        if self.stores_in_kubernetes:
+            check_kubernetes_name("pipeline version", name)
         same = [found for found in self.versions.values() if found["name"] == name]
         if any(found["pipeline_id"] == pipeline_id for found in same):
             return 409, "Failed to create a pipeline version"
@@ -264,17 +290,31 @@ class KubeflowServer:
         key = {"experiments": "experiment_id", "runs": "run_id", "recurringruns": "recurring_run_id"}[
             collection
         ]
-        now = self.clock().isoformat()
+        # CreatedAtInSec (backend/src/apiserver/model, 2.17): a time has whole seconds.
+        now = self.clock().replace(microsecond=0).isoformat()
         resource = {**resource, key: str(uuid.uuid4()), "created_at": now}
         if collection == "experiments":
-            # Their names are unique: experiment_store.go (kubeflow/pipelines 2.17), IsDuplicateError.
-            if resource["display_name"] in [found["display_name"] for found in resources.values()]:
+            if not self.multi_user:
+                # ReplaceNamespace in resource_manager.go (2.17).
+                resource["namespace"] = ""
+            # uniqueIndex in backend/src/apiserver/model/experiment.go (2.17).
+            unique = (resource["display_name"], resource.get("namespace", ""))
+            same = [(found["display_name"], found.get("namespace", "")) for found in resources.values()]
+            if unique in same:
                 return 409, f"the experiment {resource['display_name']} already exists"
         else:
+            # GetNamespaceFromExperimentId in resource_manager.go (2.17).
+            if resource.get("experiment_id") not in self.experiments:
+                return 404, f"Experiment {resource.get('experiment_id')} not found"
             try:
                 self._check(resource)
-            except (ValueError, json_format.ParseError) as error:
+            except json_format.ParseError as error:
                 return 400, str(error)
+            if collection == "recurringruns":
+                # toModelJob in backend/src/apiserver/server/api_converter.go (2.17).
+                if not 1 <= int(resource.get("max_concurrency", 0)) <= 10:
+                    return 400, "Max concurrency of a recurring run must be at least 1 and at most 10"
+                check_cron(resource["trigger"]["cron_schedule"]["cron"])
         if collection == "recurringruns":
             resource["status"] = "ENABLED" if resource.get("mode") == "ENABLE" else "DISABLED"
         resources[resource[key]] = resource
@@ -285,33 +325,24 @@ class KubeflowServer:
         return 200, resource
 
     def _list(self, collection, resources, query):
-        found = sorted(resources.values(), key=lambda resource: str(resource.get("created_at", "")))
-        for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
-            key, value = predicate["key"], predicate["stringValue"]
-            if key not in FILTERS:
-                return 400, f"Invalid filter: unknown field {key}"
-            found = [resource for resource in found if resource.get(key) == value]
-        if query.get("experiment_id"):
-            found = [run for run in found if run.get("experiment_id") == query["experiment_id"]]
+        experiment = query.get("experiment_id")
+        if experiment and experiment not in self.experiments:
+            return 404, f"Experiment {experiment} not found"
+        found = list(resources.values())
+        if experiment:
+            found = [run for run in found if run.get("experiment_id") == experiment]
+        if self.multi_user and collection in ("experiments", "pipelines"):
+            # FilterOnNamespace in list.go (2.17).
+            found = [each for each in found if each.get("namespace") == query.get("namespace")]
         name = {"recurringruns": "recurringRuns"}.get(collection, collection)
-        # validatePageSize in backend/src/apiserver/list/list.go (2.17).
-        size = min(int(query.get("page_size") or 20), 200)
-        start = int(query.get("page_token") or 0)
-        page = {name: found[::-1][start : start + size], "total_size": len(found)}
-        if start + size < len(found):
-            page["next_page_token"] = str(start + size)
-        return 200, page
+        return 200, page_of(collection, name, found, query)
 
     def _check(self, run):
         spec = self.spec_of(run)
         json_format.ParseDict(spec["pipeline_spec"], pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(spec["platform_spec"], pipeline_spec_pb2.PlatformSpec())
         declared = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
-        for name, value in run["runtime_config"].get("parameters", {}).items():
-            if name not in declared:
-                raise ValueError(f"the pipeline has no parameter {name}")
-            if not isinstance(value, TYPES[declared[name]["parameterType"]]):
-                raise ValueError(f"parameter {name} is not a {declared[name]['parameterType']}")
+        check_inputs(declared, run["runtime_config"].get("parameters", {}))
 
     def pods(self, run_id):
         """Returns what KFP's driver requests from Kubernetes for each step: image, resources, nodes."""
@@ -428,7 +459,7 @@ class KubeflowServer:
         if parts[5:] == ["events"]:
             [name] = re.findall("involvedObject.name=([^,]+),type=Warning", query["fieldSelector"])
             return 200, {"kind": "EventList", "apiVersion": "v1", "items": self._events(name), "metadata": {}}
-        run_id, step, number = parts[6].rsplit("--", 2)
+        run_id, step, number = _parts_of(parts[6])
         pod = self.workflows[run_id].pods[step][int(number)]
         if self.log_responses:
             status, text = self.log_responses.pop(0)
@@ -445,26 +476,26 @@ class KubeflowServer:
         if not self.pods_exist or run_id not in self.workflows:
             return []
         workflow = self.workflows[run_id]
-        return [
-            {
-                "metadata": {
-                    "name": f"{run_id}--{step}--{number}",
+        items = []
+        for step, pods in workflow.pods.items():
+            for number, pod in enumerate(pods):
+                node = node_id(f"{workflow.path(step)}(0).executor({number})")
+                metadata = {
+                    # GeneratePodName in argo-workflows 4.0.5 (workflow/util/pod_name.go); the template's name
+                    # identifies the pod here.
+                    "name": f"{WORKFLOW}-{run_id}--{step}--{number}-{node.rpartition('-')[2]}",
                     "creationTimestamp": "2026-11-23T00:00:00Z",
-                    "annotations": {
-                        "workflows.argoproj.io/node-id": node_id(
-                            f"{workflow.path(step)}(0).executor({number})"
-                        )
-                    },
-                },
-                "status": {"phase": "Pending" if pod.phase == "Pending" else "Running"},
-            }
-            for step, pods in workflow.pods.items()
-            for number, pod in enumerate(pods)
-        ]
+                    "annotations": {"workflows.argoproj.io/node-id": node},
+                }
+                # A pod that waits when the run's deadline passes is deleted (exec_control.go).
+                if not (workflow.finished and workflow.deadline and not pod.log):
+                    status = {"phase": "Pending" if pod.phase == "Pending" else "Running"}
+                    items.append({"metadata": metadata, "status": status})
+        return items
 
     def _events(self, name):
         """The pod's events: not in the order of time, as from etcd, whose keys end in a digest."""
-        run_id, step, number = name.rsplit("--", 2)
+        run_id, step, number = _parts_of(name)
         warnings = self.workflows[run_id].pods[step][int(number)].warnings
         return [
             {
@@ -480,6 +511,11 @@ class KubeflowServer:
     def wait_for(self, run_id, seconds=60):
         """Waits until a run has ended."""
         wait_until(lambda: self.runs[run_id]["state"] in DONE, seconds)
+
+
+def _parts_of(pod):
+    """Returns the run's id, the step and the attempt of a pod."""
+    return pod.removeprefix(f"{WORKFLOW}-").rpartition("-")[0].rsplit("--", 2)
 
 
 def kubeconfig(folder, server):

@@ -3,6 +3,7 @@
 import json
 import zlib
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 # Argo's phases that end a node.
 ENDED = ("Succeeded", "Failed", "Error", "Skipped", "Omitted")
@@ -38,6 +39,7 @@ class WorkflowState:
         omitted: Steps that depend on a failed one.
         cached: Steps that the cache has replaced.
         cancelled: Whether the user has cancelled the run.
+        deadline: Seconds after which it was ended; 0 = it was not.
         finished: Whether the Workflow has ended.
     """
 
@@ -48,6 +50,7 @@ class WorkflowState:
     # The tasks around a step that is not directly in the pipeline.
     parents: dict[str, str] = field(default_factory=dict)
     cancelled: bool = False
+    deadline: int = 0
     finished: bool = False
 
     def manifest(self, run_id):
@@ -104,12 +107,15 @@ class WorkflowState:
                     start + 100 * number,
                     seconds=pod.seconds,
                     message=pod.message,
+                    templateName=f"{run_id}--{step}--{number}",
                 )
         for name in (WORKFLOW, f"{WORKFLOW}(0)", f"{WORKFLOW}(0).root-driver", f"{WORKFLOW}(0).root", root):
             add(name, "DAG", phase, 0)
         # TerminateWorkflow in resource_manager.go (kubeflow/pipelines 2.17).
-        spec = {"activeDeadlineSeconds": 0} if self.cancelled else {}
-        status = {"nodes": nodes, "phase": phase, **({"finishedAt": stamp(9_999)} if self.finished else {})}
+        spec = {"activeDeadlineSeconds": 0 if self.cancelled else self.deadline or 7 * 24 * 3600}
+        status = {"nodes": nodes, "phase": phase, "startedAt": stamp(0)}
+        if self.finished:
+            status["finishedAt"] = stamp(self.deadline + 1 if self.deadline else 9_999)
         return {"metadata": {"name": WORKFLOW}, "spec": spec, "status": status}
 
     def path(self, step):
@@ -142,7 +148,7 @@ def node_id(name):
 
 
 def stamp(seconds):
-    return f"2026-11-28T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+    return f"{datetime(2026, 11, 28) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def pod_spec_patch(run_id, step):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.urls import has_user_info, is_plain_http_to_other_machine
 from imgpipe.components.platforms import responses
+from imgpipe.components.platforms.kubernetes.pod_rules import check_namespace
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.responses import (
     TRANSIENT_STATUSES,
@@ -48,8 +50,10 @@ class KubeflowClient:
     namespace: str = ""
     token: str = ""
     _client: Any = field(default=None, init=False, repr=False)
+    _multi_user: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_namespace("--namespace", self.namespace)
         if has_user_info(self.host):
             raise InvalidArgumentError(
                 f"--host={self.host} contains a user name or a password",
@@ -87,7 +91,13 @@ class KubeflowClient:
             # It says that it supports only version 2 of the API.
             warnings.simplefilter("ignore", FutureWarning)
             client = _client_class(self.host)(host=self.host, existing_token=self.token or None)
-            client.get_kfp_healthz()
+            health = client.get_kfp_healthz()
+            self._multi_user = bool(health.multi_user)
+            if self._multi_user and not self.resolved_namespace(client):
+                raise InvalidArgumentError(
+                    f"--namespace is missing: the installation at {self.host} has several users",
+                    remedy="give --namespace (or KFP_NAMESPACE) the name of your namespace",
+                )
         return client
 
     def send(self, action: str, request: Callable[[Any], Response]) -> Response:
@@ -138,14 +148,28 @@ class KubeflowClient:
         """Returns the namespace, or else that of KFP's own configuration file; None if there is none."""
         return self.namespace or api.get_user_namespace() or None
 
+    def user_namespace(self) -> str:
+        """Returns the user's namespace; "" if the installation has only one user."""
+        return (self.resolved_namespace(self.api) or "") if self._multi_user else ""
+
     def _find_experiment(self, api: Any) -> str:
-        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": EXPERIMENT}
         options = {"namespace": self.resolved_namespace(api)}
         page = api.experiments.experiment_service_list_experiments(
-            filter=json.dumps({"predicates": [predicate]}),
+            filter=equals("display_name", EXPERIMENT),
             **{name: value for name, value in options.items() if value},
         )
         return str(page.experiments[0].experiment_id) if page.experiments else ""
+
+
+def equals(field: str, value: str) -> str:
+    """Returns the filter of a list: the resources whose field has that value.
+
+    KFP's database may ignore the difference between upper and lower case.
+    KFP decodes the parameter of the URL, and then decodes ``+`` and ``%`` in it once more (parseAPIFilter in
+    kubeflow/pipelines 2.17, backend/src/apiserver/server/list_request_util.go).
+    """
+    predicate = {"operation": "EQUALS", "key": field, "stringValue": value}
+    return urllib.parse.quote(json.dumps({"predicates": [predicate]}))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """Uploads a compiled pipeline to Kubeflow Pipelines once, so that its runs have a name there."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id
+from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id, equals
 
 _CONFLICT = 409
 
@@ -18,7 +17,8 @@ def find_or_upload(
 
     Args:
         client: The installation.
-        name: Name of the pipeline.
+        name: Name of the pipeline. KFP may store pipelines and versions as objects of Kubernetes: both names
+            are lower-case letters, digits, - and .
         version: Name of the version; the same text is always the same version.
         file: The compiled pipeline.
         description: What the pipeline does; the browser shows it on the pipeline's page.
@@ -30,7 +30,7 @@ def find_or_upload(
     def find_pipeline(api: Any) -> str:
         options = {"namespace": client.resolved_namespace(api)}
         page = api.pipelines.pipeline_service_list_pipelines(
-            filter=_named(name), **{key: value for key, value in options.items() if value}
+            filter=equals("name", name), **{key: value for key, value in options.items() if value}
         )
         return next((str(found.pipeline_id) for found in page.pipelines or []), "")
 
@@ -50,7 +50,7 @@ def find_or_upload(
 
         def find_version(api: Any) -> str:
             page = api.pipelines.pipeline_service_list_pipeline_versions(
-                pipeline_id=pipeline_id, filter=_named(version)
+                pipeline_id=pipeline_id, filter=equals("name", version)
             )
             return next((str(found.pipeline_version_id) for found in page.pipeline_versions or []), "")
 
@@ -90,7 +90,3 @@ def _find_or_create(api: Any, find: Callable[[Any], str], create: Callable[[Any]
         if error.status != _CONFLICT:
             raise
         return find(api)
-
-
-def _named(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "name", "stringValue": name}]})

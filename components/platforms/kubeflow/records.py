@@ -8,8 +8,11 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from imgpipe.components.common.errors import InterruptedRunError
+from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, is_page, retry_after_seconds
+
 _TIMEOUT_SECONDS = 60
-_OK, _NOT_FOUND = 200, 404
+_OK, _NOT_FOUND, _SERVER_ERROR = 200, 404, 500
 # KFP's web interface names the stores by these (frontend/server/handlers/artifacts.ts, 2.17).
 _SOURCES = {"gs": "gcs", "s3": "s3", "minio": "minio"}
 
@@ -37,7 +40,8 @@ def read_workflow(api: Any, run_id: str) -> Mapping[str, Any]:
         if error.status != _NOT_FOUND:
             raise
         return {}
-    manifest = ((detail or {}).get("pipeline_runtime") or {}).get("workflow_manifest")
+    runtime = (detail or {}).get("pipeline_runtime")
+    manifest = runtime.get("workflow_manifest") if isinstance(runtime, dict) else None
     try:
         workflow = json.loads(manifest or "{}")
     except ValueError:
@@ -72,6 +76,9 @@ def read_artifact(api: Any, uri: str, namespace: str) -> str | None:
         api: KFP's client; its host is the web interface, which has the credentials of the store.
         uri: Of the artifact.
         namespace: The run's namespace in a multi-user installation; otherwise empty.
+
+    Raises:
+        InterruptedRunError: if the web interface does not respond now.
     """
     import urllib3
 
@@ -92,12 +99,22 @@ def read_artifact(api: Any, uri: str, namespace: str) -> str | None:
         response = client.rest_client.pool_manager.request(
             "GET", url, headers=headers, redirect=False, timeout=_TIMEOUT_SECONDS
         )
-    except urllib3.exceptions.HTTPError:
-        return None
+    except urllib3.exceptions.HTTPError as error:
+        raise _interrupted(type(error).__name__) from None
+    # 500 is also the status for an object that does not exist.
+    if response.status in TRANSIENT_STATUSES and response.status != _SERVER_ERROR:
+        raise _interrupted(str(response.status), retry_after_seconds(response.headers))
     text = str(response.data.decode("utf-8", "replace"))
     # Without the web interface, e.g. at the address of ml-pipeline, or behind a login, it is a page.
-    is_page = text.lstrip()[:9].lower().startswith(("<!doctype", "<html"))
-    return text if response.status == _OK and not is_page else None
+    return text if response.status == _OK and not is_page(text) else None
+
+
+def _interrupted(cause: str, retry_after: float = 0.0) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"Kubeflow's web interface did not return an artifact: {cause}",
+        remedy="try again; if it happens again, check --host",
+        retry_after=retry_after,
+    )
 
 
 def _api_client(api: Any) -> Any:

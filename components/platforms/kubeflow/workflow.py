@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 DONE, RUNNING, WAITING, FAILED, SKIPPED, NOT_RUN = (
@@ -24,7 +24,12 @@ DONE, RUNNING, WAITING, FAILED, SKIPPED, NOT_RUN = (
     "skipped",
     "not run",
 )
+CANCELLED, PAST_DEADLINE = "cancelled", "past its deadline"
+# A pod's clock may be behind the cluster's when SIGTERM follows a deadline.
+_CLOCK_TOLERANCE = timedelta(seconds=60)
 _EXECUTOR = "executor"
+# GenerateOnExitNodeName in argo-workflows 4.0.5 (workflow/common/util.go).
+_ON_EXIT = "onExit"
 # Argo's phases of a node.
 _STATES = {
     "Pending": WAITING,
@@ -46,6 +51,7 @@ class Attempt:
 
     Attributes:
         node: Id of the Workflow's node.
+        pod: Name of the pod; empty if unknown.
         state: One of the states of a step.
         started: Time, ISO 8601; empty if unknown.
         ended: End time; empty while it runs.
@@ -53,6 +59,7 @@ class Attempt:
     """
 
     node: str
+    pod: str
     state: str
     started: str
     ended: str
@@ -90,13 +97,59 @@ class Step:
         return (end - start).total_seconds()
 
 
-def is_cancelled(workflow: Mapping[str, Any]) -> bool:
-    """Whether the user has cancelled the run.
+def stop_reason(workflow: Mapping[str, Any]) -> str:
+    """Returns why a run was stopped: CANCELLED, PAST_DEADLINE, or "" if it was not.
 
-    TerminateWorkflow of kubeflow/pipelines 2.17 (backend/src/apiserver/resource/resource_manager.go) sets the
-    deadline to 0; the run then ends as failed.
+    KFP cancels a run by setting the deadline to 0 (TerminateWorkflow of kubeflow/pipelines 2.17,
+    backend/src/apiserver/resource/resource_manager.go), Argo by setting ``shutdown``. A Workflow that is
+    being deleted is cancelled, too.
     """
-    return bool(workflow.get("spec", {}).get("activeDeadlineSeconds") == 0)
+    spec, status = workflow.get("spec") or {}, workflow.get("status") or {}
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline == 0 or spec.get("shutdown") or "deletionTimestamp" in (workflow.get("metadata") or {}):
+        return CANCELLED
+    if not deadline or not status.get("startedAt"):
+        return ""
+    ended = status.get("finishedAt")
+    end = datetime.fromisoformat(ended) if ended else datetime.now(UTC) + _CLOCK_TOLERANCE
+    has_passed = end - datetime.fromisoformat(status["startedAt"]) >= timedelta(seconds=deadline)
+    return PAST_DEADLINE if has_passed else ""
+
+
+@dataclass(frozen=True)
+class LastPod:
+    """The last pod of a step, or of a driver that starts it.
+
+    Attributes:
+        step: The step.
+        name: Name of the pod.
+        failed: Whether it failed.
+        message: Why; otherwise empty.
+    """
+
+    step: str
+    name: str
+    failed: bool
+    message: str
+
+
+def last_pods(workflow: Mapping[str, Any]) -> list[LastPod]:
+    """Returns the last pod of each step, in the order of their ends, without those of an exit handler."""
+    latest: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for node in sorted(_nodes(workflow), key=lambda node: str(node.get("startedAt") or "")):
+        path = _path(node)
+        if node.get("type") == "Pod" and _ON_EXIT not in path:
+            latest[path] = node
+    ended = sorted(latest.items(), key=lambda item: str(item[1].get("finishedAt") or "~"))
+    return [
+        LastPod(
+            step_name(path[-2] if path[-1] == _EXECUTOR else path[-1].removesuffix("-driver")),
+            _attempt(node).pod,
+            _STATES.get(node.get("phase", "")) == FAILED,
+            str(node.get("message") or ""),
+        )
+        for path, node in ended
+    ]
 
 
 def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any]) -> list[Step]:
@@ -212,8 +265,12 @@ def _step(
 
 def _attempt(node: Mapping[str, Any]) -> Attempt:
     message = str(node.get("message") or "")
+    # Both end with one digest (GeneratePodName in argo-workflows 4.0.5, workflow/util/pod_name.go).
+    workflow, _, digest = str(node.get("id", "")).rpartition("-")
+    template = node.get("templateName")
     return Attempt(
         str(node.get("id", "")),
+        f"{workflow}-{template}-{digest}" if template else "",
         _STATES.get(node.get("phase", ""), RUNNING),
         str(node.get("startedAt") or ""),
         str(node.get("finishedAt") or ""),

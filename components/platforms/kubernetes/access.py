@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from kubernetes import client
 
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
 from imgpipe.components.platforms.kubernetes.errors import NOT_FOUND, translate_errors
+from imgpipe.components.platforms.polling import retry
 
 # Kubernetes itself, or Kubeflow Pipelines, has the other groups.
 _VERSIONS = {"serving.kserve.io": "v1beta1", "kubeflow.org": "v1beta1", "serving.knative.dev": "v1"}
@@ -66,7 +68,7 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
     """
     needs = list(needs)
     for group in dict.fromkeys(need.group for need in needs if need.group in _VERSIONS):
-        if _is_installed(cluster, group):
+        if retry(partial(_is_installed, cluster, group)):
             continue
         if group in _PRODUCTS:
             raise UnavailableError(
@@ -78,10 +80,10 @@ def check_access(cluster: Cluster, needs: Iterable[Need], purpose: str, account:
     missing = [
         f"{verb} {need.resource}.{need.group}".rstrip(".")
         for need, verb in asked
-        if not _is_allowed(cluster, need, verb, account)
+        if not retry(partial(_is_allowed, cluster, need, verb, account))
     ]
     if missing:
-        account = account or _own_account(cluster)
+        account = account or retry(partial(_own_account, cluster))
         raise UnavailableError(
             f"{purpose}: {account} may not {', '.join(missing)} in namespace {cluster.namespace!r}",
             remedy=f"have an administrator apply this:\n{_manifest(needs, cluster.namespace, account)}",

@@ -140,7 +140,10 @@ class CustomObjects:
         """Returns the objects with a label."""
         list_objects = self._api.list_namespaced_custom_object
         response = retry(lambda: self._send(list_objects, label_selector=label_selector))
-        return list(response["items"])
+        items = response.get("items")
+        if not isinstance(items, list):
+            raise invalid_response(self._action, "it has no items")
+        return items
 
     def create(self, body: Mapping[str, Any]) -> bool:
         """Creates the object; returns False if there is one of the same name."""

@@ -149,7 +149,7 @@ def check_object_name(name: str, value: str, kind: str) -> None:
     Raises:
         InvalidArgumentError: naming the argument, ``name``, and its value.
     """
-    if len(value) > _MAX_SUBDOMAIN or not _SUBDOMAIN_NAME.fullmatch(value):
+    if not is_subdomain(value):
         raise InvalidArgumentError(
             f"{name}={value!r} is not a valid name of a {kind} in Kubernetes",
             remedy="use lower-case letters, digits, - and ., with a letter or digit at both ends",
@@ -168,6 +168,11 @@ def check_inference_service_name(name: str, value: str) -> None:
             "room for them",
             remedy=f"use at most {_MAX_INFERENCE_SERVICE}",
         )
+
+
+def is_subdomain(value: str) -> bool:
+    """Returns whether Kubernetes accepts a name of a Secret, a ServiceAccount, ...: a DNS subdomain."""
+    return len(value) <= _MAX_SUBDOMAIN and bool(_SUBDOMAIN_NAME.fullmatch(value))
 
 
 def _is_qualified_name(text: str) -> bool:

@@ -4,10 +4,14 @@ from kubernetes import client
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.platforms.kubernetes.client import REQUEST_TIMEOUT_SECONDS, Cluster
-from imgpipe.components.platforms.kubernetes.errors import translate_errors
+from imgpipe.components.platforms.kubernetes.errors import invalid_response, translate_errors
+from imgpipe.components.platforms.polling import retry
+from imgpipe.components.platforms.responses import describe_body, is_page
 
 # Every other reason why a container waits is an error, e.g. ImagePullBackOff.
 _NORMAL_WAITING = ("ContainerCreating", "PodInitializing")
+# A reason that is missing is shown by the next poll.
+_RETRY_SECONDS = 5.0
 _REMEDY = "check the namespace, and grant the account the right to list pods and read their logs there"
 
 
@@ -29,8 +33,10 @@ def read_log(
         InterruptedRunError: if the API server does not respond now.
         UnavailableError: if there is no log, because the container has not started or the pod was deleted,
             or it may not be read.
+        InvalidResponseError: if the response is the page of a proxy.
     """
-    with translate_errors(f"read the log of pod {pod.metadata.name}", remedy=_REMEDY):
+    action = f"read the log of pod {pod.metadata.name}"
+    with translate_errors(action, remedy=_REMEDY):
         text = client.CoreV1Api(cluster.api_client).read_namespaced_pod_log(
             pod.metadata.name,
             cluster.namespace,
@@ -38,6 +44,8 @@ def read_log(
             tail_lines=max_lines,
             _request_timeout=REQUEST_TIMEOUT_SECONDS,
         )
+    if is_page(str(text)):
+        raise invalid_response(action, describe_body(str(text)))
     return str(text).splitlines()
 
 
@@ -82,16 +90,20 @@ def last_warning(cluster: Cluster, name: str) -> str:
     Only events have some reasons, e.g. a Job whose pods are refused, or a volume that cannot be mounted.
     """
     try:
-        with translate_errors(f"list events in namespace {cluster.namespace!r}", remedy=_REMEDY):
-            events = client.CoreV1Api(cluster.api_client).list_namespaced_event(
-                cluster.namespace,
-                field_selector=f"involvedObject.name={name},type=Warning",
-                _request_timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-            # They are not in the order of time.
-            last = max(
-                events.items, key=lambda event: str(event.last_timestamp or event.event_time), default=None
-            )
+        return retry(lambda: _last_warning(cluster, name), seconds=_RETRY_SECONDS)
     except PipelineError:
         return ""
-    return str(last.message or "") if last else ""
+
+
+def _last_warning(cluster: Cluster, name: str) -> str:
+    with translate_errors(f"list events in namespace {cluster.namespace!r}", remedy=_REMEDY):
+        events = client.CoreV1Api(cluster.api_client).list_namespaced_event(
+            cluster.namespace,
+            field_selector=f"involvedObject.name={name},type=Warning",
+            _request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+        # They are not in the order of time.
+        last = max(
+            events.items, key=lambda event: str(event.last_timestamp or event.event_time), default=None
+        )
+        return str(last.message or "") if last else ""

@@ -68,7 +68,7 @@ def _list_runtimes(cluster: Cluster) -> list[dict[str, Any]]:
     ):
         own = api.list_namespaced_custom_object(plural="servingruntimes", namespace=cluster.namespace, **_API)
         shared = api.list_cluster_custom_object(plural="clusterservingruntimes", **_API)
-    return [*own["items"], *shared["items"]]
+        return [*own["items"], *shared["items"]]
 
 
 def _selected(runtimes: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.log import log_event
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
 from imgpipe.components.platforms.submission import create_once
-from imgpipe.components.platforms.termination import end_job_if_cancelled
+from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.errors import error_of_status, translate_errors
 from imgpipe.components.platforms.vertex.gcp_resources import read_job, write_job
@@ -99,7 +99,7 @@ def run_job(
 
     The job is written to ``gcp_resources`` before it is followed; a step that starts again follows the job
     written there. Each new state is logged. The job is cancelled if the user cancels the run, or the step
-    fails; it is left running if a step that runs again can follow it: see ``end_job_if_cancelled``.
+    fails; it is left running if a step that runs again can follow it: see ``end_job_if_stopped``.
 
     Args:
         location: Where the job runs.
@@ -133,19 +133,19 @@ def run_job(
         last_state = state
         on_response(job)
 
-    def run_is_cancelled() -> bool:
+    def run_is_stopped() -> bool:
         if pipeline_run:
             return _is_cancelled(location.with_new_connections(), pipeline_run)
         # Imported here because Vertex AI needs no client for Kubernetes.
-        from imgpipe.components.platforms.kubernetes.workflow import is_cancelled
+        from imgpipe.components.platforms.kubernetes.workflow import own_stop_reason
 
-        return is_cancelled()
+        return bool(own_stop_reason())
 
     def cancel() -> None:
         cancel_job(location.with_new_connections(), name)
 
-    with end_job_if_cancelled(
-        step, name, end=cancel, is_cancelled=run_is_cancelled, by_hand=_cancel_command(location, name)
+    with end_job_if_stopped(
+        step, name, end=cancel, is_stopped=run_is_stopped, by_hand=_cancel_command(location, name)
     ):
         try:
             return poll(

@@ -36,7 +36,7 @@ from imgpipe.components.platforms.kubernetes.katib_requests import (
 )
 from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
-from imgpipe.components.platforms.termination import end_job_if_cancelled
+from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.storage import LocalLocation, Location
 from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
@@ -80,7 +80,7 @@ class KatibSearch:
     def run(self, report: Report) -> Sequence[Trial]:
         """Creates the Experiment, or finds it again, and follows it to its end; see ``Engine``.
 
-        An Experiment that failed is deleted and created again. If the user cancels the run, the Experiment is
+        An Experiment that failed is deleted and created again. If the run is stopped, the Experiment is
         deleted with its trials; if only this pod is evicted, it continues.
 
         Raises:
@@ -101,11 +101,11 @@ class KatibSearch:
             if _has_request_of(reconnected.read(), body):
                 reconnected.delete()
 
-        with end_job_if_cancelled(
+        with end_job_if_stopped(
             "tune",
             f"experiment {search.name}",
             end=delete,
-            is_cancelled=workflow.is_cancelled,
+            is_stopped=lambda: bool(workflow.own_stop_reason()),
             by_hand=search.delete_command,
         ):
             # The Experiment may have been created although the response was lost.

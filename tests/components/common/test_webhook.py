@@ -1,15 +1,21 @@
 """The webhook is called with the end of a run, and cannot fail it."""
 
 import json
+import os
+import signal
 import sys
 import types
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from imgpipe.components.common import webhook
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.step import run_component
-from tests.servers.http_server import serve_json
+from tests.servers.http_server import Handler, serve, serve_json
+from tests.servers.kubeflow import use_kubeconfig
 
 
 @pytest.fixture
@@ -100,3 +106,83 @@ def test_the_last_step_reports_the_runs_end(server, monkeypatch, step, result, e
     monkeypatch.setitem(sys.modules, component.__name__, component)
     run_component(component.__name__, step, {})
     assert [content["state"] for _, _, content in server[0]] == (["SUCCEEDED"] if ends else [])
+
+
+DAY = 24 * 3600
+POD = {"metadata": {"labels": {"workflows.argoproj.io/workflow": "run-1"}}, "spec": {"containers": []}}
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    """``cluster(workflow)`` makes it the Workflow of this process's pod; None = it was deleted."""
+    with ExitStack() as servers:
+
+        def start(workflow):
+            def respond(_method, path, _query, _body):
+                found = POD if "/pods/" in path else workflow
+                return (200, found) if found is not None else (404, {"message": "not found"})
+
+            server = SimpleNamespace(address=servers.enter_context(serve_json(respond)))
+            use_kubeconfig(monkeypatch, tmp_path, server)
+            monkeypatch.setenv("KFP_POD_NAME", "step-pod")
+
+        yield start
+
+
+def workflow_of(*, started=0, **spec):
+    """Returns a Workflow that started some seconds ago."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=started)
+    return {"metadata": {}, "spec": spec, "status": {"startedAt": start.isoformat()}}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "state", "text"),
+    [
+        (workflow_of(activeDeadlineSeconds=0), "CANCELLED", "imgpipe run run-1 was cancelled in train"),
+        (workflow_of(shutdown="Terminate"), "CANCELLED", "imgpipe run run-1 was cancelled in train"),
+        (None, "CANCELLED", "imgpipe run run-1 was cancelled in train"),
+        (
+            workflow_of(started=7 * DAY, activeDeadlineSeconds=7 * DAY),
+            "FAILED",
+            "imgpipe run run-1 failed in train: the run was stopped past its deadline",
+        ),
+        # An evicted step starts again in another pod.
+        (workflow_of(started=DAY, activeDeadlineSeconds=7 * DAY), "", ""),
+    ],
+    ids=["cancelled", "shut-down", "deleted", "deadline", "evicted"],
+)
+def test_a_step_that_ends_with_its_run_reports_it(server, cluster, monkeypatch, workflow, state, text):
+    component = types.ModuleType("imgpipe.components.sample.component")
+    component.train = lambda: signal.raise_signal(signal.SIGTERM)
+    for name in ("imgpipe.components.sample", "imgpipe.components.sample.sample"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, component.__name__, component)
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    cluster(workflow)
+    with pytest.raises(SystemExit) as caught:
+        run_component(component.__name__, "train", {})
+    assert caught.value.code == 75
+    assert [(content["state"], content["text"]) for _, _, content in server[0]] == (
+        [(state, text)] if state else []
+    )
+
+
+def test_a_pause_is_as_long_as_the_server_asks_for(monkeypatch):
+    pauses, statuses = [], [(429, "7"), (503, "3600"), (200, "")]
+    monkeypatch.setattr(webhook.time, "sleep", pauses.append)
+
+    class Webhook(Handler):
+        def do_POST(self):  # noqa: N802
+            self.read_body()
+            status, pause = statuses.pop(0)
+            self.send(status, b"", Retry_After=pause)
+
+    with serve(Webhook) as port:
+        monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", f"http://127.0.0.1:{port}/")
+        webhook.report_end(webhook.SUCCEEDED, "deploy")
+    assert not statuses
+    assert pauses == [7, 30]

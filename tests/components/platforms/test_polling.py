@@ -82,15 +82,3 @@ def test_while_a_job_is_followed_an_unreadable_response_is_a_silent_service(paus
     assert polling.poll(service(page, page, "done"), bool) == "done"
     with pytest.raises(InvalidResponseError):
         polling.retry(service(page))
-
-
-@pytest.mark.parametrize(("error", "cleans_up"), [(KeyboardInterrupt, 1), (ValueError, 0), (None, 0)])
-def test_only_termination_cleans_up(error, cleans_up):
-    calls = []
-    try:
-        with polling.on_termination(lambda: calls.append("clean up")):
-            if error:
-                raise error
-    except (KeyboardInterrupt, ValueError):
-        pass
-    assert len(calls) == cleans_up

@@ -1,7 +1,9 @@
+"""Only a run that was stopped ends its remote job; an evicted step leaves it to its next pod."""
+
 import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError
-from imgpipe.components.platforms.termination import end_job_if_cancelled
+from imgpipe.components.platforms.termination import end_job_if_stopped, on_termination
 
 
 class Terminated(BaseException):
@@ -9,7 +11,7 @@ class Terminated(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("error", "cancelled", "ends"),
+    ("error", "stopped", "ends"),
     [
         (KeyboardInterrupt, False, True),
         (Terminated, True, True),
@@ -18,15 +20,15 @@ class Terminated(BaseException):
         (None, True, False),
     ],
 )
-def test_only_a_cancellation_ends_the_job(error, cancelled, ends):
+def test_only_a_stopped_run_ends_the_job(error, stopped, ends):
     ended = []
 
     def run():
-        with end_job_if_cancelled(
+        with end_job_if_stopped(
             "tune",
             "job 7",
             end=lambda: ended.append(True),
-            is_cancelled=lambda: cancelled,
+            is_stopped=lambda: stopped,
             by_hand="stop job 7",
         ):
             if error:
@@ -40,15 +42,27 @@ def test_only_a_cancellation_ends_the_job(error, cancelled, ends):
     assert bool(ended) == ends
 
 
-def test_a_cancelled_job_that_cannot_be_ended_is_reported_with_the_command_that_ends_it(capsys):
+def test_a_stopped_job_that_cannot_be_ended_is_reported_with_the_command_that_ends_it(capsys):
     def end():
         raise InterruptedRunError("the service did not respond")
 
     with (
         pytest.raises(Terminated),
-        end_job_if_cancelled("tune", "job 7", end=end, is_cancelled=lambda: True, by_hand="stop job 7"),
+        end_job_if_stopped("tune", "job 7", end=end, is_stopped=lambda: True, by_hand="stop job 7"),
     ):
         raise Terminated
     text = capsys.readouterr().out
     assert "job_left_running" in text
     assert "the service did not respond; job 7 may still be running. To end it: stop job 7" in text
+
+
+@pytest.mark.parametrize(("error", "cleans_up"), [(KeyboardInterrupt, 1), (ValueError, 0), (None, 0)])
+def test_only_termination_cleans_up(error, cleans_up):
+    calls = []
+    try:
+        with on_termination(lambda: calls.append("clean up")):
+            if error:
+                raise error
+    except (KeyboardInterrupt, ValueError):
+        pass
+    assert len(calls) == cleans_up

@@ -233,7 +233,7 @@ def run_faults(number, tmp_path, monkeypatch, coloured_dataset, capsys):
     threads = threading.active_count()
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
     # The step is not in a pod.
-    monkeypatch.setattr(workflow, "is_cancelled", lambda: False)
+    monkeypatch.setattr(workflow, "own_stop_reason", lambda: "")
     responses = []
 
     def choose(method, path):

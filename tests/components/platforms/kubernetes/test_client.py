@@ -14,8 +14,9 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.platforms.kubernetes.access import KATIB_NEEDS, check_access
 from imgpipe.components.platforms.kubernetes.client import CustomObjects, connect
 from imgpipe.components.platforms.kubernetes.errors import translate_errors
-from imgpipe.components.platforms.kubernetes.pods import list_pods
+from imgpipe.components.platforms.kubernetes.pods import list_pods, read_log
 from imgpipe.components.platforms.kubernetes.secrets import read_secret
+from imgpipe.components.platforms.kubernetes.serving_runtimes import _list_runtimes
 from tests.servers.faults import Fault, once, start_fault_proxy
 from tests.servers.http_server import serve_json
 from tests.servers.katib import start_katib_server
@@ -103,6 +104,7 @@ def test_a_response_of_another_server_is_an_error_of_its_own(monkeypatch, tmp_pa
         (lambda cluster: read_secret(cluster, "key", timeout_seconds=5), "/secrets/"),
         (lambda cluster: check_access(cluster, KATIB_NEEDS, "x"), "/apis/kubeflow.org/"),
         (lambda cluster: check_access(cluster, KATIB_NEEDS, "x"), "/selfsubjectaccessreviews"),
+        (lambda cluster: trials_of(cluster).list("a=b"), "/trials"),
     ],
 )
 @pytest.mark.parametrize("kind", ["page", "null", "broken"])
@@ -116,6 +118,54 @@ def test_every_request_reports_a_response_of_another_server(monkeypatch, tmp_pat
                 request_of(cluster)
             assert "check the address" in caught.value.remedy
             request_of(cluster)
+
+
+def test_a_page_is_not_a_log_and_not_a_list_of_runtimes(monkeypatch, tmp_path):
+    pod = SimpleNamespace(metadata=SimpleNamespace(name="a"))
+    for content in ("<!doctype html><title>Log in</title>", {"kind": "Status"}):
+        with serve_json(lambda *_, content=content: (200, content)) as address:
+            use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address=address))
+            cluster = connect("tune on")
+            with pytest.raises(InvalidResponseError, match="not one of Kubernetes"):
+                _list_runtimes(cluster)
+            with pytest.raises(InvalidResponseError, match="not one of Kubernetes"):
+                trials_of(cluster).list("a=b")
+            if isinstance(content, str):
+                with pytest.raises(InvalidResponseError, match="an HTML page"):
+                    read_log(cluster, pod, "main")
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda cluster: check_access(cluster, KATIB_NEEDS, "x"),
+        lambda cluster: trials_of(cluster).list("a=b"),
+    ],
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", status=429, retry_after="0"),
+        Fault("status", status=429, retry_after="Sun, 06 Nov 1994 08:49:37 GMT"),
+        Fault("status", status=503),
+        Fault("cut"),
+        Fault("reset"),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.retry_after}",
+)
+def test_a_request_that_is_interrupted_is_sent_again(monkeypatch, tmp_path, request_of, fault):
+    monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
+    with (
+        start_katib_server(tmp_path) as server,
+        start_fault_proxy(server.address, once(fault)) as proxy,
+    ):
+        use_kubeconfig(monkeypatch, tmp_path, proxy)
+        request_of(connect("tune on", "team"))
+        assert proxy.injected == [fault]
+
+
+def trials_of(cluster):
+    return CustomObjects(cluster, "kubeflow.org", "v1beta1", "trials", remedy="")
 
 
 def test_the_account_is_not_read_from_a_broken_response(monkeypatch, tmp_path):

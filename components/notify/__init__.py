@@ -1,0 +1,1 @@
+"""The step that calls the webhook after all others, however the run ends."""
