@@ -97,13 +97,12 @@ def _deadline_error(workflow: Mapping[str, Any], logs: StepLogs, step: Step, *, 
     problem = f"the run was ended by its deadline, {hours:,.0f} h after its start (activeDeadlineSeconds)"
     if has_started:
         return f"{problem}\nwhat to do: start it again; with the same job_dir, the training continues"
-    reason = logs.last_warning(step)
-    if not reason:
-        reason = "not known anymore: `imgpipe describe` shows it while a step waits"
-        remedy = "start the run again, and look at the step that waits"
+    if reason := logs.last_warning(step):
+        what, remedy = "had not started", "correct the reason, and start the run again"
     else:
-        remedy = "correct the reason, and start the run again"
-    return f"{problem}: the pod of {step.name} had not started\nreason: {reason}\nwhat to do: {remedy}"
+        what, reason = "has left no log, and had probably not started", "not known anymore"
+        remedy = "start the run again: `imgpipe describe` shows the reason while a step waits"
+    return f"{problem}: the pod of {step.name} {what}\nreason: {reason}\nwhat to do: {remedy}"
 
 
 def read_steps(api: Any, run: Any, workflow: Mapping[str, Any]) -> list[Step]:
