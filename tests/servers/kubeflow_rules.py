@@ -25,7 +25,8 @@ _FIELDS = {
         *("id", "pipeline_version_id", "name", "display_name", "created_at", "status", "description"),
     ),
 }
-_OPERATIONS = ("EQUALS", "NOT_EQUALS", "IS_SUBSTRING")
+# backend/api/v2beta1/filter.proto: an operation is its name or its number.
+_OPERATIONS = {1: "EQUALS", 2: "NOT_EQUALS", 9: "IS_SUBSTRING"}
 _TYPES = {
     "STRING": (str,),
     "NUMBER_INTEGER": (int, float),
@@ -121,11 +122,12 @@ def _predicates(collection, text):
         value = predicate.get("stringValue", predicate.get("string_value"))
         if predicate.keys() - {"operation", "key", "stringValue", "string_value"} or value is None:
             raise RefusedError(400, f"failed to parse valid filter from {text!r}: unknown field")
-        if predicate["operation"] not in _OPERATIONS:
-            raise RefusedError(400, f"invalid predicate operation: {predicate['operation']}")
+        operation = _OPERATIONS.get(predicate["operation"], predicate["operation"])
+        if operation not in _OPERATIONS.values():
+            raise RefusedError(400, f"invalid predicate operation: {operation}")
         if predicate["key"] not in _FIELDS[collection]:
             raise RefusedError(400, f"no support for filtering on unrecognized field {predicate['key']!r}")
-        found.append([predicate["key"], predicate["operation"], value])
+        found.append([predicate["key"], operation, value])
     return found
 
 
