@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import check_region
+from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.preflight.arguments import check_arguments
 from imgpipe.components.preflight.pipeline_inputs import (
     PIPELINE_ARGUMENTS,
@@ -295,7 +296,12 @@ def plan_submission(
         retrain=retrain,
     )
     if form == "job":
-        return dataclasses.replace(submission, request=vertex_request(job, image_of))
+        request = vertex_request(job, image_of)
+        if config.allow_unknown_machine:
+            # The client library has names of its own for accelerators: a dry run refuses what it refuses.
+            with suppress(ImportError):
+                parse_message(request.kind, request.body)
+        return dataclasses.replace(submission, request=request)
     notices: tuple[str, ...] = ()
     if target == "vertex":
         parameters = vertex_pipeline_parameters(job, target_inputs)

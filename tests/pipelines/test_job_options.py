@@ -49,6 +49,8 @@ def dry_run(tmp_path, monkeypatch):
         ([*VERTEX, "--image-registry=gcr.io/p:1"], ARGUMENTS, "without a tag"),
         ([*VERTEX, "--master-image-uri=My Image"], ARGUMENTS, "--master-image-uri='My Image'"),
         # A dry run refuses what a submission refuses.
+        ([*VERTEX, "--scale-tier=CUSTOM", "--master-machine-type=a9-highgpu-8g", "--allow-unknown-machine",
+          "--master-accelerator=type=NVIDIA_B999,count=8"], ARGUMENTS, "NVIDIA_B999"),
         (["--target=local"], [*IMAGES, "--job-dir=gs://b/j"], "job_dir='gs://b/j': a run on this machine"),
         (["--target=vertex", "--as=pipeline", "--pipeline-root=gs://b/p"], IMAGES, "no region is given"),
         # On the wrong side of `--`, or for another form.
