@@ -56,6 +56,8 @@ def log_rejected(rejections: Sequence[Rejection], folder: Location) -> None:
             f"convert: and {len(rejections) - _MAX_LOGGED:,} more rejected; {folder / REJECTED_NAME} lists "
             "every rejected row",
             severity="WARNING",
+            # A display counts them with those above.
+            kind="row_rejected",
             count=len(rejections) - _MAX_LOGGED,
         )
 
