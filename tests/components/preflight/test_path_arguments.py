@@ -18,7 +18,7 @@ from tests.servers.cloud_storage import BUCKET
 
 # Text arguments that are not paths.
 OTHER_TEXT = {
-    *("export_formats", "freeze", "hyperparameters", "optimizer_arguments", "tune"),
+    *("columns", "export_formats", "freeze", "hyperparameters", "optimizer_arguments", "tune"),
     *("stepwise_learning_rate_levels", "stepwise_learning_rate_steps"),
     *("deploy_name", "namespace", "project", "region", "serving_image", "serving_url"),
     *("serving_machine_type", "serving_service_account", "vertex_endpoint"),
