@@ -202,7 +202,7 @@ def _upload(location: VertexLocation, arguments: DeployArguments, digest: str, m
             "service_account": arguments.serving_service_account,
         }
     )
-    result = wait_for(operation, arguments.deploy_timeout_seconds)
+    result = wait_for(operation, arguments.deploy_timeout_seconds, location.client(_MODELS))
     log_event("model_uploaded", f"deploy: {result.model} has version {result.model_version_id}")
     return location.client(_MODELS).get_model(name=f"{_resource(result.model)}@{result.model_version_id}")
 
@@ -224,7 +224,7 @@ def _create_endpoint(location: VertexLocation, arguments: DeployArguments) -> An
             display_name=arguments.resolved_name(), dedicated_endpoint_enabled=not arguments.shared_endpoint
         ),
     )
-    endpoint = wait_for(operation, arguments.deploy_timeout_seconds)
+    endpoint = wait_for(operation, arguments.deploy_timeout_seconds, location.client(_ENDPOINTS))
     log_event("endpoint_created", f"deploy: created endpoint {endpoint.name}")
     return endpoint
 
@@ -279,7 +279,7 @@ def _deploy(location: VertexLocation, arguments: DeployArguments, endpoint: Any,
             f"{deployed_id}, deploy again: the model is reused",
         ) from None
     try:
-        result = wait_for(operation, arguments.deploy_timeout_seconds)
+        result = wait_for(operation, arguments.deploy_timeout_seconds, location.client(_ENDPOINTS))
     except CheckFailedError as error:
         raise _undo_late(location, arguments, operation, endpoint.name, deployed_id, before, error) from None
     except PipelineError as error:
@@ -316,7 +316,7 @@ def _undo_late(
     """
     reason = late.problem
     try:
-        wait_for(operation, _UNDO_SECONDS)
+        wait_for(operation, _UNDO_SECONDS, location.client(_ENDPOINTS))
         retry(lambda: _roll_back(location, arguments, endpoint, deployed_id, before))
         done = "it was completed later, and undone"
     except exceptions.GoogleAPICallError:
@@ -439,4 +439,5 @@ def _undeploy(
     location: VertexLocation, arguments: DeployArguments, endpoint: str, deployed_id: str, **fields: Any
 ) -> None:
     request = {"endpoint": endpoint, "deployed_model_id": deployed_id, **fields}
-    wait_for(location.client(_ENDPOINTS).undeploy_model(request=request), arguments.deploy_timeout_seconds)
+    client = location.client(_ENDPOINTS)
+    wait_for(client.undeploy_model(request=request), arguments.deploy_timeout_seconds, client)

@@ -198,7 +198,7 @@ class VertexJobs:
     def _delete(self, resource: str) -> None:
         operation = self._change("delete", resource)
         with translate_errors(f"delete {resource}"):
-            wait_for(operation, _DELETION_SECONDS)
+            wait_for(operation, _DELETION_SECONDS, self._schedule_client)
 
     def _change(self, verb: str, resource: str) -> Any:
         def request() -> Any:

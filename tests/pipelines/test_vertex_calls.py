@@ -7,6 +7,7 @@ import pytest
 from google.cloud import aiplatform_v1 as vertex
 
 from imgpipe.components.common.errors import (
+    CheckFailedError,
     InterruptedRunError,
     InvalidArgumentError,
     InvalidResponseError,
@@ -267,17 +268,17 @@ def test_another_request_under_the_id_is_refused_and_ends_nothing(server, pipeli
 
 def test_an_operation_that_outlasts_its_limit_is_cancelled_and_named():
     class Operation:
-        cancelled = False
         operation = type("Message", (), {"name": "projects/1/operations/2"})
 
         def done(self):
             return False
 
-        def cancel(self):
-            self.cancelled = True
+    class Client:
+        def cancel_operation(self, request, timeout):
+            cancelled.append((request["name"], timeout))
 
-    operation = Operation()
-    with pytest.raises(Exception, match="has not ended within 0 seconds") as caught:
-        wait_for(operation, 0)
-    assert operation.cancelled
+    cancelled = []
+    with pytest.raises(CheckFailedError, match="has not ended within 0 seconds") as caught:
+        wait_for(Operation(), 0, Client())
+    assert cancelled == [("projects/1/operations/2", responses.READ_TIMEOUT_SECONDS)]
     assert caught.value.where == "projects/1/operations/2"

@@ -96,8 +96,13 @@ class VertexLocation:
         return client
 
 
-def wait_for(operation: Any, timeout_seconds: float) -> Any:
+def wait_for(operation: Any, timeout_seconds: float, client: Any) -> Any:
     """Returns the result of a long-running operation.
+
+    Args:
+        operation: The operation.
+        timeout_seconds: Time after which its cancellation is requested.
+        client: The client that started it. Over REST, ``operation.cancel()`` is a KeyError.
 
     Raises:
         GoogleAPICallError: the operation's own error, if it failed.
@@ -116,7 +121,7 @@ def wait_for(operation: Any, timeout_seconds: float) -> Any:
     except TimeoutError:
         try:
             with translate_errors(f"cancel {name}"):
-                operation.cancel()
+                client.cancel_operation(request={"name": name}, timeout=responses.READ_TIMEOUT_SECONDS)
             state = "its cancellation was requested"
         except (InterruptedRunError, InvalidArgumentError, UnavailableError) as error:
             state = f"it continues: {error.problem}"
