@@ -83,7 +83,7 @@ def test_a_foreign_service_is_not_the_champion(on_kserve, cluster, models, capsy
 
 def test_a_model_that_was_deleted_from_the_bucket_is_reported(on_vertex, models, cloud, capsys):
     deployed(models[0], on_vertex)
-    folder = f"serving/flowers/{model_digest(models[0])[:16]}/1"
+    folder = f"serving/flowers/{model_digest(models[0])[:16]}"
     for name in cloud.contents():
         cloud._bucket.blob(name).delete()
     assert champion(on_vertex) is None

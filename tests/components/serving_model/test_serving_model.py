@@ -34,12 +34,11 @@ def start(deployment, **values):
 def test_a_training_starts_from_the_model_with_most_traffic(deployment, models, capsys):
     deploy_model(models[0], deployment)
     deploy_model(models[1], deployment, canary_percent=10)
-    # For KServe the folder contains versions, for Vertex AI it is one.
-    version = "" if deployment["deploy_target"] == "kserve" else "/1"
-    assert start(deployment) == f"{BASE}/{model_digest(models[0])[:16]}{version}"
+    # The folder contains versions.
+    assert start(deployment) == f"{BASE}/{model_digest(models[0])[:16]}"
     deploy_model(models[1], deployment, canary_percent=100)
     assert start(deployment, pretrained_checkpoint_path="gs://photos/first") == (
-        f"{BASE}/{model_digest(models[1])[:16]}{version}"
+        f"{BASE}/{model_digest(models[1])[:16]}"
     )
     assert '"severity": "WARNING"' not in capsys.readouterr().out
 
