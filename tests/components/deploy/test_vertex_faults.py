@@ -7,12 +7,15 @@ from collections import Counter
 import pytest
 
 from imgpipe.components.common.errors import PipelineError
+from imgpipe.components.common.verification import write_verification
 from imgpipe.components.deploy import vertex as deploy_vertex
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.platforms import polling
 from imgpipe.components.platforms.vertex import client
 from tests.pipelines.test_random_faults import LIMITS, RandomFaults
+from tests.servers.deployments import serve_target
 from tests.servers.faults import start_fault_proxy
+from tests.servers.vertex_models import VertexModels
 
 CALL_SECONDS = 60
 
@@ -118,11 +121,25 @@ def limits(monkeypatch):
     monkeypatch.setattr(polling.poll, "__kwdefaults__", {**polling.poll.__kwdefaults__, **options})
 
 
-def test_random_faults_leave_no_deployment_unreported(vertex, models, on_vertex, limits):
-    print(soak(vertex, models, on_vertex, 15, seed=3))
+@pytest.fixture
+def target(limits, monkeypatch, tmp_path):
+    """The server, three models with its answers, and arguments; the models are not uploaded."""
+    monkeypatch.setattr(deploy_vertex, "upload_model", lambda _, folder, digest: f"{folder}/{digest[:16]}")
+    models = [tmp_path / str(number) for number in range(3)]
+    for model in models:
+        model.mkdir()
+        (model / "saved_model.pb").write_text(model.name)
+        write_verification(model, ("a", "b"), [b"image"], [[0.25, 0.75]])
+    with serve_target(VertexModels()) as server:
+        names = {"deploy_dir": "gs://bucket/serving/flowers", "project": "flowers", "region": "europe-west4"}
+        yield server, models, {**names, "deploy_target": "vertex", "vertex_endpoint": server.address}
+
+
+def test_random_faults_leave_no_deployment_unreported(target):
+    print(soak(*target, 15, seed=3))
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
-def test_five_hundred_random_faults_leave_no_deployment_unreported(vertex, models, on_vertex, limits):
-    print(soak(vertex, models, on_vertex, 500, seed=4))
+def test_five_hundred_random_faults_leave_no_deployment_unreported(target):
+    print(soak(*target, 500, seed=4))
