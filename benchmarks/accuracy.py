@@ -30,7 +30,6 @@ from benchmarks.measure import REPOSITORY, print_result, print_table
 from imgpipe.components.common.dataset import TRAIN, VALIDATION
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.sample_data import write_digits
 
 _DIGITS = ("digits", "digits-efficientnet")
@@ -67,7 +66,7 @@ def train(recipe: str, dataset: Path, seed: int, job_dir: Path | None = None) ->
             f"--validation_data_path={dataset}/{VALIDATION}-*",
             f"--job_dir={folder}",
             f"--seed={seed}",
-            *(f"--{name}={value}" for name, value in RECIPES[recipe].parameters.items()),
+            f"--recipe={recipe}",
         ]
         started = time.monotonic()
         result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

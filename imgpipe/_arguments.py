@@ -40,11 +40,15 @@ class ValidateOptions(TypedDict, total=False):
     multi_label: bool
     train_batch_size: int
     num_eval_images: int
-    model_type: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152", "resnet-200",
-        "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3", "efficientnet-b4",
-        "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2", "efficientnet-v2-b0",
-        "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3", "efficientnet-v2-s",
-        "efficientnet-v2-m", "efficientnet-v2-l"]
+    recipe: Literal["auto", "frozen-backbone", "fine-tune", "from-scratch", "digits", "digits-efficientnet",
+        "original"]
+    model_type: Literal["auto", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152",
+        "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
+        "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2",
+        "efficientnet-v2-b0", "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3",
+        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l"]
+    weights: Literal["auto", "imagenet", "none"]
+    freeze: str
     image_size: int
     evaluation_split: Literal["validation", "test"]
     max_image_pixels: int
@@ -55,17 +59,20 @@ class RunOptions(ConvertOptions, total=False):
     job_dir: Path
     max_latency_ms: float
     export_formats: str
-    model_type: Literal["resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152", "resnet-200",
-        "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3", "efficientnet-b4",
-        "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2", "efficientnet-v2-b0",
-        "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3", "efficientnet-v2-s",
-        "efficientnet-v2-m", "efficientnet-v2-l"]
+    recipe: Literal["auto", "frozen-backbone", "fine-tune", "from-scratch", "digits", "digits-efficientnet",
+        "original"]
+    max_minutes: float
+    model_type: Literal["auto", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152",
+        "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
+        "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2",
+        "efficientnet-v2-b0", "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3",
+        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l"]
     max_steps: int
     train_batch_size: int
     num_classes: int
     num_eval_images: int
     image_size: int
-    weights: Literal["imagenet", "none"]
+    weights: Literal["auto", "imagenet", "none"]
     pretrained_checkpoint_path: Path
     freeze: str
     augmentation: Literal["none", "crop-flip", "randaugment"]
@@ -80,7 +87,7 @@ class RunOptions(ConvertOptions, total=False):
     decay_steps: int
     stepwise_learning_rate_steps: str
     stepwise_learning_rate_levels: str
-    optimizer_type: Literal["momentum", "adam", "rmsprop"]
+    optimizer_type: Literal["auto", "momentum", "adam", "rmsprop"]
     optimizer_arguments: str
     label_smoothing: float
     weight_decay: float

@@ -17,7 +17,7 @@ from imgpipe.components.common.arguments import (
     nearest_name,
 )
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.pipelines.recipes import default_of
+from imgpipe.components.train.recipes import default_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

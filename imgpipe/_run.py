@@ -22,10 +22,8 @@ from imgpipe._model import Prediction, load
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
-from imgpipe.components.common.arguments import nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.pipelines.local_pipeline import RETRAIN, TRAIN, TUNE, LocalPipeline, prepare_run, run_prepared
-from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_folder import RunFolder
 
 _EXAMPLE_SPACE = '{"initial_learning_rate": "log:0.001:0.2"}'
@@ -197,7 +195,6 @@ class Run:
 def run(
     *,
     dataset: Dataset | str | os.PathLike[str] | None = None,
-    recipe: str | None = None,
     retrain: bool = False,
     progress: bool = True,
     **options: Unpack[RunOptions],
@@ -210,8 +207,6 @@ def run(
 
     Args:
         dataset: What ``convert`` returned, or its folder; in place of images.
-        recipe: The settings to start from, e.g. ``fine-tune``; None = the one that fits the options. Every
-            option overrides it. ``original`` has the defaults of Google's built-in algorithm.
         retrain: Start from the weights of the model that is deployed at ``deploy_dir``.
         progress: Whether to show progress, in the notebook or on stderr.
         **options: Any argument of the pipeline by name, listed below.
@@ -227,7 +222,7 @@ def run(
     """
     if "tune" in options:
         raise InvalidArgumentError("imgpipe.run has no option 'tune'", remedy="use imgpipe.tune")
-    return _run(RETRAIN if retrain else TRAIN, options, dataset, recipe, progress)
+    return _run(RETRAIN if retrain else TRAIN, options, dataset, progress)
 
 
 @list_options(TUNE.inputs, recipes=True)
@@ -235,7 +230,6 @@ def tune(
     search_space: Mapping[str, str | Iterable[Any]] | None = None,
     *,
     dataset: Dataset | str | os.PathLike[str] | None = None,
-    recipe: str | None = None,
     progress: bool = True,
     **options: Unpack[TuneOptions],
 ) -> Run:
@@ -245,7 +239,6 @@ def tune(
         search_space: By argument, what to try: a range ``"0.001:0.2"``, a range on a logarithmic scale
             ``"log:0.001:0.2"``, or a list of values. None = as ``hyperparameters`` says.
         dataset: What ``convert`` returned, or its folder; in place of images.
-        recipe: The settings that all trials start from, as in ``run``.
         progress: Whether to show progress, in the notebook or on stderr.
         **options: Any argument of the tuning pipeline by name, listed below.
 
@@ -273,18 +266,15 @@ def tune(
     if search_space:
         spaces = (f"{name}={_values(name, values)}" for name, values in search_space.items())
         arguments["tune"] = "; ".join(spaces)
-    return _run(TUNE, arguments, dataset, recipe, progress)
+    return _run(TUNE, arguments, dataset, progress)
 
 
 def _run(
     pipeline: LocalPipeline,
     options: Mapping[str, Any],
     dataset: Dataset | str | os.PathLike[str] | None,
-    recipe: str | None,
     progress: bool,
 ) -> Run:
-    if recipe is not None and recipe not in RECIPES:
-        raise InvalidArgumentError(f"there is no recipe {recipe!r}", remedy=nearest_name(recipe, RECIPES))
     if dataset is not None:
         data = (dataset if isinstance(dataset, Dataset) else Dataset(dataset))._training_options()
         if both := sorted({"images", "train_csv", *data} & options.keys()):
@@ -292,7 +282,7 @@ def _run(
                 f"dataset and {both[0]} cannot both be set", remedy=f"omit dataset or {both[0]}"
             )
         options = {**options, **data}
-    prepared = prepare_run(pipeline, check_options(pipeline.inputs, options), recipe=recipe)
+    prepared = prepare_run(pipeline, check_options(pipeline.inputs, options))
     for warning in prepared.warnings:
         warnings.warn(warning, stacklevel=3)
     with raise_step_errors():

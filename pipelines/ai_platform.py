@@ -37,6 +37,7 @@ from imgpipe.components.preflight.target_rules import check_paths, uri_of_mounte
 from imgpipe.components.storage import is_local
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.recipes import ORIGINAL
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL
 from imgpipe.components.tune.search_space import largest_batch_size, read_request
@@ -380,7 +381,7 @@ def pipeline_parameters(
     """
     config = job.config
     notices = _Notices(config)
-    parameters = {**job.values, **_tuning_parameters(job)}
+    parameters = {"recipe": ORIGINAL, **job.values, **_tuning_parameters(job)}
     vertex_only = {
         "network": config.network,
         "enableWebAccess": config.enable_web_access,
@@ -491,7 +492,8 @@ def vertex_pipeline_parameters(
         target_inputs: Result of ``parse_target_inputs``; overrides the config.
     """
     config, chief = job.config, job.pools[0]
-    parameters: dict[str, Any] = {**job.values, **_tuning_parameters(job), "train_strategy": job.strategy}
+    parameters: dict[str, Any] = {"recipe": ORIGINAL, **job.values, **_tuning_parameters(job)}
+    parameters["train_strategy"] = job.strategy
     identical = all((pool.machine, pool.config) == (chief.machine, chief.config) for pool in job.pools)
     if identical and not chief.config.disk_type:
         parameters.update(

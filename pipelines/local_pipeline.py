@@ -31,8 +31,11 @@ from imgpipe.components.preflight.inputs import check_inputs
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import check_model_type
-from imgpipe.components.storage import is_local, local_path, parse_location
-from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.storage import LocalLocation, is_local, local_path, parse_location
+from imgpipe.components.train.arguments import RecipeTrainingArguments
+from imgpipe.components.train.recipes import AUTO as AUTO_RECIPE
+from imgpipe.components.train.recipes import RECIPES, SAMPLE_RECIPE, recipe_for, recipe_values
+from imgpipe.components.train.resolution import earlier_network
 from imgpipe.components.train.weight_files import check_weights
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
@@ -40,7 +43,6 @@ from imgpipe.components.tune.search_space import largest_batch_size, read_reques
 from imgpipe.pipelines import compiled_pipelines
 from imgpipe.pipelines.container_mounts import mounts_for
 from imgpipe.pipelines.local_run import RunResult, run_locally
-from imgpipe.pipelines.recipes import RECIPES, recipe_for, recipe_parameters
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder, check_claimable, claimed, is_unfinished, new_folder
 from imgpipe.pipelines.run_settings import (
@@ -107,7 +109,6 @@ class PreparedRun:
 
     Attributes:
         pipeline: The pipeline.
-        recipe: The recipe's name, given or selected.
         parameters: All parameters that differ from the pipeline's defaults.
         folder: Where the output goes; not yet created.
         sample: Whether it trains on the digits sample, because no data was given.
@@ -119,7 +120,6 @@ class PreparedRun:
     """
 
     pipeline: LocalPipeline
-    recipe: str
     parameters: Mapping[str, Any]
     folder: RunFolder
     sample: bool
@@ -136,9 +136,14 @@ class PreparedRun:
         if not self.sample:
             names = ("images", "train_csv", "training_data_path")
             data = next(str(self.parameters[name]) for name in names if self.parameters.get(name))
-        parts = [data, self.parameters.get("model_type"), f"recipe {self.recipe}"]
-        description = RECIPES[self.recipe].description
-        title = f"imgpipe {self.pipeline.command}: {', '.join(filter(None, parts))}: {description}"
+        parameters, recipe = self.parameters, str(self.parameters["recipe"])
+        start = f"imgpipe {self.pipeline.command}: {data}"
+        if recipe == AUTO_RECIPE:
+            # The deployed model decides.
+            title = f"{start}, recipe auto"
+        else:
+            network = recipe_values(parameters)["model_type"]
+            title = f"{start}, {network}, recipe {recipe}: {RECIPES[recipe].description}"
         if self.changes is None:
             return title
         changes = ", ".join(self.changes) or "nothing"
@@ -149,7 +154,6 @@ def prepare_run(
     pipeline: LocalPipeline,
     given: Mapping[str, Any],
     *,
-    recipe: str | None = None,
     containers: ContainerOptions | None = None,
 ) -> PreparedRun:
     """Returns a run of a pipeline with all its parameters, checked; writes nothing.
@@ -158,7 +162,6 @@ def prepare_run(
         pipeline: ``TRAIN``, ``RETRAIN`` or ``TUNE``.
         given: The parameters that the user set. Without ``job_dir``, the run gets a new folder below
             ``imgpipe-runs``; without data, it trains on the digits sample.
-        recipe: The recipe that the other parameters come from; by default the one that fits ``given``.
         containers: Runs the steps in containers; None = as processes.
 
     Raises:
@@ -166,8 +169,12 @@ def prepare_run(
     """
     _check_not_empty(given)
     sample = not any(given.get(name) for name in DATA_ARGUMENTS)
-    recipe = recipe or recipe_for(given, sample=sample)
-    parameters = recipe_parameters(recipe, given)
+    parameters = {"recipe": AUTO_RECIPE, **given}
+    if sample and parameters["recipe"] == AUTO_RECIPE:
+        parameters["recipe"] = SAMPLE_RECIPE
+    elif pipeline is not RETRAIN:
+        # A retraining's depends on the deployed model.
+        parameters["recipe"] = recipe_for(given)
     earlier = None
     if pipeline is TUNE:
         # Before its local path is used.
@@ -175,9 +182,6 @@ def prepare_run(
     if "job_dir" in given:
         folder = RunFolder(local_path(given["job_dir"]).absolute())
         earlier = read_settings(folder)
-        if earlier and "warmup_steps" in earlier.parameters and "warmup_steps" not in given:
-            # A recipe's warm-up depends on max_steps, but must not change when a training continues.
-            parameters["warmup_steps"] = earlier.parameters["warmup_steps"]
     else:
         folder = new_folder(Path(RUNS_FOLDER).absolute(), time.strftime("%Y%m%d-%H%M%S"))
     parameters["job_dir"] = str(folder.job_dir)
@@ -186,7 +190,7 @@ def prepare_run(
     check_arguments(pipeline.name, "local", parameters)
     settings = RunSettings(
         pipeline.command,
-        recipe,
+        str(parameters["recipe"]),
         {name: value for name, value in absolute_paths(given).items() if name != "job_dir"},
         absolute_paths(parameters),
         dataclasses.asdict(containers) if containers else None,
@@ -213,7 +217,6 @@ def prepare_run(
         parameters, container_settings = _in_containers(pipeline, parameters, containers)
     return PreparedRun(
         pipeline,
-        recipe,
         parameters,
         folder,
         sample,
@@ -233,8 +236,11 @@ def _check_continues(folder: RunFolder, earlier: RunSettings, settings: RunSetti
     """
     if is_unfinished(folder) or not folder.model.exists():
         return False
-    default = TrainingArguments().max_steps
-    steps = [int(known.parameters.get("max_steps", default)) for known in (earlier, settings)]
+    trained = earlier_network(LocalLocation(str(folder.model))).get("arguments", {})
+    steps = [
+        int(earlier.parameters.get("max_steps") or trained.get("max_steps", 0)),
+        int(settings.parameters.get("max_steps", 0)),
+    ]
     if settings.command != earlier.command or settings.command == TUNE.command or steps[1] <= steps[0]:
         raise OutputError(
             f"{str(folder.job_dir)!r} has a finished run of `imgpipe {earlier.command}`",
@@ -266,7 +272,7 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     )
     if run.containers is None and run.pipeline is not RETRAIN and not _tunes_network(run):
         # The images of containers may contain weights, and a retraining starts from the deployed model.
-        check_weights(from_values(TrainingArguments, run.parameters))
+        check_weights(from_values(RecipeTrainingArguments, run.parameters).resolved())
     with claimed(run.folder, continues=run.continues):
         run.settings.write(run.folder)
         if run.containers:

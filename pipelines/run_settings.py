@@ -27,7 +27,7 @@ class RunSettings:
         command: ``run``, ``run --retrain`` or ``tune``.
         recipe: The recipe's name.
         arguments: The arguments that the user set, without ``job_dir``; local paths are absolute.
-        parameters: These and the recipe's; all others have the pipeline's defaults.
+        parameters: These and the recipe's name; all others have the pipeline's defaults.
         containers: The fields of ``ContainerOptions``; None = the steps are processes.
         started: When it was started last, ISO 8601, UTC.
     """

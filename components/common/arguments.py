@@ -104,6 +104,7 @@ def argument(
     maximum: float | None = None,
     below: float | None = None,
     choices: Sequence[str] | None = None,
+    unset: float | None = None,
 ) -> Any:
     """Declares a field of an arguments dataclass.
 
@@ -118,6 +119,7 @@ def argument(
         maximum: Largest value allowed.
         below: The value must be less than this.
         choices: The strings that are allowed.
+        unset: A number outside of the bounds that means that no value is given.
     """
     metadata = {
         "description": description,
@@ -128,6 +130,7 @@ def argument(
         "maximum": maximum,
         "below": below,
         "choices": tuple(choices) if choices is not None else None,
+        "unset": unset,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -228,10 +231,13 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
     raise InvalidArgumentError(f"{field.name}={value!r}: {problem}", remedy="correct the value")
 
 
-def same_argument(arguments_class: type[Any], name: str) -> Any:
-    """Declares an argument that another step's dataclass has: one input of the pipeline serves both."""
+def same_argument(arguments_class: type[Any], name: str, **other: Any) -> Any:
+    """Declares an argument that another step's dataclass has: one input of the pipeline serves both.
+
+    ``other`` may have another ``default``.
+    """
     field = next(field for field in dataclasses.fields(arguments_class) if field.name == name)
-    return dataclasses.field(default=field.default, metadata=field.metadata)
+    return dataclasses.field(default=other.get("default", field.default), metadata=field.metadata)
 
 
 def flat_fields(arguments_classes: Iterable[type[Any]]) -> dict[str, "dataclasses.Field[Any]"]:
@@ -411,6 +417,8 @@ def _is_allowed(field: "dataclasses.Field[Any]", value: Any) -> bool:
     rules = field.metadata
     if rules["choices"] is not None:
         return value in rules["choices"]
+    if rules["unset"] is not None and value == rules["unset"]:
+        return True
     return (
         (rules["minimum"] is None or value >= rules["minimum"])
         and (rules["above"] is None or value > rules["above"])
@@ -428,7 +436,8 @@ def allowed_values(field: "dataclasses.Field[Any]") -> str:
     given = [f"{word} {_number(rules[rule])}" for rule, word in words.items() if rules[rule] is not None]
     if not given and isinstance(field.default, float):
         return "finite numbers"
-    return " and ".join(given)
+    unset = f", or {_number(rules['unset'])}" if rules["unset"] is not None else ""
+    return " and ".join(given) + unset
 
 
 def _not_allowed(field: "dataclasses.Field[Any]", value: Any) -> str:

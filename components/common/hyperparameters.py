@@ -206,7 +206,8 @@ def check_tuned_arguments(
         for value in parameter.values or (parameter.minimum, parameter.maximum):
             field = fields[parameter.name]
             try:
-                checked_value(field, typed_value(value, field))
+                if checked_value(field, typed_value(value, field)) == field.metadata["unset"]:
+                    raise InvalidArgumentError(f"{field.name}={value:g} leaves it to the recipe")
             except InvalidArgumentError as error:
                 raise InvalidArgumentError(
                     f"params: {error.problem}",

@@ -49,7 +49,11 @@ def multi_label_remedy(asked_for: bool) -> str:
 
 
 TRAIN_BATCH_SIZE: Any = argument(
-    32, "Images per training step, over all devices together.", group=Group.TRAINING, minimum=1
+    -1,
+    "Images per training step, over all devices together. -1 = as the recipe says, usually 32.",
+    group=Group.TRAINING,
+    minimum=1,
+    unset=-1,
 )
 NUM_EVAL_IMAGES: Any = argument(
     0,
@@ -61,8 +65,8 @@ NUM_EVAL_IMAGES: Any = argument(
 )
 IMAGE_SIZE: Any = argument(
     0,
-    "Side in pixels of the square to which every image is resized. 0 = the model's own: 224 for "
-    "ResNets and MobileNet, 224 to 600 for EfficientNets.",
+    "Side in pixels of the square to which every image is resized. 0 = the recipe's or the model's own: 224 "
+    "for ResNets and MobileNet, 224 to 600 for EfficientNets.",
     group=Group.MODEL,
     minimum=0,
     maximum=2048,

@@ -34,5 +34,5 @@ def train(
             metrics.log_metric(name, float(best[name]))
     metrics.log_metric("best_step", float(best["step"]))
     model.metadata["framework"] = "TensorFlow"
-    model.metadata["model_type"] = arguments.model_type
+    model.metadata["model_type"] = best["model_type"]
     model.metadata["best_step"] = best["step"]

@@ -40,7 +40,7 @@ def train_as_job(
     model_folder: Path,
     gcp_resources: Path,
 ) -> dict[str, Any]:
-    """Trains in a CustomJob and returns the best evaluation: its step, accuracies and loss.
+    """Trains in a CustomJob and returns the best evaluation: step, accuracies, loss, and the ``model_type``.
 
     A step that starts again follows the job in ``gcp_resources``. If machines were preempted or unavailable,
     a new job is created, up to ``train_restarts`` times; it resumes from the checkpoints.
@@ -179,4 +179,4 @@ def _read_best_evaluation(model_folder: Path) -> dict[str, Any]:
     best = next((evaluation for evaluation in evaluations if evaluation["step"] == step), {"step": step})
     accuracy = f"{best['top_1_accuracy']:.4f}" if "top_1_accuracy" in best else "unknown"
     log_result("train", f"best top-1 accuracy {accuracy}, at step {step:,}", training_step=step)
-    return dict(best)
+    return {**best, "model_type": provenance["model_type"]}

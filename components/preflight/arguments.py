@@ -26,7 +26,7 @@ from imgpipe.components.platforms.kubernetes.quantity import check_quantity
 from imgpipe.components.preflight.pipeline_inputs import BATCH_PREDICT, PIPELINES, TUNE
 from imgpipe.components.preflight.target_rules import check_deploy_target, check_paths
 from imgpipe.components.storage import is_local
-from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.job_dir import check_local, check_shared_with_pods
 from imgpipe.components.tune.katib_arguments import KATIB, LOCAL, KatibArguments
@@ -159,7 +159,7 @@ def _check_tuning(target: str, values: Mapping[str, Any]) -> None:
     elif target == "local":
         check_local(job_dir)
     request = read_request(from_values(TuneArguments, values))
-    check_search_space(request, from_values(TrainingArguments, values))
+    check_search_space(request, from_values(RecipeTrainingArguments, values))
 
 
 def _kserve_errors(values: Mapping[str, Any]) -> list[InvalidArgumentError]:

@@ -11,7 +11,7 @@ from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.validate.arguments import ValidateArguments
 
@@ -19,7 +19,7 @@ from imgpipe.components.validate.arguments import ValidateArguments
 PIPELINE_ARGUMENTS = (
     ConvertArguments,
     ExportArguments,
-    TrainingArguments,
+    RecipeTrainingArguments,
     ValidateArguments,
     EvaluateArguments,
     GateArguments,

@@ -1,14 +1,13 @@
 """Finds the model from which a retraining starts."""
 
-import json
-
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
 from imgpipe.components.common.log import log_event, log_result
-from imgpipe.components.common.provenance import PROVENANCE_NAME
 from imgpipe.components.deploy.serving import find_serving_model
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.storage import Location
 from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.recipes import AUTO
+from imgpipe.components.train.resolution import earlier_network
 
 
 def find_initial_model(arguments: ServingModelArguments) -> str:
@@ -52,27 +51,17 @@ def check_model_type(location: Location, model_type: str) -> None:
 
     Args:
         location: The serving model, or the folder with its versions.
-        model_type: The training's model type.
+        model_type: The training's model type; ``auto`` = the serving model's.
 
     Raises:
         InvalidArgumentError: naming both types.
         InterruptedRunError: if Cloud Storage cannot be reached.
     """
-    serving = _model_type_of(location)
-    if serving in MODEL_TYPES and serving != model_type:
+    serving = earlier_network(location).get("model_type")
+    if model_type != AUTO and serving in MODEL_TYPES and serving != model_type:
         raise InvalidArgumentError(
             f"model_type={model_type} cannot start from the weights of the serving model, a {serving}",
             where=str(location),
             remedy=f"set model_type to {serving}; to change the network, run once without --retrain (in the "
             "pipeline image-classification)",
         )
-
-
-def _model_type_of(location: Location) -> str:
-    # For KServe, the folder contains versions; imgpipe uploads version 1.
-    for folder in (location,) if location.is_local else (location, location / "1"):
-        try:
-            return str(json.loads((folder / PROVENANCE_NAME).read())["model_type"])
-        except (OSError, MissingInputError, ValueError, LookupError, TypeError):
-            continue
-    return ""

@@ -1,21 +1,31 @@
 """The arguments of training, under the names of Google's built-in algorithm.
 
-The defaults are those of the original algorithm where they are known; otherwise a comment at the field gives
-the reason for ours.
+A recipe decides the arguments that are left to it: `auto`, or -1. The other defaults are those of the
+original algorithm where they are known; otherwise a comment at the field gives the reason for ours.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from imgpipe.components.common import shared_arguments
-from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
+from imgpipe.components.common.arguments import Group, Kind, argument, check_fields, same_argument
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
+from imgpipe.components.train.recipes import (
+    AUTO,
+    ORIGINAL,
+    RECIPES,
+    UNSET,
+    TrainingData,
+    recipe_values,
+)
 
 Number = TypeVar("Number", int, float)
 
@@ -35,22 +45,44 @@ _optimizer_argument = partial(argument, group=Group.OPTIMIZER)
 class TrainingArguments:
     """The settings of a training, validated on construction.
 
+    With the recipe ``original``, all values are known then. With another one, ``resolved`` returns the
+    settings for a data set; until then, the arguments that are left to the recipe are ``auto`` or -1.
+
     Raises:
         InvalidArgumentError: on construction, naming each invalid argument.
     """
 
+    recipe: str = argument(
+        ORIGINAL,
+        "Settings to start from; every argument that you set overrides them. auto = frozen-backbone, with "
+        "weights=none or a network without ImageNet weights from-scratch, with freeze=none fine-tune. "
+        + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
+        group=Group.BASICS,
+        choices=(AUTO, *RECIPES),
+    )
+    max_minutes: float = argument(
+        0.0,
+        "Time budget of the training in minutes: the number of steps is such that the training, including "
+        "its evaluations, takes at most about this long on its machine. It never takes more steps than "
+        "without a budget; if max_steps is set, the training is only ended then. 0 = no limit.",
+        group=Group.BASICS,
+        minimum=0,
+    )
     model_type: str = argument(
-        "efficientnet-b0",
+        AUTO,
         "The network. mobilenet-v2 is the smallest and fastest, then resnet-18 and efficientnet-b0; within"
         " a family, a larger number means more accurate and slower. resnet-18, resnet-34 and resnet-200 "
-        "have no ImageNet weights.",
+        "have no ImageNet weights. auto = as the recipe says, or that of pretrained_checkpoint_path.",
         group=Group.BASICS,
-        choices=tuple(MODEL_TYPES),
+        choices=(AUTO, *MODEL_TYPES),
     )
-    # The original required max_steps, but a pipeline input needs a default. 1000 steps of 32 images are about
-    # ten epochs of a few thousand images, the size of a first data set.
     max_steps: int = argument(
-        1000, "Total number of training steps (batches).", group=Group.BASICS, minimum=1
+        UNSET,
+        "Total number of training steps (batches). -1 = as the recipe says for this number of images and "
+        "labels.",
+        group=Group.BASICS,
+        minimum=1,
+        unset=UNSET,
     )
     train_batch_size: int = shared_arguments.TRAIN_BATCH_SIZE
     num_classes: int = shared_arguments.NUM_CLASSES
@@ -58,10 +90,10 @@ class TrainingArguments:
     num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
     image_size: int = shared_arguments.IMAGE_SIZE
     weights: str = _model_argument(
-        "imagenet",
-        "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own) or none "
-        "(random; all layers are trained).",
-        choices=("imagenet", "none"),
+        AUTO,
+        "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own), none "
+        "(random; all layers are trained) or auto (as the recipe says).",
+        choices=(AUTO, "imagenet", "none"),
     )
     pretrained_checkpoint_path: str = _model_argument(
         "",
@@ -72,11 +104,11 @@ class TrainingArguments:
         kind=Kind.INPUT_MODEL,
     )
     freeze: str = _model_argument(
-        "none",
-        "What is not trained: none (the whole network is trained), backbone (only the last layer is "
-        "trained; many times faster, and safer with few images), or all layers up to and including a part "
-        "of the network: stem, stage1, stage2 and so on (ResNets have 4 stages, other networks 6 or 7). "
-        "Requires pretrained weights.",
+        AUTO,
+        "What is not trained: auto (as the recipe says), none (the whole network is trained), backbone "
+        "(only the last layer is trained; many times faster, and safer with few images), or all layers up to "
+        "and including a part of the network: stem, stage1, stage2 and so on (ResNets have 4 stages, others "
+        "6 or 7). Requires pretrained weights.",
     )
     # The original's default is not known. A flipped or cropped digit is a different digit, so augmentation is
     # opt-in.
@@ -116,15 +148,17 @@ class TrainingArguments:
         below=1,
     )
     initial_learning_rate: float = _optimizer_argument(
-        1e-4, "Learning rate after warm-up, where the decay begins.", above=0
+        float(UNSET),
+        "Learning rate after warm-up, where the decay begins. -1 = as the recipe says.",
+        above=0,
+        unset=UNSET,
     )
-    # The original's default is not known. 0 keeps the full rate in short runs; long runs with a large rate
-    # need a warm-up (the original's example: 1000 of 30000 steps).
     warmup_steps: int = _optimizer_argument(
-        0,
+        UNSET,
         "Steps during which the learning rate rises linearly from warmup_learning_rate to "
-        "initial_learning_rate. Must be less than max_steps.",
+        "initial_learning_rate. Must be less than max_steps. -1 = as the recipe says.",
         minimum=0,
+        unset=UNSET,
     )
     warmup_learning_rate: float = _optimizer_argument(
         1e-4, "Learning rate at the start of warm-up.", minimum=0
@@ -150,7 +184,7 @@ class TrainingArguments:
         "With stepwise decay: the learning rate from each of these steps on, e.g. 0.01,0.001.",
     )
     optimizer_type: str = _optimizer_argument(
-        "momentum", "The optimizer.", choices=tuple(OPTIMIZER_ARGUMENTS)
+        AUTO, "The optimizer. auto = as the recipe says.", choices=(AUTO, *OPTIMIZER_ARGUMENTS)
     )
     optimizer_arguments: str = _optimizer_argument(
         "",
@@ -166,10 +200,11 @@ class TrainingArguments:
         below=1,
     )
     weight_decay: float = _augmentation_argument(
-        1e-4,
+        float(UNSET),
         "L2 penalty in the loss: this value times half the sum of squares of the trained kernels "
-        "(without biases and batch normalization).",
+        "(without biases and batch normalization). -1 = as the recipe says.",
         minimum=0,
+        unset=UNSET,
     )
     ema: float = _training_argument(
         0.0,
@@ -233,32 +268,41 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.warmup_steps >= self.max_steps:
+        if self.recipe == ORIGINAL:
+            for name, value in recipe_values(vars(self)).items():
+                object.__setattr__(self, name, value)
+        self._check_combinations(recipe_values(vars(self)))
+
+    def _check_combinations(self, known: Mapping[str, Any]) -> None:
+        """Checks the arguments against one another; ``known`` has those that a recipe decides."""
+        model_type, image_size = known["model_type"], known["image_size"]
+        weights, freeze = known["weights"], known["freeze"]
+        if self.max_steps != UNSET and self.warmup_steps >= self.max_steps:
             raise InvalidArgumentError(
                 f"warmup_steps={self.warmup_steps} is not less than max_steps={self.max_steps}",
                 remedy="lower warmup_steps or raise max_steps",
             )
-        kind = MODEL_TYPES[self.model_type]
-        needs_imagenet_weights = self.weights == "imagenet" and not self.pretrained_checkpoint_path
+        kind = MODEL_TYPES[model_type]
+        needs_imagenet_weights = weights == "imagenet" and not self.pretrained_checkpoint_path
         if needs_imagenet_weights and not kind.has_imagenet_weights:
             with_weights = [name for name, other in MODEL_TYPES.items() if other.has_imagenet_weights]
             raise InvalidArgumentError(
-                f"weights=imagenet, but there are no ImageNet weights for model_type={self.model_type}",
+                f"weights=imagenet, but there are no ImageNet weights for model_type={model_type}",
                 remedy=f"set weights to none, or model_type to one of: {', '.join(with_weights)}",
             )
-        if self.freeze not in ("none", "backbone", *kind.stage_names):
+        if freeze not in ("none", "backbone", *kind.stage_names):
             raise InvalidArgumentError(
-                f"freeze={self.freeze!r} is not a part of model_type={self.model_type}",
+                f"freeze={freeze!r} is not a part of model_type={model_type}",
                 remedy=f"set freeze to none, backbone or one of: {', '.join(kind.stage_names)}",
             )
-        if self.freeze != "none" and self.weights == "none" and not self.pretrained_checkpoint_path:
+        if freeze != "none" and weights == "none" and not self.pretrained_checkpoint_path:
             raise InvalidArgumentError(
-                f"freeze={self.freeze} with weights=none would freeze random weights",
+                f"freeze={freeze} with weights=none would freeze random weights",
                 remedy="set weights to imagenet, set pretrained_checkpoint_path, or set freeze to none",
             )
-        if 0 < self.image_size < SMALLEST_IMAGE_SIZE:
+        if 0 < image_size < SMALLEST_IMAGE_SIZE:
             raise InvalidArgumentError(
-                f"image_size={self.image_size} is too small for model_type={self.model_type}",
+                f"image_size={image_size} is too small for model_type={model_type}",
                 remedy=f"set it to at least {SMALLEST_IMAGE_SIZE}, or to 0 for the model's default size",
             )
         for name, decay_type in _DECAY_ARGUMENTS.items():
@@ -274,7 +318,14 @@ class TrainingArguments:
                 remedy="raise decay_steps or lower warmup_steps",
             )
         self.stepwise_learning_rates()
-        self.optimizer_settings()
+        optimizer_settings(known["optimizer_type"], self.optimizer_arguments)
+
+    def resolved(self, data: TrainingData | None = None) -> "TrainingArguments":
+        """Returns the settings with the recipe's values for a data set in place of `auto` and -1.
+
+        Without data, those that depend on it stay -1.
+        """
+        return dataclasses.replace(self, **recipe_values(vars(self), data))
 
     def optimizer_settings(self) -> dict[str, float | bool]:
         """Returns the optimizer's settings: its defaults, overridden by ``optimizer_arguments``."""
@@ -321,6 +372,13 @@ class TrainingArguments:
     def resolved_eval_batch_size(self) -> int:
         """Returns the batch size of evaluations; by default ``train_batch_size``."""
         return self.eval_batch_size or self.train_batch_size
+
+
+@dataclass(frozen=True)
+class RecipeTrainingArguments(TrainingArguments):
+    """The settings of a training in a pipeline, where the recipe is ``auto`` by default."""
+
+    recipe: str = same_argument(TrainingArguments, "recipe", default=AUTO)
 
 
 def _numbers(name: str, text: str, number_type: type[Number]) -> list[Number]:

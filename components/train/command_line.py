@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.train.arguments import TrainingArguments
 
 # The names that convert gives the shards of a split, all in one folder.
@@ -12,12 +11,12 @@ _SHARD = re.compile(r"(?P<split>.*)-\d{5}-of-(?P<count>\d{5})")
 
 
 def command_line_arguments(arguments: TrainingArguments) -> list[str]:
-    """Returns the command-line arguments that differ from the defaults, except job_dir."""
-    values = asdict(arguments)
+    """Returns the recipe, unless it is the default, and the arguments that differ from it, except job_dir."""
+    defaults = {**asdict(TrainingArguments(recipe=arguments.recipe)), "recipe": TrainingArguments.recipe}
     return [
-        f"--{name}={str(values[name]).lower() if isinstance(values[name], bool) else values[name]}"
-        for name, field in flat_fields([TrainingArguments]).items()
-        if values[name] != field.default and name != "job_dir"
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in asdict(arguments).items()
+        if value != defaults[name] and name != "job_dir"
     ]
 
 

@@ -26,6 +26,7 @@ def train(
         arguments: The settings of the training.
     """
     # Imported here because it loads TensorFlow, which compiling a pipeline does not require.
+    from imgpipe.components.common.provenance import read_provenance
     from imgpipe.components.train.multi_label_evaluation import MultiLabelEvaluation
     from imgpipe.components.train.train import train as run_training
 
@@ -40,5 +41,5 @@ def train(
         metrics.log_metric("f1", best.f1)
     metrics.log_metric("best_step", float(best.step))
     model.metadata["framework"] = "TensorFlow"
-    model.metadata["model_type"] = arguments.model_type
+    model.metadata["model_type"] = read_provenance(Path(model.path))["model_type"]
     model.metadata["best_step"] = best.step

@@ -1,6 +1,9 @@
 """Trains a classifier on a data set and writes the SavedModel of its best evaluation."""
 
+import dataclasses
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,15 +32,23 @@ from imgpipe.components.train.evaluation import Evaluation
 from imgpipe.components.train.job_dir import CHECKPOINTS_FOLDER
 from imgpipe.components.train.located_batches import short_reason
 from imgpipe.components.train.loop import Callbacks, LoopResult, SavedTraining, Weights, run_loop
-from imgpipe.components.train.models import Classifier, build_classifier
+from imgpipe.components.train.models import (
+    Classifier,
+    build_classifier,
+    set_batch_normalization_momentum,
+)
 from imgpipe.components.train.precision import resolve_precision
 from imgpipe.components.train.publisher import Publisher
+from imgpipe.components.train.recipes import ORIGINAL, UNSET
 from imgpipe.components.train.reporter import reporter
+from imgpipe.components.train.resolution import has_measured_steps, resolve_arguments, steps_within
 from imgpipe.components.train.schedules import build_optimizer
-from imgpipe.components.train.training_inputs import training_inputs
-from imgpipe.components.train.training_step import Trainable
+from imgpipe.components.train.training_inputs import TrainingInputs, training_inputs
+from imgpipe.components.train.training_step import Trainable, build_training_step
 from imgpipe.components.train.written_model import resolved_arguments, write_model
 
+# Steps by which the speed of a machine is measured.
+_MEASURED_STEPS = 5
 # The settings that may change when an interrupted training resumes.
 _FREE_TO_CHANGE = frozenset(
     {
@@ -46,9 +57,12 @@ _FREE_TO_CHANGE = frozenset(
         "job_dir",
         "keep_checkpoints",
         "max_duration",
+        "max_minutes",
         "max_steps",
         # Determined by the data, whose digest is compared.
         "multi_label",
+        # It only stands for values of other arguments.
+        "recipe",
         "train_steps_per_eval",
     }
 )
@@ -143,9 +157,12 @@ def train(
         CheckFailedError: if the training diverges.
         InterruptedRunError: if the process is asked to terminate.
     """
+    started = time.monotonic()
     check_empty(model_folder)
     manifest = read_manifest(dataset_folder)
     _check_data(arguments, manifest)
+    given, measures_steps = arguments, has_measured_steps(arguments)
+    arguments = resolve_arguments(arguments, manifest)
     if arguments.job_dir:
         parse_location(arguments.job_dir).check_writable()
     if arguments.deterministic:
@@ -153,15 +170,24 @@ def train(
         tf.config.experimental.enable_op_determinism()
     accelerators = find_accelerators()
     _check_devices(arguments, accelerators)
-    precision = resolve_precision(arguments.mixed_precision, arguments.model_type)
+    precision = resolve_precision(
+        arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
+    )
+    checkpoint = _latest_checkpoint(arguments) if given.recipe != ORIGINAL else None
+    if checkpoint is not None:
+        # The learning rate follows the schedule of before the interruption.
+        kept: dict[str, Any] = {}
+        if given.warmup_steps == UNSET:
+            kept["warmup_steps"] = int(checkpoint.state["training"]["warmup_steps"])
+        if measures_steps:
+            measures_steps, kept["max_steps"] = False, int(checkpoint.state["max_steps"])
+        arguments = resolve_arguments(dataclasses.replace(given, **kept), manifest)
     job = _Job(arguments, manifest, accelerators, precision)
     with accelerators.strategy.scope():
         classifier = job.build_classifier(
             weights=arguments.weights, pretrained_checkpoint_path=arguments.pretrained_checkpoint_path
         )
     saved = _find_saved_training(job, classifier)
-    with accelerators.strategy.scope():
-        optimizer = build_optimizer(arguments, precision)
     log_event(
         "model_built",
         f"train: {arguments.model_type} at {arguments.resolved_image_size()} pixels, "
@@ -184,6 +210,18 @@ def train(
         inputs = training_inputs(
             classifier, arguments, read_manifest(folder), folder, accelerators, features_folder
         )
+        seconds_left = 60 * arguments.max_minutes - (time.monotonic() - started)
+        if measures_steps:
+            steps = _measured_steps(job, inputs, manifest, seconds_left)
+            steps = max(steps, given.warmup_steps + 1)
+            arguments = resolve_arguments(dataclasses.replace(given, max_steps=steps), manifest)
+            set_batch_normalization_momentum(classifier, arguments.max_steps)
+        if arguments.max_minutes:
+            limits = filter(None, (arguments.max_duration, max(1, math.ceil(seconds_left))))
+            arguments = dataclasses.replace(arguments, max_duration=min(limits))
+        job = dataclasses.replace(job, arguments=arguments)
+        with accelerators.strategy.scope():
+            optimizer = build_optimizer(arguments, precision)
         result = run_loop(
             inputs.trainable,
             optimizer,
@@ -206,14 +244,53 @@ def train(
     return result
 
 
+def _measured_steps(job: _Job, inputs: TrainingInputs, manifest: Manifest, seconds: float) -> int:
+    """Takes a few steps, undoes them, and returns how many fit into a time."""
+    arguments, accelerators, trainable = job.arguments, job.accelerators, inputs.trainable
+    values = [accelerators.local_value(variable) for variable in trainable.variables]
+    with accelerators.strategy.scope():
+        optimizer = build_optimizer(arguments, job.precision)
+        optimizer.build(trainable.trained)
+    step = build_training_step(trainable, optimizer, arguments, accelerators)
+    batch = next(iter(inputs.training_batches(0)))
+
+    def take_step() -> None:
+        step(*accelerators.split_across_devices(batch)).numpy()
+
+    # The first step includes tracing.
+    take_step()
+    before = time.monotonic()
+    for _ in range(_MEASURED_STEPS):
+        take_step()
+    measured = np.array([(time.monotonic() - before) / _MEASURED_STEPS, seconds])
+    for variable, value in zip(trainable.variables, values, strict=True):
+        variable.assign(value)
+    # The workers must agree.
+    per_step, seconds = map(float, accelerators.sum_over_workers(measured) / accelerators.workers)
+    images = arguments.num_eval_images or manifest.splits[VALIDATION].examples
+    steps = steps_within(
+        seconds,
+        arguments,
+        seconds_per_step=per_step,
+        validation_batches=math.ceil(images / arguments.train_batch_size),
+    )
+    log_event(
+        "steps_measured",
+        f"train: {per_step:.3g} seconds per step: {steps:,} steps fit into max_minutes="
+        f"{arguments.max_minutes:g}, {arguments.max_steps:,} without a time limit",
+        max_steps=steps,
+        seconds_per_step=per_step,
+    )
+    return steps
+
+
 def _find_saved_training(job: _Job, classifier: Classifier) -> SavedTraining | None:
     """Returns the state that this training resumes from; None to start from the beginning.
 
     Raises:
         InvalidArgumentError: if the checkpoints belong to another training.
     """
-    checkpoints = _checkpoint_folder(job.arguments)
-    checkpoint = checkpoints.latest() if checkpoints else None
+    checkpoints, checkpoint = _checkpoint_folder(job.arguments), _latest_checkpoint(job.arguments)
     if checkpoints is None or checkpoint is None:
         return None
     check_same_training(checkpoint, job.identity(classifier), checkpoints.location)
@@ -259,6 +336,11 @@ def _checkpoint_folder(arguments: TrainingArguments) -> CheckpointFolder | None:
         return None
     folder = parse_location(arguments.job_dir) / CHECKPOINTS_FOLDER
     return CheckpointFolder(folder, keep=arguments.keep_checkpoints)
+
+
+def _latest_checkpoint(arguments: TrainingArguments) -> Checkpoint | None:
+    folder = _checkpoint_folder(arguments)
+    return folder.latest() if folder else None
 
 
 def _check_data(arguments: TrainingArguments, manifest: Manifest) -> None:

@@ -70,7 +70,7 @@ def run_step(
     metrics.log_metric("trials_stopped_early", float(sum(bool(trial.stop_reason) for trial in result.trials)))
     metrics.log_metric("trials_failed", float(sum(trial.state == FAILED for trial in result.trials)))
     model.metadata["framework"] = "TensorFlow"
-    model.metadata["model_type"] = str(best.values.get("model_type", arguments.model_type))
+    model.metadata["model_type"] = result.model_type
     model.metadata["best_trial"] = best.id
     model.metadata["best_step"] = best.final["step"]
     model.metadata["values"] = dict(best.values)

@@ -13,6 +13,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.resolution import resolve_arguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
@@ -41,10 +42,11 @@ class TuningFiles:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The result of a tuning."""
+    """The result of a tuning; ``model_type`` is the best trial's."""
 
     best: Trial
     trials: tuple[Trial, ...]
+    model_type: str = ""
 
 
 def tune(
@@ -81,6 +83,8 @@ def tune(
     check_search_space(request, training)
     check_empty(files.model)
     manifest = read_manifest(dataset_folder)
+    training = resolve_arguments(training, manifest)
+    check_search_space(request, training)
     files.job_dir.mkdir(parents=True, exist_ok=True)
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
@@ -113,7 +117,7 @@ def tune(
         top_1_accuracy=best.objective,
         values=dict(best.values),
     )
-    return TuningResult(best, tuple(trials))
+    return TuningResult(best, tuple(trials), str(best.values.get("model_type", training.model_type)))
 
 
 class _Writer:

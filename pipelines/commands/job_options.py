@@ -190,7 +190,7 @@ _OPTIONS = (
 
 
 # Names that may follow `--`; --help lists them.
-_NAMES_AFTER = {*flat_fields((*TUNE_PIPELINE_ARGUMENTS, *JOB_ARGUMENTS)), "help"}
+_NAMES_AFTER = {*flat_fields(TUNE_PIPELINE_ARGUMENTS), *flat_fields(JOB_ARGUMENTS), "help"}
 
 
 class JobCommand(GroupedCommand):

@@ -63,8 +63,12 @@ def resume(run: str, output_format: str, tune: tuple[str, ...], **flags: Any) ->
         containers = settings.containers
         prepared = prepare_run(
             pipeline,
-            {**settings.arguments, **changes, "job_dir": str(folder.job_dir)},
-            recipe=settings.recipe,
+            {
+                "recipe": settings.recipe,
+                **settings.arguments,
+                **changes,
+                "job_dir": str(folder.job_dir),
+            },
             containers=ContainerOptions(containers["network"], tuple(containers["mounts"]))
             if containers
             else None,

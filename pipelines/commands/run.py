@@ -14,6 +14,7 @@ from imgpipe.components.common.characters import escape_controls
 from imgpipe.components.common.errors import ERROR_CLASSES, InvalidArgumentError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
+from imgpipe.components.train.recipes import default_of
 from imgpipe.components.tune.search_space import block_in
 from imgpipe.pipelines.commands.grouped_options import (
     CONTAINERS,
@@ -34,7 +35,6 @@ from imgpipe.pipelines.local_pipeline import (
     run_prepared,
 )
 from imgpipe.pipelines.local_run import RunResult, StepFailedError
-from imgpipe.pipelines.recipes import RECIPES, default_of
 from imgpipe.pipelines.run_display import RunDisplay
 from imgpipe.pipelines.run_folder import RunFolder
 
@@ -63,21 +63,10 @@ Examples:
   imgpipe tune --config config.yaml --job-dir tuned
 """
 
-_RECIPES = "By default the one that fits: digits without data; for your own images frozen-backbone, "
-_RECIPES += "from-scratch with --weights none, or fine-tune with --freeze none. "
-_RECIPES += " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items())
-
 
 def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed(
         (
-            option(
-                "--recipe",
-                group=Group.BASICS,
-                type=click.Choice(list(RECIPES)),
-                default=None,
-                help=f"Settings to start from; other options override them. {_RECIPES}",
-            ),
             option(
                 "--format",
                 "output_format",
@@ -173,7 +162,6 @@ def _run_pipeline(
     pipeline: LocalPipeline,
     config: Path | None = None,
     *,
-    recipe: str | None,
     output_format: str,
     runner: str,
     network: str,
@@ -190,7 +178,7 @@ def _run_pipeline(
             text = read_text(config)
             block_in(text, where=str(config))
             given = {"hyperparameters": text, **given}
-        prepared = prepare_run(pipeline, given, recipe=recipe, containers=containers)
+        prepared = prepare_run(pipeline, given, containers=containers)
     except PipelineError as error:
         exit_with_error(error, console, output_format=output_format)
     run_and_report(prepared, console, output_format=output_format)

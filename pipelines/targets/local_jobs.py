@@ -188,7 +188,7 @@ class LocalJobs:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", "from imgpipe.pipelines.cli import main; main()", *command),
-                    *("--recipe", "original", "--format", "json", *flags),
+                    *("--format", "json", *flags),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -17,9 +17,9 @@ from PIL import Image
 from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
+from imgpipe.components.train.recipes import RECIPES
 from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.local_pipeline import TRAIN, prepare_run
-from imgpipe.pipelines.recipes import RECIPES
 from imgpipe.pipelines.run_folder import claimed
 from tests.command_line import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG

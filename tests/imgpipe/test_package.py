@@ -31,7 +31,7 @@ def test_every_public_name_is_there_and_documented():
 
 def test_signatures_and_docstrings_have_every_option_with_its_default():
     for function, defaults in (
-        (imgpipe.run, {"images": "", "max_steps": ..., "seed": 0, "recipe": None, "progress": True}),
+        (imgpipe.run, {"images": "", "max_steps": ..., "seed": 0, "recipe": "auto", "progress": True}),
         (imgpipe.tune, {"search_space": None, "images": "", "trial_early_stopping": "auto"}),
         (imgpipe.convert, {"images": "", "validation_fraction": 0.2}),
         (imgpipe.validate, {"num_classes": 0}),
@@ -41,7 +41,7 @@ def test_signatures_and_docstrings_have_every_option_with_its_default():
         for name in parameters:
             assert f"\n    {name}: " in function.__doc__
     text = " ".join(imgpipe.run.__doc__.split())
-    assert "Default: from the recipe: 200 (digits), 400 (digits-efficientnet), 1000 (" in text
+    assert "Default: from the recipe: by the data (frozen-backbone, " in text
 
 
 def test_a_name_is_shown_as_it_is_imported():
@@ -87,7 +87,7 @@ def test_the_wheel_holds_one_package_with_all_files(installed):
         "components/train/train.py",
         "components/common/templates/page.html",
         "pipelines/compiled/local/image_classification.yaml",
-        "pipelines/recipe_files/digits.yaml",
+        "components/train/recipe_files/digits.yaml",
         "py.typed",
     ):
         assert (installed / "imgpipe" / file).is_file()

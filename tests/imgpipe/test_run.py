@@ -95,7 +95,7 @@ def test_run_refers_to_tune():
 
 def test_an_option_that_is_none_is_omitted_unless_none_could_be_its_value():
     assert check_options(RETRAIN.inputs, {"max_steps": None, "seed": 3}) == {"seed": 3}
-    with pytest.raises(InvalidArgumentError, match='weights=None: must be "imagenet" or "none"'):
+    with pytest.raises(InvalidArgumentError, match='weights=None: must be "auto", "imagenet" or "none"'):
         check_options(RETRAIN.inputs, {"weights": None})
 
 

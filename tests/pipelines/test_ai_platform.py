@@ -372,6 +372,7 @@ def test_the_kubeflow_pipeline_gets_the_machine_as_parameters():
     parameters, notices = pipeline_parameters(gpu, "kubeflow", image_of)
     assert parameters == {
         "weights": "none",
+        "recipe": "original",
         "training_data_path": "gs://b/t-*",
         "validation_data_path": "gs://b/v-*",
         "job_dir": "/mnt/run",

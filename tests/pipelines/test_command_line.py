@@ -61,7 +61,7 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
     assert "exactly one of --images, --train-csv and --training-data-path" in text
     assert not re.search(r"\w_csv|train_batch|deploy_target", text)
     assert "If --mixup is set too" in text
-    assert "[default: from the recipe: 200 (digits)" in text
+    assert "[default: from the recipe: by the data (frozen-backbone, " in text
     assert CliRunner().invoke(COMMANDS["submit"], ["--help"]).stdout.count("TRAINING ARGUMENTS") == 1
 
 
@@ -83,7 +83,7 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
         (["flowers/"], ["write --images flowers/"]),
         (["--images", "a.jpg", "b.jpg"], ["'b.jpg' follows", "in quotes"]),
         (["--optimizer-arguments", "momentun=0.9"], ["momentun", "did you mean momentum?"]),
-        (["--warmup-steps", "500"], ["--warmup-steps 500", "--max-steps 200"]),
+        (["--warmup-steps", "500", "--max-steps", "200"], ["--warmup-steps 500", "--max-steps 200"]),
         (["--images", "a", "--train-csv", "b"], ["--images", "--train-csv", "keep one"]),
         (["--validation-csv", "b"], ["--validation-csv", "--train-csv"]),
         (

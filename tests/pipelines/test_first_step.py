@@ -108,7 +108,7 @@ def start(tmp_path, photos, capsys, monkeypatch):
 
 
 EVERYWHERE = [
-    (TRAIN, {"optimizer_type": "sgdd"}, "optimizer_type='sgdd': must be momentum, adam or rmsprop"),
+    (TRAIN, {"optimizer_type": "sgdd"}, "optimizer_type='sgdd': must be auto, momentum, adam or rmsprop"),
     (TRAIN, {"max_steps": -5}, "max_steps=-5: must be at least 1"),
     (TRAIN, {"max_steps": 4.5}, "max_steps=4.5: must be a whole number, at least 1"),
     (TRAIN, {"images": ""}, "no input is given"),

@@ -21,7 +21,7 @@ def current_folder(tmp_path, monkeypatch):
 def test_without_data_the_digits_are_used_and_nothing_is_written(current_folder):
     run = prepare_run(TRAIN, {"max_steps": 7})
     assert run.sample
-    assert (run.recipe, run.parameters["max_steps"]) == ("digits", 7)
+    assert (run.parameters["recipe"], run.parameters["max_steps"]) == ("digits", 7)
     assert run.title.startswith("imgpipe run: scikit-learn's digits (no data was given), ")
     assert run.parameters["train_csv"] == str(run.folder.sample_data / "digits.csv")
     assert not list(current_folder.iterdir())

@@ -27,6 +27,9 @@ def started(job_dir, *, finished=False, **values):
         prepared.settings.write(prepared.folder)
         if finished:
             prepared.folder.model.mkdir()
+            # The recipe may have decided the number of steps.
+            trained = json.dumps({"arguments": {"max_steps": values.get("max_steps", 50)}})
+            (prepared.folder.model / "provenance.json").write_text(trained)
     return prepared.folder
 
 
@@ -56,8 +59,7 @@ def test_the_given_arguments_are_recorded_with_absolute_paths(current_folder):
     }
     assert settings.data == str(current_folder / "flowers")
     assert "images" not in settings.options
-    # Those of the recipe, too.
-    assert settings.parameters["warmup_steps"] == 5
+    assert settings.parameters["recipe"] == "from-scratch"
 
 
 def test_changed_parameters_are_named_with_both_values():
@@ -69,8 +71,6 @@ def test_the_changes_of_a_continued_run_are_named(current_folder):
     job = started("job").job_dir
     prepared = prepare_run(TRAIN, {**SETTINGS, "max_steps": 80, "job_dir": "job"})
     assert prepared.title.endswith(f"\ncontinuing the run in {job}; changed: max_steps was 50, is 80")
-    # A recipe's warm-up is a tenth of the steps, but must not change.
-    assert prepared.parameters["warmup_steps"] == 5
     assert not prepared.continues
     same = prepare_run(TRAIN, {**SETTINGS, "images": str(current_folder / "flowers"), "job_dir": str(job)})
     assert same.title.endswith(f"\ncontinuing the run in {job}; changed: nothing")
@@ -89,6 +89,19 @@ def test_a_finished_run_continues_only_with_more_steps():
         given |= {"deploy_target": "local", "deploy_dir": "served"} if pipeline is RETRAIN else {}
         with pytest.raises(OutputError, match="has a finished run") as caught:
             prepare_run(pipeline, given)
+        assert "max_steps above 50" in caught.value.remedy
+
+
+def test_a_finished_run_whose_steps_the_recipe_decided_continues_only_with_more_steps():
+    folder = started("job", finished=True)
+    settings = read_settings(folder)
+    parameters = {name: value for name, value in settings.parameters.items() if name != "max_steps"}
+    replace(settings, parameters=parameters).write(folder)
+    given = {name: value for name, value in SETTINGS.items() if name != "max_steps"}
+    assert prepare_run(TRAIN, {**given, "max_steps": 51, "job_dir": "job"}).continues
+    for changes in ({}, {"max_steps": 50}):
+        with pytest.raises(OutputError, match="has a finished run") as caught:
+            prepare_run(TRAIN, {**given, **changes, "job_dir": "job"})
         assert "max_steps above 50" in caught.value.remedy
 
 

@@ -31,6 +31,11 @@ def test_auto_uses_the_instructions_of_the_device(device, model_type, precision)
     assert resolve_precision("auto", model_type, device) == precision
 
 
+def test_auto_is_float32_for_small_images_on_a_cpu():
+    assert resolve_precision("auto", "resnet-50", NEW_CPU, image_size=32) == "float32"
+    assert resolve_precision("auto", "resnet-50", AMPERE, image_size=32) == "bfloat16"
+
+
 @pytest.mark.parametrize("device", [OLD_CPU, NEW_CPU, VOLTA, AMPERE, PASCAL, TPU])
 @pytest.mark.parametrize("model_type", list(MODEL_TYPES))
 def test_auto_and_bfloat16_are_always_accepted_and_off_is_float32(device, model_type):

@@ -88,6 +88,56 @@ def test_the_written_model_has_the_metrics_of_the_loop(trained_digits, digits_da
     assert fitted == pytest.approx(result.best.temperature, rel=1e-3) != 1
 
 
+# ---------------------------------------------------------------- recipes
+
+
+def test_a_recipe_decides_what_is_left_to_it_and_the_model_says_what(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    images = read_manifest(dataset).splits[TRAIN].examples
+    settings = TrainingArguments(recipe="digits", max_steps=2, weight_decay=0.25)
+    train(settings, dataset, tmp_path / "model")
+    provenance = json.loads((tmp_path / "model" / "provenance.json").read_text())
+    used = provenance["arguments"]
+    assert provenance["model_type"] == used["model_type"] == "resnet-18"
+    assert (used["recipe"], used["image_size"], used["weight_decay"]) == ("digits", 32, 0.25)
+    assert (used["max_steps"], used["warmup_steps"]) == (2, 0)
+    assert used["train_batch_size"] <= images < 2 * used["train_batch_size"]
+
+
+def test_a_time_budget_sets_the_steps_and_a_resumed_training_keeps_them(coloured_dataset, tmp_path, capsys):
+    dataset = coloured_dataset(tmp_path / "data")
+    # The time is over before the first step: one step is the least.
+    settings = TrainingArguments(recipe="digits", max_minutes=1e-6, job_dir=str(tmp_path / "job"))
+    assert train(settings, dataset, tmp_path / "model").evaluations[-1].step == 1
+    assert "1 steps fit into max_minutes" in capsys.readouterr().out
+    used = json.loads((tmp_path / "model" / "provenance.json").read_text())["arguments"]
+    assert (used["max_steps"], used["warmup_steps"]) == (1, 0)
+    # With more time it would take 50 steps, but the learning rate has already fallen.
+    again = dataclasses.replace(settings, max_minutes=60.0)
+    assert train(again, dataset, tmp_path / "again").evaluations[-1].step == 1
+    assert "steps fit" not in capsys.readouterr().out
+
+
+def test_a_continued_training_keeps_its_warm_up(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    settings = TrainingArguments(recipe="digits", max_steps=1, job_dir=str(tmp_path / "job"))
+    train(settings, dataset, tmp_path / "model")
+    # A tenth of the steps would be another warm-up, with another learning rate in the first step.
+    longer = train(dataclasses.replace(settings, max_steps=11), dataset, tmp_path / "longer")
+    assert longer.evaluations[-1].step == 11
+    used = json.loads((tmp_path / "longer" / "provenance.json").read_text())["arguments"]
+    assert (used["max_steps"], used["warmup_steps"]) == (11, 0)
+
+
+def test_measuring_the_speed_changes_no_weights(coloured_dataset, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    settings = TrainingArguments(recipe="digits", initial_learning_rate=1e-30, warmup_steps=0)
+    settings = dataclasses.replace(settings, weight_decay=0.0, warmup_learning_rate=1e-30)
+    plain = train(dataclasses.replace(settings, max_steps=1), dataset, tmp_path / "plain")
+    measured = train(dataclasses.replace(settings, max_minutes=1e-6), dataset, tmp_path / "measured")
+    assert measured.best == plain.best
+
+
 # ---------------------------------------------------------------- output
 
 

@@ -107,8 +107,8 @@ def test_help_lists_every_argument_with_its_description():
     assert result.stderr == ""
     for name in ("training_data_path", "job_dir", *TrainingArguments.__dataclass_fields__):
         assert f"--{name} (" in result.stdout
-    assert "--max_steps (int, default 1000)" in result.stdout
-    assert "Allowed: at least 1." in result.stdout
+    assert "--max_steps (int, default -1)" in result.stdout
+    assert "Allowed: at least 1, or -1." in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_defaults_are_those_of_the_original_algorithm():
         ("freeze", "head", "none, backbone"),
         ("initial_learning_rate", 0, "greater than 0"),
         ("initial_learning_rate", float("inf"), "must be a finite number"),
-        ("warmup_steps", -1, "at least 0"),
+        ("warmup_steps", -2, "at least 0, or -1"),
         ("warmup_learning_rate", -1e-9, "at least 0"),
         ("optimizer_type", "sgd", "momentum, adam or rmsprop"),
         ("label_smoothing", 1.0, "at least 0 and less than 1"),
