@@ -6,6 +6,9 @@ the 300,000 rows.
 The rows beyond 3,000 repeat the 3,000 images, as lists do that repeat rare classes: the converter reads the
 file of each row, but decodes each distinct image once. So the speed of decoding is compared on the 3,000
 distinct images, and a line of the output compares the rates with Beam for distinct images only.
+
+Beam's converter does not search for near-duplicates, so ours runs without that; ``near_duplicates_cost`` is
+the time with it, which is the default, relative to the time without.
 """
 
 import argparse
@@ -53,8 +56,11 @@ def _benchmark(folder: Path, quick: bool) -> None:
     print(f"{len(names):,} JPEG files of {size:.0f} KB on average")
     _convert("ours", folder, SMALL)  # fills the page cache and writes bytecode
     measured = {
-        rows: in_turns({side: partial(_convert, side, folder, rows) for side in ("ours", "beam")}, repeats)
-        for rows, repeats in ((SMALL, 3), (MIDDLE, 1))
+        rows: in_turns({side: partial(_convert, side, folder, rows) for side in sides}, repeats)
+        for rows, sides, repeats in (
+            (SMALL, ("ours", "beam", "ours, near-duplicates"), 3),
+            (MIDDLE, ("ours", "beam"), 1),
+        )
     }
     small, middle = measured[SMALL], measured[MIDDLE]
     rates = [_rates(folder) for _ in range(11)]
@@ -68,6 +74,7 @@ def _benchmark(folder: Path, quick: bool) -> None:
         vs_beam_30000=ratio(middle["beam"], middle["ours"]),
         # Not the median of the ratios: each is of two differences of single runs, and varies by a fifth.
         vs_decode_limit=our_rate / statistics.median(limit for _, limit in rates),
+        near_duplicates_cost=ratio(small["ours, near-duplicates"], small["ours"]),
         peak_mb=peak(small["ours"]),
         **({"peak_mb_300000": peak(large)} if large else {}),
     )
@@ -75,8 +82,10 @@ def _benchmark(folder: Path, quick: bool) -> None:
 
 def _convert(side: str, folder: Path, rows: int, *, measure_memory: bool = True) -> Measured:
     csv, output = folder / "images" / f"{rows}.csv", folder / "output"
+    ours = ["-m", "imgpipe.components.convert", f"--train_csv={csv}", f"--output_dir={output}"]
     commands = {
-        "ours": ["-m", "imgpipe.components.convert", f"--train_csv={csv}", f"--output_dir={output}"],
+        "ours": [*ours, "--group_near_duplicates=false"],
+        "ours, near-duplicates": ours,
         "beam": ["-m", "benchmarks.beam_converter", str(csv), str(output)],
     }
     output.mkdir()
