@@ -237,7 +237,7 @@ def test_names_that_kubernetes_would_reject_in_a_deployment_are_rejected_first(s
 
 def test_a_tuning_on_one_machine_needs_a_local_job_dir(start):
     failed = start("local", TUNE, tune="max_steps=1,2", job_dir="gs://bucket/tuned")
-    assert "a search on this machine writes its study" in failed["problem"]
+    assert "a run on this machine writes to a local folder" in failed["problem"]
 
 
 @pytest.mark.parametrize("target", ["local", "kubeflow"])

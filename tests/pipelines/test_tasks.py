@@ -17,7 +17,7 @@ from imgpipe.pipelines.tasks import pipeline_inputs
         {
             "deploy_target": "vertex",
             "deploy_dir": "gs://bucket/serving",
-            "serving_image": "registry.example/serving@sha256:0",
+            "serving_image": "europe-docker.pkg.dev/flowers/serving/tf@sha256:0",
             "project": "flowers",
             "region": "europe-west4",
             "champion": "gs://bucket/serving/champion",

@@ -125,7 +125,7 @@ CONFIGS = [
     ({"masterConfig": {"diskConfig": {"bootDiskSizeGb": 10}}}, "bootDiskSizeGb=10", "at least 100"),
     ({"masterConfig": {"containerCommand": "python"}}, "containerCommand='python'", "list"),
     ({"args": "--max_steps=5"}, "args='--max_steps=5'", "list"),
-    ({"args": ["--max_stepz=5"]}, "--max_stepz", "--max_steps"),
+    ({"args": ["--max_stepz=5"]}, "--max_stepz", "--max-steps"),
     ({"args": ["--optimizer_type=sgd"]}, "optimizer_type='sgd'", "correct the value"),
     ({"args": ["--seed=-1"]}, "seed=-1", "correct the value"),
     ({"enableWebAccess": "yes"}, "enableWebAccess='yes'", "true or false"),
@@ -197,7 +197,7 @@ TEXTS = [
 COMMAND_LINES = [
     ([arg for arg in ARGUMENTS if "job-dir" not in arg], {}, "--job-dir is not given", "after `--`"),
     (ARGUMENTS[1:], {}, "--training_data_path is not given", "after `--`"),
-    ([*ARGUMENTS, "--max_stepz=1"], {}, "--max_stepz", "--max_steps"),
+    ([*ARGUMENTS, "--max_stepz=1"], {}, "--max_stepz", "--max-steps"),
     ([*ARGUMENTS, "--max_steps=1"], {}, "--max_steps is given twice", "one of the two"),
     ([*ARGUMENTS, "--optimizer_type=sgd"], {}, "optimizer_type='sgd'", "correct the value"),
     ([*ARGUMENTS[:3], "--max_steps=ten"], {}, "--max_steps=ten", "steps"),
