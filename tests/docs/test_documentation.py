@@ -29,9 +29,12 @@ from tests.servers.vertex import start_vertex_server
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# In place of the documented flags, so that a command takes seconds: it is parsed as documented, and runs on
-# small data and without downloaded weights.
-SHORT = ["--weights", "none", "--freeze", "none", "--image-size", "32", "--max-steps", "2"]
+# In place of the documented flags, so that a command takes seconds: it is parsed as documented, and runs with
+# a small network, on small data and without downloaded weights.
+SHORT = [
+    *("--model-type", "resnet-18", "--weights", "none", "--freeze", "none"),
+    *("--image-size", "32", "--max-steps", "2"),
+]
 
 
 def text_without_code(page):

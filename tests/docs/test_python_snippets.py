@@ -10,13 +10,16 @@ from nbclient import NotebookClient
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-# Runs before the documented cells, so that they run on small data and without downloaded weights.
+# Runs before the documented cells, so that they run with a small network, on small data and without
+# downloaded weights.
 QUICK = """
 import imgpipe
 
+SMALL = {"model_type": "resnet-18", "weights": "none", "image_size": 32, "max_steps": 2}
+
 def quick(function):
     def call(*arguments, **options):
-        return function(*arguments, **{"weights": "none", "image_size": 32, "max_steps": 2, **options})
+        return function(*arguments, **{**SMALL, **options})
     return call
 
 imgpipe.run, imgpipe.tune = quick(imgpipe.run), quick(imgpipe.tune)
