@@ -88,11 +88,12 @@ def check_not_tensorflow_checkpoint(location: Location) -> None:
         MissingInputError: if it is one.
         InterruptedRunError: if a remote store cannot be reached.
     """
-    names = {name.rstrip("/") for name in location.children()} if location.is_folder() else set()
+    is_folder = location.is_folder()
+    names = {name.rstrip("/") for name in location.children()} if is_folder else set()
     is_checkpoint = _SAVED_MODEL not in names and any(
         name == "checkpoint" or name.endswith((".index", ".meta")) for name in names
     )
-    if not names and location.status() is None:
+    if not is_folder and location.status() is None:
         is_checkpoint = (location.parent / f"{location.name}.index").status() is not None
     if is_checkpoint or location.name.endswith(".index"):
         raise MissingInputError(

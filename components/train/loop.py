@@ -243,7 +243,7 @@ class _Training:
         progress = self.progress
         state: dict[str, Any] = {
             "seconds": progress.seconds,
-            "losses": progress.losses,
+            "losses": list(progress.losses),
             "evaluations": [dataclasses.asdict(evaluation) for evaluation in progress.evaluations],
         }
         if progress.best:

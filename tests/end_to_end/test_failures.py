@@ -64,7 +64,7 @@ def test_the_folder_of_a_failed_run_can_be_reused(tmp_path, coloured_folder, row
     first = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
     check_explained(first, step="convert", status=65, messages=["no/such.png"])
     write_csv(csv, rows)
-    second = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL)
+    second = run_imgpipe(tmp_path / "job", "--train-csv", str(csv), *SMALL, "--train-batch-size", "64")
     # The run gets past convert; its batch size is larger than the data.
     check_explained(second, step="validate", status=64, messages=["--train-batch-size"])
 

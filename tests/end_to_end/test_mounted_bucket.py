@@ -90,6 +90,7 @@ def test_every_step_of_a_run_writes_to_a_mounted_bucket(bucket, coloured_folder)
     assert left_over(bucket) == []
 
 
+@pytest.mark.proof
 def test_a_search_and_the_models_of_its_trials_are_in_a_mounted_bucket(bucket, coloured_folder):
     job_dir = bucket / "tuned"
     result = subprocess.run(

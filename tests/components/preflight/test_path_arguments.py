@@ -51,7 +51,8 @@ def test_every_argument_with_the_name_of_a_path_has_a_kind():
         if isinstance(value, type) and is_dataclass(value)
         for field in fields(value)
         if re.search(r"(?<!_per)_(dir|csv|path|file|folder|list)$|^(images|model|records)$", field.name)
-        if not field.metadata["kind"]
+        # Other dataclasses than those of arguments have no metadata.
+        if not field.metadata.get("kind", "none")
     }
     # A JSON object of container images, set by the compiler.
     assert without_kind == {"RunArguments.images"}

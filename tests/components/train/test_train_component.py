@@ -114,7 +114,7 @@ def test_help_lists_every_argument_with_its_description():
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["--max_step=3"], 64, "--max_steps"),
+        (["--max_step=3"], 64, "--max-steps"),
         (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is required"),
         (
             ["--job-dir=s3://b/j", "--training_data_path=a", "--validation_data_path=b"],

@@ -66,7 +66,7 @@ def test_katib_without_a_job_dir_is_rejected_before_anything_is_written(tmp_path
 
 
 def test_a_local_search_rejects_a_job_dir_in_cloud_storage():
-    with pytest.raises(InvalidArgumentError, match="writes its study") as caught:
+    with pytest.raises(InvalidArgumentError, match="writes to a local folder") as caught:
         check_local("gs://photos/tuned")
     assert "tune_engine=katib" in caught.value.remedy
     check_local("tuned")

@@ -67,6 +67,7 @@ def test_all_problems_of_record_files_are_reported_together(tmp_path):
     code, last = run(
         f"--training_data_path={tmp_path}/train-*",
         f"--validation_data_path={tmp_path}/validation-*",
+        "--train_batch_size=64",
         f"--report={tmp_path / 'r.html'}",
         f"--summary={tmp_path / 's.json'}",
     )
