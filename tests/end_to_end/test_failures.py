@@ -101,6 +101,7 @@ def test_missing_pretrained_weights_are_reported_before_the_first_step(
     assert not run.folder.exists()
 
 
+@pytest.mark.proof
 def test_settings_of_other_programs_do_not_change_a_run(tmp_path, coloured_folder, monkeypatch):
     """All together: each of them ended the run, or made it wait forever."""
     cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
@@ -157,6 +158,7 @@ def test_an_interrupted_run_saves_a_checkpoint_after_a_slow_step(tmp_path, colou
     assert f"train: resuming from the checkpoint of step {step:,} of {step + 1:,}" in resumed.stderr
 
 
+@pytest.mark.proof
 def test_a_finished_run_trains_on_with_more_steps_and_publishes_again(tmp_path, coloured_folder):
     arguments = ["--images", str(coloured_folder), "--train-batch-size", "8", *SMALL[:-1]]
     first = run_imgpipe(tmp_path / "job", *arguments, "3")
