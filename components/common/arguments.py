@@ -41,10 +41,12 @@ _OTHER_NAMES = {
 }
 _EPOCHS = (
     "the length of a training is {max_steps}, in steps of {train_batch_size} images each; an epoch has as "
+    "many steps as the training images divided by this number"
 )
-_EPOCHS += "many steps as the training images divided by this number"
-_DEVICES = "all GPUs that TensorFlow sees are used; CUDA_VISIBLE_DEVICES selects some of them, e.g. "
-_DEVICES += "CUDA_VISIBLE_DEVICES=0, or none if it is empty"
+_DEVICES = (
+    "all GPUs that TensorFlow sees are used; CUDA_VISIBLE_DEVICES selects some of them, e.g. "
+    "CUDA_VISIBLE_DEVICES=0, or none if it is empty"
+)
 # What programs have arguments for, but this one does not.
 _OTHER_CONCEPTS = {
     **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs", "n_epochs"), _EPOCHS),

@@ -11,13 +11,11 @@ from imgpipe.components.common.errors import InvalidArgumentError, MissingInputE
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.storage import local_path
 from imgpipe.pipelines.commands.grouped_options import (
-    RUNNING,
     ArgumentCommand,
     argument_options,
     complete_run,
-    option,
 )
-from imgpipe.pipelines.commands.run import exit_with_error, given_values, run_and_report
+from imgpipe.pipelines.commands.run import exit_with_error, format_option, given_values, run_and_report
 from imgpipe.pipelines.local_pipeline import RETRAIN, RUNS_FOLDER, TRAIN, TUNE, ContainerOptions, prepare_run
 from imgpipe.pipelines.run_folder import RunFolder, is_unfinished, running_process
 from imgpipe.pipelines.run_settings import RunSettings, read_settings
@@ -35,15 +33,7 @@ Examples:
 @click.command(cls=ArgumentCommand, epilog=_EXAMPLES, short_help="Continue an interrupted run.")
 @click.argument("run", default="", metavar="[RUN]", shell_complete=complete_run)
 @argument_options(*TUNE_PIPELINE_ARGUMENTS, default_of=lambda _: "")
-@option(
-    "--format",
-    "output_format",
-    group=RUNNING,
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Result on stdout: a summary, or one line of JSON.",
-)
+@format_option
 def resume(run: str, output_format: str, tune: tuple[str, ...], **flags: Any) -> None:
     """Continue RUN, a run of `imgpipe run` or `imgpipe tune` on this machine, with its recorded arguments.
 

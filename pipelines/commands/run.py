@@ -64,18 +64,21 @@ Examples:
 """
 
 
+format_option = option(
+    "--format",
+    "output_format",
+    group=RUNNING,
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Result on stdout: a summary, or one line of JSON.",
+)
+
+
 def _local_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed(
         (
-            option(
-                "--format",
-                "output_format",
-                group=RUNNING,
-                type=click.Choice(["text", "json"]),
-                default="text",
-                show_default=True,
-                help="Result on stdout: a summary, or one line of JSON.",
-            ),
+            format_option,
             option(
                 "--runner",
                 group=CONTAINERS,
