@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
+from imgpipe import __version__
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.fields_reader import FieldsReader, parse_yaml
 from imgpipe.components.common.image_name import HOST, PART
@@ -79,7 +79,7 @@ class Images:
             return self.lock[name]
         prefix = f"{self.registry.rstrip('/')}/" if self.registry else ""
         # KFP's cache identifies code by the image name, so a tag must never move.
-        return f"{prefix}{name}:{version('image-classification-pipeline')}"
+        return f"{prefix}{name}:{release_name()}"
 
     def of_step(self, step: str, target: str = "") -> str:
         """Returns the image of a step on a target."""
@@ -93,6 +93,14 @@ class Images:
             target: ``vertex`` for the image of jobs on Vertex AI, whose user is root.
         """
         return self.of_role(f"train-{kind}-vertex" if target == "vertex" else f"train-{kind}")
+
+
+def release_name() -> str:
+    """Returns our version as a tag of images and as a part of names in Kubernetes.
+
+    A local version such as ``1.2.0+g123`` has a ``+``, which neither of them may have: it is ``1.2.0-g123``.
+    """
+    return re.sub("[^a-z0-9.]+", "-", __version__.lower())
 
 
 def locked_role(role: str) -> str:

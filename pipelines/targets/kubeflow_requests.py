@@ -1,7 +1,6 @@
 """What a run or a recurring run on Kubeflow is started with, and how it is recognized."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from imgpipe import __version__
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient
 from imgpipe.components.platforms.kubeflow.pipeline_versions import find_or_upload
+from imgpipe.pipelines.images import release_name
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class RunRequest:
         ids = find_or_upload(
             client,
             info["name"],
-            f"{_release()}-{hashlib.sha256(text).hexdigest()[:12]}",
+            f"{release_name()}-{hashlib.sha256(text).hexdigest()[:12]}",
             self.pipeline_file,
             description=info.get("description", ""),
         )
@@ -91,11 +90,6 @@ class RunRequest:
         if self.pipeline_root:
             compared["pipeline root"] = (config and config.pipeline_root, self.pipeline_root)
         return " and ".join(name for name, (existing, value) in compared.items() if existing != value)
-
-
-def _release() -> str:
-    """Returns our version with the characters that a name in Kubernetes may have: a local one has a +."""
-    return re.sub("[^a-z0-9.]+", "-", __version__.lower())
 
 
 def spec_fingerprint(document: Any) -> dict[str, Any]:

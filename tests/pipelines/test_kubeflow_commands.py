@@ -1,5 +1,6 @@
 """The command line on Kubeflow: KFP's client against a server that runs steps as processes."""
 
+import functools
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.components.tune.search_space import read_request
 from imgpipe.pipelines.cli import imgpipe
-from tests.command_line import IMGPIPE
+from tests.command_line import IMGPIPE, run_on_kubeflow
 from tests.servers.configs import TPU_CONFIG, TUNING_CONFIG
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
@@ -39,13 +40,7 @@ def run(server, monkeypatch, tmp_path):
     monkeypatch.setattr("imgpipe.components.platforms.submission.SETTLE_SECONDS", 0)
     monkeypatch.setattr("imgpipe.components.platforms.polling.RETRY_SECONDS", 1)
 
-    def run_in_process(*arguments):
-        target = ["--target", "kubeflow", "--host", server.address]
-        arguments = list(map(str, arguments))
-        end = arguments.index("--") if "--" in arguments else len(arguments)
-        return CliRunner().invoke(imgpipe, [*arguments[:end], *target, *arguments[end:]])
-
-    return run_in_process
+    return functools.partial(run_on_kubeflow, server.address)
 
 
 def submit(run, *options, arguments=ARGUMENTS):

@@ -3,16 +3,17 @@
 The sources are those of kubeflow/pipelines 2.17, below backend/src/apiserver.
 """
 
+import functools
 import json
 
 import pytest
-from click.testing import CliRunner
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.image_name import check_image
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient
-from imgpipe.pipelines.cli import imgpipe
+from imgpipe.pipelines import images
 from imgpipe.pipelines.cron import check_cron
-from imgpipe.pipelines.targets import kubeflow_requests
+from tests.command_line import run_on_kubeflow
 from tests.servers import kubeflow_rules
 from tests.servers.kubeflow import start_kubeflow_server
 
@@ -29,12 +30,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(server):
-    def run_in_process(*arguments):
-        target = ["--target", "kubeflow", "--host", server.address]
-        end = arguments.index("--") if "--" in arguments else len(arguments)
-        return CliRunner().invoke(imgpipe, [*arguments[:end], *target, *arguments[end:]])
-
-    return run_in_process
+    return functools.partial(run_on_kubeflow, server.address)
 
 
 def submit(run, *options):
@@ -63,12 +59,28 @@ def test_another_spelling_of_a_name_is_another_run(run, server):
 def test_a_local_version_of_imgpipe_has_a_name_that_kubernetes_accepts(run, server, monkeypatch):
     """storage/pipeline_store_kubernetes.go: pipelines and versions may be objects of Kubernetes."""
     server.stores_in_kubernetes = True
-    monkeypatch.setattr(kubeflow_requests, "__version__", "0.2.0.dev1+Git_12")
+    monkeypatch.setattr(images, "__version__", "0.2.0.dev1+Git_12")
     assert submit(run).exit_code == 0
     assert run("submit", "job_2", "--no-check", "--", *ARGUMENTS).exit_code == 0
     [version] = server.versions.values()
     assert version["name"].startswith("0.2.0.dev1-git-12-")
     assert all("pipeline_version_reference" in sent for sent in server.runs.values())
+
+
+@pytest.mark.parametrize(
+    ("version", "tag"),
+    [
+        ("1.2.0", "1.2.0"),
+        ("1.2.0+g123.d20261129", "1.2.0-g123.d20261129"),
+        ("1!2.0rc1+Local_1", "1-2.0rc1-local-1"),
+    ],
+)
+def test_the_tag_of_the_images_is_valid_for_every_version(monkeypatch, version, tag):
+    """github.com/distribution/reference, regexp.go: a tag has letters, digits, points, hyphens and _."""
+    monkeypatch.setattr(images, "__version__", version)
+    image = images.Images("registry.example/imgpipe").of_role("data")
+    assert image == f"registry.example/imgpipe/imgpipe-data:{tag}"
+    check_image(image, name="image")
 
 
 @pytest.mark.parametrize("options", [("--namespace", "Team_1"), ("--service-account", "a..b")])

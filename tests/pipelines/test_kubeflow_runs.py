@@ -1,6 +1,7 @@
 """describe, list, stream-logs and cancel on Kubeflow: what a run's Workflow and its logs say."""
 
 import base64
+import functools
 import gzip
 import json
 
@@ -11,6 +12,7 @@ from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.log import LOG_FORMAT_VARIABLE, log_event, log_result
 from imgpipe.components.common.step import log_error
 from imgpipe.pipelines.cli import imgpipe
+from tests.command_line import run_on_kubeflow
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
@@ -29,10 +31,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(server):
-    def run_in_process(*arguments):
-        target = ["--target", "kubeflow", "--host", server.address]
-        end = arguments.index("--") if "--" in arguments else len(arguments)
-        return CliRunner().invoke(imgpipe, [*arguments[:end], *target, *arguments[end:]])
+    run_in_process = functools.partial(run_on_kubeflow, server.address)
 
     result = run_in_process("submit", "job_1", "--no-check", "--", "--images=gs://bucket/flowers")
     assert result.exit_code == 0, result.output
