@@ -8,12 +8,19 @@ from typing import Any
 from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, argument
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
+from imgpipe.components.common.shared_arguments import (
+    KSERVE_TARGET,
+    LOCAL_TARGET,
+    NO_TARGET,
+    VERTEX_TARGET,
+)
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.storage import local_path, parse_location
 
 # Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+# KServe and Knative make longer names of it that have the same limit, e.g. ``latest-NAME-predictor``.
+_MAX_NAME = {KSERVE_TARGET: 63 - len("latest--predictor"), VERTEX_TARGET: 63}
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class DeploymentTarget:
     deploy_name: str = argument(
         "",
         "Name of the InferenceService (kserve), or of the model and the endpoint (vertex): lower-case "
-        "letters, digits and hyphens. Empty = the last part of deploy_dir.",
+        "letters, digits and hyphens, at most 46 (kserve) or 63. Empty = the last part of deploy_dir.",
         group=Group.DEPLOYMENT,
     )
     namespace: str = argument(
@@ -69,10 +76,12 @@ class DeploymentTarget:
                 f"deploy_dir={self.deploy_dir!r} is not in a bucket, which {target} servers require",
                 remedy="give a path gs://bucket/folder that the servers may read",
             )
-        if not _NAME.fullmatch(self.resolved_name()):
+        name = self.resolved_name()
+        if not _NAME.fullmatch(name) or len(name) > _MAX_NAME[target]:
             raise InvalidArgumentError(
-                f"deploy_name={self.resolved_name()!r} is not a valid name",
-                remedy="use at most 63 lowercase letters, digits and hyphens, starting with a letter",
+                f"deploy_name={name!r} is not a valid name for {target}",
+                remedy=f"use at most {_MAX_NAME[target]} lowercase letters, digits and hyphens, starting "
+                "with a letter",
             )
 
 

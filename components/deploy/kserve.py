@@ -34,11 +34,13 @@ from imgpipe.components.platforms.kubernetes.kserve import (
     KNATIVE,
     READY,
     STANDARD,
+    STOP,
     InferenceService,
     address_inside,
     address_of_latest,
     has_rolled_out_revision,
     has_same_pods,
+    is_stopped,
     percent_of_latest,
     predictor_status,
     specified_uri,
@@ -232,8 +234,8 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     Raises:
         InvalidArgumentError: for a canary in Standard mode; nothing was changed.
         MissingInputError: if the export step did not write the model.
-        CheckFailedError: if the model's files were changed after the export, the runtime cannot load it, or
-            it does not answer rightly; the message says which model serves.
+        CheckFailedError: if the model's files were changed after the export, the runtime cannot load it, the
+            service is stopped, or the model does not answer rightly; the message says which model serves.
         OutputError: if imgpipe did not create the service of that name.
         UnavailableError: if the cluster rejects a request.
         InterruptedRunError: if the cluster does not respond.
@@ -246,8 +248,10 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     if current is not None:
         mode = _until_response(lambda: service.mode(current), deadline)
         _check_mode(mode, arguments, service.name)
+        _check_runs(current, service)
     cluster = connect("deploy to", arguments.namespace)
-    _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image), deadline)
+    model = current["spec"].get("predictor", {}).get("model") or {} if current else {}
+    _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image, model), deadline)
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
@@ -316,6 +320,15 @@ def _check_mode(mode: str, arguments: DeployArguments, name: str) -> None:
             "get the new model",
             remedy="deploy with canary_percent=100, deploy the new model as a second service with another "
             "deploy_name, or install Knative",
+        )
+
+
+def _check_runs(current: dict[str, Any], service: InferenceService) -> None:
+    if is_stopped(current):
+        raise CheckFailedError(
+            f"{service.name} is stopped by its annotation {STOP}: no pod would start",
+            remedy=f"run `kubectl annotate inferenceservice {service.model_name} {STOP}- "
+            f"--namespace={service.namespace}`",
         )
 
 

@@ -17,6 +17,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_digest
+from imgpipe.components.common.server_image import check_server_image
 from imgpipe.components.common.shared_arguments import VERTEX_TARGET
 from imgpipe.components.common.verification import Verification, read_verified_model
 from imgpipe.components.deploy.arguments import DeployArguments
@@ -38,6 +39,7 @@ _MODELS, _ENDPOINTS = "ModelServiceClient", "EndpointServiceClient"
 _MAX_PROBES = 500
 # How long one of them is repeated while the endpoint is busy.
 _PROBE_SECONDS = 30.0
+_IMAGE_REMEDY = "set serving_image to a TensorFlow Serving image of that version"
 # How long a deployment that outlasts its limit may take to be cancelled, or completed and undone.
 _UNDO_SECONDS = 300.0
 
@@ -55,13 +57,14 @@ def deploy_to_vertex(model_folder: Path, arguments: DeployArguments) -> Deployme
     Raises:
         InvalidArgumentError: if credentials would be sent over plain http, or Vertex AI rejects a request.
         MissingInputError: if the export step did not write the model.
-        CheckFailedError: if the model's files were changed after the export, it cannot be deployed, or its
-            answers are not the evaluation's; the previous model serves.
+        CheckFailedError: if the model's files were changed after the export, ``serving_image`` cannot load
+            it, it cannot be deployed, or its answers are not the evaluation's; the previous model serves.
         UnavailableError: if permissions, quota or credentials are missing.
         InterruptedRunError: if Vertex AI cannot be reached.
     """
     verification = read_verified_model(model_folder)
     digest = model_digest(model_folder)
+    check_server_image(arguments.serving_image, model_folder, name="serving_image", remedy=_IMAGE_REMEDY)
     location = _location(arguments)
     model_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     # The traffic before the first attempt: what a later attempt finds may be the work of an earlier one.

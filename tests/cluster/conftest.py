@@ -56,6 +56,19 @@ def _upload_digits(folder, temporary):
 
 
 @pytest.fixture
+def require_kind(installation):
+    """``require_kind("experiments.kubeflow.org", "Katib")`` skips a test where that kind is missing."""
+
+    def require(name, service):
+        if not installation.has_kind(name):
+            reason = f"not tested with {service}: the cluster has no {name}"
+            warnings.warn(reason, stacklevel=2)
+            pytest.skip(reason)
+
+    return require
+
+
+@pytest.fixture
 def job(installation):
     """A new job id, whose runs are cancelled after the test."""
     name = f"cluster_test_{uuid.uuid4().hex[:8]}"

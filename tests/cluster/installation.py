@@ -12,6 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from imgpipe.components.platforms.kubeflow.client import EXPERIMENT, KubeflowClient
+from imgpipe.components.platforms.kubernetes.client import Cluster, CustomObjects
+from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
+from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.jobs import ENDED
 from tests.command_line import IMGPIPE
 from tests.waiting import wait_until
@@ -106,6 +109,77 @@ class Installation:
         config.load_kube_config()
         return client.ApiClient()
 
+    @cached_property
+    def core(self) -> Any:
+        """A client of the cluster's pods, secrets, ..."""
+        from kubernetes import client
+
+        return client.CoreV1Api(self.kubernetes)
+
+    @property
+    def account(self) -> str:
+        """The service account of the steps."""
+        return "default-editor" if self.is_multi_user else "pipeline-runner"
+
+    def has_kind(self, name: str) -> bool:
+        """Returns whether the cluster has a kind of objects, e.g. ``experiments.kubeflow.org``."""
+        from kubernetes import client
+
+        definitions = client.ApiextensionsV1Api(self.kubernetes).list_custom_resource_definition().items
+        return any(definition.metadata.name == name for definition in definitions)
+
+    def custom(self, group: str, version: str, plural: str) -> CustomObjects:
+        """Returns the custom objects of a kind in the namespace of the runs."""
+        cluster = Cluster(self.kubernetes, self.namespace)
+        return CustomObjects(cluster, group, version, plural, remedy="see docs/develop.md")
+
+    def start_pod(self, name: str, role: str, code: str, environment: dict[str, str], **fields: Any) -> None:
+        """Starts a pod of one of our images, with the account of the steps, that runs Python code."""
+        spec = pod_spec(
+            "main",
+            Images(self.registry).of_role(role),
+            ["python3", "-c", code],
+            environment,
+            cpu="500m",
+            memory="2G",
+            accelerator_type="",
+            accelerator_count=0,
+            node_selector={},
+            tolerations=[],
+            service_account=self.account,
+            storage_secret="imgpipe-storage",  # noqa: S106 - its default name
+        )
+        metadata = {"name": name, "labels": {"sidecar.istio.io/inject": "false"}}
+        self.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": {**spec, **fields}})
+
+    def wait_for_phase(self, pod: str, *phases: str, seconds: float = 300) -> str:
+        """Returns the phase of a pod once it is one of several."""
+
+        def phase() -> str:
+            found = str(self.core.read_namespaced_pod(pod, self.namespace).status.phase)
+            return found if found in phases else ""
+
+        return str(wait_for(phase, seconds, f"pod {pod} is {' or '.join(phases)}"))
+
+    def pod_log(self, pod: str) -> str:
+        """Returns what a pod has printed."""
+        return str(self.core.read_namespaced_pod_log(pod, self.namespace))
+
+    def delete_pod(self, pod: str) -> None:
+        """Deletes a pod and waits until it is deleted."""
+        self.core.delete_namespaced_pod(pod, self.namespace)
+        selector = f"metadata.name={pod}"
+
+        def is_deleted() -> bool:
+            return not self.core.list_namespaced_pod(self.namespace, field_selector=selector).items
+
+        wait_for(is_deleted, 120, f"pod {pod} is deleted")
+
+    def evict(self, pod: str) -> None:
+        """Evicts a pod, as the drain of a node does."""
+        body = {"metadata": {"name": pod, "namespace": self.namespace}}
+        self.core.create_namespaced_pod_eviction(pod, self.namespace, body)
+
     def workflow(self, run_id: str) -> dict[str, Any]:
         """Returns the Workflow of a run; {} before there is one."""
         from kubernetes import client
@@ -117,11 +191,7 @@ class Installation:
 
     def pods(self, run_id: str) -> list[Any]:
         """Returns the pods of a run's steps, without KFP's drivers."""
-        from kubernetes import client
-
-        listed = client.CoreV1Api(self.kubernetes).list_namespaced_pod(
-            self.namespace, label_selector=_of_run(run_id)
-        )
+        listed = self.core.list_namespaced_pod(self.namespace, label_selector=_of_run(run_id))
         return [pod for pod in listed.items if "-driver-" not in pod.metadata.name]
 
     def cluster_says(self, run_id: str, pattern: str) -> bool:
@@ -129,8 +199,6 @@ class Installation:
 
         Argo compresses the nodes of a Workflow that has many.
         """
-        from kubernetes import client
-
         status = self.workflow(run_id).get("status", {})
         nodes = status.get("nodes") or {}
         if compressed := status.get("compressedNodes"):
@@ -139,7 +207,7 @@ class Installation:
         pods = self.pods(run_id)
         texts += [str(pod.status) for pod in pods]
         names = {pod.metadata.name for pod in pods}
-        events = client.CoreV1Api(self.kubernetes).list_namespaced_event(self.namespace).items
+        events = self.core.list_namespaced_event(self.namespace).items
         texts += [event.message or "" for event in events if event.involved_object.name in names]
         return any(re.search(pattern, text) for text in texts)
 

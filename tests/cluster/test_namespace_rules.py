@@ -14,9 +14,8 @@ _LABEL = "pod-security.kubernetes.io/enforce"
 @pytest.fixture
 def strict_namespace(installation):
     """The namespace with both rules, and with default limits for Argo's containers, which have none."""
-    from kubernetes import client
 
-    core = client.CoreV1Api(installation.kubernetes)
+    core = installation.core
     name, namespace = f"imgpipe-test-{uuid.uuid4().hex[:8]}", installation.namespace
     before = (core.read_namespace(namespace).metadata.labels or {}).get(_LABEL)
     hard = {"limits.cpu": "1000", "limits.memory": "4000Gi"}

@@ -41,10 +41,9 @@ def test_a_request_that_no_node_can_meet(installation, job):
 
 
 def test_a_quota_that_is_used_up(installation, job):
-    from kubernetes import client
 
     quota = {"metadata": {"name": job.replace("_", "-")}, "spec": {"hard": {"requests.nvidia.com/gpu": "0"}}}
-    core = client.CoreV1Api(installation.kubernetes)
+    core = installation.core
     core.create_namespaced_resource_quota(installation.namespace, quota)
     try:
         inputs = ["train_accelerator_type=nvidia.com/gpu", "train_accelerator_count=1"]

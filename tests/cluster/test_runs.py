@@ -58,10 +58,9 @@ def test_stream_logs_prints_what_the_steps_say_without_kubeflows_lines(installat
 
 
 def test_logs_remain_after_the_pods_are_deleted(installation, finished):
-    from kubernetes import client
 
     [run] = installation.runs_named(finished)
-    core = client.CoreV1Api(installation.kubernetes)
+    core = installation.core
     core.delete_collection_namespaced_pod(
         installation.namespace, label_selector=f"pipeline/runid={run.run_id}", grace_period_seconds=0
     )

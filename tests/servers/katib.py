@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kubeflow_katib_api import models
+from kubernetes import client
 
 from .kubeflow import KubeflowServer, start_kubeflow_server
 
@@ -245,19 +246,25 @@ class KatibServer(KubeflowServer):
         spec = body["spec"]
         template = spec["trialTemplate"]
         text = json.dumps(template["trialSpec"])
-        if not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", body["metadata"]["name"]):
+        if not re.fullmatch("[a-z]([-a-z0-9]{0,38}[a-z0-9])?", body["metadata"]["name"]):
             return "the name"
         if spec["resumePolicy"] not in ("Never", "LongRunning", "FromVolume"):
             return "invalid ResumePolicyType"
         if (
-            spec["parallelTrialCount"] > spec["maxTrialCount"]
-            or spec["maxFailedTrialCount"] > spec["maxTrialCount"]
+            not 0 < spec["parallelTrialCount"] <= spec["maxTrialCount"]
+            or not 0 <= spec["maxFailedTrialCount"] <= spec["maxTrialCount"]
         ):
             return "the counts"
         if spec["objective"]["type"] not in ("maximize", "minimize"):
             return "the objective's type"
         if spec["algorithm"]["algorithmName"] not in SETTINGS:
             return "the algorithm"
+        if spec.get("earlyStopping", {}).get("algorithmName", "medianstop") not in STOPPING_SETTINGS:
+            return "the early stopping"
+        for pattern in spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]:
+            # Filters are joined with ; in the arguments of the collector (pod/inject_webhook.go).
+            if not re.search(r"\(.*\).*\(.*\)", pattern) or ";" in pattern:
+                return "two top subexpressions are required"
         for parameter in spec["parameters"]:
             space = parameter["feasibleSpace"]
             ranged = parameter["parameterType"] in ("int", "double")
@@ -265,6 +272,12 @@ class KatibServer(KubeflowServer):
                 return f"the space of {parameter['name']}"
             if not all(isinstance(value, str) for key, value in space.items() if key != "list"):
                 return f"texts in the space of {parameter['name']}"
+        if not spec["parameters"]:
+            return "spec.parameters or spec.nasConfig must be specified"
+        for field in ("name", "reference"):
+            used = [parameter[field] for parameter in template["trialParameters"]]
+            if len(set(used)) < len(used):
+                return f"a duplicate {field} of a trial parameter"
         names = {parameter["name"] for parameter in spec["parameters"]} | {"${trialSpec.Name}"}
         for parameter in template["trialParameters"]:
             placeholder = f"${{trialParameters.{parameter['name']}}}"
@@ -278,9 +291,14 @@ class KatibServer(KubeflowServer):
             template.get(name) for name in ("primaryContainerName", "successCondition", "failureCondition")
         ):
             return "the template's conditions"
-        if "metadata" in template["trialSpec"]:
-            return "the template's name"
-        return ""
+        job = template["trialSpec"]
+        if {"name", "namespace"} & job.get("metadata", {}).keys():
+            return "metadata.name and metadata.namespace in spec.trialTemplate must be omitted"
+        if (job.get("apiVersion"), job.get("kind")) != ("batch/v1", "Job"):
+            return "APIVersion and Kind in spec.trialTemplate must be specified"
+        # validatePatchJob: a field that a Job does not have is refused, not ignored.
+        wrong = unconvertible("V1Job", job)
+        return wrong and f"invalid spec.trialTemplate: unable to convert: {wrong}"
 
     # ------------------------------------------------------------ controllers
 
@@ -554,7 +572,7 @@ class KatibServer(KubeflowServer):
             return pod if name in self.katib_trials else None
 
     def _wrap_command(self, container, pod, trial, folder):
-        """Returns the command as changed by pkg/webhook/v1beta1/pod/utils.go."""
+        """Returns the command as changed by pkg/webhook/v1beta1/pod/utils.go, and then by the kubelet."""
         arguments = [*container["command"], *container.get("args", ())]
         command = ["sh", "-c"]
         if arguments[0] in ("sh", "bash") and arguments[1] == "-c":
@@ -563,17 +581,18 @@ class KatibServer(KubeflowServer):
         if trial["spec"]["earlyStoppingRules"]:
             arguments += [
                 "||",
-                f"if test -f {folder}/$$.pid && [ $(head -n 1 {folder}/$$.pid) = early-stopped ]; "
+                f"if test -f {folder}/$$$$.pid && [ $(head -n 1 {folder}/$$.pid) = early-stopped ]; "
                 "then echo Training Container was Early Stopped; "
                 "else echo Training Container was Failed; exit 1; fi",
             ]
-        mark = f"echo completed > {folder}/$$.pid"
+        mark = f"echo completed > {folder}/$$$$.pid"
         user = pod.get("securityContext", {}).get("runAsUser")
         if (IMAGE_USER if user is None else user) != (COLLECTOR_USER if user is None else user):
             # Not even root writes to a file of another user here: tests may run as root.
-            mark = f"if test -f {folder}/$$.pid; then echo Permission denied; exit 2; else {mark}; fi"
+            mark = f"if test -f {folder}/$$$$.pid; then echo Permission denied; exit 2; else {mark}; fi"
         arguments += ["&&", mark]
-        return [*command, " ".join(arguments)]
+        variables = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        return [*command, expand(" ".join(arguments), variables)]
 
     def _collect(self, process, trial, folder, filters, objective):
         """Acts as the collector: applies the rule once, stops the trial, reports it after a limit."""
@@ -623,6 +642,37 @@ class KatibServer(KubeflowServer):
                     if match[0] == objective
                 ]
         return [value for _, _, value in sorted(found)]
+
+
+def expand(text, variables):
+    """Expands the text of a command: kubernetes/third_party/forked/golang/expansion/expand.go."""
+
+    def value(match):
+        return "$" if match[1] is None else variables.get(match[1], match[0])
+
+    return re.sub(r"\$(?:\$|\(([^)]*)\))", value, text)
+
+
+def unconvertible(kind, value, path=""):
+    """Returns the path of a field that a Kubernetes type does not have, or of another type; "" if none."""
+    parts = []
+    if match := re.fullmatch(r"list\[(.+)\]", kind):
+        if not isinstance(value, list):
+            return path
+        parts = [(match[1], item, f"{path}/{number}") for number, item in enumerate(value)]
+    elif match := re.fullmatch(r"dict[\[(]str, (.+)[\])]", kind):
+        parts = [(match[1], item, f"{path}/{name}") for name, item in value.items()]
+    elif kind in ("str", "int", "bool"):
+        return "" if type(value).__name__ == kind else path
+    elif model := getattr(client, kind, None):
+        types = {name: model.openapi_types[attribute] for attribute, name in model.attribute_map.items()}
+        if not isinstance(value, dict):
+            return path
+        for name in value:
+            if name not in types:
+                return f"{path}/{name}"
+        parts = [(types[name], item, f"{path}/{name}") for name, item in value.items()]
+    return next(filter(None, (unconvertible(*part) for part in parts)), "")
 
 
 def shown(resource):

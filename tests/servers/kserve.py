@@ -34,6 +34,7 @@ CRASHES, EARLY_PORT, OTHER_ANSWERS, OTHER_LABELS, NO_SIGNATURE, NEVER_READY, INT
     "never becomes ready",
     "fails on each request",
 )
+_FRAMEWORKS = {"model", "tensorflow", "triton", "onnx", "sklearn", "xgboost", "pytorch", "huggingface"}
 # kserve/kserve v0.20.0, pkg/constants/constants.go: ServiceAnnotationDisallowedList. All other annotations of
 # the service are copied to the pods.
 _NOT_COPIED = {
@@ -116,6 +117,8 @@ class Cluster:
         blocked: Whether a network policy drops requests to the predictors.
         conflicts: Number of replacements that will fail because of a newer version.
         runtimes: ClusterServingRuntimes.
+        namespace_runtimes: ServingRuntimes.
+        refused_objects: Why the API server refuses the objects that the controller makes; "" = it does not.
         objects: InferenceServices by namespace and name.
         writes: Methods of the requests that changed something.
         denied: What the account may not do; see ``access_review``.
@@ -132,6 +135,8 @@ class Cluster:
     blocked: bool = False
     conflicts: int = 0
     runtimes: list[dict[str, Any]] = field(default_factory=lambda: [runtime("imgpipe:1")])
+    namespace_runtimes: list[dict[str, Any]] = field(default_factory=list)
+    refused_objects: str = ""
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
     denied: tuple[str, ...] = ()
@@ -185,7 +190,7 @@ class Cluster:
         if plural == "clusterservingruntimes":
             return 200, {"items": self.runtimes}
         if plural == "servingruntimes":
-            return 200, {"items": []}
+            return 200, {"items": self.namespace_runtimes}
         if plural == "deployments":
             found = self._deployment(f"{namespace}/{name.removesuffix('-predictor')}")
         elif plural == "revisions":
@@ -215,6 +220,8 @@ class Cluster:
                 self.conflicts -= 1
                 return 409, {"message": "the object has been modified"}
             self._default(body)
+            if problem := _refused(body, found):
+                return 403, {"message": problem}
             changed = body["spec"] != found["spec"]
             found["metadata"].update(
                 annotations=body["metadata"].get("annotations", {}),
@@ -232,6 +239,8 @@ class Cluster:
             return 409, {"message": "already exists"}
         body["metadata"].update(generation=1, resourceVersion="1")
         self._default(body)
+        if problem := _refused(body):
+            return 403, {"message": problem}
         self.objects[key] = {**body, "status": {}}
         self.workloads[key] = Workload()
         self._touch(key)
@@ -262,7 +271,15 @@ class Cluster:
             workload = self.workloads[key]
             if now - workload.changed < self.reconcile_seconds:
                 continue
-            if not any(_is_supporting(found) for found in self.runtimes):
+            is_knative = self._is_knative(service)
+            problem = self.refused_objects or _too_long(service["metadata"]["name"], is_knative=is_knative)
+            if problem:
+                # kserve/kserve v0.20.0, components/predictor.go: Reconcile.
+                condition = {"status": "False", "reason": "ReconcileFailed", "message": problem}
+                service["status"]["deploymentMode"] = KNATIVE if is_knative else STANDARD
+                service["status"]["conditions"] = [{"type": "PredictorReady", **condition}]
+                continue
+            if self._runtime(service) is None:
                 # kserve/kserve v0.20.0, components/predictor.go: with no runtime there is no workload;
                 # the image of the model does not matter.
                 service["status"]["modelStatus"] = {
@@ -279,10 +296,17 @@ class Cluster:
                 workload.generation += 1
                 self._start_pod(key, workload, template)
             workload.percent = service["spec"]["predictor"].get("canaryTrafficPercent")
-            if self._is_knative(service):
+            if is_knative:
                 self._advance_knative(service, workload, now)
             else:
                 self._advance_standard(service, workload, now)
+
+    def _runtime(self, service):
+        wanted = service["spec"]["predictor"]["model"].get("runtime")
+        known = [*self.namespace_runtimes, *self.runtimes]
+        if wanted:
+            return next((found for found in known if found["metadata"]["name"] == wanted), None)
+        return next(filter(_is_supporting, known), None)
 
     def _is_knative(self, service):
         # kserve/kserve v0.20.0, inferenceservice/utils/utils.go: GetDeploymentMode.
@@ -512,8 +536,48 @@ def runtime(image, **fields):
     }
 
 
+def _refused(body, found=None):
+    """Returns the refusal of the webhook; "" if there is none.
+
+    kserve/kserve v0.20.0, pkg/apis/serving/v1beta1, inference_service_validation.go:
+    validateInferenceServiceName, validatePredictor, validateDeploymentMode; component.go: validateReplicas,
+    validateExactlyOneImplementation.
+    """
+    predictor = body["spec"]["predictor"]
+    mode = body["metadata"]["annotations"].get("serving.kserve.io/deploymentMode")
+    mode_before = found and found["status"].get("deploymentMode")
+    least, most = predictor.get("minReplicas", 1), predictor.get("maxReplicas", 0)
+    problem = ""
+    if not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", body["metadata"]["name"]):
+        problem = "the name is invalid"
+    elif predictor["model"]["name"]:
+        problem = "the 'name' field is not allowed in standard predictor"
+    elif mode and mode_before and mode != mode_before:
+        problem = f"update rejected: deploymentMode cannot be changed from '{mode_before}' to '{mode}'"
+    elif least < 0 or most < 0 or (most and least > most):
+        problem = "MinReplicas cannot be greater than MaxReplicas"
+    elif len(_FRAMEWORKS & predictor.keys()) != 1:
+        problem = "Exactly one of [Custom, ONNX, Tensorflow, Model, ...] must be specified"
+    webhook = "inferenceservice.kserve-webhook-server.validator"
+    return problem and f'admission webhook "{webhook}" denied the request: {problem}'
+
+
+def _too_long(name, *, is_knative):
+    """Returns why an object that the controllers make with a service's name is refused; "" if none is.
+
+    kserve/kserve v0.20.0, pkg/constants/constants.go: PredictorServiceName, GetRawServiceLabel (the label
+    "app" of the pods); knative/serving, pkg/reconciler/route/domains: HostnameFromTemplate (a Service for
+    each tag).
+    """
+    longest = f"latest-{name}-predictor" if is_knative else f"isvc.{name}-predictor"
+    return f'"{longest}" is invalid: must be no more than 63 bytes' if len(longest) > 63 else ""
+
+
 def _is_supporting(found):
+    """Returns whether KServe selects a runtime: predictor_model.go, GetSupportingRuntimes."""
     spec = found["spec"]
+    if spec.get("multiModel") or spec.get("workerSpec"):
+        return False
     return not spec.get("disabled") and any(
         supported["name"] == "tensorflow" and supported.get("autoSelect")
         for supported in spec["supportedModelFormats"]

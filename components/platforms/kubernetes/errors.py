@@ -1,6 +1,7 @@
 """Translates the errors of the Kubernetes API into ours."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ from imgpipe.components.common.errors import InterruptedRunError, InvalidRespons
 from imgpipe.components.platforms.responses import TRANSIENT_STATUSES, retry_after_seconds
 
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
+# The account has the right, but a webhook, a policy or a quota of the cluster refuses this object.
+_ADMISSION = re.compile("admission webhook|ValidatingAdmissionPolicy|exceeded quota|violates PodSecurity")
+_ADMISSION_REMEDY = "change what the message names, or ask the administrator of the cluster to allow it"
 # What the client library, or the reading of its response, raises for a page, ``null`` or half of a response.
 _CONTENT_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 
@@ -33,9 +37,10 @@ def translate_errors(action: str, *, remedy: str) -> Iterator[None]:
         yield
     except ApiException as error:
         if error.status not in TRANSIENT_STATUSES:
+            message = _message(error)
             raise UnavailableError(
-                f"Kubernetes refused to {action}: {error.status} {_message(error)}",
-                remedy=remedy,
+                f"Kubernetes refused to {action}: {error.status} {message}",
+                remedy=_ADMISSION_REMEDY if _ADMISSION.search(message) else remedy,
                 status=error.status or 0,
             ) from None
         cause = f"{error.status} {_message(error)}"

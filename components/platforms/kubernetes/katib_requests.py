@@ -132,7 +132,9 @@ def trial_command(fixed: Sequence[str], request: Hyperparameters) -> list[str]:
     # the words apart. Its process gets the pod's SIGTERM, Katib's that of its only child; both must reach
     # Python, and the shell must outlive it to write Katib's marker file. A `wait` that the signal interrupts
     # is repeated.
-    command = " ".join([*map(shlex.quote, words), *tuned])
+    # Kubernetes replaces $(NAME) in a command by a variable, and $$ by $.
+    quoted = [shlex.quote(word).replace("$", "$$") for word in words]
+    command = " ".join([*quoted, *tuned])
     script = (
         f"{{ {command} & child=$!; trap 'kill -TERM $child' TERM; wait $child; code=$?; "
         "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done; "

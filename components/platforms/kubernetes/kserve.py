@@ -36,6 +36,7 @@ STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 _LATEST_TAG = "latest"
 _MODE = "serving.kserve.io/deploymentMode"
+STOP = "serving.kserve.io/stop"
 # KServe's earlier names of the modes.
 _MODES = {"RawDeployment": STANDARD, "Serverless": KNATIVE}
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
@@ -74,6 +75,7 @@ class InferenceService:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = f"{cluster.namespace}/{name}"
+        self.namespace = cluster.namespace
         self.model_name = name
         self._cluster = cluster
         self._predictor = f"{name}-predictor"
@@ -328,6 +330,12 @@ def percent_of_latest(service: Mapping[str, Any]) -> int:
     )
 
 
+def is_stopped(service: Mapping[str, Any]) -> bool:
+    """Returns whether an annotation asks KServe to run no pods of a service."""
+    annotations = service["metadata"].get("annotations") or {}
+    return str(annotations.get(STOP, "")).lower() == "true"
+
+
 def has_rolled_out_revision(service: Mapping[str, Any]) -> bool:
     """Returns whether a revision of Knative has had all traffic: it keeps the rest beside a canary."""
     return bool(predictor_status(service).get("latestRolledoutRevision"))
@@ -379,6 +387,9 @@ def _traffic(service: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _refusal(service: Mapping[str, Any]) -> str:
     """Returns why KServe creates no pods for the specification that it has seen; "" if it does."""
+    ready = _condition(service, "PredictorReady")
+    if ready.get("reason") == "ReconcileFailed":
+        return f"KServe cannot create the pods: {ready.get('message')}"
     status = (service.get("status") or {}).get("modelStatus") or {}
     if status.get("transitionStatus") != "InvalidSpec":
         return ""

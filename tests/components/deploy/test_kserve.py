@@ -34,6 +34,9 @@ from tests.servers.kserve import (
     runtime,
 )
 
+# The longest name that both modes allow.
+LONGEST = "a" * 46
+
 
 @pytest.fixture
 def deploy(on_kserve, models):
@@ -567,6 +570,85 @@ def test_a_runtime_that_is_too_old_is_refused_before_the_upload(values, deploy, 
         deploy(0, **values)
     assert "ServingRuntime in docs/deploy.md" in caught.value.remedy
     assert (cluster.objects, cloud.requests) == ({}, [])
+
+
+def of_namespace(image, name, priority=None, **fields):
+    found = runtime(image, **fields)
+    found["metadata"] |= {"name": name, "namespace": "team"}
+    found["spec"]["supportedModelFormats"][0]["priority"] = priority
+    return found
+
+
+def test_the_runtime_that_kserve_selects_is_judged(deploy, cluster):
+    """predictor_model.go, GetSupportingRuntimes: the namespace first, then the priorities."""
+    cluster.runtimes = [runtime("tensorflow/serving:2.4.1")]
+    many = {"multiModel": True}, {"workerSpec": {"pipelineParallelSize": 2}}
+    cluster.namespace_runtimes = [of_namespace("imgpipe:1", "many", 9, **fields) for fields in many]
+    with pytest.raises(CheckFailedError, match=r"serving:2\.4\.1 of tensorflow-runtime cannot load"):
+        deploy(0)
+    cluster.namespace_runtimes.append(of_namespace("imgpipe:1", "with-priority", 1))
+    cluster.namespace_runtimes.append(of_namespace("tensorflow/serving:2.3.0", "without-priority"))
+    assert deploy(0).verified
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"runtime": "old"}, r"tensorflow/serving:2\.3\.0 of old cannot load"),
+        ({"runtime": "missing"}, "no ServingRuntime .* with the name missing"),
+        (
+            {"runtimeVersion": "2.4.1-gpu"},
+            r"tensorflow/serving:2\.4\.1-gpu of tensorflow-runtime cannot load",
+        ),
+    ],
+)
+def test_the_runtime_and_version_that_the_service_names_are_judged(fields, message, deploy, cluster, cloud):
+    """utils.go: GetServingRuntime, UpdateImageTag. An administrator has set them; they stay."""
+    cluster.runtimes = [runtime("tensorflow/serving:2.16.1")]
+    deploy(0)
+    cluster.namespace_runtimes = [of_namespace("tensorflow/serving:2.3.0", "old")]
+    cluster.namespace_runtimes[0]["spec"]["supportedModelFormats"][0]["autoSelect"] = False
+    cluster.objects["team/flowers"]["spec"]["predictor"]["model"] |= fields
+    cloud.requests.clear()
+    with pytest.raises((CheckFailedError, UnavailableError), match=message):
+        deploy(1)
+    assert cloud.requests == []
+
+
+def test_a_service_that_is_stopped_is_refused_before_the_upload(each_mode, deploy, cluster, cloud):
+    deploy(0)
+    cluster.objects["team/flowers"]["metadata"]["annotations"]["serving.kserve.io/stop"] = "true"
+    cloud.requests.clear()
+    with pytest.raises(
+        CheckFailedError, match=r"is stopped by its annotation serving\.kserve\.io/stop"
+    ) as caught:
+        deploy(1)
+    assert "annotate inferenceservice flowers serving.kserve.io/stop- --namespace=team" in caught.value.remedy
+    assert cloud.requests == []
+
+
+def test_a_name_that_kserve_cannot_serve_is_refused(each_mode, deploy):
+    assert deploy(0, deploy_name=LONGEST).verified
+    with pytest.raises(
+        InvalidArgumentError, match=r"deploy_name=.* is not a valid name for kserve"
+    ) as caught:
+        deploy(0, deploy_name=f"{LONGEST}a")
+    assert "at most 46" in caught.value.remedy
+
+
+def test_the_reason_why_kserve_cannot_create_its_objects_is_in_the_error(deploy, cluster):
+    """E.g. a quota, or a policy of the cluster."""
+    cluster.refused_objects = "exceeded quota: team, requested: count/deployments.apps=1"
+    with pytest.raises(CheckFailedError, match="KServe cannot create the pods: exceeded quota: team"):
+        deploy(0, deploy_timeout_seconds=1)
+
+
+def test_a_specification_that_a_webhook_refuses_is_not_taken_for_missing_rights(deploy, cluster):
+    deploy(0)
+    cluster.objects["team/flowers"]["spec"]["predictor"]["minReplicas"] = -1
+    with pytest.raises(UnavailableError, match=r"admission webhook .* MinReplicas") as caught:
+        deploy(1)
+    assert "change what the message names" in caught.value.remedy
 
 
 @pytest.mark.parametrize("values", [{}, {"serving_image": "imgpipe:1"}])

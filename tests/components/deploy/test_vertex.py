@@ -263,6 +263,13 @@ def test_a_deployment_that_vertex_ai_would_refuse_is_refused_before_the_upload(
     assert cloud.contents("serving/") == {}
 
 
+def test_an_image_that_cannot_load_the_model_is_refused_before_the_upload(deploy, vertex, cloud):
+    with pytest.raises(CheckFailedError, match=r"tf2-cpu\.2-3:latest .*requires TensorFlow 2\.6 or later"):
+        deploy(0, serving_image="us-docker.pkg.dev/vertex-ai/prediction/tf2-cpu.2-3:latest")
+    assert vertex.writes == []
+    assert cloud.contents("serving/") == {}
+
+
 def test_a_deployment_that_outlasts_its_limit_is_cancelled(deploy, vertex):
     deploy(0)
     vertex.slow = 10**9

@@ -195,6 +195,24 @@ def test_the_experiment_has_all_arguments(server, search):
     assert f"--max_steps={STEPS}" in line
 
 
+def test_a_dollar_in_a_path_reaches_the_trials(search, tmp_path):
+    """Kubernetes replaces $$ and $(NAME) in commands."""
+    folder = tmp_path / "a$$b$(HOME)"
+    [trial] = search(location=folder, max_trials=1).run(lambda _: None)
+    assert trial.model.startswith(f"{folder}/")
+
+
+def test_a_template_that_is_no_job_is_refused(server, search):
+    """validator.go, validatePatchJob: the cluster's Katib does not ignore a field that it does not know."""
+    body = search().body("e")
+    body["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["nodeSelectors"] = {}
+    with pytest.raises(
+        UnavailableError, match="unable to convert: /spec/template/spec/nodeSelectors"
+    ) as caught:
+        Experiment(connect("tune on", "team"), "e").create(body)
+    assert "change what the message names" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("tune", "algorithm", "space"),
     [
