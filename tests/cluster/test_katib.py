@@ -86,8 +86,10 @@ def check_search(installation, job, count=_SEARCH["max_trials"]):
     trials = trials_of(installation, experiment).values()
     assert len(trials) == count
     assert all(condition(trial, SUCCEEDED) or condition(trial, EARLY_STOPPED) for trial in trials)
-    models = {f"trial_{trial['metadata']['name']}" for trial in trials}
-    assert models <= set(parse_location(f"{installation.folder}/{job}/model").children())
+    folder = parse_location(f"{installation.folder}/{job}")
+    models = {f"trial_{trial['metadata']['name']}/" for trial in trials}
+    assert models <= set((folder / "model").children())
+    assert len(json.loads((folder / "trials.json").read())["trials"]) == count
     return experiment
 
 
