@@ -70,6 +70,11 @@ class KatibWatch:
             reason = next(filter(None, map(waiting_reason, state.suggestion_pods)), "")
             not_ready = condition(state.suggestion, "DeploymentReady", "False") or {}
             message = str(not_ready.get("message") or "it suggests no values")
+            if not_ready and not state.suggestion_pods:
+                # E.g. in `restricted`: composer.go of Katib 0.19 gives medianstop no securityContext.
+                message += (
+                    "; it has no pod: a quota or the Pod Security Standard may forbid it (docs/tune.md)"
+                )
             return {"Katib's suggestion service": (reason, lambda: message)}
         waiting: dict[str, tuple[str, Callable[[], str]]] = {}
         for trial in state.trials:

@@ -511,7 +511,9 @@ def test_the_settings_of_every_algorithm_are_accepted(search):
 
 def test_a_suggestion_service_that_does_not_start_ends_the_search(server, search):
     server.has_services = False
-    with pytest.raises(UnavailableError, match=r"service has not started.*Deployment is not ready"):
+    with pytest.raises(
+        UnavailableError, match=r"service has not started.*is not ready; it has no pod: a quota"
+    ):
         search(trial_silence_limit=1).run(lambda _: None)
     assert server.katib_writes == ["POST", "DELETE"]
 
