@@ -484,9 +484,10 @@ class Cluster:
         if pod.behaviour == INTERNAL_ERROR:
             # tensorflow/serving 2.21, util/net_http: the text of the graph's error as JSON.
             return 500, {"error": "Matrix size-incompatible"}
-        if pod.behaviour == NO_SIGNATURE:
-            return 400, {"error": "Serving signature key not found"}
-        rows = answers(pod.model, request["instances"], request.get("signature_name", "serving_default"))
+        signature = request.get("signature_name", "serving_default")
+        if pod.behaviour == NO_SIGNATURE or signature not in pod.model.signatures:
+            return 400, {"error": f'Serving signature key "{signature}" not found'}
+        rows = answers(pod.model, request["instances"], signature)
         for row in rows:
             if pod.behaviour == OTHER_ANSWERS:
                 row["probabilities"] = row["probabilities"][::-1]
@@ -660,7 +661,8 @@ def load_from(cloud: Any) -> Any:
                     model = load_served_model(Path(folder))
                     # As our server does before it opens its port: the first request is slower.
                     check_probe_prediction(model)
-                    model.call([probe_image()], ["warm-up"], "top_labels")
+                    if "top_labels" in model.signatures:
+                        model.call([probe_image()], ["warm-up"], "top_labels")
                     _loaded[key] = model
                 except PipelineError:
                     _loaded[key] = None
