@@ -26,7 +26,8 @@ from imgpipe.components.common.verification import write_verification
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve
 from imgpipe.components.images.probe_image import probe_image
-from tests.servers.cloud_storage import BUCKET, Cloud
+from tests.servers.cloud_storage import Cloud
+from tests.servers.faulty_bucket import BUCKET
 from tests.servers.kserve import KNATIVE, STANDARD, Cluster, load_from, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
 
@@ -89,7 +90,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
             patched.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
             models = [write_model(Path(folder, str(seed)), seed) for seed in range(2)]
-            load = load_from(Cloud(f"http://127.0.0.1:{port}"))
+            load = load_from(Cloud("gs", f"http://127.0.0.1:{port}"))
             for mode in (STANDARD, KNATIVE):
                 with serve_cluster(Cluster(mode=mode, load=load, start_seconds=_START_SECONDS)) as cluster:
                     use_kubeconfig(patched, Path(folder), cluster)

@@ -2,9 +2,12 @@
 
 import resource
 
-from tests.servers.cloud_storage import cloud, emulator
+import pytest
 
-__all__ = ["cloud", "emulator"]
+from tests.servers.cloud_storage import cloud, emulator
+from tests.servers.s3 import moto, rclone, s3, s3_of_moto
+
+__all__ = ["bucket", "cloud", "emulator", "moto", "rclone", "s3", "s3_of_moto"]
 
 _OPEN_FILES = 8192
 
@@ -16,3 +19,9 @@ def pytest_configure():
     limit = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+@pytest.fixture(params=["cloud", "s3"])
+def bucket(request):
+    """An empty bucket of each kind of store."""
+    return request.getfixturevalue(request.param)

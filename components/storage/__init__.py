@@ -19,7 +19,9 @@ from imgpipe.components.storage.local import (
     publish_folder,
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
-from imgpipe.components.storage.object_store import ObjectLocation, deadline
+from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage.requests import deadline
+from imgpipe.components.storage.s3 import S3Location
 
 __all__ = [
     "PARALLEL_DOWNLOADS",
@@ -41,7 +43,9 @@ __all__ = [
     "resolve",
 ]
 
-_STORES: dict[str, type[ObjectLocation]] = {store.scheme: store for store in (CloudStorageLocation,)}
+_STORES: dict[str, type[ObjectLocation]] = {
+    store.scheme: store for store in (CloudStorageLocation, S3Location)
+}
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -71,10 +75,10 @@ def _parse_uri(text: str) -> Location | None:
         return None
     store = _STORES.get(scheme[1])
     if store is None:
-        schemes = " and ".join(f"{name}://" for name in _STORES)
+        schemes = [f"{name}://" for name in _STORES]
         raise InvalidArgumentError(
-            f"{text!r}: {scheme[0]} is not supported; local paths and {schemes} are",
-            remedy=f"copy the data to a local folder or to {schemes}, and use that path",
+            f"{text!r}: {scheme[0]} is not supported; local paths, {' and '.join(schemes)} are",
+            remedy=f"copy the data to a local folder, {' or '.join(schemes)}, and use that path",
         )
     return store.parse(text)
 

@@ -1,12 +1,9 @@
 """Cloud Storage: ``gs://bucket/name``.
 
 Credentials are the application's default ones; without any, public objects can still be read.
-``STORAGE_EMULATOR_HOST`` names an emulator to use instead of the service. Transient failures (an overloaded
-server, a broken connection, content with a wrong checksum) are retried with growing pauses; permanent ones
-(no such object, no permission) are reported immediately.
+``STORAGE_EMULATOR_HOST`` names an emulator to use instead of the service.
 """
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
-    InterruptedRunError,
     MissingInputError,
     OutputError,
     PipelineError,
@@ -29,17 +25,16 @@ from imgpipe.components.platforms.google_credentials import (
     refused_credentials,
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
-from imgpipe.components.storage.object_store import ObjectLocation, within_deadline
+from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage.requests import (
+    explain_full_disk,
+    first_line,
+    request_seconds,
+    retry,
+    unreachable,
+)
 
 Result = TypeVar("Result")
-
-# How long a request that fails with a transient error is retried.
-RETRY_SECONDS = 120.0
-FIRST_PAUSE_SECONDS = 0.5
-# Errors of the local disk; others are errors of the connection.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-_REQUEST_SECONDS = 60.0
-_MAX_PAUSE_SECONDS = 16.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +63,9 @@ class CloudStorageLocation(ObjectLocation):
     def status(self) -> FileStatus | None:
         with _explain_reading(self):
             blob = _retry(
-                lambda: _client().bucket(self.bucket).get_blob(self.key, timeout=_timeout(), retry=None)
+                lambda: (
+                    _client().bucket(self.bucket).get_blob(self.key, timeout=request_seconds(), retry=None)
+                )
             )
             return None if blob is None else _status(blob)
 
@@ -78,29 +75,21 @@ class CloudStorageLocation(ObjectLocation):
 
     def read(self) -> bytes:
         with _explain_reading(self):
-            return _retry(lambda: bytes(_blob(self).download_as_bytes(timeout=_timeout(), retry=None)))
+            return _retry(lambda: bytes(_blob(self).download_as_bytes(timeout=request_seconds(), retry=None)))
 
     def read_range(self, begin: int, length: int) -> bytes:
         with _explain_reading(self):
             return _retry(
                 lambda: bytes(
                     _blob(self).download_as_bytes(
-                        start=begin, end=begin + length - 1, timeout=_timeout(), retry=None
+                        start=begin, end=begin + length - 1, timeout=request_seconds(), retry=None
                     )
                 )
             )
 
     def download(self, path: Path) -> None:
-        with _explain_reading(self):
-            try:
-                _retry(lambda: _blob(self).download_to_filename(str(path), timeout=_timeout(), retry=None))
-            except OSError as error:
-                if error.errno not in _UNWRITABLE:
-                    raise
-                raise OutputError(
-                    f"cannot write the copy of {self} to {str(path)!r}: {error.strerror}",
-                    remedy="free some space, or set TMPDIR to a writable folder with more",
-                ) from None
+        with _explain_reading(self), explain_full_disk(self, path):
+            _retry(lambda: _blob(self).download_to_filename(str(path), timeout=request_seconds(), retry=None))
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -115,7 +104,7 @@ class CloudStorageLocation(ObjectLocation):
                     prefix=prefix or None,
                     page_token=token,
                     start_offset=first or None,
-                    timeout=_timeout(),
+                    timeout=request_seconds(),
                     retry=None,
                     **options,
                 )
@@ -138,7 +127,7 @@ class CloudStorageLocation(ObjectLocation):
                 prefix=self.prefix or None,
                 delimiter="/",
                 max_results=limit,
-                timeout=_timeout(),
+                timeout=request_seconds(),
                 retry=None,
             )
             names = [blob.name for blob in found]
@@ -152,13 +141,13 @@ class CloudStorageLocation(ObjectLocation):
         with _explain_writing(self):
             _retry(
                 lambda: _blob(self).upload_from_string(
-                    content, content_type="application/octet-stream", timeout=_timeout(), retry=None
+                    content, content_type="application/octet-stream", timeout=request_seconds(), retry=None
                 )
             )
 
     def upload(self, path: Path) -> None:
         with _explain_writing(self):
-            _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=_timeout(), retry=None))
+            _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=request_seconds(), retry=None))
 
     def rename(self, target: Location) -> None:
         """Copies the object in the service and removes the original."""
@@ -168,7 +157,9 @@ class CloudStorageLocation(ObjectLocation):
             token = None
             while True:
                 # A large object may take several requests.
-                token, _, _ = _blob(target).rewrite(_blob(self), token=token, timeout=_timeout(), retry=None)
+                token, _, _ = _blob(target).rewrite(
+                    _blob(self), token=token, timeout=request_seconds(), retry=None
+                )
                 if token is None:
                     return
 
@@ -181,7 +172,7 @@ class CloudStorageLocation(ObjectLocation):
 
         with _explain_writing(self):
             try:
-                _retry(lambda: _blob(self).delete(timeout=_timeout(), retry=None))
+                _retry(lambda: _blob(self).delete(timeout=request_seconds(), retry=None))
             except NotFound:
                 return
 
@@ -228,21 +219,7 @@ def _status(blob: Any) -> FileStatus:
 
 
 def _retry(function: Callable[[], Result]) -> Result:
-    from google.api_core.retry import Retry
-
-    retry = Retry(
-        predicate=_is_transient,
-        initial=FIRST_PAUSE_SECONDS,
-        maximum=_MAX_PAUSE_SECONDS,
-        multiplier=2,
-        timeout=within_deadline(RETRY_SECONDS),
-    )
-    result: Result = retry(function)()
-    return result
-
-
-def _timeout() -> float:
-    return within_deadline(_REQUEST_SECONDS)
+    return retry(function, _is_transient)
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -296,32 +273,20 @@ def _explain(location: ObjectLocation, verb: str, error_class: type[PipelineErro
         raise error_class(missing, remedy="check the path: bucket and object") from None
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise error_class(
-            f"no permission to {verb} {location!r}: {_first_line(error)}",
+            f"no permission to {verb} {location!r}: {first_line(error)}",
             remedy="grant the account that runs this the role Storage Object "
             + ("Viewer" if verb == "read" else "User")
             + " on the bucket, or log in with: gcloud auth application-default login",
         ) from None
     except exceptions.RetryError as error:
-        raise _unreachable(location, verb, error.cause or error) from None
+        raise unreachable("Cloud Storage", location, verb, error.cause or error) from None
     except GoogleAuthError as error:
         if isinstance(error, TransportError):
-            raise _unreachable(location, verb, error) from None
+            raise unreachable("Cloud Storage", location, verb, error) from None
         refused = refused_credentials(error)
         raise error_class(refused.problem, where=str(location), remedy=refused.remedy) from None
     except exceptions.GoogleAPICallError as error:
         raise error_class(
-            f"Cloud Storage rejected the request to {verb} {location!r}: {_first_line(error)}",
+            f"Cloud Storage rejected the request to {verb} {location!r}: {first_line(error)}",
             remedy="check the path, the bucket and its settings",
         ) from None
-
-
-def _unreachable(location: ObjectLocation, verb: str, error: BaseException) -> InterruptedRunError:
-    return InterruptedRunError(
-        f"cannot {verb} {location!r}: requests to Cloud Storage failed for "
-        f"{within_deadline(RETRY_SECONDS):g} seconds; the last error: {_first_line(error)}",
-        remedy="start it again: finished work is kept",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0][:300]

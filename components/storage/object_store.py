@@ -5,8 +5,6 @@ A store is a subclass that implements the requests: ``status``, ``read``, ``read
 ``__init__.py``.
 """
 
-import contextvars
-import math
 import re
 import tempfile
 import uuid
@@ -27,23 +25,6 @@ from imgpipe.components.storage.location import (
 )
 
 Store = TypeVar("Store", bound="ObjectLocation")
-
-_deadline = contextvars.ContextVar("deadline", default=math.inf)
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Limits the time of a request in this thread, and the time for which it is retried."""
-    token = _deadline.set(seconds)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def within_deadline(seconds: float) -> float:
-    """Returns the seconds, or the ``deadline`` of this thread if it is shorter."""
-    return min(seconds, _deadline.get())
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,7 +1,7 @@
 """The whole pipeline on data in Cloud Storage."""
 
 from tests.end_to_end.runs import SMALL, run_imgpipe
-from tests.servers.cloud_storage import BUCKET
+from tests.servers.faulty_bucket import BUCKET
 
 
 def test_images_in_a_bucket_and_then_their_shards_become_models(coloured_folder, cloud, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import imgpipe
 from imgpipe.errors import InvalidArgumentError, MissingInputError, OutputError
 from tests.imgpipe.conftest import LABELS
-from tests.servers.cloud_storage import BUCKET
+from tests.servers.faulty_bucket import BUCKET
 
 
 @pytest.fixture(scope="module")

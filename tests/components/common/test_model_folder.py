@@ -5,7 +5,7 @@ import pytest
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.storage import parse_location
-from tests.servers.cloud_storage import BUCKET
+from tests.servers.faulty_bucket import BUCKET
 
 
 @pytest.fixture(params=["local", "bucket"])

@@ -14,7 +14,7 @@ from imgpipe.components.preflight.inputs import check_inputs
 from imgpipe.components.preflight.path_arguments import path_arguments, paths_in
 from imgpipe.components.preflight.pipeline_inputs import TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serving_model.arguments import ServingModelArguments
-from tests.servers.cloud_storage import BUCKET
+from tests.servers.faulty_bucket import BUCKET
 
 # Text arguments that are not paths.
 OTHER_TEXT = {

@@ -15,7 +15,7 @@ from imgpipe.components.common.tf_import import keras
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.checkpoints import Checkpoint, CheckpointFolder, to_arrays
 from imgpipe.components.train.models import build_classifier
-from tests.servers.cloud_storage import BUCKET
+from tests.servers.faulty_bucket import BUCKET
 
 SIZE = 32
 

@@ -1,0 +1,412 @@
+"""S3: ``s3://bucket/key``, of AWS or of another server with its API (MinIO, SeaweedFS, Ceph).
+
+Credentials, region and endpoint are those of all AWS tools: the variables ``AWS_ACCESS_KEY_ID``,
+``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_PROFILE``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (or
+``AWS_ENDPOINT_URL_S3``) and ``AWS_CA_BUNDLE``, the files in ``~/.aws``, or the identity of the machine or
+pod. Without credentials, public objects can still be read.
+
+boto3 rather than obstore: it reads all of these, and its errors have codes, from which follow the remedies.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, TypeVar
+
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    PipelineError,
+    UnavailableError,
+)
+from imgpipe.components.common.log import log_event
+from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
+from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage.requests import (
+    explain_full_disk,
+    first_line,
+    request_seconds,
+    retry,
+    unreachable,
+)
+
+Result = TypeVar("Result")
+
+# Of servers that have no regions, and of AWS: it redirects to the bucket's region.
+_DEFAULT_REGION = "us-east-1"
+_PART_BYTES = 1 << 20
+# Larger files are uploaded in parts.
+_MULTIPART_BYTES = 64 << 20
+_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+# Transient errors with another status.
+_TRANSIENT_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "InternalError")
+_REFUSED_CREDENTIALS = {
+    "ExpiredToken": "the credentials have expired",
+    "ExpiredTokenException": "the credentials have expired",
+    "InvalidAccessKeyId": "the access key is not known",
+    "InvalidToken": "the session token is not valid",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+}
+_OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+
+
+class _ShortContentError(Exception):
+    """An answer had only a part of the content, although it looked complete."""
+
+
+@dataclass(frozen=True, repr=False)
+class S3Location(ObjectLocation):
+    """An object, a folder or a pattern in a bucket of S3.
+
+    Every operation raises:
+        MissingInputError: on reading, if there is no such object or bucket, or access is denied.
+        OutputError: on writing, if there is no such bucket, or access is denied.
+        UnavailableError: if the settings or the credentials cannot be used.
+        InterruptedRunError: if the service cannot be reached for two minutes.
+    """
+
+    scheme: ClassVar[str] = "s3"
+    service: ClassVar[str] = "S3"
+
+    @classmethod
+    def missing_credentials(cls) -> UnavailableError | None:
+        try:
+            found = _session().get_credentials()
+        except UnavailableError as error:
+            return error
+        if found is not None:
+            return None
+        return UnavailableError(
+            "there are no credentials for S3",
+            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run: aws configure",
+        )
+
+    def status(self) -> FileStatus | None:
+        with _explain_reading(self):
+            try:
+                return _status(self._request("head_object", Key=self.key))
+            except _client_error() as error:
+                if _code(error) in ("404", "NoSuchKey", "NotFound"):
+                    return None
+                raise
+
+    def read(self) -> bytes:
+        def read() -> bytes:
+            content = io.BytesIO()
+            self._copy_to(content)
+            return content.getvalue()
+
+        with _explain_reading(self):
+            return _retry(read)
+
+    def read_range(self, begin: int, length: int) -> bytes:
+        def read() -> bytes:
+            found = _client().get_object(
+                Bucket=self.bucket, Key=self.key, Range=f"bytes={begin}-{begin + length - 1}"
+            )
+            content = bytes(found["Body"].read())
+            end = min(begin + length, int(found["ContentRange"].rpartition("/")[2]))
+            if len(content) != end - begin:
+                raise _ShortContentError(f"{len(content):,} of {end - begin:,} bytes")
+            return content
+
+        with _explain_reading(self):
+            try:
+                return _retry(read)
+            except _client_error() as error:
+                if _code(error) == "InvalidRange":
+                    # It begins after the end.
+                    return b""
+                raise
+
+    def download(self, path: Path) -> None:
+        def download() -> None:
+            with path.open("wb") as file:
+                self._copy_to(file)
+
+        with _explain_reading(self), explain_full_disk(self, path):
+            _retry(download)
+
+    def _copy_to(self, file: BinaryIO) -> None:
+        """Writes the content to a file and verifies it.
+
+        The ETag of an object that was uploaded in one part is its MD5, but not if it is encrypted with a
+        user's key, and not on all servers. Then the length is compared.
+        """
+        found = _client().get_object(Bucket=self.bucket, Key=self.key)
+        digest = hashlib.md5(usedforsecurity=False)
+        length = 0
+        for part in found["Body"].iter_chunks(_PART_BYTES):
+            file.write(part)
+            digest.update(part)
+            length += len(part)
+        if digest.hexdigest() != found["ETag"].strip('"'):
+            size = _client().head_object(Bucket=self.bucket, Key=self.key)["ContentLength"]
+            if length != size:
+                raise _ShortContentError(f"{length:,} of {size:,} bytes")
+
+    def list_keys(
+        self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
+    ) -> Iterator[tuple[str, FileStatus]]:
+        options: dict[str, Any] = {} if recursive else {"Delimiter": "/"}
+        if first:
+            # The listing begins after this key.
+            options["StartAfter"] = first[:-1]
+        for page in self._pages(Prefix=prefix, **options):
+            for item in page.get("Contents", ()):
+                if last and item["Key"] > last:
+                    return
+                if item["Key"] >= first:
+                    yield item["Key"], _status(item)
+
+    def children(self, limit: int | None = None) -> list[str]:
+        below: list[str] = []
+        options = {} if limit is None else {"MaxKeys": min(limit + 1, 1000)}
+        for page in self._pages(Prefix=self.prefix, Delimiter="/", **options):
+            keys = [item["Key"] for item in page.get("Contents", ())]
+            folders = [item["Prefix"] for item in page.get("CommonPrefixes", ())]
+            below += filter(None, (name.removeprefix(self.prefix) for name in [*keys, *folders]))
+            if limit is not None and len(below) >= limit:
+                break
+        return sorted(below)[:limit]
+
+    def _pages(self, **options: Any) -> Iterator[Any]:
+        # Page by page, so that only a failed page is requested again.
+        while True:
+            with _explain_reading(self):
+                page = self._request("list_objects_v2", **options)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def write(self, content: bytes) -> None:
+        with _explain_writing(self):
+            self._request("put_object", Key=self.key, Body=content, ContentType="application/octet-stream")
+
+    def upload(self, path: Path) -> None:
+        from boto3.exceptions import S3UploadFailedError
+        from boto3.s3.transfer import TransferConfig
+
+        def upload() -> None:
+            configuration = TransferConfig(
+                multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_MULTIPART_BYTES
+            )
+            try:
+                _client().upload_file(str(path), self.bucket, self.key, Config=configuration)
+            except S3UploadFailedError as error:
+                # boto3 wraps the client's error.
+                raise error.__context__ or error from None
+
+        with _explain_writing(self):
+            _retry(upload)
+
+    def rename(self, target: Location) -> None:
+        """Copies the object in the service and removes the original."""
+        assert isinstance(target, S3Location)  # noqa: S101 - in the same store
+        source = {"Bucket": self.bucket, "Key": self.key}
+        with _explain_writing(target):
+            # In parts, if the object is large.
+            _retry(lambda: _client().copy(source, target.bucket, target.key))
+        self.remove()
+
+    def remove(self) -> None:
+        with _explain_writing(self):
+            self._request("delete_object", Key=self.key)
+
+    def _request(self, operation: str, **options: Any) -> Any:
+        return _retry(lambda: getattr(_client(), operation)(Bucket=self.bucket, **options))
+
+
+def _client() -> Any:
+    # One per process: connections do not survive a fork. Settings may change between tests and in notebooks.
+    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _client_of(os.getpid(), settings, request_seconds())
+
+
+@lru_cache(maxsize=2)
+def _client_of(process: int, settings: tuple[tuple[str, str], ...], seconds: float) -> Any:  # noqa: ARG001
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    session = _session()
+    endpoint = next((value for name in _VARIABLES for key, value in settings if key == name and value), None)
+    options: dict[str, Any] = {}
+    if session.get_credentials() is None:
+        log_event("no_credentials", "no credentials for S3: only public objects can be read")
+        options["signature_version"] = UNSIGNED
+    if endpoint:
+        # Servers other than AWS often have no host name for each bucket.
+        options["s3"] = {"addressing_style": "path"}
+        # Many do not know the checksums that AWS introduced in 2025.
+        options |= {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+    configuration = Config(
+        connect_timeout=min(seconds, 10.0),
+        read_timeout=seconds,
+        max_pool_connections=2 * PARALLEL_DOWNLOADS,
+        # `retry` decides, as for the other stores.
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        **options,
+    )
+    try:
+        return session.client(
+            "s3",
+            region_name=session.region_name or _DEFAULT_REGION,
+            endpoint_url=endpoint,
+            config=configuration,
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise _unusable_settings(error) from None
+
+
+def _session() -> Any:
+    # Imported here: most runs do not need the library.
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = boto3.session.Session()
+        session.get_credentials()
+    except (BotoCoreError, ValueError) as error:
+        raise _unusable_settings(error) from None
+    return session
+
+
+def _unusable_settings(error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"the settings for S3 cannot be used: {first_line(error)}",
+        remedy="correct the variables AWS_... or the files in ~/.aws",
+    )
+
+
+def _status(found: Any) -> FileStatus:
+    # The time has whole seconds.
+    written = int(found["LastModified"].timestamp()) * 1_000_000_000
+    return FileStatus(int(found["ContentLength"] if "ContentLength" in found else found["Size"]), written)
+
+
+def _retry(function: Callable[[], Result]) -> Result:
+    return retry(function, _is_transient)
+
+
+def _client_error() -> Any:
+    from botocore.exceptions import ClientError
+
+    return ClientError
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_transient(error: BaseException) -> bool:
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status in _TRANSIENT_STATUS or _code(error) in _TRANSIENT_CODES
+    if isinstance(error, exceptions.SSLError):
+        return False
+    return isinstance(
+        error,
+        exceptions.HTTPClientError
+        | exceptions.IncompleteReadError
+        | exceptions.ResponseStreamingError
+        | _ShortContentError
+        # An answer that is not S3's, e.g. the page of a proxy.
+        | _parser_error()
+        | ConnectionError,
+    )
+
+
+def _parser_error() -> Any:
+    from botocore.parsers import ResponseParserError
+
+    return ResponseParserError
+
+
+def _explain_reading(location: S3Location) -> AbstractContextManager[None]:
+    return _explain(location, "read", MissingInputError)
+
+
+def _explain_writing(location: S3Location) -> AbstractContextManager[None]:
+    return _explain(location, "write", OutputError)
+
+
+@contextmanager
+def _explain(location: S3Location, verb: str, error_class: type[PipelineError]) -> Iterator[None]:
+    """Raises the client's errors as pipeline errors."""
+    from botocore import exceptions
+    from google.api_core.exceptions import RetryError
+
+    try:
+        yield
+    except RetryError as error:
+        raise unreachable("S3", location, verb, error.cause or error) from None
+    except exceptions.ClientError as error:
+        raise _refusal(location, verb, error_class, error) from None
+    except exceptions.ParamValidationError as error:
+        raise InvalidArgumentError(
+            f"{location!r} is not a valid path in S3: {_last_line(error)}",
+            remedy="write s3://BUCKET/KEY, the bucket in lower-case letters, digits, - and .",
+        ) from None
+    except exceptions.SSLError as error:
+        raise UnavailableError(
+            f"the certificate of S3's server is not accepted: {first_line(error)}",
+            where=str(location),
+            remedy="name the file with the certificate of its authority in AWS_CA_BUNDLE",
+        ) from None
+    except exceptions.BotoCoreError as error:
+        raise _unusable_settings(error) from None
+
+
+def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], error: Any) -> PipelineError:
+    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket" or (status == 404 and verb == "write"):
+        return error_class(
+            f"there is no bucket {location.bucket!r}",
+            remedy="check the path: bucket, key and AWS_ENDPOINT_URL",
+        )
+    if status == 404:
+        return error_class(f"there is no object {location!r}", remedy="check the path: bucket and key")
+    if code in _REFUSED_CREDENTIALS:
+        return error_class(
+            f"S3 refuses the credentials: {_REFUSED_CREDENTIALS[code]} ({code})",
+            where=str(location),
+            remedy="set the clock"
+            if code == "RequestTimeTooSkewed"
+            else "renew the credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or "
+            "the profile in ~/.aws",
+        )
+    if code in _OTHER_REGION:
+        return error_class(
+            f"the bucket {location.bucket!r} is in another region: {first_line(error)}",
+            remedy="set AWS_REGION to the bucket's region",
+        )
+    if status in (401, 403):
+        actions = "s3:GetObject and s3:ListBucket" if verb == "read" else "s3:PutObject and s3:DeleteObject"
+        return error_class(
+            f"no permission to {verb} {location!r}: {first_line(error)}",
+            remedy=f"allow the account that runs this the actions {actions}"
+            + ("; without s3:ListBucket, S3 answers the same if there is no such object" * (verb == "read")),
+        )
+    return error_class(
+        f"S3 rejected the request to {verb} {location!r}: {first_line(error)}",
+        remedy="check the path, the bucket and its settings",
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[-1][:300]
