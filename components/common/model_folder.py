@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.verification import VERIFICATION_NAME
-from imgpipe.components.storage import LocalLocation, Location
+from imgpipe.components.storage import LocalLocation, Location, ObjectLocation
 
 
 def version_folders(base: Path) -> dict[int, Path]:
@@ -65,11 +65,10 @@ def local_model(location: Location) -> Iterator[Path]:
     if isinstance(location, LocalLocation):
         yield model_folder_at(location.path)
         return
+    assert isinstance(location, ObjectLocation)  # noqa: S101 - all others are local
     with tempfile.TemporaryDirectory(prefix="imgpipe-model-") as folder:
         for name in _model_files(list(location.contents())):
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (location / name).link_or_download(path)
+            location.download_below(Path(folder), name)
         try:
             yield model_folder_at(Path(folder))
         except MissingInputError:
@@ -124,8 +123,8 @@ def _model_files(names: list[str]) -> list[str]:
         return [name for name in files if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
     folders = {name.removesuffix(f"/{_SAVED_MODEL}") for name in files if name.endswith(f"/{_SAVED_MODEL}")}
     versions = {version: folder for folder in folders if (version := _version(folder)) is not None}
-    newest = f"{versions[max(versions)]}/" if versions else "/"
-    return [name for name in files if name.startswith(newest)]
+    newest = f"{versions[max(versions)]}/" if versions else None
+    return [name for name in files if newest and name.startswith(newest)]
 
 
 def _version(folder: str) -> int | None:

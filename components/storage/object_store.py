@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, UnavailableError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    UnavailableError,
+)
 from imgpipe.components.storage.location import (
     WILDCARD,
     FileStatus,
@@ -158,8 +163,22 @@ class ObjectLocation(Location):
         for name in self.contents():
             if name.endswith("/") or (ignore and ignore.fullmatch(name.partition("/")[0])):
                 continue
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (self / name).download(path / name)
+            self.download_below(path, name)
+
+    def download_below(self, folder: Path, name: str) -> None:
+        """Downloads an object of this folder to a file of a local one.
+
+        Raises:
+            InvalidDataError: if the object's name, which anyone who may write to the bucket chooses, leads
+                outside of the folder.
+        """
+        if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise InvalidDataError(
+                f"the name of the object {str(self / name)!r} cannot be the name of a local file",
+                remedy="rename or remove the object: empty names, . and .. are not allowed between slashes",
+            )
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self / name).download(folder / name)
 
     def publish_folder(
         self, source: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""

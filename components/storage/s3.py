@@ -58,8 +58,8 @@ _REFUSED_CREDENTIALS = {
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
-class _ShortContentError(Exception):
-    """An answer had only a part of the content, although it looked complete."""
+class _BadAnswerError(Exception):
+    """An answer of success was not S3's, or had only a part of the content."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,7 +92,7 @@ class S3Location(ObjectLocation):
     def status(self) -> FileStatus | None:
         with _explain_reading(self):
             try:
-                return _status(self._request("head_object", Key=self.key))
+                return _status(self._request("head_object", "LastModified", Key=self.key))
             except _client_error() as error:
                 if _code(error) in ("404", "NoSuchKey", "NotFound"):
                     return None
@@ -113,9 +113,8 @@ class S3Location(ObjectLocation):
                 Bucket=self.bucket, Key=self.key, Range=f"bytes={begin}-{begin + length - 1}"
             )
             content = bytes(found["Body"].read())
-            end = min(begin + length, int(found["ContentRange"].rpartition("/")[2]))
-            if len(content) != end - begin:
-                raise _ShortContentError(f"{len(content):,} of {end - begin:,} bytes")
+            end = min(begin + length, int(_field(found, "ContentRange").rpartition("/")[2]))
+            _check_length(len(content), end - begin)
             return content
 
         with _explain_reading(self):
@@ -148,10 +147,9 @@ class S3Location(ObjectLocation):
             file.write(part)
             digest.update(part)
             length += len(part)
-        if digest.hexdigest() != found["ETag"].strip('"'):
-            size = _client().head_object(Bucket=self.bucket, Key=self.key)["ContentLength"]
-            if length != size:
-                raise _ShortContentError(f"{length:,} of {size:,} bytes")
+        if digest.hexdigest() != _field(found, "ETag").strip('"'):
+            found = _client().head_object(Bucket=self.bucket, Key=self.key)
+            _check_length(length, _field(found, "ContentLength"))
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -182,7 +180,7 @@ class S3Location(ObjectLocation):
         # Page by page, so that only a failed page is requested again.
         while True:
             with _explain_reading(self):
-                page = self._request("list_objects_v2", **options)
+                page = self._request("list_objects_v2", "Name", **options)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -190,7 +188,9 @@ class S3Location(ObjectLocation):
 
     def write(self, content: bytes) -> None:
         with _explain_writing(self):
-            self._request("put_object", Key=self.key, Body=content, ContentType="application/octet-stream")
+            self._request(
+                "put_object", "ETag", Key=self.key, Body=content, ContentType="application/octet-stream"
+            )
 
     def upload(self, path: Path) -> None:
         from boto3.exceptions import S3UploadFailedError
@@ -220,10 +220,29 @@ class S3Location(ObjectLocation):
 
     def remove(self) -> None:
         with _explain_writing(self):
-            self._request("delete_object", Key=self.key)
+            self._request("delete_object", "ResponseMetadata", Key=self.key)
 
-    def _request(self, operation: str, **options: Any) -> Any:
-        return _retry(lambda: getattr(_client(), operation)(Bucket=self.bucket, **options))
+    def _request(self, operation: str, expected: str, **options: Any) -> Any:
+        """Returns the answer, which must have the expected field."""
+
+        def request() -> Any:
+            answer = getattr(_client(), operation)(Bucket=self.bucket, **options)
+            _field(answer, expected)
+            return answer
+
+        return _retry(request)
+
+
+def _field(answer: Any, name: str) -> Any:
+    # boto3 reads the page of a proxy, which has none of the fields, as an answer without values.
+    if name not in answer:
+        raise _BadAnswerError(f"the answer is not S3's: it has no {name}")
+    return answer[name]
+
+
+def _check_length(length: int, expected: int) -> None:
+    if length != expected:
+        raise _BadAnswerError(f"the answer had {length:,} of {expected:,} bytes")
 
 
 def _client() -> Any:
@@ -324,7 +343,7 @@ def _is_transient(error: BaseException) -> bool:
         exceptions.HTTPClientError
         | exceptions.IncompleteReadError
         | exceptions.ResponseStreamingError
-        | _ShortContentError
+        | _BadAnswerError
         # An answer that is not S3's, e.g. the page of a proxy.
         | _parser_error()
         | ConnectionError,

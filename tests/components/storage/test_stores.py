@@ -1,6 +1,7 @@
 """A new store needs only a subclass of ``ObjectLocation`` and an entry in the registry."""
 
 import io
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from imgpipe.components import storage
 from imgpipe.components.common.dataset_reader import local_dataset
-from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.published_model import publish_model
@@ -100,3 +101,13 @@ def test_a_model_is_published_to_and_read_from_a_new_store(tmp_path):
     assert str(target) == "memory://bucket/job/model"
     with local_model(target) as folder:
         assert (folder / "saved_model.pb").read_text() == "model"
+
+
+@pytest.mark.parametrize("name", ["model/a//b", "model//etc/x", "model/../x", "model/./x"])
+def test_an_object_whose_name_leads_elsewhere_is_not_downloaded(tmp_path, name):
+    OBJECTS.update({"model/saved_model.pb": b"model", name: b"x"})
+    location = parse_location("memory://bucket/model")
+    with pytest.raises(InvalidDataError, match="cannot be the name of a local file"):
+        location.download_folder(tmp_path / "copy")
+    with pytest.raises(InvalidDataError, match=re.escape(name)), local_model(location):
+        pass

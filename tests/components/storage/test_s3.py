@@ -1,0 +1,157 @@
+"""What S3 has and Cloud Storage has not: its credentials, endpoints and answers."""
+
+import pytest
+
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    UnavailableError,
+)
+from imgpipe.components.storage import parse_location, requests
+from imgpipe.components.storage.s3 import S3Location
+
+_ERROR = (
+    '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+)
+
+
+def refusing(status, code, message="the server's reason"):
+    """Returns a fault that answers like S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
+
+    def answer(handler):
+        content = _ERROR.format(code=code, message=message).encode()
+        handler.send(status, content, Content_Type="application/xml")
+
+    # The HEAD request of a bucket, by which boto3 looks for its region, is answered.
+    return lambda method, path: "" if (method, path) == ("HEAD", "/photos") else answer
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("AWS_ACCESS_KEY_ID", "other-key", "the access key is not known|no permission"),
+        ("AWS_SECRET_ACCESS_KEY", "other-secret", "the secret key does not belong to the access key"),
+    ],
+)
+def test_wrong_keys_are_named_by_a_real_server(s3, monkeypatch, variable, value, problem):
+    s3.put("a", b"x")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(MissingInputError, match=problem) as caught:
+        parse_location("s3://photos/a").read()
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "problem", "remedy"),
+    [
+        (400, "ExpiredToken", "the credentials have expired", "renew the credentials"),
+        (403, "RequestTimeTooSkewed", "clock is wrong", "set the clock"),
+        (403, "AccessDenied", "no permission to {verb}", "s3:ListBucket|s3:PutObject"),
+        (301, "PermanentRedirect", "is in another region", "set AWS_REGION"),
+        (400, "AuthorizationHeaderMalformed", "is in another region", "set AWS_REGION"),
+        (404, "NoSuchBucket", "there is no bucket 'photos'", "AWS_ENDPOINT_URL"),
+        (400, "SomethingElse", "S3 rejected the request to {verb}", "check the path"),
+    ],
+)
+def test_a_refusal_is_an_error_with_its_own_remedy(s3_of_moto, status, code, problem, remedy):
+    s3_of_moto.fault = refusing(status, code)
+    location = parse_location("s3://photos/a")
+    for verb, action, error_class in (
+        ("read", location.read, MissingInputError),
+        ("write", lambda: location.write(b"x"), OutputError),
+    ):
+        with pytest.raises(error_class, match=problem.format(verb=verb)) as caught:
+            action()
+        assert any(part in str(caught.value) for part in remedy.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "RequestTimeout"), (503, "SlowDown"), (200, "InternalError")]
+)
+def test_an_overloaded_server_is_asked_again(s3, status, code):
+    asked = []
+
+    def fault(method, path):
+        # S3 may answer a copy with success before it fails.
+        if method == ("PUT" if status == 200 else "GET") and len(asked) < 2:
+            asked.append(path)
+            return refusing(status, code)(method, path)
+        return ""
+
+    s3.put("a", b"x")
+    s3.fault = fault
+    folder = parse_location("s3://photos")
+    assert (folder / "a").read() == b"x"
+    (folder / "a").rename(folder / "b")
+    assert len(asked) == 2
+    assert s3.contents() == {"b": b"x"}
+
+
+def test_a_page_that_is_not_s3s_answer_is_an_error_that_says_so(s3, monkeypatch):
+    monkeypatch.setattr(requests, "RETRY_SECONDS", 0.1)
+    s3.fault = lambda *_: lambda handler: handler.send(200, b"<html>log in</html>", Content_Type="text/html")
+    folder = parse_location("s3://photos/")
+    for action in (
+        folder.contents,
+        folder.children,
+        (folder / "a").status,
+        (folder / "a").read,
+        lambda: (folder / "a").read_range(0, 4),
+        lambda: (folder / "a").write(b"x"),
+    ):
+        with pytest.raises(InterruptedRunError, match="the answer is not S3's"):
+            action()
+
+
+def test_missing_credentials_are_reported_and_public_objects_are_read(s3_of_moto, monkeypatch):
+    s3_of_moto.client.put_object(Bucket="photos", Key="a", Body=b"x", ACL="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    # No identity of a machine, which is asked over the network.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    error = S3Location.missing_credentials()
+    assert error is not None
+    assert "AWS_ACCESS_KEY_ID" in str(error)
+    assert parse_location("s3://photos/a").read() == b"x"
+
+
+def test_settings_that_cannot_be_used_are_named(s3, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    with pytest.raises(UnavailableError, match="no-such-profile"):
+        parse_location("s3://photos/a").read()
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "not an address")
+    with pytest.raises(UnavailableError, match="not an address"):
+        parse_location("s3://photos/a").read()
+
+
+def test_an_invalid_bucket_name_is_an_invalid_argument(s3):
+    with pytest.raises(InvalidArgumentError, match="not a valid path in S3"):
+        parse_location("s3://a bucket/a").read()
+
+
+def test_a_large_file_is_uploaded_and_read_in_parts(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgpipe.components.storage.s3._MULTIPART_BYTES", 5 << 20)
+    content = bytes(range(256)) * (11 << 12)
+    (tmp_path / "large").write_bytes(content)
+    location = parse_location("s3://photos/large")
+    location.upload(tmp_path / "large")
+    assert any("uploadId" in path for _, path in s3.requests)
+    location.download(tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert location.read_range(10, 20) == content[10:30]
+    assert location.read_range(len(content) - 4, 20) == content[-4:]
+    assert location.read_range(len(content) + 1, 20) == b""
+
+
+def test_a_listing_has_more_than_one_page(s3, rclone):
+    names = [f"{number:04}" for number in range(1005)]
+    for name in names:
+        (rclone[1] / "photos" / name).touch()
+    folder = parse_location("s3://photos")
+    assert list(folder.contents()) == names
+    assert len(s3.requests) == 2
+    assert folder.children(3) == names[:3]
+    assert [name for name, _ in folder.list_files(first="0500", last="0502")] == ["0500", "0501", "0502"]
