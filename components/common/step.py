@@ -27,7 +27,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import CANCELLED, FAILED, SUCCEEDED, has_webhook, report_end
-from imgpipe.components.platforms.google_credentials import use_storage_key
+from imgpipe.components.platforms.storage_secret import use_storage_secret
 
 _LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
 _AFTER_DEADLINE = "start the run again: with the same job_dir, the training continues"
@@ -60,7 +60,7 @@ def run_component(
     """
     # Several component functions, the names of steps, may share the logic module of one folder.
     step, package = function_name, module_name.split(".")[-2]
-    use_storage_key()
+    use_storage_secret()
 
     def report_failure(error: PipelineError) -> None:
         report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
@@ -111,7 +111,7 @@ def run_command(
         command: The command.
         arguments_classes: What its flags are; an error that people read names them as flags.
     """
-    use_storage_key()
+    use_storage_secret()
     with _exit_on_error(step, flags=flat_fields(arguments_classes)), _raise_on_sigterm():
         _log_ignored_settings()
         command()

@@ -15,7 +15,7 @@ from imgpipe.components.common.shared_arguments import (
     VERTEX_TARGET,
 )
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage import local_path, parse_location
+from imgpipe.components.storage import ObjectLocation, local_path, parse_location
 
 # Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -71,10 +71,12 @@ class DeploymentTarget:
         if target == LOCAL_TARGET:
             local_path(self.deploy_dir)
             return
-        if location.is_local:
+        stores = ("gs",) if target == VERTEX_TARGET else ("gs", "s3")
+        if not isinstance(location, ObjectLocation) or location.scheme not in stores:
+            paths = " or ".join(f"{scheme}://bucket/folder" for scheme in stores)
             raise InvalidArgumentError(
-                f"deploy_dir={self.deploy_dir!r} is not in a bucket, which {target} servers require",
-                remedy="give a path gs://bucket/folder that the servers may read",
+                f"deploy_dir={self.deploy_dir!r} is not in a bucket that {target} servers can read",
+                remedy=f"give a path {paths} that the servers may read",
             )
         name = self.resolved_name()
         if not _NAME.fullmatch(name) or len(name) > _MAX_NAME[target]:

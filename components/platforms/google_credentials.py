@@ -10,19 +10,10 @@ from typing import Any
 from imgpipe.components.common.errors import UnavailableError
 
 VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
-# Names the key file in a pod's storage secret. It is not VARIABLE itself: KFP's launcher, which runs in the
-# same container, would read the pipeline root with that key.
-STORAGE_KEY_VARIABLE = "IMGPIPE_STORAGE_KEY"
 LOGIN = "gcloud auth application-default login"
 _TOKEN_TIMEOUT_SECONDS = 10
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _impersonated_account: ContextVar[str] = ContextVar("impersonated_account", default="")
-
-
-def use_storage_key() -> None:
-    """Makes the key in the pod's storage secret, if there is one, the credentials of this process."""
-    if key := os.environ.get(STORAGE_KEY_VARIABLE):
-        os.environ[VARIABLE] = key
 
 
 def default_credentials() -> tuple[Any, str]:

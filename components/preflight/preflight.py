@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.common.webhook import check_webhook
-from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
-from imgpipe.components.platforms.kubernetes.pod_spec import STORAGE_KEY_FOLDER
+from imgpipe.components.platforms.storage_secret import (
+    STORAGE_KEY_FOLDER,
+    STORAGE_KEY_VARIABLE,
+    storage_secret_error,
+)
 from imgpipe.components.preflight.arguments import check_arguments
 from imgpipe.components.preflight.inputs import check_inputs, check_outputs
 from imgpipe.components.preflight.pipeline_inputs import TUNE
-from imgpipe.components.preflight.storage_secret import storage_secret_error
 from imgpipe.components.tune.katib_arguments import KATIB
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def check_run(pipeline: str, target: str, values: Mapping[str, Any], *, step: st
 
 
 def check_storage_secret(secret: str, folder: Path) -> None:
-    """Checks the Secret with the key for Cloud Storage where it is mounted.
+    """Checks the Secret with credentials for object stores where it is mounted.
 
     Args:
         secret: Its name.

@@ -11,9 +11,10 @@ from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
 from imgpipe.components.storage import parse_location
+from imgpipe.components.storage.s3 import S3Location
 
-# More generous than Cloud Storage: `imgpipe migrate` prints BUCKET as a placeholder.
-_BUCKET = re.compile(r"gs://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
+# More generous than the stores: `imgpipe migrate` prints BUCKET as a placeholder.
+_BUCKET = re.compile(r"(gs|s3)://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
 # Where a pipeline can deploy: a pod's disk is deleted with the pod, and Vertex AI cannot access a cluster.
 _DEPLOY_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -22,9 +23,11 @@ _DEPLOY_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "vertex": (NO_TARGET, VERTEX_TARGET),
     }
 )
-_SEEN_FROM_VERTEX = "copy the data to a bucket, and give its gs:// path, which Vertex AI's machines can read"
+_SEEN_FROM_VERTEX = (
+    "give a gs:// path, which Vertex AI's machines can read; copy data that is elsewhere there first"
+)
 _SEEN_FROM_PODS = (
-    "give a gs:// path, or the absolute path of a volume that your cluster mounts into every pod"
+    "give a gs:// or s3:// path, or the absolute path of a volume that your cluster mounts into every pod"
 )
 
 
@@ -67,6 +70,11 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
             argument = f"{name}={value}"
             check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=argument)
             location = parse_location(part)
+            if target == "vertex" and isinstance(location, S3Location):
+                raise InvalidArgumentError(
+                    f"{argument} is in S3, for which Vertex AI's machines have no credentials",
+                    remedy=_SEEN_FROM_VERTEX,
+                )
             if not location.is_local or target == "local" or _is_seen(target, part):
                 continue
             reader = "Vertex AI" if target == "vertex" else "the cluster"
@@ -77,21 +85,22 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
 
 
 def check_bucket(path: str, *, name: str) -> None:
-    """Rejects a ``gs://`` path without a valid bucket name.
+    """Rejects a ``gs://`` or ``s3://`` path without a valid bucket name.
 
     Args:
-        path: Any path; only ``gs://`` paths are checked.
+        path: Any path; local ones are not checked.
         name: How the error names it, e.g. ``--job-dir=gs:///x``.
 
     Raises:
         InvalidArgumentError: naming it.
     """
-    if not path.startswith("gs://") or _BUCKET.match(path):
+    scheme, separator, rest = path.partition("://")
+    if not separator or scheme not in ("gs", "s3") or _BUCKET.match(path):
         return
-    bucket = path.removeprefix("gs://").partition("/")[0]
+    bucket = rest.partition("/")[0]
     raise InvalidArgumentError(
         f"{name}: {bucket!r} is not a valid bucket name" if bucket else f"{name} has no bucket",
-        remedy="write gs://BUCKET/FOLDER, the bucket in letters, digits, -, _ and .",
+        remedy=f"write {scheme}://BUCKET/FOLDER, the bucket in letters, digits, -, _ and .",
     )
 
 

@@ -9,12 +9,11 @@ from imgpipe.components.common.arguments import argument, flat_fields
 from imgpipe.components.common.webhook import HAS_NOTIFY_VARIABLE, RUN_VARIABLE, WEBHOOK_VARIABLE
 from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.notify.component import notify
-from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
-from imgpipe.components.platforms.kubernetes.pod_spec import (
-    SHARED_MEMORY_FOLDER,
-    SHARED_MEMORY_LIMIT,
+from imgpipe.components.platforms.kubernetes.pod_spec import SHARED_MEMORY_FOLDER, SHARED_MEMORY_LIMIT
+from imgpipe.components.platforms.storage_secret import (
     STORAGE_KEY_ENTRY,
     STORAGE_KEY_FOLDER,
+    STORAGE_KEY_VARIABLE,
 )
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments

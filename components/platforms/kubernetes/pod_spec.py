@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgpipe.components.platforms.google_credentials import STORAGE_KEY_VARIABLE
+from imgpipe.components.platforms.storage_secret import (
+    STORAGE_KEY_ENTRY,
+    STORAGE_KEY_FOLDER,
+    STORAGE_KEY_VARIABLE,
+)
 
-# A secret with a key for Cloud Storage is mounted here. Its entry `path` becomes the variable: where there is
-# no secret, the variable must not hide the identity that the pod has by itself.
-STORAGE_KEY_FOLDER = "/var/run/imgpipe/storage"
-STORAGE_KEY_ENTRY = "path"
 # TensorFlow's data threads and NCCL use shared memory; by default /dev/shm has 64 MB.
 SHARED_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - where Linux has it
 SHARED_MEMORY_LIMIT = "8Gi"
@@ -46,7 +46,7 @@ def pod_spec(
         node_selector: Labels of the nodes that may run the pod.
         tolerations: Tolerations of taints.
         service_account: Empty = the namespace's default.
-        storage_secret: Secret with a key for Cloud Storage; it need not exist. Empty = none.
+        storage_secret: Secret with credentials for data in object stores; it need not exist. Empty = none.
     """
     # A namespace with a quota on limits admits no pod without them.
     amounts = {"cpu": cpu, "memory": memory}
