@@ -41,6 +41,7 @@ Result = TypeVar("Result")
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
 _PART_BYTES = 1 << 20
+_PAGE_KEYS = 1000
 # Larger files are uploaded in parts.
 _MULTIPART_BYTES = 64 << 20
 _VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -158,7 +159,7 @@ class S3Location(ObjectLocation):
         if first:
             # The listing begins after this key.
             options["StartAfter"] = first[:-1]
-        for page in self._pages(Prefix=prefix, **options):
+        for page in self._pages(Prefix=prefix, MaxKeys=_PAGE_KEYS, **options):
             for item in page.get("Contents", ()):
                 if last and item["Key"] > last:
                     return
@@ -167,8 +168,8 @@ class S3Location(ObjectLocation):
 
     def children(self, limit: int | None = None) -> list[str]:
         below: list[str] = []
-        options = {} if limit is None else {"MaxKeys": min(limit + 1, 1000)}
-        for page in self._pages(Prefix=self.prefix, Delimiter="/", **options):
+        most = _PAGE_KEYS if limit is None else min(limit + 1, _PAGE_KEYS)
+        for page in self._pages(Prefix=self.prefix, Delimiter="/", MaxKeys=most):
             keys = [item["Key"] for item in page.get("Contents", ())]
             folders = [item["Prefix"] for item in page.get("CommonPrefixes", ())]
             below += filter(None, (name.removeprefix(self.prefix) for name in [*keys, *folders]))

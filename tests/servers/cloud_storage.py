@@ -23,6 +23,12 @@ class Cloud(FaultyBucket):
             for blob in self._bucket.list_blobs(prefix=prefix)
         }
 
+    def reads(self, method: str, path: str) -> bool:
+        return method == "GET" and "/download/" in path
+
+    def writes(self, method: str, path: str) -> bool:
+        return method in ("POST", "PUT") and "upload" in path
+
     @property
     def _bucket(self) -> storage.Bucket:
         return storage.Client(

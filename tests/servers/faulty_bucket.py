@@ -45,6 +45,14 @@ class FaultyBucket(ABC):
     def objects(self, prefix: str = "") -> dict[str, bytes]:
         """Returns the objects with a prefix, without it."""
 
+    @abstractmethod
+    def reads(self, method: str, path: str) -> bool:
+        """Whether a request reads an object's content."""
+
+    @abstractmethod
+    def writes(self, method: str, path: str) -> bool:
+        """Whether a request writes an object."""
+
     def contents(self, prefix: str = "") -> dict[str, bytes]:
         """Returns the objects with a prefix, without it, and turns faults off."""
         self.fault = lambda *_: ""

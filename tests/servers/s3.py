@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -33,6 +34,12 @@ class S3Bucket(FaultyBucket):
             for key in self.list_keys(prefix)
         }
 
+    def reads(self, method: str, path: str) -> bool:
+        return method == "GET" and "list-type" not in path
+
+    def writes(self, method: str, path: str) -> bool:
+        return method == "PUT" and bool(path)
+
     def list_keys(self, prefix: str = "") -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", ())]
@@ -50,23 +57,20 @@ class S3Bucket(FaultyBucket):
 
 
 @pytest.fixture(scope="session")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of rclone's server and the folder of its buckets."""
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of rclone's server."""
     folder = tmp_path_factory.mktemp("rclone")
+    (folder / "buckets" / BUCKET).mkdir(parents=True)
     program = shutil.which("rclone") or str(Path(sys.executable).parent / "rclone")
-    command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", "/dev/null", "--auth-key"]
-    # Without caches, changes by other processes are seen at once.
-    command += [f"{KEY},{SECRET}", "--dir-cache-time", "0", "--vfs-cache-mode", "off", str(folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        address = ""
-        for line in process.stderr or ():
-            if found := re.search(r"Starting s3 server on \[(http://[^/]+)/\]", line):
-                address = found[1]
-                break
-        yield address, folder
+    command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", "/dev/null"]
+    command += ["--auth-key", f"{KEY},{SECRET}", str(folder / "buckets")]
+    log = folder / "log"
+    with log.open("w") as output, subprocess.Popen(command, stderr=output) as process:
+        while not (found := re.search(r"Starting s3 server on \[(http://[^/]+)/\]", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        yield found[1]
         process.terminate()
-        # Its messages are read so that the pipe is never full.
-        process.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +86,9 @@ def moto() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(rclone: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
+def s3(rclone: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
     """S3 by rclone with an empty bucket ``photos``; the code under test reaches it through the proxy."""
-    address, folder = rclone
-    for path in folder.iterdir():
-        shutil.rmtree(path)
-    (folder / BUCKET).mkdir()
-    yield from _reached_by_proxy(S3Bucket("s3", address), monkeypatch)
+    yield from _reached_by_proxy(_emptied(S3Bucket("s3", rclone)), monkeypatch)
 
 
 @pytest.fixture
@@ -97,9 +97,13 @@ def s3_of_moto(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]
     bucket = S3Bucket("s3", moto)
     with suppress(bucket.client.exceptions.BucketAlreadyOwnedByYou):
         bucket.client.create_bucket(Bucket=BUCKET)
+    yield from _reached_by_proxy(_emptied(bucket), monkeypatch)
+
+
+def _emptied(bucket: S3Bucket) -> S3Bucket:
     for key in bucket.list_keys():
         bucket.client.delete_object(Bucket=BUCKET, Key=key)
-    yield from _reached_by_proxy(bucket, monkeypatch)
+    return bucket
 
 
 def _reached_by_proxy(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:

@@ -5,7 +5,6 @@ from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.published_model import check_model_target, publish_model
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.storage import parse_location
-from imgpipe.components.storage.cloud_storage import CloudStorageLocation
 
 
 @pytest.fixture
@@ -73,11 +72,13 @@ def test_an_empty_folder_is_accepted(model, tmp_path):
 
 
 def test_an_unsupported_uri_is_not_a_folder_with_that_name():
-    with pytest.raises(InvalidArgumentError, match="s3:// is not supported; local paths and gs:// are"):
-        ExportArguments(job_dir="s3://bucket/job")
+    with pytest.raises(
+        InvalidArgumentError, match="az:// is not supported; local paths, gs:// and s3:// are"
+    ):
+        ExportArguments(job_dir="az://bucket/job")
 
 
-# ---------------------------------------------------------------- Cloud Storage
+# ---------------------------------------------------------------- buckets
 
 
 @pytest.fixture
@@ -90,41 +91,45 @@ def files_of(model):
     return {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 
-def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(cloud, saved):
-    assert publish_model(saved, parse_location("gs://photos/job")) == parse_location("gs://photos/job/model")
-    assert cloud.contents("job/model/") == files_of(saved)
+def test_a_model_in_cloud_storage_replaces_an_earlier_one_of_ours(bucket, saved):
+    assert publish_model(saved, parse_location(f"{bucket.uri}/job")) == parse_location(
+        f"{bucket.uri}/job/model"
+    )
+    assert bucket.contents("job/model/") == files_of(saved)
     (saved / "variables" / "data").rename(saved / "variables" / "other")
-    publish_model(saved, parse_location("gs://photos/job"))
-    assert cloud.contents("job/model/") == files_of(saved)
-    assert set(cloud.contents("job/")) == {f"model/{name}" for name in files_of(saved)}
+    publish_model(saved, parse_location(f"{bucket.uri}/job"))
+    assert bucket.contents("job/model/") == files_of(saved)
+    assert set(bucket.contents("job/")) == {f"model/{name}" for name in files_of(saved)}
 
 
-def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(cloud, saved, monkeypatch):
-    publish_model(saved, parse_location("gs://photos/job"))
+def test_a_model_that_cannot_be_uploaded_leaves_the_old_one_whole(bucket, saved, monkeypatch):
+    publish_model(saved, parse_location(f"{bucket.uri}/job"))
     old = files_of(saved)
     (saved / "saved_model.pb").write_text("newer")
     uploads = []
+    store = type(parse_location(bucket.uri))
 
-    def upload_twice(location, path, upload=CloudStorageLocation.upload):
+    def upload_twice(location, path, upload=store.upload):
         uploads.append(location)
         if len(uploads) == 3:
             raise OutputError("no", remedy="none")
         upload(location, path)
 
-    monkeypatch.setattr(CloudStorageLocation, "upload", upload_twice)
+    monkeypatch.setattr(store, "upload", upload_twice)
     with pytest.raises(OutputError):
-        publish_model(saved, parse_location("gs://photos/job"))
-    assert cloud.contents("job/") == {f"model/{name}": content for name, content in old.items()}
+        publish_model(saved, parse_location(f"{bucket.uri}/job"))
+    assert bucket.contents("job/") == {f"model/{name}": content for name, content in old.items()}
 
 
 class Killed(BaseException):
     """Simulates SIGKILL: nothing is cleaned up."""
 
 
-def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, saved, monkeypatch):
-    publish_model(saved, parse_location("gs://photos/job"))
+def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(bucket, saved, monkeypatch):
+    publish_model(saved, parse_location(f"{bucket.uri}/job"))
     steps, allowed = 0, 0
-    real = {name: getattr(CloudStorageLocation, name) for name in ("remove", "rename")}
+    store = type(parse_location(bucket.uri))
+    real = {name: getattr(store, name) for name in ("remove", "rename")}
 
     def counted(name):
         def act(location, *arguments):
@@ -140,15 +145,15 @@ def test_a_publication_killed_at_any_moment_is_made_up_for_by_the_next(cloud, sa
         steps, allowed = 0, moment
         with monkeypatch.context() as context:
             for name in real:
-                context.setattr(CloudStorageLocation, name, counted(name))
+                context.setattr(store, name, counted(name))
             with pytest.raises(Killed):
-                publish_model(saved, parse_location("gs://photos/job"))
-        publish_model(saved, parse_location("gs://photos/job"))
-        assert cloud.contents("job/") == {f"model/{name}": value for name, value in files_of(saved).items()}
+                publish_model(saved, parse_location(f"{bucket.uri}/job"))
+        publish_model(saved, parse_location(f"{bucket.uri}/job"))
+        assert bucket.contents("job/") == {f"model/{name}": value for name, value in files_of(saved).items()}
 
 
-def test_other_objects_are_not_replaced(cloud, saved):
-    cloud.put("job/model/saved_model.pb", b"mine")
+def test_other_objects_are_not_replaced(bucket, saved):
+    bucket.put("job/model/saved_model.pb", b"mine")
     with pytest.raises(OutputError, match="not a model that"):
-        publish_model(saved, parse_location("gs://photos/job"))
-    assert cloud.contents("job/") == {"model/saved_model.pb": b"mine"}
+        publish_model(saved, parse_location(f"{bucket.uri}/job"))
+    assert bucket.contents("job/") == {"model/saved_model.pb": b"mine"}
