@@ -24,8 +24,8 @@ def group_equal_images(
     """Returns a group number for each row; rows have the same number exactly if their images are equal.
 
     Only files at different locations with equal sizes and equal last bytes are read. Images count as equal
-    if size and CRC-32C are equal. Different images of one size share a checksum once in four thousand
-    million pairs; the only consequence is that they stay in one split.
+    if size and checksum are equal: the store's, else the CRC-32C. Different images of one size share a
+    checksum once in four thousand million pairs; the only consequence is that they stay in one split.
 
     Args:
         table: The rows.

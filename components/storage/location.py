@@ -23,7 +23,8 @@ class FileStatus:
     Attributes:
         size: The size in bytes.
         version: Increases when the file is written; see ``Location.written_ns``.
-        checksum: The CRC-32C of the content; -1 if the store does not provide one.
+        checksum: 32 bits that equal contents share in one store; -1 if the store does not provide them.
+            Cloud Storage's are the CRC-32C.
     """
 
     size: int

@@ -11,6 +11,7 @@ boto3 rather than obstore: it reads all of these, and its errors have codes, fro
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ Result = TypeVar("Result")
 _DEFAULT_REGION = "us-east-1"
 _PART_BYTES = 1 << 20
 _PAGE_KEYS = 1000
+_MD5 = re.compile(r'"?([0-9a-f]{8})[0-9a-f]{24}"?')
 # Larger files are uploaded in parts.
 _MULTIPART_BYTES = 64 << 20
 _VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -314,7 +316,10 @@ def _unusable_settings(error: Exception) -> UnavailableError:
 def _status(found: Any) -> FileStatus:
     # The time has whole seconds.
     written = int(found["LastModified"].timestamp()) * 1_000_000_000
-    return FileStatus(int(found["ContentLength"] if "ContentLength" in found else found["Size"]), written)
+    size = int(found["ContentLength"] if "ContentLength" in found else found["Size"])
+    # Of an object that was uploaded in parts, it depends on the parts.
+    digest = _MD5.fullmatch(found.get("ETag", ""))
+    return FileStatus(size, written, int(digest[1], 16) if digest else -1)
 
 
 def _retry(function: Callable[[], Result]) -> Result:
