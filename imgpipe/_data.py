@@ -34,7 +34,7 @@ class Dataset:
     """A data set of TFRecord shards with their manifest.
 
     Attributes:
-        path: The folder with manifest.json, local or ``gs://``.
+        path: The folder with manifest.json, local, ``gs://`` or ``s3://``.
     """
 
     path: str
@@ -121,7 +121,7 @@ def convert(
     ``validation_csv``. Every image is opened and checked. The same input gives the same bytes.
 
     Args:
-        output_dir: A folder that is empty or does not exist, local or ``gs://``.
+        output_dir: A folder that is empty or does not exist, local, ``gs://`` or ``s3://``.
         progress: Whether to show progress, in the notebook or on stderr.
         **options: The convert step's other arguments, listed below.
 

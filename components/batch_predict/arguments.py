@@ -19,34 +19,35 @@ class BatchPredictArguments:
 
     model: str = _basic_argument(
         "",
-        "The model: a folder, local or gs://, that contains saved_model.pb; the local folder of a run; or a "
-        "folder of numbered versions, of which the highest is used.",
+        "The model: a folder, local, gs:// or s3://, that contains saved_model.pb; the local folder of a "
+        "run; or a folder of numbered versions, of which the highest is used.",
         kind=Kind.INPUT_MODEL,
     )
     images: str = _basic_argument(
         "",
-        "Folder, local or gs://, with the images, which may be in subfolders; or a pattern such as "
+        "Folder, local, gs:// or s3://, with the images, which may be in subfolders; or a pattern such as "
         "photos/*/*.jpg. Give exactly one of images, image_list and records.",
         kind=Kind.INPUT_IMAGES,
     )
     image_list: str = _basic_argument(
         "",
-        "CSV file, local or gs://, with image paths in the first column, UTF-8, without a header; or JSON "
-        'Lines as for Vertex AI, {"content": PATH}. The paths are local or gs://, absolute or relative to '
+        "CSV file, local, gs:// or s3://, with image paths in the first column, UTF-8, without a header; or "
+        'JSON Lines as for Vertex AI, {"content": PATH}. The paths are local, gs:// or s3://, absolute or '
+        "relative to "
         "the file's folder. Give exactly one of images, "
         "image_list and records.",
         kind=Kind.INPUT_FILE,
     )
     records: str = _basic_argument(
         "",
-        "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local or gs://. Labels "
-        "are ignored. Give exactly one of images, image_list and records.",
+        "TFRecord files: a path with *, ? or [1-9], or several separated by commas, local, gs:// or s3://. "
+        "Labels are ignored. Give exactly one of images, image_list and records.",
         kind=Kind.INPUT_PATTERNS,
     )
     output_dir: str = _basic_argument(
         "",
-        "Folder, local or gs://, for the predictions: predictions-00000.jsonl and so on, and summary.json "
-        "when all are complete. An interrupted run resumes when it is started again.",
+        "Folder, local, gs:// or s3://, for the predictions: predictions-00000.jsonl and so on, and "
+        "summary.json when all are complete. An interrupted run resumes when it is started again.",
         kind=Kind.OUTPUT_FOLDER,
     )
     top_k: int = _prediction_argument(5, "Number of classes in each line, most probable first.", minimum=1)

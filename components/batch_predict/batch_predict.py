@@ -55,7 +55,7 @@ def batch_predict(arguments: BatchPredictArguments, output_dir: str = "") -> Pre
         InvalidDataError: if a TFRecord file or the list is damaged, or no image could be predicted.
         CheckFailedError: if the model is damaged.
         OutputError: if the folder has other files, or cannot be written.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     folder = parse_location(output_dir or arguments.output_dir)
     files = list_inputs(arguments)

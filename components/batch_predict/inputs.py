@@ -60,7 +60,7 @@ def list_inputs(arguments: BatchPredictArguments) -> list[InputImage]:
     Raises:
         MissingInputError: if nothing is found.
         InvalidDataError: if the list cannot be read as CSV, or is empty.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     if arguments.records:
         found = _from_pattern(arguments.records)

@@ -42,7 +42,7 @@ class Predictor:
         """Yields a line for each image, in their order; the line of an invalid image holds the error.
 
         Raises:
-            InterruptedRunError: if Cloud Storage cannot be reached.
+            InterruptedRunError: if a remote store cannot be reached.
         """
         size = self._arguments.batch_size
         batches = (images[begin : begin + size] for begin in range(0, len(images), size))
@@ -74,7 +74,7 @@ class Predictor:
                 )
             check_image_header(content, self._arguments.max_image_pixels)
         except InterruptedRunError:
-            # Cloud Storage cannot be reached: the next run resumes with this image.
+            # The store cannot be reached: the next run resumes with this image.
             raise
         except (OSError, PipelineError, ImageError) as error:
             return error

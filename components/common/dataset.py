@@ -28,7 +28,7 @@ class Shard:
     """One TFRecord file.
 
     Attributes:
-        path: Relative to the manifest; absolute or ``gs://`` for files in other folders.
+        path: Relative to the manifest; absolute or a URI for files in other folders.
         examples: The number of records.
         bytes: The size of the file.
         sha256: Of the whole file, in hexadecimal.

@@ -1,4 +1,4 @@
-"""Reads a data set: its records, in order, and local copies of shards in Cloud Storage."""
+"""Reads a data set: its records, in order, and local copies of shards in a remote store."""
 
 import dataclasses
 import shutil
@@ -63,7 +63,7 @@ def locate_record(folder: Path, split: Split, index: int) -> str:
 def local_dataset(folder: Path) -> Iterator[Path]:
     """Yields a folder with a manifest whose shards are local files.
 
-    It is ``folder`` itself, unless shards are in Cloud Storage: then all of them are copied to a temporary
+    It is ``folder`` itself, unless shards are in a remote store: then all of them are copied to a temporary
     folder, which is removed at the end, and their checksums are compared with the manifest's.
 
     Args:
@@ -73,7 +73,7 @@ def local_dataset(folder: Path) -> Iterator[Path]:
         MissingInputError: if the manifest or a shard is missing.
         InvalidDataError: if a shard has changed since the manifest was made.
         OutputError: if there is not enough disk space for the copies.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     manifest = read_manifest(folder)
     shards = _shards(manifest)
@@ -91,7 +91,7 @@ def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
     total = sum(shard.bytes for shard in shards)
     log_event(
         "copying_shards",
-        f"copying {plural(len(shards), 'shard')}, {total / 1e6:,.0f} MB, from Cloud Storage to {target}",
+        f"copying {plural(len(shards), 'shard')}, {total / 1e6:,.0f} MB, to {target}",
         shards=len(shards),
         bytes=total,
     )
@@ -132,7 +132,7 @@ def _check_space(folder: Path, shards: list[Shard]) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"the shards in Cloud Storage take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free",
+            f"the remote shards take {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free",
             where=str(folder),
             remedy="set TMPDIR to a folder on a larger disk, or mount the bucket and give local paths",
         )

@@ -92,8 +92,8 @@ JOB_DIR: Any = argument(
 DEPLOY_DIR: Any = argument(
     "",
     "Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per "
-    "version, e.g. serving/flowers. For kserve and vertex a gs:// folder, to which models are "
-    "uploaded.",
+    "version, e.g. serving/flowers. For kserve a gs:// or s3:// folder, for vertex a gs:// one, to which "
+    "models are uploaded.",
     group=Group.DEPLOYMENT,
     kind=Kind.OUTPUT_FOLDER,
 )
@@ -112,7 +112,7 @@ VERTEX_ENDPOINT: Any = argument(
 )
 SLICES_CSV: Any = argument(
     "",
-    "CSV file, local or gs://, that groups the images by something other than their labels, e.g. the "
+    "CSV file, local, gs:// or s3://, that groups the images by something other than their labels, e.g. the "
     "camera. Its first line names the columns, path,camera,light; path is the image's path in the data"
     " set. Accuracy is reported for each value of each column. Empty = by image format and size only.",
     group=Group.EVALUATION,

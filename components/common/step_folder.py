@@ -2,9 +2,11 @@
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import deadline, parse_location
 
 _NAME = "job_dir"
+# The store may be one that this pod cannot reach.
+_SECONDS = 30.0
 
 
 def default_job_dir(step: str, artifact_uri: str) -> str:
@@ -24,12 +26,13 @@ def default_job_dir(step: str, artifact_uri: str) -> str:
     folder = f"{artifact_uri.rsplit('/', 2)[0]}/{_NAME}"
     try:
         location = parse_location(folder)
-        location.check_writable()
+        with deadline(_SECONDS):
+            location.check_writable()
     except PipelineError as error:
         log_event(
             "job_dir_missing",
             f"{step}: cannot keep its state in {folder}: {error.problem}. If the pod is evicted, the step "
-            "begins again. Set job_dir to a gs:// folder that the step may write to, and it resumes",
+            "begins again. Set job_dir to a gs:// or s3:// folder that the step may write to, and it resumes",
             severity="WARNING",
             step=step,
         )

@@ -19,8 +19,8 @@ class RunnerArguments:
         "",
         "Apache Beam runner that writes the shards, for more data than one machine converts: DirectRunner, "
         "DataflowRunner, FlinkRunner, SparkRunner or another one of Beam's. All its workers must see "
-        "output_dir and the images, so usually gs://. Needs the extra beam. Empty = this machine, without "
-        "Beam, which is the fastest on one machine.",
+        "output_dir and the images, so usually gs:// or s3://. Needs the extra beam. Empty = this machine, "
+        "without Beam, which is the fastest on one machine.",
     )
     project_id: str = argument("", "Google Cloud project in which Dataflow runs. Only together with runner.")
     runner_options: str = argument(

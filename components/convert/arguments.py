@@ -23,8 +23,8 @@ class ConvertArguments:
 
     images: str = _basic_argument(
         "",
-        "Folder, local or gs://, with one subfolder of images per label. Subfolders named train, val and "
-        "test, or similarly, are read as splits if each of them has the label folders; without val, "
+        "Folder, local, gs:// or s3://, with one subfolder of images per label. Subfolders named train, val "
+        "and test, or similarly, are read as splits if each of them has the label folders; without val, "
         "validation_fraction of the images is set aside. May also be a pattern such as photos/*/*.jpg or "
         "photos/**/*.jpg: an image's label is then the name of its folder. Give exactly one of images, "
         "train_csv and training_data_path.",
@@ -42,8 +42,8 @@ class ConvertArguments:
         "CSV file that lists the training images, one `path,label` per line, UTF-8; or with the names of "
         "the columns in the first line; the rows of a column group (pictures of one person, patient or "
         "burst) stay in one split. Import files of Vertex AI work too: CSV with a leading ml_use column "
-        "(training, validation, test), or .jsonl. Paths are local or gs://, absolute or relative to the "
-        "file's folder or image_root. With multi_label a row may have any number of labels: "
+        "(training, validation, test), or .jsonl. Paths are local, gs:// or s3://, absolute or relative to "
+        "the file's folder or image_root. With multi_label a row may have any number of labels: "
         "path,label,label,... Give exactly one of images, train_csv and training_data_path.",
         kind=Kind.INPUT_FILE,
     )
@@ -56,8 +56,8 @@ class ConvertArguments:
     )
     image_root: str = _data_argument(
         "",
-        "Folder of the relative paths in the lists, local or gs://. Empty = the folder of the list. Requires "
-        "train_csv.",
+        "Folder of the relative paths in the lists, local, gs:// or s3://. Empty = the folder of the list. "
+        "Requires train_csv.",
         kind=Kind.INPUT_IMAGES,
     )
     multi_label: bool = shared_arguments.MULTI_LABEL
@@ -116,8 +116,8 @@ class ConvertArguments:
     )
     output_dir: str = _data_argument(
         "",
-        "Folder, local or gs://, for the shards and their manifest, for large data: the step's artifact "
-        "then only refers to the shards. It must be empty or not exist, or contain an interrupted "
+        "Folder, local, gs:// or s3://, for the shards and their manifest, for large data: the step's "
+        "artifact then only refers to the shards. It must be empty or not exist, or contain an interrupted "
         "conversion, which is resumed, or the finished data set of the same input, which is reused "
         "unchanged. Empty = in the step's artifact, beside the manifest.",
         kind=Kind.OUTPUT_FOLDER,

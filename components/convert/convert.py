@@ -105,7 +105,7 @@ def convert(
 
     Args:
         arguments: The input data and conversion settings.
-        output_folder: An empty or new folder, local or ``gs://``; with ``output_dir``, a local one.
+        output_folder: An empty or new folder, local or in a bucket; with ``output_dir``, a local one.
         threads: The number of threads that check images; None = as many as the process may use.
         writer: Writes the shards; None = threads of this process.
 
@@ -116,7 +116,7 @@ def convert(
         MissingInputError: if an input cannot be read.
         InvalidDataError: if the data does not have the expected form, or too many rows are rejected.
         OutputError: if the folder contains other files or cannot be written.
-        InterruptedRunError: if the run is stopped, or Cloud Storage cannot be reached.
+        InterruptedRunError: if the run is stopped, or a remote store cannot be reached.
     """
     threads = threads or usable_threads()
     target = parse_location(str(output_folder))

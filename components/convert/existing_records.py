@@ -177,7 +177,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
 
     Raises:
         MissingInputError: if the file cannot be read.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     content = _HashingWriter()
     images_per_label: Counter[int] = Counter()

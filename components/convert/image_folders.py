@@ -20,7 +20,7 @@ from imgpipe.components.storage import FileStatus, Location, find_files, parse_l
 
 _MAX_NAMES = 10
 _MAX_EXAMPLES = 3
-# At most this many subfolders of a folder in Cloud Storage are listed.
+# At most this many subfolders of a remote folder are listed.
 _MAX_FOLDERS = 10_000
 
 
@@ -45,13 +45,14 @@ def read_images(rows: Rows, images: str, label_from: str = AUTO) -> IgnoredFiles
     Args:
         rows: The rows are added to these.
         images: A folder with one subfolder per label, or with label folders in split folders, as
-            ``folder_structure`` finds them; or a pattern such as ``photos/*/*.jpg``. Local or ``gs://``.
+            ``folder_structure`` finds them; or a pattern such as ``photos/*/*.jpg``. Local,
+            ``gs://`` or ``s3://``.
             Hidden files and folders are skipped; files without an image file extension are counted.
         label_from: ``leaf``: an image's label is the folder that holds it; ``top``: the first folder below
             ``images`` or the split; ``auto``: leaf for a pattern, top for a folder without nested labels.
 
     Raises:
-        InvalidArgumentError: for a URL that is not ``gs://``.
+        InvalidArgumentError: for a URL of another kind.
         MissingInputError: if the folder does not exist, or the pattern matches nothing.
         InvalidDataError: if the folder has another layout, or one that can be read in several ways.
     """

@@ -70,14 +70,14 @@ def read_import_file(
 
     Args:
         rows: The rows are added to these.
-        file: The path of the file, as the user gave it, local or ``gs://``.
+        file: The path of the file, as the user gave it, local, ``gs://`` or ``s3://``.
         use: The split of all rows; empty if the rows specify it or it is to be drawn.
         multi_label: Whether a row may have several labels or none; the rows' labels are then label sets.
         columns: Which columns of a CSV file are used; empty = found from its first rows.
         image_root: The folder of relative paths; empty = the file's folder.
 
     Raises:
-        InvalidArgumentError: for a URL that is not ``gs://``.
+        InvalidArgumentError: for a URL of another kind.
         MissingInputError: if the file cannot be read.
         InvalidDataError: if it is not UTF-8 text, or has no row, or all rows of a CSV file have another form.
     """

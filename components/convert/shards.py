@@ -146,7 +146,7 @@ def write_shards(
 
     Raises:
         OutputError: if a shard cannot be written.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     # A sample of the rows is enough to see whether images are remote: more threads do no harm.
     if any(

@@ -16,13 +16,13 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
     """Returns the version of the input data.
 
     This is ``data_version`` if the user set it, else a digest of all files' names, sizes and modification
-    times (in Cloud Storage: checksums). If the files are not known without reading them (CSV and JSONL lists)
+    times (in buckets: checksums). If the files are not known without reading them (CSV and JSONL lists)
     or the converted data is written outside the run (output_dir), it is a unique text; so it is if output_dir
     does not have the whole data set that the cache would return.
 
     Raises:
         MissingInputError: if a pattern matches no file.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     if arguments.data_version and not _cache_is_usable(arguments.output_dir):
         version, source = (

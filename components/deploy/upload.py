@@ -21,7 +21,7 @@ def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
 
     Raises:
         OutputError: if the bucket is not writable.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     base = parse_location(deploy_dir) / digest[:_DIGEST_DIGITS]
     paths = {
@@ -47,7 +47,7 @@ def read_uploaded_verification(storage_uri: str) -> Verification | None:
     """Returns the verification of an uploaded model; None if an earlier version of imgpipe has uploaded it.
 
     Raises:
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     try:
         location = parse_location(storage_uri) / VERIFICATION_NAME

@@ -18,9 +18,9 @@ class EvaluateArguments(DeploymentTarget):
     evaluation_split: str = shared_arguments.EVALUATION_SPLIT
     champion: str = argument(
         AUTO,
-        "The deployed model, evaluated on the same images for comparison: a folder, local or "
-        "gs://, that contains saved_model.pb, or a folder of numbered versions, of which the highest is "
-        "used. auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed "
+        "The deployed model, evaluated on the same images for comparison: a folder, local, "
+        "gs:// or s3://, that contains saved_model.pb, or a folder of numbered versions, of which the "
+        "highest is used. auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed "
         "model with the most traffic, if there is one; none = no comparison.",
         group=Group.EVALUATION,
         kind=Kind.INPUT_MODEL,
@@ -31,7 +31,7 @@ class EvaluateArguments(DeploymentTarget):
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if one is not allowed, or a folder is a URL other than gs://.
+            InvalidArgumentError: if one is not allowed, or a folder is a URL of another kind.
         """
         check_fields(self)
         is_plain_http(self.vertex_endpoint)

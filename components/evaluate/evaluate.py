@@ -160,7 +160,7 @@ def evaluate(
     If the dataset has a test split, the accuracy on it is measured too.
 
     Args:
-        dataset_folder: The folder that contains the dataset's manifest; shards may be in Cloud Storage.
+        dataset_folder: The folder that contains the dataset's manifest; shards may be remote.
         model_folder: The model from the train step.
         files: Where to write.
         arguments: Which images to evaluate on and which model to compare with; None = the defaults.

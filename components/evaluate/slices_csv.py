@@ -19,7 +19,7 @@ def read_slices_csv(file: str) -> Slices:
     The encoding is UTF-8, with or without a byte order mark. An empty cell gives no slice.
 
     Args:
-        file: The path from the user, local or ``gs://``.
+        file: The path from the user, local, ``gs://`` or ``s3://``.
 
     Returns:
         (name, value) pairs by path, in the order of the columns.
@@ -27,7 +27,7 @@ def read_slices_csv(file: str) -> Slices:
     Raises:
         MissingInputError: if the file cannot be read.
         InvalidDataError: if the file is invalid, or two rows with the same path differ.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     with parse_location(file).local_copy() as path:
         return _read(path, file)

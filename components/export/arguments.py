@@ -34,7 +34,7 @@ class ExportArguments:
         """Checks every value.
 
         Raises:
-            InvalidArgumentError: if job_dir is a URL other than gs://, or there is no such format.
+            InvalidArgumentError: if job_dir is a URL of another kind, or there is no such format.
         """
         check_fields(self)
         for name in self.formats():

@@ -55,7 +55,7 @@ def check_model_type(location: Location, model_type: str) -> None:
 
     Raises:
         InvalidArgumentError: naming both types.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     serving = earlier_network(location).get("model_type")
     if model_type != AUTO and serving in MODEL_TYPES and serving != model_type:

@@ -97,10 +97,10 @@ class TrainingArguments:
     )
     pretrained_checkpoint_path: str = _model_argument(
         "",
-        "Initial weights from a file or folder, local or gs://: a SavedModel folder of imgpipe, a folder "
-        "of numbered versions (the highest is used), a checkpoints folder, or a Keras file (.weights.h5, "
-        ".keras). If the number of classes differs, the last layer starts from random weights. Empty = those "
-        "that `weights` names.",
+        "Initial weights from a file or folder, local, gs:// or s3://: a SavedModel folder of imgpipe, a "
+        "folder of numbered versions (the highest is used), a checkpoints folder, or a Keras file "
+        "(.weights.h5, .keras). If the number of classes differs, the last layer starts from random weights. "
+        "Empty = those that `weights` names.",
         kind=Kind.INPUT_MODEL,
     )
     freeze: str = _model_argument(

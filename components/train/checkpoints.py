@@ -53,13 +53,13 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Args:
-        folder: The folder, local or ``gs://``; created if missing. Other files in it are ignored.
+        folder: The folder, local, ``gs://`` or ``s3://``; created if missing. Other files in it are ignored.
         keep: Number of checkpoints to keep, the last ones.
     """
 
     def __init__(self, folder: Location, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
-        # Cached by step, so that old checkpoints are not downloaded from Cloud Storage to look this up.
+        # Cached by step, so that old checkpoints are not downloaded from a remote store to look this up.
         self._best_steps: dict[int, int | None] = {}
 
     @property

@@ -57,7 +57,7 @@ def load_pretrained_weights(location: str, model_type: str, network: keras.Model
 
     Args:
         location: A SavedModel folder, a folder with numbered versions, the highest of which is used, a
-            checkpoints folder of imgpipe, or a Keras file; local or ``gs://``.
+            checkpoints folder of imgpipe, or a Keras file; local, ``gs://`` or ``s3://``.
         model_type: For messages.
         network: All its weights are replaced.
         head: Its weights are replaced if the last layer there has the same number of classes.
@@ -66,7 +66,7 @@ def load_pretrained_weights(location: str, model_type: str, network: keras.Model
         MissingInputError: if ``location`` does not exist or is not of a supported format.
         InvalidDataError: if a file there is damaged.
         InvalidArgumentError: if the weights belong to another network.
-        InterruptedRunError: if Cloud Storage is not reachable.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     pretrained = _read(location, network)
     variables = {_weight_name(variable.path): variable for variable in network.weights}

@@ -33,7 +33,7 @@ def reporter(job_dir: str) -> Report:
     says so, once for each of them.
 
     Args:
-        job_dir: Local or ``gs://``; empty to write no files.
+        job_dir: Local, ``gs://`` or ``s3://``; empty to write no files.
     """
     reports: list[Report] = [_log]
     if job_dir:
@@ -128,7 +128,7 @@ def _metrics_file(file: Location) -> Report:
 
 
 def _tensorboard(folder: Location) -> Report:
-    """Writes TensorBoard's files; those for Cloud Storage are written locally and uploaded."""
+    """Writes TensorBoard's files; those for a remote store are written locally and uploaded."""
     # Vertex AI displays the content of the folder that it sets.
     if configured := os.environ.get("AIP_TENSORBOARD_LOG_DIR"):
         folder = parse_location(configured)

@@ -30,12 +30,12 @@ def trial_model(job_dir: Path, trial_id: int | str) -> Path:
 
 
 def trial_location(job_dir: Location, trial_id: str) -> Location:
-    """Returns the folder of a trial in a job_dir that may be ``gs://``."""
+    """Returns the folder of a trial in a job_dir that may be remote."""
     return job_dir / TRIALS_FOLDER / trial_id
 
 
 def trial_model_location(job_dir: Location, trial_id: str) -> Location:
-    """Returns where a trial's best model is published in a job_dir that may be ``gs://``."""
+    """Returns where a trial's best model is published in a job_dir that may be remote."""
     return job_dir / "model" / f"{TRIAL_MODEL_PREFIX}{trial_id}"
 
 
@@ -43,13 +43,14 @@ def check_shared_with_pods(job_dir: str) -> None:
     """Rejects a job_dir that trials in their own pods do not share with the step.
 
     Raises:
-        InvalidArgumentError: if it is not in Cloud Storage.
+        InvalidArgumentError: if it is not in a bucket.
     """
     if is_local(job_dir):
         raise InvalidArgumentError(
             f"job_dir={job_dir!r}: with tune_engine=katib, trials run in their own pods and cannot access "
             "this folder",
-            remedy="set job_dir to a gs:// folder, or tune_engine=local to run the trials in the step's pod",
+            remedy="set job_dir to a gs:// or s3:// folder, or tune_engine=local to run the trials in the "
+            "step's pod",
         )
 
 
@@ -57,13 +58,13 @@ def check_local(job_dir: str) -> None:
     """Rejects a job_dir that a run or a search on this machine cannot write to.
 
     Raises:
-        InvalidArgumentError: if it is in Cloud Storage or another URL.
+        InvalidArgumentError: if it is a URL.
     """
     if not is_local(job_dir):
         raise InvalidArgumentError(
             f"job_dir={job_dir!r}: a run on this machine writes to a local folder",
-            remedy="use a local folder (or none: a new one is used) and copy it afterwards; for gs://, use "
-            "Vertex AI or Kubeflow, for a search with tune_engine=katib",
+            remedy="use a local folder (or none: a new one is used) and copy it afterwards; for a bucket, "
+            "use Vertex AI or Kubeflow, for a search with tune_engine=katib",
         )
 
 

@@ -26,7 +26,7 @@ class KatibArguments:
         LOCAL,
         "Where the trials run: local (in the pod of the tune step, several at a time, with the resources of "
         "the train_... arguments) or katib (each in a pod of a Katib Experiment, with the resources of the "
-        "trial_... arguments; requires a job_dir in Cloud Storage).",
+        "trial_... arguments; requires a job_dir in a bucket).",
         choices=(LOCAL, KATIB),
     )
     trial_cpu: str = argument(
@@ -89,7 +89,9 @@ class TrialPodArguments:
     """Arguments of the Katib trials that the pipeline fills in; users do not see them."""
 
     trial_image: str = argument("", "Image of the Katib trials: the train step's.")
-    trial_storage_secret: str = argument("", "Secret with a service account key for Cloud Storage.")
+    trial_storage_secret: str = argument(
+        "", "Secret with credentials for object stores, as for storage_secret."
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -47,7 +47,7 @@ def tune(
 
     run_step(
         *(dataset, model, metrics, report, trials, tuning, arguments),
-        # What the step itself writes; the trials write to the gs:// job_dir.
+        # What the step itself writes; the trials write to the job_dir in a bucket.
         job_dir=Path(trials.path),
         engine=lambda spec: KatibSearch(spec, parse_location(tuning.job_dir).absolute(), katib, pod),
         engine_name=KATIB,

@@ -45,7 +45,7 @@ def run_step(
         tuning: What is tuned, and how.
         arguments: The training arguments shared by all trials.
         job_dir: Where the search writes. If this is the trials artifact although ``tuning.job_dir`` is in
-            Cloud Storage, the results are uploaded there.
+            a bucket, the results are uploaded there.
         engine: Creates the engine.
         engine_name: The engine's name, for the report.
     """
@@ -86,7 +86,7 @@ def _copy_results(job_dir: Path, trials: Path, report: Path) -> None:
 
 
 def upload_results(folder: Path, job_dir: Location) -> None:
-    """Copies trials.json and the report, if they exist, to a job_dir in Cloud Storage.
+    """Copies trials.json and the report, if they exist, to a job_dir in a bucket.
 
     Paths below the step's folder are replaced by paths below job_dir.
 
@@ -102,11 +102,11 @@ def upload_results(folder: Path, job_dir: Location) -> None:
 
 
 def upload_models(result: TuningResult, job_dir: Location) -> None:
-    """Copies the trials' models that are not in Cloud Storage yet to a job_dir there.
+    """Copies the trials' models that are not in a bucket yet to a job_dir there.
 
     Args:
         result: The result of the tuning.
-        job_dir: ``gs://``.
+        job_dir: In a bucket.
     """
     for trial in result.trials:
         if trial.model and is_local(trial.model):
@@ -114,7 +114,7 @@ def upload_models(result: TuningResult, job_dir: Location) -> None:
 
 
 def warn_of_lost_study(job_dir: str) -> None:
-    """Warns that a search in the step with a job_dir in Cloud Storage cannot be resumed."""
+    """Warns that a search in the step with a job_dir in a bucket cannot be resumed."""
     log_event(
         "search_in_step",
         f"tune: the study is kept in the step, and {job_dir} gets models, trials.json and tuning.html at the "

@@ -92,7 +92,7 @@ def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
 def run_remote_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
     """Runs a trial on another machine; when SIGTERM stops it, its best model so far is still published.
 
-    The task's folder and model may be ``gs://`` locations. In distributed training, only the chief publishes
+    The task's folder and model may be remote. In distributed training, only the chief publishes
     and evaluates the model; the other workers return an empty result.
 
     Raises:

@@ -19,11 +19,13 @@ from imgpipe.components.validate.arguments import ValidateArguments
 class ValidatePaths:
     """The paths on the command line; the component gets them as artifacts."""
 
-    dataset: str = argument("", "Folder, local or gs://, with the manifest.json that the convert step wrote.")
+    dataset: str = argument(
+        "", "Folder, local, gs:// or s3://, with the manifest.json that the convert step wrote."
+    )
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images: a path with *, ? or [1-9], or several separated by commas, "
-        "local or gs://. Give this or `dataset`.",
+        "local, gs:// or s3://. Give this or `dataset`.",
     )
     validation_data_path: str = argument(
         "", "TFRecord files with the validation images, in the same form as training_data_path."

@@ -164,7 +164,7 @@ def read_dataset(
         max_image_pixels: An image with more pixels is not decoded.
 
     Raises:
-        InterruptedRunError: if a shard is in Cloud Storage, which cannot be reached.
+        InterruptedRunError: if a shard is in a remote store, which cannot be reached.
     """
     checker = RecordChecker(max_image_pixels, multi_label=manifest.multi_label)
     reading = Reading(

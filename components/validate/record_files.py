@@ -21,7 +21,7 @@ def describe_record_files(
     """Returns a manifest of TFRecord files; of a damaged file, up to the damage.
 
     Args:
-        patterns: By split: a path, a glob, or several separated by commas, local or ``gs://``.
+        patterns: By split: a path, a glob, or several separated by commas, local, ``gs://`` or ``s3://``.
         labels_file: The labels file; empty = the labels are named by their numbers.
         num_classes: The number of labels; 0 = as many as the labels file has, or else up to the largest label
             in the records.
@@ -30,7 +30,7 @@ def describe_record_files(
     Raises:
         MissingInputError: if a pattern matches no file, or the labels file cannot be read.
         InvalidDataError: if the labels file is invalid.
-        InterruptedRunError: if Cloud Storage cannot be reached.
+        InterruptedRunError: if a remote store cannot be reached.
     """
     labels: tuple[str, ...] = ()
     if labels_file:

@@ -98,7 +98,7 @@ def validate_to_files(
     Raises:
         InvalidDataError: if any error is about the data.
         InvalidArgumentError: if there are errors, all of them about arguments.
-        InterruptedRunError: if a shard is in Cloud Storage, which cannot be reached.
+        InterruptedRunError: if a shard is in a remote store, which cannot be reached.
     """
     with timed("validated", "validate: all shards were read"):
         findings = validate(manifest, folder, arguments, check_sizes=check_sizes)

@@ -96,7 +96,7 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
         (["--mount", "data"], ["--mount needs --runner docker"]),
         (["--train-csv", ""], ["--train-csv is empty"]),
         (["--initial-learning-rate", "inf"], ["--initial-learning-rate inf", "finite"]),
-        (["--images", "s3://bucket/images"], ["s3://bucket/images", "local paths and gs://"]),
+        (["--images", "az://bucket/images"], ["az://bucket/images", "local paths, gs:// and s3://"]),
     ],
 )
 def test_a_wrong_argument_is_rejected_before_anything_is_written(tmp_path, arguments, messages):

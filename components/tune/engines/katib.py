@@ -60,7 +60,7 @@ class KatibSearch:
 
     Attributes:
         spec: The search and its data; its ``job_dir`` is a local folder of the step.
-        location: The tuning's job_dir, which the trials' pods must see under the same path, e.g. ``gs://``.
+        location: The tuning's job_dir, which the trials' pods must see under the same path, e.g. in a bucket.
         katib: The resources of each trial.
         pod: Image and secret of the trials.
         command: The command of a trial.

@@ -294,7 +294,7 @@ def test_the_component_writes_to_its_artifact_or_to_output_dir(folder, model, tm
         ({"images": "x"}, "model is missing"),
         ({"model": "m"}, "no images are given"),
         ({"model": "m", "images": "x", "records": "y"}, "images and records are given"),
-        ({"model": "m", "images": "s3://x"}, "local paths and gs://"),
+        ({"model": "m", "images": "az://x"}, "local paths, gs:// and s3://"),
         ({"model": "m", "images": "x", "top_k": 0}, "top_k=0"),
     ],
 )

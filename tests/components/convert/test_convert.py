@@ -233,7 +233,7 @@ def bad_csv(tmp_path, photo, csv_of):
             ("page.jpg", "a"),
             ("good2.jpg", ""),
             ("good2.jpg", "a"),
-            ("s3://bucket/x.jpg", "a"),
+            ("az://bucket/x.jpg", "a"),
             ("good3.jpg", "b"),
             ("good4.jpg", "a"),
         ],
@@ -247,7 +247,7 @@ REASONS = [
     ("6", "good2.jpg", "", "1 column instead of 2"),
     ("7", "page.jpg", "a", "a web page"),
     ("8", "good2.jpg", "", "the label is empty"),
-    ("10", "s3://bucket/x.jpg", "a", "local paths and gs://"),
+    ("10", "az://bucket/x.jpg", "a", "local paths, gs:// and s3://"),
 ]
 
 
@@ -381,7 +381,7 @@ cells = st.sampled_from(
         '"',
         " ",
         "é",
-        "s3://b/x.jpg",
+        "az://b/x.jpg",
     ]
 )
 

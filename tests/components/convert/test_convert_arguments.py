@@ -26,11 +26,11 @@ from imgpipe.components.convert.arguments import ConvertArguments
         ({"images": "a", "max_rejected_fraction": 1.5}, ["max_rejected_fraction=1.5", "at most 1"]),
         ({"images": "a", "shard_megabytes": 0}, ["shard_megabytes=0", "at least 1"]),
         ({"images": "a", "seed": -1}, ["seed=-1"]),
-        ({"train_csv": "s3://b/x.csv"}, ["train_csv='s3://b/x.csv'", "not supported"]),
-        ({"images": "s3://b/x"}, ["images='s3://b/x'", "not supported"]),
+        ({"train_csv": "az://b/x.csv"}, ["train_csv='az://b/x.csv'", "not supported"]),
+        ({"images": "az://b/x"}, ["images='az://b/x'", "not supported"]),
         (
-            {"training_data_path": "s3://b/x*", "validation_data_path": "y"},
-            ["training_data_path='s3://b/x*'", "not supported"],
+            {"training_data_path": "az://b/x*", "validation_data_path": "y"},
+            ["training_data_path='az://b/x*'", "not supported"],
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_files_of_all_editors_are_read(tmp_path, content):
         ("a.jpg, ", "the label is empty"),
         ('"a.jpg,x', "the quotes do not match"),
         ('"a.jpg"b,x', "the quotes do not match"),
-        ("s3://bucket/a.jpg,x", "s3:// is not supported; local paths and gs:// are"),
+        ("az://bucket/a.jpg,x", "az:// is not supported; local paths, gs:// and s3:// are"),
         ("training,gs://bucket/a.jpg", "the label is missing"),
         ("gs://,x", "has no bucket"),
         ("gs:///a.jpg,x", "has no bucket"),
@@ -211,8 +211,8 @@ def test_only_the_line_that_is_not_utf8_is_rejected(tmp_path):
 
 
 def test_unsupported_url_is_rejected():
-    with pytest.raises(InvalidArgumentError, match="s3://"):
-        read_csv("s3://bucket/list.csv")
+    with pytest.raises(InvalidArgumentError, match="az://"):
+        read_csv("az://bucket/list.csv")
 
 
 def test_vertex_ai_rows_specify_their_split(tmp_path, csv_of):

@@ -204,8 +204,8 @@ def test_missing_files_and_unknown_formats_are_rejected(tmp_path, cloud):
         build(path=tmp_path / "model.onnx")
     with pytest.raises(MissingInputError, match="no checkpoint"):
         build(path=f"gs://{BUCKET}/model")
-    with pytest.raises(InvalidArgumentError, match=r"s3:// is not supported"):
-        build(path="s3://bucket/model")
+    with pytest.raises(InvalidArgumentError, match=r"az:// is not supported"):
+        build(path="az://bucket/model")
 
 
 def test_damaged_files_are_rejected_as_invalid_data(tmp_path):

@@ -77,14 +77,14 @@ def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloure
     assert read_manifest(dataset).splits[VALIDATION].examples == 6
 
 
-def test_the_command_line_trains_from_and_into_cloud_storage(cloud, coloured_dataset, tmp_path):
+def test_the_command_line_trains_from_and_into_a_bucket(bucket, coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", shards=2)
     for path in dataset.glob("*-of-*"):
-        cloud.put(f"data/{path.name}", path.read_bytes())
+        bucket.put(f"data/{path.name}", path.read_bytes())
     arguments = [
-        "--training_data_path=gs://photos/data/train-*",
-        "--validation_data_path=gs://photos/data/validation-*",
-        "--job-dir=gs://photos/job",
+        f"--training_data_path={bucket.uri}/data/train-*",
+        f"--validation_data_path={bucket.uri}/data/validation-*",
+        f"--job-dir={bucket.uri}/job",
         "--train_batch_size=4",
         "--model_type=resnet-18",
         "--weights=none",
@@ -92,8 +92,8 @@ def test_the_command_line_trains_from_and_into_cloud_storage(cloud, coloured_dat
     ]
     result, events = run_command(*arguments, "--max_steps=1")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert events[-1]["message"] == "train: published to gs://photos/job/model"
-    names = set(cloud.contents("job/"))
+    assert events[-1]["message"] == f"train: published to {bucket.uri}/job/model"
+    names = set(bucket.contents("job/"))
     assert {"model/saved_model.pb", "model/provenance.json", "metrics.jsonl"} <= names
     assert {"checkpoints/step-00000001.npz", "checkpoints/best-00000001.npz"} <= names
     result, _ = run_command(*arguments, "--max_steps=2")
@@ -117,9 +117,9 @@ def test_help_lists_every_argument_with_its_description():
         (["--max_step=3"], 64, "--max-steps"),
         (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is required"),
         (
-            ["--job-dir=s3://b/j", "--training_data_path=a", "--validation_data_path=b"],
+            ["--job-dir=az://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,
-            "s3:// is not supported; local paths and gs:// are",
+            "az:// is not supported; local paths, gs:// and s3:// are",
         ),
         (
             ["--job-dir=.", "--training_data_path=a", "--validation_data_path=b", "--max_steps=0"],
