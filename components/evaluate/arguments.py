@@ -20,8 +20,8 @@ class EvaluateArguments(DeploymentTarget):
         AUTO,
         "The deployed model, evaluated on the same images for comparison: a folder, local, "
         "gs:// or s3://, that contains saved_model.pb, or a folder of numbered versions, of which the "
-        "highest is used. auto = the newest version in a local deploy_dir, or for kserve and vertex the deployed "
-        "model with the most traffic, if there is one; none = no comparison.",
+        "highest is used. auto = the newest version in a local deploy_dir, or for kserve and vertex the "
+        "deployed model with the most traffic, if there is one; none = no comparison.",
         group=Group.EVALUATION,
         kind=Kind.INPUT_MODEL,
     )
