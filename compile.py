@@ -14,20 +14,19 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from kfp import compiler
 
 from imgpipe.components.common.errors import InvalidArgumentError, OutputError, PipelineError
 from imgpipe.components.common.fields_reader import read_text
 from imgpipe.pipelines.arguments_reference import arguments_reference
-from imgpipe.pipelines.batch_predict import batch_predict
-from imgpipe.pipelines.image_classification import PIPELINES as TRAINING_PIPELINES
+from imgpipe.pipelines.builders import builders_of
+from imgpipe.pipelines.form_picture import form_picture
+from imgpipe.pipelines.form_reference import form_reference
 from imgpipe.pipelines.images import Images, read_images_lock
 from imgpipe.pipelines.option_types import option_types
 from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
 from imgpipe.pipelines.targets.local import LOCAL
-from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.targets.vertex import VERTEX
 
 ROOT = Path(__file__).resolve().parent
@@ -35,17 +34,18 @@ COMPILED = Path("pipelines") / "compiled"
 # Also made of the arguments dataclasses.
 TEXTS: dict[Path, Callable[[], str]] = {
     Path("docs") / "arguments.md": arguments_reference,
+    Path("docs") / "kubeflow-form.md": form_reference,
+    Path("docs") / "kubeflow-form.svg": form_picture,
     Path("imgpipe") / "_arguments.py": option_types,
 }
 TARGETS = (LOCAL, KUBEFLOW, VERTEX)
-PIPELINES: dict[str, Callable[[Target, Images], Any]] = {**TRAINING_PIPELINES, "batch_predict": batch_predict}
 
 
 def write_files(root: Path, images: Images, *, has_notify: bool = False) -> list[Path]:
     """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
     for target in (LOCAL, KUBEFLOW_WITH_NOTIFY, VERTEX) if has_notify else TARGETS:
-        for name, build in PIPELINES.items():
+        for name, build in builders_of(target).items():
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
             compiler.Compiler().compile(build(target, images), package_path=str(root / files[-1]))

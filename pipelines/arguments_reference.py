@@ -16,15 +16,17 @@ _INTRODUCTION = """# Arguments
 Written by `make compile` from the code; do not edit.
 
 The inputs of the pipelines `image-classification`, `image-classification-tune` and
-`image-classification-retrain`. They have the same names in the Kubeflow form, as options of `imgpipe run`,
-`imgpipe tune` and `imgpipe submit` (`--max-steps` and `--max_steps` are the same), and on a step's own
-command line. The inputs of `batch-predict` are [at the end](#batch-prediction). Defaults are those of the
-original algorithm where it had any; `imgpipe run` starts from a [recipe](train.md#recipes).
+`image-classification-retrain`. They have the same names in the `settings` of the
+[Kubeflow form](kubeflow-form.md), as options of `imgpipe run`, `imgpipe tune` and `imgpipe submit`
+(`--max-steps` and `--max_steps` are the same), and on a step's own command line. The inputs of
+`batch-predict` are [at the end](#batch-prediction). The [recipe](train.md#recipes) decides what is `auto`
+or -1; it is `auto`, but `original` for `imgpipe submit`, `imgpipe schedule` and a step's own command line.
+The other defaults are those of the original algorithm where it had any.
 """
 _TARGETS = (("Only on Kubeflow", KUBEFLOW), ("Only on Vertex AI", VERTEX))
 _HOW_TO_GIVE = (
-    "Set them in the form like all others; with `imgpipe submit` and `imgpipe schedule create`, give "
-    "`--input NAME=VALUE` before `--`, unless the input has its own flag or a field in config.yaml."
+    "With `imgpipe submit` and `imgpipe schedule create`, give `--input NAME=VALUE` before `--`, unless the "
+    "input has its own flag or a field in config.yaml."
 )
 _TITLES = {Group.TUNING: "Tuning (only in image-classification-tune and imgpipe tune)"}
 _BATCH_INTRODUCTION = (

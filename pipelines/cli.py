@@ -17,6 +17,7 @@ from imgpipe.pipelines.commands.run import run, tune
 from imgpipe.pipelines.commands.schedule import schedule
 from imgpipe.pipelines.commands.serve import serve
 from imgpipe.pipelines.commands.submit import migrate, submit
+from imgpipe.pipelines.commands.upload import upload
 
 
 @click.group()
@@ -26,7 +27,7 @@ def imgpipe() -> None:
 
 
 for _command in (
-    *(run, resume, tune, predict, serve, submit, check, migrate),
+    *(run, resume, tune, predict, serve, submit, check, migrate, upload),
     *(describe, list_, compare, stream_logs, cancel, schedule, completion),
 ):
     imgpipe.add_command(_command)

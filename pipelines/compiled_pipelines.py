@@ -14,16 +14,21 @@ __all__ = ["COMPILED", "RETRAIN", "TRAIN", "TUNE", "pipeline_file"]
 COMPILED = Path(__file__).parent / "compiled"
 
 
+def all_arguments_file(pipeline: str, target: str) -> str:
+    """Returns the name of the compiled file that has all arguments of a pipeline as inputs."""
+    return f"{pipeline}_all_arguments" if target == "kubeflow" else pipeline
+
+
 @contextmanager
 def pipeline_file(
     target: str, images: Images, pipeline: str = TRAIN, *, has_notify: bool = False
 ) -> Iterator[Path]:
-    """Yields the compiled file of a pipeline for a target.
+    """Yields a compiled file for a target.
 
     Args:
         target: ``local``, ``kubeflow`` or ``vertex``.
         images: Without a registry or a lock, the file is the package's own.
-        pipeline: ``TRAIN``, ``TUNE`` or ``RETRAIN``.
+        pipeline: The file's name.
         has_notify: Whether the last step calls the webhook; only on ``kubeflow``.
 
     Raises:
@@ -35,7 +40,7 @@ def pipeline_file(
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
-    from imgpipe.pipelines.image_classification import PIPELINES
+    from imgpipe.pipelines.builders import builders_of
     from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
@@ -45,7 +50,7 @@ def pipeline_file(
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:
-            made = PIPELINES[pipeline](targets[target], images)
+            made = builders_of(targets[target])[pipeline](targets[target], images)
             compiler.Compiler().compile(made, package_path=str(file))
         except ImportError as error:
             raise UnavailableError(

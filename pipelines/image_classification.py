@@ -1,5 +1,6 @@
 """The pipelines from labeled images to a checked SavedModel: one training, many trials, or a retraining."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,13 @@ from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.component import export
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.component import gate
+from imgpipe.components.preflight.form import (
+    FORM_OUTPUTS,
+    REQUIRED,
+    SETTINGS_OUTPUTS,
+    form_fields,
+    form_manual,
+)
 from imgpipe.components.preflight.pipeline_inputs import (
     PIPELINE_ARGUMENTS,
     RETRAIN,
@@ -93,15 +101,19 @@ _RETRAIN = Trainer(
 )
 
 
-def image_classification(target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN) -> Any:
+def image_classification(
+    target: Target, images: Images | None = None, *, trainer: Trainer = _TRAIN, form: bool = False
+) -> Any:
     """Builds the pipeline for a target; the graph is the same for all targets, except for what they add.
 
     Args:
         target: The platform that runs it.
         images: Names of the images; by default without registry, tagged with the version.
         trainer: The step that trains the model; by default one training.
+        form: Whether its inputs are the few of a form for people; the first step passes on all others.
     """
     images = images or Images()
+    pipeline = trainer.name.replace("-", "_")
 
     def graph(inputs: Mapping[str, Any]) -> None:
         with exit_handler(target, images, inputs):
@@ -110,8 +122,24 @@ def image_classification(target: Target, images: Images | None = None, *, traine
     def steps(inputs: Mapping[str, Any]) -> None:
         task = task_maker(target, images, inputs)
         data = select_fields(inputs, ConvertArguments)
-        run = CheckedRun(trainer.name.replace("-", "_"), target.name, fields)
-        if target.caches:
+        run = CheckedRun(pipeline, target.name, fields)
+        if form:
+            kinds = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
+            first = task(
+                target.form_step,
+                checked_run=run,
+                training_images=json.dumps(kinds),
+                **select_fields(inputs, DataVersionArguments),
+            )
+            inputs = {**inputs, **{name: first.outputs[output] for name, output in FORM_OUTPUTS.items()}}
+            task = task_maker(
+                target,
+                images,
+                inputs,
+                {step: first.outputs[output] for step, output in SETTINGS_OUTPUTS.items()},
+            )
+            converted = task(convert, **data)
+        elif target.caches:
             # Never cached, so that the check runs in every run.
             version = task(data_version, checked_run=run, **select_fields(inputs, DataVersionArguments))
             inputs = {**inputs, "data_version": version.outputs["version"]}
@@ -141,17 +169,23 @@ def image_classification(target: Target, images: Images | None = None, *, traine
         with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, not a bool
             task(deploy, model=exported.outputs["exported_model"], **select_fields(inputs, DeployArguments))
 
-    fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
+    if form:
+        fields = form_fields(pipeline)
+        description = form_manual(trainer.description, REQUIRED[pipeline], fields)
+    else:
+        description = trainer.description
+        fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
     return make_pipeline(
         graph,
-        name=trainer.name,
-        description=trainer.description,
+        name=f"{trainer.name}-all-arguments" if target.form_step and not form else trainer.name,
+        description=description,
         fields=fields,
         deadline_seconds=target.deadline_seconds,
+        drop_downs=form,
     )
 
 
-# Each builds a pipeline, given a target and images, by the name of its compiled file.
+# Each builds a pipeline, given a target and images, by its name.
 PIPELINES: dict[str, Callable[..., Any]] = {
     TRAIN: image_classification,
     TUNE: partial(image_classification, trainer=_TUNE),

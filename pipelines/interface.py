@@ -16,7 +16,7 @@ from typing import Any
 import docstring_parser
 from kfp import dsl
 
-from imgpipe.components.common.arguments import description_of, flat_fields
+from imgpipe.components.common.arguments import RunValues, description_of, flat_fields
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def make_component(
     *,
     base_image: str,
     extra_inputs: Iterable[type[Any]] = (),
+    settings: "dataclasses.Field[Any] | None" = None,
     checked_run: CheckedRun | None = None,
 ) -> Any:
     """Makes a KFP component from a step's function in a ``component.py``.
@@ -52,6 +53,7 @@ def make_component(
         base_image: The image that contains imgpipe.
         extra_inputs: Arguments dataclasses whose fields are inputs of the component, but not of the function:
             they distinguish runs in KFP's cache.
+        settings: The input with the arguments that have no input of their own in this pipeline.
         checked_run: Makes it the first step of this run, which gets all of its inputs and checks them.
     """
     node = _definition(function)
@@ -59,12 +61,16 @@ def make_component(
     for parameter, argument in zip(
         inspect.signature(function).parameters.values(), node.args.args, strict=True
     ):
+        if parameter.annotation is RunValues:
+            continue
         if dataclasses.is_dataclass(parameter.annotation):
             fields.update(flat_fields([parameter.annotation]))  # type: ignore[list-item]
         else:
             assert argument.annotation is not None  # noqa: S101 - KFP requires annotations
             artifacts.append((parameter.name, ast.unparse(argument.annotation)))
     fields.update(flat_fields(extra_inputs))
+    if settings is not None:
+        fields[settings.name] = settings
     source = _stub_source(function, artifacts, fields, checked_run)
     # KFP reads the component's code with inspect.getsource, which looks here.
     file_name = f"<component {function.__module__}.{function.__name__}>"
@@ -83,6 +89,7 @@ def make_pipeline(
     description: str,
     fields: Mapping[str, "dataclasses.Field[Any]"],
     deadline_seconds: int | None = None,
+    drop_downs: bool = False,
 ) -> Any:
     """Makes a KFP pipeline with the given fields as inputs.
 
@@ -92,6 +99,8 @@ def make_pipeline(
         description: What the pipeline does.
         fields: The inputs, in the order of a form.
         deadline_seconds: Time after which a run is ended; None = never.
+        drop_downs: Whether Kubeflow's form shows a field with choices as a drop-down list. Kubeflow Pipelines
+            has this since 2.17; its SDK does not write it yet.
     """
 
     def pipeline(*inputs: Any) -> Any:
@@ -114,12 +123,21 @@ def make_pipeline(
         ]
     )
     config = dsl.PipelineConfig(active_deadline_seconds=deadline_seconds) if deadline_seconds else None
-    return dsl.pipeline(name=name, description=description, pipeline_config=config)(pipeline)
+    made = dsl.pipeline(name=name, description=description, pipeline_config=config)(pipeline)
+    if drop_downs:
+        inputs = made.pipeline_spec.root.input_definitions.parameters
+        for field in fields.values():
+            for choice in field.metadata["choices"] or ():
+                inputs[field.name].literals.add(string_value=choice)
+    return made
 
 
 def select_fields(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> dict[str, Any]:
-    """Returns the pipeline inputs that are fields of a step's arguments dataclasses."""
-    return {name: inputs[name] for name in flat_fields(arguments_classes)}
+    """Returns the pipeline inputs that are fields of a step's arguments dataclasses.
+
+    A form has only some of them; its steps get the others as settings.
+    """
+    return {name: inputs[name] for name in flat_fields(arguments_classes) if name in inputs}
 
 
 def _definition(function: Callable[..., Any]) -> ast.FunctionDef:

@@ -53,7 +53,7 @@ def parse_target_inputs(
             f"--input {settings[0]}: only a pipeline has inputs, but only the training runs",
             remedy="add --as pipeline, or omit --input",
         )
-    fields = _fields(target, images, tunes=tunes)
+    fields = target_fields(target, images, tunes=tunes)
     set_by = _SET_BY_FLAGS_ON_VERTEX if target == "vertex" else {}
     values: dict[str, Any] = {}
     for setting in settings:
@@ -82,7 +82,7 @@ def parse_target_inputs(
 
 def is_target_input(name: str) -> bool:
     """Returns whether a pipeline has this input on only one target; loads KFP, which takes a second."""
-    return any(name in _fields(target, Images(), tunes=True) for target in ("kubeflow", "vertex"))
+    return any(name in target_fields(target, Images(), tunes=True) for target in ("kubeflow", "vertex"))
 
 
 def image_for_accelerator(parameters: Mapping[str, Any], images: Images) -> dict[str, str]:
@@ -94,7 +94,8 @@ def image_for_accelerator(parameters: Mapping[str, Any], images: Images) -> dict
     return {"train_image": images.of_training(kind)}
 
 
-def _fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclasses.Field[Any]]":
+def target_fields(target: str, images: Images, *, tunes: bool) -> "dict[str, dataclasses.Field[Any]]":
+    """Returns the inputs that a pipeline has only on this target."""
     # Imported here: the targets load KFP, which takes a second.
     from imgpipe.pipelines.targets.kubeflow import KUBEFLOW
     from imgpipe.pipelines.targets.local import LOCAL

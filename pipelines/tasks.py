@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 from kfp import dsl
 
 from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.preflight.form import SETTINGS, SETTINGS_FIELD
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import CheckedRun, make_component
 from imgpipe.pipelines.targets.target import StepInputs, Target
@@ -16,7 +18,12 @@ from imgpipe.pipelines.targets.target import StepInputs, Target
 _SETTINGS_OF = {"tune": "train"}
 
 
-def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Callable[..., Any]:
+def task_maker(
+    target: Target,
+    images: Images,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable[..., Any]:
     """Returns ``task(function, **arguments)``, which adds a step to the pipeline under construction.
 
     ``task(function, checked_run=..., **arguments)`` adds the first step, which checks the whole run.
@@ -25,6 +32,7 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
         target: The platform. It may replace a step's function, give it extra inputs, and configures the task.
         images: Names of the images.
         inputs: The pipeline's inputs by name.
+        settings: In the pipeline of a form, the settings by step; those of ``others`` are for the rest.
     """
 
     def task(function: Callable[..., Any], *, checked_run: CheckedRun | None = None, **arguments: Any) -> Any:
@@ -35,10 +43,12 @@ def task_maker(target: Target, images: Images, inputs: Mapping[str, Any]) -> Cal
             target.steps.get(name, function),
             base_image=images.of_step(step, target.name),
             extra_inputs=extra.classes,
+            settings=SETTINGS_FIELD if settings else None,
             checked_run=checked_run,
         )
         checked = {name: inputs[name] for name in (checked_run.fields if checked_run else ())}
-        added = component(**{**checked, **arguments, **extra.values(inputs, images)})
+        own = {SETTINGS: settings.get(step, settings["others"])} if settings else {}
+        added = component(**{**checked, **arguments, **extra.values(inputs, images), **own})
         target.configure_task(step, added, inputs)
         return added
 

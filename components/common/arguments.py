@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -59,6 +60,18 @@ _OTHER_CONCEPTS = {
 _MAX_INTEGER = 2**63 - 1
 
 
+_TYPE_NAMES: Mapping[type, str] = MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        dict: "a JSON object",
+        list: "a JSON list",
+    }
+)
+
+
 class Group(StrEnum):
     """The section of an argument in ``--help`` and docs/arguments.md, in their order."""
 
@@ -93,6 +106,20 @@ class Kind(StrEnum):
 
 
 LIST_KINDS = (Kind.INPUT_IMAGES, Kind.INPUT_PATTERNS)
+
+
+class RunValues(dict[str, Any]):
+    """All arguments of a run by name, for the first step of a form.
+
+    Attributes:
+        pipeline: The pipeline's name in ``form.FORMS``.
+        settings: Those that have no field of their own.
+    """
+
+    def __init__(self, pipeline: str, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        super().__init__({**fields, **settings})
+        self.pipeline = pipeline
+        self.settings = settings
 
 
 def argument(
@@ -217,7 +244,7 @@ def checked_value(field: "dataclasses.Field[Any]", value: Any) -> Any:
     try:
         converted = _converted(value, type(field.default))
     except (ValueError, OverflowError):
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        kind = _TYPE_NAMES
         problem = ", ".join(filter(None, (f"must be {kind[type(field.default)]}", allowed_values(field))))
         if field.metadata["choices"] is not None:
             problem = "must be " + _any_of([f'"{choice}"' for choice in field.metadata["choices"]])
@@ -240,6 +267,12 @@ def same_argument(arguments_class: type[Any], name: str, **other: Any) -> Any:
     """
     field = next(field for field in dataclasses.fields(arguments_class) if field.name == name)
     return dataclasses.field(default=other.get("default", field.default), metadata=field.metadata)
+
+
+def named_field(name: str, declared: Any) -> "dataclasses.Field[Any]":
+    """Gives a name to a field that is declared outside a class."""
+    declared.name = name
+    return declared  # type: ignore[no-any-return]
 
 
 def flat_fields(arguments_classes: Iterable[type[Any]]) -> dict[str, "dataclasses.Field[Any]"]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from imgpipe.components.common.arguments import flat_fields, from_values, with_flags
+from imgpipe.components.common.arguments import RunValues, flat_fields, from_values, with_flags
 from imgpipe.components.common.errors import (
     InternalError,
     InterruptedRunError,
@@ -78,16 +78,17 @@ def run_component(
             # Imported here: it loads the arguments of all steps.
             from imgpipe.components.preflight.preflight import check_run
 
-            check_run(pipeline, target, values, step=step)
-        parameters = inspect.signature(function).parameters.values()
-        arguments: dict[str, Any] = {
-            parameter.name: (
-                from_values(parameter.annotation, values)
-                if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
-                else values[parameter.name]
-            )
-            for parameter in parameters
-        }
+            values = check_run(pipeline, target, values, step=step)
+        else:
+            # The first step of a form has checked them.
+            values = {**values, **values.get("settings", {})}
+        arguments: dict[str, Any] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            kind = parameter.annotation
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                arguments[name] = from_values(kind, values)
+            else:
+                arguments[name] = values if kind is RunValues else values[name]
         importlib.import_module(f"imgpipe.components.{package}.{package}")
         started = time.monotonic()
         result = function(**arguments)

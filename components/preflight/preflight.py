@@ -1,7 +1,9 @@
 """Checks a whole run in the first seconds of its first step."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from imgpipe.components.platforms.storage_secret import (
     storage_secret_error,
 )
 from imgpipe.components.preflight.arguments import check_arguments
+from imgpipe.components.preflight.form import SETTINGS, expand_settings, settings_named
 from imgpipe.components.preflight.inputs import check_inputs, check_outputs
 from imgpipe.components.preflight.pipeline_inputs import TUNE
 from imgpipe.components.tune.katib_arguments import KATIB
@@ -24,28 +27,37 @@ if TYPE_CHECKING:
 ClusterOf = Callable[[str, str], "Cluster"]
 
 
-def check_run(pipeline: str, target: str, values: Mapping[str, Any], *, step: str) -> None:
+def check_run(pipeline: str, target: str, values: Mapping[str, Any], *, step: str) -> Mapping[str, Any]:
     """Checks everything that later steps need, as the account and in the kind of pod that they use.
 
     Args:
         pipeline: See ``check_arguments``.
         target: See ``check_arguments``.
-        values: All inputs of the pipeline.
+        values: All inputs of the pipeline, or the fields of its form; and the inputs of this step.
         step: Its name, for the log.
+
+    Returns:
+        The values; those of a form with its settings by name.
 
     Raises:
         PipelineError: naming what is wrong, missing or not allowed, and what fixes it.
     """
-    check_arguments(pipeline, target, values)
-    check_webhook()
-    if target == "kubeflow":
-        check_storage_secret(str(values["storage_secret"]), Path(STORAGE_KEY_FOLDER))
-        check_cluster_access(pipeline, values, _own_cluster)
-    check_inputs(values)
-    check_outputs(values)
+    form: AbstractContextManager[None] = nullcontext()
+    if SETTINGS in values:
+        form = settings_named(pipeline, values[SETTINGS])
+        values = expand_settings(pipeline, values, json.loads(values["training_images"]))
+    with form:
+        check_arguments(pipeline, target, values)
+        check_webhook()
+        if target == "kubeflow":
+            check_storage_secret(str(values["storage_secret"]), Path(STORAGE_KEY_FOLDER))
+            check_cluster_access(pipeline, values, _own_cluster)
+        check_inputs(values)
+        check_outputs(values)
     log_event(
         "checked", f"{step}: all arguments are valid; the input exists, the output folders can be written"
     )
+    return values
 
 
 def check_storage_secret(secret: str, folder: Path) -> None:

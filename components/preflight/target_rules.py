@@ -16,7 +16,7 @@ from imgpipe.components.storage.s3 import S3Location
 # More generous than the stores: `imgpipe migrate` prints BUCKET as a placeholder.
 _BUCKET = re.compile(r"(gs|s3)://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)")
 # Where a pipeline can deploy: a pod's disk is deleted with the pod, and Vertex AI cannot access a cluster.
-_DEPLOY_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+DEPLOY_TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "local": (NO_TARGET, LOCAL_TARGET, KSERVE_TARGET, VERTEX_TARGET),
         "kubeflow": (NO_TARGET, KSERVE_TARGET, VERTEX_TARGET),
@@ -42,12 +42,12 @@ def check_deploy_target(target: str, values: Mapping[str, Any]) -> None:
         InvalidArgumentError: naming the value and the allowed ones.
     """
     deploy_target = values.get("deploy_target", NO_TARGET)
-    if deploy_target in _DEPLOY_TARGETS[target]:
+    if deploy_target in DEPLOY_TARGETS[target]:
         return
-    others = " or ".join(name for name, possible in _DEPLOY_TARGETS.items() if deploy_target in possible)
+    others = " or ".join(name for name, possible in DEPLOY_TARGETS.items() if deploy_target in possible)
     raise InvalidArgumentError(
         f"deploy_target={deploy_target} cannot be used on target {target}",
-        remedy=f"use deploy_target={' or '.join(_DEPLOY_TARGETS[target][1:])}, or use target {others}",
+        remedy=f"use deploy_target={' or '.join(DEPLOY_TARGETS[target][1:])}, or use target {others}",
     )
 
 

@@ -84,6 +84,25 @@ _ROLE_OPTIONS = tuple(
     )
 )
 
+_IMAGE_OPTIONS = (
+    _image_option(
+        "--image-registry",
+        envvar="IMGPIPE_IMAGE_REGISTRY",
+        help="Registry of imgpipe's images.",
+    ),
+    _image_option(
+        "--images-lock",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="IMGPIPE_IMAGES_LOCK",
+        help="File with the digests of imgpipe's images; overrides --image-registry.",
+    ),
+)
+_NOTIFY_OPTION = _job_option(
+    "--notify-step",
+    is_flag=True,
+    help="kubeflow: add a last step that calls the webhook, also if the pod of another step was killed "
+    "or never admitted.",
+)
 _FORM = _job_option(
     "--as",
     "form",
@@ -120,12 +139,7 @@ _OPTIONS = (
         help="An input that the pipeline has only on this target, such as data_version; may be repeated. "
         "docs/arguments.md lists them.",
     ),
-    _job_option(
-        "--notify-step",
-        is_flag=True,
-        help="kubeflow: add a last step that calls the webhook, also if the pod of another step was killed "
-        "or never admitted.",
-    ),
+    _NOTIFY_OPTION,
     _job_option(
         "--pipeline-root",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
@@ -158,17 +172,7 @@ _OPTIONS = (
         show_default=True,
         help="vertex: how machines are allocated.",
     ),
-    _image_option(
-        "--image-registry",
-        envvar="IMGPIPE_IMAGE_REGISTRY",
-        help="Registry of imgpipe's images.",
-    ),
-    _image_option(
-        "--images-lock",
-        type=click.Path(path_type=Path, dir_okay=False),
-        envvar="IMGPIPE_IMAGES_LOCK",
-        help="File with the digests of imgpipe's images; overrides --image-registry.",
-    ),
+    *_IMAGE_OPTIONS,
     _network_option("--network", help="VPC network, projects/NUMBER/global/networks/NAME."),
     _network_option(
         "--kms-key",
@@ -242,6 +246,13 @@ def _with_options(
 ) -> Callable[..., Any]:
     command = click.argument("arguments", nargs=-1, metavar=metavar, type=click.UNPROCESSED)(command)
     for decorate in reversed(options):
+        command = decorate(command)
+    return command
+
+
+def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options for the file of a pipeline: imgpipe's images (see ``images_of``) and its last step."""
+    for decorate in reversed((*_IMAGE_OPTIONS, _NOTIFY_OPTION)):
         command = decorate(command)
     return command
 

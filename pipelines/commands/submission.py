@@ -1,6 +1,7 @@
 """A checked job and its request, for submit, migrate, check and schedule."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -8,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.common.arguments import flat_fields, nearest_name
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.platforms.vertex.client import check_region
 from imgpipe.components.platforms.vertex.jobs import parse_message
 from imgpipe.components.preflight.arguments import check_arguments
+from imgpipe.components.preflight.form import SETTINGS
 from imgpipe.components.preflight.pipeline_inputs import (
     PIPELINE_ARGUMENTS,
     RETRAIN,
@@ -42,10 +44,10 @@ from imgpipe.pipelines.commands.job_options import (
 )
 from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.commands.target_options import TargetOptions
-from imgpipe.pipelines.compiled_pipelines import pipeline_file
+from imgpipe.pipelines.compiled_pipelines import all_arguments_file, pipeline_file
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.machines import Machine
-from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs
+from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs, target_fields
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.vertex_jobs import pipeline_job_body
 from imgpipe.pipelines.training_input import FLAGS, TrainingInput
@@ -87,11 +89,11 @@ class Submission:
     @property
     def pipeline_name(self) -> str:
         """The pipeline's name."""
-        return self.pipeline.replace("_", "-")
+        return all_arguments_file(self.pipeline, self.target).replace("_", "-")
 
     @property
     def pipeline(self) -> str:
-        """The name of the pipeline's file."""
+        """The pipeline's name in ``PIPELINES``."""
         if self.retrain:
             return RETRAIN
         return TUNE if self.job.hyperparameters else TRAIN
@@ -99,7 +101,8 @@ class Submission:
     @contextmanager
     def file(self) -> Iterator[Path]:
         """Yields the compiled pipeline."""
-        with pipeline_file(self.target, self.images, self.pipeline, has_notify=self.has_notify) as file:
+        name = all_arguments_file(self.pipeline, self.target)
+        with pipeline_file(self.target, self.images, name, has_notify=self.has_notify) as file:
             yield file
 
     @contextmanager
@@ -237,7 +240,8 @@ def plan_submission(
         pipeline_root: The artifact folder of a pipeline; may be empty.
         endpoint: The address of Vertex AI if it is not Google's; a pipeline's steps need it too.
         retrain: Whether the pipeline starts from the deployed model.
-        inputs: ``NAME=VALUE`` for inputs that the pipeline has only on this target.
+        inputs: ``NAME=VALUE`` for inputs that the pipeline has only on this target. ``settings=JSON`` stands
+            for arguments and inputs by name, as in the form.
 
     Raises:
         InvalidArgumentError: naming the field or flag, its value and what to do.
@@ -251,9 +255,9 @@ def plan_submission(
             "--retrain cannot be used with hyperparameters: it is one training from existing weights",
             remedy="omit --retrain or the hyperparameters block",
         )
-    target_inputs = parse_target_inputs(
-        inputs, target=target, form=form, tunes=bool(config.hyperparameters), images=images
-    )
+    tunes = bool(config.hyperparameters)
+    arguments, inputs = _with_settings(arguments, inputs, target, tunes=tunes)
+    target_inputs = parse_target_inputs(inputs, target=target, form=form, tunes=tunes, images=images)
     pipeline_classes = TUNE_PIPELINE_ARGUMENTS if config.hyperparameters else PIPELINE_ARGUMENTS
     classes = JOB_ARGUMENTS if form == "job" else pipeline_classes
     if form == "job":
@@ -346,6 +350,49 @@ def plan_submission(
     notices = (*submission.notices, *ignored_in_pipeline(job))
     return dataclasses.replace(
         submission, parameters=parameters, pipeline_root=pipeline_root, notices=notices
+    )
+
+
+def _with_settings(
+    arguments: Sequence[str], inputs: Sequence[str], target: str, *, tunes: bool
+) -> tuple[list[str], list[str]]:
+    """Returns arguments and inputs with those in ``settings={"NAME": VALUE}``.
+
+    Raises:
+        InvalidArgumentError: if it is not a JSON object, or there is no such name.
+    """
+    known = flat_fields(TUNE_PIPELINE_ARGUMENTS).keys()
+    training, others = list(arguments), list[str]()
+    for text in inputs:
+        name, _, value = text.partition("=")
+        if name.strip() != SETTINGS:
+            others.append(text)
+            continue
+        try:
+            settings = json.loads(value)
+        except ValueError as error:
+            raise _settings_error(text, str(error)) from None
+        if not isinstance(settings, dict):
+            raise _settings_error(text, "it is a list or a single value")
+        for argument, setting in settings.items():
+            written = setting if isinstance(setting, str) else json.dumps(setting)
+            if argument in known:
+                training.append(f"--{argument}={written}")
+                continue
+            added = target_fields(target, Images(), tunes=tunes).keys()
+            if argument not in added:
+                raise InvalidArgumentError(
+                    f"--input settings: there is no argument {argument} on target {target}",
+                    remedy=nearest_name(argument, [*known, *added]),
+                )
+            others.append(f"{argument}={written}")
+    return training, others
+
+
+def _settings_error(text: str, problem: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"--input {text} is not a JSON object: {problem}",
+        remedy="""write --input 'settings={"train_batch_size": 64}'""",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, flat_fields
 from imgpipe.components.common.webhook import HAS_NOTIFY_VARIABLE, RUN_VARIABLE, WEBHOOK_VARIABLE
-from imgpipe.components.data_version.arguments import DataVersionArguments
+from imgpipe.components.data_version import form_component
 from imgpipe.components.notify.component import notify
 from imgpipe.components.platforms.kubernetes.pod_spec import SHARED_MEMORY_FOLDER, SHARED_MEMORY_LIMIT
 from imgpipe.components.platforms.storage_secret import (
@@ -15,10 +15,11 @@ from imgpipe.components.platforms.storage_secret import (
     STORAGE_KEY_FOLDER,
     STORAGE_KEY_VARIABLE,
 )
+from imgpipe.components.preflight.pod_fields import pod_fields
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target
 
 # Requested processors and gigabytes of memory: the data steps keep one image per thread in memory, the others
 # TensorFlow and a model. For train, they are inputs of the pipeline.
@@ -42,48 +43,7 @@ _LIMIT_FACTOR = 2
 
 
 def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
-    declared = {
-        "data_version": dataclasses.field(
-            default="", metadata=DataVersionArguments.__dataclass_fields__["data_version"].metadata
-        ),
-        "train_image": argument(
-            images.of_training("cpu"),
-            "Image of the train step. It must contain imgpipe and the TensorFlow build for the accelerator: "
-            "imgpipe-train-cpu, imgpipe-train-gpu or imgpipe-train-tpu.",
-        ),
-        "train_cpu": argument(
-            "4", "Processors that the train step gets, as a Kubernetes quantity, e.g. 4 or 500m."
-        ),
-        "train_memory": argument(
-            "8G", "Memory that the train step gets, as a Kubernetes quantity, e.g. 16G."
-        ),
-        "train_accelerator_type": argument(
-            "", "Resource name of the accelerator: nvidia.com/gpu or google.com/tpu. Empty = none."
-        ),
-        "train_accelerator_count": argument("0", "Number of GPUs or TPU chips of the train step."),
-        "train_node_selector": argument(
-            {},
-            "Labels of the nodes that may run the train step, as a JSON object, e.g. "
-            '{"cloud.google.com/gke-accelerator": "nvidia-l4"}. {} = any node.',
-        ),
-        "train_tolerations": argument(
-            [],
-            "Tolerations of the train step, as a JSON list, e.g. "
-            '[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]. [] = none.',
-        ),
-        "storage_secret": argument(
-            "imgpipe-storage",
-            "Secret with a service account key for Cloud Storage, for pods without an identity of their own: "
-            f"the entry key.json is the key file, the entry path is the text {STORAGE_KEY_FOLDER}/key.json. "
-            "The secret need not exist.",
-        ),
-        "webhook_secret": argument(
-            "imgpipe-webhook",
-            "Secret whose entry url is an address that gets a POST request with JSON when the run ends: when "
-            "a step reports an error, or after the last step. The secret need not exist.",
-        ),
-    }
-    return {name: named_field(name, field) for name, field in declared.items()}
+    return pod_fields(images.of_training("cpu"))
 
 
 def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, has_notify: bool = False) -> None:
@@ -147,7 +107,7 @@ CACHED_CONVERT = StepInputs((DataVersion,), _data_version)
 
 
 def _tune_values(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
-    katib = {name: inputs[name] for name in flat_fields([KatibArguments])}
+    katib = {name: inputs[name] for name in flat_fields([KatibArguments]) if name in inputs}
     pod = {"trial_image": inputs["train_image"], "trial_storage_secret": inputs["storage_secret"]}
     return {**katib, **pod}
 
@@ -161,6 +121,7 @@ KUBEFLOW = Target(
     step_arguments={"tune": (KatibArguments,)},
     # The function itself takes KatibArguments and TrialPodArguments.
     step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
+    form_step=form_component.data_version,
     caches=True,
     deadline_seconds=DEADLINE_SECONDS,
 )

@@ -46,15 +46,7 @@ class RunRequest:
         import kfp_server_api
 
         experiment = client.create_experiment()
-        text = self.pipeline_file.read_bytes()
-        info = self.pipeline_spec["pipeline_spec"]["pipelineInfo"]
-        ids = find_or_upload(
-            client,
-            info["name"],
-            f"{release_name()}-{hashlib.sha256(text).hexdigest()[:12]}",
-            self.pipeline_file,
-            description=info.get("description", ""),
-        )
+        ids = upload_pipeline(client, self.pipeline_file)
         pipeline: dict[str, Any] = {"pipeline_spec": self.pipeline_spec}
         if ids is not None:
             reference = kfp_server_api.V2beta1PipelineVersionReference(
@@ -90,6 +82,19 @@ class RunRequest:
         if self.pipeline_root:
             compared["pipeline root"] = (config and config.pipeline_root, self.pipeline_root)
         return " and ".join(name for name, (existing, value) in compared.items() if existing != value)
+
+
+def upload_pipeline(client: KubeflowClient, file: Path) -> tuple[str, str] | None:
+    """Uploads a compiled pipeline once, with its description: the browser does not show the file's own.
+
+    Returns:
+        The ids of the pipeline and of its version, whose name is our version and the file's digest; None if
+        the account may not create pipelines.
+    """
+    text = file.read_bytes()
+    info = next(yaml.safe_load_all(text))["pipelineInfo"]
+    version = f"{release_name()}-{hashlib.sha256(text).hexdigest()[:12]}"
+    return find_or_upload(client, info["name"], version, file, description=info.get("description", ""))
 
 
 def spec_fingerprint(document: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Target:
         step_arguments: Arguments dataclasses that a function in ``steps`` takes in addition, by step. A
             pipeline with the step has their fields as inputs.
         step_inputs: Inputs of a component that the pipeline fills in, by step.
+        form_step: The first step of the pipelines that have a form with few fields; None = they have none.
         caches: Whether convert and validate are cached while the data's version stays the same.
         deadline_seconds: Time after which a run is ended; None = never.
         exit_step: Component function that runs after all others, also if they fail; None = none.
@@ -47,6 +48,7 @@ class Target:
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
     step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
+    form_step: Callable[..., Any] | None = None
     caches: bool = False
     deadline_seconds: int | None = None
     exit_step: Callable[..., Any] | None = None
@@ -54,9 +56,3 @@ class Target:
 
 # The only steps whose inputs include the data's version: a path stays the same when the files change.
 CACHED_STEPS = ("convert", "validate")
-
-
-def named_field(name: str, declared: Any) -> "dataclasses.Field[Any]":
-    """Gives a name to a field that is declared outside a class."""
-    declared.name = name
-    return declared  # type: ignore[no-any-return]

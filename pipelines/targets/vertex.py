@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.common.arguments import flat_fields, named_field, same_argument
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE
 from imgpipe.components.custom_job import component as custom_job
 from imgpipe.components.custom_job.arguments import CustomJobArguments
@@ -13,7 +13,7 @@ from imgpipe.components.data_version.arguments import DataVersionArguments
 from imgpipe.components.tune import vertex_component as tuning_job
 from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.targets.kubeflow import CACHED_CONVERT
-from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target, named_field
+from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target
 
 # CPUs and memory of each step: Vertex AI chooses the smallest machine that has them.
 _RESOURCES = {
@@ -32,12 +32,7 @@ _REGION = "{{$.pipeline_google_cloud_location}}"
 
 
 def _inputs(_images: Images) -> "dict[str, dataclasses.Field[Any]]":
-    version = named_field(
-        "data_version",
-        dataclasses.field(
-            default="", metadata=DataVersionArguments.__dataclass_fields__["data_version"].metadata
-        ),
-    )
+    version = named_field("data_version", same_argument(DataVersionArguments, "data_version"))
     return {"data_version": version, **flat_fields([CustomJobArguments])}
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imgpipe.components.common.errors import PipelineError
+from imgpipe.components.preflight.form import form_fields
 from imgpipe.components.storage import parse_location
 from imgpipe.pipelines.compiled_pipelines import TRAIN, pipeline_file
 from imgpipe.pipelines.images import Images
@@ -91,10 +92,13 @@ def finished(installation):
 
 @pytest.fixture(scope="session")
 def uploaded(installation, request):
-    """Pipeline and version id of the committed YAML, as a user uploads it in the browser."""
+    """Pipeline and version id of a committed YAML, as a user uploads it in the browser, and its name."""
     name = getattr(request, "param", TRAIN)
-    with pipeline_file("kubeflow", Images(installation.registry), name) as file:
-        yield from upload(installation, file)
+    with (
+        pipeline_file("kubeflow", Images(installation.registry), name) as file,
+        contextlib.contextmanager(upload)(installation, file) as ids,
+    ):
+        yield *ids, name
 
 
 def upload(installation, file):
@@ -112,12 +116,22 @@ def upload(installation, file):
 
 @pytest.fixture
 def start(installation, uploaded, job):
-    """``start(max_steps=-5)`` starts the uploaded pipeline as its form does, and returns the run's id."""
+    """``start(max_steps=-5)`` starts the uploaded pipeline as its form does, and returns the run's id.
+
+    What has no field of its own is in the field ``settings``.
+    """
 
     def start_run(**values):
-        pipeline_id, version_id = uploaded
+        pipeline_id, version_id, name = uploaded
+        form = form_fields(name)
+        fields = {key: value for key, value in values.items() if key in form}
+        settings = {key: value for key, value in values.items() if key not in form}
         run = installation.kfp.run_pipeline(
-            installation.experiment_id, job, pipeline_id=pipeline_id, version_id=version_id, params=values
+            installation.experiment_id,
+            job,
+            pipeline_id=pipeline_id,
+            version_id=version_id,
+            params={**fields, "settings": settings},
         )
         return run.run_id
 

@@ -36,7 +36,7 @@ def test_a_submitted_run_belongs_to_a_pipeline_and_its_version(installation, fin
     assert reference
     assert reference.pipeline_version_id
     pipeline = installation.kfp.get_pipeline(reference.pipeline_id)
-    assert pipeline.display_name == "image-classification"
+    assert pipeline.display_name == "image-classification-all-arguments"
 
 
 def test_describe_names_our_steps_in_the_pipelines_order_and_nothing_else(installation, finished):

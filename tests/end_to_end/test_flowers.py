@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from imgpipe.pipelines.compiled_pipelines import COMPILED, TRAIN
 from tests.end_to_end.runs import run_imgpipe
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -41,6 +44,31 @@ def test_a_frozen_mobilenet_reaches_088_on_the_flowers_in_five_minutes(flowers_r
     assert flowers_run.summary["top_1_accuracy"] >= 0.88
     assert flowers_run.summary["seconds"]["total"] <= 300
     assert flowers_run.summary["overhead_seconds"] <= 25
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(1800)
+def test_the_kubeflow_form_with_only_the_data_reaches_what_imgpipe_run_reaches(flowers_run, tmp_path):
+    """The steps of the Kubeflow pipeline run as processes; a step passes on the settings of the form."""
+    request = {
+        "pipeline": str(COMPILED / "kubeflow" / f"{TRAIN}.yaml"),
+        "parameters": {"images": os.fspath(SHARED / "flowers_224")},
+        "artifacts": str(tmp_path / "artifacts"),
+    }
+    keras = flowers_run.folder.parent / "keras"
+    result = subprocess.run(
+        [sys.executable, "-m", "imgpipe.pipelines.targets.local"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_HOME": str(keras)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    [metrics] = (tmp_path / "artifacts").glob("*/evaluate/evaluation/metrics.json")
+    accuracy = json.loads(metrics.read_text())["top_1_accuracy"]
+    print(f"flowers from the Kubeflow form: {accuracy}, imgpipe run: {flowers_run.summary['top_1_accuracy']}")
+    assert abs(accuracy - flowers_run.summary["top_1_accuracy"]) <= 0.01
 
 
 @pytest.mark.proof

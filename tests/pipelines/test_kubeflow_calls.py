@@ -46,7 +46,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def request_(tmp_path):
-    with pipeline_file("kubeflow", Images(), TRAIN) as file:
+    with pipeline_file("kubeflow", Images(), f"{TRAIN}_all_arguments") as file:
         yield RunRequest(PARAMETERS, file)
 
 

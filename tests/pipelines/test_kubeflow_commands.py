@@ -64,7 +64,7 @@ def test_a_run_and_a_schedule_belong_to_a_pipeline_that_is_uploaded_once(run, se
     assert run("submit", "job_2", "--no-check", "--", *ARGUMENTS, "--seed=1").exit_code == 0
     assert run(*SCHEDULE).exit_code == 0
     [pipeline] = server.pipelines.values()
-    assert pipeline["name"] == "image-classification"
+    assert pipeline["name"] == "image-classification-all-arguments"
     assert "trains" in pipeline["description"].lower()
     [version] = server.versions.values()
     assert re.fullmatch(rf"{re.escape(__version__)}-[0-9a-f]{{12}}", version["name"])
@@ -155,7 +155,7 @@ def test_a_config_with_hyperparameters_becomes_the_tuning_pipeline_with_katibs_t
     assert "initial_learning_rate=0.1 is ignored" in result.stderr
     [sent] = server.runs.values()
     info = server.spec_of(sent)["pipeline_spec"]["pipelineInfo"]
-    assert info["name"] == "image-classification-tune"
+    assert info["name"] == "image-classification-tune-all-arguments"
     given = sent["runtime_config"]["parameters"]
     assert given["tune_engine"] == "katib"
     assert given["trial_service_account"] == "trainer"

@@ -38,8 +38,8 @@ def dry_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "tunes", "file"),
     [
-        ("kubeflow", False, "image_classification"),
-        ("kubeflow", True, "image_classification_tune"),
+        ("kubeflow", False, "image_classification_all_arguments"),
+        ("kubeflow", True, "image_classification_tune_all_arguments"),
         ("vertex", False, "image_classification"),
     ],
 )

@@ -2,10 +2,10 @@
 
 import pytest
 
-from imgpipe.components.common.arguments import argument, from_values
+from imgpipe.components.common.arguments import argument, from_values, named_field
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.images import Images
-from imgpipe.pipelines.targets.target import Target, named_field
+from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.tasks import pipeline_inputs
 
 

@@ -353,6 +353,13 @@ class KubeflowServer:
         values = {
             name: given.get(name, parameter.get("defaultValue")) for name, parameter in declared.items()
         }
+
+        def value_of(reference):
+            if "componentInputParameter" in reference:
+                return values[reference["componentInputParameter"]]
+            output = reference["taskOutputParameter"]
+            return f"{output['producerTask']}.{output['outputParameterKey']}"
+
         pods = {}
         for name, task in spec["root"]["dag"]["tasks"].items():
             if f"exec-{name}" not in spec["deploymentSpec"]["executors"]:
@@ -362,7 +369,7 @@ class KubeflowServer:
 
             def resolved(text, inputs=inputs):
                 match = re.fullmatch(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", text)
-                return values[inputs[match.group(1)]["componentInputParameter"]] if match else text
+                return value_of(inputs[match.group(1)]) if match else text
 
             container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
             resources = container.get("resources", {})
@@ -376,13 +383,13 @@ class KubeflowServer:
             kind = resolved(str(accelerator.get("resourceType", "")))
             # The driver ignores an accelerator without a type.
             if kind:
-                pod["accelerator"] = {kind: int(resolved(str(accelerator["resourceCount"])))}
+                count = resolved(str(accelerator["resourceCount"]))
+                pod["accelerator"] = {kind: int(count) if count.isdigit() else count}
             if "nodeSelector" in kubernetes:
-                reference = kubernetes["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
-                pod["node_selector"] = values[reference]
+                pod["node_selector"] = value_of(kubernetes["nodeSelector"]["nodeSelectorJson"])
             if "tolerations" in kubernetes:
                 [toleration] = kubernetes["tolerations"]
-                pod["tolerations"] = values[toleration["tolerationJson"]["componentInputParameter"]]
+                pod["tolerations"] = value_of(toleration["tolerationJson"])
             pods[name] = pod
         return pods
 

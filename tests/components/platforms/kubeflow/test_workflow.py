@@ -26,7 +26,7 @@ def test_a_pod_refused_at_admission_is_the_failed_step_although_the_pipeline_was
         _node("root(1).evaluate", "Omitted"),
     ]
     workflow = {"status": {"finishedAt": "2026", "nodes": {str(i): node for i, node in enumerate(nodes)}}}
-    file = COMPILED / "kubeflow" / f"{TRAIN}.yaml"
+    file = COMPILED / "kubeflow" / f"{TRAIN}_all_arguments.yaml"
     spec = next(iter(yaml.safe_load_all(file.read_text(encoding="utf-8"))))
     steps = {step.name: step for step in steps_of(workflow, spec)}
     assert (steps["train"].state, steps["train"].message) == ("failed", _REFUSED)

@@ -1,0 +1,70 @@
+"""The data_version step of a form on Kubeflow: it also passes on what the form means."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kfp.dsl import OutputPath
+
+from imgpipe.components.common.arguments import RunValues
+from imgpipe.components.data_version.arguments import DataVersionArguments, TrainingImages
+from imgpipe.components.data_version.component import data_version as write_data_version
+from imgpipe.components.preflight.form import settings_of_steps
+from imgpipe.components.preflight.pod_fields import pod_fields
+
+
+def data_version(
+    version: OutputPath(str),  # type: ignore[valid-type]
+    convert_settings: OutputPath(dict),  # type: ignore[valid-type]
+    validate_settings: OutputPath(dict),  # type: ignore[valid-type]
+    training_settings: OutputPath(dict),  # type: ignore[valid-type]
+    other_settings: OutputPath(dict),  # type: ignore[valid-type]
+    pod_image: OutputPath(str),  # type: ignore[valid-type]
+    pod_cpu: OutputPath(str),  # type: ignore[valid-type]
+    pod_memory: OutputPath(str),  # type: ignore[valid-type]
+    pod_accelerator_type: OutputPath(str),  # type: ignore[valid-type]
+    pod_accelerator_count: OutputPath(str),  # type: ignore[valid-type]
+    pod_node_selector: OutputPath(dict),  # type: ignore[valid-type]
+    pod_tolerations: OutputPath(list),  # type: ignore[valid-type]
+    arguments: DataVersionArguments,
+    images: TrainingImages,  # noqa: ARG001 - read by the check of the form
+    run: RunValues,
+) -> None:
+    """Computes the version of the input data and passes on the settings of the form.
+
+    Args:
+        version: The user's data_version, a digest of the files, or a unique text, which prevents caching.
+        convert_settings: The arguments of convert that have no field in the form.
+        validate_settings: Those of validate.
+        training_settings: Those of the training.
+        other_settings: Those of the other steps.
+        pod_image: The image of the training.
+        pod_cpu: Its processors.
+        pod_memory: Its memory.
+        pod_accelerator_type: The resource name of its accelerator; empty = none.
+        pod_accelerator_count: Its number of accelerators.
+        pod_node_selector: The labels of its nodes.
+        pod_tolerations: Its tolerations.
+        arguments: The input data, and optionally its version.
+        images: The images of the training.
+        run: All arguments of the run.
+    """
+    write_data_version(version, arguments)
+    pods = {name: run.get(name, field.default) for name, field in pod_fields().items()}
+    settings = settings_of_steps(run)
+    outputs: dict[str, Any] = {
+        convert_settings: settings["convert"],
+        validate_settings: settings["validate"],
+        training_settings: settings["train"],
+        other_settings: settings["others"],
+        pod_image: pods["train_image"],
+        pod_cpu: pods["train_cpu"],
+        pod_memory: pods["train_memory"],
+        pod_accelerator_type: pods["train_accelerator_type"],
+        pod_accelerator_count: pods["train_accelerator_count"],
+        pod_node_selector: pods["train_node_selector"],
+        pod_tolerations: pods["train_tolerations"],
+    }
+    for path, value in outputs.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
