@@ -67,7 +67,7 @@ check-compiled: env
 # One resolution for all supported Pythons. The run-time locks are constrained to the versions that are tested.
 locks: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra beam --extra docker --extra test --group develop \
+		--no-header --extra cpu --extra serve --extra vertex --extra katib --extra onnx --extra openvino --extra beam --extra docker --extra test --group develop \
 		pyproject.toml -o $(LOCKS)/develop-cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --extra cpu --extra serve --extra onnx --group build -c $(LOCKS)/develop-cpu.txt \

@@ -1,6 +1,6 @@
-"""Serving and batch prediction, compared with the model alone.
+"""Serving and batch prediction, compared with the model alone, and the engines, compared with TensorFlow.
 
-``python -m benchmarks.serve``. Takes about two minutes on two cores, with mobilenet-v2 at 224 pixels and
+``python -m benchmarks.serve``. Takes about three minutes on two cores, with mobilenet-v2 at 224 pixels and
 random weights, which are as fast as any others. The photos have 224 x 224 pixels; the cost of decoding
 larger ones is a line of its own. Speeds are in images per second.
 
@@ -12,6 +12,11 @@ larger ones is a line of its own. Speeds are in images per second.
 * ``predict_efficiency``: speed of batch prediction, from files to lines, divided by the speed of the
   network with the training input pipeline and TFRecord files.
 * ``predict_vs_keras``: the same, divided by the speed of a loop of Keras' ``load_img`` and ``predict``.
+* ``engine_speedup_mobilenet_v2``, ``engine_speedup_resnet_50``: median time for one image of the network in
+  TensorFlow, divided by that of the fastest engine in float32, in turns. ``..._bfloat16`` is that of OpenVINO
+  in bfloat16, if it and the processor have it; whether that loses accuracy depends on the model.
+
+``python -m benchmarks.serve engines`` measures the last ones alone.
 """
 
 import asyncio
@@ -38,6 +43,7 @@ IMAGES = 320
 # Concurrent requests: the server collects batches while the model computes another one.
 CONNECTIONS = 3 * BATCH
 SECONDS = 10.0
+ENGINE_MODEL_TYPES = ("mobilenet-v2", "resnet-50")
 ROUNDS = 3
 
 
@@ -49,6 +55,12 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["model"]:
         print(json.dumps(_model_rates(Path(sys.argv[2]))))
+        return
+    if sys.argv[1:2] == ["engine"]:
+        print(json.dumps(_engine_milliseconds(sys.argv[2], Path(sys.argv[3]))))
+        return
+    if sys.argv[1:2] == ["engines"]:
+        print_result(**_engine_speedups())
         return
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         _benchmark(Path(name))
@@ -98,7 +110,24 @@ def _benchmark(folder: Path) -> None:
         predict_vs_keras=rates["predict"] / rates["keras"],
         half_load_p50_ms=latencies["p50_ms"],
         half_load_p99_ms=latencies["p99_ms"],
+        **_engine_speedups(),
     )
+
+
+def _engine_speedups() -> dict[str, float]:
+    results, rows = {}, []
+    for model_type in ENGINE_MODEL_TYPES:
+        with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as folder:
+            milliseconds = _in_process("engine", model_type, str(Path(folder) / "model"))
+        rows += [(model_type, name, f"{value:.2f}") for name, value in milliseconds.items()]
+        key = f"engine_speedup_{model_type.replace('-', '_')}"
+        tensorflow = milliseconds.pop("tensorflow")
+        rounded = milliseconds.pop("openvino in bfloat16", None)
+        results[key] = tensorflow / min(milliseconds.values())
+        if rounded is not None:
+            results[f"{key}_bfloat16"] = tensorflow / rounded
+    print_table(("network", "engine", "ms for one image"), rows)
+    return results
 
 
 def _in_process(*arguments: str) -> dict[str, float]:
@@ -121,11 +150,11 @@ def _write_model(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
 
 
-def classifier() -> Any:
+def classifier(model_type: str = MODEL_TYPE) -> Any:
     """Returns the network, with reproducible random weights."""
     from imgpipe.components.train.models import build_classifier
 
-    return build_classifier(MODEL_TYPE, num_classes=CLASSES, image_size=IMAGE_SIZE, weights="none", seed=0)
+    return build_classifier(model_type, num_classes=CLASSES, image_size=IMAGE_SIZE, weights="none", seed=0)
 
 
 # ---------------------------------------------------------------- in its own process
@@ -210,6 +239,25 @@ def _model_rates(folder: Path) -> dict[str, float]:
     for key, name in (("decode_cost", "decoded"), ("decode_cost_large", "large")):
         result[key] = statistics.median(rates["network"] / rates[name] for rates in rounds)
     return result
+
+
+def _engine_milliseconds(model_type: str, folder: Path) -> dict[str, float]:
+    """Returns the median milliseconds for one decoded image, by engine, all in turns."""
+    from imgpipe.components.common.engines import ONNX_FILE, Engine
+    from imgpipe.components.common.saved_model import write_saved_model
+    from imgpipe.components.common.served_model import load_served_model
+    from imgpipe.components.export.arguments import ONNX
+    from imgpipe.components.export.candidates import measure_speeds, networks_of
+    from imgpipe.components.export.onnx_format import convert_to_onnx
+
+    labels = [str(number) for number in range(CLASSES)]
+    write_saved_model(classifier(model_type), IMAGE_SIZE, labels, folder)
+    model = load_served_model(folder)
+    (folder / ONNX_FILE).parent.mkdir()
+    (folder / ONNX_FILE).write_bytes(convert_to_onnx(model.network, IMAGE_SIZE))
+    images = np.random.default_rng(0).integers(0, 256, (1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    speeds = measure_speeds(networks_of(model, folder, [ONNX]), images)
+    return {str(Engine(name, precision)): speed[0] for (_, name, precision), speed in speeds.items()}
 
 
 def _rate(function: Callable[[], object], images: int, seconds: float) -> float:

@@ -59,6 +59,7 @@ class RunOptions(ConvertOptions, total=False):
     job_dir: Path
     max_latency_ms: float
     export_formats: str
+    export_max_accuracy_loss: float
     recipe: Literal["auto", "frozen-backbone", "fine-tune", "from-scratch", "digits", "digits-efficientnet",
         "original"]
     max_minutes: float

@@ -102,10 +102,60 @@ def add_formats(folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:
         MissingInputError: if one of the files is missing.
     """
     write_provenance(folder, {**read_provenance(folder), "formats": [dict(entry) for entry in formats]})
+    listed = [{"format": entry["format"], "deploymentUri": entry["file"]} for entry in formats]
+    _update_deployment_config(folder, {"formats": listed})
+
+
+def add_candidates(
+    folder: Path,
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    fastest: Mapping[str, Any],
+    served: Mapping[str, Any],
+) -> None:
+    """Adds what was measured to a model's two files.
+
+    Args:
+        folder: The model folder.
+        candidates: Each with ``format``, ``engine``, ``precision`` and the measurements. ``candidates`` in
+            ``provenance.json`` has all of it.
+        fastest: The fastest of equal accuracy: ``fastest`` in ``deployment_config.yaml``.
+        served: The fastest that ``imgpipe serve`` can serve: ``servingEngine`` there.
+
+    Raises:
+        MissingInputError: if one of the files is missing.
+    """
+    write_provenance(folder, {**read_provenance(folder), "candidates": [dict(entry) for entry in candidates]})
+    names = ("format", "engine", "precision")
+    _update_deployment_config(
+        folder,
+        {
+            "fastest": {name: fastest[name] for name in names},
+            "servingEngine": {
+                **{name: served[name] for name in names},
+                "largestDifference": served["largest_difference"],
+            },
+        },
+    )
+
+
+def read_serving_engine(folder: Path) -> tuple[str, str, float] | None:
+    """Returns the engine that the export step found to be the fastest, with its precision and difference.
+
+    The difference is the largest of a probability from the SavedModel's. None if it did not measure any.
+    """
+    try:
+        config = yaml.safe_load((folder / DEPLOYMENT_CONFIG_NAME).read_text(encoding="utf-8"))
+        entry = config["servingEngine"]
+        return str(entry["engine"]), str(entry["precision"]), float(entry["largestDifference"])
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError):
+        return None
+
+
+def _update_deployment_config(folder: Path, fields: Mapping[str, Any]) -> None:
     path = folder / DEPLOYMENT_CONFIG_NAME
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config["formats"] = [{"format": entry["format"], "deploymentUri": entry["file"]} for entry in formats]
+        config = {**yaml.safe_load(path.read_text(encoding="utf-8")), **fields}
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise MissingInputError(f"cannot read {str(path)!r}: {error}", remedy=_REMEDY) from None
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

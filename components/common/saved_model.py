@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgpipe.components.common.engines import IMAGES, PROBABILITIES
 from imgpipe.components.common.labels import LABELS_ASSET, write_labels_file
 from imgpipe.components.common.tensorflow_2_6 import remove_hints
 from imgpipe.components.common.tf_import import tf
@@ -13,10 +14,15 @@ from imgpipe.components.images.graph.serving_decoder import decode_image_file
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
 SETS_SIGNATURE = "label_sets"
-# The names of the network's input and output in the other export formats.
-IMAGES, PROBABILITIES = "images", "probabilities"
+# An alias of serving_default.
+CLASSIFY_SIGNATURE = "classify"
 # The number of classes that the signature top_labels returns, or all if there are fewer.
 TOP_LABELS = 5
+# The inputs of every signature.
+_SIGNATURE = [
+    tf.TensorSpec([None], tf.string, name="image_bytes"),
+    tf.TensorSpec([None], tf.string, name="key"),
+]
 
 
 class _ServingModel(tf.Module):
@@ -41,10 +47,6 @@ class _ServingModel(tf.Module):
         logits = classifier.logits
         probabilities_from = tf.nn.sigmoid if multi_label else tf.nn.softmax
         names = tf.constant(list(labels), tf.string)
-        signature = [
-            tf.TensorSpec([None], tf.string, name="image_bytes"),
-            tf.TensorSpec([None], tf.string, name="key"),
-        ]
 
         # A separate function, so that the signatures share one copy of the network. Other formats are
         # converted from it; their applications decode images themselves.
@@ -57,34 +59,25 @@ class _ServingModel(tf.Module):
                 scaled *= 1 / temperature
             return probabilities_from(scaled)
 
-        @tf.function(input_signature=signature)
-        def probabilities_of(image_bytes: Any, key: Any) -> Any:
-            # A missing key would otherwise shift all following predictions unnoticed.
-            tf.debugging.assert_equal(
-                tf.shape(key),
-                tf.shape(image_bytes),
-                "key and image_bytes must have the same length",
-            )
+        @tf.function(input_signature=_SIGNATURE[:1])
+        def pixels_of_files(image_bytes: Any) -> Any:
             images = tf.map_fn(
                 lambda encoded: decode_image_file(encoded, image_size, webp=webp),
                 image_bytes,
                 fn_output_signature=tf.uint8,
             )
             images.set_shape([None, image_size, image_size, 3])
-            return probabilities_of_pixels(images)
+            return images
 
-        @tf.function(input_signature=signature)
-        def serve(image_bytes: Any, key: Any) -> dict[str, Any]:
-            probabilities = probabilities_of(image_bytes, key)
+        def serve(probabilities: Any, key: Any) -> dict[str, Any]:
             return {
                 "classes": tf.argmax(probabilities, axis=-1, output_type=tf.int64),
                 "key": tf.identity(key),
                 "probabilities": probabilities,
             }
 
-        @tf.function(input_signature=signature)
-        def serve_labels(image_bytes: Any, key: Any) -> dict[str, Any]:
-            best = tf.math.top_k(probabilities_of(image_bytes, key), k=min(TOP_LABELS, len(labels)))
+        def serve_labels(probabilities: Any, key: Any) -> dict[str, Any]:
+            best = tf.math.top_k(probabilities, k=min(TOP_LABELS, len(labels)))
             return {
                 "classes": tf.cast(best.indices, tf.int64),
                 "key": tf.identity(key),
@@ -92,9 +85,7 @@ class _ServingModel(tf.Module):
                 "probabilities": best.values,
             }
 
-        @tf.function(input_signature=signature)
-        def serve_sets(image_bytes: Any, key: Any) -> dict[str, Any]:
-            probabilities = probabilities_of(image_bytes, key)
+        def serve_sets(probabilities: Any, key: Any) -> dict[str, Any]:
             limits = tf.constant(set_thresholds, tf.float32)
             if not multi_label:
                 best = tf.math.top_k(probabilities, k=2)
@@ -107,11 +98,34 @@ class _ServingModel(tf.Module):
             }
 
         self.probabilities_of_pixels = probabilities_of_pixels
-        self.serve = serve
-        self.serve_labels = serve_labels
+        self.pixels_of_files = pixels_of_files
+        answers = {DEFAULT_SIGNATURE: serve, LABELS_SIGNATURE: serve_labels}
         if set_thresholds:
-            # As an attribute, it would be traced when the model is saved.
-            self.serve_sets = serve_sets
+            answers[SETS_SIGNATURE] = serve_sets
+        for name, answer in answers.items():
+            inputs = [tf.TensorSpec([None, len(labels)], tf.float32, name=PROBABILITIES), _SIGNATURE[1]]
+            setattr(self, answer_function(name), tf.function(answer, input_signature=inputs))
+
+    def signature(self, name: str) -> Any:
+        """Returns the function of a signature."""
+        answer = getattr(self, answer_function(name))
+
+        @tf.function(input_signature=_SIGNATURE)
+        def serve(image_bytes: Any, key: Any) -> Any:
+            # A missing key would otherwise shift all following predictions unnoticed.
+            tf.debugging.assert_equal(
+                tf.shape(key),
+                tf.shape(image_bytes),
+                "key and image_bytes must have the same length",
+            )
+            return answer(self.probabilities_of_pixels(self.pixels_of_files(image_bytes)), key)
+
+        return serve
+
+
+def answer_function(signature: str) -> str:
+    """Returns the name of the function that makes a signature's outputs of ``probabilities`` and ``key``."""
+    return f"answer_{signature}"
 
 
 def write_saved_model(
@@ -136,8 +150,10 @@ def write_saved_model(
     ``label_sets`` takes the same inputs and returns ``in_set`` (bool [n, N]: whether a label is in the set
     that holds the true label with the stated probability), ``key`` and ``probabilities`` (float32 [n, N]).
 
-    The function ``probabilities_of_pixels``, which is not a signature, is the network without the decoding:
-    uint8 [n, size, size, 3] -> ``probabilities``.
+    Each signature consists of three functions, which are not signatures: ``pixels_of_files`` decodes the
+    files (string [n] -> uint8 [n, size, size, 3]), ``probabilities_of_pixels`` is the network, and
+    ``answer_serving_default``, ``answer_top_labels`` and ``answer_label_sets`` make the outputs of
+    ``probabilities`` and ``key``. An engine other than TensorFlow replaces the second one.
 
     Images are decoded by ``decode_image_file``, to the pixels of an image that the convert step prepared.
 
@@ -168,12 +184,8 @@ def write_saved_model(
             set_thresholds=set_thresholds,
             webp=webp,
         )
-        signatures = {
-            DEFAULT_SIGNATURE: module.serve,
-            "classify": module.serve,
-            LABELS_SIGNATURE: module.serve_labels,
-        }
-        if set_thresholds:
-            signatures[SETS_SIGNATURE] = module.serve_sets
+        names = [DEFAULT_SIGNATURE, LABELS_SIGNATURE, *([SETS_SIGNATURE] if set_thresholds else [])]
+        signatures = {name: module.signature(name) for name in names}
+        signatures[CLASSIFY_SIGNATURE] = signatures[DEFAULT_SIGNATURE]
         tf.saved_model.save(module, str(folder), signatures=signatures)
     remove_hints(folder)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.engines import DEFAULT_ENGINE, TENSORFLOW, Engine, Network, load_network
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.records import class_to_label
-from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
+from imgpipe.components.common.saved_model import CLASSIFY_SIGNATURE, DEFAULT_SIGNATURE, answer_function
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
@@ -31,9 +32,24 @@ class Prediction:
 
 
 class ServedModel:
-    """A loaded SavedModel with the signatures of ``saved_model``."""
+    """A loaded SavedModel with the signatures of ``saved_model``.
 
-    def __init__(self, loaded: Any, labels: tuple[str, ...]) -> None:
+    Args:
+        loaded: The SavedModel.
+        labels: Its labels.
+        engine: What computes the network.
+        network: Computes it in place of TensorFlow; decoding and outputs remain the SavedModel's.
+    """
+
+    def __init__(
+        self,
+        loaded: Any,
+        labels: tuple[str, ...],
+        engine: Engine = DEFAULT_ENGINE,
+        network: Network | None = None,
+    ) -> None:
+        self.engine = engine
+        self._network_of_engine = network
         # Kept, because the signatures' variables are deleted with it.
         self._loaded = loaded
         self.signatures = dict(loaded.signatures)
@@ -85,8 +101,8 @@ class ServedModel:
         encoded_keys = [key.encode() for key in keys]
         try:
             files = [_without_webp(image) for image in images]
-            outputs = self.signatures[signature](
-                image_bytes=tf.constant(files, tf.string), key=tf.constant(encoded_keys, tf.string)
+            outputs = self._outputs(
+                signature, tf.constant(files, tf.string), tf.constant(encoded_keys, tf.string)
             )
         except (ImageError, tf.errors.InvalidArgumentError) as error:
             reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
@@ -99,6 +115,16 @@ class ServedModel:
                 "the model does not return the keys unchanged", remedy="export the model again"
             )
         return {name: value.numpy() for name, value in outputs.items()}
+
+    def _outputs(self, signature: str, files: Any, keys: Any) -> dict[str, Any]:
+        outputs: dict[str, Any]
+        if self._network_of_engine is None:
+            outputs = self.signatures[signature](image_bytes=files, key=keys)
+            return outputs
+        probabilities = self._network_of_engine(self._loaded.pixels_of_files(files).numpy())
+        answer = answer_function(DEFAULT_SIGNATURE if signature == CLASSIFY_SIGNATURE else signature)
+        outputs = getattr(self._loaded, answer)(tf.constant(probabilities), keys)
+        return dict(outputs)
 
 
 def _without_webp(image: bytes) -> bytes:
@@ -116,11 +142,17 @@ def _reason(message: str) -> str:
     return re.sub(r"\[([^]]*)\]", r"\1", values) if assertion and not before else reason
 
 
-def load_served_model(folder: Path) -> ServedModel:
+def load_served_model(folder: Path, engine: Engine = DEFAULT_ENGINE) -> ServedModel:
     """Loads a model folder that the train or export step wrote.
 
+    Args:
+        folder: The folder.
+        engine: What computes the network.
+
     Raises:
-        MissingInputError: if there is no SavedModel, or one without the signature serving_default.
+        MissingInputError: if there is no SavedModel, one without the signature serving_default, or, with an
+            engine other than TensorFlow, one of a version without separate functions.
+        InvalidArgumentError: if the engine cannot be used here or for this model.
         CheckFailedError: if it is damaged.
     """
     if not (folder / "saved_model.pb").is_file():
@@ -148,7 +180,15 @@ def load_served_model(folder: Path) -> ServedModel:
             where=str(folder),
             remedy=_REMEDY,
         )
-    return ServedModel(loaded, labels)
+    if engine.name == TENSORFLOW:
+        return ServedModel(loaded, labels)
+    if not hasattr(loaded, "pixels_of_files"):
+        raise MissingInputError(
+            f"the SavedModel in {str(folder)!r} cannot be served with {engine}: it has no separate function "
+            "for the decoding",
+            remedy="use engine=tensorflow, or train the model again with this version of imgpipe",
+        )
+    return ServedModel(loaded, labels, engine, load_network(engine, folder))
 
 
 def check_labels(model: ServedModel, labels: Sequence[str], *, where: str) -> None:

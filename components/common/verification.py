@@ -61,11 +61,15 @@ class Verification:
             for number, image in enumerate(self.images)
         ]
 
-    def check_probabilities(self, predictions: Any) -> None:
+    def check_probabilities(self, predictions: Any, tolerance: float = TOLERANCE) -> None:
         """Compares the predictions of the signature serving_default with the evaluation.
 
+        Args:
+            predictions: One for each image.
+            tolerance: The largest difference of a probability.
+
         Raises:
-            WrongAnswerError: if they are not predictions, or a probability differs by more than 0.01.
+            WrongAnswerError: if they are not predictions, or a probability differs by more.
         """
         try:
             keys = [found["key"] for found in predictions]
@@ -82,7 +86,7 @@ class Verification:
         if keys != [str(number) for number in range(len(self.images))]:
             raise WrongAnswerError("it does not return the keys unchanged")
         # Written so that NaN is wrong.
-        wrong = [difference for difference in differences if not difference <= TOLERANCE]
+        wrong = [difference for difference in differences if not difference <= tolerance]
         if wrong:
             raise WrongAnswerError(
                 f"its answers are not those of the evaluation: {len(wrong)} of {len(differences)} "

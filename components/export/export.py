@@ -31,6 +31,7 @@ from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.storage import parse_location
 
 if TYPE_CHECKING:
+    from imgpipe.components.export.candidates import Candidate
     from imgpipe.components.export.formats import ModelFormat
 
 # Maximum differences of a probability. In the evaluation's batches, the arithmetic is the same, and only
@@ -69,12 +70,14 @@ class Exported:
         formats: The additional formats.
         top_1_accuracy: The accuracy of the SavedModel on ``split``, from the evaluation.
         split: The split of the dataset that everything was evaluated on.
+        candidates: With ``export_formats=auto``, everything that can compute the model.
     """
 
     measured: ServingMeasurements
     formats: tuple["ModelFormat", ...]
     top_1_accuracy: float
     split: str
+    candidates: tuple["Candidate", ...] = ()
 
     def to_markdown(self) -> str:
         """Returns the summary as Markdown."""
@@ -94,7 +97,13 @@ class Exported:
             f"{converted.top_1_accuracy:.4f} | {converted.accuracy_loss:+.4f} |"
             for converted in self.formats
         ]
-        return "\n".join(lines) + "\n"
+        text = "\n".join(lines) + "\n"
+        if not self.candidates:
+            return text
+        # Imported here because it loads TensorFlow.
+        from imgpipe.components.export.candidates import to_markdown
+
+        return f"{text}\n{to_markdown(self.candidates)}"
 
 
 def export(
@@ -143,11 +152,13 @@ def export(
         served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
         measured = _check(reference, served, exported_folder, arguments)
         formats: tuple[ModelFormat, ...] = ()
-        if names := arguments.formats():
+        candidates: tuple[Candidate, ...] = ()
+        if arguments.export_formats:
             # Imported here because it loads TensorFlow.
             from imgpipe.components.export.formats import convert_formats
 
-            formats = convert_formats(names, exported_folder, local_folder, evaluation, reference)
+            converted = convert_formats(arguments, exported_folder, local_folder, evaluation, reference)
+            formats, candidates = converted.formats, converted.candidates
         # Last: it has the digests of all files.
         _write_verification(exported_folder, local_folder, split, reference)
     log_result(
@@ -162,7 +173,7 @@ def export(
     if arguments.job_dir:
         target = publish_model(exported_folder, parse_location(arguments.job_dir))
         log_event("published", f"export: published to {target}")
-    return Exported(measured, formats, evaluation["top_1_accuracy"], split)
+    return Exported(measured, formats, evaluation["top_1_accuracy"], split, candidates)
 
 
 def _check_operations(model_folder: Path) -> None:

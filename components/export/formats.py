@@ -12,20 +12,25 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import TRAIN, Manifest, Split, file_sha256, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.engines import ONNX_FILE, ONNX_RUNTIME, Engine, Network, load_network
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError
 from imgpipe.components.common.log import Progress, log_event, timed
-from imgpipe.components.common.provenance import FORMATS_FOLDER, add_formats
+from imgpipe.components.common.provenance import FORMATS_FOLDER, add_candidates, add_formats
 from imgpipe.components.common.records import label_to_class
-from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, load_served_model
-from imgpipe.components.common.tf_import import tf
+from imgpipe.components.common.served_model import ServedModel, load_served_model
 from imgpipe.components.evaluate.metrics import compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
-from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8
-from imgpipe.components.export.onnx_format import OnnxModel, convert_to_onnx
+from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8, ExportArguments
+from imgpipe.components.export.candidates import Candidate, fastest, fastest_served, measure_candidates
+from imgpipe.components.export.decoding import decode_batches
+from imgpipe.components.export.onnx_format import convert_to_onnx, missing_packages
 from imgpipe.components.export.tflite_format import TFLiteModel, convert_to_tflite
-from imgpipe.components.images.graph.serving_decoder import decode_image_file
 
-FILE_NAMES = {TFLITE: "model.tflite", TFLITE_INT8: "model-int8.tflite", ONNX: "model.onnx"}
+FILES = {
+    TFLITE: f"{FORMATS_FOLDER}/model.tflite",
+    TFLITE_INT8: f"{FORMATS_FOLDER}/model-int8.tflite",
+    ONNX: ONNX_FILE,
+}
 # As recommended in TensorFlow's quantization guide; more images hardly change the ranges.
 CALIBRATION_IMAGES = 200
 # Calibration images are selected from this many images of a large dataset.
@@ -65,19 +70,29 @@ class ModelFormat:
     largest_difference: float
 
 
+@dataclass(frozen=True)
+class Converted:
+    """The additional formats, and with ``export_formats=auto`` what was measured."""
+
+    formats: tuple[ModelFormat, ...]
+    candidates: tuple[Candidate, ...] = ()
+
+
 def convert_formats(
-    names: tuple[str, ...],
+    arguments: ExportArguments,
     model_folder: Path,
     dataset_folder: Path,
     evaluation: dict[str, Any],
     reference: NDArray[np.float32],
-) -> tuple[ModelFormat, ...]:
+) -> Converted:
     """Writes the model's additional formats to the folder ``formats/`` of the model and evaluates each.
 
-    They are listed in provenance.json and deployment_config.yaml.
+    They are listed in provenance.json and deployment_config.yaml. With ``export_formats=auto``, these are the
+    formats that are installed, and everything that can compute the model is measured, see
+    ``measure_candidates``; a format that cannot be converted is reported and left out.
 
     Args:
-        names: Names in ``FORMATS``.
+        arguments: The formats.
         model_folder: The folder of the exported SavedModel.
         dataset_folder: The dataset's folder, with local shards.
         evaluation: The evaluation of the SavedModel.
@@ -92,19 +107,27 @@ def convert_formats(
     model = load_served_model(model_folder)
     manifest = read_manifest(dataset_folder)
     split = evaluation["split"]
+    optional = _installed_formats(manifest) if arguments.is_auto() else ()
     # Convert everything first, so that a failed conversion is reported early.
-    contents = {name: _convert(name, model, dataset_folder, manifest) for name in names}
-    folder = model_folder / FORMATS_FOLDER
-    folder.mkdir()
+    contents = {}
+    for name in dict.fromkeys((*arguments.formats(), *optional)):
+        try:
+            contents[name] = _convert(name, model, dataset_folder, manifest)
+        except CheckFailedError as error:
+            if name in arguments.formats():
+                raise
+            log_event("format_left_out", f"export: {error.problem}; it is left out", severity="WARNING")
+    (model_folder / FORMATS_FOLDER).mkdir()
     formats = []
     for name, content in contents.items():
-        path = folder / FILE_NAMES[name]
+        path = model_folder / FILES[name]
         path.write_bytes(content)
-        metrics, difference = _evaluate(name, content, model, dataset_folder, manifest, split, reference)
+        network = _load(name, path, model_folder)
+        metrics, difference = _evaluate(name, network, model, dataset_folder, manifest, split, reference)
         formats.append(
             ModelFormat(
                 format=name,
-                file=f"{FORMATS_FOLDER}/{path.name}",
+                file=FILES[name],
                 bytes=len(content),
                 sha256=file_sha256(path),
                 split=split,
@@ -124,7 +147,25 @@ def convert_formats(
             **dataclasses.asdict(formats[-1]),
         )
     add_formats(model_folder, [dataclasses.asdict(converted) for converted in formats])
-    return tuple(formats)
+    if not arguments.is_auto():
+        return Converted(tuple(formats))
+    candidates = measure_candidates(
+        model, model_folder, dataset_folder, split, tuple(contents), arguments.export_max_accuracy_loss
+    )
+    add_candidates(
+        model_folder,
+        [dataclasses.asdict(candidate) for candidate in candidates],
+        fastest=dataclasses.asdict(fastest(candidates)),
+        served=dataclasses.asdict(fastest_served(candidates)),
+    )
+    return Converted(tuple(formats), candidates)
+
+
+def _installed_formats(manifest: Manifest) -> tuple[str, ...]:
+    """Returns the formats that ``auto`` converts to here: those whose packages and data are at hand."""
+    formats = () if missing_packages() else (ONNX,)
+    split = manifest.splits.get(TRAIN)
+    return (*formats, TFLITE_INT8) if split is not None and split.examples else formats
 
 
 def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Iterator[NDArray[np.uint8]]:
@@ -144,7 +185,7 @@ def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Ite
     selected = set(np.linspace(0, pool - 1, min(pool, CALIBRATION_IMAGES)).round().astype(int).tolist())
     records = islice(read_split(folder, split, multi_label=manifest.multi_label), pool)
     encoded = [record.encoded for index, record in enumerate(records) if index in selected]
-    for batch in _decode_batches(iter(encoded), image_size):
+    for batch in decode_batches(iter(encoded), image_size):
         yield from batch
 
 
@@ -169,7 +210,7 @@ def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Mani
 
 def _evaluate(
     name: str,
-    content: bytes,
+    network: Network,
     model: ServedModel,
     folder: Path,
     manifest: Manifest,
@@ -178,7 +219,7 @@ def _evaluate(
 ) -> tuple[Any, float]:
     """Returns the metrics of a format on a split, and its maximum difference from the reference."""
     split = manifest.splits[split_name]
-    probabilities = _predict(name, content, model.image_size, folder, split, manifest)
+    probabilities = _predict(name, network, model.image_size, folder, split, manifest)
     difference = float(np.abs(probabilities[: len(reference)] - reference).max())
     # Written so that NaN fails.
     if name != TFLITE_INT8 and not difference <= _FLOAT_TOLERANCE:
@@ -198,36 +239,20 @@ def _evaluate(
     return compute_metrics(classes, probabilities), difference
 
 
+def _load(name: str, path: Path, model_folder: Path) -> Network:
+    if name == ONNX:
+        return load_network(Engine(ONNX_RUNTIME), model_folder)
+    return TFLiteModel(path.read_bytes()).probabilities
+
+
 def _predict(
-    name: str, content: bytes, image_size: int, folder: Path, split: Split, manifest: Manifest
+    name: str, network: Network, image_size: int, folder: Path, split: Split, manifest: Manifest
 ) -> NDArray[np.float32]:
-    loaded = OnnxModel(content) if name == ONNX else TFLiteModel(content)
     progress, done = Progress(f"export, {name}", split.examples, "images"), 0
     records = read_split(folder, split, multi_label=manifest.multi_label)
     probabilities = []
-    for images in _decode_batches((record.encoded for record in records), image_size):
-        probabilities.append(loaded.probabilities(images))
+    for images in decode_batches((record.encoded for record in records), image_size):
+        probabilities.append(network(images))
         done += len(images)
         progress.update(done)
     return np.concatenate(probabilities)
-
-
-def _decode_batches(encoded: Iterator[bytes], image_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yields batches uint8 [n, size, size, 3] of image files, decoded as in the served model."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode(files: Any) -> Any:
-        return tf.map_fn(
-            lambda file: decode_image_file(file, image_size, webp=True), files, fn_output_signature=tf.uint8
-        )
-
-    while batch := list(islice(encoded, BATCH_SIZE)):
-        try:
-            images = decode(tf.constant(batch, tf.string)).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            reason = str(error.message).partition("[[")[0].strip().partition("\n")[0]
-            raise InvalidDataError(
-                f"an image cannot be decoded: {reason}",
-                remedy="run the validate step on the data to find the image",
-            ) from None
-        yield images

@@ -1,15 +1,11 @@
-"""Conversion to ONNX with tf2onnx, and inference with ONNX Runtime."""
+"""Conversion to ONNX with tf2onnx."""
 
 import importlib.util
 import logging
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from imgpipe.components.common.engines import IMAGES, PROBABILITIES
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.resources import usable_threads
-from imgpipe.components.common.saved_model import IMAGES, PROBABILITIES
 from imgpipe.components.common.tf_import import buffer_native_stderr, tf
 
 # From ONNX 1.12 (2022): all current runtimes support it, and the networks need nothing newer.
@@ -22,12 +18,17 @@ def check_onnx_is_installed() -> None:
     Raises:
         InvalidArgumentError: if one is not.
     """
-    missing = [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = missing_packages()
     if missing:
         raise InvalidArgumentError(
             f"export_formats=onnx needs {' and '.join(missing)}, not installed in this environment",
             remedy="install image-classification-pipeline[onnx], or remove onnx from export_formats",
         )
+
+
+def missing_packages() -> list[str]:
+    """Returns what is not installed of the converter and the runtime that checks its output."""
+    return [name for name in ("tf2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 
 
 def convert_to_onnx(network: Any, image_size: int) -> bytes:
@@ -61,19 +62,3 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
             tensors_to_rename={inputs[0]: IMAGES, outputs[0]: PROBABILITIES},
         )
     return bytes(model.SerializeToString(deterministic=True))
-
-
-class OnnxModel:
-    """A loaded ONNX file, running on the CPU."""
-
-    def __init__(self, content: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = usable_threads()
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns float32 [n, N] for uint8 [n, size, size, 3]."""
-        (probabilities,) = self._session.run([PROBABILITIES], {IMAGES: images})
-        return np.asarray(probabilities, np.float32)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.engines import IMAGES, PROBABILITIES
 from imgpipe.components.common.resources import usable_threads
-from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, IMAGES, PROBABILITIES
+from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE
 from imgpipe.components.common.tf_import import buffer_native_stderr, tf
 
 

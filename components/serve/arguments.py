@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields
+from imgpipe.components.common.engines import AUTO, ENGINES
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.storage import local_path
 
@@ -22,6 +23,14 @@ class ServeArguments:
         kind=Kind.INPUT_MODEL,
     )
     name: str = argument("", "The model's name in URLs. Empty = the name of the folder.", group=Group.BASICS)
+    engine: str = argument(
+        AUTO,
+        "What computes the network: tensorflow, onnxruntime, openvino (with a model exported with "
+        "export_formats=onnx or auto), or auto: the one that the export step found to be the fastest of "
+        "equal accuracy, tensorflow if it measured none or this machine lacks it.",
+        group=Group.BASICS,
+        choices=(AUTO, *ENGINES),
+    )
     host: str = _basic_argument(
         "127.0.0.1",
         "Address to listen on. There is no authentication: keep the server local.",

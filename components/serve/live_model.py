@@ -7,11 +7,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from imgpipe.components.common.engines import AUTO, DEFAULT_ENGINE, TENSORFLOW, Engine, select_engine
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.model_folder import model_folder_at, version_folders
 from imgpipe.components.common.published_model import MODEL_FOLDER, SAVED_MODEL_NAME
 from imgpipe.components.common.served_model import ServedModel, check_probe_prediction, load_served_model
+from imgpipe.components.common.verification import TOLERANCE, VERIFICATION_NAME, parse_verification
 from imgpipe.components.serve.predict_request import RequestError
 
 
@@ -24,10 +26,12 @@ class LiveModel:
     Args:
         location: A SavedModel or the folder of a run, which is version 1 and never changes, or a folder with
             numbered versions.
+        engine: What computes the network; see ``select_engine``.
     """
 
-    def __init__(self, location: Path) -> None:
+    def __init__(self, location: Path, engine: str = AUTO) -> None:
         self._location = location
+        self._engine_name = engine
         self._lock = threading.Lock()
         self._current: tuple[int, ServedModel] | None = None
         self._failed: dict[int, str] = {}
@@ -39,13 +43,19 @@ class LiveModel:
             reasons = "; ".join(f"version {number}: {reason}" for number, reason in self._failed.items())
             raise MissingInputError(
                 f"the model {str(location)!r} cannot be served ({reasons})",
-                remedy="use the folder of another run or SavedModel, or export the model again",
+                remedy="use the folder of another run or SavedModel, or export the model again"
+                + (", or use engine=tensorflow" if engine not in (AUTO, TENSORFLOW) else ""),
             )
 
     @property
     def version(self) -> int:
         """The number of the served version."""
         return self._served()[0]
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the network of the served version."""
+        return self._served()[1].engine
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -81,13 +91,22 @@ class LiveModel:
                 if self._current is not None and self._current[0] == number:
                     return
                 try:
-                    model = load_served_model(folders[number])
+                    model = load_served_model(
+                        folders[number], select_engine(self._engine_name, folders[number])
+                    )
                     check_probe_prediction(model)
+                    if model.engine != DEFAULT_ENGINE:
+                        _check_answers(model, folders[number])
                 except PipelineError as error:
                     self._failed[number] = error.problem
                     continue
                 self._current = (number, model)
-                log_event("version_served", f"serve: serving version {number}", version=number)
+                log_event(
+                    "version_served",
+                    f"serve: serving version {number}",
+                    version=number,
+                    engine=str(model.engine),
+                )
                 break
             if self._current is not None:
                 # Without a served version, the server ends with an error that lists the reasons.
@@ -112,6 +131,23 @@ class LiveModel:
             if (folder / SAVED_MODEL_NAME).is_file():
                 return {1: folder}
         return version_folders(self._location)
+
+
+def _check_answers(model: ServedModel, folder: Path) -> None:
+    """Compares an engine's answers with the evaluation's, on the images of verification.json if there is one.
+
+    Raises:
+        CheckFailedError: if they differ.
+    """
+    path = folder / VERIFICATION_NAME
+    if not path.is_file():
+        return
+    verification = parse_verification(path.read_bytes(), str(path))
+    found = model.predict(verification.images).probabilities.tolist()
+    verification.check_probabilities(
+        [{"key": str(number), "probabilities": values} for number, values in enumerate(found)],
+        TOLERANCE + model.engine.largest_difference,
+    )
 
 
 def _status(version: int, state: str, error: str = "") -> dict[str, Any]:

@@ -33,7 +33,7 @@ def serve(arguments: ServeArguments) -> None:
         OutputError: if the server cannot listen on the address.
     """
     with _bound_socket(arguments) as listener:
-        model = LiveModel(local_path(arguments.model))
+        model = LiveModel(local_path(arguments.model), arguments.engine)
         # Only now: the readiness probe of KServe is a connection to the port.
         with _explain_address(arguments):
             listener.listen(_MAX_CONNECTIONS)
@@ -41,11 +41,13 @@ def serve(arguments: ServeArguments) -> None:
         log_event(
             "serving",
             f"serve: http://{host}:{port}/v1/models/{arguments.model_name()}:predict, "
-            f"version {model.version}, {plural(len(model.labels), 'label')}",
+            f"version {model.version}, {plural(len(model.labels), 'label')}, computed by {model.engine}",
             host=host,
             port=port,
             model=arguments.model_name(),
             version=model.version,
+            engine=model.engine.name,
+            precision=model.engine.precision,
         )
         config = uvicorn.Config(
             Server(arguments, model).application(),

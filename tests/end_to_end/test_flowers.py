@@ -115,21 +115,33 @@ def test_the_deployed_model_predicts_as_evaluated_in_batches_and_alone(flowers_r
 @pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_formats_without_quantization_lose_no_accuracy_and_int8_at_most_three_points(flowers_run, tmp_path):
-    from imgpipe.components.export.arguments import FORMATS, ExportArguments
+    from imgpipe.components.export.arguments import AUTO, FORMATS, ExportArguments
+    from imgpipe.components.export.candidates import fastest_served
     from imgpipe.components.export.export import export
+    from imgpipe.components.serve.live_model import LiveModel
 
     exported = export(
         flowers_run.artifact("convert", "dataset"),
         flowers_run.artifact("train", "model"),
         flowers_run.artifact("evaluate", "evaluation"),
         tmp_path / "model",
-        ExportArguments(export_formats=",".join(FORMATS)),
+        ExportArguments(export_formats=",".join((*FORMATS, AUTO))),
     )
     print(exported.to_markdown())
     loss = {entry.format: entry.accuracy_loss for entry in exported.formats}
     assert set(loss) == set(FORMATS)
     assert loss["tflite"] == loss["onnx"] == 0
     assert loss["tflite-int8"] <= 0.03
+    tensorflow, *others = exported.candidates
+    assert {entry.engine for entry in others} >= {"onnxruntime", "tflite"}
+    for entry in others:
+        assert entry.within_tolerance or entry.precision != "float32"
+    served = fastest_served(exported.candidates)
+    assert served.accuracy_loss_bound <= 0.01
+    # Measured in turns: about 2.5 on two cores.
+    assert tensorflow.latency_p50_ms / served.latency_p50_ms > 1.5
+    model = LiveModel(tmp_path / "model")
+    assert model.engine == served.served_by
 
 
 @pytest.mark.proof

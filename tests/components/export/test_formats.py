@@ -9,6 +9,7 @@ from kfp import dsl
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.engines import ONNX_FILE, ONNX_RUNTIME, Engine, load_network, usable_engines
 from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.provenance import read_provenance, write_deployment_config, write_provenance
 from imgpipe.components.common.saved_model import write_saved_model
@@ -19,6 +20,7 @@ from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
 from imgpipe.components.export import formats, onnx_format
 from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.export.candidates import Candidate, fastest, fastest_served
 from imgpipe.components.export.component import export as export_component
 from imgpipe.components.export.export import export
 from imgpipe.components.images.graph.training_decoder import decode_image
@@ -51,7 +53,7 @@ def exported_digits(digits_dataset, trained_digits, tmp_path_factory):
         digits_dataset,
         trained_digits[0],
         folder,
-        export_formats="tflite, tflite-int8,onnx",
+        export_formats="tflite, tflite-int8,onnx,auto",
         job_dir=str(folder / "job"),
     )
 
@@ -135,6 +137,62 @@ def test_a_model_with_formats_is_deployed_and_serves(exported_digits, tmp_path, 
     np.testing.assert_allclose(model.network(tf.constant(pixels)), served, atol=1e-5)
 
 
+def test_auto_measures_every_engine_and_names_the_fastest_of_equal_accuracy(exported_digits):
+    folder, evaluation, exported, _ = exported_digits
+    candidates = read_provenance(exported)["candidates"]
+    names = [(entry["format"], entry["engine"], entry["precision"]) for entry in candidates]
+    assert names == [
+        ("savedmodel", "tensorflow", "float32"),
+        *(("onnx", engine.name, engine.precision) for engine in usable_engines()),
+        ("tflite-int8", "tflite", "int8"),
+    ]
+    assert all(
+        entry[name] > 0
+        for entry in candidates
+        for name in ("latency_p50_ms", "images_per_second_8", "images_per_second_32")
+    )
+    for entry in candidates:
+        loss = evaluation.metrics.top_1_accuracy - entry["top_1_accuracy"]
+        assert entry["accuracy_loss"] == pytest.approx(loss, abs=1e-9)
+        assert entry["accuracy_loss_bound"] >= entry["accuracy_loss"]
+        if entry["precision"] == "float32":
+            assert entry["within_tolerance"]
+            assert entry["largest_difference"] < 1e-5
+    config = yaml.safe_load((exported / "deployment_config.yaml").read_text())
+    equal = [entry for entry in candidates if entry["within_tolerance"]]
+    for name, chosen in (
+        ("fastest", equal),
+        ("servingEngine", [entry for entry in equal if entry["engine"] != "tflite"]),
+    ):
+        best = min(chosen, key=lambda entry: entry["latency_p50_ms"])
+        for field in ("format", "engine", "precision"):
+            assert config[name][field] == best[field]
+    assert f"`imgpipe serve` uses {config['servingEngine']['engine']}" in (folder / "summary.md").read_text()
+
+
+def candidate(name, precision="float32", *, milliseconds=10.0, equal=True):
+    return Candidate("onnx", name, precision, milliseconds, 1.0, 1.0, 0.9, 0.0, 0.0, 0.0, equal)
+
+
+def test_the_fastest_is_of_equal_accuracy_and_served_means_that_imgpipe_serve_can():
+    tensorflow, runtime = (
+        candidate("tensorflow", milliseconds=9.0),
+        candidate("onnxruntime", milliseconds=4.0),
+    )
+    rounded = candidate("openvino", "bfloat16", milliseconds=2.0, equal=False)
+    lite = candidate("tflite", "int8", milliseconds=3.0)
+    assert fastest([tensorflow, runtime, rounded, lite]) is lite
+    assert fastest_served([tensorflow, runtime, rounded, lite]) is runtime
+
+
+def test_few_images_do_not_show_that_rounding_loses_nothing(coloured_dataset, linear_model, tmp_path):
+    dataset = coloured_dataset(tmp_path / "data")
+    evaluate_and_export(dataset, linear_model(tmp_path / "model"), tmp_path, export_formats="auto")
+    candidates = read_provenance(tmp_path / "exported")["candidates"]
+    assert {entry["within_tolerance"] for entry in candidates if entry["precision"] == "float32"} == {True}
+    assert {entry["within_tolerance"] for entry in candidates if entry["precision"] != "float32"} == {False}
+
+
 # ---------------------------------------------------------------- inference
 
 
@@ -184,7 +242,7 @@ def test_an_onnx_file_accepts_any_number_of_images(exported_digits, pixels, serv
 
 
 @pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2"])
-def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(model_type):
+def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(model_type, tmp_path):
     from imgpipe.components.train.models import build_classifier
 
     classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
@@ -194,7 +252,9 @@ def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(model
         return tf.nn.softmax(classifier.logits(images, training=False))
 
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    answers = onnx_format.OnnxModel(onnx_format.convert_to_onnx(network, 32)).probabilities(images)
+    (tmp_path / ONNX_FILE).parent.mkdir()
+    (tmp_path / ONNX_FILE).write_bytes(onnx_format.convert_to_onnx(network, 32))
+    answers = load_network(Engine(ONNX_RUNTIME), tmp_path)(images)
     np.testing.assert_allclose(answers, network(images), atol=1e-5)
 
 
@@ -297,4 +357,4 @@ def test_calibration_images_are_spread_over_the_training_split(digits_dataset):
 def test_provenance_keeps_its_json_format(exported_digits, trained_digits):
     before = json.loads((trained_digits[0] / "provenance.json").read_text())
     after = json.loads((exported_digits[2] / "provenance.json").read_text())
-    assert {name: value for name, value in after.items() if name != "formats"} == before
+    assert {name: value for name, value in after.items() if name not in ("formats", "candidates")} == before

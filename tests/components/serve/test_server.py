@@ -11,8 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from imgpipe.components.common.log import json_environment
+from imgpipe.components.common.engines import ONNX_FILE
+from imgpipe.components.common.log import json_environment, parse_event
 from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.export.onnx_format import convert_to_onnx
 from tests.waiting import wait_until
 
 
@@ -212,6 +214,7 @@ def is_open(port):
         ([], 64, "model is missing"),
         (["--model=nowhere"], 66, "the folder 'nowhere' does not exist"),
         (["--model=nowhere", "--port=70000"], 64, "port=70000"),
+        (["--model=nowhere", "--engine=tensorrt"], 64, "engine='tensorrt'"),
         (["--model=nowhere", "--modle=x"], 64, "did you mean --model?"),
     ],
 )
@@ -224,8 +227,17 @@ def test_a_failed_start_is_explained(flags, status, message):
     assert json.loads(result.stdout.splitlines()[-1])["remedy"]
 
 
-def test_the_folder_of_a_run_is_served(started, linear_model, images, row, tmp_path):
-    linear_model(tmp_path / "run" / "model", ("dark", "bright"))
-    server = started(f"--model={tmp_path / 'run'}")
+def test_the_folder_of_a_run_is_served_with_another_engine(started, linear_model, images, row, tmp_path):
+    folder = linear_model(tmp_path / "run" / "model", ("dark", "bright"))
+    model = load_served_model(folder)
+    (folder / ONNX_FILE).parent.mkdir()
+    (folder / ONNX_FILE).write_bytes(convert_to_onnx(model.network, 8))
+    server = started(f"--model={tmp_path / 'run'}", "--engine=onnxruntime")
     assert server.name == "run"
-    assert server.predict({"instances": [row(images[0])]}).status_code == 200
+    assert parse_event(server.lines[-1])["engine"] == "onnxruntime"
+    predictions = server.predict({"instances": [row(image) for image in images]}).json()["predictions"]
+    np.testing.assert_allclose(
+        [prediction["probabilities"] for prediction in predictions],
+        model.predict(images).probabilities,
+        atol=1e-6,
+    )

@@ -1,0 +1,129 @@
+"""Every engine gives the answers of TensorFlow, with each signature."""
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from imgpipe.components.common import engines
+from imgpipe.components.common.engines import (
+    BFLOAT16,
+    DEFAULT_ENGINE,
+    ENGINES,
+    ONNX_FILE,
+    ONNX_RUNTIME,
+    OPENVINO,
+    Engine,
+    load_network,
+    select_engine,
+    usable_engines,
+)
+from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError, MissingInputError
+from imgpipe.components.common.saved_model import write_saved_model
+from imgpipe.components.common.served_model import load_served_model
+from imgpipe.components.common.tf_import import tf
+from imgpipe.components.common.verification import write_verification
+from imgpipe.components.export.onnx_format import convert_to_onnx
+from imgpipe.components.serve.live_model import LiveModel
+
+
+class Colours:
+    """A small network with a convolution, whose answers are not certain."""
+
+    def __init__(self):
+        draw = np.random.default_rng(0)
+        self.kernel = tf.constant(draw.normal(size=(3, 3, 3, 8)), tf.float32)
+        self.head = tf.constant(draw.normal(size=(8, 4)), tf.float32)
+        self.variables = []
+
+    def logits(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
+        filtered = tf.nn.relu(tf.nn.conv2d(tf.cast(images, tf.float32) / 255, self.kernel, 1, "SAME"))
+        return tf.reduce_mean(filtered, axis=[1, 2]) @ self.head
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colours") / "model"
+    write_saved_model(Colours(), 16, ("a", "b", "c", "d"), folder, set_thresholds=(0.9,) * 4)
+    (folder / ONNX_FILE).parent.mkdir()
+    (folder / ONNX_FILE).write_bytes(convert_to_onnx(load_served_model(folder).network, 16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(encode):
+    draw = np.random.default_rng(0)
+    return [encode(draw.integers(0, draw.integers(1, 257), (20, 30, 3))) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [Engine(ONNX_RUNTIME), Engine(OPENVINO), Engine(OPENVINO, BFLOAT16)],
+    ids=str,
+)
+def test_an_engine_gives_the_answers_of_tensorflow(folder, files, engine):
+    if engine not in usable_engines():
+        pytest.skip(f"{engine} is not available on this machine")
+    tolerance = 1e-5 if engine.precision != BFLOAT16 else 0.02
+    plain, other = load_served_model(folder), load_served_model(folder, engine)
+    assert (plain.engine, other.engine) == (DEFAULT_ENGINE, engine)
+    for name in plain.signatures:
+        for images in (files, files[:1]):
+            keys = [f"key {number}" for number in range(len(images))]
+            expected, found = (model.call(images, keys, name) for model in (plain, other))
+            assert found.keys() == expected.keys()
+            for output, values in expected.items():
+                if values.dtype == np.float32:
+                    np.testing.assert_allclose(found[output], values, atol=tolerance)
+                else:
+                    assert found[output].tolist() == values.tolist()
+
+
+def test_the_engine_that_the_export_found_the_fastest_is_used_where_it_can_be(tmp_path, monkeypatch):
+    assert select_engine("auto", tmp_path) == DEFAULT_ENGINE
+    measured = {
+        "servingEngine": {
+            "format": "onnx",
+            "engine": OPENVINO,
+            "precision": BFLOAT16,
+            "largestDifference": 0.02,
+        }
+    }
+    (tmp_path / "deployment_config.yaml").write_text(yaml.safe_dump(measured))
+    fastest = Engine(OPENVINO, BFLOAT16)
+    assert select_engine(OPENVINO, tmp_path).largest_difference == 0.02
+    monkeypatch.setattr(engines, "usable_engines", lambda: [fastest])
+    assert [select_engine(name, tmp_path) for name in ("auto", *ENGINES)] == [
+        fastest,
+        DEFAULT_ENGINE,
+        Engine(ONNX_RUNTIME),
+        fastest,
+    ]
+    monkeypatch.setattr(engines, "usable_engines", lambda: [Engine(ONNX_RUNTIME)])
+    assert select_engine("auto", tmp_path) == DEFAULT_ENGINE
+
+
+def test_a_missing_package_or_file_is_reported(folder, tmp_path, monkeypatch):
+    with pytest.raises(InvalidArgumentError, match=r"(?s)needs formats/model.onnx.*export_formats=onnx"):
+        load_network(Engine(ONNX_RUNTIME), tmp_path)
+    (tmp_path / "formats").mkdir()
+    (tmp_path / ONNX_FILE).write_bytes(b"damaged")
+    with pytest.raises(CheckFailedError, match=r"onnxruntime cannot load formats/model\.onnx"):
+        load_network(Engine(ONNX_RUNTIME), tmp_path)
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InvalidArgumentError, match=r"(?s)not installed.*install .*\[openvino\]"):
+        load_network(Engine(OPENVINO), folder)
+    assert usable_engines() == []
+
+
+def test_an_engine_with_other_answers_does_not_serve(folder, files, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    probabilities = load_served_model(folder).predict(files).probabilities
+    write_verification(model, "abcd", files, probabilities.tolist())
+    assert LiveModel(model, ONNX_RUNTIME).engine == Engine(ONNX_RUNTIME)
+    write_verification(model, "abcd", files, np.roll(probabilities, 1, axis=1).tolist())
+    assert LiveModel(model).engine == DEFAULT_ENGINE
+    with pytest.raises(MissingInputError, match=r"(?s)answers are not those of .*engine=tensorflow"):
+        LiveModel(model, ONNX_RUNTIME)
