@@ -36,7 +36,8 @@ def installation(tmp_path_factory):
         registry=os.environ.get("IMGPIPE_TEST_REGISTRY", ""),
     )
     _upload_digits(found.folder, tmp_path_factory.mktemp("digits"))
-    return found
+    yield found
+    found.delete_own_pods()
 
 
 def _upload_digits(folder, temporary):

@@ -25,6 +25,7 @@ FIRST_STEP_SECONDS = 300
 # Within which a command names the reason that the cluster states.
 REASON_SECONDS = 30
 _POLL_SECONDS = 3
+_TEST_LABEL = "imgpipe-cluster-test"
 # A network small enough for a cluster without accelerators.
 SMALL = ["--model_type=resnet-18", "--weights=none", "--image_size=32", "--max_steps=2"]
 
@@ -149,7 +150,7 @@ class Installation:
             service_account=self.account,
             storage_secret="imgpipe-storage",  # noqa: S106 - its default name
         )
-        metadata = {"name": name, "labels": {"sidecar.istio.io/inject": "false"}}
+        metadata = {"name": name, "labels": {"sidecar.istio.io/inject": "false", _TEST_LABEL: "true"}}
         self.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": {**spec, **fields}})
 
     def wait_for_phase(self, pod: str, *phases: str, seconds: float = 300) -> str:
@@ -175,9 +176,14 @@ class Installation:
 
         wait_for(is_deleted, 120, f"pod {pod} is deleted")
 
+    def delete_own_pods(self) -> None:
+        """Deletes the pods of ``start_pod``."""
+        self.core.delete_collection_namespaced_pod(self.namespace, label_selector=_TEST_LABEL)
+
     def evict(self, pod: str) -> None:
         """Evicts a pod, as the drain of a node does."""
-        body = {"metadata": {"name": pod, "namespace": self.namespace}}
+        metadata = {"name": pod, "namespace": self.namespace}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
         self.core.create_namespaced_pod_eviction(pod, self.namespace, body)
 
     def workflow(self, run_id: str) -> dict[str, Any]:
