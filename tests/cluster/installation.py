@@ -57,9 +57,11 @@ class Installation:
         )
 
     def submit_command(self, job: str, arguments: list[str], *options: str) -> list[str]:
-        """Returns the arguments of ``imgpipe submit`` for a small training."""
+        """Returns the arguments of ``imgpipe submit`` for a small training; ``arguments`` override it."""
         registry = ["--image-registry", self.registry] if self.registry else []
-        small = [f"--images={self.folder}/digits", *SMALL]
+        given = {argument.partition("=")[0] for argument in arguments}
+        defaults = [f"--images={self.folder}/digits", *SMALL]
+        small = [argument for argument in defaults if argument.partition("=")[0] not in given]
         return ["submit", job, "--no-check", *registry, *options, "--", *small, *arguments]
 
     def submit(self, job: str, *options: str, arguments: tuple[str, ...] = ()) -> str:

@@ -62,7 +62,9 @@ def search(installation, start, job):
         form = {**_SMALL, **_SEARCH, "tune_engine": "katib", **values}
         return start(images=images, job_dir=job_dir, **form)
 
-    return start_search
+    yield start_search
+    if installation.has_kind(f"experiments.{GROUP}") and (experiment := experiment_of(installation, job)):
+        installation.custom(GROUP, VERSION, "experiments").delete(experiment["metadata"]["name"])
 
 
 def experiment_of(installation, job):
@@ -134,7 +136,9 @@ def test_a_step_that_is_evicted_starts_again_and_continues(installation, request
         experiment = wait_for(lambda: experiment_of(installation, job), RUN_SECONDS, "the search starts")
         known = wait_for(lambda: trials_of(installation, experiment), 300, "the first trial starts")
     else:
-        run_id = start(images=images, job_dir=job_dir, max_steps=300, train_steps_per_eval=20, **_SMALL)
+        # A new version of the data: convert does not come from the cache.
+        form = {"data_version": job, "max_steps": 300, "train_steps_per_eval": 20, **_SMALL}
+        run_id = start(images=images, job_dir=job_dir, **form)
     if step == "train":
         checkpoints = parse_location(f"{job_dir}/checkpoints")
         wait_for(lambda: checkpoints.children(limit=1), RUN_SECONDS, "the first checkpoint")
