@@ -39,9 +39,11 @@ def pod_fields(train_image: str = "") -> "dict[str, Field[Any]]":
         ),
         "storage_secret": argument(
             "imgpipe-storage",
-            "Secret with a service account key for Cloud Storage, for pods without an identity of their own: "
-            f"the entry key.json is the key file, the entry path is the text {STORAGE_KEY_FOLDER}/key.json. "
-            "The secret need not exist.",
+            "Secret with credentials for data in buckets, for pods without an identity of their own. For "
+            "Cloud Storage, the entry key.json is the key file of a service account, the entry path is the "
+            f"text {STORAGE_KEY_FOLDER}/key.json. For S3, the entries are AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and, for another server than AWS, AWS_ENDPOINT_URL. The secret need not "
+            "exist.",
         ),
         "webhook_secret": argument(
             "imgpipe-webhook",

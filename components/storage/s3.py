@@ -285,7 +285,7 @@ def _client_of(process: int, settings: tuple[tuple[str, str], ...], seconds: flo
     try:
         return session.client(
             "s3",
-            region_name=session.region_name or _DEFAULT_REGION,
+            region_name=os.environ.get("AWS_REGION") or session.region_name or _DEFAULT_REGION,
             endpoint_url=endpoint,
             config=configuration,
         )
