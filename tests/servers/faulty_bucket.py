@@ -67,6 +67,10 @@ def proxied(bucket: FaultyBucket) -> Iterator[str]:
     class Proxy(Handler):
         def forward(self) -> None:
             body = self.read_body()
+            if len(body) < int(self.headers.get("Content-Length", 0)):
+                # The client was terminated. The emulator, which has one thread, would wait for the rest.
+                self.close_connection = True
+                return
             bucket.requests.append((self.command, self.path))
             fault = bucket.fault(self.command, self.path)
             if callable(fault):

@@ -1,3 +1,5 @@
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,12 @@ def test_a_missing_object_or_bucket_is_named(bucket):
         missing.write(b"x")
     with pytest.raises(InvalidArgumentError, match="has no bucket"):
         parse_location(f"{bucket.scheme}:///x")
+
+
+def test_a_client_that_ends_within_a_request_does_not_stop_the_server(bucket):
+    address = os.environ["STORAGE_EMULATOR_HOST" if bucket.scheme == "gs" else "AWS_ENDPOINT_URL"]
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"PUT /photos/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    assert parse_location(bucket.uri).children() == []
+    assert bucket.requests[-1][0] == "GET"
