@@ -13,7 +13,7 @@ from imgpipe.pipelines.commands.output import exit_on_error, format_option, show
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.compiled_pipelines import all_arguments_file, pipeline_file
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
-from imgpipe.pipelines.targets.kubeflow_requests import upload_pipeline
+from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def upload(target: TargetOptions, output_format: str, **options: Any) -> None:
     uploaded = []
     for name in PIPELINES:
         with pipeline_file("kubeflow", images, name, has_notify=options["notify_step"]) as file:
-            ids = upload_pipeline(jobs.client, file)
+            ids = RunRequest({}, file).upload(jobs.client)
         if ids is None:
             raise UnavailableError(
                 f"the pipeline {name.replace('_', '-')} was rejected: your account may not create pipelines, "

@@ -46,7 +46,7 @@ class RunRequest:
         import kfp_server_api
 
         experiment = client.create_experiment()
-        ids = upload_pipeline(client, self.pipeline_file)
+        ids = self.upload(client)
         pipeline: dict[str, Any] = {"pipeline_spec": self.pipeline_spec}
         if ids is not None:
             reference = kfp_server_api.V2beta1PipelineVersionReference(
@@ -61,6 +61,23 @@ class RunRequest:
             ),
             "service_account": self.service_account or None,
         }
+
+    def upload(self, client: KubeflowClient) -> tuple[str, str] | None:
+        """Uploads the pipeline once, with its description: the browser does not show the file's own.
+
+        Returns:
+            The ids of the pipeline and of its version, whose name is our version and the file's digest; None
+            if the account may not create pipelines.
+        """
+        info = self.pipeline_spec["pipeline_spec"]["pipelineInfo"]
+        digest = hashlib.sha256(self.pipeline_file.read_bytes()).hexdigest()
+        return find_or_upload(
+            client,
+            info["name"],
+            f"{release_name()}-{digest[:12]}",
+            self.pipeline_file,
+            description=info.get("description", ""),
+        )
 
     def differences(self, found: Any, spec: Mapping[str, Any]) -> str:
         """Returns the difference to an existing run or recurring run, e.g. ``service account``; "" if none.
@@ -82,19 +99,6 @@ class RunRequest:
         if self.pipeline_root:
             compared["pipeline root"] = (config and config.pipeline_root, self.pipeline_root)
         return " and ".join(name for name, (existing, value) in compared.items() if existing != value)
-
-
-def upload_pipeline(client: KubeflowClient, file: Path) -> tuple[str, str] | None:
-    """Uploads a compiled pipeline once, with its description: the browser does not show the file's own.
-
-    Returns:
-        The ids of the pipeline and of its version, whose name is our version and the file's digest; None if
-        the account may not create pipelines.
-    """
-    text = file.read_bytes()
-    info = next(yaml.safe_load_all(text))["pipelineInfo"]
-    version = f"{release_name()}-{hashlib.sha256(text).hexdigest()[:12]}"
-    return find_or_upload(client, info["name"], version, file, description=info.get("description", ""))
 
 
 def spec_fingerprint(document: Any) -> dict[str, Any]:
