@@ -30,9 +30,10 @@ class Report(os.PathLike[str]):
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        # Sandboxed: the page shows names of files and labels, which must not act on the notebook.
+        # Sandboxed: the page shows names of files and labels, which must not act on the notebook. Its own
+        # script sorts tables and shows pictures.
         page = html.escape(self.path.read_text(encoding="utf-8"))
         return (
-            f'<iframe sandbox="" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
+            f'<iframe sandbox="allow-scripts" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
             'style="border: 0"></iframe>'
         )

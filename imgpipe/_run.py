@@ -57,7 +57,7 @@ class Run:
 
     @property
     def report(self) -> Report:
-        """The HTML report on the model: accuracy, learning curve, each class, the worst mistakes."""
+        """The HTML report on the model: accuracy, learning curve, each class, the mistakes."""
         return Report(self._files.report)
 
     @property

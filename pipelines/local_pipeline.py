@@ -283,7 +283,14 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
 
             write_digits(run.folder.sample_data)
         try:
-            return run_locally(run.pipeline.file, run.parameters, run.folder, display, run.containers)
+            return run_locally(
+                run.pipeline.file,
+                run.parameters,
+                run.folder,
+                display,
+                run.containers,
+                command=run.settings.command_line,
+            )
         except PipelineError as error:
             _record_error(run.folder, error)
             raise

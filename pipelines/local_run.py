@@ -24,6 +24,7 @@ from imgpipe.components.common.errors import (
     os_error_remedy,
 )
 from imgpipe.components.common.log import json_environment, parse_event
+from imgpipe.components.common.reference_predictions import PREDICTIONS_NAME
 from imgpipe.components.common.user_settings import without_user_settings
 from imgpipe.pipelines.local_step import KeyboardInterruptError, StepError
 from imgpipe.pipelines.run_display import RunDisplay
@@ -39,6 +40,8 @@ _SECONDS_TO_END = 10.0
 # These write a checkpoint after the training step that runs, which may take minutes.
 _TRAINING_STEPS = ("train", "tune")
 _SECONDS_TO_SAVE = 600.0
+# Of a step's result: all other fields are the step's own.
+_EVENT_FIELDS = ("severity", "event", "message", "time", "step", "result")
 
 
 @dataclass
@@ -79,11 +82,16 @@ class RunResult:
             ``total``.
         overhead_seconds: ``total`` minus the run time of the steps' own code: starting processes, loading
             TensorFlow, the orchestrator.
+        gate: The gate's decision: ``passed``, ``deploy``, ``summary`` and ``checks``, each with ``name``,
+            ``passed`` and ``reason``; None without a gate.
+        deployment: ``summary`` and the fields of ``Deployment``; None if no model was deployed.
     """
 
     top_1_accuracy: float
     seconds: dict[str, float]
     overhead_seconds: float
+    gate: dict[str, Any] | None
+    deployment: dict[str, Any] | None
 
 
 def run_locally(
@@ -92,6 +100,8 @@ def run_locally(
     folder: RunFolder,
     display: RunDisplay,
     containers: ContainerSettings | None = None,
+    *,
+    command: str,
 ) -> RunResult:
     """Runs a compiled pipeline, shows its progress and collects its output.
 
@@ -101,6 +111,7 @@ def run_locally(
         folder: The output folder; its ``job_dir`` exists.
         display: Shows the progress.
         containers: How the steps' containers run; None = steps are processes.
+        command: The command that starts the run, for the report.
 
     Raises:
         StepFailedError: if a step failed.
@@ -130,8 +141,10 @@ def run_locally(
         ) from None
     finally:
         # Also after a failed step: the reports show the cause.
-        _copy_report(progress, "evaluate", folder.report)
-        _copy_report(progress, "validate", folder.data_report)
+        _copy(progress, "validate", "report", folder.data_report)
+        _copy(progress, "evaluate", f"evaluation/{PREDICTIONS_NAME}", folder.predictions)
+        _copy(progress, "evaluate", "report", folder.report)
+        _complete_report(progress, folder.report, command, time.monotonic() - started)
     if progress.failure is not None:
         raise StepFailedError(progress.failure, folder.log)
     if status != 0 or "evaluate" not in progress.results:
@@ -141,7 +154,18 @@ def run_locally(
         top_1_accuracy=progress.results["evaluate"]["top_1_accuracy"],
         seconds={**{step: round(s, 3) for step, s in progress.seconds.items()}, "total": round(total, 3)},
         overhead_seconds=round(total - sum(progress.work_seconds.values()), 3),
+        gate=_result(progress, "gate"),
+        deployment=_result(progress, "deploy"),
     )
+
+
+def _result(progress: _Progress, step: str) -> dict[str, Any] | None:
+    """Returns the fields of a step's result, with its text as ``summary``; None if the step did not run."""
+    event = progress.results.get(step)
+    if event is None:
+        return None
+    fields = {name: value for name, value in event.items() if name not in _EVENT_FIELDS}
+    return {"summary": event["result"], **fields}
 
 
 def _unknown_error(progress: _Progress, folder: RunFolder) -> InternalError:
@@ -158,12 +182,43 @@ def _unknown_error(progress: _Progress, folder: RunFolder) -> InternalError:
     )
 
 
-def _copy_report(progress: _Progress, step: str, target: Path) -> None:
-    source = progress.artifacts.get(step, {}).get("report", "")
-    if source and Path(source).is_file():
+def _copy(progress: _Progress, step: str, output: str, target: Path) -> None:
+    """Copies a step's output, or a file in it, if the step wrote it."""
+    name, _, file = output.partition("/")
+    source = progress.artifacts.get(step, {}).get(name, "")
+    if source and (Path(source) / file).is_file():
         # A full disk has already been reported.
         with suppress(OSError):
-            shutil.copyfile(source, target)
+            shutil.copyfile(Path(source) / file, target)
+
+
+def _complete_report(progress: _Progress, report: Path, command: str, seconds: float) -> None:
+    """Adds the command, the duration, the gate's decision and the deployment to the report."""
+    if not report.is_file():
+        return
+    # Imported here: the commands start faster without NumPy.
+    from imgpipe.components.evaluate.report import add_run
+
+    failure = progress.failure or {}
+    failed = failure.get("problem", "") if failure.get("step") == "deploy" else ""
+    steps = ", ".join(f"{step} {_duration(taken)}" for step, taken in progress.seconds.items() if taken >= 1)
+    with suppress(OSError):
+        page = add_run(
+            report.read_text(encoding="utf-8"),
+            {"command": command, "duration": _duration(seconds) + (f" ({steps})" if steps else "")},
+            gate=_result(progress, "gate"),
+            deployment=failed or (_result(progress, "deploy") or {}).get("summary", ""),
+            deployed=not failed,
+        )
+        report.write_text(page, encoding="utf-8")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _follow(

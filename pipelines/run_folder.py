@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import OutputError, os_error_remedy
 from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
+from imgpipe.components.common.reference_predictions import PREDICTIONS_NAME
 from imgpipe.components.storage import check_empty, check_writable
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
 from imgpipe.components.tune.job_dir import FILES_OF_TUNING, REPORT_FILE, TRIALS_FILE
@@ -34,6 +35,11 @@ class RunFolder:
     def report(self) -> Path:
         """The report of the evaluation."""
         return self.job_dir / "report.html"
+
+    @property
+    def predictions(self) -> Path:
+        """The prediction of every image of the evaluation, as CSV."""
+        return self.job_dir / PREDICTIONS_NAME
 
     @property
     def data_report(self) -> Path:
@@ -135,7 +141,14 @@ def _locked(lock_file: Path) -> Iterator[None]:
 
 
 def _clear(folder: RunFolder) -> None:
-    ours = (folder.artifacts, folder.sample_data, folder.log, folder.report, folder.data_report)
+    ours = (
+        folder.artifacts,
+        folder.sample_data,
+        folder.log,
+        folder.report,
+        folder.predictions,
+        folder.data_report,
+    )
     # The training resumes from its files if arguments and data are the same, which the step checks.
     known = {path.name for path in ours} | FILES_OF_TRAINING | FILES_OF_TUNING | {_LOCK_FILE}
     if folder.settings.exists() or _holds_only_trials(folder.model):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +49,20 @@ class RunSettings:
     def options(self) -> dict[str, Any]:
         """The arguments other than the data."""
         return {name: value for name, value in self.arguments.items() if name not in DATA_ARGUMENTS}
+
+    @property
+    def command_line(self) -> str:
+        """A command that starts the same run in a new folder."""
+        words = ["imgpipe", *self.command.split()]
+        for name, value in self.arguments.items():
+            # A flag of its own for each tuned argument.
+            values = value.split("; ") if name == "tune" else [value]
+            for each in values:
+                text = str(each).lower() if isinstance(each, bool) else str(each)
+                words.append(f"--{name.replace('_', '-')}={text}")
+        if self.containers is not None:
+            words += ["--runner=docker"]
+        return shlex.join(words)
 
     def write(self, folder: RunFolder) -> None:
         """Writes the settings to the run's folder."""

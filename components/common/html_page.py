@@ -1,19 +1,25 @@
-"""Self-contained HTML pages, without external links, scripts or fonts, for offline use and printing.
+"""Self-contained HTML pages, without external links or fonts, for offline use, printing and sandboxed frames.
 
 A page is a Jinja2 template that extends ``page.html`` and imports ``macros.html``, both in ``templates``
 beside this module. All output of templates is escaped, because labels and file names come from users. The
 functions here compute the layout of a drawing; the macros of the same names draw it.
+
+``page.js`` lets tables be sorted, filtered and folded. The page's policy allows it by its hash, and no other
+script. Everything can be read without it: it only hides, orders and shows what the page has.
 """
 
 import base64
+import hashlib
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
 from imgpipe.components.common.plural import plural
@@ -22,22 +28,38 @@ THUMBNAIL_PIXELS = 96
 # The text for a missing number.
 DASH = "\N{EN DASH}"
 _THUMBNAIL_QUALITY = 80
-# In the drawing's units: a browser scales it to the width of the page.
-_CHART_WIDTH, _CHART_HEIGHT = 520.0, 270.0
+# In the drawing's units: a browser scales it to the width of the page, where its text must be readable on a
+# phone.
+_CHART_WIDTH, _CHART_HEIGHT = 420.0, 250.0
 # The smallest relative range of an axis.
 _MIN_RANGE = 1e-6
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 58.0, 14.0, 12.0, 42.0
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 62.0, 16.0, 12.0, 46.0
+# A label may be broken after these, and after this many characters without one of them.
+_SEPARATORS = re.compile(r"(?<=[_\-/.,:|+])(?=\w)")
+_MAX_UNBROKEN = 24
+_SPACES = re.compile(r"(\s+)")
 
 
-def render(template_name: str, package: str, **values: Any) -> str:
+def render(template_name: str, package: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
     """Renders a page.
 
     Args:
         template_name: A file in the package's ``templates`` folder.
         package: The dotted name of the step's package, e.g. ``imgpipe.components.validate``.
+        scripts: Files in the same folder that run after ``page.js``.
         **values: The template's variables; a missing variable is an error.
     """
-    return _environment(package).get_template(template_name).render(**values)
+    environment = _environment(package)
+    loader = environment.loader
+    assert loader is not None  # noqa: S101 - set in _environment
+    script = "".join(loader.get_source(environment, name)[0] for name in ("page.js", *scripts))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template(template_name).render(
+        # Not escaped: a file of this package, not a value.
+        script=Markup(script),  # noqa: S704
+        script_digest=f"sha256-{digest}",
+        **values,
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,9 @@ class Thumbnail:
     title: str = ""
 
 
-def thumbnail_source(encoded: bytes, *, pixels: int = THUMBNAIL_PIXELS) -> str:
+def thumbnail_source(
+    encoded: bytes, *, pixels: int = THUMBNAIL_PIXELS, quality: int = _THUMBNAIL_QUALITY
+) -> str:
     """Returns a JPEG data URI of an image file whose longer side is at most ``pixels``.
 
     The pixels are shown as stored, as the model sees them: the EXIF orientation is not applied. Returns an
@@ -68,7 +92,7 @@ def thumbnail_source(encoded: bytes, *, pixels: int = THUMBNAIL_PIXELS) -> str:
             small = _as_rgb(image)
         small.thumbnail((pixels, pixels))
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
+        small.save(buffer, "JPEG", quality=quality, optimize=True)
     except Exception:  # Pillow raises about a dozen classes for damaged files, not all documented.
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -135,6 +159,8 @@ def line_chart(
     y_name: str,
     marker: tuple[float, str] | None = None,
     y_maximum: float | None = None,
+    y_range: tuple[float, float] | None = None,
+    x_is_log: bool = False,
 ) -> LineChart:
     """Lays out a line chart.
 
@@ -144,6 +170,8 @@ def line_chart(
         y_name: Name of the vertical axis.
         marker: The x and the text of a vertical line.
         y_maximum: The largest possible y, e.g. 1 for an accuracy; the axis ends there.
+        y_range: The ends of the vertical axis, whatever the values are.
+        x_is_log: Whether the horizontal axis is logarithmic; every x, which is positive, keeps its value.
     """
     drawn = [
         (line.name, [(float(x), float(y)) for x, y in line.points if math.isfinite(x) and math.isfinite(y)])
@@ -154,8 +182,9 @@ def line_chart(
     ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
     if marker is not None:
         xs.append(marker[0])
-    x_low, x_high = _widen(min(xs), max(xs))
-    y_values = _tick_values(*_widen(min(ys), max(ys)), outside=True)
+    scale = math.log10 if x_is_log else float
+    x_low, x_high = _widen(scale(min(xs)), scale(max(xs)))
+    y_values = _tick_values(*(y_range or _widen(min(ys), max(ys))), outside=True)
     if y_maximum is not None and max(ys) <= y_maximum:
         y_values = [value for value in y_values if value <= y_maximum + 1e-9]
         if y_values[-1] < max(ys):
@@ -165,7 +194,7 @@ def line_chart(
     top, bottom = _MARGIN_TOP, _CHART_HEIGHT - _MARGIN_BOTTOM
 
     def place_x(x: float) -> float:
-        return round(left + (x - x_low) / (x_high - x_low) * (right - left), 2)
+        return round(left + (scale(x) - x_low) / (x_high - x_low) * (right - left), 2)
 
     def place_y(y: float) -> float:
         return round(bottom - (y - y_low) / (y_high - y_low) * (bottom - top), 2)
@@ -190,7 +219,9 @@ def line_chart(
         y_name=y_name,
         x_ticks=tuple(
             Tick(place_x(value), f"{value:g}" if abs(value) < 1e4 else f"{value:,.0f}")
-            for value in _tick_values(x_low, x_high, outside=False)
+            for value in (
+                _log_tick_values(x_low, x_high) if x_is_log else _tick_values(x_low, x_high, outside=False)
+            )
         ),
         y_ticks=tuple(Tick(place_y(value), f"{value:.6g}") for value in y_values),
         lines=lines,
@@ -208,6 +239,21 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
 
 
+def breakable(label: str) -> Markup:
+    """Returns a label that a browser breaks at spaces and after separators such as ``_``, not inside a word.
+
+    Words of more than 24 characters are broken all the same.
+    """
+    return Markup("").join(
+        Markup("<wbr>").join(
+            word[start : start + _MAX_UNBROKEN]
+            for word in _SEPARATORS.split(text)
+            for start in range(0, len(word), _MAX_UNBROKEN)
+        )
+        for text in _SPACES.split(label)
+    )
+
+
 @cache
 def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -223,6 +269,7 @@ def _environment(package: str) -> jinja2.Environment:
     environment.filters["decimal"] = decimal
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["plural"] = plural
+    environment.filters["breakable"] = breakable
     return environment
 
 
@@ -253,3 +300,20 @@ def _tick_values(low: float, high: float, *, outside: bool) -> list[float]:
     start = math.floor(first + 1e-9) if outside else math.ceil(first - 1e-9)
     stop = math.ceil(last - 1e-9) if outside else math.floor(last + 1e-9)
     return [round(number * step, 12) + 0.0 for number in range(start, stop + 1)]
+
+
+def _log_tick_values(low: float, high: float) -> list[float]:
+    """Returns up to 8 round values between ``10**low`` and ``10**high``."""
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        values = [
+            factor * 10.0**power
+            for power in range(math.floor(low), math.ceil(high) + 1)
+            for factor in factors
+            if low - 1e-9 <= math.log10(factor * 10.0**power) <= high + 1e-9
+        ]
+        if len(values) >= 3:
+            break
+    else:
+        # Less than a decade: linear values.
+        values = [value for value in _tick_values(10**low, 10**high, outside=False) if value > 0]
+    return values[:: math.ceil(len(values) / 8)]

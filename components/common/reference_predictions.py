@@ -12,6 +12,7 @@ from imgpipe.components.common.provenance import read_json_object
 # Enough to detect any difference of the graph, few enough to predict again in seconds.
 REFERENCE_EXAMPLES = 256
 EVALUATION_NAME = "metrics.json"
+PREDICTIONS_NAME = "predictions.csv"
 _NAME = "reference_probabilities.npy"
 _REMEDY = "use the folder that the evaluate step wrote"
 

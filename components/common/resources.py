@@ -3,7 +3,10 @@
 import ctypes
 import math
 import os
+import platform
 from pathlib import Path
+
+from imgpipe.components.common.plural import plural
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -17,6 +20,13 @@ def usable_threads(limit: int = 16) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota()
     return max(1, min(limit, cores, cores if quota is None else math.ceil(quota)))
+
+
+def describe_machine() -> str:
+    """Returns e.g. ``Linux x86_64, 2 cores, 24 GiB memory``: the system, and what this process may use."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = plural(usable_threads(limit=4096), "core")
+    return f"{platform.system()} {platform.machine()}, {cores}, {memory:.0f} GiB memory"
 
 
 def _cpu_quota() -> float | None:

@@ -32,10 +32,11 @@ def evaluate(
             confidence interval; with slices_csv, the accuracy of each slice; with multi_label, mean average
             precision and F1.
         classification_metrics: The confusion matrix (up to 100 classes; none with multi_label).
-        report: HTML report with accuracy, learning curves, precision and recall of each class, calibration,
-            accuracy by slice, comparison with the champion, confusion matrix, the worst mistakes with their
-            images, the training arguments and the number of images per label.
-        evaluation: metrics.json, and reference predictions for the export step.
+        report: HTML report with accuracy, learning curves, precision and recall of each class and at each
+            threshold, calibration, accuracy by slice, comparison with the champion, confusion matrix, the
+            mistakes with their images, the training arguments and the number of images per label.
+        evaluation: metrics.json, predictions.csv with the prediction of every image, and reference
+            predictions for the export step.
         arguments: Which images to evaluate on, and which model to compare with.
     """
     from imgpipe.components.evaluate.evaluate import EvaluationFiles

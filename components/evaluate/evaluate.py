@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from datetime import UTC, datetime
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,14 @@ from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.provenance import read_provenance
 from imgpipe.components.common.records import ImageRecord, label_to_class
-from imgpipe.components.common.reference_predictions import EVALUATION_NAME, write_reference
+from imgpipe.components.common.reference_predictions import (
+    EVALUATION_NAME,
+    PREDICTIONS_NAME,
+    write_reference,
+)
+from imgpipe.components.common.resources import describe_machine
 from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
+from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.calibration import (
     Calibration,
@@ -29,6 +37,7 @@ from imgpipe.components.evaluate.calibration import (
 )
 from imgpipe.components.evaluate.champion import champion_folder
 from imgpipe.components.evaluate.comparison import Comparison, compare
+from imgpipe.components.evaluate.examples import choose_examples, with_pictures
 from imgpipe.components.evaluate.held_out import (
     HeldOutMetrics,
     Interval,
@@ -36,19 +45,19 @@ from imgpipe.components.evaluate.held_out import (
     accuracy_interval,
     compute_set_metrics,
 )
-from imgpipe.components.evaluate.metrics import Metrics, compute_metrics, worst_mistakes
+from imgpipe.components.evaluate.metrics import Metrics, compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import (
+    THRESHOLD,
     MultiLabelMetrics,
     compute_multi_label_metrics,
-    label_names,
     top_k_correct,
-    worst_decisions,
 )
-from imgpipe.components.evaluate.report import Mistake, evaluation_report
+from imgpipe.components.evaluate.predictions_csv import record_names, write_predictions
+from imgpipe.components.evaluate.report import evaluation_report
 from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, compute_slices
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
+from imgpipe.components.evaluate.thresholds import count_thresholds
 
-_MAX_MISTAKES = 24
 _BATCH_SIZE = 32
 
 
@@ -57,7 +66,8 @@ class EvaluationFiles:
     """Where an evaluation writes.
 
     Attributes:
-        folder: The folder for ``metrics.json`` and the reference predictions for the export step.
+        folder: The folder for ``metrics.json``, ``predictions.csv`` and the reference predictions for the
+            export step.
         report: The HTML report.
     """
 
@@ -113,7 +123,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Predictions:
-    """True classes, probabilities (float32 [n, N]) and slices of the images of a split.
+    """True classes, probabilities (float32 [n, N]), slices and names of the images of a split.
 
     The true classes are int64 [n], or bool [n, N] in a multi-label dataset: whether an image has a label.
     """
@@ -121,6 +131,7 @@ class _Predictions:
     classes: NDArray[Any]
     probabilities: NDArray[np.float32]
     slices: list[tuple[tuple[str, str], ...]]
+    names: list[str]
 
     @property
     def is_multi_label(self) -> bool:
@@ -241,12 +252,29 @@ def _evaluate(
     text = json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1)
     (files.folder / EVALUATION_NAME).write_text(text + "\n", encoding="utf-8")
     write_reference(files.folder, predictions.probabilities)
+    write_predictions(
+        files.folder / PREDICTIONS_NAME,
+        predictions.names,
+        predictions.classes,
+        predictions.probabilities,
+        model.labels,
+        threshold=THRESHOLD,
+    )
+    examples = with_pictures(
+        choose_examples(predictions.classes, predictions.probabilities, model.labels),
+        read_split(dataset_folder, split, multi_label=manifest.multi_label),
+    )
     page = evaluation_report(
         evaluation.metrics,
         evaluation.labels,
         manifest=manifest,
         provenance=provenance,
-        mistakes=_mistakes(predictions, dataset_folder, split, model.labels),
+        examples=examples,
+        thresholds=count_thresholds(predictions.classes, predictions.probabilities, model.labels),
+        about={
+            "evaluated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "machine": _describe_machine(),
+        },
         split=evaluation.split,
         top_1_accuracy_interval=evaluation.top_1_accuracy_interval,
         test=evaluation.test,
@@ -257,8 +285,18 @@ def _evaluate(
         comparison=evaluation.comparison,
     )
     files.report.parent.mkdir(parents=True, exist_ok=True)
-    files.report.write_text(page, encoding="utf-8")
+    files.report.write_text(page, encoding="utf-8", errors="replace")
     return evaluation
+
+
+def _describe_machine() -> str:
+    """Returns the GPUs, cores and memory of the machine that evaluates."""
+    details = [
+        tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    names = Counter(str(detail.get("device_name", "GPU")) for detail in details)
+    gpus = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
+    return ", ".join([*gpus, describe_machine()])
 
 
 def _held_out_metrics(split: str, predictions: _Predictions, provenance: Mapping[str, Any]) -> HeldOutMetrics:
@@ -414,6 +452,8 @@ def _predict(
     records = read_split(folder, split, multi_label=manifest.multi_label)
     labels: list[tuple[int, ...]] = []
     slices: list[tuple[tuple[str, str], ...]] = []
+    names: list[str] = []
+    numbers = chain(record_names(split), repeat(""))
     probabilities: list[NDArray[np.float32]] = []
     while batch := list(islice(records, _BATCH_SIZE)):
         try:
@@ -422,15 +462,16 @@ def _predict(
             raise _locate_failure(error, model, batch, folder, split, first=len(labels)) from None
         labels.extend(record.all_labels for record in batch)
         slices.extend(reader.slices_of(record) for record in batch)
+        names.extend(record.filename or number for record, number in zip(batch, numbers, strict=False))
         probabilities.append(predicted.probabilities)
         progress.update(len(labels))
     stacked = np.concatenate(probabilities)
     if not manifest.multi_label:
-        return _Predictions(class_of[[label_to_class(label) for (label,) in labels]], stacked, slices)
+        return _Predictions(class_of[[label_to_class(label) for (label,) in labels]], stacked, slices, names)
     targets = np.zeros(stacked.shape, bool)
     for index, image_labels in enumerate(labels):
         targets[index, class_of[[label_to_class(label) for label in image_labels]]] = True
-    return _Predictions(targets, stacked, slices)
+    return _Predictions(targets, stacked, slices, names)
 
 
 def _locate_failure(
@@ -452,33 +493,3 @@ def _locate_failure(
                 single.problem, where=locate_record(folder, split, index) + name, remedy=single.remedy
             )
     return error
-
-
-def _mistakes(predictions: _Predictions, folder: Path, split: Split, labels: Sequence[str]) -> list[Mistake]:
-    """Returns the worst mistakes with their images, read in a second pass to save memory in the first."""
-    classes, probabilities = predictions.classes, predictions.probabilities
-    if predictions.is_multi_label:
-        worst = [
-            (
-                decision.index,
-                label_names(labels, classes[decision.index]),
-                ("" if decision.predicted else "not ") + labels[decision.class_index],
-                decision.probability,
-            )
-            for decision in worst_decisions(classes, probabilities, _MAX_MISTAKES)
-        ]
-    else:
-        worst = [
-            (mistake.index, labels[mistake.true_class], labels[mistake.predicted_class], mistake.probability)
-            for mistake in worst_mistakes(classes, probabilities, _MAX_MISTAKES)
-        ]
-    indices = {index for index, *_ in worst}
-    records = {
-        index: record
-        for index, record in enumerate(read_split(folder, split, multi_label=predictions.is_multi_label))
-        if index in indices
-    }
-    return [
-        Mistake(records[index].encoded, records[index].filename, true, predicted, probability)
-        for index, true, predicted, probability in worst
-    ]

@@ -1,52 +1,37 @@
 """The HTML report of an evaluation, in one self-contained file."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imgpipe.components.common.dataset import Manifest
-from imgpipe.components.common.html_page import (
-    LineChart,
-    Series,
-    Thumbnail,
-    line_chart,
-    percent,
-    render,
-    thumbnail_source,
-)
+from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
+from imgpipe.components.common.plural import plural
 from imgpipe.components.evaluate.calibration import Calibration, TemperatureScaling
 from imgpipe.components.evaluate.comparison import Comparison
+from imgpipe.components.evaluate.examples import MAX_MATRIX_CLASSES, Example
 from imgpipe.components.evaluate.held_out import HeldOutMetrics, Interval, SetMetrics
-from imgpipe.components.evaluate.metrics import Metrics, most_confused_pairs
+from imgpipe.components.evaluate.metrics import ClassMetrics, Metrics, most_confused_pairs
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
 from imgpipe.components.evaluate.slices import SliceMetrics
+from imgpipe.components.evaluate.thresholds import STEPS, ThresholdCounts
 
-# A larger matrix is unreadable; the most confused pairs are shown instead.
-MAX_MATRIX_CLASSES = 50
 MAX_CONFUSED_PAIRS = 30
-_MISTAKE_PIXELS = 160
+# Of more classes, only the worst are in the table: metrics.json has all of them.
+_MAX_CLASS_ROWS = 1000
 _ACCURACIES = {"top_1_accuracy": "top-1, validation"}
 _MULTI_LABEL_ACCURACIES = {**_ACCURACIES, "mean_average_precision": "mean average precision"}
+# Where a local run adds what is known only at its end; in the template.
+_RUN_MARK = "<!-- run -->"
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An incorrectly predicted image.
-
-    Attributes:
-        image: The content of the image file.
-        filename: Its source; may be empty.
-        true_label: The name of its label.
-        predicted_label: The name of the predicted label.
-        probability: The probability of the predicted label, 0..1.
-    """
-
-    image: bytes
-    filename: str
-    true_label: str
-    predicted_label: str
-    probability: float
+class _ClassRow:
+    name: str
+    metrics: ClassMetrics
+    images: tuple[int | None, ...]
 
 
 def evaluation_report(
@@ -55,7 +40,9 @@ def evaluation_report(
     *,
     manifest: Manifest,
     provenance: Mapping[str, Any],
-    mistakes: Sequence[Mistake] = (),
+    examples: Sequence[Example] = (),
+    thresholds: Sequence[ThresholdCounts] = (),
+    about: Mapping[str, str] | None = None,
     split: str = "validation",
     top_1_accuracy_interval: Interval | None = None,
     test: HeldOutMetrics | None = None,
@@ -75,7 +62,9 @@ def evaluation_report(
             ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
             ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
             ``data_digest``, ``versions`` ({name: version}).
-        mistakes: The worst mistakes, in the order of display.
+        examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
+        thresholds: The counts by threshold, of all classes first; empty = not shown.
+        about: Facts about the evaluation, by name, e.g. its date.
         split: The name of the evaluated split.
         top_1_accuracy_interval: The confidence interval of the accuracy on it.
         test: The figures on the test split, if it was measured too.
@@ -93,14 +82,17 @@ def evaluation_report(
     confusion: dict[str, Any] = {}
     if isinstance(metrics, Metrics):
         show_matrix = len(labels) <= MAX_MATRIX_CLASSES
-        pairs = () if show_matrix else most_confused_pairs(metrics, MAX_CONFUSED_PAIRS)
         confusion = {
             "matrix": metrics.confusion_matrix().tolist() if show_matrix else None,
-            "pairs": [(labels[pair.true_class], labels[pair.predicted_class], pair.count) for pair in pairs],
+            "pairs": () if show_matrix else most_confused_pairs(metrics, MAX_CONFUSED_PAIRS),
         }
+    mistakes = [example for example in examples if not example.is_correct]
+    rows = _class_rows(metrics, labels, manifest)
     return render(
         "evaluation.html" if confusion else "multi_label_evaluation.html",
         "imgpipe.components.evaluate",
+        scripts=("evaluation.js",),
+        about={"data set": _describe_data(manifest), **(about or {})},
         metrics=metrics,
         labels=tuple(labels),
         split=split,
@@ -119,10 +111,15 @@ def evaluation_report(
         loss_chart=_curve(
             evaluations, best_step, {"train_loss": "training", "loss": "validation"}, "loss", None
         ),
-        per_class=list(zip(labels, metrics.per_class, strict=True)),
+        class_rows=rows[:_MAX_CLASS_ROWS],
         **confusion,
+        multi_label=not confusion,
         wrong=metrics.wrong,
-        mistakes=[_thumbnail(mistake) for mistake in mistakes],
+        mistakes=mistakes,
+        correct=[example for example in examples if example.is_correct],
+        thresholds=thresholds,
+        threshold_chart=_threshold_chart(thresholds[0]) if thresholds else None,
+        threshold_data=[dataclasses.asdict(counts) for counts in thresholds],
         arguments=dict(provenance.get("arguments") or {}),
         versions=dict(provenance.get("versions") or {}),
         manifest=manifest,
@@ -171,16 +168,71 @@ def _reliability(calibration: Calibration, scaling: TemperatureScaling | None) -
     )
 
 
-def _thumbnail(mistake: Mistake) -> Thumbnail:
-    return Thumbnail(
-        source=thumbnail_source(mistake.image, pixels=_MISTAKE_PIXELS),
-        captions=(
-            f"predicted {mistake.predicted_label}, {percent(mistake.probability)}",
-            f"label {mistake.true_label}",
-            mistake.filename,
-        ),
-        title=mistake.filename,
+def _class_rows(
+    metrics: Metrics | MultiLabelMetrics, labels: Sequence[str], manifest: Manifest
+) -> list[_ClassRow]:
+    """Returns the classes with their number of images in each split, those with the lowest F1 first."""
+    numbers = {label: index for index, label in enumerate(manifest.labels)}
+    rows = [
+        _ClassRow(
+            label,
+            of_class,
+            tuple(
+                split.images_per_label[numbers[label]] if label in numbers else None
+                for split in manifest.splits.values()
+            ),
+        )
+        for label, of_class in zip(labels, metrics.per_class, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (row.metrics.f1 is None, row.metrics.f1))
+
+
+def _describe_data(manifest: Manifest) -> str:
+    """Returns the names that the data set's source has in its manifest, and the number of its images."""
+    source = manifest.made_by.get("source") or {}
+    names = [str(value) for name, value in source.items() if value and name not in ("form", "columns")]
+    images = plural(sum(split.examples for split in manifest.splits.values()), "image")
+    return ", ".join([*names, images, plural(manifest.num_classes, "label")])
+
+
+def _threshold_chart(counts: ThresholdCounts) -> LineChart:
+    steps = range(STEPS + 1)
+    series = []
+    for name, fraction in (("precision", counts.precision), ("recall", counts.recall)):
+        values = [(step / STEPS, fraction(step)) for step in steps]
+        series.append(Series(name, tuple((x, y) for x, y in values if y is not None)))
+    return line_chart(series, x_name="threshold", y_name="precision, recall", y_range=(0.0, 1.0))
+
+
+def add_run(
+    page: str,
+    about: Mapping[str, str],
+    *,
+    gate: Mapping[str, Any] | None,
+    deployment: str,
+    deployed: bool,
+) -> str:
+    """Returns the page with what is known only at the end of its run.
+
+    Args:
+        page: A page of ``evaluation_report``.
+        about: Facts about the run, by name, e.g. its command.
+        gate: The gate's ``passed``, ``summary`` and ``checks`` (each ``name``, ``passed`` and ``reason``);
+            None if it made no decision.
+        deployment: What the deployment did, or its error; empty if there was none.
+        deployed: Whether it succeeded.
+    """
+    section = render(
+        "run.html",
+        "imgpipe.components.evaluate",
+        about=about,
+        gate=gate,
+        deployment=deployment,
+        deployed=deployed,
     )
+    # Without a regular expression: the section may contain backslashes.
+    before, _, after = page.partition(_RUN_MARK)
+    return before + section + after
 
 
 def _number(value: Any) -> float | None:

@@ -167,18 +167,22 @@ def _parameter_chart(parameter: TunedParameter, trials: Sequence[Trial]) -> Para
             if objectives:
                 rows.append((str(value), len(objectives), max(objectives), statistics.mean(objectives)))
         return ParameterChart(parameter.name, None, tuple(rows))
-    is_log = parameter.scale == "UNIT_LOG_SCALE"
-    scale = math.log10 if is_log else float
     series = [
         Series(
             f"trial {trial.id}: {parameter.name}={value_text(trial.values[parameter.name])}: "
             f"{float(trial.objective or 0.0):.4f}",
-            ((scale(float(trial.values[parameter.name])), float(trial.objective or 0.0)),),
+            ((float(trial.values[parameter.name]), float(trial.objective or 0.0)),),
         )
         for trial in known
     ]
-    name = f"log10 of {parameter.name}" if is_log else parameter.name
-    return ParameterChart(parameter.name, line_chart(series, x_name=name, y_name=METRIC, y_maximum=1.0), ())
+    chart = line_chart(
+        series,
+        x_name=parameter.name,
+        y_name=METRIC,
+        y_maximum=1.0,
+        x_is_log=parameter.scale == "UNIT_LOG_SCALE",
+    )
+    return ParameterChart(parameter.name, chart, ())
 
 
 def _with_objective(trials: Sequence[Trial]) -> list[Trial]:

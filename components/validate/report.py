@@ -4,35 +4,53 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION
+from imgpipe.components.common.dataset import TRAIN
 from imgpipe.components.common.html_page import Thumbnail, render
 from imgpipe.components.validate.findings import ERROR, UNREAD_KINDS, WARNING, Finding, Findings
 
 # With more labels, the page shows half as many of the smallest and half as many of the largest.
 _MAX_LABELS_SHOWN = 200
 _MAX_SHOWN_PER_KIND = 100
+_MAX_REENCODED_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class _LabelRow:
+    """A label with its number of images in each split, and thumbnails."""
+
     label: str
-    train: int
-    validation: int
+    images: tuple[int, ...]
     samples: tuple[Thumbnail, ...]
 
 
 @dataclass(frozen=True)
+class _Imbalance:
+    """The labels with the most and the fewest training images, of those that have any."""
+
+    common: str
+    largest: int
+    rare: str
+    smallest: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many images the more common label has."""
+        return self.largest / self.smallest
+
+
+@dataclass(frozen=True)
 class _Kind:
-    """The findings of one kind that the page shows, and the number of further ones."""
+    """The findings of one kind that the page shows, and the number of all of them."""
 
     shown: tuple[Finding, ...]
-    more: int
+    count: int
 
 
 def validation_report(findings: Findings) -> str:
     """Returns the HTML of the page."""
     manifest = findings.manifest
     rows = _label_rows(findings)
+    reencoded = manifest.made_by.get("reencoded") or ()
     return render(
         "validation.html",
         "imgpipe.components.validate",
@@ -45,7 +63,12 @@ def validation_report(findings: Findings) -> str:
         kinds=_kinds(findings),
         rows=_shown_rows(rows),
         all_labels=len(rows),
-        largest=max((max(row.train, row.validation) for row in rows), default=0),
+        largest=[max(numbers, default=0) for numbers in findings.counts.values()],
+        imbalance=_imbalance(findings),
+        reencoded=[(str(entry.get("path", "")), str(entry.get("reason", ""))) for entry in reencoded][
+            :_MAX_REENCODED_SHOWN
+        ],
+        all_reencoded=len(reencoded),
         largest_bucket=max(bucket.images for bucket in findings.sizes.shorter_side),
         shards={name: len(split.shards) for name, split in manifest.splits.items()},
         gibibytes={
@@ -57,17 +80,25 @@ def validation_report(findings: Findings) -> str:
 
 def _label_rows(findings: Findings) -> list[_LabelRow]:
     labels = findings.manifest.labels
-    no_images = (0,) * len(labels)
-    train, validation = (findings.counts.get(name, no_images) for name in (TRAIN, VALIDATION))
-    return [_LabelRow(*row) for row in zip(labels, train, validation, findings.samples, strict=True)]
+    counts = zip(*findings.counts.values(), strict=True) if findings.counts else [()] * len(labels)
+    rows = [_LabelRow(*row) for row in zip(labels, counts, findings.samples, strict=True)]
+    return sorted(rows, key=lambda row: row.images[:1])
+
+
+def _imbalance(findings: Findings) -> _Imbalance | None:
+    train = zip(findings.counts.get(TRAIN, ()), findings.manifest.labels, strict=False)
+    present = [(images, label) for images, label in train if images]
+    if len(present) < 2:
+        return None
+    (smallest, rare), (largest, common) = min(present), max(present)
+    return _Imbalance(common, largest, rare, smallest)
 
 
 def _shown_rows(rows: Sequence[_LabelRow]) -> Sequence[_LabelRow]:
     if len(rows) <= _MAX_LABELS_SHOWN:
         return rows
-    by_size = sorted(rows, key=lambda row: row.train)
     half = _MAX_LABELS_SHOWN // 2
-    return by_size[:half] + by_size[-half:]
+    return [*rows[:half], *rows[-half:]]
 
 
 def _kinds(findings: Findings) -> list[_Kind]:
@@ -75,6 +106,6 @@ def _kinds(findings: Findings) -> list[_Kind]:
     for finding in findings.findings:
         by_kind[finding.kind].append(finding)
     return [
-        _Kind(shown := tuple(kind_findings[:_MAX_SHOWN_PER_KIND]), findings.kinds[kind] - len(shown))
+        _Kind(tuple(kind_findings[:_MAX_SHOWN_PER_KIND]), findings.kinds[kind])
         for kind, kind_findings in by_kind.items()
     ]

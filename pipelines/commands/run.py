@@ -204,6 +204,7 @@ def run_and_report(prepared: PreparedRun, console: Console, *, output_format: st
     for name, path in (
         ("model", folder.model),
         ("report", folder.report),
+        ("predictions", folder.predictions),
         ("trials", folder.tuning_report),
         ("data report", folder.data_report),
         ("logs", folder.log),
@@ -217,9 +218,12 @@ def _summary(folder: RunFolder, result: RunResult) -> dict[str, Any]:
     return {
         "model": str(folder.model),
         "report": str(folder.report),
+        "predictions": str(folder.predictions),
         "data_report": str(folder.data_report),
         "logs": str(folder.log),
         "top_1_accuracy": result.top_1_accuracy,
+        "gate": result.gate,
+        "deployment": result.deployment,
         **({"trials": str(folder.trials)} if folder.trials.exists() else {}),
         "seconds": result.seconds,
         "overhead_seconds": result.overhead_seconds,

@@ -1,5 +1,6 @@
 """`imgpipe run` without data: the digits, and a checked SavedModel."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -62,10 +63,32 @@ def test_the_log_has_no_startup_messages_of_tensorflow(digits_run):
 def test_the_report_shows_the_results_of_the_evaluation(digits_run):
     page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
     assert f"{digits_run.summary['top_1_accuracy']:.2%}" in page
-    for heading in ("Learning curves", "Confusion matrix", "Worst mistakes", "Training arguments", "Data"):
+    for heading in ("Learning curves", "Confusion matrix", "Mistakes", "Training arguments", "Data"):
         assert heading in page
     assert "data:image/" in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_the_report_and_the_summary_have_the_gate_s_decision(digits_run):
+    gate = digits_run.summary["gate"]
+    assert gate["passed"]
+    assert not gate["deploy"]
+    assert "deploy_target is none" in gate["summary"]
+    assert [check["name"] for check in gate["checks"]] == ["min_accuracy", "min_class_recall"]
+    assert digits_run.summary["deployment"] is None
+    page = Path(digits_run.summary["report"]).read_text(encoding="utf-8")
+    assert gate["checks"][0]["reason"] in page
+    assert "<code>imgpipe run" in page
+    assert "<dt>duration</dt>" in page
+
+
+def test_the_predictions_are_beside_the_report(digits_run):
+    path = Path(digits_run.summary["predictions"])
+    assert path.parent == digits_run.folder
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    correct = sum(row["true_label"] == row["predicted_label"] for row in rows)
+    assert correct / len(rows) == pytest.approx(digits_run.summary["top_1_accuracy"])
 
 
 def test_the_kubeflow_interface_gets_the_same_results(digits_run):

@@ -40,6 +40,16 @@ def test_settings_are_read_as_they_were_written(current_folder):
     assert read_settings(folder) == settings
 
 
+def test_the_command_line_starts_the_same_run():
+    arguments = {"images": "/data/my flowers", "max_steps": 30, "multi_label": True}
+    settings = RunSettings("run --retrain", "digits", arguments, {}, {"network": "none"})
+    assert settings.command_line == (
+        "imgpipe run --retrain '--images=/data/my flowers' --max-steps=30 --multi-label=true --runner=docker"
+    )
+    settings = RunSettings("tune", "digits", {"tune": "seed=1,2; weight_decay=0:1"}, {})
+    assert settings.command_line == "imgpipe tune --tune=seed=1,2 --tune=weight_decay=0:1"
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"command": "run"}'])
 def test_a_folder_without_settings_has_none(current_folder, text):
     folder = RunFolder(current_folder)

@@ -1,5 +1,7 @@
 import base64
+import hashlib
 import io
+import itertools
 import re
 import zipfile
 from pathlib import Path
@@ -14,6 +16,7 @@ from imgpipe.components.common import html_page
 from imgpipe.components.common.html_page import (
     Series,
     Thumbnail,
+    breakable,
     decimal,
     line_chart,
     percent,
@@ -62,7 +65,7 @@ def test_all_output_of_templates_is_escaped(render_text):
         chart=chart,
     )
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") >= 12
+    assert html.count("&lt;script&gt;") >= 11
 
 
 def test_a_missing_variable_is_an_error(render_text):
@@ -70,11 +73,14 @@ def test_a_missing_variable_is_an_error(render_text):
         render_text("{{ missing }}")
 
 
-def test_page_fetches_and_runs_nothing(render_text):
+def test_page_fetches_nothing_and_runs_its_own_script_only(render_text):
     html = render_text('{% extends "page.html" %}{% block title %}T{% endblock %}')
     assert "default-src 'none'" in html
     assert "<title>T</title>" in html
-    assert not re.search(r"https?://|<script|<link|@import|url\(", html)
+    assert not re.search(r"https?://|<link|@import|url\(", html)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
     assert "prefers-color-scheme: dark" in html
     assert "@media print" in html
 
@@ -142,6 +148,45 @@ def test_axis_of_an_accuracy_ends_at_one():
     assert chart.y_ticks[-1].text == "1"
 
 
+def test_axis_may_have_fixed_ends():
+    chart = line_chart([Series("a", ((0.0, 0.3), (1.0, 0.4)))], x_name="x", y_name="y", y_range=(0.0, 1.0))
+    assert [tick.text for tick in chart.y_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((0.001, 0.05), ["0.001", "0.003", "0.01", "0.03"]),
+        ((1e-6, 1.0), ["1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1", "1"]),
+        ((0.02, 0.05), ["0.02", "0.025", "0.03", "0.035", "0.04", "0.045", "0.05"]),
+    ],
+)
+def test_logarithmic_axis_shows_the_values_themselves(values, ticks):
+    points = tuple((value, 0.5) for value in values)
+    chart = line_chart([Series("a", points)], x_name="x", y_name="y", x_is_log=True)
+    assert [tick.text for tick in chart.x_ticks] == ticks
+
+
+def test_powers_of_ten_have_equal_distances_on_a_logarithmic_axis():
+    chart = line_chart([Series("a", ((1e-6, 0.5), (1.0, 0.5)))], x_name="x", y_name="y", x_is_log=True)
+    distances = [b.position - a.position for a, b in itertools.pairwise(chart.x_ticks)]
+    assert max(distances) == pytest.approx(min(distances), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("label", "html"),
+    [
+        ("golden_retriever", "golden_<wbr>retriever"),
+        ("red fox", "red fox"),
+        ("a<b/c", "a&lt;b/<wbr>c"),
+        ("x" * 30, "x" * 24 + "<wbr>" + "x" * 6),
+        ("", ""),
+    ],
+)
+def test_labels_are_broken_after_separators_only(label, html):
+    assert breakable(label) == html
+
+
 def test_points_that_are_not_finite_are_omitted():
     series = Series("a", ((0.0, float("nan")), (1.0, 2.0), (float("inf"), 3.0)))
     chart = line_chart([series, Series("b", ())], x_name="x", y_name="y")
@@ -168,17 +213,18 @@ def test_chart_is_drawn_with_axes_and_a_legend(render_text):
 
 
 def test_heatmap_shades_by_the_share_of_the_row_and_marks_the_diagonal(render_text):
-    cells = re.findall(r"<td.*</td>", render_text("{{ kit.heatmap(['a', 'b'], [[3, 1], [0, 0]]) }}"))
+    html = render_text("{{ kit.heatmap(['a', 'b'], [[3, 1], [0, 0]]) }}")
+    cells = re.findall(r"<td.*?</td>", html)
     assert "--good" in cells[0]
-    assert "a: 75.0% of the row" in cells[0]
+    assert "a predicted as a: 3, 75.0% of the row" in cells[0]
     assert "--bad" in cells[1]
-    assert "a: 25.0% of the row" in cells[1]
-    assert all("zero" in cell and "b: 0.0% of the row" in cell for cell in cells[2:])
+    assert "a predicted as b: 1, 25.0% of the row" in cells[1]
+    assert cells[2:] == ["<td></td>", "<td></td>"]
 
 
 def test_bar_of_zero_has_no_length(render_text):
     assert "<i" not in render_text("{{ kit.bar(0, 5) }}")
-    assert 'style="width: 39.0%"' in render_text("{{ kit.bar(1, 2) }}")
+    assert 'style="width: calc((100% - 60px) * 0.500)"' in render_text("{{ kit.bar(1, 2) }}")
     assert "<span>1,234</span>" in render_text("{{ kit.bar(1234, 2000) }}")
 
 
@@ -202,4 +248,4 @@ def test_templates_can_be_loaded_from_a_zip_archive(tmp_path, monkeypatch):
 
 def test_templates_are_inside_the_package():
     templates = Path(html_page.__file__).parent / "templates"
-    assert {path.name for path in templates.iterdir()} >= {"page.html", "page.css", "macros.html"}
+    assert {path.name for path in templates.iterdir()} >= {"page.html", "page.css", "page.js", "macros.html"}

@@ -1,4 +1,5 @@
 import base64
+import csv
 import dataclasses
 import io
 import json
@@ -127,15 +128,36 @@ def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digit
     answers = load_served_model(trained_digits[0]).predict([record.encoded for record in records])
     true = np.array([record.label - 1 for record in records])
     wrong = np.flatnonzero(answers.classes != true)
-    surest = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")][:24]
+    surest = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")]
     page = files.report.read_text(encoding="utf-8")
-    sources = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
-    assert len(sources) == len(surest) == min(24, round(360 * (1 - metrics.top_1_accuracy)))
+    # Before the list, there are correct predictions for the confusion matrix.
+    sources = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page[page.index(" paged") :])
+    assert len(sources) == len(surest) == round(360 * (1 - metrics.top_1_accuracy))
     for source, index in zip(sources, surest, strict=True):
         shown = Image.open(io.BytesIO(base64.b64decode(source))).convert("L").resize((8, 8))
         original = Image.open(io.BytesIO(records[index].encoded)).convert("L")
         assert np.abs(np.asarray(shown, int) - np.asarray(original, int)).mean() < 12
         assert records[index].filename in page
+
+
+def test_every_prediction_is_written_beside_the_metrics(evaluated, dataset):
+    evaluation, files = evaluated
+    with (files.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
+    assert [row["true_label"] for row in rows] == [evaluation.labels[record.label - 1] for record in records]
+    correct = sum(row["true_label"] == row["predicted_label"] for row in rows)
+    assert correct / len(rows) == evaluation.metrics.top_1_accuracy
+    # These records have no file names.
+    assert len({row["image"] for row in rows}) == len(rows)
+
+
+def test_the_report_names_the_data_the_date_and_the_machine(evaluated):
+    _, files = evaluated
+    page = files.report.read_text(encoding="utf-8")
+    for name in ("data set", "evaluated", "machine"):
+        assert f"<dt>{name}</dt><dd>" in page
+    assert re.search(r"\d+ cores?, \d+ GiB memory", page)
 
 
 def test_a_label_that_the_model_does_not_have_is_rejected_before_prediction(dataset, linear_model, tmp_path):

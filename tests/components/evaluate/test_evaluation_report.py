@@ -1,4 +1,5 @@
 import io
+import json
 import re
 from typing import Any
 
@@ -7,8 +8,12 @@ import pytest
 from PIL import Image
 
 from imgpipe.components.common.dataset import Manifest, Shard, Split
+from imgpipe.components.common.html_page import thumbnail_source
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.evaluate.examples import Example, choose_examples, with_pictures
 from imgpipe.components.evaluate.metrics import compute_metrics
-from imgpipe.components.evaluate.report import Mistake, evaluation_report
+from imgpipe.components.evaluate.report import add_run, evaluation_report
+from imgpipe.components.evaluate.thresholds import count_thresholds
 
 EVALUATIONS = [
     {"step": 50, "top_1_accuracy": 0.5, "top_5_accuracy": 0.9, "loss": 1.5, "train_loss": 1.2},
@@ -49,8 +54,23 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
+def example(**changes: Any) -> Example:
+    values = {
+        "index": 4,
+        "true_label": "daisy",
+        "predicted_label": "roses",
+        "probability": 0.912,
+        "true_probability": 0.051,
+        "cell": (0, 1),
+        "filename": "photos/a.png",
+        "picture": thumbnail_source(png()),
+        **changes,
+    }
+    return Example(**values)
+
+
 def text_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    return " ".join(re.sub(r"<[^>]+>", " ", html.replace("<wbr>", "")).split())
 
 
 def test_page_shows_accuracies_loss_and_number_of_images():
@@ -74,15 +94,22 @@ def test_page_shows_both_learning_curves_and_marks_the_best_step():
 def test_page_shows_recall_and_precision_and_support_of_every_class():
     html = page()
     row = text_of(html[html.index('<th scope="row">roses') :].partition("</tr>")[0])
-    # Two images of roses, both predicted correctly; three images predicted as roses.
-    assert row == "roses 100.0% 66.7% 0.800 2 3"
+    # Two images of roses, both predicted correctly; three images predicted as roses; ten in each split.
+    assert row == "roses 100.0% 66.7% 0.800 2 3 10 10"
+
+
+def test_the_classes_with_the_lowest_f1_are_the_first():
+    rows = re.findall(r'<th scope="row">(daisy|roses|tulips)', page())
+    assert rows[:3] == ["daisy", "roses", "tulips"]
+    rows = re.findall(r'<th scope="row">([abc])<', page(("b", "c", "a")))
+    assert rows[:3] == ["b", "c", "a"]
 
 
 def test_undefined_fraction_is_a_dash():
     metrics = compute_metrics(np.array([0]), np.array([[0.9, 0.1]], np.float32))
     html = evaluation_report(metrics, ("a", "b"), manifest=manifest(("a", "b")), provenance={})
     row = text_of(html[html.index('<th scope="row">b') :].partition("</tr>")[0])
-    assert row == "b \N{EN DASH} \N{EN DASH} \N{EN DASH} 0 0"
+    assert row == "b \N{EN DASH} \N{EN DASH} \N{EN DASH} 0 0 10 10"
 
 
 def test_up_to_fifty_classes_are_shown_as_a_matrix():
@@ -98,16 +125,77 @@ def test_more_than_fifty_classes_are_shown_as_the_most_confused_pairs():
     assert "true class predicted class images class 00 class 01 1" in text_of(html)
 
 
-def test_page_shows_the_worst_mistakes_with_their_images():
-    html = page(mistakes=[Mistake(png(), "photos/a.png", "daisy", "roses", 0.912)])
+def test_page_shows_mistakes_with_their_images_and_both_probabilities():
+    html = page(examples=[example()])
     assert html.count('<img src="data:image/jpeg;base64,') == 1
-    assert "predicted roses, 91.2% label daisy photos/a.png" in text_of(html)
+    assert "roses 91.2% true: daisy 5.1% photos/a.png" in text_of(html)
 
 
-def test_mistake_with_an_unreadable_image_is_still_listed():
-    html = page(mistakes=[Mistake(b"not an image", "photos/a.png", "daisy", "roses", 0.9)])
-    assert "cannot be shown" in html
-    assert "photos/a.png" in html
+def test_a_mistake_without_a_picture_is_still_listed():
+    html = page(examples=[example(picture="")])
+    assert "no picture" in html
+    assert "photos/a.png" in text_of(html)
+
+
+def test_a_cell_of_the_matrix_and_its_pictures_have_the_same_name():
+    html = page(examples=[example(), example(true_label="roses", cell=(1, 1), index=5)])
+    assert html.count('<td data-cell="0-1"') == html.count('<li data-in="0-1"') == 1
+    assert html.count('<td data-cell="1-1"') == html.count('<li data-in="1-1" hidden') == 1
+
+
+def test_the_page_has_the_counts_at_every_threshold():
+    classes, probabilities = np.array([0, 1]), np.array([[0.9, 0.1], [0.3, 0.7]], np.float32)
+    html = page(("a", "</script>"), thresholds=count_thresholds(classes, probabilities, ("a", "</script>")))
+    data = json.loads(re.search(r'id="threshold-data">(.*?)</script>', html)[1])
+    assert [counts["name"] for counts in data] == ["", "a", "</script>"]
+    assert data[0]["hits"][0] == data[0]["support"] == 2
+    assert "Precision and recall by threshold" in html
+
+
+def test_the_run_is_added_with_its_command_gate_and_deployment():
+    checks = [
+        {"name": "min_accuracy", "passed": True, "reason": "top-1 accuracy 0.9"},
+        {"name": "min_class_recall", "passed": False, "reason": "recall: <b> 0.1"},
+    ]
+    blocked = {"passed": False, "summary": "blocked, not deployed: recall", "checks": checks}
+    about = {"command": r"imgpipe run --images='\1<i>'", "duration": "12 s"}
+    original = page(about={"machine": "Linux"})
+    html = add_run(original, about, gate=blocked, deployment="", deployed=False)
+    text = text_of(html)
+    assert "data set 60 images, 3 labels machine Linux command imgpipe run" in text
+    assert "gate blocked min_accuracy : top-1 accuracy 0.9 failed: min_class_recall : recall:" in text
+    assert "deployment none: blocked, not deployed: recall" in text
+    assert "<i>" not in html.replace("<i ", "")
+    assert r"\1" in html
+    deployed = add_run(original, {}, gate={**blocked, "passed": True}, deployment="to /srv", deployed=True)
+    assert "deployment deployed to /srv" in text_of(deployed)
+    failed = add_run(original, {}, gate=None, deployment="no answer", deployed=False)
+    assert "deployment failed no answer" in text_of(failed)
+
+
+def test_a_page_of_many_classes_and_mistakes_is_small_enough_for_kubeflow():
+    labels = tuple(f"a label of a class, number {number:04}" for number in range(3000))
+    classes = np.arange(3000)
+    probabilities = np.full((3000, 3000), 1e-4, np.float32)
+    probabilities[classes, (classes + 1) % 3000] = 0.5
+    noise = np.random.default_rng(0)
+    records = []
+    for number in range(3000):
+        buffer = io.BytesIO()
+        if number < 1000:
+            pixels = noise.integers(0, 255, (96, 96, 3), np.uint8)
+            Image.fromarray(pixels).save(buffer, "JPEG")
+        records.append(ImageRecord(buffer.getvalue(), filename=f"photos/of/the/set/{number:09}.jpg"))
+    examples = with_pictures(choose_examples(classes, probabilities, labels), iter(records))
+    html = evaluation_report(
+        compute_metrics(classes, probabilities),
+        labels,
+        manifest=manifest(labels),
+        provenance=PROVENANCE,
+        examples=examples,
+        thresholds=count_thresholds(classes, probabilities, labels),
+    )
+    assert 3_500_000 < len(html.encode()) < 5_000_000
 
 
 def test_page_shows_arguments_versions_and_data():
@@ -115,7 +203,7 @@ def test_page_shows_arguments_versions_and_data():
     assert "learning_rate 0.001" in text
     assert "label_map ''" in text.replace("&#39;", "'")
     assert "tensorflow 2.21.0" in text
-    assert "daisy 10 10" in text
+    assert "validation 30" in text
     assert "0123456789abcdef0123" in text
 
 
@@ -145,13 +233,16 @@ def test_labels_file_names_and_arguments_are_escaped():
     evil = "<script>alert('x')</script>"
     html = page(
         (evil, "b"),
-        mistakes=[Mistake(png(), evil, evil, "b", 0.9)],
+        examples=[example(filename=evil, true_label=evil)],
+        about={evil: evil},
         provenance={**PROVENANCE, "arguments": {"model_type": evil}, "model_type": evil},
     )
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert html.count("&lt;script&gt;") >= 5
 
 
 def test_page_is_self_contained():
-    html = page(mistakes=[Mistake(png(), "a.png", "daisy", "roses", 0.9)])
-    assert not re.search(r"https?://|<link|@import|url\(", html)
+    html = page(examples=[example()])
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)|<link|@import|url\(", html)
+    # A sandboxed frame has no storage and no cookies.
+    assert not re.search(r"localStorage|sessionStorage|cookie|fetch\(|XMLHttpRequest", html)

@@ -1,7 +1,9 @@
 """The validate step: its findings, its report and its command line."""
 
+import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -626,8 +628,42 @@ def test_labels_and_file_names_are_shown_as_text(tmp_path):
     with pytest.raises(InvalidDataError):
         validate_folder(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+
+
+def page_of(findings):
+    """Returns the report's text without tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", validation_report(findings).replace("<wbr>", "")).split())
+
+
+def test_the_findings_of_one_kind_are_one_row_with_their_number(valid_dataset, tmp_path):
+    wrong = [ImageRecord(jpeg(77 + number), 3, "tulips") for number in range(30)]
+    findings = findings_of(valid_dataset(train=wrong), tmp_path)
+    page = validation_report(findings)
+    assert page.count('<span class="badge error">error</span>') == 1
+    assert "29 more findings of this kind" in page_of(findings)
+    assert page.count("label 3 is not in 1..2") == 30
+
+
+def test_the_report_counts_the_test_images_of_each_label(tmp_path):
+    splits = {"train": [records(0, (12, 36))], "validation": [records(50, (4, 5))]}
+    manifest = write_dataset(tmp_path, {**splits, "test": [records(100, (6, 7))]})
+    page = page_of(findings_of(manifest, tmp_path))
+    assert "label train validation test daisy 12 4 6 roses 36 5 7" in page
+    assert "3.0\N{MULTIPLICATION SIGN} most to fewest training images of a label" in page
+    assert "roses has 36 training images, daisy has 12." in page
+
+
+def test_the_report_lists_the_re_encoded_images(tmp_path):
+    splits = {"train": [records(0, (10, 10))], "validation": [records(50, (2, 2))]}
+    manifest = write_dataset(tmp_path, splits)
+    entries = [{"path": f"a_{number}.tif", "reason": "TIFF"} for number in range(250)]
+    manifest = dataclasses.replace(manifest, made_by={"reencoded": entries})
+    page = page_of(findings_of(manifest, tmp_path))
+    assert "250 images re-encoded" in page
+    assert "the first 200 of 250" in page
+    assert "a_0.tif TIFF a_1.tif TIFF" in page
 
 
 def test_page_of_a_thousand_labels_stays_small(tmp_path):

@@ -1,0 +1,143 @@
+"""The images that the report shows: all mistakes as far as they fit, and some correct predictions."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgpipe.components.common.html_page import thumbnail_source
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.evaluate.metrics import worst_mistakes
+from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_decisions
+
+# The largest matrix of which every cell is shown; larger ones are unreadable.
+MAX_MATRIX_CLASSES = 50
+# Kubeflow's user interface shows pages of up to 5 MB: a part of that for the pictures, another for the list.
+MAX_PICTURE_BYTES = 3_300_000
+_MAX_PICTURES = 1000
+_MAX_LISTED = 1500
+# The worst mistakes have larger pictures.
+_LARGE = 24
+_LARGE_PIXELS, _LARGE_QUALITY = 160, 80
+_SMALL_PIXELS, _SMALL_QUALITY = 96, 70
+_CORRECT_PER_CLASS = 3
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its prediction.
+
+    Attributes:
+        index: Index of the image in the split.
+        true_label: The name of its label, or of its labels.
+        predicted_label: The name of the predicted label; for multi-label data that of the wrong decision.
+        probability: The probability of the predicted label, 0..1.
+        true_probability: The probability of the true label; None for multi-label data.
+        cell: The true and the predicted class; None for multi-label data.
+        filename: Its source; may be empty.
+        picture: A data URI; empty if the image cannot be decoded, or the page has no room for it.
+    """
+
+    index: int
+    true_label: str
+    predicted_label: str
+    probability: float
+    true_probability: float | None = None
+    cell: tuple[int, int] | None = None
+    filename: str = ""
+    picture: str = ""
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the predicted label is the true one."""
+        return self.cell is not None and self.cell[0] == self.cell[1]
+
+
+def choose_examples(
+    classes: NDArray[Any], probabilities: NDArray[np.floating[Any]], labels: Sequence[str]
+) -> list[Example]:
+    """Returns the images to show, the most important first, without pictures.
+
+    The 24 mistakes with the highest probability are the first, then up to three correct predictions of each
+    class, those with the lowest probability, if the confusion matrix is shown. The other mistakes follow:
+    first the worst of each cell of the confusion matrix, then the second of each cell, and so on.
+
+    Args:
+        classes: int [examples], the true classes; or bool [examples, N], whether the image has the label.
+        probabilities: [examples, N].
+        labels: The N label names.
+    """
+    if classes.ndim == 2:
+        return [
+            Example(
+                decision.index,
+                label_names(labels, classes[decision.index]),
+                ("" if decision.predicted else "not ") + labels[decision.class_index],
+                decision.probability,
+            )
+            for decision in worst_decisions(classes, probabilities, _MAX_LISTED)
+        ]
+    mistakes = [
+        Example(
+            mistake.index,
+            labels[mistake.true_class],
+            labels[mistake.predicted_class],
+            mistake.probability,
+            float(probabilities[mistake.index, mistake.true_class]),
+            (mistake.true_class, mistake.predicted_class),
+        )
+        for mistake in worst_mistakes(classes, probabilities, len(classes))
+    ]
+    others = mistakes[_LARGE:]
+    in_cell: Counter[tuple[int, int] | None] = Counter(mistake.cell for mistake in mistakes[:_LARGE])
+    ranks = []
+    for mistake in others:
+        ranks.append(in_cell[mistake.cell])
+        in_cell[mistake.cell] += 1
+    by_rank = [others[index] for index in np.argsort(ranks, kind="stable")]
+    correct = _least_certain(classes, probabilities, labels) if len(labels) <= MAX_MATRIX_CLASSES else []
+    return [*mistakes[:_LARGE], *correct, *by_rank[: _MAX_LISTED - _LARGE]]
+
+
+def _least_certain(
+    classes: NDArray[Any], probabilities: NDArray[np.floating[Any]], labels: Sequence[str]
+) -> Iterator[Example]:
+    predicted = probabilities.argmax(axis=1)
+    for index, label in enumerate(labels):
+        correct = np.flatnonzero((classes == index) & (predicted == index))
+        least = correct[np.argsort(probabilities[correct, index], kind="stable")][:_CORRECT_PER_CLASS]
+        for image in least.tolist():
+            probability = float(probabilities[image, index])
+            yield Example(image, label, label, probability, probability, (index, index))
+
+
+def with_pictures(examples: Sequence[Example], records: Iterator[ImageRecord]) -> list[Example]:
+    """Returns the examples with file names, and with pictures as far as they fit into the page.
+
+    Args:
+        examples: The most important first.
+        records: All records of the split, in order; read once.
+    """
+    ranks = {example.index: rank for rank, example in reversed(list(enumerate(examples)))}
+    pictures, names = {}, {}
+    for index, record in enumerate(records):
+        rank = ranks.get(index)
+        if rank is None:
+            continue
+        names[index] = record.filename
+        if rank < _MAX_PICTURES:
+            large = rank < _LARGE
+            pictures[index] = thumbnail_source(
+                record.encoded,
+                pixels=_LARGE_PIXELS if large else _SMALL_PIXELS,
+                quality=_LARGE_QUALITY if large else _SMALL_QUALITY,
+            )
+    complete, left = [], MAX_PICTURE_BYTES
+    for example in examples:
+        picture = pictures.get(example.index, "")
+        left -= len(picture)
+        complete.append(replace(example, filename=names[example.index], picture=picture if left >= 0 else ""))
+    return complete

@@ -1,0 +1,79 @@
+import io
+
+import numpy as np
+from PIL import Image
+
+from imgpipe.components.common.records import ImageRecord
+from imgpipe.components.evaluate import examples as examples_module
+from imgpipe.components.evaluate.examples import Example, choose_examples, with_pictures
+
+LABELS = ("a", "b", "c")
+
+
+def predictions(cells):
+    """Returns the classes and probabilities for a list of (true, predicted, probability)."""
+    classes = np.array([true for true, _, _ in cells])
+    probabilities = np.zeros((len(cells), 3), np.float32)
+    for row, (_, predicted, probability) in zip(probabilities, cells, strict=True):
+        row[:] = (1 - probability) / 2
+        row[predicted] = probability
+    return classes, probabilities
+
+
+def record(name: str) -> ImageRecord:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), (10, 200, 30)).save(buffer, "PNG")
+    return ImageRecord(buffer.getvalue(), filename=name)
+
+
+def test_the_worst_mistakes_come_first_with_the_probability_of_the_true_class():
+    chosen = choose_examples(*predictions([(0, 1, 0.5), (0, 2, 0.9), (1, 1, 0.8)]), LABELS)
+    assert [(example.index, example.cell) for example in chosen] == [(1, (0, 2)), (0, (0, 1)), (2, (1, 1))]
+    assert (chosen[0].true_label, chosen[0].predicted_label) == ("a", "c")
+    assert np.isclose(chosen[0].probability, 0.9)
+    assert np.isclose(chosen[0].true_probability, 0.05)
+    assert [example.is_correct for example in chosen] == [False, False, True]
+
+
+def test_the_least_certain_correct_predictions_of_each_class_are_shown():
+    cells = [(0, 0, 0.9), (0, 0, 0.5), (0, 0, 0.8), (0, 0, 0.7), (2, 2, 0.95)]
+    chosen = choose_examples(*predictions(cells), LABELS)
+    assert [example.index for example in chosen] == [1, 3, 2, 4]
+
+
+def test_every_cell_has_its_worst_mistake_before_any_has_its_second(monkeypatch):
+    monkeypatch.setattr(examples_module, "_LARGE", 1)
+    cells = [(0, 1, 0.99), (0, 1, 0.98), (0, 1, 0.97), (1, 0, 0.6), (2, 0, 0.5)]
+    chosen = choose_examples(*predictions(cells), LABELS)
+    assert [example.index for example in chosen] == [0, 3, 4, 1, 2]
+
+
+def test_a_wrong_decision_of_multi_label_data_names_the_label():
+    targets = np.array([[True, False, False], [False, True, True]])
+    probabilities = np.array([[0.1, 0.8, 0.2], [0.3, 0.9, 0.6]], np.float32)
+    chosen = choose_examples(targets, probabilities, LABELS)
+    assert [(example.true_label, example.predicted_label) for example in chosen] == [
+        ("a", "not a"),
+        ("a", "b"),
+    ]
+    assert not any(example.is_correct for example in chosen)
+
+
+def test_pictures_and_names_belong_to_the_records():
+    chosen = [Example(2, "a", "b", 0.9), Example(0, "a", "b", 0.8)]
+    complete = with_pictures(chosen, (record(f"{number}.png") for number in range(4)))
+    assert [example.filename for example in complete] == ["2.png", "0.png"]
+    assert all(example.picture.startswith("data:image/jpeg") for example in complete)
+
+
+def test_an_image_that_cannot_be_decoded_has_no_picture():
+    (example,) = with_pictures([Example(0, "a", "b", 0.9)], iter([ImageRecord(b"no image", filename="x")]))
+    assert (example.picture, example.filename) == ("", "x")
+
+
+def test_pictures_that_do_not_fit_into_the_page_are_left_out(monkeypatch):
+    one = len(with_pictures([Example(0, "a", "b", 0.9)], iter([record("x")]))[0].picture)
+    monkeypatch.setattr(examples_module, "MAX_PICTURE_BYTES", 2 * one)
+    chosen = [Example(number, "a", "b", 0.9) for number in range(3)]
+    complete = with_pictures(chosen, (record("x") for _ in range(3)))
+    assert [bool(example.picture) for example in complete] == [True, True, False]
