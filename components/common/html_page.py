@@ -85,16 +85,27 @@ def thumbnail_source(
     The pixels are shown as stored, as the model sees them: the EXIF orientation is not applied. Returns an
     empty string for an image that cannot be decoded: the page is useful without it.
     """
+    small = thumbnail(encoded, pixels)
+    return "" if small is None else image_source(small, quality=quality)
+
+
+def thumbnail(encoded: bytes, pixels: int) -> Image.Image | None:
+    """Returns the RGB image of ``thumbnail_source``; None for an image that cannot be decoded."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough.
             image.draft("RGB", (pixels, pixels))
             small = _as_rgb(image)
         small.thumbnail((pixels, pixels))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, optimize=True)
     except Exception:  # Pillow raises about a dozen classes for damaged files, not all documented.
-        return ""
+        return None
+    return small
+
+
+def image_source(image: Image.Image, *, quality: int = _THUMBNAIL_QUALITY) -> str:
+    """Returns an image as a JPEG data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from imgpipe.components.common.resources import describe_machine
 from imgpipe.components.common.served_model import ServedModel, check_labels, load_served_model
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.attention import attention_maps
 from imgpipe.components.evaluate.calibration import (
     Calibration,
     TemperatureScaling,
@@ -175,7 +177,8 @@ def evaluate(
         model_folder: The model from the train step.
         files: Where to write.
         arguments: Which images to evaluate on and which model to compare with; None = the defaults.
-        test: False leaves the test split out, for models that may not be the final one.
+        test: False leaves out the test split and the explanation of mistakes, for models that may not be the
+            final one.
 
     Raises:
         InvalidDataError: if the dataset has a label that the model does not have, the split is empty, an
@@ -263,6 +266,7 @@ def _evaluate(
     examples = with_pictures(
         choose_examples(predictions.classes, predictions.probabilities, model.labels),
         read_split(dataset_folder, split, multi_label=manifest.multi_label),
+        partial(attention_maps, model) if test else None,
     )
     page = evaluation_report(
         evaluation.metrics,

@@ -1,14 +1,15 @@
 """The images that the report shows: all mistakes as far as they fit, and some correct predictions."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from imgpipe.components.common.html_page import thumbnail_source
+from imgpipe.components.common.html_page import image_source, thumbnail, thumbnail_source
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.evaluate.metrics import worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_decisions
@@ -21,9 +22,11 @@ _MAX_PICTURES = 1000
 _MAX_LISTED = 1500
 # The worst mistakes have larger pictures.
 _LARGE = 24
-_LARGE_PIXELS, _LARGE_QUALITY = 160, 80
+_LARGE_PIXELS = 160
 _SMALL_PIXELS, _SMALL_QUALITY = 96, 70
 _CORRECT_PER_CLASS = 3
+# What is added to a picture where the attention is 1.
+_TINT = np.array([255.0, 90.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,25 @@ class Example:
         index: Index of the image in the split.
         true_label: The name of its label, or of its labels.
         predicted_label: The name of the predicted label; for multi-label data that of the wrong decision.
+        predicted_class: The index of that label, 0..N-1.
         probability: The probability of the predicted label, 0..1.
         true_probability: The probability of the true label; None for multi-label data.
         cell: The true and the predicted class; None for multi-label data.
         filename: Its source; may be empty.
         picture: A data URI; empty if the image cannot be decoded, or the page has no room for it.
+        attention: A data URI of the picture with what speaks for the predicted label; may be empty.
     """
 
     index: int
     true_label: str
     predicted_label: str
+    predicted_class: int
     probability: float
     true_probability: float | None = None
     cell: tuple[int, int] | None = None
     filename: str = ""
     picture: str = ""
+    attention: str = ""
 
     @property
     def is_correct(self) -> bool:
@@ -76,6 +83,7 @@ def choose_examples(
                 decision.index,
                 label_names(labels, classes[decision.index]),
                 ("" if decision.predicted else "not ") + labels[decision.class_index],
+                decision.class_index,
                 decision.probability,
             )
             for decision in worst_decisions(classes, probabilities, _MAX_LISTED)
@@ -85,6 +93,7 @@ def choose_examples(
             mistake.index,
             labels[mistake.true_class],
             labels[mistake.predicted_class],
+            mistake.predicted_class,
             mistake.probability,
             float(probabilities[mistake.index, mistake.true_class]),
             (mistake.true_class, mistake.predicted_class),
@@ -111,33 +120,74 @@ def _least_certain(
         least = correct[np.argsort(probabilities[correct, index], kind="stable")][:_CORRECT_PER_CLASS]
         for image in least.tolist():
             probability = float(probabilities[image, index])
-            yield Example(image, label, label, probability, probability, (index, index))
+            yield Example(image, label, label, index, probability, probability, (index, index))
 
 
-def with_pictures(examples: Sequence[Example], records: Iterator[ImageRecord]) -> list[Example]:
+def with_pictures(
+    examples: Sequence[Example],
+    records: Iterator[ImageRecord],
+    explain: Callable[[Sequence[bytes], Sequence[int]], NDArray[np.float32] | None] | None = None,
+) -> list[Example]:
     """Returns the examples with file names, and with pictures as far as they fit into the page.
 
     Args:
         examples: The most important first.
         records: All records of the split, in order; read once.
+        explain: See ``attention_maps``; called with the images of the worst mistakes and their predicted
+            classes. None = without.
     """
     ranks = {example.index: rank for rank, example in reversed(list(enumerate(examples)))}
-    pictures, names = {}, {}
+    pictures, names, large = {}, {}, {}
     for index, record in enumerate(records):
         rank = ranks.get(index)
         if rank is None:
             continue
         names[index] = record.filename
-        if rank < _MAX_PICTURES:
-            large = rank < _LARGE
-            pictures[index] = thumbnail_source(
-                record.encoded,
-                pixels=_LARGE_PIXELS if large else _SMALL_PIXELS,
-                quality=_LARGE_QUALITY if large else _SMALL_QUALITY,
-            )
-    complete, left = [], MAX_PICTURE_BYTES
-    for example in examples:
+        if rank < _LARGE:
+            large[index] = record.encoded
+            pictures[index] = thumbnail_source(record.encoded, pixels=_LARGE_PIXELS)
+        elif rank < _MAX_PICTURES:
+            pictures[index] = thumbnail_source(record.encoded, pixels=_SMALL_PIXELS, quality=_SMALL_QUALITY)
+    worst = [example for example in examples[:_LARGE] if not example.is_correct]
+    attention = _attention_pictures(worst, large, explain) if explain and worst else {}
+    complete, left = [], MAX_PICTURE_BYTES - sum(map(len, attention.values()))
+    for rank, example in enumerate(examples):
         picture = pictures.get(example.index, "")
         left -= len(picture)
-        complete.append(replace(example, filename=names[example.index], picture=picture if left >= 0 else ""))
+        complete.append(
+            replace(
+                example,
+                filename=names[example.index],
+                picture=picture if left >= 0 else "",
+                attention=attention.get(rank, ""),
+            )
+        )
     return complete
+
+
+def _attention_pictures(
+    worst: Sequence[Example],
+    encoded: Mapping[int, bytes],
+    explain: Callable[[Sequence[bytes], Sequence[int]], NDArray[np.float32] | None],
+) -> dict[int, str]:
+    """Returns data URIs by the rank of a mistake."""
+    maps = explain(
+        [encoded[example.index] for example in worst], [example.predicted_class for example in worst]
+    )
+    if maps is None:
+        return {}
+    pictures = {}
+    for rank, (example, attention) in enumerate(zip(worst, maps, strict=True)):
+        small = thumbnail(encoded[example.index], _LARGE_PIXELS)
+        if small is not None and attention.any():
+            pictures[rank] = image_source(_draw_attention(small, attention))
+    return pictures
+
+
+def _draw_attention(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
+    """Returns an RGB image, dark where the map is 0, and orange where it is 1."""
+    # The network sees the image scaled to a square, so that the map covers all of it.
+    strength = Image.fromarray(attention).resize(image.size, Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(strength), 0, 1)[..., None]
+    pixels = np.asarray(image, np.float64) * (0.3 + 0.5 * share) + _TINT * 0.35 * share
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -59,6 +59,7 @@ def example(**changes: Any) -> Example:
         "index": 4,
         "true_label": "daisy",
         "predicted_label": "roses",
+        "predicted_class": 1,
         "probability": 0.912,
         "true_probability": 0.051,
         "cell": (0, 1),

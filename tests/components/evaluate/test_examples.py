@@ -1,3 +1,4 @@
+import base64
 import io
 
 import numpy as np
@@ -60,20 +61,51 @@ def test_a_wrong_decision_of_multi_label_data_names_the_label():
 
 
 def test_pictures_and_names_belong_to_the_records():
-    chosen = [Example(2, "a", "b", 0.9), Example(0, "a", "b", 0.8)]
+    chosen = [Example(2, "a", "b", 1, 0.9), Example(0, "a", "b", 1, 0.8)]
     complete = with_pictures(chosen, (record(f"{number}.png") for number in range(4)))
     assert [example.filename for example in complete] == ["2.png", "0.png"]
     assert all(example.picture.startswith("data:image/jpeg") for example in complete)
 
 
 def test_an_image_that_cannot_be_decoded_has_no_picture():
-    (example,) = with_pictures([Example(0, "a", "b", 0.9)], iter([ImageRecord(b"no image", filename="x")]))
+    (example,) = with_pictures([Example(0, "a", "b", 1, 0.9)], iter([ImageRecord(b"no image", filename="x")]))
     assert (example.picture, example.filename) == ("", "x")
 
 
 def test_pictures_that_do_not_fit_into_the_page_are_left_out(monkeypatch):
-    one = len(with_pictures([Example(0, "a", "b", 0.9)], iter([record("x")]))[0].picture)
+    one = len(with_pictures([Example(0, "a", "b", 1, 0.9)], iter([record("x")]))[0].picture)
     monkeypatch.setattr(examples_module, "MAX_PICTURE_BYTES", 2 * one)
-    chosen = [Example(number, "a", "b", 0.9) for number in range(3)]
+    chosen = [Example(number, "a", "b", 1, 0.9) for number in range(3)]
     complete = with_pictures(chosen, (record("x") for _ in range(3)))
     assert [bool(example.picture) for example in complete] == [True, True, False]
+
+
+def test_the_worst_mistakes_are_explained_with_their_predicted_class():
+    asked = []
+
+    def explain(images, classes):
+        asked.append((list(images), list(classes)))
+        attention = np.zeros((2, 2, 2), np.float32)
+        attention[0, 0, 0] = 1
+        return attention
+
+    chosen = [
+        Example(2, "a", "b", 1, 0.9, 0.1, (0, 1)),
+        Example(0, "a", "c", 2, 0.8, 0.1, (0, 2)),
+        Example(1, "a", "a", 0, 0.8, 0.8, (0, 0)),
+    ]
+    records = [record(f"{number}.png") for number in range(3)]
+    complete = with_pictures(chosen, iter(records), explain)
+    assert asked == [([records[2].encoded, records[0].encoded], [1, 2])]
+    # Nothing speaks for the second one's class.
+    assert [bool(example.attention) for example in complete] == [True, False, False]
+    encoded = base64.b64decode(complete[0].attention.partition(",")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
+    assert pixels[5, 5, 0] > pixels[-5, -5, 0] + 50
+
+
+def test_a_network_without_features_to_explain_has_no_such_pictures():
+    chosen = [Example(0, "a", "b", 1, 0.9)]
+    (example,) = with_pictures(chosen, iter([record("x")]), lambda *_: None)
+    assert example.picture
+    assert not example.attention
