@@ -92,7 +92,8 @@ class ServedModel:
     ) -> dict[str, NDArray[Any]]:
         """Calls a signature and returns its outputs by name, each with one entry per image, in order.
 
-        WebP files are converted as the convert step does: few models decode them.
+        WebP, TIFF and AVIF files are converted as the convert step does: few models decode the first, none
+        the others.
 
         Raises:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
@@ -100,7 +101,7 @@ class ServedModel:
         """
         encoded_keys = [key.encode() for key in keys]
         try:
-            files = [_without_webp(image) for image in images]
+            files = [_as_decodable(image) for image in images]
             outputs = self._outputs(
                 signature, tf.constant(files, tf.string), tf.constant(encoded_keys, tf.string)
             )
@@ -127,8 +128,10 @@ class ServedModel:
         return dict(outputs)
 
 
-def _without_webp(image: bytes) -> bytes:
-    return prepare_image(image).encoded if image.startswith(b"RIFF") else image
+def _as_decodable(image: bytes) -> bytes:
+    # AVIF files, and HEIC files, whose error has their name, begin with a box of the type ftyp.
+    is_other = image.startswith((b"RIFF", b"II*\0", b"MM\0*")) or image[4:8] == b"ftyp"
+    return prepare_image(image).encoded if is_other else image
 
 
 def _reason(message: str) -> str:

@@ -13,9 +13,9 @@ def convert(dataset: Output[Dataset], arguments: ConvertArguments) -> None:
     """Makes a data set from labeled images, or describes existing TFRecord files.
 
     Every image is opened and checked. Images that TensorFlow would not decode correctly (rotated by
-    EXIF, transparent, 16-bit, GIF, BMP, WebP) are re-encoded; all others are kept byte for byte. Every
-    row is either written to the data set or listed in rejected.csv with the reason. The same input
-    gives the same bytes.
+    EXIF, transparent, 16-bit, GIF, BMP, WebP, TIFF, AVIF) are re-encoded; all others are kept byte for
+    byte. Every row is either written to the data set or listed in rejected.csv with the reason. The same
+    input gives the same bytes.
 
     Args:
         dataset: TFRecord shards (unless the input is TFRecord files, which are used in place, or

@@ -14,11 +14,13 @@ Image.MAX_IMAGE_PIXELS = None
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CANNOT_DECODE = "which TensorFlow cannot decode: save it as PNG"
-_ACCEPTED = "JPEG, PNG, GIF, BMP or WebP"
+_ACCEPTED = "JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF"
+_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*")
+# Source: TIFF 6.0, section 8 (NewSubfileType: bit 0 = a reduced version of another image), and the DNG
+# specification (DNGVersion).
+_SUBFILE_TYPE_TAG, _DNG_VERSION_TAG = 254, 50706
 # What users have under names such as photo.jpg: the first bytes, and the description for the error.
 _OTHER_SIGNATURES = (
-    (b"II*\x00", "a TIFF file"),
-    (b"MM\x00*", "a TIFF file"),
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000 file"),
     (b"8BPS", "a Photoshop file"),
     (b"%PDF", "a PDF file"),
@@ -35,7 +37,7 @@ class ImageError(ValueError):
 
 
 def detect_image_format(data: bytes) -> str:
-    """Returns JPEG, PNG, GIF, BMP or WebP, as detected from the first bytes.
+    """Returns JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF, as detected from the first bytes.
 
     Raises:
         ImageError: for any other content, with a description of it.
@@ -50,6 +52,10 @@ def detect_image_format(data: bytes) -> str:
         return "BMP"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
+    if data.startswith(_TIFF_SIGNATURES):
+        return "TIFF"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
     raise ImageError(f"{_describe_unknown_file(data)}, not {_ACCEPTED}")
 
 
@@ -88,7 +94,24 @@ def open_image(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
         # Pillow raises almost any exception class for a damaged file.
         raise undecodable(image_format, error) from None
     _check_pixels(image.width, image.height, max_pixels)
+    if image_format == "TIFF":
+        _check_tiff(image, data)
     return image
+
+
+def _check_tiff(image: Image.Image, data: bytes) -> None:
+    """Rejects TIFF files whose pixels are not a picture of 8 or 16 bits.
+
+    Raw photos of cameras are TIFF files whose first image is often a small preview.
+
+    Raises:
+        ImageError: for such a file.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if data[8:10] == b"CR" or _DNG_VERSION_TAG in tags or int(tags.get(_SUBFILE_TYPE_TAG, 0)) & 1:
+        raise ImageError("a camera's raw photo or a TIFF file with a preview: save it as JPEG or PNG")
+    if image.mode in ("I", "F"):
+        raise ImageError("a TIFF file of numbers with 32 bits, whose white is unknown: save it as PNG")
 
 
 def load_pixels(image: Image.Image) -> None:
@@ -246,7 +269,7 @@ def _describe_unknown_file(data: bytes) -> str:
         if data.startswith(signature) or start.startswith(signature.lower()):
             return description
     if data[4:8] == b"ftyp":
-        return f"a file of type {_text(data[8:12])} (HEIC, AVIF or a video)"
+        return f"a file of type {_text(data[8:12])} (HEIC or a video)"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in data[:64]):
         return "a text file"
     return f"a file that begins with the bytes {data[:8].hex(' ')}"

@@ -124,7 +124,7 @@ def _prepare_other(data: bytes, image_format: str, max_pixels: int) -> PreparedI
     reasons = [image_format]
     try:
         if getattr(image, "is_animated", False):
-            reasons.append("first frame of an animation")
+            reasons.append("first page" if image_format == "TIFF" else "first frame of an animation")
         transparent = image.has_transparency_data
     except Exception as error:
         raise undecodable(image_format, error) from None
@@ -134,13 +134,20 @@ def _prepare_other(data: bytes, image_format: str, max_pixels: int) -> PreparedI
         reasons.append(f"EXIF orientation {orientation}")
     if transparent:
         reasons.append("transparency")
+    if image.mode.startswith("I;16"):
+        reasons.append("16 bits per channel")
+        image = _with_eight_bits(image, 16)
     return _as_png(image, reasons)
 
 
 def _as_png(image: Image.Image, reasons: list[str]) -> PreparedImage:
     pixels = _rotate_upright(_composite_on_white(image))
     if pixels.mode not in ("RGB", "L"):
-        pixels = pixels.convert("RGB")
+        try:
+            pixels = pixels.convert("RGB")
+        except ValueError as error:
+            # Pillow cannot convert all color spaces of TIFF.
+            raise undecodable(image.format, error) from None
     return PreparedImage(_encode(pixels, "PNG"), "PNG", pixels.height, pixels.width, ", ".join(reasons))
 
 

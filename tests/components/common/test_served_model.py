@@ -57,17 +57,18 @@ def test_an_undecodable_image_is_reported_in_one_line_with_the_reason(folder, en
                 assert detail not in caught.value.problem
 
 
-def test_webp_files_are_predicted_although_the_model_does_not_decode_them(folder):
+def test_webp_and_tiff_files_are_predicted_although_the_model_does_not_decode_them(folder):
     model = load_served_model(folder)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8))
     files = {}
     for name, options in {
         "PNG": {},
+        "TIFF": {},
         "WEBP": {"lossless": True},
         "animated": {"lossless": True, "save_all": True, "append_images": [picture.rotate(180)]},
     }.items():
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG" if name == "PNG" else "WEBP", **options)
+        picture.save(buffer, "WEBP" if name == "animated" else name, **options)
         files[name] = buffer.getvalue()
     probabilities = model.predict(list(files.values())).probabilities
     assert (probabilities == probabilities[0]).all()

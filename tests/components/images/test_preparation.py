@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
-from tests.components.images.image_files import encoded, png
+from tests.components.images.image_files import HEIGHT, WIDTH, encoded, picture, png
 
 # Smooth, so that lossy formats change it little; all corners differ, so that rotations are detected.
 ROWS, COLUMNS = np.mgrid[0:24, 0:40]
@@ -203,6 +203,38 @@ def test_every_damaged_png_is_rejected():
             prepare_image(data[:position])
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_tiff_becomes_png_with_the_same_pixels(mode, options):
+    prepared = prepare_image(encoded(picture(mode), "TIFF", **options))
+    assert (prepared.format, prepared.reencoded) == ("PNG", "TIFF")
+    expected = picture(mode).convert("RGB")
+    assert Image.open(io.BytesIO(prepared.encoded)).convert("RGB").tobytes() == expected.tobytes()
+
+
+def test_tiff_is_scaled_to_eight_bits_and_reduced_to_its_first_page():
+    values = np.array([[0, 257, 65535]], np.uint16)
+    data = encoded(Image.fromarray(values), "TIFF", save_all=True, append_images=[Image.new("L", (3, 1))])
+    prepared = prepare_image(data)
+    assert prepared.reencoded == "TIFF, first page, 16 bits per channel"
+    assert np.asarray(Image.open(io.BytesIO(prepared.encoded))).tolist() == [[0, 1, 255]]
+
+
+def test_tiff_is_turned_upright_and_composited_on_white():
+    prepared = prepare_image(encoded(picture("RGBA"), "TIFF", tiffinfo={0x0112: 6}))
+    assert (prepared.height, prepared.width) == (WIDTH, HEIGHT)
+    assert prepared.reencoded == "TIFF, transparency"
+    # The first row of the picture, fully transparent, is now its right edge.
+    assert Image.open(io.BytesIO(prepared.encoded)).getpixel((HEIGHT - 1, 3)) == (255, 255, 255)
+
+
+def test_avif_becomes_png():
+    prepared = prepare_image(encoded(picture(), "AVIF", quality=100))
+    assert (prepared.format, prepared.reencoded) == ("PNG", "AVIF")
+    pixels = np.asarray(Image.open(io.BytesIO(prepared.encoded)), int)
+    assert np.abs(pixels - np.asarray(picture(), int)).mean() < 4
+
+
 def test_damaged_but_decodable_and_undecodable_files_are_distinguished():
     data = encoded(PHOTO, "JPEG")
     with pytest.raises(ImageError, match=r"^undecodable JPEG: .*Premature end"):
@@ -220,7 +252,11 @@ def test_damaged_but_decodable_and_undecodable_files_are_distinguished():
     [
         (b"", "an empty file"),
         (b"hello\n", "a text file"),
-        (encoded(PHOTO, "TIFF"), "a TIFF file"),
+        (encoded(PHOTO.convert("F"), "TIFF"), "numbers with 32 bits"),
+        (encoded(PHOTO, "TIFF", tiffinfo={254: 1}), "raw photo or a TIFF file with a preview"),
+        (encoded(PHOTO, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "raw photo"),
+        (encoded(PHOTO, "TIFF")[:-200], "undecodable TIFF"),
+        (encoded(PHOTO, "AVIF")[:-200], "undecodable AVIF"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>404", "a web page"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
