@@ -1,8 +1,10 @@
 """Checks that a file is a complete, undamaged image of an accepted format. No TensorFlow."""
 
+import importlib
 import io
 import struct
 import zlib
+from functools import cache
 
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
@@ -13,8 +15,11 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 Image.MAX_IMAGE_PIXELS = None
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# A HEIC photo may have the main brand mif1, as an AVIF image may.
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
 _CANNOT_DECODE = "which TensorFlow cannot decode: save it as PNG"
-_ACCEPTED = "JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF"
+_ACCEPTED = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC"
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*")
 # Source: TIFF 6.0, section 8 (NewSubfileType: bit 0 = a reduced version of another image), and the DNG
 # specification (DNGVersion).
@@ -37,7 +42,7 @@ class ImageError(ValueError):
 
 
 def detect_image_format(data: bytes) -> str:
-    """Returns JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF, as detected from the first bytes.
+    """Returns JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIF, as detected from the first bytes.
 
     Raises:
         ImageError: for any other content, with a description of it.
@@ -54,8 +59,11 @@ def detect_image_format(data: bytes) -> str:
         return "WebP"
     if data.startswith(_TIFF_SIGNATURES):
         return "TIFF"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    brands = _media_brands(data)
+    if brands & _AVIF_BRANDS:
         return "AVIF"
+    if brands & _HEIC_BRANDS:
+        return "HEIF"
     raise ImageError(f"{_describe_unknown_file(data)}, not {_ACCEPTED}")
 
 
@@ -86,6 +94,8 @@ def open_image(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "WebP":
         # Pillow allocates the memory of a WebP image when it opens the file.
         _check_pixels(*_webp_size(data), max_pixels)
+    if image_format == "HEIF":
+        _add_heif_to_pillow()
     try:
         image = Image.open(io.BytesIO(data), formats=[image_format])
     except Exception as error:
@@ -97,6 +107,22 @@ def open_image(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if image_format == "TIFF":
         _check_tiff(image, data)
     return image
+
+
+@cache
+def _add_heif_to_pillow() -> None:
+    """Lets Pillow open HEIC photos.
+
+    Raises:
+        ImageError: if pi-heif is not installed.
+    """
+    try:
+        # No dependency: its libraries have another license (LGPL).
+        importlib.import_module("pi_heif").register_heif_opener()
+    except ImportError:
+        raise ImageError(
+            "a HEIC photo, which needs the package pi-heif: install it (extra `heic`), or save it as JPEG"
+        ) from None
 
 
 def _check_tiff(image: Image.Image, data: bytes) -> None:
@@ -242,6 +268,18 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _media_brands(data: bytes) -> frozenset[bytes]:
+    """Returns the brands of a file in the ISO base media format; empty for another file.
+
+    Source: ISO/IEC 14496-12, section 4.3: the first box has a size, the type ftyp, the main brand, a version
+    and the compatible brands.
+    """
+    if data[4:8] != b"ftyp":
+        return frozenset()
+    size = min(int.from_bytes(data[:4], "big"), 4096)
+    return frozenset(data[start : start + 4] for start in (8, *range(16, size, 4)))
+
+
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Returns width and height from a WebP file's header; 0 for an invalid header.
 
@@ -269,7 +307,7 @@ def _describe_unknown_file(data: bytes) -> str:
         if data.startswith(signature) or start.startswith(signature.lower()):
             return description
     if data[4:8] == b"ftyp":
-        return f"a file of type {_text(data[8:12])} (HEIC or a video)"
+        return f"a file of type {_text(data[8:12])} (a video or an unknown kind of image)"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in data[:64]):
         return "a text file"
     return f"a file that begins with the bytes {data[:8].hex(' ')}"

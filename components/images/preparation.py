@@ -23,6 +23,7 @@ from imgpipe.components.images.limits import DEFAULT_MAX_IMAGE_PIXELS
 
 _JPEG_QUALITY = 95
 _UPRIGHT = 1
+_FIRST_OF_SEVERAL = {"TIFF": "first page", "HEIF": "first of several pictures"}
 # A JPEG file has its orientation in an EXIF block or in XMP (tiff:Orientation), if it has any.
 _ORIENTATION_KEYWORDS = (b"Exif", b"rientation")
 # Source: ITU-T T.81, table B.1. A marker may be preceded by any number of bytes 0xFF.
@@ -124,7 +125,7 @@ def _prepare_other(data: bytes, image_format: str, max_pixels: int) -> PreparedI
     reasons = [image_format]
     try:
         if getattr(image, "is_animated", False):
-            reasons.append("first page" if image_format == "TIFF" else "first frame of an animation")
+            reasons.append(_FIRST_OF_SEVERAL.get(image_format, "first frame of an animation"))
         transparent = image.has_transparency_data
     except Exception as error:
         raise undecodable(image_format, error) from None

@@ -1,12 +1,15 @@
+import base64
 import io
 import random
 import struct
+import sys
 
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
+from imgpipe.components.images import checking
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
 from tests.components.images.image_files import HEIGHT, WIDTH, encoded, picture, png
@@ -203,6 +206,36 @@ def test_every_damaged_png_is_rejected():
             prepare_image(data[:position])
 
 
+# Red on the left; green over blue on the right; 24 x 16 pixels.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAWhtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABjAABAAAAAAAAAF0AAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA6GlwcnAAAADJaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAAD"
+    "AIRiAAEABkQBwXPBiQAAABRpc3BlAAAAAAAAAEAAAABAAAAAKGNsYXAAAAAYAAAAAQAAABAAAAAB////2AAAAAL////Q"
+    "AAAAAgAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIEgwAAAGVtZGF0AAAAWSgBrwnIbYgmI5iW/2d/"
+    "/b/IVWF8k9ITEEXs67WUpN6oBsEsCtx2P2k09myvMYdTw/eX/bIPNhYPrh73y6t+gP51scWeN8Pb0IMxhT9gNmaVfyji"
+    "p6NyrXWA"
+)
+
+
+def test_heic_becomes_png():
+    pytest.importorskip("pi_heif", reason="NOT CHECKED: pi-heif is not installed")
+    prepared = prepare_image(HEIC)
+    assert (prepared.format, prepared.height, prepared.width, prepared.reencoded) == ("PNG", 16, 24, "HEIF")
+    pixels = np.asarray(Image.open(io.BytesIO(prepared.encoded)))
+    assert [pixels[row, column].argmax() for row, column in ((4, 4), (4, 20), (12, 20))] == [0, 1, 2]
+    with pytest.raises(ImageError, match="undecodable HEIF"):
+        prepare_image(HEIC[:-40])
+
+
+def test_heic_without_its_package_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    checking._add_heif_to_pillow.cache_clear()
+    with pytest.raises(ImageError, match="a HEIC photo, which needs the package pi-heif: install it"):
+        prepare_image(HEIC)
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_tiff_becomes_png_with_the_same_pixels(mode, options):
@@ -259,7 +292,8 @@ def test_damaged_but_decodable_and_undecodable_files_are_distinguished():
         (encoded(PHOTO, "AVIF")[:-200], "undecodable AVIF"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>404", "a web page"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HE"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0mp41", "a file of type isom (a video"),
         (b"\xff\xd8 no jpeg", "begins with the bytes ff d8"),
         (b"\xff\xd8\xff", "undecodable JPEG"),
         (b"\x89PNG\r\n\x1a\n", "undecodable PNG"),
