@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
 from imgpipe.components.storage import LocalLocation, Location, resolve
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 TRAIN = "train"
 VALIDATION = "validation"
 TEST = "test"
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Manifest:
         if self.multi_label:
             content["multi_label"] = True
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def in_usual_order(by_split: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Returns the values by split for people: train, validation and test; the file has them by name."""
+    return {name: by_split[name] for name in (TRAIN, VALIDATION, TEST) if name in by_split}
 
 
 def serialize_manifest(manifest: Manifest) -> bytes:

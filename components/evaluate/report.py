@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.dataset import Manifest, in_usual_order
 from imgpipe.components.common.html_page import LineChart, Series, line_chart, render
 from imgpipe.components.common.plural import plural
 from imgpipe.components.evaluate.calibration import Calibration, TemperatureScaling
@@ -23,6 +23,8 @@ MAX_CONFUSED_PAIRS = 30
 _MAX_CLASS_ROWS = 1000
 _ACCURACIES = {"top_1_accuracy": "top-1, validation"}
 _MULTI_LABEL_ACCURACIES = {**_ACCURACIES, "mean_average_precision": "mean average precision"}
+# What the source of a data set has besides names of files and folders.
+_NOT_NAMES = ("form", "columns", "label_from")
 # Where a local run adds what is known only at its end; in the template.
 _RUN_MARK = "<!-- run -->"
 
@@ -77,6 +79,7 @@ def evaluation_report(
     Returns:
         The HTML of the page.
     """
+    manifest = dataclasses.replace(manifest, splits=in_usual_order(manifest.splits))
     evaluations = [dict(entry) for entry in provenance.get("evaluations") or ()]
     best_step = _number(provenance.get("best_step"))
     confusion: dict[str, Any] = {}
@@ -190,7 +193,7 @@ def _class_rows(
 def _describe_data(manifest: Manifest) -> str:
     """Returns the names that the data set's source has in its manifest, and the number of its images."""
     source = manifest.made_by.get("source") or {}
-    names = [str(value) for name, value in source.items() if value and name not in ("form", "columns")]
+    names = [str(value) for name, value in source.items() if value and name not in _NOT_NAMES]
     images = plural(sum(split.examples for split in manifest.splits.values()), "image")
     return ", ".join([*names, images, plural(manifest.num_classes, "label")])
 

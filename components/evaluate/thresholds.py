@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 # The page has the counts of this many classes, those with the most images.
 _MAX_CLASSES = 200
 STEPS = 50
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,18 @@ def _count(
     name: str, is_hit: NDArray[np.bool_], probabilities: NDArray[np.floating[Any]], support: int | None = None
 ) -> ThresholdCounts:
     thresholds = (np.arange(STEPS + 1) / STEPS).astype(probabilities.dtype)
-
-    def reaching(values: NDArray[np.floating[Any]]) -> tuple[int, ...]:
-        below = np.searchsorted(np.sort(values), thresholds, side="left")
-        return tuple((len(values) - below).tolist())
-
+    # [is_hit, number of thresholds reached], in parts: multi-label data may have billions of probabilities.
+    counts = np.zeros((2, STEPS + 2), np.int64)
+    for start in range(0, len(probabilities), _CHUNK):
+        reached = np.searchsorted(thresholds, probabilities[start : start + _CHUNK], side="right")
+        hits = is_hit[start : start + _CHUNK]
+        for row, part in enumerate((reached[~hits], reached[hits])):
+            counts[row] += np.bincount(part, minlength=STEPS + 2)
+    # Threshold k is reached by those that reach more than k thresholds.
+    misses_at, hits_at = counts[:, :0:-1].cumsum(axis=1)[:, ::-1]
     return ThresholdCounts(
         name,
         int(is_hit.sum()) if support is None else support,
-        reaching(probabilities),
-        reaching(probabilities[is_hit]),
+        tuple((misses_at + hits_at).tolist()),
+        tuple(hits_at.tolist()),
     )

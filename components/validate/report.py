@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from imgpipe.components.common.dataset import TRAIN
+from imgpipe.components.common.dataset import TRAIN, in_usual_order
 from imgpipe.components.common.html_page import Thumbnail, render
 from imgpipe.components.validate.findings import ERROR, UNREAD_KINDS, WARNING, Finding, Findings
 
@@ -48,7 +48,13 @@ class _Kind:
 
 def validation_report(findings: Findings) -> str:
     """Returns the HTML of the page."""
-    manifest = findings.manifest
+    manifest = replace(findings.manifest, splits=in_usual_order(findings.manifest.splits))
+    findings = replace(
+        findings,
+        manifest=manifest,
+        counts=in_usual_order(findings.counts),
+        examples=in_usual_order(findings.examples),
+    )
     rows = _label_rows(findings)
     reencoded = manifest.made_by.get("reencoded") or ()
     return render(
