@@ -629,7 +629,7 @@ def test_labels_and_file_names_are_shown_as_text(tmp_path):
         validate_folder(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<script") == 1
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+    assert page.replace("<wbr>", "").count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
 
 
 def page_of(findings):
