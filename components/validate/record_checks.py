@@ -140,7 +140,7 @@ def _reencoded(encoded: bytes, image_format: str, reason: str, where: str) -> Fi
 
 
 def _tensorflow_rejects(encoded: bytes, image_format: str, reason: str) -> bool:
-    """Whether TensorFlow's decoder fails, as it does for some valid WebP and BMP files, and all of others."""
+    """Whether TensorFlow cannot decode the file: some valid WebP and BMP files, and other formats."""
     if image_format in ("TIFF", "AVIF", "HEIF"):
         return True
     if image_format == "WebP":
