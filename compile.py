@@ -7,6 +7,7 @@ For a cluster or a release, with the images' whole names:
 python compile.py --image-registry REGISTRY/REPOSITORY  as they are tagged there
 python compile.py --images-lock FILE                    by digest, a line `imgpipe-data: NAME@sha256:...` each
 python compile.py --notify-step                         on Kubeflow, with a last step that calls the webhook
+python compile.py --volume CLAIM:/FOLDER                on Kubeflow, with a volume in every step
 """
 
 import argparse
@@ -24,8 +25,9 @@ from imgpipe.pipelines.builders import builders_of
 from imgpipe.pipelines.form_picture import form_picture
 from imgpipe.pipelines.form_reference import form_reference
 from imgpipe.pipelines.images import Images, read_images_lock
+from imgpipe.pipelines.kubeflow_options import NO_ADDITIONS, KubeflowOptions, kubeflow_options
 from imgpipe.pipelines.option_types import option_types
-from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
+from imgpipe.pipelines.targets.kubeflow import kubeflow_target
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
 
@@ -38,13 +40,12 @@ TEXTS: dict[Path, Callable[[], str]] = {
     Path("docs") / "kubeflow-form.svg": form_picture,
     Path("imgpipe") / "_arguments.py": option_types,
 }
-TARGETS = (LOCAL, KUBEFLOW, VERTEX)
 
 
-def write_files(root: Path, images: Images, *, has_notify: bool = False) -> list[Path]:
+def write_files(root: Path, images: Images, kubeflow: KubeflowOptions = NO_ADDITIONS) -> list[Path]:
     """Writes what is compiled below a project's root and returns the files, relative to it."""
     files = []
-    for target in (LOCAL, KUBEFLOW_WITH_NOTIFY, VERTEX) if has_notify else TARGETS:
+    for target in (LOCAL, kubeflow_target(kubeflow), VERTEX):
         for name, build in builders_of(target).items():
             files.append(COMPILED / target.name / f"{name}.yaml")
             (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +57,10 @@ def write_files(root: Path, images: Images, *, has_notify: bool = False) -> list
     return files
 
 
-def drifted_files(images: Images, *, has_notify: bool = False) -> list[Path]:
+def drifted_files(images: Images, kubeflow: KubeflowOptions = NO_ADDITIONS) -> list[Path]:
     """Returns the committed files that differ from what would be written, are missing, or are left over."""
     with tempfile.TemporaryDirectory() as temporary:
-        files = write_files(Path(temporary), images, has_notify=has_notify)
+        files = write_files(Path(temporary), images, kubeflow)
         fresh = {file: (Path(temporary) / file).read_bytes() for file in files}
     present = [file.relative_to(ROOT) for file in (ROOT / COMPILED).rglob("*.yaml")]
     committed = {file: (ROOT / file).read_bytes() for file in [*present, *TEXTS] if (ROOT / file).is_file()}
@@ -73,6 +74,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--notify-step", action="store_true")
+    parser.add_argument("--volume", action="append", default=[], metavar="CLAIM:/FOLDER")
     names = parser.add_mutually_exclusive_group()
     names.add_argument("--image-registry", default="", metavar="REGISTRY/REPOSITORY")
     names.add_argument("--images-lock", type=Path, metavar="FILE")
@@ -87,9 +89,9 @@ def main(words: list[str]) -> int:
         if options.images_lock:
             lock = read_images_lock(read_text(options.images_lock), where=str(options.images_lock))
         images = Images(options.image_registry, lock)
-        has_notify = options.notify_step
-        drifted = drifted_files(images, has_notify=has_notify) if options.check else []
-        written = [] if options.check else write_files(ROOT, images, has_notify=has_notify)
+        kubeflow = kubeflow_options(notify_step=options.notify_step, volumes=options.volume)
+        drifted = drifted_files(images, kubeflow) if options.check else []
+        written = [] if options.check else write_files(ROOT, images, kubeflow)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -8,6 +8,7 @@ from pathlib import Path
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.preflight.pipeline_inputs import RETRAIN, TRAIN, TUNE
 from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.kubeflow_options import NO_ADDITIONS, KubeflowOptions
 
 __all__ = ["COMPILED", "RETRAIN", "TRAIN", "TUNE", "pipeline_file"]
 
@@ -21,7 +22,7 @@ def all_arguments_file(pipeline: str, target: str) -> str:
 
 @contextmanager
 def pipeline_file(
-    target: str, images: Images, pipeline: str = TRAIN, *, has_notify: bool = False
+    target: str, images: Images, pipeline: str = TRAIN, options: KubeflowOptions = NO_ADDITIONS
 ) -> Iterator[Path]:
     """Yields a compiled file for a target.
 
@@ -29,24 +30,23 @@ def pipeline_file(
         target: ``local``, ``kubeflow`` or ``vertex``.
         images: Without a registry or a lock, the file is the package's own.
         pipeline: The file's name.
-        has_notify: Whether the last step calls the webhook; only on ``kubeflow``.
+        options: What is added on ``kubeflow``.
 
     Raises:
         UnavailableError: if the file has to be compiled, and a package for that is not installed.
     """
-    if images == Images() and not has_notify:
+    if images == Images() and options == NO_ADDITIONS:
         yield COMPILED / target / f"{pipeline}.yaml"
         return
     # Imported here: KFP takes a second to load.
     from kfp import compiler
 
     from imgpipe.pipelines.builders import builders_of
-    from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
+    from imgpipe.pipelines.targets.kubeflow import kubeflow_target
     from imgpipe.pipelines.targets.local import LOCAL
     from imgpipe.pipelines.targets.vertex import VERTEX
 
-    kubeflow = KUBEFLOW_WITH_NOTIFY if has_notify else KUBEFLOW
-    targets = {known.name: known for known in (LOCAL, kubeflow, VERTEX)}
+    targets = {known.name: known for known in (LOCAL, kubeflow_target(options), VERTEX)}
     with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
         file = Path(folder) / f"{pipeline}.yaml"
         try:

@@ -103,6 +103,13 @@ _NOTIFY_OPTION = _job_option(
     help="kubeflow: add a last step that calls the webhook, also if the pod of another step was killed "
     "or never admitted.",
 )
+_VOLUME_OPTION = _job_option(
+    "--volume",
+    multiple=True,
+    metavar="CLAIM:/FOLDER",
+    help="kubeflow: mount a PersistentVolumeClaim into the pods of the steps, which then read and write "
+    "paths below the folder. May be given several times.",
+)
 _FORM = _job_option(
     "--as",
     "form",
@@ -140,6 +147,7 @@ _OPTIONS = (
         "docs/arguments.md lists them.",
     ),
     _NOTIFY_OPTION,
+    _VOLUME_OPTION,
     _job_option(
         "--pipeline-root",
         help="Folder of the pipeline's artifacts.  [default: vertex: JOB_DIR/artifacts]",
@@ -252,7 +260,7 @@ def _with_options(
 
 def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options for the file of a pipeline: imgpipe's images (see ``images_of``) and its last step."""
-    for decorate in reversed((*_IMAGE_OPTIONS, _NOTIFY_OPTION)):
+    for decorate in reversed((*_IMAGE_OPTIONS, _NOTIFY_OPTION, _VOLUME_OPTION)):
         command = decorate(command)
     return command
 

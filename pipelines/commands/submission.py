@@ -46,6 +46,12 @@ from imgpipe.pipelines.commands.output import notice
 from imgpipe.pipelines.commands.target_options import TargetOptions
 from imgpipe.pipelines.compiled_pipelines import all_arguments_file, pipeline_file
 from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.kubeflow_options import (
+    NO_ADDITIONS,
+    KubeflowOptions,
+    check_paths_are_mounted,
+    kubeflow_options,
+)
 from imgpipe.pipelines.machines import Machine
 from imgpipe.pipelines.target_inputs import image_for_accelerator, parse_target_inputs, target_fields
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
@@ -71,7 +77,7 @@ class Submission:
         pipeline_root: The artifact folder of a pipeline; may be empty.
         service_account: The run's account; may be empty.
         retrain: Whether the pipeline starts from the deployed model.
-        has_notify: Whether its last step calls the webhook.
+        kubeflow: What is added to the pipeline on Kubeflow.
     """
 
     job: TrainingJob
@@ -84,7 +90,7 @@ class Submission:
     pipeline_root: str = ""
     service_account: str = ""
     retrain: bool = False
-    has_notify: bool = False
+    kubeflow: KubeflowOptions = NO_ADDITIONS
 
     @property
     def pipeline_name(self) -> str:
@@ -102,7 +108,7 @@ class Submission:
     def file(self) -> Iterator[Path]:
         """Yields the compiled pipeline."""
         name = all_arguments_file(self.pipeline, self.target)
-        with pipeline_file(self.target, self.images, name, has_notify=self.has_notify) as file:
+        with pipeline_file(self.target, self.images, name, self.kubeflow) as file:
             yield file
 
     @contextmanager
@@ -189,8 +195,10 @@ def submission_of(target: TargetOptions, options: Mapping[str, Any], arguments: 
         notices.append(
             f"GOOGLE_CLOUD_REGION={region} is ignored: the config's region, {config.region}, overrides it"
         )
-    has_notify = options["notify_step"] and target.name == "kubeflow"
-    return dataclasses.replace(submission, has_notify=has_notify, notices=(*notices, *submission.notices))
+    added = kubeflow_options(notify_step=options["notify_step"], volumes=options["volume"])
+    added = added if target.name == "kubeflow" else NO_ADDITIONS
+    check_paths_are_mounted(added, submission.parameters)
+    return dataclasses.replace(submission, kubeflow=added, notices=(*notices, *submission.notices))
 
 
 def _ignored_flags(target: str, form: str) -> Iterator[str]:
@@ -206,6 +214,7 @@ def _ignored_flags(target: str, form: str) -> Iterator[str]:
         reasons = {"pipeline_root": "only a pipeline has artifacts; add --as pipeline"}
     if target != "kubeflow":
         reasons["notify_step"] = "only a run on Kubeflow has a webhook"
+        reasons["volume"] = "only the pods of a run on Kubeflow have volumes"
     if is_on_command_line("images_lock"):
         reasons = {"image_registry": "--images-lock overrides it", **reasons}
     for name, reason in {**reasons, **IGNORED_FLAGS}.items():

@@ -12,6 +12,7 @@ from imgpipe.pipelines.commands.job_options import file_options, images_of
 from imgpipe.pipelines.commands.output import exit_on_error, format_option, show_many
 from imgpipe.pipelines.commands.target_options import TargetOptions, jobs_of, target_options
 from imgpipe.pipelines.compiled_pipelines import all_arguments_file, pipeline_file
+from imgpipe.pipelines.kubeflow_options import kubeflow_options
 from imgpipe.pipelines.targets.kubeflow_jobs import KubeflowJobs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 
@@ -49,11 +50,12 @@ def upload(target: TargetOptions, output_format: str, **options: Any) -> None:
             f"--target {target.name} has no form to upload", remedy="use --target kubeflow"
         )
     images, jobs = images_of(options), jobs_of(target)
+    added = kubeflow_options(notify_step=options["notify_step"], volumes=options["volume"])
     assert isinstance(jobs, KubeflowJobs)  # noqa: S101 - of that target
     jobs.client.connect()
     uploaded = []
     for name in PIPELINES:
-        with pipeline_file("kubeflow", images, name, has_notify=options["notify_step"]) as file:
+        with pipeline_file("kubeflow", images, name, added) as file:
             ids = RunRequest({}, file).upload(jobs.client)
         if ids is None:
             raise UnavailableError(

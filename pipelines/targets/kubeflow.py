@@ -19,6 +19,7 @@ from imgpipe.components.preflight.pod_fields import pod_fields
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.pipelines.images import Images
+from imgpipe.pipelines.kubeflow_options import NO_ADDITIONS, KubeflowOptions
 from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target
 
 # Requested processors and gigabytes of memory: the data steps keep one image per thread in memory, the others
@@ -46,7 +47,7 @@ def _inputs(images: Images) -> "dict[str, dataclasses.Field[Any]]":
     return pod_fields(images.of_training("cpu"))
 
 
-def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, has_notify: bool = False) -> None:
+def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, options: KubeflowOptions) -> None:
     from kfp import kubernetes
 
     # The other steps depend on more than their inputs, e.g. on the deployed model.
@@ -68,8 +69,11 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, has_noti
         secret_key_to_env={"url": WEBHOOK_VARIABLE},
         optional=True,
     )
-    if has_notify and step != "notify":
-        task.set_env_variable(HAS_NOTIFY_VARIABLE, "1")
+    if step != "notify":
+        for volume in options.volumes:
+            kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.folder)
+        if options.has_notify:
+            task.set_env_variable(HAS_NOTIFY_VARIABLE, "1")
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     if step != "train":
         cpu, memory = _RESOURCES.get(step, _DEFAULT_RESOURCES)
@@ -112,20 +116,23 @@ def _tune_values(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
     return {**katib, **pod}
 
 
-KUBEFLOW = Target(
-    "kubeflow",
-    _configure_task,
-    inputs=_inputs,
-    pod_inputs=("storage_secret", "webhook_secret"),
-    steps={"tune": katib_component.tune},
-    step_arguments={"tune": (KatibArguments,)},
-    # The function itself takes KatibArguments and TrialPodArguments.
-    step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
-    form_step=form_component.data_version,
-    caches=True,
-    deadline_seconds=DEADLINE_SECONDS,
-)
-# With a last step that calls the webhook, which costs each run three pods.
-KUBEFLOW_WITH_NOTIFY = dataclasses.replace(
-    KUBEFLOW, configure_task=partial(_configure_task, has_notify=True), exit_step=notify
-)
+def kubeflow_target(options: KubeflowOptions) -> Target:
+    """Returns the target with what is added to its pipelines."""
+    return Target(
+        "kubeflow",
+        partial(_configure_task, options=options),
+        inputs=_inputs,
+        pod_inputs=("storage_secret", "webhook_secret"),
+        steps={"tune": katib_component.tune},
+        step_arguments={"tune": (KatibArguments,)},
+        # The function itself takes KatibArguments and TrialPodArguments.
+        step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
+        form_step=form_component.data_version,
+        caches=True,
+        deadline_seconds=DEADLINE_SECONDS,
+        # It costs each run three pods.
+        exit_step=notify if options.has_notify else None,
+    )
+
+
+KUBEFLOW = kubeflow_target(NO_ADDITIONS)

@@ -17,7 +17,8 @@ from imgpipe.components.platforms.kubeflow.workflow import ordered_tasks
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
 from imgpipe.pipelines.builders import builders_of
 from imgpipe.pipelines.images import ROLES, Images
-from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, KUBEFLOW_WITH_NOTIFY
+from imgpipe.pipelines.kubeflow_options import KubeflowOptions, Volume
+from imgpipe.pipelines.targets.kubeflow import KUBEFLOW, kubeflow_target
 from imgpipe.pipelines.targets.local import LOCAL
 from imgpipe.pipelines.targets.vertex import VERTEX
 from tests.pipelines.compiled import COMPILED, file_of, spec_of
@@ -356,7 +357,10 @@ def parameters_used(value):
 @pytest.mark.parametrize("pipeline", BUILDERS)
 def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(pipeline, tmp_path):
     file = tmp_path / "pipeline.yaml"
-    Compiler().compile(BUILDERS[pipeline](KUBEFLOW_WITH_NOTIFY, Images()), package_path=str(file))
+    Compiler().compile(
+        BUILDERS[pipeline](kubeflow_target(KubeflowOptions(has_notify=True)), Images()),
+        package_path=str(file),
+    )
     spec, platform = yaml.safe_load_all(file.read_text())
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     tasks = spec["root"]["dag"]["tasks"]
@@ -384,3 +388,19 @@ def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(pipel
     assert [name for name, _ in ordered_tasks(spec)][-1] == "notify"
     # Without the option, a run has no pods for it.
     assert "notify" not in (COMPILED / "kubeflow" / f"{pipeline}.yaml").read_text()
+
+
+@pytest.mark.parametrize("pipeline", BUILDERS)
+def test_a_volume_is_mounted_into_every_step_but_notify(pipeline, tmp_path):
+    options = KubeflowOptions(has_notify=True, volumes=(Volume("photos", "/data"),))
+    file = tmp_path / "pipeline.yaml"
+    Compiler().compile(BUILDERS[pipeline](kubeflow_target(options), Images()), package_path=str(file))
+    _, platform = yaml.safe_load_all(file.read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {
+        name: [(mount["constant"], mount["mountPath"]) for mount in executor.get("pvcMount", ())]
+        for name, executor in executors.items()
+    }
+    assert mounted.pop("exec-notify") == []
+    assert mounted
+    assert all(mounts == [("photos", "/data")] for mounts in mounted.values())

@@ -336,3 +336,43 @@ def test_only_a_run_on_kubeflow_has_the_notify_step():
     line = ["submit", "job_1", "--dry-run", "--notify-step", "--", "--images=flowers"]
     result = CliRunner().invoke(imgpipe, line)
     assert "--notify-step is ignored: only a run on Kubeflow has a webhook" in result.stderr
+
+
+def test_a_volume_is_mounted_and_paths_on_none_are_refused(run, server):
+    line = ["submit", "job_2", "--no-check", "--volume", "photos:/data", "--volume", "models:/models/"]
+    result = run(*line, "--", "--images=/data/flowers", "--job-dir=/models/job")
+    assert result.exit_code == 0, result.output
+    [sent] = [sent for sent in server.runs.values() if sent["display_name"] == "job_2"]
+    platform = server.spec_of(sent)["platform_spec"]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounts = [(mount["constant"], mount["mountPath"]) for mount in executors["exec-train"]["pvcMount"]]
+    assert mounts == [("photos", "/data"), ("models", "/models")]
+    result = run(*line, "--", "--images=/datasets/flowers")
+    assert result.exit_code == 64
+    assert "images=/datasets/flowers is on none of the volumes: /data, /models" in result.output
+
+
+@pytest.mark.parametrize(
+    ("volume", "problem"),
+    [
+        ("photos", "is not a PersistentVolumeClaim and a folder"),
+        ("photos:data", "is not a PersistentVolumeClaim and a folder"),
+        ("photos:/", "is not a PersistentVolumeClaim and a folder"),
+        ("photos:/data/../etc", "is not a PersistentVolumeClaim and a folder"),
+        ("photos:/data:ro", "is not a PersistentVolumeClaim and a folder"),
+        ("My_Photos:/data", "is not a PersistentVolumeClaim and a folder"),
+        ("photos:/opt/imgpipe", "would hide the folder /opt of the image"),
+    ],
+)
+def test_a_wrong_volume_is_refused_before_anything_is_sent(run, server, volume, problem):
+    result = run("submit", "job_2", "--no-check", "--volume", volume, "--", "--images=gs://bucket/flowers")
+    assert result.exit_code == 64
+    assert problem in result.output
+    assert "job_2" not in [sent["display_name"] for sent in server.runs.values()]
+
+
+def test_two_volumes_at_one_folder_are_refused(run, server):
+    volumes = ["--volume", "photos:/data", "--volume", "others:/data/"]
+    result = run("submit", "job_2", "--no-check", *volumes, "--", "--images=/data/flowers")
+    assert result.exit_code == 64
+    assert "--volume gives /data twice" in result.output
