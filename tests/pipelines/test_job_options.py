@@ -68,7 +68,7 @@ def dry_run(tmp_path, monkeypatch):
         # Paths that the target's machines cannot read.
         (KUBEFLOW, ["--images=flowers"], "images=flowers is a local path"),
         (KUBEFLOW, [*IMAGES, "--job-dir=~/run"], "job_dir=~/run is a local path"),
-        (KUBEFLOW, ["--images=s3://b/i"], "s3:// is not supported"),
+        (KUBEFLOW, ["--images=hdfs://b/i"], "hdfs:// is not supported"),
         (KUBEFLOW, [*IMAGES, "--pretrained_checkpoint_path=old"], "pretrained_checkpoint_path=old"),
         (PIPELINE, ["--images=/data/flowers"], "images=/data/flowers is a local path"),
         (PIPELINE, [*IMAGES, "--slices_csv=slices.csv"], "slices_csv=slices.csv"),
