@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 from click.testing import CliRunner
 from kfp.dsl.executor import Executor
+from PIL import Image
 
 from imgpipe.components.common.arguments import description_of
 from imgpipe.components.common.errors import InvalidArgumentError
@@ -302,6 +303,35 @@ def test_the_first_step_passes_on_what_the_form_means(start):
     assert outputs["version"]
 
 
+def test_a_step_takes_its_arguments_from_the_settings(tmp_path):
+    for label in ("daisy", "tulips"):
+        for number in range(4):
+            file = tmp_path / "photos" / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
+    executors = form_of("image_classification")["deploymentSpec"]["executors"]
+    [*_, source] = executors["exec-convert"]["container"]["command"]
+    dataset = {"name": "dataset", "type": {"schemaTitle": "system.Dataset"}, "uri": str(tmp_path / "dataset")}
+    request = {
+        "inputs": {
+            "parameterValues": {
+                "images": str(tmp_path / "photos"),
+                "settings": {"output_dir": str(tmp_path / "shards"), "validation_fraction": 0.5},
+            }
+        },
+        "outputs": {
+            "outputFile": str(tmp_path / "output.json"),
+            "artifacts": {"dataset": {"artifacts": [dataset]}},
+        },
+    }
+    scope = {}
+    exec(source, scope)  # noqa: S102 - as in the pod
+    Executor(request, scope["convert"]).execute()
+    manifest = json.loads((tmp_path / "dataset" / "manifest.json").read_text())
+    assert sum(manifest["splits"]["validation"]["images_per_label"]) == 4
+    assert list((tmp_path / "shards").iterdir())
+
+
 def test_a_retraining_gets_its_weights_from_the_serving_model(start):
     settings = {"pretrained_checkpoint_path": "gs://bucket/model", "project": "p", "region": "us-central1"}
     run = expand_settings(
@@ -359,6 +389,17 @@ def test_upload_compiles_the_forms_with_the_full_names_of_the_images(tmp_path):
         result = CliRunner().invoke(imgpipe, [*command, "--image-registry", "registry.example/team"])
         assert result.exit_code == 0, result.output
         assert len(server.versions) == len(ALL_FORMS)
+
+
+def test_a_rejected_upload_names_both_reasons(tmp_path):
+    with start_kubeflow_server(tmp_path) as server:
+        server.forbidden = ["pipelines"]
+        result = CliRunner().invoke(imgpipe, ["upload", "--target", "kubeflow", "--host", server.address])
+    assert result.exit_code == 69
+    assert "the pipeline image-classification was rejected: your account may not" in result.stderr
+    # It does not know the field of the drop-down lists.
+    assert "older than 2.16" in result.stderr
+    assert "image_classification_all_arguments.yaml" in result.stderr
 
 
 def test_only_kubeflow_has_forms():
