@@ -104,7 +104,7 @@ def test_every_input_of_the_compiled_file_is_set_by_input_or_by_an_option(target
             TUNED,
             ["tune_engine=katib"],
             "job_dir='': with tune_engine=katib",
-            "set --job_dir to a gs:// folder",
+            "set --job_dir to a gs:// or s3:// folder",
         ),
         (VERTEX, ["train_restarts=11"], "train_restarts=11: must be at least 0 and at most 10", ""),
         (VERTEX, ["train_restarts=x"], "--input train_restarts=x: must be a whole number", ""),
