@@ -27,6 +27,7 @@ from imgpipe.components.platforms.google_credentials import (
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
 from imgpipe.components.storage.requests import (
+    BadAnswerError,
     explain_full_disk,
     first_line,
     request_seconds,
@@ -75,21 +76,26 @@ class CloudStorageLocation(ObjectLocation):
 
     def read(self) -> bytes:
         with _explain_reading(self):
-            return _retry(lambda: bytes(_blob(self).download_as_bytes(timeout=request_seconds(), retry=None)))
+            return _retry(self._read)
 
     def read_range(self, begin: int, length: int) -> bytes:
         with _explain_reading(self):
-            return _retry(
-                lambda: bytes(
-                    _blob(self).download_as_bytes(
-                        start=begin, end=begin + length - 1, timeout=request_seconds(), retry=None
-                    )
-                )
-            )
+            return _retry(lambda: self._read(start=begin, end=begin + length - 1))
+
+    def _read(self, **options: int) -> bytes:
+        blob = _blob(self)
+        content = blob.download_as_bytes(timeout=request_seconds(), retry=None, **options)
+        _check_is_object(blob)
+        return bytes(content)
 
     def download(self, path: Path) -> None:
+        def download() -> None:
+            blob = _blob(self)
+            blob.download_to_filename(str(path), timeout=request_seconds(), retry=None)
+            _check_is_object(blob)
+
         with _explain_reading(self), explain_full_disk(self, path):
-            _retry(lambda: _blob(self).download_to_filename(str(path), timeout=request_seconds(), retry=None))
+            _retry(download)
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -211,6 +217,12 @@ def _blob(location: ObjectLocation) -> Any:
     return _client().bucket(location.bucket).blob(location.key)
 
 
+def _check_is_object(blob: Any) -> None:
+    # The library takes the page of a proxy, without Cloud Storage's headers, for the object.
+    if blob.crc32c is None and blob.generation is None:
+        raise BadAnswerError("the answer is not Cloud Storage's: it has no checksum and no generation")
+
+
 def _status(blob: Any) -> FileStatus:
     import base64
 
@@ -237,6 +249,7 @@ def _is_transient(error: BaseException) -> bool:
         exceptions.TooManyRequests
         | exceptions.ServerError
         | DataCorruption
+        | BadAnswerError
         | TransportError
         | requests.ConnectionError
         | requests.Timeout

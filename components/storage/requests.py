@@ -26,6 +26,10 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 _deadline = contextvars.ContextVar("deadline", default=math.inf)
 
 
+class BadAnswerError(Exception):
+    """An answer of success is not the store's, or has only a part of the content; a transient error."""
+
+
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Limits the time of a request in this thread, and the time for which it is retried."""

@@ -30,6 +30,7 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
 from imgpipe.components.storage.requests import (
+    BadAnswerError,
     explain_full_disk,
     first_line,
     request_seconds,
@@ -41,11 +42,14 @@ Result = TypeVar("Result")
 
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
-_PART_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 _PAGE_KEYS = 1000
 _MD5 = re.compile(r'"?([0-9a-f]{8})[0-9a-f]{24}"?')
-# Larger files are uploaded in parts.
-_MULTIPART_BYTES = 64 << 20
+# Larger files are uploaded in parts of this size.
+_PART_BYTES = 64 << 20
+# Larger objects are copied in parts: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html.
+_MOST_COPIED_BYTES = 5 << 30
+_NO_CONTENT = 204
 _VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 # Transient errors with another status.
@@ -59,10 +63,6 @@ _REFUSED_CREDENTIALS = {
     "RequestTimeTooSkewed": "this machine's clock is wrong",
 }
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
-
-
-class _BadAnswerError(Exception):
-    """An answer of success was not S3's, or had only a part of the content."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,13 +146,14 @@ class S3Location(ObjectLocation):
         found = _client().get_object(Bucket=self.bucket, Key=self.key)
         digest = hashlib.md5(usedforsecurity=False)
         length = 0
-        for part in found["Body"].iter_chunks(_PART_BYTES):
+        for part in found["Body"].iter_chunks(_READ_BYTES):
             file.write(part)
             digest.update(part)
             length += len(part)
         if digest.hexdigest() != _field(found, "ETag").strip('"'):
             found = _client().head_object(Bucket=self.bucket, Key=self.key)
-            _check_length(length, _field(found, "ContentLength"))
+            _field(found, "LastModified")
+            _check_length(length, found["ContentLength"])
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -199,31 +200,52 @@ class S3Location(ObjectLocation):
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
 
-        def upload() -> None:
-            configuration = TransferConfig(
-                multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=_MULTIPART_BYTES
-            )
+        size = path.stat().st_size
+        configuration = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
+
+        def upload_in_parts() -> None:
             try:
                 _client().upload_file(str(path), self.bucket, self.key, Config=configuration)
             except S3UploadFailedError as error:
                 # boto3 wraps the client's error.
                 raise error.__context__ or error from None
+            found = _client().head_object(Bucket=self.bucket, Key=self.key)
+            _field(found, "LastModified")
+            _check_length(found["ContentLength"], size)
+
+        def upload() -> None:
+            with path.open("rb") as file:
+                _field(_client().put_object(Bucket=self.bucket, Key=self.key, Body=file), "ETag")
 
         with _explain_writing(self):
-            _retry(upload)
+            _retry(upload if size <= _PART_BYTES else upload_in_parts)
 
     def rename(self, target: Location) -> None:
         """Copies the object in the service and removes the original."""
         assert isinstance(target, S3Location)  # noqa: S101 - in the same store
         source = {"Bucket": self.bucket, "Key": self.key}
+
+        def copy() -> None:
+            found = _client().head_object(**source)
+            _field(found, "LastModified")
+            if found["ContentLength"] > _MOST_COPIED_BYTES:
+                _client().copy(source, target.bucket, target.key)
+            else:
+                copied = _client().copy_object(CopySource=source, Bucket=target.bucket, Key=target.key)
+                _field(_field(copied, "CopyObjectResult"), "ETag")
+
         with _explain_writing(target):
-            # In parts, if the object is large.
-            _retry(lambda: _client().copy(source, target.bucket, target.key))
+            _retry(copy)
         self.remove()
 
     def remove(self) -> None:
+        def remove() -> None:
+            answer = _client().delete_object(Bucket=self.bucket, Key=self.key)
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != _NO_CONTENT:
+                raise BadAnswerError("the answer is not S3's: it has content")
+
         with _explain_writing(self):
-            self._request("delete_object", "ResponseMetadata", Key=self.key)
+            _retry(remove)
 
     def _request(self, operation: str, expected: str, **options: Any) -> Any:
         """Returns the answer, which must have the expected field."""
@@ -239,13 +261,13 @@ class S3Location(ObjectLocation):
 def _field(answer: Any, name: str) -> Any:
     # boto3 reads the page of a proxy, which has none of the fields, as an answer without values.
     if name not in answer:
-        raise _BadAnswerError(f"the answer is not S3's: it has no {name}")
+        raise BadAnswerError(f"the answer is not S3's: it has no {name}")
     return answer[name]
 
 
 def _check_length(length: int, expected: int) -> None:
     if length != expected:
-        raise _BadAnswerError(f"the answer had {length:,} of {expected:,} bytes")
+        raise BadAnswerError(f"the answer had {length:,} of {expected:,} bytes")
 
 
 def _client() -> Any:
@@ -337,6 +359,7 @@ def _code(error: Any) -> str:
 
 
 def _is_transient(error: BaseException) -> bool:
+    import urllib3
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
@@ -349,9 +372,10 @@ def _is_transient(error: BaseException) -> bool:
         exceptions.HTTPClientError
         | exceptions.IncompleteReadError
         | exceptions.ResponseStreamingError
-        | _BadAnswerError
+        | BadAnswerError
         # An answer that is not S3's, e.g. the page of a proxy.
         | _parser_error()
+        | urllib3.exceptions.HTTPError
         | ConnectionError,
     )
 

@@ -133,7 +133,7 @@ def test_an_invalid_bucket_name_is_an_invalid_argument(s3):
 
 
 def test_a_large_file_is_uploaded_and_read_in_parts(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.storage.s3._MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr("imgpipe.components.storage.s3._PART_BYTES", 5 << 20)
     content = bytes(range(256)) * (11 << 12)
     (tmp_path / "large").write_bytes(content)
     location = parse_location("s3://photos/large")
