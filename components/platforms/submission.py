@@ -75,13 +75,17 @@ def create_once(
         time.sleep(SETTLE_SECONDS)
         return list(find())
 
+    def reporting(error: PipelineError) -> PipelineError:
+        """Returns the error with what this call has created."""
+        if own is not None:
+            doubt = f"{identify(own)} was created, but it was not checked that it is the only one of its name"
+            return _with_doubt(error, doubt)
+        return _with_doubt(error, "it may have been created nevertheless") if uncertain else error
+
     try:
         found = retry(find_or_create)
     except PipelineError as error:
-        if own is not None:
-            doubt = f"{identify(own)} was created, but it was not checked that it is the only one of its name"
-            raise _with_doubt(error, doubt) from None
-        raise _with_doubt(error, "it may have been created nevertheless") if uncertain else error from None
+        raise reporting(error) from None
     existed = own is None and not uncertain
     own_id = "" if own is None else identify(own)
     if own is not None and own_id not in map(identify, found):
@@ -94,8 +98,14 @@ def create_once(
         if own is not None:
             _end(own, end, own_id)
         raise
+    except PipelineError as error:
+        raise reporting(error) from None
     for resource in found[1:]:
-        if identify(resource) == own_id or _belongs(resource, check):
+        try:
+            is_superfluous = identify(resource) == own_id or _belongs(resource, check)
+        except PipelineError as error:
+            raise reporting(error) from None
+        if is_superfluous:
             _end(resource, end, identify(resource))
     return kept, existed or (own is not None and identify(kept) != own_id)
 
