@@ -163,7 +163,7 @@ class Cluster:
         handler.send(status, json.dumps(content).encode(), Content_Type="application/json")
         return True
 
-    def handle(self, method, path, body):
+    def handle(self, method, path, body, query=None):
         """Returns status and JSON of a request to the API server."""
         if (review := access_review(path, body, self.denied)) is not None:
             return review
@@ -173,9 +173,9 @@ class Cluster:
             return self.draw.choice((429, 500, 503)), {"message": "try again"}
         with self._lock:
             self._advance()
-            return self._respond(method, path, body)
+            return self._respond(method, path, body, query or {})
 
-    def _respond(self, method, path, body):
+    def _respond(self, method, path, body, query):
         match = re.fullmatch(
             r"/(?:api|apis)/(?:[^/]+/)?v[^/]+(?:/namespaces/([^/]+))?/([^/]+)(?:/([^/]+))?", path
         )
@@ -196,7 +196,7 @@ class Cluster:
         elif plural == "revisions":
             found = self._revision(namespace, name)
         elif plural == "pods":
-            return 200, {"items": self._pods(namespace)}
+            return 200, {"items": self._pods(namespace, query.get("labelSelector", ""))}
         elif plural == "configmaps":
             found = {"metadata": {}, "data": {"deploy": json.dumps({"defaultDeploymentMode": self.mode})}}
         else:
@@ -444,14 +444,16 @@ class Cluster:
                 return {"metadata": metadata, "status": {"conditions": [condition]}}
         return None
 
-    def _pods(self, namespace):
+    def _pods(self, namespace, selector):
         now = time.monotonic()
-        return [
+        wanted = dict(part.split("=") for part in selector.split(",") if part)
+        pods = [
             _pod_object(pod, now)
             for key, workload in self.workloads.items()
             if key.startswith(f"{namespace}/")
             for pod in self._live(workload)
         ]
+        return [pod for pod in pods if wanted.items() <= pod["metadata"]["labels"].items()]
 
     # ------------------------------------------------------------ predictors
 
@@ -617,8 +619,15 @@ def _pod_object(pod, now):
         restarts = 3
         state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off restarting failed container"}}
     ready = "True" if pod.is_ready(now) else "False"
+    # The second is Knative's.
+    labels = {
+        "app": f"isvc.{pod.name.rpartition('-')[0]}",
+        "serving.knative.dev/revision": pod.name,
+        "serving.kserve.io/inferenceservice": pod.name.rpartition("-predictor-")[0],
+    }
+    metadata = {"name": pod.name, "labels": labels, "annotations": pod.template["annotations"]}
     return {
-        "metadata": {"name": pod.name, "annotations": pod.template["annotations"], **_times(pod)},
+        "metadata": {**metadata, **_times(pod)},
         "status": {
             "conditions": [{"type": "Ready", "status": ready}],
             "containerStatuses": [
@@ -675,8 +684,8 @@ def load_from(cloud: Any) -> Any:
 def serve_cluster(cluster: Cluster) -> Iterator[Cluster]:
     """Serves a cluster's API and its predictors on loopback."""
 
-    def respond(method, path, _, body):
-        return cluster.handle(method, path, json.loads(body) if body else None)
+    def respond(method, path, query, body):
+        return cluster.handle(method, path, json.loads(body) if body else None, query)
 
     with serve_json(respond, cluster.intercept) as cluster.address:
         yield cluster

@@ -500,10 +500,10 @@ def before_first(cluster, method, change):
     """Lets another client change the cluster between the step's last read and its first write."""
     handle, changes = cluster.handle, [change]
 
-    def handle_after_change(requested, path, body):
+    def handle_after_change(requested, path, *rest):
         if requested == method and path.endswith(("/inferenceservices", "/flowers")) and changes:
             changes.pop()()
-        return handle(requested, path, body)
+        return handle(requested, path, *rest)
 
     cluster.handle = handle_after_change
 
