@@ -255,9 +255,20 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
-    percent = _wanted_percent(current, spec, arguments)
+    recorded = record.read()
+
+    def serves_alone() -> bool:
+        """Returns whether all requests go to the model as it was verified last."""
+        served = _until_response(service.served_models, deadline)
+        return (
+            recorded is not None
+            and has_same_pods(recorded, spec)
+            and [model.storage_uri for model in served] == [storage_uri]
+        )
+
+    percent = _wanted_percent(current, spec, arguments, serves_alone)
     rollout = _Rollout(service, spec, percent, verification, deadline, arguments.allow_unverified)
-    previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
+    previous = None if current is None else _previous(service, current, spec, recorded, deadline)
     is_created = current is None
     try:
         with on_termination(lambda: _restore_before_exit(service.with_new_connections(), spec, previous)):
@@ -355,16 +366,22 @@ def _specification(current: dict[str, Any], arguments: DeployArguments, storage_
     return spec
 
 
-def _wanted_percent(current: dict[str, Any] | None, spec: dict[str, Any], arguments: DeployArguments) -> int:
+def _wanted_percent(
+    current: dict[str, Any] | None,
+    spec: dict[str, Any],
+    arguments: DeployArguments,
+    serves_alone: Callable[[], bool],
+) -> int:
     """Returns the share of the requests for a specification: all that it has already, else the canary's.
 
-    Beside a revision that has all traffic, KServe has none to give the rest to, or takes the one before.
+    Beside a revision that has all traffic, KServe has none to give the rest to, or takes the one before. A
+    deployment that was terminated has left its own specification, without traffic.
     """
-    if current is None:
+    if current is None or arguments.canary_percent == 100:
         return 100
-    if has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100:
-        if arguments.canary_percent < 100:
-            log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
+    is_specified = has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100
+    if is_specified or (_percent(current["spec"]) == 0 and serves_alone()):
+        log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
         return 100
     return arguments.canary_percent
 
