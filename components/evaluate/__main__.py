@@ -20,7 +20,7 @@ class EvaluatePaths:
     model: str = argument(
         "", "Folder with saved_model.pb, or with numbered versions, of which the highest is used."
     )
-    output: str = argument("evaluation", "Folder for metrics.json and report.html.")
+    output: str = argument("evaluation", "Folder for metrics.json, predictions.csv and report.html.")
 
     def __post_init__(self) -> None:
         """Checks that the dataset and the model are given.

@@ -23,3 +23,8 @@ def test_a_run_starts_from_the_serving_model_and_deploys_the_next_version(colour
     provenance = json.loads((serving / "2" / "provenance.json").read_text())
     assert provenance["arguments"]["pretrained_checkpoint_path"] == str(serving / "1")
     assert Path(second.summary["model"]).is_dir()
+    deployment = second.summary["deployment"]
+    assert (deployment["version"], deployment["location"]) == ("2", str(serving / "2"))
+    page = Path(second.summary["report"]).read_text(encoding="utf-8")
+    assert f'<span class="badge fine">deployed</span> {deployment["summary"]}' in page
+    assert "run --retrain" in page
