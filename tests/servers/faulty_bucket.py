@@ -1,5 +1,6 @@
 """A bucket whose requests go through a proxy that injects faults."""
 
+import http
 import http.client
 import socket
 import struct
@@ -88,6 +89,10 @@ def proxied(bucket: FaultyBucket) -> Iterator[str]:
             for name, value in response.getheaders():
                 if name.lower() not in _NOT_FORWARDED:
                     self.send_header(name, value)
+            if bucket.scheme == "gs" and response.status == http.HTTPStatus.PARTIAL_CONTENT:
+                # As Cloud Storage does, and the emulator does not:
+                # https://docs.cloud.google.com/storage/docs/xml-api/reference-headers
+                self.send_header("X-Goog-Generation", "1")
             length = len(content)
             if self.command == "HEAD":
                 length = int(response.getheader("Content-Length", "0"))
