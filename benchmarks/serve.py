@@ -247,7 +247,7 @@ def _engine_milliseconds(model_type: str, folder: Path) -> dict[str, float]:
     from imgpipe.components.common.saved_model import write_saved_model
     from imgpipe.components.common.served_model import load_served_model
     from imgpipe.components.export.arguments import ONNX
-    from imgpipe.components.export.candidates import measure_speeds, networks_of
+    from imgpipe.components.export.candidates import measure_seconds, networks_of
     from imgpipe.components.export.onnx_format import convert_to_onnx
 
     labels = [str(number) for number in range(CLASSES)]
@@ -256,8 +256,8 @@ def _engine_milliseconds(model_type: str, folder: Path) -> dict[str, float]:
     (folder / ONNX_FILE).parent.mkdir()
     (folder / ONNX_FILE).write_bytes(convert_to_onnx(model.network, IMAGE_SIZE))
     images = np.random.default_rng(0).integers(0, 256, (1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    speeds = measure_speeds(networks_of(model, folder, [ONNX]), images)
-    return {str(Engine(name, precision)): speed[0] for (_, name, precision), speed in speeds.items()}
+    measured = measure_seconds(networks_of(model, folder, [ONNX]), images, {1: (60, 30.0)})
+    return {str(Engine(name, precision)): 1000 * by[1] for (_, name, precision), by in measured.items()}
 
 
 def _rate(function: Callable[[], object], images: int, seconds: float) -> float:

@@ -156,7 +156,7 @@ def measure_candidates(
             predictions[key].append(network(images))
         done += len(images)
         progress.update(done)
-    speeds = measure_speeds(networks, sample)
+    seconds = measure_seconds(networks, sample)
     probabilities = {key: np.concatenate(values) for key, values in predictions.items()}
     correct = {key: _correct(values, labels) for key, values in probabilities.items()}
     reference = (SAVED_MODEL, TENSORFLOW, FLOAT32)
@@ -170,7 +170,9 @@ def measure_candidates(
         candidates.append(
             Candidate(
                 *key,
-                *speeds[key],
+                latency_p50_ms=1000 * seconds[key][1],
+                images_per_second_8=8 / seconds[key][8],
+                images_per_second_32=32 / seconds[key][32],
                 top_1_accuracy=comparison.challenger_top_1_accuracy,
                 accuracy_loss=-comparison.difference,
                 accuracy_loss_bound=bound,
@@ -208,32 +210,37 @@ def networks_of(
     return networks
 
 
-def measure_speeds(
-    networks: Mapping[tuple[str, str, str], Network], images: NDArray[np.uint8]
-) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-    """Returns the median milliseconds for one image, and the images per second in batches of 8 and 32."""
-    seconds: dict[tuple[str, str, str], dict[int, list[float]]] = {
-        key: {size: [] for size in _ROUNDS} for key in networks
-    }
-    for size, (rounds, limit) in _ROUNDS.items():
+def measure_seconds(
+    networks: Mapping[tuple[str, str, str], Network],
+    images: NDArray[np.uint8],
+    rounds: Mapping[int, tuple[int, float]] = _ROUNDS,
+) -> dict[tuple[str, str, str], dict[int, float]]:
+    """Returns the median seconds of a call, by batch size.
+
+    Args:
+        networks: What is measured, in turns.
+        images: Repeated to make the batches.
+        rounds: The most rounds by batch size, with the seconds after which no further one starts.
+    """
+    medians: dict[tuple[str, str, str], dict[int, float]] = {key: {} for key in networks}
+    for size, (limit, seconds) in rounds.items():
         batch = np.resize(images, (size, *images.shape[1:]))
         for network in networks.values():
             # The first calls with a new shape are slower.
             for _ in range(2):
                 network(batch)
+        measured: dict[tuple[str, str, str], list[float]] = {key: [] for key in networks}
         begin = time.perf_counter()
-        for _ in range(rounds):
+        for _ in range(limit):
             for key, network in networks.items():
                 started = time.perf_counter()
                 network(batch)
-                seconds[key][size].append(time.perf_counter() - started)
-            if time.perf_counter() - begin > limit:
+                measured[key].append(time.perf_counter() - started)
+            if time.perf_counter() - begin > seconds:
                 break
-    medians = {
-        key: {size: statistics.median(values) for size, values in measured.items()}
-        for key, measured in seconds.items()
-    }
-    return {key: (1000 * median[1], 8 / median[8], 32 / median[32]) for key, median in medians.items()}
+        for key, values in measured.items():
+            medians[key][size] = statistics.median(values)
+    return medians
 
 
 def _correct(probabilities: NDArray[np.float32], labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
