@@ -15,8 +15,8 @@ from imgpipe.components.common.resources import usable_threads
 
 AUTO, TENSORFLOW, ONNX_RUNTIME, OPENVINO = "auto", "tensorflow", "onnxruntime", "openvino"
 ENGINES = (TENSORFLOW, ONNX_RUNTIME, OPENVINO)
-# The names of the network's input and output in formats other than the SavedModel.
-IMAGES, PROBABILITIES = "images", "probabilities"
+# The names of the network's input and outputs in formats other than the SavedModel.
+IMAGES, PROBABILITIES, EMBEDDINGS = "images", "probabilities", "embeddings"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Both engines read it.
 ONNX_FILE = f"{FORMATS_FOLDER}/model.onnx"
@@ -24,6 +24,7 @@ _EXTRAS = {ONNX_RUNTIME: "onnx", OPENVINO: "openvino"}
 
 # uint8 [n, size, size, 3] -> float32 [n, N], for one thread at a time.
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,20 @@ class Engine:
 
 
 DEFAULT_ENGINE = Engine()
+
+
+class OnnxNetwork:
+    """The network of an ONNX file in an engine; as a function it returns the probabilities.
+
+    Args:
+        outputs: Returns all outputs by name.
+    """
+
+    def __init__(self, outputs: Callable[[NDArray[np.uint8]], Outputs]) -> None:
+        self.outputs = outputs
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.outputs(images)[PROBABILITIES]
 
 
 def is_installed(name: str) -> bool:
@@ -90,7 +105,7 @@ def check_engine(name: str) -> None:
         )
 
 
-def load_network(engine: Engine, model_folder: Path) -> Network:
+def load_network(engine: Engine, model_folder: Path) -> OnnxNetwork:
     """Loads the network of a model folder into an engine other than TensorFlow.
 
     Raises:
@@ -121,21 +136,17 @@ def load_network(engine: Engine, model_folder: Path) -> Network:
         ) from error
 
 
-def _onnx_runtime(content: bytes) -> Network:
+def _onnx_runtime(content: bytes) -> OnnxNetwork:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def probabilities(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (values,) = session.run([PROBABILITIES], {IMAGES: images})
-        return np.asarray(values, np.float32)
-
-    return probabilities
+    names = [output.name for output in session.get_outputs()]
+    return OnnxNetwork(lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True)))
 
 
-def _openvino(engine: Engine, path: Path) -> Network:
+def _openvino(engine: Engine, path: Path) -> OnnxNetwork:
     import openvino
 
     settings = {
@@ -144,13 +155,16 @@ def _openvino(engine: Engine, path: Path) -> Network:
         # By default OpenVINO rounds to bfloat16 where the processor has it.
         "INFERENCE_PRECISION_HINT": "bf16" if engine.precision == BFLOAT16 else "f32",
     }
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    request = compiled.create_infer_request()
+    names = [output.any_name for output in compiled.outputs]
 
-    def probabilities(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        # A copy: the request's memory is overwritten by the next call.
-        return np.array(request.infer({IMAGES: images})[PROBABILITIES], np.float32)
+    def outputs(images: NDArray[np.uint8]) -> Outputs:
+        results = request.infer({IMAGES: images})
+        # Copies: the request's memory is overwritten by the next call.
+        return {name: np.array(results[name], np.float32) for name in names}
 
-    return probabilities
+    return OnnxNetwork(outputs)
 
 
 def _has_bfloat16() -> bool:

@@ -19,6 +19,8 @@ SERVING_FORMATS = "jpeg,png,gif,bmp"
 SERVING_FORMATS_WITH_WEBP = f"{SERVING_FORMATS},webp"
 # The folder of the model in other formats; servers of a SavedModel ignore it.
 FORMATS_FOLDER = "formats"
+# The sketch of the evaluation's embeddings, see ``drift``.
+DRIFT_NAME = "drift.npz"
 # Set in the containers of a job.
 JOB_ID_VARIABLE = "IMGPIPE_JOB_ID"
 _REMEDY = "use the model folder that the train step wrote"

@@ -5,7 +5,12 @@ import re
 from pathlib import Path
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
-from imgpipe.components.common.provenance import DEPLOYMENT_CONFIG_NAME, FORMATS_FOLDER, PROVENANCE_NAME
+from imgpipe.components.common.provenance import (
+    DEPLOYMENT_CONFIG_NAME,
+    DRIFT_NAME,
+    FORMATS_FOLDER,
+    PROVENANCE_NAME,
+)
 from imgpipe.components.common.verification import VERIFICATION_NAME
 from imgpipe.components.storage import Location
 
@@ -19,6 +24,7 @@ _MODEL_NAMES = {
     "assets",
     DEPLOYMENT_CONFIG_NAME,
     PROVENANCE_NAME,
+    DRIFT_NAME,
     FORMATS_FOLDER,
     VERIFICATION_NAME,
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.engines import IMAGES, PROBABILITIES
+from imgpipe.components.common.engines import EMBEDDINGS, IMAGES, PROBABILITIES
 from imgpipe.components.common.labels import LABELS_ASSET, write_labels_file
 from imgpipe.components.common.tensorflow_2_6 import remove_hints
 from imgpipe.components.common.tf_import import tf
@@ -16,6 +16,7 @@ LABELS_SIGNATURE = "top_labels"
 SETS_SIGNATURE = "label_sets"
 # An alias of serving_default.
 CLASSIFY_SIGNATURE = "classify"
+EMBEDDINGS_SIGNATURE = EMBEDDINGS
 # The number of classes that the signature top_labels returns, or all if there are fewer.
 TOP_LABELS = 5
 # The inputs of every signature.
@@ -44,20 +45,31 @@ class _ServingModel(tf.Module):
         # By path, so that each variable can be identified and another training can start from them.
         self.classifier_variables = {variable.path: variable.value for variable in classifier.variables}
         self._labels_file = tf.saved_model.Asset(str(labels_file))
-        logits = classifier.logits
         probabilities_from = tf.nn.sigmoid if multi_label else tf.nn.softmax
         names = tf.constant(list(labels), tf.string)
 
-        # A separate function, so that the signatures share one copy of the network. Other formats are
-        # converted from it; their applications decode images themselves.
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)]
-        )
-        def probabilities_of_pixels(images: Any) -> Any:
-            scaled = logits(images, training=False)
+        # A network without separate features, as tests have, has no embeddings.
+        has_embeddings = hasattr(classifier, "features")
+
+        def outputs(images: Any) -> dict[str, Any]:
+            features = classifier.features(images, training=False) if has_embeddings else None
+            if has_embeddings:
+                scaled = classifier.logits_of_features(features, training=False)
+            else:
+                scaled = classifier.logits(images, training=False)
             if temperature != 1:
                 scaled *= 1 / temperature
-            return probabilities_from(scaled)
+            probabilities = {PROBABILITIES: probabilities_from(scaled)}
+            return {EMBEDDINGS: features, **probabilities} if has_embeddings else probabilities
+
+        # Separate functions, so that the signatures share one copy of the network. Other formats are
+        # converted from them; their applications decode images themselves.
+        pixels = [tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)]
+        outputs_of_pixels = tf.function(outputs, input_signature=pixels)
+
+        @tf.function(input_signature=pixels)
+        def probabilities_of_pixels(images: Any) -> Any:
+            return outputs_of_pixels(images)[PROBABILITIES]
 
         @tf.function(input_signature=_SIGNATURE[:1])
         def pixels_of_files(image_bytes: Any) -> Any:
@@ -97,6 +109,8 @@ class _ServingModel(tf.Module):
                 "probabilities": probabilities,
             }
 
+        self.has_embeddings = has_embeddings
+        self.outputs_of_pixels = outputs_of_pixels
         self.probabilities_of_pixels = probabilities_of_pixels
         self.pixels_of_files = pixels_of_files
         answers = {DEFAULT_SIGNATURE: serve, LABELS_SIGNATURE: serve_labels}
@@ -112,15 +126,28 @@ class _ServingModel(tf.Module):
 
         @tf.function(input_signature=_SIGNATURE)
         def serve(image_bytes: Any, key: Any) -> Any:
-            # A missing key would otherwise shift all following predictions unnoticed.
-            tf.debugging.assert_equal(
-                tf.shape(key),
-                tf.shape(image_bytes),
-                "key and image_bytes must have the same length",
-            )
+            _check_lengths(image_bytes, key)
             return answer(self.probabilities_of_pixels(self.pixels_of_files(image_bytes)), key)
 
         return serve
+
+    def embeddings_signature(self) -> Any:
+        """Returns the function of the signature ``embeddings``."""
+
+        @tf.function(input_signature=_SIGNATURE)
+        def serve(image_bytes: Any, key: Any) -> Any:
+            _check_lengths(image_bytes, key)
+            outputs = self.outputs_of_pixels(self.pixels_of_files(image_bytes))
+            return {EMBEDDINGS: outputs[EMBEDDINGS], "key": tf.identity(key)}
+
+        return serve
+
+
+def _check_lengths(image_bytes: Any, key: Any) -> None:
+    # A missing key would otherwise shift all following predictions unnoticed.
+    tf.debugging.assert_equal(
+        tf.shape(key), tf.shape(image_bytes), "key and image_bytes must have the same length"
+    )
 
 
 def answer_function(signature: str) -> str:
@@ -153,7 +180,10 @@ def write_saved_model(
     Each signature consists of three functions, which are not signatures: ``pixels_of_files`` decodes the
     files (string [n] -> uint8 [n, size, size, 3]), ``probabilities_of_pixels`` is the network, and
     ``answer_serving_default``, ``answer_top_labels`` and ``answer_label_sets`` make the outputs of
-    ``probabilities`` and ``key``. An engine other than TensorFlow replaces the second one.
+    ``probabilities`` and ``key``. ``outputs_of_pixels`` returns the network's ``probabilities`` and, if it
+    has features, ``embeddings`` (float32 [n, d]), what its last layer gets; an engine other than TensorFlow
+    replaces it. Then there is a signature ``embeddings`` with the same inputs, which returns ``embeddings``
+    and ``key``.
 
     Images are decoded by ``decode_image_file``, to the pixels of an image that the convert step prepared.
 
@@ -161,7 +191,8 @@ def write_saved_model(
     this and all later versions load the model.
 
     Args:
-        classifier: With ``variables`` (Keras variables) and ``logits(images, training=...)``.
+        classifier: With ``variables`` (Keras variables), and with ``features(images, training=...)`` and
+            ``logits_of_features(features, training=...)`` or ``logits(images, training=...)`` alone.
         image_size: The side in pixels of the square to which images are scaled.
         labels: Names by class.
         folder: The output folder.
@@ -187,5 +218,7 @@ def write_saved_model(
         names = [DEFAULT_SIGNATURE, LABELS_SIGNATURE, *([SETS_SIGNATURE] if set_thresholds else [])]
         signatures = {name: module.signature(name) for name in names}
         signatures[CLASSIFY_SIGNATURE] = signatures[DEFAULT_SIGNATURE]
+        if module.has_embeddings:
+            signatures[EMBEDDINGS_SIGNATURE] = module.embeddings_signature()
         tf.saved_model.save(module, str(folder), signatures=signatures)
     remove_hints(folder)

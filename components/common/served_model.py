@@ -1,7 +1,7 @@
 """Loads a SavedModel as a server does, and predicts with its signatures."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.engines import DEFAULT_ENGINE, TENSORFLOW, Engine, Network, load_network
+from imgpipe.components.common.engines import (
+    DEFAULT_ENGINE,
+    EMBEDDINGS,
+    PROBABILITIES,
+    TENSORFLOW,
+    Engine,
+    OnnxNetwork,
+    load_network,
+)
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, MissingInputError
 from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.records import class_to_label
-from imgpipe.components.common.saved_model import CLASSIFY_SIGNATURE, DEFAULT_SIGNATURE, answer_function
+from imgpipe.components.common.saved_model import (
+    CLASSIFY_SIGNATURE,
+    DEFAULT_SIGNATURE,
+    EMBEDDINGS_SIGNATURE,
+    answer_function,
+)
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
@@ -46,7 +59,7 @@ class ServedModel:
         loaded: Any,
         labels: tuple[str, ...],
         engine: Engine = DEFAULT_ENGINE,
-        network: Network | None = None,
+        network: OnnxNetwork | None = None,
     ) -> None:
         self.engine = engine
         self._network_of_engine = network
@@ -71,6 +84,14 @@ class ServedModel:
                 "the SavedModel has no function for decoded images",
                 remedy="train the model again with this version of imgpipe",
             ) from None
+
+    @property
+    def network_outputs(self) -> Any:
+        """The network with all outputs, by name: ``probabilities`` and, if it has them, ``embeddings``.
+
+        Like ``network``, which it is for a model of an earlier version.
+        """
+        return getattr(self._loaded, "outputs_of_pixels", self.network)
 
     @property
     def image_size(self) -> int:
@@ -99,10 +120,39 @@ class ServedModel:
             InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
             CheckFailedError: if the returned keys differ from ``keys``.
         """
+        return self._call(images, keys, signature, self._outputs_of_signature)
+
+    def call_with_embeddings(
+        self, images: Sequence[bytes], keys: Sequence[str], signature: str = DEFAULT_SIGNATURE
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        """Calls a signature like ``call``, and returns the embeddings of the images, from the same pass.
+
+        Only for a model that has the signature ``embeddings``.
+
+        Raises:
+            InvalidDataError: if an image of the batch cannot be decoded; TensorFlow does not say which.
+            CheckFailedError: if the returned keys differ from ``keys``.
+        """
+        found: list[NDArray[np.float32]] = []
+
+        def outputs(name: str, files: Any, key: Any) -> dict[str, Any]:
+            network = self._network_outputs(files)
+            found.append(np.asarray(network[EMBEDDINGS]))
+            return self._answer(name, network, key)
+
+        return self._call(images, keys, signature, outputs), found[0]
+
+    def _call(
+        self,
+        images: Sequence[bytes],
+        keys: Sequence[str],
+        signature: str,
+        outputs_of: Callable[[str, Any, Any], dict[str, Any]],
+    ) -> dict[str, NDArray[Any]]:
         encoded_keys = [key.encode() for key in keys]
         try:
             files = [_as_decodable(image) for image in images]
-            outputs = self._outputs(
+            outputs = outputs_of(
                 signature, tf.constant(files, tf.string), tf.constant(encoded_keys, tf.string)
             )
         except (ImageError, tf.errors.InvalidArgumentError) as error:
@@ -117,15 +167,23 @@ class ServedModel:
             )
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def _outputs(self, signature: str, files: Any, keys: Any) -> dict[str, Any]:
-        outputs: dict[str, Any]
-        if self._network_of_engine is None:
-            outputs = self.signatures[signature](image_bytes=files, key=keys)
-            return outputs
-        probabilities = self._network_of_engine(self._loaded.pixels_of_files(files).numpy())
+    def _outputs_of_signature(self, signature: str, files: Any, keys: Any) -> dict[str, Any]:
+        if self._network_of_engine is not None:
+            return self._answer(signature, self._network_outputs(files), keys)
+        outputs: dict[str, Any] = self.signatures[signature](image_bytes=files, key=keys)
+        return outputs
+
+    def _network_outputs(self, files: Any) -> dict[str, Any]:
+        pixels = self._loaded.pixels_of_files(files)
+        if self._network_of_engine is not None:
+            return dict(self._network_of_engine.outputs(pixels.numpy()))
+        return dict(self._loaded.outputs_of_pixels(pixels))
+
+    def _answer(self, signature: str, network: dict[str, Any], keys: Any) -> dict[str, Any]:
+        if signature == EMBEDDINGS_SIGNATURE:
+            return {EMBEDDINGS: tf.constant(network[EMBEDDINGS]), "key": keys}
         answer = answer_function(DEFAULT_SIGNATURE if signature == CLASSIFY_SIGNATURE else signature)
-        outputs = getattr(self._loaded, answer)(tf.constant(probabilities), keys)
-        return dict(outputs)
+        return dict(getattr(self._loaded, answer)(tf.constant(network[PROBABILITIES]), keys))
 
 
 def _as_decodable(image: bytes) -> bytes:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, read_split
+from imgpipe.components.common.drift import make_sketch
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
 from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.log import json_environment, log_event, log_result, parse_event
@@ -151,6 +152,8 @@ def export(
     with local_dataset(dataset_folder) as local_folder:
         served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
         measured = _check(reference, served, exported_folder, arguments)
+        if (sketch := make_sketch(served["embeddings"])) is not None:
+            sketch.save(exported_folder)
         formats: tuple[ModelFormat, ...] = ()
         candidates: tuple[Candidate, ...] = ()
         if arguments.export_formats:

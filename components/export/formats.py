@@ -190,7 +190,7 @@ def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Ite
 
 
 def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Manifest) -> bytes:
-    network, image_size = model.network, model.image_size
+    image_size = model.image_size
     log_event("converting", f"export: converting the model to {name}, which may take a minute")
     calibration = (
         list(calibration_images(dataset_folder, manifest, image_size)) if name == TFLITE_INT8 else None
@@ -198,8 +198,8 @@ def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Mani
     try:
         with timed("converted", f"export: converted to {name}"):
             if name == ONNX:
-                return convert_to_onnx(network, image_size)
-            return convert_to_tflite(network, image_size, calibration)
+                return convert_to_onnx(model.network_outputs, image_size)
+            return convert_to_tflite(model.network, image_size, calibration)
     except Exception as error:
         # Converters have no common exception class.
         raise CheckFailedError(

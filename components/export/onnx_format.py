@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from imgpipe.components.common.engines import IMAGES, PROBABILITIES
@@ -32,12 +33,13 @@ def missing_packages() -> list[str]:
 
 
 def convert_to_onnx(network: Any, image_size: int) -> bytes:
-    """Returns the network as an ONNX file with the input ``images`` and the output ``probabilities``.
+    """Returns the network as an ONNX file with the input ``images`` and the network's outputs.
 
     ``images`` is uint8 [n, size, size, 3], RGB in 0..255, and ``probabilities`` float32 [n, N], for any n.
 
     Args:
-        network: uint8 [n, size, size, 3] -> float32 [n, N], see ``ServedModel.network``.
+        network: uint8 [n, size, size, 3] -> outputs by name, see ``ServedModel.network_outputs``, or the
+            probabilities alone.
         image_size: Width and height of the images in pixels.
     """
     import tf2onnx
@@ -47,10 +49,15 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
 
     @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name=IMAGES)])
     def predict(images: Any) -> Any:
-        return network(images)
+        found = network(images)
+        return dict(found) if isinstance(found, Mapping) else {PROBABILITIES: found}
 
     function = predict.get_concrete_function()
-    inputs, outputs = [f"{IMAGES}:0"], [function.outputs[0].name]
+    # TensorFlow sorts the outputs by name; users of the file expect the probabilities first.
+    names = sorted(function.structured_outputs)
+    tensors = dict(zip(names, (tensor.name for tensor in function.outputs), strict=True))
+    names.sort(key=lambda name: name != PROBABILITIES)
+    inputs, outputs = [f"{IMAGES}:0"], [tensors[name] for name in names]
     with buffer_native_stderr():
         # tf2onnx.convert.from_function would treat the function's captured constants as inputs.
         graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
@@ -59,6 +66,6 @@ def convert_to_onnx(network: Any, image_size: int) -> bytes:
             input_names=inputs,
             output_names=outputs,
             opset=_OPSET,
-            tensors_to_rename={inputs[0]: IMAGES, outputs[0]: PROBABILITIES},
+            tensors_to_rename={inputs[0]: IMAGES, **dict(zip(outputs, names, strict=True))},
         )
     return bytes(model.SerializeToString(deterministic=True))

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.arguments import argument, parse_command_line
-from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset import VALIDATION, Manifest, Split, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.drift import MAX_IMAGES, MIN_IMAGES
+from imgpipe.components.common.saved_model import EMBEDDINGS_SIGNATURE
 from imgpipe.components.common.served_model import BATCH_SIZE, ServedModel, check_labels, load_served_model
 from imgpipe.components.common.step import run_command
 
@@ -45,7 +47,8 @@ def write_predictions(arguments: ServingCheckArguments) -> None:
     The batches are those of the evaluation, so that the arithmetic is the same. The first few images are also
     predicted one by one, as ``single_classes`` and ``single_probabilities``. ``start_seconds`` (float64 [])
     is the time from loading the model to its first prediction, and ``latency_seconds`` (float64 [requests])
-    the latency of each of up to 100 requests with one image after that.
+    the latency of each of up to 100 requests with one image after that. ``embeddings`` (float32 [n, d]) are
+    those of up to 600 images of the split, n = 0 if the model has none or there are too few for a sketch.
 
     Raises:
         CheckFailedError: if the model is damaged.
@@ -73,7 +76,21 @@ def write_predictions(arguments: ServingCheckArguments) -> None:
         single_probabilities=np.concatenate([single.probabilities for single in singles]),
         start_seconds=start_seconds,
         latency_seconds=_latencies(model, images),
+        embeddings=_embeddings(model, folder, manifest, split),
     )
+
+
+def _embeddings(model: ServedModel, folder: Path, manifest: Manifest, split: Split) -> NDArray[np.float32]:
+    """Returns the embeddings of up to 600 images of the split, for the drift sketch; none without them."""
+    parts = [np.zeros((0, 0), np.float32)]
+    if EMBEDDINGS_SIGNATURE in model.signatures and split.examples >= MIN_IMAGES:
+        records = read_split(folder, split, multi_label=manifest.multi_label)
+        encoded = (record.encoded for record in islice(records, MAX_IMAGES))
+        parts = []
+        while batch := list(islice(encoded, BATCH_SIZE)):
+            keys = [str(number) for number in range(len(batch))]
+            parts.append(model.call(batch, keys, EMBEDDINGS_SIGNATURE)["embeddings"])
+    return np.concatenate(parts)
 
 
 def _latencies(model: ServedModel, images: Sequence[bytes]) -> NDArray[np.float64]:

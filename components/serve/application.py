@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from imgpipe.components.common.drift import DriftGauge
 from imgpipe.components.common.html_page import render
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.saved_model import DEFAULT_SIGNATURE, LABELS_SIGNATURE
@@ -50,6 +51,7 @@ class Server:
         self._model = model
         self._bytes_in_flight = 0
         self._measurements = Measurements(lambda: self._batcher.waiting, lambda: model.version)
+        model.on_embeddings = DriftGauge(self._measurements.observe_drift).add
         self._batcher = Batcher(
             model.predict,
             max_images=arguments.max_batch_size,

@@ -1,12 +1,14 @@
 """The served version of a model, which a newer version replaces while requests are processed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from imgpipe.components.common.drift import DriftSketch, load_sketch
 from imgpipe.components.common.engines import AUTO, DEFAULT_ENGINE, TENSORFLOW, Engine, select_engine
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
@@ -32,8 +34,10 @@ class LiveModel:
     def __init__(self, location: Path, engine: str = AUTO) -> None:
         self._location = location
         self._engine_name = engine
+        # Called with the embeddings of served images, if the version has a sketch to compare them with.
+        self.on_embeddings: Callable[[DriftSketch, NDArray[np.float32]], None] = lambda *_: None
         self._lock = threading.Lock()
-        self._current: tuple[int, ServedModel] | None = None
+        self._current: tuple[int, ServedModel, DriftSketch | None] | None = None
         self._failed: dict[int, str] = {}
         self._logged: set[int] = set()
         self.refresh()
@@ -76,11 +80,15 @@ class LiveModel:
         self, signature: str, images: Sequence[bytes], keys: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
         """Runs the served version; see ``ServedModel.ask``."""
-        model = self._served()[1]
+        _, model, sketch = self._served()
         if signature not in model.signatures:
             # It existed when the request was checked; another version has taken over since.
             raise RequestError(400, f"the model has no signature {signature!r}")
-        return model.call(images, keys, signature)
+        if sketch is None:
+            return model.call(images, keys, signature)
+        outputs, embeddings = model.call_with_embeddings(images, keys, signature)
+        self.on_embeddings(sketch, embeddings)
+        return outputs
 
     def refresh(self) -> None:
         """Loads the highest version if it is not the served one; takes seconds then."""
@@ -95,12 +103,13 @@ class LiveModel:
                         folders[number], select_engine(self._engine_name, folders[number])
                     )
                     check_probe_prediction(model)
+                    sketch = load_sketch(folders[number])
                     if model.engine != DEFAULT_ENGINE:
                         _check_answers(model, folders[number])
                 except PipelineError as error:
                     self._failed[number] = error.problem
                     continue
-                self._current = (number, model)
+                self._current = (number, model, sketch)
                 log_event(
                     "version_served",
                     f"serve: serving version {number}",
@@ -122,7 +131,7 @@ class LiveModel:
             )
         self._logged = set(self._failed)
 
-    def _served(self) -> tuple[int, ServedModel]:
+    def _served(self) -> tuple[int, ServedModel, DriftSketch | None]:
         assert self._current is not None  # noqa: S101 - __init__ raises otherwise
         return self._current
 

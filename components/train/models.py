@@ -49,8 +49,12 @@ class Classifier:
 
         Frozen parts always run in inference mode: their statistics do not change.
         """
+        return self.logits_of_features(self.features(images, training=training), training=training)
+
+    def logits_of_features(self, features: Any, *, training: bool) -> Any:
+        """Returns the head's float32 logits [batch, num_classes] of features [batch, features]."""
         mode = Mode(training, self.precision if training else "float32")
-        return run_network(self.head, self.features(images, training=training), mode)
+        return run_network(self.head, features, mode)
 
     def features(self, images: Any, *, training: bool) -> Any:
         """Returns the backbone's features of images: float32 [batch, features]."""

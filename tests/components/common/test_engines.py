@@ -1,12 +1,16 @@
 """Every engine gives the answers of TensorFlow, with each signature."""
 
+import asyncio
+import base64
 import shutil
 
+import httpx
 import numpy as np
 import pytest
 import yaml
 
 from imgpipe.components.common import engines
+from imgpipe.components.common.drift import make_sketch
 from imgpipe.components.common.engines import (
     BFLOAT16,
     DEFAULT_ENGINE,
@@ -25,6 +29,8 @@ from imgpipe.components.common.served_model import load_served_model
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.common.verification import write_verification
 from imgpipe.components.export.onnx_format import convert_to_onnx
+from imgpipe.components.serve.application import Server
+from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.components.serve.live_model import LiveModel
 
 
@@ -37,9 +43,12 @@ class Colours:
         self.head = tf.constant(draw.normal(size=(8, 4)), tf.float32)
         self.variables = []
 
-    def logits(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
+    def features(self, images, *, training):  # noqa: ARG002 - the interface of train's classifiers
         filtered = tf.nn.relu(tf.nn.conv2d(tf.cast(images, tf.float32) / 255, self.kernel, 1, "SAME"))
-        return tf.reduce_mean(filtered, axis=[1, 2]) @ self.head
+        return tf.reduce_mean(filtered, axis=[1, 2])
+
+    def logits_of_features(self, features, *, training):  # noqa: ARG002
+        return features @ self.head
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colours") / "model"
     write_saved_model(Colours(), 16, ("a", "b", "c", "d"), folder, set_thresholds=(0.9,) * 4)
     (folder / ONNX_FILE).parent.mkdir()
-    (folder / ONNX_FILE).write_bytes(convert_to_onnx(load_served_model(folder).network, 16))
+    (folder / ONNX_FILE).write_bytes(convert_to_onnx(load_served_model(folder).network_outputs, 16))
     return folder
 
 
@@ -68,11 +77,15 @@ def test_an_engine_gives_the_answers_of_tensorflow(folder, files, engine):
     tolerance = 1e-5 if engine.precision != BFLOAT16 else 0.02
     plain, other = load_served_model(folder), load_served_model(folder, engine)
     assert (plain.engine, other.engine) == (DEFAULT_ENGINE, engine)
+    assert "embeddings" in plain.signatures
     for name in plain.signatures:
         for images in (files, files[:1]):
             keys = [f"key {number}" for number in range(len(images))]
             expected, found = (model.call(images, keys, name) for model in (plain, other))
             assert found.keys() == expected.keys()
+            with_embeddings, embeddings = other.call_with_embeddings(images, keys, name)
+            assert with_embeddings.keys() == expected.keys()
+            assert embeddings.shape == (len(images), 8)
             for output, values in expected.items():
                 if values.dtype == np.float32:
                     np.testing.assert_allclose(found[output], values, atol=tolerance)
@@ -127,3 +140,43 @@ def test_an_engine_with_other_answers_does_not_serve(folder, files, tmp_path):
     assert LiveModel(model).engine == DEFAULT_ENGINE
     with pytest.raises(MissingInputError, match=r"(?s)answers are not those of .*engine=tensorflow"):
         LiveModel(model, ONNX_RUNTIME)
+
+
+def test_served_images_are_compared_with_the_evaluation(folder, encode, tmp_path):
+    """Through the application, with its metrics; 200 images are a window."""
+    draw = np.random.default_rng(0)
+    clean = [encode(draw.integers(0, draw.integers(1, 257), (6, 6, 3))) for _ in range(400)]
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    served = load_served_model(model)
+    keys = [str(number) for number in range(len(clean))]
+    make_sketch(served.call(clean[:200], keys[:200], "embeddings")["embeddings"]).save(model)
+    server = Server(ServeArguments(model=str(model), max_images_per_request=200), LiveModel(model))
+    transport = httpx.ASGITransport(server.application())
+
+    async def send(*batches):
+        """Sends images in one request for each batch, and returns the metrics of the drift."""
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            for images in batches:
+                rows = [{"image_bytes": {"b64": base64.b64encode(image).decode()}} for image in images]
+                response = await client.post("/v1/models/model:predict", json={"instances": rows})
+                np.testing.assert_allclose(
+                    [row["probabilities"] for row in response.json()["predictions"]],
+                    served.predict(images).probabilities,
+                    atol=1e-5,
+                )
+            lines = (await client.get("/metrics")).text.splitlines()
+        pairs = (line.split() for line in lines if line.startswith("imgpipe_drift"))
+        return {name.removeprefix("imgpipe_drift_"): float(value) for name, value in pairs}
+
+    async def scenario():
+        grey = [encode(draw.integers(100, 120, (6, 6, 3))) for _ in range(200)]
+        return await send(clean[200:399]), await send(clean[399:]), await send(grey)
+
+    before, first, second = asyncio.run(scenario())
+    assert np.isnan(before["distance"])
+    assert (first["windows_total"], first["alarms_total"]) == (1, 0)
+    assert first["p_value"] > 0.01
+    assert (second["windows_total"], second["alarms_total"]) == (2, 1)
+    assert second["p_value"] <= 0.01
+    assert second["distance"] > first["distance"]

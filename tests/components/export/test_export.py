@@ -1,10 +1,13 @@
 import shutil
+from itertools import islice
 
 import numpy as np
 import pytest
 from kfp import dsl
 
 from imgpipe.components.common.dataset import VALIDATION, read_manifest
+from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.drift import load_sketch
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError, OutputError
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.provenance import write_provenance
@@ -222,8 +225,18 @@ def test_a_trained_model_is_exported(digits_dataset, trained_digits, tmp_path):
     evaluate(digits_dataset, folder, EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html"))
     export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "exported", ExportArguments())
     exported = files(tmp_path / "exported")
-    assert "verification.json" in exported
-    assert {name: content for name, content in exported.items() if name != "verification.json"} == files(
-        folder
-    )
+    added = {"verification.json", "drift.npz"}
+    assert added <= exported.keys()
+    assert {name: content for name, content in exported.items() if name not in added} == files(folder)
+    # 300 images of the evaluation itself, more than a window, have no drift.
+    records = islice(read_split(digits_dataset, read_manifest(digits_dataset).splits[VALIDATION]), 300)
+    model = load_served_model(tmp_path / "exported")
+    images = [record.encoded for record in records]
+    keys = [str(number) for number in range(len(images))]
+    sketch = load_sketch(tmp_path / "exported")
+    _, p_value = sketch.test(sketch.features(model.call(images, keys, "embeddings")["embeddings"]))
+    assert p_value > 0.05
+    # Calibrating again gives the same bytes.
+    export(digits_dataset, folder, tmp_path / "evaluation", tmp_path / "again", ExportArguments())
+    assert (tmp_path / "again" / "drift.npz").read_bytes() == exported["drift.npz"]
     assert read_manifest(digits_dataset).splits[VALIDATION].examples == 360

@@ -233,11 +233,13 @@ def test_an_onnx_file_accepts_any_number_of_images(exported_digits, pixels, serv
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported_digits[2] / "formats" / "model.onnx")
-    ((taken,), (given,)) = session.get_inputs(), session.get_outputs()
+    ((taken,), (given, features)) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.type, taken.shape[1:]) == ("images", "tensor(uint8)", [32, 32, 3])
     assert (given.name, given.type) == ("probabilities", "tensor(float)")
+    assert (features.name, features.type) == ("embeddings", "tensor(float)")
     for count in (1, 360):
-        (answers,) = session.run(None, {"images": pixels[:count]})
+        answers, embeddings = session.run(None, {"images": pixels[:count]})
+        assert embeddings.shape[0] == count
         np.testing.assert_allclose(answers, served[:count], atol=1e-5)
 
 

@@ -1,0 +1,92 @@
+"""Drift in real photos, with a network trained on ImageNet; takes minutes and runs in `make proof`."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter
+
+from imgpipe.components.common.drift import FALSE_ALARM_RATE, WINDOW, make_sketch
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+NEW_CLASS = "tulips"
+
+
+@pytest.fixture(scope="module")
+def embed(tmp_path_factory):
+    """``embed(paths, change)`` returns the embeddings of photos, each changed by ``change``."""
+    if not (SHARED / "flowers_224").is_dir():
+        pytest.skip(f"NOT PROVEN: the flower photos are not at {SHARED / 'flowers_224'}")
+    from imgpipe.components.common.tf_import import tf
+    from imgpipe.components.train.models import build_classifier
+
+    models = tmp_path_factory.mktemp("keras") / "models"
+    models.mkdir()
+    for weights in (SHARED / "pretrained").glob("*.h5"):
+        shutil.copy(weights, models)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KERAS_HOME", os.fspath(models.parent))
+        classifier = build_classifier(
+            "mobilenet-v2", num_classes=5, image_size=224, weights="imagenet", seed=0
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 224, 224, 3], tf.uint8)])
+    def features(images):
+        return classifier.features(images, training=False)
+
+    def pixels(path, change):
+        with Image.open(io.BytesIO(path.read_bytes())) as photo:
+            return np.asarray(change(photo.convert("RGB")).resize((224, 224)))
+
+    def embed_photos(paths, change=lambda photo: photo):
+        batches = [paths[begin : begin + 32] for begin in range(0, len(paths), 32)]
+        return np.concatenate(
+            [features(np.stack([pixels(path, change) for path in batch])).numpy() for batch in batches]
+        )
+
+    return embed_photos
+
+
+def photos(split):
+    paths = sorted((SHARED / "flowers_224" / split).rglob("*.jpg"))
+    return [paths[number] for number in np.random.default_rng(0).permutation(len(paths))]
+
+
+def alarm_rate(sketch, features, windows):
+    """Returns the fraction of windows of random photos with an alarm."""
+    draw = np.random.default_rng(0)
+    choices = (draw.integers(len(features), size=WINDOW) for _ in range(windows))
+    return np.mean([sketch.test(features[choice])[1] <= FALSE_ALARM_RATE for choice in choices])
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(900)
+def test_clean_windows_alarm_as_rarely_as_stated_and_changes_are_found_in_200_photos(embed):
+    evaluation = embed(photos("val"))
+    sketch = make_sketch(evaluation)
+    train = photos("train")[:1200]
+    clean = sketch.features(embed(train))
+    rate = alarm_rate(sketch, clean, 10_000)
+    print(f"false alarms in 10,000 windows: {rate:.4f}, stated {FALSE_ALARM_RATE}")
+    assert rate <= FALSE_ALARM_RATE
+    changes = {
+        "brightness 1.5": lambda photo: ImageEnhance.Brightness(photo).enhance(1.5),
+        "brightness 0.6": lambda photo: ImageEnhance.Brightness(photo).enhance(0.6),
+        "blur of 2 pixels": lambda photo: photo.filter(ImageFilter.GaussianBlur(2)),
+    }
+    for name, change in changes.items():
+        distance, p_value = sketch.test(sketch.features(embed(train[:WINDOW], change)))
+        print(f"{name}: distance {distance:.2f}, p-value {p_value:.4f}")
+        assert p_value <= FALSE_ALARM_RATE
+    # An evaluation without tulips; the directions are fitted again.
+    is_new = np.array([path.parent.name == NEW_CLASS for path in photos("val")])
+    without = make_sketch(evaluation[~is_new])
+    tulips = [path for path in photos("train") if path.parent.name == NEW_CLASS][:WINDOW]
+    known = [path for path in train if path.parent.name != NEW_CLASS][: WINDOW // 2]
+    for name, window in (("a new class", tulips), ("half a new class", [*known, *tulips[: WINDOW // 2]])):
+        distance, p_value = without.test(without.features(embed(window)))
+        print(f"{name}: distance {distance:.2f}, p-value {p_value:.4f}")
+        assert p_value <= FALSE_ALARM_RATE
