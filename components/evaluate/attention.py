@@ -33,7 +33,8 @@ def attention_maps(
         The maps; None if the network has no such features, or an earlier version wrote the model.
     """
     try:
-        network = model.network.concrete_functions[0]
+        # Its graph has the layers, that of ``network`` only a call of it.
+        network = model.network_outputs.concrete_functions[0]
     except MissingInputError:
         return None
     pooled = [
@@ -50,9 +51,10 @@ def attention_maps(
         inputs = {network.inputs[0].name: pixels}
         for variable, placeholder in network.graph.captures:
             inputs[placeholder.name] = tf.compat.v1.get_default_graph().capture(variable)
-        # A copy of the network in this graph, in which the gradient can be computed.
+        # A copy of the network in this graph, in which the gradient can be computed. Outputs are sorted by
+        # name: the probabilities are the last.
         features, probabilities = tf.graph_util.import_graph_def(
-            graph, input_map=inputs, return_elements=[pooled[-1], network.outputs[0].name], name=""
+            graph, input_map=inputs, return_elements=[pooled[-1], network.outputs[-1].name], name=""
         )
         score = tf.math.log(tf.gather(probabilities, classes, axis=1, batch_dims=1) + _MIN_PROBABILITY)
         (gradient,) = tf.gradients(score, features)
