@@ -255,20 +255,9 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
-    recorded = record.read()
-
-    def serves_alone() -> bool:
-        """Returns whether all requests go to the model as it was verified last."""
-        served = _until_response(service.served_models, deadline)
-        return (
-            recorded is not None
-            and has_same_pods(recorded, spec)
-            and [model.storage_uri for model in served] == [storage_uri]
-        )
-
-    percent = _wanted_percent(current, spec, arguments, serves_alone)
+    percent = _wanted_percent(current, spec, arguments)
     rollout = _Rollout(service, spec, percent, verification, deadline, arguments.allow_unverified)
-    previous = None if current is None else _previous(service, current, spec, recorded, deadline)
+    previous = None if current is None else _previous(service, current, spec, record.read(), deadline)
     is_created = current is None
     try:
         with on_termination(lambda: _restore_before_exit(service.with_new_connections(), spec, previous)):
@@ -366,22 +355,16 @@ def _specification(current: dict[str, Any], arguments: DeployArguments, storage_
     return spec
 
 
-def _wanted_percent(
-    current: dict[str, Any] | None,
-    spec: dict[str, Any],
-    arguments: DeployArguments,
-    serves_alone: Callable[[], bool],
-) -> int:
+def _wanted_percent(current: dict[str, Any] | None, spec: dict[str, Any], arguments: DeployArguments) -> int:
     """Returns the share of the requests for a specification: all that it has already, else the canary's.
 
-    Beside a revision that has all traffic, KServe has none to give the rest to, or takes the one before. A
-    deployment that was terminated has left its own specification, without traffic.
+    Beside a revision that has all traffic, KServe has none to give the rest to, or takes the one before.
     """
-    if current is None or arguments.canary_percent == 100:
+    if current is None:
         return 100
-    is_specified = has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100
-    if is_specified or (_percent(current["spec"]) == 0 and serves_alone()):
-        log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
+    if has_same_pods(current["spec"], spec) and _percent(current["spec"]) == 100:
+        if arguments.canary_percent < 100:
+            log_event("canary_kept", "deploy: the model already gets all requests: its share stays 100 %")
         return 100
     return arguments.canary_percent
 
@@ -565,18 +548,26 @@ def _until_response(request: Callable[[], Result], deadline: float) -> Result:
 def _deployment(
     rollout: _Rollout, arguments: DeployArguments, digest: str, *, changed: bool, is_verified: bool
 ) -> Deployment:
-    current = _until_response(rollout.service.read, time.monotonic() + arguments.deploy_timeout_seconds)
+    deadline = time.monotonic() + arguments.deploy_timeout_seconds
+    current = _until_response(rollout.service.read, deadline)
     if current is None:
         raise CheckFailedError("the service was deleted", where=rollout.service.name)
     revision = predictor_status(current).get("latestReadyRevision")
+    # In Standard mode, all pods that get requests have this model.
+    percent = 100
+    if revision:
+        # The rest beside a canary may go to an older revision of the same model.
+        uri = specified_uri(rollout.spec)
+        served = _until_response(rollout.service.served_models, deadline)
+        percents = [round(model.percent) for model in served if model.storage_uri == uri]
+        percent = percents[0] if percents else percent_of_latest(current)
     url = (current.get("status") or {}).get("url") or address_inside(current)
     return Deployment(
         target=KSERVE_TARGET,
         name=rollout.service.name,
         version=str(revision or current["metadata"].get("generation", 1)),
         location=str(url),
-        # In Standard mode, all pods that get requests have this model.
-        traffic_percent=percent_of_latest(current) if revision else 100,
+        traffic_percent=percent,
         changed=changed,
         model_digest=digest,
         verified=is_verified,

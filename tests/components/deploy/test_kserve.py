@@ -284,13 +284,16 @@ def test_a_model_with_all_traffic_keeps_it_despite_canary_percent(deploy, cluste
     assert cluster.answering() == {storage_of(models, 1): 100}
 
 
-def test_a_model_that_kept_all_traffic_from_a_terminated_deployment_keeps_it(deploy, cluster, models):
+def test_the_share_is_that_of_all_revisions_of_the_model(deploy, cluster, models):
     deploy(0)
     cluster.objects["team/flowers"]["spec"]["predictor"]["canaryTrafficPercent"] = 0
     cluster.specify(storage_of(models, 1))
     assert deploy(0, canary_percent=60).traffic_percent == 100
     assert cluster.answering() == {storage_of(models, 0): 100}
     assert deploy(2, canary_percent=60).traffic_percent == 60
+    # The model that gets the rest has no share of its own.
+    assert deploy(0, canary_percent=30).traffic_percent == 100
+    assert cluster.answering() == {storage_of(models, 0): 100}
 
 
 def test_a_promotion_that_does_not_answer_gives_the_previous_model_its_share_back(deploy, cluster, models):
