@@ -189,7 +189,7 @@ def line_chart(
         for line in series
     ]
     drawn = [(name, points) for name, points in drawn if points]
-    xs = [x for _, points in drawn for x, _ in points] or [0.0, 1.0]
+    xs = [x for _, points in drawn for x, _ in points] or [0.1, 1.0]
     ys = [y for _, points in drawn for _, y in points] or [0.0, 1.0]
     if marker is not None:
         xs.append(marker[0])

@@ -193,8 +193,9 @@ def test_points_that_are_not_finite_are_omitted():
     assert [len(line.dots) for line in chart.lines] == [1]
 
 
-def test_chart_without_points_has_a_placeholder(render_text):
-    chart = line_chart([Series("a", ())], x_name="x", y_name="y")
+@pytest.mark.parametrize("x_is_log", [False, True])
+def test_chart_without_points_has_a_placeholder(render_text, x_is_log):
+    chart = line_chart([Series("a", ())], x_name="x", y_name="y", x_is_log=x_is_log)
     assert chart.is_empty
     assert "No values were recorded" in render_text("{{ kit.line_chart(chart, 't') }}", chart=chart)
 
