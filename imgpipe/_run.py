@@ -139,10 +139,11 @@ class Run:
 
         model = load(self.model)
         predictions: list[Prediction] = []
-        with local_dataset(Path(self.dataset.path)) as folder, display(progress) as shown:
+        name = self._evaluation["split"]
+        with local_dataset(Path(self.dataset.path), name) as folder, display(progress) as shown:
             started = time.monotonic()
             manifest = read_manifest(folder)
-            split = manifest.splits[self._evaluation["split"]]
+            split = manifest.splits[name]
             shown.show({"event": "step_started", "step": "predict", "severity": "INFO"})
             records = read_split(folder, split, multi_label=manifest.multi_label)
             while batch := list(islice(records, BATCH_SIZE)):

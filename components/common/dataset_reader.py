@@ -3,12 +3,11 @@
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from imgpipe.components.common.dataset import (
-    Manifest,
     Shard,
     Split,
     file_sha256,
@@ -60,14 +59,15 @@ def locate_record(folder: Path, split: Split, index: int) -> str:
 
 
 @contextmanager
-def local_dataset(folder: Path) -> Iterator[Path]:
-    """Yields a folder with a manifest whose shards are local files.
+def local_dataset(folder: Path, *splits: str) -> Iterator[Path]:
+    """Yields a folder with a manifest whose shards of some splits are local files.
 
-    It is ``folder`` itself, unless shards are in a remote store: then all of them are copied to a temporary
-    folder, which is removed at the end, and their checksums are compared with the manifest's.
+    It is ``folder`` itself, unless shards are in a remote store: then they are copied to a temporary folder,
+    which is removed at the end, and their checksums are compared with the manifest's.
 
     Args:
         folder: The folder of the data set's ``manifest.json``.
+        splits: The splits that are read. Nothing else is copied; a split that is not there is ignored.
 
     Raises:
         MissingInputError: if the manifest or a shard is missing.
@@ -76,18 +76,31 @@ def local_dataset(folder: Path) -> Iterator[Path]:
         InterruptedRunError: if a remote store cannot be reached.
     """
     manifest = read_manifest(folder)
-    shards = _shards(manifest)
+    shards = [shard for name, split in manifest.splits.items() if name in splits for shard in split.shards]
     if all(is_local(shard.path) for shard in shards):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="imgpipe-data-") as temporary:
         _check_space(Path(temporary), shards)
-        write_manifest(Path(temporary), _copy_shards(manifest, folder, Path(temporary)))
+        paths = _copy_shards(shards, folder, Path(temporary))
+        copied = {
+            name: dataclasses.replace(
+                split,
+                shards=tuple(
+                    dataclasses.replace(
+                        shard, path=paths.get(shard.path) or str(shard_location(folder, shard).absolute())
+                    )
+                    for shard in split.shards
+                ),
+            )
+            for name, split in manifest.splits.items()
+        }
+        write_manifest(Path(temporary), dataclasses.replace(manifest, splits=copied))
         yield Path(temporary)
 
 
-def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
-    shards = _shards(manifest)
+def _copy_shards(shards: Sequence[Shard], source: Path, target: Path) -> dict[str, str]:
+    """Copies shards to numbered folders and returns their new paths by the old ones."""
     total = sum(shard.bytes for shard in shards)
     log_event(
         "copying_shards",
@@ -104,14 +117,7 @@ def _copy_shards(manifest: Manifest, source: Path, target: Path) -> Manifest:
     ):
         done += size
         progress.update(done)
-    remaining = iter(names)
-    splits = {
-        name: dataclasses.replace(
-            split, shards=tuple(dataclasses.replace(shard, path=next(remaining)) for shard in split.shards)
-        )
-        for name, split in manifest.splits.items()
-    }
-    return dataclasses.replace(manifest, splits=splits)
+    return {shard.path: name for shard, name in zip(shards, names, strict=True)}
 
 
 def _copy(source: Path, shard: Shard, path: Path) -> int:
@@ -127,7 +133,7 @@ def _copy(source: Path, shard: Shard, path: Path) -> int:
     return shard.bytes
 
 
-def _check_space(folder: Path, shards: list[Shard]) -> None:
+def _check_space(folder: Path, shards: Sequence[Shard]) -> None:
     needed = sum(shard.bytes for shard in shards if not is_local(shard.path))
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -136,7 +142,3 @@ def _check_space(folder: Path, shards: list[Shard]) -> None:
             where=str(folder),
             remedy="set TMPDIR to a folder on a larger disk, or mount the bucket and give local paths",
         )
-
-
-def _shards(manifest: Manifest) -> list[Shard]:
-    return [shard for split in manifest.splits.values() for shard in split.shards]

@@ -188,7 +188,8 @@ def evaluate(
         CheckFailedError: if a model is damaged.
     """
     arguments = arguments or EvaluateArguments()
-    with champion_folder(arguments) as champion, local_dataset(dataset_folder) as local_folder:
+    splits = (arguments.evaluation_split, *((TEST,) if test else ()))
+    with champion_folder(arguments) as champion, local_dataset(dataset_folder, *splits) as local_folder:
         return _evaluate(local_folder, model_folder, champion, files, arguments, test=test)
 
 

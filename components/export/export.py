@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.dataset import TRAIN, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, read_split
 from imgpipe.components.common.drift import make_sketch
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
@@ -27,7 +27,7 @@ from imgpipe.components.common.provenance import (
 from imgpipe.components.common.published_model import check_model_target, publish_model, publish_model_at
 from imgpipe.components.common.reference_predictions import read_evaluation, read_reference
 from imgpipe.components.common.verification import write_verification
-from imgpipe.components.export.arguments import ONNX, ExportArguments
+from imgpipe.components.export.arguments import ONNX, TFLITE_INT8, ExportArguments
 from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.storage import parse_location
 
@@ -149,7 +149,10 @@ def export(
     evaluation = read_evaluation(evaluation_folder)
     split = evaluation["split"]
     publish_model_at(model_folder, parse_location(exported_folder))
-    with local_dataset(dataset_folder) as local_folder:
+    # tflite-int8 is calibrated with training images.
+    calibrates = arguments.is_auto() or TFLITE_INT8 in arguments.formats()
+    splits = (split, TRAIN) if calibrates else (split,)
+    with local_dataset(dataset_folder, *splits) as local_folder:
         served = _predict_in_new_process(exported_folder, local_folder, split, len(reference))
         measured = _check(reference, served, exported_folder, arguments)
         if (sketch := make_sketch(served["embeddings"])) is not None:

@@ -203,7 +203,7 @@ def train(
 
     publisher = Publisher(write, publish) if publish and accelerators.is_chief else None
     with (
-        local_dataset(dataset_folder) as folder,
+        local_dataset(dataset_folder, TRAIN, VALIDATION) as folder,
         _explain_out_of_memory(arguments),
         _explain_lost_worker(accelerators),
     ):

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from imgpipe.components.common import dataset_reader
-from imgpipe.components.common.dataset import TRAIN, read_manifest, write_manifest
+from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION, read_manifest, write_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, locate_record, read_split
 from imgpipe.components.common.errors import InternalError, InvalidDataError, MissingInputError, OutputError
 from imgpipe.components.common.records import ImageRecord
@@ -77,18 +77,32 @@ def upload_dataset(cloud, source, target):
 
 def test_local_shards_are_used_without_a_copy(coloured_dataset, tmp_path):
     folder = coloured_dataset(tmp_path / "data")
-    with local_dataset(folder) as local:
+    with local_dataset(folder, TRAIN, VALIDATION) as local:
         assert local == folder
 
 
 def test_shards_in_cloud_storage_are_copied_and_the_copies_removed(cloud, coloured_dataset, tmp_path):
     source = coloured_dataset(tmp_path / "data", shards=3)
     folder = upload_dataset(cloud, source, tmp_path / "manifest")
-    with local_dataset(folder) as local:
+    with local_dataset(folder, TRAIN, VALIDATION) as local:
         assert read_manifest(local).digest() == read_manifest(source).digest()
         copied = list(read_split(local, read_manifest(local).splits[TRAIN]))
         assert copied == list(read_split(source, read_manifest(source).splits[TRAIN]))
     assert not local.exists()
+
+
+def test_only_the_shards_of_the_splits_that_are_read_are_copied(cloud, coloured_dataset, tmp_path):
+    source = coloured_dataset(tmp_path / "data", shards=3)
+    folder = upload_dataset(cloud, source, tmp_path / "manifest")
+    cloud.requests.clear()
+    with local_dataset(folder, VALIDATION, TEST) as local:
+        manifest = read_manifest(local)
+        assert manifest.digest() == read_manifest(source).digest()
+        assert list(read_split(local, manifest.splits[VALIDATION]))
+        paths = [shard.path for shard in manifest.splits[TRAIN].shards]
+    assert all(path.startswith("gs://photos/data/train-") for path in paths)
+    read = [path for method, path in cloud.requests if cloud.reads(method, path)]
+    assert len(read) == len(manifest.splits[VALIDATION].shards)
 
 
 def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, tmp_path):
@@ -96,13 +110,13 @@ def test_a_changed_or_missing_shard_is_reported(cloud, coloured_dataset, tmp_pat
     cloud.put("data/train-00001-of-00002", b"other")
     with (
         pytest.raises(InvalidDataError, match="gs://photos/data/train-00001-of-00002"),
-        local_dataset(folder),
+        local_dataset(folder, TRAIN),
     ):
         pass
     (folder / "manifest.json").write_text(
         (folder / "manifest.json").read_text().replace("train-00001", "train-00007")
     )
-    with pytest.raises(MissingInputError, match="train-00007"), local_dataset(folder):
+    with pytest.raises(MissingInputError, match="train-00007"), local_dataset(folder, TRAIN):
         pass
 
 
@@ -111,6 +125,6 @@ def test_a_disk_that_is_too_small_is_reported_before_copying(cloud, coloured_dat
     usage = type("Usage", (), {"free": 10})()
     monkeypatch.setattr(dataset_reader.shutil, "disk_usage", lambda _: usage)
     cloud.requests.clear()
-    with pytest.raises(OutputError, match=r"0\.0 GB are free"), local_dataset(folder):
+    with pytest.raises(OutputError, match=r"0\.0 GB are free"), local_dataset(folder, TRAIN):
         pass
     assert cloud.requests == []

@@ -88,7 +88,7 @@ def test_a_conversion_from_and_to_a_new_store_gives_the_same_bytes(tmp_path):
         }
     arguments = ConvertArguments(train_csv=str(remote / "list.csv"), output_dir="memory://bucket/train_csv")
     convert(arguments, tmp_path / "manifest")
-    with local_dataset(tmp_path / "manifest") as dataset:
+    with local_dataset(tmp_path / "manifest", "train") as dataset:
         assert (dataset / "00000" / "train-00000-of-00001").is_file()
 
 
