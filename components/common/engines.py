@@ -88,7 +88,7 @@ def select_engine(name: str, model_folder: Path) -> Engine:
     measured = read_serving_engine(model_folder)
     engine = DEFAULT_ENGINE if measured is None else Engine(*measured)
     if name == AUTO:
-        return engine if engine in (DEFAULT_ENGINE, *usable_engines()) else DEFAULT_ENGINE
+        return engine if engine == DEFAULT_ENGINE or engine in usable_engines() else DEFAULT_ENGINE
     return engine if engine.name == name else Engine(name)
 
 

@@ -10,8 +10,9 @@ from imgpipe.components.common.provenance import DEPLOYMENT_CONFIG_NAME
 
 _OLDEST = (2, 6)
 _VERSIONED = (
-    # TensorFlow Serving and copies of it, e.g. HOST/PROJECT/tensorflow-serving:2.6.2-gpu.
-    re.compile(r"(?:.*/)?(?:tensorflow|tf)[/_-]?serving[a-z_-]*:v?(\d+)\.(\d+)(?!\d)"),
+    # TensorFlow Serving and copies of it, e.g. HOST/PROJECT/tensorflow-serving:2.6.2-gpu. Versions before 1
+    # are those of someone's own image.
+    re.compile(r"(?:.*/)?tensorflow[/_-]serving:v?([12])\.(\d+)(?!\d)"),
     # Google's prebuilt images, e.g. HOST/vertex-ai/prediction/tf2-cpu.2-15:latest.
     re.compile(r"(?:.*/)?tf2?-(?:opt-)?[cg]pu\.(\d+)-(\d+)(?!\d)"),
 )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.convert.row_table import RowTable
+from imgpipe.components.storage import PARALLEL_DOWNLOADS
 
 Item = TypeVar("Item")
 
@@ -32,10 +33,12 @@ def group_equal_images(
         numbers: The numbers of the rows to group.
         threads: The number of files that are read in parallel.
     """
+    # A sample is enough to see whether images are remote.
+    is_remote = any(not table.location(int(number)).is_local for number in numbers[::100])
     hashes = np.fromiter((_location_hash(table, int(number)) for number in numbers), np.uint64, len(numbers))
     first_rows, location_of_row = _unique(hashes)
     del hashes
-    group_of_location = _group_files(table, numbers[first_rows], threads)
+    group_of_location = _group_files(table, numbers[first_rows], threads, is_remote=is_remote)
     groups: npt.NDArray[np.int64] = group_of_location[location_of_row]
     return groups
 
@@ -61,7 +64,12 @@ def _location_hash(table: RowTable, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(location, digest_size=8).digest(), "big")
 
 
-def _group_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) -> npt.NDArray[np.int64]:
+def _group_files(
+    table: RowTable, files: npt.NDArray[np.int64], threads: int, *, is_remote: bool
+) -> npt.NDArray[np.int64]:
+    # Each download waits on its own thread.
+    threads = max(threads, PARALLEL_DOWNLOADS) if is_remote else threads
+    many, few = (1, 1) if is_remote else (64, 4)
     groups = np.arange(len(files))
     sizes = table.sizes(files)
     candidates = _with_shared_key(groups, sizes)
@@ -73,11 +81,11 @@ def _group_files(table: RowTable, files: npt.NDArray[np.int64], threads: int) ->
         lambda file: 0 if file[1] in known_sizes else _end_checksum(table, *file),
         numbers_and_sizes,
         threads,
-        max_items=64,
+        max_items=many,
     )
     candidates = _with_shared_key(candidates, sizes[candidates] << 32 | ends)
     numbers = map(int, files[candidates])
-    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, max_items=4)
+    checksums = _map_integers(lambda number: _checksum(table, number), numbers, threads, max_items=few)
     known: dict[tuple[int, int], int] = {}
     for candidate, checksum in zip(candidates.tolist(), checksums.tolist(), strict=True):
         if checksum >= 0:

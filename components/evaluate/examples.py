@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.html_page import image_source, thumbnail, thumbnail_source
+from imgpipe.components.common.log import log_event
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.evaluate.metrics import worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_decisions
@@ -18,7 +20,7 @@ from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_d
 MAX_MATRIX_CLASSES = 50
 # Kubeflow's user interface shows pages of up to 5 MB: a part of that for the pictures, another for the list.
 MAX_PICTURE_BYTES = 3_300_000
-_MAX_PICTURES = 1000
+_MAX_PICTURES = 300
 _MAX_LISTED = 1500
 # The worst mistakes have larger pictures.
 _LARGE = 24
@@ -171,9 +173,20 @@ def _attention_pictures(
     explain: Callable[[Sequence[bytes], Sequence[int]], NDArray[np.float32] | None],
 ) -> dict[int, str]:
     """Returns data URIs by the rank of a mistake."""
-    maps = explain(
-        [encoded[example.index] for example in worst], [example.predicted_class for example in worst]
-    )
+    try:
+        maps = explain(
+            [encoded[example.index] for example in worst], [example.predicted_class for example in worst]
+        )
+    except PipelineError:
+        # E.g. the process was asked to terminate.
+        raise
+    except Exception as error:  # TensorFlow raises many classes; the report is useful without the maps.
+        log_event(
+            "attention_left_out",
+            f"evaluate: the report does not show what speaks for the mistakes: {error}",
+            severity="WARNING",
+        )
+        maps = None
     if maps is None:
         return {}
     pictures = {}

@@ -234,8 +234,9 @@ def add_run(
         deployed=deployed,
     )
     # Without a regular expression: the section may contain backslashes.
-    before, _, after = page.partition(_RUN_MARK)
-    return before + section + after
+    before, mark, after = page.partition(_RUN_MARK)
+    # A report of an earlier try has its section already.
+    return before + section + after if mark else page
 
 
 def _number(value: Any) -> float | None:

@@ -85,7 +85,9 @@ def _embeddings(model: ServedModel, folder: Path, manifest: Manifest, split: Spl
     parts = [np.zeros((0, 0), np.float32)]
     if EMBEDDINGS_SIGNATURE in model.signatures and split.examples >= MIN_IMAGES:
         records = read_split(folder, split, multi_label=manifest.multi_label)
-        encoded = (record.encoded for record in islice(records, MAX_IMAGES))
+        # Evenly spaced: a user's own records may be sorted by class.
+        chosen = set(np.linspace(0, split.examples - 1, min(split.examples, MAX_IMAGES)).astype(int).tolist())
+        encoded = (record.encoded for number, record in enumerate(records) if number in chosen)
         parts = []
         while batch := list(islice(encoded, BATCH_SIZE)):
             keys = [str(number) for number in range(len(batch))]

@@ -23,7 +23,7 @@ _ACCEPTED = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF or HEIC"
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*")
 # Source: TIFF 6.0, section 8 (NewSubfileType: bit 0 = a reduced version of another image), and the DNG
 # specification (DNGVersion).
-_SUBFILE_TYPE_TAG, _DNG_VERSION_TAG = 254, 50706
+_SUBFILE_TYPE_TAG, _BITS_TAG, _PHOTOMETRIC_TAG, _DNG_VERSION_TAG = 254, 258, 262, 50706
 # What users have under names such as photo.jpg: the first bytes, and the description for the error.
 _OTHER_SIGNATURES = (
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000 file"),
@@ -134,10 +134,18 @@ def _check_tiff(image: Image.Image, data: bytes) -> None:
         ImageError: for such a file.
     """
     tags = getattr(image, "tag_v2", {})
-    if data[8:10] == b"CR" or _DNG_VERSION_TAG in tags or int(tags.get(_SUBFILE_TYPE_TAG, 0)) & 1:
+    try:
+        is_preview = bool(int(tags.get(_SUBFILE_TYPE_TAG, 0)) & 1)
+        inverted_or_narrow = tags.get(_PHOTOMETRIC_TAG) == 0 or tags.get(_BITS_TAG, 16) not in (16, (16,))
+    except Exception as error:  # A tag may have any type.
+        raise undecodable("TIFF", error) from None
+    if data[8:10] == b"CR" or _DNG_VERSION_TAG in tags or is_preview:
         raise ImageError("a camera's raw photo or a TIFF file with a preview: save it as JPEG or PNG")
     if image.mode in ("I", "F"):
         raise ImageError("a TIFF file of numbers with 32 bits, whose white is unknown: save it as PNG")
+    if image.mode.startswith("I;16") and inverted_or_narrow:
+        # Pillow returns 12 bits as they are, nearly black, and does not invert 16 bits.
+        raise ImageError("a gray TIFF file with 12 bits, or with 16 bits and white as 0: save it as PNG")
 
 
 def load_pixels(image: Image.Image) -> None:

@@ -17,7 +17,14 @@ STORAGE_KEY_ENTRY = "path"
 STORAGE_KEY_VARIABLE = "IMGPIPE_STORAGE_KEY"
 _KEY_FILE = "key.json"
 _S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_S3_ENTRIES = (*_S3_KEYS, "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
+_S3_ENTRIES = (
+    *_S3_KEYS,
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
 
 
 def use_storage_secret(folder: Path = Path(STORAGE_KEY_FOLDER)) -> None:
@@ -43,7 +50,8 @@ def storage_secret_error(
         path: Its entry ``path``; empty = none.
         folder: Where it is mounted.
     """
-    create = f"kubectl create secret generic {secret}"
+    # The Secret of another program must not be replaced.
+    create = f"kubectl create secret generic {'NAME' if entries else secret}"
     for_s3 = " ".join(f"--from-literal={name}=..." for name in (*_S3_KEYS, "AWS_ENDPOINT_URL"))
     key_path = f"--from-literal={STORAGE_KEY_ENTRY}={STORAGE_KEY_FOLDER}/{_KEY_FILE}"
     fix = (
@@ -69,5 +77,5 @@ def storage_secret_error(
         return None
     return InvalidArgumentError(
         f"storage_secret={secret!r} cannot be used: {reason}; its entries are {', '.join(sorted(entries))}",
-        remedy=f"delete it and create it again: {fix}",
+        remedy=f"create another one and set storage_secret to its name: {fix}",
     )

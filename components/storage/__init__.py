@@ -78,7 +78,9 @@ def _parse_uri(text: str) -> Location | None:
         schemes = [f"{name}://" for name in _STORES]
         raise InvalidArgumentError(
             f"{text!r}: {scheme[0]} is not supported; local paths, {' and '.join(schemes)} are",
-            remedy=f"copy the data to a local folder, {' or '.join(schemes)}, and use that path",
+            remedy=f"write s3:{text.partition(':')[2]}"
+            if scheme[1].lower() in ("s3a", "s3n")
+            else f"copy the data to a local folder, {' or '.join(schemes)}, and use that path",
         )
     return store.parse(text)
 

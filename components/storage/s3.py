@@ -11,7 +11,6 @@ boto3 rather than obstore: it reads all of these, and its errors have codes, fro
 import hashlib
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ Result = TypeVar("Result")
 _DEFAULT_REGION = "us-east-1"
 _READ_BYTES = 1 << 20
 _PAGE_KEYS = 1000
-_MD5 = re.compile(r'"?([0-9a-f]{8})[0-9a-f]{24}"?')
 # Larger files are uploaded in parts of this size.
 _PART_BYTES = 64 << 20
 # Larger objects are copied in parts: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html.
@@ -99,6 +97,8 @@ class S3Location(ObjectLocation):
             except _client_error() as error:
                 if _code(error) in ("404", "NoSuchKey", "NotFound"):
                     return None
+                # The answer to HEAD has no reason.
+                self._request("get_object", "ETag", Key=self.key, Range="bytes=0-0")
                 raise
 
     def read(self) -> bytes:
@@ -151,8 +151,8 @@ class S3Location(ObjectLocation):
             digest.update(part)
             length += len(part)
         if digest.hexdigest() != _field(found, "ETag").strip('"'):
-            found = _client().head_object(Bucket=self.bucket, Key=self.key)
             _field(found, "LastModified")
+            found = _client().head_object(Bucket=self.bucket, Key=self.key)
             _check_length(length, found["ContentLength"])
 
     def list_keys(
@@ -289,9 +289,7 @@ def _client_of(process: int, settings: tuple[tuple[str, str], ...], seconds: flo
         log_event("no_credentials", "no credentials for S3: only public objects can be read")
         options["signature_version"] = UNSIGNED
     if endpoint:
-        # Servers other than AWS often have no host name for each bucket.
-        options["s3"] = {"addressing_style": "path"}
-        # Many do not know the checksums that AWS introduced in 2025.
+        # Many servers other than AWS do not know the checksums that AWS introduced in 2025.
         options |= {
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
@@ -338,10 +336,8 @@ def _unusable_settings(error: Exception) -> UnavailableError:
 def _status(found: Any) -> FileStatus:
     # The time has whole seconds.
     written = int(found["LastModified"].timestamp()) * 1_000_000_000
-    size = int(found["ContentLength"] if "ContentLength" in found else found["Size"])
-    # Of an object that was uploaded in parts, it depends on the parts.
-    digest = _MD5.fullmatch(found.get("ETag", ""))
-    return FileStatus(size, written, int(digest[1], 16) if digest else -1)
+    # The ETag is not a checksum: equal contents have different ones if they are encrypted with a user's key.
+    return FileStatus(int(found["ContentLength"] if "ContentLength" in found else found["Size"]), written)
 
 
 def _retry(function: Callable[[], Result]) -> Result:
@@ -369,7 +365,9 @@ def _is_transient(error: BaseException) -> bool:
         return False
     return isinstance(
         error,
-        exceptions.HTTPClientError
+        # The library's ConnectionError is not the built-in one.
+        exceptions.ConnectionError
+        | exceptions.HTTPClientError
         | exceptions.IncompleteReadError
         | exceptions.ResponseStreamingError
         | BadAnswerError

@@ -14,7 +14,9 @@ from imgpipe.components.common.server_image import check_server_image
         ("tensorflow/serving:2.16.1@sha256:00", False),
         ("tensorflow/serving:latest", False),
         ("europe-docker.pkg.dev/flowers/images/tensorflow-serving:v2.4", True),
-        ("registry.example:5000/tf-serving-gpu:2.3.0", True),
+        # A company's own image may have versions of its own.
+        ("registry.example:5000/tf-serving-gpu:2.3.0", False),
+        ("registry.example:5000/tensorflow-serving:0.9", False),
         ("us-docker.pkg.dev/vertex-ai/prediction/tf2-cpu.2-3:latest", True),
         ("us-docker.pkg.dev/vertex-ai-restricted/prediction/tf-opt-cpu.1-15:latest", True),
         ("us-docker.pkg.dev/vertex-ai/prediction/tf2-gpu.2-15:latest", False),

@@ -236,6 +236,15 @@ def test_heic_without_its_package_is_named_with_the_remedy(monkeypatch):
         prepare_image(HEIC)
 
 
+GRAY_16 = encoded(Image.fromarray(np.full((2, 2), 257, np.uint16)), "TIFF")
+
+
+def with_tiff_tag(data, tag, value):
+    """Changes the value of a tag with one 16-bit number in a little-endian TIFF file."""
+    start = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+    return data[:start] + struct.pack("<H", value) + data[start + 2 :]
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_tiff_becomes_png_with_the_same_pixels(mode, options):
@@ -288,6 +297,15 @@ def test_damaged_but_decodable_and_undecodable_files_are_distinguished():
         (encoded(PHOTO.convert("F"), "TIFF"), "numbers with 32 bits"),
         (encoded(PHOTO, "TIFF", tiffinfo={254: 1}), "raw photo or a TIFF file with a preview"),
         (encoded(PHOTO, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "raw photo"),
+        # The tag that marks previews is a text.
+        (
+            encoded(PHOTO, "TIFF", tiffinfo={254: 0}).replace(
+                struct.pack("<HHI", 254, 4, 1), struct.pack("<HHI", 254, 2, 4)
+            ),
+            "undecodable TIFF",
+        ),
+        (with_tiff_tag(GRAY_16, 262, 0), "with 16 bits and white as 0"),
+        (with_tiff_tag(GRAY_16, 258, 12), "with 12 bits"),
         (encoded(PHOTO, "TIFF")[:-200], "undecodable TIFF"),
         (encoded(PHOTO, "AVIF")[:-200], "undecodable AVIF"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),

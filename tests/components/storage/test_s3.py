@@ -1,5 +1,7 @@
 """What S3 has and Cloud Storage has not: its credentials, endpoints and answers."""
 
+import socket
+
 import pytest
 
 from imgpipe.components.common.errors import (
@@ -157,3 +159,34 @@ def test_a_listing_has_more_than_one_page(s3, monkeypatch):
     assert folder.children() == names
     assert folder.children(3) == names[:3]
     assert [name for name, _ in folder.list_files(first="05", last="07")] == ["05", "06", "07"]
+
+
+def test_a_server_that_is_not_there_yet_is_asked_again(s3, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setattr(requests, "RETRY_SECONDS", 0.2)
+        with pytest.raises(InterruptedRunError, match="failed for 0"):
+            parse_location("s3://photos/a").read()
+
+
+def test_a_question_for_the_status_names_credentials_that_have_expired(s3_of_moto):
+    refuse = refusing(400, "ExpiredToken")
+    # The answer to HEAD has no body.
+    s3_of_moto.fault = lambda method, path: (
+        (lambda handler: handler.send(400)) if method == "HEAD" else refuse(method, path)
+    )
+    with pytest.raises(MissingInputError, match="the credentials have expired"):
+        parse_location("s3://photos/a").status()
+
+
+def test_equal_contents_need_not_have_equal_etags(s3):
+    # As in a bucket that is encrypted with a user's key.
+    s3.put("a", b"x")
+    assert parse_location("s3://photos/a").status().checksum == -1
+
+
+def test_another_scheme_of_s3_has_its_remedy():
+    with pytest.raises(InvalidArgumentError) as caught:
+        parse_location("s3a://photos/a")
+    assert caught.value.remedy == "write s3://photos/a"
