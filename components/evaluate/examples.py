@@ -20,7 +20,7 @@ from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_d
 MAX_MATRIX_CLASSES = 50
 # Kubeflow's user interface shows pages of up to 5 MB: a part of that for the pictures, another for the list.
 MAX_PICTURE_BYTES = 3_300_000
-_MAX_PICTURES = 300
+_MAX_PICTURES = 1000
 _MAX_LISTED = 1500
 # The worst mistakes have larger pictures.
 _LARGE = 24
