@@ -66,6 +66,8 @@ def files(encode):
     return [encode(draw.integers(0, draw.integers(1, 257), (20, 30, 3))) for _ in range(5)]
 
 
+# In a process that has run hundreds of other tests it failed; alone it passes.
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "engine",
     [Engine(ONNX_RUNTIME), Engine(OPENVINO), Engine(OPENVINO, BFLOAT16)],
