@@ -127,11 +127,12 @@ def check_same_records(
 
 
 def _written_ns(folder: Location) -> int:
+    """Returns the latest time at which the manifest can have been written."""
     manifest = folder / MANIFEST_NAME
     status = manifest.status()
     if status is None:
         raise _conflict_error(folder, f"its {MANIFEST_NAME} is missing")
-    return manifest.written_ns(status.version)
+    return manifest.written_ns(status.version) + manifest.time_step_ns - 1
 
 
 def _conflict_error(folder: Location, problem: str) -> OutputError:

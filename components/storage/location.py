@@ -47,6 +47,8 @@ class Location(ABC):
     __slots__ = ()
 
     is_local: ClassVar[bool] = False
+    # Times of writing are rounded down to a multiple of this.
+    time_step_ns: ClassVar[int] = 1
 
     @abstractmethod
     def __str__(self) -> str: ...

@@ -76,6 +76,7 @@ class S3Location(ObjectLocation):
 
     scheme: ClassVar[str] = "s3"
     service: ClassVar[str] = "S3"
+    time_step_ns: ClassVar[int] = 1_000_000_000
 
     @classmethod
     def missing_credentials(cls) -> UnavailableError | None:

@@ -1,7 +1,9 @@
 """Calls of Kubeflow Pipelines that fail: silence, pages, restarts, lost responses, concurrent clients."""
 
+import itertools
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
@@ -320,11 +322,13 @@ def test_another_request_at_the_same_moment_ends_its_own_run(server, request_, m
     jobs = connected(server.address)
     other = RunRequest({"images": "gs://bucket/others"}, request_.pipeline_file)
     start = KubeflowJobs._start
+    # Times of creation have whole seconds; within one second, the runs are ordered by their ids.
+    seconds = itertools.count()
+    server.clock = lambda: datetime.fromtimestamp(next(seconds), UTC)
 
     def start_after_the_other(self, job_id, request):
         monkeypatch.setattr(KubeflowJobs, "_start", start)
         connected(server.address).submit(job_id, other)
-        time.sleep(0.01)
         return start(self, job_id, request)
 
     monkeypatch.setattr(KubeflowJobs, "_start", start_after_the_other)

@@ -1,5 +1,6 @@
 """Conversions from and to a bucket of each kind of store, with failing requests."""
 
+import os
 import random
 import threading
 
@@ -14,7 +15,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-from imgpipe.components.storage import requests
+from imgpipe.components.storage import parse_location, requests
 from tests.components.convert.conversions import read_files
 
 COUNT = 30
@@ -155,6 +156,19 @@ def test_output_dir_gives_a_manifest_with_the_shards_locations(tmp_path, photos,
     assert bucket.contents("out/") == read_files(tmp_path / "elsewhere") == read_files(tmp_path / "plain")
     with pytest.raises(InvalidArgumentError, match=f"{bucket.uri}/out/train-00000-of-00001"):
         shard_paths(tmp_path, read_manifest(tmp_path / "artifact15").splits["train"])
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_local_image_of_the_second_of_the_manifest_has_not_changed_since(tmp_path, photos, bucket):
+    arguments = ConvertArguments(images=str(photos), output_dir=f"{bucket.uri}/out")
+    manifest = convert(arguments, tmp_path / "first")
+    written = parse_location(f"{bucket.uri}/out/manifest.json")
+    latest = written.written_ns(written.status().version) + written.time_step_ns - 1
+    os.utime(photos / "a/0.jpg", ns=(latest, latest))
+    assert convert(arguments, tmp_path / "same") == manifest
+    os.utime(photos / "a/0.jpg", ns=(latest + 1, latest + 1))
+    with pytest.raises(OutputError, match=r"a/0\.jpg has changed since"):
+        convert(arguments, tmp_path / "changed")
 
 
 def test_tfrecord_files_in_a_bucket_are_described(tmp_path, photos, bucket):

@@ -156,7 +156,7 @@ def test_evaluations_use_the_training_batch_size_by_default():
         ({"freeze": "stage8"}, ["freeze='stage8' is not a part of model_type=efficientnet-b0", "stage7"]),
         ({"freeze": "backbone", "weights": "none"}, ["freeze=backbone with weights=none", "to imagenet"]),
         ({"freeze": "stage1", "weights": "none"}, ["freeze=stage1 with weights=none"]),
-        ({"job_dir": "s3://bucket"}, ["s3://bucket"]),
+        ({"job_dir": "az://bucket"}, ["az://bucket"]),
     ],
 )
 def test_incompatible_arguments_are_rejected_with_a_remedy(values, message_parts):

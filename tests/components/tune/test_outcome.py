@@ -46,7 +46,7 @@ def test_models_and_report_of_a_search_in_the_step_are_uploaded_to_its_job_dir(c
 def test_a_job_dir_that_katib_pods_cannot_access_is_rejected(job_dir):
     with pytest.raises(InvalidArgumentError, match="cannot access this folder") as caught:
         check_shared_with_pods(job_dir)
-    assert "gs:// folder" in caught.value.remedy
+    assert "gs:// or s3:// folder" in caught.value.remedy
     check_shared_with_pods("gs://photos/tuned")
 
 
