@@ -21,7 +21,10 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.platforms.storage_secret import DEFAULT_STORAGE_SECRET, storage_secret_error
+from imgpipe.components.platforms.kubernetes.storage_secret import (
+    DEFAULT_STORAGE_SECRET,
+    storage_secret_error,
+)
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.preflight.inputs import check_local_folder, found_input
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in

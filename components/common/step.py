@@ -27,7 +27,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import CANCELLED, FAILED, SUCCEEDED, has_webhook, report_end
-from imgpipe.components.platforms.storage_secret import use_storage_secret
+from imgpipe.components.platforms.kubernetes.storage_secret import use_storage_secret
 
 _LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
 _AFTER_DEADLINE = "start the run again: with the same job_dir, the training continues"

@@ -5,7 +5,7 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, named_field, same_argument
 from imgpipe.components.data_version.arguments import DataVersionArguments
-from imgpipe.components.platforms.storage_secret import STORAGE_KEY_FOLDER
+from imgpipe.components.platforms.kubernetes.storage_secret import STORAGE_KEY_FOLDER
 
 
 def pod_fields(train_image: str = "") -> "dict[str, Field[Any]]":

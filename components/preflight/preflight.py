@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET
 from imgpipe.components.common.webhook import check_webhook
-from imgpipe.components.platforms.storage_secret import (
+from imgpipe.components.platforms.kubernetes.storage_secret import (
     STORAGE_KEY_FOLDER,
     STORAGE_KEY_VARIABLE,
     storage_secret_error,

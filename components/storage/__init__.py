@@ -20,7 +20,7 @@ from imgpipe.components.storage.local import (
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
-from imgpipe.components.storage.requests import deadline
+from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
 
 __all__ = [

@@ -26,7 +26,7 @@ from imgpipe.components.platforms.google_credentials import (
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
-from imgpipe.components.storage.requests import (
+from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
     first_line,

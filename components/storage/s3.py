@@ -28,7 +28,7 @@ from imgpipe.components.common.errors import (
 from imgpipe.components.common.log import log_event
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
-from imgpipe.components.storage.requests import (
+from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
     first_line,
@@ -442,6 +442,17 @@ def _refusal(location: S3Location, verb: str, error_class: type[PipelineError], 
         return error_class(
             f"the bucket {location.bucket!r} is in another region: {first_line(error)}",
             remedy="set AWS_REGION to the bucket's region",
+        )
+    if code == "InvalidObjectState":
+        return error_class(
+            f"{location!r} is archived: {first_line(error)}",
+            remedy="restore it (aws s3api restore-object), or copy the data to another storage class",
+        )
+    if "kms" in str(error).lower():
+        action = "kms:Decrypt" if verb == "read" else "kms:GenerateDataKey"
+        return error_class(
+            f"no permission to use the key of {location!r}: {first_line(error)}",
+            remedy=f"allow the account that runs this the action {action} on the bucket's key",
         )
     if status in (401, 403):
         actions = "s3:GetObject and s3:ListBucket" if verb == "read" else "s3:PutObject and s3:DeleteObject"

@@ -10,7 +10,7 @@ from imgpipe.components.common.webhook import HAS_NOTIFY_VARIABLE, RUN_VARIABLE,
 from imgpipe.components.data_version import form_component
 from imgpipe.components.notify.component import notify
 from imgpipe.components.platforms.kubernetes.pod_spec import SHARED_MEMORY_FOLDER, SHARED_MEMORY_LIMIT
-from imgpipe.components.platforms.storage_secret import (
+from imgpipe.components.platforms.kubernetes.storage_secret import (
     STORAGE_KEY_ENTRY,
     STORAGE_KEY_FOLDER,
     STORAGE_KEY_VARIABLE,

@@ -37,7 +37,7 @@ def cloud(monkeypatch):
     """A project without problems."""
     with start_google_server() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
-        monkeypatch.setattr("imgpipe.components.storage.requests.RETRY_SECONDS", 0.1)
+        monkeypatch.setattr("imgpipe.components.storage.remote_requests.RETRY_SECONDS", 0.1)
         server.objects = {"data": {"train-00000-of-00001", "validation-00000-of-00001"}, "output": set()}
         server.bindings = {
             "data": {"roles/storage.objectViewer": [AGENT]},

@@ -6,7 +6,7 @@ import pytest
 from gcp_storage_emulator.server import create_server
 from google.cloud import storage
 
-from imgpipe.components.storage import requests
+from imgpipe.components.storage import remote_requests
 from tests.servers.faulty_bucket import BUCKET, FaultyBucket, free_port, proxied
 
 
@@ -55,5 +55,5 @@ def cloud(emulator: tuple[int, object], monkeypatch: pytest.MonkeyPatch) -> Iter
     bucket = Cloud("gs", f"http://127.0.0.1:{port}")
     with proxied(bucket) as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(remote_requests, "FIRST_PAUSE_SECONDS", 0.01)
         yield bucket

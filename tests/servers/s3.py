@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from imgpipe.components.storage import requests
+from imgpipe.components.storage import remote_requests
 from tests.servers.faulty_bucket import BUCKET, FaultyBucket, proxied
 
 KEY, SECRET = "test-key", "test-secret"
@@ -114,7 +114,7 @@ def _reached_by_proxy(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> Iter
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote_requests, "FIRST_PAUSE_SECONDS", 0.01)
     with proxied(bucket) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         yield bucket

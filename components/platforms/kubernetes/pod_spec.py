@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgpipe.components.platforms.storage_secret import (
+from imgpipe.components.platforms.kubernetes.storage_secret import (
     STORAGE_KEY_ENTRY,
     STORAGE_KEY_FOLDER,
     STORAGE_KEY_VARIABLE,

@@ -15,7 +15,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-from imgpipe.components.storage import parse_location, requests
+from imgpipe.components.storage import parse_location, remote_requests
 from tests.components.convert.conversions import read_files
 
 COUNT = 30
@@ -100,7 +100,7 @@ def test_failing_requests_do_not_change_the_output(tmp_path, photos, bucket):
 
 
 def test_conversion_resumes_after_an_outage_of_the_storage(tmp_path, photos, bucket, monkeypatch):
-    monkeypatch.setattr(requests, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.2)
     arguments = ConvertArguments(images=str(photos), shard_megabytes=1)
     uploads = []
 

@@ -10,7 +10,7 @@ from imgpipe.components.common.errors import (
     MissingInputError,
     OutputError,
 )
-from imgpipe.components.storage import find_files, parse_location, requests
+from imgpipe.components.storage import find_files, parse_location, remote_requests
 
 CONTENT = bytes(range(256)) * 400
 DOWNLOAD = "/download/"
@@ -123,7 +123,7 @@ def test_transient_faults_are_retried(bucket, fault, tmp_path):
 def test_storage_that_cannot_be_reached_is_an_error_that_a_retry_can_help(bucket, fault, monkeypatch):
     bucket.put("a", CONTENT)
     bucket.fault = lambda *_: fault
-    monkeypatch.setattr(requests, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.2)
     with pytest.raises(InterruptedRunError, match=f"{bucket.uri}/a") as caught:
         parse_location(f"{bucket.uri}/a").read()
     assert "start it again" in str(caught.value)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError, OutputError
-from imgpipe.components.storage import parse_location, requests
+from imgpipe.components.storage import parse_location, remote_requests
 
 NAMES = ("a", "b", "c/d")
 
@@ -33,7 +33,7 @@ FAULTS = ("503", "reset", "short", slow, page, expired)
 
 @pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.proof)])
 def test_any_fault_gives_the_same_bytes_or_an_error(bucket, count, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.3)
     generator = random.Random(count)  # noqa: S311
     folder = parse_location(bucket.uri)
     objects = {}

@@ -11,7 +11,7 @@ from imgpipe.components.common.errors import (
     OutputError,
     UnavailableError,
 )
-from imgpipe.components.storage import parse_location, requests
+from imgpipe.components.storage import parse_location, remote_requests
 from imgpipe.components.storage.s3 import S3Location
 
 _ERROR = (
@@ -48,6 +48,7 @@ def test_wrong_keys_are_named_by_a_real_server(s3, monkeypatch, variable, value,
 @pytest.mark.parametrize(
     ("status", "code", "problem", "remedy"),
     [
+        (403, "InvalidObjectState", "is archived", "restore it"),
         (400, "ExpiredToken", "the credentials have expired", "renew the credentials"),
         (403, "RequestTimeTooSkewed", "clock is wrong", "set the clock"),
         (403, "AccessDenied", "no permission to {verb}", "s3:ListBucket|s3:PutObject"),
@@ -67,6 +68,12 @@ def test_a_refusal_is_an_error_with_its_own_remedy(s3_of_moto, status, code, pro
         with pytest.raises(error_class, match=problem.format(verb=verb)) as caught:
             action()
         assert any(part in str(caught.value) for part in remedy.split("|"))
+
+
+def test_a_key_that_the_account_must_not_use_is_named(s3_of_moto):
+    s3_of_moto.fault = refusing(403, "AccessDenied", "is not authorized to perform: kms:Decrypt")
+    with pytest.raises(MissingInputError, match="allow the account that runs this the action kms:Decrypt"):
+        parse_location("s3://photos/a").read()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_an_overloaded_server_is_asked_again(s3, status, code):
 
 
 def test_a_page_that_is_not_s3s_answer_is_an_error_that_says_so(s3, monkeypatch):
-    monkeypatch.setattr(requests, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.1)
     s3.fault = lambda *_: lambda handler: handler.send(200, b"<html>log in</html>", Content_Type="text/html")
     folder = parse_location("s3://photos/")
     for action in (
@@ -165,7 +172,7 @@ def test_a_server_that_is_not_there_yet_is_asked_again(s3, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        monkeypatch.setattr(requests, "RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.2)
         with pytest.raises(InterruptedRunError, match="failed for 0"):
             parse_location("s3://photos/a").read()
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
-from imgpipe.components.platforms.storage_secret import use_storage_secret
+from imgpipe.components.platforms.kubernetes.storage_secret import use_storage_secret
 from imgpipe.components.preflight.preflight import check_storage_secret
 
 
