@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from google.cloud.aiplatform_v1 import JobState
 from PIL import Image
 
+from imgpipe.components.common.arguments import flat_fields
 from imgpipe.components.common.errors import ERROR_CLASSES
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.train.recipes import RECIPES
 from imgpipe.pipelines.cli import imgpipe
-from imgpipe.pipelines.local_pipeline import TRAIN, prepare_run
+from imgpipe.pipelines.local_pipeline import TRAIN, TUNE, prepare_run
 from imgpipe.pipelines.run_folder import claimed
 from tests.command_line import IMGPIPE
 from tests.servers.configs import TUNING_CONFIG
@@ -54,10 +55,23 @@ def is_job_command(line):
     return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in others
 
 
+def is_run_of_the_docs(page, line):
+    """Returns whether a command trains and is not in the README: it is checked, and runs as a proof."""
+    return page.name != "README.md" and re.match(r"\.venv/bin/imgpipe (run|tune|resume)\b", line)
+
+
 def commands():
     for page in PAGES:
         for line in lines_of(page):
             if not is_job_command(line):
+                marks = [pytest.mark.proof] if is_run_of_the_docs(page, line) else []
+                yield pytest.param(line, id=f"{page.name}: {line}", marks=marks)
+
+
+def checked_commands():
+    for page in PAGES:
+        for line in lines_of(page):
+            if is_run_of_the_docs(page, line):
                 yield pytest.param(line, id=f"{page.name}: {line}")
 
 
@@ -201,6 +215,20 @@ def test_a_documented_command_works(command, folder, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "job" / "model" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("command", list(checked_commands()))
+def test_a_documented_run_is_accepted(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    name, *words = shlex.split(command)[1:]
+    options = imgpipe.commands[name].make_context(name, words).params
+    if name != "resume":
+        pipeline = TRAIN if name == "run" else TUNE
+        given = {key: options[key] for key in flat_fields(pipeline.inputs) if options.get(key) is not None}
+        if name == "tune":
+            given["tune"] = "; ".join(options["tune"])
+        # The weights that the recipe needs are not downloaded.
+        prepare_run(pipeline, {**given, "weights": "none", "freeze": "none"})
 
 
 @pytest.fixture
