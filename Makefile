@@ -43,7 +43,7 @@ run: $(VENV)/installed-run
 	@$(BIN)/imgpipe run
 
 test: env
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 proof: env
 	$(BIN)/python -m pytest -m proof -s

@@ -1,5 +1,8 @@
 """The data_version step of a form on Kubeflow: it also passes on what the form means."""
 
+# KFP reads its annotations as values: OutputPath(str) is a call.
+# mypy: disable-error-code="valid-type"
+
 import json
 from pathlib import Path
 from typing import Any
@@ -14,18 +17,18 @@ from imgpipe.components.preflight.pod_fields import pod_fields
 
 
 def data_version(
-    version: OutputPath(str),  # type: ignore[valid-type]
-    convert_settings: OutputPath(dict),  # type: ignore[valid-type]
-    validate_settings: OutputPath(dict),  # type: ignore[valid-type]
-    training_settings: OutputPath(dict),  # type: ignore[valid-type]
-    other_settings: OutputPath(dict),  # type: ignore[valid-type]
-    pod_image: OutputPath(str),  # type: ignore[valid-type]
-    pod_cpu: OutputPath(str),  # type: ignore[valid-type]
-    pod_memory: OutputPath(str),  # type: ignore[valid-type]
-    pod_accelerator_type: OutputPath(str),  # type: ignore[valid-type]
-    pod_accelerator_count: OutputPath(str),  # type: ignore[valid-type]
-    pod_node_selector: OutputPath(dict),  # type: ignore[valid-type]
-    pod_tolerations: OutputPath(list),  # type: ignore[valid-type]
+    version: OutputPath(str),
+    convert_settings: OutputPath(dict),
+    validate_settings: OutputPath(dict),
+    training_settings: OutputPath(dict),
+    other_settings: OutputPath(dict),
+    pod_image: OutputPath(str),
+    pod_cpu: OutputPath(str),
+    pod_memory: OutputPath(str),
+    pod_accelerator_type: OutputPath(str),
+    pod_accelerator_count: OutputPath(str),
+    pod_node_selector: OutputPath(dict),
+    pod_tolerations: OutputPath(list),
     arguments: DataVersionArguments,
     images: TrainingImages,  # noqa: ARG001 - read by the check of the form
     run: RunValues,

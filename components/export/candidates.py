@@ -20,6 +20,7 @@ from imgpipe.components.common.engines import (
     load_network,
     usable_engines,
 )
+from imgpipe.components.common.errors import CheckFailedError
 from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.provenance import FORMATS_FOLDER
 from imgpipe.components.common.records import label_to_class
@@ -135,7 +136,6 @@ def measure_candidates(
 
     Raises:
         InvalidDataError: if an image cannot be decoded.
-        CheckFailedError: if an engine cannot load a format.
     """
     networks = networks_of(model, model_folder, formats)
     manifest = read_manifest(dataset_folder)
@@ -194,7 +194,10 @@ def measure_candidates(
 def networks_of(
     model: ServedModel, model_folder: Path, formats: Sequence[str]
 ) -> dict[tuple[str, str, str], Network]:
-    """Returns the networks by format, engine and precision, the SavedModel first."""
+    """Returns the networks by format, engine and precision, the SavedModel first.
+
+    An engine that cannot load the ONNX file is reported and left out.
+    """
 
     def tensorflow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         values: NDArray[np.float32] = model.network(tf.constant(images)).numpy()
@@ -203,7 +206,10 @@ def networks_of(
     networks: dict[tuple[str, str, str], Network] = {(SAVED_MODEL, TENSORFLOW, FLOAT32): tensorflow}
     if ONNX in formats:
         for engine in usable_engines():
-            networks[ONNX, engine.name, engine.precision] = load_network(engine, model_folder)
+            try:
+                networks[ONNX, engine.name, engine.precision] = load_network(engine, model_folder)
+            except CheckFailedError as error:
+                log_event("engine_left_out", f"export: {error.problem}; it is left out", severity="WARNING")
     if TFLITE_INT8 in formats:
         content = (model_folder / FORMATS_FOLDER / "model-int8.tflite").read_bytes()
         networks[TFLITE_INT8, _TFLITE, _INT8] = TFLiteModel(content).probabilities

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from imgpipe.components.common.log import Progress, log_event, timed
 from imgpipe.components.common.provenance import FORMATS_FOLDER, add_candidates, add_formats
 from imgpipe.components.common.records import label_to_class
 from imgpipe.components.common.served_model import ServedModel, load_served_model
-from imgpipe.components.evaluate.metrics import compute_metrics
+from imgpipe.components.evaluate.metrics import Metrics, compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
 from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8, ExportArguments
 from imgpipe.components.export.candidates import Candidate, fastest, fastest_served, measure_candidates
@@ -89,7 +90,8 @@ def convert_formats(
 
     They are listed in provenance.json and deployment_config.yaml. With ``export_formats=auto``, these are the
     formats that are installed, and everything that can compute the model is measured, see
-    ``measure_candidates``; a format that cannot be converted is reported and left out.
+    ``measure_candidates``; a format that cannot be converted, or does not have the SavedModel's predictions,
+    is reported and left out.
 
     Args:
         arguments: The formats.
@@ -106,51 +108,33 @@ def convert_formats(
     """
     model = load_served_model(model_folder)
     manifest = read_manifest(dataset_folder)
-    split = evaluation["split"]
     optional = _installed_formats(manifest) if arguments.is_auto() else ()
     # Convert everything first, so that a failed conversion is reported early.
     contents = {}
     for name in dict.fromkeys((*arguments.formats(), *optional)):
-        try:
+        with _left_out_on_failure(is_optional=name not in arguments.formats()):
             contents[name] = _convert(name, model, dataset_folder, manifest)
-        except CheckFailedError as error:
-            if name in arguments.formats():
-                raise
-            log_event("format_left_out", f"export: {error.problem}; it is left out", severity="WARNING")
     (model_folder / FORMATS_FOLDER).mkdir()
     formats = []
     for name, content in contents.items():
         path = model_folder / FILES[name]
         path.write_bytes(content)
-        network = _load(name, path, model_folder)
-        metrics, difference = _evaluate(name, network, model, dataset_folder, manifest, split, reference)
-        formats.append(
-            ModelFormat(
-                format=name,
-                file=FILES[name],
-                bytes=len(content),
-                sha256=file_sha256(path),
-                split=split,
-                examples=metrics.examples,
-                top_1_accuracy=metrics.top_1_accuracy,
-                accuracy_loss=evaluation["top_1_accuracy"] - metrics.top_1_accuracy,
-                mean_average_precision=metrics.mean_average_precision
-                if isinstance(metrics, MultiLabelMetrics)
-                else None,
-                largest_difference=difference,
+        with _left_out_on_failure(is_optional=name not in arguments.formats()):
+            formats.append(
+                _evaluate_format(name, model_folder, model, dataset_folder, manifest, evaluation, reference)
             )
-        )
-        log_event(
-            "format_measured",
-            f"export: {name}, {len(content) / 1e6:.1f} MB: top-1 accuracy {formats[-1].top_1_accuracy:.4f} "
-            f"on {formats[-1].examples:,} images, accuracy loss {formats[-1].accuracy_loss:+.4f}",
-            **dataclasses.asdict(formats[-1]),
-        )
+            continue
+        path.unlink()
     add_formats(model_folder, [dataclasses.asdict(converted) for converted in formats])
     if not arguments.is_auto():
         return Converted(tuple(formats))
     candidates = measure_candidates(
-        model, model_folder, dataset_folder, split, tuple(contents), arguments.export_max_accuracy_loss
+        model,
+        model_folder,
+        dataset_folder,
+        evaluation["split"],
+        tuple(converted.format for converted in formats),
+        arguments.export_max_accuracy_loss,
     )
     add_candidates(
         model_folder,
@@ -159,6 +143,17 @@ def convert_formats(
         served=dataclasses.asdict(fastest_served(candidates)),
     )
     return Converted(tuple(formats), candidates)
+
+
+@contextmanager
+def _left_out_on_failure(*, is_optional: bool) -> Iterator[None]:
+    """Reports the failure of a format that was not asked for by name, instead of raising it."""
+    try:
+        yield
+    except CheckFailedError as error:
+        if not is_optional:
+            raise
+        log_event("format_left_out", f"export: {error.problem}; it is left out", severity="WARNING")
 
 
 def _installed_formats(manifest: Manifest) -> tuple[str, ...]:
@@ -208,18 +203,24 @@ def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Mani
         ) from error
 
 
-def _evaluate(
+def _evaluate_format(
     name: str,
-    network: Network,
+    model_folder: Path,
     model: ServedModel,
-    folder: Path,
+    dataset_folder: Path,
     manifest: Manifest,
-    split_name: str,
+    evaluation: dict[str, Any],
     reference: NDArray[np.float32],
-) -> tuple[Any, float]:
-    """Returns the metrics of a format on a split, and its maximum difference from the reference."""
-    split = manifest.splits[split_name]
-    probabilities = _predict(name, network, model.image_size, folder, split, manifest)
+) -> ModelFormat:
+    """Returns what the evaluation of a converted format finds.
+
+    Raises:
+        CheckFailedError: if it cannot be loaded, or without quantization does not match the SavedModel.
+    """
+    split = manifest.splits[evaluation["split"]]
+    path = model_folder / FILES[name]
+    network = _load(name, path, model_folder)
+    probabilities = _predict(name, network, model.image_size, dataset_folder, split, manifest)
     difference = float(np.abs(probabilities[: len(reference)] - reference).max())
     # Written so that NaN fails.
     if name != TFLITE_INT8 and not difference <= _FLOAT_TOLERANCE:
@@ -228,15 +229,42 @@ def _evaluate(
             f"{difference:.2g}",
             remedy=f"remove {name} from export_formats, and report this bug with the log of the run",
         )
+    metrics = _metrics(probabilities, dataset_folder, split, manifest)
+    measured = ModelFormat(
+        format=name,
+        file=FILES[name],
+        bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+        split=evaluation["split"],
+        examples=metrics.examples,
+        top_1_accuracy=metrics.top_1_accuracy,
+        accuracy_loss=evaluation["top_1_accuracy"] - metrics.top_1_accuracy,
+        mean_average_precision=metrics.mean_average_precision
+        if isinstance(metrics, MultiLabelMetrics)
+        else None,
+        largest_difference=difference,
+    )
+    log_event(
+        "format_measured",
+        f"export: {name}, {measured.bytes / 1e6:.1f} MB: top-1 accuracy {measured.top_1_accuracy:.4f} "
+        f"on {measured.examples:,} images, accuracy loss {measured.accuracy_loss:+.4f}",
+        **dataclasses.asdict(measured),
+    )
+    return measured
+
+
+def _metrics(
+    probabilities: NDArray[np.float32], folder: Path, split: Split, manifest: Manifest
+) -> Metrics | MultiLabelMetrics:
     # The serving check has verified that the model's classes are the dataset's.
     labels = [record.all_labels for record in read_split(folder, split, multi_label=manifest.multi_label)]
     if manifest.multi_label:
         targets = np.zeros(probabilities.shape, bool)
         for index, image_labels in enumerate(labels):
             targets[index, [label_to_class(label) for label in image_labels]] = True
-        return compute_multi_label_metrics(targets, probabilities), difference
+        return compute_multi_label_metrics(targets, probabilities)
     classes = np.array([label_to_class(label) for (label,) in labels])
-    return compute_metrics(classes, probabilities), difference
+    return compute_metrics(classes, probabilities)
 
 
 def _load(name: str, path: Path, model_folder: Path) -> Network:

@@ -99,13 +99,8 @@ class LiveModel:
                 if self._current is not None and self._current[0] == number:
                     return
                 try:
-                    model = load_served_model(
-                        folders[number], select_engine(self._engine_name, folders[number])
-                    )
-                    check_probe_prediction(model)
+                    model = self._load(folders[number])
                     sketch = load_sketch(folders[number])
-                    if model.engine != DEFAULT_ENGINE:
-                        _check_answers(model, folders[number])
                 except PipelineError as error:
                     self._failed[number] = error.problem
                     continue
@@ -120,6 +115,20 @@ class LiveModel:
             if self._current is not None:
                 # Without a served version, the server ends with an error that lists the reasons.
                 self._log_failed()
+
+    def _load(self, folder: Path) -> ServedModel:
+        engine = select_engine(self._engine_name, folder)
+        try:
+            return _load_checked(folder, engine)
+        except PipelineError as error:
+            if self._engine_name != AUTO or engine == DEFAULT_ENGINE:
+                raise
+            log_event(
+                "engine_left_out",
+                f"serve: {error.problem}; TensorFlow computes the model",
+                severity="WARNING",
+            )
+            return _load_checked(folder, DEFAULT_ENGINE)
 
     def _log_failed(self) -> None:
         for number in sorted(set(self._failed) - self._logged):
@@ -140,6 +149,14 @@ class LiveModel:
             if (folder / SAVED_MODEL_NAME).is_file():
                 return {1: folder}
         return version_folders(self._location)
+
+
+def _load_checked(folder: Path, engine: Engine) -> ServedModel:
+    model = load_served_model(folder, engine)
+    check_probe_prediction(model)
+    if engine != DEFAULT_ENGINE:
+        _check_answers(model, folder)
+    return model
 
 
 def _check_answers(model: ServedModel, folder: Path) -> None:

@@ -1,5 +1,8 @@
 """The tune step on Vertex AI as a KFP component: creates a HyperparameterTuningJob and follows it."""
 
+# KFP reads its annotations as values: OutputPath(str) is a call.
+# mypy: disable-error-code="valid-type"
+
 import re
 from pathlib import Path
 
@@ -24,7 +27,7 @@ def tune(
     metrics: Output[Metrics],
     report: Output[HTML],
     trials: Output[Artifact],
-    gcp_resources: OutputPath(str),  # type: ignore[valid-type]
+    gcp_resources: OutputPath(str),
     tuning: TuneArguments,
     arguments: TrainingArguments,
     job: CustomJobArguments,

@@ -12,6 +12,7 @@ import yaml
 from imgpipe.components.common import engines
 from imgpipe.components.common.drift import make_sketch
 from imgpipe.components.common.engines import (
+    AUTO,
     BFLOAT16,
     DEFAULT_ENGINE,
     ENGINES,
@@ -66,8 +67,6 @@ def files(encode):
     return [encode(draw.integers(0, draw.integers(1, 257), (20, 30, 3))) for _ in range(5)]
 
 
-# In a process that has run hundreds of other tests it failed; alone it passes.
-@pytest.mark.proof
 @pytest.mark.parametrize(
     "engine",
     [Engine(ONNX_RUNTIME), Engine(OPENVINO), Engine(OPENVINO, BFLOAT16)],
@@ -141,6 +140,20 @@ def test_an_engine_with_other_answers_does_not_serve(folder, files, tmp_path):
     write_verification(model, "abcd", files, np.roll(probabilities, 1, axis=1).tolist())
     assert LiveModel(model).engine == DEFAULT_ENGINE
     with pytest.raises(MissingInputError, match=r"(?s)answers are not those of .*engine=tensorflow"):
+        LiveModel(model, ONNX_RUNTIME)
+
+
+def test_tensorflow_takes_the_place_of_the_fastest_engine_if_that_cannot_load_the_model(
+    folder, tmp_path, capsys
+):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    (model / ONNX_FILE).write_bytes(b"damaged")
+    measured = {"format": "onnx", "engine": ONNX_RUNTIME, "precision": "float32", "largestDifference": 0.0}
+    (model / "deployment_config.yaml").write_text(yaml.safe_dump({"servingEngine": measured}))
+    assert LiveModel(model, AUTO).engine == DEFAULT_ENGINE
+    assert "onnxruntime cannot load formats/model.onnx" in capsys.readouterr().out
+    with pytest.raises(MissingInputError, match="onnxruntime cannot load"):
         LiveModel(model, ONNX_RUNTIME)
 
 

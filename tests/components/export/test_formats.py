@@ -18,7 +18,7 @@ from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
-from imgpipe.components.export import formats, onnx_format
+from imgpipe.components.export import candidates, formats, onnx_format
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.candidates import Candidate, fastest, fastest_served
 from imgpipe.components.export.component import export as export_component
@@ -44,6 +44,14 @@ def run(dataset, model, folder, **arguments):
 def evaluate_and_export(dataset, model, folder, **arguments):
     evaluate(dataset, model, EvaluationFiles(folder / "evaluation", folder / "report.html"))
     export(dataset, model, folder / "evaluation", folder / "exported", ExportArguments(**arguments))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_measurements():
+    """Measures the engines with few calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "_ROUNDS", dict.fromkeys((1, 8, 32), (3, 1.0)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +147,8 @@ def test_a_model_with_formats_is_deployed_and_serves(exported_digits, tmp_path, 
 
 def test_auto_measures_every_engine_and_names_the_fastest_of_equal_accuracy(exported_digits):
     folder, evaluation, exported, _ = exported_digits
-    candidates = read_provenance(exported)["candidates"]
-    names = [(entry["format"], entry["engine"], entry["precision"]) for entry in candidates]
+    measured = read_provenance(exported)["candidates"]
+    names = [(entry["format"], entry["engine"], entry["precision"]) for entry in measured]
     assert names == [
         ("savedmodel", "tensorflow", "float32"),
         *(("onnx", engine.name, engine.precision) for engine in usable_engines()),
@@ -148,10 +156,10 @@ def test_auto_measures_every_engine_and_names_the_fastest_of_equal_accuracy(expo
     ]
     assert all(
         entry[name] > 0
-        for entry in candidates
+        for entry in measured
         for name in ("latency_p50_ms", "images_per_second_8", "images_per_second_32")
     )
-    for entry in candidates:
+    for entry in measured:
         loss = evaluation.metrics.top_1_accuracy - entry["top_1_accuracy"]
         assert entry["accuracy_loss"] == pytest.approx(loss, abs=1e-9)
         assert entry["accuracy_loss_bound"] >= entry["accuracy_loss"]
@@ -159,7 +167,7 @@ def test_auto_measures_every_engine_and_names_the_fastest_of_equal_accuracy(expo
             assert entry["within_tolerance"]
             assert entry["largest_difference"] < 1e-5
     config = yaml.safe_load((exported / "deployment_config.yaml").read_text())
-    equal = [entry for entry in candidates if entry["within_tolerance"]]
+    equal = [entry for entry in measured if entry["within_tolerance"]]
     for name, chosen in (
         ("fastest", equal),
         ("servingEngine", [entry for entry in equal if entry["engine"] != "tflite"]),
@@ -185,12 +193,23 @@ def test_the_fastest_is_of_equal_accuracy_and_served_means_that_imgpipe_serve_ca
     assert fastest_served([tensorflow, runtime, rounded, lite]) is runtime
 
 
+def test_auto_leaves_out_a_format_that_cannot_be_loaded(
+    coloured_dataset, linear_model, tmp_path, monkeypatch
+):
+    dataset, model = coloured_dataset(tmp_path / "data"), linear_model(tmp_path / "model")
+    monkeypatch.setattr(formats, "convert_to_onnx", lambda *_: b"damaged")
+    evaluate_and_export(dataset, model, tmp_path / "auto", export_formats="auto")
+    exported = tmp_path / "auto" / "exported"
+    assert [entry["format"] for entry in read_provenance(exported)["formats"]] == ["tflite-int8"]
+    assert [path.name for path in (exported / "formats").iterdir()] == ["model-int8.tflite"]
+
+
 def test_few_images_do_not_show_that_rounding_loses_nothing(coloured_dataset, linear_model, tmp_path):
     dataset = coloured_dataset(tmp_path / "data")
     evaluate_and_export(dataset, linear_model(tmp_path / "model"), tmp_path, export_formats="auto")
-    candidates = read_provenance(tmp_path / "exported")["candidates"]
-    assert {entry["within_tolerance"] for entry in candidates if entry["precision"] == "float32"} == {True}
-    assert {entry["within_tolerance"] for entry in candidates if entry["precision"] != "float32"} == {False}
+    measured = read_provenance(tmp_path / "exported")["candidates"]
+    assert {entry["within_tolerance"] for entry in measured if entry["precision"] == "float32"} == {True}
+    assert {entry["within_tolerance"] for entry in measured if entry["precision"] != "float32"} == {False}
 
 
 # ---------------------------------------------------------------- inference
