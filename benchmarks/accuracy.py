@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import REPOSITORY, print_result, print_table
+from benchmarks.needs import check_needs
 from imgpipe.components.common.dataset import TRAIN, VALIDATION
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
@@ -163,6 +164,12 @@ def main(command_line: Sequence[str]) -> None:
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds")
     parser.add_argument("recipes", nargs="*", default=[*_DIGITS, *_FLOWERS, _ORIGINALS, _CALIBRATION])
     options = parser.parse_args(command_line)
+    photos = [recipe for recipe in options.recipes if recipe not in _DIGITS and options.photos]
+    check_needs(
+        minutes=5 * len(options.recipes) * (1 + options.seeds.count(",")),
+        disk_gb=2,
+        weights={"mobilenet-v2": 224} if photos else {},
+    )
     seeds = [int(seed) for seed in options.seeds.split(",")]
     trained: dict[str, list[Trained]] = {}
     values: dict[str, float] = {}

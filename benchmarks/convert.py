@@ -32,6 +32,7 @@ from benchmarks.measure import (
     ratio,
     run,
 )
+from benchmarks.needs import check_needs
 
 SMALL, MIDDLE, LARGE = 3_000, 30_000, 300_000
 
@@ -43,6 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="skip the 300,000 rows")
     quick = parser.parse_args().quick
+    check_needs(minutes=5 if quick else 10, disk_gb=5 if quick else 20, packages=["apache_beam"])
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         _benchmark(Path(name), quick)
 

@@ -18,6 +18,7 @@ import pytest
 from gcp_storage_emulator.server import create_server  # type: ignore[import-untyped]
 
 from benchmarks.measure import print_result, print_table
+from benchmarks.needs import check_needs
 from imgpipe.components.common.provenance import write_deployment_config, write_provenance
 from imgpipe.components.common.saved_model import write_saved_model
 from imgpipe.components.common.served_model import load_served_model
@@ -80,6 +81,7 @@ def overheads(cluster: Cluster, models: list[Path]) -> list[float]:
 
 def main() -> int:
     """Prints a table and the result; returns 1 if the limit is exceeded."""
+    check_needs(minutes=2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -37,6 +37,7 @@ from PIL import Image
 
 from benchmarks.corpus import write_corpus
 from benchmarks.measure import REPOSITORY, print_result, print_table
+from benchmarks.needs import check_needs
 
 MODEL_TYPE, IMAGE_SIZE, BATCH, CLASSES = "mobilenet-v2", 224, 32, 5
 IMAGES = 320
@@ -45,6 +46,8 @@ CONNECTIONS = 3 * BATCH
 SECONDS = 10.0
 ENGINE_MODEL_TYPES = ("mobilenet-v2", "resnet-50")
 ROUNDS = 3
+
+_PACKAGES = ("tf2onnx", "onnxruntime", "openvino")
 
 
 def main() -> None:
@@ -60,8 +63,10 @@ def main() -> None:
         print(json.dumps(_engine_milliseconds(sys.argv[2], Path(sys.argv[3]))))
         return
     if sys.argv[1:2] == ["engines"]:
+        check_needs(minutes=2, disk_gb=0.5, packages=_PACKAGES)
         print_result(**_engine_speedups())
         return
+    check_needs(minutes=3, disk_gb=0.5, packages=_PACKAGES)
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         _benchmark(Path(name))
 

@@ -7,10 +7,12 @@ cores.
 
 from benchmarks import training_input, training_step
 from benchmarks.measure import print_result
+from benchmarks.needs import check_needs
 
 
 def main() -> None:
     """Runs both benchmarks and prints their results together."""
+    check_needs(minutes=30, disk_gb=6)
     step = training_step.measure()
     print()
     print_result(**step, **training_input.measure())

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.corpus import LABELS, write_corpus
 from benchmarks.measure import print_result, print_table, run
+from benchmarks.needs import check_needs
 from benchmarks.training_step_side import build_step
 from imgpipe.components.common.records import ImageRecord, encode_example
 from imgpipe.components.common.resources import usable_threads
@@ -49,6 +50,7 @@ def main() -> None:
     if folder:
         _read_once(folder)
     else:
+        check_needs(minutes=8, disk_gb=6)
         print_result(**measure())
 
 

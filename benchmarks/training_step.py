@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.training_step`` takes about fifteen minutes on two cores; ``--only`` selects a part.
 Both sides run alternately, each run in a separate process. The part ``frozen`` needs photos in
-``../shared/data/flowers_224``. The part ``start`` loads ImageNet weights if Keras has cached them.
+``../shared/data/flowers_224`` and the ImageNet weights of mobilenet-v2. The part ``start`` loads these
+weights if Keras has cached them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.corpus import write_corpus, write_rows
 from benchmarks.measure import REPOSITORY, in_turns, print_result, print_table, run
+from benchmarks.needs import check_needs
 
 PARTS = ("step", "start", "frozen")
 # Batch size, and steps that are measured after the first two: about ten seconds per side.
@@ -38,17 +40,20 @@ def main() -> None:
 
 
 def measure(parts: Sequence[str] = PARTS, *, turns: int = 3) -> dict[str, float]:
-    """Prints the tables and returns the ratios by name; ``frozen`` is skipped without photos."""
+    """Prints the tables and returns the ratios by name; ``frozen`` is left out without photos."""
+    if "frozen" in parts and not _FLOWERS.is_dir():
+        print(f"NOT MEASURED: frozen_speedup needs the photos in {_FLOWERS}", flush=True)
+        parts = [part for part in parts if part != "frozen"]
+    check_needs(
+        minutes=5 * len(parts), disk_gb=0.5, weights={"mobilenet-v2": 224} if "frozen" in parts else {}
+    )
     result: dict[str, float] = {}
     if "step" in parts:
         result |= _steps(turns)
     if "start" in parts:
         result["seconds_to_first_step"] = _start(turns)
     if "frozen" in parts:
-        if _FLOWERS.is_dir():
-            result["frozen_speedup"] = _frozen()
-        else:
-            print(f"NOT MEASURED: frozen_speedup needs the photos in {_FLOWERS}")
+        result["frozen_speedup"] = _frozen()
     return result
 
 

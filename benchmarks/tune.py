@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import print_result, print_table
+from benchmarks.needs import check_needs
 from benchmarks.tune_curves import PLAN, STEPS, learn
 from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.log import parse_event
@@ -53,6 +54,7 @@ DIGITS = TrainingArguments(
 
 def main() -> None:
     """Runs the benchmark."""
+    check_needs(minutes=10, disk_gb=0.5)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         folder = Path(name)

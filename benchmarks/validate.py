@@ -11,12 +11,14 @@ from pathlib import Path
 
 from benchmarks.corpus import write_corpus, write_rows
 from benchmarks.measure import in_turns, peak, print_result, print_runs, ratio, run
+from benchmarks.needs import check_needs
 
 DISTINCT, ROWS = 3_000, 30_000
 
 
 def main() -> None:
     """Runs the benchmark."""
+    check_needs(minutes=3, disk_gb=2)
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name:
         folder = Path(name)
         names = write_corpus(folder / "images")
