@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 LOCKS := containers/requirements
 # The roles of the images, and of the stage that builds them.
 ROLES := data launcher serve-tools train-cpu train-gpu train-tpu build
-# The number of processes that run the tests; JOBS=0 runs them in pytest's own process.
-JOBS ?= 2
+# The number of processes that run the tests: one more than two processors, since many tests wait for servers.
+# JOBS=0 runs them in pytest's own process.
+JOBS ?= 3
 # The first Python on the PATH that the project supports; override with make PYTHON=...
 PYTHON ?= $(shell for name in python3 python3.12 python3.11 python3.13; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
@@ -25,7 +26,7 @@ endif
 
 help:
 	@echo "make run      train on the digits sample: environment, installation, pipeline"
-	@echo "make test     run the whole test suite, in two processes; JOBS= sets another number"
+	@echo "make test     run the whole test suite, in three processes; JOBS= sets another number"
 	@echo "make proof    run the tests that take minutes: accuracy and time on real photos"
 	@echo "make cluster-test run the tests on the cluster that KUBECONFIG and KFP_ENDPOINT name"
 	@echo "make bench    time training, converting, validating and serving against other implementations, and deploying"

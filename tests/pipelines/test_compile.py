@@ -354,14 +354,18 @@ def parameters_used(value):
             yield from parameters_used(part)
 
 
-@pytest.mark.parametrize("pipeline", BUILDERS)
-def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(pipeline, tmp_path):
-    file = tmp_path / "pipeline.yaml"
-    Compiler().compile(
-        BUILDERS[pipeline](kubeflow_target(KubeflowOptions(has_notify=True)), Images()),
-        package_path=str(file),
-    )
-    spec, platform = yaml.safe_load_all(file.read_text())
+@pytest.fixture(scope="module", params=BUILDERS)
+def with_additions(request, tmp_path_factory):
+    """The name and the two documents of each pipeline with a notify step and a volume."""
+    options = KubeflowOptions(has_notify=True, volumes=(Volume("photos", "/data"),))
+    file = tmp_path_factory.mktemp("additions") / "pipeline.yaml"
+    pipeline = BUILDERS[request.param](kubeflow_target(options), Images())
+    Compiler().compile(pipeline, package_path=str(file))
+    return request.param, *yaml.safe_load_all(file.read_text())
+
+
+def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(with_additions):
+    pipeline, spec, platform = with_additions
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     tasks = spec["root"]["dag"]["tasks"]
     assert set(tasks) == {"exit-handler-1", "notify"}
@@ -390,13 +394,8 @@ def test_the_notify_step_runs_after_all_others_and_alone_calls_the_webhook(pipel
     assert "notify" not in (COMPILED / "kubeflow" / f"{pipeline}.yaml").read_text()
 
 
-@pytest.mark.parametrize("pipeline", BUILDERS)
-def test_a_volume_is_mounted_into_every_step_but_notify(pipeline, tmp_path):
-    options = KubeflowOptions(has_notify=True, volumes=(Volume("photos", "/data"),))
-    file = tmp_path / "pipeline.yaml"
-    Compiler().compile(BUILDERS[pipeline](kubeflow_target(options), Images()), package_path=str(file))
-    _, platform = yaml.safe_load_all(file.read_text())
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+def test_a_volume_is_mounted_into_every_step_but_notify(with_additions):
+    executors = with_additions[2]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {
         name: [(mount["constant"], mount["mountPath"]) for mount in executor.get("pvcMount", ())]
         for name, executor in executors.items()
