@@ -19,6 +19,7 @@ from imgpipe.components.storage import (
     LocalLocation,
     Location,
     find_files,
+    is_hidden,
     parse_location,
     resolve,
 )
@@ -204,7 +205,7 @@ def _local_files(folder: Path) -> Iterator[tuple[str, FileStatus | None]]:
             remedy="use a folder of images, or a pattern such as photos/*.jpg",
         )
     for current, folders, names in os.walk(folder, onerror=_raise_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
             path, status = os.path.join(current, name), None
             with suppress(OSError):
@@ -218,4 +219,4 @@ def _raise_unreadable(error: OSError) -> None:
 
 def _is_image(path: str) -> bool:
     name = path.rpartition("/")[2]
-    return not name.startswith(".") and name.lower().endswith(_IMAGE_SUFFIXES)
+    return not is_hidden(name) and name.lower().endswith(_IMAGE_SUFFIXES)

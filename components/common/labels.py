@@ -1,5 +1,6 @@
 """Label names: line i of the labels file is label i, and class i-1 of the model."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 
 # A label is a name in reports, logs and every record, not a description.
 MAX_LABEL_CHARACTERS = 500
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+# In lower case; as pandas and spreadsheets write them.
+_MISSING = frozenset(["nan", "null", "<na>", "n/a", "#n/a", "#value!", "#ref!", "#name?"])
 # The file in the folder assets of a SavedModel.
 LABELS_ASSET = "labels.txt"
 
@@ -104,6 +108,20 @@ def check_look_alikes(names: Iterable[str], where: str) -> list[tuple[str, str]]
         if other != name:
             pairs.append((other, name))
     return pairs
+
+
+def find_equal_numbers(names: Iterable[str]) -> list[str]:
+    """Returns labels that are the same number as another one, such as 1, 1.0 and 01."""
+    by_value: dict[float, list[str]] = {}
+    for name in names:
+        if _NUMBER.fullmatch(name):
+            by_value.setdefault(float(name), []).append(name)
+    return [name for equal in by_value.values() if len(equal) > 1 for name in equal]
+
+
+def find_missing(names: Iterable[str]) -> list[str]:
+    """Returns labels that tables have in place of a missing value."""
+    return [name for name in names if name.lower() in _MISSING]
 
 
 def format_labels(names: Sequence[str]) -> str:

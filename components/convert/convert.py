@@ -25,7 +25,13 @@ from imgpipe.components.common.dataset import (
     with_absolute_paths,
 )
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.labels import check_look_alikes, format_labels, sort_labels
+from imgpipe.components.common.labels import (
+    check_look_alikes,
+    find_equal_numbers,
+    find_missing,
+    format_labels,
+    sort_labels,
+)
 from imgpipe.components.common.log import Progress, log_event, log_result
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label
@@ -282,13 +288,16 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
     if arguments.images:
         ignored = read_images(rows, arguments.images, arguments.label_from)
         if ignored.files or ignored.folders:
-            folders = "".join(f", {name}/" for name in ignored.folders)
-            examples = f" ({', '.join(ignored.examples)})" if ignored.examples else ""
+            parts = [f"{name}/" for name in ignored.folders]
+            if ignored.files:
+                parts.insert(
+                    0,
+                    f"{plural(ignored.files, 'file')} outside the label folders or without an image file "
+                    f"extension ({', '.join(ignored.examples)})",
+                )
             log_event(
                 "convert_ignored",
-                f"convert: ignored in {arguments.images}: {plural(ignored.files, 'file')} "
-                f"outside the label folders or without an image "
-                f"file extension{examples}{folders}",
+                f"convert: ignored in {arguments.images}: {', '.join(parts)}",
                 severity="WARNING",
                 files=ignored.files,
                 folders=ignored.folders,
@@ -497,6 +506,21 @@ def _check_look_alikes(labels: Sequence[str], arguments: ConvertArguments) -> No
             severity="WARNING",
             labels=[first, second],
         )
+    for event, text, found in (
+        (
+            "labels_same_number",
+            "are the same number, but different classes: if they are the same, spell them alike",
+            find_equal_numbers(labels),
+        ),
+        ("labels_missing", "stand for a missing value in many tables, but are classes", find_missing(labels)),
+    ):
+        if found:
+            log_event(
+                event,
+                f"convert: the labels {', '.join(map(repr, found[:_MAX_LABELS_SHOWN]))} {text}",
+                severity="WARNING",
+                labels=found,
+            )
 
 
 def _describe_source(arguments: ConvertArguments) -> dict[str, str]:

@@ -7,15 +7,16 @@ read by its column names, or rejected with what to do about it.
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 
 from imgpipe.components.common.dataset import TEST, TRAIN, VALIDATION
 from imgpipe.components.common.errors import InvalidDataError, PipelineError
 from imgpipe.components.convert.arguments import GROUP, LABEL, PATH, SPLIT, parse_columns
 from imgpipe.components.convert.row_table import UNASSIGNED
 from imgpipe.components.images.file_names import IMAGE_SUFFIXES, has_image_suffix
-from imgpipe.components.storage import Location, resolve
+from imgpipe.components.storage import Location, is_hidden, resolve
 
 # Vertex AI uses training, validation, test; its predecessor used TRAIN, VALIDATION, TEST, UNASSIGNED.
 USES = {
@@ -35,12 +36,13 @@ USES = {
 SAMPLE_ROWS = 200
 _SUFFIX_ROWS = 20
 _MAX_FOLDERS = 200
+_MAX_NAMES = 5
 # Names of columns, only their letters, the clearest first.
 _PATH_NAMES = (
     frozenset(
         [
             *("path", "filepath", "imagepath", "imgpath", "filename", "imagefilename", "imagefile", "file"),
-            *("imagename", "imgname", "imagegcsuri", "gcsuri", "uri", "url", "imageuri", "imageurl"),
+            *("fname", "imagename", "imgname", "imagegcsuri", "gcsuri", "uri", "url", "imageuri", "imageurl"),
         ]
     ),
     frozenset(["image", "images", "img", "imageid", "imgid", "id", "name"]),
@@ -50,8 +52,13 @@ _LABEL_NAMES = (
     frozenset(["target", "species", "breed", "tag", "tags", "classes", "classid", "labelid", "y"]),
 )
 _SPLIT_NAMES = (frozenset(["split", "mluse", "use", "subset", "set", "partition", "fold"]),)
+# In such a column, true stands for validation and false for training.
+_VALIDATION_NAMES = (frozenset(["isvalid", "isval", "isvalidation"]),)
+_VALIDATION_USES = {"true": VALIDATION, "1": VALIDATION, "false": TRAIN, "0": TRAIN}
 _INDEX_NAMES = frozenset(["", "index", "unnamed", "rownumber", "row"])
 _ONE_HOT = frozenset(["0", "1", "0.0", "1.0", "true", "false"])
+# A table with so many columns of numbers, and no path, has pixels.
+_PIXEL_COLUMNS = 16
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?')
 
 
@@ -67,6 +74,7 @@ class CsvLayout:
         header: Whether the first line has the names of the columns.
         suffix: The file extension that the paths lack.
         width: The number of columns; 0 = any.
+        uses: The splits by what stands in the column of the splits, in lower case.
     """
 
     path: int
@@ -76,6 +84,7 @@ class CsvLayout:
     header: bool = False
     suffix: str = ""
     width: int = 0
+    uses: Mapping[str, str] = field(default_factory=lambda: USES)
 
     def describe(self, names: Sequence[str]) -> str:
         """Returns the columns, for the log; ``names`` is the first row."""
@@ -246,6 +255,12 @@ def _named_layout(sample: _Sample) -> CsvLayout | None:
         return None
     if split is not None and any(cell.lower() not in USES for cell in sample.column(split, header=True)):
         split = None
+    uses = USES
+    flag = _find_column(names, _VALIDATION_NAMES)
+    if split is None and flag is not None:
+        cells = sample.column(flag, header=True)
+        if all(cell.lower() in _VALIDATION_USES for cell in cells):
+            split, uses = flag, _VALIDATION_USES
     others = [
         number
         for number, name in enumerate(names)
@@ -260,7 +275,7 @@ def _named_layout(sample: _Sample) -> CsvLayout | None:
         ]
     if not labels or (len(labels) > 1 and not sample.multi_label):
         return None
-    return CsvLayout(path, tuple(labels), split, group, header=True, width=len(names))
+    return CsvLayout(path, tuple(labels), split, group, header=True, width=len(names), uses=uses)
 
 
 def _find_columns(names: Sequence[str], groups: Sequence[frozenset[str]]) -> list[int]:
@@ -282,12 +297,20 @@ def _unclear_header_error(sample: _Sample) -> InvalidDataError:
         for number in range(len(names))
         if all(map(sample.is_image, sample.column(number, header=True)))
     ]
-    path = names[images[0]] if images else names[0]
-    label = next((name for name in names[::-1] if name and name != path), "NAME")
+    path = images[0] if images else 0
+    others = [number for number, name in enumerate(names) if name and number != path]
+    texts = [number for number in others if not all(map(_is_number, sample.column(number, header=True)))]
+    labels = [names[number] for number in texts or others]
+    remedy = f"name them, e.g. {_argument(path=names[path], label=labels[0] if len(labels) == 1 else 'NAME')}"
+    if len(labels) > 1:
+        shown = ", ".join(labels[:_MAX_NAMES]) + (", ..." if len(labels) > _MAX_NAMES else "")
+        remedy += f" with the column of the label as NAME: one of {shown}"
+    if not texts:
+        remedy += "; a label is a name: if each label has a column of numbers, write the name instead"
     return InvalidDataError(
         "the names of the columns do not say which ones are the path and the label",
         where=f"{sample.file}, line 1: {','.join(names)}",
-        remedy=f"name them, e.g. {_argument(path=path, label=label)}",
+        remedy=remedy,
     )
 
 
@@ -337,9 +360,11 @@ def _check_positions(sample: _Sample) -> CsvLayout | None:
         for separator in ";\t|":
             if all(separator in row[0] and not sample.is_image(row[0]) for row in sample.rows):
                 raise _separator_error(separator, sample.file)
+        _check_one_column(sample)
         return None
     images = [number for number in range(width) if all(map(sample.is_image, sample.column(number)))]
     if not images:
+        _check_pixels(sample)
         return None
     path = images[0]
     others = [number for number in range(width) if number != path]
@@ -371,6 +396,34 @@ def _check_positions(sample: _Sample) -> CsvLayout | None:
     raise InvalidDataError(
         f"{width} columns instead of 2 (path,label)", where=f"{sample.file}, line 1: {example}", remedy=remedy
     )
+
+
+def _check_one_column(sample: _Sample) -> None:
+    """Rejects a list of images without labels, with or without the name of its column."""
+    cells = sample.column(0)
+    images = cells[1:] if len(cells) > 1 and not sample.is_image(cells[0]) else cells
+    if not sample.multi_label and all(map(sample.is_image, images)):
+        raise InvalidDataError(
+            "the file has one column: the labels of the images are missing",
+            where=f"{sample.file}, line 1: {cells[0]}",
+            remedy="write the label after each path: path,label; or, if the folders of the images are the "
+            "labels, set images to the folder that contains them",
+        )
+
+
+def _check_pixels(sample: _Sample) -> None:
+    """Rejects a table with the pixels of one image in each row."""
+    body = sample.rows[1:]
+    if (
+        len(sample.rows[0]) >= _PIXEL_COLUMNS
+        and body
+        and all(_is_number(cell) for row in body for cell in row)
+    ):
+        raise InvalidDataError(
+            f"the file has {len(sample.rows[0])} columns of numbers: pixels, not the paths of images",
+            where=sample.file,
+            remedy="save each row as an image file, and list the files: one path,label per line",
+        )
 
 
 def _argument(**columns: str | int) -> str:
@@ -424,7 +477,26 @@ def _with_suffix(layout: CsvLayout | None, sample: _Sample) -> CsvLayout | None:
                 where=f"{sample.file}: {paths[0]}",
                 remedy=f"set image_root={folder}",
             )
+    _check_other_machine(paths, sample)
     return given
+
+
+def _check_other_machine(paths: Sequence[str], sample: _Sample) -> None:
+    """Rejects absolute paths of another machine, if their ends name files here."""
+    parts = [PureWindowsPath(path) for path in paths]
+    if not all(path.root for path in parts):
+        return
+    first = parts[0].parts
+    for count in range(1, len(first)):
+        start = first[:count]
+        rest = ["/".join(path.parts[count:]) for path in parts if path.parts[:count] == start]
+        if len(rest) == len(paths) and all(map(sample.exists, rest)):
+            removed = paths[0][: len(paths[0]) - len(rest[0])]
+            raise InvalidDataError(
+                f"the paths are those of another machine: {rest[0]} is here, but not {paths[0]}",
+                where=sample.file,
+                remedy=f"remove {removed} from the beginning of every path",
+            )
 
 
 def _matching_suffixes(paths: Sequence[str], root: Location) -> list[str]:
@@ -444,7 +516,7 @@ def _matching_suffixes(paths: Sequence[str], root: Location) -> list[str]:
 def _nearby_folders(root: Location) -> list[Location]:
     """Returns the folders in a folder, and the one that contains it."""
     try:
-        names = [name for name in root.children() if name.endswith("/") and not name.startswith(".")]
+        names = [name for name in root.children() if name.endswith("/") and not is_hidden(name.rstrip("/"))]
     except OSError:
         return []
     folders = [root / name.rstrip("/") for name in names[:_MAX_FOLDERS]]
@@ -453,7 +525,7 @@ def _nearby_folders(root: Location) -> list[Location]:
 
 def _exists(root: Location, path: str) -> bool:
     try:
-        location = resolve(root, path)
-        return location.is_local and bool(path) and location.status() is not None
+        locations = [resolve(root, spelling) for spelling in {path, path.replace("\\", "/")} if spelling]
+        return any(location.is_local and location.status() is not None for location in locations)
     except (OSError, PipelineError):
         return False

@@ -22,6 +22,10 @@ _MAX_NAMES = 5
 _COMMON_SHARE = 0.5
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ORDER = (TRAIN, VALIDATION, TEST)
+# Folders of these names, and no others, are the parts of a data set for another task, not labels.
+_PARTS = frozenset(
+    ["image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations"]
+)
 # Words that may stand beside the name of a split, or be joined to it.
 _COMPANIONS = ("set", "data", "dataset", "image", "images", "img", "imgs", "split", "folder")
 _SPLIT_WORDS = {
@@ -149,7 +153,8 @@ def find_structure(root: Folder, images: str, label_from: str, *, is_pattern: bo
     if is_auto:
         label_from = LEAF if is_pattern else TOP
     if is_auto and not is_pattern:
-        _check_nesting([folder for _, folder, _ in parents], images)
+        _check_nesting([(below, folder) for below, folder, _ in parents], images)
+        _check_parts([folder for _, folder, _ in parents], images)
     ignored = [name for name in start.folders if splits and name not in splits]
     return Structure(tuple((below, use) for below, _, use in parents), label_from, tuple(ignored))
 
@@ -256,8 +261,27 @@ def _missing_split_error(
     )
 
 
-def _check_nesting(parents: list[Folder], images: str) -> None:
-    """Rejects label folders that contain several folders with images: either may be the labels."""
+def _check_parts(parents: list[Folder], images: str) -> None:
+    """Rejects images/1.jpg and masks/1.jpg: their labels would be images and masks."""
+    names = {name for parent in parents for name, folder in parent.folders.items() if folder.has_images}
+    if len(names) > 1 and all(name.lower() in _PARTS for name in names):
+        raise InvalidDataError(
+            f"the folders {_quoted(sorted(names))} look like the parts of a data set for another task, "
+            "such as segmentation, not like labels",
+            where=images,
+            remedy="put the images of each label into a folder, e.g. LABEL/1.jpg; or, if a table has the "
+            "labels, use train_csv; or, if these are the labels, set label_from=top",
+        )
+
+
+def _check_nesting(places: list[tuple[str, Folder]], images: str) -> None:
+    """Rejects label folders that contain several folders with images: either may be the labels.
+
+    Args:
+        places: The folders that contain the label folders, by path.
+        images: The user's folder, for messages.
+    """
+    parents = [folder for _, folder in places]
     groups = {
         name: folder
         for parent in parents
@@ -271,6 +295,12 @@ def _check_nesting(parents: list[Folder], images: str) -> None:
     common = sorted(name for name, count in counts.items() if count > 1)
     uses = {find_split(name)[0] for name in counts}
     if len(uses) > 1 and "" not in uses:
+        if len(groups) == 1 and all(
+            folder is groups.get(name) or not folder.has_images
+            for parent in parents
+            for name, folder in parent.folders.items()
+        ):
+            raise _splits_in_a_part_error(places[0][0], groups, images)
         raise InvalidDataError(
             f"the label folders {_quoted(groups)} contain the splits {_quoted(sorted(counts))}",
             where=images,
@@ -289,6 +319,25 @@ def _check_nesting(parents: list[Folder], images: str) -> None:
         f"{_quoted(groups)}: folders with several folders of images; either may be the labels",
         where=images,
         remedy=_both_readings(parents),
+    )
+
+
+def _splits_in_a_part_error(path: str, groups: Mapping[str, Folder], images: str) -> InvalidDataError:
+    """Returns the error for splits in the only folder with images, beside others, e.g. of annotations."""
+    ((name, folder),) = groups.items()
+    splits = sorted(folder.folders)
+    if any(below.folders for below in folder.folders.values()):
+        remedy = f"set images to {parse_location(images) / _join(path, name)!r}"
+    else:
+        remedy = (
+            f"put the images of each label into a folder, e.g. {name}/{splits[0]}/LABEL/1.jpg; or, if a "
+            "table has the labels, use train_csv"
+        )
+    return InvalidDataError(
+        f"the folder {name!r} contains the splits {_quoted(splits)}, and the folders beside it have no "
+        "images",
+        where=images,
+        remedy=remedy,
     )
 
 

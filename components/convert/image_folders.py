@@ -16,7 +16,7 @@ from imgpipe.components.convert.folder_structure import Structure, build_tree, f
 from imgpipe.components.convert.row_table import UNASSIGNED, UNKNOWN, RowTable
 from imgpipe.components.convert.rows import Rows
 from imgpipe.components.images.file_names import has_image_suffix
-from imgpipe.components.storage import FileStatus, Location, find_files, parse_location
+from imgpipe.components.storage import FileStatus, Location, find_files, is_hidden, parse_location
 
 _MAX_NAMES = 10
 _MAX_EXAMPLES = 3
@@ -144,9 +144,20 @@ def _read_folder(rows: Rows, images: str, root: Location, label_from: str) -> Ig
         raise InvalidDataError(
             f"no image in {len(empty)} of {len(images_of)} label folders: {', '.join(empty[:_MAX_NAMES])}",
             where=images,
-            remedy="add images, or remove folders that are not labels",
+            remedy=_describe_link(root, empty[0]) or "add images, or remove folders that are not labels",
         )
     return ignored
+
+
+def _describe_link(root: Location, label: str) -> str:
+    """Returns what to do about a label folder whose images have the label of another one; empty if none."""
+    folder = root / label
+    if not folder.is_folder() or folder.resolve_links() == str(root.absolute() / label):
+        return ""
+    for other in _subfolders(root):
+        if other != label and (root / other).resolve_links() == folder.resolve_links():
+            return f"remove the link: {label!r} and {other!r} are the same folder"
+    return ""
 
 
 # ---------------------------------------------------------------- both
@@ -215,7 +226,7 @@ def _children(folder: Location) -> list[str]:
 
 
 def _visible_folders(names: list[str]) -> list[str]:
-    return [name.rstrip("/") for name in names if name.endswith("/") and not name.startswith(".")]
+    return [name.rstrip("/") for name in names if name.endswith("/") and not is_hidden(name.rstrip("/"))]
 
 
 def _check_label(label: str, folder: str) -> None:

@@ -256,13 +256,14 @@ def _parse_columns(cells: list[str], layout: CsvLayout, multi_label: bool) -> _P
     path = cells[layout.path] + (layout.suffix if cells[layout.path] else "")
     names = [cells[number] for number in labels]
     use_text = cells[layout.split].lower() if layout.split is not None else ""
-    if use_text not in USES:
+    uses = layout.uses if layout.split is not None else USES
+    if use_text not in uses:
         problem = f"the split is {use_text!r}, not train, val or test"
         return _ParsedRow(path, ",".join(names), problem=problem)
     parsed = (
-        _check_label_set(path, list(filter(None, names)), USES[use_text])
+        _check_label_set(path, list(filter(None, names)), uses[use_text])
         if multi_label
-        else _check_row(path, names[0], USES[use_text])
+        else _check_row(path, names[0], uses[use_text])
     )
     if layout.group is None or layout.group >= len(cells):
         return parsed

@@ -125,9 +125,8 @@ class Rows:
             return path, None, "" if location.name else f"{location} names no file"
         try:
             status = location.status()
-            if status is None and not path.isascii():
-                # macOS writes file names in another form than most editors.
-                for other in (unicodedata.normalize(form, path) for form in ("NFC", "NFD")):
+            if status is None:
+                for other in _spellings(path):
                     found = resolve(self.accepted.sources[source].root, other).status()
                     if found is not None:
                         return other, found, ""
@@ -141,6 +140,16 @@ class Rows:
                 hint += _describe_similar(location.name, self._names_in(location.parent))
             return path, None, f"no such file: {_shorten(str(location))}{hint}"
         return path, status, ""
+
+
+def _spellings(path: str) -> list[str]:
+    """Returns other spellings of the path of a missing file."""
+    # Windows separates folders with backslashes.
+    paths = [path.replace("\\", "/")] if "\\" in path else []
+    if not path.isascii():
+        # macOS writes file names in another form than most editors.
+        paths += [unicodedata.normalize(form, name) for name in (path, *paths) for form in ("NFC", "NFD")]
+    return paths
 
 
 def _describe_similar(name: str, names: Mapping[str, str]) -> str:

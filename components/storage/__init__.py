@@ -18,7 +18,7 @@ from imgpipe.components.storage.local import (
     move_folder,
     publish_folder,
 )
-from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
+from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location, is_hidden
 from imgpipe.components.storage.object_store import ObjectLocation
 from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
@@ -35,6 +35,7 @@ __all__ = [
     "copy_folder",
     "deadline",
     "find_files",
+    "is_hidden",
     "is_local",
     "local_path",
     "move_folder",

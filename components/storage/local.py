@@ -21,6 +21,7 @@ from imgpipe.components.storage.location import (
     FileStatus,
     Location,
     describe_folder,
+    is_hidden,
     replace_files,
 )
 
@@ -146,10 +147,10 @@ class LocalLocation(Location):
                 folders.clear()
                 continue
             seen.add(identity)
-            folders[:] = sorted(name for name in folders if not (skip_hidden and name.startswith(".")))
+            folders[:] = sorted(name for name in folders if not (skip_hidden and is_hidden(name)))
             below = os.path.relpath(current, self.text or ".")
             for name in sorted(files):
-                if not (skip_hidden and name.startswith(".")):
+                if not (skip_hidden and is_hidden(name)):
                     relative = name if below == os.curdir else f"{below}/{name}"
                     try:
                         yield relative, (self / relative).status()
@@ -244,10 +245,10 @@ class LocalLocation(Location):
         parts = self.path.parts
         wild = next((index for index, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
         paths = Path(*parts[:wild]).glob(str(Path(*parts[wild:]))) if wild < len(parts) else [self.path]
-        hidden_matches = any(part.startswith(".") for part in parts[wild:])
+        hidden_matches = any(map(is_hidden, parts[wild:]))
         for path in paths:
             # As in a shell, a wildcard does not match a hidden file: a partial shard is not a shard.
-            if not hidden_matches and any(part.startswith(".") for part in path.parts[wild:]):
+            if not hidden_matches and any(map(is_hidden, path.parts[wild:])):
                 continue
             try:
                 found = path.stat()

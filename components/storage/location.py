@@ -14,6 +14,15 @@ from imgpipe.components.common.errors import MissingInputError
 PARALLEL_DOWNLOADS = 32
 _MAX_NAMES = 10
 WILDCARD = re.compile(r"[*?\[]")
+# Folders that systems create beside a user's files; some have thumbnails of every image.
+_SYSTEM_FOLDERS = frozenset(
+    ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"]
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not the user's: it begins with a dot, or a system made it."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,7 @@ class Location(ABC):
         Symbolic links are followed.
 
         Args:
-            skip_hidden: Skips files and folders whose names begin with a dot.
+            skip_hidden: Skips files and folders for which ``is_hidden`` holds.
         """
 
     @abstractmethod

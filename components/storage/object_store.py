@@ -26,6 +26,7 @@ from imgpipe.components.storage.location import (
     FileStatus,
     Location,
     describe_folder,
+    is_hidden,
     replace_files,
 )
 
@@ -141,7 +142,7 @@ class ObjectLocation(Location):
         """Yields relative path and status of all objects below the folder, sorted.
 
         Args:
-            skip_hidden: Skips objects and folders whose names begin with a dot.
+            skip_hidden: Skips objects and folders for which ``is_hidden`` holds.
             first: Skips the paths before this one.
             last: Skips the paths after this one.
             recursive: Whether to include subfolders.
@@ -153,7 +154,7 @@ class ObjectLocation(Location):
         for key, status in keys:
             name = key.removeprefix(prefix)
             # Some tools create an empty object for the folder itself.
-            if name and not (skip_hidden and (name.startswith(".") or "/." in name)):
+            if name and not (skip_hidden and any(map(is_hidden, name.split("/")))):
                 yield name, status
 
     def contents(self) -> dict[str, int]:

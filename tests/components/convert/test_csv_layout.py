@@ -44,6 +44,7 @@ TWO_ROWS = [("0.jpg", "a", ""), ("1.jpg", "b", "")]
         ",path,label\n0,0.jpg,a\n1,1.jpg,b\n",
         "Unnamed: 0,filename,class\n0,0.jpg,a\n1,1.jpg,b\n",
         "id,filename,category\n7,0.jpg,a\n8,1.jpg,b\n",
+        "fname,labels\n0.jpg,a\n1.jpg,b\n",
         "id,breed\n0,a\n1,b\n",
         "0,a\n1,b\n",
         "0.jpg,a,,\n1.jpg,b,,\n",
@@ -75,6 +76,17 @@ def test_splits_are_read(folder, text):
     ]
 
 
+def test_column_that_says_what_is_for_validation_is_a_split(folder):
+    text = "fname,labels,is_valid\n0.jpg,a,False\n1.jpg,b,True\n"
+    assert accepted(folder, text) == [("0.jpg", "a", "train"), ("1.jpg", "b", "validation")]
+
+
+def test_paths_of_windows_are_read(folder):
+    rows = read(folder, "train\\t0.png,a\n.\\train\\t1.png,b\n")
+    assert rows.rejected == []
+    assert [row.path for row in rows.accepted] == ["train/t0.png", "./train/t1.png"]
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(
     "text", ["0.jpg,1,0,0\n1.jpg,0,1,0\n", "path,red,green,blue\n0.jpg,1,0,0\n1.jpg,0,1,0\n"]
@@ -99,13 +111,23 @@ def test_paths_without_extension_of_several_kinds_are_one_error(folder):
     assert caught.value.remedy == "add the file extension to the paths"
 
 
+PIXELS = f"label,{','.join(f'p{number}' for number in range(19))}\n" + 3 * f"1{19 * ',0'}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "problem", "remedy"),
     [
         ("a,0.jpg\nb,1.jpg\n", "the columns are label,path", "columns=path=2,label=1"),
         ("0,0.jpg,a\n1,1.jpg,b\n", "row number,path,label", "columns=path=2,label=3"),
         ("0.jpg,a,train\n1.jpg,b,val\n", "path,label,split", "columns=path=1,label=2,split=3"),
-        ("x,y,z\n0.jpg,a,7\n1.jpg,b,8\n", "the names of the columns", "columns=path=x,label=z"),
+        ("x,y,z\n0.jpg,a,7\n1.jpg,b,8\n", "the names of the columns", "columns=path=x,label=y"),
+        ("image,species,breed\n0.jpg,a,c\n1.jpg,b,d\n", "the names of the columns", "one of species, breed"),
+        ("id,cat,dog\n0.jpg,.9,.1\n1.jpg,.2,.8\n", "the names of the columns", "a label is a name"),
+        ("0.jpg\n1.jpg\n", "the labels of the images are missing", "path,label"),
+        ("path\n0.jpg\n1.jpg\n", "the labels of the images are missing", "set images to the folder"),
+        (PIXELS, "20 columns of numbers: pixels", "save each row as an image file"),
+        ("C:\\me\\train\\t0.png,a\nC:\\me\\train\\t1.png,b\n", "train/t0.png is here", "remove C:\\me\\ "),
+        ("/kaggle/0.jpg,a\n/kaggle/1.jpg,b\n", "those of another machine", "remove /kaggle/ from"),
         ("0.jpg,a,7\n1.jpg,b,8\n", "3 columns instead of 2", "columns=path=1,label=2"),
         ("0.jpg;a\n1.jpg;b\n", "separated by semicolons", "commas"),
         ("0.jpg\ta\n1.jpg\tb\n", "separated by tabs", "commas"),

@@ -209,3 +209,36 @@ def test_labels_are_printed_and_label_from_is_recorded(tmp_path, photo, capsys):
     assert manifest.labels == ("a", "b", "c")
     assert manifest.made_by["source"]["label_from"] == "leaf"
     assert "3 labels: a, b, c" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("system", ["@eaDir", "__MACOSX", "lost+found"])
+def test_folders_that_a_system_made_are_not_labels(tmp_path, system):
+    make(tmp_path, ".", system, f"a/{system}")
+    assert read(tmp_path) == labels_in("")
+    assert read(tmp_path, pattern="/**/*.jpg") == labels_in("")
+
+
+def test_wrapper_around_splits_beside_other_folders_is_named(tmp_path):
+    make(tmp_path, "data/images/Train", "data/images/Valid")
+    (tmp_path / "data" / "annotations").mkdir()
+    text = error(tmp_path)
+    assert f"set images to '{tmp_path}/data/images'" in text
+    assert read(tmp_path / "data" / "images") == labels_in("train", "validation")
+
+
+def test_splits_without_labels_beside_other_folders_are_a_question(tmp_path):
+    make(tmp_path, "images", names=("train", "val"))
+    (tmp_path / "labels").mkdir()
+    assert "images/train/LABEL/1.jpg" in error(tmp_path)
+
+
+def test_images_and_masks_are_not_labels(tmp_path):
+    make(tmp_path, ".", names=("images", "masks"))
+    assert "'images', 'masks' look like the parts of a data set for another task" in error(tmp_path)
+    assert read(tmp_path, "top") == labels_in("", labels=("images", "masks"))
+
+
+def test_label_that_is_a_link_to_another_one_is_named(tmp_path):
+    make(tmp_path, ".")
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    assert "'c' and 'a' are the same folder" in error(tmp_path)

@@ -146,3 +146,13 @@ def test_labels_file_of_another_format_is_named(tmp_path, listed, content, probl
     (tmp_path / "labels.txt").write_text(content)
     arguments = ConvertArguments(train_csv=listed("blue", "red"), labels_file=str(tmp_path / "labels.txt"))
     assert problem in error(arguments, tmp_path / "out")
+
+
+def test_labels_that_are_one_number_or_no_value_are_a_warning(tmp_path, listed, capsys):
+    manifest = convert(ConvertArguments(train_csv=listed("1", "1.0", "01", "2", "NaN")), tmp_path / "out")
+    assert manifest.labels == ("01", "1", "1.0", "2", "NaN")
+    found = warnings(capsys.readouterr().out)
+    assert "'01', '1', '1.0' are the same number" in found["labels_same_number"]
+    assert "'NaN'" in found["labels_missing"]
+    convert(ConvertArguments(train_csv=listed("1", "2", "none")), tmp_path / "again")
+    assert not {"labels_same_number", "labels_missing"} & warnings(capsys.readouterr().out).keys()

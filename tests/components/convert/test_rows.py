@@ -103,7 +103,7 @@ def test_files_of_all_editors_are_read(tmp_path, content):
         ("a.jpg/b.jpg,x", "Not a directory"),
         ("a.jpg;x", "separated by commas, not semicolons"),
         ("a.jpg\tx", "separated by commas, not tabs"),
-        (r"folder\b.jpg,x", "not with a backslash"),
+        (r"folder\c.jpg,x", "not with a backslash"),
         ("a.jpg," + "x" * 501, "the label has 501 characters, more than 500"),
     ],
 )
