@@ -152,9 +152,7 @@ def _read_folder(rows: Rows, images: str, root: Location, label_from: str) -> Ig
 def _describe_link(root: Location, label: str) -> str:
     """Returns what to do about a label folder whose images have the label of another one; empty if none."""
     folder = root / label
-    if not folder.is_folder() or folder.resolve_links() == str(root.absolute() / label):
-        return ""
-    for other in _subfolders(root):
+    for other in _subfolders(root) if folder.is_folder() else ():
         if other != label and (root / other).resolve_links() == folder.resolve_links():
             return f"remove the link: {label!r} and {other!r} are the same folder"
     return ""
