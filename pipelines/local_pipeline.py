@@ -6,8 +6,8 @@ Errors are ``PipelineError``; nothing is printed.
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
 )
 from imgpipe.components.common.log import event_line
+from imgpipe.components.common.mlflow import FAILED_EVENT, tracked_run
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.shared_arguments import LOCAL_TARGET, NO_TARGET
 from imgpipe.components.common.user_settings import describe_ignored_cluster
@@ -283,17 +284,38 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
 
             write_digits(run.folder.sample_data)
         try:
-            return run_locally(
-                run.pipeline.file,
-                run.parameters,
-                run.folder,
-                display,
-                run.containers,
-                command=run.settings.command_line,
-            )
+            with _tracked_run(run, display):
+                return run_locally(
+                    run.pipeline.file,
+                    run.parameters,
+                    run.folder,
+                    display,
+                    run.containers,
+                    command=run.settings.command_line,
+                )
         except PipelineError as error:
             _record_error(run.folder, error)
             raise
+
+
+@contextmanager
+def _tracked_run(run: PreparedRun, display: RunDisplay) -> Iterator[None]:
+    """Creates a run for the steps on the MLflow server that the environment names, if any."""
+
+    def warn(text: str) -> None:
+        display.show({"event": FAILED_EVENT, "severity": "WARNING", "message": f"MLflow: {text}"})
+
+    # Containers do not get the environment.
+    with (
+        nullcontext()
+        if run.containers
+        else tracked_run(
+            run.folder.job_dir.name,
+            tags={"imgpipe.job_dir": str(run.folder.job_dir), "imgpipe.command": run.settings.command_line},
+            warn=warn,
+        )
+    ):
+        yield
 
 
 def _tunes_network(run: PreparedRun) -> bool:

@@ -39,6 +39,7 @@ def evaluate(
             predictions for the export step.
         arguments: Which images to evaluate on, and which model to compare with.
     """
+    from imgpipe.components.common.mlflow import current_run
     from imgpipe.components.evaluate.evaluate import EvaluationFiles
     from imgpipe.components.evaluate.evaluate import evaluate as run_evaluation
     from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics
@@ -72,7 +73,11 @@ def evaluate(
     if isinstance(result.metrics, MultiLabelMetrics):
         metrics.log_metric("mean_average_precision", result.metrics.mean_average_precision)
         metrics.log_metric("f1", result.metrics.f1)
-    elif len(result.labels) <= _MAX_MATRIX_CLASSES:
+    if tracked := current_run():
+        values = {name: value for name, value in metrics.metadata.items() if isinstance(value, float)}
+        tracked.add_metrics({f"evaluate/{name}": value for name, value in values.items()})
+        tracked.flush(is_last=True)
+    if not isinstance(result.metrics, MultiLabelMetrics) and len(result.labels) <= _MAX_MATRIX_CLASSES:
         classification_metrics.log_confusion_matrix(
             list(result.labels), result.metrics.confusion_matrix().tolist()
         )

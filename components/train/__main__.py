@@ -4,18 +4,22 @@
 --max_steps=1000 ...``, with the flags of Google's built-in algorithm.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.mlflow import tracked_run
 from imgpipe.components.common.provenance import set_deployment_uri
 from imgpipe.components.common.published_model import MODEL_FOLDER, check_model_target, publish_model
 from imgpipe.components.common.step import run_command
+from imgpipe.components.common.user_settings import cluster_hosts
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.storage import Location, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
@@ -83,7 +87,12 @@ def main(command_line: Sequence[str]) -> None:
     # Imported here, so that an invalid flag is rejected without loading Pillow and TensorFlow.
     from imgpipe.components.train.train import train
 
-    with tempfile.TemporaryDirectory() as temporary:
+    # Of several workers, the chief logs to the run that the environment names; none is created.
+    hosts = cluster_hosts(os.environ.get("TF_CONFIG", ""))
+    with (
+        nullcontext() if len(hosts) > 1 else tracked_run("train", tags={"imgpipe.job_dir": str(job_dir)}),
+        tempfile.TemporaryDirectory() as temporary,
+    ):
         dataset, model = Path(temporary) / "dataset", Path(temporary) / "model"
         job.write_dataset(dataset, multi_label=arguments.multi_label)
         train(arguments, dataset, model, publish=publish)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.mlflow import MlflowRun
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.storage import Location, parse_location
 from imgpipe.components.train.evaluation import Evaluation
@@ -23,7 +24,7 @@ _TRIAL_ID = "CLOUD_ML_TRIAL_ID"
 Report = Callable[[Sequence[Evaluation]], None]
 
 
-def reporter(job_dir: str) -> Report:
+def reporter(job_dir: str, tracked: MlflowRun | None = None) -> Report:
     """Returns a function that is called with all evaluations so far and reports the last one.
 
     It writes a log line with ``name=value`` pairs. In a trial of Vertex AI it reports to the tuner, and in a
@@ -34,8 +35,11 @@ def reporter(job_dir: str) -> Report:
 
     Args:
         job_dir: Local, ``gs://`` or ``s3://``; empty to write no files.
+        tracked: The run on an MLflow server that gets the evaluations, if any.
     """
     reports: list[Report] = [_log]
+    if tracked is not None:
+        reports.append(_mlflow(tracked))
     if job_dir:
         folder = parse_location(job_dir)
         reports += [
@@ -88,6 +92,21 @@ def _tolerant(make: Callable[[], Report], consequence: str) -> Report:
                 )
 
     return report_or_warn
+
+
+def _mlflow(run: MlflowRun) -> Report:
+    """Sends each evaluation once; after a resume, those before it too: they may belong to another run."""
+    added = 0
+
+    def write(evaluations: Sequence[Evaluation]) -> None:
+        nonlocal added
+        for evaluation in evaluations[added:]:
+            values = evaluation.figures()
+            run.add_metrics(values, values.pop("step"))
+        added = len(evaluations)
+        run.flush()
+
+    return write
 
 
 def _katib_collector() -> Report:

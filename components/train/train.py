@@ -16,6 +16,7 @@ from imgpipe.components.common.dataset import TRAIN, VALIDATION, Manifest, read_
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, InvalidDataError
 from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.mlflow import MlflowRun, current_run
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.storage import check_empty, parse_location
@@ -220,6 +221,9 @@ def train(
             limits = filter(None, (arguments.max_duration, max(1, math.ceil(seconds_left))))
             arguments = dataclasses.replace(arguments, max_duration=min(limits))
         job = dataclasses.replace(job, arguments=arguments)
+        tracked = current_run() if accelerators.is_chief else None
+        if tracked is not None:
+            tracked.log_parameters(resolved_arguments(arguments, manifest), "train")
         with accelerators.strategy.scope():
             optimizer = build_optimizer(arguments, precision)
         result = run_loop(
@@ -229,7 +233,7 @@ def train(
             inputs.training_batches,
             inputs.evaluation_batches,
             accelerators=accelerators,
-            callbacks=_callbacks(job, inputs.trainable, classifier, publisher, stop),
+            callbacks=_callbacks(job, inputs.trainable, classifier, publisher, stop, tracked),
             resume_from=saved,
         )
     log_result(
@@ -239,6 +243,8 @@ def train(
         training_step=result.best.step,
         top_1_accuracy=result.best.top_1_accuracy,
     )
+    if tracked is not None:
+        tracked.flush(is_last=True)
     if accelerators.is_chief:
         write(model_folder, result.evaluations, result.best)
     return result
@@ -312,11 +318,12 @@ def _callbacks(
     classifier: Classifier,
     publisher: Publisher | None,
     stop: Callable[[Sequence[Evaluation]], str] | None,
+    tracked: MlflowRun | None,
 ) -> Callbacks:
     if not job.accelerators.is_chief:
         return Callbacks(stop=stop)
     folder = _checkpoint_folder(job.arguments)
-    report = reporter(job.arguments.job_dir)
+    report = reporter(job.arguments.job_dir, tracked)
     if folder is None:
         return Callbacks(report=report, publisher=publisher, stop=stop)
     job_state = {"training": job.identity(classifier), "max_steps": job.arguments.max_steps}

@@ -11,6 +11,7 @@ from typing import Any
 
 from imgpipe.components.common.dataset import VALIDATION
 from imgpipe.components.common.errors import InterruptedRunError, MissingInputError
+from imgpipe.components.common.mlflow import tracked_run
 from imgpipe.components.common.provenance import PROVENANCE_NAME, read_provenance, set_deployment_uri
 from imgpipe.components.common.published_model import publish_model_at
 from imgpipe.components.evaluate.arguments import NO_CHAMPION, EvaluateArguments
@@ -74,14 +75,17 @@ def run_trial(task: TrialTask, should_stop: ShouldStop) -> dict[str, Any]:
     if unpublished.exists():
         shutil.rmtree(unpublished)
     arguments = TrainingArguments(**task.arguments)
-    trained = train(
-        arguments,
-        dataset,
-        unpublished,
-        stop=lambda evaluations: should_stop([evaluation.figures() for evaluation in evaluations]),
-        features_folder=folder.parent / FEATURES_FOLDER,
-    )
-    final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
+    with tracked_run(f"trial {task.trial}", nested=True) as tracked:
+        trained = train(
+            arguments,
+            dataset,
+            unpublished,
+            stop=lambda evaluations: should_stop([evaluation.figures() for evaluation in evaluations]),
+            features_folder=folder.parent / FEATURES_FOLDER,
+        )
+        final = _evaluate_model(task, unpublished, trained.best.step, folder / _EVALUATION)
+        if tracked is not None:
+            tracked.add_metrics({f"evaluate/{name}": value for name, value in final.items()})
     publish_model_at(unpublished, parse_location(task.model))
     # The training does not call should_stop after its last step.
     write_result(parse_location(folder), final, [evaluation.figures() for evaluation in trained.evaluations])

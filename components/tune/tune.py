@@ -9,6 +9,7 @@ from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import CheckFailedError, PipelineError
 from imgpipe.components.common.hyperparameters import METRIC, Hyperparameters
 from imgpipe.components.common.log import log_event, log_result
+from imgpipe.components.common.mlflow import current_run
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
@@ -117,6 +118,10 @@ def tune(
         top_1_accuracy=best.objective,
         values=dict(best.values),
     )
+    if tracked := current_run():
+        tracked.log_parameters({"trial": best.id, **best.values}, "best")
+        tracked.add_metrics({METRIC: best.objective or 0.0})
+        tracked.flush(is_last=True)
     return TuningResult(best, tuple(trials), str(best.values.get("model_type", training.model_type)))
 
 
