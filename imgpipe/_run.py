@@ -238,7 +238,8 @@ def tune(
 
     Args:
         search_space: By argument, what to try: a range ``"0.001:0.2"``, a range on a logarithmic scale
-            ``"log:0.001:0.2"``, or a list of values. None = as ``hyperparameters`` says.
+            ``"log:0.001:0.2"``, or a list of values. None = as ``hyperparameters`` says or, without it, the
+            learning rate, weight decay, augmentation and network, around the values of the recipe.
         dataset: What ``convert`` returned, or its folder; in place of images.
         progress: Whether to show progress, in the notebook or on stderr.
         **options: Any argument of the tuning pipeline by name, listed below.
@@ -259,10 +260,6 @@ def tune(
     if search_space is not None and not isinstance(search_space, Mapping):
         raise InvalidArgumentError(
             f"search_space={search_space!r} is not a dict", remedy=f"pass search_space, e.g. {_EXAMPLE_SPACE}"
-        )
-    if not search_space and not arguments.get("hyperparameters"):
-        raise InvalidArgumentError(
-            "there is nothing to tune", remedy=f"pass search_space, e.g. {_EXAMPLE_SPACE}"
         )
     if search_space:
         spaces = (f"{name}={_values(name, values)}" for name, values in search_space.items())

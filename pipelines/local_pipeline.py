@@ -37,8 +37,9 @@ from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.train.recipes import AUTO as AUTO_RECIPE
 from imgpipe.components.train.recipes import RECIPES, SAMPLE_RECIPE, recipe_for, recipe_values
 from imgpipe.components.train.resolution import earlier_network
-from imgpipe.components.train.weight_files import check_weights
+from imgpipe.components.train.weight_files import check_weights, has_weights
 from imgpipe.components.tune.arguments import TuneArguments
+from imgpipe.components.tune.default_space import default_space
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
 from imgpipe.components.tune.search_space import largest_batch_size, read_request
 from imgpipe.pipelines import compiled_pipelines
@@ -118,6 +119,7 @@ class PreparedRun:
         settings: What is recorded in the run's folder.
         continues: Whether it trains on with the checkpoints of a finished run.
         changes: In a folder with a run: the parameters that differ from those of that run.
+        search_space: What a tuning without a search space searches.
     """
 
     pipeline: LocalPipeline
@@ -129,6 +131,7 @@ class PreparedRun:
     containers: ContainerSettings | None = None
     continues: bool = False
     changes: tuple[str, ...] | None = None
+    search_space: str = ""
 
     @property
     def title(self) -> str:
@@ -145,6 +148,8 @@ class PreparedRun:
         else:
             network = recipe_values(parameters)["model_type"]
             title = f"{start}, {network}, recipe {recipe}: {RECIPES[recipe].description}"
+        if self.search_space:
+            title += f"\nno search space was given, so it is: {self.search_space}"
         if self.changes is None:
             return title
         changes = ", ".join(self.changes) or "nothing"
@@ -169,6 +174,10 @@ def prepare_run(
         PipelineError: if an argument, or a combination of them, is not allowed, or an input is missing.
     """
     _check_not_empty(given)
+    search_space = ""
+    if pipeline is TUNE and not (given.get("tune") or given.get("hyperparameters")):
+        search_space = _default_space(given, in_containers=containers is not None)
+        given = {**given, "tune": search_space}
     sample = not any(given.get(name) for name in DATA_ARGUMENTS)
     parameters = {"recipe": AUTO_RECIPE, **given}
     if sample and parameters["recipe"] == AUTO_RECIPE:
@@ -226,7 +235,21 @@ def prepare_run(
         containers=container_settings,
         continues=continues,
         changes=None if changes is None else tuple(changes),
+        search_space=search_space,
     )
+
+
+def _default_space(given: Mapping[str, Any], *, in_containers: bool) -> str:
+    """Returns the search space of a tuning for which none is given; empty if there is nothing to search."""
+    is_sample = not any(given.get(name) for name in DATA_ARGUMENTS)
+    recipe = given.get("recipe") or (SAMPLE_RECIPE if is_sample else AUTO_RECIPE)
+    size = int(given.get("image_size", 0))
+
+    def can_load(model_type: str) -> bool:
+        # The weights in the images of containers are not known here.
+        return not in_containers and has_weights(model_type, size)
+
+    return default_space({**given, "recipe": recipe}, has_weights=can_load)
 
 
 def _check_continues(folder: RunFolder, earlier: RunSettings, settings: RunSettings) -> bool:

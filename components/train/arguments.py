@@ -64,7 +64,8 @@ class TrainingArguments:
         0.0,
         "Time budget of the training in minutes: the number of steps is such that the training, including "
         "its evaluations, takes at most about this long on its machine. It never takes more steps than "
-        "without a budget; if max_steps is set, the training is only ended then. 0 = no limit.",
+        "without a budget; if max_steps is set, the training is only ended then. In a tuning on one machine, "
+        "it is the budget of all trials together. 0 = no limit.",
         group=Group.BASICS,
         minimum=0,
     )

@@ -38,6 +38,17 @@ def check_weights(arguments: TrainingArguments) -> None:
         raise missing_weights(arguments.model_type, name, str(getattr(error, "reason", error))) from None
 
 
+def has_weights(model_type: str, image_size: int = 0) -> bool:
+    """Whether the ImageNet weights of a network are on this machine, complete, or can be downloaded."""
+    try:
+        check_weights(
+            TrainingArguments(recipe="fine-tune", model_type=model_type, image_size=image_size).resolved()
+        )
+    except UnavailableError:
+        return False
+    return True
+
+
 def check_weights_file(file: Path, model_type: str) -> None:
     """Checks that a file of weights is complete.
 

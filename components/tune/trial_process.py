@@ -64,7 +64,8 @@ class TrialProcess:
         self.log = Path(task.folder) / LOG_FILE
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log_offset = self.log.stat().st_size if self.log.exists() else 0
-        self._log_size, self._last_output = -1, time.monotonic()
+        self._log_size = -1
+        self._started = self._last_output = time.monotonic()
         context: Any = multiprocessing.get_context("fork" if warm else "spawn")
         self.connection, child_connection = context.Pipe()
         child_lifeline, self._lifeline = context.Pipe(duplex=False)
@@ -86,6 +87,11 @@ class TrialProcess:
     def poll(self) -> int | None:
         """Returns the exit code, the negative signal number if a signal ended it, or None while it runs."""
         return self._process.exitcode  # type: ignore[no-any-return]
+
+    @property
+    def seconds(self) -> float:
+        """The time since it was started."""
+        return time.monotonic() - self._started
 
     def silent_seconds(self) -> float:
         """Returns the seconds since the trial last wrote to its log."""

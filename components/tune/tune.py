@@ -14,7 +14,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.resolution import resolve_arguments
+from imgpipe.components.train.resolution import has_measured_steps, resolve_arguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
 from imgpipe.components.tune.engines.local import LocalSearch
@@ -84,12 +84,13 @@ def tune(
     check_search_space(request, training)
     check_empty(files.model)
     manifest = read_manifest(dataset_folder)
+    measures_steps = has_measured_steps(training)
     training = resolve_arguments(training, manifest)
     check_search_space(request, training)
     files.job_dir.mkdir(parents=True, exist_ok=True)
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
-    spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir)
+    spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir, measures_steps)
     writer = _Writer(request, files.job_dir, engine_name)
     try:
         trials = engine(spec).run(writer.update)

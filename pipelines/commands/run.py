@@ -58,6 +58,7 @@ Examples:
 _TUNE_EXAMPLES = """
 \b
 Examples:
+  imgpipe tune --images flowers/ --max-minutes 60
   imgpipe tune --tune initial_learning_rate=log:0.001:0.2 --max-trials 6 --max-parallel-trials 2
   imgpipe tune --images flowers/ --tune weight_decay=log:1e-5:0.1 --tune train_batch_size=16,32,64
   imgpipe tune --config config.yaml --job-dir tuned
@@ -150,8 +151,9 @@ def run(retrain: bool, **options: Any) -> None:
 def tune(config: Path | None, tune: tuple[str, ...], **options: Any) -> None:
     """Search for the best values of training arguments on this machine and keep the best model.
 
-    The pipeline of `imgpipe run` with many trials of the training, some at a time. Run the same command
-    again with the same --job-dir to resume an interrupted run.
+    The pipeline of `imgpipe run` with many trials of the training, some at a time. Without --tune and
+    --config, it searches the learning rate, the weight decay, the augmentation and the network, except for
+    those that you set. Run the same command again with the same --job-dir to resume an interrupted run.
     """
     _run_pipeline(TUNE, config, tune="; ".join(tune) or None, **options)
 

@@ -72,12 +72,9 @@ def test_a_run_that_does_not_exist_cannot_be_opened(tmp_path):
         imgpipe.Run(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"), [((), "nothing to tune"), (([("a", "b")],), "is not a dict")]
-)
-def test_tuning_without_a_search_space_names_an_example(arguments, problem):
-    with pytest.raises(InvalidArgumentError, match=problem) as raised:
-        imgpipe.tune(*arguments)
+def test_search_space_of_another_type_is_rejected_with_an_example():
+    with pytest.raises(InvalidArgumentError, match="is not a dict") as raised:
+        imgpipe.tune([("a", "b")])
     assert raised.value.remedy == 'pass search_space, e.g. {"initial_learning_rate": "log:0.001:0.2"}'
 
 
@@ -85,6 +82,16 @@ def test_tuning_without_a_search_space_names_an_example(arguments, problem):
 def test_the_data_are_checked_against_the_largest_batch_of_the_search(space, largest, flowers):
     prepared = prepare_run(TUNE, {"images": str(flowers), "tune": f"train_batch_size={space}"})
     assert prepared.parameters["train_batch_size"] == largest
+
+
+def test_tuning_without_a_search_space_has_one_around_the_recipe(flowers):
+    prepared = prepare_run(TUNE, {"images": str(flowers), "weights": "none", "weight_decay": 0.001})
+    space = (
+        "initial_learning_rate=log:0.005:0.2; augmentation=none,crop-flip,randaugment; "
+        "model_type=resnet-18,resnet-34"
+    )
+    assert prepared.parameters["tune"] == space
+    assert prepared.title.endswith(f"no search space was given, so it is: {space}")
 
 
 def test_run_refers_to_tune():

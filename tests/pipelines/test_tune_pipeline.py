@@ -45,11 +45,18 @@ def test_the_tune_step_has_the_machine_and_image_of_train(target):
     }
 
 
+# Nothing is left to search.
+ALL_GIVEN = [
+    *("--initial-learning-rate", "0.1", "--weight-decay", "0"),
+    *("--augmentation", "none", "--model-type", "resnet-18"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
         (
-            [],
+            ALL_GIVEN,
             [
                 "there is nothing to tune",
                 "--tune initial_learning_rate=log:0.001:0.2, or --hyperparameters",

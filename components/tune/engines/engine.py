@@ -26,6 +26,7 @@ class TuningSpec:
         dataset: The folder that contains the dataset's manifest.
         manifest: The dataset's manifest.
         job_dir: The folder for trials and models.
+        measures_steps: Whether the number of steps of a trial follows from its speed and the time budget.
     """
 
     request: Hyperparameters
@@ -34,6 +35,7 @@ class TuningSpec:
     dataset: Path
     manifest: Manifest
     job_dir: Path
+    measures_steps: bool = False
 
 
 class Engine(Protocol):

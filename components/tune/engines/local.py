@@ -1,5 +1,6 @@
 """Runs the search on this machine: one process per trial, several at a time, with values chosen by Optuna."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.storage import parse_location
+from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.recipes import UNSET
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
 from imgpipe.components.tune.engines.reporter import TrialReporter
@@ -39,6 +42,7 @@ from imgpipe.components.tune.search_space import identity_of, trial_arguments
 from imgpipe.components.tune.shares import Share, shares
 from imgpipe.components.tune.stopping import Curve, StoppingRules, reason_to_stop
 from imgpipe.components.tune.study import Study, open_study, read_trials
+from imgpipe.components.tune.time_budget import TimeBudget
 from imgpipe.components.tune.trial_process import TrialFunction, TrialProcess, can_fork, failure_of
 from imgpipe.components.tune.trial_run import TrialTask, read_result, run_trial, warm_up
 from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, values_text
@@ -84,7 +88,12 @@ class LocalSearch:
             return _Run(self, study, report).run()
 
     def _fixed_arguments(self) -> dict[str, Any]:
-        variable = {"job_dir", "keep_checkpoints", *(tuned.name for tuned in self.spec.request.parameters)}
+        variable = {
+            "job_dir",
+            "keep_checkpoints",
+            "max_minutes",
+            *(tuned.name for tuned in self.spec.request.parameters),
+        }
         return {name: value for name, value in vars(self.spec.training).items() if name not in variable}
 
     def _add_prior_trials(self, study: Study) -> None:
@@ -109,6 +118,9 @@ class _Run:
         self.shares: list[Share] = list(shares(self.request.max_parallel_trials))
         self.running: dict[int, tuple[TrialProcess, Share]] = {}
         self.failure: PipelineError | None = None
+        self.budget = TimeBudget(
+            60 * self.spec.training.max_minutes, self.request.max_trials, self.request.max_parallel_trials
+        )
         self.warm = can_fork() if search.warm is None else search.warm
         if self.warm and search.function is run_trial:
             warm_up()
@@ -138,10 +150,17 @@ class _Run:
                 remedy="start it again with the same job_dir: finished trials are kept, the others resume",
             )
         shutil.rmtree(self.spec.job_dir / TRIALS_FOLDER / FEATURES_FOLDER, ignore_errors=True)
+        if len(trials) < self.request.max_trials and not self.study.is_exhausted:
+            log_event(
+                "search_time_over",
+                f"tune: the search ends after {plural(len(trials), 'trial')} of {self.request.max_trials}: "
+                f"there is no time for another within max_minutes={self.spec.training.max_minutes:g}",
+            )
         return trials
 
     def _has_next(self, trials: Sequence[Trial]) -> bool:
-        return len(trials) < self.request.max_trials and not self.study.is_exhausted
+        has_more = len(trials) < self.request.max_trials and not self.study.is_exhausted
+        return has_more and self.budget.allows_another(has_running=bool(self.running))
 
     def _start_trials(self) -> None:
         """Starts as many trials as may run, interrupted ones first."""
@@ -167,7 +186,9 @@ class _Run:
             self._succeeded(trial.id, *result)
             return
         share = self.shares.pop(0)
-        arguments = trial_arguments(self.spec.training, trial.values, job_dir=str(folder.absolute()))
+        arguments = self._within_budget(
+            trial_arguments(self.spec.training, trial.values, job_dir=str(folder.absolute())), trial.values
+        )
         task = TrialTask(
             trial=trial.id,
             arguments=vars(arguments),
@@ -187,6 +208,18 @@ class _Run:
         self.running[trial.id] = (process, share)
         self.reporter.restart(trial.id)
         self.reporter.update(self.study.trials())
+
+    def _within_budget(self, arguments: TrainingArguments, values: Mapping[str, Any]) -> TrainingArguments:
+        """Returns a trial's arguments with its part of the time budget, if there is one."""
+        if not arguments.max_minutes:
+            return arguments
+        minutes = self.budget.seconds_for_trial(is_share=self.spec.measures_steps) / 60
+        unset: dict[str, Any] = {}
+        if self.spec.measures_steps:
+            # The trial measures how many steps fit.
+            names = [name for name in ("max_steps", "warmup_steps") if name not in values]
+            unset = dict.fromkeys(names, UNSET)
+        return dataclasses.replace(arguments, max_minutes=minutes, **unset)
 
     def _wait(self) -> None:
         """Waits briefly for evaluations and exits of trials, and handles them."""
@@ -239,6 +272,7 @@ class _Run:
         trial_id = process.task.trial
         _, share = self.running.pop(trial_id)
         process.close()
+        self.budget.trial_took(process.seconds)
         self.shares.insert(0, share)
         result = read_result(parse_location(process.task.folder)) if exit_code == 0 else None
         if result is not None:

@@ -3,6 +3,7 @@
 ``python -m tests.components.tune.synthetic SETTINGS`` runs a search of synthetic trials; SETTINGS is JSON.
 """
 
+import dataclasses
 import faulthandler
 import json
 import math
@@ -114,11 +115,21 @@ def inject(fault, step):
         time.sleep(600)
 
 
-def search(job_dir, *, tune="initial_learning_rate=log:0.001:0.2", warm=True, silence=60, seed=3, **settings):
+def search(
+    job_dir,
+    *,
+    tune="initial_learning_rate=log:0.001:0.2",
+    warm=True,
+    silence=60,
+    seed=3,
+    max_minutes=0.0,
+    **settings,
+):
     """Returns a search of synthetic trials."""
+    training = dataclasses.replace(TRAINING, max_minutes=max_minutes)
     tuning = TuneArguments(tune=tune, seed=seed, trial_silence_limit=silence, **settings)
     spec = TuningSpec(
-        read_request(tuning), tuning, TRAINING, job_dir / "dataset", Manifest((), {}, {}), job_dir
+        read_request(tuning), tuning, training, job_dir / "dataset", Manifest((), {}, {}), job_dir
     )
     return LocalSearch(spec, warm=warm, function=learn)
 
