@@ -1,5 +1,6 @@
 """Hyperparameter tuning: trains trials with different values and keeps the best model."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,10 @@ def tune(
     check_writable(files.job_dir)
     _warn_of_few_evaluations(request, training)
     spec = TuningSpec(request, tuning, training, dataset_folder, manifest, files.job_dir, measures_steps)
-    writer = _Writer(request, files.job_dir, engine_name)
+    is_limited = training.max_minutes and engine is LocalSearch
+    writer = _Writer(
+        request, files.job_dir, engine_name, seconds=60 * training.max_minutes if is_limited else math.inf
+    )
     try:
         trials = engine(spec).run(writer.update)
     except PipelineError as error:
@@ -129,8 +133,9 @@ def tune(
 class _Writer:
     """Keeps trials.json and the report up to date, and logs progress."""
 
-    def __init__(self, request: Hyperparameters, job_dir: Path, engine_name: str) -> None:
+    def __init__(self, request: Hyperparameters, job_dir: Path, engine_name: str, *, seconds: float) -> None:
         self._request, self._job_dir, self._engine_name = request, job_dir, engine_name
+        self._seconds = seconds
         self.trials: list[Trial] = []
         self._written = self._started = time.monotonic()
         self._steps_at_start: int | None = None
@@ -161,6 +166,7 @@ class _Writer:
         seconds = time.monotonic() - self._started
         rate = (done - self._steps_at_start) / seconds if seconds > 0 else 0.0
         left = (planned - done) / rate if rate > 0 else 0.0
+        left = min(left, max(0.0, self._seconds - seconds))
         best = max(
             (trial.best_so_far for trial in self.trials if trial.best_so_far is not None), default=None
         )
