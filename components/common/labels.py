@@ -11,6 +11,7 @@ from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 # A label is a name in reports, logs and every record, not a description.
 MAX_LABEL_CHARACTERS = 500
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+_LIST = re.compile(r"""\[(['"]).*\1\]""")
 # In lower case; as pandas and spreadsheets write them.
 _MISSING = frozenset(["nan", "null", "<na>", "n/a", "#n/a", "#value!", "#ref!", "#name?"])
 # The file in the folder assets of a SavedModel.
@@ -117,6 +118,17 @@ def find_equal_numbers(names: Iterable[str]) -> list[str]:
         if _NUMBER.fullmatch(name):
             by_value.setdefault(float(name), []).append(name)
     return [name for equal in by_value.values() if len(equal) > 1 for name in equal]
+
+
+def find_combined(names: Sequence[str]) -> list[str]:
+    """Returns labels that consist of other labels, as ``cat|dog``, or are a list, as ``['cat']``."""
+    known = set(names)
+    combined = []
+    for name in names:
+        parts = [part.strip() for part in re.split(r"[|;,]", name)]
+        if _LIST.fullmatch(name) or (len(parts) > 1 and known.issuperset(parts)):
+            combined.append(name)
+    return combined
 
 
 def find_missing(names: Iterable[str]) -> list[str]:

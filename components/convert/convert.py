@@ -27,6 +27,7 @@ from imgpipe.components.common.dataset import (
 from imgpipe.components.common.errors import InvalidDataError
 from imgpipe.components.common.labels import (
     check_look_alikes,
+    find_combined,
     find_equal_numbers,
     find_missing,
     format_labels,
@@ -511,6 +512,12 @@ def _check_look_alikes(labels: Sequence[str], arguments: ConvertArguments) -> No
             "labels_same_number",
             "are the same number, but different classes: if they are the same, spell them alike",
             find_equal_numbers(labels),
+        ),
+        (
+            "labels_combined",
+            "look like several labels each, but are one class each: if they are several, give each label its "
+            "own column, and set multi_label=true",
+            [] if arguments.multi_label else find_combined(labels),
         ),
         ("labels_missing", "stand for a missing value in many tables, but are classes", find_missing(labels)),
     ):

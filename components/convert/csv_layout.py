@@ -145,6 +145,21 @@ def is_separator_line(line: str, file: str) -> bool:
     return match is not None
 
 
+def check_quotes(lines: Sequence[str], file: str) -> None:
+    """Rejects lines such as ``"1.jpg";"rose"``, whose cells are in quotes but not separated by commas.
+
+    Args:
+        lines: The first lines, of which none has matching quotes.
+        file: The file, as the user gave it.
+
+    Raises:
+        InvalidDataError: naming the separator.
+    """
+    for separator in ";\t|":
+        if lines and all(f'"{separator}"' in line for line in lines):
+            raise _separator_error(separator, file)
+
+
 def find_layout(
     rows: Sequence[Sequence[str]], file: str, root: Location, columns: str, *, multi_label: bool
 ) -> CsvLayout | None:
@@ -357,9 +372,7 @@ def _check_positions(sample: _Sample) -> CsvLayout | None:
     """
     width = len(sample.rows[0])
     if width == 1:
-        for separator in ";\t|":
-            if all(separator in row[0] and not sample.is_image(row[0]) for row in sample.rows):
-                raise _separator_error(separator, sample.file)
+        _check_separator([row[0] for row in sample.rows], sample)
         _check_one_column(sample)
         return None
     images = [number for number in range(width) if all(map(sample.is_image, sample.column(number)))]
@@ -398,6 +411,21 @@ def _check_positions(sample: _Sample) -> CsvLayout | None:
     )
 
 
+def _check_separator(lines: Sequence[str], sample: _Sample) -> None:
+    """Rejects lines with another separator than the comma; the name of a file that exists may contain it."""
+    for separator in ";\t| ":
+        parts = [line.split(separator) for line in lines]
+        has_image = [any(has_image_suffix(part.strip('"')) for part in row) for row in parts]
+        # The first line may have the names of the columns. A space occurs in any text.
+        is_listed = all(has_image[1:]) if len(lines) > 1 else all(has_image)
+        if (
+            all(len(row) > 1 for row in parts)
+            and ((is_listed and sample.root.is_local) or separator != " ")
+            and not any(map(sample.exists, lines))
+        ):
+            raise _separator_error(separator, sample.file)
+
+
 def _check_one_column(sample: _Sample) -> None:
     """Rejects a list of images without labels, with or without the name of its column."""
     cells = sample.column(0)
@@ -432,7 +460,7 @@ def _argument(**columns: str | int) -> str:
 
 
 def _separator_error(separator: str, file: str) -> InvalidDataError:
-    name = {";": "semicolons", "\t": "tabs"}.get(separator, repr(separator))
+    name = {";": "semicolons", "\t": "tabs", " ": "spaces"}.get(separator, repr(separator))
     return InvalidDataError(
         f"the columns are separated by {name}",
         where=file,
@@ -459,6 +487,12 @@ def _with_suffix(layout: CsvLayout | None, sample: _Sample) -> CsvLayout | None:
     if layout is None or not sample.root.is_local:
         return given
     paths = [path for path in sample.column(layout.path, header=layout.header)[:_SUFFIX_ROWS] if path]
+    if paths and all(path.lower().startswith(("http://", "https://")) for path in paths):
+        raise InvalidDataError(
+            f"the images are on a web server: {paths[0]}",
+            where=sample.file,
+            remedy="download them to a folder, and write their paths in it",
+        )
     if not paths or any("://" in path or sample.exists(path) for path in paths):
         return given
     found = _matching_suffixes(paths, sample.root)

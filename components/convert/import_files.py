@@ -18,6 +18,7 @@ from imgpipe.components.convert.csv_layout import (
     SAMPLE_ROWS,
     USES,
     CsvLayout,
+    check_quotes,
     find_layout,
     is_separator_line,
 )
@@ -126,6 +127,8 @@ def _examine(
         del first[0]
     cells = [_split_cells(line) for _, line, problem in first if not problem]
     sample = [row for row in cells if isinstance(row, list)]
+    if not sample:
+        check_quotes([line for _, line, problem in first if not problem], file)
     layout = find_layout(sample, file, root, columns, multi_label=multi_label) if sample else None
     if layout is not None:
         log_event("convert_columns", f"convert: {file}: {layout.describe(sample[0])}")

@@ -156,3 +156,11 @@ def test_labels_that_are_one_number_or_no_value_are_a_warning(tmp_path, listed, 
     assert "'NaN'" in found["labels_missing"]
     convert(ConvertArguments(train_csv=listed("1", "2", "none")), tmp_path / "again")
     assert not {"labels_same_number", "labels_missing"} & warnings(capsys.readouterr().out).keys()
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "a|b"), ("\"['a', 'b']\"", "\"['b']\"", "c")])
+def test_labels_that_look_like_several_are_a_warning(tmp_path, listed, capsys, labels):
+    convert(ConvertArguments(train_csv=listed(*labels)), tmp_path / "out")
+    assert "multi_label=true" in warnings(capsys.readouterr().out)["labels_combined"]
+    convert(ConvertArguments(train_csv=listed('"roses, red"', "tulips")), tmp_path / "again")
+    assert "labels_combined" not in warnings(capsys.readouterr().out)
