@@ -39,7 +39,7 @@ from imgpipe.components.train.recipes import RECIPES, SAMPLE_RECIPE, recipe_for,
 from imgpipe.components.train.resolution import earlier_network
 from imgpipe.components.train.weight_files import check_weights, has_weights
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.default_space import default_space
+from imgpipe.components.tune.default_space import DefaultSpace, default_space
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
 from imgpipe.components.tune.search_space import largest_batch_size, read_request
 from imgpipe.pipelines import compiled_pipelines
@@ -174,10 +174,10 @@ def prepare_run(
         PipelineError: if an argument, or a combination of them, is not allowed, or an input is missing.
     """
     _check_not_empty(given)
-    search_space = ""
+    search = DefaultSpace("")
     if pipeline is TUNE and not (given.get("tune") or given.get("hyperparameters")):
-        search_space = _default_space(given, in_containers=containers is not None)
-        given = {**given, "tune": search_space}
+        search = _default_space(given, in_containers=containers is not None)
+        given = {**given, "tune": search.text}
     sample = not any(given.get(name) for name in DATA_ARGUMENTS)
     parameters = {"recipe": AUTO_RECIPE, **given}
     if sample and parameters["recipe"] == AUTO_RECIPE:
@@ -206,6 +206,11 @@ def prepare_run(
         dataclasses.asdict(containers) if containers else None,
     )
     warnings = [] if containers else list(filter(None, [describe_ignored_cluster()]))
+    if search.left_out and containers is None:
+        warnings.append(
+            f"not searched: {', '.join(search.left_out)}, because their ImageNet weights are not on this "
+            "machine and cannot be downloaded"
+        )
     continues, changes = False, None
     if earlier is not None:
         continues = _check_continues(folder, earlier, settings)
@@ -235,12 +240,12 @@ def prepare_run(
         containers=container_settings,
         continues=continues,
         changes=None if changes is None else tuple(changes),
-        search_space=search_space,
+        search_space=search.text,
     )
 
 
-def _default_space(given: Mapping[str, Any], *, in_containers: bool) -> str:
-    """Returns the search space of a tuning for which none is given; empty if there is nothing to search."""
+def _default_space(given: Mapping[str, Any], *, in_containers: bool) -> DefaultSpace:
+    """Returns the search space of a tuning for which none is given."""
     is_sample = not any(given.get(name) for name in DATA_ARGUMENTS)
     recipe = given.get("recipe") or (SAMPLE_RECIPE if is_sample else AUTO_RECIPE)
     size = int(given.get("image_size", 0))

@@ -1,9 +1,9 @@
 """The search space of a tuning without one: what matters most, around the values of the recipe."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.recipes import recipe_values
 
 # The range of a value: the recipe's divided and multiplied by these. Higher learning rates diverge.
@@ -16,8 +16,21 @@ _OTHER_NETWORKS = ("resnet-18", "resnet-34")
 _SEPARATOR = "; "
 
 
-def default_space(given: Mapping[str, Any], *, has_weights: Callable[[str], bool]) -> str:
-    """Returns a search space in the short form of the argument ``tune``; empty if all of it is given.
+@dataclass(frozen=True)
+class DefaultSpace:
+    """A search space.
+
+    Attributes:
+        text: In the short form of the argument ``tune``; empty if there is nothing to search.
+        left_out: The networks that are not in it because their ImageNet weights cannot be loaded.
+    """
+
+    text: str
+    left_out: tuple[str, ...] = ()
+
+
+def default_space(given: Mapping[str, Any], *, has_weights: Callable[[str], bool]) -> DefaultSpace:
+    """Returns the search space of a tuning for which none is given.
 
     It has the learning rate, the weight decay, the augmentation and the network, except for those that the
     user has set.
@@ -34,19 +47,19 @@ def default_space(given: Mapping[str, Any], *, has_weights: Callable[[str], bool
         # it is not worth that time.
         "augmentation": "none,crop-flip" + ("" if values["freeze"] == "backbone" else ",randaugment"),
     }
-    networks = _networks(values, has_weights)
+    left_out: list[str] = []
     # Parts of a network, and the weights of an earlier model, belong to one network.
     is_fixed = values["freeze"] not in ("none", "backbone") or given.get("pretrained_checkpoint_path")
-    if len(networks) > 1 and not is_fixed:
-        spaces["model_type"] = ",".join(networks)
-    return _SEPARATOR.join(f"{name}={space}" for name, space in spaces.items() if name not in given)
-
-
-def _networks(values: Mapping[str, Any], has_weights: Callable[[str], bool]) -> list[str]:
-    if values["weights"] != "imagenet":
-        return list(dict.fromkeys((values["model_type"], *_OTHER_NETWORKS)))
-    candidates = dict.fromkeys((values["model_type"], *_PRETRAINED_NETWORKS))
-    return [name for name in candidates if MODEL_TYPES[name].has_imagenet_weights and has_weights(name)]
+    if "model_type" not in given and not is_fixed:
+        networks = [values["model_type"], *_OTHER_NETWORKS]
+        if values["weights"] == "imagenet":
+            networks = [values["model_type"], *_PRETRAINED_NETWORKS]
+            left_out = [name for name in dict.fromkeys(networks) if not has_weights(name)]
+        found = [name for name in dict.fromkeys(networks) if name not in left_out]
+        if len(found) > 1:
+            spaces["model_type"] = ",".join(found)
+    text = _SEPARATOR.join(f"{name}={space}" for name, space in spaces.items() if name not in given)
+    return DefaultSpace(text, tuple(left_out))
 
 
 def _range(value: float, factors: tuple[int, int]) -> str:

@@ -10,13 +10,15 @@ from imgpipe.components.tune.search_space import check_search_space, read_reques
 
 
 def names(space):
-    return [part.partition("=")[0] for part in space.split("; ")]
+    if not space.text:
+        return []
+    return [part.partition("=")[0] for part in space.text.split("; ")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_space_of_each_recipe_contains_its_values_and_only_valid_ones(recipe):
     space = default_space({"recipe": recipe}, has_weights=lambda _: True)
-    request = read_request(TuneArguments(tune=space))
+    request = read_request(TuneArguments(tune=space.text))
     check_search_space(request, RecipeTrainingArguments(recipe=recipe))
     by_name = {parameter.name: parameter for parameter in request.parameters}
     assert list(by_name) == ["initial_learning_rate", "weight_decay", "augmentation", "model_type"]
@@ -30,14 +32,15 @@ def test_what_the_user_has_set_is_not_searched():
     given = {"initial_learning_rate": 0.1, "augmentation": "none", "model_type": "resnet-50"}
     assert names(default_space(given, has_weights=lambda _: True)) == ["weight_decay"]
     full = {**given, "weight_decay": 0.0}
-    assert default_space(full, has_weights=lambda _: True) == ""
+    assert names(default_space(full, has_weights=lambda _: True)) == []
 
 
 def test_networks_without_weights_are_not_searched():
     only_one = default_space({}, has_weights=lambda name: name == "mobilenet-v2")
     assert names(only_one) == ["initial_learning_rate", "weight_decay", "augmentation"]
     two = default_space({}, has_weights=lambda name: name != "resnet-50")
-    assert "model_type=mobilenet-v2,efficientnet-v2-b0" in two
+    assert "model_type=mobilenet-v2,efficientnet-v2-b0" in two.text
+    assert two.left_out == ("resnet-50",)
 
 
 @pytest.mark.parametrize("given", [{"freeze": "stage2"}, {"pretrained_checkpoint_path": "model"}])
