@@ -225,7 +225,7 @@ def test_a_documented_run_is_accepted(command, folder, monkeypatch):
     if name != "resume":
         pipeline = TRAIN if name == "run" else TUNE
         given = {key: options[key] for key in flat_fields(pipeline.inputs) if options.get(key) is not None}
-        if name == "tune":
+        if name == "tune" and options["tune"]:
             given["tune"] = "; ".join(options["tune"])
         # The weights that the recipe needs are not downloaded.
         prepare_run(pipeline, {**given, "weights": "none", "freeze": "none"})
