@@ -1,4 +1,4 @@
-"""A training of all layers that is killed again and again goes on from the last step, or minutes before."""
+"""A training of all layers that is killed at random resumes from its last step, or from minutes before it."""
 
 import json
 import random
