@@ -73,6 +73,7 @@ class RunOptions(ConvertOptions, total=False):
     num_classes: int
     num_eval_images: int
     image_size: int
+    resize: Literal["stretch", "crop", "letterbox"]
     weights: Literal["auto", "imagenet", "none"]
     pretrained_checkpoint_path: Path
     freeze: str

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from imgpipe.components.common.errors import MissingInputError
+from imgpipe.components.images.resize_modes import STRETCH
 
 PROVENANCE_NAME = "provenance.json"
 DEPLOYMENT_CONFIG_NAME = "deployment_config.yaml"
@@ -58,13 +59,14 @@ def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def write_deployment_config(
-    folder: Path, *, global_step: int, serving_formats: str = SERVING_FORMATS
+    folder: Path, *, global_step: int, serving_formats: str = SERVING_FORMATS, resize: str = STRETCH
 ) -> None:
     """Writes ``deployment_config.yaml`` with the fields of the original algorithm.
 
     ``deploymentUri`` is ``.``, the file's own folder, so that the folder can be moved; a job sets it, see
-    ``set_deployment_uri``. ``job_id`` is the id with which the job was submitted. Two fields are ours:
-    ``minimumRuntimeVersion``, the oldest TensorFlow that loads the model, and ``servingFormats``.
+    ``set_deployment_uri``. ``job_id`` is the id with which the job was submitted. Three fields are ours:
+    ``minimumRuntimeVersion``, the oldest TensorFlow that loads the model, ``servingFormats``, and ``resize``,
+    how an application makes the square that the other formats take.
     """
     config = {
         "deploymentUri": ".",
@@ -73,6 +75,7 @@ def write_deployment_config(
         "runtimeVersion": ".".join(tensorflow_version().split(".")[:2]),
         "minimumRuntimeVersion": "2.20" if serving_formats == SERVING_FORMATS_WITH_WEBP else "2.6",
         "servingFormats": serving_formats,
+        "resize": resize,
     }
     text = yaml.safe_dump(config, sort_keys=False)
     (folder / DEPLOYMENT_CONFIG_NAME).write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from imgpipe.components.common.labels import LABELS_ASSET, write_labels_file
 from imgpipe.components.common.tensorflow_2_6 import remove_hints
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.serving_decoder import decode_image_file
+from imgpipe.components.images.resize_modes import STRETCH
 
 DEFAULT_SIGNATURE = "serving_default"
 LABELS_SIGNATURE = "top_labels"
@@ -40,6 +41,7 @@ class _ServingModel(tf.Module):
         temperature: float,
         set_thresholds: Sequence[float],
         webp: bool,
+        resize: str,
     ) -> None:
         super().__init__()
         # By path, so that each variable can be identified and another training can start from them.
@@ -74,7 +76,7 @@ class _ServingModel(tf.Module):
         @tf.function(input_signature=_SIGNATURE[:1])
         def pixels_of_files(image_bytes: Any) -> Any:
             images = tf.map_fn(
-                lambda encoded: decode_image_file(encoded, image_size, webp=webp),
+                lambda encoded: decode_image_file(encoded, image_size, webp=webp, resize=resize),
                 image_bytes,
                 fn_output_signature=tf.uint8,
             )
@@ -165,6 +167,7 @@ def write_saved_model(
     temperature: float = 1.0,
     set_thresholds: Sequence[float] = (),
     webp: bool = False,
+    resize: str = STRETCH,
 ) -> None:
     """Writes ``saved_model.pb``, ``variables/`` and ``assets/labels.txt``.
 
@@ -201,6 +204,7 @@ def write_saved_model(
         temperature: What the logits are divided by, see ``temperature.fit_temperature``.
         set_thresholds: From ``label_sets.set_thresholds``; empty leaves the signature ``label_sets`` out.
         webp: Whether the model decodes WebP files too; then it needs TensorFlow 2.20 or later.
+        resize: How an image becomes a square: ``stretch``, ``crop`` or ``letterbox``.
     """
     with tempfile.TemporaryDirectory() as temporary:
         labels_file = Path(temporary) / LABELS_ASSET
@@ -214,6 +218,7 @@ def write_saved_model(
             temperature=temperature,
             set_thresholds=set_thresholds,
             webp=webp,
+            resize=resize,
         )
         names = [DEFAULT_SIGNATURE, LABELS_SIGNATURE, *([SETS_SIGNATURE] if set_thresholds else [])]
         signatures = {name: module.signature(name) for name in names}

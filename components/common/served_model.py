@@ -1,8 +1,10 @@
 """Loads a SavedModel as a server does, and predicts with its signatures."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,22 @@ class ServedModel:
         """The side in pixels of the network's input images; raises as ``network`` does."""
         return int(self.network.concrete_functions[0].inputs[0].shape[1])
 
+    def decode(self, images: Sequence[bytes]) -> NDArray[np.uint8]:
+        """Returns what the network gets of image files, uint8 [n, size, size, 3].
+
+        Raises:
+            InvalidDataError: if an image cannot be decoded; TensorFlow does not say which.
+        """
+        with _explain_undecodable():
+            pixels: NDArray[np.uint8] = self._loaded.pixels_of_files(_as_files(images)).numpy()
+        return pixels
+
+    def decode_batches(self, images: Iterable[bytes]) -> Iterator[NDArray[np.uint8]]:
+        """Yields what the network gets of image files in batches; raises as ``decode`` does."""
+        remaining = iter(images)
+        while batch := list(islice(remaining, BATCH_SIZE)):
+            yield self.decode(batch)
+
     def predict(self, images: Sequence[bytes]) -> Prediction:
         """Returns the predictions for image files, in the same order.
 
@@ -150,17 +168,8 @@ class ServedModel:
         outputs_of: Callable[[str, Any, Any], dict[str, Any]],
     ) -> dict[str, NDArray[Any]]:
         encoded_keys = [key.encode() for key in keys]
-        try:
-            files = [_as_decodable(image) for image in images]
-            outputs = outputs_of(
-                signature, tf.constant(files, tf.string), tf.constant(encoded_keys, tf.string)
-            )
-        except (ImageError, tf.errors.InvalidArgumentError) as error:
-            reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
-            raise InvalidDataError(
-                f"the model cannot decode an image: {reason}",
-                remedy="run the validate step on the data, which reports the image",
-            ) from None
+        with _explain_undecodable():
+            outputs = outputs_of(signature, _as_files(images), tf.constant(encoded_keys, tf.string))
         if outputs["key"].numpy().tolist() != encoded_keys:
             raise CheckFailedError(
                 "the model does not return the keys unchanged", remedy="export the model again"
@@ -201,6 +210,22 @@ def _reason(message: str) -> str:
     reason = re.sub(r"^\(\d+\) [A-Z_]+: ", "", lines[-1])
     before, assertion, values = reason.partition("assertion failed: ")
     return re.sub(r"\[([^]]*)\]", r"\1", values) if assertion and not before else reason
+
+
+def _as_files(images: Sequence[bytes]) -> Any:
+    return tf.constant([_as_decodable(image) for image in images], tf.string)
+
+
+@contextmanager
+def _explain_undecodable() -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, tf.errors.InvalidArgumentError) as error:
+        reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
+        raise InvalidDataError(
+            f"the model cannot decode an image: {reason}",
+            remedy="run the validate step on the data, which reports the image",
+        ) from None
 
 
 def load_served_model(folder: Path, engine: Engine = DEFAULT_ENGINE) -> ServedModel:

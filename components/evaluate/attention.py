@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.served_model import ServedModel
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.training_decoder import decode_image
 
 _BATCH_SIZE = 8
 _MIN_PROBABILITY = 1e-9
@@ -64,8 +63,7 @@ def attention_maps(
     maps = []
     for start in range(0, len(images), _BATCH_SIZE):
         batch = images[start : start + _BATCH_SIZE]
-        # Outside a graph, the serving decoder takes three seconds an image.
-        pixels = [decode_image(tf.constant(image), model.image_size) for image in batch]
-        maps.append(compute(tf.stack(pixels), tf.constant(classes[start : start + _BATCH_SIZE])).numpy())
+        pixels = model.decode(batch)
+        maps.append(compute(tf.constant(pixels), tf.constant(classes[start : start + _BATCH_SIZE])).numpy())
     stacked = np.concatenate(maps)
     return np.asarray(stacked / np.maximum(stacked.max(axis=(1, 2), keepdims=True), 1e-12), np.float32)

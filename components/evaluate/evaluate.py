@@ -59,6 +59,7 @@ from imgpipe.components.evaluate.report import evaluation_report
 from imgpipe.components.evaluate.slices import SliceMetrics, SliceReader, compute_slices
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.evaluate.thresholds import count_thresholds
+from imgpipe.components.images.resize_modes import STRETCH
 
 _BATCH_SIZE = 32
 
@@ -268,6 +269,7 @@ def _evaluate(
         choose_examples(predictions.classes, predictions.probabilities, model.labels),
         read_split(dataset_folder, split, multi_label=manifest.multi_label),
         partial(attention_maps, model) if test else None,
+        provenance.get("resize", STRETCH),
     )
     page = evaluation_report(
         evaluation.metrics,

@@ -15,6 +15,7 @@ from imgpipe.components.common.log import log_event
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.evaluate.metrics import worst_mistakes
 from imgpipe.components.evaluate.multi_label_metrics import label_names, worst_decisions
+from imgpipe.components.images.resize_modes import CROP, LETTERBOX, STRETCH
 
 # The largest matrix of which every cell is shown; larger ones are unreadable.
 MAX_MATRIX_CLASSES = 50
@@ -129,6 +130,7 @@ def with_pictures(
     examples: Sequence[Example],
     records: Iterator[ImageRecord],
     explain: Callable[[Sequence[bytes], Sequence[int]], NDArray[np.float32] | None] | None = None,
+    resize: str = STRETCH,
 ) -> list[Example]:
     """Returns the examples with file names, and with pictures as far as they fit into the page.
 
@@ -137,6 +139,7 @@ def with_pictures(
         records: All records of the split, in order; read once.
         explain: See ``attention_maps``; called with the images of the worst mistakes and their predicted
             classes. None = without.
+        resize: How the network's square shows an image.
     """
     ranks = {example.index: rank for rank, example in reversed(list(enumerate(examples)))}
     pictures, names, large = {}, {}, {}
@@ -151,7 +154,7 @@ def with_pictures(
         elif rank < _MAX_PICTURES:
             pictures[index] = thumbnail_source(record.encoded, pixels=_SMALL_PIXELS, quality=_SMALL_QUALITY)
     worst = [example for example in examples[:_LARGE] if not example.is_correct]
-    attention = _attention_pictures(worst, large, explain) if explain and worst else {}
+    attention = _attention_pictures(worst, large, explain, resize) if explain and worst else {}
     complete, left = [], MAX_PICTURE_BYTES - sum(map(len, attention.values()))
     for rank, example in enumerate(examples):
         picture = pictures.get(example.index, "")
@@ -171,6 +174,7 @@ def _attention_pictures(
     worst: Sequence[Example],
     encoded: Mapping[int, bytes],
     explain: Callable[[Sequence[bytes], Sequence[int]], NDArray[np.float32] | None],
+    resize: str,
 ) -> dict[int, str]:
     """Returns data URIs by the rank of a mistake."""
     try:
@@ -193,14 +197,18 @@ def _attention_pictures(
     for rank, (example, attention) in enumerate(zip(worst, maps, strict=True)):
         small = thumbnail(encoded[example.index], _LARGE_PIXELS)
         if small is not None and attention.any():
-            pictures[rank] = image_source(_draw_attention(small, attention))
+            pictures[rank] = image_source(_draw_attention(small, attention, resize))
     return pictures
 
 
-def _draw_attention(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
-    """Returns an RGB image, dark where the map is 0, and orange where it is 1."""
-    # The network sees the image scaled to a square, so that the map covers all of it.
-    strength = Image.fromarray(attention).resize(image.size, Image.Resampling.BICUBIC)
+def _draw_attention(image: Image.Image, attention: NDArray[np.float32], resize: str) -> Image.Image:
+    """Returns an RGB image, dark where the map of the network's square is 0, and orange where it is 1."""
+    width, height = image.size
+    sides = {STRETCH: image.size, CROP: (min(image.size),) * 2, LETTERBOX: (max(image.size),) * 2}[resize]
+    square = Image.fromarray(attention).resize(sides, Image.Resampling.BICUBIC)
+    # Outside of a cropped square, nothing speaks for the label.
+    strength = Image.new("F", image.size)
+    strength.paste(square, ((width - sides[0]) // 2, (height - sides[1]) // 2))
     share = np.clip(np.asarray(strength), 0, 1)[..., None]
     pixels = np.asarray(image, np.float64) * (0.3 + 0.5 * share) + _TINT * 0.35 * share
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

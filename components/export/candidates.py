@@ -28,7 +28,6 @@ from imgpipe.components.common.served_model import ServedModel
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.evaluate.comparison import compare
 from imgpipe.components.export.arguments import ONNX, TFLITE_INT8
-from imgpipe.components.export.decoding import decode_batches
 from imgpipe.components.export.tflite_format import TFLiteModel
 
 SAVED_MODEL = "savedmodel"
@@ -150,7 +149,7 @@ def measure_candidates(
             labels.append([label_to_class(label) for label in record.all_labels])
             yield record.encoded
 
-    for images in decode_batches(files(), model.image_size):
+    for images in model.decode_batches(files()):
         sample = images if len(sample) == 0 else sample
         for key, network in networks.items():
             predictions[key].append(network(images))

@@ -23,7 +23,6 @@ from imgpipe.components.evaluate.metrics import Metrics, compute_metrics
 from imgpipe.components.evaluate.multi_label_metrics import MultiLabelMetrics, compute_multi_label_metrics
 from imgpipe.components.export.arguments import ONNX, TFLITE, TFLITE_INT8, ExportArguments
 from imgpipe.components.export.candidates import Candidate, fastest, fastest_served, measure_candidates
-from imgpipe.components.export.decoding import decode_batches
 from imgpipe.components.export.onnx_format import convert_to_onnx, missing_packages
 from imgpipe.components.export.tflite_format import TFLiteModel, convert_to_tflite
 
@@ -163,7 +162,7 @@ def _installed_formats(manifest: Manifest) -> tuple[str, ...]:
     return (*formats, TFLITE_INT8) if split is not None and split.examples else formats
 
 
-def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Iterator[NDArray[np.uint8]]:
+def calibration_images(folder: Path, manifest: Manifest, model: ServedModel) -> Iterator[NDArray[np.uint8]]:
     """Yields 200 training images, uint8 [size, size, 3], evenly spaced in the first 20,000.
 
     Raises:
@@ -180,16 +179,14 @@ def calibration_images(folder: Path, manifest: Manifest, image_size: int) -> Ite
     selected = set(np.linspace(0, pool - 1, min(pool, CALIBRATION_IMAGES)).round().astype(int).tolist())
     records = islice(read_split(folder, split, multi_label=manifest.multi_label), pool)
     encoded = [record.encoded for index, record in enumerate(records) if index in selected]
-    for batch in decode_batches(iter(encoded), image_size):
+    for batch in model.decode_batches(encoded):
         yield from batch
 
 
 def _convert(name: str, model: ServedModel, dataset_folder: Path, manifest: Manifest) -> bytes:
     image_size = model.image_size
     log_event("converting", f"export: converting the model to {name}, which may take a minute")
-    calibration = (
-        list(calibration_images(dataset_folder, manifest, image_size)) if name == TFLITE_INT8 else None
-    )
+    calibration = list(calibration_images(dataset_folder, manifest, model)) if name == TFLITE_INT8 else None
     try:
         with timed("converted", f"export: converted to {name}"):
             if name == ONNX:
@@ -220,7 +217,7 @@ def _evaluate_format(
     split = manifest.splits[evaluation["split"]]
     path = model_folder / FILES[name]
     network = _load(name, path, model_folder)
-    probabilities = _predict(name, network, model.image_size, dataset_folder, split, manifest)
+    probabilities = _predict(name, network, model, dataset_folder, split, manifest)
     difference = float(np.abs(probabilities[: len(reference)] - reference).max())
     # Written so that NaN fails.
     if name != TFLITE_INT8 and not difference <= _FLOAT_TOLERANCE:
@@ -274,12 +271,12 @@ def _load(name: str, path: Path, model_folder: Path) -> Network:
 
 
 def _predict(
-    name: str, network: Network, image_size: int, folder: Path, split: Split, manifest: Manifest
+    name: str, network: Network, model: ServedModel, folder: Path, split: Split, manifest: Manifest
 ) -> NDArray[np.float32]:
     progress, done = Progress(f"export, {name}", split.examples, "images"), 0
     records = read_split(folder, split, multi_label=manifest.multi_label)
     probabilities = []
-    for images in decode_batches((record.encoded for record in records), image_size):
+    for images in model.decode_batches(record.encoded for record in records):
         probabilities.append(network(images))
         done += len(images)
         progress.update(done)

@@ -16,6 +16,7 @@ from imgpipe.components.common import shared_arguments
 from imgpipe.components.common.arguments import Group, Kind, argument, check_fields, same_argument
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.provenance import SERVING_FORMATS, SERVING_FORMATS_WITH_WEBP
+from imgpipe.components.images.resize_modes import RESIZE_MODES, STRETCH
 from imgpipe.components.train.model_types import MODEL_TYPES, SMALLEST_IMAGE_SIZE
 from imgpipe.components.train.optimizer_settings import OPTIMIZER_ARGUMENTS, optimizer_settings
 from imgpipe.components.train.recipes import (
@@ -90,6 +91,13 @@ class TrainingArguments:
     multi_label: bool = shared_arguments.MULTI_LABEL
     num_eval_images: int = shared_arguments.NUM_EVAL_IMAGES
     image_size: int = shared_arguments.IMAGE_SIZE
+    resize: str = _model_argument(
+        STRETCH,
+        "How an image becomes a square, in training and in the served model: stretch (the whole image, "
+        "stretched), crop (the largest square in its middle; of training images only if augmentation is "
+        "none) or letterbox (the whole image with its shape, between gray bars).",
+        choices=RESIZE_MODES,
+    )
     weights: str = _model_argument(
         AUTO,
         "Initial weights: imagenet (pretrained on ImageNet; needs far fewer images of your own), none "

@@ -3,7 +3,8 @@
 crop-flip: random crops as in the training of Inception and ResNet (Szegedy et al., "Going Deeper with
 Convolutions", 2015; He et al., "Deep Residual Learning", 2016): 8 to 100 percent of the area, with an aspect
 ratio between 3/4 and 4/3, scaled to a square and mirrored with probability 1/2. Validation uses the whole
-image, stretched to the square, which is the limit of these crops. randaugment: crop-flip, then RandAugment.
+image, stretched to the square, which is the limit of these crops, or the square in its middle. Of
+letterboxed images, the crops are taken from the letterboxed image. randaugment: crop-flip, then RandAugment.
 """
 
 from typing import Any
@@ -19,6 +20,7 @@ from imgpipe.components.images.graph.training_decoder import (
     is_jpeg,
     scale_to_square,
 )
+from imgpipe.components.images.resize_modes import LETTERBOX, STRETCH
 from imgpipe.components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
 from imgpipe.components.train.randaugment import randaugment
 
@@ -65,17 +67,26 @@ def cached_size(augmentation: str, image_size: int) -> int:
     return image_size if augmentation == NONE else round(image_size * _CACHED_SCALE)
 
 
-def decode_for_cache(encoded: Any, augmentation: str, image_size: int) -> tuple[Any, Any]:
+def decode_for_cache(
+    encoded: Any, augmentation: str, image_size: int, resize: str = STRETCH
+) -> tuple[Any, Any]:
     """Decodes an image, a scalar string, to the square that is cached.
 
     Returns:
-        uint8 [cached_size, cached_size, 3], and the image's original height and width in pixels, int32 [2].
+        uint8 [cached_size, cached_size, 3], and the original height and width in pixels of what it shows,
+        int32 [2].
     """
+    side = cached_size(augmentation, image_size)
     pixels = decode_pixels(encoded)
-    return scale_to_square(pixels, cached_size(augmentation, image_size)), tf.shape(pixels)[:2]
+    if resize == LETTERBOX:
+        return scale_to_square(pixels, side, resize), tf.constant([side, side])
+    # Crops are taken from the whole image.
+    return scale_to_square(pixels, side, resize if augmentation == NONE else STRETCH), tf.shape(pixels)[:2]
 
 
-def decode_and_augment(encoded: Any, parameters: Any, augmentation: str, image_size: int) -> Any:
+def decode_and_augment(
+    encoded: Any, parameters: Any, augmentation: str, image_size: int, resize: str = STRETCH
+) -> Any:
     """Decodes an image and augments it.
 
     Only the crop of a JPEG is decoded, and a large crop only at the resolution that the square needs. A file
@@ -87,12 +98,16 @@ def decode_and_augment(encoded: Any, parameters: Any, augmentation: str, image_s
         parameters: float32 [draws_needed], from ``crop_parameters``.
         augmentation: ``none``, ``crop-flip`` or ``randaugment``.
         image_size: Side of the square, in pixels.
+        resize: See ``scale_to_square``.
 
     Returns:
         uint8 [image_size, image_size, 3].
     """
     if augmentation == NONE:
-        return decode_image(encoded, image_size)
+        return decode_image(encoded, image_size, resize)
+    if resize == LETTERBOX:
+        letterboxed, size = decode_for_cache(encoded, augmentation, image_size, resize)
+        return augment_cached(letterboxed, size, parameters, augmentation, image_size)
     scaled = tf.cond(
         is_jpeg(encoded),
         lambda: _crop_jpeg(encoded, parameters, image_size),

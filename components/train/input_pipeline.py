@@ -17,6 +17,7 @@ from imgpipe.components.common.records import CLASS_LABEL, IMAGE_ENCODED, label_
 from imgpipe.components.common.resources import usable_threads
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.resize_modes import STRETCH
 from imgpipe.components.train.augmentation import (
     NONE,
     augment_cached,
@@ -49,6 +50,7 @@ def training_batches(
     first_step: int = 0,
     part: tuple[int, int] = (0, 1),
     multi_label_classes: int = 0,
+    resize: str = STRETCH,
 ) -> tf.data.Dataset:
     """Returns endless full batches, reshuffled in each epoch in an order determined by the seed.
 
@@ -64,6 +66,7 @@ def training_batches(
         first_step: Number of batches to skip. The rest is the same as without skipping.
         part: ``(i, n)``: the i-th (from 0) of n equal contiguous parts of each batch.
         multi_label_classes: N in a multi-label data set, otherwise 0.
+        resize: How an image becomes a square: ``stretch``, ``crop`` or ``letterbox``.
 
     Yields:
         uint8 [batch_size / n, image_size, image_size, 3] and classes, int64 [batch_size / n]; in a
@@ -105,7 +108,7 @@ def training_batches(
             return *_parse(serialized, multi_label_classes), parameters
 
         def decode(encoded: Any, target: Any, parameters: Any) -> tuple[Any, Any]:
-            return decode_and_augment(encoded, parameters, augmentation, image_size), target
+            return decode_and_augment(encoded, parameters, augmentation, image_size, resize), target
 
         specs = [tf.TensorSpec([size], tf.string), tf.TensorSpec([size, width], tf.float32)]
         batches = _read(steps, records, specs).map(parse).unbatch()
@@ -130,7 +133,7 @@ def training_batches(
         tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None], tf.string),
     ]
-    complete = _complete_from_cache(decoded, augmentation, image_size, size, multi_label_classes)
+    complete = _complete_from_cache(decoded, augmentation, image_size, size, multi_label_classes, resize)
     batches = _read(steps, missing_records, specs).map(complete, _CACHED_BATCHES_AT_ONCE)
     if augmentation == NONE:
         return batches.map(lambda images, _sizes, targets, _parameters: (images, targets)).prefetch(2)
@@ -153,6 +156,7 @@ def evaluation_batches(
     cache: bool = False,
     part: tuple[int, int] = (0, 1),
     multi_label_classes: int = 0,
+    resize: str = STRETCH,
 ) -> tf.data.Dataset:
     """Returns a sample of the examples once, in order; the last batch may be smaller.
 
@@ -166,6 +170,7 @@ def evaluation_batches(
         cache: Whether to cache the decoded images in memory for the next iteration.
         part: ``(i, n)``: the i-th (from 0) of n contiguous parts of the sample of about equal size.
         multi_label_classes: As in ``training_batches``.
+        resize: As in ``training_batches``.
 
     Yields:
         As ``training_batches``, with up to ``batch_size`` images.
@@ -182,7 +187,7 @@ def evaluation_batches(
         return _parse(serialized, multi_label_classes)
 
     def decode(encoded: Any, target: Any) -> tuple[Any, Any]:
-        return decode_image(encoded, image_size), target
+        return decode_image(encoded, image_size, resize), target
 
     steps = _without_autotuning(tf.data.Dataset.range(-(-len(indices) // batch_size)))
     parsed = _read(steps, records, (tf.TensorSpec([None], tf.string),)).map(parse).unbatch()
@@ -233,14 +238,19 @@ def feature_batches(
 
 
 def _complete_from_cache(
-    cache: DecodedCache, augmentation: str, image_size: int, size: int, multi_label_classes: int
+    cache: DecodedCache,
+    augmentation: str,
+    image_size: int,
+    size: int,
+    multi_label_classes: int,
+    resize: str,
 ) -> Callable[..., Any]:
     """Returns the function that decodes and caches the missing images of a batch and loads the others."""
     side = cached_size(augmentation, image_size)
     target_spec = _target_spec(size, multi_label_classes)
 
     def decode(encoded: Any) -> tuple[Any, Any]:
-        return decode_for_cache(encoded, augmentation, image_size)
+        return decode_for_cache(encoded, augmentation, image_size, resize)
 
     def store_and_load(
         indices: NDArray[np.int64],

@@ -150,6 +150,7 @@ def _feature_inputs(
             "data": manifest.digest(),
             "model_type": arguments.model_type,
             "image_size": arguments.resolved_image_size(),
+            "resize": arguments.resize,
             "batch_size": arguments.resolved_eval_batch_size(),
             "validation": sample if arguments.num_eval_images else {},
         }
@@ -289,6 +290,7 @@ def _located_batches(
         shard_examples=[shard.examples for shard in split.shards],
         image_size=arguments.resolved_image_size(),
         seed=arguments.seed,
+        resize=arguments.resize,
         multi_label_classes=_multi_label_classes(manifest),
         **options,
     )

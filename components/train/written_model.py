@@ -42,14 +42,18 @@ def write_model(
         temperature=best.temperature,
         set_thresholds=thresholds,
         webp=arguments.serving_formats == SERVING_FORMATS_WITH_WEBP,
+        resize=arguments.resize,
     )
-    write_deployment_config(folder, global_step=best.step, serving_formats=arguments.serving_formats)
+    write_deployment_config(
+        folder, global_step=best.step, serving_formats=arguments.serving_formats, resize=arguments.resize
+    )
     write_provenance(
         folder,
         {
             **environment,
             "model_type": arguments.model_type,
             "image_size": arguments.resolved_image_size(),
+            "resize": arguments.resize,
             "multi_label": manifest.multi_label,
             "arguments": resolved_arguments(arguments, manifest),
             "data_digest": manifest.digest(),

@@ -32,6 +32,7 @@ from imgpipe.components.images.graph.orientation import (
 from imgpipe.components.images.graph.png_chunks import png_chunks
 from imgpipe.components.images.graph.training_decoder import JPEG_TRANSFORM, is_jpeg, scale_to_square
 from imgpipe.components.images.graph.transparency import WHITE, composite_on_white
+from imgpipe.components.images.resize_modes import STRETCH
 
 # Offsets in a PNG file: signature, then the IHDR chunk.
 _PNG_BIT_DEPTH, _PNG_COLOR_TYPE = 24, 25
@@ -41,7 +42,7 @@ _WEBP_KIND, _WEBP_FLAGS = 12, 20
 _WEBP_ANIMATION = 0x02
 
 
-def decode_image_file(encoded: Any, image_size: int, *, webp: bool) -> Any:
+def decode_image_file(encoded: Any, image_size: int, *, webp: bool, resize: str = STRETCH) -> Any:
     """Decodes one image file and scales it to a square, as ``training_decoder.decode_image`` does.
 
     Args:
@@ -49,6 +50,7 @@ def decode_image_file(encoded: Any, image_size: int, *, webp: bool) -> Any:
             ``webp`` is True.
         image_size: The square's side in pixels.
         webp: Whether WebP files are decoded.
+        resize: See ``scale_to_square``.
 
     Returns:
         uint8 [image_size, image_size, 3]: red, green, blue, upright, on white.
@@ -63,7 +65,7 @@ def decode_image_file(encoded: Any, image_size: int, *, webp: bool) -> Any:
         lambda: _as_one_node(partial(_decode_other, webp=webp), encoded),
     )
     pixels.set_shape([None, None, 3])
-    return scale_to_square(pixels, image_size)
+    return scale_to_square(pixels, image_size, resize)
 
 
 def _decode_other(encoded: Any, *, webp: bool) -> Any:

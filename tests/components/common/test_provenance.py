@@ -23,6 +23,7 @@ def test_the_deployment_configuration_has_the_original_fields(tmp_path, monkeypa
         "runtimeVersion": "2.21",
         "minimumRuntimeVersion": "2.6",
         "servingFormats": "jpeg,png,gif,bmp",
+        "resize": "stretch",
     }
     set_deployment_uri(tmp_path, "/gcs/bucket/job/model")
     config = yaml.safe_load((tmp_path / "deployment_config.yaml").read_text())

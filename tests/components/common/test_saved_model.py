@@ -13,6 +13,7 @@ from imgpipe.components.common.tensorflow_2_6 import unknown_operations
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.preparation import prepare_image
+from imgpipe.components.images.resize_modes import RESIZE_MODES
 
 LABELS = ("dark", "größer, 日本", "bright")
 
@@ -150,7 +151,8 @@ def test_the_label_sets_are_those_of_the_probabilities(multi_label, images, tmp_
     assert unknown_operations(folder) == []
 
 
-def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path):
+@pytest.mark.parametrize("resize", RESIZE_MODES)
+def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path, resize):
     class Echo:
         """Returns the image's pixels as logits."""
 
@@ -163,11 +165,14 @@ def test_serving_decodes_to_the_pixels_of_training(encode, tmp_path):
     photo = encode(draw.integers(0, 256, (19, 31, 3)), "JPEG")
     # As a client may send it, with an alpha channel.
     glass = encode(draw.integers(0, 256, (19, 31, 4)), "PNG")
-    write_saved_model(Echo(), 6, [str(number) for number in range(108)], tmp_path / "model")
+    write_saved_model(Echo(), 6, [str(number) for number in range(108)], tmp_path / "model", resize=resize)
+    assert unknown_operations(tmp_path / "model") == []
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     answer = call(loaded.signatures["serving_default"], [photo, glass])
     records = [photo, prepare_image(glass).encoded]
-    pixels = np.stack([decode_image(tf.constant(record), 6).numpy().reshape(108) for record in records])
+    pixels = np.stack(
+        [decode_image(tf.constant(record), 6, resize).numpy().reshape(108) for record in records]
+    )
     expected = tf.nn.softmax(pixels / np.float32(16)).numpy()
     np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-6)
 

@@ -34,7 +34,12 @@ class Network(tf.Module):
                 pooled = tf.reshape(features, [-1, SIZE * SIZE * 3])[:, :3]
             return tf.nn.softmax(pooled @ self._weight)
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def pixels_of_files(files):
+            return tf.map_fn(tf.io.decode_png, files, fn_output_signature=tf.uint8)
+
         self.probabilities_of_pixels = probabilities_of_pixels
+        self.pixels_of_files = pixels_of_files
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from imgpipe.components.common.records import ImageRecord
 from imgpipe.components.evaluate import examples as examples_module
-from imgpipe.components.evaluate.examples import Example, choose_examples, with_pictures
+from imgpipe.components.evaluate.examples import Example, _draw_attention, choose_examples, with_pictures
 
 LABELS = ("a", "b", "c")
 
@@ -102,6 +103,16 @@ def test_the_worst_mistakes_are_explained_with_their_predicted_class():
     encoded = base64.b64decode(complete[0].attention.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
     assert pixels[5, 5, 0] > pixels[-5, -5, 0] + 50
+
+
+@pytest.mark.parametrize(("resize", "strong"), [("stretch", 20), ("crop", 10), ("letterbox", 20)])
+def test_the_attention_lies_on_what_the_network_saw(resize, strong):
+    attention = np.zeros((1, 20), np.float32).repeat(20, axis=0)
+    attention[:, 10:] = 1
+    picture = np.asarray(_draw_attention(Image.new("RGB", (40, 20)), attention, resize), int)
+    # Half of the columns of what the network saw: all 40, the middle 20, or all 40.
+    found = picture[10, :, 0] > picture[10, :, 0].max() / 2
+    assert found.sum() == strong
 
 
 def test_a_network_without_features_to_explain_has_no_such_pictures():

@@ -364,9 +364,10 @@ def test_a_failed_conversion_is_reported(coloured_dataset, linear_model, tmp_pat
         evaluate_and_export(dataset, model, tmp_path, export_formats="tflite")
 
 
-def test_calibration_images_are_spread_over_the_training_split(digits_dataset):
+def test_calibration_images_are_spread_over_the_training_split(digits_dataset, linear_model, tmp_path):
     manifest = read_manifest(digits_dataset)
-    images = list(formats.calibration_images(digits_dataset, manifest, 8))
+    model = load_served_model(linear_model(tmp_path / "model"))
+    images = list(formats.calibration_images(digits_dataset, manifest, model))
     assert len(images) == 200
     assert {(image.shape, image.dtype) for image in images} == {((8, 8, 3), np.dtype(np.uint8))}
     records = list(read_split(digits_dataset, manifest.splits["train"]))

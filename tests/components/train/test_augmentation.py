@@ -6,6 +6,7 @@ from PIL import Image
 
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.resize_modes import CROP, LETTERBOX
 from imgpipe.components.train.augmentation import (
     CROP_FLIP,
     NONE,
@@ -159,6 +160,21 @@ def test_without_augmentation_files_and_cached_images_equal_the_validation_image
     cached, size = decode_for_cache(content, NONE, 30)
     assert (decode_and_augment(content, none, NONE, 30).numpy() == validation).all()
     assert (augment_cached(cached, size, none, NONE, 30).numpy() == validation).all()
+
+
+@pytest.mark.parametrize("resize", [CROP, LETTERBOX])
+def test_each_way_to_resize_is_the_same_from_files_and_from_the_cache(resize):
+    content = encoded(photo(), "JPEG")
+    cached, size = decode_for_cache(content, NONE, 30, resize)
+    assert (cached.numpy() == decode_image(content, 30, resize).numpy()).all()
+    cached, size = decode_for_cache(content, CROP_FLIP, 56, resize)
+    for parameters in map(tf.constant, random_parameters(10)):
+        from_cache = augment_cached(cached, size, parameters, CROP_FLIP, 56).numpy().astype(int)
+        from_file = decode_and_augment(content, parameters, CROP_FLIP, 56, resize).numpy()
+        assert np.abs(from_cache - from_file).mean() < 3
+        whole = decode_and_augment(content, parameters, CROP_FLIP, 56).numpy()
+        # Of a cropped image, the crops are those of the whole image.
+        assert (from_file == whole).all() == (resize == CROP)
 
 
 def test_cached_sizes_and_numbers_of_draws():

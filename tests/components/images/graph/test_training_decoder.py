@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from imgpipe.components.common.tf_import import tf
-from imgpipe.components.images.graph.training_decoder import decode_image
+from imgpipe.components.images.graph.serving_decoder import decode_image_file
+from imgpipe.components.images.graph.training_decoder import decode_image, scale_to_square
+from imgpipe.components.images.resize_modes import CROP, LETTERBOX, STRETCH
 
 SIZE = 40
 
@@ -93,3 +95,33 @@ def test_a_truncated_jpeg_is_an_error(picture):
     encoded = saved(Image.fromarray(picture), "JPEG")
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoded(encoded[: len(encoded) // 2])
+
+
+@pytest.mark.parametrize("shape", [(30, 90), (90, 30), (31, 90), (50, 50), (1, 400), (400, 1)])
+def test_a_letterboxed_image_keeps_its_shape_between_equal_bars(shape):
+    pixels = scale_to_square(tf.fill([*shape, 3], tf.constant(200, tf.uint8)), 30, LETTERBOX).numpy()
+    rows, columns = (max(1, round(30 * side / max(shape))) for side in shape)
+    top, left = (30 - rows) // 2, (30 - columns) // 2
+    shown = np.zeros((30, 30), bool)
+    shown[top : top + rows, left : left + columns] = True
+    assert (pixels[shown] == 200).all()
+    assert (pixels[~shown] == 128).all()
+
+
+@pytest.mark.parametrize("shape", [(30, 90), (90, 31), (50, 50)])
+def test_a_cropped_image_is_the_square_in_its_middle(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    side = min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    middle = pixels[top : top + side, left : left + side]
+    expected = scale_to_square(tf.constant(middle), 20, STRETCH).numpy()
+    assert (scale_to_square(tf.constant(pixels), 20, CROP).numpy() == expected).all()
+
+
+@pytest.mark.parametrize("resize", [CROP, LETTERBOX])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP"])
+def test_the_served_model_gets_the_pixels_of_the_training(resize, image_format):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+    content = tf.constant(saved(Image.fromarray(pixels), image_format))
+    served = decode_image_file(content, 24, webp=False, resize=resize).numpy()
+    assert (served == decode_image(content, 24, resize).numpy()).all()
