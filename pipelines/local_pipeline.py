@@ -245,7 +245,12 @@ def prepare_run(
 
 
 def _default_space(given: Mapping[str, Any], *, in_containers: bool) -> DefaultSpace:
-    """Returns the search space of a tuning for which none is given."""
+    """Returns the search space of a tuning for which none is given.
+
+    Raises:
+        InvalidArgumentError: if a training argument is invalid.
+    """
+    from_values(RecipeTrainingArguments, given)
     is_sample = not any(given.get(name) for name in DATA_ARGUMENTS)
     recipe = given.get("recipe") or (SAMPLE_RECIPE if is_sample else AUTO_RECIPE)
     size = int(given.get("image_size", 0))

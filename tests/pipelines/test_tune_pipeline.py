@@ -66,6 +66,7 @@ ALL_GIVEN = [
         (["--tune", "learning_rate=log:1:2"], ["no training argument 'learning_rate'"]),
         (["--tune", "label_smoothing=0:1"], ["params: --label-smoothing 1.0: must be"]),
         (["--tune", "warmup_steps=0:90", "--max-steps", "50"], ["a trial may have --warmup-steps 90"]),
+        (["--recipe", "nope"], ["--recipe 'nope': must be"]),
         (["--config", "missing.yaml"], ["cannot read 'missing.yaml'"]),
         (["--hyperparameters", "{params: 3}"], ["hyperparameters.params=3: must be a list"]),
         (["--tune", "seed=1,2", "--max-trials", "-1"], ["--max-trials -1"]),
