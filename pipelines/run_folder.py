@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.common.errors import OutputError, os_error_remedy
-from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
+from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_FILES, is_publication_file
 from imgpipe.components.common.reference_predictions import PREDICTIONS_NAME
 from imgpipe.components.storage import check_empty, check_writable
 from imgpipe.components.train.job_dir import FILES_OF_TRAINING
@@ -154,7 +154,8 @@ def _clear(folder: RunFolder) -> None:
     if folder.settings.exists() or _holds_only_trials(folder.model):
         # The model of a run whose training continues; publishing replaces only a model of imgpipe.
         known |= {folder.settings.name, MODEL_FOLDER}
-    others = {path.name for path in folder.job_dir.iterdir()} - known
+    found = {path.name for path in folder.job_dir.iterdir()} - known
+    others = {name for name in found if not is_publication_file(name)}
     if others:
         raise OutputError(
             f"{str(folder.job_dir)!r} has files that are not from an unfinished run: "
@@ -171,7 +172,7 @@ def _clear(folder: RunFolder) -> None:
 def _holds_only_trials(model: Path) -> bool:
     """Returns whether the folder has only the trials' models of an unfinished tuning."""
     names = [path.name for path in model.iterdir()] if model.is_dir() else []
-    return bool(names) and all(TRIAL_MODEL.fullmatch(name) for name in names)
+    return bool(names) and all(TRIAL_FILES.fullmatch(name) for name in names)
 
 
 def is_unfinished(folder: RunFolder) -> bool:

@@ -1,6 +1,7 @@
 """Model folders in TensorFlow Serving's layout: one numbered folder per version, the highest is served."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,10 @@ from pathlib import Path
 
 from imgpipe.components.common.dataset import file_sha256
 from imgpipe.components.common.errors import MissingInputError
-from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_MODEL
+from imgpipe.components.common.published_model import MODEL_FOLDER, TRIAL_FILES
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME as _SAVED_MODEL
 from imgpipe.components.common.verification import VERIFICATION_NAME
-from imgpipe.components.storage import LocalLocation, Location, ObjectLocation
+from imgpipe.components.storage import LocalLocation, Location, ObjectLocation, current_folder, read_unchanged
 
 
 def version_folders(base: Path) -> dict[int, Path]:
@@ -33,8 +34,8 @@ def model_folder_at(location: Path) -> Path:
         MissingInputError: if none of them contains a SavedModel.
     """
     for folder in (location, location / MODEL_FOLDER):
-        if (folder / _SAVED_MODEL).is_file():
-            return folder
+        if (saved_model := saved_model_folder(folder)) is not None:
+            return saved_model
     versions = version_folders(location)
     if not versions:
         if not location.exists():
@@ -48,6 +49,12 @@ def model_folder_at(location: Path) -> Path:
             problem, remedy="use the folder of a run, of a SavedModel, or of numbered versions"
         )
     return versions[max(versions)]
+
+
+def saved_model_folder(folder: Path) -> Path | None:
+    """Returns the folder with the SavedModel that is published as ``folder``; None if there is none."""
+    current = Path(str(current_folder(LocalLocation(str(folder)))))
+    return current if (current / _SAVED_MODEL).is_file() else None
 
 
 @contextmanager
@@ -67,8 +74,16 @@ def local_model(location: Location) -> Iterator[Path]:
         return
     assert isinstance(location, ObjectLocation)  # noqa: S101 - all others are local
     with tempfile.TemporaryDirectory(prefix="imgpipe-model-") as folder:
-        for name in _model_files(list(location.contents())):
-            location.download_below(Path(folder), name)
+
+        def download(current: Location) -> None:
+            assert isinstance(current, ObjectLocation)  # noqa: S101 - in the same store
+            # Left by an attempt during which the model was replaced.
+            shutil.rmtree(folder)
+            Path(folder).mkdir()
+            for name in _model_files(list(current.contents())):
+                current.download_below(Path(folder), name)
+
+        read_unchanged(location, download)
         try:
             yield model_folder_at(Path(folder))
         except MissingInputError:
@@ -120,7 +135,7 @@ def _model_files(names: list[str]) -> list[str]:
     """Returns the names of the objects that belong to the model or its highest version."""
     files = [name for name in names if not name.endswith("/")]
     if _SAVED_MODEL in files:
-        return [name for name in files if not TRIAL_MODEL.fullmatch(name.partition("/")[0])]
+        return [name for name in files if not TRIAL_FILES.fullmatch(name.partition("/")[0])]
     folders = {name.removesuffix(f"/{_SAVED_MODEL}") for name in files if name.endswith(f"/{_SAVED_MODEL}")}
     versions = {version: folder for folder in folders if (version := _version(folder)) is not None}
     newest = f"{versions[max(versions)]}/" if versions else None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from imgpipe.components.common.errors import MissingInputError, OutputError
@@ -12,7 +13,7 @@ from imgpipe.components.common.provenance import (
     PROVENANCE_NAME,
 )
 from imgpipe.components.common.verification import VERIFICATION_NAME
-from imgpipe.components.storage import Location
+from imgpipe.components.storage import Location, read_unchanged
 
 MODEL_FOLDER = "model"
 SAVED_MODEL_NAME = "saved_model.pb"
@@ -30,8 +31,14 @@ _MODEL_NAMES = {
 }
 # The models of a tuning's trials are subfolders of the best one's folder, as in the original algorithm.
 TRIAL_MODEL = re.compile(r"trial_[\w-]+")
-# And hidden, partial copies of them, left by a killed process.
-_TRIAL_MODELS = re.compile(rf"{TRIAL_MODEL.pattern}|\.{TRIAL_MODEL.pattern}\.[0-9a-f]+\.(partial|old)")
+# The hidden files and folders beside a published folder; see storage.publication.
+_PUBLICATION_FILE = r"\.{name}\.(current|[0-9a-f]+\.(partial|old))"
+TRIAL_FILES = re.compile(f"{TRIAL_MODEL.pattern}|{_PUBLICATION_FILE.format(name=TRIAL_MODEL.pattern)}")
+
+
+def is_publication_file(name: str) -> bool:
+    """Whether a file or folder of a job_dir belongs to the publication of its model."""
+    return re.fullmatch(_PUBLICATION_FILE.format(name=MODEL_FOLDER), name) is not None
 
 
 def check_model_target(job_dir: Location) -> Location:
@@ -51,13 +58,13 @@ def check_model_target(job_dir: Location) -> Location:
 
 
 def publish_model(model_folder: Path, job_dir: Location) -> Location:
-    """Copies a model folder to ``job_dir/model`` by write-then-swap and returns that location.
+    """Copies a model folder to ``job_dir/model`` and returns that location.
 
-    An earlier model that imgpipe wrote is replaced, and is complete until then. Object stores rename only
-    single objects: the new model is first uploaded completely under another prefix. ``saved_model.pb``,
-    without which a model cannot be loaded, is the first object of the old model to be removed and the last
-    of the new one to be moved; ``provenance.json``, which identifies a model of imgpipe, is the last to be
-    removed and the first to be moved. The models of a tuning's trials are kept.
+    An earlier model that imgpipe wrote is replaced. At any moment, also after a kill, readers find the old
+    or the new model; see ``storage.publication``. Readers other than imgpipe's find none for the moment in
+    which an object store replaces the objects: ``saved_model.pb``, without which a model cannot be loaded, is
+    removed first and written last. ``provenance.json``, which identifies a model of imgpipe, is written
+    first. The models of a tuning's trials are kept.
 
     Raises:
         OutputError: if ``job_dir/model`` is not a model that imgpipe wrote or cannot be written.
@@ -70,7 +77,7 @@ def publish_model(model_folder: Path, job_dir: Location) -> Location:
 
 def publish_model_at(model_folder: Path, target: Location) -> None:
     """Copies a model folder to a location like ``publish_model``, unchecked."""
-    target.publish_folder(model_folder, keep=TRIAL_MODEL, first=PROVENANCE_NAME, last=SAVED_MODEL_NAME)
+    target.publish_folder(model_folder, keep=TRIAL_FILES, first=PROVENANCE_NAME, last=SAVED_MODEL_NAME)
 
 
 def fetch_model(location: Location, target: Path) -> None:
@@ -80,14 +87,20 @@ def fetch_model(location: Location, target: Path) -> None:
         MissingInputError: if an object cannot be read.
         InterruptedRunError: if a remote store cannot be reached.
     """
-    location.download_folder(target, ignore=TRIAL_MODEL)
+
+    def copy(folder: Location) -> None:
+        # Left by an attempt during which the model was replaced.
+        shutil.rmtree(target, ignore_errors=True)
+        folder.download_folder(target, ignore=TRIAL_FILES)
+
+    read_unchanged(location, copy)
 
 
 def _may_be_replaced(folder: Location) -> bool:
     """Whether a folder is empty, or a model that imgpipe wrote, without any other files."""
     try:
         children = {name.rstrip("/") for name in folder.children()}
-        names = {name for name in children if not _TRIAL_MODELS.fullmatch(name)}
+        names = {name for name in children if not TRIAL_FILES.fullmatch(name)}
         if not names:
             return True
         if PROVENANCE_NAME not in names or names - _MODEL_NAMES:

@@ -33,6 +33,7 @@ from imgpipe.components.common.tf_import import tf
 from imgpipe.components.images.checking import ImageError
 from imgpipe.components.images.preparation import prepare_image
 from imgpipe.components.images.probe_image import probe_image
+from imgpipe.components.storage import LocalLocation, read_unchanged
 
 # Images per call, in the evaluation and in the check of an exported model.
 BATCH_SIZE = 32
@@ -241,6 +242,10 @@ def load_served_model(folder: Path, engine: Engine = DEFAULT_ENGINE) -> ServedMo
         InvalidArgumentError: if the engine cannot be used here or for this model.
         CheckFailedError: if it is damaged.
     """
+    return read_unchanged(LocalLocation(str(folder)), lambda _: _load(folder, engine))
+
+
+def _load(folder: Path, engine: Engine) -> ServedModel:
     if not (folder / "saved_model.pb").is_file():
         raise MissingInputError(
             f"there is no SavedModel in {str(folder)!r}",

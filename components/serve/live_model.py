@@ -12,8 +12,8 @@ from imgpipe.components.common.drift import DriftSketch, load_sketch
 from imgpipe.components.common.engines import AUTO, DEFAULT_ENGINE, TENSORFLOW, Engine, select_engine
 from imgpipe.components.common.errors import MissingInputError, PipelineError
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.model_folder import model_folder_at, version_folders
-from imgpipe.components.common.published_model import MODEL_FOLDER, SAVED_MODEL_NAME
+from imgpipe.components.common.model_folder import model_folder_at, saved_model_folder, version_folders
+from imgpipe.components.common.published_model import MODEL_FOLDER
 from imgpipe.components.common.served_model import ServedModel, check_probe_prediction, load_served_model
 from imgpipe.components.common.verification import TOLERANCE, VERIFICATION_NAME, parse_verification
 from imgpipe.components.serve.predict_request import RequestError
@@ -146,8 +146,8 @@ class LiveModel:
 
     def _version_folders(self) -> dict[int, Path]:
         for folder in (self._location, self._location / MODEL_FOLDER):
-            if (folder / SAVED_MODEL_NAME).is_file():
-                return {1: folder}
+            if (saved_model := saved_model_folder(folder)) is not None:
+                return {1: saved_model}
         return version_folders(self._location)
 
 

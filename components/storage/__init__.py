@@ -20,6 +20,7 @@ from imgpipe.components.storage.local import (
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location, is_hidden
 from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage.publication import current_folder, read_unchanged
 from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_empty",
     "check_writable",
     "copy_folder",
+    "current_folder",
     "deadline",
     "find_files",
     "is_hidden",
@@ -41,6 +43,7 @@ __all__ = [
     "move_folder",
     "parse_location",
     "publish_folder",
+    "read_unchanged",
     "resolve",
 ]
 

@@ -155,8 +155,7 @@ class CloudStorageLocation(ObjectLocation):
         with _explain_writing(self):
             _retry(lambda: _blob(self).upload_from_filename(str(path), timeout=request_seconds(), retry=None))
 
-    def rename(self, target: Location) -> None:
-        """Copies the object in the service and removes the original."""
+    def copy_to(self, target: Location) -> None:
         assert isinstance(target, CloudStorageLocation)  # noqa: S101 - in the same store
 
         def copy() -> None:
@@ -171,7 +170,6 @@ class CloudStorageLocation(ObjectLocation):
 
         with _explain_writing(target):
             _retry(copy)
-        self.remove()
 
     def remove(self) -> None:
         from google.api_core.exceptions import NotFound

@@ -1,5 +1,6 @@
 """The local file system."""
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -22,11 +23,13 @@ from imgpipe.components.storage.location import (
     Location,
     describe_folder,
     is_hidden,
-    replace_files,
 )
+from imgpipe.components.storage.publication import hidden_folder, remove_left_overs, replace_files
 
 # A mounted bucket (gcsfuse returns EMFILE) and some other file systems rename files, but not folders.
 _CANNOT_RENAME_FOLDERS = frozenset({errno.EMFILE, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
+# Of renameat2: Python has no function for it.
+_WORKING_FOLDER, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,6 +129,9 @@ class LocalLocation(Location):
         os.makedirs(os.path.dirname(str(target)) or ".", exist_ok=True)
         os.replace(self.text, str(target))
 
+    def copy_to(self, target: Location) -> None:
+        target.upload(self.path)
+
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
@@ -199,6 +205,9 @@ class LocalLocation(Location):
     def staging(self) -> Iterator[Path]:
         self.path.mkdir(parents=True, exist_ok=True)
         yield self.path
+
+    def remove_folder(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_empty_folder(self) -> None:
         with suppress(OSError):
@@ -389,63 +398,76 @@ def move_folder(source: Path, target: Path, *, last: str) -> None:
 def publish_folder(
     source: Path, target: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
 ) -> None:
-    """Replaces a folder with a copy of another by write-then-swap.
+    """Replaces a folder with a copy of another, in one step.
 
-    The copy is complete before it is renamed to the target. An existing target is renamed first and removed
-    last: at any moment the old or the new folder exists completely, under its name or, between the two
-    renames, under a name that starts with a dot. Where the file system does not rename folders, the files are
-    replaced one by one, as in an object store.
+    The copy is complete before it is exchanged with the target. Where the file system does not rename or
+    exchange folders, the files are replaced one by one, as in an object store.
 
     Args:
         source: The folder to copy.
         target: The folder to replace or create.
         keep: Keeps the subfolders of the existing target that match.
-        first: The file that is removed last and written first, if folders are not renamed.
-        last: The file that is removed first and written last, if folders are not renamed.
+        first: The file that is written first, if files are replaced.
+        last: The file that is removed first and written last, if files are replaced.
 
     Raises:
         OutputError: if the target cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unique = uuid.uuid4().hex
-    incoming = target.parent / f".{target.name}.{unique}.partial"
-    outgoing = target.parent / f".{target.name}.{unique}.old"
+    place = LocalLocation(str(target))
+    incoming = LocalLocation(str(hidden_folder(place)))
     try:
-        copy_folder(source, incoming)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(place)
+        copy_folder(source, incoming.path)
         try:
-            _swap(incoming, target, outgoing, keep)
+            _exchange_or_create(incoming.path, target, keep)
         except OSError as error:
             if error.errno not in _CANNOT_RENAME_FOLDERS:
                 raise
-            places = LocalLocation(str(incoming)), LocalLocation(str(target))
-            replace_files(*places, keep=keep, first=first, last=last)
+            replace_files(incoming, place, keep=keep, first=first, last=last)
     except OSError as error:
         raise OutputError(
             f"cannot write {str(target)!r}: {error.strerror or error}",
             remedy=os_error_remedy(error, "use another folder"),
         ) from None
     finally:
-        _remove(incoming)
-    _remove(outgoing)
+        # The old folder, or what an error has left.
+        with suppress(OSError):
+            remove_left_overs(place)
 
 
-def _swap(incoming: Path, target: Path, outgoing: Path, keep: re.Pattern[str] | None) -> None:
-    """Renames ``target`` to ``outgoing`` and ``incoming`` to ``target``."""
-    # A trial, before the subfolders to keep are linked or, without hard links, copied.
-    os.rename(incoming, outgoing)
-    os.rename(outgoing, incoming)
-    for child in target.iterdir() if target.is_dir() else ():
+def _exchange_or_create(incoming: Path, target: Path, keep: re.Pattern[str] | None) -> None:
+    """Renames ``incoming`` to ``target``; a target with files is renamed to ``incoming``."""
+    try:
+        os.rename(incoming, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        return
+    for child in target.iterdir():
         if keep and keep.fullmatch(child.name) and child.is_dir():
             shutil.copytree(child, incoming / child.name, copy_function=_link_or_copy)
-    try:
-        if target.exists():
-            os.replace(target, outgoing)
-        os.replace(incoming, target)
-    except BaseException:
-        # Also if the run is interrupted between the two renames.
-        if outgoing.exists() and not target.exists():
-            os.replace(outgoing, target)
-        raise
+    exchange(incoming, target)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchanges the names of two folders in one step.
+
+    Raises:
+        OSError: ENOTSUP if the operating system or the file system does not exchange names.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    result = library.renameat2(
+        _WORKING_FOLDER, os.fsencode(one), _WORKING_FOLDER, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if result != 0:
+        code = ctypes.get_errno()
+        # EINVAL: the file system does not know the flag.
+        code = errno.ENOTSUP if code == errno.EINVAL else code
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def _link_or_copy(source: str, target: str) -> None:

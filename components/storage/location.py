@@ -130,6 +130,10 @@ class Location(ABC):
         """Moves the file to another location in the same store."""
 
     @abstractmethod
+    def copy_to(self, target: "Location") -> None:
+        """Copies the file to another location in the same store, without downloading it."""
+
+    @abstractmethod
     def remove(self) -> None:
         """Removes the file, if it exists."""
 
@@ -167,19 +171,24 @@ class Location(ABC):
     ) -> None:
         """Replaces the folder with a copy of a local one.
 
-        The copy is complete before anything is replaced. Object stores cannot rename folders: there, the
-        objects are replaced one by one.
+        The copy is complete before anything is replaced. Readers that use ``read_unchanged`` find the old or
+        the new folder at any moment, also if this process is killed. Object stores cannot rename folders:
+        there, the objects are replaced one by one, and other readers find no object ``last`` meanwhile.
 
         Args:
             source: The folder to copy.
             keep: Keeps the subfolders of the existing folder that match.
-            first: The object that is removed last and written first.
+            first: The object that is written first.
             last: The object that is removed first and written last.
         """
 
     @abstractmethod
     def staging(self) -> AbstractContextManager[Path]:
         """Yields a local folder for files that ``move_from`` will move to this folder."""
+
+    @abstractmethod
+    def remove_folder(self) -> None:
+        """Removes the folder with all its files, if it exists."""
 
     @abstractmethod
     def remove_empty_folder(self) -> None:
@@ -240,32 +249,3 @@ def describe_folder(folder: Location) -> str:
     others = len(names) - _MAX_NAMES
     more = "" if others <= 0 else f" and {others} more" if folder.is_local else " and more"
     return f"{shown!r} contains: {', '.join(names[:_MAX_NAMES])}{more}"
-
-
-def replace_files(
-    source: Location,
-    target: Location,
-    *,
-    keep: re.Pattern[str] | None = None,
-    first: str = "",
-    last: str = "",
-) -> None:
-    """Replaces a folder's files with those of another folder in the same store, one by one.
-
-    Args:
-        source: The folder with the new files, which are moved.
-        target: The folder whose files are replaced.
-        keep: Keeps the subfolders of the target that match.
-        first: The file that is removed last and moved first.
-        last: The file that is removed first and moved last: without it, readers do not take the folder.
-    """
-
-    def order(name: str) -> tuple[int, str]:
-        return {first: 0, last: 2}.get(name, 1), name
-
-    for name in sorted(target.contents(), key=order, reverse=True):
-        is_folder = target.is_local and name.endswith("/")
-        if not is_folder and not (keep and keep.fullmatch(name.partition("/")[0])):
-            (target / name).remove()
-    for name in sorted(source.contents(), key=order):
-        (source / name).rename(target / name)

@@ -1,7 +1,7 @@
 """The base of all object stores: objects with keys in buckets, with ``/`` in keys as folders.
 
 A store is a subclass that implements the requests: ``status``, ``read``, ``read_range``, ``download``,
-``write``, ``upload``, ``rename``, ``remove``, ``list_keys`` and ``children``. It is registered in
+``write``, ``upload``, ``copy_to``, ``remove``, ``list_keys`` and ``children``. It is registered in
 ``__init__.py``.
 """
 
@@ -27,6 +27,13 @@ from imgpipe.components.storage.location import (
     Location,
     describe_folder,
     is_hidden,
+)
+from imgpipe.components.storage.publication import (
+    check_complete,
+    hidden_folder,
+    in_order,
+    is_first_publication,
+    remove_left_overs,
     replace_files,
 )
 
@@ -131,6 +138,11 @@ class ObjectLocation(Location):
         self.upload(path)
         path.unlink()
 
+    def rename(self, target: Location) -> None:
+        """Copies the object in the service and removes the original."""
+        self.copy_to(target)
+        self.remove()
+
     # ------------------------------------------------------------ folders
 
     def is_folder(self) -> bool:
@@ -184,29 +196,29 @@ class ObjectLocation(Location):
     def publish_folder(
         self, source: Path, *, keep: re.Pattern[str] | None = None, first: str = "", last: str = ""
     ) -> None:
-        """Replaces the folder with a copy of a local one, object by object.
-
-        The copy is first uploaded completely to a hidden folder.
-        """
-        # Left by a killed process.
-        for key, _ in self.list_keys(f"{self.parent.prefix}.{self.name}."):
-            if re.match(r"[0-9a-f]{32}\.partial/", key.removeprefix(f"{self.parent.prefix}.{self.name}.")):
-                type(self)(self.bucket, key).remove()
-        incoming = self.parent / f".{self.name}.{uuid.uuid4().hex}.partial"
+        remove_left_overs(self)
+        files = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
+        is_first = is_first_publication(self, keep)
+        incoming = self if is_first else hidden_folder(self)
         try:
-            for path in sorted(source.rglob("*")):
-                if path.is_file():
-                    (incoming / path.relative_to(source).as_posix()).upload(path)
-            replace_files(incoming, self, keep=keep, first=first, last=last)
+            for name in in_order(files, first, last):
+                (incoming / name).upload(files[name])
+            check_complete(incoming, {name: path.stat().st_size for name, path in files.items()})
         except BaseException:
-            for name in incoming.contents():
+            for name in files:
                 (incoming / name).remove()
             raise
+        if not is_first:
+            replace_files(incoming, self, keep=keep, first=first, last=last)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="imgpipe-") as folder:
             yield Path(folder)
+
+    def remove_folder(self) -> None:
+        for name in self.contents():
+            (self / name).remove()
 
     def remove_empty_folder(self) -> None:
         """Does nothing: a folder without objects does not exist."""

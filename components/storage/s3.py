@@ -221,8 +221,7 @@ class S3Location(ObjectLocation):
         with _explain_writing(self):
             _retry(upload if size <= _PART_BYTES else upload_in_parts)
 
-    def rename(self, target: Location) -> None:
-        """Copies the object in the service and removes the original."""
+    def copy_to(self, target: Location) -> None:
         assert isinstance(target, S3Location)  # noqa: S101 - in the same store
         source = {"Bucket": self.bucket, "Key": self.key}
 
@@ -237,7 +236,6 @@ class S3Location(ObjectLocation):
 
         with _explain_writing(target):
             _retry(copy)
-        self.remove()
 
     def remove(self) -> None:
         def remove() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from imgpipe.components.common.errors import MissingInputError
 from imgpipe.components.common.hyperparameters import Hyperparameters
 from imgpipe.components.common.published_model import SAVED_MODEL_NAME
-from imgpipe.components.storage import Location
+from imgpipe.components.storage import Location, current_folder
 from imgpipe.components.train.job_dir import METRICS_FILE
 from imgpipe.components.tune.job_dir import trial_location, trial_model_location
 from imgpipe.components.tune.trial_run import read_result
@@ -25,7 +25,7 @@ def with_trial_files(trial: Trial, job_dir: Location, name: str) -> Trial:
     """
     folder, model = trial_location(job_dir, name), trial_model_location(job_dir, name)
     evaluations = _read_evaluations(folder) or trial.evaluations
-    has_model = trial.state == SUCCEEDED and _exists(model / SAVED_MODEL_NAME)
+    has_model = trial.state == SUCCEEDED and _exists(model)
     result = read_result(folder) if has_model else None
     return replace(
         trial,
@@ -56,8 +56,8 @@ def _read_evaluations(folder: Location) -> list[dict[str, Any]]:
         return []
 
 
-def _exists(file: Location) -> bool:
+def _exists(model: Location) -> bool:
     try:
-        return file.status() is not None
+        return (current_folder(model) / SAVED_MODEL_NAME).status() is not None
     except (OSError, MissingInputError):
         return False

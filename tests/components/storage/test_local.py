@@ -6,14 +6,17 @@ import pytest
 
 from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError, OutputError
 from imgpipe.components.storage import (
+    LocalLocation,
     atomic_write,
     check_empty,
     check_writable,
     find_files,
+    local,
     local_path,
     move_folder,
     parse_location,
     publish_folder,
+    read_unchanged,
 )
 
 
@@ -119,18 +122,15 @@ def test_publish_folder_swaps_complete_folders(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_publish_folder_that_fails_between_the_renames_leaves_the_old_one(tmp_path, monkeypatch, failure):
+def test_publish_folder_that_fails_before_the_exchange_leaves_the_old_one(tmp_path, monkeypatch, failure):
     source, target = tmp_path / "source", tmp_path / "out" / "target"
     touch(source, "new")
     touch(target, "old")
-    replace = os.replace
 
-    def replace_until_the_swap(here, there):
-        if str(here).endswith(".partial"):
-            raise failure
-        replace(here, there)
+    def fail(*_):
+        raise failure
 
-    monkeypatch.setattr(os, "replace", replace_until_the_swap)
+    monkeypatch.setattr(local, "exchange", fail)
     with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
         publish_folder(source, target)
     assert names(target) == ["old"]
@@ -205,7 +205,7 @@ def test_in_a_mounted_bucket_files_are_replaced_and_the_kept_folders_are_not_cop
     monkeypatch.setattr("shutil.copytree", lambda *paths, **_: pytest.fail(f"copied {paths}"))
     publish_folder(source, target, keep=re.compile("trial_.*"), first="sub/data", last="marker")
     assert read_files(target) == {"marker": "2", "sub/data": "2", "trial_1/data": "trial"}
-    assert names(tmp_path / "out") == ["target"]
+    assert names(tmp_path / "out") == [".target.current", "target"]
     assert [function for function, *_ in mounted_bucket] == ["rename", "rename"]
 
 
@@ -213,13 +213,13 @@ class Killed(BaseException):
     """Simulates SIGKILL: nothing is cleaned up."""
 
 
-def test_in_a_mounted_bucket_a_folder_with_the_marker_is_complete_at_any_moment(
+def test_in_a_mounted_bucket_a_reader_finds_the_old_or_the_new_folder_at_any_moment(
     tmp_path, mounted_bucket, monkeypatch
 ):
     source, target = tmp_path / "source", tmp_path / "out" / "target"
     old, new = (dict.fromkeys(("a", "marker", "sub/b"), text) for text in ("old", "new"))
     real = {name: getattr(os, name) for name in ("replace", "unlink")}
-    for moment in range(20):
+    for moment in range(30):
         write_files(source, a="old", marker="old", sub_in_b="old")
         publish_folder(source, target, last="marker")
         write_files(source, a="new", marker="new", sub_in_b="new")
@@ -238,6 +238,8 @@ def test_in_a_mounted_bucket_a_folder_with_the_marker_is_complete_at_any_moment(
         with monkeypatch.context() as context:
             for name in real:
                 context.setattr(os, name, counted(name))
+            # A killed process does not clean up.
+            context.setattr("shutil.rmtree", lambda *_, **__: None)
             try:
                 publish_folder(source, target, last="marker")
             except Killed:
@@ -246,6 +248,7 @@ def test_in_a_mounted_bucket_a_folder_with_the_marker_is_complete_at_any_moment(
                 assert read_files(target) == new
                 assert moment > 5
                 return
+        assert read_unchanged(LocalLocation(str(target)), lambda found: read_files(found.path)) in (old, new)
         found = read_files(target)
         assert "marker" not in found or found in (old, new)
     pytest.fail("publishing never ended")

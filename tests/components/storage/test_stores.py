@@ -1,6 +1,7 @@
 """A new store needs only a subclass of ``ObjectLocation`` and an entry in the registry."""
 
 import io
+import json
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,7 @@ from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.model_folder import local_model
 from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.common.published_model import fetch_model, publish_model, publish_model_at
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.storage import FileStatus, ObjectLocation, parse_location
@@ -56,8 +57,8 @@ class MemoryLocation(ObjectLocation):
     def upload(self, path):
         self.write(path.read_bytes())
 
-    def rename(self, target):
-        target.write(OBJECTS.pop(self.key))
+    def copy_to(self, target):
+        target.write(OBJECTS[self.key])
 
     def remove(self):
         OBJECTS.pop(self.key, None)
@@ -111,3 +112,86 @@ def test_an_object_whose_name_leads_elsewhere_is_not_downloaded(tmp_path, name):
         location.download_folder(tmp_path / "copy")
     with pytest.raises(InvalidDataError, match=re.escape(name)), local_model(location):
         pass
+
+
+def files_of(model):
+    return {
+        path.relative_to(model).as_posix(): path.read_text() for path in model.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    for name in ("saved_model.pb", "variables/data"):
+        (folder / name).write_text("old")
+    write_provenance(folder, {})
+    return folder
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("is_cleaned_up", [False, True], ids=["killed", "failed"])
+def test_a_publication_that_ends_at_any_moment_leaves_the_old_or_the_new_model(
+    model, monkeypatch, is_cleaned_up
+):
+    target = publish_model(model, parse_location("memory://bucket/job"))
+    steps, allowed = 0, 0
+
+    def counted(act):
+        def counting(location, *arguments):
+            nonlocal steps
+            steps += 1
+            if steps == allowed + 1 or (steps > allowed and not is_cleaned_up):
+                raise Killed
+            act(location, *arguments)
+
+        return counting
+
+    # The last published model; a failed publication may be complete.
+    last = files_of(model)
+    for moment in range(40):
+        for name in ("saved_model.pb", "variables/data"):
+            (model / name).write_text(f"new {moment}")
+        steps, allowed = 0, moment
+        try:
+            with monkeypatch.context() as context:
+                for name in ("upload", "write", "remove", "copy_to"):
+                    context.setattr(MemoryLocation, name, counted(getattr(MemoryLocation, name)))
+                publish_model(model, target.parent)
+        except Killed:
+            with local_model(target) as found:
+                assert files_of(found) in (last, files_of(model))
+                last = files_of(found)
+        else:
+            assert moment > 10
+            break
+    # The last one has removed what the others have left.
+    names = {"job/.model.current", *(f"job/model/{name}" for name in files_of(model))}
+    assert set(OBJECTS) == names
+
+
+@pytest.mark.parametrize("name", ["../other", ".model.current", "model/trial_1", 7, None, [".."]])
+def test_a_switch_never_leads_elsewhere(model, name):
+    target = publish_model(model, parse_location("memory://bucket/job"))
+    OBJECTS["job/.model.current"] = json.dumps({"read_from": name}).encode()
+    with local_model(target) as found:
+        assert files_of(found) == files_of(model)
+
+
+def test_a_trial_whose_publication_was_killed_keeps_its_model_when_the_best_one_is_published(model, tmp_path):
+    target = publish_model(model, parse_location("memory://bucket/job"))
+    trial = target / "trial_1"
+    publish_model_at(model, trial)
+    hidden = f"model/.trial_1.{'0' * 32}.partial"
+    for name, content in files_of(model).items():
+        OBJECTS[f"job/{hidden}/{name}"] = content.encode()
+    OBJECTS["job/model/.trial_1.current"] = json.dumps({"read_from": hidden.partition("/")[2]}).encode()
+    del OBJECTS["job/model/trial_1/saved_model.pb"]
+    publish_model(model, target.parent)
+    for location in (target, trial):
+        fetch_model(location, tmp_path / location.name)
+        assert files_of(tmp_path / location.name) == files_of(model)
