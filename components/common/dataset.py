@@ -34,12 +34,15 @@ class Shard:
         examples: The number of records.
         bytes: The size of the file.
         sha256: Of the whole file, in hexadecimal.
+        record_sizes: The sizes of the records, see ``tfrecord.encode_record_sizes``, so that no reader scans
+            the file for them; empty in manifests of earlier versions.
     """
 
     path: str
     examples: int
     bytes: int
     sha256: str
+    record_sizes: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,10 @@ def serialize_manifest(manifest: Manifest) -> bytes:
     if not manifest.multi_label:
         # Omitted, so that manifests are the same as those of versions without multi_label.
         del content["multi_label"]
+    for split in content["splits"].values():
+        for shard in split["shards"]:
+            if not shard["record_sizes"]:
+                del shard["record_sizes"]
     text = json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     # A file name that is not UTF-8 contains lone surrogates. Escaped with a backslash they are valid JSON,
     # which is parsed to the same string.

@@ -87,10 +87,14 @@ def fetch_model(location: Location, target: Path) -> None:
         MissingInputError: if an object cannot be read.
         InterruptedRunError: if a remote store cannot be reached.
     """
+    is_again = False
 
     def copy(folder: Location) -> None:
-        # Left by an attempt during which the model was replaced.
-        shutil.rmtree(target, ignore_errors=True)
+        nonlocal is_again
+        if is_again:
+            # Files of a model that was replaced meanwhile.
+            shutil.rmtree(target, ignore_errors=True)
+        is_again = True
         folder.download_folder(target, ignore=TRIAL_FILES)
 
     read_unchanged(location, copy)

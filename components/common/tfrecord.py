@@ -5,6 +5,7 @@ and the masked CRC-32C of the data (source: tensorflow/core/lib/io/record_writer
 interchangeable with TensorFlow's.
 """
 
+import base64
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,11 @@ def frame_parts(parts: Sequence[bytes]) -> list[bytes]:
     """Returns the parts of a framed record, given the parts of its data, so that joining copies them once."""
     length = struct.pack("<Q", sum(map(len, parts)))
     return [length, _masked_crc(length), *parts, _masked_crc(*parts)]
+
+
+def framed_size(length: int) -> int:
+    """Returns the size of a record with ``length`` bytes of data in a file."""
+    return _HEADER_BYTES + length + _FOOTER_BYTES
 
 
 def write_record(file: BinaryIO, data: bytes) -> None:
@@ -252,6 +258,24 @@ def read_record_offsets(path: Path) -> NDArray[np.int64]:
     if offsets[-1] > size:
         raise _damaged_record(str(path), _TRUNCATED, location)
     return np.array(offsets, np.int64)
+
+
+def encode_record_sizes(sizes: Sequence[int]) -> str:
+    """Returns the sizes of a file's records with their frames as text: uint32, little-endian, in base64."""
+    return base64.b64encode(np.asarray(sizes, "<u4").tobytes()).decode("ascii")
+
+
+def decode_record_offsets(sizes: str) -> NDArray[np.int64]:
+    """Returns the offset of each record and the file's size, given ``encode_record_sizes``.
+
+    Returns:
+        int64 [records + 1], in bytes.
+
+    Raises:
+        ValueError: if the text is not valid.
+    """
+    ends = np.frombuffer(base64.b64decode(sizes, validate=True), "<u4").cumsum(dtype=np.int64)
+    return np.concatenate([np.zeros(1, np.int64), ends])
 
 
 def read_record_at(descriptor: int, offset: int, end: int, *, where: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from imgpipe.components.common.log import Progress, log_event
 from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
-from imgpipe.components.common.tfrecord import read_records, write_record
+from imgpipe.components.common.tfrecord import encode_record_sizes, framed_size, read_records, write_record
 from imgpipe.components.convert.shards import make_split
 from imgpipe.components.storage import Location, find_files
 
@@ -183,6 +184,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
     images_per_label: Counter[int] = Counter()
     texts: dict[int, dict[str, int]] = {}
     problems: list[InvalidDataError] = []
+    record_sizes = array("L")
     examples = count = 0
     with location.local_copy() as path:
         try:
@@ -190,6 +192,7 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
                 # The checksums were correct, so this reproduces the bytes in the file: the file is hashed in
                 # the same pass.
                 write_record(content, data)  # type: ignore[arg-type]
+                record_sizes.append(framed_size(len(data)))
                 try:
                     where = f"{location}, record {number}, byte offset {offset}"
                     record = decode_example(data, where=where, multi_label=multi_label)
@@ -209,8 +212,9 @@ def scan_shard(location: Location, *, largest_label: int = 0, multi_label: bool 
         except InvalidDataError as error:
             count += 1
             problems.append(error)
+    sizes = encode_record_sizes(record_sizes)
     return ScannedShard(
-        Shard(str(location.absolute()), examples, content.size, content.sha256.hexdigest()),
+        Shard(str(location.absolute()), examples, content.size, content.sha256.hexdigest(), sizes),
         images_per_label,
         texts,
         tuple(problems),

@@ -6,6 +6,7 @@ finds both and does not read these rows' images again.
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from imgpipe.components.common.errors import InternalError, MissingInputError
 from imgpipe.components.common.parallel import group_items, map_in_order
 from imgpipe.components.common.records import ImageRecord, encode_example_parts, label_to_class
 from imgpipe.components.common.resources import release_free_memory
-from imgpipe.components.common.tfrecord import frame_parts
+from imgpipe.components.common.tfrecord import encode_record_sizes, frame_parts
 from imgpipe.components.convert.label_set import parse_label_set
 from imgpipe.components.convert.output_folder import WORK_FOLDER, explain_write_errors
 from imgpipe.components.convert.row_table import Rejection, Row
@@ -27,7 +28,7 @@ from imgpipe.components.images.preparation import PreparedImage, prepare_image
 from imgpipe.components.storage import PARALLEL_DOWNLOADS, Location
 
 # Part of a shard's fingerprint: increase it when a change makes the same rows give other bytes.
-_FORMAT = 1
+_FORMAT = 2
 _RESULT_SUFFIX = ".json"
 # The number of valid images that are remembered, at about 300 bytes each.
 _MAX_REMEMBERED = 10_000
@@ -83,6 +84,7 @@ class _Prepared:
     path: str
     labels: tuple[int, ...]
     reencoded: str
+    record_size: int
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def _write_shard(
     images_per_label: dict[int, int] = {}
     reencoded: list[dict[str, str]] = []
     rejected: list[Rejection] = []
-    rows = examples = size = 0
+    record_sizes = array("L")
+    rows = size = 0
     while rows < len(plan.rows):
         group = next(prepared)
         _write_all(file, group.records)
@@ -207,13 +210,14 @@ def _write_shard(
             if isinstance(outcome, Rejection):
                 rejected.append(outcome)
                 continue
-            examples += 1
+            record_sizes.append(outcome.record_size)
             for label in outcome.labels:
                 images_per_label[label] = images_per_label.get(label, 0) + 1
             if outcome.reencoded:
                 reencoded.append({"path": outcome.path, "reason": outcome.reencoded})
         on_images(len(group.outcomes))
-    shard = Shard(plan.name, examples, size, sha256.hexdigest())
+    sizes = encode_record_sizes(record_sizes)
+    shard = Shard(plan.name, len(record_sizes), size, sha256.hexdigest(), sizes)
     # Last, while the threads already prepare the next shard's images.
     fingerprint = _fingerprint(plan, rules)
     return ShardResult(fingerprint, shard, images_per_label, tuple(reencoded), tuple(rejected))
@@ -282,8 +286,9 @@ def _prepare_row(
         width=image.width,
         **_label_fields(row, rules),
     )
-    parts += frame_parts(encode_example_parts(record))
-    return _Prepared(row.path, record.all_labels, image.reencoded)
+    framed = frame_parts(encode_example_parts(record))
+    parts += framed
+    return _Prepared(row.path, record.all_labels, image.reencoded, sum(map(len, framed)))
 
 
 def _label_fields(row: Row, rules: ImageRules) -> dict[str, Any]:

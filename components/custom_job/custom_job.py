@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgpipe.components.common.dataset import (
-    TRAIN,
-    VALIDATION,
-    Manifest,
-    Split,
-    read_manifest,
-    shard_location,
-)
+from imgpipe.components.common.dataset import MANIFEST_NAME
 from imgpipe.components.common.errors import (
     InterruptedRunError,
     MissingInputError,
@@ -25,9 +18,8 @@ from imgpipe.components.platforms.google_credentials import account_of_step
 from imgpipe.components.platforms.vertex.client import is_plain_http
 from imgpipe.components.platforms.vertex.job_requests import container_spec, custom_job, digest, job_spec
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, failure_of, run_job, state_of
-from imgpipe.components.storage import atomic_write
 from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
+from imgpipe.components.train.command_line import command_line_arguments
 
 COMMAND = ("python", "-m", "imgpipe.components.train")
 
@@ -56,8 +48,7 @@ def train_as_job(
     Raises:
         PipelineError: the training's error, if it failed; InterruptedRunError if the job was cancelled.
     """
-    manifest = read_manifest(dataset_folder)
-    args = training_command_line(arguments, manifest, dataset_folder, model_folder)
+    args = training_command_line(arguments, dataset_folder, model_folder)
     failure: PipelineError | None = None
     for attempt in range(job.train_restarts + 1):
         request = functools.partial(custom_job_request, job, run, args, model_folder, attempt)
@@ -138,27 +129,18 @@ def training_job_spec(
 
 
 def training_command_line(
-    arguments: TrainingArguments, manifest: Manifest, dataset_folder: Path, model_folder: Path
+    arguments: TrainingArguments, dataset_folder: Path, model_folder: Path
 ) -> list[str]:
     """Returns the arguments of the training.
 
     The step's Model artifact is ``job_dir/model``, so the checkpoints are beside it, and a new job resumes
     from them. The export step publishes the model to the user's own job_dir.
     """
-    labels_file = model_folder.parent / "labels.txt"
-    with atomic_write(labels_file) as temporary:
-        temporary.write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
     return [
-        f"--training_data_path={_pattern(manifest.splits[TRAIN], dataset_folder)}",
-        f"--validation_data_path={_pattern(manifest.splits[VALIDATION], dataset_folder)}",
-        f"--labels_file={labels_file}",
+        f"--dataset={dataset_folder / MANIFEST_NAME}",
         f"--job-dir={model_folder.parent}",
         *command_line_arguments(arguments),
     ]
-
-
-def _pattern(split: Split, folder: Path) -> str:
-    return shards_pattern([str(shard_location(folder, shard)) for shard in split.shards])
 
 
 def _step_account(job: CustomJobArguments) -> str:

@@ -151,7 +151,7 @@ def _folder_of(folder: Location, switch: bytes | None) -> Location:
         name = json.loads(switch or b"{}").get(_READ_FROM, "")
     except (ValueError, AttributeError):
         return folder
-    # Whoever may write to the bucket can have written the name.
+    # Anyone with write access to the bucket may have set the name.
     hidden = _HIDDEN.format(name=re.escape(folder.absolute().name))
     return folder.absolute().parent / name if re.fullmatch(hidden, str(name)) else folder
 

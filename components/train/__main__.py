@@ -1,7 +1,8 @@
-"""The command line of the training job, which reads TFRecords and writes ``job_dir/model``.
+"""The command line of the training job, which reads a data set and writes ``job_dir/model``.
 
 ``python -m imgpipe.components.train --training_data_path=PATTERN --validation_data_path=PATTERN --job-dir=DIR
---max_steps=1000 ...``, with the flags of Google's built-in algorithm.
+--max_steps=1000 ...``, with the flags of Google's built-in algorithm; or with
+``--dataset=FOLDER/manifest.json`` in place of the patterns.
 """
 
 import os
@@ -13,6 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgpipe.components.common.arguments import argument, check_fields, from_values, parse_command_line
+from imgpipe.components.common.dataset import (
+    MANIFEST_NAME,
+    read_manifest_at,
+    with_absolute_paths,
+    write_manifest,
+)
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.mlflow import tracked_run
@@ -29,12 +36,19 @@ from imgpipe.components.train.arguments import TrainingArguments
 class JobArguments:
     """The inputs that are artifacts of the component and paths on the command line."""
 
+    dataset: str = argument(
+        "",
+        "manifest.json of a data set that convert wrote, local, gs:// or s3://. Replaces training_data_path, "
+        "validation_data_path and labels_file: what the manifest says about the files is not read again.",
+    )
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images: a path or pattern (*, ?, [1-9]), or several separated by "
-        "commas. Required.",
+        "commas. Required without dataset.",
     )
-    validation_data_path: str = argument("", "TFRecord files with the validation images. Required.")
+    validation_data_path: str = argument(
+        "", "TFRecord files with the validation images. Required without dataset."
+    )
     labels_file: str = argument(
         "",
         "UTF-8 text file with one label per line: line i names label i. Empty = the label texts in the "
@@ -43,11 +57,29 @@ class JobArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("training_data_path", "validation_data_path"):
-            _require(name, getattr(self, name))
+        if not self.dataset:
+            for name in ("training_data_path", "validation_data_path"):
+                _require(name, getattr(self, name))
+            return
+        for name in ("training_data_path", "validation_data_path", "labels_file"):
+            if getattr(self, name):
+                raise InvalidArgumentError(
+                    f"--dataset and --{name} exclude one another", remedy="use one of them"
+                )
 
     def write_dataset(self, folder: Path, *, multi_label: bool) -> None:
-        """Converts the TFRecord files to a dataset folder."""
+        """Writes a data set's folder: the manifest, or what a conversion of the TFRecord files gives.
+
+        Raises:
+            MissingInputError: if the manifest or a file does not exist.
+            InvalidDataError: if the manifest or a record is damaged.
+            InterruptedRunError: if a remote store cannot be reached.
+        """
+        if self.dataset:
+            location = parse_location(self.dataset)
+            source = location.parent if location.name == MANIFEST_NAME else location
+            write_manifest(folder, with_absolute_paths(read_manifest_at(source), source))
+            return
         # Imported here so that an invalid flag is rejected before Pillow and TensorFlow load.
         from imgpipe.components.convert.convert import convert
 

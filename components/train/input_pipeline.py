@@ -42,6 +42,7 @@ def training_batches(
     paths: Sequence[Path],
     *,
     shard_examples: Sequence[int],
+    record_sizes: Sequence[str] = (),
     image_size: int,
     batch_size: int,
     seed: int,
@@ -57,6 +58,7 @@ def training_batches(
     Args:
         paths: The shards.
         shard_examples: Number of examples in each shard.
+        record_sizes: The manifest's sizes of the records of each shard, if it has them.
         image_size: Side of the images, in pixels.
         batch_size: Images of all workers together.
         seed: Seed of the order and of the augmentation.
@@ -82,7 +84,7 @@ def training_batches(
             remedy=f"set train_batch_size to a multiple of {workers}",
         )
     size = batch_size // workers
-    reader, order = RecordReader(paths, shard_examples), ExampleOrder(shard_examples, seed)
+    reader, order = RecordReader(paths, shard_examples, record_sizes), ExampleOrder(shard_examples, seed)
     # At least one: TensorFlow's unbatch() crashes the process if an element is empty.
     width = max(1, draws_needed(augmentation))
 
@@ -149,6 +151,7 @@ def evaluation_batches(
     paths: Sequence[Path],
     *,
     shard_examples: Sequence[int],
+    record_sizes: Sequence[str] = (),
     image_size: int,
     batch_size: int,
     images: int = 0,
@@ -163,6 +166,7 @@ def evaluation_batches(
     Args:
         paths: The shards.
         shard_examples: Number of examples in each shard.
+        record_sizes: The manifest's sizes of the records of each shard, if it has them.
         image_size: Side of the images, in pixels.
         batch_size: Size of all batches but the last.
         images: Size of the sample, at most the number of examples; 0 = all of them.
@@ -175,7 +179,7 @@ def evaluation_batches(
     Yields:
         As ``training_batches``, with up to ``batch_size`` images.
     """
-    reader, examples = RecordReader(paths, shard_examples), sum(shard_examples)
+    reader, examples = RecordReader(paths, shard_examples, record_sizes), sum(shard_examples)
     indices = sample_indices(examples, images, seed) if images else np.arange(examples)
     worker, workers = part
     indices = indices[worker * len(indices) // workers : (worker + 1) * len(indices) // workers]

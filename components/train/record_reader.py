@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgpipe.components.common.dataset import CONVERT_AGAIN
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.plural import plural
-from imgpipe.components.common.tfrecord import read_record_at, read_record_offsets
+from imgpipe.components.common.tfrecord import decode_record_offsets, read_record_at, read_record_offsets
 
 # Far below the operating system's limit per process. Other shards are reopened when they are needed.
 _MAX_OPEN_FILES = 64
@@ -24,16 +24,20 @@ _SHARDS_AT_ONCE = 16
 class RecordReader:
     """Reads the serialized tf.Examples of some shards by index. Thread-safe.
 
-    It keeps the offset of each record in memory, 8 bytes per record. The offsets of a shard are read from the
-    headers of its records when its first record is needed.
+    It keeps the offset of each record in memory, 8 bytes per record.
 
     Args:
         paths: The shards.
         shard_examples: Number of examples in each shard.
+        record_sizes: The manifest's ``record_sizes`` of each shard. Where they are empty, the offsets are
+            read from the headers of a shard's records when its first record is needed.
     """
 
-    def __init__(self, paths: Sequence[Path], shard_examples: Sequence[int]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], shard_examples: Sequence[int], record_sizes: Sequence[str] = ()
+    ) -> None:
         self._paths = list(paths)
+        self._record_sizes = list(record_sizes) or [""] * len(self._paths)
         self._ends = np.cumsum(shard_examples)
         self._firsts = self._ends - shard_examples
         self._offsets: dict[int, NDArray[np.int64]] = {}
@@ -78,9 +82,7 @@ class RecordReader:
     def _read_offsets(self, shards: list[int]) -> None:
         # Threads, because it mostly waits for the disk.
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-            for shard, offsets in zip(
-                shards, pool.map(read_record_offsets, (self._paths[shard] for shard in shards)), strict=True
-            ):
+            for shard, offsets in zip(shards, pool.map(self._offsets_of, shards), strict=True):
                 found, expected = len(offsets) - 1, int(self._ends[shard] - self._firsts[shard])
                 if found != expected:
                     raise InvalidDataError(
@@ -89,6 +91,22 @@ class RecordReader:
                         remedy="run the convert step again, because the file has changed since",
                     )
                 self._offsets[shard] = offsets
+
+    def _offsets_of(self, shard: int) -> NDArray[np.int64]:
+        path, sizes = self._paths[shard], self._record_sizes[shard]
+        if not sizes:
+            return read_record_offsets(path)
+        offsets = decode_record_offsets(sizes)
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise _missing(path, error) from None
+        if found != offsets[-1]:
+            raise InvalidDataError(
+                f"{path} has {found:,} bytes, but the manifest says {offsets[-1]:,}",
+                remedy="run the convert step again, because the file has changed since",
+            )
+        return offsets
 
     def _file(self, shard: int) -> "_OpenFile":
         if shard not in self._files:
@@ -106,11 +124,15 @@ class _OpenFile:
         try:
             self.descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise MissingInputError(
-                f"cannot read {path}: {error.strerror}", remedy=f"check the path; {CONVERT_AGAIN}"
-            ) from None
+            raise _missing(path, error) from None
 
     def __del__(self) -> None:
         # Not set if the file could not be opened.
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def _missing(path: Path, error: OSError) -> MissingInputError:
+    return MissingInputError(
+        f"cannot read {path}: {error.strerror}", remedy=f"check the path; {CONVERT_AGAIN}"
+    )

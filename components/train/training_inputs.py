@@ -288,6 +288,7 @@ def _located_batches(
     batches = build_batches(
         shard_paths(folder, split),
         shard_examples=[shard.examples for shard in split.shards],
+        record_sizes=[shard.record_sizes for shard in split.shards],
         image_size=arguments.resolved_image_size(),
         seed=arguments.seed,
         resize=arguments.resize,

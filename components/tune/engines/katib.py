@@ -5,10 +5,16 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from imgpipe.components.common.dataset import TRAIN, VALIDATION, shard_location
+from imgpipe.components.common.dataset import (
+    MANIFEST_NAME,
+    TRAIN,
+    VALIDATION,
+    serialize_manifest,
+    shard_location,
+)
 from imgpipe.components.common.errors import (
     ERROR_CLASSES,
     CheckFailedError,
@@ -17,7 +23,6 @@ from imgpipe.components.common.errors import (
     PipelineError,
     UnavailableError,
 )
-from imgpipe.components.common.labels import format_labels
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
 from imgpipe.components.platforms.kubernetes import katib, workflow
 from imgpipe.components.platforms.kubernetes.client import connect
@@ -38,7 +43,7 @@ from imgpipe.components.platforms.kubernetes.pod_spec import pod_spec
 from imgpipe.components.platforms.polling import FIRST_PAUSE_SECONDS, poll, retry
 from imgpipe.components.platforms.termination import end_job_if_stopped
 from imgpipe.components.storage import LocalLocation, Location
-from imgpipe.components.train.command_line import command_line_arguments, shards_pattern
+from imgpipe.components.train.command_line import command_line_arguments
 from imgpipe.components.train.katib_lines import FILTER, KATIB_TRIAL_NAME
 from imgpipe.components.tune.arguments import failed_trials_limit
 from imgpipe.components.tune.engines.engine import Report, TuningSpec
@@ -166,24 +171,25 @@ class KatibSearch:
         return body
 
     def _data_arguments(self) -> list[str]:
-        """Returns the arguments that name the shards and labels where the trials can read them."""
+        """Returns the argument that names the data set where the trials can read it."""
         manifest = self.spec.manifest
         data = self.location / DATA_FOLDER / manifest.digest()[:16]
         uploaded = {} if data.is_local else data.contents()
-        arguments = []
-        for argument, split in (("training_data_path", TRAIN), ("validation_data_path", VALIDATION)):
-            paths = []
-            for shard in with_progress(manifest.splits[split].shards, "tune", f"{split} shards in {data}"):
+        splits = {}
+        for name in (TRAIN, VALIDATION):
+            shards = []
+            for shard in with_progress(manifest.splits[name].shards, "tune", f"{name} shards in {data}"):
                 location = shard_location(self.spec.dataset, shard).absolute()
                 if isinstance(location, LocalLocation) and not data.is_local:
-                    if uploaded.get(location.name) != shard.bytes:
-                        (data / location.name).upload(location.path)
-                    location = data / location.name
-                paths.append(str(location))
-            arguments.append(f"--{argument}={shards_pattern(paths)}")
-        labels_file = data / "labels.txt"
-        labels_file.write(format_labels(manifest.labels).encode())
-        return [*arguments, f"--labels_file={labels_file}"]
+                    # Shards of several folders may have the same name.
+                    target = data / f"{shard.sha256[:16]}-{location.name}"
+                    if uploaded.get(target.name) != shard.bytes:
+                        target.upload(location.path)
+                    location = target
+                shards.append(replace(shard, path=str(location)))
+            splits[name] = replace(manifest.splits[name], shards=tuple(shards))
+        (data / MANIFEST_NAME).write(serialize_manifest(replace(manifest, splits=splits)))
+        return [f"--dataset={data / MANIFEST_NAME}"]
 
     def _follow(self, search: Experiment, reporter: TrialReporter) -> tuple[SearchState, list[Trial]]:
         """Returns the search and its trials when all of them have ended.

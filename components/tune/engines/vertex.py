@@ -73,7 +73,6 @@ class VertexSearch:
         tuned = {parameter.name for parameter in self.spec.request.parameters}
         args = training_command_line(
             replace(self.spec.training, job_dir=""),
-            self.spec.manifest,
             self.spec.dataset,
             self.spec.job_dir / "model",
         )

@@ -324,24 +324,19 @@ def test_credentials_are_never_sent_over_plain_http(tmp_path, request_):
 def test_the_training_accepts_the_jobs_command_line(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset")
     given = TrainingArguments(**TINY, seed=7, deterministic=True, job_dir="gs://bucket/mine")
-    args = training_command_line(given, read_manifest(folder), folder, tmp_path / "train" / "model")
+    args = training_command_line(given, folder, tmp_path / "train" / "model")
     values = parse_command_line(args, (JobArguments, TrainingArguments))
     job, arguments = from_values(JobArguments, values), from_values(TrainingArguments, values)
-    assert job.training_data_path == f"{folder}/train-*-of-00001"
-    assert Path(job.labels_file).read_text().split() == ["dark", "bright"]
+    job.write_dataset(tmp_path / "copy", multi_label=False)
+    assert read_manifest(tmp_path / "copy").digest() == read_manifest(folder).digest()
     # The step's folder: the export step publishes to the user's job_dir.
     assert arguments == dataclasses.replace(given, job_dir=str(tmp_path / "train"))
 
 
-def test_many_shards_make_a_short_command_line(tmp_path, coloured_dataset):
+def test_the_command_line_has_the_manifest_and_what_differs_from_the_defaults(tmp_path, coloured_dataset):
     folder = coloured_dataset(tmp_path / "dataset", train=12, shards=3)
-    args = training_command_line(
-        TrainingArguments(**TINY, seed=7), read_manifest(folder), folder, tmp_path / "train" / "model"
-    )
-    assert args[:2] == [
-        f"--training_data_path={folder}/train-*-of-00003",
-        f"--validation_data_path={folder}/validation-*-of-00003",
-    ]
+    args = training_command_line(TrainingArguments(**TINY, seed=7), folder, tmp_path / "train" / "model")
+    assert args[0] == f"--dataset={folder}/manifest.json"
     assert f"--job-dir={tmp_path}/train" in args
     # Only values that differ from the defaults, which are the same in the image.
     assert "--seed=7" in args

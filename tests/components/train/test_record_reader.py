@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
-from imgpipe.components.common.tfrecord import frame_record
+from imgpipe.components.common.tfrecord import encode_record_sizes, frame_record, framed_size
+from imgpipe.components.train import record_reader
 from imgpipe.components.train.record_reader import RecordReader
 
 COUNTS = [3, 0, 5, 1] + [2] * 100
@@ -69,3 +70,22 @@ def test_a_number_of_records_that_differs_from_the_manifest_is_rejected(paths):
     reader = RecordReader(paths, [3, 0, 6, *COUNTS[3:]])
     with pytest.raises(InvalidDataError, match="has 5 records, but the manifest says 6"):
         reader.read(np.array([3]))
+
+
+def test_no_shard_is_scanned_if_the_manifest_has_the_sizes_of_its_records(paths, contents, monkeypatch):
+    monkeypatch.setattr(record_reader, "read_record_offsets", lambda path: pytest.fail(f"scanned {path}"))
+    ends = np.cumsum(COUNTS)
+    sizes = [
+        encode_record_sizes([framed_size(len(data)) for data in contents[end - count : end]])
+        for count, end in zip(COUNTS, ends, strict=True)
+    ]
+    # A shard without records has no sizes; none of its records is ever needed.
+    reader = RecordReader(paths, COUNTS, sizes)
+    indices = np.random.default_rng(2).permutation(len(contents))
+    assert reader.read(indices) == [contents[index] for index in indices]
+    paths[2].write_bytes(paths[2].read_bytes() + b"more")
+    with pytest.raises(InvalidDataError, match="but the manifest says"):
+        RecordReader(paths, COUNTS, sizes).read(np.array([3]))
+    paths[2].unlink()
+    with pytest.raises(MissingInputError, match="shard-2"):
+        RecordReader(paths, COUNTS, sizes).read(np.array([3]))

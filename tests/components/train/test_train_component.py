@@ -79,24 +79,28 @@ def test_the_command_line_trains_from_tfrecords_and_publishes_to_job_dir(coloure
 
 def test_the_command_line_trains_from_and_into_a_bucket(bucket, coloured_dataset, tmp_path):
     dataset = coloured_dataset(tmp_path / "data", shards=2)
-    for path in dataset.glob("*-of-*"):
+    for path in dataset.iterdir():
         bucket.put(f"data/{path.name}", path.read_bytes())
+    manifest = [f"--dataset={bucket.uri}/data/manifest.json"]
+    patterns = [f"--{name}_data_path={bucket.uri}/data/{name[:5]}*" for name in ("training", "validation")]
     arguments = [
-        f"--training_data_path={bucket.uri}/data/train-*",
-        f"--validation_data_path={bucket.uri}/data/validation-*",
         f"--job-dir={bucket.uri}/job",
         "--train_batch_size=4",
         "--model_type=resnet-18",
         "--weights=none",
         "--image_size=32",
     ]
-    result, events = run_command(*arguments, "--max_steps=1")
+    result, events = run_command(*manifest, *arguments, "--max_steps=1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert events[-1]["message"] == f"train: published to {bucket.uri}/job/model"
+    # Nothing is read twice.
+    read = [path for method, path in bucket.requests if bucket.reads(method, path) and "-of-" in path]
+    assert len(read) == len(set(read)) == 4
     names = set(bucket.contents("job/"))
     assert {"model/saved_model.pb", "model/provenance.json", "metrics.jsonl"} <= names
     assert {"checkpoints/step-00000001.npz", "checkpoints/best-00000001.npz"} <= names
-    result, _ = run_command(*arguments, "--max_steps=2")
+    # The same data, so that the training continues.
+    result, _ = run_command(*patterns, *arguments, "--max_steps=2")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "resuming from the checkpoint of step 1 of 2" in result.stdout
 
@@ -116,6 +120,7 @@ def test_help_lists_every_argument_with_its_description():
     [
         (["--max_step=3"], 64, "--max-steps"),
         (["--job_dir=job", "--training_data_path=a"], 64, "--validation_data_path is required"),
+        (["--job_dir=job", "--dataset=a", "--labels_file=b"], 64, "--dataset and --labels_file exclude"),
         (
             ["--job-dir=az://b/j", "--training_data_path=a", "--validation_data_path=b"],
             64,

@@ -712,7 +712,7 @@ def test_trials_exchange_data_and_models_through_cloud_storage(server, search, c
         assert len(trial.evaluations) == STEPS / 10
     names = cloud.contents("tuned/")
     assert sum(name.startswith("data/") and "train-" in name for name in names) == 1
-    assert any(name.endswith("/labels.txt") for name in names)
+    assert any(name.endswith("/manifest.json") for name in names)
 
 
 @pytest.mark.proof
