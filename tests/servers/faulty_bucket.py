@@ -27,12 +27,14 @@ class FaultyBucket(ABC):
         address: The address of the server itself, without faults.
         fault: Called with the method and the path of each request; returns a fault, or "" for none.
         requests: Method and path of every request.
+        sent: The number of bytes of content of every answer.
     """
 
     scheme: str
     address: str
     fault: Callable[[str, str], str | Callable[[Handler], None]] = lambda *_: ""
     requests: list[tuple[str, str]] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
 
     @property
     def uri(self) -> str:
@@ -85,6 +87,7 @@ def proxied(bucket: FaultyBucket) -> Iterator[str]:
             connection.request(self.command, self.path, body, headers)
             response = connection.getresponse()
             content = response.read()
+            bucket.sent.append(len(content))
             self.send_response(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in _NOT_FORWARDED:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,9 @@ class S3Bucket(FaultyBucket):
         )
 
 
-@pytest.fixture(scope="session")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of rclone's server."""
-    folder = tmp_path_factory.mktemp("rclone")
+@contextmanager
+def serve_rclone(folder: Path) -> Iterator[str]:
+    """Yields the address of rclone's server, whose buckets are folders."""
     (folder / "buckets" / BUCKET).mkdir(parents=True)
     program = shutil.which("rclone") or str(Path(sys.executable).parent / "rclone")
     command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", "/dev/null"]
@@ -71,6 +70,13 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.02)
         yield found[1]
         process.terminate()
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of rclone's server."""
+    with serve_rclone(tmp_path_factory.mktemp("rclone")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
