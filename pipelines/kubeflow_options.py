@@ -9,7 +9,7 @@ from typing import Any
 from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
-from imgpipe.components.storage import is_local
+from imgpipe.components.storage import is_local, split_volume_uri
 
 # RFC 1123, as for most names in Kubernetes.
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
@@ -71,8 +71,14 @@ def check_paths_are_mounted(options: KubeflowOptions, values: Mapping[str, Any])
     """Rejects a local path that is on none of the volumes; without volumes, the cluster may mount others.
 
     Raises:
-        InvalidArgumentError: naming argument and path.
+        InvalidArgumentError: naming argument and path; also for a deploy_dir on a claim that is not mounted.
     """
+    on_volume = split_volume_uri(str(values.get("deploy_dir") or ""))
+    if on_volume and on_volume[0] not in [volume.claim for volume in options.volumes]:
+        raise InvalidArgumentError(
+            f"deploy_dir={values['deploy_dir']}: the steps do not mount the volume {on_volume[0]}",
+            remedy=f"add --volume {on_volume[0]}:/FOLDER",
+        )
     folders = [PurePosixPath(volume.folder) for volume in options.volumes]
     for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER) if folders else ():
         for path in paths_in(name, str(values.get(name) or "")):

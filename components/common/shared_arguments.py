@@ -92,8 +92,8 @@ JOB_DIR: Any = argument(
 DEPLOY_DIR: Any = argument(
     "",
     "Folder for the deployed model in TensorFlow Serving's layout, with one numbered subfolder per "
-    "version, e.g. serving/flowers. For kserve a gs:// or s3:// folder, for vertex a gs:// one, to which "
-    "models are uploaded.",
+    "version, e.g. serving/flowers. For kserve a gs:// or s3:// folder, or pvc://CLAIM/FOLDER on a volume "
+    "that the steps mount, for vertex a gs:// folder, to which models are uploaded.",
     group=Group.DEPLOYMENT,
     kind=Kind.OUTPUT_FOLDER,
 )

@@ -15,7 +15,7 @@ from imgpipe.components.common.shared_arguments import (
     VERTEX_TARGET,
 )
 from imgpipe.components.platforms.vertex.client import is_plain_http
-from imgpipe.components.storage import ObjectLocation, local_path, parse_location
+from imgpipe.components.storage import ObjectLocation, local_path, parse_location, split_volume_uri
 
 # Names in Kubernetes (RFC 1035); also valid as display name and label on Vertex AI.
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -57,7 +57,9 @@ class DeploymentTarget:
         Raises:
             InvalidArgumentError: naming what is wrong or missing.
         """
-        location = parse_location(self.deploy_dir)
+        # On a volume it is a path only where the claim is mounted.
+        volume = split_volume_uri(self.deploy_dir)
+        location = None if volume else parse_location(self.deploy_dir)
         is_plain_http(self.vertex_endpoint)
         target = self.deploy_target
         if target == NO_TARGET:
@@ -72,11 +74,13 @@ class DeploymentTarget:
             local_path(self.deploy_dir)
             return
         stores = ("gs",) if target == VERTEX_TARGET else ("gs", "s3")
-        if not isinstance(location, ObjectLocation) or location.scheme not in stores:
+        is_in_store = isinstance(location, ObjectLocation) and location.scheme in stores
+        if not is_in_store and not (volume and target == KSERVE_TARGET):
             paths = " or ".join(f"{scheme}://bucket/folder" for scheme in stores)
+            on_volume = ", or pvc://CLAIM/FOLDER on a volume" if target == KSERVE_TARGET else ""
             raise InvalidArgumentError(
                 f"deploy_dir={self.deploy_dir!r} is not in a bucket that {target} servers can read",
-                remedy=f"give a path {paths} that the servers may read",
+                remedy=f"give a path {paths} that the servers may read{on_volume}",
             )
         name = self.resolved_name()
         if not _NAME.fullmatch(name) or len(name) > _MAX_NAME[target]:

@@ -46,6 +46,7 @@ from imgpipe.components.platforms.kubernetes.kserve import (
     specified_uri,
 )
 from imgpipe.components.platforms.kubernetes.serving_runtimes import check_runtime
+from imgpipe.components.platforms.kubernetes.storage_access import check_s3_access
 from imgpipe.components.platforms.polling import poll
 from imgpipe.components.platforms.termination import on_termination
 from imgpipe.components.storage import Location, parse_location
@@ -229,11 +230,12 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
 
     Args:
         model_folder: The model that the export step published.
-        arguments: ``deploy_dir`` (the bucket folder to upload to), ``deploy_name``, ``namespace``, ...
+        arguments: ``deploy_dir`` (the folder in a bucket or on a volume), ``deploy_name``, ``namespace``, ...
 
     Raises:
         InvalidArgumentError: for a canary in Standard mode; nothing was changed.
-        MissingInputError: if the export step did not write the model.
+        MissingInputError: if the export step did not write the model, or, for a model in S3, there is no
+            ServiceAccount of that name.
         CheckFailedError: if the model's files were changed after the export, the runtime cannot load it, the
             service is stopped, or the model does not answer rightly; the message says which model serves.
         OutputError: if imgpipe did not create the service of that name.
@@ -252,6 +254,8 @@ def deploy_to_kserve(model_folder: Path, arguments: DeployArguments) -> Deployme
     cluster = connect("deploy to", arguments.namespace)
     model = current["spec"].get("predictor", {}).get("model") or {} if current else {}
     _until_response(lambda: check_runtime(cluster, model_folder, arguments.serving_image, model), deadline)
+    if arguments.deploy_dir.startswith("s3://"):
+        _until_response(lambda: check_s3_access(cluster, arguments.serving_service_account), deadline)
     storage_uri = upload_model(model_folder, arguments.deploy_dir, digest)
     record = _Record(parse_location(arguments.deploy_dir) / f"deployments/{service.name}.json")
     spec = _specification(current["spec"] if current else {}, arguments, storage_uri)
@@ -396,7 +400,7 @@ class _Record:
         """Returns the specification; None if there is no record."""
         try:
             spec = json.loads(self._location.read())["verified"]
-        except (MissingInputError, ValueError, KeyError, TypeError):
+        except (MissingInputError, FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return spec if isinstance(spec, dict) else None
 

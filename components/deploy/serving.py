@@ -4,7 +4,7 @@ from imgpipe.components.common.errors import InvalidArgumentError, MissingInputE
 from imgpipe.components.common.model_folder import version_folders
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, VERTEX_TARGET
 from imgpipe.components.deploy.deployment import DeploymentTarget
-from imgpipe.components.storage import LocalLocation, Location, parse_location
+from imgpipe.components.storage import LocalLocation, Location, parse_location, split_volume_uri
 
 
 def find_serving_model(target: DeploymentTarget) -> Location:
@@ -39,10 +39,13 @@ def find_serving_model(target: DeploymentTarget) -> Location:
 
 def _readable(location: str) -> Location:
     try:
+        # On a volume that is not mounted here, the error says how to mount it.
         readable = parse_location(location)
     except InvalidArgumentError:
+        if location.startswith("pvc://"):
+            raise
         readable = LocalLocation(location)
-    if readable.is_local:
+    if readable.is_local and not split_volume_uri(location):
         raise OutputError(
             f"the serving model is in {location!r}, not in a bucket",
             remedy="copy it to a bucket, and give that path as champion or pretrained_checkpoint_path",

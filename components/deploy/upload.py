@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
-from imgpipe.components.common.errors import InvalidArgumentError, MissingInputError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    MissingInputError,
+    OutputError,
+    os_error_remedy,
+)
 from imgpipe.components.common.log import timed
 from imgpipe.components.common.verification import VERIFICATION_NAME, Verification, parse_verification
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import parse_location, split_volume_uri
 
 # TensorFlow Serving expects a folder with numbered versions.
 VERSION = "1"
@@ -20,10 +25,11 @@ def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
     verification.json is written beside the folder ``1``: a later rollback to this model is verified with it.
 
     Raises:
-        OutputError: if the bucket is not writable.
+        OutputError: if the bucket or the volume is not writable.
         InterruptedRunError: if a remote store cannot be reached.
     """
-    base = parse_location(deploy_dir) / digest[:_DIGEST_DIGITS]
+    folder = digest[:_DIGEST_DIGITS]
+    base = parse_location(deploy_dir) / folder
     paths = {
         path.relative_to(model_folder).as_posix(): path for path in model_folder.rglob("*") if path.is_file()
     }
@@ -39,8 +45,15 @@ def upload_model(model_folder: Path, deploy_dir: str, digest: str) -> str:
     if missing:
         with timed("uploaded", f"deploy: the model is in {base}"):
             for name in missing:
-                (base / name).upload(targets[name])
-    return str(base)
+                try:
+                    (base / name).upload(targets[name])
+                except OSError as error:
+                    raise OutputError(
+                        f"cannot write to {deploy_dir!r}, here {base}: {error.strerror or error}",
+                        remedy=os_error_remedy(error, "let user 65534, as which the step runs, write there"),
+                    ) from None
+    # On a volume, the path here is not the servers'.
+    return f"{deploy_dir.rstrip('/')}/{folder}" if split_volume_uri(deploy_dir) else str(base)
 
 
 def read_uploaded_verification(storage_uri: str) -> Verification | None:
@@ -52,5 +65,5 @@ def read_uploaded_verification(storage_uri: str) -> Verification | None:
     try:
         location = parse_location(storage_uri) / VERIFICATION_NAME
         return parse_verification(location.read(), str(location))
-    except (MissingInputError, InvalidArgumentError):
+    except (MissingInputError, InvalidArgumentError, FileNotFoundError):
         return None

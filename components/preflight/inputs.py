@@ -79,7 +79,7 @@ def check_outputs(values: Mapping[str, Any]) -> None:
             continue
         location = parse_location(value)
         if location.is_local:
-            check_local_folder(name, Path(value).expanduser().absolute())
+            check_local_folder(name, Path(str(location)).absolute())
             continue
         try:
             location.check_writable()

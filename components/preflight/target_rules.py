@@ -10,7 +10,7 @@ from imgpipe.components.common.arguments import Kind
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.components.common.shared_arguments import KSERVE_TARGET, LOCAL_TARGET, NO_TARGET, VERTEX_TARGET
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, path_arguments, paths_in
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import parse_location, split_volume_uri
 from imgpipe.components.storage.s3 import S3Location
 
 # More generous than the stores: `imgpipe migrate` prints BUCKET as a placeholder.
@@ -69,6 +69,13 @@ def check_paths(target: str, values: Mapping[str, Any]) -> None:
         for part in paths_in(name, value):
             argument = f"{name}={value}"
             check_bucket(uri_of_mounted(part) if target == "vertex" else part, name=argument)
+            if split_volume_uri(part):
+                if target != "kubeflow" or name != "deploy_dir":
+                    raise InvalidArgumentError(
+                        f"{argument} is on a volume, which only a deployment from Kubeflow to KServe can be",
+                        remedy="use a path in a bucket; for data on a volume, its path where it is mounted",
+                    )
+                continue
             location = parse_location(part)
             if target == "vertex" and isinstance(location, S3Location):
                 raise InvalidArgumentError(

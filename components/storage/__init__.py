@@ -23,6 +23,7 @@ from imgpipe.components.storage.object_store import ObjectLocation
 from imgpipe.components.storage.publication import current_folder, read_unchanged
 from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
+from imgpipe.components.storage.volumes import SCHEME, mounted_path, split_volume_uri
 
 __all__ = [
     "PARALLEL_DOWNLOADS",
@@ -45,6 +46,7 @@ __all__ = [
     "publish_folder",
     "read_unchanged",
     "resolve",
+    "split_volume_uri",
 ]
 
 _STORES: dict[str, type[ObjectLocation]] = {
@@ -77,6 +79,8 @@ def _parse_uri(text: str) -> Location | None:
     scheme = _URI.match(text) if "://" in text else None
     if scheme is None:
         return None
+    if scheme[1] == SCHEME:
+        return LocalLocation(mounted_path(text))
     store = _STORES.get(scheme[1])
     if store is None:
         schemes = [f"{name}://" for name in _STORES]

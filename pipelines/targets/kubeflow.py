@@ -1,6 +1,7 @@
 """The target Kubeflow Pipelines: resources of the steps, and the inputs that place the training."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from imgpipe.components.platforms.kubernetes.storage_secret import (
     STORAGE_KEY_VARIABLE,
 )
 from imgpipe.components.preflight.pod_fields import pod_fields
+from imgpipe.components.storage.volumes import VOLUMES_VARIABLE
 from imgpipe.components.tune import katib_component
 from imgpipe.components.tune.katib_arguments import KatibArguments
 from imgpipe.pipelines.images import Images
@@ -72,6 +74,9 @@ def _configure_task(step: str, task: Any, inputs: Mapping[str, Any], *, options:
     if step != "notify":
         for volume in options.volumes:
             kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.folder)
+        if options.volumes:
+            folders = {volume.claim: volume.folder for volume in options.volumes}
+            task.set_env_variable(VOLUMES_VARIABLE, json.dumps(folders))
         if options.has_notify:
             task.set_env_variable(HAS_NOTIFY_VARIABLE, "1")
     kubernetes.use_field_path_as_env(task, RUN_VARIABLE, "metadata.labels['pipeline/runid']")

@@ -15,6 +15,7 @@ from imgpipe.components.common.arguments import description_of, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.platforms.kubeflow.workflow import ordered_tasks
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS
+from imgpipe.components.storage.volumes import VOLUMES_VARIABLE
 from imgpipe.pipelines.builders import builders_of
 from imgpipe.pipelines.images import ROLES, Images
 from imgpipe.pipelines.kubeflow_options import KubeflowOptions, Volume
@@ -403,3 +404,5 @@ def test_a_volume_is_mounted_into_every_step_but_notify(with_additions):
     assert mounted.pop("exec-notify") == []
     assert mounted
     assert all(mounts == [("photos", "/data")] for mounts in mounted.values())
+    environment = with_additions[1]["deploymentSpec"]["executors"]["exec-deploy"]["container"]["env"]
+    assert {"name": VOLUMES_VARIABLE, "value": '{"photos": "/data"}'} in environment

@@ -350,6 +350,12 @@ def test_a_volume_is_mounted_and_paths_on_none_are_refused(run, server):
     result = run(*line, "--", "--images=/datasets/flowers")
     assert result.exit_code == 64
     assert "images=/datasets/flowers is on none of the volumes: /data, /models" in result.output
+    line += ["--", "--images=/data/flowers", "--deploy_target=kserve"]
+    result = run(*line, "--deploy_dir=pvc://serving/flowers")
+    assert result.exit_code == 64
+    assert "deploy_dir=pvc://serving/flowers: the steps do not mount the volume serving" in result.output
+    result = run("submit", "job_3", *line[2:], "--deploy_dir=pvc://models/serving/flowers")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize(

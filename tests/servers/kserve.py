@@ -141,6 +141,7 @@ class Cluster:
     writes: list[str] = field(default_factory=list)
     denied: tuple[str, ...] = ()
     load: Any = None
+    core_objects: dict[str, dict] = field(default_factory=dict)
     draw: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311 - not for secrets
     workloads: dict[str, Workload] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
@@ -197,6 +198,8 @@ class Cluster:
             found = self._revision(namespace, name)
         elif plural == "pods":
             return 200, {"items": self._pods(namespace, query.get("labelSelector", ""))}
+        elif plural in ("serviceaccounts", "secrets"):
+            found = self.core_objects.get(f"{plural}/{name}")
         elif plural == "configmaps":
             found = {"metadata": {}, "data": {"deploy": json.dumps({"defaultDeploymentMode": self.mode})}}
         else:

@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import shutil
 import signal
@@ -16,11 +17,13 @@ from imgpipe.components.common.errors import (
     OutputError,
     UnavailableError,
 )
-from imgpipe.components.common.model_folder import model_digest
+from imgpipe.components.common.model_folder import local_model, model_digest
 from imgpipe.components.deploy import kserve
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.kserve import deploy_to_kserve, find_kserve_model
-from imgpipe.components.platforms.kubernetes.client import MANAGED_BY
+from imgpipe.components.deploy.serving import find_serving_model
+from imgpipe.components.platforms.kubernetes.client import MANAGED_BY, connect
+from imgpipe.components.platforms.kubernetes.storage_access import check_s3_access
 from tests.servers.kserve import (
     CRASHES,
     EARLY_PORT,
@@ -31,6 +34,7 @@ from tests.servers.kserve import (
     OTHER_ANSWERS,
     OTHER_LABELS,
     STANDARD,
+    load_from,
     runtime,
 )
 
@@ -684,3 +688,79 @@ def test_runtimes_that_may_not_be_read_are_a_warning(deploy, cluster, capsys):
     cluster.forbidden.add("servingruntimes")
     assert deploy(0).verified
     assert "runtime_not_checked" in capsys.readouterr().out
+
+
+class VolumeFiles:
+    """A PersistentVolumeClaim, as the pods of the predictor see it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def objects(self, uri):
+        root = self.folder / uri.removeprefix("pvc://models/")
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+        }
+
+
+def test_a_model_on_a_volume_is_served_and_found(on_kserve, cluster, models, tmp_path, monkeypatch):
+    values = {**on_kserve, "deploy_dir": "pvc://models/serving/flowers"}
+    with pytest.raises(InvalidArgumentError, match="volume models, which this step does not mount"):
+        deploy_to_kserve(models[0], DeployArguments(**values))
+    monkeypatch.setenv("IMGPIPE_VOLUMES", json.dumps({"models": str(tmp_path / "mount")}))
+    cluster.load = load_from(VolumeFiles(tmp_path / "mount"))
+    deployment = deploy_to_kserve(models[0], DeployArguments(**values))
+    uri = f"pvc://models/serving/flowers/{model_digest(models[0])[:16]}"
+    assert (deployment.changed, deployment.verified) == (True, True)
+    assert predictor(cluster)["model"]["storageUri"] == uri
+    with local_model(find_serving_model(DeployArguments(**values))) as found:
+        assert (found / "saved_model.pb").read_bytes() == (models[0] / "saved_model.pb").read_bytes()
+    assert not deploy_to_kserve(models[0], DeployArguments(**values)).changed
+
+
+@pytest.mark.parametrize("deploy_dir", ["pvc://", "pvc://models/../x", "pvc://Models/x", "pvc://models//x"])
+def test_a_wrong_path_on_a_volume_is_refused(deploy_dir):
+    with pytest.raises(InvalidArgumentError, match="is not a path on a PersistentVolumeClaim"):
+        DeployArguments(deploy_target="kserve", deploy_dir=deploy_dir, deploy_name="flowers")
+
+
+@pytest.mark.parametrize(
+    ("account", "secret", "warning"),
+    [
+        ({}, None, "has no role, and no Secret with AWS_SECRET_ACCESS_KEY; its Secrets are: none"),
+        ({"secrets": [{"name": "keys"}]}, {"data": {"token": "eA=="}}, "its Secrets are: keys"),
+        (
+            {"secrets": [{"name": "keys"}]},
+            {"data": {"AWS_SECRET_ACCESS_KEY": "eA=="}},
+            "Secret keys has no annotation serving.kserve.io/s3-endpoint",
+        ),
+        (
+            {"secrets": [{"name": "keys"}]},
+            {
+                "data": {"AWS_SECRET_ACCESS_KEY": "eA=="},
+                "metadata": {"annotations": {"serving.kserve.io/s3-endpoint": "minio:9000"}},
+            },
+            "",
+        ),
+        ({"metadata": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}}}, None, ""),
+    ],
+)
+def test_missing_access_to_s3_is_reported_before_the_upload(
+    on_kserve, cluster, monkeypatch, capsys, account, secret, warning
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    cluster.core_objects["serviceaccounts/default"] = {"metadata": {"name": "default"}, **account}
+    if secret:
+        secret.setdefault("metadata", {})["name"] = "keys"
+        cluster.core_objects["secrets/keys"] = secret
+    check_s3_access(connect("deploy to", "team"), "")
+    output = capsys.readouterr().out
+    assert warning in output
+    assert bool(output) == bool(warning)
+
+
+def test_a_service_account_that_does_not_exist_is_an_error_unless_it_may_not_be_read(on_kserve, cluster):
+    with pytest.raises(MissingInputError, match="'reader'"):
+        check_s3_access(connect("deploy to", "team"), "reader")
+    cluster.forbidden = {"serviceaccounts"}
+    check_s3_access(connect("deploy to", "team"), "reader")
