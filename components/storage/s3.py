@@ -42,6 +42,8 @@ Result = TypeVar("Result")
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
 _READ_BYTES = 1 << 20
+# Above, one more request is faster than an MD5.
+_MOST_HASHED_BYTES = 1 << 20
 _PAGE_KEYS = 1000
 # Larger files are uploaded in parts of this size.
 _PART_BYTES = 64 << 20
@@ -142,16 +144,19 @@ class S3Location(ObjectLocation):
         """Writes the content to a file and verifies it.
 
         The ETag of an object that was uploaded in one part is its MD5, but not if it is encrypted with a
-        user's key, and not on all servers. Then the length is compared.
+        user's key, and not on all servers. Then the length is compared; also for a large object, whose MD5
+        takes as long as its download.
         """
         found = _client().get_object(Bucket=self.bucket, Key=self.key)
+        is_small = found.get("ContentLength", 0) <= _MOST_HASHED_BYTES
         digest = hashlib.md5(usedforsecurity=False)
         length = 0
         for part in found["Body"].iter_chunks(_READ_BYTES):
             file.write(part)
-            digest.update(part)
+            if is_small:
+                digest.update(part)
             length += len(part)
-        if digest.hexdigest() != _field(found, "ETag").strip('"'):
+        if not is_small or digest.hexdigest() != _field(found, "ETag").strip('"'):
             _field(found, "LastModified")
             found = _client().head_object(Bucket=self.bucket, Key=self.key)
             _check_length(length, found["ContentLength"])

@@ -1,5 +1,6 @@
 """What S3 has and Cloud Storage has not: its credentials, endpoints and answers."""
 
+import os
 import socket
 
 import pytest
@@ -13,6 +14,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.storage import parse_location, remote_requests
 from imgpipe.components.storage.s3 import S3Location
+from tests.servers.faulty_bucket import SHORT
 
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
@@ -197,3 +199,13 @@ def test_another_scheme_of_s3_has_its_remedy():
     with pytest.raises(InvalidArgumentError) as caught:
         parse_location("s3a://photos/a")
     assert caught.value.remedy == "write s3://photos/a"
+
+
+def test_a_large_object_that_ends_early_is_read_again(s3, tmp_path):
+    content = os.urandom(1_500_000)
+    location = parse_location(s3.put("large", content))
+    faults = [SHORT]
+    s3.fault = lambda method, _: faults.pop() if method == "GET" and faults else ""
+    location.download(tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert faults == []
