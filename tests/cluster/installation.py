@@ -6,8 +6,9 @@ import json
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,7 @@ class Installation:
         is_multi_user: Whether ``namespace`` is a user's.
         folder: The folder in an object store that the pods and this machine can read.
         registry: The registry of our images; empty = they are on the nodes.
+        session: The label of the pods of these tests: others may test on the cluster at the same time.
     """
 
     host: str
@@ -47,6 +49,7 @@ class Installation:
     is_multi_user: bool
     folder: str
     registry: str
+    session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def imgpipe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command of ours; KFP_ENDPOINT and KUBECONFIG come from the environment."""
@@ -152,7 +155,7 @@ class Installation:
             service_account=self.account,
             storage_secret="imgpipe-storage",  # noqa: S106 - its default name
         )
-        metadata = {"name": name, "labels": {"sidecar.istio.io/inject": "false", _TEST_LABEL: "true"}}
+        metadata = {"name": name, "labels": {"sidecar.istio.io/inject": "false", _TEST_LABEL: self.session}}
         self.core.create_namespaced_pod(self.namespace, {"metadata": metadata, "spec": {**spec, **fields}})
 
     def wait_for_phase(self, pod: str, *phases: str, seconds: float = 300) -> str:
@@ -180,7 +183,8 @@ class Installation:
 
     def delete_own_pods(self) -> None:
         """Deletes the pods of ``start_pod``."""
-        self.core.delete_collection_namespaced_pod(self.namespace, label_selector=_TEST_LABEL)
+        own = f"{_TEST_LABEL}={self.session}"
+        self.core.delete_collection_namespaced_pod(self.namespace, label_selector=own)
 
     def evict(self, pod: str) -> None:
         """Evicts a pod, as the drain of a node does."""
