@@ -169,7 +169,9 @@ class Installation:
 
     def pod_log(self, pod: str) -> str:
         """Returns what a pod has printed."""
-        return str(self.core.read_namespaced_pod_log(pod, self.namespace))
+        # The client library would decode a log that is one JSON object.
+        response = self.core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False)
+        return str(response.data.decode())
 
     def delete_pod(self, pod: str) -> None:
         """Deletes a pod and waits until it is deleted."""

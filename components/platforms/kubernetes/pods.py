@@ -37,16 +37,19 @@ def read_log(
     """
     action = f"read the log of pod {pod.metadata.name}"
     with translate_errors(action, remedy=_REMEDY):
-        text = client.CoreV1Api(cluster.api_client).read_namespaced_pod_log(
+        response = client.CoreV1Api(cluster.api_client).read_namespaced_pod_log(
             pod.metadata.name,
             cluster.namespace,
             container=container,
             tail_lines=max_lines,
             _request_timeout=REQUEST_TIMEOUT_SECONDS,
+            # The client library would decode a log that is one JSON object, e.g. its first line.
+            _preload_content=False,
         )
-    if is_page(str(text)):
-        raise invalid_response(action, describe_body(str(text)))
-    return str(text).splitlines()
+        text = str(response.data, "utf-8", errors="replace")
+    if is_page(text):
+        raise invalid_response(action, describe_body(text))
+    return text.splitlines()
 
 
 def container_ended(pod: client.V1Pod, container: str) -> client.V1ContainerStateTerminated | None:

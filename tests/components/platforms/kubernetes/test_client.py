@@ -135,6 +135,16 @@ def test_a_page_is_not_a_log_and_not_a_list_of_runtimes(monkeypatch, tmp_path):
                     read_log(cluster, pod, "main")
 
 
+def test_a_log_that_is_one_line_of_json_is_returned_as_it_is(monkeypatch, tmp_path):
+    # The client library decodes whatever is JSON, also for an API that returns text:
+    # kubernetes-client/python, kubernetes/client/api_client.py, deserialize.
+    pod = SimpleNamespace(metadata=SimpleNamespace(name="a"))
+    for line in ('{"severity": "INFO", "message": "a"}', "12", '"a"'):
+        with serve_json(lambda *_, line=line: (200, f"{line}\n")) as address:
+            use_kubeconfig(monkeypatch, tmp_path, SimpleNamespace(address=address))
+            assert read_log(connect("tune on"), pod, "main") == [line]
+
+
 @pytest.mark.parametrize(
     "request_of",
     [
