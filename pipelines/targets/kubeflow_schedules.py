@@ -130,16 +130,22 @@ class KubeflowSchedules:
         self._change("enable", f"resume {name}", self._resource(name))
 
     def delete_schedule(self, name: str) -> None:
-        """Deletes the schedule; its running runs continue."""
-        self._change("delete", f"delete {name}", self._resource(name))
+        """Deletes the schedule; its running runs continue.
+
+        By default Kubernetes would also delete the Workflows, which belong to the ScheduledWorkflow: their
+        pods would end, and Kubeflow Pipelines would show the runs as RUNNING for ever.
+        """
+        self._change("delete", f"delete {name}", self._resource(name), propagation_policy="ORPHAN")
 
     def _delete(self, recurring: Any) -> None:
         resource = recurring.recurring_run_id
         self._change("delete", f"delete the recurring run {resource}, which was created twice", resource)
 
-    def _change(self, verb: str, action: str, resource: str) -> None:
+    def _change(self, verb: str, action: str, resource: str, **options: str) -> None:
         method = f"recurring_run_service_{verb}_recurring_run"
-        self.client.read(action, lambda api: getattr(api.recurring_runs, method)(recurring_run_id=resource))
+        self.client.read(
+            action, lambda api: getattr(api.recurring_runs, method)(recurring_run_id=resource, **options)
+        )
 
     def _resource(self, name: str) -> str:
         return only_schedule(name, [*map(_schedule, self._recurring_runs())], self.client.host).resource

@@ -315,8 +315,12 @@ def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
     for verb, state in (("pause", "PAUSED"), ("resume", "ACTIVE")):
         assert run("schedule", verb, "nightly").exit_code == 0
         assert json.loads(run("schedule", "list", "--format", "json").stdout)[0]["state"] == state
+    server.runs["r2"]["state"] = "RUNNING"
+    server.workflows["r2"] = WorkflowState()
     assert run("schedule", "delete", "nightly").exit_code == 0
     assert server.recurring_runs == {}
+    # The run that is running continues.
+    assert "r2" in server.workflows
 
 
 @pytest.mark.parametrize(

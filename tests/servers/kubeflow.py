@@ -168,6 +168,12 @@ class KubeflowServer:
             if identifier not in resources:
                 return 404, f"{identifier} not found"
             if method == "DELETE":
+                # DeleteJob in resource_manager.go, SetOwnerReferences in workflow.go (2.17): the Workflows
+                # that a recurring run has started belong to it. They are deleted; their runs stay RUNNING.
+                if collection == "recurringruns" and query.get("propagation_policy") != "ORPHAN":
+                    for run_id, run in self.runs.items():
+                        if run.get("recurring_run_id") == identifier:
+                            self.workflows.pop(run_id, None)
                 del resources[identifier]
                 return 200, {}
             if verb == "terminate":
