@@ -26,7 +26,14 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
-from imgpipe.components.common.webhook import CANCELLED, FAILED, SUCCEEDED, has_webhook, report_end
+from imgpipe.components.common.webhook import (
+    CANCELLED,
+    FAILED,
+    STOP_REPORTED,
+    SUCCEEDED,
+    has_webhook,
+    report_end,
+)
 from imgpipe.components.platforms.kubernetes.storage_secret import use_storage_secret
 
 _LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
@@ -61,6 +68,10 @@ def run_component(
     # Several component functions, the names of steps, may share the logic module of one folder.
     step, package = function_name, module_name.split(".")[-2]
     use_storage_secret()
+    if has_webhook():
+        # On SIGTERM there is no time to import it: KFP's launcher ends immediately, and within a second its
+        # container and this process (argo-workflows 4.0.5, workflow/executor/osspecific/signal_linux.go).
+        importlib.import_module("imgpipe.components.platforms.kubernetes.workflow")
 
     def report_failure(error: PipelineError) -> None:
         report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
@@ -148,7 +159,7 @@ def _report_stop(step: str) -> None:
     """Reports that the run was stopped, if it was: an evicted step starts again."""
     if not has_webhook():
         return
-    # Imported here: it takes a second, and few runs need it.
+    # Imported here, and by run_component: few runs need it.
     from imgpipe.components.platforms.kubeflow.workflow import CANCELLED as STOPPED_BY_USER
     from imgpipe.components.platforms.kubernetes.workflow import own_stop_reason
 
@@ -158,9 +169,10 @@ def _report_stop(step: str) -> None:
     state, problem, remedy = CANCELLED, "", ""
     if reason != STOPPED_BY_USER:
         state, problem, remedy = FAILED, f"the run was stopped {reason}", _AFTER_DEADLINE
-    # The process is killed 30 seconds after SIGTERM: there is no time for a second attempt. In a run that was
-    # stopped, the step notify does not start (docs/kubeflow.md).
-    report_end(state, step, problem=problem, remedy=remedy, retries=False, even_with_notify=True)
+    # The process is killed within a second: there is no time for a second attempt. The step notify may not
+    # start in a run that was stopped (docs/kubeflow.md).
+    if report_end(state, step, problem=problem, remedy=remedy, retries=False, even_with_notify=True):
+        log_event("stop_reported", f"{step}: {STOP_REPORTED}", step=step)
 
 
 class _Terminated(BaseException):

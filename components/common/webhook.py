@@ -18,6 +18,8 @@ WEBHOOK_VARIABLE, RUN_VARIABLE = "IMGPIPE_WEBHOOK_URL", "IMGPIPE_RUN_ID"
 # Set in the steps of a pipeline with the step notify.
 HAS_NOTIFY_VARIABLE = "IMGPIPE_HAS_NOTIFY"
 SUCCEEDED, FAILED, CANCELLED, UNKNOWN = "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN"
+# What a step logs after it has reported that the run was stopped; the step notify looks for it.
+STOP_REPORTED = "the webhook was called: the run was stopped"
 _TIMEOUT_SECONDS = 10
 # Before the second and the third attempt, unless the server asks for a longer pause.
 _PAUSES_SECONDS = (1.0, 4.0)
@@ -52,7 +54,7 @@ def report_end(
     remedy: str = "",
     retries: bool = True,
     even_with_notify: bool = False,
-) -> None:
+) -> bool:
     """Posts the end of the run as JSON to the URL in the environment, if there is one.
 
     The fields are ``text`` (one line, which chats show), ``state``, ``run_id``, ``step``, ``problem`` and
@@ -65,10 +67,13 @@ def report_end(
         remedy: What to do.
         retries: Whether a request that fails is tried again.
         even_with_notify: Whether to post also in a run whose last step, notify, reports its end.
+
+    Returns:
+        Whether the server has accepted it.
     """
     url = _url()
     if not url or (os.environ.get(HAS_NOTIFY_VARIABLE) and not even_with_notify):
-        return
+        return False
     run_id = os.environ.get(RUN_VARIABLE, "")
     ended = {
         SUCCEEDED: "succeeded",
@@ -88,11 +93,12 @@ def report_end(
     for pause in (*(_PAUSES_SECONDS if retries else ()), None):
         reason, can_retry, asked = _post(url, json.dumps(content).encode())
         if not reason:
-            return
+            return True
         if not can_retry or pause is None:
             break
         time.sleep(min(max(pause, asked), _MAX_PAUSE_SECONDS))
     log_event("webhook_failed", f"the webhook could not be called: {reason}", severity="WARNING")
+    return False
 
 
 def _post(url: str, content: bytes) -> tuple[str, bool, float]:

@@ -7,7 +7,14 @@ from kubernetes import client
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.common.log import FAILED as FAILED_MARK
 from imgpipe.components.common.log import log_result, messages
-from imgpipe.components.common.webhook import CANCELLED, FAILED, SUCCEEDED, UNKNOWN, report_end
+from imgpipe.components.common.webhook import (
+    CANCELLED,
+    FAILED,
+    STOP_REPORTED,
+    SUCCEEDED,
+    UNKNOWN,
+    report_end,
+)
 from imgpipe.components.platforms.kubeflow.workflow import CANCELLED as STOPPED_BY_USER
 from imgpipe.components.platforms.kubeflow.workflow import LastPod, last_pods, stop_reason
 from imgpipe.components.platforms.kubernetes.client import Cluster, connect
@@ -41,14 +48,14 @@ def report_run() -> None:
     lines = _log(cluster, failed)
     if not reason:
         _report(FAILED, step, *_error(cluster, failed, lines))
-    elif lines:
+    elif any(STOP_REPORTED in text for text in messages(lines)):
         log_result(STEP, f"the run was stopped, which {step} has reported")
     else:
         _report_stop(reason, step, _error(cluster, failed, lines)[0])
 
 
 def _report_stop(reason: str, step: str, problem: str = "") -> None:
-    """Reports that a run was stopped while none of its steps ran, which would have reported it."""
+    """Reports that a run was stopped, which none of its steps has reported: none ran, or it was killed."""
     if reason == STOPPED_BY_USER:
         _report(CANCELLED, step)
     else:

@@ -15,7 +15,7 @@ WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
 # backend/src/v2/compiler/argocompiler/common.go in kubeflow/pipelines.
 _POD_VARIABLE = "KFP_POD_NAME"
 _GROUP, _VERSION, _PLURAL = "argoproj.io", "v1alpha1", "workflows"
-# By default, a pod has 30 seconds between SIGTERM and SIGKILL.
+# On Kubeflow, a step has less than a second after SIGTERM; elsewhere a pod has 30 seconds by default.
 _TIMEOUT_SECONDS = 5
 
 

@@ -151,7 +151,9 @@ def workflow_of(*, started=0, **spec):
     ],
     ids=["cancelled", "shut-down", "deleted", "deadline", "evicted"],
 )
-def test_a_step_that_ends_with_its_run_reports_it(server, cluster, monkeypatch, workflow, state, text):
+def test_a_step_that_ends_with_its_run_reports_it(
+    server, cluster, monkeypatch, capsys, workflow, state, text
+):
     component = types.ModuleType("imgpipe.components.sample.component")
     component.train = lambda: signal.raise_signal(signal.SIGTERM)
     for name in ("imgpipe.components.sample", "imgpipe.components.sample.sample"):
@@ -169,6 +171,8 @@ def test_a_step_that_ends_with_its_run_reports_it(server, cluster, monkeypatch, 
     assert [(content["state"], content["text"]) for _, _, content in server[0]] == (
         [(state, text)] if state else []
     )
+    # Whether it has reported it, the step notify reads from the log.
+    assert (webhook.STOP_REPORTED in capsys.readouterr().out) == bool(state)
 
 
 def test_a_pause_is_as_long_as_the_server_asks_for(monkeypatch):

@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from imgpipe.components.common.errors import InvalidDataError
-from imgpipe.components.common.log import LOG_FORMAT_VARIABLE
+from imgpipe.components.common.log import LOG_FORMAT_VARIABLE, log_event
 from imgpipe.components.common.step import log_error, run_component
-from imgpipe.components.common.webhook import FAILED, report_end
+from imgpipe.components.common.webhook import FAILED, STOP_REPORTED, report_end
 from tests.servers.http_server import serve_json
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.kubeflow_workflow import WORKFLOW, Pod, WorkflowState, node_id, stamp
 
 PARENT = "exit-handler-1"
 DAY = 24 * 3600
+TERMINATED = "11-29 10:00:00 train: failed\n    problem: train was terminated by SIGTERM\n"
 ON_EXIT = f"{WORKFLOW}(0).root(0).{PARENT}.onExit(0).notify(0)"
 
 
@@ -131,9 +132,16 @@ def test_a_run_that_was_cancelled_while_a_pod_waited(notify):
     assert posted["text"] == "imgpipe run run-1 was cancelled in train"
 
 
-def test_a_run_that_was_cancelled_while_a_step_ran_was_reported_by_the_step(notify):
-    log = "11-29 10:00:00 train: failed\n    problem: train was terminated by SIGTERM\n"
-    pods = {"train": [Pod("Failed", "Step exceeded its deadline", log)]}
+@pytest.mark.parametrize("log", ["11-29 10:00:00 train: started\n", TERMINATED])
+def test_a_run_that_was_cancelled_while_a_step_ran_which_was_killed_before_it_reported_it(notify, log):
+    posted = notify({"train": [Pod("Failed", "Error (exit code 143)", log)]}, cancelled=True)
+    assert (posted["state"], posted["step"]) == ("CANCELLED", "train")
+
+
+def test_a_run_that_was_cancelled_while_a_step_ran_was_reported_by_the_step(notify, capsys):
+    log_event("stop_reported", f"train: {STOP_REPORTED}", step="train")
+    log = TERMINATED + capsys.readouterr().out
+    pods = {"train": [Pod("Failed", "Error (exit code 143)", log)]}
     assert notify(pods, cancelled=True) is None
 
 
