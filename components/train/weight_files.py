@@ -77,18 +77,32 @@ def damaged_weights(file: Path, model_type: str, reason: str) -> UnavailableErro
 
 def missing_weights(model_type: str, name: str, reason: str) -> UnavailableError:
     """Returns the error for weights that cannot be downloaded."""
+    if _is_read_only(keras_home()):
+        # The folder for weights of an image; the other one is deleted with the container.
+        remedy = (
+            f"build the image of the training with the file {name} (docs/containers.md, section Pretrained "
+            "weights), or set weights to none"
+        )
+    else:
+        remedy = (
+            f"copy the file {name} to this folder from a machine with internet access, where the same run "
+            "downloads it to ~/.keras/models; or set weights to none"
+        )
     return UnavailableError(
         f"the ImageNet weights of {model_type} are not on this machine and cannot be downloaded: {reason}",
         where=str(weights_folder() / name),
-        remedy=f"copy the file {name} to this folder from a machine with internet access, where the same run "
-        "downloads it to ~/.keras/models; or set weights to none",
+        remedy=remedy,
     )
 
 
 def weights_folder() -> Path:
     """Returns the folder to which Keras downloads weights, and where it looks for them."""
     home = keras_home()
-    return (home if os.access(home, os.W_OK) or not home.exists() else KERAS_FALLBACK) / "models"
+    return (KERAS_FALLBACK if _is_read_only(home) else home) / "models"
+
+
+def _is_read_only(folder: Path) -> bool:
+    return folder.exists() and not os.access(folder, os.W_OK)
 
 
 def _find(name: str) -> Path | None:

@@ -41,6 +41,14 @@ def test_missing_weights_are_reported_with_the_file_and_its_folder(models):
     assert f"copy the file {MOBILENET_FILE} to this folder" in caught.value.remedy
 
 
+def test_missing_weights_in_a_container_are_to_be_added_to_its_image(models, monkeypatch):
+    # Tests may run as root, who can write everywhere.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UnavailableError) as caught:
+        check_weights(MOBILENET)
+    assert f"build the image of the training with the file {MOBILENET_FILE}" in caught.value.remedy
+
+
 def test_weights_on_this_machine_need_no_connection(models):
     with h5py.File(models / MOBILENET_FILE, "w") as file:
         file.create_group("layer")
