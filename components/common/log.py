@@ -32,6 +32,16 @@ _INDENT = "    "
 _CONTINUED = 7 * " "
 _TIME_FORMAT = "%m-%d %H:%M:%S"
 _PLAIN_EVENT = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d (?P<message>.*)")
+_ignores_broken_pipe = False
+
+
+def ignore_broken_pipe() -> None:
+    """From now on, an event that cannot be written is dropped: the process must clean up all the same.
+
+    On SIGTERM, KFP's launcher, which reads the output of a step, ends before the step does.
+    """
+    global _ignores_broken_pipe
+    _ignores_broken_pipe = True
 
 
 def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any) -> None:
@@ -49,8 +59,12 @@ def log_event(event: str, message: str, *, severity: str = "INFO", **fields: Any
     else:
         text = plain_lines(event, message, severity=severity, **fields)
     # A single write call, so that lines of several threads do not mix.
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _ignores_broken_pipe:
+            raise
 
 
 def is_json() -> bool:

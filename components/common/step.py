@@ -24,7 +24,7 @@ from imgpipe.components.common.errors import (
     PipelineError,
     os_error_remedy,
 )
-from imgpipe.components.common.log import is_json, log_event
+from imgpipe.components.common.log import ignore_broken_pipe, is_json, log_event
 from imgpipe.components.common.user_settings import ignored_keras_settings
 from imgpipe.components.common.webhook import (
     CANCELLED,
@@ -232,6 +232,7 @@ def _raise_on_sigterm() -> Iterator[None]:
     """Raises ``_Terminated`` in the block on SIGTERM, e.g. when an orchestrator evicts the pod."""
 
     def raise_terminated(*_: Any) -> NoReturn:
+        ignore_broken_pipe()
         raise _Terminated
 
     previous = signal.signal(signal.SIGTERM, raise_terminated)

@@ -128,6 +128,33 @@ run_command("sample", command)
     assert event["retry_can_help"] is True
 
 
+def test_a_step_whose_output_nobody_reads_cleans_up_on_sigterm(tmp_path):
+    # KFP's launcher reads it, and ends on the same signal, before the step.
+    ended = tmp_path / "ended"
+    code = f"""
+import time
+from pathlib import Path
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.step import run_command
+from imgpipe.components.platforms.termination import end_job_if_stopped
+def command():
+    with end_job_if_stopped(
+        "sample", "job", end=Path({str(ended)!r}).touch, is_stopped=lambda: True, by_hand=""
+    ):
+        log_event("started", "started")
+        time.sleep(60)
+run_command("sample", command)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    )
+    assert b"started" in process.stdout.readline()
+    process.stdout.close()
+    process.terminate()
+    assert process.wait(60) == EXIT_CODE_INTERRUPTED
+    assert ended.exists()
+
+
 def test_an_arguments_dataclass_is_built_from_flat_values(capsys, monkeypatch):
     def sample(dataset: object, arguments: Sample) -> int:
         return arguments.size
