@@ -95,10 +95,13 @@ def check_search(installation, job, count=_SEARCH["max_trials"]):
     return experiment
 
 
-def pods_of(installation, run_id, step):
-    """Returns the names of a step's pods that are pending or running."""
+def running_pods(installation, run_id, step):
+    """Returns the names of a step's pods that run.
+
+    A pod that is evicted before is created again under the same name: it is not a second attempt.
+    """
     pods = [pod for pod in installation.pods(run_id) if step_of(pod) == step]
-    return [pod.metadata.name for pod in pods if pod.status.phase in ("Pending", "Running")]
+    return [pod.metadata.name for pod in pods if pod.status.phase == "Running"]
 
 
 @pytest.mark.parametrize("uploaded", [TUNE], indirect=True)
@@ -142,7 +145,7 @@ def test_a_step_that_is_evicted_starts_again_and_continues(installation, request
     if step == "train":
         checkpoints = parse_location(f"{job_dir}/checkpoints")
         wait_for(lambda: checkpoints.children(limit=1), RUN_SECONDS, "the first checkpoint")
-    pod = wait_for(lambda: pods_of(installation, run_id, step), RUN_SECONDS, f"{step} starts")[0]
+    pod = wait_for(lambda: running_pods(installation, run_id, step), RUN_SECONDS, f"{step} starts")[0]
     installation.evict(pod)
     if step == "tune":
         again = check_search(installation, job)
