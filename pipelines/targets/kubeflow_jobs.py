@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError, MissingInputError
+from imgpipe.components.common.errors import (
+    InterruptedRunError,
+    InvalidArgumentError,
+    MissingInputError,
+    PipelineError,
+)
 from imgpipe.components.platforms.kubeflow.client import KubeflowClient, check_id, equals
 from imgpipe.components.platforms.kubeflow.records import read_spec, read_workflow
 from imgpipe.components.platforms.kubeflow.workflow import CANCELLED, Step, stop_reason
 from imgpipe.components.platforms.polling import retry
 from imgpipe.components.platforms.submission import create_once
 from imgpipe.pipelines.targets.jobs import ENDED, Job, no_such_job, with_same_id
-from imgpipe.pipelines.targets.kubeflow_logs import StepLogs, stream_logs
+from imgpipe.pipelines.targets.kubeflow_logs import DEFAULT_NAMESPACE, StepLogs, stream_logs
 from imgpipe.pipelines.targets.kubeflow_requests import RunRequest
 from imgpipe.pipelines.targets.kubeflow_runs import describe_run, job_of, read_steps
 
@@ -96,6 +101,24 @@ class KubeflowJobs:
         for run in self._runs(job_id):
             if job_of(run).state not in ENDED:
                 self._terminate(run)
+                self._delete_experiments(run)
+
+    def _delete_experiments(self, run: Any) -> None:
+        """Deletes a run's Katib Experiments, if the cluster can be reached from here.
+
+        The step that follows one deletes it, too, unless it is killed first: it has less than a second.
+        """
+        # Takes a second to import.
+        from imgpipe.components.platforms.kubernetes.client import connect
+        from imgpipe.components.platforms.kubernetes.katib import delete_experiments_of
+
+        namespace = self._pods_namespace() or DEFAULT_NAMESPACE
+        try:
+            cluster = connect("delete experiments on", namespace, in_cluster=False, retries=0)
+            delete_experiments_of(cluster, run.run_id)
+        except PipelineError:
+            # No Katib, or not reachable.
+            return
 
     def _job(self, run: Any, workflow: Mapping[str, Any] = MappingProxyType({})) -> Job:
         return dataclasses.replace(job_of(run, workflow), namespace=self.client.user_namespace())

@@ -291,6 +291,15 @@ def test_describe_list_and_cancel_use_the_submitted_job_id(run, server):
     assert run("describe", "missing").exit_code == 66
 
 
+def test_a_run_that_is_cancelled_leaves_no_experiment(run, server):
+    # The step that follows it is killed less than a second after SIGTERM.
+    submit(run)
+    [run_id] = server.runs
+    server.experiments_of_katib = {run_id: "imgpipe-tune-1", "another run": "imgpipe-tune-2"}
+    assert run("cancel", "job_1").exit_code == 0
+    assert server.experiments_of_katib == {"another run": "imgpipe-tune-2"}
+
+
 def test_schedules_are_created_listed_paused_resumed_and_deleted(run, server):
     created = run("schedule", "create", "nightly", "--cron", "0 3 * * 1", "--no-check", "--", *ARGUMENTS)
     assert created.exit_code == 0, created.output

@@ -64,6 +64,7 @@ class KubeflowServer:
         has_interface: Whether the address is that of the web interface, which reads artifacts.
         forbidden: What the account may not do: list ``pods``, read ``pods/log``, create ``pipelines``, list
             ``scheduledworkflows``.
+        experiments_of_katib: Katib's Experiments by the id of the run in their label.
         triggers: When each recurring run starts the next run, by its id.
         pipelines: Pipelines by id.
         versions: Versions of all pipelines by id, with their specification.
@@ -94,6 +95,7 @@ class KubeflowServer:
         self.has_interface = True
         self.forbidden = ()
         self.triggers = {}
+        self.experiments_of_katib = {}
         self.log_responses = []
         self.denied = ()
         self.failed_cancellations = 0
@@ -140,6 +142,10 @@ class KubeflowServer:
                     for uid, trigger in self.triggers.items()
                 ]
                 return 200, {"kind": "ScheduledWorkflowList", "items": items, "metadata": {}}
+            if method == "DELETE" and path.endswith("/experiments") and "labelSelector" in query:
+                _, _, run_id = query["labelSelector"].partition("imgpipe/run=")
+                self.experiments_of_katib.pop(run_id, None)
+                return 200, {"kind": "ExperimentList", "items": [], "metadata": {}}
             if path == "/artifacts/get":
                 return self._artifact(query)
             if self.forced_responses:

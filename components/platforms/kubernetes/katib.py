@@ -8,11 +8,19 @@ from typing import Any
 from kubernetes import client
 
 from imgpipe.components.common.errors import InterruptedRunError, UnavailableError
-from imgpipe.components.platforms.kubernetes.client import Cluster, CustomObjects, check_managed
+from imgpipe.components.platforms.kubernetes.client import (
+    REQUEST_TIMEOUT_SECONDS,
+    Cluster,
+    CustomObjects,
+    check_managed,
+)
+from imgpipe.components.platforms.kubernetes.errors import translate_errors
 from imgpipe.components.platforms.kubernetes.pods import list_pods, read_log
 from imgpipe.components.platforms.polling import poll
 
 GROUP, VERSION = "kubeflow.org", "v1beta1"
+# The run of Kubeflow Pipelines that has created an Experiment.
+RUN_LABEL = "imgpipe/run"
 SUCCEEDED, FAILED, EARLY_STOPPED = "Succeeded", "Failed", "EarlyStopped"
 METRICS_UNAVAILABLE, KILLED, RUNNING = "MetricsUnavailable", "Killed", "Running"
 # A trial may have several conditions: what follows an early stop does not matter.
@@ -139,6 +147,24 @@ class Experiment:
         lines = read_log(self.cluster, pod, _COLLECTOR, max_lines=max_lines)
         # The collector prepends the time and its source line.
         return [line.partition("] ")[2] or line for line in lines]
+
+
+def delete_experiments_of(cluster: Cluster, run_id: str) -> None:
+    """Deletes the Experiments that a run of Kubeflow Pipelines has created, with their trials.
+
+    Raises:
+        UnavailableError: if the API server rejects the request, or has no Experiments.
+        InterruptedRunError: if it does not respond.
+    """
+    with translate_errors(f"delete the experiments of run {run_id}", remedy=_REMEDY):
+        client.CustomObjectsApi(cluster.api_client).delete_collection_namespaced_custom_object(
+            GROUP,
+            VERSION,
+            cluster.namespace,
+            "experiments",
+            label_selector=f"{RUN_LABEL}={run_id}",
+            _request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
 
 
 def condition(found: Mapping[str, Any] | None, kind: str, status: str = "True") -> Mapping[str, Any] | None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, with_progress
+from imgpipe.components.common.webhook import RUN_VARIABLE
 from imgpipe.components.platforms.kubernetes import katib, workflow
 from imgpipe.components.platforms.kubernetes.client import connect
 from imgpipe.components.platforms.kubernetes.katib import (
@@ -168,6 +170,8 @@ class KatibSearch:
             seed=self.spec.tuning.seed,
         )
         body["metadata"]["annotations"][_REQUEST_ANNOTATION] = _digest(json.dumps(body, sort_keys=True), 32)
+        if run_id := os.environ.get(RUN_VARIABLE):
+            body["metadata"]["labels"][katib.RUN_LABEL] = run_id
         return body
 
     def _data_arguments(self) -> list[str]:

@@ -213,6 +213,14 @@ def test_a_template_that_is_no_job_is_refused(server, search):
     assert "change what the message names" in caught.value.remedy
 
 
+def test_an_experiment_names_its_run_which_is_not_a_part_of_its_request(search, monkeypatch):
+    before = search().body("e")
+    monkeypatch.setenv("IMGPIPE_RUN_ID", "run-1")
+    body = search().body("e")
+    assert body["metadata"]["labels"]["imgpipe/run"] == "run-1"
+    assert body["metadata"]["annotations"] == before["metadata"]["annotations"]
+
+
 @pytest.mark.parametrize(
     ("tune", "algorithm", "space"),
     [
