@@ -46,7 +46,8 @@ class ValidateOptions(TypedDict, total=False):
         "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
         "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2",
         "efficientnet-v2-b0", "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3",
-        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l"]
+        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l", "mobilenet-v3-small",
+        "mobilenet-v3-large", "convnext-tiny", "convnext-small"]
     weights: Literal["auto", "imagenet", "none"]
     freeze: str
     image_size: int
@@ -67,7 +68,8 @@ class RunOptions(ConvertOptions, total=False):
         "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
         "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2",
         "efficientnet-v2-b0", "efficientnet-v2-b1", "efficientnet-v2-b2", "efficientnet-v2-b3",
-        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l"]
+        "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l", "mobilenet-v3-small",
+        "mobilenet-v3-large", "convnext-tiny", "convnext-small"]
     max_steps: int
     train_batch_size: int
     num_classes: int

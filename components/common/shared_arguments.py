@@ -66,7 +66,7 @@ NUM_EVAL_IMAGES: Any = argument(
 IMAGE_SIZE: Any = argument(
     0,
     "Side in pixels of the square to which every image is resized. 0 = the recipe's or the model's own: 224 "
-    "for ResNets and MobileNet, 224 to 600 for EfficientNets.",
+    "for ResNets, MobileNets and ConvNeXts, 224 to 600 for EfficientNets.",
     group=Group.MODEL,
     minimum=0,
     maximum=2048,

@@ -96,8 +96,9 @@ _TEXTS: Mapping[str, str] = MappingProxyType(
         "limit.",
         "max_trials": "Number of trials. 0 = 10, or as hyperparameters in settings says.",
         "min_accuracy": "Least top-1 accuracy with which the model is deployed, e.g. 0.9. 0 = any.",
-        "model_type": "The network. auto = as the recipe says. mobilenet-v2 is the smallest and fastest, "
-        "then resnet-18 and efficientnet-b0; within a family, a larger number means more accurate and "
+        "model_type": "The network. auto = as the recipe says. mobilenet-v3-small is the smallest and "
+        "fastest, then mobilenet-v3-large, mobilenet-v2, resnet-18 and efficientnet-b0; convnext-tiny and "
+        "convnext-small are accurate and slow; within a family, a larger number means more accurate and "
         "slower.",
         "storage_secret": "Secret with the credentials for Cloud Storage or S3, for pods without an identity "
         "of their own. The secret need not exist.",

@@ -72,9 +72,10 @@ class TrainingArguments:
     )
     model_type: str = argument(
         AUTO,
-        "The network. mobilenet-v2 is the smallest and fastest, then resnet-18 and efficientnet-b0; within"
-        " a family, a larger number means more accurate and slower. resnet-18, resnet-34 and resnet-200 "
-        "have no ImageNet weights. auto = as the recipe says, or that of pretrained_checkpoint_path.",
+        "The network. mobilenet-v3-small is the smallest and fastest, then mobilenet-v3-large, mobilenet-v2, "
+        "resnet-18 and efficientnet-b0; within a family, a larger number means more accurate and slower. "
+        "convnext-tiny and convnext-small are accurate and slow. resnet-18, resnet-34 and resnet-200 have no "
+        "ImageNet weights. auto = as the recipe says, or that of pretrained_checkpoint_path.",
         group=Group.BASICS,
         choices=(AUTO, *MODEL_TYPES),
     )
@@ -116,8 +117,8 @@ class TrainingArguments:
         AUTO,
         "What is not trained: auto (as the recipe says), none (the whole network is trained), backbone "
         "(only the last layer is trained; many times faster, and safer with few images), or all layers up to "
-        "and including a part of the network: stem, stage1, stage2 and so on (ResNets have 4 stages, others "
-        "6 or 7). Requires pretrained weights.",
+        "and including a part of the network: stem, stage1, stage2 and so on (ResNets and ConvNeXts have 4 "
+        "stages, others 5 to 7). Requires pretrained weights.",
     )
     # The original's default is not known. A flipped or cropped digit is a different digit, so augmentation is
     # opt-in.

@@ -40,40 +40,56 @@ def run_network(network: keras.Model, inputs: Any, mode: Mode) -> Any:
     """Returns the output of a functional Keras model in which each layer is called once.
 
     Args:
-        network: A model with one input and one output. A nested model takes the result of the operation
-            before.
+        network: A model with one input and one output.
         inputs: A tensor.
         mode: How to run it.
     """
     values = {id(network.inputs[0]): inputs}
-    result = inputs
-    for operation in network.operations:
-        if isinstance(operation, keras.layers.InputLayer):
-            continue
-        if isinstance(operation, keras.Model):
-            result = run_network(operation, result, mode)
-            continue
-        symbolic = operation.input
-        arguments = (
-            [values[id(tensor)] for tensor in symbolic]
-            if isinstance(symbolic, list)
-            else values[id(symbolic)]
-        )
+    for node in _calls(network):
+        operation = node.operation
+        positional, named = node.arguments.fill_in(values)
         frozen = mode.training and operation.name in mode.frozen_layers
-        function = _FUNCTIONS.get(type(operation).__name__)
-        if function is None:
-            # The scaling of pixels, which is cheap.
-            result = operation(arguments)
+        run = _function(operation)
+        if run is None:
+            # The scaling of pixels and sums with a constant, which are cheap.
+            result = operation(*positional, **named)
         else:
-            result = function(operation, arguments, Mode(False, mode.dtype) if frozen else mode)
-        result = tf.stop_gradient(result) if frozen else result
-        values[id(operation.output)] = result
-    return result
+            result = run(operation, positional[0], Mode(False, mode.dtype) if frozen else mode)
+        values[id(node.outputs[0])] = tf.stop_gradient(result) if frozen else result
+    return values[id(network.outputs[0])]
+
+
+def _calls(network: keras.Model) -> list[Any]:
+    """Returns the calls of operations that a model consists of, each after those that it depends on.
+
+    A call has the ``operation``, its ``arguments`` and its ``outputs``. The tensors of an operation itself,
+    ``operation.input``, would be those inside it if it is a nested model.
+    """
+    graph = network._functional if isinstance(network, keras.Sequential) else network
+    by_depth = graph._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [node for node in nodes if not node.is_input]
+
+
+def _function(operation: Any) -> Callable[[Any, Any, Mode], Any] | None:
+    if isinstance(operation, keras.Model):
+        run: Callable[[Any, Any, Mode], Any] = run_network
+        return run
+    # Operations of keras.ops have names of layers too, but other arguments: Add takes x and y, not a list.
+    if not isinstance(operation, keras.layers.Layer):
+        return None
+    return _FUNCTIONS.get(type(operation).__name__)
 
 
 def _convolution(layer: Any, x: Any, mode: Mode) -> Any:
-    kernel = tf.cast(layer.kernel.value, mode.dtype)
-    y = tf.nn.conv2d(tf.cast(x, mode.dtype), kernel, layer.strides, layer.padding.upper())
+    kernel, x = tf.cast(layer.kernel.value, mode.dtype), tf.cast(x, mode.dtype)
+    if layer.groups == 1:
+        y = tf.nn.conv2d(x, kernel, layer.strides, layer.padding.upper())
+    else:
+        # ConvNeXt's have a group for each channel. On CPUs, TensorFlow has no gradient of grouped
+        # convolutions.
+        kernel = tf.transpose(kernel, (0, 1, 3, 2))
+        y = tf.nn.depthwise_conv2d(x, kernel, (1, *layer.strides, 1), layer.padding.upper())
     return _with_bias_and_activation(layer, y)
 
 
@@ -82,6 +98,22 @@ def _depthwise_convolution(layer: Any, x: Any, mode: Mode) -> Any:
     strides = (1, *layer.strides, 1)
     y = tf.nn.depthwise_conv2d(tf.cast(x, mode.dtype), kernel, strides, layer.padding.upper())
     return _with_bias_and_activation(layer, y)
+
+
+def _dense(layer: Any, x: Any, mode: Mode) -> Any:
+    if len(x.shape) == 2:
+        # The last layer runs in float32: logits differ by little, and the cost is negligible.
+        return tf.matmul(x, layer.kernel.value) + layer.bias.value
+    # For each pixel: a convolution of 1x1.
+    kernel = tf.cast(layer.kernel.value, mode.dtype)[None, None]
+    return _with_bias_and_activation(layer, tf.nn.conv2d(tf.cast(x, mode.dtype), kernel, 1, "VALID"))
+
+
+def _layer_normalization(layer: Any, x: Any, _mode: Mode) -> Any:
+    wide = tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(wide, -1, keepdims=True)
+    weights = layer.beta.value, layer.gamma.value
+    return tf.cast(tf.nn.batch_normalization(wide, mean, variance, *weights, layer.epsilon), x.dtype)
 
 
 def _with_bias_and_activation(layer: Any, y: Any) -> Any:
@@ -126,6 +158,9 @@ def _batch_normalization_over_devices(layer: Any, x: Any) -> Any:
 
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    # tf.nn.gelu has the operation Erfc, which ONNX does not have.
+    "gelu": lambda x: 0.5 * x * (1 + tf.math.erf(x * 2**-0.5)),
+    "hard_silu": lambda x: x * tf.nn.relu6(x + 3) * (1 / 6),
     "linear": lambda x: x,
     "relu": tf.nn.relu,
     "sigmoid": tf.nn.sigmoid,
@@ -138,14 +173,16 @@ _FUNCTIONS: dict[str, Callable[[Any, Any, Mode], Any]] = {
     "Add": lambda _layer, inputs, _: inputs[0] + inputs[1],
     "BatchNormalization": _batch_normalization,
     "Conv2D": _convolution,
-    # The last layer runs in float32: logits differ by little, and the cost is negligible.
-    "Dense": lambda layer, x, _: tf.matmul(x, layer.kernel.value) + layer.bias.value,
+    "Dense": _dense,
     "DepthwiseConv2D": _depthwise_convolution,
     "Dropout": lambda layer, x, mode: tf.cast(layer(x, training=True), x.dtype) if mode.training else x,
     # In float32: a sum of many numbers in bfloat16 stops growing.
     "GlobalAveragePooling2D": lambda layer, x, _: tf.reduce_mean(
         tf.cast(x, tf.float32), (1, 2), keepdims=layer.keepdims
     ),
+    "LayerNormalization": _layer_normalization,
+    # ConvNeXt's: a factor per channel.
+    "LayerScale": lambda layer, x, _: x * tf.cast(layer.gamma.value, x.dtype),
     "MaxPooling2D": lambda layer, x, _: tf.nn.max_pool2d(
         x, layer.pool_size, layer.strides, layer.padding.upper()
     ),

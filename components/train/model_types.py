@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# All networks halve the image five times.
+# All networks reduce the image's side to a 32nd.
 SMALLEST_IMAGE_SIZE = 32
 
 
@@ -63,11 +63,15 @@ _FAMILIES: Mapping[str, tuple[str, int]] = MappingProxyType(
         "efficientnet": ("none", 7),
         "efficientnet-v2": ("none", 6),
         "mobilenet-v2": ("minus_one_to_one", 7),
+        "mobilenet-v3-small": ("none", 5),
+        "mobilenet-v3-large": ("none", 6),
+        "convnext": ("none", 4),
     }
 )
 
 # Image sizes and dropout rates: Tan and Le, EfficientNet (2019), table in the authors' code; keras.io's
-# applications page for the V2 networks.
+# applications page for the V2 networks; Howard et al., MobileNetV3 (2019), section 6.1.1; Liu et al.,
+# ConvNeXt (2022), table 5. Keras builds ConvNeXt without stochastic depth.
 MODEL_TYPES: Mapping[str, ModelType] = MappingProxyType(
     {
         "resnet-18": ModelType("basic-resnet", 224, 0.0, blocks=(2, 2, 2, 2)),
@@ -92,5 +96,9 @@ MODEL_TYPES: Mapping[str, ModelType] = MappingProxyType(
         "efficientnet-v2-s": ModelType("efficientnet-v2", 384, 0.2, "EfficientNetV2S"),
         "efficientnet-v2-m": ModelType("efficientnet-v2", 480, 0.3, "EfficientNetV2M", stages=7),
         "efficientnet-v2-l": ModelType("efficientnet-v2", 480, 0.4, "EfficientNetV2L", stages=7),
+        "mobilenet-v3-small": ModelType("mobilenet-v3-small", 224, 0.2, "MobileNetV3Small"),
+        "mobilenet-v3-large": ModelType("mobilenet-v3-large", 224, 0.2, "MobileNetV3Large"),
+        "convnext-tiny": ModelType("convnext", 224, 0.0, "ConvNeXtTiny"),
+        "convnext-small": ModelType("convnext", 224, 0.0, "ConvNeXtSmall"),
     }
 )

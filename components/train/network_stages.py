@@ -2,8 +2,10 @@
 
 A stage is a group of blocks after the stem, as counted in the network's paper: conv2_x to conv5_x in ResNets
 (He et al., 2015, table 1), the rows of MBConv blocks in EfficientNets (Tan and Le, 2019, table 1; 2021, table
-4), the rows of bottlenecks in MobileNetV2 (Sandler et al., 2018, table 2). The layers after the last stage (a
-1x1 convolution in EfficientNets and MobileNetV2, the pooling in all networks) are the top.
+4), the rows of bottlenecks in MobileNetV2 (Sandler et al., 2018, table 2), the rows with the same number of
+output channels in MobileNetV3 (Howard et al., 2019, tables 1 and 2), res2 to res5 in ConvNeXts (Liu et al.,
+2022, table 9), each with the downsampling before it. The layers after the last stage (a 1x1 convolution in
+EfficientNets and MobileNets, the pooling in all networks) are the top.
 """
 
 import re
@@ -20,9 +22,16 @@ _STAGE_IN_NAME = {
     "efficientnet": re.compile(r"block(?P<stage>\d+)[a-z]_"),
     "efficientnet-v2": re.compile(r"block(?P<stage>\d+)[a-z]_"),
     "mobilenet-v2": re.compile(r"(expanded_conv|block_(?P<stage>\d+))_"),
+    "mobilenet-v3-small": re.compile(r"expanded_conv_((?P<stage>\d+)_)?"),
+    "mobilenet-v3-large": re.compile(r"expanded_conv_((?P<stage>\d+)_)?"),
+    "convnext": re.compile(r"convnext_[a-z]+_(stage|(?P<before>downsampling_block))_(?P<stage>\d+)"),
 }
-# The first blocks of MobileNetV2's stages from the second on. Its blocks are numbered through all stages.
-_MOBILENET_FIRST_BLOCKS = (1, 3, 6, 10, 13, 16)
+# The first blocks of the stages from the second on, in families whose blocks are numbered through all stages.
+_FIRST_BLOCKS = {
+    "mobilenet-v2": (1, 3, 6, 10, 13, 16),
+    "mobilenet-v3-small": (1, 3, 6, 8),
+    "mobilenet-v3-large": (1, 3, 6, 10, 12),
+}
 
 
 def parts_of_layers(family: str, names: Sequence[str]) -> list[str]:
@@ -32,16 +41,16 @@ def parts_of_layers(family: str, names: Sequence[str]) -> list[str]:
         family: ``ModelType.family``.
         names: Names of all layers, starting at the images.
     """
-    parts: list[str] = []
-    stage = 0
-    for name in names:
-        match = _STAGE_IN_NAME[family].match(name)
+    matches = [_STAGE_IN_NAME[family].match(name) for name in names]
+    last = max(index for index, match in enumerate(matches) if match)
+    parts = [_STEM]
+    for index, match in enumerate(matches):
         if match:
-            stage = _stage(family, match)
-            parts.append(f"stage{stage}")
+            parts.append(f"stage{_stage(family, match)}")
         else:
-            parts.append(TOP if stage else _STEM)
-    return parts
+            # MobileNetV3's activations, between the named layers of a stage, have no names of their own.
+            parts.append(TOP if index > last else parts[-1])
+    return parts[1:]
 
 
 def frozen_parts(freeze: str, stage_names: Sequence[str]) -> tuple[str, ...]:
@@ -59,9 +68,12 @@ def frozen_parts(freeze: str, stage_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _stage(family: str, match: "re.Match[str]") -> int:
-    if family == "mobilenet-v2":
+    if family in _FIRST_BLOCKS:
         block = int(match["stage"] or 0)
-        return 1 + sum(block >= first for first in _MOBILENET_FIRST_BLOCKS)
+        return 1 + sum(block >= first for first in _FIRST_BLOCKS[family])
     number = int(match["stage"])
+    if family == "convnext":
+        # Numbered from 0.
+        return number + (2 if match["before"] else 1)
     # The stem's convolution is conv1.
     return number - 1 if family == "resnet" else number

@@ -30,8 +30,8 @@ Arrays = dict[str, NDArray[Any]]
 
 # The key of a variable in the SavedModels of write_saved_model, with .S for / in the variable's path.
 _SAVED_MODEL_KEY = re.compile(r"classifier_variables/(.+)/\.ATTRIBUTES/VARIABLE_VALUE")
-# Keras numbers these layers through all networks of a process.
-_NUMBERED = re.compile(r"^normalization_\d+/")
+# Keras numbers these layers, and ConvNeXt's factors per channel, through all networks of a process.
+_NUMBERED = re.compile(r"(?<=^normalization)_\d+(?=/)|(?<=^layer_normalization)_\d+(?=/)|(?<=/variable)_\d+$")
 _HEAD_PATHS = ("logits/kernel", "logits/bias")
 _KERAS_FILES = (".keras", ".h5")
 _REMEDY = "use a SavedModel or checkpoints folder of imgpipe, or a Keras file (.weights.h5 or .keras)"
@@ -143,7 +143,7 @@ def _read_keras_file(path: Path, location: str, network: keras.Model) -> _Pretra
 
 def _weight_name(path: str) -> str:
     """Returns a name for the path of a variable, ``layer/weight``, that is the same in every process."""
-    return _NUMBERED.sub("normalization/", path)
+    return _NUMBERED.sub("", path)
 
 
 def _read_saved_model(folder: Path) -> _PretrainedWeights:
@@ -204,7 +204,12 @@ def _find_network(source: str, file: h5py.File, network: keras.Model) -> _Pretra
     candidates = [_arrays(model["layers"]) for model in models]
     # A model around the network has few weights of its own.
     arrays = max(candidates, key=lambda candidate: len(set(candidate) & set(names)))
-    heads = [head for candidate in candidates if (head := _last_dense_layer(candidate))]
+    # ConvNeXt has dense layers of its own.
+    others = [
+        {key: value for key, value in candidate.items() if candidate is not arrays or key not in names}
+        for candidate in candidates
+    ]
+    heads = [head for other in others if (head := _last_dense_layer(other))]
     weights = {
         **{key: value for key, value in arrays.items() if key not in names and not key.startswith("dense")},
         **{name: arrays[key] for key, name in names.items() if key in arrays},
@@ -212,15 +217,21 @@ def _find_network(source: str, file: h5py.File, network: keras.Model) -> _Pretra
     return _PretrainedWeights(source, weights, heads[-1] if heads else ())
 
 
-def _names_by_key(network: keras.Model) -> dict[str, str]:
-    """Returns the name of each weight by its key in a Keras file, without ``layers/``."""
+def _names_by_key(network: keras.Model, inside: str = "") -> dict[str, str]:
+    """Returns the name of each weight by its key in a Keras file, without ``layers/``.
+
+    A part of the network that is a model itself has its layers in a group of its own, ``inside``.
+    """
     counts: dict[str, int] = {}
-    names = {}
+    names: dict[str, str] = {}
     for layer in network.layers:
         layer_class = _snake_case(type(layer).__name__)
         number = counts.get(layer_class, 0)
         counts[layer_class] = number + 1
-        prefix = f"{layer_class}_{number}" if number else layer_class
+        prefix = inside + (f"{layer_class}_{number}" if number else layer_class)
+        if isinstance(layer, keras.Model):
+            names |= _names_by_key(layer, f"{prefix}/layers/")
+            continue
         for index, variable in enumerate(layer.weights):
             names[f"{prefix}/vars/{index}"] = _weight_name(variable.path)
     return names
@@ -238,12 +249,13 @@ def _groups(group: h5py.Group) -> list[h5py.Group]:
 
 
 def _arrays(layers: h5py.Group) -> Arrays:
-    return {
-        f"{name}/vars/{index}": np.asarray(value)
-        for name, layer in layers.items()
-        if isinstance(layer, h5py.Group) and "vars" in layer
-        for index, value in layer["vars"].items()
-    }
+    arrays: Arrays = {}
+    for name, layer in layers.items():
+        if isinstance(layer, h5py.Group) and "vars" in layer:
+            arrays |= {f"{name}/vars/{index}": np.asarray(value) for index, value in layer["vars"].items()}
+        if isinstance(layer, h5py.Group) and "layers" in layer:
+            arrays |= {f"{name}/layers/{key}": value for key, value in _arrays(layer["layers"]).items()}
+    return arrays
 
 
 def _last_dense_layer(arrays: Arrays) -> tuple[NDArray[Any], ...]:

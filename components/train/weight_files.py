@@ -120,6 +120,10 @@ def weights_file_name(model_type: str, image_size: int) -> str:
     if family == "mobilenet-v2":
         size = image_size if image_size in (96, 128, 160, 192) else 224
         return f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{size}_no_top.h5"
+    if family in ("mobilenet-v3-small", "mobilenet-v3-large"):
+        return f"weights_{family.replace('-', '_')}_224_1.0_float_no_top_v2.h5"
+    if family == "convnext":
+        return f"{model_type.replace('-', '_')}_notop.h5"
     if family == "efficientnet-v2":
         return f"{name.replace('v2', 'v2-')}_notop.h5"
     return f"{name}_notop.h5"

@@ -106,7 +106,9 @@ def test_check_fails_if_the_arguments_page_is_outdated(copy_of_project):
 def test_check_fails_on_drift_and_names_the_file(copy_of_project, change):
     file = copy_of_project / "pipelines" / "compiled" / "kubeflow" / "image_classification.yaml"
     if change == "edited":
-        file.write_text(file.read_text().replace("mobilenet-v2 is the smallest", "mobilenet-v2 is small"))
+        file.write_text(
+            file.read_text().replace("mobilenet-v3-small is the smallest", "mobilenet-v3-small is small")
+        )
     elif change == "missing":
         file.unlink()
     else:

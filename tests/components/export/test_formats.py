@@ -18,7 +18,7 @@ from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
-from imgpipe.components.export import candidates, formats, onnx_format
+from imgpipe.components.export import candidates, formats, onnx_format, tflite_format
 from imgpipe.components.export.arguments import ExportArguments
 from imgpipe.components.export.candidates import Candidate, fastest, fastest_served
 from imgpipe.components.export.component import export as export_component
@@ -262,16 +262,43 @@ def test_an_onnx_file_accepts_any_number_of_images(exported_digits, pixels, serv
         np.testing.assert_allclose(answers, served[:count], atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2"])
-def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(model_type, tmp_path):
+@pytest.fixture
+def keras_network():
+    """A function that returns a network with random weights: images -> probabilities of three labels."""
     from imgpipe.components.train.models import build_classifier
 
-    classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
+    def build(model_type):
+        classifier = build_classifier(model_type, num_classes=3, image_size=32, weights="none", seed=1)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.uint8)])
-    def network(images):
-        return tf.nn.softmax(classifier.logits(images, training=False))
+        @tf.function(input_signature=[tf.TensorSpec([None, 32, 32, 3], tf.uint8)])
+        def network(images):
+            return tf.nn.softmax(classifier.logits(images, training=False))
 
+        return network
+
+    return build
+
+
+NEW_OPERATIONS = [
+    pytest.param(name, marks=pytest.mark.proof) for name in ("mobilenet-v3-small", "convnext-tiny")
+]
+
+
+@pytest.mark.parametrize("model_type", NEW_OPERATIONS)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_tensorflow_lite_has_the_operations_of_a_keras_network(model_type, calibrated, keras_network):
+    network = keras_network(model_type)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    content = tflite_format.convert_to_tflite(network, 32, images if calibrated else None)
+    answers = tflite_format.TFLiteModel(content).probabilities(images)
+    np.testing.assert_allclose(answers, network(images), atol=0.05 if calibrated else 1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["efficientnet-b0", "mobilenet-v2", *NEW_OPERATIONS])
+def test_an_onnx_file_of_a_keras_network_has_one_input_and_the_same_output(
+    model_type, keras_network, tmp_path
+):
+    network = keras_network(model_type)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     (tmp_path / ONNX_FILE).parent.mkdir()
     (tmp_path / ONNX_FILE).write_bytes(onnx_format.convert_to_onnx(network, 32))

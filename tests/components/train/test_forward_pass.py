@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras.src.applications.convnext import ConvNeXt
 
 from imgpipe.components.common.tf_import import tf
 from imgpipe.components.train.forward_pass import Mode, run_network
@@ -10,7 +11,8 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import build_classifier
 
 SIZE = 64
-# Together they have all kinds of layers but one; `make proof` checks all networks.
+# Together with the two networks of test_other_layers they have all kinds of layers but one; `make proof`
+# checks all networks.
 CHECKED_ALWAYS = ("resnet-18", "efficientnet-b0")
 ALL = [
     name if name in CHECKED_ALWAYS else pytest.param(name, marks=pytest.mark.proof) for name in MODEL_TYPES
@@ -141,6 +143,35 @@ def test_bfloat16_computes_similar_features_and_float32_gradients(compared):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     assert len(gradients) == len(exact_gradients)
     assert all(np.isfinite(value).all() for value in statistics)
+
+
+def small_convnext():
+    """A ConvNeXt with one narrow block in each stage; with the usual factors of 1e-6 a block adds nothing."""
+    return ConvNeXt([1] * 4, [8, 8, 16, 16], layer_scale_init_value=1.0, **SMALL)
+
+
+SMALL = {"include_top": False, "weights": None, "pooling": "avg", "input_shape": (32, 32, 3)}
+
+
+@pytest.mark.parametrize(
+    "build_network", [small_convnext, lambda: keras.applications.MobileNetV3Small(**SMALL)]
+)
+def test_other_layers_compute_keras_features_and_gradients(build_network):
+    network, images = build_network(), random_images(3, 32)
+    weights = tf.random.stateless_uniform((3, network.output_shape[-1]), (1, 2))
+    start = [variable.numpy() for variable in network.variables]
+    results = []
+    for run in (lambda x: run_network(network, x, Mode(True)), lambda x: network(x, training=True)):
+        with tf.GradientTape() as tape:
+            features = run(images)
+            loss = tf.reduce_sum(features * weights)
+        gradients = [gradient.numpy() for gradient in tape.gradient(loss, network.trainable_variables)]
+        results.append((features.numpy(), as_vector(gradients)))
+        for variable, value in zip(network.variables, start, strict=True):
+            variable.assign(value)
+    for ours, theirs in zip(*results, strict=True):
+        assert np.linalg.norm(theirs) > 1e-3
+        assert relative_difference(ours, theirs) < 1e-3
 
 
 def test_dropout_is_active_only_in_training():

@@ -1,5 +1,7 @@
 """ImageNet weights from this machine or a download."""
 
+import hashlib
+import importlib
 import os
 import shutil
 import signal
@@ -22,7 +24,9 @@ from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.train import imagenet_weights
 from imgpipe.components.train.imagenet_weights import link_weight_files
+from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import build_classifier
+from imgpipe.components.train.weight_files import weights_file_name
 
 MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 PRETRAINED = Path(__file__).parents[4] / "shared" / "data" / "pretrained"
@@ -70,15 +74,36 @@ def silent_proxy(monkeypatch):
     return proxy
 
 
-def test_weights_are_loaded_from_keras_cache(keras_home):
-    published = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(224, 224, 3))
-    with h5py.File(keras_home / "models" / MOBILENET_FILE, "w") as file:
+# Where Keras has the digests of the published files.
+HASHES = {
+    "mobilenet-v3-small": ("mobilenet_v3", "small_224_1.0_float"),
+    "convnext-tiny": ("convnext", "convnext_tiny"),
+}
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["mobilenet-v2", "mobilenet-v3-small", pytest.param("convnext-tiny", marks=pytest.mark.proof)],
+)
+def test_weights_are_loaded_from_keras_cache(model_type, keras_home, monkeypatch):
+    published = getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
+        include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
+    )
+    rng = np.random.default_rng(0)
+    for variable in published.variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    path = keras_home / "models" / weights_file_name(model_type, 32)
+    with h5py.File(path, "w") as file:
         save_weights_to_hdf5_group(file, published)
-    loaded = build(seed=1).backbone
+    if model_type in HASHES:
+        module, name = HASHES[model_type]
+        hashes = importlib.import_module(f"keras.src.applications.{module}").WEIGHTS_HASHES
+        monkeypatch.setitem(hashes, name, ("", hashlib.sha256(path.read_bytes()).hexdigest()))
+    loaded = build(model_type, seed=1).backbone
     assert len(loaded.variables) == len(published.variables)
     for variable, value in zip(loaded.variables, published.variables, strict=True):
         assert np.array_equal(variable.numpy(), value.numpy()), variable.path
-    random = build(weights="none", seed=1).backbone
+    random = build(model_type, weights="none", seed=1).backbone
     assert not np.array_equal(random.variables[0].numpy(), loaded.variables[0].numpy())
 
 

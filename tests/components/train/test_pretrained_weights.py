@@ -90,6 +90,8 @@ def last_event(capsys):
         *itertools.product(["mobilenet-v2"], KINDS),
         ("efficientnet-b0", "checkpoints"),
         ("efficientnet-b0", "keras"),
+        # Layers in nested models, dense layers before the last one, and weights with a number as their name.
+        *(pytest.param("convnext-tiny", kind, marks=pytest.mark.proof) for kind in KINDS),
     ],
 )
 def test_all_weights_are_loaded_from_every_format(model_type, kind, tmp_path, capsys):

@@ -90,6 +90,10 @@ def test_trainings_that_need_no_imagenet_weights_are_not_checked(models, argumen
         ("efficientnet-b0", 32),
         ("efficientnet-v2-b0", 32),
         ("resnet-50", 32),
+        ("mobilenet-v3-small", 32),
+        pytest.param("mobilenet-v3-large", 224, marks=pytest.mark.proof),
+        ("convnext-tiny", 32),
+        pytest.param("convnext-small", 224, marks=pytest.mark.proof),
     ],
 )
 def test_the_names_are_those_that_keras_downloads(models, monkeypatch, model_type, size):
