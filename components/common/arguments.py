@@ -439,6 +439,8 @@ def _location_problem(field: "dataclasses.Field[Any]", value: Any) -> str:
     kind = field.metadata["kind"]
     if kind is None:
         return ""
+    if value != value.strip():
+        return "begins or ends with a space"
     try:
         for path in value.split(",") if kind in LIST_KINDS else [value]:
             parse_location(path.strip())

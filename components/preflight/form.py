@@ -60,7 +60,10 @@ SETTINGS_FIELD = named_field(
 _COMMON = ("images", "train_csv", "job_dir", "recipe", "max_minutes", "min_accuracy")
 _DEPLOYMENT = ("deploy_target", "deploy_dir")
 # What is already code in Markdown; and what has characters that would make the text italic.
-_MARKDOWN_SYNTAX = re.compile(r"`[^`]*`|\{[^{}]+\}|[\w/.:=;*-]*[_*]([\w/.:=;*-]*[\w*])?")
+_MARKDOWN_SYNTAX = re.compile(r"`[^`]*`|\{[^{}]+\}|[\w/.:=;,*-]*[_*]([\w/.:=;,*-]*[\w*])?")
+_SENTENCE_END = re.compile(r"(?<=\.)(?<!e\.g\.) ")
+# Characters of a field in the manual, if its first sentence is not longer.
+_MANUAL_LINE = 130
 _EVERYWHERE = (ACCELERATOR, ACCELERATOR_COUNT, SETTINGS, "storage_secret", "webhook_secret")
 # The fields of each form besides those that all forms have.
 FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -127,7 +130,7 @@ def known_fields(pipeline: str) -> "dict[str, Field[Any]]":
 
 def form_fields(pipeline: str) -> "dict[str, Field[Any]]":
     """Returns the fields of a pipeline's form on Kubeflow, with the descriptions of the form."""
-    known = {**known_fields(pipeline), **_own_fields(pipeline)}
+    known = {**known_fields(pipeline), **_own_fields()}
     names = (*FORMS[pipeline], *_EVERYWHERE)
     return {name: _form_field(name, known[name]) for name in names}
 
@@ -142,17 +145,32 @@ def _form_field(name: str, known: "Field[Any]") -> "Field[Any]":
 def form_manual(description: str, required: str, fields: "Mapping[str, Field[Any]]") -> str:
     """Returns a short manual of a form in Markdown; Kubeflow shows no descriptions of fields.
 
+    It has the beginning of each description: Kubeflow's page shows what fits on the screen, and does not
+    scroll.
+
     Args:
         description: What the pipeline does.
         required: What has to be filled in.
         fields: The fields of the form.
     """
-    lines = [f"- `{name}`: {field.metadata['description']}" for name, field in sorted(fields.items())]
+    lines = [
+        f"- `{name}`: {_beginning(field.metadata['description'])}" for name, field in sorted(fields.items())
+    ]
     text = "\n".join([description, "", f"{required} All other fields may stay as they are.", "", *lines])
     return _MARKDOWN_SYNTAX.sub(lambda found: found[0] if found[0].startswith("`") else f"`{found[0]}`", text)
 
 
-def _own_fields(pipeline: str) -> "dict[str, Field[Any]]":
+def _beginning(description: str) -> str:
+    """Returns the first sentence, and the following ones as far as they are short."""
+    first, *others = _SENTENCE_END.split(description)
+    for sentence in others:
+        if len(first) + len(sentence) > _MANUAL_LINE:
+            break
+        first += f" {sentence}"
+    return first
+
+
+def _own_fields() -> "dict[str, Field[Any]]":
     declared = {
         ACCELERATOR: argument(
             NO_ACCELERATOR,
@@ -164,8 +182,8 @@ def _own_fields(pipeline: str) -> "dict[str, Field[Any]]":
         SETTINGS: argument(
             {},
             "Any other argument by its name, as a JSON object, e.g. "
-            f"{json.dumps({'train_batch_size': 64, 'train_memory': '16G'})}. The inputs of "
-            f"{pipeline}_all_arguments are the names.",
+            f"{json.dumps({'train_batch_size': 64, 'train_memory': '16G'})}. The names are those of the "
+            "page docs/arguments.md.",
         ),
     }
     return {name: named_field(name, field) for name, field in declared.items()}
@@ -186,7 +204,7 @@ def expand_settings(
         InvalidArgumentError: for a name in ``settings`` that no argument has or that has a field of its own,
             or a value of the wrong type or size; all of them together.
     """
-    form, known, own = form_fields(pipeline), known_fields(pipeline), _own_fields(pipeline)
+    form, known, own = form_fields(pipeline), known_fields(pipeline), _own_fields()
     problems, remedies = list[str](), list[str]()
     fields, given = dict[str, Any](), dict[str, Any]()
     for name, field in form.items():

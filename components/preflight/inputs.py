@@ -61,9 +61,15 @@ def found_input(name: str, value: str) -> str:
         remedy = error.remedy
         if name == "train_csv" and is_local(value) and local_path(value).is_dir():
             remedy = f"use images={value}"
+        elif is_local(value) and _is_pod():
+            remedy = "use a path in a bucket, gs:// or s3://, or below a volume that the pipeline mounts"
         raise MissingInputError(
             f"{name}={value!r}: {error.problem}", where=error.where, remedy=remedy
         ) from None
+
+
+def _is_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def check_outputs(values: Mapping[str, Any]) -> None:

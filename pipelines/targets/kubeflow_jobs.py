@@ -192,9 +192,10 @@ class KubeflowJobs:
 
     def _list_runs(self, limit: int, **options: Any) -> list[Any]:
         experiment = self.client.find_experiment()
-        if not experiment:
-            return []
-        options |= {"experiment_id": experiment, "sort_by": "created_at desc"}
+        return self._list_pages(limit, experiment_id=experiment, **options) if experiment else []
+
+    def _list_pages(self, limit: int, **options: Any) -> list[Any]:
+        options["sort_by"] = "created_at desc"
         found: list[Any] = []
         while len(found) < limit:
             options["page_size"] = min(limit - len(found), _PAGE_SIZE)
@@ -210,11 +211,18 @@ class KubeflowJobs:
         return [run for run in runs if run.display_name == job_id]
 
     def _runs(self, job_id: str) -> list[Any]:
-        """Returns the runs of that name, or the one with that id."""
+        """Returns the runs of that name, the one with that id, or those of that name from the browser."""
         runs = self._find_runs(job_id)
         if runs:
             return runs
         try:
             return [self._get(job_id)]
         except (MissingInputError, InvalidArgumentError):
-            raise no_such_job(job_id, self.client.host) from None
+            pass
+        # The browser's form puts a run into another experiment.
+        options = {"filter": equals("display_name", job_id)}
+        if namespace := self.client.user_namespace():
+            options["namespace"] = namespace
+        if runs := [run for run in self._list_pages(_PAGE_SIZE, **options) if run.display_name == job_id]:
+            return runs
+        raise no_such_job(job_id, self.client.host)

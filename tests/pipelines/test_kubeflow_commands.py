@@ -67,6 +67,8 @@ def test_a_run_and_a_schedule_belong_to_a_pipeline_that_is_uploaded_once(run, se
     assert pipeline["name"] == "image-classification-all-arguments"
     assert "trains" in pipeline["description"].lower()
     [version] = server.versions.values()
+    # The page of the pipeline would show it twice.
+    assert version["description"] == ""
     assert re.fullmatch(rf"{re.escape(__version__)}-[0-9a-f]{{12}}", version["name"])
     expected = {
         "pipeline_id": pipeline["pipeline_id"],
@@ -277,6 +279,15 @@ def test_defaults_of_the_installation_are_not_another_request(run, server):
     # The user has deleted the version.
     server.versions.clear()
     assert "nothing was started" in submit(run).stderr
+
+
+def test_a_run_of_the_browser_s_form_is_found_by_its_name(run, server):
+    assert submit(run).exit_code == 0
+    [started] = server.runs.values()
+    server.experiments["default"] = {"experiment_id": "default", "display_name": "Default"}
+    started["experiment_id"] = "default"
+    assert json.loads(run("describe", "job_1", "--format", "json").stdout)["name"] == started["run_id"]
+    assert run("cancel", "job_1").stdout == "job_1: CANCELLED\n"
 
 
 def test_describe_list_and_cancel_use_the_submitted_job_id(run, server):

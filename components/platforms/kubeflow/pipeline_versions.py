@@ -56,7 +56,10 @@ def find_or_upload(
 
         def upload(api: Any) -> str:
             uploaded = api.pipeline_uploads.upload_pipeline_version(
-                str(file), name=version, pipelineid=pipeline_id, description=description
+                # The browser shows the descriptions of both, one below the other, and does not scroll.
+                str(file),
+                name=version,
+                pipelineid=pipeline_id,
             )
             return str(uploaded.pipeline_version_id or "")
 
