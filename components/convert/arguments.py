@@ -171,8 +171,8 @@ class ConvertArguments:
         if not given:
             raise InvalidArgumentError(
                 "no input is given",
-                remedy="set one of: train_csv (a file of path,label rows), images (a folder with one "
-                "subfolder per label) or training_data_path (TFRecord files, with validation_data_path)",
+                remedy="set one of: train_csv=FILE (path,label rows), images=FOLDER (with one subfolder "
+                "per label) or training_data_path=FILES (TFRecord files, with validation_data_path)",
             )
         if self.validation_fraction + self.test_fraction >= 1:
             raise InvalidArgumentError(
