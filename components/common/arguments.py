@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.storage import parse_location
+from imgpipe.components.storage import parse_location, split_volume_uri
 
 Arguments = TypeVar("Arguments")
 
@@ -443,7 +443,9 @@ def _location_problem(field: "dataclasses.Field[Any]", value: Any) -> str:
         return "begins or ends with a space"
     try:
         for path in value.split(",") if kind in LIST_KINDS else [value]:
-            parse_location(path.strip())
+            # Only the pods that use a volume mount it.
+            if split_volume_uri(path.strip()) is None:
+                parse_location(path.strip())
     except InvalidArgumentError as error:
         # The caller names the value.
         return f"{error.problem.removeprefix(repr(value)).lstrip(': ')}; {error.remedy}"

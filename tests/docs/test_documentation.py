@@ -51,7 +51,7 @@ def lines_of(page):
 def is_job_command(line):
     """Returns whether a command works with jobs, so that the test needs servers of the targets."""
     arguments = shlex.split(line)
-    others = ("run", "serve", "predict", "resume", "compare")
+    others = ("run", "tune", "serve", "predict", "resume", "compare")
     return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in others
 
 

@@ -406,5 +406,7 @@ def test_a_volume_is_mounted_into_every_step_but_notify(with_additions):
     assert mounted.pop("exec-notify") == []
     assert mounted
     assert all(mounts == [("photos", "/data")] for mounts in mounted.values())
-    environment = with_additions[1]["deploymentSpec"]["executors"]["exec-deploy"]["container"]["env"]
-    assert {"name": VOLUMES_VARIABLE, "value": '{"photos": "/data"}'} in environment
+    specification = with_additions[1]["deploymentSpec"]["executors"]
+    for name in mounted:
+        environment = specification[name]["container"]["env"]
+        assert {"name": VOLUMES_VARIABLE, "value": '{"photos": "/data"}'} in environment

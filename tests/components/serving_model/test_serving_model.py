@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from imgpipe.components.common.errors import InvalidArgumentError, OutputError, UnavailableError
+from imgpipe.components.common.errors import InvalidArgumentError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.deploy.arguments import DeployArguments
@@ -118,7 +118,7 @@ def test_a_model_outside_of_a_bucket_ends_the_step(on_kserve, cluster, models):
     for pod in cluster.workloads["team/flowers"].pods:
         annotations = {**pod.template["annotations"], STORAGE_URI: "pvc://disk/model"}
         pod.template = {**pod.template, "annotations": annotations}
-    with pytest.raises(OutputError, match="pvc"):
+    with pytest.raises(InvalidArgumentError, match="--volume disk:/FOLDER"):
         start(on_kserve)
 
 
