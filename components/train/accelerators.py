@@ -114,7 +114,8 @@ class Accelerators:
         """Returns a variable's value on this worker's first device, without communication."""
         value = getattr(variable, "value", variable)
         value = value() if callable(value) else value
-        return np.asarray(self.strategy.experimental_local_results(value)[0].numpy())
+        # A copy: the array may share the memory of the variable, which the next step changes.
+        return np.array(self.strategy.experimental_local_results(value)[0].numpy())
 
 
 def find_accelerators(device_files: Path = Path("/dev")) -> Accelerators:
