@@ -29,7 +29,7 @@ help:
 	@echo "make test     run the whole test suite, in three processes; JOBS= sets another number"
 	@echo "make proof    run the tests that take minutes: accuracy and time on real photos"
 	@echo "make cluster-test run the tests on the cluster that KUBECONFIG and KFP_ENDPOINT name"
-	@echo "make bench    time training, converting, validating and serving against other implementations, and deploying"
+	@echo "make bench    time training, converting, validating, serving and storage against other implementations, and deploying"
 	@echo "make env      create .venv with everything a developer needs"
 	@echo "make lint     run ruff; make types: run mypy"
 	@echo "make compile  write pipelines/compiled/; make check-compiled: check that it is up to date"
@@ -89,6 +89,7 @@ bench: env
 	$(BIN)/python -m benchmarks.validate
 	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.deploy
+	$(BIN)/python -m benchmarks.storage
 
 images: env
 	$(BIN)/python -m containers.build $(if $(BASE),--base $(BASE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(IMAGES)
