@@ -4,6 +4,9 @@ A classifier has two parts. The backbone turns an image into a feature vector, t
 logits. A frozen backbone can thus be run once over the data, and the head trained on its features.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,12 +128,12 @@ def build_classifier(
     kind = MODEL_TYPES[model_type]
     images = keras.Input((image_size, image_size, 3), name="images")
     scaled = _scale(images, kind)
-    network = _build_network(model_type, image_size, "none" if pretrained_checkpoint_path else weights)
-    backbone = keras.Model(images, network(scaled), name="backbone")
-    features = keras.Input(backbone.output_shape[1:], name="features")
-    dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
-    # By default Keras draws the seed from Python's global generator, which other threads may use in the
-    # meantime.
+    with _own_random_numbers(seed):
+        network = _build_network(model_type, image_size, "none" if pretrained_checkpoint_path else weights)
+        backbone = keras.Model(images, network(scaled), name="backbone")
+        features = keras.Input(backbone.output_shape[1:], name="features")
+        dropped = keras.layers.Dropout(kind.dropout)(features) if kind.dropout else features
+    # With a seed of its own: loaded weights of the network draw no numbers.
     initializer = keras.initializers.GlorotUniform(seed)
     logits = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype="float32", name="logits")
     head = keras.Model(features, logits(dropped), name="head")
@@ -156,6 +159,21 @@ def set_batch_normalization_momentum(classifier: Classifier, max_steps: int) -> 
 def decayed_kernels(classifier: Classifier) -> list[Any]:
     """Returns the trained variables that weight decay applies to: kernels, but not biases or statistics."""
     return [variable for variable in classifier.trained_variables if variable.name.endswith("kernel")]
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Lets Keras draw the seeds of layers from a generator of its own.
+
+    Keras draws them from Python's global generator (``keras.random.SeedGenerator``). A thread of a library
+    that uses it in the meantime would change the weights, although the seed is the same.
+    """
+    module = keras.src.random.seed_generator
+    shared, module.python_random = module.python_random, random.Random(seed)  # noqa: S311 - no secret
+    try:
+        yield
+    finally:
+        module.python_random = shared
 
 
 def _scale(images: Any, kind: ModelType) -> Any:

@@ -552,10 +552,11 @@ def kubeconfig(folder, server):
 
 
 def use_kubeconfig(monkeypatch: Any, folder: Path, server: Any) -> None:
-    """Makes the server the cluster of the default kubeconfig file."""
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig(folder, server)
-    )
+    """Makes the server the cluster of the default kubeconfig file, also in processes that start here."""
+    path = kubeconfig(folder, server)
+    # The client reads the variable when it is imported.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", path)
+    monkeypatch.setenv("KUBECONFIG", str(path))
 
 
 @contextmanager

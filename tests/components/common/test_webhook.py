@@ -1,8 +1,7 @@
 """The webhook is called with the end of a run, and cannot fail it."""
 
 import json
-import os
-import signal
+import subprocess
 import sys
 import types
 from contextlib import ExitStack
@@ -135,6 +134,18 @@ def workflow_of(*, started=0, **spec):
     return {"metadata": {}, "spec": spec, "status": {"startedAt": start.isoformat()}}
 
 
+# A process of its own, because the step ends it.
+TERMINATED_STEP = """
+import signal, sys, types
+from imgpipe.components.common.step import run_component
+
+names = [f"imgpipe.components.sample{name}" for name in ("", ".sample", ".component")]
+sys.modules |= {name: types.ModuleType(name) for name in names}
+sys.modules[names[-1]].train = lambda: signal.raise_signal(signal.SIGTERM)
+run_component(names[-1], "train", {})
+"""
+
+
 @pytest.mark.parametrize(
     ("workflow", "state", "text"),
     [
@@ -151,28 +162,17 @@ def workflow_of(*, started=0, **spec):
     ],
     ids=["cancelled", "shut-down", "deleted", "deadline", "evicted"],
 )
-def test_a_step_that_ends_with_its_run_reports_it(
-    server, cluster, monkeypatch, capsys, workflow, state, text
-):
-    component = types.ModuleType("imgpipe.components.sample.component")
-    component.train = lambda: signal.raise_signal(signal.SIGTERM)
-    for name in ("imgpipe.components.sample", "imgpipe.components.sample.sample"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, component.__name__, component)
-
-    def leave(code):
-        raise SystemExit(code)
-
-    monkeypatch.setattr(os, "_exit", leave)
+def test_a_step_that_ends_with_its_run_reports_it(server, cluster, workflow, state, text):
     cluster(workflow)
-    with pytest.raises(SystemExit) as caught:
-        run_component(component.__name__, "train", {})
-    assert caught.value.code == 75
+    ended = subprocess.run(
+        [sys.executable, "-c", TERMINATED_STEP], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 75, ended.stdout + ended.stderr
     assert [(content["state"], content["text"]) for _, _, content in server[0]] == (
         [(state, text)] if state else []
     )
     # Whether it has reported it, the step notify reads from the log.
-    assert (webhook.STOP_REPORTED in capsys.readouterr().out) == bool(state)
+    assert (webhook.STOP_REPORTED in ended.stdout) == bool(state)
 
 
 def test_a_pause_is_as_long_as_the_server_asks_for(monkeypatch):

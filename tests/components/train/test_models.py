@@ -1,6 +1,8 @@
 """The same checks for every model type, followed by checks of a single model type."""
 
 import dataclasses
+import random
+import threading
 
 import numpy as np
 import pytest
@@ -344,3 +346,27 @@ def test_the_weights_depend_on_the_seed():
     for variable, expected in zip(same.variables, first.variables, strict=True):
         assert np.array_equal(variable.numpy(), expected.numpy())
     assert not np.array_equal(first.variables[0].numpy(), other.variables[0].numpy())
+
+
+def test_weights_depend_only_on_the_seed_whatever_other_threads_draw():
+    def weights(seed):
+        built = build_classifier("resnet-18", num_classes=2, image_size=32, weights="none", seed=seed)
+        return [variable.numpy() for variable in built.variables]
+
+    expected, ended = weights(2), threading.Event()
+
+    def draw():
+        while not ended.is_set():
+            random.random()  # noqa: S311 - no secret
+            ended.wait(0.001)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        found = weights(2)
+    finally:
+        ended.set()
+        thread.join()
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert not np.array_equal(weights(3)[0], expected[0])
