@@ -228,9 +228,10 @@ class Progress:
         seconds = now - self._started
         rate = (done - self._initial) / seconds if seconds > 0 else 0.0
         of_total = f" of {self._total:,}" if self._total else ""
+        speed = f"{1 / rate:,.1f} s each" if 0 < rate < 1 else f"{rate:,.1f} per second"
         log_event(
             "progress",
-            f"{self._step}: {done:,}{of_total} {self._unit}, {rate:,.1f} per second",
+            f"{self._step}: {done:,}{of_total} {self._unit}, {speed}",
             step=self._step,
             done=done,
             total=self._total,

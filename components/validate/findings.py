@@ -171,7 +171,7 @@ def log_findings(findings: Findings) -> None:
         where = f" ({finding.where})" if finding.where else ""
         log_event(
             "finding",
-            f"validate: {finding.severity}: {finding.problem}{where}",
+            f"validate: {finding.problem}{where}",
             severity=finding.severity.upper(),
             kind=finding.kind,
             problem=finding.problem,

@@ -61,6 +61,8 @@ def test_unknown_total_and_with_progress(capsys, monkeypatch):
     monkeypatch.setattr(log.time, "monotonic", lambda: now.__setitem__(0, now[0] + 2) or now[0])
     log.Progress("scan", 0, "records").update(4)
     assert log.parse_event(capsys.readouterr().out)["message"] == "scan: 4 records, 2.0 per second"
+    log.Progress("train", 20, "steps").update(1)
+    assert log.parse_event(capsys.readouterr().out)["message"] == "train: 1 of 20 steps, 2.0 s each"
     assert list(log.with_progress(["a", "b"], "scan", "files")) == ["a", "b"]
     assert len(capsys.readouterr().out.splitlines()) == 2
 
