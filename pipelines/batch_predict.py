@@ -36,7 +36,7 @@ def batch_predict(target: Target, images: Images | None = None) -> Any:
             task_maker(target, images, inputs)(batch_predict_step, checked_run=run, **arguments)
 
     # Few enough for a form as they are.
-    has_form = target.form_step is not None
+    has_form = target.form_settings is not None
     own = target.inputs(images)
     fields = {**flat_fields([BatchPredictArguments]), **{name: own[name] for name in target.pod_inputs}}
     return make_pipeline(

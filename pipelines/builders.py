@@ -17,6 +17,6 @@ def builders_of(target: Target) -> dict[str, Callable[..., Any]]:
     Where a person fills in a form, ``NAME.yaml`` has few inputs and ``NAME_all_arguments.yaml`` has all.
     """
     builders = {all_arguments_file(name, target.name): build for name, build in PIPELINES.items()}
-    if target.form_step is not None:
+    if target.form_settings is not None:
         builders = {**{name: partial(build, form=True) for name, build in PIPELINES.items()}, **builders}
     return {**builders, BATCH_PREDICT: batch_predict}

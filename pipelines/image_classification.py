@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kfp import dsl
-
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.component import convert
 from imgpipe.components.data_version.arguments import DataVersionArguments
@@ -46,6 +44,9 @@ from imgpipe.pipelines.images import Images
 from imgpipe.pipelines.interface import CheckedRun, make_pipeline, select_fields
 from imgpipe.pipelines.targets.target import Target
 from imgpipe.pipelines.tasks import exit_handler, pipeline_inputs, task_maker
+
+# The steps that run several components.
+PREPARE, PUBLISH = "prepare", "publish"
 
 
 @dataclass(frozen=True)
@@ -119,55 +120,54 @@ def image_classification(
         with exit_handler(target, images, inputs):
             steps(inputs)
 
-    def steps(inputs: Mapping[str, Any]) -> None:
-        task = task_maker(target, images, inputs)
-        data = select_fields(inputs, ConvertArguments)
-        run = CheckedRun(pipeline, target.name, fields)
-        if form:
+    def prepare(inputs: Mapping[str, Any]) -> Any | None:
+        """Adds the first step: what takes a second has no pod of its own. None if there is nothing to do."""
+        components, arguments = list[Callable[..., Any]](), dict[str, Any]()
+        if target.caches:
+            components.append(data_version)
+            arguments.update(select_fields(inputs, DataVersionArguments))
+        if form and target.form_settings:
             kinds = {kind: images.of_training(kind) for kind in ("cpu", "gpu", "tpu")}
-            first = task(
-                target.form_step,
-                checked_run=run,
-                training_images=json.dumps(kinds),
-                **select_fields(inputs, DataVersionArguments),
-            )
-            inputs = {**inputs, **{name: first.outputs[output] for name, output in FORM_OUTPUTS.items()}}
-            task = task_maker(
-                target,
-                images,
-                inputs,
-                {step: first.outputs[output] for step, output in SETTINGS_OUTPUTS.items()},
-            )
-            converted = task(convert, **data)
-        elif target.caches:
-            # Never cached, so that the check runs in every run.
-            version = task(data_version, checked_run=run, **select_fields(inputs, DataVersionArguments))
-            inputs = {**inputs, "data_version": version.outputs["version"]}
-            converted = task_maker(target, images, inputs)(convert, **data)
-        else:
+            components.append(target.form_settings)
+            arguments["training_images"] = json.dumps(kinds)
+        if trainer.from_serving_model:
+            components.append(serving_model)
+            arguments.update(select_fields(inputs, ServingModelArguments))
+        if not components:
+            return None
+        run = CheckedRun(pipeline, target.name, fields)
+        return task_maker(target, images, inputs)(*components, name=PREPARE, checked_run=run, **arguments)
+
+    def steps(inputs: Mapping[str, Any]) -> None:
+        data = select_fields(inputs, ConvertArguments)
+        prepared = prepare(inputs)
+        if prepared is None:
+            run = CheckedRun(pipeline, target.name, fields)
+            task = task_maker(target, images, inputs)
             converted = task(convert, checked_run=run, **data)
+        else:
+            outputs = FORM_OUTPUTS if form else {"data_version": "version"} if target.caches else {}
+            settings_outputs = SETTINGS_OUTPUTS if form else {}
+            inputs = {**inputs, **{name: prepared.outputs[output] for name, output in outputs.items()}}
+            given = {step: prepared.outputs[output] for step, output in settings_outputs.items()}
+            task = task_maker(target, images, inputs, given)
+            converted = task(convert, **data).after(prepared)
         dataset = converted.outputs["dataset"]
         validated = task(validate, dataset=dataset, **select_fields(inputs, ValidateArguments))
         settings = select_fields(inputs, *trainer.arguments)
-        if trainer.from_serving_model:
-            serving = task(serving_model, **select_fields(inputs, ServingModelArguments)).after(validated)
-            settings["pretrained_checkpoint_path"] = serving.outputs["Output"]
+        if trainer.from_serving_model and prepared is not None:
+            settings["pretrained_checkpoint_path"] = prepared.outputs["initial_model"]
         trained = task(trainer.function, dataset=dataset, **settings).after(validated)
         model = trained.outputs["model"]
         evaluated = task(evaluate, dataset=dataset, model=model, **select_fields(inputs, EvaluateArguments))
-        exported = task(
-            export,
+        task(
+            *(export, gate, deploy),
+            name=PUBLISH,
             dataset=dataset,
             model=model,
             evaluation=evaluated.outputs["evaluation"],
-            **select_fields(inputs, ExportArguments),
+            **select_fields(inputs, ExportArguments, GateArguments, DeployArguments),
         )
-        gated = task(
-            gate, evaluation=evaluated.outputs["evaluation"], **select_fields(inputs, GateArguments)
-        ).after(exported)
-        # A model that does not pass ends the pipeline here, successfully.
-        with dsl.If(gated.outputs["Output"] == True, "passed the gate"):  # noqa: E712 - a channel, not a bool
-            task(deploy, model=exported.outputs["exported_model"], **select_fields(inputs, DeployArguments))
 
     if form:
         fields = form_fields(pipeline)
@@ -177,7 +177,7 @@ def image_classification(
         fields = pipeline_inputs(trainer.inputs, target, images, steps=[trainer.function.__name__])
     return make_pipeline(
         graph,
-        name=f"{trainer.name}-all-arguments" if target.form_step and not form else trainer.name,
+        name=f"{trainer.name}-all-arguments" if target.form_settings and not form else trainer.name,
         description=description,
         fields=fields,
         deadline_seconds=target.deadline_seconds,

@@ -17,6 +17,7 @@ ROLES = (
 )
 _ROLE_OF_STEP = {
     "data_version": "data",
+    "form_settings": "data",
     "convert": "data",
     "validate": "data",
     "serving_model": "serve-tools",
@@ -29,6 +30,8 @@ _ROLE_OF_STEP = {
     "batch_predict": "serve-tools",
     "notify": "data",
 }
+# Each of these can run the components of those before it that share a step with its own.
+_MORE_PACKAGES = ("data", "launcher", "serve-tools")
 # Steps that only start and monitor a remote job on a target.
 _LAUNCHED = {
     ("train", "vertex"): "launcher",
@@ -81,9 +84,10 @@ class Images:
         # KFP's cache identifies code by the image name, so a tag must never move.
         return f"{prefix}{name}:{release_name()}"
 
-    def of_step(self, step: str, target: str = "") -> str:
-        """Returns the image of a step on a target."""
-        return self.of_role(_LAUNCHED.get((step, target), _ROLE_OF_STEP[step]))
+    def of_step(self, *components: str, target: str = "") -> str:
+        """Returns the image of a step with one or more components on a target."""
+        roles = {_LAUNCHED.get((name, target), _ROLE_OF_STEP[name]) for name in components}
+        return self.of_role(roles.pop() if len(roles) == 1 else max(roles, key=_MORE_PACKAGES.index))
 
     def of_training(self, kind: str, target: str = "") -> str:
         """Returns the training image for a machine with ``cpu``, ``gpu`` or ``tpu``.

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import linecache
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,50 +35,56 @@ class CheckedRun:
 
 
 def make_component(
-    function: Callable[..., Any],
-    *,
+    *functions: Callable[..., Any],
     base_image: str,
+    name: str = "",
     extra_inputs: Iterable[type[Any]] = (),
     settings: "dataclasses.Field[Any] | None" = None,
     checked_run: CheckedRun | None = None,
 ) -> Any:
-    """Makes a KFP component from a step's function in a ``component.py``.
+    """Makes a KFP component from a step's function in a ``component.py``, or from several functions.
+
+    Several run one after another in one container. An input artifact that has the name of an output of an
+    earlier function is that output.
 
     The component's source is a stub that calls the function in the installed package: no code in a compiled
     pipeline can differ from the package, and the same function runs locally, on Kubeflow and on Vertex AI.
 
     Args:
-        function: Its parameters are annotated with KFP artifact types or arguments dataclasses; its
-            docstring describes the artifacts.
+        *functions: Their parameters are annotated with KFP artifact types or arguments dataclasses; their
+            docstrings describe the artifacts.
         base_image: The image that contains imgpipe.
+        name: The component's name; that of a single function by default.
         extra_inputs: Arguments dataclasses whose fields are inputs of the component, but not of the function:
             they distinguish runs in KFP's cache.
         settings: The input with the arguments that have no input of their own in this pipeline.
         checked_run: Makes it the first step of this run, which gets all of its inputs and checks them.
+
+    Raises:
+        ValueError: if two functions declare an output of the same name, or an argument differently.
     """
-    node = _definition(function)
-    artifacts, fields = [], {}
-    for parameter, argument in zip(
-        inspect.signature(function).parameters.values(), node.args.args, strict=True
-    ):
-        if parameter.annotation is RunValues:
-            continue
-        if dataclasses.is_dataclass(parameter.annotation):
-            fields.update(flat_fields([parameter.annotation]))  # type: ignore[list-item]
-        else:
-            assert argument.annotation is not None  # noqa: S101 - KFP requires annotations
-            artifacts.append((parameter.name, ast.unparse(argument.annotation)))
-    fields.update(flat_fields(extra_inputs))
+    name = name or functions[0].__name__
+    artifacts, arguments = dict[str, str](), list[type[Any]]()
+    for function in functions:
+        own, classes = _parameters(function)
+        twice = [output for output in own if output in artifacts and _is_output(own[output])]
+        if twice:
+            raise ValueError(f"{name}: two components have an output {', '.join(twice)}; rename one of them")
+        artifacts = {**own, **artifacts}
+        arguments += classes
+    fields = flat_fields([*arguments, *extra_inputs])
     if settings is not None:
         fields[settings.name] = settings
-    source = _stub_source(function, artifacts, fields, checked_run)
+    source = _stub_source(name, functions, artifacts, fields, checked_run)
     # KFP reads the component's code with inspect.getsource, which looks here.
-    file_name = f"<component {function.__module__}.{function.__name__}>"
+    file_name = f"<component {functions[0].__module__}.{name}>"
     linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
-    scope = dict(vars(inspect.getmodule(function)))
+    scope: dict[str, Any] = {}
+    for function in functions:
+        scope.update(vars(inspect.getmodule(function)))
     exec(compile(source, file_name, "exec", dont_inherit=True), scope)  # noqa: S102 - the stub from above
-    stub = scope[function.__name__]
-    stub.__module__ = function.__module__
+    stub = scope[name]
+    stub.__module__ = functions[0].__module__
     return dsl.component(stub, base_image=base_image, install_kfp_package=False)
 
 
@@ -140,47 +146,79 @@ def select_fields(inputs: Mapping[str, Any], *arguments_classes: type[Any]) -> d
     return {name: inputs[name] for name in flat_fields(arguments_classes) if name in inputs}
 
 
+def _parameters(function: Callable[..., Any]) -> tuple[dict[str, str], list[type[Any]]]:
+    """Returns the annotations of a function's artifacts by name, and its arguments dataclasses."""
+    artifacts, classes = dict[str, str](), list[type[Any]]()
+    for parameter, argument in zip(
+        inspect.signature(function).parameters.values(), _definition(function).args.args, strict=True
+    ):
+        if parameter.annotation is RunValues:
+            continue
+        if dataclasses.is_dataclass(parameter.annotation):
+            classes.append(parameter.annotation)  # type: ignore[arg-type]
+        else:
+            assert argument.annotation is not None  # noqa: S101 - KFP requires annotations
+            artifacts[parameter.name] = ast.unparse(argument.annotation)
+    return artifacts, classes
+
+
+def _is_output(annotation: str) -> bool:
+    return annotation.startswith("Output")
+
+
 def _definition(function: Callable[..., Any]) -> ast.FunctionDef:
     body = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     return next(node for node in body if isinstance(node, ast.FunctionDef))
 
 
 def _stub_source(
-    function: Callable[..., Any],
-    artifacts: list[tuple[str, str]],
+    name: str,
+    functions: Sequence[Callable[..., Any]],
+    artifacts: Mapping[str, str],
     fields: Mapping[str, "dataclasses.Field[Any]"],
     checked_run: CheckedRun | None,
 ) -> str:
-    parsed = docstring_parser.parse(inspect.getdoc(function) or "")
+    parsed = [docstring_parser.parse(inspect.getdoc(function) or "") for function in functions]
     descriptions = {
-        parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parsed.params
+        parameter.arg_name: " ".join((parameter.description or "").split())
+        for docstring in parsed
+        for parameter in docstring.params
     }
     # KFP reads descriptions of inputs from Args and descriptions of outputs from Returns.
     inputs = {
-        name: descriptions[name] for name, annotation in artifacts if not annotation.startswith("Output")
+        artifact: descriptions[artifact] for artifact in artifacts if not _is_output(artifacts[artifact])
     }
     inputs.update({field.name: description_of(field) for field in fields.values()})
-    outputs = {name: descriptions[name] for name, annotation in artifacts if annotation.startswith("Output")}
-    summary = " ".join(filter(None, (parsed.short_description, parsed.long_description))).replace("\n", " ")
-    # A returned value has no name: KFP's local runner supports conditions only on unnamed outputs.
-    returned = inspect.signature(function).return_annotation
-    parameters = [f"{name}: {annotation}" for name, annotation in artifacts]
+    outputs = {artifact: descriptions[artifact] for artifact in artifacts if _is_output(artifacts[artifact])}
+    summaries = [
+        text for docstring in parsed for text in (docstring.short_description, docstring.long_description)
+    ]
+    summary = " ".join(filter(None, summaries)).replace("\n", " ")
+    parameters = [f"{artifact}: {annotation}" for artifact, annotation in artifacts.items()]
     # An input that is only checked has its description and its default in the pipeline's own list.
     checked = (checked_run.fields if checked_run else {}).items()
-    parameters += [f"{name}: {type(field.default).__name__}" for name, field in checked if name not in fields]
+    parameters += [
+        f"{argument}: {type(field.default).__name__}" for argument, field in checked if argument not in fields
+    ]
     parameters += [
         f"{field.name}: {type(field.default).__name__} = {field.default!r}" for field in fields.values()
     ]
-    call = [repr(function.__module__), repr(function.__name__), "locals()"]
-    if checked_run:
-        call += [f"pipeline={checked_run.pipeline!r}", f"target={checked_run.target!r}"]
+    options = [f"pipeline={checked_run.pipeline!r}", f"target={checked_run.target!r}"] if checked_run else []
+    names = [(function.__module__, function.__name__) for function in functions]
+    returned: Any = None
+    if name == functions[0].__name__:
+        # A returned value has no name: KFP's local runner supports conditions only on unnamed outputs.
+        returned = inspect.signature(functions[0]).return_annotation
+        call = f"run_component({', '.join([*map(repr, names[0]), 'locals()', *options])})"
+    else:
+        call = f"run_components({', '.join([repr(name), repr(names), 'locals()', *options])})"
     lines = [
-        f"def {function.__name__}(",
+        f"def {name}(",
         *(f"    {parameter}," for parameter in parameters),
         f") -> {returned.__name__}:" if isinstance(returned, type) else "):",
         textwrap.indent(repr(_docstring(summary, inputs, outputs)), "    "),
-        "    from imgpipe.components.common.step import run_component",
-        f"    return run_component({', '.join(call)})",
+        f"    from imgpipe.components.common.step import {call.partition('(')[0]}",
+        f"    return {call}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -26,6 +26,7 @@ def task_maker(
 ) -> Callable[..., Any]:
     """Returns ``task(function, **arguments)``, which adds a step to the pipeline under construction.
 
+    ``task(function, function, name=..., **arguments)`` adds a step that runs several functions.
     ``task(function, checked_run=..., **arguments)`` adds the first step, which checks the whole run.
 
     Args:
@@ -35,18 +36,25 @@ def task_maker(
         settings: In the pipeline of a form, the settings by step; those of ``others`` are for the rest.
     """
 
-    def task(function: Callable[..., Any], *, checked_run: CheckedRun | None = None, **arguments: Any) -> Any:
-        name = function.__name__
+    def task(
+        *functions: Callable[..., Any],
+        name: str = "",
+        checked_run: CheckedRun | None = None,
+        **arguments: Any,
+    ) -> Any:
+        names = [function.__name__ for function in functions]
+        name = name or names[0]
         step = _SETTINGS_OF.get(name, name)
         extra = target.step_inputs.get(name) or target.step_inputs.get(step, StepInputs())
         component = make_component(
-            target.steps.get(name, function),
-            base_image=images.of_step(step, target.name),
+            *(target.steps.get(function.__name__, function) for function in functions),
+            name=name,
+            base_image=images.of_step(*(_SETTINGS_OF.get(part, part) for part in names), target=target.name),
             extra_inputs=extra.classes,
             settings=SETTINGS_FIELD if settings else None,
             checked_run=checked_run,
         )
-        checked = {name: inputs[name] for name in (checked_run.fields if checked_run else ())}
+        checked = {field: inputs[field] for field in (checked_run.fields if checked_run else ())}
         own = {SETTINGS: settings.get(step, settings["others"])} if settings else {}
         added = component(**{**checked, **arguments, **extra.values(inputs, images), **own})
         target.configure_task(step, added, inputs)

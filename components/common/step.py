@@ -1,7 +1,7 @@
 """Runs a step's function: checks arguments, logs errors and durations, sets the exit code.
 
-Used by both entry points of a step: the KFP component (``run_component``) and the command line
-(``run_command``).
+Used by all entry points of a step: the KFP component (``run_component``; ``run_components`` if several run in
+one step) and the command line (``run_command``).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ from imgpipe.components.common.webhook import (
 )
 from imgpipe.components.platforms.kubernetes.storage_secret import use_storage_secret
 
-_LAST_STEPS, _GATE = ("deploy", "batch_predict"), "gate"
+_LAST_STEPS = ("publish", "batch_predict")
 _AFTER_DEADLINE = "start the run again: with the same job_dir, the training continues"
 
 
@@ -65,34 +65,72 @@ def run_component(
         SystemExit: with the error's exit code, after the error was logged, if the step fails. On SIGTERM
             the process exits immediately.
     """
-    # Several component functions, the names of steps, may share the logic module of one folder.
-    step, package = function_name, module_name.split(".")[-2]
+    _prepare_process()
+    result = _run(function_name, module_name, function_name, values, pipeline, target)
+    _report_success(function_name)
+    return result
+
+
+def run_components(
+    step: str,
+    components: Sequence[tuple[str, str]],
+    values: Mapping[str, Any],
+    *,
+    pipeline: str = "",
+    target: str = "",
+) -> None:
+    """Runs several components in this process, one after another; each logs as if it were a step of its own.
+
+    An output of a component is the input of a later one that has the same name. After a component that
+    returns False, the step ends: a model that does not pass the gate is not deployed.
+
+    Args:
+        step: The step's name.
+        components: The module and the function of each.
+        values: The inputs, and the artifacts, of all of them.
+        pipeline: See ``run_component``.
+        target: See ``run_component``.
+
+    Raises:
+        SystemExit: See ``run_component``.
+    """
+    _prepare_process()
+    if pipeline:
+        with _logged(step, step, {}):
+            started = time.monotonic()
+            values = _checked(step, pipeline, target, values)
+            _log_finished(step, started)
+    for module_name, function_name in components:
+        if _run(step, module_name, function_name, values) is False:
+            break
+    _report_success(step)
+
+
+def _prepare_process() -> None:
     use_storage_secret()
     if has_webhook():
         # On SIGTERM there is no time to import it: KFP's launcher ends immediately, and within a second its
         # container and this process (argo-workflows 4.0.5, workflow/executor/osspecific/signal_linux.go).
         importlib.import_module("imgpipe.components.platforms.kubernetes.workflow")
 
-    def report_failure(error: PipelineError) -> None:
-        report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
 
-    with _exit_on_error(step, report_failure, lambda: _report_stop(step)), _raise_on_sigterm():
+def _run(
+    step: str,
+    module_name: str,
+    function_name: str,
+    values: Mapping[str, Any],
+    pipeline: str = "",
+    target: str = "",
+) -> Any:
+    """Calls one component function and logs its start and its end, or exits with its error."""
+    with _logged(step, function_name, values):
         function = getattr(importlib.import_module(module_name), function_name)
-        artifacts = {
-            name: value.path
-            for name, value in values.items()
-            if isinstance(getattr(value, "path", None), str)
-        }
-        log_event("step_started", f"{step}: started", step=step, artifacts=artifacts)
         _log_ignored_settings()
         if pipeline:
-            # Imported here: it loads the arguments of all steps.
-            from imgpipe.components.preflight.preflight import check_run
-
-            values = check_run(pipeline, target, values, step=step)
-        else:
+            values = _checked(step, pipeline, target, values)
+        elif "settings" in values:
             # The first step of a form has checked them.
-            values = {**values, **values.get("settings", {})}
+            values = {**values, **values["settings"]}
         arguments: dict[str, Any] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             kind = parameter.annotation
@@ -100,15 +138,47 @@ def run_component(
                 arguments[name] = from_values(kind, values)
             else:
                 arguments[name] = values if kind is RunValues else values[name]
+        # Several component functions may share the logic module of one folder.
+        package = module_name.split(".")[-2]
         importlib.import_module(f"imgpipe.components.{package}.{package}")
         started = time.monotonic()
         result = function(**arguments)
-        seconds = round(time.monotonic() - started, 3)
-        log_event("step_finished", f"{step}: done in {seconds:.1f} s", step=step, work_seconds=seconds)
-        # A model that does not pass the gate ends the pipeline there.
-        if step in _LAST_STEPS or (step == _GATE and result is False):
-            report_end(SUCCEEDED, step)
+        _log_finished(function_name, started)
         return result
+
+
+@contextmanager
+def _logged(step: str, component: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Logs the start of a component in the block, and its error, after which it exits."""
+
+    def report_failure(error: PipelineError) -> None:
+        report_end(FAILED, step, problem=error.problem, remedy=error.remedy)
+
+    with _exit_on_error(component, report_failure, lambda: _report_stop(step)), _raise_on_sigterm():
+        artifacts = {
+            name: value.path
+            for name, value in values.items()
+            if isinstance(getattr(value, "path", None), str)
+        }
+        log_event("step_started", f"{component}: started", step=component, artifacts=artifacts)
+        yield
+
+
+def _log_finished(component: str, started: float) -> None:
+    seconds = round(time.monotonic() - started, 3)
+    log_event("step_finished", f"{component}: done in {seconds:.1f} s", step=component, work_seconds=seconds)
+
+
+def _checked(step: str, pipeline: str, target: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    # Imported here: it loads the arguments of all steps.
+    from imgpipe.components.preflight.preflight import check_run
+
+    return check_run(pipeline, target, values, step=step)
+
+
+def _report_success(step: str) -> None:
+    if step in _LAST_STEPS:
+        report_end(SUCCEEDED, step)
 
 
 def run_command(

@@ -32,10 +32,3 @@ class DataVersionArguments:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """The images of the training, of which a form selects one."""
-
-    training_images: str = argument("{}", "Our images by kind, as a JSON object: cpu, gpu and tpu.")

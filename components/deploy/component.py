@@ -9,20 +9,20 @@ from imgpipe.components.deploy.arguments import DeployArguments
 
 
 def deploy(
-    model: Input[Model],
+    exported_model: Input[Model],
     deployment: Output[Artifact],
     arguments: DeployArguments,
 ) -> None:
     """Deploys the model and waits until it answers; otherwise rolls back to the previous model.
 
     Args:
-        model: The checked SavedModel that the export step published.
+        exported_model: The checked SavedModel that the export component published.
         deployment: deployment.json: location, version and traffic share of the model.
         arguments: The deployment target and its settings.
     """
     from imgpipe.components.deploy.deploy import deploy as run_deployment
 
-    deployed = run_deployment(Path(model.path), arguments)
+    deployed = run_deployment(Path(exported_model.path), arguments)
     path = Path(deployment.path) / "deployment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(deployed.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -11,15 +11,15 @@ from imgpipe.components.gate.arguments import GateArguments
 def gate(
     evaluation: Input[Artifact],
     decision: Output[Artifact],
-    summary: Output[Markdown],
+    reasons: Output[Markdown],
     arguments: GateArguments,
 ) -> bool:
-    """Decides whether the model is deployed. Blocking a model is not an error: the pipeline ends here.
+    """Decides whether the model is deployed. Blocking a model is not an error: nothing follows.
 
     Args:
         evaluation: The output of the evaluate step.
         decision: decision.json: every check with its measured and required value.
-        summary: The decision as a table.
+        reasons: The decision and its reasons as a table.
         arguments: The conditions.
     """
     from imgpipe.components.gate.gate import decide
@@ -29,6 +29,6 @@ def gate(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(decided.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     decision.metadata.update(deploy=decided.deploy, summary=decided.summary)
-    Path(summary.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(summary.path).write_text(decided.to_markdown(), encoding="utf-8")
+    Path(reasons.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(reasons.path).write_text(decided.to_markdown(), encoding="utf-8")
     return decided.deploy

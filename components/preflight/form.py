@@ -32,6 +32,15 @@ from imgpipe.components.validate.arguments import ValidateArguments
 SETTINGS = "settings"
 ACCELERATOR, ACCELERATOR_COUNT, NO_ACCELERATOR = "accelerator", "accelerator_count", "none"
 _IMAGE_KINDS = {NO_ACCELERATOR: "cpu", GPU_RESOURCE: "gpu", TPU_RESOURCE: "tpu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingImages:
+    """The images of the training, of which a form selects one."""
+
+    training_images: str = argument("{}", "Our images by kind, as a JSON object: cpu, gpu and tpu.")
+
+
 # Arguments that the first step passes on as outputs, by name.
 FORM_OUTPUTS: Mapping[str, str] = MappingProxyType(
     {

@@ -8,7 +8,6 @@ from typing import Any
 
 from imgpipe.components.common.arguments import argument, flat_fields
 from imgpipe.components.common.webhook import HAS_NOTIFY_VARIABLE, RUN_VARIABLE, WEBHOOK_VARIABLE
-from imgpipe.components.data_version import form_component
 from imgpipe.components.notify.component import notify
 from imgpipe.components.platforms.kubernetes.pod_spec import SHARED_MEMORY_FOLDER, SHARED_MEMORY_LIMIT
 from imgpipe.components.platforms.kubernetes.storage_secret import (
@@ -16,6 +15,7 @@ from imgpipe.components.platforms.kubernetes.storage_secret import (
     STORAGE_KEY_FOLDER,
     STORAGE_KEY_VARIABLE,
 )
+from imgpipe.components.preflight.component import form_settings
 from imgpipe.components.preflight.pod_fields import pod_fields
 from imgpipe.components.storage.volumes import VOLUMES_VARIABLE
 from imgpipe.components.tune import katib_component
@@ -27,14 +27,12 @@ from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target
 # Requested processors and gigabytes of memory: the data steps keep one image per thread in memory, the others
 # TensorFlow and a model. For train, they are inputs of the pipeline.
 _RESOURCES = {
-    "data_version": (1, 1),
+    "prepare": (1, 1),
     "convert": (2, 2),
     "validate": (2, 2),
     "evaluate": (2, 4),
-    "export": (1, 4),
-    "gate": (1, 1),
+    "publish": (1, 4),
     "notify": (1, 1),
-    "deploy": (1, 4),
     "batch_predict": (4, 8),
 }
 # A pod that cannot start waits for ever otherwise. Seven days are also Vertex AI's limit for a job.
@@ -109,7 +107,7 @@ def _data_version(inputs: Mapping[str, Any], _images: Images) -> dict[str, Any]:
 class DataVersion:
     """The input of convert that invalidates its cache when the data change."""
 
-    data_version: str = argument("", "The state of the data, as the data_version step found it.")
+    data_version: str = argument("", "The state of the data, as the step prepare found it.")
 
 
 CACHED_CONVERT = StepInputs((DataVersion,), _data_version)
@@ -132,7 +130,7 @@ def kubeflow_target(options: KubeflowOptions) -> Target:
         step_arguments={"tune": (KatibArguments,)},
         # The function itself takes KatibArguments and TrialPodArguments.
         step_inputs={"convert": CACHED_CONVERT, "tune": StepInputs((), _tune_values)},
-        form_step=form_component.data_version,
+        form_settings=form_settings,
         caches=True,
         deadline_seconds=DEADLINE_SECONDS,
         # It costs each run three pods.

@@ -127,7 +127,11 @@ def _printed(logs: StepLogs, step: Step) -> list[str] | None:
 
 
 def _shown(step: Step, printed: list[str]) -> dict[str, Any]:
-    results = [text.partition(RESULT)[2] for text in printed if f": {RESULT}" in text]
+    results = {
+        component: result
+        for component, separator, result in (text.partition(f": {RESULT}") for text in printed)
+        if separator
+    }
     failures = [text for text in printed if text.partition("\n")[0].endswith(f": {FAILED_MARK}")]
     shown: dict[str, Any] = {"state": step.state}
     if step.cached:
@@ -137,7 +141,9 @@ def _shown(step: Step, printed: list[str]) -> dict[str, Any]:
     if step.seconds is not None:
         shown["duration"] = f"{step.seconds:,.0f} s"
     if results:
-        shown["result"] = results[-1]
+        # A step that runs several components has a result of each.
+        own = results.get(step.name)
+        shown["result"] = own or "\n".join(f"{name}: {result}" for name, result in results.items())
     if step.state == FAILED:
         # A log that was cut off may end before the reason.
         reason = failures[-1].partition("\n")[2] if failures else ""

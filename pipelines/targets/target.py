@@ -35,7 +35,8 @@ class Target:
         step_arguments: Arguments dataclasses that a function in ``steps`` takes in addition, by step. A
             pipeline with the step has their fields as inputs.
         step_inputs: Inputs of a component that the pipeline fills in, by step.
-        form_step: The first step of the pipelines that have a form with few fields; None = they have none.
+        form_settings: Component function, in the first step of the pipelines that have a form with few
+            fields; None = they have none.
         caches: Whether convert and validate are cached while the data's version stays the same.
         deadline_seconds: Time after which a run is ended; None = never.
         exit_step: Component function that runs after all others, also if they fail; None = none.
@@ -48,7 +49,7 @@ class Target:
     steps: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: MappingProxyType({}))
     step_arguments: Mapping[str, tuple[type[Any], ...]] = field(default_factory=lambda: MappingProxyType({}))
     step_inputs: Mapping[str, StepInputs] = field(default_factory=lambda: MappingProxyType({}))
-    form_step: Callable[..., Any] | None = None
+    form_settings: Callable[..., Any] | None = None
     caches: bool = False
     deadline_seconds: int | None = None
     exit_step: Callable[..., Any] | None = None

@@ -17,12 +17,12 @@ from imgpipe.pipelines.targets.target import CACHED_STEPS, StepInputs, Target
 
 # CPUs and memory of each step: Vertex AI chooses the smallest machine that has them.
 _RESOURCES = {
-    "data_version": ("2", "4G"),
+    "prepare": ("2", "4G"),
     "convert": ("4", "8G"),
     "validate": ("4", "8G"),
     "train": ("2", "4G"),
     "evaluate": ("4", "16G"),
-    "export": ("4", "16G"),
+    "publish": ("4", "16G"),
 }
 _DEFAULT_RESOURCES = ("2", "8G")
 # Placeholders that Vertex AI replaces: no compiled file contains a project.

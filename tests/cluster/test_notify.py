@@ -45,11 +45,11 @@ def submit(installation, job, *arguments):
 
 
 def test_a_run_that_fails_is_reported_once(installation, job, received):
-    # No model is that fast: the step export fails.
+    # No model is that fast: the step publish fails.
     run_id = submit(installation, job, "--max_latency_ms=0.001")
     assert installation.wait_until_ended(job) == "FAILED"
     [report] = wait_for(received, 60, "the webhook is called")
-    assert (report["state"], report["run_id"], report["step"]) == ("FAILED", run_id, "export")
+    assert (report["state"], report["run_id"], report["step"]) == ("FAILED", run_id, "publish")
     assert "max_latency_ms" in report["problem"]
 
 

@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * RUN_SECONDS)]
 
 # As typed into the form.
 _SMALL = {"model_type": "resnet-18", "weights": "none", "image_size": 32, "max_steps": 2}
-_STEPS = ["data_version", "convert", "validate", "train", "evaluate", "export", "gate"]
+_STEPS = ["prepare", "convert", "validate", "train", "evaluate", "publish"]
+# Prepare runs data_version; publish runs export, the gate and, if it passes, deploy.
+_COMPONENTS = ["data_version", "convert", "validate", "train", "evaluate", "export", "gate"]
 
 
 def _form(installation):
@@ -41,16 +43,16 @@ def test_a_submitted_run_belongs_to_a_pipeline_and_its_version(installation, fin
 
 def test_describe_names_our_steps_in_the_pipelines_order_and_nothing_else(installation, finished):
     steps = installation.describe(finished)["details"]["steps"]
-    assert list(steps) == [*_STEPS, "deploy"]
-    assert [steps[step]["state"] for step in steps] == ["done"] * len(_STEPS) + ["skipped"]
+    assert list(steps) == _STEPS
+    assert {steps[step]["state"] for step in steps} == {"done"}
     assert all(steps[step]["result"] for step in _STEPS)
 
 
 def test_stream_logs_prints_what_the_steps_say_without_kubeflows_lines(installation, finished):
     result = installation.imgpipe("stream-logs", finished)
     assert result.returncode == 0, result.stderr
-    for step in _STEPS:
-        assert re.search(rf"^[\d-]+ [\d:]+ {step}: result: ", result.stdout, re.MULTILINE), result.stdout
+    for component in _COMPONENTS:
+        assert re.search(rf"^[\d-]+ [\d:]+ {component}: result: ", result.stdout, re.MULTILINE), result.stdout
     # A line of the launcher, of Argo's executor and of KFP's.
     noise = re.compile(r"^(I\d{4} |time=|\[KFP Executor)", re.MULTILINE)
     assert not noise.search(result.stdout), result.stdout
@@ -96,7 +98,7 @@ def test_a_cancelled_run_ends_and_is_listed_as_cancelled(installation, job):
 
 
 def test_retry_runs_only_what_failed(installation, start, job):
-    # No model is that fast: the step export fails.
+    # No model is that fast: the step publish fails.
     run_id = start(**_form(installation), max_latency_ms=0.001)
     assert installation.wait_until_ended(job) == "FAILED"
     before = {pod.metadata.uid for pod in installation.pods(run_id)}
@@ -104,7 +106,7 @@ def test_retry_runs_only_what_failed(installation, start, job):
     wait_for(lambda: installation.describe(job)["state"] in ("RUNNING", "PENDING"), 60, "it runs again")
     assert installation.wait_until_ended(job) == "FAILED"
     again = [pod for pod in installation.pods(run_id) if pod.metadata.uid not in before]
-    assert [step_of(pod) for pod in again] == ["export"]
+    assert [step_of(pod) for pod in again] == ["publish"]
 
 
 def test_five_submissions_of_one_id_at_the_same_moment_are_one_run(installation, job, monkeypatch):

@@ -1,6 +1,8 @@
 """Fixtures for the tests of all steps; expensive ones have session scope."""
 
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -215,3 +217,17 @@ def linear_model():
         return folder
 
     return write
+
+
+@pytest.fixture
+def component_module(monkeypatch):
+    """``component_module(name=function, ...)`` makes a component.py of these functions; returns its name."""
+
+    def make(**functions):
+        names = [f"imgpipe.components.sample{end}" for end in ("", ".sample", ".component")]
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        vars(sys.modules[names[-1]]).update(functions)
+        return names[-1]
+
+    return make

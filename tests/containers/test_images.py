@@ -16,19 +16,20 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(2400)]
 # The modules of the steps that each image runs, and the libraries that they import only when needed.
 STEPS = {
     "data": (
-        *("convert.convert", "validate.validate", "gate.gate", "data_version.data_version"),
+        *("convert.convert", "validate.validate", "data_version.data_version", "preflight.component"),
         "preflight.preflight",
     ),
     "launcher": (
         "custom_job.custom_job",
         "tune.vertex_component",
-        "deploy.deploy",
-        "deploy.vertex",
-        "deploy.kserve",
+        *("data_version.data_version", "preflight.component", "preflight.preflight"),
+        "serving_model.serving_model",
+        # They find the deployed model.
+        *("deploy.vertex", "deploy.kserve"),
     ),
     "serve-tools": (
         "evaluate.evaluate",
-        "export.export",
+        *("export.export", "gate.gate", "deploy.deploy", "deploy.vertex", "deploy.kserve"),
         "batch_predict.batch_predict",
         "preflight.preflight",
         "deploy.probe",

@@ -132,7 +132,7 @@ def test_the_model_has_the_original_algorithms_signature(digits_run):
 
 
 def test_the_published_model_is_the_exported_artifact(digits_run):
-    published, exported = Path(digits_run.summary["model"]), digits_run.artifact("export", "exported_model")
+    published, exported = Path(digits_run.summary["model"]), digits_run.artifact("publish", "exported_model")
     assert {
         file.relative_to(published): file.read_bytes() for file in published.rglob("*") if file.is_file()
     } == {file.relative_to(exported): file.read_bytes() for file in exported.rglob("*") if file.is_file()}

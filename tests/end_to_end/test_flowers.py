@@ -81,7 +81,7 @@ def test_the_deployed_model_predicts_as_evaluated_in_batches_and_alone(flowers_r
 
     dataset = flowers_run.artifact("convert", "dataset")
     evaluation = flowers_run.artifact("evaluate", "evaluation")
-    decision = flowers_run.artifact("gate", "decision")
+    decision = flowers_run.artifact("publish", "decision")
     assert json.loads((decision / "decision.json").read_text())["deploy"] is True
     records = list(read_split(dataset, read_manifest(dataset).splits[VALIDATION]))
     images = [record.encoded for record in records]

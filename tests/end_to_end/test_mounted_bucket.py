@@ -70,7 +70,7 @@ def test_every_step_of_a_run_writes_to_a_mounted_bucket(bucket, coloured_folder)
     assert run.status == 0, run.shown
     assert (data / "manifest.json").is_file()
     model = Path(run.summary["model"])
-    for folder in (model, run.artifact("export", "exported_model"), deploy_dir / "1"):
+    for folder in (model, run.artifact("publish", "exported_model"), deploy_dir / "1"):
         assert (folder / "saved_model.pb").is_file()
         assert (folder / "variables" / "variables.index").is_file()
     # The exported model, the one in job_dir and the deployed one.

@@ -32,7 +32,7 @@ def test_kfps_client_accepts_the_kubeflow_file(file, tmp_path):
     step, processors = PODS[name]
     if file.stem == name != "batch_predict":
         # The first step of a form passes on the processors.
-        processors = "data-version.pod_cpu"
+        processors = "prepare.pod_cpu"
     with start_kubeflow_server(tmp_path) as server:
         client = kfp.Client(host=server.address)
         result = client.create_run_from_pipeline_package(str(file), arguments={"images": "gs://b/i"})

@@ -1,4 +1,4 @@
-"""The pipeline's condition, dsl.If on the gate's output, in KFP's local runner."""
+"""The step publish: whether deploy follows the gate in it, in KFP's local runner."""
 
 import json
 import subprocess
@@ -12,9 +12,8 @@ from imgpipe.components.deploy.arguments import DeployArguments
 from imgpipe.components.deploy.component import deploy
 from imgpipe.components.gate.arguments import GateArguments
 from imgpipe.components.gate.component import gate
-from imgpipe.pipelines.image_classification import image_classification
 from imgpipe.pipelines.interface import make_component, make_pipeline, select_fields
-from imgpipe.pipelines.targets.local import LOCAL
+from tests.pipelines.compiled import spec_of
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +25,11 @@ def pipeline_file(tmp_path_factory):
             artifact_uri=inputs["evaluation"], artifact_class=dsl.Artifact, reimport=True
         )
         model = dsl.importer(artifact_uri=inputs["model"], artifact_class=dsl.Model, reimport=True)
-        gated = make_component(gate, base_image="x")(
-            evaluation=evaluation.output, **select_fields(inputs, GateArguments)
+        make_component(gate, deploy, name="publish", base_image="x")(
+            evaluation=evaluation.output,
+            exported_model=model.output,
+            **select_fields(inputs, GateArguments, DeployArguments),
         )
-        with dsl.If(gated.outputs["Output"] == True):  # noqa: E712
-            make_component(deploy, base_image="x")(
-                model=model.output, **select_fields(inputs, DeployArguments)
-            )
 
     from dataclasses import dataclass
 
@@ -94,14 +91,14 @@ def test_a_passing_model_is_deployed_and_a_blocked_one_ends_the_run_successfully
         assert failed == []
         summary = next(event["result"] for event in events if event["event"] == "step_result")
         assert summary.startswith("blocked, not deployed: top-1 accuracy 0.9000")
+    # The decision is there in both cases.
+    [decision] = tmp_path.glob("artifacts/*/publish/decision/decision.json")
+    assert json.loads(decision.read_text())["passed"] is deployed
+    [reasons] = tmp_path.glob("artifacts/*/publish/reasons")
+    assert "top-1 accuracy 0.9000, at least" in reasons.read_text()
 
 
-def test_the_pipeline_deploys_only_after_the_gate():
-    tasks = image_classification(LOCAL).pipeline_spec.root.dag.tasks
-    (condition,) = (task for name, task in tasks.items() if name.startswith("condition"))
-    assert (
-        "gate" in condition.trigger_policy.condition
-        or "pipelinechannel--gate" in condition.trigger_policy.condition
-    )
-    assert "deploy" not in tasks
-    assert set(tasks["gate"].dependent_tasks) == {"evaluate", "export"}
+def test_the_user_interface_shows_the_decision_and_its_reasons():
+    outputs = spec_of("kubeflow")["components"]["comp-publish"]["outputDefinitions"]["artifacts"]
+    kinds = {name: output["artifactType"]["schemaTitle"] for name, output in outputs.items()}
+    assert (kinds["decision"], kinds["reasons"]) == ("system.Artifact", "system.Markdown")

@@ -71,6 +71,33 @@ def test_a_components_code_only_calls_the_installed_function(tmp_path):
     assert f"run_component('{paint.__module__}', 'paint', locals())" in container["command"][-1]
 
 
+def varnish(painting: Input[Model], varnished: Output[Model], arguments: MoreColours) -> None:
+    """Varnishes a painting.
+
+    Args:
+        painting: What is painted.
+        varnished: The result.
+        arguments: The layers.
+    """
+
+
+def test_functions_in_one_step_pass_on_an_output_by_its_name(tmp_path):
+    component = make_component(paint, varnish, name="both", base_image="painter:1")
+    spec = compiled(component, tmp_path / "both.yaml")
+    declared = spec["components"]["comp-both"]
+    assert set(declared["inputDefinitions"]["artifacts"]) == {"canvas"}
+    assert set(declared["outputDefinitions"]["artifacts"]) == {"painting", "varnished"}
+    assert set(declared["inputDefinitions"]["parameters"]) == {"hue", "name", "count", "bright", "depth"}
+    source = spec["deploymentSpec"]["executors"]["exec-both"]["container"]["command"][-1]
+    names = [(paint.__module__, "paint"), (paint.__module__, "varnish")]
+    assert f"return run_components('both', {names}, locals())" in source
+
+
+def test_functions_in_one_step_cannot_write_to_the_same_output():
+    with pytest.raises(ValueError, match="both: two components have an output painting; rename one"):
+        make_component(paint, paint, name="both", base_image="painter:1")
+
+
 def test_a_field_that_two_steps_share_is_one_input():
     assert list(flat_fields([Colours, MoreColours])) == ["hue", "name", "count", "bright", "depth"]
 

@@ -507,7 +507,7 @@ def test_the_compiled_steps_run_and_their_logs_are_followed(run, server, tmp_pat
     assert submit(run, arguments=[f"--images={tmp_path / 'photos'}"]).exit_code == 0
     followed = run("stream-logs", "job_1")
     assert followed.exit_code == 76
-    assert "data_version: done" in followed.stdout
+    assert "prepare: done" in followed.stdout
     assert "convert" in followed.stdout
     assert json.loads(run("describe", "job_1", "--format", "json").stdout)["state"] == "FAILED"
 

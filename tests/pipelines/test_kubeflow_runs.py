@@ -16,7 +16,7 @@ from tests.command_line import run_on_kubeflow
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
 from tests.servers.kubeflow_workflow import Pod, WorkflowState
 
-ORDER = ["data_version", "convert", "validate", "train", "evaluate", "export", "gate", "deploy"]
+ORDER = ["prepare", "convert", "validate", "train", "evaluate", "publish"]
 NOISE = "I1128 09:00:00.000000 17 launcher_v2.go:151] input\n[KFP Executor 2026-11-28 INFO]: --component\n"
 
 
@@ -78,17 +78,13 @@ def test_describe_shows_the_steps_in_the_pipelines_order_with_their_results(run,
         "convert": [Pod(log=done, seconds=12)],
         "validate": [Pod("Failed", "Error (exit code 1)", failed)],
     }
-    state(
-        "FAILED", pods=pods, cached=("data_version",), omitted=("train",), parents={"deploy": "condition-1"}
-    )
+    state("FAILED", pods=pods, cached=("prepare",), omitted=("train",))
     job = described(run)
     steps = job["details"]["steps"]
     names = list(steps)
-    assert names[:4] == ORDER[:4]
-    assert sorted(names) == sorted(name for name in ORDER if name in names)
-    assert names.index("evaluate") < names.index("gate") < names.index("deploy")
-    assert steps["data_version"]["state"] == "done"
-    assert "earlier run" in steps["data_version"]["cached"]
+    assert names == ORDER
+    assert steps["prepare"]["state"] == "done"
+    assert "earlier run" in steps["prepare"]["cached"]
     assert steps["convert"] == {"state": "done", "duration": "12 s", "result": "1,000 images in 4 shards"}
     text = "problem: the image is damaged\nwhere: a.csv, line 2\nwhat to do: replace it"
     assert (steps["validate"]["state"], steps["validate"]["error"]) == ("failed", text)
@@ -99,14 +95,17 @@ def test_describe_shows_the_steps_in_the_pipelines_order_with_their_results(run,
         assert noise not in shown
 
 
-def test_a_deployment_that_the_gate_prevented_is_skipped(run, state):
-    pods = {name: [Pod()] for name in ORDER if name != "deploy"}
-    tasks = described(run)["details"].get("steps", {})
-    assert tasks == {}
-    state("SUCCEEDED", pods=pods, skipped=("condition-1",))
+def test_a_step_of_several_components_shows_the_result_of_each(run, state, printed):
+    log = printed(
+        lambda: log_result("export", "the evaluation matches"),
+        lambda: log_event("step_started", "gate: started"),
+        lambda: log_result("gate", "blocked, not deployed"),
+    )
+    assert described(run)["details"].get("steps", {}) == {}
+    pods = {**{name: [Pod()] for name in ORDER}, "publish": [Pod(log=log)]}
+    state("SUCCEEDED", pods=pods)
     steps = described(run)["details"]["steps"]
-    assert steps["deploy"] == {"state": "skipped"}
-    assert steps["gate"]["state"] == "done"
+    assert steps["publish"]["result"] == "export: the evaluation matches\ngate: blocked, not deployed"
 
 
 UNSCHEDULABLE = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."

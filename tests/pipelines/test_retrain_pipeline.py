@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.convert.arguments import ConvertArguments
 from tests.command_line import run_command
 from tests.pipelines.compiled import spec_of
 
@@ -13,25 +15,33 @@ TARGETS = ["local", "kubeflow", "vertex"]
 def test_only_the_initial_weights_differ_from_the_plain_pipeline(target):
     retrained = spec_of(target, "image_classification_retrain")["root"]["dag"]["tasks"]
     plain = spec_of(target, "image_classification")["root"]["dag"]["tasks"]
-    serving_model = retrained.pop("serving-model")
-    assert serving_model["dependentTasks"] == ["validate"]
+    prepare = retrained.pop("prepare")
+    assert "dependentTasks" not in prepare
+    if target == "local":
+        # It also checks the run, in place of convert.
+        assert retrained["convert"].pop("dependentTasks") == ["prepare"]
+        needless = plain["convert"]["inputs"]["parameters"].keys() - flat_fields([ConvertArguments]).keys()
+        for name in needless:
+            del plain["convert"]["inputs"]["parameters"][name]
+    else:
+        plain.pop("prepare")
     weights = retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"]
     assert weights == {
-        "taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "serving-model"}
+        "taskOutputParameter": {"outputParameterKey": "initial_model", "producerTask": "prepare"}
     }
     retrained["train"]["inputs"]["parameters"]["pretrained_checkpoint_path"] = plain["train"]["inputs"][
         "parameters"
     ]["pretrained_checkpoint_path"]
-    retrained["train"]["dependentTasks"].remove("serving-model")
+    retrained["train"]["dependentTasks"].remove("prepare")
     assert retrained == plain
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_serving_model_is_never_cached_and_its_image_has_the_clients(target):
     spec = spec_of(target, "image_classification_retrain")
-    image = spec["deploymentSpec"]["executors"]["exec-serving-model"]["container"]["image"]
+    image = spec["deploymentSpec"]["executors"]["exec-prepare"]["container"]["image"]
     assert image.split(":")[0] == ("imgpipe-serve-tools" if target == "local" else "imgpipe-launcher")
-    assert not spec["root"]["dag"]["tasks"]["serving-model"]["cachingOptions"].get("enableCache")
+    assert not spec["root"]["dag"]["tasks"]["prepare"]["cachingOptions"].get("enableCache")
 
 
 VERTEX = ["--target", "vertex", "--region", "us-central1", "--dry-run", "--no-check"]

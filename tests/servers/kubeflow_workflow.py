@@ -35,7 +35,6 @@ class WorkflowState:
 
     Attributes:
         pods: The pods of each step that has started.
-        skipped: Tasks whose condition was false.
         omitted: Steps that depend on a failed one.
         cached: Steps that the cache has replaced.
         cancelled: Whether the user has cancelled the run.
@@ -44,7 +43,6 @@ class WorkflowState:
     """
 
     pods: dict[str, list[Pod]] = field(default_factory=dict)
-    skipped: tuple = ()
     omitted: tuple = ()
     cached: tuple = ()
     # The tasks around a step that is not directly in the pipeline.
@@ -79,11 +77,11 @@ class WorkflowState:
             phase = "Failed" if {"Failed", "Error"} & set(last) or self.cancelled else "Succeeded"
         # In no order: Go's maps have none.
         root = f"{WORKFLOW}(0).root(0)"
-        for step in reversed([*self.cached, *self.pods, *self.skipped, *self.omitted]):
+        for step in reversed([*self.cached, *self.pods, *self.omitted]):
             start = next(clock)
             path = self.path(step)
-            if step in self.skipped or step in self.omitted:
-                add(path, "Skipped", "Skipped" if step in self.skipped else "Omitted", start)
+            if step in self.omitted:
+                add(path, "Skipped", "Omitted", start)
                 continue
             decision = "true" if step in self.cached else "false"
             parameters = [{"name": "cached-decision", "value": decision}, pod_spec_patch(run_id, step)]
@@ -119,7 +117,7 @@ class WorkflowState:
         return {"metadata": {"name": WORKFLOW}, "spec": spec, "status": status}
 
     def path(self, step):
-        """Returns the name of a step's node; the task of data_version is data-version."""
+        """Returns the name of a step's node; the task of batch_predict is batch-predict."""
         parent = f".{self.parents[step]}(0)" if step in self.parents else ""
         return f"{WORKFLOW}(0).root(0){parent}.{step.replace('_', '-')}"
 

@@ -162,24 +162,22 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any]) -> list[Step]
     nodes = [(_path(node), node) for node in _nodes(workflow)]
     ended = bool(workflow.get("status", {}).get("finishedAt"))
     return [
-        dataclasses.replace(_step(task, parents, nodes, ended=ended), name=step_name(task))
-        for task, parents in ordered_tasks(spec)
+        dataclasses.replace(_step(task, nodes, ended=ended), name=step_name(task))
+        for task in ordered_tasks(spec)
     ]
 
 
 def step_name(task: str) -> str:
-    """Returns the name of a task's step, e.g. ``data_version`` of ``data-version``."""
+    """Returns the name of a task's step, e.g. ``batch_predict`` of ``batch-predict``."""
     return task.replace("-", "_")
 
 
-def ordered_tasks(spec: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    """Returns the tasks of a pipeline in its order, each with the conditions around it."""
-    return list(_ordered(spec, spec["root"], ()))
+def ordered_tasks(spec: Mapping[str, Any]) -> list[str]:
+    """Returns the tasks of a pipeline in its order; those of an exit handler in place of it."""
+    return list(_ordered(spec, spec["root"]))
 
 
-def _ordered(
-    spec: Mapping[str, Any], component: Mapping[str, Any], parents: tuple[str, ...]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _ordered(spec: Mapping[str, Any], component: Mapping[str, Any]) -> Iterator[str]:
     tasks = component["dag"]["tasks"]
     remaining = dict(tasks)
     while remaining:
@@ -189,9 +187,9 @@ def _ordered(
             del remaining[name]
             inner = spec["components"][tasks[name]["componentRef"]["name"]]
             if "dag" in inner:
-                yield from _ordered(spec, inner, (*parents, name))
+                yield from _ordered(spec, inner)
             else:
-                yield name, parents
+                yield name
 
 
 def _needs(task: Mapping[str, Any]) -> set[str]:
@@ -219,7 +217,6 @@ def _path(node: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _step(
     name: str,
-    parents: tuple[str, ...],
     nodes: list[tuple[tuple[str, ...], Mapping[str, Any]]],
     *,
     ended: bool,
@@ -233,7 +230,6 @@ def _step(
     # When the pipeline itself is tried again, its first step may fail: this one keeps what it did before.
     own = [node for node in own if node.get("phase") != "Omitted"] or own
     driver = [node for path, node in nodes if path[-1] == f"{name}-driver"]
-    around = [node for path, node in nodes if path[-1] in parents]
     log_uri = next(filter(None, map(_log_uri, driver)), "")
     cached = any(
         parameter.get("name") == "cached-decision" and parameter.get("value") == "true"
@@ -247,8 +243,6 @@ def _step(
         waiting = [node for node in driver if node.get("phase") == "Pending"]
         if failed:
             return Step(name, FAILED, message=_reason(failed))
-        if any(node.get("phase") == "Skipped" for node in around):
-            return Step(name, SKIPPED)
         if driver and not ended:
             return Step(name, WAITING if waiting else RUNNING, message=_reason(waiting))
         return Step(name, NOT_RUN)

@@ -10,7 +10,7 @@ import pytest
 from imgpipe.components.common.arguments import argument
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED, InvalidDataError
 from imgpipe.components.common.log import parse_event
-from imgpipe.components.common.step import run_command, run_component
+from imgpipe.components.common.step import run_command, run_component, run_components
 
 
 @dataclass(frozen=True)
@@ -155,25 +155,50 @@ run_command("sample", command)
     assert ended.exists()
 
 
-def test_an_arguments_dataclass_is_built_from_flat_values(capsys, monkeypatch):
+def test_an_arguments_dataclass_is_built_from_flat_values(capsys, component_module):
     def sample(dataset: object, arguments: Sample) -> int:
         return arguments.size
 
-    component = types.ModuleType("imgpipe.components.sample.component")
-    component.sample = sample
-    monkeypatch.setitem(
-        sys.modules, "imgpipe.components.sample", types.ModuleType("imgpipe.components.sample")
-    )
-    monkeypatch.setitem(sys.modules, "imgpipe.components.sample.component", component)
-    monkeypatch.setitem(
-        sys.modules, "imgpipe.components.sample.sample", types.ModuleType("imgpipe.components.sample.sample")
-    )
+    module = component_module(sample=sample)
     artifact = types.SimpleNamespace(path="/somewhere")
-    result = run_component("imgpipe.components.sample.component", "sample", {"dataset": artifact, "size": 7})
-    assert result == 7
+    assert run_component(module, "sample", {"dataset": artifact, "size": 7}) == 7
     started, finished = events(capsys)
     assert started["event"] == "step_started"
     assert started["artifacts"] == {"dataset": "/somewhere"}
     assert finished["event"] == "step_finished"
     with pytest.raises(SystemExit):
-        run_component("imgpipe.components.sample.component", "sample", {"size": 7})
+        run_component(module, "sample", {"size": 7})
+
+
+@pytest.mark.parametrize(
+    ("accurate", "ran"), [(True, ["measure", "gate", "deploy"]), (False, ["measure", "gate"])]
+)
+def test_components_of_one_step_log_as_steps_and_end_after_one_that_returns_false(
+    capsys, component_module, accurate, ran
+):
+    def measure(result: object, arguments: Sample) -> None:
+        result.size = arguments.size
+
+    def deploy(result: object) -> None:
+        assert result.size == 7
+
+    module = component_module(measure=measure, gate=lambda: accurate, deploy=deploy)
+    result = types.SimpleNamespace(path="/somewhere")
+    components = [(module, name) for name in ("measure", "gate", "deploy")]
+    # The first step of a form has passed on the settings.
+    run_components("publish", components, {"result": result, "settings": {"size": 7}})
+    logged = [(event["event"], event["step"]) for event in events(capsys)]
+    assert logged == [(kind, name) for name in ran for kind in ("step_started", "step_finished")]
+
+
+def test_an_error_names_the_component_and_ends_the_step(capsys, component_module):
+    def fail() -> None:
+        raise InvalidDataError("the image is damaged", remedy="replace it")
+
+    module = component_module(export=lambda: None, gate=fail, deploy=lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        run_components("publish", [(module, name) for name in ("export", "gate", "deploy")], {})
+    assert caught.value.code == InvalidDataError.exit_code
+    logged = events(capsys)
+    assert (logged[-1]["event"], logged[-1]["step"]) == ("step_failed", "gate")
+    assert "deploy" not in [event["step"] for event in logged]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import types
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from imgpipe.components.common import webhook
-from imgpipe.components.common.errors import InvalidArgumentError
-from imgpipe.components.common.step import run_component
+from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError
+from imgpipe.components.common.step import run_component, run_components
 from tests.servers.http_server import Handler, serve, serve_json
 from tests.servers.kubeflow import use_kubeconfig
 
@@ -86,25 +85,23 @@ def test_an_address_that_is_no_url_is_rejected_without_showing_it(monkeypatch, u
     assert url not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("step", "result", "ends"),
-    [
-        ("gate", False, True),
-        ("gate", True, False),
-        ("deploy", None, True),
-        ("batch_predict", None, True),
-        ("train", None, False),
-    ],
-)
-def test_the_last_step_reports_the_runs_end(server, monkeypatch, step, result, ends):
-    """A model that does not pass the gate is not deployed: the gate is then the last step."""
-    component = types.ModuleType("imgpipe.components.sample.component")
-    setattr(component, step, lambda: result)
-    for name in ("imgpipe.components.sample", "imgpipe.components.sample.sample"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, component.__name__, component)
-    run_component(component.__name__, step, {})
+@pytest.mark.parametrize(("step", "ends"), [("publish", True), ("batch_predict", True), ("train", False)])
+def test_the_last_step_reports_the_runs_end(server, component_module, step, ends):
+    module = component_module(measure=lambda: None)
+    run_components(step, [(module, "measure")], {})
     assert [content["state"] for _, _, content in server[0]] == (["SUCCEEDED"] if ends else [])
+
+
+def test_a_failed_component_is_reported_with_the_step_that_kubeflow_shows(server, component_module):
+    def fail():
+        raise InvalidDataError("the image is damaged", remedy="replace it")
+
+    module = component_module(measure=lambda: None, fail=fail)
+    with pytest.raises(SystemExit):
+        run_components("publish", [(module, "measure"), (module, "fail")], {})
+    [(_, _, content)] = server[0]
+    assert (content["state"], content["step"]) == ("FAILED", "publish")
+    assert content["problem"] == "the image is damaged"
 
 
 DAY = 24 * 3600

@@ -113,7 +113,7 @@ def test_a_step_that_failed_is_reported_with_the_error_that_it_printed(notify, c
     error = InvalidDataError("the image is damaged", where="a.csv, line 2", remedy="replace it")
     log_error("convert", error)
     failed = Pod("Failed", "Error (exit code 1)", capsys.readouterr().out)
-    posted = notify({"data_version": [Pod()], "convert": [failed]})
+    posted = notify({"prepare": [Pod()], "convert": [failed]})
     assert (posted["state"], posted["step"]) == ("FAILED", "convert")
     assert (posted["problem"], posted["remedy"]) == ("the image is damaged", "replace it")
 

@@ -1,4 +1,4 @@
-"""The data_version step of a form on Kubeflow: it also passes on what the form means."""
+"""The first step of a form on Kubeflow as a KFP component."""
 
 # KFP reads its annotations as values: OutputPath(str) is a call.
 # mypy: disable-error-code="valid-type"
@@ -10,14 +10,11 @@ from typing import Any
 from kfp.dsl import OutputPath
 
 from imgpipe.components.common.arguments import RunValues
-from imgpipe.components.data_version.arguments import DataVersionArguments, TrainingImages
-from imgpipe.components.data_version.component import data_version as write_data_version
-from imgpipe.components.preflight.form import settings_of_steps
+from imgpipe.components.preflight.form import TrainingImages, settings_of_steps
 from imgpipe.components.preflight.pod_fields import pod_fields
 
 
-def data_version(
-    version: OutputPath(str),
+def form_settings(
     convert_settings: OutputPath(dict),
     validate_settings: OutputPath(dict),
     training_settings: OutputPath(dict),
@@ -29,14 +26,12 @@ def data_version(
     pod_accelerator_count: OutputPath(str),
     pod_node_selector: OutputPath(dict),
     pod_tolerations: OutputPath(list),
-    arguments: DataVersionArguments,
     images: TrainingImages,  # noqa: ARG001 - read by the check of the form
     run: RunValues,
 ) -> None:
-    """Computes the version of the input data and passes on the settings of the form.
+    """Passes on the settings of the form.
 
     Args:
-        version: The user's data_version, a digest of the files, or a unique text, which prevents caching.
         convert_settings: The arguments of convert that have no field in the form.
         validate_settings: Those of validate.
         training_settings: Those of the training.
@@ -48,11 +43,9 @@ def data_version(
         pod_accelerator_count: Its number of accelerators.
         pod_node_selector: The labels of its nodes.
         pod_tolerations: Its tolerations.
-        arguments: The input data, and optionally its version.
         images: The images of the training.
         run: All arguments of the run.
     """
-    write_data_version(version, arguments)
     pods = {name: run.get(name, field.default) for name, field in pod_fields().items()}
     settings = settings_of_steps(run)
     outputs: dict[str, Any] = {
