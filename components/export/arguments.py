@@ -17,8 +17,8 @@ class ExportArguments:
     job_dir: str = shared_arguments.JOB_DIR
     max_latency_ms: float = argument(
         0.0,
-        "Maximum 99th-percentile latency in milliseconds of a request with one image, measured by the "
-        "export step on its own machine; a slower model fails the step. 0 = no limit.",
+        "Maximum 99th-percentile latency in milliseconds of a request with one image, measured where the "
+        "model is exported; a slower model fails the run. 0 = no limit.",
         group=Group.EXPORT,
         minimum=0,
     )

@@ -26,7 +26,7 @@ class ServeArguments:
     engine: str = argument(
         AUTO,
         "What computes the network: tensorflow, onnxruntime, openvino (with a model exported with "
-        "export_formats=onnx or auto), or auto: the one that the export step found to be the fastest of "
+        "export_formats=onnx or auto), or auto: the one that export found to be the fastest of "
         "equal accuracy, tensorflow if it measured none or this machine lacks it.",
         group=Group.BASICS,
         choices=(AUTO, *ENGINES),

@@ -115,15 +115,15 @@ def test_invalid_conditions_are_rejected(values):
 @pytest.mark.parametrize("min_accuracy", [0.5, 0.95])
 def test_the_component_returns_the_decision_and_writes_it(min_accuracy, evaluated, tmp_path):
     decision = dsl.Artifact(uri=str(tmp_path / "decision"))
-    summary = dsl.Markdown(uri=str(tmp_path / "artifacts" / "summary.md"))
+    reasons = dsl.Markdown(uri=str(tmp_path / "artifacts" / "reasons.md"))
     returned = gate(
         evaluation=dsl.Artifact(uri=str(evaluated())),
         decision=decision,
-        summary=summary,
+        reasons=reasons,
         arguments=GateArguments(deploy_target="local", min_accuracy=min_accuracy),
     )
     assert returned is (min_accuracy == 0.5)
     written = json.loads((tmp_path / "decision" / "decision.json").read_text())
     assert written["deploy"] is returned
     assert decision.metadata["summary"] == written["summary"]
-    assert written["summary"] in (tmp_path / "artifacts" / "summary.md").read_text()
+    assert written["summary"] in (tmp_path / "artifacts" / "reasons.md").read_text()
