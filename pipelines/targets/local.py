@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from imgpipe.pipelines.targets.local_docker import (
     docker_runner,
     stopped_by_signal,
 )
+from imgpipe.pipelines.targets.step_processes import StepProcesses, can_fork
 from imgpipe.pipelines.targets.target import Target
 
 COMPILED = Path(__file__).parent.parent / "compiled"
@@ -42,20 +43,24 @@ def run(
     Raises:
         RuntimeError: by KFP, naming the task that failed.
     """
-    from kfp import components, local
-    from kfp.local import subprocess_task_handler
+    # While KFP is imported, the processes of the steps import what they need.
+    forks = StepProcesses() if containers is None and can_fork() else None
+    with forks or nullcontext():
+        from kfp import components, local
+        from kfp.local import subprocess_task_handler
 
-    if containers is None:
-        # KFP warns that it ignores the images, which only clusters use.
-        warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
-        subprocess_task_handler.replace_python_executable = _with_python
-        runner = local.SubprocessRunner(use_venv=False)
-    else:
-        create_for_user(artifacts, containers)
-        runner = docker_runner(containers)
-    local.init(runner=runner, pipeline_root=str(artifacts))
-    pipeline = components.load_component_from_file(str(pipeline_file))
-    pipeline(**parameters)
+        if containers is None:
+            # KFP warns that it ignores the images, which only clusters use.
+            warnings.filterwarnings("ignore", "You may be attemping to run a task", RuntimeWarning)
+            subprocess_task_handler.replace_python_executable = _with_python
+            runner = local.SubprocessRunner(use_venv=False)
+        else:
+            create_for_user(artifacts, containers)
+            runner = docker_runner(containers)
+        local.init(runner=runner, pipeline_root=str(artifacts))
+        pipeline = components.load_component_from_file(str(pipeline_file))
+        with nullcontext() if containers else _stopped_before_next_step(forks):
+            pipeline(**parameters)
 
 
 def _with_python(command: list[str], executable: str) -> list[str]:
@@ -70,28 +75,35 @@ def _with_python(command: list[str], executable: str) -> list[str]:
 
 
 @contextmanager
-def _stopped_before_next_step() -> Iterator[None]:
+def _stopped_before_next_step(forks: StepProcesses | None) -> Iterator[None]:
     """Makes SIGTERM end this process when the running step has ended.
 
     Until then it reads the output of the step, which would fail to write a checkpoint without a reader.
+
+    Args:
+        forks: Runs the steps; None = KFP does.
     """
-    from kfp.local import subprocess_task_handler
+    from kfp.local import status
+    from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
     received: list[int] = []
-    start = subprocess_task_handler.run_local_subprocess
+    start = SubprocessTaskHandler.run
 
-    def start_unless_stopped(*arguments: Any, **options: Any) -> Any:
+    def start_unless_stopped(task: SubprocessTaskHandler) -> status.Status:
         if received:
             sys.exit(EXIT_CODE_INTERRUPTED)
-        return start(*arguments, **options)
+        if forks is None:
+            return start(task)
+        succeeded = forks.run(task.image, task.full_command, task.env_vars) == 0
+        return status.Status.SUCCESS if succeeded else status.Status.FAILURE
 
-    subprocess_task_handler.run_local_subprocess = start_unless_stopped
+    SubprocessTaskHandler.run = start_unless_stopped
     previous = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-        subprocess_task_handler.run_local_subprocess = start
+        SubprocessTaskHandler.run = start
 
 
 def main() -> None:
@@ -103,7 +115,7 @@ def main() -> None:
     containers = ContainerSettings.from_json(request["containers"]) if request.get("containers") else None
     try:
         # Step processes get the signal themselves; containers belong to the engine and do not.
-        with stopped_by_signal() if containers else _stopped_before_next_step():
+        with stopped_by_signal() if containers else nullcontext():
             run(Path(request["pipeline"]), request["parameters"], Path(request["artifacts"]), containers)
     except RuntimeError as error:
         # The failed step has logged its error; KFP adds only the step's name.
