@@ -1,0 +1,43 @@
+"""Does in one process what a run does: convert, train, evaluate and export. A side of benchmarks.run.
+
+``python -m benchmarks.run_script FOLDER STEPS``. It calls the steps' own functions, so the work is the same.
+It leaves out what a run does beyond them: the check of the whole run, validate, and that a new process
+reproduces the evaluation's predictions.
+"""
+
+import sys
+from pathlib import Path
+
+from imgpipe.components.common.arguments import from_values
+from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.convert import convert
+from imgpipe.components.evaluate.arguments import EvaluateArguments
+from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.storage import parse_location
+from imgpipe.components.train.arguments import RecipeTrainingArguments
+from imgpipe.components.train.train import train
+from imgpipe.pipelines.sample_data import write_digits
+
+
+def main() -> None:
+    """Runs the script."""
+    folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+    dataset, model, evaluation = folder / "dataset", folder / "trained", folder / "evaluation"
+    csv = write_digits(folder / "digits")
+    values = {
+        "train_csv": str(csv),
+        "job_dir": str(folder),
+        "recipe": "digits",
+        "max_steps": steps,
+        "train_steps_per_eval": steps,
+    }
+    convert(from_values(ConvertArguments, values), dataset)
+    train(from_values(RecipeTrainingArguments, values).resolved(), dataset, model)
+    files = EvaluationFiles(folder=evaluation, report=folder / "report.html")
+    evaluate(dataset, model, files, from_values(EvaluateArguments, values))
+    publish_model(model, parse_location(str(folder)))
+
+
+if __name__ == "__main__":
+    main()
