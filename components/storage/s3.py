@@ -12,13 +12,14 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
+    InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     OutputError,
@@ -26,6 +27,7 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
 from imgpipe.components.storage.object_store import ObjectLocation
 from imgpipe.components.storage.remote_requests import (
@@ -41,12 +43,16 @@ Result = TypeVar("Result")
 
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 # Above, one more request is faster than an MD5.
 _MOST_HASHED_BYTES = 1 << 20
 _PAGE_KEYS = 1000
-# Larger files are uploaded in parts of this size.
-_PART_BYTES = 64 << 20
+# Larger objects are copied in parts of this size, several at a time.
+_PART_BYTES = 8 << 20
+_PARTS_AT_ONCE = 8
+# Of an upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html.
+_MAX_PARTS = 10_000
+_CHECKSUM = "CRC32"
 # Larger objects are copied in parts: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html.
 _MOST_COPIED_BYTES = 5 << 30
 _NO_CONTENT = 204
@@ -105,61 +111,82 @@ class S3Location(ObjectLocation):
                 raise
 
     def read(self) -> bytes:
-        def read() -> bytes:
-            content = io.BytesIO()
-            self._copy_to(content)
-            return content.getvalue()
-
-        with _explain_reading(self):
-            return _retry(read)
-
-    def read_range(self, begin: int, length: int) -> bytes:
-        def read() -> bytes:
-            found = _client().get_object(
-                Bucket=self.bucket, Key=self.key, Range=f"bytes={begin}-{begin + length - 1}"
-            )
-            content = bytes(found["Body"].read())
-            end = min(begin + length, int(_field(found, "ContentRange").rpartition("/")[2]))
-            _check_length(len(content), end - begin)
-            return content
-
-        with _explain_reading(self):
-            try:
-                return _retry(read)
-            except _client_error() as error:
-                if _code(error) == "InvalidRange":
-                    # It begins after the end.
-                    return b""
-                raise
-
-    def download(self, path: Path) -> None:
-        def download() -> None:
-            with path.open("wb") as file:
-                self._copy_to(file)
-
-        with _explain_reading(self), explain_full_disk(self, path):
-            _retry(download)
-
-    def _copy_to(self, file: BinaryIO) -> None:
-        """Writes the content to a file and verifies it.
+        """Returns the content and verifies it.
 
         The ETag of an object that was uploaded in one part is its MD5, but not if it is encrypted with a
         user's key, and not on all servers. Then the length is compared; also for a large object, whose MD5
         takes as long as its download.
         """
-        found = _client().get_object(Bucket=self.bucket, Key=self.key)
-        is_small = found.get("ContentLength", 0) <= _MOST_HASHED_BYTES
-        digest = hashlib.md5(usedforsecurity=False)
-        length = 0
-        for part in found["Body"].iter_chunks(_READ_BYTES):
-            file.write(part)
-            if is_small:
-                digest.update(part)
-            length += len(part)
-        if not is_small or digest.hexdigest() != _field(found, "ETag").strip('"'):
-            _field(found, "LastModified")
-            found = _client().head_object(Bucket=self.bucket, Key=self.key)
-            _check_length(length, found["ContentLength"])
+
+        def read() -> bytes:
+            found = _client().get_object(Bucket=self.bucket, Key=self.key)
+            content = bytes(found["Body"].read())
+            version = _field(found, "ETag").strip('"')
+            if len(content) > _MOST_HASHED_BYTES or version != _md5(content):
+                _field(found, "LastModified")
+                found = _client().head_object(Bucket=self.bucket, Key=self.key)
+                _check_length(len(content), found["ContentLength"])
+            return content
+
+        with _explain_reading(self):
+            return _retry(read)
+
+    def read_range(self, begin: int, length: int) -> bytes:
+        content = io.BytesIO()
+
+        def read() -> None:
+            content.seek(0)
+            content.truncate()
+            self._copy_part(content, begin, length)
+
+        with _explain_reading(self):
+            _retry(read)
+        return content.getvalue()
+
+    def download(self, path: Path) -> None:
+        """Downloads the object to a local file and compares the length of every part.
+
+        Raises:
+            OutputError: if the file cannot be written.
+            InterruptedRunError: if the object is replaced meanwhile.
+        """
+
+        def part(begin: int) -> tuple[int, str]:
+            with path.open("r+b") as file:
+                file.seek(begin)
+                return self._copy_part(file, begin, _PART_BYTES)
+
+        with _explain_reading(self), explain_full_disk(self, path):
+            path.write_bytes(b"")
+            # The first part returns the size, so that a small object takes one request.
+            size, version = _retry(lambda: part(0))
+            others = range(_PART_BYTES, size, _PART_BYTES)
+            for _, found in map_in_order(
+                lambda begin: _retry(lambda: part(begin)), others, min(_PARTS_AT_ONCE, max(1, len(others)))
+            ):
+                if found != version:
+                    raise InterruptedRunError(
+                        f"{self!r} was replaced while it was copied", remedy="start it again"
+                    )
+
+    def _copy_part(self, file: BinaryIO, begin: int, length: int) -> tuple[int, str]:
+        """Writes a part of the content to a file.
+
+        Returns:
+            The size and the ETag of the object; 0 and "" if the part begins after the end.
+        """
+        try:
+            found = _client().get_object(
+                Bucket=self.bucket, Key=self.key, Range=f"bytes={begin}-{begin + length - 1}"
+            )
+        except _client_error() as error:
+            if _code(error) == "InvalidRange":
+                return 0, ""
+            raise
+        size = int(_field(found, "ContentRange").rpartition("/")[2])
+        copied = sum(map(file.write, found["Body"].iter_chunks(_READ_BYTES)))
+        _check_length(copied, min(begin + length, size) - begin)
+        return size, _field(found, "ETag")
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -203,28 +230,57 @@ class S3Location(ObjectLocation):
             )
 
     def upload(self, path: Path) -> None:
-        from boto3.exceptions import S3UploadFailedError
-        from boto3.s3.transfer import TransferConfig
-
         size = path.stat().st_size
-        configuration = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
-
-        def upload_in_parts() -> None:
-            try:
-                _client().upload_file(str(path), self.bucket, self.key, Config=configuration)
-            except S3UploadFailedError as error:
-                # boto3 wraps the client's error.
-                raise error.__context__ or error from None
-            found = _client().head_object(Bucket=self.bucket, Key=self.key)
-            _field(found, "LastModified")
-            _check_length(found["ContentLength"], size)
 
         def upload() -> None:
             with path.open("rb") as file:
                 _field(_client().put_object(Bucket=self.bucket, Key=self.key, Body=file), "ETag")
 
         with _explain_writing(self):
-            _retry(upload if size <= _PART_BYTES else upload_in_parts)
+            if size <= _PART_BYTES:
+                _retry(upload)
+            else:
+                self._upload_parts(path, size)
+
+    def _upload_parts(self, path: Path, size: int) -> None:
+        """Uploads a file in parts, several at a time; a part that fails is uploaded again, not the file."""
+        # As boto3 does it: only with the algorithm at both places, AWS checks the parts.
+        calculates = _client().meta.config.request_checksum_calculation == "when_supported"
+        checksum = {"ChecksumAlgorithm": _CHECKSUM} if calculates else {}
+        created = self._request("create_multipart_upload", "UploadId", Key=self.key, **checksum)
+        upload = {"Key": self.key, "UploadId": created["UploadId"]}
+        part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
+
+        def upload_part(number: int) -> dict[str, Any]:
+            with path.open("rb") as file:
+                file.seek((number - 1) * part_bytes)
+                content = file.read(part_bytes)
+            answer = self._request(
+                "upload_part", "ETag", **upload, **checksum, PartNumber=number, Body=content
+            )
+            found = {name: answer[name] for name in ("ETag", f"Checksum{_CHECKSUM}") if name in answer}
+            return {"PartNumber": number, **found}
+
+        try:
+            numbers = range(1, -(-size // part_bytes) + 1)
+            parts = list(map_in_order(upload_part, numbers, _PARTS_AT_ONCE))
+            self._complete_upload(upload, parts, size)
+        except BaseException:
+            # Parts that are left over are paid for.
+            with suppress(Exception):
+                _client().abort_multipart_upload(Bucket=self.bucket, **upload)
+            raise
+
+    def _complete_upload(self, upload: dict[str, str], parts: list[dict[str, Any]], size: int) -> None:
+        try:
+            self._request("complete_multipart_upload", "ETag", **upload, MultipartUpload={"Parts": parts})
+        except _client_error() as error:
+            if _code(error) != "NoSuchUpload":
+                raise
+            # A request whose answer was lost may have completed it.
+            found = self.status()
+            if found is None or found.size != size:
+                raise
 
     def copy_to(self, target: Location) -> None:
         assert isinstance(target, S3Location)  # noqa: S101 - in the same store
@@ -260,6 +316,10 @@ class S3Location(ObjectLocation):
             return answer
 
         return _retry(request)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _field(answer: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.storage import parse_location, remote_requests
 from imgpipe.components.storage.s3 import S3Location
-from tests.servers.faulty_bucket import SHORT
+from tests.servers.faulty_bucket import RESET, SHORT, UNAVAILABLE
 
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
@@ -143,18 +143,76 @@ def test_an_invalid_bucket_name_is_an_invalid_argument(s3):
         parse_location("s3://a bucket/a").read()
 
 
-def test_a_large_file_is_uploaded_and_read_in_parts(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgpipe.components.storage.s3._PART_BYTES", 5 << 20)
-    content = bytes(range(256)) * (11 << 12)
+@pytest.fixture
+def parts(monkeypatch):
+    """Files of more than 256 KB are copied in parts."""
+    monkeypatch.setattr("imgpipe.components.storage.s3._PART_BYTES", 1 << 18)
+
+
+def test_a_large_file_is_uploaded_and_read_in_parts(s3, tmp_path, parts):
+    content = os.urandom(1_000_000)
     (tmp_path / "large").write_bytes(content)
     location = parse_location("s3://photos/large")
     location.upload(tmp_path / "large")
-    assert any("uploadId" in path for _, path in s3.requests)
+    assert sum("partNumber" in path for _, path in s3.requests) == 4
+    (tmp_path / "copy").write_bytes(bytes(2_000_000))
     location.download(tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
+    assert sum(method == "GET" for method, _ in s3.requests) == 4
     assert location.read_range(10, 20) == content[10:30]
     assert location.read_range(len(content) - 4, 20) == content[-4:]
     assert location.read_range(len(content) + 1, 20) == b""
+
+
+def test_only_the_part_that_failed_is_copied_again(s3, tmp_path, parts):
+    content = os.urandom(1_000_000)
+    (tmp_path / "large").write_bytes(content)
+    location = parse_location("s3://photos/large")
+    for verb, copy, kinds in (
+        ("PUT", location.upload, (UNAVAILABLE, UNAVAILABLE)),
+        ("GET", location.download, (UNAVAILABLE, RESET, SHORT)),
+    ):
+        faults, requests = list(kinds), len(s3.requests)
+        s3.fault = lambda method, _, verb=verb, faults=faults: (
+            faults.pop() if method == verb and faults else ""
+        )
+        copy(tmp_path / "large")
+        assert sum(method == verb for method, _ in s3.requests[requests:]) == 4 + len(kinds)
+    assert (tmp_path / "large").read_bytes() == content
+
+
+def test_an_upload_whose_part_is_refused_leaves_no_parts(s3, tmp_path, parts):
+    (tmp_path / "large").write_bytes(bytes(1_000_000))
+    refuse = refusing(403, "AccessDenied")
+    s3.fault = lambda method, path: refuse(method, path) if "partNumber=3" in path else ""
+    with pytest.raises(OutputError, match="no permission"):
+        parse_location("s3://photos/large").upload(tmp_path / "large")
+    assert any(method == "DELETE" and "uploadId" in path for method, path in s3.requests)
+    assert s3.contents() == {}
+
+
+def test_an_upload_is_complete_if_the_answer_of_its_last_request_was_lost(s3, tmp_path, parts):
+    (tmp_path / "large").write_bytes(bytes(1_000_000))
+    faults = [RESET]
+    s3.fault = lambda method, path: faults.pop() if method == "POST" and "uploadId" in path and faults else ""
+    parse_location("s3://photos/large").upload(tmp_path / "large")
+    assert faults == []
+    assert s3.contents() == {"large": bytes(1_000_000)}
+
+
+def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(s3, tmp_path, parts):
+    location = parse_location(s3.put("large", bytes(1_000_000)))
+    requests = []
+
+    def replace(method, path):
+        requests.append(path)
+        if len(requests) == 2:
+            s3.put("large", b"1" * 1_000_000)
+        return ""
+
+    s3.fault = replace
+    with pytest.raises(InterruptedRunError, match="was replaced while it was copied"):
+        location.download(tmp_path / "copy")
 
 
 def test_a_listing_has_more_than_one_page(s3, monkeypatch):
