@@ -18,7 +18,7 @@ from imgpipe.components.storage.location import Location
 
 Result = TypeVar("Result")
 
-# The hidden folders of a publication; of a killed one, they are left over.
+# Hidden folders of a publication, and local files while they are written; a killed one leaves them over.
 _HIDDEN = r"\.{name}\.[0-9a-f]{{32}}\.(partial|old)"
 _READ_FROM = "read_from"
 
@@ -120,12 +120,17 @@ def check_complete(folder: Location, expected: Mapping[str, int]) -> None:
 
 
 def remove_left_overs(folder: Location) -> None:
-    """Removes the hidden folders of killed publications, except one that readers use."""
+    """Removes what killed publications left: hidden folders, except one that readers use, and switches."""
     current = current_folder(folder)
-    hidden = re.compile(_HIDDEN.format(name=re.escape(folder.name)))
-    for name in folder.parent.children():
-        if hidden.fullmatch(name.rstrip("/")) and name.rstrip("/") != current.name:
-            (folder.parent / name.rstrip("/")).remove_folder()
+    hidden, switch = (
+        re.compile(_HIDDEN.format(name=re.escape(name))) for name in (folder.name, _switch(folder).name)
+    )
+    for child in folder.parent.children():
+        name = child.rstrip("/")
+        if hidden.fullmatch(name) and name != current.name:
+            (folder.parent / name).remove_folder()
+        elif switch.fullmatch(name):
+            (folder.parent / name).remove()
 
 
 def _switch(folder: Location) -> Location:

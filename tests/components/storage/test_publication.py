@@ -36,6 +36,22 @@ def read_numbers(folder):
     return sorted({number for name in FILES for number in (folder / name).read().decode().split()})
 
 
+@pytest.mark.parametrize("store", ["local", "cloud", "s3"])
+def test_the_next_publication_removes_what_killed_ones_have_left(store, tmp_path, request):
+    folder = parse_location(tmp_path / "job" if store == "local" else request.getfixturevalue(store).uri)
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "saved_model.pb").write_bytes(b"1")
+    number = "0123456789abcdef" * 2
+    for name in (f".model.{number}.partial/a", f".model.{number[::-1]}.old/a", "other/a", ".other.partial/a"):
+        (folder / name).write(b"")
+    if store == "local":
+        # Of the switch.
+        (folder / f"..model.current.{number}.partial").write(b"")
+    (folder / "model").publish_folder(source)
+    assert folder.children() == [".other.partial/", "model/", "other/"]
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("store", ["local", "no-renames", "cloud", "s3"])
 def test_a_reader_finds_one_model_while_publishers_are_killed(store, tmp_path, request):
