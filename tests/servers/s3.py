@@ -57,12 +57,12 @@ class S3Bucket(FaultyBucket):
 
 
 @contextmanager
-def serve_rclone(folder: Path) -> Iterator[str]:
+def serve_rclone(folder: Path, *options: str) -> Iterator[str]:
     """Yields the address of rclone's server, whose buckets are folders."""
     (folder / "buckets" / BUCKET).mkdir(parents=True)
     program = shutil.which("rclone") or str(Path(sys.executable).parent / "rclone")
     command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", "/dev/null"]
-    command += ["--auth-key", f"{KEY},{SECRET}", str(folder / "buckets")]
+    command += ["--auth-key", f"{KEY},{SECRET}", *options, str(folder / "buckets")]
     log = folder / "log"
     with log.open("w") as output, subprocess.Popen(command, stderr=output) as process:
         while not (found := re.search(r"Starting s3 server on \[(http://[^/]+)/\]", log.read_text())):
