@@ -17,6 +17,7 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import encode_record_sizes, framed_size, read_records, write_record
+from imgpipe.components.convert.described_records import described_splits
 from imgpipe.components.convert.shards import make_split
 from imgpipe.components.storage import Location, find_files
 
@@ -54,7 +55,7 @@ def scan_records(
     *,
     multi_label: bool = False,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Reads every record of the files that the patterns match.
+    """Reads every record of the files that the patterns match, unless a manifest beside them describes them.
 
     Args:
         patterns: By split: a path, a glob, or several separated by commas.
@@ -74,6 +75,8 @@ def scan_records(
     """
     files = {name: find_files(pattern) for name, pattern in patterns.items()}
     _check_disjoint(files)
+    if described := described_splits(files, labels, multi_label=multi_label):
+        return described
     scanned: dict[str, list[ScannedShard]] = {name: [] for name in files}
     progress = Progress("convert", 0, "images")
     done = 0

@@ -168,6 +168,8 @@ def test_a_converted_data_set_can_be_trained_on(flowers, tmp_path):
     run = imgpipe.run(dataset=dataset, job_dir=tmp_path / "job", progress=False, **QUICK)
     assert run.labels == LABELS
     assert run.metrics["examples"] == dataset.images["validation"]
+    # The shards are not read again.
+    assert "convert_from_manifest" in (tmp_path / "job" / "run.log").read_text()
     with pytest.raises(InvalidArgumentError, match="dataset and images cannot both be set"):
         imgpipe.run(dataset=dataset.path, images=flowers)
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -514,6 +515,52 @@ def test_tfrecord_files_are_described_in_place(tmp_path):
         "written": 6,
         "rejected": 0,
     }
+
+
+@pytest.fixture
+def converted(tmp_path, flowers):
+    """A converted data set and what a scan of its files gives."""
+    data = tmp_path / "data"
+    convert(ConvertArguments(images=str(flowers)), data)
+    manifest = (data / "manifest.json").rename(tmp_path / "manifest.json")
+    scanned = convert(record_arguments(data), tmp_path / "scanned")
+    shutil.copy2(manifest, data)
+    return data, scanned
+
+
+def test_a_manifest_beside_the_files_gives_the_same_as_a_scan(tmp_path, converted):
+    data, scanned = converted
+    shard = data / "train-00000-of-00001"
+    status = shard.stat()
+    shard.write_bytes(bytes(status.st_size))
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert convert(record_arguments(data), tmp_path / "out") == scanned
+
+
+@pytest.mark.parametrize("change", ["newer", "size", "added", "labels", "damaged"])
+def test_a_manifest_that_may_not_describe_the_files_is_not_used(change, tmp_path, converted):
+    data, scanned = converted
+    shard = data / "train-00000-of-00001"
+    arguments = {}
+    if change == "newer":
+        os.utime(shard)
+    elif change == "size":
+        times = shard.stat()
+        names = enumerate(scanned.labels, start=1)
+        write_records(shard, [ImageRecord(b"jpeg", label, name) for label, name in names])
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif change == "added":
+        write_records(data / "train-1", records_with(3))
+    elif change == "labels":
+        (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+        arguments["labels_file"] = str(tmp_path / "labels.txt")
+    else:
+        (data / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").unlink()
+    manifest = convert(record_arguments(data, **arguments), tmp_path / "out")
+    (data / "manifest.json").unlink()
+    assert manifest == convert(record_arguments(data, **arguments), tmp_path / "without")
+    assert (manifest == scanned) == (change in ("newer", "damaged"))
 
 
 def test_relative_patterns_give_absolute_paths(tmp_path, monkeypatch):

@@ -59,6 +59,21 @@ def test_bucket_and_folder_give_the_same_bytes(tmp_path, photos, bucket):
         assert shards_of(read_files(from_local)) == shards_of(read_files(from_remote))
 
 
+def test_shards_that_a_manifest_beside_them_describes_are_not_read_again(tmp_path, photos, bucket):
+    convert(ConvertArguments(images=str(photos)), f"{bucket.uri}/data")
+    bucket.requests.clear()
+    arguments = ConvertArguments(
+        training_data_path=f"{bucket.uri}/data/train-*",
+        validation_data_path=f"{bucket.uri}/data/validation-*",
+    )
+    manifest = convert(arguments, tmp_path / "described")
+    read = [path for method, path in bucket.requests if bucket.reads(method, path)]
+    assert len(read) == 1
+    assert "manifest.json" in read[0]
+    parse_location(f"{bucket.uri}/data/manifest.json").remove()
+    assert convert(arguments, tmp_path / "scanned") == manifest
+
+
 def test_rows_may_mix_local_files_and_objects(tmp_path, photos, records_of):
     mixed = convert(ConvertArguments(train_csv=str(photos / "mixed.csv")), tmp_path / "mixed")
     local = convert(ConvertArguments(train_csv=str(photos / "local.csv")), tmp_path / "local")
