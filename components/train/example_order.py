@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 # Neighbouring examples of a shard that are read within the same window: about 800 KB of photos, which disks
 # and networks read many times faster than single ones.
-_BLOCK = 8
+BLOCK = 8
 # Examples that are shuffled together: of so many different blocks that data sorted by label is mixed.
 _WINDOW = 4096
 # Minimum number of shards that blocks are drawn from at a time. The first step needs the record offsets of
@@ -40,7 +40,7 @@ class ExampleOrder:
         block: Number of neighboring examples that are read together; 1 shuffles everything completely.
     """
 
-    def __init__(self, shard_examples: Sequence[int], seed: int, *, block: int = _BLOCK) -> None:
+    def __init__(self, shard_examples: Sequence[int], seed: int, *, block: int = BLOCK) -> None:
         self._block = block
         self._counts = np.array(shard_examples, np.int64)
         self._firsts = np.cumsum(self._counts) - self._counts

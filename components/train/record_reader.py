@@ -14,6 +14,7 @@ from imgpipe.components.common.dataset import CONVERT_AGAIN
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.tfrecord import decode_record_offsets, read_record_at, read_record_offsets
+from imgpipe.components.train.example_order import BLOCK
 
 # Far below the operating system's limit per process. Other shards are reopened when they are needed.
 _MAX_OPEN_FILES = 64
@@ -38,7 +39,7 @@ class RecordReader:
     ) -> None:
         self._paths = list(paths)
         self._record_sizes = list(record_sizes) or [""] * len(self._paths)
-        self._ends = np.cumsum(shard_examples)
+        self._ends = np.cumsum(shard_examples, dtype=np.int64)
         self._firsts = self._ends - shard_examples
         self._offsets: dict[int, NDArray[np.int64]] = {}
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
@@ -54,27 +55,42 @@ class RecordReader:
         return [
             # The variable keeps the file open during the read, even if it is evicted from the dictionary.
             read_record_at(file.descriptor, begin, end, where=where)
-            for file, begin, end, where in self._locate(indices)
+            for file, begin, end, where in self._locate(indices, 1)
         ]
 
     def prefetch(self, indices: NDArray[np.int64]) -> None:
         """Lets the operating system read these records into its page cache in the background.
+
+        It reads the whole blocks that ``ExampleOrder`` keeps together: on a mounted bucket each record would
+        be a request of its own, and the neighbours are needed soon.
 
         Raises:
             MissingInputError: as ``read``.
             InvalidDataError: as ``read``.
         """
         if hasattr(os, "posix_fadvise"):
-            for file, begin, end, _ in self._locate(indices):
+            starts = indices - (indices - self._firsts[self._shards_of(indices)]) % BLOCK
+            # The most urgent ones first.
+            blocks = np.fromiter(dict.fromkeys(starts.tolist()), np.int64)
+            for file, begin, end, _ in self._locate(blocks, BLOCK):
                 os.posix_fadvise(file.descriptor, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
-    def _locate(self, indices: NDArray[np.int64]) -> Iterator[tuple["_OpenFile", int, int, str]]:
-        """Yields the file of each record, its begin and end there, and its location for messages."""
-        shards = np.searchsorted(self._ends, indices, side="right")
+    def _shards_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._ends, indices, side="right")
+
+    def _locate(self, indices: NDArray[np.int64], count: int) -> Iterator[tuple["_OpenFile", int, int, str]]:
+        """Yields, for each index, where ``count`` records from there on are; fewer at the end of a shard.
+
+        Yields:
+            The file, the begin of the first record there, the end of the last one, and the location of the
+            first one for messages.
+        """
+        shards = self._shards_of(indices)
         with self._lock:
             self._read_offsets([shard for shard in set(shards.tolist()) if shard not in self._offsets])
         for shard, number in zip(shards.tolist(), (indices - self._firsts[shards]).tolist(), strict=True):
-            begin, end = self._offsets[shard][number : number + 2].tolist()
+            offsets = self._offsets[shard]
+            begin, end = int(offsets[number]), int(offsets[min(number + count, len(offsets) - 1)])
             with self._lock:
                 file = self._file(shard)
             yield file, begin, end, f"{self._paths[shard]}, record {number}"

@@ -46,6 +46,25 @@ def test_the_number_of_open_files_is_limited_and_all_are_closed_in_the_end(paths
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="only on Linux")
+def test_whole_blocks_are_prefetched_once_the_most_urgent_ones_first(tmp_path, monkeypatch):
+    shards = [tmp_path / "a", tmp_path / "b"]
+    record = frame_record(b"1234")
+    counts = (10, 20)
+    for path, count in zip(shards, counts, strict=True):
+        path.write_bytes(record * count)
+    sizes = [encode_record_sizes([len(record)] * count) for count in counts]
+    requested = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda _file, begin, length, _advice: requested.append((begin, length))
+    )
+    # Record 9 of the first shard, then 9, 1 and 8 of the second one.
+    RecordReader(shards, counts, sizes).prefetch(np.array([9, 19, 11, 18]))
+    assert requested == [
+        (first * len(record), count * len(record)) for first, count in ((8, 2), (8, 8), (0, 8))
+    ]
+
+
 def test_only_the_required_shards_are_opened(paths, contents):
     for path in paths[4:]:
         path.unlink()
