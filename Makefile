@@ -90,6 +90,7 @@ bench: env
 	$(BIN)/python -m benchmarks.serve
 	$(BIN)/python -m benchmarks.deploy
 	$(BIN)/python -m benchmarks.storage
+	$(BIN)/python -m benchmarks.run
 
 images: env
 	$(BIN)/python -m containers.build $(if $(BASE),--base $(BASE)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(IMAGES)

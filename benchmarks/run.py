@@ -99,7 +99,7 @@ def work_seconds(log: Path) -> float:
 
 def _imgpipe_run(folder: Path) -> Measured:
     options = ["--max-steps", str(_TRAINING_STEPS), "--train-steps-per-eval", str(_TRAINING_STEPS)]
-    command = ["-m", "imgpipe.pipelines.cli", "run", "--job-dir", str(folder), "--format", "json", *options]
+    command = [str(Path(sys.executable).with_name("imgpipe")), "run", "--job-dir", str(folder), *options]
     return run(command, measure_memory=False)
 
 

@@ -1,8 +1,8 @@
 """Does in one process what a run does: convert, train, evaluate and export. A side of benchmarks.run.
 
 ``python -m benchmarks.run_script FOLDER STEPS``. It calls the steps' own functions, so the work is the same.
-It leaves out what a run does beyond them: the check of the whole run, validate, and that a new process
-reproduces the evaluation's predictions.
+It leaves out what a script would: the check of all arguments and validate. The exported model is loaded again
+and its predictions are written, as export does in a new process.
 """
 
 import sys
@@ -10,10 +10,12 @@ from pathlib import Path
 
 from imgpipe.components.common.arguments import from_values
 from imgpipe.components.common.published_model import publish_model
+from imgpipe.components.common.reference_predictions import read_reference
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from imgpipe.components.export.serving_check import ServingCheckArguments, write_predictions
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.train.train import train
@@ -36,7 +38,12 @@ def main() -> None:
     train(from_values(RecipeTrainingArguments, values).resolved(), dataset, model)
     files = EvaluationFiles(folder=evaluation, report=folder / "report.html")
     evaluate(dataset, model, files, from_values(EvaluateArguments, values))
-    publish_model(model, parse_location(str(folder)))
+    published = publish_model(model, parse_location(str(folder)))
+    examples = len(read_reference(evaluation))
+    check = ServingCheckArguments(
+        str(published), str(dataset), examples=examples, predictions=str(folder / "predictions.npz")
+    )
+    write_predictions(check)
 
 
 if __name__ == "__main__":

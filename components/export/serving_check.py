@@ -1,7 +1,7 @@
 """Loads a model as a server would, and writes its predictions.
 
-The export step runs ``python -m imgpipe.components.export.serving_check``, so that the check does not share
-state with the process that trained or evaluated the model.
+The export step runs it in a new process, so that the check does not share state with the process that trained
+or evaluated the model.
 """
 
 import sys
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +108,10 @@ def _latencies(model: ServedModel, images: Sequence[bytes]) -> NDArray[np.float6
     return np.array(latencies)
 
 
+def check_serving(arguments: ServingCheckArguments) -> NoReturn:
+    """Writes the predictions and ends the process, as a step does."""
+    run_command("export", lambda: write_predictions(arguments))
+
+
 if __name__ == "__main__":
-    run_command(
-        "export",
-        lambda: write_predictions(
-            ServingCheckArguments(**parse_command_line(sys.argv[1:], [ServingCheckArguments]))
-        ),
-    )
+    check_serving(ServingCheckArguments(**parse_command_line(sys.argv[1:], [ServingCheckArguments])))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from imgpipe.components.common.errors import EXIT_CODE_INTERRUPTED
+from imgpipe.components.common.forking import can_fork
 from imgpipe.pipelines.targets.local_docker import (
     ContainerSettings,
     create_for_user,
     docker_runner,
     stopped_by_signal,
 )
-from imgpipe.pipelines.targets.step_processes import StepProcesses, can_fork
+from imgpipe.pipelines.targets.step_processes import StepProcesses
 from imgpipe.pipelines.targets.target import Target
 
 COMPILED = Path(__file__).parent.parent / "compiled"

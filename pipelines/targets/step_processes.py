@@ -33,15 +33,8 @@ _MODULES = (
 )
 _TENSORFLOW_MODULES = ("imgpipe.components.train.train", "imgpipe.components.evaluate.evaluate")
 _TENSORFLOW_IMAGE = re.compile(r"imgpipe-(train|serve-tools)\b")
-_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 # A run's process group gets them. A step handles them; the processes that it copies end with the runner.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def can_fork() -> bool:
-    """Returns whether steps can be copies of a process that has imported TensorFlow."""
-    devices = (found for pattern in _ACCELERATORS for found in Path("/").glob(pattern[1:]))
-    return sys.platform == "linux" and next(devices, None) is None
 
 
 class StepProcesses:

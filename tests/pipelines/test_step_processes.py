@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from imgpipe.pipelines.targets.step_processes import StepProcesses, can_fork
+from imgpipe.components.common.forking import can_fork
+from imgpipe.pipelines.targets.step_processes import StepProcesses
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="this machine has an accelerator, or is not Linux")

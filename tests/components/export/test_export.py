@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -9,6 +11,7 @@ from imgpipe.components.common.dataset import VALIDATION, read_manifest
 from imgpipe.components.common.dataset_reader import read_split
 from imgpipe.components.common.drift import load_sketch
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError, OutputError
+from imgpipe.components.common.forking import can_fork
 from imgpipe.components.common.log import parse_event
 from imgpipe.components.common.provenance import write_provenance
 from imgpipe.components.common.served_model import load_served_model
@@ -177,6 +180,28 @@ def test_labels_of_another_model_are_not_published(dataset, evaluated, model, tm
     (model / "assets" / "labels.txt").write_text("bright\ndark\n")
     message = refused(dataset, model, evaluated[1], tmp_path)
     assert "the model's labels (2: bright, dark) differ from the data set's (2: dark, bright)" in message
+
+
+# Without an interpreter to start, only a copy of this process can check the model.
+EXPORT_BY_FORK = """
+import sys
+from pathlib import Path
+from imgpipe.components.export.arguments import ExportArguments
+from imgpipe.components.export.export import export
+sys.executable = "/bin/false"
+export(*map(Path, sys.argv[1:5]), ExportArguments())
+"""
+
+
+@pytest.mark.skipif(not can_fork(), reason="this machine has an accelerator, or is not Linux")
+def test_a_process_that_has_only_imported_tensorflow_checks_the_model_in_a_copy(
+    dataset, evaluated, model, tmp_path
+):
+    (model / "assets" / "labels.txt").write_text("bright\ndark\n")
+    folders = [dataset, model, evaluated[1], tmp_path / "exported"]
+    command = [sys.executable, "-c", EXPORT_BY_FORK, *map(str, folders)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "cannot be served in a new process: the model's labels (2: bright, dark)" in failed.stderr
 
 
 def test_a_model_that_is_too_slow_is_not_published(dataset, evaluated, tmp_path):
