@@ -118,6 +118,8 @@ def find_python(version):
     return pytest.skip(f"there is no Python {version} on this machine")
 
 
+# It installs a TensorFlow and loads nine networks twice.
+@pytest.mark.timeout(2400)
 @pytest.mark.proof
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version_of_tensorflow_gives_the_same_answers(work, version, tmp_path):
