@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imgpipe.components.common.dataset import read_manifest
+from imgpipe.components.common.dataset import read_manifest, with_absolute_paths
 from imgpipe.components.common.errors import (
     CheckFailedError,
     InternalError,
@@ -709,6 +709,29 @@ def test_the_stand_in_has_the_algorithms_of_katibs_own_configuration():
         assert f"suggestion-{service}:v0.19.0" in services[algorithm]
     assert "suggestion-optuna:v0.19.0" in services["multivariate-tpe"]
     assert [entry["algorithmName"] for entry in runtime["earlyStoppings"]] == ["medianstop"]
+
+
+def test_shards_of_equal_names_are_uploaded_side_by_side(search, coloured_dataset, tmp_path, cloud):
+    engine = search(location=f"{cloud.uri}/tuned")
+    manifest = engine.spec.manifest
+    other = coloured_dataset(tmp_path / "other", train=2, validation=2)
+    [shard], [added] = (
+        with_absolute_paths(read_manifest(folder), parse_location(folder)).splits["train"].shards
+        for folder in (engine.spec.dataset, other)
+    )
+    assert Path(shard.path).name == Path(added.path).name
+    train = dataclasses.replace(manifest.splits["train"], shards=(shard, added))
+    spec = dataclasses.replace(
+        engine.spec, manifest=dataclasses.replace(manifest, splits={**manifest.splits, "train": train})
+    )
+    dataclasses.replace(engine, spec=spec).body("search")
+    objects = cloud.contents("tuned/data/")
+    [written] = [json.loads(content) for name, content in objects.items() if name.endswith("manifest.json")]
+    uploaded = [
+        objects[item["path"].removeprefix(f"{cloud.uri}/tuned/data/")]
+        for item in written["splits"]["train"]["shards"]
+    ]
+    assert uploaded == [Path(shard.path).read_bytes(), Path(added.path).read_bytes()]
 
 
 def test_trials_exchange_data_and_models_through_cloud_storage(server, search, cloud):
