@@ -13,7 +13,10 @@ divided by the sizes of the shards that they use: training and validation, valid
 import argparse
 import os
 import shutil
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +26,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from gcp_storage_emulator.server import create_server  # type: ignore[import-untyped]
 
 from benchmarks.corpus import LABELS, write_corpus
 from benchmarks.measure import in_turns, print_result, print_table
@@ -39,6 +40,7 @@ from imgpipe.components.train.arguments import TrainingArguments
 from tests.servers.cloud_storage import Cloud
 from tests.servers.faulty_bucket import BUCKET, FaultyBucket, free_port, proxied
 from tests.servers.s3 import KEY, SECRET, S3Bucket, serve_rclone
+from tests.waiting import wait_until
 
 _TURNS = 3
 _THREADS = 8
@@ -85,10 +87,26 @@ def _servers(folder: Path) -> Iterator[list[FaultyBucket]]:
     with ExitStack() as stack:
         # Without ETags: S3 stores them; rclone reads a whole object for its MD5 at the first question for it.
         address = stack.enter_context(serve_rclone(folder / "rclone", "--etag-hash", ""))
-        emulator = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
-        emulator.start()
-        stack.callback(emulator.stop)
+        # A process of its own: in this one, it would stop while our threads run.
+        emulator = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
+        emulator += ["--port", str(port), "--in-memory", "--default-bucket", BUCKET, "--quiet"]
+        stack.enter_context(_running(emulator))
+        wait_until(lambda: _accepts_connections(port))
         yield [S3Bucket("s3", address), Cloud("gs", f"http://127.0.0.1:{port}")]
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def _accepts_connections(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _write_photos(folder: Path, megabytes: int) -> dict[str, Path]:
