@@ -48,8 +48,8 @@ _READ_BYTES = 1 << 18
 _MOST_HASHED_BYTES = 1 << 20
 _PAGE_KEYS = 1000
 # Larger objects are copied in parts of this size, several at a time.
-_PART_BYTES = 16 << 20
-_PARTS_AT_ONCE = 4
+_PART_BYTES = 8 << 20
+_PARTS_AT_ONCE = 8
 # Of an upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html.
 _MAX_PARTS = 10_000
 _CHECKSUM = "CRC32"
