@@ -34,7 +34,7 @@ from imgpipe.components.convert.convert import convert
 from imgpipe.pipelines.sample_data import write_digits
 
 _DIGITS = ("digits", "digits-efficientnet")
-_FLOWERS = ("frozen-backbone", "fine-tune")
+_FLOWERS = ("head-then-fine-tune", "frozen-backbone", "fine-tune")
 _ORIGINALS = "originals"
 _CALIBRATION = "calibration"
 _PARTS = 5

@@ -40,8 +40,8 @@ class ValidateOptions(TypedDict, total=False):
     multi_label: bool
     train_batch_size: int
     num_eval_images: int
-    recipe: Literal["auto", "frozen-backbone", "fine-tune", "from-scratch", "digits", "digits-efficientnet",
-        "original"]
+    recipe: Literal["auto", "head-then-fine-tune", "frozen-backbone", "fine-tune", "from-scratch", "digits",
+        "digits-efficientnet", "original"]
     model_type: Literal["auto", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152",
         "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
         "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "mobilenet-v2",
@@ -61,8 +61,8 @@ class RunOptions(ConvertOptions, total=False):
     max_latency_ms: float
     export_formats: str
     export_max_accuracy_loss: float
-    recipe: Literal["auto", "frozen-backbone", "fine-tune", "from-scratch", "digits", "digits-efficientnet",
-        "original"]
+    recipe: Literal["auto", "head-then-fine-tune", "frozen-backbone", "fine-tune", "from-scratch", "digits",
+        "digits-efficientnet", "original"]
     max_minutes: float
     model_type: Literal["auto", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152",
         "resnet-200", "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
@@ -79,12 +79,13 @@ class RunOptions(ConvertOptions, total=False):
     weights: Literal["auto", "imagenet", "none"]
     pretrained_checkpoint_path: Path
     freeze: str
-    augmentation: Literal["none", "crop-flip", "randaugment"]
+    augmentation: Literal["auto", "none", "crop-flip", "mild-crop-flip", "mild-crop", "randaugment"]
     mixup: float
     cutmix: float
     class_weights: Literal["none", "balanced", "sqrt"]
     label_set_coverage: float
     initial_learning_rate: float
+    layer_decay: float
     warmup_steps: int
     warmup_learning_rate: float
     learning_rate_decay_type: Literal["cosine", "stepwise"]

@@ -35,7 +35,13 @@ from imgpipe.components.serving_model.serving_model import check_model_type
 from imgpipe.components.storage import LocalLocation, is_local, local_path, parse_location
 from imgpipe.components.train.arguments import RecipeTrainingArguments
 from imgpipe.components.train.recipes import AUTO as AUTO_RECIPE
-from imgpipe.components.train.recipes import RECIPES, SAMPLE_RECIPE, recipe_for, recipe_values
+from imgpipe.components.train.recipes import (
+    RECIPES,
+    SAMPLE_RECIPE,
+    recipe_for,
+    recipe_of_trials,
+    recipe_values,
+)
 from imgpipe.components.train.resolution import earlier_network
 from imgpipe.components.train.weight_files import check_weights, has_weights
 from imgpipe.components.tune.arguments import TuneArguments
@@ -184,7 +190,7 @@ def prepare_run(
         parameters["recipe"] = SAMPLE_RECIPE
     elif pipeline is not RETRAIN:
         # A retraining's depends on the deployed model.
-        parameters["recipe"] = recipe_for(given)
+        parameters["recipe"] = recipe_of_trials(given) if pipeline is TUNE else recipe_for(given)
     earlier = None
     if pipeline is TUNE:
         # Before its local path is used.

@@ -63,7 +63,7 @@ def evaluation_report(
         provenance: The model's provenance, with these optional keys: ``arguments`` ({name: value}),
             ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
             ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
-            ``data_digest``, ``versions`` ({name: version}).
+            ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the training).
         examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
         thresholds: The counts by threshold, of all classes first; empty = not shown.
         about: Facts about the evaluation, by name, e.g. its date.
@@ -130,6 +130,7 @@ def evaluation_report(
         calibration_chart=_reliability(calibration, temperature_scaling) if calibration else None,
         temperature_scaling=temperature_scaling,
         label_sets=label_sets,
+        decisions=list(provenance.get("decisions") or ()),
         slices=slices,
         comparison=comparison,
     )

@@ -105,7 +105,7 @@ _TEXTS: Mapping[str, str] = MappingProxyType(
         "job_dir": "Folder for the model and the checkpoints, e.g. gs://bucket/runs/flowers_1. Empty = the "
         "model is only an artifact of the run.",
         "max_minutes": "Time limit of the training in minutes; the number of steps follows from it. 0 = no "
-        "limit.",
+        "limit, but 8 on a CPU and 60 on a GPU or TPU with head-then-fine-tune.",
         "max_trials": "Number of trials. 0 = 10, or as hyperparameters in settings says.",
         "min_accuracy": "Least top-1 accuracy with which the model is deployed, e.g. 0.9. 0 = any.",
         "model_type": "The network. auto = as the recipe says. mobilenet-v3-small is the smallest and "

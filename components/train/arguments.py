@@ -55,8 +55,9 @@ class TrainingArguments:
 
     recipe: str = argument(
         ORIGINAL,
-        "Settings to start from; every argument that you set overrides them. auto = frozen-backbone, with "
-        "weights=none or a network without ImageNet weights from-scratch, with freeze=none fine-tune. "
+        "Settings to start from; every argument that you set overrides them. auto = head-then-fine-tune; in "
+        "a tuning or with freeze=backbone frozen-backbone, with another freeze fine-tune, without ImageNet "
+        "weights from-scratch. "
         + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
         group=Group.BASICS,
         choices=(AUTO, *RECIPES),
@@ -66,7 +67,8 @@ class TrainingArguments:
         "Time budget of the training in minutes: the number of steps is such that the training, including "
         "its evaluations, takes at most about this long on its machine. It never takes more steps than "
         "without a budget; if max_steps is set, the training is only ended then. In a tuning on one machine, "
-        "it is the budget of all trials together. 0 = no limit.",
+        "it is the budget of all trials together. 0 = no limit; with recipe=head-then-fine-tune and without "
+        "max_steps, 8 minutes on a CPU and 60 on a GPU or TPU.",
         group=Group.BASICS,
         minimum=0,
     )
@@ -123,11 +125,12 @@ class TrainingArguments:
     # The original's default is not known. A flipped or cropped digit is a different digit, so augmentation is
     # opt-in.
     augmentation: str = _augmentation_argument(
-        "none",
+        AUTO,
         "Random changes of the training images: none, crop-flip (a random crop of at least 8 percent of "
-        "the image, flipped half of the time; usual for photos) or randaugment (crop-flip, then two random"
-        " changes of color or geometry).",
-        choices=("none", "crop-flip", "randaugment"),
+        "the image, flipped half of the time; for long trainings with photos), mild-crop-flip (at least "
+        "35 percent), mild-crop (without flipping), randaugment (crop-flip, then two random changes of color "
+        "or geometry) or auto (as the recipe says).",
+        choices=(AUTO, "none", "crop-flip", "mild-crop-flip", "mild-crop", "randaugment"),
     )
     mixup: float = _augmentation_argument(
         0.0,
@@ -161,6 +164,14 @@ class TrainingArguments:
         float(UNSET),
         "Learning rate after warm-up, where the decay begins. -1 = as the recipe says.",
         above=0,
+        unset=UNSET,
+    )
+    layer_decay: float = _optimizer_argument(
+        float(UNSET),
+        "Factor of the learning rate from each part of the network to the part before it: the last layer has "
+        "the full rate, the first layers the lowest. 1 = the same rate everywhere. -1 = as the recipe says.",
+        above=0,
+        maximum=1,
         unset=UNSET,
     )
     warmup_steps: int = _optimizer_argument(
@@ -217,12 +228,13 @@ class TrainingArguments:
         unset=UNSET,
     )
     ema: float = _training_argument(
-        0.0,
+        float(UNSET),
         "Evaluates and exports a moving average of the weights instead of the weights themselves. The "
         "value is the decay, e.g. 0.999; in early steps it is smaller, so that the average follows. 0 = "
-        "off.",
+        "off. -1 = as the recipe says.",
         minimum=0,
         below=1,
+        unset=UNSET,
     )
     # 20 evaluations show a curve and cost little; at least 25 steps between them keep short runs fast.
     train_steps_per_eval: int = _training_argument(
@@ -237,10 +249,11 @@ class TrainingArguments:
         minimum=0,
     )
     early_stopping_patience: int = _training_argument(
-        0,
+        UNSET,
         "Stops after this many evaluations in a row without a better top-1 accuracy (with multi_label: or "
-        "an equal one and a better mean average precision). 0 = train to max_steps.",
+        "an equal one and a better mean average precision). 0 = train to max_steps. -1 = as the recipe says.",
         minimum=0,
+        unset=UNSET,
     )
     max_duration: int = _training_argument(
         0,

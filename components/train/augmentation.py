@@ -5,6 +5,7 @@ Convolutions", 2015; He et al., "Deep Residual Learning", 2016): 8 to 100 percen
 ratio between 3/4 and 4/3, scaled to a square and mirrored with probability 1/2. Validation uses the whole
 image, stretched to the square, which is the limit of these crops, or the square in its middle. Of
 letterboxed images, the crops are taken from the letterboxed image. randaugment: crop-flip, then RandAugment.
+mild-crop-flip: crop-flip with at least 35 percent of the area; mild-crop: the same without mirroring.
 """
 
 from typing import Any
@@ -25,8 +26,9 @@ from imgpipe.components.train.randaugment import DRAWS as RANDAUGMENT_DRAWS
 from imgpipe.components.train.randaugment import randaugment
 
 NONE, CROP_FLIP, RANDAUGMENT = "none", "crop-flip", "randaugment"
+MILD_CROP_FLIP, MILD_CROP = "mild-crop-flip", "mild-crop"
 
-_AREA = (0.08, 1.0)
+_LEAST_AREA = {CROP_FLIP: 0.08, RANDAUGMENT: 0.08, MILD_CROP_FLIP: 0.35, MILD_CROP: 0.35}
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 # Crop shapes that are drawn; the first one that fits into the image is used.
 _ATTEMPTS = 10
@@ -41,21 +43,25 @@ _CACHED_SCALE = 256 / 224
 
 def draws_needed(augmentation: str) -> int:
     """Returns the number of random numbers per image."""
-    return {NONE: 0, CROP_FLIP: _CROP_DRAWS, RANDAUGMENT: _CROP_DRAWS + RANDAUGMENT_DRAWS}[augmentation]
+    if augmentation == NONE:
+        return 0
+    return _CROP_DRAWS + (RANDAUGMENT_DRAWS if augmentation == RANDAUGMENT else 0)
 
 
-def crop_parameters(draws: NDArray[np.float32]) -> NDArray[np.float32]:
+def crop_parameters(draws: NDArray[np.float32], augmentation: str = CROP_FLIP) -> NDArray[np.float32]:
     """Converts random numbers into augmentation parameters, as far as they do not depend on the image.
 
     Args:
         draws: float32 [batch, draws_needed], uniform in [0, 1).
+        augmentation: One that crops.
 
     Returns:
         float32 of the same shape: the heights and then the widths of all attempts at a crop, as fractions of
         the side of a square image; the other numbers are unchanged.
     """
     parameters = draws.copy()
-    areas = _AREA[0] + (_AREA[1] - _AREA[0]) * draws[:, _AREAS]
+    least = _LEAST_AREA[augmentation]
+    areas = least + (1 - least) * draws[:, _AREAS]
     low, high = np.log(_ASPECT_RATIO)
     ratios = np.exp(low + (high - low) * draws[:, _RATIOS])
     parameters[:, _AREAS], parameters[:, _RATIOS] = np.sqrt(areas / ratios), np.sqrt(areas * ratios)
@@ -96,7 +102,7 @@ def decode_and_augment(
     Args:
         encoded: A scalar string tensor, the bytes of the file.
         parameters: float32 [draws_needed], from ``crop_parameters``.
-        augmentation: ``none``, ``crop-flip`` or ``randaugment``.
+        augmentation: a value of the argument.
         image_size: Side of the square, in pixels.
         resize: See ``scale_to_square``.
 
@@ -123,7 +129,7 @@ def augment_cached(image: Any, size: Any, parameters: Any, augmentation: str, im
         image: uint8 [cached_size, cached_size, 3].
         size: int [2], the image's original height and width, in pixels.
         parameters: float32 [draws_needed], from ``crop_parameters``.
-        augmentation: ``none``, ``crop-flip`` or ``randaugment``.
+        augmentation: a value of the argument.
         image_size: Side of the square, in pixels.
 
     Returns:
@@ -205,5 +211,6 @@ def _mirror_and_randaugment(scaled: Any, parameters: Any, augmentation: str) -> 
     """Rounds float32 [side, side, 3] to uint8, mirrors it at random and applies RandAugment if chosen."""
     # tf.round takes three times as long. tf.reverse is fast only for the middle one of three axes.
     image = tf.cast(scaled + 0.5, tf.uint8)
-    image = tf.cond(parameters[_MIRRORED] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    if augmentation != MILD_CROP:
+        image = tf.cond(parameters[_MIRRORED] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     return randaugment(image, parameters[_CROP_DRAWS:]) if augmentation == RANDAUGMENT else image

@@ -191,29 +191,32 @@ class _Training:
             self.average.swap()
         try:
             evaluation = evaluator.evaluate(self.progress.step, float(np.mean(losses)) if losses else 0.0)
-            if evaluation is None:
-                return
-            # The last step may have ruined the weights. JSON cannot represent the loss, and the accuracy
-            # would be the fraction of class 0.
-            if not math.isfinite(evaluation.loss):
-                raise self._divergence_error("validation", self.progress.step)
-            best = self.progress.best
-            self.progress.evaluations.append(evaluation)
-            losses.clear()
-            callbacks = self.callbacks
-            if best is None or evaluation.ranking_key > best.ranking_key:
-                self.best_weights = [
-                    self.accelerators.local_value(variable) for variable in self.trainable.variables
-                ]
-                if callbacks.save_best:
-                    callbacks.save_best(evaluation.step, self.best_weights)
-            if callbacks.report:
-                callbacks.report(self.progress.evaluations)
-            if self.progress.best is evaluation and callbacks.publisher and callbacks.publisher.is_due():
-                self._publish(callbacks.publisher, evaluation)
+            if evaluation is not None:
+                self.record(evaluation)
         finally:
             if self.average is not None:
                 self.average.swap()
+
+    def record(self, evaluation: Evaluation) -> None:
+        """Adds an evaluation of the current weights."""
+        # The last step may have ruined the weights. JSON cannot represent the loss, and the accuracy
+        # would be the fraction of class 0.
+        if not math.isfinite(evaluation.loss):
+            raise self._divergence_error("validation", self.progress.step)
+        best = self.progress.best
+        self.progress.evaluations.append(evaluation)
+        self.progress.losses.clear()
+        callbacks = self.callbacks
+        if best is None or evaluation.ranking_key > best.ranking_key:
+            self.best_weights = [
+                self.accelerators.local_value(variable) for variable in self.trainable.variables
+            ]
+            if callbacks.save_best:
+                callbacks.save_best(evaluation.step, self.best_weights)
+        if callbacks.report:
+            callbacks.report(self.progress.evaluations)
+        if self.progress.best is evaluation and callbacks.publisher and callbacks.publisher.is_due():
+            self._publish(callbacks.publisher, evaluation)
 
     def restore_best_weights(self) -> None:
         for variable, value in zip(self.trainable.variables, self.best_weights, strict=True):
@@ -317,6 +320,7 @@ def run_loop(
     accelerators: Accelerators | None = None,
     callbacks: Callbacks | None = None,
     resume_from: SavedTraining | None = None,
+    first_evaluation: Evaluation | None = None,
 ) -> LoopResult:
     """Trains up to ``max_steps`` steps, with evaluations in between and after the last step.
 
@@ -332,6 +336,7 @@ def run_loop(
         accelerators: The devices; None for the single device of this process.
         callbacks: Called during the training.
         resume_from: The state to resume from; None to start from the beginning.
+        first_evaluation: The evaluation of the initial weights, as step 0; None if they are not worth one.
 
     Raises:
         CheckFailedError: if the loss of a step or of an evaluation is not finite. The variables have the best
@@ -342,6 +347,9 @@ def run_loop(
     training = _Training(trainable, optimizer, arguments, accelerators, callbacks or Callbacks())
     if resume_from is not None:
         training.restore(resume_from)
+    elif first_evaluation is not None:
+        training.record(first_evaluation)
+        training.save()
     with defer_termination() as stopped:
         evaluator = Evaluator(
             build_evaluation_step(trainable, accelerators),

@@ -16,7 +16,7 @@ from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.forward_pass import Mode, run_network
 from imgpipe.components.train.imagenet_weights import build_keras_network
 from imgpipe.components.train.model_types import MODEL_TYPES, ModelType
-from imgpipe.components.train.network_stages import frozen_parts, parts_of_layers
+from imgpipe.components.train.network_stages import TOP, frozen_parts, parts_of_layers
 from imgpipe.components.train.pretrained_weights import load_pretrained_weights
 from imgpipe.components.train.resnet import build_resnet
 
@@ -174,6 +174,27 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
         yield
     finally:
         module.python_random = shared
+
+
+def rate_factors(classifier: Classifier, layer_decay: float) -> list[tuple[Any, float]]:
+    """Returns the network's trained variables with the factors of their learning rates; empty if all are 1.
+
+    The head has the full rate, the network's last part ``layer_decay`` times that, the part before it
+    ``layer_decay`` times its rate, and so on.
+    """
+    if layer_decay == 1:
+        return []
+    kind = MODEL_TYPES[classifier.model_type]
+    layers = classifier.network.layers
+    parts = parts_of_layers(kind.family, [layer.name for layer in layers])
+    order = [TOP, *reversed(kind.stage_names)]
+    frozen = classifier.frozen_layers
+    return [
+        (variable, layer_decay ** (1 + order.index(part)))
+        for layer, part in zip(layers, parts, strict=True)
+        if layer.name not in frozen
+        for variable in layer.trainable_variables
+    ]
 
 
 def _scale(images: Any, kind: ModelType) -> Any:

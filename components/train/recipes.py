@@ -15,17 +15,24 @@ from imgpipe.components.train.model_types import MODEL_TYPES
 # The value of a text argument, and of a number, that is left to the recipe.
 AUTO, UNSET = "auto", -1
 ORIGINAL = "original"
+# The last layer on frozen features, then the whole network.
+HEAD_FIRST = "head-then-fine-tune"
+FROZEN = "frozen-backbone"
 # For scikit-learn's digits, on which `imgpipe run` trains without data.
 SAMPLE_RECIPE = "digits"
 # The values of all arguments that a recipe decides while they are left to it. An image_size of 0 is the
 # recipe's or, if it has none, the model's own.
 UNSET_VALUES: Mapping[str, Any] = MappingProxyType(
     {
-        **dict.fromkeys(("model_type", "weights", "freeze", "optimizer_type"), AUTO),
-        **dict.fromkeys(("max_steps", "train_batch_size", "warmup_steps"), UNSET),
-        **dict.fromkeys(("initial_learning_rate", "weight_decay"), float(UNSET)),
+        **dict.fromkeys(("model_type", "weights", "freeze", "optimizer_type", "augmentation"), AUTO),
+        **dict.fromkeys(("max_steps", "train_batch_size", "warmup_steps", "early_stopping_patience"), UNSET),
+        **dict.fromkeys(("initial_learning_rate", "weight_decay", "ema", "layer_decay"), float(UNSET)),
         "image_size": 0,
     }
+)
+# Those that most recipes leave out, with their values there.
+_USUAL_VALUES: Mapping[str, Any] = MappingProxyType(
+    {"image_size": 0, "augmentation": "none", "ema": 0.0, "layer_decay": 1.0, "early_stopping_patience": 0}
 )
 # A batch of images up to this size fits into the memory of a small machine.
 _LARGEST_SIZE_OF_FULL_BATCH = 320
@@ -122,7 +129,7 @@ def _read_recipes() -> Mapping[str, Recipe]:
     return MappingProxyType(recipes)
 
 
-_NAMES = ("frozen-backbone", "fine-tune", "from-scratch", SAMPLE_RECIPE, "digits-efficientnet", ORIGINAL)
+_NAMES = (HEAD_FIRST, FROZEN, "fine-tune", "from-scratch", SAMPLE_RECIPE, "digits-efficientnet", ORIGINAL)
 RECIPES = _read_recipes()
 
 
@@ -131,8 +138,8 @@ def default_of(field: "dataclasses.Field[Any]") -> str:
     if field.name not in UNSET_VALUES:
         return str(field.default)
     recipes: dict[str, list[str]] = {}
+    other = _USUAL_VALUES.get(field.name, "by the data")
     for name, recipe in RECIPES.items():
-        other = field.default if field.name == "image_size" else "by the data"
         recipes.setdefault(str(recipe.parameters.get(field.name, other)), []).append(name)
     values = ", ".join(f"{value} ({', '.join(names)})" for value, names in recipes.items())
     return f"from the recipe: {values}"
@@ -152,7 +159,15 @@ def recipe_for(values: Mapping[str, Any]) -> str:
     without_weights = model_type is not None and not model_type.has_imagenet_weights
     if given.get("weights", "none" if without_weights else "imagenet") == "none":
         return "from-scratch"
-    return "frozen-backbone" if given.get("freeze", "backbone") == "backbone" else "fine-tune"
+    if "freeze" not in given:
+        return HEAD_FIRST
+    return FROZEN if given["freeze"] == "backbone" else "fine-tune"
+
+
+def recipe_of_trials(values: Mapping[str, Any]) -> str:
+    """Returns the name of the recipe of a tuning's trials, for which ``auto`` selects a quick one."""
+    recipe = recipe_for(values)
+    return FROZEN if recipe == HEAD_FIRST and values.get("recipe", AUTO) == AUTO else recipe
 
 
 def recipe_values(values: Mapping[str, Any], data: TrainingData | None = None) -> dict[str, Any]:
@@ -165,7 +180,7 @@ def recipe_values(values: Mapping[str, Any], data: TrainingData | None = None) -
     """
     name = recipe_for(values)
     recipe, given = RECIPES[name], _explicit(values)
-    result: dict[str, Any] = {"image_size": 0, **recipe.parameters, **given, "recipe": name}
+    result: dict[str, Any] = {**_USUAL_VALUES, **recipe.parameters, **given, "recipe": name}
     schedule = recipe.schedule
     if data is not None and schedule is not None:
         size = result["image_size"] or MODEL_TYPES[result["model_type"]].image_size

@@ -19,8 +19,8 @@ from imgpipe.components.train.recipes import AUTO, ORIGINAL, UNSET, TrainingData
 
 # The rest of a time budget is for building the network and writing the model.
 _USED_FRACTION = 0.9
-# An evaluation needs no gradients.
-_EVALUATION_COST = 1 / 3
+# Of a step, since an evaluation needs no gradients.
+EVALUATION_COST = 1 / 3
 
 
 def resolve_arguments(arguments: TrainingArguments, manifest: Manifest) -> TrainingArguments:
@@ -73,7 +73,7 @@ def steps_within(
         seconds_per_step: The measured duration of a training step.
         validation_batches: Batches in an evaluation, each of the size of a training batch.
     """
-    evaluation = validation_batches * seconds_per_step * _EVALUATION_COST
+    evaluation = validation_batches * seconds_per_step * EVALUATION_COST
 
     def fits(steps: int) -> bool:
         shorter = dataclasses.replace(arguments, max_steps=steps, warmup_steps=0, decay_steps=0)

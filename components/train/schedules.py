@@ -1,6 +1,7 @@
 """The learning rate schedule and the optimizer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from imgpipe.components.common.tf_import import keras, tf
@@ -40,10 +41,15 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return 0.5 * initial * (1 + tf.cos(math.pi * tf.clip_by_value(fraction, 0.0, 1.0)))
 
 
-def build_optimizer(arguments: TrainingArguments, precision: str = "float32") -> keras.optimizers.Optimizer:
+def build_optimizer(
+    arguments: TrainingArguments,
+    precision: str = "float32",
+    rate_factors: Sequence[tuple[Any, float]] = (),
+) -> keras.optimizers.Optimizer:
     """Returns the optimizer of the arguments, including the learning rate schedule.
 
-    For float16 it scales the loss, since small gradients would vanish, and skips steps with gradients that
+    ``rate_factors`` has variables with factors of their learning rates; the others have the full rate. For
+    float16 it scales the loss, since small gradients would vanish, and skips steps with gradients that
     are too large for float16.
     """
     schedule, settings = Schedule(arguments), arguments.optimizer_settings()
@@ -59,4 +65,18 @@ def build_optimizer(arguments: TrainingArguments, precision: str = "float32") ->
         optimizer = keras.optimizers.RMSprop(
             schedule, rho=settings["decay"], momentum=settings["momentum"], epsilon=settings["epsilon"]
         )
+    if rate_factors:
+        _scale_rates(optimizer, rate_factors)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
+
+
+def _scale_rates(optimizer: keras.optimizers.Optimizer, rate_factors: Sequence[tuple[Any, float]]) -> None:
+    """Scales the learning rates of variables, for which Keras has no option."""
+    # Of a variable on several devices, update_step gets the part of one device; the key is the same.
+    factors = {optimizer._var_key(variable): factor for variable, factor in rate_factors}
+    update_step = optimizer.update_step
+
+    def scaled_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        update_step(gradient, variable, learning_rate * factors.get(optimizer._var_key(variable), 1.0))
+
+    optimizer.update_step = scaled_step

@@ -18,10 +18,11 @@ from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumen
 from imgpipe.components.common.log import log_event, log_result
 from imgpipe.components.common.mlflow import MlflowRun, current_run
 from imgpipe.components.common.shared_arguments import multi_label_problem, multi_label_remedy
-from imgpipe.components.common.tf_import import tf
+from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.storage import check_empty, parse_location
 from imgpipe.components.train.accelerators import Accelerators, find_accelerators
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.augmentation import MILD_CROP
 from imgpipe.components.train.checkpoints import (
     Checkpoint,
     CheckpointFolder,
@@ -30,21 +31,35 @@ from imgpipe.components.train.checkpoints import (
     to_arrays,
 )
 from imgpipe.components.train.evaluation import Evaluation
+from imgpipe.components.train.head_first import (
+    LEAST_EPOCHS,
+    default_minutes,
+    head_arguments,
+    mirroring_changes_labels,
+    train_head,
+)
 from imgpipe.components.train.job_dir import CHECKPOINTS_FOLDER
 from imgpipe.components.train.located_batches import short_reason
 from imgpipe.components.train.loop import Callbacks, LoopResult, SavedTraining, Weights, run_loop
+from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import (
     Classifier,
     build_classifier,
+    rate_factors,
     set_batch_normalization_momentum,
 )
 from imgpipe.components.train.precision import resolve_precision
 from imgpipe.components.train.publisher import Publisher
-from imgpipe.components.train.recipes import ORIGINAL, UNSET
+from imgpipe.components.train.recipes import AUTO, FROZEN, HEAD_FIRST, ORIGINAL, UNSET, TrainingData
 from imgpipe.components.train.reporter import reporter
-from imgpipe.components.train.resolution import has_measured_steps, resolve_arguments, steps_within
+from imgpipe.components.train.resolution import (
+    EVALUATION_COST,
+    has_measured_steps,
+    resolve_arguments,
+    steps_within,
+)
 from imgpipe.components.train.schedules import build_optimizer
-from imgpipe.components.train.training_inputs import TrainingInputs, training_inputs
+from imgpipe.components.train.training_inputs import TrainingInputs, image_trainable, training_inputs
 from imgpipe.components.train.training_step import Trainable, build_training_step
 from imgpipe.components.train.written_model import resolved_arguments, write_model
 
@@ -90,6 +105,11 @@ class _Job:
             precision=self.precision,
             pretrained_checkpoint_path=pretrained_checkpoint_path,
         )
+
+    def build_optimizer(self, classifier: Classifier) -> keras.optimizers.Optimizer:
+        """Builds the optimizer; call this in the strategy's scope."""
+        factors = rate_factors(classifier, self.arguments.layer_decay)
+        return build_optimizer(self.arguments, self.precision, factors)
 
     def on_one_device(self, classifier: Classifier) -> Classifier:
         """Returns the model with variables on one device, since one process cannot save those of several."""
@@ -162,8 +182,7 @@ def train(
     check_empty(model_folder)
     manifest = read_manifest(dataset_folder)
     _check_data(arguments, manifest)
-    given, measures_steps = arguments, has_measured_steps(arguments)
-    arguments = resolve_arguments(arguments, manifest)
+    given, arguments = arguments, resolve_arguments(arguments, manifest)
     if arguments.job_dir:
         parse_location(arguments.job_dir).check_writable()
     if arguments.deterministic:
@@ -175,14 +194,19 @@ def train(
         arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
     )
     checkpoint = _latest_checkpoint(arguments) if given.recipe != ORIGINAL else None
+    has_default_budget = arguments.recipe == HEAD_FIRST and not given.max_minutes and given.max_steps == UNSET
+    if has_default_budget:
+        given, arguments = (
+            dataclasses.replace(values, max_minutes=default_minutes(accelerators.kind))
+            for values in (given, arguments)
+        )
+    decisions: list[str] = []
     if checkpoint is not None:
-        # The learning rate follows the schedule of before the interruption.
-        kept: dict[str, Any] = {}
-        if given.warmup_steps == UNSET:
-            kept["warmup_steps"] = int(checkpoint.state["training"]["warmup_steps"])
-        if measures_steps:
-            measures_steps, kept["max_steps"] = False, int(checkpoint.state["max_steps"])
-        arguments = resolve_arguments(dataclasses.replace(given, **kept), manifest)
+        decisions = list(checkpoint.state.get("decisions", ()))
+        given = _as_before(given, arguments, checkpoint)
+        if has_default_budget and given.recipe == FROZEN:
+            given = dataclasses.replace(given, max_minutes=0.0)
+        arguments = resolve_arguments(given, manifest)
     job = _Job(arguments, manifest, accelerators, precision)
     with accelerators.strategy.scope():
         classifier = job.build_classifier(
@@ -198,7 +222,9 @@ def train(
     )
 
     def write(folder: Path, evaluations: Sequence[Evaluation], best: Evaluation) -> None:
-        environment = {"devices": job.describe_devices(), "precision": precision}
+        environment: dict[str, Any] = {"devices": job.describe_devices(), "precision": precision}
+        if decisions:
+            environment["decisions"] = decisions
         model = job.on_one_device(classifier)
         write_model(folder, model, arguments, manifest, evaluations, best, environment)
 
@@ -208,24 +234,28 @@ def train(
         _explain_out_of_memory(arguments),
         _explain_lost_worker(accelerators),
     ):
-        inputs = training_inputs(
-            classifier, arguments, read_manifest(folder), folder, accelerators, features_folder
-        )
-        seconds_left = 60 * arguments.max_minutes - (time.monotonic() - started)
-        if measures_steps:
-            steps = _measured_steps(job, inputs, manifest, seconds_left)
-            steps = max(steps, given.warmup_steps + 1)
-            arguments = resolve_arguments(dataclasses.replace(given, max_steps=steps), manifest)
-            set_batch_normalization_momentum(classifier, arguments.max_steps)
+        data = _LocalData(read_manifest(folder), folder, features_folder)
+        end = started + 60 * arguments.max_minutes
+        first_evaluation = None
+        if arguments.recipe == HEAD_FIRST and checkpoint is None:
+            start = _start_head_first(job, given, classifier, data, end, has_default_budget)
+            arguments, classifier, first_evaluation = start.arguments, start.classifier, start.evaluation
+            inputs, decisions = start.inputs, start.decisions
+        else:
+            inputs = data.inputs(job, classifier)
+            if has_measured_steps(given):
+                arguments = _with_measured_steps(job, given, inputs, data.manifest, end)
+                set_batch_normalization_momentum(classifier, arguments.max_steps)
         if arguments.max_minutes:
-            limits = filter(None, (arguments.max_duration, max(1, math.ceil(seconds_left))))
+            seconds_left = max(1, math.ceil(end - time.monotonic()))
+            limits = filter(None, (arguments.max_duration, seconds_left))
             arguments = dataclasses.replace(arguments, max_duration=min(limits))
         job = dataclasses.replace(job, arguments=arguments)
         tracked = current_run() if accelerators.is_chief else None
         if tracked is not None:
             tracked.log_parameters(resolved_arguments(arguments, manifest), "train")
         with accelerators.strategy.scope():
-            optimizer = build_optimizer(arguments, precision)
+            optimizer = job.build_optimizer(classifier)
         result = run_loop(
             inputs.trainable,
             optimizer,
@@ -233,8 +263,9 @@ def train(
             inputs.training_batches,
             inputs.evaluation_batches,
             accelerators=accelerators,
-            callbacks=_callbacks(job, inputs.trainable, classifier, publisher, stop, tracked),
+            callbacks=_callbacks(job, inputs.trainable, classifier, publisher, stop, tracked, decisions),
             resume_from=saved,
+            first_evaluation=first_evaluation,
         )
     log_result(
         "train",
@@ -250,8 +281,247 @@ def train(
     return result
 
 
-def _measured_steps(job: _Job, inputs: TrainingInputs, manifest: Manifest, seconds: float) -> int:
-    """Takes a few steps, undoes them, and returns how many fit into a time."""
+@dataclass(frozen=True)
+class _LocalData:
+    """The data set on this machine."""
+
+    manifest: Manifest
+    folder: Path
+    features_folder: Path | None
+
+    @property
+    def size(self) -> TrainingData:
+        """What a recipe's schedule depends on."""
+        return TrainingData(self.manifest.splits[TRAIN].examples, self.manifest.num_classes)
+
+    def inputs(self, job: _Job, classifier: Classifier) -> TrainingInputs:
+        """Returns the loop's inputs."""
+        return training_inputs(
+            classifier, job.arguments, self.manifest, self.folder, job.accelerators, self.features_folder
+        )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a training starts, with what it has decided and why.
+
+    Attributes:
+        arguments: The resolved arguments.
+        classifier: With the weights to start from.
+        inputs: The loop's inputs.
+        evaluation: That of the initial weights; None if they are not worth one.
+        decisions: Sentences.
+    """
+
+    arguments: TrainingArguments
+    classifier: Classifier
+    inputs: TrainingInputs
+    evaluation: Evaluation | None
+    decisions: list[str]
+
+
+def _start_head_first(
+    job: _Job,
+    given: TrainingArguments,
+    classifier: Classifier,
+    data: _LocalData,
+    end: float,
+    has_default_budget: bool,
+) -> _Start:
+    """Decides whether there is time for fine-tuning, trains the head, and decides on mirroring.
+
+    Args:
+        job: With resolved arguments.
+        given: The arguments, in which those that are left to the recipe are not resolved.
+        classifier: The network.
+        data: The data set.
+        end: When the time budget ends, as ``time.monotonic``.
+        has_default_budget: Whether the time budget is not the user's.
+    """
+    arguments, decisions, fit = job.arguments, [], None
+    inputs = data.inputs(job, classifier)
+    changed: dict[str, Any] = {}
+    if has_measured_steps(given):
+        origin = f"the default on a {job.accelerators.kind}; " if has_default_budget else ""
+        log_event(
+            "time_budget",
+            f"train: {arguments.max_minutes:g} minutes ({origin}max_minutes changes it): measuring how many "
+            "steps fit",
+            minutes=arguments.max_minutes,
+        )
+        fit = _measure_fine_tuning(job, given, classifier, inputs, data, end)
+        epochs = fit.steps * arguments.train_batch_size / data.size.images
+        if fit.steps < arguments.max_steps and epochs < LEAST_EPOCHS:
+            decision = (
+                f"only the last layer is trained: a step of {fit.part} takes {fit.seconds_per_step:.2g} "
+                f"seconds, so {epochs:.1f} epochs of it would fit into {arguments.max_minutes:g} minutes, "
+                f"and fewer than {LEAST_EPOCHS:g} gain nothing"
+            )
+            return _start_frozen(job, given, classifier, data, end, has_default_budget, decision)
+        changed["freeze"] = fit.classifier.freeze
+        classifier, inputs = fit.classifier, dataclasses.replace(inputs, trainable=fit.trainable)
+        decisions.append(
+            f"the last layer is trained first, then {fit.part}: {fit.steps:,} steps of "
+            f"{fit.seconds_per_step:.2g} seconds, {epochs:.1f} epochs, fit into {arguments.max_minutes:g} "
+            f"minutes, {arguments.max_steps:,} steps are planned without a limit"
+        )
+        _log_decision(decisions[-1])
+    evaluation = train_head(
+        classifier,
+        head_arguments(arguments, data.size),
+        data.manifest,
+        data.folder,
+        job.accelerators,
+        data.features_folder,
+    )
+    if given.augmentation == AUTO and mirroring_changes_labels(
+        classifier,
+        inputs.evaluation_batches,
+        _validation_images(arguments, data.manifest),
+        job.accelerators,
+    ):
+        changed["augmentation"] = MILD_CROP
+        decisions.append("images are cropped but not mirrored: mirrored, they are classified less accurately")
+        _log_decision(decisions[-1])
+    if fit is not None:
+        steps = _steps_until(end, job, data.manifest, fit.seconds_per_step)
+        changed["max_steps"] = max(steps, given.warmup_steps + 1)
+    if changed:
+        arguments = resolve_arguments(dataclasses.replace(given, **changed), data.manifest)
+    if "augmentation" in changed:
+        inputs = data.inputs(dataclasses.replace(job, arguments=arguments), classifier)
+    set_batch_normalization_momentum(classifier, arguments.max_steps)
+    return _Start(arguments, classifier, inputs, evaluation, decisions)
+
+
+@dataclass(frozen=True)
+class _FineTuning:
+    """A fine-tuning whose speed was measured.
+
+    Attributes:
+        classifier: With what is frozen.
+        trainable: The function to train.
+        part: What is trained, in words.
+        seconds_per_step: The duration of a step.
+        steps: How many fit into the time budget after the training of the head.
+    """
+
+    classifier: Classifier
+    trainable: Trainable
+    part: str
+    seconds_per_step: float
+    steps: int
+
+
+def _measure_fine_tuning(
+    job: _Job,
+    given: TrainingArguments,
+    classifier: Classifier,
+    inputs: TrainingInputs,
+    data: _LocalData,
+    end: float,
+) -> _FineTuning:
+    """Measures the whole network and, if not all planned steps of it fit into the time, its later stages.
+
+    The first stages, on the largest feature maps, take up to half of the time and change least.
+    """
+    arguments = job.arguments
+    images = data.size.images + _validation_images(arguments, data.manifest)
+    freezes = [arguments.freeze]
+    if given.freeze == AUTO:
+        stages = MODEL_TYPES[arguments.model_type].stage_names
+        freezes.append(stages[len(stages) // 3])
+    for freeze in freezes:
+        part = "the whole network" if freeze == "none" else f"the network after {freeze}"
+        frozen = dataclasses.replace(classifier, freeze=freeze)
+        trainable = image_trainable(frozen, arguments, data.manifest)
+        seconds_per_step = _seconds_per_step(job, dataclasses.replace(inputs, trainable=trainable))
+        if freeze == freezes[0]:
+            for_head = images / arguments.train_batch_size * seconds_per_step * EVALUATION_COST
+        steps = _steps_until(end - for_head, job, data.manifest, seconds_per_step)
+        found = _FineTuning(frozen, trainable, part, seconds_per_step, steps)
+        if steps >= arguments.max_steps:
+            break
+    return found
+
+
+def _start_frozen(
+    job: _Job,
+    given: TrainingArguments,
+    classifier: Classifier,
+    data: _LocalData,
+    end: float,
+    has_default_budget: bool,
+    decision: str,
+) -> _Start:
+    """Returns the start of the recipe frozen-backbone; the arguments are those of ``_start_head_first``."""
+    _log_decision(decision)
+    # A budget that the user has not set does not limit this.
+    given = dataclasses.replace(
+        given, recipe=FROZEN, max_minutes=0.0 if has_default_budget else given.max_minutes
+    )
+    job = dataclasses.replace(job, arguments=resolve_arguments(given, data.manifest))
+    classifier = dataclasses.replace(classifier, freeze=job.arguments.freeze)
+    inputs = data.inputs(job, classifier)
+    arguments = job.arguments
+    if has_measured_steps(given):
+        arguments = _with_measured_steps(job, given, inputs, data.manifest, end)
+    return _Start(arguments, classifier, inputs, None, [decision])
+
+
+def _log_decision(sentence: str) -> None:
+    log_event("decision", f"train: {sentence}")
+
+
+def _as_before(
+    given: TrainingArguments, arguments: TrainingArguments, checkpoint: Checkpoint
+) -> TrainingArguments:
+    """Returns the arguments with what was decided before an interruption.
+
+    Args:
+        given: The arguments, in which those that are left to the recipe are not resolved.
+        arguments: The resolved arguments.
+        checkpoint: That of the interrupted training.
+    """
+    before = checkpoint.state["training"]
+    # The learning rate follows the schedule of before the interruption.
+    kept: dict[str, Any] = {}
+    if given.warmup_steps == UNSET:
+        kept["warmup_steps"] = int(before["warmup_steps"])
+    if has_measured_steps(given):
+        kept["max_steps"] = int(checkpoint.state["max_steps"])
+    if arguments.recipe == HEAD_FIRST:
+        if given.freeze == AUTO and before["freeze"] == "backbone":
+            kept["recipe"] = FROZEN
+        else:
+            left = [name for name in ("freeze", "augmentation") if getattr(given, name) == AUTO]
+            kept |= {name: before[name] for name in left}
+    return dataclasses.replace(given, **kept)
+
+
+def _validation_images(arguments: TrainingArguments, manifest: Manifest) -> int:
+    return arguments.num_eval_images or manifest.splits[VALIDATION].examples
+
+
+def _with_measured_steps(
+    job: _Job, given: TrainingArguments, inputs: TrainingInputs, manifest: Manifest, end: float
+) -> TrainingArguments:
+    """Returns the arguments with as many steps as fit into the time budget."""
+    seconds_per_step = _seconds_per_step(job, inputs)
+    steps = _steps_until(end, job, manifest, seconds_per_step)
+    log_event(
+        "steps_measured",
+        f"train: {seconds_per_step:.3g} seconds per step: {steps:,} steps fit into max_minutes="
+        f"{job.arguments.max_minutes:g}, {job.arguments.max_steps:,} without a time limit",
+        max_steps=steps,
+        seconds_per_step=seconds_per_step,
+    )
+    steps = max(steps, given.warmup_steps + 1)
+    return resolve_arguments(dataclasses.replace(given, max_steps=steps), manifest)
+
+
+def _seconds_per_step(job: _Job, inputs: TrainingInputs) -> float:
+    """Takes a few steps, undoes them, and returns the duration of one."""
     arguments, accelerators, trainable = job.arguments, job.accelerators, inputs.trainable
     values = [accelerators.local_value(variable) for variable in trainable.variables]
     with accelerators.strategy.scope():
@@ -268,26 +538,24 @@ def _measured_steps(job: _Job, inputs: TrainingInputs, manifest: Manifest, secon
     before = time.monotonic()
     for _ in range(_MEASURED_STEPS):
         take_step()
-    measured = np.array([(time.monotonic() - before) / _MEASURED_STEPS, seconds])
+    measured = np.array([(time.monotonic() - before) / _MEASURED_STEPS])
     for variable, value in zip(trainable.variables, values, strict=True):
         variable.assign(value)
     # The workers must agree.
-    per_step, seconds = map(float, accelerators.sum_over_workers(measured) / accelerators.workers)
-    images = arguments.num_eval_images or manifest.splits[VALIDATION].examples
-    steps = steps_within(
-        seconds,
+    return float(accelerators.sum_over_workers(measured)[0]) / accelerators.workers
+
+
+def _steps_until(end: float, job: _Job, manifest: Manifest, seconds_per_step: float) -> int:
+    """Returns how many steps, with their evaluations, fit into the time until ``end``."""
+    accelerators, arguments = job.accelerators, job.arguments
+    # The workers must agree.
+    seconds = float(accelerators.sum_over_workers(np.array([end - time.monotonic()]))[0])
+    return steps_within(
+        seconds / accelerators.workers,
         arguments,
-        seconds_per_step=per_step,
-        validation_batches=math.ceil(images / arguments.train_batch_size),
+        seconds_per_step=seconds_per_step,
+        validation_batches=math.ceil(_validation_images(arguments, manifest) / arguments.train_batch_size),
     )
-    log_event(
-        "steps_measured",
-        f"train: {per_step:.3g} seconds per step: {steps:,} steps fit into max_minutes="
-        f"{arguments.max_minutes:g}, {arguments.max_steps:,} without a time limit",
-        max_steps=steps,
-        seconds_per_step=per_step,
-    )
-    return steps
 
 
 def _find_saved_training(job: _Job, classifier: Classifier) -> SavedTraining | None:
@@ -319,6 +587,7 @@ def _callbacks(
     publisher: Publisher | None,
     stop: Callable[[Sequence[Evaluation]], str] | None,
     tracked: MlflowRun | None,
+    decisions: Sequence[str],
 ) -> Callbacks:
     if not job.accelerators.is_chief:
         return Callbacks(stop=stop)
@@ -326,7 +595,11 @@ def _callbacks(
     report = reporter(job.arguments.job_dir, tracked)
     if folder is None:
         return Callbacks(report=report, publisher=publisher, stop=stop)
-    job_state = {"training": job.identity(classifier), "max_steps": job.arguments.max_steps}
+    job_state = {
+        "training": job.identity(classifier),
+        "max_steps": job.arguments.max_steps,
+        "decisions": list(decisions),
+    }
     complete = len(trainable.variables) == len(classifier.variables)
 
     def save(checkpoint: Checkpoint) -> None:

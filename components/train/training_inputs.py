@@ -72,22 +72,16 @@ def training_inputs(
     return _image_inputs(classifier, arguments, manifest, folder, accelerators)
 
 
-def _image_inputs(
-    classifier: Classifier,
-    arguments: TrainingArguments,
-    manifest: Manifest,
-    folder: Path,
-    accelerators: Accelerators,
-) -> TrainingInputs:
+def image_trainable(classifier: Classifier, arguments: TrainingArguments, manifest: Manifest) -> Trainable:
+    """Returns the function of images to train."""
     image_size = arguments.resolved_image_size()
-    set_batch_normalization_momentum(classifier, arguments.max_steps)
 
     def mix_batch(images: Any, targets: Any, step: Any) -> tuple[Any, Any]:
         return mix(
             images, targets, mixup=arguments.mixup, cutmix=arguments.cutmix, seed=arguments.seed, step=step
         )
 
-    trainable = Trainable(
+    return Trainable(
         classifier.logits,
         tf.TensorSpec([None, image_size, image_size, 3], tf.uint8),
         classifier.trained_variables,
@@ -98,6 +92,18 @@ def _image_inputs(
         mix_batch if arguments.mixup or arguments.cutmix else None,
         manifest.multi_label,
     )
+
+
+def _image_inputs(
+    classifier: Classifier,
+    arguments: TrainingArguments,
+    manifest: Manifest,
+    folder: Path,
+    accelerators: Accelerators,
+) -> TrainingInputs:
+    image_size = arguments.resolved_image_size()
+    set_batch_normalization_momentum(classifier, arguments.max_steps)
+    trainable = image_trainable(classifier, arguments, manifest)
     training_cache, cache_validation = choose_cache(
         training_images=manifest.splits[TRAIN].examples,
         training_size=cached_size(arguments.augmentation, image_size),

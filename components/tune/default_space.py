@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgpipe.components.train.recipes import recipe_values
+from imgpipe.components.train.recipes import recipe_of_trials, recipe_values
 
 # The range of a value: the recipe's divided and multiplied by these. Higher learning rates diverge.
 _LEARNING_RATE_RANGE, _WEIGHT_DECAY_RANGE = (10, 4), (10, 10)
@@ -39,7 +39,7 @@ def default_space(given: Mapping[str, Any], *, has_weights: Callable[[str], bool
         given: The training arguments that the user has set.
         has_weights: Whether the ImageNet weights of a network can be loaded.
     """
-    values = recipe_values(given)
+    values = recipe_values({**given, "recipe": recipe_of_trials(given)})
     spaces: dict[str, str] = {
         "initial_learning_rate": _range(values["initial_learning_rate"], _LEARNING_RATE_RANGE),
         "weight_decay": _range(values["weight_decay"] or _WEIGHT_DECAY, _WEIGHT_DECAY_RANGE),

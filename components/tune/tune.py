@@ -1,5 +1,6 @@
 """Hyperparameter tuning: trains trials with different values and keeps the best model."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.common.published_model import fetch_model
 from imgpipe.components.storage import atomic_write, check_empty, check_writable, parse_location
 from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.recipes import recipe_of_trials
 from imgpipe.components.train.resolution import has_measured_steps, resolve_arguments
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.engines.engine import Engine, TuningSpec
@@ -85,6 +87,7 @@ def tune(
     check_search_space(request, training)
     check_empty(files.model)
     manifest = read_manifest(dataset_folder)
+    training = dataclasses.replace(training, recipe=recipe_of_trials(vars(training)))
     measures_steps = has_measured_steps(training)
     training = resolve_arguments(training, manifest)
     check_search_space(request, training)

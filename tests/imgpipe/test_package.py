@@ -41,7 +41,7 @@ def test_signatures_and_docstrings_have_every_option_with_its_default():
         for name in parameters:
             assert f"\n    {name}: " in function.__doc__
     text = " ".join(imgpipe.run.__doc__.split())
-    assert "Default: from the recipe: by the data (frozen-backbone, " in text
+    assert "Default: from the recipe: by the data (head-then-fine-tune, " in text
 
 
 def test_a_name_is_shown_as_it_is_imported():

@@ -61,7 +61,7 @@ def test_help_names_arguments_as_flags_and_lists_only_options():
     assert "exactly one of --images, --train-csv and --training-data-path" in text
     assert not re.search(r"\w_csv|train_batch|deploy_target", text)
     assert "If --mixup is set too" in text
-    assert "[default: from the recipe: by the data (frozen-backbone, " in text
+    assert "[default: from the recipe: by the data (head-then-fine-tune, " in text
     assert CliRunner().invoke(COMMANDS["submit"], ["--help"]).stdout.count("TRAINING ARGUMENTS") == 1
 
 

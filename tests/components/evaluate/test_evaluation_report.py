@@ -215,6 +215,11 @@ def test_page_is_complete_without_parts_of_the_provenance(missing):
     assert "</html>" in page(provenance={**PROVENANCE, missing: None})
 
 
+def test_page_shows_what_the_training_decided_and_why():
+    html = page(provenance={**PROVENANCE, "decisions": ["only the last layer: <2 epochs fit"]})
+    assert "<li>only the last layer: &lt;2 epochs fit</li>" in html
+
+
 def test_page_without_any_provenance_says_that_no_evaluation_was_recorded():
     html = page(provenance={})
     assert "No evaluations were recorded" in html

@@ -9,6 +9,8 @@ from imgpipe.components.images.graph.training_decoder import decode_image
 from imgpipe.components.images.resize_modes import CROP, LETTERBOX
 from imgpipe.components.train.augmentation import (
     CROP_FLIP,
+    MILD_CROP,
+    MILD_CROP_FLIP,
     NONE,
     RANDAUGMENT,
     augment_cached,
@@ -46,6 +48,14 @@ def windows(count, height, width):
     parameters = tf.data.Dataset.from_tensor_slices(random_parameters(count))
     crops = parameters.map(lambda values: crop_window(values, [height, width])).batch(count)
     return next(iter(crops)).numpy().T
+
+
+def test_mild_crops_are_at_least_35_percent_of_the_area():
+    draws = random_draws(0, 0, 1000, draws_needed(MILD_CROP_FLIP))
+    heights, widths = crop_parameters(draws, MILD_CROP_FLIP)[:, :20].reshape(1000, 2, 10).swapaxes(0, 1)
+    areas = heights * widths
+    assert 0.35 <= areas.min() < 0.36
+    assert areas.max() <= 1 + 1e-6
 
 
 def crop_difference(augmented, pixels, parameters):
@@ -114,6 +124,8 @@ def test_a_crop_of_the_whole_image_equals_the_validation_image_or_its_mirror_ima
     # Augmentation rounds halves up, validation to even.
     assert np.abs(plain - validation).max() <= 1
     assert (mirrored == plain[:, ::-1]).all()
+    never_mirrored = decode_and_augment(content, whole_image(MIRRORED), MILD_CROP, 48).numpy()
+    assert (never_mirrored == plain).all()
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "GIF"])

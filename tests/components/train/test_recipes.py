@@ -17,6 +17,7 @@ from imgpipe.components.train.recipes import (
     UNSET_VALUES,
     TrainingData,
     recipe_for,
+    recipe_of_trials,
     recipe_values,
 )
 from imgpipe.components.train.resolution import resolve_arguments, steps_within
@@ -71,20 +72,26 @@ def test_the_original_defaults_are_those_of_the_command_line():
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({}, "frozen-backbone"),
-        ({"model_type": "mobilenet-v2"}, "frozen-backbone"),
+        ({}, "head-then-fine-tune"),
+        ({"model_type": "mobilenet-v2"}, "head-then-fine-tune"),
         ({"freeze": "backbone"}, "frozen-backbone"),
-        ({"weights": "auto", "freeze": "auto", "model_type": "auto"}, "frozen-backbone"),
+        ({"weights": "auto", "freeze": "auto", "model_type": "auto"}, "head-then-fine-tune"),
         ({"weights": "none"}, "from-scratch"),
         ({"freeze": "none"}, "fine-tune"),
         ({"freeze": "stage2"}, "fine-tune"),
         ({"model_type": "resnet-18"}, "from-scratch"),
-        ({"model_type": "no such model"}, "frozen-backbone"),
+        ({"model_type": "no such model"}, "head-then-fine-tune"),
         ({"recipe": "digits", "freeze": "none"}, "digits"),
     ],
 )
 def test_auto_depends_on_the_given_arguments(given, name):
     assert recipe_for(given) == name
+
+
+def test_the_trials_of_a_tuning_are_quick_unless_they_shall_not_be():
+    assert recipe_of_trials({}) == "frozen-backbone"
+    assert recipe_of_trials({"recipe": "head-then-fine-tune"}) == "head-then-fine-tune"
+    assert recipe_of_trials({"freeze": "none"}) == "fine-tune"
 
 
 def test_the_tested_data_sets_have_the_tested_schedules():
@@ -140,7 +147,7 @@ def test_explicit_values_override_the_recipe_and_the_rest_follows_from_them():
 
 def test_resolved_arguments_do_not_change_again():
     resolved = RecipeTrainingArguments(max_minutes=5.0).resolved(FLOWERS)
-    assert resolved.recipe == "frozen-backbone"
+    assert resolved.recipe == "head-then-fine-tune"
     assert resolve_arguments(resolved, manifest(50, 2)) == resolved
 
 
@@ -148,7 +155,7 @@ def test_a_command_line_means_the_same_arguments_before_and_after_they_are_resol
     assert command_line_arguments(TrainingArguments()) == []
     assert command_line_arguments(TrainingArguments(max_steps=7, seed=3)) == ["--max_steps=7", "--seed=3"]
     assert command_line_arguments(TrainingArguments(recipe="auto", ema=0.5)) == ["--recipe=auto", "--ema=0.5"]
-    resolved = command_line_arguments(TrainingArguments(recipe="auto").resolved(FLOWERS))
+    resolved = command_line_arguments(TrainingArguments(recipe="auto", freeze="backbone").resolved(FLOWERS))
     assert {"--recipe=frozen-backbone", "--max_steps=1000", "--freeze=backbone"} <= set(resolved)
 
 
@@ -170,7 +177,7 @@ def test_wrong_values_are_rejected_before_the_data_is_known(values, problem):
 
 
 def test_a_warm_up_longer_than_the_steps_for_the_data_is_rejected():
-    arguments = RecipeTrainingArguments(warmup_steps=500)
+    arguments = RecipeTrainingArguments(recipe="frozen-backbone", warmup_steps=500)
     with pytest.raises(InvalidArgumentError, match="warmup_steps=500 is not less than max_steps=120"):
         resolve_arguments(arguments, manifest(50, 2))
 
@@ -192,7 +199,7 @@ def test_a_training_from_an_earlier_model_trains_its_network(tmp_path):
 
 
 def fitting(seconds: float, *, per_step: float, validation_batches: int = 0) -> int:
-    arguments = RecipeTrainingArguments().resolved(FLOWERS)
+    arguments = RecipeTrainingArguments(recipe="frozen-backbone").resolved(FLOWERS)
     return steps_within(seconds, arguments, seconds_per_step=per_step, validation_batches=validation_batches)
 
 
@@ -217,5 +224,5 @@ def test_the_table_in_the_docs_has_the_schedules():
         (50_000, 100),
         (500_000, 1000),
     ):
-        row = [f"{steps(name, images, classes):,}" for name in SCALED[:4]]
+        row = [f"{steps(name, images, classes):,}" for name in SCALED[:5]]
         assert f"| {images:,} | {classes:,} | {' | '.join(row)} |" in page

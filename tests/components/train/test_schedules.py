@@ -92,3 +92,13 @@ def test_momentum_steps_follow_the_formula():
         velocity = 0.9 * velocity - rate * 2.0
         expected += 0.9 * velocity - rate * 2.0
     assert variable.numpy()[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer_type", ["momentum", "adam"])
+def test_a_variable_with_a_factor_has_that_part_of_the_learning_rate(optimizer_type):
+    arguments = TrainingArguments(max_steps=4, initial_learning_rate=0.5, optimizer_type=optimizer_type)
+    slow, fast = (keras.Variable(np.array([1.0], np.float32)) for _ in range(2))
+    optimizer = build_optimizer(arguments, rate_factors=[(slow, 0.125)])
+    for _ in range(3):
+        optimizer.apply([tf.constant([2.0])] * 2, [slow, fast])
+    assert 1 - slow.numpy()[0] == pytest.approx((1 - fast.numpy()[0]) / 8, rel=1e-4)
