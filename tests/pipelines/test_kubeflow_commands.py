@@ -612,9 +612,13 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     server.wait_for(run_id, 1000)
     lines = run("stream-logs", "job_1").stdout
     assert server.runs[run_id]["state"] == "SUCCEEDED", lines
-    accuracy = float(re.search(r"evaluate: top-1 accuracy ([0-9.]+)", lines).group(1))
+    accuracy = float(re.search(r"evaluate: result: top-1 accuracy ([0-9.]+)", lines).group(1))
     print(f"digits from the Kubeflow YAML: top-1 accuracy {accuracy}")
     assert accuracy >= 0.97
+    steps = json.loads(run("describe", "job_1", "--format", "json").stdout)["details"]["steps"]
+    assert list(steps) == ["prepare", "convert", "validate", "train", "evaluate", "publish"]
+    assert {step["state"] for step in steps.values()} == {"done"}
+    assert "gate: passed 2 checks; not deployed" in steps["publish"]["result"]
 
 
 def test_with_a_registry_the_run_has_full_image_names(run, server):

@@ -38,6 +38,11 @@ from tests.servers.kubeflow_workflow import WORKFLOW, Pod, WorkflowState, node_i
 from tests.waiting import wait_until
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELED")
+# Of the components that share a pod; each logs as a step of its own would.
+STEP_OF = {
+    **dict.fromkeys(("data_version", "form_settings", "serving_model"), "prepare"),
+    **dict.fromkeys(("export", "gate", "deploy"), "publish"),
+}
 
 
 class KubeflowServer:
@@ -447,8 +452,9 @@ class KubeflowServer:
             with self.lock:
                 started = re.fullmatch(r".{14} (\w+): started\n", line)
                 if started:
-                    pod = Pod("Running")
-                    workflow.pods[started.group(1)] = [pod]
+                    step = STEP_OF.get(started.group(1), started.group(1))
+                    [pod] = workflow.pods.setdefault(step, [Pod()])
+                    pod.phase = "Running"
                 pod.log += line
                 if re.fullmatch(r".{14} \w+: done in .*\n", line):
                     pod.phase = "Succeeded"
