@@ -43,7 +43,7 @@ from imgpipe.components.train.recipes import (
     recipe_values,
 )
 from imgpipe.components.train.resolution import earlier_network
-from imgpipe.components.train.weight_files import check_weights, has_weights
+from imgpipe.components.train.weight_files import check_weights, has_weights, networks_to_compare
 from imgpipe.components.tune.arguments import TuneArguments
 from imgpipe.components.tune.default_space import DefaultSpace, default_space
 from imgpipe.components.tune.job_dir import check_local, earlier_job_dir
@@ -153,6 +153,9 @@ class PreparedRun:
             title = f"{start}, recipe auto"
         else:
             network = recipe_values(parameters)["model_type"]
+            if self.pipeline is TRAIN and self.containers is None:
+                networks = networks_to_compare(from_values(RecipeTrainingArguments, parameters))
+                network = f"the best of {', '.join(networks)}" if networks else network
             title = f"{start}, {network}, recipe {recipe}: {RECIPES[recipe].description}"
         if self.search_space:
             title += f"\nno search space was given, so it is: {self.search_space}"
@@ -312,7 +315,9 @@ def run_prepared(run: PreparedRun, display: RunDisplay) -> RunResult:
     )
     if run.containers is None and run.pipeline is not RETRAIN and not _tunes_network(run):
         # The images of containers may contain weights, and a retraining starts from the deployed model.
-        check_weights(from_values(RecipeTrainingArguments, run.parameters).resolved())
+        training = from_values(RecipeTrainingArguments, run.parameters)
+        # A tuning trains the recipe's network.
+        check_weights(training.resolved() if run.pipeline is TUNE else training)
     with claimed(run.folder, continues=run.continues):
         run.settings.write(run.folder)
         if run.containers:

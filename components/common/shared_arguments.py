@@ -71,6 +71,14 @@ IMAGE_SIZE: Any = argument(
     minimum=0,
     maximum=2048,
 )
+MAX_LATENCY_MS: Any = argument(
+    0.0,
+    "Maximum 99th-percentile latency in milliseconds of a request with one image, measured where the "
+    "model is exported; a slower model fails the run. Where model_type=auto selects one of several "
+    "networks, those that take longer on the training's machine are left out. 0 = no limit.",
+    group=Group.EXPORT,
+    minimum=0,
+)
 MAX_IMAGE_PIXELS: Any = argument(
     DEFAULT_MAX_IMAGE_PIXELS,
     "Largest number of pixels (width x height) of an image. It guards against small files that decode "

@@ -63,7 +63,8 @@ def evaluation_report(
         provenance: The model's provenance, with these optional keys: ``arguments`` ({name: value}),
             ``evaluations`` (a list of mappings with ``step``, ``top_1_accuracy``, ``top_5_accuracy``,
             ``loss``, ``train_loss``, each of which may be missing or None), ``best_step``, ``model_type``,
-            ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the training).
+            ``data_digest``, ``versions`` ({name: version}), ``decisions`` (sentences of the
+            training), ``model_race`` (``Race.as_json``).
         examples: Mistakes, in the order of display, and correct predictions for the confusion matrix.
         thresholds: The counts by threshold, of all classes first; empty = not shown.
         about: Facts about the evaluation, by name, e.g. its date.
@@ -131,6 +132,7 @@ def evaluation_report(
         temperature_scaling=temperature_scaling,
         label_sets=label_sets,
         decisions=list(provenance.get("decisions") or ()),
+        model_race=provenance.get("model_race"),
         slices=slices,
         comparison=comparison,
     )

@@ -15,13 +15,7 @@ class ExportArguments:
     """Where the model goes, and what is asked of it."""
 
     job_dir: str = shared_arguments.JOB_DIR
-    max_latency_ms: float = argument(
-        0.0,
-        "Maximum 99th-percentile latency in milliseconds of a request with one image, measured where the "
-        "model is exported; a slower model fails the run. 0 = no limit.",
-        group=Group.EXPORT,
-        minimum=0,
-    )
+    max_latency_ms: float = shared_arguments.MAX_LATENCY_MS
     export_formats: str = argument(
         "",
         "Additional formats of the model, separated by commas: tflite, tflite-int8 (calibrated with "

@@ -77,10 +77,13 @@ class TrainingArguments:
         "The network. mobilenet-v3-small is the smallest and fastest, then mobilenet-v3-large, mobilenet-v2, "
         "resnet-18 and efficientnet-b0; within a family, a larger number means more accurate and slower. "
         "convnext-tiny and convnext-small are accurate and slow. resnet-18, resnet-34 and resnet-200 have no "
-        "ImageNet weights. auto = as the recipe says, or that of pretrained_checkpoint_path.",
+        "ImageNet weights. auto = that of pretrained_checkpoint_path; or, if the recipe starts from ImageNet "
+        "weights and those of several networks are on the machine, the most accurate of them on a sample of "
+        "the images (see max_latency_ms); else as the recipe says.",
         group=Group.BASICS,
         choices=(AUTO, *MODEL_TYPES),
     )
+    max_latency_ms: float = shared_arguments.MAX_LATENCY_MS
     max_steps: int = argument(
         UNSET,
         "Total number of training steps (batches). -1 = as the recipe says for this number of images and "

@@ -5,5 +5,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 # The same values for TensorBoard.
 TENSORBOARD_FOLDER = "tensorboard"
+# The networks that were compared, and the selected one.
+RACE_FILE = "model_race.json"
 
-FILES_OF_TRAINING = frozenset({CHECKPOINTS_FOLDER, METRICS_FILE, TENSORBOARD_FOLDER})
+FILES_OF_TRAINING = frozenset({CHECKPOINTS_FOLDER, METRICS_FILE, TENSORBOARD_FOLDER, RACE_FILE})

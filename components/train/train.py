@@ -41,6 +41,7 @@ from imgpipe.components.train.head_first import (
 from imgpipe.components.train.job_dir import CHECKPOINTS_FOLDER
 from imgpipe.components.train.located_batches import short_reason
 from imgpipe.components.train.loop import Callbacks, LoopResult, SavedTraining, Weights, run_loop
+from imgpipe.components.train.model_race import find_or_run_race
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.models import (
     Classifier,
@@ -73,6 +74,8 @@ _FREE_TO_CHANGE = frozenset(
         "job_dir",
         "keep_checkpoints",
         "max_duration",
+        # It decides which network is trained, which is compared.
+        "max_latency_ms",
         "max_minutes",
         "max_steps",
         # Determined by the data, whose digest is compared.
@@ -189,17 +192,21 @@ def train(
         # Must precede any other use of TensorFlow.
         tf.config.experimental.enable_op_determinism()
     accelerators = find_accelerators()
-    _check_devices(arguments, accelerators)
-    precision = resolve_precision(
-        arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
-    )
-    checkpoint = _latest_checkpoint(arguments) if given.recipe != ORIGINAL else None
     has_default_budget = arguments.recipe == HEAD_FIRST and not given.max_minutes and given.max_steps == UNSET
     if has_default_budget:
         given, arguments = (
             dataclasses.replace(values, max_minutes=default_minutes(accelerators.kind))
             for values in (given, arguments)
         )
+    race = find_or_run_race(given, manifest, dataset_folder, workers=accelerators.workers)
+    if race:
+        given = dataclasses.replace(given, model_type=race.model_type)
+        arguments = resolve_arguments(given, manifest)
+    _check_devices(arguments, accelerators)
+    precision = resolve_precision(
+        arguments.mixed_precision, arguments.model_type, image_size=arguments.resolved_image_size()
+    )
+    checkpoint = _latest_checkpoint(arguments) if given.recipe != ORIGINAL else None
     decisions: list[str] = []
     if checkpoint is not None:
         decisions = list(checkpoint.state.get("decisions", ()))
@@ -225,6 +232,8 @@ def train(
         environment: dict[str, Any] = {"devices": job.describe_devices(), "precision": precision}
         if decisions:
             environment["decisions"] = decisions
+        if race:
+            environment["model_race"] = race.as_json()
         model = job.on_one_device(classifier)
         write_model(folder, model, arguments, manifest, evaluations, best, environment)
 

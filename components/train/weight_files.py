@@ -9,6 +9,7 @@ from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.common.user_settings import KERAS_FALLBACK, keras_home
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES
+from imgpipe.components.train.recipes import AUTO, recipe_values
 
 _SITE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 # Of the request that finds out whether weights can be downloaded.
@@ -18,9 +19,14 @@ _SECONDS_TO_CONNECT = 5.0
 def check_weights(arguments: TrainingArguments) -> None:
     """Checks that a training's ImageNet weights are on this machine, or that it can download them.
 
+    Those of a training that selects one of several networks are.
+
     Raises:
         UnavailableError: naming the file, and its folder, if it is damaged, or missing without a connection.
     """
+    if networks_to_compare(arguments):
+        return
+    arguments = arguments.resolved()
     if arguments.weights != "imagenet" or arguments.pretrained_checkpoint_path:
         return
     name = weights_file_name(arguments.model_type, arguments.resolved_image_size())
@@ -47,6 +53,36 @@ def has_weights(model_type: str, image_size: int = 0) -> bool:
     except UnavailableError:
         return False
     return True
+
+
+def networks_to_compare(arguments: TrainingArguments) -> list[str]:
+    """Returns the networks of which a training selects one; empty if there is nothing to select.
+
+    They are those whose ImageNet weights are on this machine.
+
+    Args:
+        arguments: Those of the run; resolved arguments name the network.
+    """
+    if arguments.model_type != AUTO or arguments.pretrained_checkpoint_path:
+        return []
+    if recipe_values(vars(arguments))["weights"] != "imagenet":
+        return []
+    networks = networks_with_weights(arguments.image_size)
+    # Of a single network, the time is checked.
+    return networks if len(networks) >= (1 if arguments.max_latency_ms else 2) else []
+
+
+def networks_with_weights(image_size: int) -> list[str]:
+    """Returns the names of the networks whose ImageNet weights are on this machine.
+
+    Args:
+        image_size: Side of the images, in pixels; 0 = each network's own.
+    """
+    return [
+        name
+        for name, kind in MODEL_TYPES.items()
+        if kind.has_imagenet_weights and _find(weights_file_name(name, image_size or kind.image_size))
+    ]
 
 
 def check_weights_file(file: Path, model_type: str) -> None:

@@ -92,6 +92,17 @@ def test_page_shows_both_learning_curves_and_marks_the_best_step():
     assert "validation: 0.7 at 100" in html
 
 
+def test_page_shows_the_networks_among_which_one_was_selected():
+    probes = [
+        {"model_type": "mobilenet-v2", "milliseconds": 14.26, "accuracy": 0.8625, "reason": ""},
+        {"model_type": "resnet-50", "milliseconds": None, "accuracy": None, "reason": "no time was left"},
+    ]
+    race = {"model_type": "mobilenet-v2", "probes": probes}
+    text = text_of(page(provenance={**PROVENANCE, "model_race": race}))
+    assert "mobilenet-v2 (selected) 86.25% 14.3 resnet-50 no time was left" in text
+    assert "Selection of the network" not in text_of(page())
+
+
 def test_page_shows_recall_and_precision_and_support_of_every_class():
     html = page()
     row = text_of(html[html.index('<th scope="row">roses') :].partition("</tr>")[0])

@@ -8,7 +8,7 @@ import pytest
 
 from imgpipe.components.common.errors import UnavailableError
 from imgpipe.components.common.tf_import import keras
-from imgpipe.components.train.arguments import TrainingArguments
+from imgpipe.components.train.arguments import RecipeTrainingArguments, TrainingArguments
 from imgpipe.components.train.model_types import MODEL_TYPES
 from imgpipe.components.train.weight_files import check_weights, weights_file_name
 
@@ -103,3 +103,11 @@ def test_the_names_are_those_that_keras_downloads(models, monkeypatch, model_typ
         getattr(keras.applications, MODEL_TYPES[model_type].keras_name)(
             include_top=False, weights="imagenet", input_shape=(size, size, 3), pooling="avg"
         )
+
+
+def test_a_training_that_selects_one_of_several_networks_needs_no_connection(models):
+    for name in ("efficientnet-b0", "mobilenet-v3-small"):
+        (models / weights_file_name(name, 224)).touch()
+    check_weights(RecipeTrainingArguments())
+    with pytest.raises(UnavailableError, match="mobilenet-v2 are not on this machine"):
+        check_weights(RecipeTrainingArguments(model_type="mobilenet-v2"))
