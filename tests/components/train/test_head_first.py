@@ -112,7 +112,7 @@ def test_where_the_whole_network_takes_too_long_the_first_stages_stay_unchanged_
     given = dataclasses.replace(given, early_stopping_patience=1)
     # Of the whole network, then of its later stages.
     speeds = iter((1000.0, 0.001))
-    monkeypatch.setattr("imgpipe.components.train.train._seconds_per_step", lambda *_: next(speeds))
+    monkeypatch.setattr("imgpipe.components.train.start._seconds_per_step", lambda *_: next(speeds))
     first = train(given, dataset, tmp_path / "model")
     again = train(given, dataset, tmp_path / "again")
     assert [evaluation.step for evaluation in first.evaluations] == [0, 1]
@@ -155,7 +155,7 @@ def test_an_interrupted_training_resumes_after_the_head_and_ends_as_if_it_had_no
 
     with pytest.raises(KilledError):
         train(given, dataset, tmp_path / "killed", stop=kill)
-    monkeypatch.setattr("imgpipe.components.train.train.train_head", None)
+    monkeypatch.setattr("imgpipe.components.train.start.train_head", None)
     resumed = train(given, dataset, tmp_path / "model")
     assert resumed.evaluations == expected.evaluations
     assert weights_of(tmp_path / "model") == weights_of(tmp_path / "expected")
@@ -167,9 +167,9 @@ def test_a_decision_against_fine_tuning_and_mirroring_is_kept_when_it_resumes(
 ):
     dataset = coloured_dataset(tmp_path / "data")
     given = settings(earlier, job_dir=str(tmp_path / "job"), augmentation="auto")
-    monkeypatch.setattr("imgpipe.components.train.train.mirroring_changes_labels", lambda *_: True)
+    monkeypatch.setattr("imgpipe.components.train.start.mirroring_changes_labels", lambda *_: True)
     train(given, dataset, tmp_path / "model")
-    monkeypatch.setattr("imgpipe.components.train.train.mirroring_changes_labels", lambda *_: False)
+    monkeypatch.setattr("imgpipe.components.train.start.mirroring_changes_labels", lambda *_: False)
     train(dataclasses.replace(given, max_steps=2), dataset, tmp_path / "longer")
     for model in (tmp_path / "model", tmp_path / "longer"):
         assert [
