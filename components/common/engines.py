@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,27 @@ def _onnx_runtime(content: bytes) -> OnnxNetwork:
     return OnnxNetwork(lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True)))
 
 
-def _openvino(engine: Engine, path: Path) -> OnnxNetwork:
+@cache
+def _openvino_core() -> Any:
+    """Returns OpenVINO's core, which lives as long as this process.
+
+    The thread that first compiles a model gets another stack for signal handlers, which exists as long as the
+    core. If the core ended in another thread, the next signal, e.g. SIGTERM, would kill the process whatever
+    its handler (src/plugins/intel_cpu/src/plugin.cpp in openvinotoolkit/openvino, SigAltStackSetup).
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(engine: Engine, path: Path) -> OnnxNetwork:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": usable_threads(),
         # By default OpenVINO rounds to bfloat16 where the processor has it.
         "INFERENCE_PRECISION_HINT": "bf16" if engine.precision == BFLOAT16 else "f32",
     }
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = _openvino_core().compile_model(path, "CPU", settings)
     request = compiled.create_infer_request()
     names = [output.any_name for output in compiled.outputs]
 
@@ -168,7 +180,5 @@ def _openvino(engine: Engine, path: Path) -> OnnxNetwork:
 
 
 def _has_bfloat16() -> bool:
-    import openvino
-
-    capabilities: Any = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities: Any = _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities

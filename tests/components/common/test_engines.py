@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import shutil
+import subprocess
+import sys
 
 import httpx
 import numpy as np
@@ -92,6 +94,35 @@ def test_an_engine_gives_the_answers_of_tensorflow(folder, files, engine):
                     np.testing.assert_allclose(found[output], values, atol=tolerance)
                 else:
                     assert found[output].tolist() == values.tolist()
+
+
+# As `imgpipe serve` does: it releases the previous model in another thread.
+RELEASE_AND_TERMINATE = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from imgpipe.components.common.engines import OPENVINO, Engine, load_network
+
+network = load_network(Engine(OPENVINO), Path(sys.argv[1]))
+
+def release():
+    global network
+    del network
+    gc.collect()
+
+thread = threading.Thread(target=release)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_sigterm_is_handled_after_a_model_of_openvino_was_released(folder):
+    if Engine(OPENVINO) not in usable_engines():
+        pytest.skip("openvino is not available on this machine")
+    command = [sys.executable, "-c", RELEASE_AND_TERMINATE, str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_the_engine_that_the_export_found_the_fastest_is_used_where_it_can_be(tmp_path, monkeypatch):
