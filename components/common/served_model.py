@@ -107,7 +107,7 @@ class ServedModel:
         Raises:
             InvalidDataError: if an image cannot be decoded; TensorFlow does not say which.
         """
-        with _explain_undecodable():
+        with self._explain_undecodable(images):
             pixels: NDArray[np.uint8] = self._loaded.pixels_of_files(_as_files(images)).numpy()
         return pixels
 
@@ -169,13 +169,30 @@ class ServedModel:
         outputs_of: Callable[[str, Any, Any], dict[str, Any]],
     ) -> dict[str, NDArray[Any]]:
         encoded_keys = [key.encode() for key in keys]
-        with _explain_undecodable():
+        with self._explain_undecodable(images):
             outputs = outputs_of(signature, _as_files(images), tf.constant(encoded_keys, tf.string))
         if outputs["key"].numpy().tolist() != encoded_keys:
             raise CheckFailedError(
                 "the model does not return the keys unchanged", remedy="export the model again"
             )
         return {name: value.numpy() for name, value in outputs.items()}
+
+    @contextmanager
+    def _explain_undecodable(self, images: Sequence[bytes]) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.CancelledError:
+            # One image could not be decoded, and TensorFlow reports another that it then did not decode.
+            if len(images) > 1:
+                for image in images:
+                    self.decode([image])
+            raise
+        except (ImageError, tf.errors.InvalidArgumentError) as error:
+            reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
+            raise InvalidDataError(
+                f"the model cannot decode an image: {reason}",
+                remedy="run the validate step on the data, which reports the image",
+            ) from None
 
     def _outputs_of_signature(self, signature: str, files: Any, keys: Any) -> dict[str, Any]:
         if self._network_of_engine is not None:
@@ -215,18 +232,6 @@ def _reason(message: str) -> str:
 
 def _as_files(images: Sequence[bytes]) -> Any:
     return tf.constant([_as_decodable(image) for image in images], tf.string)
-
-
-@contextmanager
-def _explain_undecodable() -> Iterator[None]:
-    try:
-        yield
-    except (ImageError, tf.errors.InvalidArgumentError) as error:
-        reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))
-        raise InvalidDataError(
-            f"the model cannot decode an image: {reason}",
-            remedy="run the validate step on the data, which reports the image",
-        ) from None
 
 
 def load_served_model(folder: Path, engine: Engine = DEFAULT_ENGINE) -> ServedModel:

@@ -19,6 +19,8 @@ from imgpipe.components.images.graph.training_decoder import decode_image
 
 _DATA_ERRORS = (
     tf.errors.InvalidArgumentError,
+    # Of an image that is not decoded because another cannot be.
+    tf.errors.CancelledError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,

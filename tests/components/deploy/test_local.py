@@ -152,7 +152,8 @@ def test_an_unreachable_server_is_an_interruption(models, base):
 
 def test_the_component_writes_the_deployment(models, base, tmp_path):
     deployment = dsl.Artifact(uri=str(tmp_path / "deployment"))
-    deploy_component(model=dsl.Model(uri=str(models[0])), deployment=deployment, arguments=to(base))
+    model = dsl.Model(uri=str(models[0]))
+    deploy_component(exported_model=model, deployment=deployment, arguments=to(base))
     written = json.loads((tmp_path / "deployment" / "deployment.json").read_text())
     assert written["location"] == str(base / "1")
     assert deployment.metadata == written
