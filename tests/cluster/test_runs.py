@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from imgpipe.components.platforms.kubeflow.records import read_artifact, read_workflow
+from imgpipe.pipelines.targets.kubeflow_runs import read_steps
 from tests.cluster.installation import RUN_SECONDS, step_of, wait_for
 from tests.command_line import IMGPIPE
 
@@ -107,6 +109,24 @@ def test_retry_runs_only_what_failed(installation, start, job):
     assert installation.wait_until_ended(job) == "FAILED"
     again = [pod for pod in installation.pods(run_id) if pod.metadata.uid not in before]
     assert [step_of(pod) for pod in again] == ["publish"]
+
+
+def test_a_model_that_the_gate_blocks_is_not_deployed_and_the_run_succeeds(installation, start, job):
+    # The deploy component, which is not started, has an output: the launcher allows a step not to write one
+    # (kubeflow/pipelines 2.17, uploadOutputArtifacts in backend/src/v2/component/launcher_v2.go).
+    folder = f"{installation.folder}/serving/{job.replace('_', '-')}"
+    deployment = {"deploy_target": "kserve", "deploy_dir": folder}
+    run_id = start(**_form(installation), **deployment, min_accuracy=1)
+    assert installation.wait_until_ended(job) == "SUCCEEDED", installation.describe(job)
+    shown = installation.describe(job)["details"]["steps"]["publish"]
+    assert shown["state"] == "done"
+    assert "gate: blocked, not deployed" in shown["result"]
+    run = installation.kfp.get_run(run_id)
+    steps = read_steps(installation.kfp, run, read_workflow(installation.kfp, run_id))
+    artifacts = next(step.log_uri for step in steps if step.name == "publish").rpartition("/")[0]
+    # What the web interface shows as an output of the step.
+    reasons = read_artifact(installation.kfp, f"{artifacts}/reasons", "")
+    assert "at least 1" in reasons, reasons
 
 
 def test_five_submissions_of_one_id_at_the_same_moment_are_one_run(installation, job, monkeypatch):
