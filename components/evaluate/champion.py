@@ -29,6 +29,7 @@ def champion_folder(arguments: EvaluateArguments) -> Iterator[Path | None]:
         return
     if arguments.champion != AUTO:
         with local_model(parse_location(arguments.champion)) as folder:
+            log_event("champion_found", f"evaluate: the champion is {arguments.champion}")
             yield folder
         return
     # Only errors of finding the model become warnings, not errors of evaluating it.

@@ -400,7 +400,6 @@ def _comparison(
         return None
     champion = load_served_model(folder)
     check_labels(champion, challenger.labels, where=str(folder))
-    log_event("champion", f"evaluate: the champion is {folder}")
     theirs = _predict(champion, dataset_folder, split, class_of, manifest, SliceReader(manifest))
     return compare(theirs.correct[predictions.has_label], predictions.correct[predictions.has_label])
 

@@ -45,7 +45,8 @@ def check_s3_access(cluster: Cluster, account: str) -> None:
                 f"namespace {cluster.namespace!r}",
                 remedy=_REMEDY,
             ) from None
-        log_event("storage_access_not_checked", f"deploy: {error.problem}")
+        problem = f"not checked whether KServe can read the model from S3: {error.problem}"
+        log_event("storage_access_not_checked", f"deploy: {problem}")
         return
     if problem:
         log_event("no_storage_access", f"deploy: {problem}; {_REMEDY}", severity="WARNING")

@@ -759,8 +759,11 @@ def test_missing_access_to_s3_is_reported_before_the_upload(
     assert bool(output) == bool(warning)
 
 
-def test_a_service_account_that_does_not_exist_is_an_error_unless_it_may_not_be_read(on_kserve, cluster):
+def test_a_service_account_that_does_not_exist_is_an_error_unless_it_may_not_be_read(
+    on_kserve, cluster, capsys
+):
     with pytest.raises(MissingInputError, match="'reader'"):
         check_s3_access(connect("deploy to", "team"), "reader")
     cluster.forbidden = {"serviceaccounts"}
     check_s3_access(connect("deploy to", "team"), "reader")
+    assert "not checked whether KServe can read the model" in capsys.readouterr().out

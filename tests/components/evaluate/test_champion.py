@@ -47,7 +47,9 @@ def test_the_champion_is_the_model_with_the_most_traffic(deployment, models, cap
     assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
 
 
-def test_the_new_model_is_compared_with_the_serving_model(deployment, coloured_dataset, models, tmp_path):
+def test_the_new_model_is_compared_with_the_serving_model(
+    deployment, coloured_dataset, models, tmp_path, capsys
+):
     deployed(models[0], deployment)
     dataset = coloured_dataset(tmp_path / "data")
 
@@ -55,7 +57,12 @@ def test_the_new_model_is_compared_with_the_serving_model(deployment, coloured_d
         files = EvaluationFiles(tmp_path / "evaluation", tmp_path / "report.html")
         return evaluate(dataset, models[number], files, EvaluateArguments(**values))
 
+    capsys.readouterr()
     found = measured(1, **deployment).comparison
+    # Its address, not the folder to which it was copied.
+    assert re.findall(r"the champion is ([^ ,]*)", capsys.readouterr().out) == [
+        f"{BASE}/{model_digest(models[0])[:16]}"
+    ]
     assert found.champion_top_1_accuracy == measured(0).metrics.top_1_accuracy
     assert found.challenger_top_1_accuracy == measured(1).metrics.top_1_accuracy
 
