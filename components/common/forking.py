@@ -16,6 +16,16 @@ def can_fork() -> bool:
     return sys.platform == "linux" and next(devices, None) is None
 
 
+def has_run_operations() -> bool:
+    """Returns whether TensorFlow has run an operation in this process: since then, a copy of it hangs.
+
+    Importing TensorFlow starts no threads; its first operation does, and a copy does not have them.
+    """
+    module = sys.modules.get("tensorflow.python.eager.context")
+    context = getattr(module, "_context", None)
+    return context is not None and bool(getattr(context, "_initialized", True))
+
+
 def run_in_fork(work: Callable[[], None], output: Path) -> int:
     """Runs a function in a copy of this process and returns its exit code, negative for a signal.
 

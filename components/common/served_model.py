@@ -185,7 +185,7 @@ class ServedModel:
             # One image could not be decoded, and TensorFlow reports another that it then did not decode.
             if len(images) > 1:
                 for image in images:
-                    self.decode([image])
+                    self.call([image], [""])
             raise
         except (ImageError, tf.errors.InvalidArgumentError) as error:
             reason = str(error) if isinstance(error, ImageError) else _reason(str(error.message))

@@ -97,13 +97,4 @@ with buffer_native_stderr(), _hide_scikit_learn(), _keras_defaults():
     import keras
     import tensorflow as tf
 
-
-def has_run_operations() -> bool:
-    """Whether TensorFlow has run an operation here: since then it has threads, which a fork does not have."""
-    from tensorflow.python.eager import context
-
-    used = context.context_safe()
-    return used is not None and bool(getattr(used, "_initialized", True))
-
-
-__all__ = ["buffer_native_stderr", "has_run_operations", "keras", "tf"]
+__all__ = ["buffer_native_stderr", "keras", "tf"]

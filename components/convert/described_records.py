@@ -33,7 +33,7 @@ def described_splits(
     if (
         manifest is None
         or manifest.multi_label != multi_label
-        or tuple(labels or manifest.labels) != (manifest.labels)
+        or tuple(labels or manifest.labels) != manifest.labels
     ):
         return None
     splits = {}

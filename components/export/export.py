@@ -16,7 +16,7 @@ from imgpipe.components.common.dataset import TRAIN, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset, read_split
 from imgpipe.components.common.drift import make_sketch
 from imgpipe.components.common.errors import CheckFailedError, MissingInputError
-from imgpipe.components.common.forking import can_fork, run_in_fork
+from imgpipe.components.common.forking import can_fork, has_run_operations, run_in_fork
 from imgpipe.components.common.labels import LABELS_ASSET, read_labels_file
 from imgpipe.components.common.log import (
     json_environment,
@@ -308,8 +308,7 @@ def check_predictions(
 def _predict_in_new_process(
     model_folder: Path, dataset_folder: Path, split: str, examples: int
 ) -> dict[str, NDArray[Any]]:
-    # Imported here because they load TensorFlow.
-    from imgpipe.components.common.tf_import import has_run_operations
+    # Imported here because it loads TensorFlow.
     from imgpipe.components.export.serving_check import ServingCheckArguments
 
     with tempfile.TemporaryDirectory() as folder:

@@ -90,10 +90,10 @@ def training_batches(
 
     def indices_and_parameters(step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         first = int(step) * batch_size + worker * size
-        draws = random_draws(seed, first, size, width)
-        return order.examples(first, size), draws if augmentation == NONE else crop_parameters(
-            draws, augmentation
-        )
+        parameters = random_draws(seed, first, size, width)
+        if augmentation != NONE:
+            parameters = crop_parameters(parameters, augmentation)
+        return order.examples(first, size), parameters
 
     def indices_ahead(step: int) -> NDArray[np.int64]:
         # The first step prefetches all following batches, each later step one more.

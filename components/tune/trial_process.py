@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from imgpipe.components.common.forking import has_run_operations
 from imgpipe.components.common.log import JSON, LOG_FORMAT_VARIABLE, log_event, parse_event
 from imgpipe.components.common.step import run_command
 from imgpipe.components.tune.trial_run import LOG_FILE, ShouldStop, TrialTask
@@ -52,7 +53,7 @@ class TrialProcess:
     Args:
         task: What the trial does.
         function: Runs the trial in the process.
-        warm: Whether to fork the search process (see ``can_fork``) rather than start a new interpreter.
+        warm: Whether to fork the search process (``can_fork_trials``) rather than start a new interpreter.
         inherited: Files of the search that a forked process must close: the search's lock and the
             connections to other trials would outlive the search.
     """
@@ -120,16 +121,9 @@ class TrialProcess:
             self._process.join()
 
 
-def can_fork() -> bool:
-    """Returns whether a forked process can use TensorFlow: on Linux, if this process has not used it yet.
-
-    Importing TensorFlow starts no threads; its first operation does, and a process forked after that hangs.
-    """
-    if sys.platform != "linux" or threading.active_count() > 1:
-        return False
-    module = sys.modules.get("tensorflow.python.eager.context")
-    context = getattr(module, "_context", None)
-    return context is None or not getattr(context, "_initialized", True)
+def can_fork_trials() -> bool:
+    """Returns whether a forked process can use TensorFlow: on Linux, if this process has not used it yet."""
+    return sys.platform == "linux" and threading.active_count() == 1 and not has_run_operations()
 
 
 def failure_of(log: Path, offset: int, exit_code: int) -> tuple[str, tuple[str, ...]]:

@@ -43,7 +43,7 @@ from imgpipe.components.tune.shares import Share, shares
 from imgpipe.components.tune.stopping import Curve, StoppingRules, reason_to_stop
 from imgpipe.components.tune.study import Study, open_study, read_trials
 from imgpipe.components.tune.time_budget import TimeBudget
-from imgpipe.components.tune.trial_process import TrialFunction, TrialProcess, can_fork, failure_of
+from imgpipe.components.tune.trial_process import TrialFunction, TrialProcess, can_fork_trials, failure_of
 from imgpipe.components.tune.trial_run import TrialTask, read_result, run_trial, warm_up
 from imgpipe.components.tune.trials import FAILED, RUNNING, Trial, values_text
 
@@ -121,7 +121,7 @@ class _Run:
         self.budget = TimeBudget(
             60 * self.spec.training.max_minutes, self.request.max_trials, self.request.max_parallel_trials
         )
-        self.warm = can_fork() if search.warm is None else search.warm
+        self.warm = can_fork_trials() if search.warm is None else search.warm
         if self.warm and search.function is run_trial:
             warm_up()
 

@@ -16,7 +16,7 @@ from imgpipe.components.common.errors import (
     OutputError,
 )
 from imgpipe.components.tune.study import read_trials
-from imgpipe.components.tune.trial_process import can_fork
+from imgpipe.components.tune.trial_process import can_fork_trials
 from imgpipe.components.tune.trials import FAILED, RUNNING, SUCCEEDED, best_trial
 from tests.waiting import wait_until
 
@@ -305,16 +305,16 @@ def test_an_incomplete_last_line_of_the_study_is_removed(tmp_path):
 
 def test_a_process_that_has_used_tensorflow_is_not_forked():
     program = (
-        "from imgpipe.components.tune.trial_process import can_fork\n"
+        "from imgpipe.components.tune.trial_process import can_fork_trials\n"
         "from imgpipe.components.tune.trial_run import warm_up\n"
         "warm_up()\n"
-        "before = can_fork()\n"
+        "before = can_fork_trials()\n"
         "from imgpipe.components.common.tf_import import tf\n"
         "tf.constant(1)\n"
-        "print(before, can_fork())\n"
+        "print(before, can_fork_trials())\n"
     )
     output = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert output.stdout.split() == [str(sys.platform == "linux"), "False"]
-    assert can_fork() in (True, False)
+    assert can_fork_trials() in (True, False)
