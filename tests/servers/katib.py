@@ -106,6 +106,7 @@ class KatibServer(KubeflowServer):
         event_status: Status of a request for events; pipeline-runner may not read them.
         stop_seconds: Seconds after which the collector reports a stopped trial that is still working.
         deletion_seconds: Seconds for which a deleted experiment exists.
+        grace_seconds: Seconds between the SIGTERM of a deleted trial and its SIGKILL; a pod's default.
     """
 
     def __init__(self, folder):
@@ -119,6 +120,7 @@ class KatibServer(KubeflowServer):
         # cmd/metricscollector/v1beta1/file-metricscollector/main.go waits 60 seconds.
         self.stop_seconds = 0.1
         self.deletion_seconds = 0.1
+        self.grace_seconds = 30.0
         self.run_commands = True
 
     # ------------------------------------------------------------ requests
@@ -230,8 +232,18 @@ class KatibServer(KubeflowServer):
         del self.katib_trials[name]
         for pod in self._pods_of(name):
             del self.katib_pods[pod["metadata"]["name"]]
-        with suppress(KeyError, ProcessLookupError):
-            os.killpg(self.processes[name].pid, signal.SIGTERM)
+        process = self.processes.get(name)
+        if process and process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            threading.Thread(target=self._kill_after_grace, args=(process,), daemon=True).start()
+
+    def _kill_after_grace(self, process):
+        try:
+            process.wait(self.grace_seconds)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def evict(self, name):
         """Evicts the pod of a trial: its main process gets SIGTERM, and the others die with it."""
@@ -521,22 +533,12 @@ class KatibServer(KubeflowServer):
         if fault:
             return None
         log = pod["log"] = self.katib_logs[name] = folder / "metrics.log"
-        process = self.processes[name] = subprocess.Popen(
-            self._wrap_command(container, template["spec"], trial, folder),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=Path(__file__).parents[2],
-            env={
-                **{name: value for name, value in os.environ.items() if name != "IMGPIPE_LOG_FORMAT"},
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                **{
-                    variable["name"]: variable["value"]
-                    for variable in container["env"]
-                    if "value" in variable
-                },
-            },
-        )
+        command = self._wrap_command(container, template["spec"], trial, folder)
+        # Under the lock: a trial that is deleted now is not started, or its process gets the SIGTERM.
+        with self.lock:
+            if name not in self.katib_trials:
+                return None
+            process = self.processes[name] = _start_container(command, container)
         filters = [
             re.compile(pattern)
             for pattern in spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
@@ -642,6 +644,23 @@ class KatibServer(KubeflowServer):
                     if match[0] == objective
                 ]
         return [value for _, _, value in sorted(found)]
+
+
+def _start_container(command, container):
+    """Starts the command of a container, with its variables, in a process group of its own."""
+    variables = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=Path(__file__).parents[2],
+        env={
+            **{name: value for name, value in os.environ.items() if name != "IMGPIPE_LOG_FORMAT"},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **variables,
+        },
+    )
 
 
 def expand(text, variables):

@@ -617,6 +617,7 @@ def test_the_running_trials_of_a_failed_search_are_ended_and_a_restart_begins_ag
     server, search, monkeypatch
 ):
     monkeypatch.setenv("PUBLISH_SECONDS", "30")
+    server.grace_seconds = 0.5
 
     def report(_):
         kill_trial(server, next(iter(server.katib_trials)))
