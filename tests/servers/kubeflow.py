@@ -417,7 +417,9 @@ class KubeflowServer:
 
     def _run(self, run_id):
         with self.lock:
-            run = self.runs[run_id]
+            run = self.runs.get(run_id, {"state": "deleted"})
+            if run["state"] not in ("PENDING", "RUNNING"):
+                return
             folder = self.folder / run_id
             folder.mkdir(parents=True)
             spec = self.spec_of(run)

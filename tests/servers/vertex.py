@@ -220,9 +220,12 @@ class VertexServer:
         return text.replace("gs://", f"{self.folder}/").replace("/gcs/", f"{self.folder}/")
 
     def _run(self, name, command):
+        """Returns the exit status of a command; None if the resource was cancelled before its start."""
         number = name.split("/")[-1]
         with self.lock:
             resource = self.resources[name]
+            if resource.state.name.endswith("CANCELLED"):
+                return None
             resource.state = type(resource.state)[re.sub("STATE_.*", "STATE_RUNNING", resource.state.name)]
             resource.start_time = datetime.now(UTC)
             process = self.processes[name] = subprocess.Popen(

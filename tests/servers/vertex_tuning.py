@@ -105,20 +105,23 @@ class TuningServer(VertexServer):
         metrics = Path(self.folder) / "hypertune" / name.split("/")[-1] / trial.id
         metrics.parent.mkdir(parents=True, exist_ok=True)
         key = f"{name}/{trial.id}"
-        process = self.processes[key] = subprocess.Popen(
-            self.local_command(*container.command, *container.args, *parameters),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            cwd=Path(__file__).parents[2],
-            env={
-                **os.environ,
-                "PYTHONUNBUFFERED": "1",
-                "CLOUD_ML_TRIAL_ID": trial.id,
-                "CLOUD_ML_HP_METRIC_FILE": str(metrics),
-            },
-        )
+        with self.lock:
+            if job.state == STATES.JOB_STATE_CANCELLED:
+                return
+            process = self.processes[key] = subprocess.Popen(
+                self.local_command(*container.command, *container.args, *parameters),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                cwd=Path(__file__).parents[2],
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "CLOUD_ML_TRIAL_ID": trial.id,
+                    "CLOUD_ML_HP_METRIC_FILE": str(metrics),
+                },
+            )
         lines = self.logs.setdefault(key, [])
         reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
         reader.start()
