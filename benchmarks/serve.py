@@ -289,16 +289,19 @@ def _write_shard(folder: Path, images: Sequence[bytes]) -> Path:
 
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
+    from imgpipe.components.common.log import json_environment, parse_event
+
     process = subprocess.Popen(
         [sys.executable, "-m", "imgpipe.components.serve", f"--model={model}", "--name=m", "--port=0"],
         cwd=REPOSITORY,
+        env=json_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        events = (json.loads(line) for line in process.stdout if line.startswith("{"))
+        events = (event for line in process.stdout if (event := parse_event(line)))
         port = next(event["port"] for event in events if event["event"] == "serving")
         yield f"127.0.0.1:{port}"
     finally:
