@@ -90,9 +90,10 @@ class Model:
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
         """Predicts one image, or several of them in batches.
 
-        An image is a file's path, the content of a file as bytes, a ``PIL.Image.Image``, or a uint8 array of
-        shape [height, width], [height, width, 1], [height, width, 3] (RGB) or [height, width, 4] (RGBA). The
-        model itself decodes, resizes and normalizes it, as on a server.
+        An image is a file's path (local, ``gs://`` or ``s3://``), the content of a file as bytes, a
+        ``PIL.Image.Image``, or a uint8 array of shape [height, width], [height, width, 1], [height, width, 3]
+        (RGB) or [height, width, 4] (RGBA). The model itself decodes, resizes and normalizes it, as on a
+        server.
 
         Returns:
             A ``Prediction`` for one image; a list of them, in the same order, for several.
@@ -167,7 +168,10 @@ def _content(image: Any, key: str) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
-        return _file_content(Path(image).expanduser())
+        from imgpipe.components.storage import is_local, local_path, parse_location
+
+        path = os.fspath(image)
+        return _file_content(local_path(path)) if is_local(path) else parse_location(path).read()
     if isinstance(image, np.ndarray):
         return _encoded(_picture(image, key), key)
     if isinstance(image, Image.Image):

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from zoneinfo import available_timezones
 
 from imgpipe.components.common.errors import InvalidArgumentError
+from imgpipe.components.common.plural import plural
 
 # The fields in order, with the smallest and largest number. Kubeflow does not accept 7 for Sunday.
 _FIELDS: Mapping[str, tuple[int, int]] = MappingProxyType(
@@ -61,7 +62,9 @@ def check_cron(cron: str, *, zone_allowed: bool) -> str:
         prefix = f"{texts[0]} "
         texts = texts[1:]
     if len(texts) != len(_FIELDS):
-        raise InvalidArgumentError(f"--cron={cron!r} has {len(texts)} fields, not five", remedy=_REMEDY)
+        raise InvalidArgumentError(
+            f"--cron={cron!r} has {plural(len(texts), 'field')}, not five", remedy=_REMEDY
+        )
     numbers = _field_numbers(cron, texts)
     texts = [
         ",".join(_without_names(name, term) for term in text.split(","))

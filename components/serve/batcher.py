@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import InvalidDataError
+from imgpipe.components.common.plural import plural
 from imgpipe.components.serve.predict_request import PredictRequest, RequestError
 
 Outputs = dict[str, NDArray[Any]]
@@ -55,7 +56,7 @@ class Batcher:
             RequestError: with status 503 if too many images wait, 400 if an image cannot be decoded.
         """
         if self._closed or self._waiting + len(request.images) > self._max_waiting:
-            raise RequestError(503, f"{self._waiting} images are waiting already; retry later")
+            raise RequestError(503, f"{plural(self._waiting, 'image')} waiting already; retry later")
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
         self._queue.append((request, future))
         self._waiting += len(request.images)

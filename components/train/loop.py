@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from imgpipe.components.common.errors import CheckFailedError, InterruptedRunError
 from imgpipe.components.common.log import Progress, log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.common.termination import defer_termination
 from imgpipe.components.common.tf_import import keras, tf
 from imgpipe.components.train.accelerators import Accelerators
@@ -267,7 +268,7 @@ class _Training:
         patience = arguments.early_stopping_patience
         if patience and progress.evaluations_since_best >= patience:
             best_step = progress.best.step  # type: ignore[union-attr]
-            return f"no improvement on step {best_step} in the last {patience} evaluations"
+            return f"no improvement on step {best_step} in the last {plural(patience, 'evaluation')}"
         # All workers end together, as soon as one of them is out of time.
         if (
             arguments.max_duration

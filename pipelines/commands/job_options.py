@@ -242,7 +242,13 @@ def schedule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def submission_control_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--dry-run`` and ``--check``."""
     for decorate in (
-        option("--check/--no-check", group=RUNNING, default=True, help="Run `imgpipe check` first."),
+        option(
+            "--check/--no-check",
+            group=RUNNING,
+            default=True,
+            show_default=True,
+            help="Run `imgpipe check` first.",
+        ),
         option("--dry-run", group=RUNNING, is_flag=True, help="Print the request without sending it."),
     ):
         command = decorate(command)

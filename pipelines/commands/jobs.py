@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from imgpipe.components.common.errors import CheckFailedError, InvalidArgumentError
-from imgpipe.pipelines.commands.grouped_options import IGNORED, option
+from imgpipe.pipelines.commands.grouped_options import IGNORED, RUNNING, GroupedCommand, option
 from imgpipe.pipelines.commands.output import (
     exit_on_error,
     format_option,
@@ -32,6 +32,7 @@ Examples:
 
 
 @click.command(
+    cls=GroupedCommand,
     epilog=_EXAMPLES.replace("{command}", "describe flowers_1"),
     short_help="Show the state of a job and why it failed.",
 )
@@ -51,12 +52,18 @@ def describe(job: str, target: TargetOptions, summarize: bool, output_format: st
     show_one(dataclasses.asdict(jobs_of(target).describe(job)), output_format)
 
 
-@click.command("list", epilog=_EXAMPLES.replace("{command}", "list"), short_help="List the newest jobs.")
+@click.command(
+    "list",
+    cls=GroupedCommand,
+    epilog=_EXAMPLES.replace("{command}", "list"),
+    short_help="List the newest jobs.",
+)
 @target_options
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Maximum number of jobs."
 )
-@option("--filter", "expression", group=IGNORED, default="")
+# Only for an error that says what to do.
+@option("--filter", "expression", group=RUNNING, hidden=True)
 @format_option
 @exit_on_error
 def list_(target: TargetOptions, limit: int, expression: str, output_format: str) -> None:
@@ -104,7 +111,9 @@ class _ListedRun:
         )
 
 
-@click.command("stream-logs", epilog=_EXAMPLES.replace("{command}", "stream-logs flowers_1"))
+@click.command(
+    "stream-logs", cls=GroupedCommand, epilog=_EXAMPLES.replace("{command}", "stream-logs flowers_1")
+)
 @click.argument("job")
 @target_options
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Continue until JOB has ended.")
@@ -155,7 +164,11 @@ def print_logs(
         )
 
 
-@click.command(epilog=_EXAMPLES.replace("{command}", "cancel flowers_1"), short_help="Stop a job.")
+@click.command(
+    cls=GroupedCommand,
+    epilog=_EXAMPLES.replace("{command}", "cancel flowers_1"),
+    short_help="Stop a job.",
+)
 @click.argument("job")
 @target_options
 @exit_on_error

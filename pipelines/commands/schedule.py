@@ -6,7 +6,7 @@ import click
 
 from imgpipe.pipelines.ai_platform import check_job_id
 from imgpipe.pipelines.commands.check import check_submission
-from imgpipe.pipelines.commands.grouped_options import JOB, option
+from imgpipe.pipelines.commands.grouped_options import JOB, GroupedCommand, option
 from imgpipe.pipelines.commands.job_options import (
     JobCommand,
     schedule_options,
@@ -105,7 +105,7 @@ def create(
     show_one({field: getattr(created, field) for field in fields}, output_format)
 
 
-@schedule.command("list", epilog=_EXAMPLES)
+@schedule.command("list", cls=GroupedCommand, epilog=_EXAMPLES)
 @schedule_target_options
 @format_option
 @exit_on_error
@@ -122,7 +122,7 @@ def list_(target: TargetOptions, output_format: str) -> None:
 
 
 def _add_command(verb: str, text: str, done: str) -> None:
-    @schedule.command(verb, epilog=_EXAMPLES, help=text)
+    @schedule.command(verb, cls=GroupedCommand, epilog=_EXAMPLES, help=text)
     @click.argument("name")
     @schedule_target_options
     @exit_on_error

@@ -43,6 +43,15 @@ def test_every_form_of_an_image_gives_the_same_prediction(model, pixels, tmp_pat
     assert prediction.label == expected.label in LABELS
 
 
+def test_an_image_may_be_in_a_bucket(model, pixels, bucket):
+    encoded = png(Image.fromarray(pixels))
+    prediction = model.predict(bucket.put("photo.png", encoded))
+    assert prediction.key == f"{bucket.uri}/photo.png"
+    np.testing.assert_array_equal(prediction.probabilities, model.predict(encoded).probabilities)
+    with pytest.raises(MissingInputError, match=r"other\.png"):
+        model.predict(f"{bucket.uri}/other.png")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_a_picture_of_any_8_bit_mode_is_taken(model, pixels, mode):
     assert model.predict(Image.fromarray(pixels).convert(mode)).label in LABELS

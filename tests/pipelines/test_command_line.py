@@ -56,6 +56,20 @@ def test_the_summary_of_every_command_is_a_whole_sentence():
     assert all(re.fullmatch(r"  [a-z-]+ +[A-Z].*[^.]\.", line) for line in summaries)
 
 
+def commands_below(group):
+    for command in group.commands.values():
+        yield from commands_below(command) if isinstance(command, click.Group) else [command]
+
+
+@pytest.mark.parametrize("command", commands_below(cli.imgpipe), ids=lambda command: command.name)
+def test_help_says_what_every_option_does_except_for_those_that_are_ignored(command):
+    text = CliRunner().invoke(command, ["--help"]).stdout
+    described, _, ignored = text.partition("Accepted from gcloud and ignored:")
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert f"  {option.opts[-1]}" in (described if option.help else ignored), option.name
+
+
 def test_help_names_arguments_as_flags_and_lists_only_options():
     text = " ".join(CliRunner().invoke(COMMANDS["run"], ["--help"]).stdout.split())
     assert "exactly one of --images, --train-csv and --training-data-path" in text

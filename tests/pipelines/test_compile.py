@@ -285,7 +285,7 @@ def test_the_storage_secret_is_not_the_credentials_of_kfps_launcher():
 
 
 def test_no_step_has_a_retry_policy():
-    """Kubeflow and Vertex AI would retry a step with wrong arguments as well as an evicted spec_."""
+    """Kubeflow and Vertex AI would retry a step with wrong arguments as well as an evicted one."""
     for target in TARGETS:
         tasks = tasks_of(spec_of(target))
         assert not any("retryPolicy" in task for task in tasks.values())

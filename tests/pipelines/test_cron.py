@@ -55,7 +55,7 @@ def test_the_fields_after_a_time_zone_are_checked():
         ("0 3 * *", "4 fields"),
         ("", "0 fields"),
         ("0 0 3 * * *", "6 fields"),
-        ("daily", "1 fields"),
+        ("daily", "1 field, not five"),
         ("61 3 * * *", "'61' is not a minute"),
         ("*/0 3 * * *", "'*/0' is not a minute: the step is 0"),
         ("0 3-1 * * *", "'3-1' is not an hour: the range ends before it starts"),
