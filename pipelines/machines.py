@@ -202,7 +202,6 @@ _LEGACY: Mapping[str, _LegacyMachine] = MappingProxyType(
         "cloud_tpu": _LegacyMachine(_TPU_V2_DEVICE),
     }
 )
-LEGACY_MACHINE_TYPES: tuple[str, ...] = tuple(_LEGACY)
 
 SCALE_TIERS: Mapping[str, str] = MappingProxyType(
     {"BASIC": "standard", "BASIC_GPU": "standard_gpu", "BASIC_TPU": "cloud_tpu"}

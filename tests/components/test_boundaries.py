@@ -28,11 +28,13 @@ def test_a_component_does_not_import_pipelines(file):
 @pytest.mark.parametrize(
     "module",
     [
+        "imgpipe.components.convert.__main__",
+        "imgpipe.components.convert.component",
         "imgpipe.components.custom_job.custom_job",
         "imgpipe.components.data_version.data_version",
         "imgpipe.components.preflight.preflight",
     ],
 )
-def test_a_launcher_does_not_import_tensorflow(module):
+def test_a_step_that_needs_no_tensorflow_does_not_import_it(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

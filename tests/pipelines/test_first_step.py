@@ -1,15 +1,13 @@
 """The first step of every compiled pipeline rejects what a later step, or its pod, would reject."""
 
-import json
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from kfp.dsl.executor import Executor
 
 from imgpipe.components.common.log import parse_event
-from tests.pipelines.compiled import spec_of
+from tests.pipelines.compiled import execute, inputs_of, spec_of
 from tests.servers.kserve import Cluster, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
 
@@ -24,14 +22,6 @@ TOLERATION = {"key": "gpu", "operator": "Exists"}
 GPU = {"train_accelerator_type": "nvidia.com/gpu", "train_accelerator_count": "1"}
 KSERVE = {"deploy_target": "kserve", "deploy_dir": "gs://photos/serving/flowers"}
 KATIB = {"tune_engine": "katib", "tune": "max_steps=1,2", "job_dir": "gs://photos/tuned"}
-
-
-def first_step(spec):
-    """Returns the only task that depends on no other, and its executor's source."""
-    tasks = spec["root"]["dag"]["tasks"]
-    [name] = [name for name, task in tasks.items() if not task.get("dependentTasks")]
-    [*_, source] = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["command"]
-    return name, tasks[name], source
 
 
 @pytest.fixture
@@ -53,53 +43,19 @@ def start(tmp_path, photos, capsys, monkeypatch):
 
     def run(target, pipeline=TRAIN, **values):
         spec = spec_of(target, pipeline)
-        name, task, source = first_step(spec)
-        assert task["cachingOptions"] == {}, "the check must run in every run"
-        declared = spec["root"]["inputDefinitions"]["parameters"]
+        tasks = spec["root"]["dag"]["tasks"]
+        # The only task that depends on no other.
+        [name] = [name for name, task in tasks.items() if not task.get("dependentTasks")]
+        assert tasks[name]["cachingOptions"] == {}, "the check must run in every run"
+        given = {"images": str(photos), **values}
         if pipeline == BATCH:
-            given = {"images": str(photos), "model": str(tmp_path), "output_dir": str(tmp_path), **values}
-        else:
-            given = {"images": str(photos), **values}
-        assert given.keys() <= declared.keys()
-        inputs = {
-            component_input: given.get(
-                source["componentInputParameter"],
-                declared[source["componentInputParameter"]].get("defaultValue"),
-            )
-            for component_input, source in task["inputs"]["parameters"].items()
-            if "componentInputParameter" in source
-        }
-        outputs = spec["components"][f"comp-{name}"].get("outputDefinitions", {})
-        request = {
-            "inputs": {"parameterValues": inputs},
-            "outputs": {
-                "outputFile": str(tmp_path / "output.json"),
-                "parameters": {
-                    key: {"outputFile": str(tmp_path / key)} for key in outputs.get("parameters", {})
-                },
-                "artifacts": {
-                    key: {
-                        "artifacts": [
-                            {
-                                "name": key,
-                                "type": artifact["artifactType"],
-                                "uri": str(tmp_path / "artifacts" / key),
-                            }
-                        ]
-                    }
-                    for key, artifact in outputs.get("artifacts", {}).items()
-                },
-            },
-        }
-        scope = {}
-        exec(source, scope)  # noqa: S102 - as in the pod
-        function = name.replace("-", "_")
+            given = {"model": str(tmp_path), "output_dir": str(tmp_path), **given}
         # The work of a first step that converts fails on the empty photos, after the check.
         with suppress(SystemExit):
-            Executor(json.loads(json.dumps(request)), scope[function]).execute()
+            execute(spec, name, inputs_of(spec, name, given), tmp_path)
         events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
         checked = [event["message"] for event in events if event["event"] == "checked"]
-        assert all(message.startswith(f"{function}: ") for message in checked)
+        assert all(message.startswith(f"{name.replace('-', '_')}: ") for message in checked)
         failed = next((event for event in events if event["event"] == "step_failed"), None)
         assert checked or failed
         return None if checked else failed
@@ -153,6 +109,8 @@ def test_missing_data_is_reported_with_its_argument(start, tmp_path, target, pip
     ("values", "message", "remedy"),
     [
         ({"train_cpu": "lots"}, "train_cpu='lots' is not a valid Kubernetes quantity", "500m"),
+        ({"train_cpu": "0"}, "train_cpu='0' is not a valid Kubernetes quantity", "500m"),
+        ({"train_cpu": ""}, "train_cpu='' is not a valid Kubernetes quantity", "500m"),
         ({"train_memory": "16GB"}, "train_memory='16GB' is not a valid Kubernetes quantity", "16Gi"),
         ({"train_node_selector": {"a": 1}}, "train_node_selector={'a': 1} is not a JSON object", "nvidia-l4"),
         ({"train_node_selector": {"a b": "c"}}, "'a b' is not a valid label", "DOMAIN/NAME"),

@@ -6,7 +6,6 @@ from functools import cache
 
 import pytest
 from click.testing import CliRunner
-from kfp.dsl.executor import Executor
 from PIL import Image
 
 from imgpipe.components.common.arguments import description_of
@@ -24,6 +23,7 @@ from imgpipe.components.preflight.form import (
 from imgpipe.components.preflight.pod_fields import pod_fields
 from imgpipe.pipelines.cli import imgpipe
 from tests.pipelines import compiled
+from tests.pipelines.compiled import execute, inputs_of
 from tests.servers.kubeflow import start_kubeflow_server
 
 # Parsing a compiled file takes a second.
@@ -254,28 +254,10 @@ def start(tmp_path, capsys, monkeypatch):
 
     def run(name, **values):
         spec = form_of(name)
-        task = spec["root"]["dag"]["tasks"]["prepare"]
-        [*_, source] = spec["deploymentSpec"]["executors"]["exec-prepare"]["container"]["command"]
-        given = {**filled_in(name, images=str(tmp_path / "photos")), **values}
-        inputs = {
-            key: given[value["componentInputParameter"]]
-            if "componentInputParameter" in value
-            else value["runtimeValue"]["constant"]
-            for key, value in task["inputs"]["parameters"].items()
-        }
-        outputs = spec["components"]["comp-prepare"]["outputDefinitions"]["parameters"]
-        request = {
-            "inputs": {"parameterValues": inputs},
-            "outputs": {
-                "outputFile": str(tmp_path / "output.json"),
-                "parameters": {key: {"outputFile": str(tmp_path / "outputs" / key)} for key in outputs},
-            },
-        }
-        scope = {}
-        exec(source, scope)  # noqa: S102 - as in the pod
+        inputs = inputs_of(spec, "prepare", {"images": str(tmp_path / "photos"), **values})
         status = 0
         try:
-            Executor(json.loads(json.dumps(request)), scope["prepare"]).execute()
+            execute(spec, "prepare", inputs, tmp_path)
         except SystemExit as ended:
             status = ended.code
         events = [event for line in capsys.readouterr().out.splitlines() if (event := parse_event(line))]
@@ -307,25 +289,10 @@ def test_a_step_takes_its_arguments_from_the_settings(tmp_path):
             file = tmp_path / "photos" / label / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
-    executors = form_of("image_classification")["deploymentSpec"]["executors"]
-    [*_, source] = executors["exec-convert"]["container"]["command"]
-    dataset = {"name": "dataset", "type": {"schemaTitle": "system.Dataset"}, "uri": str(tmp_path / "dataset")}
-    request = {
-        "inputs": {
-            "parameterValues": {
-                "images": str(tmp_path / "photos"),
-                "settings": {"output_dir": str(tmp_path / "shards"), "validation_fraction": 0.5},
-            }
-        },
-        "outputs": {
-            "outputFile": str(tmp_path / "output.json"),
-            "artifacts": {"dataset": {"artifacts": [dataset]}},
-        },
-    }
-    scope = {}
-    exec(source, scope)  # noqa: S102 - as in the pod
-    Executor(request, scope["convert"]).execute()
-    manifest = json.loads((tmp_path / "dataset" / "manifest.json").read_text())
+    settings = {"output_dir": str(tmp_path / "shards"), "validation_fraction": 0.5}
+    inputs = {"images": str(tmp_path / "photos"), "settings": settings}
+    execute(form_of("image_classification"), "convert", inputs, tmp_path)
+    manifest = json.loads((tmp_path / "artifacts" / "dataset" / "manifest.json").read_text())
     assert sum(manifest["splits"]["validation"]["images_per_label"]) == 4
     assert list((tmp_path / "shards").iterdir())
 

@@ -9,7 +9,7 @@ from kfp import compiler
 from kfp.dsl import Dataset, Input, Model, Output
 
 from imgpipe.components.common.arguments import argument, flat_fields
-from imgpipe.pipelines.interface import make_component, make_pipeline
+from imgpipe.pipelines.interface import make_component
 
 
 @dataclass(frozen=True)
@@ -106,23 +106,3 @@ def test_different_fields_cannot_share_one_input():
     other = dataclasses.make_dataclass("Other", [("count", int, argument(4, "How many."))])
     with pytest.raises(ValueError, match="count is declared in two ways"):
         flat_fields([Colours, other])
-
-
-def test_a_pipeline_passes_its_inputs_by_name(tmp_path):
-    painter = make_component(paint, base_image="painter:1")
-    fields = flat_fields([Colours])
-
-    def graph(inputs):
-        from kfp import dsl
-
-        canvas = dsl.importer(artifact_uri="/canvas", artifact_class=Dataset)
-        painter(canvas=canvas.output, **inputs)
-
-    pipeline = make_pipeline(graph, name="to-paint", description="Paints.", fields=fields)
-    spec = compiled(pipeline, tmp_path / "pipeline.yaml")
-    passed = spec["root"]["dag"]["tasks"]["paint"]["inputs"]["parameters"]
-    assert {name: parameter["componentInputParameter"] for name, parameter in passed.items()} == {
-        name: name for name in fields
-    }
-    root = spec["root"]["inputDefinitions"]["parameters"]
-    assert root["hue"]["description"] == "The hue. Allowed: at least 0 and at most 1."

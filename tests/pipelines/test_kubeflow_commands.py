@@ -92,17 +92,6 @@ def test_an_account_that_may_not_upload_pipelines_sends_the_whole_pipeline(run, 
     assert "nothing was started" in submit(run).stderr
 
 
-def test_in_multi_user_mode_everything_is_in_the_users_namespace(run, server):
-    server.multi_user = "team"
-    assert submit(run).exit_code == 64
-    assert submit(run, "--namespace", "team").exit_code == 0
-    [experiment] = server.experiments.values()
-    [pipeline] = server.pipelines.values()
-    assert experiment["namespace"] == pipeline["namespace"] == "team"
-    assert json.loads(run("list", "--namespace", "team", "--format", "json").stdout)[0]["job_id"] == "job_1"
-    assert run("describe", "job_1", "--namespace", "team").exit_code == 0
-
-
 CPU = {"image": "train-cpu", "cpu": "3", "memory": "11G", "node_selector": {}, "tolerations": []}
 
 
@@ -619,13 +608,6 @@ def test_the_whole_pipeline_runs_from_the_kubeflow_yaml(run, server, tmp_path):
     assert list(steps) == ["prepare", "convert", "validate", "train", "evaluate", "publish"]
     assert {step["state"] for step in steps.values()} == {"done"}
     assert "gate: passed 2 checks; not deployed" in steps["publish"]["result"]
-
-
-def test_with_a_registry_the_run_has_full_image_names(run, server):
-    assert submit(run, "--image-registry", "registry.example/team").exit_code == 0
-    [run_id] = server.runs
-    images = {pod["image"] for pod in server.pods(run_id).values()}
-    assert all(image.startswith("registry.example/team/imgpipe-") for image in images)
 
 
 def test_check_reads_the_storage_secret_and_asks_what_the_pods_account_may_do(run, server):

@@ -1,7 +1,5 @@
 """The table of machines: legacy names, replacements and unsupported combinations."""
 
-import time
-
 import pytest
 from google.cloud import aiplatform_v1
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from imgpipe.components.common.errors import InvalidArgumentError
 from imgpipe.pipelines.machines import (
-    LEGACY_MACHINE_TYPES,
     MACHINE_TYPES,
     Machine,
     accelerator_types,
@@ -41,10 +38,6 @@ LEGACY = {
     "TPU_V2": (TPU, False),
     "cloud_tpu": (TPU, False),
 }
-
-
-def test_every_legacy_machine_type_is_in_this_table():
-    assert set(LEGACY) == set(LEGACY_MACHINE_TYPES)
 
 
 @pytest.mark.parametrize("name", LEGACY)
@@ -173,9 +166,7 @@ def test_an_unknown_size_names_the_sizes_of_its_family():
 
 
 @given(
-    machine_type=st.sampled_from(
-        [*MACHINE_TYPES, *LEGACY_MACHINE_TYPES, "ct6e-standard-1t", "n1-standard-3", ""]
-    ),
+    machine_type=st.sampled_from([*MACHINE_TYPES, *LEGACY, "ct6e-standard-1t", "n1-standard-3", ""]),
     accelerator_type=st.sampled_from(["", *accelerator_types(), "TPU_V4_POD", "NVIDIA_TESLA"]),
     count=st.integers(-2, 40),
     topology=st.sampled_from(["", "2x2", "4x4", "3x3"]),
@@ -196,14 +187,6 @@ def test_every_request_is_rejected_with_a_remedy_or_gives_a_machine_that_resolve
     )
     assert again.machine == machine
     assert again.warnings == ()
-
-
-def test_a_thousand_requests_take_less_than_a_second():
-    started = time.perf_counter()
-    for _ in range(1000):
-        with pytest.raises(InvalidArgumentError):
-            resolve("n1-standard-8", T4, 3)
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize(

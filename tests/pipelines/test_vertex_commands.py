@@ -24,6 +24,7 @@ from tests.servers.configs import ARGUMENTS, JOB_ID, TPU_CONFIG, TUNING_CONFIG
 from tests.servers.vertex import start_vertex_server
 
 STATES = vertex.JobState
+PIPELINE = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
 
 
 @pytest.fixture
@@ -163,28 +164,27 @@ def test_a_repeated_command_creates_no_second_job(run, target, server, monkeypat
 def test_a_repeated_command_creates_no_second_pipeline_run(run, target, server, monkeypatch, lost):
     monkeypatch.setattr("imgpipe.components.platforms.polling._RETRY_PAUSE_SECONDS", 0.01)
     server.lost_responses = lost
-    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p"]
-    first = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/i")
+    first = run("submit", JOB_ID, *target, *PIPELINE)
     assert first.exit_code == 0, first.output
-    again = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/i")
+    again = run("submit", JOB_ID, *target, *PIPELINE)
     assert again.exit_code == 0
     assert "nothing was started" in again.stderr
     assert len(server.created("pipelineJobs")) == 1
-    other = run("submit", JOB_ID, *target, *root, "--", "--images=gs://b/others")
+    other = run("submit", JOB_ID, *target, *PIPELINE[:-1], "--images=gs://b/others")
     assert other.exit_code == 64
     assert "used for another request" in other.stderr
 
 
 def test_a_job_id_identifies_one_job_of_any_kind(run, target, server):
     lines = {
-        "customJobs": ["--config", "config.yaml", "--", *ARGUMENTS],
-        "hyperparameterTuningJobs": ["--config", "tuning.yaml", "--", *ARGUMENTS],
-        "pipelineJobs": ["--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"],
+        "customJobs": ["--no-check", "--config", "config.yaml", "--", *ARGUMENTS],
+        "hyperparameterTuningJobs": ["--no-check", "--config", "tuning.yaml", "--", *ARGUMENTS],
+        "pipelineJobs": PIPELINE,
     }
     for first, line in lines.items():
-        assert run("submit", JOB_ID, *target, "--no-check", *line).exit_code == 0
+        assert run("submit", JOB_ID, *target, *line).exit_code == 0
         for other in lines:
-            again = run("submit", JOB_ID, *target, "--no-check", *lines[other])
+            again = run("submit", JOB_ID, *target, *lines[other])
             if other == first:
                 assert "nothing was started" in again.stderr
             else:
@@ -195,9 +195,8 @@ def test_a_job_id_identifies_one_job_of_any_kind(run, target, server):
 
 
 def test_job_ids_with_other_characters_are_different_pipeline_runs(run, target, server):
-    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
     for job_id in ("a_b", "a-b", "a--b"):
-        result = run("submit", job_id, *target, *root)
+        result = run("submit", job_id, *target, *PIPELINE)
         assert result.exit_code == 0, result.output
         assert "nothing was started" not in result.stderr
     names = [job.name.split("/")[-1] for job in server.created("pipelineJobs")]
@@ -206,14 +205,13 @@ def test_job_ids_with_other_characters_are_different_pipeline_runs(run, target, 
 
 
 def test_a_run_of_a_schedule_is_not_a_submission_of_its_job_id(run, target, server):
-    root = ["--no-check", "--as", "pipeline", "--pipeline-root", "gs://b/p", "--", "--images=gs://b/i"]
-    run("submit", "nightly", *target, *root)
+    run("submit", "nightly", *target, *PIPELINE)
     [started] = server.created("pipelineJobs")
     scheduled = vertex.PipelineJob(started)
     scheduled.name = f"{started.name}-1"
     scheduled.schedule_name = "projects/1/locations/us-central1/schedules/1"
     server.resources = {scheduled.name: scheduled}
-    again = run("submit", "nightly", *target, *root)
+    again = run("submit", "nightly", *target, *PIPELINE)
     assert again.exit_code == 0, again.output
     assert "nothing was started" not in again.stderr
     assert len(server.created("pipelineJobs")) == 2
@@ -224,18 +222,7 @@ def test_describe_list_and_cancel_use_the_submitted_job_id(run, target, server, 
     if form == "job":
         submit(run, target)
     else:
-        run(
-            "submit",
-            JOB_ID,
-            *target,
-            "--no-check",
-            "--as",
-            "pipeline",
-            "--pipeline-root",
-            "gs://b/p",
-            "--",
-            "--images=gs://b/i",
-        )
+        run("submit", JOB_ID, *target, *PIPELINE)
     described = run("describe", JOB_ID, *target, "--format", "json")
     job = json.loads(described.stdout)
     assert (job["job_id"], job["target"], job["state"]) == (JOB_ID, "vertex", "PENDING")
@@ -300,8 +287,7 @@ def test_a_rejected_request_says_what_to_do(run, target, server, status, code, t
 
 
 def test_schedules_are_created_listed_paused_resumed_and_deleted(run, target, server):
-    root = ["--as", "pipeline", "--pipeline-root", "gs://b/p"]
-    pipeline = ["--no-check", *root, "--", "--images=gs://b/i", "--max_steps=5"]
+    pipeline = [*PIPELINE, "--max_steps=5"]
     created = run("schedule", "create", "nightly", "--cron", "0 3 * * *", *target, *pipeline)
     assert created.exit_code == 0, created.output
     [schedule] = server.created("schedules")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from imgpipe.components.common.verification import write_verification
 from imgpipe.components.deploy import kserve
+from imgpipe.components.deploy.arguments import DeployArguments
 from tests.servers.http_server import serve_json
 from tests.servers.kserve import Cluster, answers, load_from, serve_cluster
 from tests.servers.kubeflow import use_kubeconfig
@@ -90,6 +91,15 @@ def on_vertex(vertex, cloud):
         "region": "europe-west4",
         "vertex_endpoint": vertex.address,
     }
+
+
+def deploy_model(model, deployment, **values):
+    """Deploys a model; ``deployment`` are the arguments of a target."""
+    from imgpipe.components.deploy.deploy import deploy
+
+    image = {"serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21"}
+    more = image if deployment["deploy_target"] == "vertex" else {}
+    return deploy(model, DeployArguments(**deployment, **more, deploy_timeout_seconds=20, **values))
 
 
 @pytest.fixture(params=["kserve", "vertex"])

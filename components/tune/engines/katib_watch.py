@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from imgpipe.components.common.errors import PipelineError, UnavailableError
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
 from imgpipe.components.platforms.kubernetes.katib import RUNNING as RUNNING_TRIAL
 from imgpipe.components.platforms.kubernetes.katib import Experiment, SearchState, condition, trial_state
 from imgpipe.components.platforms.kubernetes.pods import last_warning, waiting_reason, waits_for_configuration
@@ -110,8 +111,8 @@ class KatibWatch:
             return
         running = sum(trial.state == RUNNING for trial in trials)
         raise UnavailableError(
-            f"nothing has changed for {now - self._changed:,.0f} s: {len(trials)} trials, {running} of them "
-            "running without output",
+            f"nothing has changed for {now - self._changed:,.0f} s: "
+            f"{plural(len(trials), 'trial')}, {running} of them running without output",
             where=f"experiment {self._search.name}, which is deleted now",
             remedy="check Katib's controller and the nodes of the trials; trial_silence_limit sets how long "
             "a trial may be silent",

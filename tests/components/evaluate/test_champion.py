@@ -7,23 +7,13 @@ import pytest
 
 from imgpipe.components.common.errors import InterruptedRunError
 from imgpipe.components.common.model_folder import model_digest
-from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.evaluate.arguments import EvaluateArguments
 from imgpipe.components.evaluate.champion import champion_folder
 from imgpipe.components.evaluate.evaluate import EvaluationFiles, evaluate
+from tests.servers.deployments import deploy_model
 from tests.servers.kubeflow import use_kubeconfig
 
 BASE = "gs://photos/serving/flowers"
-
-
-def deployed(model, deployment, **values):
-    image = (
-        {"serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21"}
-        if deployment["deploy_target"] == "vertex"
-        else {}
-    )
-    return deploy(model, DeployArguments(**deployment, **image, deploy_timeout_seconds=20, **values))
 
 
 def champion(deployment, **values):
@@ -33,16 +23,16 @@ def champion(deployment, **values):
 
 
 def test_the_champion_is_the_model_with_the_most_traffic(deployment, models, capsys):
-    deployed(models[0], deployment)
+    deploy_model(models[0], deployment)
     assert champion(deployment) == model_digest(models[0])
-    deployed(models[1], deployment, canary_percent=10)
+    deploy_model(models[1], deployment, canary_percent=10)
     assert champion(deployment) == model_digest(models[0])
-    deployed(models[1], deployment, canary_percent=50)
+    deploy_model(models[1], deployment, canary_percent=50)
     # With equal traffic, the earlier model.
     assert champion(deployment) == model_digest(models[0])
-    deployed(models[1], deployment, canary_percent=60)
+    deploy_model(models[1], deployment, canary_percent=60)
     assert champion(deployment) == model_digest(models[1])
-    deployed(models[1], deployment, canary_percent=100)
+    deploy_model(models[1], deployment, canary_percent=100)
     assert champion(deployment) == model_digest(models[1])
     assert f"{BASE}/{model_digest(models[1])[:16]}" in capsys.readouterr().out
 
@@ -50,7 +40,7 @@ def test_the_champion_is_the_model_with_the_most_traffic(deployment, models, cap
 def test_the_new_model_is_compared_with_the_serving_model(
     deployment, coloured_dataset, models, tmp_path, capsys
 ):
-    deployed(models[0], deployment)
+    deploy_model(models[0], deployment)
     dataset = coloured_dataset(tmp_path / "data")
 
     def measured(number, **values):
@@ -75,21 +65,21 @@ def test_a_warning_says_if_no_model_serves_yet(deployment, capsys):
 
 
 def test_a_new_revision_that_is_not_ready_is_not_the_champion(on_kserve, cluster, models):
-    deployed(models[0], on_kserve)
+    deploy_model(models[0], on_kserve)
     cluster.start_seconds = 60
     cluster.specify("gs://photos/serving/flowers/broken")
     assert champion(on_kserve) == model_digest(models[0])
 
 
 def test_a_foreign_service_is_not_the_champion(on_kserve, cluster, models, capsys):
-    deployed(models[0], on_kserve)
+    deploy_model(models[0], on_kserve)
     cluster.objects["team/flowers"]["metadata"]["labels"] = {}
     assert champion(on_kserve) is None
     assert "team/flowers was not created by imgpipe" in capsys.readouterr().out
 
 
 def test_a_model_that_was_deleted_from_the_bucket_is_reported(on_vertex, models, cloud, capsys):
-    deployed(models[0], on_vertex)
+    deploy_model(models[0], on_vertex)
     folder = f"serving/flowers/{model_digest(models[0])[:16]}"
     for name in cloud.contents():
         cloud._bucket.blob(name).delete()
@@ -115,7 +105,7 @@ def test_an_unreachable_cluster_interrupts_the_step(on_kserve, cluster, monkeypa
 
 
 def test_a_given_champion_overrides_the_serving_model(on_kserve, models, tmp_path):
-    deployed(models[0], on_kserve)
+    deploy_model(models[0], on_kserve)
     shutil.copytree(models[1], tmp_path / "model")
     assert champion(on_kserve, champion=str(tmp_path / "model")) == model_digest(models[1])
     assert champion(on_kserve, champion="none") is None

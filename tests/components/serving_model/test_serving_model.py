@@ -8,23 +8,12 @@ import pytest
 from imgpipe.components.common.errors import InvalidArgumentError, UnavailableError
 from imgpipe.components.common.model_folder import model_digest
 from imgpipe.components.common.provenance import write_provenance
-from imgpipe.components.deploy.arguments import DeployArguments
-from imgpipe.components.deploy.deploy import deploy
 from imgpipe.components.serving_model.arguments import ServingModelArguments
 from imgpipe.components.serving_model.serving_model import find_initial_model
-from tests.servers.deployments import exported
+from tests.servers.deployments import deploy_model, exported
 from tests.servers.kserve import KNATIVE, STANDARD, STORAGE_URI
 
 BASE = "gs://photos/serving/flowers"
-
-
-def deploy_model(model, deployment, **values):
-    image = (
-        {"serving_image": "europe-docker.pkg.dev/flowers/images/serving:2.21"}
-        if deployment["deploy_target"] == "vertex"
-        else {}
-    )
-    return deploy(model, DeployArguments(**deployment, **image, deploy_timeout_seconds=20, **values))
 
 
 def start(deployment, **values):

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from imgpipe.components.common.dataset import Manifest
+from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.errors import CheckFailedError, InvalidDataError, PipelineError
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.provenance import read_provenance
@@ -28,6 +28,8 @@ from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trial_run import write_result
 from imgpipe.components.tune.trials import SUCCEEDED
 
+# Of a trial on another machine.
+REMOTE_COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
 STEPS = 40
 TRAINING = TrainingArguments(max_steps=STEPS, train_steps_per_eval=10, model_type="resnet-18", weights="none")
 # Of a real network, on images of 32 pixels.
@@ -132,6 +134,14 @@ def search(
         read_request(tuning), tuning, training, job_dir / "dataset", Manifest((), {}, {}), job_dir
     )
     return LocalSearch(spec, warm=warm, function=learn)
+
+
+def tuning_spec(dataset, job_dir, training=None, **settings):
+    """Returns a tuning on another machine, of six trials unless ``settings`` say otherwise."""
+    settings = {"tune": "initial_learning_rate=log:0.001:0.2", "max_trials": 6, **settings}
+    tuning = TuneArguments(**{"max_parallel_trials": min(3, settings["max_trials"]), **settings})
+    request, manifest = read_request(tuning), read_manifest(dataset)
+    return TuningSpec(request, tuning, training or TRAINING, dataset, manifest, job_dir)
 
 
 def check_real_trainings(search):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import InterruptedRunError, InvalidResponseError
 from imgpipe.components.platforms import polling
 from imgpipe.components.platforms.kubernetes import workflow
@@ -20,17 +19,15 @@ from imgpipe.components.platforms.vertex.client import VertexLocation
 from imgpipe.components.platforms.vertex.job_requests import JOB_LABEL, REQUEST_LABEL
 from imgpipe.components.platforms.vertex.jobs import CUSTOM_JOB, run_job, state_of
 from imgpipe.components.storage import parse_location
-from imgpipe.components.train.arguments import TrainingArguments
-from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
-from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, RUNNING, best_trial
 from tests.servers.faults import Fault, start_fault_proxy
 from tests.servers.katib import has_condition, start_katib_server
 from tests.servers.kubeflow import use_kubeconfig
 from tests.servers.vertex import STATES, start_vertex_server
+
+from .synthetic import tuning_spec
 
 COMMAND = (sys.executable, "-S", str(Path(__file__).with_name("quick_trial.py")))
 PARENT = "projects/flowers-project/locations/us-central1"
@@ -88,18 +85,15 @@ def follow_a_search(server, responses, dataset, folder, faults):
 
     The proxy in front of the server breaks the next responses as ``responses`` says.
     """
-    settings = {
-        "tune": "initial_learning_rate=log:0.0001:0.5",
-        "max_trials": 8,
-        "max_parallel_trials": 4,
-        "max_failed_trials": 8,
-        "seed": faults.generator.randrange(1000),
-    }
-    tuning = TuneArguments(**settings)
-    training = TrainingArguments(
-        max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none"
+    spec = tuning_spec(
+        dataset,
+        folder,
+        tune="initial_learning_rate=log:0.0001:0.5",
+        max_trials=8,
+        max_parallel_trials=4,
+        max_failed_trials=8,
+        seed=faults.generator.randrange(1000),
     )
-    spec = TuningSpec(read_request(tuning), tuning, training, dataset, read_manifest(dataset), folder)
     deadline = time.monotonic() + DEADLINE_SECONDS
 
     def report(trials):

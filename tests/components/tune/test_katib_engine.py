@@ -29,19 +29,15 @@ from imgpipe.components.platforms.kubernetes.katib import Experiment
 from imgpipe.components.storage import parse_location
 from imgpipe.components.train.arguments import TrainingArguments
 from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.katib import KatibSearch
 from imgpipe.components.tune.katib_arguments import KatibArguments, TrialPodArguments
 from imgpipe.components.tune.katib_component import tune
-from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import FAILED, SUCCEEDED, best_trial
 from tests.servers.katib import IMAGE_USER, SETTINGS, refused_settings, start_katib_server
 from tests.servers.kubeflow import kubeconfig, use_kubeconfig
 from tests.waiting import wait_until
 
-from .synthetic import STEPS, TRAINING, check_real_trainings
-
-COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
+from .synthetic import REMOTE_COMMAND, STEPS, check_real_trainings, tuning_spec
 
 
 @pytest.fixture
@@ -56,23 +52,9 @@ def search(server, coloured_dataset, tmp_path, monkeypatch):
     use_kubeconfig(monkeypatch, tmp_path, server)
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
-    def make(command=COMMAND, training=None, katib=None, location="", **settings):
-        settings = {
-            "tune": "initial_learning_rate=log:0.001:0.2",
-            "max_trials": 6,
-            "max_parallel_trials": min(3, settings.get("max_trials", 3)),
-            **settings,
-        }
-        spec = TuningSpec(
-            request=read_request(TuneArguments(**settings)),
-            tuning=TuneArguments(**settings),
-            training=training or TRAINING,
-            dataset=dataset,
-            manifest=read_manifest(dataset),
-            job_dir=tmp_path / "job",
-        )
+    def make(command=REMOTE_COMMAND, katib=None, location="", **settings):
         return KatibSearch(
-            spec,
+            tuning_spec(dataset, tmp_path / "job", **settings),
             parse_location(location or tmp_path / "job"),
             KatibArguments(**{"katib_namespace": "team", **(katib or {})}),
             TrialPodArguments("imgpipe-train-cpu:1", "imgpipe-storage"),
@@ -387,7 +369,7 @@ data = Path({str(dataset)!r})
 training = TrainingArguments(max_steps=40, train_steps_per_eval=10, model_type="resnet-18", weights="none")
 spec = TuningSpec(read_request(tuning), tuning, training, data, read_manifest(data), Path({str(tmp_path)!r}))
 search = KatibSearch(spec, parse_location({str(tmp_path / "job")!r}), KatibArguments(),
-    TrialPodArguments("image"), command={COMMAND!r}, first_pause=0.1)
+    TrialPodArguments("image"), command={REMOTE_COMMAND!r}, first_pause=0.1)
 def run():
     write_trials(Path({str(tmp_path / "trials.json")!r}), search.run(lambda _: None), extra={{}})
 run_command("tune", run)
@@ -580,7 +562,7 @@ def test_a_mistake_in_the_image_ends_the_search_before_the_limit_of_a_wait_for_a
 
 def test_a_search_in_which_nothing_changes_ends(server, search, monkeypatch):
     monkeypatch.setenv("PUBLISH_SECONDS", "60")
-    with pytest.raises(UnavailableError, match=r"nothing has changed for . s: 1 trials, 1 of them running"):
+    with pytest.raises(UnavailableError, match=r"nothing has changed for . s: 1 trial, 1 of them running"):
         search(max_trials=1, trial_silence_limit=1).run(lambda _: None)
     assert server.katib_writes == ["POST", "DELETE"]
 

@@ -3,20 +3,14 @@ import time
 
 import pytest
 
-from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.errors import PipelineError
 from imgpipe.components.custom_job.arguments import CustomJobArguments, RunArguments
-from imgpipe.components.tune.arguments import TuneArguments
-from imgpipe.components.tune.engines.engine import TuningSpec
 from imgpipe.components.tune.engines.vertex import VertexSearch
-from imgpipe.components.tune.search_space import read_request
 from imgpipe.components.tune.trials import SUCCEEDED, best_trial
 from tests.servers.vertex_tuning import start_tuning_server
 from tests.waiting import wait_until
 
-from .synthetic import STEPS, TRAINING, check_real_trainings
-
-COMMAND = ("python", "-m", "tests.components.tune.remote_synthetic")
+from .synthetic import REMOTE_COMMAND, STEPS, check_real_trainings, tuning_spec
 
 
 @pytest.fixture
@@ -30,24 +24,10 @@ def search(server, coloured_dataset, tmp_path):
     """``search(**tune arguments)`` returns a search on a small data set."""
     dataset = coloured_dataset(tmp_path / "data", train=4, validation=2)
 
-    def make(command=COMMAND, training=None, job=None, **settings):
-        settings = {
-            "tune": "initial_learning_rate=log:0.001:0.2",
-            "max_trials": 6,
-            "max_parallel_trials": 3,
-            **settings,
-        }
-        spec = TuningSpec(
-            request=read_request(TuneArguments(**settings)),
-            tuning=TuneArguments(**settings),
-            training=training or TRAINING,
-            dataset=dataset,
-            manifest=read_manifest(dataset),
-            job_dir=tmp_path / "job",
-        )
+    def make(command=REMOTE_COMMAND, job=None, **settings):
         (tmp_path / "job").mkdir(exist_ok=True)
         return VertexSearch(
-            spec,
+            tuning_spec(dataset, tmp_path / "job", **settings),
             CustomJobArguments(vertex_endpoint=server.address, **(job or {})),
             RunArguments(
                 project="p", region="us-central1", images='{"cpu": "imgpipe-train-cpu:1", "gpu": "g:1"}'
