@@ -143,11 +143,6 @@ def training_command_line(
     ]
 
 
-def _step_account(job: CustomJobArguments) -> str:
-    """Returns the account of this step, which is the pipeline run's; "" outside Google Cloud."""
-    return "" if is_plain_http(job.vertex_endpoint) else account_of_step()
-
-
 def _read_best_evaluation(model_folder: Path) -> dict[str, Any]:
     try:
         provenance: Mapping[str, Any] = json.loads((model_folder / "provenance.json").read_text("utf-8"))
