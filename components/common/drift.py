@@ -12,6 +12,7 @@ the resampled evaluations stay below. So, as long as the served images are drawn
 window has a p-value of at most p with a probability of at most p, except for a few percent of evaluations.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,20 +129,25 @@ class DriftGauge:
         self._sketch: DriftSketch | None = None
         self._parts: list[NDArray[np.float64]] = []
         self._count = 0
+        self._lock = threading.Lock()
 
     def add(self, sketch: DriftSketch, embeddings: NDArray[np.float32]) -> None:
-        """Adds served images; another sketch than before, of another version, begins a new window."""
-        if sketch is not self._sketch:
-            self._sketch, self._parts, self._count = sketch, [], 0
-        self._parts.append(sketch.features(embeddings))
-        self._count += len(embeddings)
-        if self._count < WINDOW:
-            return
-        features = np.concatenate(self._parts)
-        whole = self._count // WINDOW * WINDOW
-        for begin in range(0, whole, WINDOW):
-            self._on_window(*sketch.test(features[begin : begin + WINDOW]))
-        self._parts, self._count = [features[whole:]], self._count - whole
+        """Adds served images; another sketch than before, of another version, begins a new window.
+
+        May be called by several threads.
+        """
+        with self._lock:
+            if sketch is not self._sketch:
+                self._sketch, self._parts, self._count = sketch, [], 0
+            self._parts.append(sketch.features(embeddings))
+            self._count += len(embeddings)
+            if self._count < WINDOW:
+                return
+            features = np.concatenate(self._parts)
+            whole = self._count // WINDOW * WINDOW
+            for begin in range(0, whole, WINDOW):
+                self._on_window(*sketch.test(features[begin : begin + WINDOW]))
+            self._parts, self._count = [features[whole:]], self._count - whole
 
 
 def _features(

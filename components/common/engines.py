@@ -1,6 +1,7 @@
 """Engines: what computes the network of a served model, from decoded pixels to probabilities."""
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,7 +24,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 ONNX_FILE = f"{FORMATS_FOLDER}/model.onnx"
 _EXTRAS = {ONNX_RUNTIME: "onnx", OPENVINO: "openvino"}
 
-# uint8 [n, size, size, 3] -> float32 [n, N], for one thread at a time.
+# uint8 [n, size, size, 3] -> float32 [n, N]
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -107,7 +108,7 @@ def check_engine(name: str) -> None:
 
 
 def load_network(engine: Engine, model_folder: Path) -> OnnxNetwork:
-    """Loads the network of a model folder into an engine other than TensorFlow.
+    """Loads the network of a model folder into an engine other than TensorFlow; several threads may call it.
 
     Raises:
         InvalidArgumentError: if the engine's package is not installed, the processor lacks its precision, or
@@ -170,11 +171,13 @@ def _openvino(engine: Engine, path: Path) -> OnnxNetwork:
     compiled = _openvino_core().compile_model(path, "CPU", settings)
     request = compiled.create_infer_request()
     names = [output.any_name for output in compiled.outputs]
+    lock = threading.Lock()
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
-        results = request.infer({IMAGES: images})
         # Copies: the request's memory is overwritten by the next call.
-        return {name: np.array(results[name], np.float32) for name in names}
+        with lock:
+            results = request.infer({IMAGES: images})
+            return {name: np.array(results[name], np.float32) for name in names}
 
     return OnnxNetwork(outputs)
 

@@ -18,14 +18,20 @@ Outputs = dict[str, NDArray[Any]]
 Predict = Callable[[str, Sequence[bytes], Sequence[str]], Outputs]
 
 
-class Batcher:
-    """A queue of requests, and one thread that runs the model.
+# A second batch uses the cores where the first one does not: 244 instead of 222 images per second with
+# mobilenet-v2 on two cores, and a median of 17 instead of 25 ms at half that load.
+_BATCHES_AT_ONCE = 2
 
-    A single request runs immediately. Under load, a batch is whatever has arrived while the previous one was
-    computed. An image that cannot be decoded fails its own request only.
+
+class Batcher:
+    """A queue of requests, and two threads that run the model.
+
+    A single request runs immediately. Under load, a batch is whatever has arrived until a thread is free. An
+    image that cannot be decoded fails its own request only.
 
     Args:
-        predict: Runs the model; may raise InvalidDataError for an image that cannot be decoded.
+        predict: Runs the model, in two threads; may raise InvalidDataError for an image that cannot be
+            decoded.
         max_images: Images in a batch.
         max_waiting: Images in the queue.
         on_batch: Called with the number of images of each batch.
@@ -41,8 +47,8 @@ class Batcher:
         self._queue: deque[tuple[PredictRequest, asyncio.Future[Outputs]]] = deque()
         self._waiting = 0
         self._closed = False
-        self._worker: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "model")
+        self._workers: list[asyncio.Task[None]] = []
+        self._threads = ThreadPoolExecutor(_BATCHES_AT_ONCE, "model")
 
     @property
     def waiting(self) -> int:
@@ -60,23 +66,23 @@ class Batcher:
         future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
         self._queue.append((request, future))
         self._waiting += len(request.images)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        self._workers = [worker for worker in self._workers if not worker.done()]
+        if len(self._workers) < _BATCHES_AT_ONCE:
+            self._workers.append(asyncio.create_task(self._work()))
         return await future
 
     async def close(self) -> None:
         """Rejects further requests and returns once the queue is empty."""
         self._closed = True
-        if self._worker is not None:
-            await self._worker
-        self._thread.shutdown()
+        await asyncio.gather(*self._workers)
+        self._threads.shutdown()
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._queue:
             batch = self._next_batch()
             requests = [request for request, _ in batch]
-            results = await loop.run_in_executor(self._thread, self._results, requests)
+            results = await loop.run_in_executor(self._threads, self._results, requests)
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
                     # The client has closed the connection.

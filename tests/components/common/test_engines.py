@@ -5,6 +5,7 @@ import base64
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -94,6 +95,16 @@ def test_an_engine_gives_the_answers_of_tensorflow(folder, files, engine):
                     np.testing.assert_allclose(found[output], values, atol=tolerance)
                 else:
                     assert found[output].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("engine", [Engine(ONNX_RUNTIME), Engine(OPENVINO)], ids=str)
+def test_threads_that_call_a_network_at_the_same_time_get_their_own_answers(folder, engine):
+    network = load_network(engine, folder)
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    expected = network(images)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: [network(images[[n]])[0] for n in range(40)], range(8)):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # As `imgpipe serve` does: it releases the previous model in another thread.

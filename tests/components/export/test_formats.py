@@ -50,7 +50,7 @@ def evaluate_and_export(dataset, model, folder, **arguments):
 def _short_measurements():
     """Measures the engines with few calls."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "_ROUNDS", dict.fromkeys((1, 8, 32), (3, 1.0)))
+        patch.setattr(candidates, "_CALLS", dict.fromkeys((1, 8, 32), (3, 1.0)))
         yield
 
 
