@@ -101,17 +101,28 @@ def report_end(
     return False
 
 
+class _NotMoved(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to a response, but not those to a new address: there, the POST would become a GET."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        has_moved = code == 301 or newurl.partition(":")[2] == req.full_url.partition(":")[2]
+        return None if has_moved else super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _post(url: str, content: bytes) -> tuple[str, bool, float]:
     """Returns why a request failed ("" = it did not), whether another can succeed, and after which pause."""
     try:
         request = urllib.request.Request(  # noqa: S310 - check_webhook has checked the scheme
             url, content, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310 - as above
+        with urllib.request.build_opener(_NotMoved).open(request, timeout=_TIMEOUT_SECONDS):
             return "", False, 0.0
     except urllib.error.HTTPError as error:
         can_retry = error.code in TRANSIENT_STATUSES
-        return f"status {error.code}", can_retry, retry_after_seconds(error.headers)
+        moved = ", its address has moved" if 300 <= error.code < 400 else ""
+        return f"status {error.code}{moved}", can_retry, retry_after_seconds(error.headers)
     except (OSError, http.client.HTTPException) as error:
         return type(error).__name__, True, 0.0
     except ValueError:

@@ -32,19 +32,20 @@ class ConvertArguments:
     )
     label_from: str = _basic_argument(
         AUTO,
-        "Which folder is the label of an image in images, where label folders contain folders: top = the "
-        "first folder below images or below the split, leaf = the folder that holds the image. auto = leaf "
-        "for a pattern, top for a folder; an error if the label folders contain several folders with images.",
+        "Which folder of `images` is an image's label, where label folders contain folders: top = the first "
+        "folder below `images` or below the split, leaf = the folder that holds the image. auto = leaf for "
+        "a pattern, top for a folder; an error if the label folders contain several folders with images.",
         choices=(AUTO, LEAF, TOP),
     )
     train_csv: str = _basic_argument(
         "",
         "CSV file that lists the training images, one `path,label` per line, UTF-8; or with the names of "
-        "the columns in the first line; the rows of a column group (pictures of one person, patient or "
-        "burst) stay in one split. Import files of Vertex AI work too: CSV with a leading ml_use column "
-        "(training, validation, test), or .jsonl. Paths are local, gs:// or s3://, absolute or relative to "
-        "the file's folder or image_root. With multi_label a row may have any number of labels: "
-        "path,label,label,... Give exactly one of images, train_csv and training_data_path.",
+        "the columns in the first line. If one of them is named group (a person, patient or burst of "
+        "pictures), rows with the same group stay in one split. Import files of Vertex AI work too: CSV "
+        "with a leading ml_use column (training, validation, test), or .jsonl. Paths are local, gs:// or "
+        "s3://, absolute or relative to the file's folder or image_root. With multi_label a row may have "
+        "any number of labels: path,label,label,... Give exactly one of images, train_csv and "
+        "training_data_path.",
         kind=Kind.INPUT_FILE,
     )
     columns: str = _data_argument(

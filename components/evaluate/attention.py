@@ -17,11 +17,11 @@ _MIN_PROBABILITY = 1e-9
 def attention_maps(
     model: ServedModel, images: Sequence[bytes], classes: Sequence[int]
 ) -> NDArray[np.float32] | None:
-    """Returns how much each place of an image speaks for a class, float32 [images, height, width], 0..1.
+    """Returns how much each place of an image supports a class, float32 [images, height, width], 0..1.
 
     Grad-CAM (Selvaraju et al., 2017) of the last features with a height and a width, which a global pooling
     averages: their sum, weighted by the mean gradient of the class's log probability. A map of zeros means
-    that no place speaks for it.
+    that no place supports it.
 
     Args:
         model: The loaded model.

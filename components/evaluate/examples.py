@@ -46,7 +46,7 @@ class Example:
         cell: The true and the predicted class; None for multi-label data.
         filename: Its source; may be empty.
         picture: A data URI; empty if the image cannot be decoded, or the page has no room for it.
-        attention: A data URI of the picture with what speaks for the predicted label; may be empty.
+        attention: A data URI of the picture with what supports the predicted label; may be empty.
     """
 
     index: int
@@ -187,7 +187,7 @@ def _attention_pictures(
     except Exception as error:  # TensorFlow raises many classes; the report is useful without the maps.
         log_event(
             "attention_left_out",
-            f"evaluate: the report does not show what speaks for the mistakes: {error}",
+            f"evaluate: the report does not show what led to the mistakes: {error}",
             severity="WARNING",
         )
         maps = None
@@ -206,7 +206,7 @@ def _draw_attention(image: Image.Image, attention: NDArray[np.float32], resize: 
     width, height = image.size
     sides = {STRETCH: image.size, CROP: (min(image.size),) * 2, LETTERBOX: (max(image.size),) * 2}[resize]
     square = Image.fromarray(attention).resize(sides, Image.Resampling.BICUBIC)
-    # Outside of a cropped square, nothing speaks for the label.
+    # Outside of a cropped square, nothing supports the label.
     strength = Image.new("F", image.size)
     strength.paste(square, ((width - sides[0]) // 2, (height - sides[1]) // 2))
     share = np.clip(np.asarray(strength), 0, 1)[..., None]

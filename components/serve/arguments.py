@@ -27,7 +27,7 @@ class ServeArguments:
         AUTO,
         "What computes the network: tensorflow, onnxruntime, openvino (with a model exported with "
         "export_formats=onnx or auto), or auto: the one that export found to be the fastest of "
-        "equal accuracy, tensorflow if it measured none or this machine lacks it.",
+        "equal accuracy, or tensorflow if export measured none or this machine lacks that one.",
         group=Group.BASICS,
         choices=(AUTO, *ENGINES),
     )

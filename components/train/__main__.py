@@ -44,10 +44,10 @@ class JobArguments:
     training_data_path: str = argument(
         "",
         "TFRecord files with the training images: a path or pattern (*, ?, [1-9]), or several separated by "
-        "commas. Required without dataset.",
+        "commas. Required without `dataset`.",
     )
     validation_data_path: str = argument(
-        "", "TFRecord files with the validation images. Required without dataset."
+        "", "TFRecord files with the validation images. Required without `dataset`."
     )
     labels_file: str = argument(
         "",

@@ -55,9 +55,9 @@ class TrainingArguments:
 
     recipe: str = argument(
         ORIGINAL,
-        "Settings to start from; every argument that you set overrides them. auto = head-then-fine-tune; in "
-        "a tuning or with freeze=backbone frozen-backbone, with another freeze fine-tune, without ImageNet "
-        "weights from-scratch. "
+        "Settings to start from; every argument that you set overrides them. auto = head-then-fine-tune; or "
+        "frozen-backbone in a tuning or with freeze=backbone, fine-tune with another value of `freeze`, "
+        "from-scratch without ImageNet weights. "
         + " ".join(f"{name}: {recipe.description}." for name, recipe in RECIPES.items()),
         group=Group.BASICS,
         choices=(AUTO, *RECIPES),
@@ -100,8 +100,8 @@ class TrainingArguments:
     resize: str = _model_argument(
         STRETCH,
         "How an image becomes a square, in training and in the served model: stretch (the whole image, "
-        "stretched), crop (the largest square in its middle; of training images only if augmentation is "
-        "none) or letterbox (the whole image with its shape, between gray bars).",
+        "stretched), crop (the largest square in its middle; training images only with augmentation=none) "
+        "or letterbox (the whole image with its shape, between gray bars).",
         choices=RESIZE_MODES,
     )
     weights: str = _model_argument(

@@ -128,7 +128,7 @@ class _ListedRun:
 def stream_logs(
     job: str, target: TargetOptions, follow: bool, everything: bool, polling_interval: float | None
 ) -> None:
-    """Print the log of JOB from its beginning until it has ended.
+    """Print a job's log from its start until the job has ended.
 
     Ctrl-C stops the printing, not the job. The exit status is 0 if the job succeeded or is still running, and
     76 if it failed or was cancelled.

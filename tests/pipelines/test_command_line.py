@@ -61,7 +61,7 @@ def commands_below(group):
         yield from commands_below(command) if isinstance(command, click.Group) else [command]
 
 
-@pytest.mark.parametrize("command", commands_below(cli.imgpipe), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", list(commands_below(cli.imgpipe)), ids=lambda command: command.name)
 def test_help_says_what_every_option_does_except_for_those_that_are_ignored(command):
     text = CliRunner().invoke(command, ["--help"]).stdout
     described, _, ignored = text.partition("Accepted from gcloud and ignored:")

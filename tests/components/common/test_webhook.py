@@ -187,3 +187,29 @@ def test_a_pause_is_as_long_as_the_server_asks_for(monkeypatch):
         webhook.report_end(webhook.SUCCEEDED, "deploy")
     assert not statuses
     assert pauses == [7, 30]
+
+
+@pytest.mark.parametrize(
+    ("status", "target", "succeeds"),
+    [(301, "/new", False), (302, "the same with https", False), (308, "/new", False), (302, "/answer", True)],
+)
+def test_an_address_that_has_moved_is_not_taken_for_one_that_was_called(
+    monkeypatch, capsys, status, target, succeeds
+):
+    # A redirected POST becomes a GET: only services that answer with one, e.g. Apps Script, have the message.
+    class Webhook(Handler):
+        def do_POST(self):  # noqa: N802
+            self.read_body()
+            address = f"https://{self.headers['Host']}{self.path}" if target[0] != "/" else target
+            self.send(status, Location=address)
+
+        def do_GET(self):  # noqa: N802
+            self.send(200, b"ok")
+
+    monkeypatch.setattr(webhook, "_PAUSES_SECONDS", ())
+    with serve(Webhook) as port:
+        monkeypatch.setenv("IMGPIPE_WEBHOOK_URL", f"http://127.0.0.1:{port}/hooks/token-1")
+        assert webhook.report_end(webhook.SUCCEEDED, "deploy") is succeeds
+    reported = capsys.readouterr().out
+    assert (f"status {status}, its address has moved" in reported) is not succeeds
+    assert "token-1" not in reported

@@ -61,7 +61,7 @@ def test_the_map_is_where_the_features_speak_for_the_class(bright_corner, tmp_pa
     assert for_bright.shape == (SIZE, SIZE)
     np.testing.assert_allclose(for_bright[:2, :2], 1, rtol=1e-5)
     assert not for_bright[2:].any()
-    # No place of the image speaks for darkness: its features are 0.
+    # No place of the image supports darkness: its features are 0.
     assert not for_dark.any()
 
 

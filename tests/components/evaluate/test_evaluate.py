@@ -131,7 +131,7 @@ def test_the_report_shows_the_misclassified_images(digits_dataset, trained_digit
     surest = wrong[np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")]
     page = files.report.read_text(encoding="utf-8")
     # Before the list, there are correct predictions for the confusion matrix. In it, each image is followed
-    # by what speaks for the prediction.
+    # by what supports the prediction.
     sources = re.findall(r'src="data:image/\w+;base64,([^"]+)"', page[page.index(" paged") :])[::2]
     assert len(sources) == len(surest) == round(360 * (1 - metrics.top_1_accuracy))
     for source, index in zip(sources, surest, strict=True):

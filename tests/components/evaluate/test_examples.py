@@ -98,7 +98,7 @@ def test_the_worst_mistakes_are_explained_with_their_predicted_class():
     records = [record(f"{number}.png") for number in range(3)]
     complete = with_pictures(chosen, iter(records), explain)
     assert asked == [([records[2].encoded, records[0].encoded], [1, 2])]
-    # Nothing speaks for the second one's class.
+    # Nothing supports the second one's class.
     assert [bool(example.attention) for example in complete] == [True, False, False]
     encoded = base64.b64decode(complete[0].attention.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
