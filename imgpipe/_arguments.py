@@ -23,6 +23,7 @@ class ConvertOptions(TypedDict, total=False):
     validation_csv: Path
     test_csv: Path
     labels_file: Path
+    decisions: Path
     training_data_path: Paths
     validation_data_path: Paths
     validation_fraction: float

@@ -81,6 +81,12 @@ class ConvertArguments:
         "rejected. Empty = the labels found in the data, in alphabetical order.",
         kind=Kind.INPUT_FILE,
     )
+    decisions: str = _data_argument(
+        "",
+        "CSV file of `imgpipe audit` with what you decided about images, in the column action: drop, "
+        "relabel:LABEL, or keep (or nothing). Requires images or train_csv.",
+        kind=Kind.INPUT_FILE,
+    )
     training_data_path: str = _basic_argument(
         "",
         "TFRecord files with the training images, as Google's converter writes them: a path with *, ? or "
@@ -174,6 +180,12 @@ class ConvertArguments:
                 "no input is given",
                 remedy="set one of: train_csv=FILE (path,label rows), images=FOLDER (with one subfolder "
                 "per label) or training_data_path=FILES (TFRecord files, with validation_data_path)",
+            )
+        if self.decisions and self.training_data_path:
+            raise InvalidArgumentError(
+                f"decisions={self.decisions!r} cannot be combined with training_data_path: TFRecord files "
+                "are used as they are",
+                remedy="give the images that the files were made from, or omit decisions",
             )
         if self.validation_fraction + self.test_fraction >= 1:
             raise InvalidArgumentError(

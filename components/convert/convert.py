@@ -1,7 +1,8 @@
 """Converts labeled images, or describes existing TFRecord files: a Dataset of shards and a manifest.
 
 Equal inputs give equal bytes: the output does not depend on the time, the folder, the number of threads or
-the order of the rows. Every row that is read is either written or listed in rejected.csv.
+the order of the rows. Every row that is read is written, listed in rejected.csv, or left out by a person's
+decision.
 """
 
 import warnings
@@ -38,6 +39,7 @@ from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import class_to_label
 from imgpipe.components.common.resources import release_free_memory, usable_threads
 from imgpipe.components.convert.arguments import AUTO, ConvertArguments
+from imgpipe.components.convert.decisions import apply_decisions, read_decisions
 from imgpipe.components.convert.equal_images import group_equal_images
 from imgpipe.components.convert.existing_records import scan_records
 from imgpipe.components.convert.finished import (
@@ -269,6 +271,7 @@ def _convert_images(
         "rows": len(rows),
         "written": sum(split.examples for split in splits.values()),
         "rejected": len(rejected),
+        **({"dropped": rows.dropped} if arguments.decisions else {}),
         "seed": arguments.seed,
         "shard_megabytes": arguments.shard_megabytes,
         **fractions,
@@ -285,6 +288,8 @@ def _convert_images(
 
 def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows:
     multi_label = arguments.multi_label
+    # First: a wrong line is reported before the images are listed.
+    decisions = read_decisions(arguments.decisions) if arguments.decisions else []
     rows = Rows(known_labels, max_image_bytes=arguments.max_image_bytes, multi_label=multi_label)
     if arguments.images:
         ignored = read_images(rows, arguments.images, arguments.label_from)
@@ -321,6 +326,8 @@ def _read_rows(arguments: ConvertArguments, known_labels: Sequence[str]) -> Rows
                     image_root=arguments.image_root,
                 )
     check_remote_files(rows)
+    if arguments.decisions:
+        apply_decisions(rows, decisions, arguments.decisions, known_labels, multi_label=multi_label)
     return rows
 
 
@@ -586,13 +593,14 @@ def _list_labels(labels: Sequence[str]) -> str:
 
 
 def _log_summary(manifest: Manifest) -> None:
-    counts = {name: manifest.made_by[name] for name in ("rows", "written", "rejected")}
+    counts = {name: manifest.made_by.get(name, 0) for name in ("rows", "written", "rejected", "dropped")}
+    dropped = f" + {counts['dropped']:,} dropped" if counts["dropped"] else ""
     reencoded = len(manifest.made_by["reencoded"])
     splits = ", ".join(f"{split.examples:,} {name}" for name, split in manifest.splits.items())
     log_result(
         "convert",
-        f"{plural(counts['rows'], 'row')} = {counts['written']:,} written + {counts['rejected']:,} rejected; "
-        f"{splits}; {reencoded:,} re-encoded; {_list_labels(manifest.labels)}",
+        f"{plural(counts['rows'], 'row')} = {counts['written']:,} written + {counts['rejected']:,} rejected"
+        f"{dropped}; {splits}; {reencoded:,} re-encoded; {_list_labels(manifest.labels)}",
         **counts,
         reencoded=reencoded,
     )

@@ -39,6 +39,8 @@ def digest_inputs(arguments: ConvertArguments, labels: tuple[str, ...], rows: Ro
         settings += ("multi_label",)
     if not arguments.group_near_duplicates:
         settings += ("near-duplicates apart",)
+    if arguments.decisions:
+        settings += (f"{rows.dropped} dropped",)
     rejected = sorted((row.path, row.label) for row in rows.rejected)
     digest = hashlib.sha256(repr((settings, rejected)).encode("utf-8", "surrogatepass"))
     for use in (UNASSIGNED, TRAIN, VALIDATION, TEST):

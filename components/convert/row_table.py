@@ -131,15 +131,11 @@ class RowTable(Sequence[Row]):
         status: FileStatus = UNKNOWN,
     ) -> None:
         """Adds a row; rows with the same ``group`` belong together, unless it is empty."""
-        number = self._labels.get(label)
-        if number is None:
-            number = self._labels[label] = len(self.label_names)
-            self.label_names.append(label)
         self._paths += path.encode("utf-8", "surrogateescape")
         self._path_ends.append(len(self._paths))
         self._source.append(source)
         self._line.append(line)
-        self._label.append(number)
+        self._label.append(self._label_number(label))
         self._use.append(_USES.index(use))
         self._bytes.append(0)
         self._version.append(0)
@@ -159,6 +155,17 @@ class RowTable(Sequence[Row]):
     def status(self, index: int) -> FileStatus:
         """Returns the size, version and checksum of the image file; ``UNKNOWN`` if not checked."""
         return FileStatus(self._bytes[index], self._version[index], self.checksum(index))
+
+    def set_label(self, index: int, label: str) -> None:
+        """Changes the label of a row."""
+        self._label[index] = self._label_number(label)
+
+    def _label_number(self, label: str) -> int:
+        number = self._labels.get(label)
+        if number is None:
+            number = self._labels[label] = len(self.label_names)
+            self.label_names.append(label)
+        return number
 
     def drop(self, index: int) -> None:
         """Removes a row from every split."""

@@ -42,6 +42,8 @@ class Rows:
     ) -> None:
         self.accepted = RowTable()
         self.rejected: list[Rejection] = []
+        # The number of rows that a person decided to leave out.
+        self.dropped = 0
         self._read = 0
         self._max_image_bytes = max_image_bytes
         self._names_in = lru_cache(maxsize=8)(_names_in)
@@ -100,6 +102,11 @@ class Rows:
         row = self.accepted[number]
         self.accepted.drop(number)
         self.rejected.append(Rejection(row.file, row.line, row.path, row.label, reason))
+
+    def leave_out(self, number: int) -> None:
+        """Leaves out a row that was accepted, because a person decided so."""
+        self.accepted.drop(number)
+        self.dropped += 1
 
     def sort_rejections(self, others: Sequence[Rejection] = ()) -> list[Rejection]:
         """Returns the rejected rows, including ``others``, ordered by source and line."""

@@ -10,17 +10,18 @@ from imgpipe.components.common.errors import MissingInputError, OutputError
 from imgpipe.components.common.model_folder import check_not_tensorflow_checkpoint
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.shared_arguments import NO_TARGET
+from imgpipe.components.convert.decisions import read_decisions
 from imgpipe.components.evaluate.slices_csv import read_slices_csv
 from imgpipe.components.preflight.path_arguments import INPUT_KINDS, WILDCARD, path_arguments, paths_in
 from imgpipe.components.storage import find_files, is_local, local_path, parse_location
 
 
 def check_inputs(values: Mapping[str, Any]) -> None:
-    """Checks that every file and folder exists that an argument names, and reads slices_csv.
+    """Checks that every file and folder exists that an argument names, and reads slices_csv and decisions.
 
     Raises:
         MissingInputError: naming the argument and what is there instead.
-        InvalidDataError: if slices_csv is invalid.
+        InvalidDataError: if slices_csv or decisions is invalid.
         InterruptedRunError: if a store cannot be reached.
     """
     for name in path_arguments(*INPUT_KINDS):
@@ -30,6 +31,8 @@ def check_inputs(values: Mapping[str, Any]) -> None:
     if values.get("slices_csv"):
         # Otherwise only the evaluate step would read it, after the training.
         read_slices_csv(str(values["slices_csv"]))
+    if values.get("decisions"):
+        read_decisions(str(values["decisions"]))
 
 
 def found_input(name: str, value: str) -> str:

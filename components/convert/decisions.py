@@ -1,0 +1,198 @@
+"""A person's decisions about images: the table of an audit with the column ``action`` filled in."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.labels import normalize_label
+from imgpipe.components.common.log import log_event
+from imgpipe.components.common.plural import plural
+from imgpipe.components.convert.rows import Rows
+from imgpipe.components.storage import parse_location
+
+PATH, LABEL, ACTION = "path", "label", "action"
+KEEP, DROP, RELABEL = "keep", "drop", "relabel:"
+_ALLOWED = f"{KEEP} (or nothing), {DROP} or {RELABEL}LABEL"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to the rows of an image.
+
+    Attributes:
+        line: The line of the file.
+        path: The path of the image, as in its row.
+        label: The label of the rows that are meant; empty = of any label.
+        new_label: The right label; empty = the rows are dropped.
+    """
+
+    line: int
+    path: str
+    label: str
+    new_label: str
+
+
+def read_decisions(file: str) -> list[Decision]:
+    """Reads a CSV file with the columns ``path`` and ``action``, and returns what is not to be kept.
+
+    With a column ``label``, a decision applies only to the rows of the path that have this label. Other
+    columns are ignored. The encoding is UTF-8, with or without a byte order mark.
+
+    Args:
+        file: The path from the user, local, ``gs://`` or ``s3://``.
+
+    Raises:
+        MissingInputError: if the file cannot be read.
+        InvalidDataError: naming the line, if a row has another form or action, or contradicts another one.
+        InterruptedRunError: if a remote store cannot be reached.
+    """
+    with parse_location(file).local_copy() as path:
+        return _read(path, file)
+
+
+def _read(path: Path, file: str) -> list[Decision]:
+    decisions: list[Decision] = []
+    # The line and the action by path and label.
+    known: dict[tuple[str, str], tuple[int, str]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text, strict=True)
+            header = [name.strip() for name in next(rows, [])]
+            _check_header(header, file)
+            for cells in rows:
+                if not any(cells):
+                    continue
+                where = f"{file}, line {rows.line_num}"
+                if len(cells) != len(header):
+                    raise InvalidDataError(
+                        f"{plural(len(cells), 'column')} instead of {len(header)} ({','.join(header)})",
+                        where=where,
+                        remedy="write one value for each column; a value may be empty",
+                    )
+                row = dict(zip(header, cells, strict=True))
+                action = row[ACTION].strip()
+                new_label = _new_label(action, where)
+                image = row[PATH], normalize_label(row.get(LABEL, "").strip())
+                line, other = known.setdefault(image, (rows.line_num, action))
+                if action and not other:
+                    known[image] = rows.line_num, action
+                elif action and other != action:
+                    raise InvalidDataError(
+                        f"the action is {action!r}, but line {line} says {other!r} about the same image, "
+                        f"{row[PATH]!r}",
+                        where=where,
+                        remedy="leave one of the two actions empty",
+                    )
+                if new_label is not None and known[image][0] == rows.line_num:
+                    decisions.append(Decision(rows.line_num, *image, new_label))
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read the file {file!r}: {error.strerror}", remedy="check the path"
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidDataError(
+            f"the file is not CSV in UTF-8: {error}", where=file, remedy="save it as CSV in UTF-8"
+        ) from None
+    return decisions
+
+
+def _check_header(header: list[str], file: str) -> None:
+    if PATH in header and ACTION in header and len(set(header)) == len(header):
+        return
+    separated = next((f"; the separator is {mark!r}" for mark in (";", "\t") if mark in "".join(header)), "")
+    raise InvalidDataError(
+        f"the first line is {','.join(header)!r}; it must have the columns {PATH} and {ACTION}{separated}",
+        where=file,
+        remedy="use the decisions.csv of `imgpipe audit`, saved as CSV with commas",
+    )
+
+
+def _new_label(action: str, where: str) -> str | None:
+    """Returns the label that an action gives, empty for drop and None for keep."""
+    word = action.lower()
+    if word in ("", KEEP):
+        return None
+    if word == DROP:
+        return ""
+    label = normalize_label(action[len(RELABEL) :].strip())
+    if word.startswith(RELABEL) and label:
+        return label
+    raise InvalidDataError(
+        f"the action is {action!r}", where=where, remedy=f"write {_ALLOWED} in the column {ACTION}"
+    )
+
+
+def apply_decisions(
+    rows: Rows,
+    decisions: Sequence[Decision],
+    file: str,
+    known_labels: Sequence[str] = (),
+    *,
+    multi_label: bool = False,
+) -> None:
+    """Drops rows and changes their labels.
+
+    Args:
+        rows: The rows of the input.
+        decisions: From ``read_decisions``.
+        file: Their file, for messages.
+        known_labels: The allowed labels; empty = those of the rows.
+        multi_label: Whether rows may have several labels.
+
+    Raises:
+        InvalidDataError: naming the line, if no row has a decision's path and label, or the new label is
+            not one of the data.
+    """
+    table = rows.accepted
+    labels = set(known_labels or table.label_names)
+    for decision in decisions:
+        where = f"{file}, line {decision.line}"
+        if decision.new_label and multi_label:
+            raise InvalidDataError(
+                "a relabel action in a data set with multi_label: it does not say which labels change",
+                where=where,
+                remedy="correct the labels of the image in its list, or use drop",
+            )
+        if decision.new_label and decision.new_label not in labels:
+            raise InvalidDataError(
+                f"no image has the label {decision.new_label!r}",
+                where=where,
+                remedy=f"use one of the labels of the data: {', '.join(sorted(labels)[:20])}",
+            )
+    wanted: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        wanted.setdefault(decision.path, []).append(decision)
+    applied = set()
+    dropped = 0
+    for number in range(len(table)):
+        path = table.path(number)
+        for decision in wanted.get(path, ()):
+            if decision.label and decision.label != table.label_name(number) and not multi_label:
+                continue
+            applied.add(decision.line)
+            if decision.new_label:
+                table.set_label(number, decision.new_label)
+            else:
+                rows.leave_out(number)
+                dropped += 1
+            break
+    # A row that was rejected is not in the data either way.
+    rejected = {row.path for row in rows.rejected}
+    for decision in decisions:
+        if decision.line not in applied and decision.path not in rejected:
+            label = f" with the label {decision.label!r}" if decision.label else ""
+            raise InvalidDataError(
+                f"no image of the data has the path {decision.path!r}{label}",
+                where=f"{file}, line {decision.line}",
+                remedy="use the decisions of an audit of this data, or remove the line",
+            )
+    relabeled = sum(bool(decision.new_label) for decision in decisions)
+    log_event(
+        "decisions_applied",
+        f"convert: by the decisions in {file}, {plural(dropped, 'row')} left out, "
+        f"{plural(relabeled, 'image')} relabeled",
+        dropped=dropped,
+        relabeled=relabeled,
+    )
