@@ -8,8 +8,9 @@
     model = imgpipe.load(run.model)
     print(model.predict("photo.jpg"))
 
-``run``, ``tune``, ``convert`` and ``validate`` do the same as the commands and steps of these names, with the
-same code: each step is a separate process; only ``load`` and ``Run.predictions`` import TensorFlow here.
+``run``, ``tune``, ``convert``, ``validate`` and ``audit`` do the same as the commands and steps of these
+names, with the same code: each step is a separate process; only ``load`` and ``Run.predictions`` import
+TensorFlow here.
 
 Stability: the names in ``__all__``, their parameters and attributes, and ``imgpipe.errors`` are public. What
 breaks them is deprecated, with a warning, for at least one minor version. ``imgpipe.components`` and
@@ -22,18 +23,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgpipe import errors as errors
-    from imgpipe._data import Dataset, Validation, convert, validate
+    from imgpipe._data import Audit, Dataset, Validation, audit, convert, validate
     from imgpipe._model import Model, Prediction, load
     from imgpipe._report import Report
     from imgpipe._run import Run, run, tune
 
 __all__ = [
+    "Audit",
     "Dataset",
     "Model",
     "Prediction",
     "Report",
     "Run",
     "Validation",
+    "audit",
     "convert",
     "errors",
     "load",
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Dataset", "Validation", "convert", "validate"), "imgpipe._data"),
+    **dict.fromkeys(("Audit", "Dataset", "Validation", "audit", "convert", "validate"), "imgpipe._data"),
     **dict.fromkeys(("Model", "Prediction", "load"), "imgpipe._model"),
     "Report": "imgpipe._report",
     **dict.fromkeys(("Run", "run", "tune"), "imgpipe._run"),

@@ -56,6 +56,15 @@ class ValidateOptions(TypedDict, total=False):
     max_image_pixels: int
 
 
+class AuditOptions(TypedDict, total=False):
+    audit_model_type: Literal["resnet-50", "resnet-101", "resnet-152", "efficientnet-b0", "efficientnet-b1",
+        "efficientnet-b2", "efficientnet-b3", "efficientnet-b4", "efficientnet-b5", "efficientnet-b6",
+        "efficientnet-b7", "mobilenet-v2", "efficientnet-v2-b0", "efficientnet-v2-b1", "efficientnet-v2-b2",
+        "efficientnet-v2-b3", "efficientnet-v2-s", "efficientnet-v2-m", "efficientnet-v2-l",
+        "mobilenet-v3-small", "mobilenet-v3-large", "convnext-tiny", "convnext-small"]
+    max_image_pixels: int
+
+
 class RunOptions(ConvertOptions, total=False):
     output_dir: Path
     job_dir: Path

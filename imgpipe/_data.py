@@ -1,5 +1,6 @@
-"""Data sets from Python: convert labeled images to TFRecord shards, and validate them."""
+"""Data sets from Python: convert labeled images to TFRecord shards, validate and audit them."""
 
+import csv
 import json
 import os
 import tempfile
@@ -8,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from imgpipe._arguments import ConvertOptions, ValidateOptions
+from imgpipe._arguments import AuditOptions, ConvertOptions, ValidateOptions
 from imgpipe._errors import raise_step_errors
 from imgpipe._options import check_options, list_options
 from imgpipe._progress import display
 from imgpipe._report import Report
+from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.common.dataset import (
     TRAIN,
     VALIDATION,
@@ -111,6 +113,28 @@ class Validation:
         return self.report._repr_html_()
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        findings: The rows of the table of decisions: each with ``path``, ``finding``, ``score``,
+            ``suggestion``, ``label``, ``split`` and ``copy_of``, as text; the likeliest of each kind first.
+        shortcuts: Labels that a property of the files gives away, each with ``label``, ``trait``, ``value``,
+            ``share`` (of the label's images), ``share_of_others`` and ``advantage``.
+        decisions: The table, with an empty column ``action``, for ``decisions`` of ``convert`` and ``run``.
+        report: The page with pictures.
+    """
+
+    findings: tuple[dict[str, str], ...]
+    shortcuts: tuple[dict[str, Any], ...]
+    decisions: Path
+    report: Report
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
 @list_options((ConvertArguments,))
 def convert(
     output_dir: str | os.PathLike[str], *, progress: bool = True, **options: Unpack[ConvertOptions]
@@ -177,6 +201,41 @@ def validate(
                 raise
         findings = json.loads(summary.read_text(encoding="utf-8"))["findings"]
     return Validation(tuple(findings), Report(page))
+
+
+@list_options((AuditArguments,))
+def audit(
+    dataset: Dataset | str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **options: Unpack[AuditOptions],
+) -> Audit:
+    """Returns what is likely wrong with a data set: labels, copies, useless images; and changes nothing.
+
+    Args:
+        dataset: What ``convert`` returned, or the folder with its manifest.json.
+        output: The folder for the page and the table of decisions; None = a new temporary folder. An audit in
+            the same folder again does not compute the features of the same images again.
+        progress: Whether to show progress, in the notebook or on stderr.
+        **options: How the images are compared, listed below.
+
+    Raises:
+        InvalidArgumentError: for an unknown or wrong argument, before any work.
+        UnavailableError: if the network's weights are not on this machine and cannot be downloaded.
+        OutputError: if the folder has a table with decisions, which would be overwritten.
+        PipelineError: if the data cannot be read.
+    """
+    values = check_options((AuditArguments,), options)
+    AuditArguments(**values)
+    folder = dataset.path if isinstance(dataset, Dataset) else os.fspath(dataset)
+    files = Path(output or tempfile.mkdtemp(prefix="imgpipe-"))
+    with raise_step_errors():
+        run_step("audit", _flags({**values, "dataset": folder, "output": files}), display(progress))
+    with (files / "decisions.csv").open(encoding="utf-8", newline="") as table:
+        rows = [{name: row[name] for name in row if name != "action"} for row in csv.DictReader(table)]
+    shortcuts = json.loads((files / "audit.json").read_text(encoding="utf-8"))["shortcuts"]
+    return Audit(tuple(rows), tuple(shortcuts), files / "decisions.csv", Report(files / "audit.html"))
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:

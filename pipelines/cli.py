@@ -6,6 +6,7 @@ import sys
 import click
 
 from imgpipe.components.common.errors import InterruptedRunError, InvalidArgumentError
+from imgpipe.pipelines.commands.audit import audit
 from imgpipe.pipelines.commands.check import check
 from imgpipe.pipelines.commands.compare import compare
 from imgpipe.pipelines.commands.completion import completion
@@ -27,7 +28,7 @@ def imgpipe() -> None:
 
 
 for _command in (
-    *(run, resume, tune, predict, serve, submit, check, migrate, upload),
+    *(run, resume, tune, audit, predict, serve, submit, check, migrate, upload),
     *(describe, list_, compare, stream_logs, cancel, schedule, completion),
 ):
     imgpipe.add_command(_command)

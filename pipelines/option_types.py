@@ -5,6 +5,7 @@ import json
 import textwrap
 from typing import Any
 
+from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.common.arguments import LIST_KINDS, flat_fields
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
@@ -41,6 +42,7 @@ def option_types() -> str:
     classes = (
         _class("Convert", "TypedDict", convert),
         _class("Validate", "TypedDict", flat_fields((ValidateArguments,))),
+        _class("Audit", "TypedDict", flat_fields((AuditArguments,))),
         _class("Run", "ConvertOptions", {name: run[name] for name in run if name not in convert}),
         _class("Tune", "RunOptions", {name: tune[name] for name in tune if name not in run}),
     )

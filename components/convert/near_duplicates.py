@@ -56,7 +56,7 @@ def group_near_duplicates(
     rows = np.frombuffer(hashes, np.uint8).reshape(-1, _BYTES + 3)
     has_hash = np.flatnonzero(rows.any(axis=1))
     roots = np.arange(len(files))
-    roots[has_hash] = has_hash[_group_hashes(rows[has_hash, :_BYTES], rows[has_hash, _BYTES:])]
+    roots[has_hash] = has_hash[group_hashes(rows[has_hash, :_BYTES], rows[has_hash, _BYTES:])]
     grouped: _Numbers = names[roots[np.searchsorted(names, groups)]]
     return grouped
 
@@ -85,8 +85,16 @@ def _hash_file(table: RowTable, number: int, max_pixels: int) -> bytes:
     return b"\0" * (_BYTES + 3) if found is None else found[0].tobytes() + found[1].tobytes()
 
 
-def _group_hashes(hashes: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> _Numbers:
-    """Returns for each image the index of the first image of its group."""
+def group_hashes(
+    hashes: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8], max_different_bits: int = MAX_DIFFERENT_BITS
+) -> _Numbers:
+    """Returns for each image the index of the first image of its group of near-duplicates.
+
+    Args:
+        hashes: uint8 [images, 32], from ``perceptual_hash``.
+        colors: uint8 [images, 3], the mean colors.
+        max_different_bits: The largest difference of two near-duplicates' hashes.
+    """
     words = np.ascontiguousarray(hashes).view(np.uint64)
     parts = np.ascontiguousarray(hashes).view(np.uint16)
     colors = colors.astype(np.int16)
@@ -105,15 +113,15 @@ def _group_hashes(hashes: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) 
             apart = roots[left] != roots[right]
             left, right = left[apart], right[apart]
             different = np.bitwise_count(words[left] ^ words[right]).sum(axis=1, dtype=np.int64)
-            is_near = (different <= MAX_DIFFERENT_BITS) & (
+            is_near = (different <= max_different_bits) & (
                 np.abs(colors[left] - colors[right]).max(axis=1, initial=0) <= _MAX_COLOR_DIFFERENCE
             )
             if is_near.any():
-                roots = _unite(roots, left[is_near], right[is_near])
+                roots = unite_pairs(roots, left[is_near], right[is_near])
     return roots
 
 
-def _unite(roots: _Numbers, left: _Numbers, right: _Numbers) -> _Numbers:
+def unite_pairs(roots: _Numbers, left: _Numbers, right: _Numbers) -> _Numbers:
     """Returns the roots after the groups of each pair were united; a root is its group's lowest index."""
     parents = roots.copy()
 

@@ -1,5 +1,6 @@
 """The commands in the README and the docs work, and the links lead to existing files and headings."""
 
+import os
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from imgpipe.pipelines.cli import imgpipe
 from imgpipe.pipelines.local_pipeline import TRAIN, TUNE, prepare_run
 from imgpipe.pipelines.run_folder import claimed
 from tests.command_line import IMGPIPE
+from tests.components.audit.pictures import write_random_weights
 from tests.servers.configs import TUNING_CONFIG
 from tests.servers.google import ANY_IMAGE, ANY_RIGHT
 from tests.servers.kubeflow import start_kubeflow_server, use_kubeconfig
@@ -51,13 +53,13 @@ def lines_of(page):
 def is_job_command(line):
     """Returns whether a command works with jobs, so that the test needs servers of the targets."""
     arguments = shlex.split(line)
-    others = ("run", "tune", "serve", "predict", "resume", "compare")
+    others = ("run", "tune", "audit", "serve", "predict", "resume", "compare")
     return arguments[0] == ".venv/bin/imgpipe" and arguments[1] not in others
 
 
 def is_run_of_the_docs(page, line):
-    """Returns whether a command trains and is not in the README: it is checked, and runs as a proof."""
-    return page.name != "README.md" and re.match(r"\.venv/bin/imgpipe (run|tune|resume)\b", line)
+    """Returns whether a command takes long and is not in the README: it is checked, and runs as a proof."""
+    return page.name != "README.md" and re.match(r"\.venv/bin/imgpipe (run|tune|resume|audit)\b", line)
 
 
 def commands():
@@ -203,6 +205,12 @@ def test_a_documented_command_works(command, folder, tmp_path):
         words = [word if word != "4000" else "3" for word in arguments[1:]]
         assert subprocess.run([IMGPIPE, *words], cwd=tmp_path, check=False).returncode == 0
         return
+    if arguments[1] == "audit":
+        environment = {**os.environ, "KERAS_HOME": str(write_random_weights(tmp_path / "keras"))}
+        command = [IMGPIPE, *arguments[1:], "--output", str(tmp_path / "out")]
+        assert subprocess.run(command, cwd=folder, env=environment, check=False).returncode == 0
+        assert (tmp_path / "out" / "decisions.csv").is_file()
+        return
     assert arguments[:2] in ([".venv/bin/imgpipe", "run"], [".venv/bin/imgpipe", "tune"]), (
         "add this command to the test"
     )
@@ -222,7 +230,7 @@ def test_a_documented_run_is_accepted(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     name, *words = shlex.split(command)[1:]
     options = imgpipe.commands[name].make_context(name, words).params
-    if name != "resume":
+    if name in ("run", "tune"):
         pipeline = TRAIN if name == "run" else TUNE
         given = {key: options[key] for key in flat_fields(pipeline.inputs) if options.get(key) is not None}
         if name == "tune" and options["tune"]:

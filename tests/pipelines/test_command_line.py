@@ -9,8 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.batch_predict.arguments import BatchPredictArguments
 from imgpipe.components.common.arguments import flat_fields
+from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.preflight.pipeline_inputs import PIPELINE_ARGUMENTS, TUNE_PIPELINE_ARGUMENTS
 from imgpipe.components.serve.arguments import ServeArguments
 from imgpipe.pipelines import cli
@@ -25,6 +27,7 @@ COMMANDS = cli.imgpipe.commands
         ("run", PIPELINE_ARGUMENTS, "--images", "--network"),
         ("tune", TUNE_PIPELINE_ARGUMENTS, "--images", "--network"),
         ("predict", [BatchPredictArguments], "--model", "--help"),
+        ("audit", [ConvertArguments, AuditArguments], "--dataset", "--help"),
         ("serve", [ServeArguments], "--model", "--help"),
     ],
 )

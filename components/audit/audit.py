@@ -1,0 +1,165 @@
+"""Audits a data set: finds likely wrong labels, copies, useless images and shortcuts, and changes nothing."""
+
+import csv
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgpipe.components.audit.arguments import AuditArguments
+from imgpipe.components.audit.copies import copy_findings, find_copies
+from imgpipe.components.audit.features import image_features
+from imgpipe.components.audit.findings import WRONG_LABEL, Finding, findings_csv, relabel, sort_findings
+from imgpipe.components.audit.inspection import Inspection, inspect_images
+from imgpipe.components.audit.quality import find_useless_images
+from imgpipe.components.audit.report import audit_report
+from imgpipe.components.audit.shortcuts import Shortcut, find_shortcuts
+from imgpipe.components.audit.wrong_labels import MIN_IMAGES_OF_CLASS, find_wrong_labels
+from imgpipe.components.common.dataset import Manifest, read_manifest
+from imgpipe.components.common.dataset_reader import local_dataset
+from imgpipe.components.common.errors import OutputError
+from imgpipe.components.common.log import log_event, log_result, timed
+from imgpipe.components.common.plural import plural
+from imgpipe.components.convert.decisions import ACTION
+from imgpipe.components.storage import atomic_write
+
+DECISIONS_NAME, REPORT_NAME, SUMMARY_NAME = "decisions.csv", "audit.html", "audit.json"
+_FEATURES_FOLDER = "features"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        findings: About single images, in the order of the table.
+        shortcuts: Labels that a property of the files gives away.
+        few_images: The labels that were not judged, because they have too few images.
+    """
+
+    findings: tuple[Finding, ...]
+    shortcuts: tuple[Shortcut, ...]
+    few_images: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of findings of each kind."""
+        return dict(Counter(finding.kind for finding in self.findings))
+
+    def to_json(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Returns the content of audit.json."""
+        return {
+            "findings": self.counts,
+            "shortcuts": [
+                {"label": labels[shortcut.class_index], **dataclasses.asdict(shortcut)}
+                for shortcut in self.shortcuts
+            ],
+            "labels_with_few_images": list(self.few_images),
+        }
+
+
+def audit(dataset_folder: Path, output: Path, arguments: AuditArguments) -> Audit:
+    """Audits all images of all splits, and writes the page, the table of decisions and a summary.
+
+    Args:
+        dataset_folder: The folder that contains the data set's manifest; shards may be remote.
+        output: The folder for the files; the features of the images are kept there for the next audit.
+        arguments: How the images are compared.
+
+    Raises:
+        MissingInputError: if there is no data set in the folder.
+        InvalidDataError: if a record is damaged.
+        UnavailableError: if the network's weights are not on this machine and cannot be downloaded.
+        OutputError: if the folder has decisions of an earlier audit.
+    """
+    _check_undecided(output / DECISIONS_NAME)
+    manifest = read_manifest(dataset_folder)
+    with local_dataset(dataset_folder, *manifest.splits) as folder:
+        manifest = read_manifest(folder)
+        store = output / _FEATURES_FOLDER
+        features = image_features(manifest, folder, arguments.audit_model_type, store)
+        with timed("audited", "audit: all images were compared"):
+            inspection = inspect_images(manifest, folder, arguments.max_image_pixels)
+            result = audit_images(inspection, features, multi_label=manifest.multi_label)
+        page = audit_report(manifest, folder, inspection, result)
+    for name, text in {
+        DECISIONS_NAME: findings_csv(inspection, result.findings),
+        SUMMARY_NAME: json.dumps(result.to_json(manifest.labels), ensure_ascii=False, indent=1) + "\n",
+        REPORT_NAME: page,
+    }.items():
+        with atomic_write(output / name) as file:
+            file.write_text(text, encoding="utf-8", errors="replace")
+    _log(manifest, result)
+    return result
+
+
+def _check_undecided(file: Path) -> None:
+    """Checks that a table of decisions, if there is one, has none yet: it would be overwritten.
+
+    Raises:
+        OutputError: if it has.
+    """
+    if not file.exists():
+        return
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as text:
+        decided = sum(bool((row.get(ACTION) or "").strip()) for row in csv.DictReader(text))
+    if decided:
+        raise OutputError(
+            f"{str(file)!r} has {plural(decided, 'action')}, which the audit would overwrite",
+            remedy="set output to another folder, or move the file",
+        )
+
+
+def audit_images(
+    inspection: Inspection, features: NDArray[np.float32], *, multi_label: bool = False
+) -> Audit:
+    """Returns what the audit finds.
+
+    Labels are judged only in data sets in which each image has one.
+
+    Args:
+        inspection: The images.
+        features: [images, features].
+        multi_label: Whether an image may have several labels, or none.
+    """
+    useless = list(find_useless_images(inspection))
+    copies = find_copies(inspection, features)
+    excluded = {finding.number for finding in useless if finding.suggestion}
+    findings = [*useless, *copy_findings(inspection, copies, excluded)]
+    if multi_label:
+        return Audit(tuple(sort_findings(findings)), (), ())
+    labels = inspection.labels
+    classes = np.array([image.classes[0] for image in inspection.images], np.int64)
+    findings += [
+        Finding(WRONG_LABEL, doubt.number, doubt.score, relabel(labels[doubt.suggested]))
+        for doubt in find_wrong_labels(features, classes, len(labels), copies.groups)
+        if doubt.number not in excluded
+    ]
+    shortcuts = find_shortcuts(classes, [image.traits for image in inspection.images], len(labels))
+    counts = np.bincount(classes, minlength=len(labels))
+    few = tuple(label for label, count in zip(labels, counts, strict=True) if count < MIN_IMAGES_OF_CLASS)
+    return Audit(tuple(sort_findings(findings)), tuple(shortcuts), few)
+
+
+def _log(manifest: Manifest, result: Audit) -> None:
+    labels = manifest.labels
+    for shortcut in result.shortcuts:
+        log_event(
+            "label_given_away",
+            f"audit: {shortcut.trait} gives the label {labels[shortcut.class_index]!r} away: "
+            f"{shortcut.share:.0%} of its images have {shortcut.value!r}, "
+            f"{shortcut.share_of_others:.0%} of the others; a model may learn that instead of the picture",
+            severity="WARNING",
+            label=labels[shortcut.class_index],
+            trait=shortcut.trait,
+        )
+    images = sum(split.examples for split in manifest.splits.values())
+    found = ", ".join(f"{count:,} {kind}" for kind, count in result.counts.items()) or "no findings"
+    shortcuts = f", {plural(len(result.shortcuts), 'label')} given away" if result.shortcuts else ""
+    log_result("audit", f"{plural(images, 'image')}: {found}{shortcuts}", **result.to_json(labels))

@@ -1,0 +1,131 @@
+"""The page of an audit, in one self-contained file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgpipe.components.audit.findings import KINDS, Finding
+from imgpipe.components.audit.inspection import Inspection
+from imgpipe.components.common.dataset import Manifest, in_usual_order
+from imgpipe.components.common.dataset_reader import read_split
+from imgpipe.components.common.html_page import Thumbnail, render, thumbnail_source
+
+if TYPE_CHECKING:
+    from imgpipe.components.audit.audit import Audit
+
+_MAX_SHOWN_PER_KIND = 150
+_PIXELS, _QUALITY = 128, 70
+# As in the evaluation's report.
+_MAX_PICTURE_BYTES = 3_300_000
+_ABOUT = {
+    "wrong label": "The other images of the data set speak for another label. Sorted by how clearly they do.",
+    "copy with another label": "The same picture under two labels: at most one of them is right.",
+    "copy in another split": "The same picture in training and measurement, whose accuracy is too high.",
+    "placeholder": "Many equal images under different names, such as the picture of a missing photo.",
+    "blank": "Images that show nothing.",
+    "dark": "Images whose brightest parts are dark.",
+    "blurred": "Images without detail at the size at which a network sees them.",
+    "copy": "The same picture several times in one split, with one label.",
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A finding on the page: the image, and the one that it is a copy of."""
+
+    picture: Thumbnail
+    copied: Thumbnail | None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The findings of one kind that the page shows, and the number of all of them."""
+
+    name: str
+    about: str
+    entries: tuple[_Entry, ...]
+    count: int
+
+
+def audit_report(manifest: Manifest, folder: Path, inspection: Inspection, audit: Audit) -> str:
+    """Returns the HTML of the page.
+
+    Args:
+        manifest: The data set's manifest.
+        folder: Its folder; the images that are shown are read again.
+        inspection: The images.
+        audit: What was found.
+    """
+    shown = {
+        kind: [finding for finding in audit.findings if finding.kind == kind][:_MAX_SHOWN_PER_KIND]
+        for kind in KINDS
+    }
+    numbers = {
+        number
+        for findings in shown.values()
+        for finding in findings
+        for number in (finding.number, finding.other)
+        if number is not None
+    }
+    sources = _pictures(manifest, folder, numbers)
+    # The first of each kind, then the second of each, and so on: as many as the page has room for.
+    left = _MAX_PICTURE_BYTES
+    for rank in range(_MAX_SHOWN_PER_KIND):
+        for findings in shown.values():
+            for number in (findings[rank].number, findings[rank].other) if rank < len(findings) else ():
+                if number is not None:
+                    left -= len(sources[number])
+                    sources[number] = sources[number] if left >= 0 else ""
+    return render(
+        "audit.html",
+        "imgpipe.components.audit",
+        images=len(inspection.images),
+        splits={name: split.examples for name, split in in_usual_order(manifest.splits).items()},
+        digest=manifest.digest(),
+        multi_label=manifest.multi_label,
+        labels=inspection.labels,
+        few_images=audit.few_images,
+        shortcuts=audit.shortcuts,
+        kinds=[
+            _Kind(kind, _ABOUT[kind], _entries(findings, inspection, sources), audit.counts[kind])
+            for kind, findings in shown.items()
+            if findings
+        ],
+    )
+
+
+def _entries(
+    findings: Sequence[Finding], inspection: Inspection, sources: dict[int, str]
+) -> tuple[_Entry, ...]:
+    def picture(number: int, *captions: str) -> Thumbnail:
+        image = inspection.images[number]
+        return Thumbnail(sources[number], (*captions, image.path), f"{image.split}: {image.path}")
+
+    entries = []
+    for finding in findings:
+        image = inspection.images[finding.number]
+        label = inspection.label_of(finding.number)
+        suggestion = f"suggestion: {finding.suggestion}" if finding.suggestion else "please look"
+        own = picture(finding.number, f"{label} ({image.split}), {finding.score:.2f}", suggestion)
+        copied = None
+        if finding.other is not None:
+            split = inspection.images[finding.other].split
+            copied = picture(finding.other, f"{inspection.label_of(finding.other)} ({split})", "stays")
+        entries.append(_Entry(own, copied))
+    return tuple(entries)
+
+
+def _pictures(manifest: Manifest, folder: Path, numbers: set[int]) -> dict[int, str]:
+    """Returns data URIs by the number of the image."""
+    found, first = {}, 0
+    for split in in_usual_order(manifest.splits).values():
+        wanted = {number - first for number in numbers if first <= number < first + split.examples}
+        records = read_split(folder, split, multi_label=manifest.multi_label) if wanted else ()
+        for index, record in enumerate(records):
+            if index in wanted:
+                found[first + index] = thumbnail_source(record.encoded, pixels=_PIXELS, quality=_QUALITY)
+        first += split.examples
+    return found
