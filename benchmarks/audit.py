@@ -13,6 +13,9 @@ folder contains ``flowers_224`` (``train`` and ``val``).
   format, size, JPEG quality or a camera's name, after which the audit names the label.
   ``audit_shortcuts_false_alarms``: the other labels that it names, in all of them.
 - ``audit_seconds_4000``: all of the audit of 4,000 images but their features and the page.
+- ``audit_forecast_covered``: the part of the learning curves, of all images and of each label, whose accuracy
+  with 80% of the images is in the interval that was forecast from 10% to 40%; ``audit_forecast_error``: the
+  mean difference.
 - ``audit_accuracy_gain``: the accuracy of a linear classifier on the photos of ``val`` after what the audit
   names was dropped from the training photos with wrong labels, minus the accuracy before.
 """
@@ -34,6 +37,7 @@ from PIL import Image
 from benchmarks.measure import print_result, print_table
 from benchmarks.needs import check_needs
 from imgpipe.components.audit.inspection import Inspection, file_traits, inspect_images
+from imgpipe.components.audit.learning_curve import forecast, measure_accuracies
 from imgpipe.components.audit.shortcuts import find_shortcuts
 from imgpipe.components.audit.wrong_labels import find_wrong_labels
 from imgpipe.components.common.dataset import TRAIN, read_manifest
@@ -47,6 +51,8 @@ _WRONG = 0.05
 _COPY, _FILLER = "copy-", "filler-"
 _SHORTCUTS = ("PNG", "size", "quality", "camera")
 _MODEL_TAG = 272
+# The learning curve's sizes from which the last one is forecast.
+_KNOWN = 4
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,26 @@ def measure_shortcuts(photos: Photos, folder: Path) -> dict[str, float]:
     return {"audit_shortcuts_found": found / _PLANTINGS, "audit_shortcuts_false_alarms": alarms}
 
 
+def measure_forecasts(photos: Photos) -> dict[str, float]:
+    """Returns how well accuracies with more images are forecast."""
+    labels = photos.inspection.labels
+    sizes, accuracies = measure_accuracies(
+        photos.features[photos.own], photos.classes[photos.own], len(labels)
+    )
+    rows, errors, covered = [], [], []
+    for index, name in enumerate(["all", *labels]):
+        center, lower, upper = forecast(sizes[:_KNOWN], accuracies[:, :_KNOWN, index], sizes[-1])
+        measured = float(accuracies[:, -1, index].mean())
+        errors.append(abs(center - measured))
+        covered.append(lower <= measured <= upper)
+        rows.append((name, f"{center:.3f}", f"{lower:.3f} to {upper:.3f}", f"{measured:.3f}"))
+    print_table(("label", "forecast", "interval", "measured"), rows)
+    return {
+        "audit_forecast_covered": statistics.mean(covered),
+        "audit_forecast_error": statistics.mean(errors),
+    }
+
+
 def changed_traits(path: Path, kind: str) -> dict[str, str]:
     """Returns the traits of a photo's file after it was saved in another way."""
     with Image.open(path) as image:
@@ -270,6 +296,7 @@ def main(command_line: Sequence[str]) -> None:
             **measure_labels(photos, [int(seed) for seed in options.seeds.split(",")], groups),
             **measure_copies(photos, groups, sources),
             **measure_shortcuts(photos, folder / "photos"),
+            **measure_forecasts(photos),
             "audit_seconds_4000": seconds,
         }
     print_result(**values)

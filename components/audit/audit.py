@@ -17,6 +17,7 @@ from imgpipe.components.audit.copies import copy_findings, find_copies
 from imgpipe.components.audit.features import image_features
 from imgpipe.components.audit.findings import WRONG_LABEL, Finding, findings_csv, relabel, sort_findings
 from imgpipe.components.audit.inspection import Inspection, inspect_images
+from imgpipe.components.audit.learning_curve import Curve, learning_curves
 from imgpipe.components.audit.quality import find_useless_images
 from imgpipe.components.audit.report import audit_report
 from imgpipe.components.audit.shortcuts import Shortcut, find_shortcuts
@@ -41,11 +42,13 @@ class Audit:
         findings: About single images, in the order of the table.
         shortcuts: Labels that a property of the files gives away.
         few_images: The labels that were not judged, because they have too few images.
+        curves: The accuracy against the number of images: first of all, then of each label.
     """
 
     findings: tuple[Finding, ...]
     shortcuts: tuple[Shortcut, ...]
     few_images: tuple[str, ...]
+    curves: tuple[Curve, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -61,6 +64,7 @@ class Audit:
                 for shortcut in self.shortcuts
             ],
             "labels_with_few_images": list(self.few_images),
+            "learning_curves": [dataclasses.asdict(curve) for curve in self.curves],
         }
 
 
@@ -144,7 +148,8 @@ def audit_images(
     shortcuts = find_shortcuts(classes, [image.traits for image in inspection.images], len(labels))
     counts = np.bincount(classes, minlength=len(labels))
     few = tuple(label for label, count in zip(labels, counts, strict=True) if count < MIN_IMAGES_OF_CLASS)
-    return Audit(tuple(sort_findings(findings)), tuple(shortcuts), few)
+    curves = learning_curves(features, classes, labels, copies.groups)
+    return Audit(tuple(sort_findings(findings)), tuple(shortcuts), few, tuple(curves))
 
 
 def _log(manifest: Manifest, result: Audit) -> None:

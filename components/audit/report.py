@@ -9,15 +9,25 @@ from typing import TYPE_CHECKING
 
 from imgpipe.components.audit.findings import KINDS, Finding
 from imgpipe.components.audit.inspection import Inspection
+from imgpipe.components.audit.learning_curve import Curve
 from imgpipe.components.common.dataset import Manifest, in_usual_order
 from imgpipe.components.common.dataset_reader import read_split
-from imgpipe.components.common.html_page import Thumbnail, render, thumbnail_source
+from imgpipe.components.common.html_page import (
+    LineChart,
+    Series,
+    Thumbnail,
+    line_chart,
+    render,
+    thumbnail_source,
+)
 
 if TYPE_CHECKING:
     from imgpipe.components.audit.audit import Audit
 
 _MAX_SHOWN_PER_KIND = 150
 _PIXELS, _QUALITY = 128, 70
+# With the one of all images, as many as the chart has colors.
+_MAX_CURVES = 4
 # As in the evaluation's report.
 _MAX_PICTURE_BYTES = 3_300_000
 _ABOUT = {
@@ -88,12 +98,25 @@ def audit_report(manifest: Manifest, folder: Path, inspection: Inspection, audit
         multi_label=manifest.multi_label,
         labels=inspection.labels,
         few_images=audit.few_images,
+        curves=sorted(audit.curves, key=lambda curve: (bool(curve.name), -curve.gain)),
+        curve_chart=_curve_chart(audit.curves),
         shortcuts=audit.shortcuts,
         kinds=[
             _Kind(kind, _ABOUT[kind], _entries(findings, inspection, sources), audit.counts[kind])
             for kind, findings in shown.items()
             if findings
         ],
+    )
+
+
+def _curve_chart(curves: Sequence[Curve]) -> LineChart:
+    """Returns the curve of all images, and those of the labels that gain most."""
+    shown = [*curves[:1], *sorted(curves[1:], key=lambda curve: -curve.gain)[:_MAX_CURVES]]
+    return line_chart(
+        [Series(curve.name or "all images", curve.points) for curve in shown],
+        x_name="images learned from",
+        y_name="accuracy",
+        y_maximum=1.0,
     )
 
 

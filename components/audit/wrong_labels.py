@@ -96,7 +96,7 @@ def out_of_sample_probabilities(
     Returns:
         [images, classes].
     """
-    directions, variances = _directions(features)
+    directions, variances = kernel_directions(features)
     labels = np.eye(num_classes)[classes]
     rounds = []
     for ridge in _RIDGES:
@@ -110,17 +110,24 @@ def out_of_sample_probabilities(
     return mean
 
 
-def _directions(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def kernel_directions(
+    features: NDArray[np.float32], max_landmarks: int = _LANDMARKS
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Returns coordinates of the images, [images, m], of which the kernel is the inner product.
 
     They are uncorrelated; the second array has their sums of squares. Source: Williams and Seeger, "Using the
     Nystroem Method to Speed Up Kernel Machines", 2001.
+
+    Args:
+        features: [images, features].
+        max_landmarks: Images that span the space, at most.
     """
     scaled = features - features.mean(axis=0)
     scaled /= np.maximum(scaled.std(axis=0), 1e-9)
     count = len(scaled)
     # Evenly spaced: within a split, the order of the images is random.
-    landmarks = scaled[np.arange(min(count, _LANDMARKS)) * count // min(count, _LANDMARKS)]
+    chosen = min(count, max_landmarks)
+    landmarks = scaled[np.arange(chosen) * count // chosen]
     distances = _squared_distances(landmarks, landmarks)
     unit = max(float(np.median(distances)), 1e-9) / _SCALE
     kernel = np.exp(-distances / unit).astype(np.float64)

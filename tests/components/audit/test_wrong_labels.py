@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from imgpipe.components.audit.wrong_labels import (
-    _directions,
     _left_out,
     find_wrong_labels,
+    kernel_directions,
     out_of_sample_probabilities,
 )
 
@@ -56,7 +56,7 @@ def test_a_copy_does_not_confirm_a_wrong_label(clusters):
 def test_what_is_left_out_does_not_matter(clusters):
     # The closed form is that of a fit without the image, whose own label then cannot matter.
     features, classes = clusters
-    directions, variances = _directions(features)
+    directions, variances = kernel_directions(features)
     one, other = np.eye(3)[classes], np.eye(3)[classes]
     other[[7, 9]] = [0, 0, 1]
     for groups, numbers in (((), [7]), (((7, 9),), [7, 9])):

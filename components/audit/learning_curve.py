@@ -1,0 +1,184 @@
+"""What more images would buy: accuracy against the number of images, and where the curve leads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgpipe.components.audit.wrong_labels import MIN_IMAGES_OF_CLASS, kernel_directions
+
+_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+_HELD_OUT = 0.2
+_REPEATS = 12
+_LANDMARKS = 1000
+_RIDGE = 0.3
+# Exponents of the power law: errors of classifiers fall with about the root of the number of images.
+_EXPONENTS = np.arange(0.1, 1.55, 0.1)
+_MORE = 2.0
+# Of the repeats' forecasts: between them is the interval.
+_LOWER, _UPPER = 0.05, 0.95
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against the number of images.
+
+    Attributes:
+        name: The label; empty = all images.
+        images: The number of images of the label in the data set.
+        points: (images of all labels that were learned from, accuracy on others).
+        forecast: The accuracy with twice as many images as there are.
+        lower: The lower end of the interval of the forecast.
+        upper: The upper end.
+    """
+
+    name: str
+    images: int
+    points: tuple[tuple[float, float], ...]
+    forecast: float
+    lower: float
+    upper: float
+
+    @property
+    def gain(self) -> float:
+        """What twice as many images would add to the accuracy."""
+        return max(self.forecast - self.points[-1][1], 0.0)
+
+
+def learning_curves(
+    features: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    labels: Sequence[str],
+    groups: Sequence[Sequence[int]] = (),
+) -> list[Curve]:
+    """Returns the curve of all images, then that of each label with enough of them; empty if there are few.
+
+    A classifier of the network's features learns from 10% to 80% of the images and is measured on another
+    20%, with several random choices of both. A power law is fitted to each choice. The interval is where 90%
+    of the forecasts are.
+
+    Args:
+        features: [images, features].
+        classes: The label of each image.
+        labels: The names of the classes.
+        groups: Copies of each other, which are not divided.
+    """
+    count = len(classes)
+    counts = np.bincount(classes, minlength=len(labels))
+    if count * _FRACTIONS[0] < 2 * len(labels):
+        return []
+    sizes, accuracies = measure_accuracies(features, classes, len(labels), groups)
+    enough = np.flatnonzero(counts >= MIN_IMAGES_OF_CLASS).tolist()
+    curves = [_curve("", count, sizes, accuracies[..., 0], _MORE * count)]
+    for index in enough:
+        curves.append(
+            _curve(labels[index], int(counts[index]), sizes, accuracies[..., index + 1], _MORE * count)
+        )
+    return curves
+
+
+def measure_accuracies(
+    features: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    num_classes: int,
+    groups: Sequence[Sequence[int]] = (),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the numbers of images that are learned from, and the accuracies.
+
+    Args:
+        features: [images, features].
+        classes: The label of each image.
+        num_classes: The number of classes.
+        groups: Copies of each other, which are not divided.
+
+    Returns:
+        [sizes] and [repeats, sizes, 1 + classes], first that of all images; NaN for a class without an image
+        held out.
+    """
+    directions, _ = kernel_directions(features, _LANDMARKS)
+    unit_of = np.arange(len(classes))
+    for group in groups:
+        unit_of[list(group)] = group[0]
+    targets = np.eye(num_classes)[classes]
+    repeats = [_accuracies(directions, targets, classes, unit_of, repeat) for repeat in range(_REPEATS)]
+    return len(classes) * np.array(_FRACTIONS), np.stack(repeats)
+
+
+def _accuracies(
+    directions: NDArray[np.float32],
+    targets: NDArray[np.float64],
+    classes: NDArray[np.int64],
+    unit_of: NDArray[np.int64],
+    seed: int,
+) -> NDArray[np.float64]:
+    """Returns the accuracy of each fraction: on all images held out, and on those of each label."""
+    draw = np.random.default_rng(seed)
+    # Copies have the same place in the order.
+    order = np.argsort(draw.permutation(len(classes))[unit_of], kind="stable")
+    held_out = round(_HELD_OUT * len(order))
+    tested, pool = order[:held_out], order[held_out:]
+    found = []
+    for fraction in _FRACTIONS:
+        learned = pool[: round(fraction * len(order))]
+        part, mean = directions[learned].astype(np.float64), targets[learned].mean(axis=0)
+        center = part.mean(axis=0)
+        part -= center
+        if len(part) < part.shape[1]:
+            kernel = part @ part.T + _RIDGE * np.eye(len(part))
+            weights = part.T @ np.linalg.solve(kernel, targets[learned] - mean)
+        else:
+            weights = np.linalg.solve(
+                part.T @ part + _RIDGE * np.eye(part.shape[1]), part.T @ (targets[learned] - mean)
+            )
+        correct = ((directions[tested] - center) @ weights + mean).argmax(axis=1) == classes[tested]
+        by_label = [
+            correct[classes[tested] == index].mean() if (classes[tested] == index).any() else np.nan
+            for index in range(targets.shape[1])
+        ]
+        found.append([correct.mean(), *by_label])
+    return np.array(found)
+
+
+def _curve(
+    name: str, images: int, sizes: NDArray[np.float64], accuracies: NDArray[np.float64], size: float
+) -> Curve:
+    known = accuracies[~np.isnan(accuracies).any(axis=1)]
+    points = tuple(zip(sizes.tolist(), known.mean(axis=0).tolist(), strict=True))
+    return Curve(name, images, points, *forecast(sizes, known, size))
+
+
+def forecast(
+    sizes: NDArray[np.float64], accuracies: NDArray[np.float64], size: float
+) -> tuple[float, float, float]:
+    """Returns the accuracy at another size, and the ends of its interval.
+
+    Args:
+        sizes: The numbers of images.
+        accuracies: [repeats, sizes].
+        size: Another number of images.
+    """
+    center = extrapolate(sizes, accuracies.mean(axis=0), size)
+    forecasts = [extrapolate(sizes, row, size) for row in accuracies]
+    lower, upper = np.quantile(forecasts, [_LOWER, _UPPER]).tolist()
+    return center, min(lower, center), max(upper, center)
+
+
+def extrapolate(sizes: NDArray[np.float64], accuracies: NDArray[np.float64], size: float) -> float:
+    """Returns the accuracy at another size, by the power law ``error = c + a * size**-b`` that fits best.
+
+    Source: Hestness and others, "Deep Learning Scaling is Predictable, Empirically", 2017.
+    """
+    errors = 1 - accuracies
+    best = (np.inf, float(errors[-1]))
+    for exponent in _EXPONENTS:
+        x = sizes**-exponent
+        slope = float(((x - x.mean()) * (errors - errors.mean())).sum() / np.square(x - x.mean()).sum())
+        # Neither does more data harm, nor is an error below zero.
+        slope = max(slope, 0.0)
+        floor = float(errors.mean() - slope * x.mean())
+        if floor < 0:
+            floor, slope = 0.0, float((x * errors).sum() / np.square(x).sum())
+        loss = float(np.square(floor + slope * x - errors).sum())
+        best = min(best, (loss, floor + slope * size**-exponent))
+    return 1 - best[1]
