@@ -140,8 +140,15 @@ def audit_images(
         return Audit(tuple(sort_findings(findings)), (), ())
     labels = inspection.labels
     classes = np.array([image.classes[0] for image in inspection.images], np.int64)
+    # One suggestion for each image: a person may accept all of them.
+    dropped = {finding.number for finding in findings if finding.suggestion}
     findings += [
-        Finding(WRONG_LABEL, doubt.number, doubt.score, relabel(labels[doubt.suggested]))
+        Finding(
+            WRONG_LABEL,
+            doubt.number,
+            doubt.score,
+            "" if doubt.number in dropped else relabel(labels[doubt.suggested]),
+        )
         for doubt in find_wrong_labels(features, classes, len(labels), copies.groups)
         if doubt.number not in excluded
     ]

@@ -63,11 +63,9 @@ def find_copies(inspection: Inspection, features: NDArray[np.float32]) -> Copies
     apart = (roots[left] != roots[right]) & np.isin(left, hashed) & np.isin(right, hashed)
     left, right, similarity = left[apart], right[apart], similarity[apart]
     found = np.full(len(left), -1.0, np.float32)
-    thumbnails = inspection.thumbnails
-    for whole, part in ((left, right), (right, left)):
-        for mirrored in (False, True):
-            parts = thumbnails[part][:, :, ::-1] if mirrored else thumbnails[part]
-            found = np.maximum(found, match_parts(thumbnails[whole], parts))
+    for start in range(0, len(left), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        found[block] = _match(inspection.thumbnails[left[block]], inspection.thumbnails[right[block]])
     is_copy = (found >= _CERTAIN_MATCH) | ((found >= _MATCH) & (similarity >= _SIMILAR))
     for first, second, match in zip(left[is_copy], right[is_copy], found[is_copy].tolist(), strict=True):
         for number in (int(first), int(second)):
@@ -77,6 +75,20 @@ def find_copies(inspection: Inspection, features: NDArray[np.float32]) -> Copies
     for number in np.flatnonzero(np.bincount(roots, minlength=count)[roots] > 1).tolist():
         members.setdefault(int(roots[number]), []).append(number)
     return Copies(tuple(map(tuple, members.values())), matches)
+
+
+def _match(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns how well one thumbnail of each pair fits into the other, or into the other mirrored."""
+    found = [
+        match_parts(whole, part)
+        for whole, part in (
+            (left, right),
+            (left, right[:, :, ::-1]),
+            (right, left),
+            (right, left[:, :, ::-1]),
+        )
+    ]
+    return np.asarray(np.max(found, axis=0))
 
 
 def _similar_pairs(

@@ -181,4 +181,4 @@ def extrapolate(sizes: NDArray[np.float64], accuracies: NDArray[np.float64], siz
             floor, slope = 0.0, float((x * errors).sum() / np.square(x).sum())
         loss = float(np.square(floor + slope * x - errors).sum())
         best = min(best, (loss, floor + slope * size**-exponent))
-    return 1 - best[1]
+    return float(1 - best[1])

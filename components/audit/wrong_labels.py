@@ -18,6 +18,7 @@ _LANDMARKS = 3000
 # The classifier's kernel, of the squared distance in units of the median one, and its ridges.
 _SCALE = 2.0
 _RIDGES = (0.1, 0.3, 1.0)
+_ROWS_AT_ONCE = 4096
 # Equal images would make the kernel singular.
 _JITTER = 1e-4
 # Labels that the first round doubts so much are not learned from in the second.
@@ -131,9 +132,11 @@ def kernel_directions(
     distances = _squared_distances(landmarks, landmarks)
     unit = max(float(np.median(distances)), 1e-9) / _SCALE
     kernel = np.exp(-distances / unit).astype(np.float64)
-    root = np.linalg.cholesky(kernel + _JITTER * np.eye(len(kernel)))
-    similarities = np.exp(-_squared_distances(scaled, landmarks) / unit)
-    coordinates = np.linalg.solve(root, similarities.T).T.astype(np.float32)
+    root = np.linalg.inv(np.linalg.cholesky(kernel + _JITTER * np.eye(len(kernel)))).T.astype(np.float32)
+    coordinates = np.empty((count, chosen), np.float32)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        coordinates[rows] = np.exp(-_squared_distances(scaled[rows], landmarks) / unit) @ root
     coordinates -= coordinates.mean(axis=0)
     # In single precision, which the ridges hide and which takes half the time.
     variances, axes = np.linalg.eigh(coordinates.T @ coordinates)

@@ -21,7 +21,8 @@ from imgpipe.components.convert.convert import convert
 from tests.command_line import IMGPIPE
 from tests.components.audit.pictures import data_set, encoded, picture, write_random_weights
 
-WRONG = {"a/3.jpg", "b/30.jpg"}
+# The last one is a copy too.
+WRONG = {"a/3.jpg", "b/30.jpg", "a/<b>1.jpg"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def test_the_table_lists_findings_with_suggestions_and_no_action(flawed):
     assert {row["path"]: row["suggestion"] for row in rows if row["finding"] == "wrong label"} == {
         "a/3.jpg": "relabel:b",
         "b/30.jpg": "relabel:a",
+        "a/<b>1.jpg": "",
     }
     assert [row["path"] for row in rows if row["finding"].startswith("copy")] == ["a/<b>1.jpg"]
     assert not any(row["action"] for row in rows)
@@ -66,7 +68,7 @@ def test_the_decided_table_makes_the_data_set_right(flawed, tmp_path):
 def test_the_page_shows_the_findings_and_escapes_names(flawed):
     folder, inspection, result = flawed
     page = audit_report(read_manifest(folder), folder, inspection, result)
-    assert page.count("data:image/jpeg") == 4
+    assert page.count("data:image/jpeg") == 5
     assert "suggestion: relabel:b" in page
     assert "<b>1.jpg" not in page
 
