@@ -1,6 +1,5 @@
 """Audits a data set: finds likely wrong labels, copies, useless images and shortcuts, and changes nothing."""
 
-import csv
 import dataclasses
 import json
 from collections import Counter
@@ -24,10 +23,9 @@ from imgpipe.components.audit.shortcuts import Shortcut, find_shortcuts
 from imgpipe.components.audit.wrong_labels import MIN_IMAGES_OF_CLASS, find_wrong_labels
 from imgpipe.components.common.dataset import Manifest, read_manifest
 from imgpipe.components.common.dataset_reader import local_dataset
-from imgpipe.components.common.errors import OutputError
 from imgpipe.components.common.log import log_event, log_result, timed
 from imgpipe.components.common.plural import plural
-from imgpipe.components.convert.decisions import ACTION
+from imgpipe.components.convert.decisions import check_undecided
 from imgpipe.components.storage import atomic_write
 
 DECISIONS_NAME, REPORT_NAME, SUMMARY_NAME = "decisions.csv", "audit.html", "audit.json"
@@ -80,9 +78,9 @@ def audit(dataset_folder: Path, output: Path, arguments: AuditArguments) -> Audi
         MissingInputError: if there is no data set in the folder.
         InvalidDataError: if a record is damaged.
         UnavailableError: if the network's weights are not on this machine and cannot be downloaded.
-        OutputError: if the folder has decisions of an earlier audit.
+        OutputError: if the folder has decisions of an earlier audit, or cannot be written.
     """
-    _check_undecided(output / DECISIONS_NAME)
+    check_undecided(output / DECISIONS_NAME)
     manifest = read_manifest(dataset_folder)
     with local_dataset(dataset_folder, *manifest.splits) as folder:
         manifest = read_manifest(folder)
@@ -101,23 +99,6 @@ def audit(dataset_folder: Path, output: Path, arguments: AuditArguments) -> Audi
             file.write_text(text, encoding="utf-8", errors="replace")
     _log(manifest, result)
     return result
-
-
-def _check_undecided(file: Path) -> None:
-    """Checks that a table of decisions, if there is one, has none yet: it would be overwritten.
-
-    Raises:
-        OutputError: if it has.
-    """
-    if not file.exists():
-        return
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as text:
-        decided = sum(bool((row.get(ACTION) or "").strip()) for row in csv.DictReader(text))
-    if decided:
-        raise OutputError(
-            f"{str(file)!r} has {plural(decided, 'action')}, which the audit would overwrite",
-            remedy="set output to another folder, or move the file",
-        )
 
 
 def audit_images(

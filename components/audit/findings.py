@@ -58,11 +58,12 @@ def findings_csv(inspection: Inspection, findings: Sequence[Finding]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((PATH, "finding", "score", "suggestion", ACTION, LABEL, "split", "copy_of"))
+    # The last column is never empty: Excel leaves out empty cells at the end of rows.
+    writer.writerow((PATH, "finding", "score", "suggestion", ACTION, LABEL, "copy_of", "split"))
     for finding in findings:
         image = inspection.images[finding.number]
         copy_of = "" if finding.other is None else inspection.images[finding.other].path
         label = inspection.label_of(finding.number)
-        cells = (finding.kind, f"{finding.score:.3f}", finding.suggestion, "", label, image.split, copy_of)
+        cells = (finding.kind, f"{finding.score:.3f}", finding.suggestion, "", label, copy_of, image.split)
         writer.writerow((image.path, *cells))
     return text.getvalue()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgpipe.components.common.errors import InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import InvalidDataError, MissingInputError, OutputError
 from imgpipe.components.common.labels import normalize_label
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.plural import plural
@@ -38,7 +38,8 @@ def read_decisions(file: str) -> list[Decision]:
     """Reads a CSV file with the columns ``path`` and ``action``, and returns what is not to be kept.
 
     With a column ``label``, a decision applies only to the rows of the path that have this label. Other
-    columns are ignored. The encoding is UTF-8, with or without a byte order mark.
+    columns are ignored. The encoding is UTF-8, with or without a byte order mark; a spreadsheet may have
+    saved the file with semicolons or tabs in place of commas.
 
     Args:
         file: The path from the user, local, ``gs://`` or ``s3://``.
@@ -58,9 +59,9 @@ def _read(path: Path, file: str) -> list[Decision]:
     known: dict[tuple[str, str], tuple[int, str]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            _check_header(header, file)
+            rows = csv.reader(text, strict=True, delimiter=_delimiter(text.readline(), file))
+            text.seek(0)
+            header = [name.strip() for name in next(rows)]
             for cells in rows:
                 if not any(cells):
                     continue
@@ -98,15 +99,46 @@ def _read(path: Path, file: str) -> list[Decision]:
     return decisions
 
 
-def _check_header(header: list[str], file: str) -> None:
-    if PATH in header and ACTION in header and len(set(header)) == len(header):
-        return
-    separated = next((f"; the separator is {mark!r}" for mark in (";", "\t") if mark in "".join(header)), "")
+def _delimiter(first_line: str, file: str) -> str:
+    """Returns what separates the columns.
+
+    Raises:
+        InvalidDataError: if the columns are not those of a table of decisions.
+    """
+    for mark in (",", ";", "\t"):
+        header = [name.strip() for name in next(csv.reader([first_line], delimiter=mark), [])]
+        if header.count(PATH) == header.count(ACTION) == 1 and header.count(LABEL) <= 1:
+            return mark
     raise InvalidDataError(
-        f"the first line is {','.join(header)!r}; it must have the columns {PATH} and {ACTION}{separated}",
+        f"the first line is {first_line.strip()!r}; it must have the columns {PATH} and {ACTION}, once each",
         where=file,
-        remedy="use the decisions.csv of `imgpipe audit`, saved as CSV with commas",
+        remedy="use the decisions.csv of `imgpipe audit`, with its first line, saved as CSV",
     )
+
+
+def check_undecided(path: Path) -> None:
+    """Checks that an audit may write its table here: that no person's decisions would be overwritten.
+
+    Raises:
+        OutputError: if the file has actions, or is not a table of decisions.
+    """
+    remedy = "set output to another folder, or move the file"
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            rows = csv.DictReader(text, delimiter=_delimiter(text.readline(), str(path)))
+            text.seek(0)
+            decided = sum(bool((row.get(ACTION) or "").strip()) for row in rows)
+    except (OSError, UnicodeDecodeError, csv.Error, InvalidDataError):
+        # A spreadsheet may have saved it in another form.
+        raise OutputError(
+            f"{str(path)!r}, which the audit would overwrite, is not a table that it wrote", remedy=remedy
+        ) from None
+    if decided:
+        raise OutputError(
+            f"{str(path)!r} has {plural(decided, 'action')}, which the audit would overwrite", remedy=remedy
+        )
 
 
 def _new_label(action: str, where: str) -> str | None:

@@ -10,6 +10,7 @@ from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.common.arguments import Group, flat_fields, from_values
 from imgpipe.components.common.errors import InvalidArgumentError, PipelineError
 from imgpipe.components.convert.arguments import ConvertArguments
+from imgpipe.components.convert.decisions import check_undecided
 from imgpipe.pipelines.commands.grouped_options import RUNNING, ArgumentCommand, argument_options, option
 from imgpipe.pipelines.commands.run import exit_with_error, given_values
 from imgpipe.pipelines.local_step import run_step
@@ -64,6 +65,7 @@ def audit(dataset: str, output: str, **flags: Any) -> None:
         if not dataset:
             from_values(ConvertArguments, given)
         # Before the conversion, which may take long.
+        check_undecided(Path(output, "decisions.csv"))
         arguments.check_weights()
         if not dataset:
             dataset = convert.setdefault("output_dir", str(Path(output, "data")))

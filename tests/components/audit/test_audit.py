@@ -49,6 +49,8 @@ def test_the_table_lists_findings_with_suggestions_and_no_action(flawed):
     assert [row["path"] for row in rows if row["finding"].startswith("copy")] == ["a/<b>1.jpg"]
     assert not any(row["action"] for row in rows)
     assert list(rows[0])[:5] == ["path", "finding", "score", "suggestion", "action"]
+    # Excel leaves out empty cells at the end of rows.
+    assert all(list(row.values())[-1] for row in rows)
 
 
 def test_the_decided_table_makes_the_data_set_right(flawed, tmp_path):
@@ -77,6 +79,15 @@ def test_a_table_with_actions_is_not_overwritten(flawed, tmp_path):
     (tmp_path / "decisions.csv").write_text("path,action\na/3.jpg,drop\n")
     with pytest.raises(OutputError, match="1 action"):
         audit(flawed[0], tmp_path, AuditArguments())
+
+
+def test_a_table_with_actions_is_reported_before_the_conversion(flawed, tmp_path):
+    (tmp_path / "decisions.csv").write_text("path;action\na/3.jpg;drop\n")
+    command = [IMGPIPE, "audit", "--images", str(flawed[0].parent / "images"), "--output", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 73
+    assert "has 1 action" in " ".join(result.stderr.split())
+    assert [file.name for file in tmp_path.iterdir()] == ["decisions.csv"]
 
 
 def test_missing_weights_are_reported_before_the_conversion(flawed, tmp_path, monkeypatch):

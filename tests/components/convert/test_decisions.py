@@ -8,10 +8,15 @@ from PIL import Image
 
 from imgpipe.components.common.dataset import read_manifest
 from imgpipe.components.common.dataset_reader import read_split
-from imgpipe.components.common.errors import InvalidArgumentError, InvalidDataError, MissingInputError
+from imgpipe.components.common.errors import (
+    InvalidArgumentError,
+    InvalidDataError,
+    MissingInputError,
+    OutputError,
+)
 from imgpipe.components.convert.arguments import ConvertArguments
 from imgpipe.components.convert.convert import convert
-from imgpipe.components.convert.decisions import read_decisions
+from imgpipe.components.convert.decisions import check_undecided, read_decisions
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +96,36 @@ def test_a_bad_line_is_refused_with_its_number(decide, tmp_path, line, problem, 
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 
-def test_a_file_of_a_spreadsheet_with_semicolons_is_explained(tmp_path):
-    (tmp_path / "decisions.csv").write_text("path;action\n")
-    with pytest.raises(InvalidDataError, match="the separator is ';'"):
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_spreadsheet_may_have_saved_other_separators_a_byte_order_mark_and_empty_columns(mark, tmp_path):
+    lines = ["suggestion,action,path,,", "relabel:rose,relabel:rose,daisy/0.png,,", ",drop,daisy/1.png,,"]
+    text = "\r\n".join([*lines, ""]).replace(",", mark)
+    (tmp_path / "decisions.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found = [
+        (item.line, item.path, item.new_label) for item in read_decisions(str(tmp_path / "decisions.csv"))
+    ]
+    assert found == [(2, "daisy/0.png", "rose"), (3, "daisy/1.png", "")]
+
+
+@pytest.mark.parametrize("header", ["Pfad,Aktion", "path,action,action", "daisy/0.png,,,,drop,", ""])
+def test_a_file_without_the_two_columns_is_refused(header, tmp_path):
+    (tmp_path / "decisions.csv").write_text(f"{header}\n")
+    with pytest.raises(InvalidDataError, match="must have the columns path and action"):
         read_decisions(str(tmp_path / "decisions.csv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"path;action\r\na;drop\r\n", "has 1 action"),
+        ("path\taction\na\tdrop\n".encode("utf-16"), "is not a table that it wrote"),
+        (b"Pfad,Aktion\na,drop\n", "is not a table that it wrote"),
+    ],
+)
+def test_decisions_that_a_spreadsheet_saved_are_not_overwritten(content, problem, tmp_path):
+    (tmp_path / "decisions.csv").write_bytes(content)
+    with pytest.raises(OutputError, match=problem):
+        check_undecided(tmp_path / "decisions.csv")
 
 
 def test_a_missing_file_is_reported(tmp_path):
