@@ -351,6 +351,8 @@ def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
         if not alive:
             break
     process.wait()
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    process.stdout.close()
 
 
 def _send_signal(group: int, number: int) -> bool:

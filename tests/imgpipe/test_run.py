@@ -147,6 +147,8 @@ def test_a_run_works_in_a_thread(flowers, tmp_path):
     assert runs[0].metrics["examples"] == 12
 
 
+# A pipe that is not closed is a warning in the notebook.
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_tuning_gives_the_best_trial_and_all_trials(flowers, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
