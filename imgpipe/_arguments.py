@@ -26,6 +26,7 @@ class ConvertOptions(TypedDict, total=False):
     decisions: Path
     training_data_path: Paths
     validation_data_path: Paths
+    test_data_path: Paths
     validation_fraction: float
     test_fraction: float
     group_near_duplicates: bool

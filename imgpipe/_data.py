@@ -16,6 +16,7 @@ from imgpipe._progress import display
 from imgpipe._report import Report
 from imgpipe.components.audit.arguments import AuditArguments
 from imgpipe.components.common.dataset import (
+    TEST,
     TRAIN,
     VALIDATION,
     Manifest,
@@ -70,9 +71,11 @@ class Dataset:
         paths = {
             name: shards_pattern([s.path for s in split.shards]) for name, split in manifest.splits.items()
         }
+        test = {"test_data_path": paths[TEST]} if TEST in paths else {}
         return {
             "training_data_path": paths[TRAIN],
             "validation_data_path": paths[VALIDATION],
+            **test,
             "labels_file": str(folder / LABELS_NAME),
             "multi_label": manifest.multi_label,
         }

@@ -100,6 +100,12 @@ class ConvertArguments:
         "data/validation-*. Requires training_data_path.",
         kind=Kind.INPUT_PATTERNS,
     )
+    test_data_path: str = _data_argument(
+        "",
+        "TFRecord files with the test images, in the format of training_data_path; training does not use "
+        "them. Requires training_data_path.",
+        kind=Kind.INPUT_PATTERNS,
+    )
     validation_fraction: float = _data_argument(
         0.2,
         "Fraction of each label's images that is set aside for validation: at least one image of every "
@@ -169,6 +175,7 @@ class ConvertArguments:
             ("image_root", "train_csv"),
             ("validation_data_path", "training_data_path"),
             ("training_data_path", "validation_data_path"),
+            ("test_data_path", "training_data_path"),
         ):
             if getattr(self, name) and not getattr(self, needed):
                 raise InvalidArgumentError(

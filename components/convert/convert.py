@@ -188,7 +188,12 @@ def _read_labels(arguments: ConvertArguments) -> tuple[str, ...]:
 
 
 def _patterns(arguments: ConvertArguments) -> dict[str, str]:
-    return {TRAIN: arguments.training_data_path, VALIDATION: arguments.validation_data_path}
+    patterns = {
+        TRAIN: arguments.training_data_path,
+        VALIDATION: arguments.validation_data_path,
+        TEST: arguments.test_data_path,
+    }
+    return {name: pattern for name, pattern in patterns.items() if pattern}
 
 
 def _write_description(manifest: Manifest, data_folder: Location, folder: Location) -> None:
@@ -209,6 +214,7 @@ def _describe_records(arguments: ConvertArguments, labels: Sequence[str], thread
         "form": "tfrecord",
         "training_data_path": arguments.training_data_path,
         "validation_data_path": arguments.validation_data_path,
+        "test_data_path": arguments.test_data_path,
         "labels_file": arguments.labels_file,
     }
     counts = {"rows": examples, "written": examples, "rejected": 0}

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 
 from imgpipe.components.common.characters import look_alike_key
 from imgpipe.components.common.dataset import Shard, Split
@@ -24,7 +24,7 @@ from imgpipe.components.storage import Location, find_files
 _MAX_PROBLEMS_PER_FILE = 100
 _MAX_PROBLEMS_SHOWN = 10
 _SAME_LABELS_REMEDY = (
-    "make the records of both splits with the same labels file: a label must have the same number in both"
+    "make the records of all splits with the same labels file: a label must have the same number in each"
 )
 
 
@@ -96,7 +96,8 @@ def scan_records(
                 where=patterns[name],
                 remedy="use files that contain records",
             )
-    _check_same_names(scanned)
+    for pair in combinations(scanned.values(), 2):
+        _check_same_names(*pair)
     if not labels:
         _check_consecutive(all_shards)
         labels = _name_labels(all_shards)
@@ -109,13 +110,12 @@ def scan_records(
     return splits, tuple(labels)
 
 
-def _check_same_names(scanned: Mapping[str, Sequence[ScannedShard]]) -> None:
-    """Rejects splits in which a label has different names, or a name different labels.
+def _check_same_names(first: Sequence[ScannedShard], second: Sequence[ScannedShard]) -> None:
+    """Rejects two splits in which a label has different names, or a name different labels.
 
     Raises:
         InvalidDataError: naming a record of each split.
     """
-    (_, first), (_, second) = scanned.items()
     pairs = [_named_labels(shards) for shards in (first, second)]
     for label in sorted(pairs[0].keys() & pairs[1].keys()):
         (name, where), (other_name, other_where) = (next(iter(named[label].items())) for named in pairs)

@@ -27,6 +27,7 @@ class DataVersionArguments:
     images: str = _convert_argument("images")
     training_data_path: str = _convert_argument("training_data_path")
     validation_data_path: str = _convert_argument("validation_data_path")
+    test_data_path: str = _convert_argument("test_data_path")
     labels_file: str = _convert_argument("labels_file")
     decisions: str = _convert_argument("decisions")
     output_dir: str = _convert_argument("output_dir")

@@ -42,6 +42,7 @@ def compute_data_version(arguments: DataVersionArguments) -> str:
             arguments.images,
             arguments.training_data_path,
             arguments.validation_data_path,
+            arguments.test_data_path,
             arguments.labels_file,
             # Without it, the version is that of earlier releases.
             *([arguments.decisions] if arguments.decisions else []),

@@ -218,7 +218,7 @@ def argument_findings(
             ERROR,
             "evaluation_split",
             "evaluation_split is test, but the data has no test images",
-            remedy="set evaluation_split to validation: of TFRecord files, only train and validation are read"
+            remedy="set test_data_path to TFRecord files with test images, or evaluation_split to validation"
             if manifest.made_by.get("source", {}).get("form") == "tfrecord"
             else "add images for test (a folder test, rows with ml_use test, or test_csv), or set "
             "test_fraction if validation images are set aside too; or set evaluation_split to validation",

@@ -599,6 +599,26 @@ def test_names_of_labels_are_read_from_image_class_text_too(tmp_path):
     assert convert(record_arguments(tmp_path), tmp_path / "out").labels == ("label 1", "label 2")
 
 
+def test_records_have_a_test_split_that_names_the_labels_as_the_others(tmp_path):
+    names = {"train": ["a", "b"], "validation": ["a"], "test": ["a", "b"]}
+    for split, texts in names.items():
+        records = [ImageRecord(b"jpeg", label, text) for label, text in enumerate(texts, start=1)]
+        write_records(tmp_path / f"{split}-0", records)
+    arguments = record_arguments(tmp_path, test_data_path=f"{tmp_path}/test-*")
+    manifest = convert(arguments, tmp_path / "out")
+    assert {name: split.examples for name, split in manifest.splits.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 2,
+    }
+    # A finished data set is reused.
+    assert convert(arguments, tmp_path / "out") == manifest
+    write_records(tmp_path / "test-0", [ImageRecord(b"jpeg", 2, "c")])
+    text = conversion_error(InvalidDataError, arguments, tmp_path / "other")
+    assert "label 2 is 'b' in" in text
+    assert "and 'c' in" in text
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "problem"),
     [

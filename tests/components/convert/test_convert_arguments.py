@@ -17,6 +17,7 @@ from imgpipe.components.convert.arguments import ConvertArguments
         ({"images": "i", "validation_csv": "a"}, ["validation_csv='a'", "without train_csv"]),
         ({"training_data_path": "a"}, ["training_data_path='a'", "without validation_data_path"]),
         ({"validation_data_path": "a"}, ["validation_data_path='a'", "without training_data_path"]),
+        ({"test_data_path": "a"}, ["test_data_path='a'", "without training_data_path"]),
         ({"images": "a", "validation_data_path": "b"}, ["without training_data_path"]),
         (
             {"images": "a", "validation_fraction": 0},

@@ -50,16 +50,19 @@ def test_changed_files_have_another_version(photos, change):
 
 
 def test_tfrecord_patterns_have_a_version(tmp_path):
-    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+    for name in ("train-00000-of-00001", "validation-00000-of-00001", "test-00000-of-00001"):
         (tmp_path / name).write_bytes(b"records")
     given = {
         "training_data_path": str(tmp_path / "train-*"),
         "validation_data_path": str(tmp_path / "validation-*"),
+        "test_data_path": str(tmp_path / "test-*"),
     }
-    before = version(**given)
-    assert before.startswith("sha256-")
-    (tmp_path / "validation-00000-of-00001").write_bytes(b"other")
-    assert version(**given) != before
+    versions = [version(**given)]
+    assert versions[0].startswith("sha256-")
+    for name in ("validation", "test"):
+        (tmp_path / f"{name}-00000-of-00001").write_bytes(b"other")
+        versions.append(version(**given))
+    assert len(set(versions)) == 3
 
 
 def test_lists_and_output_dir_give_a_unique_version(photos):
