@@ -88,8 +88,7 @@ def _servers(folder: Path) -> Iterator[list[FaultyBucket]]:
         # Without ETags: S3 stores them; rclone reads a whole object for its MD5 at the first question for it.
         address = stack.enter_context(serve_rclone(folder / "rclone", "--etag-hash", ""))
         # A process of its own: in this one, it would stop while our threads run.
-        emulator = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
-        emulator += ["--port", str(port), "--in-memory", "--default-bucket", BUCKET, "--quiet"]
+        emulator = [sys.executable, "-m", "tests.servers.cloud_storage_process", str(port), BUCKET]
         stack.enter_context(_running(emulator))
         wait_until(lambda: _accepts_connections(port))
         yield [S3Bucket("s3", address), Cloud("gs", f"http://127.0.0.1:{port}")]
