@@ -1,6 +1,7 @@
 """Reads a data set: its records, in order, and local copies of shards in a remote store."""
 
 import dataclasses
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from imgpipe.components.common.dataset import (
     Shard,
     Split,
-    file_sha256,
     read_manifest,
     shard_location,
     shard_paths,
@@ -24,7 +24,8 @@ from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records
 from imgpipe.components.storage import is_local
 
-_PARALLEL_DOWNLOADS = 8
+# The next shard's first parts arrive while the last ones of a shard are hashed.
+_PARALLEL_DOWNLOADS = 2
 
 
 def read_split(folder: Path, split: Split, *, multi_label: bool = False) -> Iterator[ImageRecord]:
@@ -123,8 +124,9 @@ def _copy_shards(shards: Sequence[Shard], source: Path, target: Path) -> dict[st
 def _copy(source: Path, shard: Shard, path: Path) -> int:
     path.parent.mkdir(parents=True)
     location = shard_location(source, shard)
-    location.link_or_download(path)
-    if file_sha256(path) != shard.sha256:
+    content = hashlib.sha256()
+    location.link_or_download(path, content.update)
+    if content.hexdigest() != shard.sha256:
         raise InvalidDataError(
             "the shard has changed since its manifest was made",
             where=str(location),

@@ -4,13 +4,14 @@ Credentials are the application's default ones; without any, public objects can 
 ``STORAGE_EMULATOR_HOST`` names an emulator to use instead of the service.
 """
 
+import base64
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
     MissingInputError,
@@ -19,13 +20,21 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import log_event
+from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.platforms.google_credentials import (
     default_credentials,
     named_credentials,
     refused_credentials,
 )
-from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
-from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage import object_store
+from imgpipe.components.storage.location import (
+    PARALLEL_DOWNLOADS,
+    FileStatus,
+    Location,
+    Observer,
+    ignore_content,
+)
+from imgpipe.components.storage.object_store import ObjectLocation, observe_parts, replaced
 from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
@@ -84,18 +93,57 @@ class CloudStorageLocation(ObjectLocation):
 
     def _read(self, **options: int) -> bytes:
         blob = _blob(self)
-        content = blob.download_as_bytes(timeout=request_seconds(), retry=None, **options)
+        # In a single shot: the library otherwise copies 8 KB at a time.
+        content = blob.download_as_bytes(
+            timeout=request_seconds(), retry=None, single_shot_download=True, **options
+        )
         _check_is_object(blob)
         return bytes(content)
 
-    def download(self, path: Path) -> None:
-        def download() -> None:
-            blob = _blob(self)
-            blob.download_to_filename(str(path), timeout=request_seconds(), retry=None)
-            _check_is_object(blob)
+    def download(self, path: Path, observe: Observer = ignore_content) -> None:
+        """Downloads the object to a local file and compares the CRC-32C."""
+        from google_crc32c import Checksum
 
         with _explain_reading(self), explain_full_disk(self, path):
-            _retry(download)
+            found = _retry(self._stored)
+            path.write_bytes(b"")
+            if found.size <= object_store.PART_BYTES or found.content_encoding:
+                # An object that the service decompresses cannot be read in parts.
+                content = _retry(self._read)
+                path.write_bytes(content)
+                observe(content)
+                return
+            checksum = Checksum()
+
+            def observe_all(content: bytes) -> None:
+                checksum.update(content)
+                observe(content)
+
+            observe_parts(path, self._copy_parts(path, found), observe_all)
+            if base64.b64encode(checksum.digest()).decode() != found.crc32c:
+                raise replaced(self)
+
+    def _stored(self) -> Any:
+        blob = _blob(self)
+        blob.reload(timeout=request_seconds(), retry=None)
+        return blob
+
+    def _copy_parts(self, path: Path, stored: Any) -> Iterator[int]:
+        from google.api_core.exceptions import NotFound
+
+        def copy(begin: int) -> int:
+            with path.open("r+b", buffering=0) as file:
+                file.seek(begin)
+                _copy_part(stored, begin, file)
+            return begin
+
+        offsets = range(0, stored.size, object_store.PART_BYTES)
+        try:
+            yield from map_in_order(
+                lambda begin: _retry(lambda: copy(begin)), offsets, object_store.PARTS_AT_ONCE
+            )
+        except NotFound:
+            raise replaced(self) from None
 
     def list_keys(
         self, prefix: str, *, first: str = "", last: str = "", recursive: bool = True
@@ -215,6 +263,35 @@ def _blob(location: ObjectLocation) -> Any:
     return _client().bucket(location.bucket).blob(location.key)
 
 
+def _copy_part(stored: Any, begin: int, file: IO[bytes]) -> None:
+    """Writes a part of an object to a file.
+
+    Not by the library's downloads: they write 8 KB at a time, or keep the whole part in memory.
+    """
+    from google.api_core.exceptions import from_http_response
+
+    length = min(object_store.PART_BYTES, stored.size - begin)
+    expected = f"{begin}-{begin + length - 1}"
+    client = _client()
+    # Not the object's media_link: it names another host than a private endpoint.
+    response = client._http.get(
+        f"{client.api_endpoint}/download/storage/v1{stored.path}",
+        # Another generation is not found.
+        params={"alt": "media", "generation": stored.generation},
+        headers={"Range": f"bytes={expected}"},
+        stream=True,
+        timeout=request_seconds(),
+    )
+    with response:
+        if not response.ok:
+            raise from_http_response(response)
+        if response.headers.get("Content-Range") != f"bytes {expected}/{stored.size}":
+            raise BadAnswerError("the answer is not Cloud Storage's: it is not the part of the object")
+        copied = sum(map(file.write, response.iter_content(object_store.READ_BYTES)))
+    if copied != length:
+        raise BadAnswerError(f"the answer had {copied:,} of {length:,} bytes")
+
+
 def _check_is_object(blob: Any) -> None:
     # The library takes the page of a proxy, without Cloud Storage's headers, for the object.
     if blob.crc32c is None and blob.generation is None:
@@ -222,8 +299,6 @@ def _check_is_object(blob: Any) -> None:
 
 
 def _status(blob: Any) -> FileStatus:
-    import base64
-
     checksum = int.from_bytes(base64.b64decode(blob.crc32c or ""), "big")
     return FileStatus(int(blob.size or 0), int(blob.generation or 0), checksum)
 

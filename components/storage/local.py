@@ -21,7 +21,9 @@ from imgpipe.components.storage.location import (
     WILDCARD,
     FileStatus,
     Location,
+    Observer,
     describe_folder,
+    ignore_content,
     is_hidden,
 )
 from imgpipe.components.storage.publication import hidden_folder, remove_left_overs, replace_files
@@ -30,6 +32,7 @@ from imgpipe.components.storage.publication import hidden_folder, remove_left_ov
 _CANNOT_RENAME_FOLDERS = frozenset({errno.EMFILE, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 # Of renameat2: Python has no function for it.
 _WORKING_FOLDER, _RENAME_EXCHANGE = -100, 2
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,8 +113,12 @@ class LocalLocation(Location):
     def local_copy(self) -> Iterator[Path]:
         yield self.path
 
-    def link_or_download(self, path: Path) -> None:
+    def link_or_download(self, path: Path, observe: Observer = ignore_content) -> None:
         path.symlink_to(self.path.absolute())
+        if observe is not ignore_content:
+            with path.open("rb") as file:
+                while content := file.read(_READ_BYTES):
+                    observe(content)
 
     def write(self, content: bytes) -> None:
         with atomic_write(self.path) as temporary:

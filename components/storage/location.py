@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from imgpipe.components.common.errors import MissingInputError
 
 # Downloads in parallel: they wait for the network, not for the processor.
 PARALLEL_DOWNLOADS = 32
+# Is called with the content of a file, in order, e.g. the update of a hash.
+Observer = Callable[[bytes], object]
 _MAX_NAMES = 10
 WILDCARD = re.compile(r"[*?\[]")
 # Folders that systems create beside a user's files; some have thumbnails of every image.
@@ -23,6 +25,10 @@ _SYSTEM_FOLDERS = frozenset(
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is not the user's: it begins with a dot, or a system made it."""
     return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def ignore_content(content: bytes) -> None:
+    """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,13 @@ class Location(ABC):
         """Yields a local file with the content: the file itself, or a copy that is removed afterwards."""
 
     @abstractmethod
-    def link_or_download(self, path: Path) -> None:
-        """Creates ``path``: a link to a local file, or a copy of a remote one."""
+    def link_or_download(self, path: Path, observe: Observer = ignore_content) -> None:
+        """Creates ``path``: a link to a local file, or a copy of a remote one.
+
+        Args:
+            path: The new file.
+            observe: Called with the content, in order, while a copy is made.
+        """
 
     @abstractmethod
     def write(self, content: bytes) -> None:

@@ -9,13 +9,14 @@ import re
 import tempfile
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
+    InterruptedRunError,
     InvalidArgumentError,
     InvalidDataError,
     MissingInputError,
@@ -25,7 +26,9 @@ from imgpipe.components.storage.location import (
     WILDCARD,
     FileStatus,
     Location,
+    Observer,
     describe_folder,
+    ignore_content,
     is_hidden,
 )
 from imgpipe.components.storage.publication import (
@@ -37,7 +40,33 @@ from imgpipe.components.storage.publication import (
     replace_files,
 )
 
+# Larger objects are copied in parts of this size, several at a time: one connection is slower than a network.
+PART_BYTES = 8 << 20
+PARTS_AT_ONCE = 8
+READ_BYTES = 1 << 18
+
 Store = TypeVar("Store", bound="ObjectLocation")
+
+
+def replaced(location: Location) -> InterruptedRunError:
+    """Returns the error for an object that was replaced while its parts were read."""
+    return InterruptedRunError(f"{location!r} was replaced while it was copied", remedy="start it again")
+
+
+def observe_parts(path: Path, parts: Iterable[object], observe: Observer) -> None:
+    """Passes the content of a file that is written in parts to a function, while later parts arrive.
+
+    Args:
+        path: The file.
+        parts: Yields whenever the next ``PART_BYTES`` of the file are written.
+        observe: Called with the content, in order.
+    """
+    with path.open("rb", buffering=0) as file:
+        for _ in parts:
+            unread = PART_BYTES
+            while content := file.read(min(unread, READ_BYTES)):
+                observe(content)
+                unread -= len(content)
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,11 +131,12 @@ class ObjectLocation(Location):
     # ------------------------------------------------------------ requests of a store
 
     @abstractmethod
-    def download(self, path: Path) -> None:
-        """Downloads the object to a local file and verifies its checksum.
+    def download(self, path: Path, observe: Observer = ignore_content) -> None:
+        """Downloads the object to a local file and verifies it; see ``link_or_download``.
 
         Raises:
             OutputError: if the file cannot be written.
+            InterruptedRunError: if the object is replaced meanwhile.
         """
 
     @abstractmethod
@@ -131,8 +161,8 @@ class ObjectLocation(Location):
             self.download(copy)
             yield copy
 
-    def link_or_download(self, path: Path) -> None:
-        self.download(path)
+    def link_or_download(self, path: Path, observe: Observer = ignore_content) -> None:
+        self.download(path, observe)
 
     def move_from(self, path: Path) -> None:
         self.upload(path)

@@ -16,10 +16,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 from imgpipe.components.common.errors import (
-    InterruptedRunError,
     InvalidArgumentError,
     MissingInputError,
     OutputError,
@@ -28,8 +27,15 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.common.log import log_event
 from imgpipe.components.common.parallel import map_in_order
-from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location
-from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage import object_store
+from imgpipe.components.storage.location import (
+    PARALLEL_DOWNLOADS,
+    FileStatus,
+    Location,
+    Observer,
+    ignore_content,
+)
+from imgpipe.components.storage.object_store import ObjectLocation, observe_parts, replaced
 from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
@@ -43,13 +49,9 @@ Result = TypeVar("Result")
 
 # Of servers that have no regions, and of AWS: it redirects to the bucket's region.
 _DEFAULT_REGION = "us-east-1"
-_READ_BYTES = 1 << 18
 # Above, one more request is faster than an MD5.
 _MOST_HASHED_BYTES = 1 << 20
 _PAGE_KEYS = 1000
-# Larger objects are copied in parts of this size, several at a time.
-_PART_BYTES = 8 << 20
-_PARTS_AT_ONCE = 8
 # Of an upload: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html.
 _MAX_PARTS = 10_000
 _CHECKSUM = "CRC32"
@@ -143,33 +145,29 @@ class S3Location(ObjectLocation):
             _retry(read)
         return content.getvalue()
 
-    def download(self, path: Path) -> None:
-        """Downloads the object to a local file and compares the length of every part.
-
-        Raises:
-            OutputError: if the file cannot be written.
-            InterruptedRunError: if the object is replaced meanwhile.
-        """
-
-        def part(begin: int) -> tuple[int, str]:
-            with path.open("r+b") as file:
-                file.seek(begin)
-                return self._copy_part(file, begin, _PART_BYTES)
-
+    def download(self, path: Path, observe: Observer = ignore_content) -> None:
+        """Downloads the object to a local file and compares the length of every part."""
         with _explain_reading(self), explain_full_disk(self, path):
             path.write_bytes(b"")
-            # The first part returns the size, so that a small object takes one request.
-            size, version = _retry(lambda: part(0))
-            others = range(_PART_BYTES, size, _PART_BYTES)
-            for _, found in map_in_order(
-                lambda begin: _retry(lambda: part(begin)), others, min(_PARTS_AT_ONCE, max(1, len(others)))
-            ):
-                if found != version:
-                    raise InterruptedRunError(
-                        f"{self!r} was replaced while it was copied", remedy="start it again"
-                    )
+            observe_parts(path, self._copy_parts(path), observe)
 
-    def _copy_part(self, file: BinaryIO, begin: int, length: int) -> tuple[int, str]:
+    def _copy_parts(self, path: Path) -> Iterator[int]:
+        def copy(begin: int) -> tuple[int, str]:
+            with path.open("r+b", buffering=0) as file:
+                file.seek(begin)
+                return self._copy_part(file, begin, object_store.PART_BYTES)
+
+        # The first part returns the size, so that a small object takes one request.
+        size, version = _retry(lambda: copy(0))
+        yield 0
+        offsets = range(object_store.PART_BYTES, size, object_store.PART_BYTES)
+        copies = map_in_order(lambda begin: _retry(lambda: copy(begin)), offsets, object_store.PARTS_AT_ONCE)
+        for begin, (_, found) in zip(offsets, copies, strict=True):
+            if found != version:
+                raise replaced(self)
+            yield begin
+
+    def _copy_part(self, file: IO[bytes], begin: int, length: int) -> tuple[int, str]:
         """Writes a part of the content to a file.
 
         Returns:
@@ -184,7 +182,7 @@ class S3Location(ObjectLocation):
                 return 0, ""
             raise
         size = int(_field(found, "ContentRange").rpartition("/")[2])
-        copied = sum(map(file.write, found["Body"].iter_chunks(_READ_BYTES)))
+        copied = sum(map(file.write, found["Body"].iter_chunks(object_store.READ_BYTES)))
         _check_length(copied, min(begin + length, size) - begin)
         return size, _field(found, "ETag")
 
@@ -237,7 +235,7 @@ class S3Location(ObjectLocation):
                 _field(_client().put_object(Bucket=self.bucket, Key=self.key, Body=file), "ETag")
 
         with _explain_writing(self):
-            if size <= _PART_BYTES:
+            if size <= object_store.PART_BYTES:
                 _retry(upload)
             else:
                 self._upload_parts(path, size)
@@ -249,7 +247,7 @@ class S3Location(ObjectLocation):
         checksum = {"ChecksumAlgorithm": _CHECKSUM} if calculates else {}
         created = self._request("create_multipart_upload", "UploadId", Key=self.key, **checksum)
         upload = {"Key": self.key, "UploadId": created["UploadId"]}
-        part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
+        part_bytes = max(object_store.PART_BYTES, -(-size // _MAX_PARTS))
 
         def upload_part(number: int) -> dict[str, Any]:
             with path.open("rb") as file:
@@ -263,7 +261,7 @@ class S3Location(ObjectLocation):
 
         try:
             numbers = range(1, -(-size // part_bytes) + 1)
-            parts = list(map_in_order(upload_part, numbers, _PARTS_AT_ONCE))
+            parts = list(map_in_order(upload_part, numbers, object_store.PARTS_AT_ONCE))
             self._complete_upload(upload, parts, size)
         except BaseException:
             # Parts that are left over are paid for.

@@ -119,6 +119,53 @@ def test_transient_faults_are_retried(bucket, fault, tmp_path):
     assert bucket.contents() == {"b": CONTENT, "d": CONTENT}
 
 
+def test_a_large_object_is_read_in_parts_and_observed_in_order(bucket, tmp_path, parts):
+    content = os.urandom(1_000_000)
+    location = parse_location(bucket.put("large", content))
+    (tmp_path / "copy").write_bytes(bytes(2_000_000))
+    observed = []
+    location.download(tmp_path / "copy", observed.append)
+    assert (tmp_path / "copy").read_bytes() == content == b"".join(observed)
+    assert sum(bucket.reads(*request) for request in bucket.requests) == 4
+
+
+def test_only_the_part_that_failed_is_read_again(bucket, tmp_path, parts):
+    content = os.urandom(1_000_000)
+    location = parse_location(bucket.put("large", content))
+    faults = ["503", "reset", "short"]
+    bucket.fault = lambda *request: faults.pop() if bucket.reads(*request) and faults else ""
+    location.download(tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    assert sum(bucket.reads(*request) for request in bucket.requests) == 4 + 3
+
+
+def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(bucket, tmp_path, parts):
+    location = parse_location(bucket.put("large", bytes(1_000_000)))
+    requests = []
+
+    def replace(*request):
+        requests.append(bucket.reads(*request))
+        if sum(requests) == 2 and requests[-1]:
+            bucket.put("large", b"1" * 1_000_000)
+        return ""
+
+    bucket.fault = replace
+    with pytest.raises(InterruptedRunError, match="was replaced while it was copied"):
+        location.download(tmp_path / "copy")
+
+
+def test_a_page_in_place_of_a_part_is_an_error_that_says_so(bucket, tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.1)
+    location = parse_location(bucket.put("large", bytes(1_000_000)))
+
+    def page(handler):
+        handler.send(200, b"<html>log in</html>", Content_Type="text/html")
+
+    bucket.fault = lambda *request: page if bucket.reads(*request) else ""
+    with pytest.raises(InterruptedRunError, match="the answer is not"):
+        location.download(tmp_path / "copy")
+
+
 @pytest.mark.parametrize("fault", ["503", "reset"])
 def test_storage_that_cannot_be_reached_is_an_error_that_a_retry_can_help(bucket, fault, monkeypatch):
     bucket.put("a", CONTENT)

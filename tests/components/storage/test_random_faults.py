@@ -34,6 +34,8 @@ FAULTS = ("503", "reset", "short", slow, page, expired)
 @pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.proof)])
 def test_any_fault_gives_the_same_bytes_or_an_error(bucket, count, tmp_path, monkeypatch):
     monkeypatch.setattr(remote_requests, "RETRY_SECONDS", 0.3)
+    # Most contents have several parts.
+    monkeypatch.setattr("imgpipe.components.storage.object_store.PART_BYTES", 1 << 15)
     generator = random.Random(count)  # noqa: S311
     folder = parse_location(bucket.uri)
     objects = {}

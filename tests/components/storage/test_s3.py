@@ -14,7 +14,7 @@ from imgpipe.components.common.errors import (
 )
 from imgpipe.components.storage import parse_location, remote_requests
 from imgpipe.components.storage.s3 import S3Location
-from tests.servers.faulty_bucket import RESET, SHORT, UNAVAILABLE
+from tests.servers.faulty_bucket import RESET, UNAVAILABLE
 
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
@@ -143,42 +143,26 @@ def test_an_invalid_bucket_name_is_an_invalid_argument(s3):
         parse_location("s3://a bucket/a").read()
 
 
-@pytest.fixture
-def parts(monkeypatch):
-    """Files of more than 256 KB are copied in parts."""
-    monkeypatch.setattr("imgpipe.components.storage.s3._PART_BYTES", 1 << 18)
-
-
-def test_a_large_file_is_uploaded_and_read_in_parts(s3, tmp_path, parts):
+def test_a_large_file_is_uploaded_in_parts_and_read_in_ranges(s3, tmp_path, parts):
     content = os.urandom(1_000_000)
     (tmp_path / "large").write_bytes(content)
     location = parse_location("s3://photos/large")
     location.upload(tmp_path / "large")
     assert sum("partNumber" in path for _, path in s3.requests) == 4
-    (tmp_path / "copy").write_bytes(bytes(2_000_000))
-    location.download(tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == content
-    assert sum(method == "GET" for method, _ in s3.requests) == 4
     assert location.read_range(10, 20) == content[10:30]
     assert location.read_range(len(content) - 4, 20) == content[-4:]
     assert location.read_range(len(content) + 1, 20) == b""
+    assert s3.contents() == {"large": content}
 
 
-def test_only_the_part_that_failed_is_copied_again(s3, tmp_path, parts):
+def test_only_the_part_that_failed_is_uploaded_again(s3, tmp_path, parts):
     content = os.urandom(1_000_000)
     (tmp_path / "large").write_bytes(content)
-    location = parse_location("s3://photos/large")
-    for verb, copy, kinds in (
-        ("PUT", location.upload, (UNAVAILABLE, UNAVAILABLE)),
-        ("GET", location.download, (UNAVAILABLE, RESET, SHORT)),
-    ):
-        faults, requests = list(kinds), len(s3.requests)
-        s3.fault = lambda method, _, verb=verb, faults=faults: (
-            faults.pop() if method == verb and faults else ""
-        )
-        copy(tmp_path / "large")
-        assert sum(method == verb for method, _ in s3.requests[requests:]) == 4 + len(kinds)
-    assert (tmp_path / "large").read_bytes() == content
+    faults = [UNAVAILABLE, UNAVAILABLE]
+    s3.fault = lambda method, _: faults.pop() if method == "PUT" and faults else ""
+    parse_location("s3://photos/large").upload(tmp_path / "large")
+    assert sum(method == "PUT" for method, _ in s3.requests) == 4 + 2
+    assert s3.contents() == {"large": content}
 
 
 def test_an_upload_whose_part_is_refused_leaves_no_parts(s3, tmp_path, parts):
@@ -198,21 +182,6 @@ def test_an_upload_is_complete_if_the_answer_of_its_last_request_was_lost(s3, tm
     parse_location("s3://photos/large").upload(tmp_path / "large")
     assert faults == []
     assert s3.contents() == {"large": bytes(1_000_000)}
-
-
-def test_an_object_that_is_replaced_while_it_is_copied_is_an_error(s3, tmp_path, parts):
-    location = parse_location(s3.put("large", bytes(1_000_000)))
-    requests = []
-
-    def replace(method, path):
-        requests.append(path)
-        if len(requests) == 2:
-            s3.put("large", b"1" * 1_000_000)
-        return ""
-
-    s3.fault = replace
-    with pytest.raises(InterruptedRunError, match="was replaced while it was copied"):
-        location.download(tmp_path / "copy")
 
 
 def test_a_listing_has_more_than_one_page(s3, monkeypatch):
@@ -257,13 +226,3 @@ def test_another_scheme_of_s3_has_its_remedy():
     with pytest.raises(InvalidArgumentError) as caught:
         parse_location("s3a://photos/a")
     assert caught.value.remedy == "write s3://photos/a"
-
-
-def test_a_large_object_that_ends_early_is_read_again(s3, tmp_path):
-    content = os.urandom(1_500_000)
-    location = parse_location(s3.put("large", content))
-    faults = [SHORT]
-    s3.fault = lambda method, _: faults.pop() if method == "GET" and faults else ""
-    location.download(tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == content
-    assert faults == []
