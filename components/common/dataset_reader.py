@@ -22,7 +22,7 @@ from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.common.plural import plural
 from imgpipe.components.common.records import ImageRecord, decode_example
 from imgpipe.components.common.tfrecord import read_records
-from imgpipe.components.storage import is_local
+from imgpipe.components.storage import is_file_name, is_local
 
 # The next shard's first parts arrive while the last ones of a shard are hashed.
 _PARALLEL_DOWNLOADS = 2
@@ -110,7 +110,7 @@ def _copy_shards(shards: Sequence[Shard], source: Path, target: Path) -> dict[st
         bytes=total,
     )
     # Numbered folders, because shards of several folders may have the same name.
-    names = [f"{number:05d}/{shard.path.rpartition('/')[2]}" for number, shard in enumerate(shards)]
+    names = [f"{number:05d}/{_file_name(shard)}" for number, shard in enumerate(shards)]
     progress, done = Progress("copy", total, "bytes"), 0
     copies = zip(shards, names, strict=True)
     for size in map_in_order(
@@ -119,6 +119,12 @@ def _copy_shards(shards: Sequence[Shard], source: Path, target: Path) -> dict[st
         done += size
         progress.update(done)
     return {shard.path: name for shard, name in zip(shards, names, strict=True)}
+
+
+def _file_name(shard: Shard) -> str:
+    name = shard.path.rpartition("/")[2]
+    # The manifest may come from a bucket to which others write.
+    return name if is_file_name(name) else "shard"
 
 
 def _copy(source: Path, shard: Shard, path: Path) -> int:

@@ -19,7 +19,7 @@ from imgpipe.components.storage.local import (
     publish_folder,
 )
 from imgpipe.components.storage.location import PARALLEL_DOWNLOADS, FileStatus, Location, is_hidden
-from imgpipe.components.storage.object_store import ObjectLocation
+from imgpipe.components.storage.object_store import ObjectLocation, is_file_name
 from imgpipe.components.storage.publication import current_folder, read_unchanged
 from imgpipe.components.storage.remote_requests import deadline
 from imgpipe.components.storage.s3 import S3Location
@@ -38,6 +38,7 @@ __all__ = [
     "current_folder",
     "deadline",
     "find_files",
+    "is_file_name",
     "is_hidden",
     "is_local",
     "local_path",

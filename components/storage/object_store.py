@@ -44,8 +44,15 @@ from imgpipe.components.storage.publication import (
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 8
 READ_BYTES = 1 << 18
+# Of Linux and of all its usual file systems.
+_MAX_NAME_BYTES = 255
 
 Store = TypeVar("Store", bound="ObjectLocation")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file in a local folder can have this name; anyone who may write to a store chooses names."""
+    return name not in ("", ".", "..") and "\0" not in name and len(name.encode()) <= _MAX_NAME_BYTES
 
 
 def replaced(location: Location) -> InterruptedRunError:
@@ -215,12 +222,19 @@ class ObjectLocation(Location):
             InvalidDataError: if the object's name, which anyone who may write to the bucket chooses, leads
                 outside of the folder.
         """
-        if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        if not all(map(is_file_name, name.split("/"))):
             raise InvalidDataError(
                 f"the name of the object {str(self / name)!r} cannot be the name of a local file",
-                remedy="rename or remove the object: empty names, . and .. are not allowed between slashes",
+                remedy="rename or remove the object: empty names, . and .. are not allowed between slashes, "
+                f"nor names of more than {_MAX_NAME_BYTES} bytes",
             )
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidDataError(
+                f"a folder of the object {str(self / name)!r} has the name of another object",
+                remedy="rename or remove one of them: a local folder cannot hold both",
+            ) from None
         (self / name).download(folder / name)
 
     def publish_folder(

@@ -1,5 +1,6 @@
 """A new store needs only a subclass of ``ObjectLocation`` and an entry in the registry."""
 
+import hashlib
 import io
 import json
 import re
@@ -10,6 +11,14 @@ import pytest
 from PIL import Image
 
 from imgpipe.components import storage
+from imgpipe.components.common.dataset import (
+    Manifest,
+    Shard,
+    Split,
+    read_manifest,
+    shard_paths,
+    write_manifest,
+)
 from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.errors import InvalidDataError, MissingInputError
 from imgpipe.components.common.model_folder import local_model
@@ -106,7 +115,9 @@ def test_a_model_is_published_to_and_read_from_a_new_store(tmp_path):
         assert (folder / "saved_model.pb").read_text() == "model"
 
 
-@pytest.mark.parametrize("name", ["model/a//b", "model//etc/x", "model/../x", "model/./x"])
+@pytest.mark.parametrize(
+    "name", ["model/a//b", "model//etc/x", "model/../x", "model/./x", f"model/{'x' * 256}"]
+)
 def test_an_object_whose_name_leads_elsewhere_is_not_downloaded(tmp_path, name):
     OBJECTS.update({"model/saved_model.pb": b"model", name: b"x"})
     location = parse_location("memory://bucket/model")
@@ -114,6 +125,25 @@ def test_an_object_whose_name_leads_elsewhere_is_not_downloaded(tmp_path, name):
         location.download_folder(tmp_path / "copy")
     with pytest.raises(InvalidDataError, match=re.escape(name)), local_model(location):
         pass
+
+
+def test_an_object_with_the_name_of_anothers_folder_is_an_error(tmp_path):
+    OBJECTS.update({"model/a": b"x", "model/a/b": b"x"})
+    with pytest.raises(InvalidDataError, match="'memory://bucket/model/a/b' has the name of another object"):
+        parse_location("memory://bucket/model").download_folder(tmp_path / "copy")
+
+
+def test_a_shard_whose_name_leads_elsewhere_is_copied_under_another(tmp_path):
+    content = {"memory://bucket/data/..": b"one", "memory://bucket/data/.": b"two"}
+    shards = []
+    for path, data in content.items():
+        OBJECTS[path.removeprefix("memory://bucket/")] = data
+        shards.append(Shard(path, 1, len(data), hashlib.sha256(data).hexdigest()))
+    write_manifest(tmp_path, Manifest(("a",), {"train": Split(tuple(shards), (2,))}, {}))
+    with local_dataset(tmp_path, "train") as dataset:
+        paths = shard_paths(dataset, read_manifest(dataset).splits["train"])
+        assert [path.read_bytes() for path in paths] == list(content.values())
+        assert {path.resolve().parent.parent for path in paths} == {dataset.resolve()}
 
 
 def files_of(model):
