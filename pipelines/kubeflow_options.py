@@ -1,5 +1,6 @@
 """What may be added to a pipeline for Kubeflow when it is compiled: volumes and a last step."""
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def check_paths_are_mounted(options: KubeflowOptions, values: Mapping[str, Any])
     folders = [PurePosixPath(volume.folder) for volume in options.volumes]
     for name in path_arguments(*INPUT_KINDS, Kind.OUTPUT_FOLDER) if folders else ():
         for path in paths_in(name, str(values.get(name) or "")):
-            if is_local(path) and not any(PurePosixPath(path).is_relative_to(folder) for folder in folders):
+            normal = PurePosixPath(posixpath.normpath(path))
+            if is_local(path) and not any(normal.is_relative_to(folder) for folder in folders):
                 raise InvalidArgumentError(
                     f"{name}={path} is on none of the volumes: {', '.join(map(str, folders))}",
                     remedy="give a path below one of them, or add another --volume",

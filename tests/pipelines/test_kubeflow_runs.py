@@ -346,9 +346,10 @@ def test_a_volume_is_mounted_and_paths_on_none_are_refused(run, server):
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounts = [(mount["constant"], mount["mountPath"]) for mount in executors["exec-train"]["pvcMount"]]
     assert mounts == [("photos", "/data"), ("models", "/models")]
-    result = run(*line, "--", "--images=/datasets/flowers")
-    assert result.exit_code == 64
-    assert "images=/datasets/flowers is on none of the volumes: /data, /models" in result.output
+    for images in ("/datasets/flowers", "/data/../flowers"):
+        result = run(*line, "--", f"--images={images}")
+        assert result.exit_code == 64
+        assert f"images={images} is on none of the volumes: /data, /models" in result.output
     line += ["--", "--images=/data/flowers", "--deploy_target=kserve"]
     result = run(*line, "--deploy_dir=pvc://serving/flowers")
     assert result.exit_code == 64
