@@ -1,10 +1,10 @@
 """Converting, publishing and reading in buckets, compared with plain calls of the SDKs; and the bytes moved.
 
-``python -m benchmarks.storage`` needs rclone, 5 GB of memory, 8 GB of disk and an hour or two;
-``--megabytes 100`` a tenth of it. ``--stores`` and ``--operations`` choose a part. The stores are on
-loopback: S3 by rclone, Cloud Storage by an emulator in Python, which is itself slow. A ratio is the time of
-the better of two plain ways, one call after the other or in eight threads, divided by ours; what is done
-without a store, e.g. checking the images, is the same.
+``python -m benchmarks.storage`` needs rclone, 5 GB of memory, 8 GB of disk and an hour; ``--megabytes 100`` a
+tenth of it. ``--stores``, ``--operations`` and ``--turns`` choose a part. The stores are on loopback: S3 by
+rclone, Cloud Storage by an emulator in Python. A ratio is the time of the better of two plain ways, one call
+after the other or in eight threads, divided by ours; what is done without a store, e.g. checking the images,
+is the same. Ours also compares the SHA-256 of what it reads, and the sizes of what it has published.
 
 ``bytes_ratio`` are the bytes that a server on loopback has sent to a training, an evaluation and an export,
 divided by the sizes of the shards that they use: training and validation, validation, validation.
@@ -42,7 +42,6 @@ from tests.servers.faulty_bucket import BUCKET, FaultyBucket, free_port, proxied
 from tests.servers.s3 import KEY, SECRET, S3Bucket, serve_rclone
 from tests.waiting import wait_until
 
-_TURNS = 3
 _THREADS = 8
 _PHOTOS = 500
 _SMALL_PHOTOS = 400
@@ -59,16 +58,17 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the data; default 1000")
     parser.add_argument("--stores", nargs="+", default=_STORES, choices=_STORES)
     parser.add_argument("--operations", nargs="+", default=_OPERATIONS, choices=_OPERATIONS)
+    parser.add_argument("--turns", type=int, default=3, help="of which the median counts; default 3")
     arguments = parser.parse_args()
-    megabytes = arguments.megabytes
-    print(f"moves {megabytes:,} MB {_TURNS} times per store, side and operation: see --help", flush=True)
+    megabytes, turns = arguments.megabytes, arguments.turns
+    print(f"moves {megabytes:,} MB {turns} times per store, side and operation: see --help", flush=True)
     results: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as name, _servers(Path(name)) as buckets:
         photos = _write_photos(Path(name) / "photos", megabytes)
         model = _write_model(Path(name) / "model", megabytes)
         buckets = [bucket for bucket in buckets if bucket.scheme in arguments.stores]
         for bucket in buckets:
-            results |= _compare(bucket, photos, model, Path(name) / "work", arguments.operations)
+            results |= _compare(bucket, photos, model, Path(name) / "work", arguments.operations, turns)
         if _BYTES in arguments.operations:
             ratios = [_bytes_ratio(bucket, photos, Path(name) / "work") for bucket in buckets]
             results["bytes_ratio"] = max(ratios)
@@ -139,7 +139,12 @@ def _write_model(folder: Path, megabytes: int) -> Path:
 
 
 def _compare(
-    bucket: FaultyBucket, photos: dict[str, Path], model: Path, work: Path, chosen: Sequence[str]
+    bucket: FaultyBucket,
+    photos: dict[str, Path],
+    model: Path,
+    work: Path,
+    chosen: Sequence[str],
+    count: int,
 ) -> dict[str, float]:
     """Prints a table and returns the ratios of one store."""
     _use(bucket, bucket.address)
@@ -162,9 +167,9 @@ def _compare(
     }
     for operation, sides in operations.items():
         if operation in chosen:
-            results |= _measure(bucket, operation, sides, rows, store)
+            results |= _measure(bucket, operation, sides, rows, store, count)
     if "read" in chosen:
-        results |= _compare_reading(bucket, store, work, rows)
+        results |= _compare_reading(bucket, store, work, rows, count)
     print_table(("store", "operation", "side", "seconds"), rows)
     store.remove("")
     shutil.rmtree(work, ignore_errors=True)
@@ -172,7 +177,7 @@ def _compare(
 
 
 def _compare_reading(
-    bucket: FaultyBucket, store: "Plain", work: Path, rows: list[tuple[str, ...]]
+    bucket: FaultyBucket, store: "Plain", work: Path, rows: list[tuple[str, ...]], count: int
 ) -> dict[str, float]:
     _convert(f"{bucket.uri}/photos", f"{bucket.uri}/data")
     manifest = _copy_of_manifest(f"{bucket.uri}/data", work / "manifest")
@@ -182,7 +187,7 @@ def _compare_reading(
         _ONE_BY_ONE: partial(_download, store, names, work / "plain", _one_by_one),
         _IN_THREADS: partial(_download, store, names, work / "plain", _in_threads),
     }
-    return _measure(bucket, "read", sides, rows, store)
+    return _measure(bucket, "read", sides, rows, store, count)
 
 
 def _measure(
@@ -191,6 +196,7 @@ def _measure(
     sides: dict[str, Callable[[], object]],
     rows: list[tuple[str, ...]],
     store: "Plain",
+    count: int,
 ) -> dict[str, float]:
     def timed(side: Callable[[], object]) -> float:
         started = time.monotonic()
@@ -200,7 +206,7 @@ def _measure(
             store.remove(prefix)
         return seconds
 
-    measured = in_turns({name: partial(timed, side) for name, side in sides.items()}, _TURNS)
+    measured = in_turns({name: partial(timed, side) for name, side in sides.items()}, count)
     rows += [
         (bucket.scheme, operation, name, f"{statistics.median(found):.2f}")
         for name, found in measured.items()
