@@ -20,7 +20,6 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.platforms.google_credentials import (
     default_credentials,
     named_credentials,
@@ -34,7 +33,7 @@ from imgpipe.components.storage.location import (
     Observer,
     ignore_content,
 )
-from imgpipe.components.storage.object_store import ObjectLocation, observe_parts, replaced
+from imgpipe.components.storage.object_store import ObjectLocation, map_parts, observe_parts, replaced
 from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
@@ -139,9 +138,7 @@ class CloudStorageLocation(ObjectLocation):
 
         offsets = range(0, stored.size, object_store.PART_BYTES)
         try:
-            yield from map_in_order(
-                lambda begin: _retry(lambda: copy(begin)), offsets, object_store.PARTS_AT_ONCE
-            )
+            yield from map_parts(lambda begin: _retry(lambda: copy(begin)), offsets)
         except NotFound:
             raise replaced(self) from None
 

@@ -9,7 +9,8 @@ import re
 import tempfile
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ READ_BYTES = 1 << 18
 # Of Linux and of all its usual file systems.
 _MAX_NAME_BYTES = 255
 
+Result = TypeVar("Result")
 Store = TypeVar("Store", bound="ObjectLocation")
 
 
@@ -58,6 +60,16 @@ def is_file_name(name: str) -> bool:
 def replaced(location: Location) -> InterruptedRunError:
     """Returns the error for an object that was replaced while its parts were read."""
     return InterruptedRunError(f"{location!r} was replaced while it was copied", remedy="start it again")
+
+
+def map_parts(copy: Callable[[int], Result], parts: Iterable[int]) -> Iterator[Result]:
+    """Yields the results of copying parts, in order; a few are copied at the same time.
+
+    All parts are queued, unlike in ``map_in_order``: a server may leave one waiting until many others are
+    done, and the threads would then be idle.
+    """
+    with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="imgpipe") as pool:
+        yield from pool.map(copy, parts)
 
 
 def observe_parts(path: Path, parts: Iterable[object], observe: Observer) -> None:

@@ -27,7 +27,6 @@ from imgpipe.components.common.errors import (
     UnavailableError,
 )
 from imgpipe.components.common.log import log_event
-from imgpipe.components.common.parallel import map_in_order
 from imgpipe.components.storage import object_store
 from imgpipe.components.storage.location import (
     PARALLEL_DOWNLOADS,
@@ -36,7 +35,7 @@ from imgpipe.components.storage.location import (
     Observer,
     ignore_content,
 )
-from imgpipe.components.storage.object_store import ObjectLocation, observe_parts, replaced
+from imgpipe.components.storage.object_store import ObjectLocation, map_parts, observe_parts, replaced
 from imgpipe.components.storage.remote_requests import (
     BadAnswerError,
     explain_full_disk,
@@ -162,7 +161,7 @@ class S3Location(ObjectLocation):
         size, version = _retry(lambda: copy(0))
         yield 0
         offsets = range(object_store.PART_BYTES, size, object_store.PART_BYTES)
-        copies = map_in_order(lambda begin: _retry(lambda: copy(begin)), offsets, object_store.PARTS_AT_ONCE)
+        copies = map_parts(lambda begin: _retry(lambda: copy(begin)), offsets)
         for begin, (_, found) in zip(offsets, copies, strict=True):
             if found != version:
                 raise replaced(self)
@@ -271,7 +270,7 @@ class S3Location(ObjectLocation):
 
         try:
             numbers = range(1, -(-size // part_bytes) + 1)
-            parts = list(map_in_order(upload_part, numbers, object_store.PARTS_AT_ONCE))
+            parts = list(map_parts(upload_part, numbers))
             self._complete_upload(upload, parts, size)
         except BaseException:
             # Parts that are left over are paid for.
