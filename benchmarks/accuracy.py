@@ -53,7 +53,9 @@ class Trained:
     seconds: float
 
 
-def train(recipe: str, dataset: Path, seed: int, job_dir: Path | None = None) -> Trained:
+def train(
+    recipe: str, dataset: Path, seed: int, job_dir: Path | None = None, *, max_minutes: float = 0.0
+) -> Trained:
     """Trains in a separate process; without ``job_dir``, the model is not kept.
 
     Raises:
@@ -68,6 +70,7 @@ def train(recipe: str, dataset: Path, seed: int, job_dir: Path | None = None) ->
             f"--job_dir={folder}",
             f"--seed={seed}",
             f"--recipe={recipe}",
+            f"--max_minutes={max_minutes}",
         ]
         started = time.monotonic()
         result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
