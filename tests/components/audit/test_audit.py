@@ -142,3 +142,22 @@ def test_the_command_and_the_python_function_find_the_same(flawed, tmp_path, mon
     assert found.decisions.read_bytes() == (tmp_path / "out" / "decisions.csv").read_bytes()
     assert [row["path"] for row in found.findings if row["finding"].startswith("copy")] == ["a/<b>1.jpg"]
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["shortcuts"] == list(found.shortcuts)
+
+
+@pytest.mark.parametrize("images", [2, 12])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_small_data_sets_of_small_images_are_audited(tmp_path, images, multi_label):
+    labels = ["a", "b"]
+    for number in range(images):
+        picture(number, 16).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{labels[number % 2]}\n" for number in range(images)]
+    (tmp_path / "list.csv").write_text("".join(rows))
+    source = str(tmp_path / "list.csv")
+    arguments = ConvertArguments(train_csv=source, validation_csv=source, multi_label=multi_label)
+    manifest = convert(arguments, tmp_path / "data")
+    inspection = inspect_images(manifest, tmp_path / "data", 10**9)
+    features = np.random.default_rng(0).normal(size=(2 * images, 8)).astype(np.float32)
+    result = audit_images(inspection, features, multi_label=multi_label)
+    # Each image is in both splits.
+    assert result.counts["copy in another split"] == images
+    assert "Data audit" in audit_report(manifest, tmp_path / "data", inspection, result)
