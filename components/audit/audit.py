@@ -39,13 +39,13 @@ class Audit:
     Attributes:
         findings: About single images, in the order of the table.
         shortcuts: Labels that a property of the files gives away.
-        few_images: The labels that were not judged, because they have too few images.
+        not_judged: The labels that were not judged: they have too few images, or no other label has enough.
         curves: The accuracy against the number of images: first of all, then of each label.
     """
 
     findings: tuple[Finding, ...]
     shortcuts: tuple[Shortcut, ...]
-    few_images: tuple[str, ...]
+    not_judged: tuple[str, ...]
     curves: tuple[Curve, ...] = ()
 
     @property
@@ -61,7 +61,7 @@ class Audit:
                 {"label": labels[shortcut.class_index], **dataclasses.asdict(shortcut)}
                 for shortcut in self.shortcuts
             ],
-            "labels_with_few_images": list(self.few_images),
+            "labels_not_judged": list(self.not_judged),
             "learning_curves": [dataclasses.asdict(curve) for curve in self.curves],
         }
 
@@ -136,8 +136,9 @@ def audit_images(
     shortcuts = find_shortcuts(classes, [image.traits for image in inspection.images], len(labels))
     counts = np.bincount(classes, minlength=len(labels))
     few = tuple(label for label, count in zip(labels, counts, strict=True) if count < MIN_IMAGES_OF_CLASS)
+    not_judged = few if len(labels) - len(few) > 1 else tuple(labels)
     curves = learning_curves(features, classes, labels, copies.groups)
-    return Audit(tuple(sort_findings(findings)), tuple(shortcuts), few, tuple(curves))
+    return Audit(tuple(sort_findings(findings)), tuple(shortcuts), not_judged, tuple(curves))
 
 
 def _log(manifest: Manifest, result: Audit) -> None:
@@ -155,4 +156,9 @@ def _log(manifest: Manifest, result: Audit) -> None:
     images = sum(split.examples for split in manifest.splits.values())
     found = ", ".join(f"{count:,} {kind}" for kind, count in result.counts.items()) or "no findings"
     shortcuts = f", {plural(len(result.shortcuts), 'label')} given away" if result.shortcuts else ""
-    log_result("audit", f"{plural(images, 'image')}: {found}{shortcuts}", **result.to_json(labels))
+    not_judged = f"; {plural(len(result.not_judged), 'label')} not judged" if result.not_judged else ""
+    if manifest.multi_label:
+        not_judged = "; labels not judged: images may have several"
+    log_result(
+        "audit", f"{plural(images, 'image')}: {found}{shortcuts}{not_judged}", **result.to_json(labels)
+    )

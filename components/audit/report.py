@@ -97,7 +97,7 @@ def audit_report(manifest: Manifest, folder: Path, inspection: Inspection, audit
         digest=manifest.digest(),
         multi_label=manifest.multi_label,
         labels=inspection.labels,
-        few_images=audit.few_images,
+        not_judged=audit.not_judged,
         curves=sorted(audit.curves, key=lambda curve: (bool(curve.name), -curve.gain)),
         curve_chart=_curve_chart(audit.curves),
         shortcuts=audit.shortcuts,

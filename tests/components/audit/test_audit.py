@@ -75,6 +75,18 @@ def test_the_page_shows_the_findings_and_escapes_names(flawed):
     assert "<b>1.jpg" not in page
 
 
+@pytest.mark.parametrize("counts", [{"a": 12}, {"a": 12, "b": 2}])
+def test_labels_that_cannot_be_judged_are_named(counts, tmp_path):
+    files = {f"{label}/{n}.jpg": encoded(picture(n)) for label in counts for n in range(counts[label])}
+    folder = data_set(tmp_path, files)
+    inspection = inspect_images(read_manifest(folder), folder, 10**9)
+    result = audit_images(inspection, np.eye(len(files), 16, dtype=np.float32))
+    assert result.not_judged == tuple(counts)
+    assert f"Not judged: {', '.join(counts)}." in audit_report(
+        read_manifest(folder), folder, inspection, result
+    )
+
+
 def test_a_table_with_actions_is_not_overwritten(flawed, tmp_path):
     (tmp_path / "decisions.csv").write_text("path,action\na/3.jpg,drop\n")
     with pytest.raises(OutputError, match="1 action"):
