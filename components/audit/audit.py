@@ -26,7 +26,7 @@ from imgpipe.components.common.dataset_reader import local_dataset
 from imgpipe.components.common.log import log_event, log_result, timed
 from imgpipe.components.common.plural import plural
 from imgpipe.components.convert.decisions import check_undecided
-from imgpipe.components.storage import atomic_write
+from imgpipe.components.storage import atomic_write, check_writable
 
 DECISIONS_NAME, REPORT_NAME, SUMMARY_NAME = "decisions.csv", "audit.html", "audit.json"
 _FEATURES_FOLDER = "features"
@@ -82,6 +82,7 @@ def audit(dataset_folder: Path, output: Path, arguments: AuditArguments) -> Audi
     """
     check_undecided(output / DECISIONS_NAME)
     manifest = read_manifest(dataset_folder)
+    check_writable(output)
     with local_dataset(dataset_folder, *manifest.splits) as folder:
         manifest = read_manifest(folder)
         store = output / _FEATURES_FOLDER

@@ -93,6 +93,12 @@ def test_a_table_with_actions_is_not_overwritten(flawed, tmp_path):
         audit(flawed[0], tmp_path, AuditArguments())
 
 
+def test_an_output_that_cannot_be_written_is_reported_before_the_network_is_loaded(flawed, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write to"):
+        audit(flawed[0], tmp_path / "file", AuditArguments())
+
+
 def test_a_table_with_actions_is_reported_before_the_conversion(flawed, tmp_path):
     (tmp_path / "decisions.csv").write_text("path;action\na/3.jpg;drop\n")
     command = [IMGPIPE, "audit", "--images", str(flawed[0].parent / "images"), "--output", str(tmp_path)]
