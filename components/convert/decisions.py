@@ -79,7 +79,7 @@ def _read(path: Path, file: str) -> list[Decision]:
                 line, other = known.setdefault(image, (rows.line_num, action))
                 if action and not other:
                     known[image] = rows.line_num, action
-                elif action and other != action:
+                elif action and _new_label(other, where) != new_label:
                     raise InvalidDataError(
                         f"the action is {action!r}, but line {line} says {other!r} about the same image, "
                         f"{row[PATH]!r}",

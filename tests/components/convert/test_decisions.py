@@ -64,6 +64,12 @@ def test_only_path_and_action_are_needed(decide):
     assert "daisy/0.png" not in decide("daisy/0.png,drop", header="path,action")
 
 
+def test_one_decision_in_two_spellings_is_no_contradiction(decide):
+    lines = ["daisy/0.png,drop", "daisy/0.png,Drop", "daisy/1.png,relabel:rose", "daisy/1.png,Relabel: rose"]
+    found = decide(*lines, header="path,action")
+    assert ("daisy/0.png" in found, found["daisy/1.png"]) == (False, "rose")
+
+
 def test_a_decision_about_one_label_of_an_image_leaves_its_other_row(decide, images, tmp_path):
     rows = [f"{images}/{label}/{n}.png,{label}\n" for label, n in [("daisy", 0), ("daisy", 1), ("rose", 4)]]
     (tmp_path / "list.csv").write_text("".join([*rows, f"{images}/daisy/0.png,rose\n"]))
