@@ -10,7 +10,7 @@ images that no training has seen. Three sides, three seeds and three sets take 2
 * ``shapes``: six classes of drawings, with clutter, which ImageNet's photos do not have.
 
 ``error_ratio`` is the mean over the sets of our error divided by that of the better recipe, both of which are
-means over the seeds.
+means over the seeds. ``ece`` is the mean expected calibration error of our models on the test images.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main(command_line: Sequence[str]) -> None:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     trainings = (1 + len(_THEIRS)) * len(seeds) * len(options.sets)
     check_needs(minutes=trainings * (options.minutes + 0.5), disk_gb=2, weights={"mobilenet-v2": 224})
-    rows, ratios = [], []
+    rows, ratios, calibration = [], [], []
     with tempfile.TemporaryDirectory(prefix="imgpipe-benchmark-") as temporary:
         for name in options.sets:
             folder = Path(temporary) / name
@@ -66,9 +66,11 @@ def main(command_line: Sequence[str]) -> None:
                 train(_OURS, dataset, seed, job_dir, max_minutes=options.minutes)
                 evaluation = evaluate_on_test(dataset, job_dir / "model", folder / f"evaluation{seed}")
                 errors[_OURS].append(1 - evaluation["top_1_accuracy"])
+                calibration.append(evaluation["calibration"]["expected_calibration_error"])
                 for recipe in _THEIRS:
                     errors[recipe].append(1 - _accuracy_of(recipe, folder, options.minutes, seed))
-                print(name, seed, {side: round(values[-1], 4) for side, values in errors.items()}, flush=True)
+                found = {side: round(values[-1], 4) for side, values in errors.items()}
+                print(f"{name}, seed {seed}: errors {found}, ECE {calibration[-1]:.4f}", flush=True)
             means = {side: statistics.mean(values) for side, values in errors.items()}
             better = min(means[recipe] for recipe in _THEIRS)
             # Half an image: without it, two sides without an error could not be compared.
@@ -76,7 +78,11 @@ def main(command_line: Sequence[str]) -> None:
             ratios.append(max(means[_OURS], least) / max(better, least))
             rows.append((name, *(f"{means[side]:.4f}" for side in (_OURS, *_THEIRS)), f"{ratios[-1]:.2f}"))
     print_table(("set", *(f"error of {side}" for side in (_OURS, *_THEIRS)), "ratio"), rows)
-    print_result(error_ratio=statistics.mean(ratios), **dict(zip(options.sets, ratios, strict=True)))
+    print_result(
+        error_ratio=statistics.mean(ratios),
+        ece=statistics.mean(calibration),
+        **{f"error_ratio_{name}": value for name, value in zip(options.sets, ratios, strict=True)},
+    )
 
 
 def _write_set(name: str, folder: Path, photos: Path) -> None:
